@@ -1,0 +1,43 @@
+# Each target sets up .venv by itself; nothing else has to be installed first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready
+
+.PHONY: demo test check docs lock clean
+
+demo: $(STAMP)  ## recorded Polymarket order books become alerts, in this terminal
+	@$(BIN)/oddsbot demo
+
+test: $(STAMP)  ## every test; writes build/requirements.json for make docs
+	@$(BIN)/pytest
+
+check: $(STAMP)  ## lint, types, layers, docs, wheels
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory docs
+	$(BIN)/python .ci/check_wheels.py
+
+docs: $(STAMP)  ## build/docs/index.html, warnings are errors
+	$(BIN)/python docs/render_features.py
+	$(BIN)/sphinx-build -n -W --keep-going -q -b html docs build/docs
+
+lock: $(STAMP)  ## requirements.lock from both distributions and the dev group
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	  --all-extras --group pyproject.toml:dev --no-emit-package oddswire --no-header \
+	  --no-annotate -o requirements.lock oddswire/pyproject.toml oddsbot/pyproject.toml
+
+# Without --no-build-isolation pip would fetch the build backend a second time, unhashed.
+$(STAMP): requirements.lock oddswire/pyproject.toml oddsbot/pyproject.toml
+	@echo "Setting up .venv (once, about a minute)"
+	@$(PYTHON) -c 'import sys; sys.exit("oddswire needs Python 3.11 or newer: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e oddswire -e oddsbot
+	@touch $(STAMP)
+
+clean:  ## everything that was built
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

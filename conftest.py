@@ -1,0 +1,270 @@
+"""What every test run keeps to, and the fixtures that every test may use.
+
+`Reporting` refuses a test that does not say what it promises, counts the kinds, and
+writes `build/requirements.json`, from which `docs/render_features.py` makes
+`docs/features.md`. `tests/test_reporting.py` of the library runs it on small suites.
+"""
+
+# ruff: noqa: D102, D103 (hooks do what pytest says they do)
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import threading
+import tomllib
+import uuid
+from collections import Counter, defaultdict
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+import pytest
+from blockbuster import blockbuster_ctx
+from hypothesis import settings
+
+# Before any test module: pytest calls those oddswire.tests.test_..., and would take the
+# repository's folder for the package if the real one were not imported yet.
+import oddsbot
+import oddswire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from oddswire import EmbeddedServer
+
+pytest_plugins = ["pytester"]
+
+KINDS = ("basic", "advanced", "errors", "performance", "integration")
+
+# A verdict is about the change, so the first two find the same examples each time;
+# `long` is for looking for new ones.
+settings.register_profile(
+    "default", max_examples=50, deadline=None, derandomize=True, print_blob=True
+)
+settings.register_profile("ci", settings.get_profile("default"), max_examples=200)
+settings.register_profile(
+    "long", settings.get_profile("default"), max_examples=5_000, derandomize=False
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    env = os.environ  # noqa: TID251 (pytest is the application here)
+    settings.load_profile(env.get("HYPOTHESIS_PROFILE", "default"))
+    config.pluginmanager.register(
+        Reporting(config, forbid_skips=env.get("FORBID_SKIPS", "") not in ("", "0"))
+    )
+
+
+class Reporting:
+    """Collection rules, skips, and the rows of docs/requirements.toml by outcome."""
+
+    def __init__(self, config: pytest.Config, *, forbid_skips: bool) -> None:
+        self.forbid_skips = forbid_skips
+        self.results = config.rootpath / "build" / "requirements.json"
+        self.recordings = _recordings(config)
+        self.rows = _rows(config.rootpath / "docs" / "requirements.toml")
+        self.kinds: Counter[str] = Counter()
+        self.outcomes: dict[str, str] = {}
+        self.skips: dict[str, str] = {}
+        self.unseen = 0
+        self.items: list[pytest.Item] = []
+        self.written = False
+
+    # --- collection
+
+    # First, so that what -k and -m leave out is held to the rules too.
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        problems = [line for item in items for line in self._problems(item)]
+        if problems:
+            raise pytest.UsageError(*dict.fromkeys(problems))
+        if not self.recordings.is_dir():
+            shared = [item for item in items if item.get_closest_marker("shared")]
+            if shared:
+                items[:] = [item for item in items if item not in shared]
+                config.hook.pytest_deselected(items=shared)
+
+    def _problems(self, item: pytest.Item) -> Iterator[str]:
+        where = item.nodeid.partition("[")[0]
+        if not (getattr(item, "function", item).__doc__ or "").strip():
+            yield f"{where}: needs a docstring, one sentence: what it promises"
+        kinds = _kinds_of(item)
+        if len(kinds) != 1:
+            has = f"has {' and '.join(kinds)}" if kinds else "has none"
+            yield f"{where}: needs exactly one kind ({', '.join(KINDS)}), {has}"
+        for row in _rows_of(item):
+            if row not in self.rows:
+                yield f"{where}: no row {row!r} in docs/requirements.toml"
+        if "shared_data" in getattr(item, "fixturenames", ()) and not (
+            item.get_closest_marker("shared")
+        ):
+            yield f"{where}: uses shared_data, so it needs @pytest.mark.shared"
+
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        self.unseen += len(items)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.items = session.items
+        self.kinds.update(kind for item in session.items for kind in _kinds_of(item))
+
+    # --- outcomes
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        for mark in item.iter_markers("system"):
+            command = mark.args[0]
+            if shutil.which(command) is None:
+                package = mark.kwargs.get("package", command)
+                pytest.skip(f"needs {command}: sudo apt-get install {package}")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.outcomes[report.nodeid] = "failed"
+        elif report.skipped:
+            self._skipped(report)
+            self.outcomes.setdefault(report.nodeid, "skipped")
+        elif report.when == "call":
+            self.outcomes.setdefault(report.nodeid, "passed")
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self._skipped(report)
+            self.unseen += 1
+
+    def _skipped(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        reason = getattr(report, "wasxfail", None)
+        if reason is None:
+            where = report.longrepr
+            reason = where[2] if isinstance(where, tuple) else str(where)
+        self.skips[report.nodeid] = reason.removeprefix("Skipped: ") or "no reason"
+
+    # --- the end of the run
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if self._is_whole(session, exitstatus):
+            self.results.parent.mkdir(exist_ok=True)
+            text = json.dumps(self._by_row(), indent=1, sort_keys=True)
+            self.results.write_text(text + "\n", encoding="utf-8")
+            self.written = True
+        if self.forbid_skips and self.skips and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _is_whole(self, session: pytest.Session, exitstatus: int) -> bool:
+        """Whether every test there is was run: a part would look like lost rows."""
+        option = session.config.option
+        return (
+            exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+            and session.config.args_source is pytest.Config.ArgsSource.TESTPATHS
+            and not (option.lf or option.ignore or option.ignore_glob)
+            and self.unseen == 0
+            and len(self.outcomes) == len(self.items) > 0
+        )
+
+    def _by_row(self) -> dict[str, list[dict[str, str]]]:
+        by_row = defaultdict(list)
+        for item in sorted(self.items, key=lambda item: item.nodeid):
+            for row in _rows_of(item):
+                outcome = self.outcomes[item.nodeid]
+                by_row[row].append({"test": item.nodeid, "outcome": outcome})
+        return by_row
+
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter
+    ) -> None:
+        say = terminalreporter.write_line
+        if self.forbid_skips and self.skips:
+            terminalreporter.section("FORBID_SKIPS: these must run here", red=True)
+            for nodeid, reason in sorted(self.skips.items()):
+                say(f"{nodeid}: {reason}")
+        if self.items:
+            say("kinds: " + ", ".join(f"{self.kinds[kind]} {kind}" for kind in KINDS))
+            if self.written:
+                proven = {row for item in self.items for row in _rows_of(item)}
+                say(
+                    f"requirements: {len(proven)} of {len(self.rows)} rows have a "
+                    "test, see build/requirements.json"
+                )
+            else:
+                say("requirements: not every test ran, no build/requirements.json")
+
+
+def _kinds_of(item: pytest.Item) -> list[str]:
+    names = {mark.name for mark in item.iter_markers()}
+    return [kind for kind in KINDS if kind in names]
+
+
+def _rows_of(item: pytest.Item) -> list[str]:
+    rows = {row for mark in item.iter_markers("requirement") for row in mark.args}
+    return sorted(rows)
+
+
+def _rows(file: Path) -> set[str]:
+    with file.open("rb") as stream:
+        return {row["row"] for row in tomllib.load(stream)["row"]}
+
+
+def _recordings(config: pytest.Config) -> Path:
+    return config.rootpath.parent / "shared" / "polymarket-data"
+
+
+# --- fixtures
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_blocking_calls() -> Iterator[None]:
+    """A blocking call in an event loop raises, where our own code is on the stack."""
+    with blockbuster_ctx([oddswire, oddsbot]) as watch:
+        # redis-py looks up its own version on disk for each connection it makes.
+        for function in watch.functions.values():
+            function.can_block_in("redis/utils.py", "get_lib_version")
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_data(pytestconfig: pytest.Config) -> Path:
+    """The folder of recordings beside the repository; mark the test `shared`."""
+    return _recordings(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedServer]:
+    """One real server for the whole run, on its own thread's loop.
+
+    It outlives the loops of the tests, and the kernel kills it when the thread that
+    started it ends, so that thread stays until the last test. Take `prefix` for the
+    keys; start an `EmbeddedServer` of your own to flush, count, configure or kill it.
+    """
+    ready: Future[tuple[EmbeddedServer, asyncio.AbstractEventLoop, asyncio.Event]]
+    ready = Future()
+    thread = threading.Thread(
+        target=lambda: asyncio.run(_host(ready)), name="embedded server of the tests"
+    )
+    thread.start()
+    embedded, loop, stop = ready.result(timeout=25)
+    yield embedded
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+
+
+async def _host(ready: Future) -> None:
+    from oddswire import EmbeddedServer  # noqa: PLC0415 (a run without it stays fast)
+
+    stop = asyncio.Event()
+    try:
+        async with EmbeddedServer() as embedded:
+            ready.set_result((embedded, asyncio.get_running_loop(), stop))
+            await stop.wait()
+    except BaseException as error:
+        if ready.done():
+            raise
+        ready.set_exception(error)
+
+
+@pytest.fixture
+def prefix() -> str:
+    """What the keys of this test begin with, on a server that others use too."""
+    return f"test-{uuid.uuid4().hex[:12]}:"

@@ -1,0 +1,158 @@
+"""The `oddsbot` command."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from oddsbot.demo import DemoError, Options, View, run
+from oddsbot.polymarket import PolymarketError
+from oddsbot.replay import ReplayError, sample
+from oddsbot.settings import Settings
+from oddswire.errors import OddswireError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oddsbot.demo import Report
+
+DISAGREES = 1
+BAD_INPUT = 2
+
+app = typer.Typer(
+    help="A Polymarket bot: alerts on prices and resolutions.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _commands() -> None:
+    """Keep `demo` a command of its own while there is only one."""
+
+
+@app.command()
+def demo(
+    *,
+    recording: Annotated[
+        Path | None,
+        typer.Option(help="A .books.jsonl.gz file; default: the one that comes along."),
+    ] = None,
+    speed: Annotated[
+        float, typer.Option(help="Recorded seconds a second; inf: as fast as it goes.")
+    ] = 60.0,
+    seconds: Annotated[
+        float | None, typer.Option(help="Play that long; default: to the end.")
+    ] = None,
+    headless: Annotated[
+        bool, typer.Option("--headless", help="Print alerts as lines, draw nothing.")
+    ] = False,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Headless, and one JSON object on stdout at the end."
+        ),
+    ] = False,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where the server keeps its data; default: nowhere."),
+    ] = None,
+    port: Annotated[
+        int,
+        typer.Option(help="Port of the recorded Polymarket; default: any free one."),
+    ] = 0,
+) -> None:
+    """Play recorded order books to three users; an own server, no account, no network.
+
+    Ctrl-C stops it in order. At its end an independent checker works out which
+    alerts had to come: the exit code is 1 when it disagrees, and 2 when the demo
+    could not run.
+    """
+    try:
+        options = Options(
+            recording=recording if recording is not None else sample(),
+            speed=speed,
+            seconds=seconds,
+            data_dir=data_dir,
+            port=port,
+        )
+        settings = Settings.from_env()
+        if headless or json:
+            report = asyncio.run(_headless(options, settings, json=json))
+        else:
+            report = asyncio.run(_in_terminal(options, settings))
+    except (DemoError, OddswireError, PolymarketError, ReplayError) as error:
+        _refuse(error)
+    print(report.json() if json else report.text())  # noqa: T201 - its purpose
+    if not report.check.agrees:
+        raise typer.Exit(DISAGREES)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+async def _headless(options: Options, settings: Settings, *, json: bool) -> Report:
+    out = sys.stderr if json else sys.stdout
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    return await run(
+        options,
+        settings.redis,
+        stop=_stop_on_signals(),
+        write=lambda line: print(line, file=out, flush=True),
+    )
+
+
+async def _in_terminal(options: Options, settings: Settings) -> Report:
+    view = View(Console())
+    logging.basicConfig(
+        format="%(message)s", level=logging.WARNING, handlers=[_Lines(view.write)]
+    )
+    return await run(
+        options,
+        settings.redis,
+        stop=_stop_on_signals(),
+        write=view.write,
+        view=view.show,
+    )
+
+
+class _Lines(logging.Handler):
+    """Log records as lines of the view, which owns the terminal."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        super().__init__()
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._write(self.format(record))
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Return an event that the first Ctrl-C or SIGTERM sets; the second one kills."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+def _refuse(error: Exception) -> NoReturn:
+    text = str(error) or type(error).__name__
+    print(f"oddsbot: {text}", file=sys.stderr)  # noqa: T201 - its purpose
+    raise typer.Exit(BAD_INPUT) from error

@@ -1,0 +1,291 @@
+"""A run of the demo: opens everything, plays, drains, compares, closes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections import Counter
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import aiohttp
+import msgspec
+
+from oddsbot.delivery import Backlog, backlog
+from oddsbot.polymarket import Gamma
+from oddsbot.replay import Recording, Replay
+from oddswire import EmbeddedServer, connect
+from oddswire.errors import OddswireError
+
+from . import cast, checker
+from .report import Check, Feed, Latency, OutboxState, Recorded, RedisUse, Report
+from .stage import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from oddswire import Settings
+
+    from .options import Options
+
+# For what is under way when the playing is over: longer than a restart takes.
+_DRAIN_SECONDS = 20.0
+_MARK_AGAIN = 0.2
+
+# A trade of nothing: it carries a time and no price.
+_MARK = (
+    '{{"event_type":"last_trade_price","market":"mark","asset_id":"mark",'
+    '"timestamp":"{at}","price":"0.5"}}'
+)
+
+
+async def run(
+    options: Options,
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    write: Callable[[str], object],
+    view: Callable[[Stage], Coroutine[Any, Any, object]] | None = None,
+) -> Report:
+    """Play a recording to three users and say what came of it.
+
+    Args:
+        options: What to play, and how.
+        settings: Of the Redis layer; where the server is, the demo decides.
+        stop: When it is set, the playing ends, what was found is delivered, and the
+            report is made of that part.
+        write: Takes each line that the stand-in chat prints.
+        view: Runs beside the playing and is cancelled at its end.
+
+    Raises:
+        ReplayError: The recording cannot be used, or the port cannot be opened.
+        EmbeddedFailed: The server cannot start, or not start again.
+        OddswireError: A refusal of the server that waiting does not mend.
+    """
+    recording = await asyncio.to_thread(Recording.load, options.recording)
+    until = options.until(recording)
+    try:
+        async with AsyncExitStack() as stack:
+            enter = stack.enter_async_context
+            replay = await enter(
+                Replay(recording, speed=options.speed, port=options.port, until=until)
+            )
+            server = await enter(
+                EmbeddedServer(
+                    data_dir=options.data_dir,
+                    aof=True,
+                    # With everysec a reply may leave before its write is in the file,
+                    # and a killed server takes an acknowledged alert with it.
+                    args=("--appendfsync", "always"),
+                    binary=settings.server_bin,
+                )
+            )
+            wire = await enter(connect(_own_server(settings, server.url)))
+            session = await enter(aiohttp.ClientSession())
+            gamma = Gamma(session, replay.gamma_url)
+            markets = await gamma.markets_by_condition(*recording.markets)
+            stage = Stage(
+                server,
+                replay,
+                wire.client,
+                session,
+                markets=list(markets.values()),
+                until=until,
+                write=write,
+            )
+            return await _Run(options, stage, stop).play(view)
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+
+
+def _own_server(settings: Settings, url: str) -> Settings:
+    return msgspec.structs.replace(
+        settings, url=url, cache_url=None, username=None, password=None, database=None
+    )
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+class _Run:
+    def __init__(
+        self,
+        options: Options,
+        stage: Stage,
+        stop: asyncio.Event,
+    ) -> None:
+        self._options = options
+        self._stage = stage
+        self._stop = stop
+
+    async def play(
+        self, view: Callable[[Stage], Coroutine[Any, Any, object]] | None
+    ) -> Report:
+        stage = self._stage
+        async with stage.outbox, stage.stream, asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(stage.watcher.run(), name="watcher")
+            others = [
+                tasks.create_task(coroutine, name=name)
+                for name, coroutine in (
+                    ("keep the server running", self._keep_running()),
+                    ("courier", stage.courier.run()),
+                    ("prices", stage.prices.run()),
+                    *([("view", view(stage))] if view is not None else []),
+                )
+            ]
+            began = stage.clock.monotonic()
+            interrupted = await self._stopped_during(self._perform())
+            drained = await self._drain(watching)
+            seconds = stage.clock.monotonic() - began
+            for task in others:
+                task.cancel()
+        return await self._report(seconds, interrupted=interrupted, drained=drained)
+
+    async def _keep_running(self) -> NoReturn:
+        while True:
+            await self._stage.server.wait_exit()
+            self._stage.restarts += 1
+            await self._stage.server.restart()
+
+    async def _perform(self) -> None:
+        """Play the recording and return when the watcher has seen all of it."""
+        replay, watcher = self._stage.replay, self._stage.watcher
+        # Who subscribes later misses how the prices were at first.
+        await replay.wait_subscribed(*self._stage.outcomes)
+        replay.start()
+        await replay.finished()
+        end = self._stage.until + 1
+        while watcher.seen_until < end:
+            # A mark on the same road as the events cannot overtake them; a connection
+            # that is being made anew loses it, so it is sent until it was seen.
+            await replay.inject(_MARK.format(at=end))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_MARK_AGAIN):
+                    await watcher.wait_seen(end)
+
+    async def _stopped_during(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Wait for `work` or for the stop; True if the stop came first."""
+        async with asyncio.TaskGroup() as tasks:
+            working = tasks.create_task(work)
+            stopping = tasks.create_task(self._stop.wait())
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopped = not working.done()
+            working.cancel()
+            stopping.cancel()
+        return stopped
+
+    async def _drain(self, watching: asyncio.Task[None]) -> bool:
+        """Deliver what was found; False if that took too long."""
+        stage = self._stage
+        stage.watcher.stop()
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                await asyncio.wait([watching])
+                if stage.outbox.last_id is not None:
+                    await stage.courier.wait_acknowledged(stage.outbox.last_id)
+        except TimeoutError:
+            return False
+        finally:
+            watching.cancel()
+        return True
+
+    async def _report(
+        self, seconds: float, *, interrupted: bool, drained: bool
+    ) -> Report:
+        stage, options = self._stage, self._options
+        recording, counters = stage.replay.recording, stage.stream.counters
+        used = stage.client.statistics()
+        told = Counter(cast.PEOPLE[one.user] for one in stage.told)
+        # Where the reading was stopped, other events of that very moment may have been
+        # on their way: the check ends before it.
+        end = stage.watcher.seen_until if interrupted else stage.until + 1
+        quantile = stage.courier.latency.quantile
+        return Report(
+            interrupted=interrupted,
+            seconds=seconds,
+            speed=options.speed if math.isfinite(options.speed) else None,
+            recording=Recorded(
+                name=options.recording.name,
+                markets=len(recording.markets),
+                skipped_lines=recording.skipped,
+                first_skipped=recording.first_skipped,
+                warning=recording.warning,
+                seconds_played=max(0, end - 1 - recording.start) / 1000,
+            ),
+            feed=Feed(
+                frames=counters.frames,
+                bad_frames=counters.bad_frames,
+                skipped_events=counters.skipped.total(),
+                ticks=stage.watcher.ticks,
+                reconnects=counters.reconnects,
+            ),
+            alerts={name: told[name] for name in cast.PEOPLE.values()},
+            latency_ms=Latency(
+                p50=_ms(quantile(0.5)),
+                p99=_ms(quantile(0.99)),
+                max=_ms(stage.courier.latency.max),
+            ),
+            redis=RedisUse(
+                commands=used.total,
+                restarts=stage.restarts,
+                reconnects=used.connects - 1,
+                price_writes=stage.prices.writes,
+            ),
+            outbox=await self._outbox_state(),
+            check=await self._check(end, drained=drained),
+        )
+
+    async def _outbox_state(self) -> OutboxState:
+        stage = self._stage
+        left: Backlog | None = None
+        # Without an answer the report says so; it is not the end of it.
+        with contextlib.suppress(OddswireError):
+            left = await backlog(stage.client, stage.keys, stage.courier.group)
+        return OutboxState(
+            pending=left.pending if left else None,
+            lag=left.lag if left else None,
+            dead_letters=left.dead if left else None,
+            repeats_prevented=stage.courier.repeats,
+        )
+
+    async def _check(self, end: int, *, drained: bool) -> Check:
+        stage = self._stage
+        rules = cast.for_checker(stage.rules, stage.markets)
+        wanted = await asyncio.to_thread(
+            checker.expected,
+            self._options.recording,
+            rules,
+            stage.followers,
+            until=end - 1,
+        )
+        verdict = checker.compare(wanted, [one for one in stage.told if one.at < end])
+        # What nobody could see cannot be asked for, and what is seen late looks
+        # different: after a gap only order and repetition are judged.
+        complete = stage.stream.counters.reconnects == 0
+        told_twice = [one for one in verdict.unexpected if one in set(wanted)]
+        wrong = (
+            [verdict.missing, verdict.unexpected, verdict.out_of_order]
+            if complete
+            else [told_twice, verdict.out_of_order]
+        )
+        return Check(
+            agrees=drained and not any(wrong),
+            complete=complete,
+            expected=len(wanted),
+            missing=_lines(verdict.missing),
+            unexpected=_lines(verdict.unexpected),
+            out_of_order=_lines(verdict.out_of_order),
+            drained=drained,
+        )
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000
+
+
+def _lines(told: list[checker.Told]) -> list[str]:
+    return [f"{cast.PEOPLE[one.user]}: {one.name} at {one.at}" for one in told]

@@ -1,0 +1,96 @@
+"""`Stage`: the parts of a running demo, put together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from oddsbot.alerts import Alerts, PriceCrossed
+from oddsbot.delivery import Courier, Outbox, PrintedChat, text_of
+from oddsbot.polymarket import MarketStream
+from oddsbot.settings import PREFIX
+from oddsbot.watch import Prices, Watcher
+from oddswire.clock import SystemClock
+from oddswire.keys import KeySpace
+
+from . import cast, checker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import aiohttp
+
+    from oddsbot.alerts import Alert
+    from oddsbot.polymarket import GammaMarket
+    from oddsbot.replay import Replay
+    from oddswire import Client, EmbeddedServer
+
+
+class Stage:
+    """The road from the feed to the chat, for three users; a view reads it.
+
+    Nothing runs yet: `run` starts the parts and stops them.
+
+    Args:
+        server: The demo's own, entered.
+        replay: The recorded Polymarket, entered.
+        client: Of that server.
+        session: Makes the websocket connection.
+        markets: What the recording is about, as Gamma describes it.
+        until: The recorded moment at which the playing ends, ms.
+        write: Takes each line that the stand-in chat prints.
+
+    Attributes:
+        told: What the chat was given, in order.
+        restarts: How often the server ended unasked and was started again.
+    """
+
+    def __init__(
+        self,
+        server: EmbeddedServer,
+        replay: Replay,
+        client: Client,
+        session: aiohttp.ClientSession,
+        *,
+        markets: Sequence[GammaMarket],
+        until: int,
+        write: Callable[[str], object],
+    ) -> None:
+        self.server = server
+        self.replay = replay
+        self.client = client
+        self.markets = markets
+        self.until = until
+        self.clock = clock = SystemClock()
+        self.began = clock.now()
+        self.restarts = 0
+        self.told: list[checker.Told] = []
+        self.rules = list(cast.price_rules(replay.recording, markets, until))
+        self.followers = cast.followers(markets)
+        self.keys = keys = KeySpace(PREFIX)
+        self.chat = PrintedChat(write, cast.PEOPLE)
+        self.prices = Prices(client, keys, clock)
+        self.outbox = Outbox(client, keys, clock)
+        self.courier = Courier(client, keys, self._deliver, clock)
+        self.outcomes = {
+            token.token_id: token.outcome
+            for market in markets
+            for token in market.tokens
+        }
+        self.questions = {market.condition_id: market.question for market in markets}
+        self.stream = MarketStream(session, replay.ws_url, self.outcomes)
+        self.watcher = Watcher(
+            self.stream,
+            Alerts(self.rules, self.followers),
+            self.outbox.put,
+            clock,
+            on_tick=self.prices.put,
+        )
+
+    async def _deliver(self, alert: Alert) -> None:
+        text = text_of(alert, self.questions, self.outcomes)
+        await self.chat.send(alert.user_id, text)
+        # An earlier run with the same data directory may have left alerts: they are
+        # delivered, and this playing did not cause them.
+        if alert.seen_at >= self.began:
+            name = alert.rule_id if isinstance(alert, PriceCrossed) else alert.market
+            self.told.append(checker.Told(alert.at, alert.user_id, name))

@@ -1,0 +1,81 @@
+"""Polymarket: its models, its HTTP answers and its market websocket.
+
+The domain and its wire, nothing else: no Redis, no Telegram. Base URLs are handed
+in, so the same code talks to the live service and to `oddsbot.replay`.
+"""
+
+from __future__ import annotations
+
+from .clob import Clob, ClobMarket, ClobToken, OrderBook, PricePoint
+from .errors import (
+    BadAnswer,
+    BadFrame,
+    NotFound,
+    PolymarketError,
+    RateLimitedUpstream,
+    RequestRefused,
+    TooManyAssets,
+    UpstreamUnavailable,
+)
+from .events import (
+    BestBidAsk,
+    Book,
+    LastTradePrice,
+    Level,
+    LevelChange,
+    MarketEvent,
+    MarketResolved,
+    NewMarket,
+    PriceChange,
+    TickSizeChange,
+)
+from .frames import Frame, parse_frame
+from .gamma import Gamma, GammaEvent, GammaMarket, MarketPage, Token
+from .quotes import Quote, quotes
+from .stream import (
+    MAX_ASSETS,
+    Connected,
+    Disconnected,
+    MarketStream,
+    StreamCounters,
+)
+
+__all__ = [
+    "MAX_ASSETS",
+    "BadAnswer",
+    "BadFrame",
+    "BestBidAsk",
+    "Book",
+    "Clob",
+    "ClobMarket",
+    "ClobToken",
+    "Connected",
+    "Disconnected",
+    "Frame",
+    "Gamma",
+    "GammaEvent",
+    "GammaMarket",
+    "LastTradePrice",
+    "Level",
+    "LevelChange",
+    "MarketEvent",
+    "MarketPage",
+    "MarketResolved",
+    "MarketStream",
+    "NewMarket",
+    "NotFound",
+    "OrderBook",
+    "PolymarketError",
+    "PriceChange",
+    "PricePoint",
+    "Quote",
+    "RateLimitedUpstream",
+    "RequestRefused",
+    "StreamCounters",
+    "TickSizeChange",
+    "Token",
+    "TooManyAssets",
+    "UpstreamUnavailable",
+    "parse_frame",
+    "quotes",
+]

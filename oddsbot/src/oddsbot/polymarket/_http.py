@@ -1,0 +1,112 @@
+"""One HTTP call to Polymarket: a JSON body, or one typed error."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import msgspec
+from aiohttp import ClientError, ClientTimeout
+from yarl import URL
+
+from .errors import (
+    BadAnswer,
+    NotFound,
+    RateLimitedUpstream,
+    RequestRefused,
+    UpstreamUnavailable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aiohttp import ClientResponse, ClientSession
+
+# float_hook: a price that comes as a JSON number must not pass through a float.
+_decoder = msgspec.json.Decoder(float_hook=Decimal)
+
+
+async def call(
+    session: ClientSession,
+    method: str,
+    base_url: str,
+    path: str,
+    *,
+    timeout: float,
+    params: Iterable[tuple[str, str]] = (),
+    json: object = None,
+) -> Any:
+    """Make one call and return its decoded JSON, numbers with a point as `Decimal`.
+
+    Args:
+        session: Makes the call; stays the caller's.
+        method: Of HTTP.
+        base_url: Without a slash at its end.
+        path: With a slash at its start, already quoted.
+        timeout: Seconds for everything: connecting, sending, reading the answer.
+        params: The query; a name may repeat.
+        json: The body, None for none.
+
+    Raises:
+        NotFound: 404.
+        RateLimitedUpstream: 429.
+        RequestRefused: Any other 4xx but 425.
+        UpstreamUnavailable: 5xx, 425 (the matching engine restarts), a timeout, no
+            connection.
+        BadAnswer: A 2xx or 3xx whose body is not JSON.
+    """
+    where = f"{method} {path}"
+    url = URL(base_url + path, encoded=True).extend_query(list(params))
+    try:
+        async with session.request(
+            method, url, json=json, timeout=ClientTimeout(total=timeout)
+        ) as response:
+            body = await response.read()
+    except TimeoutError as error:
+        raise UpstreamUnavailable(f"{where}: no answer in {timeout:g} s") from error
+    except (ClientError, OSError) as error:
+        reason = str(error) or type(error).__name__
+        raise UpstreamUnavailable(f"{where}: {reason}") from error
+    _check_status(where, response)
+    try:
+        return _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise BadAnswer(f"{where}: the answer is not JSON ({error})") from error
+
+
+def segment(text: str) -> str:
+    """Return `text` as one segment of a path.
+
+    Raises:
+        NotFound: It can be none, so there is nothing to find.
+    """
+    if text in {"", ".", ".."}:
+        raise NotFound(f"{text!r} is not the name of anything on Polymarket")
+    return quote(text, safe="", errors="replace")
+
+
+def bad_answer(where: str, error: Exception) -> BadAnswer:
+    """Return the error for an answer that is JSON of another shape."""
+    return BadAnswer(f"{where}: the answer has another shape ({error})")
+
+
+def _check_status(where: str, response: ClientResponse) -> None:
+    status = response.status
+    if status < 400:
+        return
+    if status == 404:
+        raise NotFound(f"{where}: there is none (404)")
+    if status == 429:
+        raise RateLimitedUpstream(
+            f"{where}: too many requests (429)",
+            retry_after=_seconds(response.headers.get("Retry-After", "")),
+        )
+    if status == 425 or status >= 500:
+        raise UpstreamUnavailable(f"{where}: the server cannot answer now ({status})")
+    raise RequestRefused(f"{where}: refused ({status})", status=status)
+
+
+def _seconds(text: str) -> float | None:
+    """Return the seconds of a Retry-After header; None for a date or nothing."""
+    return float(text) if text.isascii() and text.isdigit() else None

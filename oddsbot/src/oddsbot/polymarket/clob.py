@@ -1,0 +1,255 @@
+"""The CLOB's public answers: books, prices, histories, and the calls for them."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from ._http import bad_answer, call, segment
+from .events import Level, Side, Timestamp, check_levels, check_price, check_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiohttp import ClientSession
+
+Interval = Literal["1h", "6h", "1d", "1w", "1m", "max", "all"]
+_Answer = TypeVar("_Answer")
+
+
+class OrderBook(Struct, frozen=True, kw_only=True):
+    """The whole book of one token.
+
+    ``bids`` ascend and ``asks`` descend: the best level of a side is its last.
+    """
+
+    market: str
+    asset_id: str
+    timestamp: Timestamp
+    bids: tuple[Level, ...] = ()
+    asks: tuple[Level, ...] = ()
+    hash: str = ""
+    min_order_size: Decimal | None = None
+    tick_size: Decimal | None = None
+    neg_risk: bool = False
+    last_trade_price: Decimal | None = None
+
+    def __post_init__(self) -> None:
+        check_levels(self.bids)
+        check_levels(self.asks)
+        check_size(self.min_order_size)
+        check_price(self.tick_size)
+        check_price(self.last_trade_price)
+
+    @property
+    def bid(self) -> Decimal | None:
+        """The best bid, None when nobody bids."""
+        return self.bids[-1].price if self.bids else None
+
+    @property
+    def ask(self) -> Decimal | None:
+        """The best ask, None when nobody asks."""
+        return self.asks[-1].price if self.asks else None
+
+
+class ClobToken(Struct, frozen=True, rename={"token_id": "t", "outcome": "o"}):
+    """One side of a market: its token and its name."""
+
+    token_id: str
+    outcome: str
+
+
+class ClobMarket(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    rename={
+        "condition_id": "c",
+        "tokens": "t",
+        "min_order_size": "mos",
+        "tick_size": "mts",
+        "maker_base_fee": "mbf",
+        "taker_base_fee": "tbf",
+        "neg_risk": "nr",
+        "accepting_orders": "ao",
+    },
+):
+    """What the CLOB knows of a market; on the wire each key is a letter or three.
+
+    Fees are in basis points.
+    """
+
+    condition_id: str
+    tokens: tuple[ClobToken, ...]
+    min_order_size: Decimal | None = None
+    tick_size: Decimal | None = None
+    maker_base_fee: int = 0
+    taker_base_fee: int = 0
+    neg_risk: bool = False
+    accepting_orders: bool = False
+
+    def __post_init__(self) -> None:
+        check_size(self.min_order_size)
+        check_price(self.tick_size)
+
+
+class PricePoint(Struct, frozen=True):
+    """One point of a price history: ``t`` in Unix seconds, ``p`` a price."""
+
+    t: Timestamp
+    p: Decimal
+
+    def __post_init__(self) -> None:
+        check_price(self.p)
+
+
+class Clob:
+    """The CLOB's read endpoints.
+
+    Every method raises the errors of `PolymarketError` and none else: `NotFound` (no
+    order book), `RateLimitedUpstream`, `RequestRefused`, `UpstreamUnavailable`,
+    `BadAnswer`.
+
+    Args:
+        session: Makes the calls; stays the caller's.
+        base_url: Such as ``https://clob.polymarket.com``.
+        timeout: Seconds for one call, everything included.
+    """
+
+    def __init__(
+        self, session: ClientSession, base_url: str, *, timeout: float = 10.0
+    ) -> None:
+        self._session = session
+        self._base_url = base_url.rstrip("/")
+        self._timeout = timeout
+
+    async def book(self, token_id: str) -> OrderBook:
+        """Return the book of one token."""
+        return await self._get("/book", {"token_id": token_id}, OrderBook)
+
+    async def books(self, *token_ids: str) -> dict[str, OrderBook]:
+        """Return the books of these tokens, by token id; those without are absent."""
+        body = [{"token_id": token_id} for token_id in token_ids]
+        answer = await call(
+            self._session,
+            "POST",
+            self._base_url,
+            "/books",
+            timeout=self._timeout,
+            json=body,
+        )
+        return {book.asset_id: book for book in read_books(answer)}
+
+    async def market(self, condition_id: str) -> ClobMarket:
+        """Return the market with this condition id."""
+        return await self._get(f"/clob-markets/{segment(condition_id)}", {}, ClobMarket)
+
+    async def price(self, token_id: str, side: Side) -> Decimal | None:
+        """Return the best bid (``"BUY"``) or best ask (``"SELL"``) of a token.
+
+        None when that side is empty, which the CLOB writes as 0 or 1.
+        """
+        params = {"token_id": token_id, "side": side}
+        price = (await self._get("/price", params, _Price)).price
+        return price if 0 < price < 1 else None
+
+    async def midpoint(self, token_id: str) -> Decimal:
+        """Return the middle between best bid and best ask of a token."""
+        return (await self._get("/midpoint", {"token_id": token_id}, _Mid)).mid
+
+    async def prices_history(
+        self,
+        token_id: str,
+        *,
+        interval: Interval | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        fidelity: int = 1,
+    ) -> tuple[PricePoint, ...]:
+        """Return the prices of a token over time, oldest first.
+
+        Args:
+            token_id: The token.
+            interval: How far back from now; or give `start` instead.
+            start: From when, Unix seconds.
+            end: Until when, Unix seconds; None for now.
+            fidelity: Minutes between points.
+        """
+        params = {"market": token_id, "fidelity": str(fidelity)}
+        given = {"interval": interval, "startTs": start, "endTs": end}
+        params |= {
+            name: str(value) for name, value in given.items() if value is not None
+        }
+        return (await self._get("/prices-history", params, _History)).history
+
+    async def _get(
+        self, path: str, params: Mapping[str, str], kind: type[_Answer]
+    ) -> _Answer:
+        answer = await call(
+            self._session,
+            "GET",
+            self._base_url,
+            path,
+            timeout=self._timeout,
+            params=params.items(),
+        )
+        return _read(f"GET {path}", answer, kind)
+
+
+class _Price(Struct):
+    price: Decimal
+
+    def __post_init__(self) -> None:
+        check_price(self.price)
+
+
+class _Mid(Struct):
+    mid: Decimal
+
+    def __post_init__(self) -> None:
+        check_price(self.mid)
+
+
+class _History(Struct):
+    history: tuple[PricePoint, ...]
+
+
+def read_market(answer: Any) -> ClobMarket:
+    """Turn the decoded answer of ``GET /clob-markets/{condition id}`` into a market.
+
+    Raises:
+        BadAnswer: It has another shape.
+    """
+    return _read("GET /clob-markets", answer, ClobMarket)
+
+
+def read_books(answer: Any) -> tuple[OrderBook, ...]:
+    """Turn the decoded answer of ``POST /books`` into books.
+
+    Raises:
+        BadAnswer: It has another shape.
+    """
+    return _read("POST /books", answer, tuple[OrderBook, ...])
+
+
+def _read(where: str, answer: Any, kind: type[_Answer]) -> _Answer:
+    try:
+        return msgspec.convert(_plain(answer), kind, strict=False)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise bad_answer(where, error) from error
+
+
+def _plain(value: Any) -> Any:
+    """Drop what is null or empty: the CLOB writes ``""`` for a price nobody has."""
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _plain(each)
+        for key, each in value.items()
+        if each is not None and each != ""
+    }

@@ -1,0 +1,156 @@
+"""The websocket side of the local Polymarket: who subscribed, who gets what."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import WSMsgType, web
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ._derive import Message
+    from ._exchange import Exchange
+
+
+class _Request(msgspec.Struct):
+    """What a client may ask: the first frame of a connection, and later ones."""
+
+    assets_ids: tuple[str, ...] = ()
+    type: str = ""
+    operation: str = ""
+    custom_feature_enabled: bool | None = None
+
+
+class _Subscriber:
+    def __init__(self, ws: web.WebSocketResponse, request: web.Request) -> None:
+        self.ws = ws
+        self.transport = request.transport
+        self.tokens: set[str] = set()
+        self.custom = False
+        self.frozen = False
+
+    def wants(self, message: Message) -> bool:
+        return (self.custom or not message.custom) and (
+            not message.tokens or not self.tokens.isdisjoint(message.tokens)
+        )
+
+
+class Feed:
+    """All connections to the market channel.
+
+    Attributes:
+        frames_sent: Data frames handed to sockets so far (PONG not counted).
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._subscribers: set[_Subscriber] = set()
+        self._changed = asyncio.Condition()
+        self._thaw: asyncio.TimerHandle | None = None
+        self.frames_sent = 0
+
+    async def serve(self, request: web.Request) -> web.WebSocketResponse:
+        """Serve one connection until it ends."""
+        # No compression: a frame must be on its way before the next one is made.
+        ws = web.WebSocketResponse(compress=False)
+        await ws.prepare(request)
+        subscriber = _Subscriber(ws, request)
+        self._subscribers.add(subscriber)
+        try:
+            async for message in ws:
+                if message.type is WSMsgType.TEXT:
+                    await self._answer(subscriber, message.data)
+        finally:
+            self._subscribers.discard(subscriber)
+        return ws
+
+    async def wait_subscribed(self, tokens: frozenset[str]) -> None:
+        """Wait until one connection is subscribed to all of `tokens`, or to any."""
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: any(
+                    each.tokens and each.tokens >= tokens for each in self._subscribers
+                )
+            )
+
+    async def broadcast(self, messages: Sequence[Message]) -> None:
+        """Send each message to those who want it; wait until the sockets take it."""
+        # Settled before the first await: who subscribes while we wait is answered
+        # with a book that already holds these changes.
+        wanted = [
+            (subscriber, [each.text for each in messages if subscriber.wants(each)])
+            for subscriber in self._subscribers
+        ]
+        for subscriber, texts in wanted:
+            await self._send(subscriber, texts)
+
+    async def inject(self, text: str) -> None:
+        """Send `text` as it is to every connection that subscribed to something."""
+        for subscriber in list(self._subscribers):
+            if subscriber.tokens:
+                await self._send(subscriber, [text])
+
+    def disconnect(self) -> int:
+        """Cut every connection without a goodbye; return how many there were."""
+        cut = list(self._subscribers)
+        for subscriber in cut:
+            self._subscribers.discard(subscriber)
+            if subscriber.transport is not None:
+                subscriber.transport.abort()
+        return len(cut)
+
+    def freeze(self, seconds: float | None) -> None:
+        """Send nothing but PONG on the connections that are open now."""
+        self.thaw()
+        for subscriber in self._subscribers:
+            subscriber.frozen = True
+        if seconds is not None:
+            loop = asyncio.get_running_loop()
+            self._thaw = loop.call_later(seconds, self.thaw)
+
+    def thaw(self) -> None:
+        """End a freeze; what was not sent during it stays unsent."""
+        if self._thaw is not None:
+            self._thaw.cancel()
+            self._thaw = None
+        for subscriber in self._subscribers:
+            subscriber.frozen = False
+
+    async def _answer(self, subscriber: _Subscriber, text: str) -> None:
+        if text == "PING":
+            await self._write(subscriber, "PONG")
+            return
+        try:
+            asked = msgspec.json.decode(text, type=_Request)
+        except (msgspec.DecodeError, UnicodeError):
+            return
+        if asked.custom_feature_enabled is not None:
+            subscriber.custom = asked.custom_feature_enabled
+        if asked.operation == "unsubscribe":
+            subscriber.tokens.difference_update(asked.assets_ids)
+        elif asked.operation == "subscribe" or asked.type == "market":
+            subscriber.tokens.update(asked.assets_ids)
+            # Made and written in the same step as the subscription: no change can
+            # come between the book and what follows it.
+            dump = self._exchange.dump(asked.assets_ids)
+            if dump is not None:
+                await self._send(subscriber, [dump])
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _send(self, subscriber: _Subscriber, texts: Iterable[str]) -> None:
+        for text in texts:
+            if not subscriber.frozen and await self._write(subscriber, text):
+                self.frames_sent += 1
+
+    async def _write(self, subscriber: _Subscriber, text: str) -> bool:
+        try:
+            await subscriber.ws.send_str(text)
+        except (ConnectionError, RuntimeError):
+            # Gone, or closing: `serve` notices by itself and lets go of it.
+            self._subscribers.discard(subscriber)
+            return False
+        return True

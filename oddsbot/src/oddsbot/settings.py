@@ -1,0 +1,98 @@
+"""What the bot is told by its environment."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+import msgspec
+
+import oddswire
+from oddswire.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+PREFIX = "polymarket:"
+
+# Variable -> field, default, accepted schemes.
+_URLS = {
+    "POLYMARKET_GAMMA_URL": (
+        "gamma_url",
+        "https://gamma-api.polymarket.com",
+        ("https", "http"),
+    ),
+    "POLYMARKET_CLOB_URL": (
+        "clob_url",
+        "https://clob.polymarket.com",
+        ("https", "http"),
+    ),
+    "POLYMARKET_WS_URL": (
+        "ws_url",
+        "wss://ws-subscriptions-clob.polymarket.com/ws/market",
+        ("wss", "ws"),
+    ),
+}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The bot's settings.
+
+    Attributes:
+        redis: Those of the Redis layer; their key prefix is the bot's.
+        gamma_url: Where Polymarket's markets are described.
+        clob_url: Where its order books are.
+        ws_url: Where its market channel is.
+    """
+
+    redis: oddswire.Settings
+    gamma_url: str
+    clob_url: str
+    ws_url: str
+
+    @classmethod
+    def from_env(
+        cls,
+        environ: Mapping[str, str] = os.environ,  # noqa: TID251 - the bot is an application
+        dotenv: str | Path | None = ".env",
+    ) -> Self:
+        """Read ``POLYMARKET_*_URL``, and everything that `oddswire.Settings` reads.
+
+        Blocks while it reads the file: call it before the event loop runs.
+
+        Args:
+            environ: The environment.
+            dotenv: A file of ``NAME=value`` lines for the Redis layer; it may be
+                missing. None: no file.
+
+        Raises:
+            SettingsError: One line for each problem.
+        """
+        problems = list(_problems(environ))
+        try:
+            redis = oddswire.Settings.from_env(environ, dotenv, prefix=PREFIX)
+        except SettingsError as error:
+            raise SettingsError(*error.problems, *problems) from error
+        if problems:
+            raise SettingsError(*problems)
+        urls = {
+            field: environ.get(variable, default)
+            for variable, (field, default, _) in _URLS.items()
+        }
+        return cls(redis=redis, **urls)
+
+
+def _problems(environ: Mapping[str, str]) -> Iterator[str]:
+    for variable, (_, default, schemes) in _URLS.items():
+        if variable not in environ:
+            continue
+        try:
+            parts = urlsplit(environ[variable])
+            usable = parts.scheme in schemes and bool(parts.hostname)
+        except ValueError:
+            usable = False
+        if not usable:
+            # Not repeated: an URL may hold a password.
+            yield f"{variable} is no {schemes[0]}:// URL; give one like {default}"

@@ -1,0 +1,128 @@
+"""`Watcher`: reads the market feed, whatever happens to what is behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from oddsbot.polymarket import Connected, Disconnected, MarketResolved, quotes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+    from decimal import Decimal
+
+    from oddsbot.alerts import Alert, Alerts
+    from oddsbot.polymarket import MarketEvent, Quote
+    from oddswire.clock import Clock
+
+
+class Watcher:
+    """Turns market events into ticks and ticks into alerts; `run` it in a task.
+
+    A tick is a quote whose bid or ask differs from the asset's last one: the feed tells
+    of most changes twice, and repeats every book after a reconnect.
+
+    Alerts wait in a queue for `emit`, so that one that waits for Redis does not stop
+    the reading. When the queue is full the reading waits, and then the feed: nothing is
+    dropped.
+
+    Args:
+        feed: The events, in order.
+        alerts: The rules; `run` is the only one to show them events.
+        emit: Called with one alert after the other; when it returns, the alert is safe.
+        on_tick: Called with each tick; must not block.
+        clock: Tells when an event was seen.
+        queue_size: How many alerts may wait.
+
+    Attributes:
+        ticks: Quotes that differed from the last one.
+        alerted: Alerts that were found.
+        seen_until: The latest market time of an event so far, ms.
+    """
+
+    def __init__(
+        self,
+        feed: AsyncIterable[MarketEvent | Connected | Disconnected],
+        alerts: Alerts,
+        emit: Callable[[Alert], Awaitable[object]],
+        clock: Clock,
+        *,
+        on_tick: Callable[[Quote], object] | None = None,
+        queue_size: int = 10_000,
+    ) -> None:
+        self.ticks = 0
+        self.alerted = 0
+        self.seen_until = 0
+        self._feed = feed
+        self._alerts = alerts
+        self._emit = emit
+        self._clock = clock
+        self._on_tick = on_tick or (lambda _: None)
+        self._tops: dict[str, tuple[Decimal | None, Decimal | None]] = {}
+        self._queue: asyncio.Queue[Alert] = asyncio.Queue(queue_size)
+        self._progress = asyncio.Condition()
+        self._reading: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    async def run(self) -> None:
+        """Watch until the feed ends or `stop` is called, and emit what was found.
+
+        Cancelled, the alerts that wait are lost; call `stop` where that matters. An
+        error of `emit` ends it.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            emitting = tasks.create_task(self._emit_all(), name="emit alerts")
+            self._reading = tasks.create_task(self._read(), name="read the feed")
+            if self._stopped:
+                self._reading.cancel()
+            await asyncio.wait([self._reading])
+            await self._queue.join()
+            emitting.cancel()
+
+    def stop(self) -> None:
+        """Read no more; `run` ends when what was found is emitted.
+
+        The event that was being looked at counts as not seen.
+        """
+        self._stopped = True
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def wait_seen(self, at: int) -> None:
+        """Wait until an event of this market time (ms), or a later one, was seen."""
+        async with self._progress:
+            await self._progress.wait_for(lambda: self.seen_until >= at)
+
+    async def _read(self) -> None:
+        async for event in self._feed:
+            await self._take(event)
+
+    async def _take(self, event: MarketEvent | Connected | Disconnected) -> None:
+        if isinstance(event, (Connected, Disconnected)):
+            # What changed in between shows in the books that follow a `Connected`.
+            return
+        seen_at = self._clock.now()
+        if isinstance(event, MarketResolved):
+            await self._queue_all(self._alerts.on_resolved(event, seen_at))
+        for quote in quotes(event):
+            if self._tops.get(quote.asset_id) == (quote.bid, quote.ask):
+                continue
+            self._tops[quote.asset_id] = quote.bid, quote.ask
+            self.ticks += 1
+            self._on_tick(quote)
+            await self._queue_all(self._alerts.on_quote(quote, seen_at))
+        # Last, so that whoever waits for it finds the alerts in the queue.
+        async with self._progress:
+            self.seen_until = max(self.seen_until, event.timestamp)
+            self._progress.notify_all()
+
+    async def _queue_all(self, alerts: Sequence[Alert]) -> None:
+        for alert in alerts:
+            await self._queue.put(alert)
+            self.alerted += 1
+
+    async def _emit_all(self) -> None:
+        while True:
+            alert = await self._queue.get()
+            await self._emit(alert)
+            self._queue.task_done()

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from oddsbot.replay import sample
+
+# Of the command itself: what the environment of the tests says is not its business.
+CLEAN = {
+    name: value
+    for name, value in os.environ.items()  # noqa: TID251 - handed on
+    if not name.startswith(("REDIS_", "ODDSWIRE_", "POLYMARKET_"))
+}
+
+
+class Command:
+    """One run of ``python -m oddsbot``, in a folder of its own."""
+
+    def __init__(self, process) -> None:
+        self.process = process
+
+    @classmethod
+    async def start(cls, folder, *args: str, run=None, **environ: str) -> Command:
+        """Start it, or a script that stands for it."""
+        what = ["-m", "oddsbot"] if run is None else [str(run)]
+        return cls(
+            await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-X",
+                "dev",
+                *what,
+                *args,
+                cwd=folder,
+                env=CLEAN | environ,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        )
+
+    async def end(self) -> tuple[int, str, str]:
+        """Wait for its end; return the exit code, stdout and stderr."""
+        out, err = await self.process.communicate()
+        return self.process.returncode, out.decode(), err.decode()
+
+
+async def oddsbot(folder, *args: str, **environ: str) -> tuple[int, str, str]:
+    """Run the command to its end."""
+    return await (await Command.start(folder, *args, **environ)).end()
+
+
+def one_line(err: str) -> str:
+    """Return what stderr says, which has to be one line and no traceback."""
+    (line,) = err.strip().splitlines()
+    assert line.startswith("oddsbot: ")
+    return line
+
+
+@pytest.mark.basic
+async def test_help_tells_what_there_is(tmp_path):
+    """Both helps name the command, its options and its exit codes."""
+    code, out, _ = await oddsbot(tmp_path, "--help")
+    assert code == 0
+    assert "demo" in out
+
+    code, out, _ = await oddsbot(tmp_path, "demo", "--help")
+    assert code == 0
+    for option in ("--recording", "--speed", "--seconds", "--headless", "--json"):
+        assert option in out
+    assert "exit code is 1" in out
+
+
+@pytest.mark.requirement("B5")
+@pytest.mark.integration
+async def test_a_headless_run_prints_one_json_object(tmp_path):
+    """Stdout is one object of a stable form, the alerts are on stderr."""
+    code, out, err = await oddsbot(
+        tmp_path, "demo", "--headless", "--json", "--seconds", "1", "--speed", "1200"
+    )
+
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["schema_version"] == 1
+    assert report.keys() == {
+        "schema_version",
+        "interrupted",
+        "seconds",
+        "speed",
+        "recording",
+        "feed",
+        "alerts",
+        "latency_ms",
+        "redis",
+        "outbox",
+        "check",
+    }
+    assert report["alerts"].keys() == {"Ana", "Ben", "Chloe"}
+    assert report["latency_ms"].keys() == {"p50", "p99", "max"}
+    assert report["check"]["agrees"]
+    assert report["recording"]["seconds_played"] == 1_200.0
+    alerts = [line for line in err.splitlines() if ": Up " in line or ": Down " in line]
+    assert 0 < len(alerts) <= sum(report["alerts"].values())
+
+
+@pytest.mark.basic
+async def test_a_headless_run_prints_its_alerts_and_a_summary(tmp_path):
+    """Without --json the alerts and the summary are lines on stdout."""
+    code, out, err = await oddsbot(
+        tmp_path, "demo", "--headless", "--seconds", "0.5", "--speed", "2400"
+    )
+
+    assert (code, err) == (0, "")
+    assert "Chloe: Up above " in out
+    assert "finished: 1,200 recorded seconds" in out
+    assert "tick to delivery: p50 " in out
+    assert "check: exactly the " in out
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Return the command lines of the processes that work in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes()
+            if (process / "cwd").readlink().is_relative_to(folder):
+                found.append(words.decode())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_it_in_order(tmp_path, number):
+    """Ctrl-C mid-run: what was found is delivered, the code is 0, nothing is left."""
+    data = tmp_path / "data"
+    command = await Command.start(
+        tmp_path, "demo", "--json", "--speed", "60", "--data-dir", str(data)
+    )
+    assert await command.process.stderr.readline()  # the first alert
+    before = await asyncio.to_thread(processes_of, tmp_path)
+    command.process.send_signal(number)
+    code, out, err = await command.end()
+
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["interrupted"]
+    assert report["check"]["agrees"]
+    assert report["outbox"]["pending"] == report["outbox"]["lag"] == 0
+    assert any("valkey" in words or "redis" in words for words in before)
+    assert await asyncio.to_thread(processes_of, tmp_path) == []
+
+
+def damaged(folder: Path) -> Path:
+    """Write a copy of the sample with a broken line at its third place."""
+    lines = gzip.decompress(sample().read_bytes()).splitlines(keepends=True)
+    path = folder / "damaged.books.jsonl.gz"
+    path.write_bytes(gzip.compress(b"".join([*lines[:2], b"{!\n", *lines[2:]]), 1))
+    markets = sample().with_name(
+        sample().name.replace(".books.jsonl.gz", ".markets.json")
+    )
+    path.with_name("damaged.markets.json").write_bytes(markets.read_bytes())
+    return path
+
+
+@pytest.mark.errors
+async def test_a_damaged_line_is_counted_and_the_run_goes_on(tmp_path):
+    """A recording with a broken line plays without it; the report counts it."""
+    path = await asyncio.to_thread(damaged, tmp_path)
+    code, out, err = await oddsbot(
+        tmp_path, "demo", "--json", "--speed", "inf", "--recording", str(path)
+    )
+
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["recording"]["skipped_lines"] == 1
+    assert report["recording"]["first_skipped"].startswith("line 3: ")
+    assert report["check"]["agrees"]
+    assert sum(report["alerts"].values()) == 61
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize(
+    ("args", "environ", "says"),
+    [
+        (["--recording", "no.books.jsonl.gz"], {}, "is not there"),
+        (["--recording", "a.csv"], {}, "*.books.jsonl.gz"),
+        (["--speed", "0"], {}, "give a number above 0, like 60"),
+        (["--seconds", "-3"], {}, "give a number above 0, like 20"),
+        (["--port", "65536"], {}, "give one from 1 to 65535"),
+        ([], {"ODDSWIRE_PROFILE": "prodction"}, "ODDSWIRE_PROFILE"),
+        ([], {"REDIS_URL": "redis//user:hunter2@host"}, "REDIS_URL"),
+        ([], {"POLYMARKET_WS_URL": "polymarket.com"}, "give one like wss://"),
+        (["--data-dir", "/proc/self/nowhere"], {}, "/proc/self/nowhere"),
+    ],
+)
+async def test_bad_input_is_one_line_and_code_2(tmp_path, args, environ, says):
+    """A wrong option or variable: one line that says what to do, no traceback."""
+    code, out, err = await oddsbot(tmp_path, "demo", "--json", *args, **environ)
+
+    assert (code, out) == (2, "")
+    assert says in one_line(err)
+    assert "hunter2" not in err
+
+
+@pytest.mark.errors
+async def test_a_port_in_use_is_one_line_and_code_2(tmp_path):
+    """The port of the recorded Polymarket is taken: it is named, with what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, out, err = await oddsbot(tmp_path, "demo", "--json", "--port", port)
+
+    assert (code, out) == (2, "")
+    assert f"port {port}" in one_line(err)
+    assert "choose another one" in err
+
+
+@pytest.mark.errors
+async def test_no_permission_on_the_data_directory_is_one_line(tmp_path):
+    """A data directory that this user may not write: named, with what to do."""
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    # root may write everywhere, so the command gives that up before it looks.
+    script = tmp_path / "as_nobody.py"
+    script.write_text(
+        "import os, sys\n"
+        "import oddsbot.cli\n"
+        "from oddswire import EmbeddedServer\n"
+        "class AsNobody(EmbeddedServer):\n"
+        "    async def __aenter__(self):\n"
+        "        if os.getuid() == 0:\n"
+        "            os.setuid(65534)\n"
+        "        return await super().__aenter__()\n"
+        "sys.modules['oddsbot.demo.run'].EmbeddedServer = AsNobody\n"
+        "oddsbot.cli.main()\n"
+    )
+    args = ("demo", "--json", "--data-dir", str(locked))
+    # Nobody may be unable to look into the packages; this program is never run, since
+    # the directory is refused first.
+    command = await Command.start(
+        tmp_path, *args, run=script, ODDSWIRE_SERVER_BIN="/bin/sh"
+    )
+    code, out, err = await command.end()
+
+    assert (code, out) == (2, "")
+    assert str(locked) in one_line(err)
+
+
+@pytest.mark.errors
+async def test_an_unknown_option_is_a_usage_error(tmp_path):
+    """A mistyped option: the usage and code 2, no traceback."""
+    code, _, err = await oddsbot(tmp_path, "demo", "--sped", "60")
+
+    assert code == 2
+    assert "--sped" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.errors
+async def test_a_disagreement_is_code_1(tmp_path):
+    """When the checker finds an alert missing, the report says which, and code 1."""
+    script = tmp_path / "faulty.py"
+    script.write_text(
+        "from oddsbot.alerts import Alerts\n"
+        "from oddsbot.cli import main\n"
+        "on_resolved = Alerts.on_resolved\n"
+        "Alerts.on_resolved = lambda *args: on_resolved(*args)[1:]\n"
+        "main()\n"
+    )
+    args = ("demo", "--json", "--speed", "inf")
+    code, out, _ = await (await Command.start(tmp_path, *args, run=script)).end()
+
+    assert code == 1
+    check = json.loads(out)["check"]
+    assert not check["agrees"]
+    assert [line.partition(":")[0] for line in check["missing"]] == ["Ana", "Ana"]

@@ -1,0 +1,175 @@
+"""`Replay` and a stream when links break, freeze, fill up, or carry rubbish."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import aclosing
+
+import pytest
+
+from oddsbot.polymarket import (
+    Book,
+    Connected,
+    Disconnected,
+    MarketResolved,
+    MarketStream,
+    NewMarket,
+    PriceChange,
+)
+from oddsbot.replay import Replay
+
+from .conftest import DOWN, INF, UP, collect, connect
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B1")
+async def test_after_a_disconnect_the_books_catch_up(sampled, session):
+    """Each cut is announced, and the books after it are those of that moment."""
+    market = next(iter(sampled.markets.values()))
+    async with (
+        Replay(sampled, speed=INF, until=sampled.start + 300_000) as replay,
+        MarketStream(
+            session, replay.ws_url, market.tokens, backoff=(0.001, 0.01)
+        ) as stream,
+    ):
+        cuts = 0
+        known = {}
+        events = 0
+
+        async def start():
+            await replay.wait_subscribed(*market.tokens)
+            replay.start()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(start())
+            async with aclosing(aiter(stream)) as things:
+                async for thing in things:
+                    if isinstance(thing, Disconnected):
+                        known.clear()
+                        cuts += 1
+                    elif isinstance(thing, Book):
+                        known[thing.asset_id] = (len(thing.bids), thing.timestamp)
+                    elif isinstance(thing, PriceChange):
+                        # No change ever comes before the book it belongs to.
+                        for entry in thing.price_changes:
+                            assert entry.asset_id in known
+                            assert thing.timestamp >= known[entry.asset_id][1]
+                    events += 1
+                    if events % 100 == 0 and cuts < 3:
+                        assert replay.disconnect() == 1
+                    if cuts == 3 and len(known) == 2:
+                        break
+
+    assert cuts == 3
+    assert stream.counters.reconnects == 3
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B1")
+async def test_a_frozen_link_is_noticed_and_replaced(small, session):
+    """A freeze answers PING and sends nothing; the watchdog gets the next book."""
+    async with (
+        Replay(small, speed=INF) as replay,
+        MarketStream(
+            session,
+            replay.ws_url,
+            [UP],
+            stale_after=0.2,
+            ping_every=0.02,
+            backoff=(0.001, 0.01),
+        ) as stream,
+    ):
+        await collect(stream, lambda thing: isinstance(thing, Connected))
+        await replay.wait_subscribed(UP)
+        replay.freeze()
+        replay.start()
+        await replay.finished()
+        sent = replay.frames_sent
+        things = await collect(stream, lambda thing: isinstance(thing, Book))
+
+    assert sent == 0
+    assert things[0] == Disconnected("no data for 0.2 s")
+    assert things[-1].timestamp == 1_180_000
+
+
+@pytest.mark.advanced
+@pytest.mark.parametrize("seconds", [0.01, None])
+async def test_a_thawed_link_flows_again(small, session, seconds):
+    """A freeze ends by itself or by `thaw`; what it swallowed is not repeated."""
+    async with Replay(small, speed=INF) as replay:
+        ws = await connect(session, replay, UP)
+        replay.freeze(seconds)
+        await replay.inject("lost")
+        if seconds is None:
+            replay.thaw()
+        while replay.frames_sent == 0:
+            await replay.inject("{}")
+            await asyncio.sleep(0)
+        first = await ws.receive_str()
+
+    assert first == "{}"
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B1")
+async def test_a_broken_frame_does_not_stop_a_stream(small, session):
+    """Injected rubbish is counted; the good frames around it are delivered."""
+    async with (
+        Replay(small, speed=INF) as replay,
+        MarketStream(session, replay.ws_url, [UP, DOWN]) as stream,
+    ):
+        await collect(stream, lambda thing: isinstance(thing, Connected))
+        await replay.wait_subscribed(UP, DOWN)
+        await replay.inject('{"event_type": "book", "market"')
+        await replay.inject('[{"event_type": "horoscope"}]')
+        replay.start()
+        things = await collect(stream, lambda thing: isinstance(thing, MarketResolved))
+
+    assert stream.counters.bad_frames == 1
+    assert stream.counters.skipped == {"horoscope": 1}
+    assert stream.counters.reconnects == 0
+    assert [type(thing) for thing in things[:3]] == [NewMarket, Book, Book]
+
+
+@pytest.mark.performance
+async def test_a_slow_subscriber_holds_the_replay_up(sampled, session):
+    """At full speed the replay waits for who does not read, and drops nothing."""
+    market = next(iter(sampled.markets.values()))
+    big = json.dumps({"event_type": "x" * 1_000_000})
+    received = asyncio.Queue()
+
+    async def flood():
+        # 40 MB: more than the sockets between hold by themselves.
+        for _ in range(40):
+            await replay.inject(big)
+
+    async def read_on():
+        while True:
+            received.put_nowait(await ws.receive_str())
+
+    async with (
+        Replay(sampled, speed=INF) as replay,
+        asyncio.TaskGroup() as group,
+    ):
+        ws = await connect(session, replay, *market.tokens)
+        flooding = group.create_task(flood())
+        _, waiting = await asyncio.wait([flooding], timeout=0.5)
+        replay.start()
+        finishing = group.create_task(replay.finished())
+        _, held = await asyncio.wait([finishing], timeout=0.2)
+        held_at = replay.played_until
+
+        reading = group.create_task(read_on())
+        await asyncio.wait([flooding, finishing])
+        frames = [await received.get() for _ in range(replay.frames_sent)]
+        reading.cancel()
+
+    assert waiting
+    assert held
+    # aiohttp looks at the socket after each 64 KB of small frames, so some went in.
+    assert held_at - sampled.start < (sampled.end - sampled.start) / 4
+    assert frames.count(big) == 40
+    times = [json.loads(text)["timestamp"] for text in frames if text != big]
+    assert len(times) == replay.frames_sent - 40 > 1000
+    assert times == sorted(times)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+
+from oddsbot.settings import Settings
+from oddswire.errors import SettingsError
+
+
+@pytest.mark.basic
+def test_without_variables_the_live_service_is_meant():
+    """Nothing set: Polymarket's public addresses, development, the bot's prefix."""
+    settings = Settings.from_env({}, dotenv=None)
+
+    assert settings.gamma_url == "https://gamma-api.polymarket.com"
+    assert settings.clob_url == "https://clob.polymarket.com"
+    assert settings.ws_url.startswith("wss://")
+    assert settings.redis.profile == "development"
+    assert settings.redis.prefix == "polymarket:"
+
+
+@pytest.mark.basic
+def test_variables_replace_the_defaults():
+    """Each address can be replaced, and the Redis layer reads its own variables."""
+    settings = Settings.from_env(
+        {
+            "POLYMARKET_GAMMA_URL": "http://127.0.0.1:1",
+            "POLYMARKET_CLOB_URL": "http://127.0.0.1:2",
+            "POLYMARKET_WS_URL": "ws://127.0.0.1:3/ws/market",
+            "ODDSWIRE_PROFILE": "test",
+            "REDIS_URL": "redis://localhost:6379/3",
+        },
+        dotenv=None,
+    )
+
+    assert (settings.gamma_url, settings.clob_url) == (
+        "http://127.0.0.1:1",
+        "http://127.0.0.1:2",
+    )
+    assert settings.ws_url == "ws://127.0.0.1:3/ws/market"
+    assert settings.redis.profile == "test"
+    assert settings.redis.endpoint.database == 3
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("POLYMARKET_GAMMA_URL", ""),
+        ("POLYMARKET_GAMMA_URL", "gamma-api.polymarket.com"),
+        ("POLYMARKET_CLOB_URL", "ftp://clob"),
+        ("POLYMARKET_WS_URL", "https://not-a-socket"),
+        ("POLYMARKET_WS_URL", "wss://[::1"),
+    ],
+)
+def test_a_malformed_address_is_one_line_that_names_its_variable(variable, value):
+    """A wrong address is refused with the variable and an example, on one line."""
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_env({variable: value}, dotenv=None)
+
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"{variable} is no ")
+    assert "give one like " in problem
+
+
+@pytest.mark.errors
+def test_all_problems_are_told_at_once():
+    """Problems of the bot's variables and of the Redis layer's come together."""
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_env(
+            {
+                "POLYMARKET_WS_URL": "wss://user:hunter2@",
+                "ODDSWIRE_PROFILE": "prodction",
+                "REDIS_URL": "redis//localhost",
+            },
+            dotenv=None,
+        )
+
+    text = str(refused.value)
+    assert "hunter2" not in text
+    for name in ("POLYMARKET_WS_URL", "ODDSWIRE_PROFILE", "REDIS_URL"):
+        assert name in text

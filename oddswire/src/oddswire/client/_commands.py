@@ -1,0 +1,212 @@
+"""What is known of each command: on which wire it goes, and when it may go twice.
+
+The classes of retry are StackExchange.Redis's. A command that is not listed here is
+sent on the command wire and never sent again once a byte of it has left.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, StrEnum
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Route(Enum):
+    """On which wire a command goes."""
+
+    SHARED = "the command wire"
+    EXCLUSIVE = "a wire of its own: it blocks, or occupies the server for long"
+    BLOCK = "a wire of its own if BLOCK is among its arguments"
+    REFUSED = "none: it would change the connection under everybody who shares it"
+
+
+class Retry(StrEnum):
+    """What may be done when a command's outcome is unknown."""
+
+    READ = "read"  # again, as often as the deadline allows
+    IDEMPOTENT = "idempotent"  # again: it changes nothing and replies the same
+    NEVER = "never"  # it counts, moves or appends: twice is wrong
+
+
+_READS = """
+GET MGET GETRANGE GETBIT STRLEN SUBSTR LCS BITCOUNT BITPOS BITFIELD_RO EXISTS TTL PTTL
+EXPIRETIME PEXPIRETIME TYPE KEYS SCAN RANDOMKEY DBSIZE DUMP OBJECT SORT_RO
+HGET HMGET HGETALL HKEYS HVALS HLEN HEXISTS HSTRLEN HRANDFIELD HSCAN HTTL HPTTL
+HEXPIRETIME HPEXPIRETIME
+SMEMBERS SISMEMBER SMISMEMBER SCARD SRANDMEMBER SSCAN SINTER SUNION SDIFF SINTERCARD
+ZRANGE ZREVRANGE ZRANGEBYSCORE ZREVRANGEBYSCORE ZRANGEBYLEX ZREVRANGEBYLEX ZSCORE
+ZMSCORE ZCARD ZCOUNT ZLEXCOUNT ZRANK ZREVRANK ZSCAN ZRANDMEMBER ZUNION ZINTER ZDIFF
+ZINTERCARD
+LRANGE LLEN LINDEX LPOS
+XRANGE XREVRANGE XLEN XINFO XPENDING XREAD
+GEOPOS GEODIST GEOHASH GEOSEARCH GEORADIUS_RO GEORADIUSBYMEMBER_RO
+PFCOUNT EVAL_RO EVALSHA_RO FCALL_RO PING ECHO TIME INFO ROLE LASTSAVE COMMAND PUBSUB
+"""
+
+# Twice must leave what once leaves, and reply what once replies: the replies of DEL,
+# SADD, HSET, PERSIST ... are used as claims ("was it I who did it?"), and a claim whose
+# first run took effect would be lost if a second run said 0. So these are not here, nor
+# EXPIREAT and its like, which delete and reply something else once the time is past.
+# A destination may be one of its own sources: a union or an intersection comes out the
+# same, a difference does not. LTRIM 1 -1 and ZREMRANGEBYRANK 0 0 take one more each
+# time; ZUNIONSTORE adds the scores up again.
+_IDEMPOTENT = """
+SETEX PSETEX MSET HMSET SETRANGE LSET TOUCH
+EXPIRE PEXPIRE HEXPIRE HPEXPIRE
+SINTERSTORE SUNIONSTORE PFMERGE
+"""
+
+# Options that make such a command depend on what was there before, or its reply: where
+# they may begin, and their names.
+_EXPIRING = frozenset({"EXPIRE", "PEXPIRE", "HEXPIRE", "HPEXPIRE"})
+_CHECKED = dict.fromkeys(_EXPIRING, (3, {b"NX", b"XX", b"GT", b"LT"})) | {
+    "SET": (3, {b"NX", b"XX", b"GET", b"IFEQ", b"IFNE", b"IFDEQ", b"IFDNE"}),
+}
+_UNCHECKED: tuple[int, set[bytes]] = (0, set())
+
+_EXCLUSIVE = """
+BLPOP BRPOP BRPOPLPUSH BLMOVE BLMPOP BZPOPMIN BZPOPMAX BZMPOP WAIT WAITAOF MONITOR
+SUBSCRIBE PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE
+MIGRATE SHUTDOWN FAILOVER DEBUG HIMPORT SYNC PSYNC
+"""
+
+_REFUSED = """
+SELECT AUTH HELLO RESET QUIT MULTI EXEC DISCARD WATCH UNWATCH READONLY READWRITE ASKING
+"""
+
+_REFUSED_CLIENT = {b"REPLY", b"TRACKING", b"CACHING", b"NO-TOUCH", b"CAPA"}
+
+_ROUTES = (
+    dict.fromkeys(_EXCLUSIVE.split(), Route.EXCLUSIVE)
+    | dict.fromkeys(_REFUSED.split(), Route.REFUSED)
+    | {"XREAD": Route.BLOCK, "XREADGROUP": Route.BLOCK}
+)
+_RETRIES = (
+    dict.fromkeys(_READS.split(), Retry.READ)
+    | dict.fromkeys(_IDEMPOTENT.split(), Retry.IDEMPOTENT)
+    | {"SET": Retry.IDEMPOTENT}
+)
+
+# Seconds that a blocking command may block, by where the number stands.
+_BLOCKS_FIRST = frozenset({"BLMPOP", "BZMPOP"})
+_BLOCKS_LAST = frozenset(
+    {"BLPOP", "BRPOP", "BRPOPLPUSH", "BLMOVE", "BZPOPMIN", "BZPOPMAX"}
+)
+
+
+# Where one connection is all there is, these turn it into something else: what comes
+# on it is no answer any more, or not to what was asked.
+TAKES_OVER = frozenset(
+    {"MONITOR", "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "SYNC", "PSYNC"}
+)
+
+
+class Command:
+    """One command as this client sends it, resolved once per name.
+
+    Attributes:
+        name: Upper case, its first word only: ``"CONFIG"``.
+        words: The words that the name consists of; more than one is sent as several
+            arguments (``"CONFIG GET"``).
+        route: On which wire it goes.
+        retry: When it may be sent again.
+        callback: redis-py's function from a reply to what its method returns.
+        awaits: Whether that function is a coroutine function.
+        plain: Whether sending it takes nothing special: shared wire, one word.
+        calls: How often it was called.
+        slow: Replies that took longer than `Settings.slow_above`.
+
+    Raises:
+        DataError: The name is empty.
+    """
+
+    __slots__ = ("awaits", "callback", "calls", "checked", "name", "plain", "retry",
+                 "route", "slow", "words")  # fmt: skip
+
+    def __init__(
+        self, spelled: str, callback: Callable[..., Any] | None, *, plain: bool
+    ) -> None:
+        self.words = tuple(spelled.split())
+        if not self.words:
+            # It would be sent as an empty list, which the server does not answer:
+            # every reply after it would go to the wrong call.
+            raise DataError("the name of a command is empty")
+        self.name = self.words[0].upper()
+        self.route = _ROUTES.get(self.name, Route.SHARED)
+        self.retry = _RETRIES.get(self.name, Retry.NEVER)
+        self.checked = _CHECKED.get(self.name, _UNCHECKED)
+        self.use(callback)
+        special = self.route is not Route.SHARED or self.name == "CLIENT"
+        self.plain = plain and not special and len(self.words) == 1
+        self.calls = 0
+        self.slow = 0
+
+    def use(self, callback: Callable[..., Any] | None) -> None:
+        """Take this function from a reply to a result from now on."""
+        self.callback = callback
+        self.awaits = iscoroutinefunction(callback) or iscoroutinefunction(
+            getattr(callback, "__call__", None)  # noqa: B004 - its kind, not its presence
+        )
+
+    def route_for(self, args: tuple[Any, ...]) -> Route:
+        """Return the wire for a call with these arguments."""
+        if self.route is Route.BLOCK:
+            blocks = any(_upper(arg) == b"BLOCK" for arg in args[1:])
+            return Route.EXCLUSIVE if blocks else Route.SHARED
+        if self.name == "CLIENT":
+            # "CLIENT TRACKING" is one argument of redis-py's methods, and may be two.
+            words = (*self.words, *args[1:2])
+            if len(words) > 1 and _upper(words[1]) in _REFUSED_CLIENT:
+                return Route.REFUSED
+        return self.route
+
+    def may_repeat(self, args: tuple[Any, ...]) -> bool:
+        """Whether a second time leaves and replies what one time does."""
+        if self.retry is Retry.NEVER:
+            return False
+        start, options = self.checked
+        if any(_upper(arg) in options for arg in args[start:]):
+            return False
+        # A lifetime that is over deletes: the second time there is nothing to delete.
+        return self.name not in _EXPIRING or _lasts(args)
+
+    def longest(self, args: tuple[Any, ...]) -> float:
+        """Return the seconds it may block at the server; infinite for "for ever".
+
+        Only for a command on an exclusive wire. What does not say is taken as 0: the
+        client's own deadline applies.
+        """
+        try:
+            if self.name in _BLOCKS_FIRST:
+                seconds = float(args[1])
+            elif self.name in _BLOCKS_LAST:
+                seconds = float(args[-1])
+            elif self.route is Route.BLOCK:
+                place = [_upper(arg) for arg in args].index(b"BLOCK")
+                seconds = float(args[place + 1]) / 1000.0
+            elif self.name in {"WAIT", "WAITAOF"}:
+                seconds = float(args[-1]) / 1000.0
+            else:
+                return 0.0
+        except (ValueError, IndexError, TypeError):
+            return 0.0  # the server will say what is wrong with it
+        return seconds or float("inf")
+
+
+def _lasts(args: tuple[Any, ...]) -> bool:
+    """Whether the lifetime that EXPIRE or one of its like gives is not over at once."""
+    try:
+        return int(args[2]) > 0
+    except (ValueError, IndexError, TypeError):
+        return False  # the server will say what is wrong with it
+
+
+def _upper(arg: Any) -> bytes:
+    if isinstance(arg, str):
+        return arg.encode(errors="replace").upper()
+    return arg.upper() if isinstance(arg, bytes) else b""

@@ -1,0 +1,323 @@
+"""`Pipeline`: many commands in one write, as one call on the command wire."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
+
+from redis.asyncio.client import Pipeline as RedisPipeline
+from redis.client import EMPTY_RESPONSE, NEVER_DECODE
+from redis.exceptions import ExecAbortError, RedisError, ResponseError, WatchError
+
+from oddswire.client._commands import TAKES_OVER, Retry, Route
+from oddswire.connection.packing import pack, unencodable
+from oddswire.connection.reply_errors import from_redis
+from oddswire.errors import (
+    ConnectionLost,
+    NotShared,
+    OddswireError,
+    Outcome,
+)
+
+if TYPE_CHECKING:
+    import redis.asyncio as aredis
+
+    from oddswire.client._commands import Command
+
+# More than this would hold up the callers behind it on the command wire.
+_SHARED_AT_MOST = 1_000
+_SHARED_BYTES = 256 * 1024
+
+# They end a transaction and leave nothing behind on the connection.
+_ENDINGS = frozenset({"EXEC", "DISCARD", "UNWATCH"})
+
+# Commands packed before other tasks get a turn.
+_PACK_AT_ONCE = 500
+
+_MULTI = b"*1\r\n$5\r\nMULTI\r\n"
+_EXEC = b"*1\r\n$4\r\nEXEC\r\n"
+
+_Stack = list[Any]  # of (arguments, options), as redis-py keeps them
+
+
+class Carrier(Protocol):
+    """What a pipeline needs of its client."""
+
+    connection_pool: aredis.ConnectionPool
+    response_callbacks: Any
+    timeout: float
+    multiplexed: bool
+    decodes: bool
+
+    @property
+    def retries(self) -> int:
+        """How often a call may be repeated."""
+
+    def known_command(self, name: Any) -> Command:
+        """Return what is known of a command."""
+
+    def pack(self, command: Command, args: tuple[Any, ...]) -> bytes:
+        """Pack the long way, with redis-py's errors."""
+
+    def retry_pause(self, attempt: int) -> float:
+        """Return the seconds before another attempt."""
+
+    def counted(self, error: Exception) -> Exception:
+        """Count a failed call."""
+
+    async def send_once(
+        self, data: bytes, deadline: float, label: Any, *, count: int = 1
+    ) -> Any:
+        """Send packed bytes on the command wire."""
+
+    async def shaped(
+        self, reply: Any, command: Command, options: dict[str, Any]
+    ) -> Any:
+        """Turn a reply into a result."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send a command and return its result."""
+
+
+class Pipeline(RedisPipeline):
+    """redis-py's pipeline, contiguous on the command wire.
+
+    With WATCH, with more than 1,000 commands or 256 KiB, or with a command that needs
+    a connection for itself, it runs on an exclusive wire instead; the results are the
+    same.
+    """
+
+    def __init__(self, client: Carrier, transaction: bool, shard_hint: Any) -> None:  # noqa: FBT001 - redis-py's signature
+        super().__init__(
+            client.connection_pool, client.response_callbacks, transaction, shard_hint
+        )
+        self._client = client
+        self._altered = False  # as `Client._altered`, of the wire that it leases
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - redis-py's signature
+        """Send what was collected; one result or, in its place, one error per command.
+
+        Cancelled after it was sent, the commands may still run.
+
+        Raises:
+            OddswireError: The first error among the results if `raise_on_error`, or
+                what ended the whole pipeline.
+            WatchError: A watched key changed.
+        """
+        stack: _Stack = self.command_stack
+        if not stack and not self.watching:
+            return []
+        try:
+            results = await self._results(stack)
+        except OddswireError as error:
+            self._client.counted(error)
+            raise
+        except UnicodeEncodeError as error:
+            raise unencodable(error) from None
+        except (RedisError, OSError) as error:
+            raise self._client.counted(from_redis(error)) from error
+        finally:
+            await self.reset()
+        failed = [r for r in enumerate(results) if isinstance(r[1], Exception)]
+        for _, failure in failed:
+            self._client.counted(failure)
+        if failed and raise_on_error:
+            position, first = failed[0]
+            self.annotate_exception(first, position + 1, stack[position][0])
+            raise first
+        return results
+
+    async def _results(self, stack: _Stack) -> list[Any]:
+        """Return a result, or an error in its place, for each command."""
+        if (
+            self.connection is None
+            and not self.watching
+            and self._client.multiplexed
+            and len(stack) <= _SHARED_AT_MOST
+        ):
+            atomic = bool(self.is_transaction or self.explicit_transaction)
+            commands: list[Command] = []
+            parts = await self._pack(stack, commands, atomic=atomic)
+            if parts is not None:
+                data = b"".join(parts)
+                if len(data) <= _SHARED_BYTES:
+                    return await self._execute_shared(
+                        stack, commands, data, len(parts), atomic=atomic
+                    )
+        for args, _ in stack:
+            self._note(args)
+        results = await super().execute(raise_on_error=False)
+        return [from_redis(r) if isinstance(r, Exception) else r for r in results]
+
+    def _note(self, args: tuple[Any, ...]) -> None:
+        command = self._client.known_command(args[0])
+        if command.name in {"WATCH", "UNWATCH"}:
+            return  # `reset` undoes them
+        if command.route_for(args) is Route.REFUSED or command.name in TAKES_OVER:
+            self._altered = True
+
+    async def reset(self) -> None:  # type: ignore[override]
+        """Forget the commands and give the wire back (redis-py's)."""
+        if self._altered and self.connection is not None:
+            # The next one to lease it would have this one's database or user.
+            self.connection.mark_for_reconnect()
+        self._altered = False
+        await super().reset()
+
+    async def _pack(
+        self, stack: _Stack, commands: list[Command], *, atomic: bool
+    ) -> list[bytes] | None:
+        """Return each command packed and fill `commands`; None: not on the shared wire.
+
+        One pass: it is most of what a pipeline costs.
+        """
+        client = self._client
+        parts = [_MULTI] if atomic else []
+        for args, options in stack:
+            command = client.known_command(args[0])
+            if not command.plain and not _may_share(command, args):
+                return None
+            if NEVER_DECODE in options and client.decodes:
+                return None
+            commands.append(command)
+            if not (atomic and EMPTY_RESPONSE in options):
+                try:
+                    parts.append(
+                        pack(args) if command.plain else client.pack(command, args)
+                    )
+                except (TypeError, ValueError):
+                    parts.append(client.pack(command, args))
+            if len(commands) % _PACK_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        if atomic:
+            parts.append(_EXEC)
+        return parts
+
+    async def _execute_shared(
+        self,
+        stack: _Stack,
+        commands: list[Command],
+        data: bytes,
+        count: int,
+        *,
+        atomic: bool,
+    ) -> list[Any]:
+        if self.scripts:
+            await self.load_scripts()
+        for command in commands:
+            command.calls += 1
+        # Reads alone may be repeated together. Of [GET, SET] a second run would read
+        # what the first wrote, although each of the two could go twice.
+        reads = not atomic and all(command.retry is Retry.READ for command in commands)
+        # What the batch is called in errors, and where a slow one is counted.
+        label = self._client.known_command("MULTI" if atomic else "PIPELINE")
+        replies = await self._send(data, count, label, reads=reads)
+        results = self._from_exec(stack, replies) if atomic else replies
+        # Before errors are looked for: some commands take one for an empty answer.
+        for position, (result, command, (_, options)) in enumerate(
+            zip(results, commands, stack, strict=True)
+        ):
+            if isinstance(result, Exception):
+                if EMPTY_RESPONSE in options and isinstance(result, ResponseError):
+                    results[position] = options[EMPTY_RESPONSE]
+            elif command.callback is None:
+                pass
+            elif options or command.awaits:
+                results[position] = await self._client.shaped(result, command, options)
+            else:
+                results[position] = command.callback(result)
+        return results
+
+    async def _send(
+        self, data: bytes, count: int, label: Command, *, reads: bool
+    ) -> list[Any]:
+        client = self._client
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + client.timeout
+        attempt = 0
+        while True:
+            try:
+                reply = await client.send_once(data, deadline, label, count=count)
+            except OddswireError as error:
+                pause = client.retry_pause(attempt)
+                if (
+                    not (reads or error.outcome is Outcome.NOT_SENT)
+                    or not isinstance(error, ConnectionLost)
+                    or attempt >= client.retries
+                    or loop.time() + pause >= deadline
+                ):
+                    raise
+                attempt += 1
+                await asyncio.sleep(pause)
+            else:
+                return reply if count > 1 else [reply]
+
+    def _from_exec(self, stack: _Stack, replies: list[Any]) -> list[Any]:
+        """Return one result per command from the replies of MULTI ... EXEC."""
+        queued = iter(replies[1:-1])
+        errors: list[tuple[int, Exception]] = []
+        if isinstance(replies[0], Exception):
+            errors.append((0, replies[0]))
+        for position, (args, options) in enumerate(stack):
+            if EMPTY_RESPONSE in options:
+                errors.append((position, options[EMPTY_RESPONSE]))
+                continue
+            answer = next(queued)
+            if isinstance(answer, Exception):
+                self.annotate_exception(answer, position + 1, args)
+                errors.append((position, answer))
+        results = replies[-1]
+        if isinstance(results, ExecAbortError):
+            raise errors[0][1] if errors else results
+        if isinstance(results, Exception):
+            raise results
+        if results is None:
+            raise WatchError("Watched variable changed.")
+        for position, error in errors:
+            results.insert(position, error)
+        if len(results) != len(stack):
+            raise ResponseError(
+                "Wrong number of response items from pipeline execution"
+            )
+        return list(results)
+
+    async def load_scripts(self) -> None:
+        """Make sure the server knows the scripts of this pipeline."""
+        if self.connection is not None:
+            await super().load_scripts()
+            return
+        scripts = list(self.scripts)
+        execute = self._client.execute_command
+        known = await execute("SCRIPT EXISTS", *(script.sha for script in scripts))
+        for script, there in zip(scripts, known, strict=True):
+            if not there:
+                script.sha = await execute("SCRIPT LOAD", script.script)
+
+    async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
+        """WATCH, and what is read while watching, on this pipeline's own wire."""
+        self._note(args)
+        try:
+            return await super().immediate_execute_command(*args, **options)
+        except OddswireError as error:
+            self._client.counted(error)
+            raise
+        except (RedisError, OSError) as error:
+            raise self._client.counted(from_redis(error)) from error
+
+
+def _may_share(command: Command, args: tuple[Any, ...]) -> bool:
+    """Whether a command that is not plain may go on the shared wire in a batch.
+
+    Raises:
+        NotShared: It would change the wire for everybody.
+    """
+    if command.name in _ENDINGS:
+        return False
+    route = command.route_for(args)
+    if route is Route.REFUSED:
+        raise NotShared(
+            f"{' '.join(command.words).upper()} in a pipeline would change the "
+            "connection it runs on; use `client.client()`"
+        )
+    # Within MULTI nothing blocks, but what is not EXECuted there might.
+    return route is not Route.EXCLUSIVE

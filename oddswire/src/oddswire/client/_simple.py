@@ -1,0 +1,116 @@
+"""`SimpleClient`: one connection, the same commands, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+import redis.asyncio as aredis
+from redis.client import EMPTY_RESPONSE, NEVER_DECODE
+from redis.exceptions import ResponseError
+
+from oddswire.client._commands import TAKES_OVER, Command, Route
+from oddswire.client._dialer import Dialer
+from oddswire.client._pools import open_pool, split_options
+from oddswire.connection.multiplexer import copy_of
+from oddswire.connection.owner import Owner
+from oddswire.connection.packing import pack_as_redis_py
+from oddswire.errors import NotShared, Outcome
+from oddswire.settings import Settings
+
+if TYPE_CHECKING:
+    from oddswire.connection.multiplexer import Multiplexer
+
+
+class SimpleClient(aredis.Redis):
+    """One connection, made on first use, with redis-py's commands; for scripts.
+
+    No pool, no retries, no heartbeat, no statistics. A lost connection fails the calls
+    on it and the next call makes another. Calls share the connection, so one that
+    blocks holds up those behind it; WATCH, pipelines and pub/sub are `Client`'s, and
+    what would change the connection under the others is refused.
+
+    Args:
+        settings: The server and the timeouts.
+        **options: Fields of `Settings`, and redis-py's arguments.
+    """
+
+    def __init__(self, *, settings: Settings | None = None, **options: Any) -> None:
+        ours, theirs = split_options(options)
+        self._settings = settings or Settings(**ours)
+        # It holds the connection's arguments; nothing is ever leased from it.
+        super().__init__(connection_pool=open_pool(self._settings, theirs))
+        self._dial = Dialer(self._settings, self.connection_pool)
+        self._wire: Multiplexer | None = None
+        self._owner = Owner()
+        self._connecting = asyncio.Lock()
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:  # type: ignore[override]
+        """Return a client for a URL; it connects on first use.
+
+        Raises:
+            SettingsError: The URL or a setting is wrong.
+        """
+        return cls(url=url, **options)
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send a command and return its reply; every command method ends here."""
+        command = self._command(args[0])
+        if command.route_for(args) is Route.REFUSED or command.name in TAKES_OVER:
+            raise NotShared(
+                f"{' '.join(command.words).upper()}: all calls share one connection "
+                "here; use oddswire.Client"
+            )
+        data = pack_as_redis_py(command.words, args[1:], self.get_encoder().encode)
+        wire = await self._connected()
+        if wire.error is not None:
+            raise copy_of(wire.error, Outcome.NOT_SENT)
+        future = wire.send(
+            data,
+            self._settings.command_timeout,
+            command,
+            raw=NEVER_DECODE in options,
+        )
+        try:
+            reply = await future
+        except asyncio.CancelledError:
+            wire.give_up()
+            raise
+        if isinstance(reply, Exception):
+            if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
+                return options[EMPTY_RESPONSE]
+            raise reply
+        if command.callback is None:
+            return reply
+        for note in ("keys", NEVER_DECODE, EMPTY_RESPONSE):
+            options.pop(note, None)
+        value = command.callback(reply, **options)
+        return await value if command.awaits else value
+
+    def _command(self, name: Any) -> Command:
+        spelled = name.decode() if isinstance(name, bytes) else str(name)
+        return Command(spelled, self.response_callbacks.get(name), plain=False)
+
+    async def _connected(self) -> Multiplexer:
+        self._owner.claim()
+        if self._wire is None or self._wire.error is not None:
+            async with self._connecting:
+                if self._wire is None or self._wire.error is not None:
+                    self._wire, _ = await self._dial()
+        return self._wire
+
+    def pipeline(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not here: use `Client`."""
+        del args, kwargs
+        raise NotShared("SimpleClient has one shared connection; use oddswire.Client")
+
+    pubsub = monitor = client = pipeline
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's signature
+        """Wait for running calls, then close; a call after that connects again."""
+        del close_connection_pool
+        self._owner.claim()
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.aclose(self._settings.drain_timeout)

@@ -1,0 +1,127 @@
+"""What a client counted, as one immutable value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from oddswire.client._commands import Command
+    from oddswire.client._wires import Wires
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Seconds from sending to reply, over all commands on the command wire."""
+
+    count: int
+    mean: float
+    least: float
+    p50: float
+    p95: float
+    p99: float
+    most: float
+
+
+class WireCounts(msgspec.Struct, frozen=True):
+    """Connections, and calls on them, at this moment."""
+
+    shared: int
+    leased: int
+    idle: int
+    opening: int
+    waiting: int
+    in_flight: int
+    in_flight_bytes: int
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """Counted since the client was made; take two and subtract for a rate.
+
+    Attributes:
+        calls: Calls by command.
+        failures: Failed calls by error class.
+        slow: Replies that took longer than `Settings.slow_above`, by command.
+        latency: Response times.
+        wires: Connections now.
+        connects: Times the command wire was connected.
+        writes: Socket writes on it; calls per write tell how well calls are joined.
+        bytes_in: Bytes read on it.
+        bytes_out: Bytes written.
+        timeouts: Calls whose deadline passed.
+        abandoned: Calls whose caller was cancelled.
+        waits: Calls that waited for room on it.
+    """
+
+    calls: dict[str, int]
+    failures: dict[str, int]
+    slow: dict[str, int]
+    latency: Latency
+    wires: WireCounts
+    connects: int
+    writes: int
+    bytes_in: int
+    bytes_out: int
+    timeouts: int
+    abandoned: int
+    waits: int
+
+    @property
+    def total(self) -> int:
+        """All calls."""
+        return sum(self.calls.values())
+
+    @property
+    def failure_rate(self) -> float:
+        """Failed calls among all calls, 0 to 1."""
+        return sum(self.failures.values()) / max(1, self.total)
+
+
+def summarize(
+    wires: Wires, commands: Iterable[Command], failures: Mapping[str, int]
+) -> Statistics:
+    """Gather a snapshot."""
+    calls: dict[str, int] = {}
+    slow: dict[str, int] = {}
+    for command in commands:
+        name = " ".join(command.words).upper()
+        if command.calls:
+            calls[name] = calls.get(name, 0) + command.calls
+        if command.slow:
+            slow[name] = slow.get(name, 0) + command.slow
+    traffic, wire = wires.traffic, wires.link.wire
+    seen = traffic.latency
+    roster = getattr(wires.pool, "roster", None)
+    return Statistics(
+        calls=calls,
+        failures=dict(failures),
+        slow=slow,
+        latency=Latency(
+            count=seen.count,
+            mean=seen.sum / seen.count if seen.count else 0.0,
+            least=seen.min or 0.0,
+            p50=seen.quantile(0.5) or 0.0,
+            p95=seen.quantile(0.95) or 0.0,
+            p99=seen.quantile(0.99) or 0.0,
+            most=seen.max or 0.0,
+        ),
+        wires=WireCounts(
+            shared=0 if wire is None else 1,
+            leased=roster.leased if roster else 0,
+            idle=roster.idle if roster else 0,
+            opening=roster.opening if roster else 0,
+            waiting=(roster.waiting if roster else 0)
+            + (0 if wire is None else wire.gate.waiting),
+            in_flight=0 if wire is None else wire.gate.commands,
+            in_flight_bytes=0 if wire is None else wire.gate.bytes,
+        ),
+        connects=wires.link.connects,
+        writes=traffic.writes,
+        bytes_in=traffic.bytes_in,
+        bytes_out=traffic.bytes_out,
+        timeouts=traffic.timeouts,
+        abandoned=traffic.abandoned,
+        waits=traffic.waits,
+    )

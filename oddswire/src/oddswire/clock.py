@@ -1,0 +1,188 @@
+"""Time as an argument: whoever needs the time takes a `Clock`.
+
+Three times, because they disagree. The wall clock is what people and servers talk
+about, and it can jump. The monotonic clock never goes back, and stops while the machine
+is suspended. The boot-time clock never goes back and goes on through a suspend: a lease
+that was granted for two seconds must be over after the lid was closed for an hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What tells the time, and waits."""
+
+    def now(self) -> float:
+        """Return the wall clock: seconds since 1970, UTC. It can jump both ways."""
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back, from an arbitrary start."""
+
+    def boottime(self) -> float:
+        """Return seconds that never go back and count a suspend too.
+
+        Has its own arbitrary start: compare it only with itself.
+        """
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; at once for 0 or less. Cancelled, nothing is left behind."""
+
+
+class SystemClock:
+    """The machine's clocks.
+
+    `boottime` is CLOCK_BOOTTIME where the system has it (Linux). Elsewhere it is the
+    monotonic clock, which may stop while the machine is suspended.
+    """
+
+    __slots__ = ()
+
+    def now(self) -> float:
+        """Return seconds since 1970, UTC."""
+        return time.time()  # noqa: TID251 - the home of the clock
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        return time.monotonic()
+
+    if hasattr(time, "CLOCK_BOOTTIME"):
+
+        def boottime(self) -> float:
+            """Return seconds that never go back and count a suspend too."""
+            return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    else:
+
+        def boottime(self) -> float:
+            """Return seconds that never go back; a suspend may not count here."""
+            return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait that long; always lets other tasks run once."""
+        await asyncio.sleep(seconds)
+
+
+class ManualClock:
+    """A clock that moves only when told to: for tests, also of what is built on this.
+
+    Example:
+        >>> clock = ManualClock()
+        >>> task = asyncio.create_task(retry_every_second(clock))
+        >>> await clock.wait_sleeping()
+        >>> await clock.advance(1.0)
+
+    Args:
+        now: What the wall clock shows at first. The other two start at 0.
+    """
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self._wall = now
+        self._monotonic = 0.0
+        self._boottime = 0.0
+        self._sleepers: list[_Sleeper] = []
+        self._watchers: list[tuple[int, asyncio.Future[None]]] = []
+
+    def now(self) -> float:
+        """Return the wall clock."""
+        return self._wall
+
+    def monotonic(self) -> float:
+        """Return seconds advanced so far, suspends excluded."""
+        return self._monotonic
+
+    def boottime(self) -> float:
+        """Return seconds advanced so far, suspends included."""
+        return self._boottime
+
+    @property
+    def sleeping(self) -> int:
+        """How many calls of `sleep` are waiting."""
+        return len(self._sleepers)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until the clock was advanced that far. Cancelled, it is forgotten."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        sleeper = _Sleeper(self._monotonic + seconds)
+        self._sleepers.append(sleeper)
+        # Stable: who slept first wakes first among equals.
+        self._sleepers.sort(key=lambda each: each.deadline)
+        self._notice()
+        try:
+            await sleeper.woken
+        finally:
+            if sleeper in self._sleepers:
+                self._sleepers.remove(sleeper)
+
+    async def wait_sleeping(self, count: int = 1) -> None:
+        """Wait until at least `count` calls of `sleep` are waiting."""
+        if len(self._sleepers) >= count:
+            return
+        reached = asyncio.get_running_loop().create_future()
+        watcher = (count, reached)
+        self._watchers.append(watcher)
+        try:
+            await reached
+        finally:
+            if watcher in self._watchers:
+                self._watchers.remove(watcher)
+
+    async def advance(self, seconds: float) -> None:
+        """Move all three clocks on, stopping at each sleeper's deadline on the way.
+
+        Sleepers wake in the order of their deadlines, each seeing its own deadline as
+        the time, and each runs to its next wait before the next one wakes; one that
+        sleeps again wakes again if that falls within `seconds`.
+
+        Cancelled, the clock stays where it came to.
+
+        Raises:
+            ValueError: `seconds` is negative or not finite.
+        """
+        if not 0.0 <= seconds < float("inf"):
+            raise ValueError("a clock is advanced by a finite number of seconds, >= 0")
+        end = self._monotonic + seconds
+        while self._sleepers and self._sleepers[0].deadline <= end:
+            sleeper = self._sleepers.pop(0)
+            self._move(sleeper.deadline - self._monotonic)
+            # Exactly the deadline: adding the difference may miss it by a rounding.
+            self._monotonic = sleeper.deadline
+            if not sleeper.woken.done():
+                sleeper.woken.set_result(None)
+            # The sleeper's task was scheduled before us, so it runs first.
+            await asyncio.sleep(0)
+        self._move(end - self._monotonic)
+        self._monotonic = end
+        await asyncio.sleep(0)
+
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock forward, or back by a negative number; wakes nobody."""
+        self._wall += seconds
+
+    def suspend(self, seconds: float) -> None:
+        """Pass time as a suspended machine does: the monotonic clock stands still."""
+        self._wall += seconds
+        self._boottime += seconds
+
+    def _move(self, seconds: float) -> None:
+        self._wall += seconds
+        self._monotonic += seconds
+        self._boottime += seconds
+
+    def _notice(self) -> None:
+        for count, reached in self._watchers:
+            if len(self._sleepers) >= count and not reached.done():
+                reached.set_result(None)
+
+
+class _Sleeper:
+    __slots__ = ("deadline", "woken")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -1,0 +1,133 @@
+"""`Codec`: one type's values to bytes and back."""
+
+from __future__ import annotations
+
+from typing import Generic, NoReturn, TypeVar
+
+import msgspec
+
+from oddswire.codec.compression import Compressor, Zstd
+from oddswire.codec.envelope import HEADER_BYTES, Envelope
+from oddswire.errors import CodecError
+
+T = TypeVar("T")
+
+
+class Codec(Generic[T]):
+    """Turns values of one type into bytes for storage, and back.
+
+    Bytes are an `Envelope` around MessagePack. Whatever bytes come in, a value of the
+    type comes out or `CodecError` is raised. Fields that the type does not have are
+    ignored, so that an older program reads what a newer one wrote; a missing field
+    takes its default, and one without a default is an error.
+
+    Args:
+        type: The type: a `msgspec.Struct`, or anything that msgspec decodes.
+        compress_above: Bodies of more bytes than this are compressed, if that saves at
+            least a tenth.
+        max_size: Bytes that a body may have, before compression and after
+            decompression. Decoded objects take several times as much.
+        compressor: Default: zstd.
+
+    Raises:
+        TypeError: msgspec does not support the type.
+        ValueError: A size is negative, or the id of the compressor is not 0 to 15.
+
+    Example:
+        >>> codec = Codec(Watch)
+        >>> codec.decode(codec.encode(watch)) == watch
+        True
+    """
+
+    __slots__ = ("_decoder", "_encoder", "compress_above", "compressor", "max_size")
+
+    def __init__(
+        self,
+        type: type[T],  # noqa: A002 - the word that msgspec's decoders use
+        *,
+        compress_above: int = 1024,
+        max_size: int = 16 * 1024 * 1024,
+        compressor: Compressor | None = None,
+    ) -> None:
+        self.compressor: Compressor = Zstd() if compressor is None else compressor
+        if compress_above < 0 or max_size < 0:
+            raise ValueError("compress_above and max_size are numbers of bytes, >= 0")
+        if not 0 <= self.compressor.id <= 15:
+            raise ValueError("the id of a compressor is 0 to 15")
+        self.compress_above = compress_above
+        self.max_size = max_size
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(type)
+
+    def encode(self, value: T) -> bytes:
+        """Return the bytes of a value.
+
+        What is returned was decoded once: nothing is written that cannot be read.
+
+        Raises:
+            CodecError: ``type``: not a value of the type. ``too_large``: more than
+                `max_size` bytes, or nested too deeply.
+        """
+        try:
+            body = self._encoder.encode(value)
+        except Exception as error:  # noqa: BLE001 - hooks of the type may raise anything
+            _refuse(error)
+        if len(body) > self.max_size:
+            raise CodecError(
+                f"{len(body)} bytes, the limit is {self.max_size}", reason="too_large"
+            )
+        # A Struct does not check its fields when it is made, a decoder does.
+        self._decoded(body)
+        if len(body) > self.compress_above:
+            smaller = self.compressor.compress(body)
+            if len(smaller) <= len(body) * 0.9:
+                return Envelope(
+                    body=smaller, compressed=True, compressor=self.compressor.id
+                ).to_bytes()
+        return Envelope(body=body).to_bytes()
+
+    def decode(self, data: bytes) -> T:
+        """Return the value that `encode` was given.
+
+        Raises:
+            CodecError: Its `reason` is ``foreign``, ``newer``, ``damaged``,
+                ``too_large`` or ``type``.
+        """
+        if len(data) > self.max_size + HEADER_BYTES:
+            raise CodecError(
+                f"{len(data)} bytes, the limit is {self.max_size}", reason="too_large"
+            )
+        envelope = Envelope.from_bytes(data)
+        if envelope.sealed:
+            raise CodecError("sealed, and this codec has no key", reason="type")
+        if not envelope.compressed:
+            return self._decoded(envelope.body)
+        if envelope.compressor != self.compressor.id:
+            raise CodecError(
+                f"compressed by compressor {envelope.compressor}, "
+                f"this codec has {self.compressor.id}",
+                reason="type",
+            )
+        return self._decoded(self.compressor.decompress(envelope.body, self.max_size))
+
+    def _decoded(self, body: bytes) -> T:
+        try:
+            return self._decoder.decode(body)
+        except Exception as error:  # noqa: BLE001 - hooks of the type may raise anything
+            _refuse(error)
+
+
+def _refuse(error: Exception) -> NoReturn:
+    match error:
+        case RecursionError() | MemoryError():
+            reason, text = "too_large", "nested too deeply, or too large for memory"
+        case msgspec.ValidationError():
+            reason, text = "type", str(error)
+        case UnicodeDecodeError():
+            reason, text = "damaged", "a text in it is not UTF-8"
+        case msgspec.DecodeError():
+            reason, text = "damaged", str(error)
+        case _:
+            # Its text may hold the value, and errors end up in logs.
+            reason, text = "type", f"refused with {type(error).__name__}"
+    raise CodecError(text, reason=reason) from None

@@ -1,0 +1,95 @@
+"""The envelope around every stored value: what it is, and whether it is whole.
+
+====== ===== =====================================================================
+offset bytes content
+====== ===== =====================================================================
+0      1     0xF8 + version; no UTF-8 text begins with such a byte, nor does JSON, a
+             pickle or a zstd frame, so that data of others is told from ours
+1      1     flags: bit 0 compressed, bit 1 sealed, bits 4-7 id of the compressor
+2      4     CRC-32 of bytes 0, 1 and the body, little-endian
+6      n     body
+====== ===== =====================================================================
+
+The checksum finds accidents. Who can write to the server can also compute it: against
+that there is sealing.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import msgspec
+
+from oddswire.errors import CodecError
+
+VERSION = 1
+HEADER_BYTES = 6
+
+COMPRESSED = 0b0000_0001
+SEALED = 0b0000_0010
+_UNKNOWN = 0b0000_1100
+
+_MARK = 0xF8
+_NEWEST = 0xFF
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """An opened envelope.
+
+    Attributes:
+        body: What is inside, as it was stored.
+        compressed: Whether `body` is compressed.
+        sealed: Whether `body` is encrypted.
+        compressor: Id of the compressor, 0 to 15; 0 when not compressed.
+    """
+
+    body: bytes
+    compressed: bool = False
+    sealed: bool = False
+    compressor: int = 0
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes to store."""
+        flags = self.compressor << 4
+        flags |= COMPRESSED if self.compressed else 0
+        flags |= SEALED if self.sealed else 0
+        head = bytes((_MARK + VERSION, flags))
+        return head + _checksum(head, self.body) + self.body
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Envelope:
+        """Open what `to_bytes` returned.
+
+        Raises:
+            CodecError: ``foreign``: no envelope of ours. ``newer``: written by a later
+                version. ``damaged``: cut short or changed.
+        """
+        mark = data[0] if data else 0
+        if not _MARK < mark <= _NEWEST:
+            raise CodecError("not a value of oddswire", reason="foreign")
+        if mark != _MARK + VERSION:
+            raise CodecError(
+                f"envelope version {mark - _MARK}, this program knows {VERSION}: "
+                "it was written by a newer one",
+                reason="newer",
+            )
+        head, stored, body = data[:2], data[2:HEADER_BYTES], data[HEADER_BYTES:]
+        if stored != _checksum(head, body):
+            raise CodecError("cut short or changed", reason="damaged")
+        flags = head[1]
+        # After the checksum: a flipped bit is an accident, not the future.
+        if flags & _UNKNOWN:
+            raise CodecError(
+                "envelope with unknown flags: it was written by a newer program",
+                reason="newer",
+            )
+        return cls(
+            body=body,
+            compressed=bool(flags & COMPRESSED),
+            sealed=bool(flags & SEALED),
+            compressor=flags >> 4,
+        )
+
+
+def _checksum(head: bytes, body: bytes) -> bytes:
+    return zlib.crc32(body, zlib.crc32(head)).to_bytes(4, "little")

@@ -1,0 +1,1 @@
+"""Sockets to a Redis server: transport, handshake, multiplexer, pool, backoff."""

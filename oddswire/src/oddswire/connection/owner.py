@@ -1,0 +1,41 @@
+"""`Owner`: the event loop and the process that connections belong to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from oddswire.errors import WrongLoop
+
+
+class Owner:
+    """Whoever uses a thing first owns it.
+
+    A socket that two loops or two processes read from gives each of them the other's
+    replies.
+    """
+
+    __slots__ = ("_loop", "_pid")
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+
+    def claim(self) -> None:
+        """Become the owner, or make sure that the running loop is.
+
+        Raises:
+            WrongLoop: Another loop, or the process this one was forked from, owns it.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop, self._pid = loop, os.getpid()
+        elif self._pid != os.getpid():
+            raise WrongLoop(
+                "this client belongs to the process that was forked: "
+                "open one client per process, after the fork"
+            )
+        elif self._loop is not loop:
+            raise WrongLoop(
+                "this client belongs to another event loop: open one client per loop"
+            )

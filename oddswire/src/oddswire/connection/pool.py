@@ -1,0 +1,270 @@
+"""`WirePool`: exclusive wires, for who needs a connection alone.
+
+WATCH, blocking commands, MONITOR, raw pub/sub and very large batches. It is a redis-py
+`ConnectionPool`, so redis-py's own classes lease from it; what it decides is in
+`Roster`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import redis.asyncio as aredis
+
+from oddswire.connection.owner import Owner
+from oddswire.connection.reply_errors import from_redis
+from oddswire.connection.roster import Roster, Work
+from oddswire.errors import ClosedError, Outcome, PoolTimeout, Unavailable
+
+if TYPE_CHECKING:
+    from redis.asyncio.connection import AbstractConnection
+
+    _Turn = asyncio.Future["AbstractConnection"]
+
+
+class _Whole:
+    """A connection that is open with its handshake done, or closed.
+
+    redis-py keeps the socket of a handshake that was cancelled, and whoever uses that
+    connection next is then somebody else (the default user, database 0). A leased wire
+    connects again by itself when it is used, so the pool alone cannot prevent it.
+    """
+
+    __slots__ = ()
+
+    async def connect_check_health(self, *args: Any, **options: Any) -> None:
+        """Connect (redis-py's); every way of connecting comes by here."""
+        try:
+            await super().connect_check_health(*args, **options)  # type: ignore[misc]
+        except BaseException:
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise
+
+
+@cache
+def _whole(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    """Return this class of connections, made `_Whole`."""
+    return type(kind.__name__, (_Whole, kind), {"__module__": kind.__module__})
+
+
+class WirePool(aredis.ConnectionPool):
+    """A bounded pool: callers wait in order of arrival, wires are opened on demand.
+
+    Args:
+        most: Wires that may exist at once.
+        keep: Idle ones kept open however long they are idle.
+        idle: Seconds after which other idle wires are closed.
+        lifetime: Seconds after which a wire is replaced.
+        acquire_timeout: Seconds to wait for a wire.
+        connect_timeout: Seconds for opening one, handshake included.
+        **connection: redis-py's arguments of a connection, ``connection_class`` too.
+    """
+
+    def __init__(
+        self,
+        *,
+        most: int,
+        keep: int = 0,
+        idle: float = 30.0,
+        lifetime: float = 3600.0,
+        acquire_timeout: float = 30.0,
+        connect_timeout: float = 10.0,
+        **connection: Any,
+    ) -> None:
+        self._roster: Roster[AbstractConnection, _Turn] = Roster(
+            most=most, keep=keep, idle=idle, lifetime=lifetime, dice=random.random
+        )
+        self._acquire_timeout = acquire_timeout
+        self._connect_timeout = connect_timeout
+        self._reap_every = max(idle / 2, 0.1)
+        self._reaper: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._owner = Owner()
+        kind = connection.pop("connection_class", aredis.Connection)
+        super().__init__(
+            connection_class=_whole(kind), max_connections=most, **connection
+        )
+
+    def __repr__(self) -> str:
+        return f"<WirePool {self._roster!r}>"
+
+    @property
+    def roster(self) -> Roster[AbstractConnection, _Turn]:
+        """The books: how many wires are leased, idle, waited for."""
+        return self._roster
+
+    async def get_connection(
+        self, command_name: Any = None, *keys: Any, **options: Any
+    ) -> AbstractConnection:
+        """Lease a wire; give it back by `release`.
+
+        Cancelled, nothing stays leased.
+
+        Raises:
+            PoolTimeout: None became free within the acquire timeout.
+            Unavailable: The server cannot be reached.
+            ClosedError: The pool was closed.
+            WrongLoop: Another loop, or the process this one was forked from, uses it.
+        """
+        del command_name, keys, options  # redis-py's signature
+        self._owner.claim()
+        if self._closed:
+            raise ClosedError("the client was closed")
+        loop = asyncio.get_running_loop()
+        turn: _Turn = loop.create_future()
+        self._do(self._roster.ask(turn, loop.time()))
+        handle = loop.call_later(self._acquire_timeout, self._expire, turn)
+        try:
+            wire = await turn
+        except asyncio.CancelledError:
+            # Handed a wire and cancelled in the same tick: it must not stay leased.
+            if not self._roster.leave(turn) and turn.done() and not turn.cancelled():
+                await self._reclaim(turn)
+            raise
+        finally:
+            handle.cancel()
+        try:
+            await self._freshen(wire)
+        except BaseException:
+            await asyncio.shield(self.release(wire))
+            raise
+        return wire
+
+    async def _reclaim(self, turn: _Turn) -> None:
+        if turn.exception() is None:
+            await asyncio.shield(self.release(turn.result()))
+
+    def _expire(self, turn: _Turn) -> None:
+        if turn.done():
+            return
+        self._roster.leave(turn)
+        turn.set_exception(
+            PoolTimeout(
+                f"no exclusive wire became free within {self._acquire_timeout:g} s "
+                f"({self._roster.leased} of {self._roster.most} leased, "
+                f"{self._roster.waiting} waiting); raise pool_max, or look for a WATCH "
+                "or a subscription that is never closed"
+            )
+        )
+
+    async def _freshen(self, wire: AbstractConnection) -> None:
+        """Replace the socket of a wire that the server closed while it was idle."""
+        # Its name before redis-py 8, which warns of it.
+        can_read = getattr(wire, "can_read", None) or wire.can_read_destructive
+        try:
+            if wire.is_connected and not await can_read():
+                return
+        except (aredis.ConnectionError, aredis.TimeoutError, OSError):
+            pass
+        # Readable while nothing was asked: the end of the stream, or somebody's reply.
+        await wire.disconnect()
+        await self._connect(wire)
+
+    async def _connect(self, wire: AbstractConnection) -> None:
+        """Open a wire within the connect timeout, with our errors."""
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await wire.connect()
+        except TimeoutError:
+            raise Unavailable(
+                f"no connection within {self._connect_timeout:g} s"
+            ) from None
+        except Exception as error:
+            raise _unsent(error) from error
+
+    def _do(self, work: Work[AbstractConnection, _Turn]) -> None:
+        for turn, wire in work.hand:
+            self._in_use_connections.add(wire)
+            if turn.done():
+                # Its timeout fired in this very tick; the wire goes to the next one.
+                self._in_use_connections.discard(wire)
+                self._do(self._roster.back(wire, self._now(), usable=True))
+            else:
+                turn.set_result(wire)
+        for _ in range(work.open):
+            self._spawn(self._open(), "opening")
+        for wire in work.close:
+            self._spawn(wire.disconnect(), "closing")
+        if self._roster.idle > self._roster.keep and self._reaper is None:
+            loop = asyncio.get_running_loop()
+            self._reaper = loop.call_later(self._reap_every, self._reap)
+
+    def _reap(self) -> None:
+        self._reaper = None
+        self._do(self._roster.reap(self._now()))
+
+    def _spawn(self, coroutine: Any, what: str) -> None:
+        task = asyncio.get_running_loop().create_task(
+            coroutine, name=f"oddswire exclusive wire {what}"
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _open(self) -> None:
+        try:
+            wire = self.make_connection()
+            await self._connect(wire)
+        except Exception as error:  # noqa: BLE001 - told to who waits for the wire
+            turn, work = self._roster.failed(self._now())
+            if turn is not None and not turn.done():
+                turn.set_exception(error)
+            self._do(work)
+            return
+        if self._closed:
+            await wire.disconnect()
+            return
+        self._do(self._roster.opened(wire, self._now()))
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Take a leased wire back; a broken one is replaced when it is needed.
+
+        Raises:
+            KeyError: It was not leased from this pool.
+        """
+        self._in_use_connections.discard(connection)
+        usable = connection.is_connected and not connection.should_reconnect()
+        self._do(self._roster.back(connection, self._now(), usable=usable))
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's signature
+        """Close the idle wires, and those in use if asked; the pool stays open."""
+        wires = self._roster.empty()
+        if inuse_connections:
+            wires += list(self._in_use_connections)
+        await asyncio.gather(*(wire.disconnect() for wire in wires))
+
+    async def aclose(self) -> None:
+        """Close every wire, leased ones too; who waits for one gets `ClosedError`."""
+        self._closed = True
+        if self._reaper is not None:
+            self._reaper.cancel()
+        idle, turns = self._roster.close()
+        for turn in turns:
+            if not turn.done():
+                turn.set_exception(ClosedError("the client was closed"))
+        # One that does not end in order is no reason to keep the others open.
+        await asyncio.gather(
+            *(wire.disconnect() for wire in (*idle, *self._in_use_connections)),
+            return_exceptions=True,
+        )
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+def _unsent(error: Exception) -> Exception:
+    """The error of a connection attempt: no caller's bytes were on the way."""
+    ours = from_redis(error)
+    if isinstance(error, OSError):
+        return Unavailable(str(error))
+    if getattr(ours, "outcome", None) is Outcome.UNKNOWN:
+        return Unavailable(str(error))
+    return ours

@@ -1,0 +1,136 @@
+"""From what the server or redis-py says to the library's errors.
+
+An error reply begins with a word that names its kind (``WRONGTYPE``, ``OOM``). The
+message keeps redis-py's form: the word is cut off where redis-py cuts it off, so
+code that reads messages reads the same text.
+"""
+
+from __future__ import annotations
+
+import re
+
+from redis import exceptions as redis_errors
+from redis._parsers.base import BaseParser
+
+from oddswire.errors import (
+    AuthFailed,
+    Busy,
+    ClusterDown,
+    CommandRejected,
+    CommandTimeout,
+    ConnectionLost,
+    Loading,
+    Misconfigured,
+    NoPermission,
+    NoReplicas,
+    OddswireError,
+    Outcome,
+    OutOfMemory,
+    PoolTimeout,
+    ProtocolBroken,
+    ReadOnly,
+    ScriptFailed,
+    Unavailable,
+    WrongType,
+)
+
+# redis-py knows these words; the error's class decides.
+_BY_CLASS: dict[type[Exception], type[OddswireError]] = {
+    redis_errors.AuthenticationError: AuthFailed,
+    redis_errors.NoPermissionError: NoPermission,
+    redis_errors.OutOfMemoryError: OutOfMemory,
+    redis_errors.ReadOnlyError: ReadOnly,
+    redis_errors.BusyLoadingError: Loading,
+    redis_errors.ClusterDownError: ClusterDown,
+    redis_errors.ResponseError: CommandRejected,
+    redis_errors.MaxConnectionsError: PoolTimeout,
+    redis_errors.InvalidResponse: ProtocolBroken,
+    redis_errors.TimeoutError: CommandTimeout,
+    redis_errors.ConnectionError: ConnectionLost,
+}
+
+# redis-py leaves these as plain ResponseError, the word still in the message.
+_BY_WORD: dict[str, type[CommandRejected]] = {
+    "WRONGTYPE": WrongType,
+    "MISCONF": Misconfigured,
+    "NOREPLICAS": NoReplicas,
+    "BUSY": Busy,
+}
+
+# What the server appends to an error that a script raised or passed on.
+_FROM_SCRIPT = re.compile(
+    # Valkey 9 leaves out the name in front of the comma.
+    r"script: ([^ ]+, )?on @user_(script|function)|^Error (running|compiling) script"
+)
+
+_COMBINED: dict[type[Exception], type[CommandRejected]] = {}
+
+_OF_PIPELINE = "of pipeline caused error: ('"
+
+_MAX_CLIENTS = "max number of clients reached"
+
+
+def _both(theirs: type[Exception]) -> type[CommandRejected]:
+    """A class for redis-py's finer ones: caught as theirs and as `CommandRejected`."""
+    if theirs not in _COMBINED:
+        _COMBINED[theirs] = type(
+            theirs.__name__, (CommandRejected, theirs), {"__doc__": theirs.__doc__}
+        )
+    return _COMBINED[theirs]
+
+
+def _class_for(error: Exception) -> type[OddswireError]:
+    theirs = type(error)
+    known = _BY_CLASS.get(theirs)
+    if known is CommandRejected:
+        # A pipeline of redis-py puts its own words before the server's.
+        said = str(error).rpartition(_OF_PIPELINE)[2]
+        return _BY_WORD.get(said.partition(" ")[0], CommandRejected)
+    if known is not None:
+        return known
+    if isinstance(error, redis_errors.ResponseError):
+        return _both(theirs)
+    for base in theirs.__mro__[1:]:
+        if base in _BY_CLASS:
+            return _BY_CLASS[base]
+    return OddswireError
+
+
+def from_redis(error: Exception, *, outcome: Outcome | None = None) -> Exception:
+    """Return the library's error for one of redis-py's.
+
+    Args:
+        error: What redis-py raised. An `OddswireError`, and what is neither about the
+            connection nor about a reply (`DataError`, `WatchError`, `PubSubError`,
+            `LockError`), comes back as it is.
+        outcome: What is known of the call, where the caller knows more than the class.
+    """
+    if isinstance(error, OddswireError):
+        return error
+    if not isinstance(
+        error,
+        redis_errors.ConnectionError
+        | redis_errors.TimeoutError
+        | redis_errors.ResponseError
+        | redis_errors.InvalidResponse,
+    ):
+        return error
+    text = str(error)
+    cls: type[OddswireError]
+    if _MAX_CLIENTS in text:
+        cls, outcome = Unavailable, Outcome.REJECTED
+    else:
+        cls = _class_for(error)
+    if issubclass(cls, CommandRejected) and _FROM_SCRIPT.search(text):
+        # The script may have written before it failed.
+        cls = ScriptFailed if cls is CommandRejected else cls
+        outcome = Outcome.UNKNOWN
+    ours = cls(*error.args, outcome=outcome)
+    if hasattr(error, "status_code"):
+        ours.status_code = error.status_code  # type: ignore[attr-defined]
+    return ours
+
+
+def reply_error(text: str) -> Exception:
+    """Return the error for an error reply; hiredis calls this for each one it reads."""
+    return from_redis(BaseParser.parse_error(text))

@@ -1,0 +1,106 @@
+"""Becomes, or watches over, the server process, so that it dies with its parent.
+
+Run by path as a script, with nothing but the standard library:
+
+    python -I -S _launch.py exec PARENT_PID server ...
+    python -I -S _launch.py watch PIPE_FD,LOCK_FD,... server ...
+
+``exec`` (Linux) asks the kernel for SIGTERM when the parent dies and becomes the
+server. ``watch`` (elsewhere) runs the server as a child, prints its pid as the first
+line, and ends it when the pipe, of which only the parent holds the other end, closes.
+
+Python ignores SIGXFSZ, and an ignored signal stays ignored in the server: a file size
+limit on it then means a failed write, as on a full disk, and not its death.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+
+_TERMINATE_SECONDS = 5.0
+_NOT_RUN = 127  # the shell's code for a command that could not be run
+
+
+def _exec(parent: int, command: list[str]) -> None:
+    import ctypes  # noqa: PLC0415 - only here: it is the slow half of the start
+
+    pr_set_pdeathsig = 1
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(pr_set_pdeathsig, int(signal.SIGTERM), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    # The parent may have died before prctl; then the signal never comes.
+    if os.getppid() == parent:
+        os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+
+
+def _watch(pipe: int, locks: list[int], command: list[str]) -> int:
+    # A signal handler alone would race with select(); the wakeup pipe cannot.
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write)
+    # Of these only the server's end matters. SIGHUP goes to the whole group when the
+    # parent dies while the server is stopped: nobody would be left to end the server.
+    for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    os.set_inheritable(pipe, False)  # noqa: FBT003 - positional only
+    # posix_spawn and not fork: no moment in which the child has these handlers, and
+    # would lose a SIGTERM to them.
+    environment = os.environ  # noqa: TID251 - handed on as it is
+    server = os.posix_spawn(command[0], command, environment)
+    for lock in locks:  # they are free when the server is dead, not when we are
+        os.close(lock)
+    _say(str(server))
+    watched, timeout = [pipe, wake_read], None
+    while True:
+        ready, _, _ = select.select(watched, [], [], timeout)
+        pid, status = os.waitpid(server, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if wake_read in ready:
+            os.read(wake_read, 4096)
+        if pipe in ready:
+            os.kill(server, signal.SIGTERM)
+            os.kill(server, signal.SIGCONT)  # a stopped one could not act on SIGTERM
+            watched, timeout = [wake_read], _TERMINATE_SECONDS
+        elif not ready:
+            os.kill(server, signal.SIGKILL)
+            timeout = None
+
+
+def _end_like(code: int) -> None:
+    if code < 0:
+        import resource  # noqa: PLC0415 - rarely needed
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if -code not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def _say(line: str) -> None:
+    os.write(sys.stdout.fileno(), f"{line}\n".encode())
+
+
+def main() -> None:
+    """Run the command line described above."""
+    mode, numbers, *command = sys.argv[1:]
+    number, *locks = (int(text) for text in numbers.split(","))
+    # Its own process group: Ctrl-C in a terminal reaches the application, which then
+    # ends the server in order. And when the parent dies this group is orphaned, which
+    # makes the kernel wake a stopped server, so that it can act on its SIGTERM.
+    os.setpgid(0, 0)
+    try:
+        if mode == "watch":
+            _end_like(_watch(number, locks, command))
+        _exec(number, command)
+    except OSError as error:
+        _say(f"cannot run {command[0]}: {error.strerror}")
+        sys.exit(_NOT_RUN)
+
+
+if __name__ == "__main__":
+    main()

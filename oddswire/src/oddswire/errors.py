@@ -1,0 +1,264 @@
+"""Every error of the library, under one root, each with its outcome.
+
+``except OddswireError`` catches all of them. Each class also derives from redis-py's
+class of the same meaning where there is one, so code written for redis-py keeps
+catching what it caught before.
+
+An error says one of three things about what it asked of the server, in `.outcome`:
+
+- `Outcome.NOT_SENT`: no byte left this process; sending it again is safe.
+- `Outcome.REJECTED`: the server refused it and changed nothing.
+- `Outcome.UNKNOWN`: bytes left and no answer came; it may have run, may run later,
+  or may never run. A timed-out write belongs here.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from redis import exceptions as redis_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Outcome(StrEnum):
+    """What is known of a call that failed."""
+
+    NOT_SENT = "not_sent"
+    REJECTED = "rejected"
+    UNKNOWN = "unknown"
+
+
+class OddswireError(Exception):
+    """The root of the library's errors.
+
+    Attributes:
+        outcome: What is known of the call: `Outcome.NOT_SENT`, ``REJECTED`` or
+            ``UNKNOWN``. A class has a default; an instance may know better.
+    """
+
+    outcome: Outcome = Outcome.NOT_SENT
+
+    def __init__(self, *args: object, outcome: Outcome | None = None) -> None:
+        super().__init__(*args)
+        if outcome is not None:
+            self.outcome = outcome
+
+
+# --- before anything is sent
+
+
+class SettingsError(OddswireError, ValueError):
+    """A setting is missing, malformed, out of range or refused by the profile.
+
+    Attributes:
+        problems: One line for each wrong setting: the variable or field, its value
+            (secrets masked), what is accepted.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems: Sequence[str] = problems
+
+
+class InvalidKey(OddswireError, ValueError):
+    """A key cannot be built: a part of the wrong type, a key that is too long."""
+
+
+class EmbeddedFailed(OddswireError):
+    """The embedded server could not start, or ended by itself."""
+
+
+class ClosedError(OddswireError, redis_errors.ConnectionError):
+    """The object was closed, or not opened yet."""
+
+
+class WrongLoop(OddswireError, RuntimeError):
+    """Used from another event loop, or from a forked process, than it was opened in."""
+
+
+class NotShared(OddswireError, redis_errors.DataError):
+    """The command changes the state of its connection, and others share that one."""
+
+
+# --- the connection
+
+
+class Unavailable(OddswireError, redis_errors.ConnectionError):
+    """There is no usable connection now; nothing was sent."""
+
+
+class CircuitOpen(Unavailable):
+    """The circuit is open: enough attempts to connect failed in a row.
+
+    Attributes:
+        retry_after: Seconds until the next probe.
+    """
+
+    def __init__(self, *args: object, retry_after: float) -> None:
+        super().__init__(*args)
+        self.retry_after = retry_after
+
+
+class Overloaded(Unavailable):
+    """The wire has as much in flight as its caps allow, and no room came in time."""
+
+
+class PoolTimeout(Unavailable, redis_errors.MaxConnectionsError):
+    """No exclusive wire became free within the acquire timeout."""
+
+
+class ConnectionLost(OddswireError, redis_errors.ConnectionError):
+    """The connection ended before the reply came."""
+
+    outcome = Outcome.UNKNOWN
+
+
+class CommandTimeout(OddswireError, redis_errors.TimeoutError):
+    """The deadline passed before the reply came."""
+
+    outcome = Outcome.UNKNOWN
+
+
+class ProtocolBroken(OddswireError, redis_errors.InvalidResponse):
+    """The server sent what is not RESP, or an answer nobody asked for."""
+
+    outcome = Outcome.UNKNOWN
+
+
+# --- what the server refused
+
+
+class AuthFailed(OddswireError, redis_errors.AuthenticationError):
+    """The server refused the password or the user name."""
+
+    outcome = Outcome.REJECTED
+
+
+class NoPermission(OddswireError, redis_errors.NoPermissionError):
+    """The ACL of this user forbids the command, the key or the channel."""
+
+    outcome = Outcome.REJECTED
+
+
+class CommandRejected(OddswireError, redis_errors.ResponseError):
+    """The server answered with an error and changed nothing."""
+
+    outcome = Outcome.REJECTED
+
+
+class OutOfMemory(CommandRejected, redis_errors.OutOfMemoryError):
+    """The server is above its `maxmemory` and may evict nothing."""
+
+
+class ReadOnly(CommandRejected, redis_errors.ReadOnlyError):
+    """The server is a replica: it was demoted, or the address is the wrong one."""
+
+
+class Loading(CommandRejected, redis_errors.BusyLoadingError):
+    """The server is loading its data set into memory."""
+
+
+class WrongType(CommandRejected):
+    """The key holds another data type than the command works on."""
+
+
+class ClusterDown(CommandRejected, redis_errors.ClusterDownError):
+    """The cluster has no owner for the slot at the moment."""
+
+
+class NoReplicas(CommandRejected):
+    """Fewer replicas are in touch than `min-replicas-to-write` asks for."""
+
+
+class Misconfigured(CommandRejected):
+    """The server cannot persist and refuses writes (MISCONF)."""
+
+
+class Busy(CommandRejected):
+    """A script has been running for too long; the server answers nothing else."""
+
+
+class ScriptFailed(CommandRejected):
+    """A script raised an error; what it wrote before that stays written."""
+
+    outcome = Outcome.UNKNOWN
+
+
+# --- values
+
+
+class CodecError(OddswireError, ValueError):
+    """Bytes cannot be decoded, or a value cannot be encoded.
+
+    Attributes:
+        reason: ``"foreign"`` (not written by this codec), ``"newer"`` (by a later
+            version), ``"damaged"``, ``"too_large"``, or ``"type"``.
+    """
+
+    def __init__(self, *args: object, reason: str) -> None:
+        super().__init__(*args)
+        self.reason = reason
+
+
+# --- one per part
+
+
+class TopicError(OddswireError):
+    """A topic was misused: an unknown name, a value of the wrong type or size."""
+
+
+class SessionError(OddswireError):
+    """The root of the errors of sessions."""
+
+
+class SessionConflict(SessionError):
+    """Another process changed the session first, more often than was retried."""
+
+    outcome = Outcome.REJECTED
+
+
+class SessionGone(SessionError):
+    """The session was deleted or expired while it was being changed."""
+
+    outcome = Outcome.REJECTED
+
+
+class SessionFull(SessionError):
+    """The cap on sessions, or on one user's collection, is reached."""
+
+    outcome = Outcome.REJECTED
+
+
+class SessionDamaged(SessionError):
+    """The stored session fails its seal or its schema; it was left as it is."""
+
+
+class RateLimited(OddswireError):
+    """A limit is reached and the time to wait exceeds the timeout.
+
+    Attributes:
+        retry_after: Seconds, rounded up, after which a hit will be admitted.
+    """
+
+    outcome = Outcome.REJECTED
+
+    def __init__(self, *args: object, retry_after: float) -> None:
+        super().__init__(*args)
+        self.retry_after = retry_after
+
+
+class CacheLoadTimeout(OddswireError, TimeoutError):
+    """A loader took longer than the hard timeout and no stale value may be served."""
+
+
+class InvalidationNotConfirmed(OddswireError):
+    """An invalidation was sent and not acknowledged."""
+
+    outcome = Outcome.UNKNOWN
+
+
+class LockLost(OddswireError, redis_errors.LockError):
+    """The lock's lease ended, or somebody else holds it."""

@@ -1,0 +1,8 @@
+"""Settings: frozen, checked all at once, read from the environment only when asked."""
+
+from oddswire.settings._settings import Settings
+from oddswire.settings.endpoint import Endpoint
+from oddswire.settings.options import OPTIONS, UNUSED, Option
+from oddswire.settings.profiles import PROFILES
+
+__all__ = ["OPTIONS", "PROFILES", "UNUSED", "Endpoint", "Option", "Settings"]

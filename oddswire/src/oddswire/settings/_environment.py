@@ -1,0 +1,121 @@
+"""Reads the environment and the .env file; decides nothing about the values."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from dotenv.parser import parse_stream
+
+from oddswire.settings.options import OPTIONS, UNUSED, Option
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What was found.
+
+    Attributes:
+        values: Values by field.
+        unreadable: Fields whose text was not accepted.
+        problems: One line for each.
+        notices: One line for each variable that has no effect.
+    """
+
+    values: dict[str, Any]
+    unreadable: frozenset[str]
+    problems: list[str]
+    notices: tuple[str, ...]
+
+
+def read(
+    environ: Mapping[str, str], dotenv: str | Path | None, given: Collection[str]
+) -> Reading:
+    """Read every variable of `OPTIONS`, except for fields that are `given`.
+
+    The environment comes before the file. Raises nothing: what is wrong with the file
+    is a problem like any other.
+    """
+    values: dict[str, Any] = {}
+    unreadable: set[str] = set()
+    in_file, problems = _dotenv(dotenv)
+    for option in OPTIONS:
+        if option.field in given:
+            continue
+        text, where = environ.get(option.variable), ""
+        if text is None:
+            text, where = in_file.get(option.variable), f" in {dotenv}"
+        if text is None:
+            continue
+        try:
+            values[option.field] = option.kind.parse(text)
+        except ValueError as error:
+            unreadable.add(option.field)
+            what = f"{option.variable}{shown(option, text)}{where}"
+            problems.append(f"{what}: {error}" if text else f"{what}: {_empty(option)}")
+    notices = tuple(_notices({**in_file, **environ}))
+    return Reading(values, frozenset(unreadable), problems, notices)
+
+
+def shown(option: Option, value: object) -> str:
+    """Return ``=value``, or nothing where a value that is wrong may show a secret."""
+    if option.secret or "url" in option.field:
+        return ""
+    text = repr(value)
+    return f"={text}" if len(text) <= 80 else f"={text[:77]}..."
+
+
+def _empty(option: Option) -> str:
+    return f"is empty: remove it, or give {option.kind.accepts}"
+
+
+def _dotenv(path: str | Path | None) -> tuple[dict[str, str], list[str]]:
+    if path is None:
+        return {}, []
+    found: dict[str, str] = {}
+    problems = []
+    try:
+        # A file that Windows editors saved begins with a byte order mark.
+        with Path(path).open(encoding="utf-8-sig") as stream:
+            # dotenv_values would skip a line that it cannot read, and log that.
+            for binding in parse_stream(stream):
+                if binding.error or (binding.key and binding.value is None):
+                    # Never the line itself: it may hold a secret.
+                    problems.append(
+                        f"{path}, line {binding.original.line}: not NAME=value"
+                    )
+                elif binding.key is not None:
+                    found[binding.key] = binding.value or ""
+    except FileNotFoundError:
+        return {}, []
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        return {}, [f"{path}: cannot be read: {why}"]
+    return found, problems
+
+
+def _notices(present: Mapping[str, str]) -> list[str]:
+    known = [option.variable for option in OPTIONS]
+    notices = [
+        f"{variable} has no effect here: {why}"
+        for variable, why in UNUSED.items()
+        if variable in present
+    ]
+    for name in sorted(present):
+        if name.startswith("ODDSWIRE_") and name not in known:
+            meant = _meant(name, known)
+            hint = f"; did you mean {meant}?" if meant else ""
+            notices.append(f"{name} is not a setting{hint}")
+    return notices
+
+
+def _meant(name: str, known: list[str]) -> str | None:
+    field = name.removeprefix("ODDSWIRE_").lower()
+    for option in OPTIONS:
+        if option.field == field:
+            return option.variable
+    close = get_close_matches(name, known, n=1, cutoff=0.7)
+    return close[0] if close else None

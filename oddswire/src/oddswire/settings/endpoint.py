@@ -1,0 +1,231 @@
+"""`Endpoint`: where a server is and who we are there, read from a URL."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Any, Literal
+from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit
+
+import msgspec
+
+from oddswire.errors import SettingsError
+
+MAX_DATABASE = 2_147_483_647
+
+_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
+_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+# The C library takes these for IPv4 addresses in other notations, such as 134744072.
+_NUMERIC = re.compile(r"(.*\.)?([0-9]+|0[xX][0-9A-Fa-f]*)\.?")
+# Names that no public name server answers for.
+_PRIVATE_SUFFIXES = (
+    ".local", ".internal", ".lan", ".localdomain", ".home.arpa", ".test", ".svc",
+)  # fmt: skip
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A server's address, and the name and database to use there.
+
+    Attributes:
+        host: Name or IP address; None for a unix socket.
+        port: TCP port.
+        path: Unix socket; None for TCP.
+        tls: Whether the connection is encrypted.
+        username: ACL user; None for the default user.
+        password: Never shown by `repr`, `str` or an error.
+        database: Number of the database.
+    """
+
+    host: str | None = None
+    port: int = 6379
+    path: str | None = None
+    tls: bool = False
+    username: str | None = None
+    password: str | None = None
+    database: int | None = None
+
+    @classmethod
+    def from_url(cls, url: str) -> Endpoint:
+        """Read a ``redis://``, ``rediss://`` or ``unix://`` URL.
+
+        User and password are percent-decoded. The database is the path
+        (``redis://host/3``) or ``?db=3``.
+
+        Raises:
+            SettingsError: One line that repeats nothing of the URL: in a malformed one
+                there is no telling where the password ends.
+        """
+        if not url:
+            raise SettingsError("the URL is empty; give redis://, rediss:// or unix://")
+        if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url):
+            raise SettingsError("the URL has white space or a control character in it")
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            # Its text repeats the host, which may be a piece of the password.
+            raise SettingsError(
+                "the URL is malformed: check the brackets of the host"
+            ) from None
+        scheme = parts.scheme.lower()
+        if scheme not in ("redis", "rediss", "unix") or "://" not in url:
+            raise SettingsError(
+                "the URL must begin with redis://, rediss:// or unix://"
+            )
+        if parts.fragment or "#" in url:
+            raise SettingsError("the URL has a #; in a password it is written %23")
+        user, _, address = parts.netloc.rpartition("@")
+        name, _, secret = user.partition(":")
+        username, password = _decoded(name) or None, _decoded(secret) or None
+        queried = _queried(parts.query)
+        if scheme == "unix":
+            if address:
+                raise SettingsError(
+                    "the URL of a socket has three slashes: unix:///path"
+                )
+            path = _decoded(parts.path)
+            # The longest that an address of Linux can hold, with the closing NUL.
+            if not path.strip("/") or len(path.encode()) > 107:
+                raise SettingsError(
+                    "the URL needs the path of a socket of at most 107 bytes"
+                )
+            return cls(
+                path=path, username=username, password=password, database=queried
+            )
+        database = _database(parts.path.strip("/")) if parts.path.strip("/") else None
+        if None not in (database, queried) and database != queried:
+            raise SettingsError("the URL names two databases, in its path and in ?db=")
+        host, port = _address(address)
+        return cls(
+            host=host,
+            port=port,
+            tls=scheme == "rediss",
+            username=username,
+            password=password,
+            database=database if queried is None else queried,
+        )
+
+    @property
+    def address(self) -> str:
+        """``host:port`` or the path of the socket: fit for logs."""
+        if self.path is not None:
+            return self.path
+        host = f"[{self.host}]" if ":" in (self.host or "") else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The URL of all of it, password included."""
+        user = quote(self.username or "", safe="")
+        secret = f":{quote(self.password, safe='')}" if self.password else ""
+        return self._url(f"{user}{secret}@" if user or secret else "")
+
+    @property
+    def safe_url(self) -> str:
+        """The URL with ``***`` for user and password: fit for logs."""
+        return self._url("***@" if self.username or self.password else "")
+
+    def _url(self, who: str) -> str:
+        if self.path is not None:
+            query = "" if self.database is None else f"?db={self.database}"
+            return f"unix://{who}{quote(self.path)}{query}"
+        path = "" if self.database is None else f"/{self.database}"
+        return f"{'rediss' if self.tls else 'redis'}://{who}{self.address}{path}"
+
+    @property
+    def reach(self) -> Literal["local", "private", "public"]:
+        """How far the bytes may travel, judged by the address alone.
+
+        ``local``: they stay on this machine. ``private``: an address that is not routed
+        on the internet, a name of one label, or one under a suffix such as
+        ``.internal``. ``public``: everything else.
+        """
+        if self.host is None:
+            return "local"
+        name = self.host.lower().rstrip(".")
+        try:
+            ip = ipaddress.ip_address(name)
+        except ValueError:
+            if name == "localhost" or name.endswith(".localhost"):
+                return "local"
+            private = "." not in name or name.endswith(_PRIVATE_SUFFIXES)
+            return "private" if private else "public"
+        # Before Python 3.13 the classes of ::ffff:8.8.8.8 are not those of 8.8.8.8.
+        ip = getattr(ip, "ipv4_mapped", None) or ip
+        if ip.is_loopback:
+            return "local"
+        return "public" if ip.is_global else "private"
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.safe_url!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        # msgspec's own lists the fields, and with them the password.
+        return [("url", self.safe_url)]
+
+
+def _decoded(text: str) -> str:
+    if _ESCAPE.search(text):
+        raise SettingsError(
+            "the URL has a % without two hexadecimal digits; write % as %25"
+        )
+    try:
+        return unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        raise SettingsError("the URL has %-escapes that are not UTF-8") from None
+
+
+def _queried(query: str) -> int | None:
+    if not query:
+        return None
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True)
+    except ValueError:
+        pairs = []
+    if [name for name, _ in pairs] != ["db"]:
+        raise SettingsError(
+            "the URL has a query other than ?db=; a ? in a password is %3F"
+        )
+    return _database(pairs[0][1])
+
+
+def _database(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,10}", text) or int(text) > MAX_DATABASE:
+        raise SettingsError(
+            "the URL must name the database by its number (a / in a password is %2F)"
+        )
+    return int(text)
+
+
+def _address(text: str) -> tuple[str, int]:
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        try:
+            ipaddress.IPv6Address(_decoded(host))
+        except ValueError:
+            bracket = ""
+        if not bracket or (rest and not rest.startswith(":")):
+            raise SettingsError("the URL has no IPv6 address between its brackets")
+        return _decoded(host), _port(rest[1:]) if rest else 6379
+    host, colon, port = text.partition(":")
+    if not host:
+        raise SettingsError("the URL has no host; this machine is localhost")
+    if _NUMERIC.fullmatch(host):
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            raise SettingsError("the URL has a malformed IPv4 address") from None
+    elif len(host) > 253 or not _NAME.fullmatch(host):
+        raise SettingsError(
+            "the URL has no valid host name or address (in a password, write @ as %40, "
+            ": as %3A and / as %2F)"
+        )
+    return host, _port(port) if colon else 6379
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+        raise SettingsError(
+            "the URL has a port that is not 1 to 65535 (in a password, write / as %2F, "
+            "? as %3F and # as %23)"
+        )
+    return int(text)

@@ -1,0 +1,66 @@
+"""The reference tables of the documentation, made from the settings themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from oddswire.settings._settings import Settings
+from oddswire.settings.options import OPTIONS, UNUSED, Option
+from oddswire.settings.profiles import PROFILES
+from oddswire.settings.values import Duration
+
+
+def reference() -> str:
+    """Return the tables of `docs/configuration.md` in Markdown.
+
+    Defaults are in the environment's unit, as one would write them there.
+    """
+    lines = [
+        "| variable | field | accepts | default | meaning |",
+        "| --- | --- | --- | --- | --- |",
+        *(_row(option) for option in OPTIONS),
+        "",
+        "| default by profile | " + " | ".join(PROFILES) + " |",
+        "| --- |" + " --- |" * len(PROFILES),
+        *(_profile_row(option) for option in OPTIONS if _by_profile(option)),
+        "",
+        "| variable | why it has no effect |",
+        "| --- | --- |",
+        *(f"| `{variable}` | {why} |" for variable, why in UNUSED.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _by_profile(option: Option) -> bool:
+    return option.field in PROFILES["development"]
+
+
+def _row(option: Option) -> str:
+    defaults = {field.name: field.default for field in msgspec.structs.fields(Settings)}
+    default = "by profile"
+    if not _by_profile(option):
+        default = _written(option, defaults[option.field])
+    return (
+        f"| `{option.variable}` | `{option.field}` | {option.kind.accepts} "
+        f"| {default} | {option.doc} |"
+    )
+
+
+def _profile_row(option: Option) -> str:
+    values = (_written(option, decides[option.field]) for decides in PROFILES.values())
+    return f"| `{option.variable}` | {' | '.join(values)} |"
+
+
+def _written(option: Option, value: Any) -> str:
+    match option.kind, value:
+        case _, None:
+            return "not set"
+        case Duration(milliseconds=True), _:
+            return f"{value * 1000:.12g}"
+        case Duration(), _:
+            return f"{value:.12g}"
+        case _, bool():
+            return str(value).lower()
+    return str(value)

@@ -1,0 +1,122 @@
+"""Memory stays flat: nothing is kept of calls, cancellations, connections, pushes.
+
+`benchmarks/memory.py --full` does the same a hundred times longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tracemalloc
+
+import pytest
+
+from oddswire import Client
+from oddswire.errors import ConnectionLost
+
+pytestmark = pytest.mark.performance
+
+
+async def _growth(work, rounds):
+    """Return (bytes, objects) that `rounds` of work leave behind, after a warm-up."""
+    await work()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        await work()
+        gc.collect()
+        size, objects = tracemalloc.get_traced_memory()[0], len(gc.get_objects())
+        for _ in range(rounds):
+            await work()
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - size
+        return grown, len(gc.get_objects()) - objects
+    finally:
+        tracemalloc.stop()
+
+
+async def test_commands(client, prefix):
+    """50,000 commands leave nothing behind."""
+
+    async def work():
+        for _ in range(10):
+            await asyncio.gather(*(client.get(f"{prefix}k") for _ in range(500)))
+
+    grown, objects = await _growth(work, 10)
+
+    assert grown < 20_000
+    assert objects < 100
+
+
+async def test_cancelled_calls(client, prefix):
+    """20,000 cancelled calls leave nothing behind, in flight or on the books."""
+    loop = asyncio.get_running_loop()
+
+    async def work():
+        for _ in range(4):
+            calls = [loop.create_task(client.get(f"{prefix}k")) for _ in range(500)]
+            await asyncio.sleep(0)  # one turn of the loop: they are sent
+            for call in calls:
+                call.cancel()
+            await asyncio.wait(calls)
+        await client.ping()
+
+    grown, objects = await _growth(work, 10)
+    wires = client.statistics().wires
+
+    assert grown < 20_000
+    assert objects < 100
+    assert (wires.in_flight, wires.in_flight_bytes, wires.waiting) == (0, 0, 0)
+
+
+async def test_reconnects(server):
+    """100 reconnections leave nothing behind."""
+    async with Client.from_url(
+        server.url, reconnect_delay=0.001, reconnect_cap=0.001, retries=3
+    ) as client:
+
+        async def work():
+            for _ in range(10):
+                await client.ping()
+                client._link.wire.abort(ConnectionLost("cut"))
+            await client.ping()
+
+        grown, objects = await _growth(work, 10)
+        connects = client.statistics().connects
+
+    assert connects == 121
+    assert grown < 40_000
+    assert objects < 200
+
+
+async def test_pushes(server, prefix):
+    """50,000 push messages leave nothing behind."""
+    async with Client.from_url(server.url) as client:
+        seen = 0
+        enough = asyncio.Event()
+
+        def on_push(push):
+            nonlocal seen
+            seen += len(push[1])
+            if seen % 5_000 == 0:
+                enough.set()
+
+        tracked = client.tracked(on_push, "BCAST", "PREFIX", prefix)
+        await tracked.ping()
+
+        async def work():
+            enough.clear()
+            for _ in range(5):
+                pipe = client.pipeline(transaction=False)
+                for n in range(1_000):
+                    pipe.set(f"{prefix}{n}", "v", ex=60)
+                await pipe.execute()
+            async with asyncio.timeout(10):
+                await enough.wait()
+
+        grown, objects = await _growth(work, 9)
+        await tracked.aclose()
+
+    assert seen == 55_000
+    assert grown < 40_000
+    assert objects < 200

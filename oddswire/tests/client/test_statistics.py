@@ -1,0 +1,138 @@
+"""What the client counts is what the server saw."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+
+from oddswire import Client
+from oddswire.errors import CommandTimeout, ConnectionLost, NotShared, WrongType
+
+
+@pytest.mark.requirement("C10")
+@pytest.mark.integration
+async def test_calls_are_those_the_server_counted(own):
+    """Calls by command agree with INFO commandstats, on every kind of wire."""
+    async with Client.from_url(own.url) as client, Client.from_url(own.url) as watch:
+        await watch.config_resetstat()
+        await client.mset({"a": 1, "b": 2})
+        await asyncio.gather(*(client.get("a") for _ in range(250)))
+        await client.execute_command("get", "b")
+        await client.execute_command(b"GET", "b")
+        await client.config_get("maxmemory")
+        await client.pipeline(transaction=False).get("a").incr("a").execute()
+        await client.pipeline().get("a").incr("a").execute()
+        await client.blpop("none", 0.01)
+        await client.hset("h", "f", 1)
+        server = {
+            name: entry["calls"]
+            for name, entry in (await watch.info("commandstats")).items()
+        }
+        ours = client.statistics().calls
+
+    named = {
+        "cmdstat_mset": "MSET",
+        "cmdstat_get": "GET",
+        "cmdstat_incrby": "INCRBY",
+        "cmdstat_config|get": "CONFIG GET",
+        "cmdstat_blpop": "BLPOP",
+        "cmdstat_hset": "HSET",
+    }
+    assert {name: ours[name] for name in named.values()} == {
+        name: server[theirs] for theirs, name in named.items()
+    }
+    assert ours["GET"] == 254
+
+
+@pytest.mark.requirement("C10")
+@pytest.mark.integration
+async def test_failures_are_counted_once_by_class(server, prefix, through, cutter):
+    """Every failed call is counted once, under the class of its error."""
+    one = through(retries=0, command_timeout=0.3)
+    await one.set(f"{prefix}k", "v", ex=60)
+    for call in (one.lpush(f"{prefix}k", 1), one.blpop(f"{prefix}k", 1)):
+        with pytest.raises(WrongType):
+            await call
+    with pytest.raises(NotShared):
+        await one.select(1)
+    pipe = one.pipeline()
+    pipe.lpush(f"{prefix}k", 1).get(f"{prefix}k").lpush(f"{prefix}k", 2)
+    with pytest.raises(WrongType):
+        await pipe.execute()
+    cutter.plan = [(f"{prefix}cut".encode(), "before")]
+    with pytest.raises(ConnectionLost):
+        await one.get(f"{prefix}cut")
+    cutter.plan = [(f"{prefix}mute".encode(), "mute")]
+    with pytest.raises(CommandTimeout):
+        await one.get(f"{prefix}mute")
+    seen = one.statistics()
+
+    assert seen.failures == {
+        "WrongType": 4,
+        "NotShared": 1,
+        "ConnectionLost": 1,
+        "CommandTimeout": 1,
+    }
+    assert seen.timeouts == 1
+    assert seen.failure_rate == 7 / seen.total
+
+
+@pytest.mark.requirement("C10")
+@pytest.mark.integration
+async def test_response_times_hold_what_was_measured(server, prefix):
+    """Latencies are ordered, count every reply, and lie within the time that passed."""
+    async with Client.from_url(server.url) as client:
+        await client.ping()
+        loop = asyncio.get_running_loop()
+        before = client.statistics()
+        started = loop.time()
+        await asyncio.gather(*(client.get(f"{prefix}k") for _ in range(500)))
+        took = loop.time() - started
+        after = client.statistics()
+
+    seen = after.latency
+    assert seen.count - before.latency.count == 500
+    assert 0 < seen.least <= seen.p50 <= seen.p95 <= seen.p99 <= seen.most
+    assert seen.most <= took + before.latency.most
+    assert after.writes - before.writes < 50
+    assert after.bytes_out > before.bytes_out
+    assert after.bytes_in > before.bytes_in
+
+
+@pytest.mark.requirement("C10")
+@pytest.mark.integration
+async def test_slow_replies_are_counted_by_command(own):
+    """A reply that takes more than 0.1 s is counted under its command."""
+    async with Client.from_url(own.url) as client:
+        await client.get("a")
+        own.kill(signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(0.15, own.kill, signal.SIGCONT)
+        await client.strlen("a")
+        seen = client.statistics().slow
+
+    assert seen == {"STRLEN": 1}
+
+
+@pytest.mark.advanced
+async def test_views_share_and_tracked_wires_count_their_own(client, prefix):
+    """`bounded` counts with its client; `tracked` counts for itself."""
+    await client.bounded(1.0).get(f"{prefix}a")
+    tracked = client.tracked(lambda push: None)
+    await tracked.get(f"{prefix}b")
+    await tracked.get(f"{prefix}b")
+
+    assert client.statistics().calls["GET"] == 1
+    assert tracked.statistics().calls["GET"] == 2
+    await tracked.aclose()
+
+
+@pytest.mark.advanced
+async def test_names_of_commands_do_not_grow_without_bound(client):
+    """A program that makes up names of commands does not fill the memory."""
+    for n in range(2_500):
+        client.known_command(f"MADE-UP-{n}")
+
+    assert len(client._known) <= 2_000
+    assert await client.ping()

@@ -1,0 +1,204 @@
+"""One deadline a call: kept when nothing answers, not blamed on a busy loop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import pytest
+import uvloop
+
+from oddswire import Client, EmbeddedServer
+from oddswire.errors import CommandTimeout, ConnectionLost, Outcome
+
+LOOPS = pytest.mark.parametrize(
+    "new_loop",
+    [asyncio.new_event_loop, uvloop.new_event_loop],
+    ids=["asyncio", "uvloop"],
+)
+
+
+@pytest.mark.requirement("C4")
+@pytest.mark.errors
+async def test_silence_ends_in_a_timeout_on_time(pair, name):
+    """A call that nobody answers fails within its deadline and a tenth, unknown."""
+    wire, _ = await pair()
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    with pytest.raises(CommandTimeout) as caught:
+        await wire.send(b"x", 1.0, name("GET"))
+
+    assert 1.0 <= loop.time() - started <= 1.1
+    assert caught.value.outcome is Outcome.UNKNOWN
+    assert str(caught.value).startswith("GET: no reply within 1 s (1 in flight, 1 byte")
+
+
+@pytest.mark.errors
+async def test_short_deadlines_beside_long_ones(pair, name):
+    """Each call has its own deadline, in whatever order they were sent."""
+    wire, line = await pair()
+    loop = asyncio.get_running_loop()
+    long = wire.send(b"x", 5.0, name())
+    started = loop.time()
+    short = [wire.send(b"x", seconds, name()) for seconds in (0.2, 0.05, 0.1)]
+    ended = []
+    for call in short:
+        call.add_done_callback(lambda call: ended.append(short.index(call)))
+    failures = await asyncio.gather(*short, return_exceptions=True)
+
+    assert ended == [1, 2, 0]
+    assert {type(failure) for failure in failures} == {CommandTimeout}
+    assert loop.time() - started < 1.0
+    line.say(b"$1\r\n1\r\n")
+    assert await long == b"1"
+
+
+@pytest.mark.errors
+async def test_silent_link_is_given_up(pair, name):
+    """After a timeout and long enough silence the wire closes without being asked."""
+    wire, line = await pair()
+    call = wire.send(b"x", 0.05, name())
+    later = wire.send(b"x", 60.0, name())
+    with pytest.raises(CommandTimeout):
+        await call
+    started = wire.last_read
+    with pytest.raises(ConnectionLost, match="nothing arrived for 3") as caught:
+        await later
+
+    assert caught.value.outcome is Outcome.UNKNOWN
+    assert 3.0 <= asyncio.get_running_loop().time() - started < 4.0
+    await line.ended()
+
+
+@pytest.mark.errors
+async def test_silent_link_is_given_up_with_nobody_waiting(pair, name):
+    """It closes as well when every caller has given up."""
+    wire, line = await pair()
+    with pytest.raises(CommandTimeout):
+        await wire.send(b"x", 0.05, name())
+    assert wire.error is None
+    await line.ended()
+
+    assert isinstance(wire.error, ConnectionLost)
+
+
+@pytest.mark.errors
+async def test_slow_server_is_not_given_up(pair, name):
+    """A timeout while other replies arrive leaves the wire open."""
+    wire, line = await pair()
+    first = wire.send(b"x", 5.0, name())
+    with pytest.raises(CommandTimeout):
+        await wire.send(b"x", 0.02, name())
+    line.say(b"_\r\n_\r\n")
+    await first
+    again = wire.send(b"x", 5.0, name())
+    line.say(b"$1\r\n1\r\n")
+
+    assert await again == b"1"
+
+
+def _stall(seconds):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+@LOOPS
+@pytest.mark.errors
+def test_stalled_loop_is_not_the_servers_fault(server, prefix, new_loop):
+    """Replies that arrived while the loop was held up for 1 s are all delivered."""
+
+    async def stall():
+        await asyncio.sleep(0)  # one turn of the loop, in which the calls are written
+        _stall(1.0)
+
+    async def main():
+        async with Client.from_url(server.url, command_timeout=0.5) as client:
+            # More than one read of the socket takes in.
+            await client.set(f"{prefix}k", b"v" * 10_000, ex=60)
+            calls = [client.get(f"{prefix}k") for _ in range(200)]
+            *values, _ = await asyncio.gather(*calls, stall())
+            return {len(value) for value in values}, client.statistics().timeouts
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(main()) == ({10_000}, 0)
+
+
+@LOOPS
+@pytest.mark.errors
+def test_busy_loop_does_not_put_timeouts_off_for_ever(peers, name, new_loop):
+    """On a loop that is late in every turn, silence still ends in a timeout."""
+    from oddswire.connection.multiplexer import Multiplexer
+    from oddswire.connection.traffic import Traffic
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with peers() as peer:
+            _, wire = await loop.create_connection(
+                lambda: Multiplexer(traffic=Traffic()), "127.0.0.1", peer.port
+            )
+            call = wire.send(b"x", 0.1, name())
+
+            def work():
+                _stall(0.03)
+                if not call.done():
+                    loop.call_soon(work)
+
+            started = loop.time()
+            loop.call_soon(work)
+            with pytest.raises(CommandTimeout):
+                await call
+            took = loop.time() - started
+            await wire.aclose(0)
+            return took
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(main()) < 1.0
+
+
+@pytest.mark.requirement("C4")
+@pytest.mark.errors
+async def test_bounded_is_the_same_client_with_another_deadline(peers):
+    """A bounded call gives up early while an ordinary one on the same wire goes on."""
+    async with peers() as peer, asyncio.TaskGroup() as group:
+        client = Client(host="127.0.0.1", port=peer.port, command_timeout=5.0)
+        loop = asyncio.get_running_loop()
+        ordinary = group.create_task(client.get("a"))
+        line = await peer.line()
+        await line.greet()
+        await line.heard(("GET", "a"))
+        started = loop.time()
+        with pytest.raises(CommandTimeout, match=r"within 0\.05 s"):
+            await client.bounded(0.05).get("b")
+        assert loop.time() - started < 0.5
+        assert not ordinary.done()
+        await line.heard(("GET", "b"))
+        line.say(b"$1\r\n1\r\n$1\r\n2\r\n")
+
+        assert await ordinary == b"1"
+        await client.aclose()
+
+
+@pytest.mark.requirement("C4")
+@pytest.mark.errors
+async def test_stopped_server_costs_one_deadline_and_writes_may_come_late():
+    """Calls to a stopped server end on time, unknown; their writes may still run."""
+    async with EmbeddedServer() as server:
+        client = Client.from_url(server.url, command_timeout=0.5, retries=3)
+        await client.ping()
+        loop = asyncio.get_running_loop()
+        server.kill(signal.SIGSTOP)
+        started = loop.time()
+        failures = await asyncio.gather(
+            *(client.incr(f"k{n}") for n in range(20)), return_exceptions=True
+        )
+        took = loop.time() - started
+        server.kill(signal.SIGCONT)
+        values = await client.mget(*(f"k{n}" for n in range(20)))
+        await client.aclose()
+
+    assert {type(failure) for failure in failures} == {CommandTimeout}
+    assert {failure.outcome for failure in failures} == {Outcome.UNKNOWN}
+    assert took < 0.5 * 1.1 + 0.1
+    assert values == [b"1"] * 20

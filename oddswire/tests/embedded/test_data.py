@@ -1,0 +1,113 @@
+"""What happens to the data: kept, thrown away, or claimed by two servers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from oddswire.embedded import EmbeddedServer
+from oddswire.embedded._ask import ask
+from oddswire.errors import EmbeddedFailed
+
+pytestmark = pytest.mark.usefixtures("root")
+
+
+@pytest.mark.advanced
+@pytest.mark.parametrize("aof", [True, False])
+async def test_kill_and_restart(aof):
+    """Acknowledged writes survive kill -9 with `aof`; without it they are gone."""
+    async with EmbeddedServer(aof=aof) as server:
+        for number in range(100):
+            await ask(server.unix_url, "SET", f"key:{number}", number)
+        server.kill()
+        await server.wait_exit()
+        await server.restart()
+        assert await ask(server.unix_url, "DBSIZE") == (100 if aof else 0)
+
+
+@pytest.mark.basic
+async def test_data_dir_outlives_the_server(tmp_path):
+    """Another server on the same directory finds the data; the directory is made."""
+    where = tmp_path / "not" / 'there "yet"'
+    async with EmbeddedServer(data_dir=where, aof=True) as server:
+        await ask(server.url, "SET", "key", "value")
+    async with EmbeddedServer(data_dir=str(where), aof=True) as server:
+        assert await ask(server.url, "GET", "key") == "value"
+
+
+@pytest.mark.errors
+async def test_second_server_is_refused(monkeypatch, tmp_path):
+    """A directory in use is refused, also by another path, and freed at the end."""
+    monkeypatch.setattr("oddswire.embedded.server._LOCK_SECONDS", 0.1)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    async with EmbeddedServer(data_dir=tmp_path / "data") as first:
+        for path in (tmp_path / "data", tmp_path / "link"):
+            with pytest.raises(EmbeddedFailed, match=f"{path}: another server uses"):
+                await EmbeddedServer(data_dir=path).__aenter__()
+        # Neither a stopped nor a killed server frees it: it may be started again.
+        first.kill()
+        await first.wait_exit()
+        with pytest.raises(EmbeddedFailed, match="another server"):
+            await EmbeddedServer(data_dir=tmp_path / "data").__aenter__()
+        await first.restart()
+    async with EmbeddedServer(data_dir=tmp_path / "link") as second:
+        assert await ask(second.url, "PING")
+
+
+@pytest.mark.errors
+async def test_data_dir_below_a_file(tmp_path):
+    """A path that cannot be a directory is refused by name, before any start."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "data"):
+        with pytest.raises(EmbeddedFailed, match=f"data directory {path}: ") as caught:
+            await EmbeddedServer(data_dir=path).__aenter__()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.errors
+async def test_data_dir_on_a_read_only_file_system():
+    """A place where not even root may write is refused by name."""
+    with pytest.raises(
+        EmbeddedFailed, match=r"data directory /proc/oddswire: .*; give"
+    ):
+        await EmbeddedServer(data_dir="/proc/oddswire").__aenter__()
+
+
+@pytest.mark.errors
+def test_data_dir_of_somebody_else(root):
+    """A directory without permission to write is refused by name."""
+    script = """
+import asyncio, os, sys
+from oddswire.embedded import EmbeddedServer
+from oddswire.errors import EmbeddedFailed
+async def main(data_dir):
+    async with EmbeddedServer(data_dir=data_dir):
+        pass
+asyncio.run(main(None))  # imports what later, as nobody, might not be readable
+if os.getuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+try:
+    asyncio.run(main(sys.argv[1]))
+except EmbeddedFailed as error:
+    print(error)
+"""
+    with tempfile.TemporaryDirectory(dir="/tmp") as outer:
+        Path(outer).chmod(0o755)
+        data = Path(outer, "data")
+        data.mkdir(mode=0o555)
+        ran = subprocess.run(
+            [sys.executable, "-c", script, str(data)],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TMPDIR": "/tmp"},  # noqa: TID251 - its environment
+        )
+    assert ran.stdout == (
+        f"data directory {data}: not writable by this user; "
+        "change its owner, or give another one\n"
+    )

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import oddswire
+
+NAMES = {
+    "Client",
+    "EmbeddedServer",
+    "OddswireError",
+    "Outcome",
+    "Settings",
+    "SimpleClient",
+    "Wire",
+    "connect",
+}
+
+
+@pytest.mark.basic
+def test_public_names_are_pinned_and_few():
+    """A name enters or leaves the package's face only together with this test."""
+    assert set(oddswire.__all__) == NAMES
+    assert len(oddswire.__all__) <= 25
+    assert set(dir(oddswire)) == NAMES
+
+
+@pytest.mark.basic
+def test_every_public_name_resolves_to_the_object_of_its_home():
+    """Lazy import gives the same object as importing it from where it lives."""
+    from oddswire.client import Client
+    from oddswire.wire import connect
+
+    assert all(getattr(oddswire, name) is not None for name in NAMES)
+    assert oddswire.Client is Client
+    assert oddswire.connect is connect
+
+
+@pytest.mark.errors
+def test_unknown_name_is_an_attribute_error():
+    """A misspelt name fails as it does in any module."""
+    with pytest.raises(AttributeError, match="no attribute 'Cleint'"):
+        _ = oddswire.Cleint
+
+
+@pytest.mark.performance
+def test_importing_the_package_imports_nothing_else():
+    """`import oddswire` costs nothing before a name of it is used."""
+    code = (
+        "import sys, oddswire; "
+        "print(sorted(m for m in sys.modules if m.startswith(('redis', 'oddswire.'))))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"

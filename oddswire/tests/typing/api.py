@@ -1,0 +1,28 @@
+"""Checked by mypy, never run: what a user's type checker sees of the library."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+import oddswire
+
+
+async def parts() -> None:
+    """The composition and its parts have their own types."""
+    async with oddswire.connect(url="redis://localhost:6379") as wire:
+        assert_type(wire, oddswire.Wire)
+        assert_type(wire.client, oddswire.Client)
+        assert_type(wire.settings, oddswire.Settings)
+
+
+async def clients() -> None:
+    """A view of a client is a client of the same class."""
+    client = oddswire.Client.from_url("redis://localhost:6379", command_timeout=2.0)
+    assert_type(client.bounded(0.05), oddswire.Client)
+    assert_type(client.statistics().calls, dict[str, int])
+    await client.aclose()
+
+
+def outcomes(error: oddswire.OddswireError) -> oddswire.Outcome:
+    """Every error has its outcome."""
+    return error.outcome
