@@ -3,8 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
+PEERS := .venv-peers/bin
+PEERS_STAMP := .venv-peers/.ready
 
-.PHONY: demo test check docs lock clean
+.PHONY: demo test check docs conformance bench lock clean
 
 demo: $(STAMP)  ## recorded Polymarket order books become alerts, in this terminal
 	@$(BIN)/oddsbot demo
@@ -24,11 +26,20 @@ docs: $(STAMP)  ## build/docs/index.html, warnings are errors
 	$(BIN)/python docs/render_features.py
 	$(BIN)/sphinx-build -n -W --keep-going -q -b html docs build/docs
 
-lock: $(STAMP)  ## requirements.lock from both distributions and the dev group
+conformance: $(PEERS_STAMP)  ## redis-py's own asyncio tests with our Client, and the repros
+	@$(PEERS)/python oddswire/tests/conformance/run.py
+
+bench: $(PEERS_STAMP)  ## every figure in the docs, peers beside; wants a quiet machine
+	@$(PEERS)/python benchmarks/run.py
+
+lock: $(STAMP)  ## requirements.lock for .venv, requirements-peers.lock for .venv-peers
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	  --all-extras --group pyproject.toml:dev --no-emit-package oddswire --no-header \
 	  --no-annotate -o requirements.lock oddswire/pyproject.toml oddsbot/pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	  --all-extras --group pyproject.toml:peers --no-emit-package oddswire --no-header \
+	  --no-annotate -o requirements-peers.lock oddswire/pyproject.toml
 
 # Without --no-build-isolation pip would fetch the build backend a second time, unhashed.
 $(STAMP): requirements.lock oddswire/pyproject.toml oddsbot/pyproject.toml
@@ -39,5 +50,13 @@ $(STAMP): requirements.lock oddswire/pyproject.toml oddsbot/pyproject.toml
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e oddswire -e oddsbot
 	@touch $(STAMP)
 
+# The clients we compare with, and their tests' tools: never in .venv.
+$(PEERS_STAMP): requirements-peers.lock oddswire/pyproject.toml
+	@echo "Setting up .venv-peers (once, about a minute)"
+	@$(PYTHON) -m venv .venv-peers
+	@$(PEERS)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements-peers.lock
+	@$(PEERS)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e oddswire
+	@touch $(PEERS_STAMP)
+
 clean:  ## everything that was built
-	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-peers build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,285 @@
+"""Where the time of a command goes, layer by layer, and what counting costs.
+
+Each layer runs with 100 tasks over the one below it, so the difference between two
+lines is what the upper one adds. The first is what asyncio itself takes.
+"""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import asyncio
+import inspect
+import socket
+import textwrap
+from contextlib import AsyncExitStack, contextmanager
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, cast
+
+import hiredis
+import redis.asyncio as aredis
+from hiredis import pack_command
+from peers import TASKS, VALUE, key
+from timing import Effort, figure, latency, rate, rounds
+
+from oddswire.client import Client, _dialer
+from oddswire.connection import multiplexer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from oddswire.embedded import EmbeddedServer
+
+ASYNCIO = "asyncio: a task switch and a future"
+WIRE = "wire.send of packed bytes"
+EXECUTE = "client.execute_command('GET', key)"
+GET = "client.get(key)"
+EXECUTE_SET = "client.execute_command('SET', ...)"
+SET = "client.set(key, value, ex=100)"
+UNCOUNTED = "client.get(key), counting taken out"
+
+
+class _Label:
+    name = "GET"
+    slow = 0
+
+
+class _Turn:
+    """Resolves the futures of a loop tick together, as replies of one read are."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def __call__(self) -> None:
+        future = self._loop.create_future()
+        if not self._waiting:
+            self._loop.call_soon(self._resolve)
+        self._waiting.append(future)
+        await future
+
+    def _resolve(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            future.set_result(None)
+
+
+async def measure(
+    server: EmbeddedServer, effort: Effort, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return microseconds per command by layer, and the cost of counting."""
+    say("layers")
+    async with AsyncExitStack() as stack:
+        client = Client.from_url(server.url)
+        stack.push_async_callback(client.aclose)
+        await client.ping()
+        with _uncounted() as silent_client:
+            silent = silent_client.from_url(server.url)
+            stack.push_async_callback(silent.aclose)
+            await silent.ping()
+        turn = _Turn()
+        send, label = client._link.wire.send, _Label()  # noqa: SLF001 - the layer below
+        packed = [pack_command(("GET", key("get", task))) for task in range(TASKS)]
+
+        async def wire(data: bytes) -> None:
+            await send(data, 5.0, label)
+
+        layers: dict[str, list[Any]] = {
+            ASYNCIO: [turn] * TASKS,
+            WIRE: [partial(wire, data) for data in packed],
+            EXECUTE: [
+                partial(client.execute_command, "GET", key("get", task))
+                for task in range(TASKS)
+            ],
+            GET: [partial(client.get, key("get", task)) for task in range(TASKS)],
+            UNCOUNTED: [partial(silent.get, key("get", task)) for task in range(TASKS)],
+            EXECUTE_SET: [
+                partial(
+                    client.execute_command, "SET", key("set", task), VALUE, "EX", 100
+                )
+                for task in range(TASKS)
+            ],
+            SET: [
+                partial(client.set, key("set", task), VALUE, ex=100)
+                for task in range(TASKS)
+            ],
+        }
+        values = await rounds(
+            {
+                name: partial(rate, calls, effort.seconds)
+                for name, calls in layers.items()
+            },
+            effort,
+        )
+    return {
+        "us": {
+            name: figure([1e6 / each for each in rates]).median
+            for name, rates in values.items()
+        },
+        "per_second": {name: figure(rates).median for name, rates in values.items()},
+        "counting": figure(
+            [
+                1.0 - with_it / without
+                for with_it, without in zip(values[GET], values[UNCOUNTED], strict=True)
+            ]
+        ),
+        "alone_us": await _alone(server, effort),
+        "wrappers_us": _wrappers(),
+    }
+
+
+class _Bare(asyncio.Protocol):
+    """One command at a time, and nothing else: what asyncio needs for a reply."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._reader = hiredis.Reader()
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        self._reply.set_result(self._reader.gets())
+
+    async def call(self, packed: bytes) -> Any:
+        self._reply = asyncio.get_running_loop().create_future()
+        self._transport.write(packed)
+        return await self._reply
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+async def _alone(server: EmbeddedServer, effort: Effort) -> dict[str, float]:
+    """Return the median microseconds of a lone task's GET, down to a bare socket."""
+    loop = asyncio.get_running_loop()
+    get = pack_command(("GET", key("get", 0)))
+    login = pack_command(("AUTH", server.password))
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(Client.from_url(server.url))
+        _, bare = await loop.create_connection(_Bare, server.host, server.port)
+        stack.callback(bare.close)
+        await bare.call(login)
+        plain = stack.enter_context(
+            socket.create_connection((server.host, server.port))
+        )
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        async def blocking(packed: bytes) -> None:
+            plain.sendall(packed)
+            plain.recv(4096)
+
+        await blocking(login)
+        values = await rounds(
+            {
+                "a blocking socket": partial(
+                    latency, partial(blocking, get), effort.seconds
+                ),
+                "a bare asyncio protocol": partial(
+                    latency, partial(bare.call, get), effort.seconds
+                ),
+                GET: partial(
+                    latency, partial(client.get, key("get", 0)), effort.seconds
+                ),
+            },
+            effort,
+        )
+    return {name: figure(times).median * 1e6 for name, times in values.items()}
+
+
+def _wrappers() -> dict[str, float]:
+    """Return what redis-py's methods take to build a command, sending nothing."""
+
+    class Nothing(aredis.Redis):  # type: ignore[misc]
+        def execute_command(self, *args: Any, **options: Any) -> None:
+            del args, options
+
+    client = Nothing()
+    calls = {
+        "get": lambda: client.get("key"),
+        "set ex": lambda: client.set("key", VALUE, ex=100),
+        "hget": lambda: client.hget("key", "field"),
+        "incr": lambda: client.incr("key"),
+        "evalsha": lambda: client.evalsha("0" * 40, 1, "key"),
+    }
+    return {name: min(_time(call) for _ in range(5)) for name, call in calls.items()}
+
+
+def _time(call: Callable[[], Any], times: int = 20_000) -> float:
+    started = perf_counter()
+    for _ in range(times):
+        call()
+    return (perf_counter() - started) / times * 1e6
+
+
+# --- the same code without its counters
+
+_COUNTERS = frozenset({"calls", "slow", "writes", "bytes_in", "bytes_out", "pushes"})
+
+
+class _WithoutCounting(ast.NodeTransformer):
+    """Removes statements that only count; `commands` and `bytes` are flow control."""
+
+    def __init__(self) -> None:
+        self.removed = 0
+
+    def _remove(self) -> ast.stmt:
+        self.removed += 1
+        return ast.Pass()
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:
+        target = node.target
+        if isinstance(target, ast.Attribute) and target.attr in _COUNTERS:
+            return self._remove()
+        return node
+
+    def visit_Expr(self, node: ast.Expr) -> ast.stmt:
+        call = node.value
+        if (
+            isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Attribute)
+            and call.func.attr == "observe"
+        ):
+            return self._remove()
+        return node
+
+    def visit_If(self, node: ast.If) -> ast.stmt:
+        if "slow_above" in ast.unparse(node.test):
+            return self._remove()
+        self.generic_visit(node)
+        if all(isinstance(each, ast.Pass) for each in node.body) and not node.orelse:
+            return self._remove()
+        return node
+
+
+def _without_counting(owner: type, *names: str) -> type:
+    """Return a subclass with the same methods less the statements that count.
+
+    Raises:
+        RuntimeError: There were none: the methods have changed.
+    """
+    change = _WithoutCounting()
+    methods: dict[str, Any] = {}
+    for name in names:
+        function = getattr(owner, name)
+        source = textwrap.dedent(inspect.getsource(function))
+        tree = ast.fix_missing_locations(change.visit(ast.parse(source)))
+        file = inspect.getsourcefile(function) or ""
+        flags = __future__.annotations.compiler_flag
+        code = compile(tree, file, "exec", flags, True)  # noqa: FBT003 - by position only
+        exec(code, function.__globals__, methods)  # noqa: S102 - our own source
+    if not change.removed:
+        raise RuntimeError(f"{owner.__name__} counts nothing in {', '.join(names)}")
+    return type(f"Uncounted{owner.__name__}", (owner,), methods)
+
+
+@contextmanager
+def _uncounted() -> Iterator[type[Client]]:
+    """Yield a client class; what connects in this block has an uncounted wire too."""
+    wire = multiplexer.Multiplexer
+    _dialer.Multiplexer = _without_counting(  # type: ignore[attr-defined]
+        wire, "send", "_flush", "data_received", "_resume", "_read"
+    )
+    try:
+        yield _without_counting(Client, "execute_command")
+    finally:
+        _dialer.Multiplexer = wire  # type: ignore[attr-defined]

@@ -1,0 +1,191 @@
+"""docs/performance.md from a run's results."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import layers
+from bench_client import GOALS
+from peers import TASKS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HEAD = """\
+# Performance
+
+This page is written by `make bench`; no figure in it was entered by hand. Everybody is
+measured in the same process on the same server, in turns: each of the {rounds} rounds
+measures each client once, in changing order. A figure is the median of the rounds, in
+brackets its lowest and highest; a ratio is the median of the ratios within the rounds.
+
+All over TCP, on uvloop, with values of 100 bytes, everything on by default (deadlines,
+retries, statistics), {tasks} tasks that each wait for a reply before they send the next
+command, unless a row says otherwise. What each client returned and wrote was checked
+before it was timed.
+
+{cpu}, {cores} cores (client and server share them), {kernel}, Python {python},
+{server}; {versions}. {date}, load {load} before and {load_after} after{quiet}.
+"""
+
+
+def render(results: dict[str, Any]) -> str:
+    """Return the page."""
+    return "\n".join(_lines(results)) + "\n"
+
+
+def _lines(results: dict[str, Any]) -> Iterator[str]:
+    machine, client = results["machine"], results["client"]
+    versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items())
+    busy = max(machine["load"] - 0.5, 0) > 0
+    yield _HEAD.format(
+        **{**machine, "versions": versions, **results["effort"]},
+        tasks=TASKS,
+        quiet=": **the machine was not quiet**" if busy else "",
+    )
+    yield "## The client and its peers"
+    yield ""
+    names = list(client["rows"][0]["figures"])
+    yield _table_row("", *names)
+    yield _table_row("---", *("---:" for _ in names))
+    for row in client["rows"]:
+        unit = row["unit"]
+        figures = (_figure(row["figures"][name]) for name in names)
+        yield _table_row(f"{row['what']}, {unit}", *figures)
+    yield ""
+    yield (
+        f"redis-py ran with the fastest of the pools that were tried for it, "
+        f"{client['redis_py_best']} (GETs/s: "
+        + "; ".join(
+            f"{name} {rate:,.0f}" for name, rate in client["redis_py_pools"].items()
+        )
+        + "). The others ran with their defaults; each has one connection that all "
+        "tasks share."
+    )
+    yield ""
+    yield from _goals(client["rows"])
+    yield from _scale(results)
+    yield from _profile(results)
+
+
+def _figure(figure: list[float]) -> str:
+    median, low, high = figure
+    return f"{median:,.0f} ({low:,.0f}-{high:,.0f})"
+
+
+def _table_row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _goals(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield "## Against the goals"
+    yield ""
+    yield _table_row("what", "against", "ratio", "floor", "goal", "")
+    yield _table_row("---", "---", "---:", "---:", "---:", "---")
+    by_name = {row["what"]: row for row in rows}
+    for (what, peer), (floor, goal) in GOALS.items():
+        ratio = by_name[what]["ratios"][peer]
+        yield _table_row(
+            *(what, peer, f"{ratio:.2f}", f"{floor:g}", f"{goal:g}"),
+            verdict(ratio, floor, goal),
+        )
+    yield ""
+    yield "For times (p50) a smaller ratio is better, and the floor is a ceiling."
+    yield ""
+
+
+def verdict(ratio: float, floor: float, goal: float) -> str:
+    """Say where a ratio stands between its floor and its goal."""
+    sign = 1 if goal > floor else -1
+    if sign * ratio >= sign * goal:
+        return "goal met"
+    if sign * ratio >= sign * floor:
+        return "floor met, short of the goal"
+    return "**below the floor**"
+
+
+def _scale(results: dict[str, Any]) -> Iterator[str]:
+    per_second = results["layers"]["per_second"]
+    yield "## For scale"
+    yield ""
+    yield _table_row("what", "per second")
+    yield _table_row("---", "---:")
+    for name, rate in results["client"]["scale"].items():
+        yield _table_row(name, f"{rate:,.0f}")
+    benchmark = results["redis_benchmark"]
+    if benchmark is None:
+        yield _table_row("redis-benchmark", "not on PATH")
+    else:
+        for name, rate in benchmark.items():
+            yield _table_row(name, f"{rate:,.0f}")
+    yield _table_row(
+        f"the bare multiplexer, untyped ({layers.WIRE})",
+        f"{per_second[layers.WIRE]:,.0f}",
+    )
+    yield _table_row(
+        f"asyncio alone: {TASKS} tasks, futures resolved together",
+        f"{per_second[layers.ASYNCIO]:,.0f}",
+    )
+    yield ""
+
+
+def _profile(results: dict[str, Any]) -> Iterator[str]:
+    us, wrappers = results["layers"]["us"], results["layers"]["wrappers_us"]
+    yield "## Where the time goes"
+    yield ""
+    yield (
+        f"Microseconds per command with {TASKS} tasks. Each line contains those above "
+        "that it is built on."
+    )
+    yield ""
+    yield _table_row("layer", "us", "adds")
+    yield _table_row("---", "---:", "---:")
+    below = {
+        layers.WIRE: layers.ASYNCIO,
+        layers.EXECUTE: layers.WIRE,
+        layers.GET: layers.EXECUTE,
+        layers.EXECUTE_SET: layers.WIRE,
+        layers.SET: layers.EXECUTE_SET,
+    }
+    for name in (layers.ASYNCIO, *below):
+        base = below.get(name)
+        adds = "" if base is None else f"{us[name] - us[base]:+.2f}"
+        yield _table_row(f"`{name}`" if base else name, f"{us[name]:.2f}", adds)
+    yield ""
+    counting, low, high = results["layers"]["counting"]
+    yield (
+        f"Statistics cost {counting:.1%} of a get ({low:.1%} to {high:.1%} by round; "
+        "below zero is noise): the same code, with the statements that count taken out "
+        f"of it, needs {us[layers.UNCOUNTED]:.2f} us instead of {us[layers.GET]:.2f}."
+    )
+    yield ""
+    alone = results["layers"]["alone_us"]
+    yield (
+        "One task alone waits for the kernel and the server: a GET takes "
+        + ", ".join(f"{each:.1f} us by {name}" for name, each in alone.items())
+        + "."
+    )
+    yield ""
+    yield (
+        "redis-py's own methods, which we inherit and which only build a command, take "
+        + ", ".join(f"{each:.2f} us for {name}" for name, each in wrappers.items())
+        + " (alone, sending nothing)."
+    )
+    yield ""
+    short = [
+        f"{what} against {peer}"
+        for (what, peer), (floor, goal) in GOALS.items()
+        if verdict(
+            {r["what"]: r for r in results["client"]["rows"]}[what]["ratios"][peer],
+            floor,
+            goal,
+        )
+        != "goal met"
+    ]
+    if short:
+        yield (
+            f"Short of the goal: {'; '.join(short)}. What is left is in the table "
+            "above: asyncio's own task switches and futures, the socket calls, the "
+            "parser and redis-py's methods are a fixed price per awaited command; an "
+            "explicit pipeline or a batch method pays it once for many."
+        )

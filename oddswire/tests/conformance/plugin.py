@@ -1,0 +1,142 @@
+"""The pytest plugin that runs redis-py's suite once as it is and once with `Client`.
+
+`run.py` loads it with ``-p plugin`` before the suite's own conftest, in an interpreter
+whose `redis` is the unpacked source distribution.
+"""
+
+# ruff: noqa: D102 - hooks do what pytest says they do
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+import redis.asyncio
+
+from oddswire.client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# The fixture `create_redis` makes clients of two variants; docs/conformance.md says why
+# this one does not count.
+_SINGLE = (True,)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that `run.py` passes."""
+    group = parser.getgroup("conformance")
+    group.addoption("--subject", choices=("stock", "ours"), required=True)
+    group.addoption("--report", type=Path, required=True, help="where the results go")
+    group.addoption("--claim-version", help="server version that skips are decided by")
+    group.addoption("--only", type=Path, help="a JSON list of the tests to run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put `Client` where the suite looks for redis-py's class."""
+    ledger = Ledger(config)
+    config.pluginmanager.register(ledger)
+    if config.option.subject == "ours":
+        ledger.swap()
+
+
+class Ledger:
+    """The outcome of each test, and which connections the server says were used."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._option = config.option
+        self._server = redis.Redis.from_url(config.option.redis_url)
+        self._outcomes: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}
+        self._on_command_wires = 0
+        self._in_all = 0
+
+    def swap(self) -> None:
+        """Replace `redis.asyncio.Redis` by `Client`, its wire's commands counted."""
+        ledger = self
+
+        class Subject(Client):
+            async def aclose(self, *arguments: Any, **options: Any) -> None:
+                if self._link.wire is not None:
+                    ledger.count_wire(self._link.greeting.connection_id)
+                await super().aclose(*arguments, **options)
+
+        redis.asyncio.Redis = Subject
+
+    def count_wire(self, connection_id: int) -> None:
+        """Add what the server counted on a command wire that is about to be closed."""
+        for client in self._server.client_list(client_id=[connection_id]):
+            # Without HELLO, which the handshake sent.
+            self._on_command_wires += int(client["tot-cmds"]) - 1
+
+    # After the suite's conftest has asked the server for its version.
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self) -> None:
+        if self._option.claim_version:
+            info = sys.modules["tests.conftest"].REDIS_INFO
+            info["version"] = self._option.claim_version
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        only = self._option.only
+        wanted = None if only is None else set(json.loads(only.read_text()))
+        kept = [
+            item
+            for item in items
+            if _variant(item) != _SINGLE and (wanted is None or item.nodeid in wanted)
+        ]
+        config.hook.pytest_deselected(items=[i for i in items if i not in set(kept)])
+        items[:] = kept
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self) -> Iterator[Any]:
+        before = self._calls()
+        result = yield
+        after = self._calls()
+        # Some tests reset the server's counters.
+        self._in_all += after - before if after >= before else after
+        return result
+
+    def _calls(self) -> int:
+        stats = self._server.info("commandstats")
+        return sum(
+            command["calls"]
+            for name, command in stats.items()
+            # Its own questions, and what connections say of themselves.
+            if name not in {"cmdstat_info", "cmdstat_client|list", "cmdstat_hello"}
+        )
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call" and report.passed:
+            return
+        outcome = "error" if report.failed and report.when != "call" else report.outcome
+        if hasattr(report, "wasxfail"):
+            outcome = "xfailed" if report.skipped else "xpassed"
+        self._outcomes[report.nodeid] = outcome
+        if report.skipped:
+            self._reasons[report.nodeid] = str(report.longrepr[2])
+        elif report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            text = crash.message if crash else str(report.longrepr)
+            self._reasons[report.nodeid] = text.strip().partition("\n")[0][:200]
+
+    def pytest_sessionfinish(self) -> None:
+        result = {
+            "redis": redis.__version__,
+            "redis_file": redis.__file__,
+            "commands": {"all": self._in_all, "command_wire": self._on_command_wires},
+            "outcomes": self._outcomes,
+            "reasons": self._reasons,
+        }
+        self._option.report.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+def _variant(item: pytest.Item) -> object:
+    callspec = getattr(item, "callspec", None)
+    return None if callspec is None else callspec.params.get("create_redis")
