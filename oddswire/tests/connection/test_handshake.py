@@ -229,8 +229,8 @@ class Provider(CredentialProvider):
         self.release = asyncio.Event()
 
     def get_credentials(self):
-        """Not used by asyncio clients."""
-        raise NotImplementedError
+        """Fail the test: asyncio clients ask the asynchronous one."""
+        raise AssertionError("get_credentials was called by an asyncio client")
 
     async def get_credentials_async(self):
         """Return the next answer or raise it; None: wait to be released first."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from abc import ABC, abstractmethod
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
@@ -30,7 +31,7 @@ _POLL_FIRST, _POLL_MOST = 0.02, 0.2
 _REPLICATION = ("--repl-diskless-sync-delay", "0")
 
 
-class _Topology:
+class _Topology(ABC):
     """Servers that start in order, share a password, and end in reverse order."""
 
     def __init__(self, binary: str | os.PathLike[str] | None) -> None:
@@ -58,8 +59,9 @@ class _Topology:
     ) -> None:
         await self._stack.aclose()
 
+    @abstractmethod
     async def _open(self) -> None:
-        raise NotImplementedError
+        """Start the servers and wait until they know one another."""
 
     async def _start(
         self, *args: str, kind: type[EmbeddedServer] = EmbeddedServer
