@@ -1,0 +1,94 @@
+"""`Script`: run a Lua script by its digest."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from redis.client import NEVER_DECODE
+from redis.crc import key_slot
+from redis.exceptions import NoScriptError
+
+from oddswire.errors import InvalidKey
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from oddswire.client import Client
+
+# Whatever the client decodes to, a script's reply is bytes: it may hold sealed values.
+_RAW = {NEVER_DECODE: True}
+
+
+class Script:
+    """A Lua script, run by EVALSHA and sent whole where the server does not have it.
+
+    Args:
+        name: For errors.
+        source: Lua. It must touch no keys but those it is given.
+
+    Attributes:
+        name: As given.
+        source: As given.
+        sha: The digest that EVALSHA takes.
+    """
+
+    __slots__ = ("name", "sha", "source")
+
+    def __init__(self, name: str, source: str) -> None:
+        self.name = name
+        self.source = source
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"Script({self.name!r})"
+
+    async def __call__(
+        self, client: Client, keys: Sequence[str | bytes], args: Sequence[Any] = ()
+    ) -> Any:
+        """Run it and return its reply, strings as bytes.
+
+        It is repeated only where it provably did not run. Cancelled or timed out, it
+        may have run, or may run yet.
+
+        Args:
+            client: Where; its deadline covers the loading too.
+            keys: Every key it touches, all in one slot.
+            args: Text, bytes and numbers.
+
+        Raises:
+            InvalidKey: The keys are in different slots: they need a common `{tag}`.
+            OddswireError: As from any command.
+        """
+        if len(keys) > 1:
+            _require_one_slot(self.name, keys)
+        try:
+            return await client.execute_command(
+                "EVALSHA", self.sha, len(keys), *keys, *args, **_RAW
+            )
+        except NoScriptError:
+            # A server that restarted, failed over or was flushed. The answer is a
+            # refusal, so nothing ran; EVAL loads and runs in one trip.
+            return await client.execute_command(
+                "EVAL", self.source, len(keys), *keys, *args, **_RAW
+            )
+
+
+def load(name: str) -> Script:
+    """Return the script in `<name>.lua` of this package.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    source = files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    return Script(name, source)
+
+
+def _require_one_slot(name: str, keys: Sequence[str | bytes]) -> None:
+    slots = {key_slot(key.encode() if isinstance(key, str) else key) for key in keys}
+    if len(slots) > 1:
+        raise InvalidKey(
+            f"script {name!r}: its {len(keys)} keys are in {len(slots)} slots; give "
+            "them a common {tag}"
+        )
