@@ -9,15 +9,12 @@ writes `build/requirements.json`, from which `docs/render_features.py` makes
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
-import threading
 import tomllib
 import uuid
 from collections import Counter, defaultdict
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,7 +32,7 @@ if TYPE_CHECKING:
 
     from oddswire import EmbeddedServer
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "oddswire.testing.fixtures"]
 
 KINDS = ("basic", "advanced", "errors", "performance", "integration")
 
@@ -221,6 +218,8 @@ def no_blocking_calls() -> Iterator[None]:
         # redis-py looks up its own version on disk for each connection it makes.
         for function in watch.functions.values():
             function.can_block_in("redis/utils.py", "get_lib_version")
+            # What this process holds is read from /proc, which is no disk.
+            function.can_block_in("testing/resources.py", {"_sockets", "_count"})
         yield
 
 
@@ -231,37 +230,13 @@ def shared_data(pytestconfig: pytest.Config) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[EmbeddedServer]:
-    """One real server for the whole run, on its own thread's loop.
+def server(redis_server: EmbeddedServer) -> EmbeddedServer:
+    """One real server for the whole run.
 
-    It outlives the loops of the tests, and the kernel kills it when the thread that
-    started it ends, so that thread stays until the last test. Take `prefix` for the
-    keys; start an `EmbeddedServer` of your own to flush, count, configure or kill it.
+    Take `prefix` for the keys; start an `EmbeddedServer` of your own to flush, count,
+    configure or kill it.
     """
-    ready: Future[tuple[EmbeddedServer, asyncio.AbstractEventLoop, asyncio.Event]]
-    ready = Future()
-    thread = threading.Thread(
-        target=lambda: asyncio.run(_host(ready)), name="embedded server of the tests"
-    )
-    thread.start()
-    embedded, loop, stop = ready.result(timeout=25)
-    yield embedded
-    loop.call_soon_threadsafe(stop.set)
-    thread.join()
-
-
-async def _host(ready: Future) -> None:
-    from oddswire import EmbeddedServer  # noqa: PLC0415 (a run without it stays fast)
-
-    stop = asyncio.Event()
-    try:
-        async with EmbeddedServer() as embedded:
-            ready.set_result((embedded, asyncio.get_running_loop(), stop))
-            await stop.wait()
-    except BaseException as error:
-        if ready.done():
-            raise
-        ready.set_exception(error)
+    return redis_server
 
 
 @pytest.fixture
