@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import machine
 import peers
 import redis.asyncio as aredis
 from peers import COMMANDS, TASKS, VALUE, RedisPy, key
@@ -30,6 +31,7 @@ GOALS = {
     ("evalsha", "redis-py"): (9.0, 20.0),
     **{(command, "valkey-glide"): (3.0, 5.0) for command in COMMANDS},
     ("one task, p50", "redis-py"): (0.32, 0.27),
+    ("one task on one core, p50", "redis-py"): (0.32, 0.27),
     ("pipeline of 100", "redis-py"): (3.2, 5.0),
 }
 
@@ -67,15 +69,16 @@ async def measure(
                 effort,
             )
             rows.append(_row(command, "calls/s", values))
+        alone = {
+            peer.name: partial(latency, peer.call("get", 0), effort.seconds)
+            for peer in everybody
+        }
         say("one task")
-        values = await rounds(
-            {
-                peer.name: partial(latency, peer.call("get", 0), effort.seconds)
-                for peer in everybody
-            },
-            effort,
-        )
+        values = await rounds(alone, effort)
         rows.append(_row("one task, p50", "us", values, scale=1e6))
+        with machine.one_core(server):
+            values = await rounds(alone, effort)
+        rows.append(_row("one task on one core, p50", "us", values, scale=1e6))
         say("pipeline of 100")
         values = await rounds(
             {

@@ -18,6 +18,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
+import machine
 import redis.asyncio as aredis
 from hiredis import pack_command
 from peers import TASKS, VALUE, key
@@ -25,6 +26,7 @@ from timing import Effort, figure, latency, rate, rounds
 
 from oddswire.client import Client, _dialer
 from oddswire.connection import multiplexer
+from oddswire.connection.calls import Named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,11 +40,6 @@ GET = "client.get(key)"
 EXECUTE_SET = "client.execute_command('SET', ...)"
 SET = "client.set(key, value, ex=100)"
 UNCOUNTED = "client.get(key), counting taken out"
-
-
-class _Label:
-    name = "GET"
-    slow = 0
 
 
 class _Turn:
@@ -79,7 +76,7 @@ async def measure(
             stack.push_async_callback(silent.aclose)
             await silent.ping()
         turn = _Turn()
-        send, label = client._link.wire.send, _Label()  # noqa: SLF001 - the layer below
+        send, label = client._link.wire.send, Named("GET")  # noqa: SLF001 - the layer below
         packed = [pack_command(("GET", key("get", task))) for task in range(TASKS)]
 
         async def wire(data: bytes) -> None:
@@ -149,7 +146,7 @@ class _Bare(asyncio.Protocol):
         self._transport.close()
 
 
-async def _alone(server: EmbeddedServer, effort: Effort) -> dict[str, float]:
+async def _alone(server: EmbeddedServer, effort: Effort) -> dict[str, dict[str, float]]:
     """Return the median microseconds of a lone task's GET, down to a bare socket."""
     loop = asyncio.get_running_loop()
     get = pack_command(("GET", key("get", 0)))
@@ -169,21 +166,21 @@ async def _alone(server: EmbeddedServer, effort: Effort) -> dict[str, float]:
             plain.recv(4096)
 
         await blocking(login)
-        values = await rounds(
-            {
-                "a blocking socket": partial(
-                    latency, partial(blocking, get), effort.seconds
-                ),
-                "a bare asyncio protocol": partial(
-                    latency, partial(bare.call, get), effort.seconds
-                ),
-                GET: partial(
-                    latency, partial(client.get, key("get", 0)), effort.seconds
-                ),
-            },
-            effort,
-        )
-    return {name: figure(times).median * 1e6 for name, times in values.items()}
+        calls = {
+            "a blocking socket": partial(blocking, get),
+            "a bare asyncio protocol": partial(bare.call, get),
+            GET: partial(client.get, key("get", 0)),
+        }
+        each = {
+            name: partial(latency, call, effort.seconds) for name, call in calls.items()
+        }
+        values = await rounds(each, effort)
+        with machine.one_core(server):
+            on_one_core = await rounds(each, effort)
+    return {
+        where: {name: figure(times).median * 1e6 for name, times in measured.items()}
+        for where, measured in (("usual", values), ("one core", on_one_core))
+    }
 
 
 def _wrappers() -> dict[str, float]:

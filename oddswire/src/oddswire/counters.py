@@ -179,19 +179,21 @@ class Window:
         self._total = [0] * slots
         self._failed = [0] * slots
 
-    def record(self, now: float, *, failed: bool) -> None:
-        """Count one call.
+    def record(self, now: float, *, calls: int = 1, failed: int = 0) -> None:
+        """Count calls.
 
         Args:
             now: Seconds of a clock that does not go back (`Clock.monotonic`).
-            failed: Whether it failed.
+            calls: How many ended; 0 for one that is counted already and turns out to
+                have failed.
+            failed: How many of them failed.
         """
         stamp = int(now / self._width)
         slot = stamp % self._slots
         if self._stamps[slot] != stamp:
             self._stamps[slot] = stamp
             self._total[slot] = self._failed[slot] = 0
-        self._total[slot] += 1
+        self._total[slot] += calls
         self._failed[slot] += failed
 
     def counts(self, now: float) -> tuple[int, int]:

@@ -108,7 +108,8 @@ async def test_garbage_from_the_server_is_typed_and_got_over(server, prefix):
         await reader.readline()
         await reader.readuntil(b"\r\n")
         await reader.readline()
-        writer.write(b"%1\r\n$2\r\nid\r\n:1\r\n")
+        await reader.readuntil(b"server\r\n")
+        writer.write(b"%1\r\n$2\r\nid\r\n:1\r\n$-1\r\n")
         await reader.read(1000)
         writer.write(answers.pop(0))
         await reader.read()
@@ -218,7 +219,7 @@ async def test_unknown_transport_is_refused():
 
 async def test_errors_of_the_codec_are_not_this_parts():
     """A codec's error keeps its reason when it ends calls on a wire."""
-    from oddswire.connection.multiplexer import copy_of
+    from oddswire.connection.failures import copy_of
 
     copy = copy_of(CodecError("x", reason="damaged"), Outcome.UNKNOWN)
 

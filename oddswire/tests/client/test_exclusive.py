@@ -165,12 +165,13 @@ async def test_pubsub_and_monitor(client, prefix):
         lambda c: c.client_reply("OFF"),
         lambda c: c.execute_command("CLIENT TRACKING", "ON"),
         lambda c: c.execute_command("CLIENT", "TRACKING", "ON"),
+        lambda c: c.execute_command("SCRIPT", "DEBUG", "YES"),
         lambda c: c.execute_command("client", b"reply", "off"),
         lambda c: c.readonly(),
         lambda c: c.readwrite(),
         lambda c: c.execute_command("ASKING"),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 @pytest.mark.parametrize("transport", ["multiplexed", "pool"])
 async def test_what_changes_the_connection_is_refused(server, call, transport):

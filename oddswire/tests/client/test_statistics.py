@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from time import monotonic
 
 import pytest
+import uvloop
 
 from oddswire import Client
 from oddswire.errors import CommandTimeout, ConnectionLost, NotShared, WrongType
@@ -77,6 +79,8 @@ async def test_failures_are_counted_once_by_class(server, prefix, through, cutte
     }
     assert seen.timeouts == 1
     assert seen.failure_rate == 7 / seen.total
+    assert seen.recent.failures == seen.failures
+    assert seen.recent.failure_rate == sum(seen.failures.values()) / seen.recent.calls
 
 
 @pytest.mark.requirement("C10")
@@ -99,6 +103,83 @@ async def test_response_times_hold_what_was_measured(server, prefix):
     assert after.writes - before.writes < 50
     assert after.bytes_out > before.bytes_out
     assert after.bytes_in > before.bytes_in
+
+
+@pytest.mark.requirement("C10")
+@pytest.mark.advanced
+def test_response_times_are_as_fine_on_uvloop(server, prefix):
+    """A reply within a millisecond is measured in microseconds on uvloop too."""
+
+    async def main():
+        async with Client.from_url(server.url) as client:
+            for _ in range(200):
+                await client.get(f"{prefix}k")
+            return client.statistics().latency
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        seen = runner.run(main())
+    # Its own clock has steps of 1 ms: everything would be 0 or a millisecond.
+    assert 0 < seen.least < 0.001
+    assert seen.least * 1000 != round(seen.least * 1000)
+
+
+@pytest.mark.requirement("C10")
+@pytest.mark.advanced
+async def test_recent_failures_leave_the_window(client, prefix):
+    """The failure rate of the last minute forgets what is older; the total does not."""
+    await client.set(f"{prefix}k", "v", ex=60)
+    with pytest.raises(WrongType):
+        await client.lpush(f"{prefix}k", 1)
+    window = client._failing["WrongType"]
+
+    now = monotonic()
+    assert client.statistics().recent.failures == {"WrongType": 1}
+    assert window.counts(now + 30)[1] == 1
+    assert window.counts(now + 61)[1] == 0
+    assert client.statistics().failures == {"WrongType": 1}
+
+
+@pytest.mark.requirement("C10")
+@pytest.mark.advanced
+@pytest.mark.parametrize("transport", ["multiplexed", "pool"])
+async def test_failure_rate_of_nothing_but_failures_is_one(server, prefix, transport):
+    """However calls are carried, failures are never more than the calls."""
+    async with Client.from_url(server.url, transport=transport) as client:
+        await client.set(f"{prefix}k", "v", ex=60)
+        for _ in range(20):
+            with pytest.raises(WrongType):
+                await client.lpush(f"{prefix}k", 1)
+        recent = client.statistics().recent
+        assert recent.failures == {"WrongType": 20}
+        assert 0.8 < recent.failure_rate <= 1.0
+        if transport == "multiplexed":
+            pipe = client.pipeline(transaction=False)
+            for _ in range(50):
+                pipe.lpush(f"{prefix}k", 1)
+            await pipe.execute(raise_on_error=False)
+            assert 0.8 < client.statistics().recent.failure_rate <= 1.0
+
+
+@pytest.mark.requirement("C10")
+@pytest.mark.advanced
+async def test_late_loop_is_measured(client, prefix):
+    """How late the event loop came to a deadline is in the statistics."""
+
+    async def stall():
+        await asyncio.sleep(0)
+        until = monotonic() + 0.2
+        while monotonic() < until:
+            pass
+
+    await client.ping()
+    judged = asyncio.Event()
+    call = client.bounded(0.05).get(f"{prefix}k")
+    # Behind the timer of the call, so that it has fired by then, late as it was.
+    asyncio.get_running_loop().call_later(0.1, judged.set)
+    await asyncio.gather(call, stall())
+    await judged.wait()
+    assert 0.1 < client.statistics().loop_lag.most < 5.0
+    assert client.statistics().timeouts == 0
 
 
 @pytest.mark.requirement("C10")

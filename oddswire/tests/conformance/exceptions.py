@@ -6,10 +6,6 @@
 from __future__ import annotations
 
 REASONS = {
-    "test_acl_log": (
-        "counts the refusal of CLIENT SETINFO, which redis-py sends on each connection "
-        "and ours does not"
-    ),
     "test_bitfield_operations": (
         "begins with SELECT 10: on a shared connection it would move every caller to "
         "another database, so it is refused (NotShared); `client.client()` may"

@@ -70,8 +70,8 @@ class Ledger:
     def count_wire(self, connection_id: int) -> None:
         """Add what the server counted on a command wire that is about to be closed."""
         for client in self._server.client_list(client_id=[connection_id]):
-            # Without HELLO, which the handshake sent.
-            self._on_command_wires += int(client["tot-cmds"]) - 1
+            # Without HELLO and INFO, which the handshake sent.
+            self._on_command_wires += int(client["tot-cmds"]) - 2
 
     # After the suite's conftest has asked the server for its version.
     @pytest.hookimpl(trylast=True)

@@ -59,7 +59,7 @@ def test_every_refusal_but_that_of_the_library_name_is_an_error(hello, data):
             accept(hello, replies, "here:1")
     else:
         assert accept(hello, replies, "here:1") == Greeting(
-            "valkey", "9.1.2", "master", 5
+            "valkey", "9.1.2", "master", 5, address="here:1"
         )
 
 
@@ -344,7 +344,7 @@ async def test_refused_database_closes_the_socket(peer):
     call = asyncio.get_running_loop().create_task(client.get("a"))
     line = await peer.line()
     await line.greet()
-    line.say(b"-ERR DB index is out of range\r\n")
+    line.say(b"-ERR DB index is out of range\r\n$-1\r\n")
     assert b"GET" not in await line.ended()
     with pytest.raises(Unavailable, match="database 5 cannot be selected"):
         await call

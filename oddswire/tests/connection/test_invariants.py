@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
+from oddswire.connection.failures import copy_of
 from oddswire.connection.gate import Caps
 from oddswire.connection.heartbeat import Heartbeat
-from oddswire.connection.multiplexer import copy_of
 from oddswire.connection.packing import pack
 from oddswire.connection.traffic import Traffic
 from oddswire.errors import (

@@ -19,6 +19,7 @@ from oddswire.events import (
     CircuitOpened,
     Connected,
     Connecting,
+    DataReset,
     Disconnected,
     Ready,
     Reconnecting,
@@ -121,6 +122,7 @@ async def test_killed_and_restarted_server(aof):
         Connecting,
         Connected,
         CircuitClosed,
+        DataReset,
         Ready,
         Disconnected,
     ]

@@ -166,6 +166,7 @@ def _accepted(option) -> st.SearchStrategy[tuple[str, object]]:
         "profile": ["development", "test"],
         "url": ["redis://h/1", "unix:///s"],
         "cache_url": ["rediss://:x@h"],
+        "sentinels": ["h", "10.0.0.1:26379", "a:1, b:2,c"],
         "prefix": ["a:", "polymarket:", "A-b_c.9:"],
         "encryption_key": [
             "0123456789abcdefFEDCBA98765432100f1e2d3c4b5a69788796a5b4c3d2e1f0"

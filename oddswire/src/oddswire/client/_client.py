@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import math
-import random
 from asyncio import get_running_loop
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -16,21 +15,23 @@ from redis.exceptions import RedisError, ResponseError
 
 from oddswire.client._commands import TAKES_OVER, Command, Route
 from oddswire.client._dialer import Dialer
+from oddswire.client._exclusive import exclusively
 from oddswire.client._pipeline import Pipeline
 from oddswire.client._pools import open_pool, split_options
+from oddswire.client._retries import again
 from oddswire.client._statistics import Statistics, summarize
 from oddswire.client._wires import Wires
-from oddswire.connection.multiplexer import for_others
+from oddswire.connection.failures import for_others
 from oddswire.connection.packing import pack, pack_as_redis_py, unencodable
 from oddswire.connection.reply_errors import from_redis
+from oddswire.counters import Window
 from oddswire.errors import (
     CommandTimeout,
-    ConnectionLost,
     Loading,
     NotShared,
     OddswireError,
     Outcome,
-    PoolTimeout,
+    ReadOnly,
     SettingsError,
     Unavailable,
 )
@@ -40,20 +41,12 @@ from oddswire.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from redis.asyncio.connection import AbstractConnection
     from redis.typing import AbsExpiryT, EncodableT, ExpiryT, KeyT
 
 
 # Names of commands come from code. Should they ever come from users, the table stops
 # growing here and the rest is looked up each time.
 _KNOWN_AT_MOST = 2_000
-
-# Seconds that a blocking command's answer may take beyond what it asked to block for.
-_BLOCKING_GRACE = 1.0
-
-# Seconds: redis-py's own limit for one read is not to end it before ours does. redis-py
-# 7 knows no infinity here, and uvloop none anywhere.
-_FOREVER = 1e9
 
 
 class Client(aredis.Redis):
@@ -134,6 +127,7 @@ class Client(aredis.Redis):
     def _start_counting(self) -> None:
         self._known: dict[Any, Command] = {}
         self._failures: dict[str, int] = {}
+        self._failing: dict[str, Window] = {}
 
     def _use(self, wires: Wires) -> None:
         self._wires = wires
@@ -352,14 +346,21 @@ class Client(aredis.Redis):
                     "has one for itself"
                 )
             if route is Route.SHARED:
-                return await self._by_pool(command, args, options)
-            reply = await self._exclusively(command, args, options)
+                reply = await self._by_pool(command, args, options)
+                self._wires.traffic.answered.record(monotonic())
+                return reply
+            reply = await exclusively(
+                self.connection_pool, command, args, options, self.timeout
+            )
+            self._wires.traffic.answered.record(monotonic())
         except OddswireError as error:
             self.counted(error)
             raise
         except UnicodeEncodeError as error:
             raise unencodable(error) from None
         except (RedisError, OSError) as error:
+            if isinstance(error, ResponseError):
+                self._wires.traffic.answered.record(monotonic())
             raise self.counted(_translated(error)) from error
         return await self.shaped(reply, command, options)
 
@@ -368,7 +369,7 @@ class Client(aredis.Redis):
     ) -> Any:
         data = self.pack(command, args)
         raw = self.decodes and NEVER_DECODE in options
-        deadline = get_running_loop().time() + self.timeout
+        deadline = monotonic() + self.timeout
         try:
             reply = await self.send_once(data, deadline, command, raw=raw)
         except OddswireError as error:
@@ -394,22 +395,23 @@ class Client(aredis.Redis):
 
         Args:
             data: Packed commands.
-            deadline: Loop time.
+            deadline: By `time.monotonic`.
             label: Something with a `name`, for the errors.
             count: Commands in `data`.
             raw: Do not decode.
             on_reply: The parser's hook.
         """
-        loop = get_running_loop()
-        wire = await self._wires.ready(deadline - loop.time())
+        wire = self._link.wire
+        if wire is None or wire.loop is not get_running_loop():
+            wire = await self._wires.ready(deadline - monotonic(), len(data))
         if wire.error is None and not wire.gate.open:
             wire.count_wait()
-            await wire.gate.wait(len(data), deadline - loop.time(), wire.load)
+            await wire.gate.wait(len(data), deadline - monotonic(), wire.load)
         if wire.error is not None:
             # It ended after it was handed over, before this task had its turn.
             raise for_others(wire.error, Outcome.NOT_SENT)
         future = wire.send(
-            data, deadline - loop.time(), label, count=count, raw=raw, on_reply=on_reply
+            data, deadline - monotonic(), label, count=count, raw=raw, on_reply=on_reply
         )
         try:
             return await future
@@ -427,25 +429,16 @@ class Client(aredis.Redis):
         *,
         raw: bool,
     ) -> Any:
-        """Send it again as long as that is safe and the deadline lasts; or raise."""
-        loop = get_running_loop()
-        for attempt in range(self._settings.retries):
-            safe = error.outcome is Outcome.NOT_SENT or command.may_repeat(args)
-            pause = self.retry_pause(attempt)
-            # What else there is was final, would break the next wire too, or has used
-            # up the deadline.
-            if (
-                not safe
-                or not isinstance(error, ConnectionLost)
-                or loop.time() + pause >= deadline
-            ):
-                break
-            await asyncio.sleep(pause)
-            try:
-                return await self.send_once(data, deadline, command, raw=raw)
-            except OddswireError as failure:
-                error = failure
-        raise self.counted(error)
+        try:
+            return await again(
+                error,
+                lambda: self.send_once(data, deadline, command, raw=raw),
+                deadline,
+                most=self._settings.retries,
+                repeatable=command.may_repeat(args),
+            )
+        except OddswireError as failure:
+            raise self.counted(failure) from failure.__cause__
 
     async def _by_pool(
         self, command: Command, args: tuple[Any, ...], options: dict[str, Any]
@@ -462,51 +455,6 @@ class Client(aredis.Redis):
                 f"{command.name}: no reply within {self.timeout:g} s"
             ) from None
 
-    async def _lease(self, seconds: float) -> AbstractConnection:
-        """Return an exclusive wire; neither the pool nor the caller waits longer."""
-        scope = asyncio.timeout(None if math.isinf(seconds) else seconds)
-        wire: AbstractConnection
-        try:
-            async with scope:
-                wire = await self.connection_pool.get_connection()
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            raise PoolTimeout(f"no exclusive wire within {seconds:g} s") from None
-        return wire
-
-    async def _exclusively(
-        self, command: Command, args: tuple[Any, ...], options: dict[str, Any]
-    ) -> Any:
-        """Run a command on a wire of its own; cancelled, that wire is closed."""
-        blocks_for = command.longest(args)
-        limit = max(self.timeout, blocks_for + _BLOCKING_GRACE)
-        pool = self.connection_pool
-        wire = await self._lease(self.timeout + blocks_for)
-        if command.name in TAKES_OVER:
-            # What comes on it from now on is no answer to whoever leases it next.
-            wire.mark_for_reconnect()
-        # redis-py's own limit is off meanwhile: it writes under `asyncio.wait_for`,
-        # which before Python 3.12 may swallow a cancellation.
-        usual, wire.socket_timeout = wire.socket_timeout, None
-        try:
-            async with asyncio.timeout(None if math.isinf(limit) else limit):
-                await wire.send_command(*args)
-                return await wire.read_response(
-                    disable_decoding=NEVER_DECODE in options, timeout=_FOREVER
-                )
-        except ResponseError:
-            if EMPTY_RESPONSE in options:
-                return options[EMPTY_RESPONSE]
-            raise
-        except TimeoutError:
-            raise CommandTimeout(
-                f"{command.name}: no reply within {limit:g} s"
-            ) from None
-        finally:
-            wire.socket_timeout = usual
-            await asyncio.shield(pool.release(wire))
-
     # --- replies
 
     async def _refused(
@@ -520,16 +468,28 @@ class Client(aredis.Redis):
         """The server answered with an error: shape or raise it.
 
         While it loads its data it is up and changes nothing: ask again until the
-        deadline.
+        deadline. Where it has become a replica, ask the new primary.
         """
-        loop = get_running_loop()
         pause = 0.02
+        data = self.pack(command, args)
+        raw = self.decodes and NEVER_DECODE in options
         # An attempt that has no time left for its answer would end as unknown.
-        while isinstance(reply, Loading) and loop.time() + 2 * pause < deadline:
+        while isinstance(reply, Loading) and monotonic() + 2 * pause < deadline:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
-            data = self.pack(command, args)
-            raw = self.decodes and NEVER_DECODE in options
+            try:
+                reply = await self.send_once(data, deadline, command, raw=raw)
+            except OddswireError as error:
+                reply = await self._again(error, command, args, data, deadline, raw=raw)
+        # A primary that was demoted refused it, so it may go to the new one.
+        sent = deadline - self.timeout
+        while (
+            isinstance(reply, ReadOnly)
+            and self._link.demoted(sent)
+            # A script may have written, or told somebody, before it was refused.
+            and reply.outcome is Outcome.REJECTED
+        ):
+            sent = monotonic()
             try:
                 reply = await self.send_once(data, deadline, command, raw=raw)
             except OddswireError as error:
@@ -592,18 +552,29 @@ class Client(aredis.Redis):
         """How often a call may be repeated, where that is safe."""
         return self._settings.retries
 
-    @staticmethod
-    def retry_pause(attempt: int) -> float:
-        """Return the seconds before another attempt: 20 ms, doubling, with jitter."""
-        return random.uniform(0.5, 1.0) * min(0.5, 0.02 * 2.0**attempt)  # noqa: S311 - no secret
-
     def statistics(self) -> Statistics:
         """Return what was counted since the client was made."""
-        return summarize(self._wires, self._known.values(), self._failures)
+        return summarize(
+            self._wires,
+            self._known.values(),
+            self._failures,
+            self._failing,
+            monotonic(),
+        )
+
+    def demoted(self, sent: float) -> None:
+        """Leave the server of a call sent then: it refused a write as a replica."""
+        self._link.demoted(sent)
 
     def counted(self, error: Exception) -> Exception:
+        """Count a failed call, and return its error."""
         kind = type(error).__name__
         self._failures[kind] = self._failures.get(kind, 0) + 1
+        if kind not in self._failing:
+            self._failing[kind] = Window()
+        # An error reply is counted among the answered already.
+        answered = isinstance(error, ResponseError)
+        self._failing[kind].record(monotonic(), calls=not answered, failed=1)
         return error
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's signature
@@ -627,7 +598,7 @@ class Client(aredis.Redis):
             return
         self._wires.owner.claim()
         try:
-            await self._link.aclose(self._settings.drain_timeout)
+            await self._wires.aclose(self._settings.drain_timeout)
         finally:
             if close_connection_pool or (
                 close_connection_pool is None and self.auto_close_connection_pool
@@ -636,16 +607,16 @@ class Client(aredis.Redis):
 
 
 def _refuse_special(pool: aredis.ConnectionPool) -> None:
-    """Refuse a pool whose connections do what a multiplexed wire does not do yet.
+    """Refuse a pool whose connections do what a multiplexed wire does not do.
 
     Raises:
-        SettingsError: It asks Sentinel for the address, or runs a function of its own
-            on each new connection.
+        SettingsError: It runs a function of its own on each new connection, or its
+            connections go to replicas.
     """
-    if hasattr(pool, "sentinel_manager"):
-        what = "a Sentinel pool"
-    elif pool.connection_kwargs.get("redis_connect_func") is not None:
+    if pool.connection_kwargs.get("redis_connect_func") is not None:
         what = "redis_connect_func"
+    elif not getattr(pool, "is_master", True):
+        what = "a Sentinel pool of replicas"
     else:
         return
     raise SettingsError(

@@ -79,7 +79,10 @@ _REFUSED = """
 SELECT AUTH HELLO RESET QUIT MULTI EXEC DISCARD WATCH UNWATCH READONLY READWRITE ASKING
 """
 
-_REFUSED_CLIENT = {b"REPLY", b"TRACKING", b"CACHING", b"NO-TOUCH", b"CAPA"}
+_REFUSED_SUB = {
+    "CLIENT": {b"REPLY", b"TRACKING", b"CACHING", b"NO-TOUCH", b"CAPA"},
+    "SCRIPT": {b"DEBUG"},
+}
 
 _ROUTES = (
     dict.fromkeys(_EXCLUSIVE.split(), Route.EXCLUSIVE)
@@ -141,7 +144,7 @@ class Command:
         self.retry = _RETRIES.get(self.name, Retry.NEVER)
         self.checked = _CHECKED.get(self.name, _UNCHECKED)
         self.use(callback)
-        special = self.route is not Route.SHARED or self.name == "CLIENT"
+        special = self.route is not Route.SHARED or self.name in _REFUSED_SUB
         self.plain = plain and not special and len(self.words) == 1
         self.calls = 0
         self.slow = 0
@@ -158,10 +161,10 @@ class Command:
         if self.route is Route.BLOCK:
             blocks = any(_upper(arg) == b"BLOCK" for arg in args[1:])
             return Route.EXCLUSIVE if blocks else Route.SHARED
-        if self.name == "CLIENT":
+        if self.name in _REFUSED_SUB:
             # "CLIENT TRACKING" is one argument of redis-py's methods, and may be two.
             words = (*self.words, *args[1:2])
-            if len(words) > 1 and _upper(words[1]) in _REFUSED_CLIENT:
+            if len(words) > 1 and _upper(words[1]) in _REFUSED_SUB[self.name]:
                 return Route.REFUSED
         return self.route
 

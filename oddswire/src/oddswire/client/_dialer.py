@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 from redis.connection import (  # type: ignore[attr-defined]
     DEFAULT_RESP_VERSION,
 )
 from redis.exceptions import RedisError
 
+from oddswire.client._sentinel import primary_of
 from oddswire.connection.dial import Target, dial
 from oddswire.connection.gate import Caps
 from oddswire.connection.handshake import Hello
@@ -40,6 +43,7 @@ class Dialer:
 
     Attributes:
         traffic: Counted over all the wires opened here.
+        primary: Where to ask for the address, if it can change.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Dialer:
         self.traffic = Traffic(settings.slow_above)
         self._settings = settings
         self._pool = pool
+        self.primary = primary_of(pool)
         self._protocol = protocol
         self._on_push = on_push
         self._arm = arm
@@ -78,6 +83,7 @@ class Dialer:
                 on_closed=on_closed,
             )
 
+        address = await self._ask()
         try:
             target = self._target()
         except (OSError, ValueError, RedisError) as error:
@@ -86,7 +92,33 @@ class Dialer:
                 f"TLS cannot be set up: {error}; check {_files(arguments)}",
                 outcome=Outcome.REJECTED,
             ) from error
-        return await dial(target, self._introduce, make, settings.connect_timeout)
+        if address is not None:
+            host, port = address
+            target = msgspec.structs.replace(target, host=host, port=port)
+        wire, greeting = await dial(
+            target, self._introduce, make, settings.connect_timeout
+        )
+        if address is not None and greeting.role != "master":
+            refusal = Unavailable(
+                f"{target}: the sentinels name it as the primary and it is a "
+                f"{greeting.role}"
+            )
+            wire.abort(refusal)
+            raise refusal
+        return wire, greeting
+
+    async def _ask(self) -> tuple[str, int] | None:
+        """Return where the primary is now, where that can change."""
+        if self.primary is None:
+            return None
+        limit = self._settings.connect_timeout
+        try:
+            async with asyncio.timeout(limit):
+                return await self.primary.address()
+        except TimeoutError:
+            raise Unavailable(
+                f"no sentinel answered within {limit:g} s; check their addresses"
+            ) from None
 
     def _target(self) -> Target:
         arguments = self._pool.connection_kwargs
@@ -124,6 +156,7 @@ class Dialer:
             database=int(arguments.get("db") or 0),
             client_name=arguments.get("client_name"),
             arm=self._arm,
+            identify=True,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redis.asyncio.client import Pipeline as RedisPipeline
@@ -10,14 +11,10 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ExecAbortError, RedisError, ResponseError, WatchError
 
 from oddswire.client._commands import TAKES_OVER, Retry, Route
+from oddswire.client._retries import again
 from oddswire.connection.packing import pack, unencodable
 from oddswire.connection.reply_errors import from_redis
-from oddswire.errors import (
-    ConnectionLost,
-    NotShared,
-    OddswireError,
-    Outcome,
-)
+from oddswire.errors import CommandTimeout, NotShared, OddswireError, ReadOnly
 
 if TYPE_CHECKING:
     import redis.asyncio as aredis
@@ -59,8 +56,8 @@ class Carrier(Protocol):
     def pack(self, command: Command, args: tuple[Any, ...]) -> bytes:
         """Pack the long way, with redis-py's errors."""
 
-    def retry_pause(self, attempt: int) -> float:
-        """Return the seconds before another attempt."""
+    def demoted(self, sent: float) -> None:
+        """Leave the server of a call sent then: it refused a write as a replica."""
 
     def counted(self, error: Exception) -> Exception:
         """Count a failed call."""
@@ -146,7 +143,16 @@ class Pipeline(RedisPipeline):
                     )
         for args, _ in stack:
             self._note(args)
-        results = await super().execute(raise_on_error=False)
+        # redis-py's own limit is for each read, so that a batch of many never ends.
+        limit = self._client.timeout
+        try:
+            async with asyncio.timeout(limit):
+                results = await super().execute(raise_on_error=False)
+        except TimeoutError:
+            raise CommandTimeout(
+                f"a batch of {len(stack)} commands: no reply within {limit:g} s; "
+                "send fewer at once, or allow more time: client.bounded(60)"
+            ) from None
         return [from_redis(r) if isinstance(r, Exception) else r for r in results]
 
     def _note(self, args: tuple[Any, ...]) -> None:
@@ -211,6 +217,7 @@ class Pipeline(RedisPipeline):
         reads = not atomic and all(command.retry is Retry.READ for command in commands)
         # What the batch is called in errors, and where a slow one is counted.
         label = self._client.known_command("MULTI" if atomic else "PIPELINE")
+        sent = monotonic()
         replies = await self._send(data, count, label, reads=reads)
         results = self._from_exec(stack, replies) if atomic else replies
         # Before errors are looked for: some commands take one for an empty answer.
@@ -218,6 +225,8 @@ class Pipeline(RedisPipeline):
             zip(results, commands, stack, strict=True)
         ):
             if isinstance(result, Exception):
+                if isinstance(result, ReadOnly):
+                    self._client.demoted(sent)
                 if EMPTY_RESPONSE in options and isinstance(result, ResponseError):
                     results[position] = options[EMPTY_RESPONSE]
             elif command.callback is None:
@@ -232,25 +241,18 @@ class Pipeline(RedisPipeline):
         self, data: bytes, count: int, label: Command, *, reads: bool
     ) -> list[Any]:
         client = self._client
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + client.timeout
-        attempt = 0
-        while True:
-            try:
-                reply = await client.send_once(data, deadline, label, count=count)
-            except OddswireError as error:
-                pause = client.retry_pause(attempt)
-                if (
-                    not (reads or error.outcome is Outcome.NOT_SENT)
-                    or not isinstance(error, ConnectionLost)
-                    or attempt >= client.retries
-                    or loop.time() + pause >= deadline
-                ):
-                    raise
-                attempt += 1
-                await asyncio.sleep(pause)
-            else:
-                return reply if count > 1 else [reply]
+        deadline = monotonic() + client.timeout
+
+        async def attempt() -> Any:
+            return await client.send_once(data, deadline, label, count=count)
+
+        try:
+            reply = await attempt()
+        except OddswireError as error:
+            reply = await again(
+                error, attempt, deadline, most=client.retries, repeatable=reads
+            )
+        return reply if count > 1 else [reply]
 
     def _from_exec(self, stack: _Stack, replies: list[Any]) -> list[Any]:
         """Return one result per command from the replies of MULTI ... EXEC."""

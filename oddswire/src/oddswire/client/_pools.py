@@ -18,6 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
+from oddswire.client._sentinel import sentinel_pool
 from oddswire.connection.dial import probes
 from oddswire.connection.pool import WirePool
 from oddswire.errors import SettingsError
@@ -116,14 +117,20 @@ def open_pool(settings: Settings, options: dict[str, Any]) -> WirePool:
                 settings.keepalive, settings.tcp_user_timeout
             ),
         }
-    return WirePool(
-        most=max(1, settings.pool_max - _SHARED),
-        keep=settings.pool_min - _SHARED,
-        idle=settings.pool_idle,
-        acquire_timeout=settings.acquire_timeout,
-        connect_timeout=settings.connect_timeout,
-        **arguments,
-    )
+    arguments |= {
+        "most": max(1, settings.pool_max - _SHARED),
+        "keep": settings.pool_min - _SHARED,
+        "idle": settings.pool_idle,
+        "acquire_timeout": settings.acquire_timeout,
+        "connect_timeout": settings.connect_timeout,
+    }
+    if settings.sentinels is not None:
+        if "host" not in arguments:
+            raise SettingsError(
+                "sentinels is set and the URL names no primary: redis://mymaster/0"
+            )
+        return sentinel_pool(settings, arguments)
+    return WirePool(**arguments)
 
 
 def _arguments(settings: Settings) -> dict[str, Any]:

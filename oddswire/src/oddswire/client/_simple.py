@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from oddswire.client._commands import TAKES_OVER, Command, Route
 from oddswire.client._dialer import Dialer
 from oddswire.client._pools import open_pool, split_options
-from oddswire.connection.multiplexer import copy_of
+from oddswire.connection.failures import copy_of
 from oddswire.connection.owner import Owner
 from oddswire.connection.packing import pack_as_redis_py
 from oddswire.errors import NotShared, Outcome

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from oddswire.client._commands import Command
     from oddswire.client._wires import Wires
+    from oddswire.counters import Histogram, Window
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -37,14 +38,33 @@ class WireCounts(msgspec.Struct, frozen=True):
     in_flight_bytes: int
 
 
+class Recent(msgspec.Struct, frozen=True):
+    """The last minute or so.
+
+    Attributes:
+        calls: Calls that ended.
+        failures: Failed ones by error class; those of none are left out.
+    """
+
+    calls: int
+    failures: dict[str, int]
+
+    @property
+    def failure_rate(self) -> float:
+        """Failed calls among all calls, 0 to 1."""
+        return sum(self.failures.values()) / max(1, self.calls)
+
+
 class Statistics(msgspec.Struct, frozen=True):
-    """Counted since the client was made; take two and subtract for a rate.
+    """Counted since the client was made.
 
     Attributes:
         calls: Calls by command.
         failures: Failed calls by error class.
         slow: Replies that took longer than `Settings.slow_above`, by command.
         latency: Response times.
+        recent: The same calls and failures, of the last minute.
+        loop_lag: Seconds by which the event loop came late to a deadline, when it did.
         wires: Connections now.
         connects: Times the command wire was connected.
         writes: Socket writes on it; calls per write tell how well calls are joined.
@@ -59,6 +79,8 @@ class Statistics(msgspec.Struct, frozen=True):
     failures: dict[str, int]
     slow: dict[str, int]
     latency: Latency
+    recent: Recent
+    loop_lag: Latency
     wires: WireCounts
     connects: int
     writes: int
@@ -79,8 +101,35 @@ class Statistics(msgspec.Struct, frozen=True):
         return sum(self.failures.values()) / max(1, self.total)
 
 
+def _latency(seen: Histogram) -> Latency:
+    return Latency(
+        count=seen.count,
+        mean=seen.sum / seen.count if seen.count else 0.0,
+        least=seen.min or 0.0,
+        p50=seen.quantile(0.5) or 0.0,
+        p95=seen.quantile(0.95) or 0.0,
+        p99=seen.quantile(0.99) or 0.0,
+        most=seen.max or 0.0,
+    )
+
+
+def _recent(answered: Window, failing: Mapping[str, Window], now: float) -> Recent:
+    calls, _ = answered.counts(now)
+    failures = {}
+    for kind, window in failing.items():
+        unanswered, failed = window.counts(now)
+        calls += unanswered
+        if failed:
+            failures[kind] = failed
+    return Recent(calls=calls, failures=failures)
+
+
 def summarize(
-    wires: Wires, commands: Iterable[Command], failures: Mapping[str, int]
+    wires: Wires,
+    commands: Iterable[Command],
+    failures: Mapping[str, int],
+    failing: Mapping[str, Window],
+    now: float,
 ) -> Statistics:
     """Gather a snapshot."""
     calls: dict[str, int] = {}
@@ -92,21 +141,14 @@ def summarize(
         if command.slow:
             slow[name] = slow.get(name, 0) + command.slow
     traffic, wire = wires.traffic, wires.link.wire
-    seen = traffic.latency
     roster = getattr(wires.pool, "roster", None)
     return Statistics(
         calls=calls,
         failures=dict(failures),
         slow=slow,
-        latency=Latency(
-            count=seen.count,
-            mean=seen.sum / seen.count if seen.count else 0.0,
-            least=seen.min or 0.0,
-            p50=seen.quantile(0.5) or 0.0,
-            p95=seen.quantile(0.95) or 0.0,
-            p99=seen.quantile(0.99) or 0.0,
-            most=seen.max or 0.0,
-        ),
+        latency=_latency(traffic.latency),
+        recent=_recent(traffic.answered, failing, now),
+        loop_lag=_latency(traffic.stalls),
         wires=WireCounts(
             shared=0 if wire is None else 1,
             leased=roster.leased if roster else 0,

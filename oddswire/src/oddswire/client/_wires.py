@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import random
+import warnings
 from typing import TYPE_CHECKING
-from weakref import WeakSet
+from weakref import WeakMethod, WeakSet
 
 from oddswire.connection.backoff import Backoff, BackoffPolicy
+from oddswire.connection.gate import Caps
 from oddswire.connection.link import Link
 from oddswire.connection.owner import Owner
+from oddswire.errors import ConnectionLost
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import redis.asyncio as aredis
 
     from oddswire.client._dialer import Dialer
@@ -55,19 +62,98 @@ class Wires:
             events.emit,
             name=name,
             heartbeat=(settings.heartbeat, settings.heartbeat_answer),
-            most_waiting=settings.inflight_commands,
+            most_waiting=Caps(settings.inflight_commands, settings.inflight_bytes),
         )
+        self._primary = dialer.primary
+        self._watch: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         _all.add(self)
 
-    async def ready(self, timeout: float) -> Multiplexer:
+    def __del__(self) -> None:
+        # A client that nobody has any more: without this its wire would stay, and
+        # connect again after each loss, for as long as the loop runs.
+        loop = self.owner.loop
+        if loop is None or not self.owner.is_this_process():
+            return
+        if self.link.idle and not self._tasks:
+            return
+        warnings.warn(
+            "a client was dropped without `await client.aclose()`",
+            ResourceWarning,
+            stacklevel=2,
+        )
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and all with it
+            loop.call_soon_threadsafe(_abandon, self.link, self._tasks)
+
+    async def ready(self, timeout: float, size: int = 0) -> Multiplexer:
         """Return the command wire, connecting on first use.
+
+        Args:
+            timeout: Seconds to wait for it.
+            size: Bytes to be sent on it; they wait in memory meanwhile.
 
         Raises:
             WrongLoop: This is not the loop, or not the process, of the first use.
             OddswireError: See `Link.ready`.
         """
         self.owner.claim()
-        return await self.link.ready(timeout)
+        wire = await self.link.ready(timeout, size)
+        if self._primary is not None and self._watch is None and not self.link.idle:
+            self._watch = asyncio.get_running_loop().create_task(
+                self._primary.watch(_Weakly(self._moved)), name="oddswire sentinels"
+            )
+            self._tasks.add(self._watch)
+            self._watch.add_done_callback(self._tasks.discard)
+        return wire
+
+    def _moved(self, address: tuple[str, int]) -> None:
+        """The sentinels name this address; leave whoever was the primary before."""
+        host, port = address
+        here, primary = self.link.greeting, self._primary
+        wire = self.link.wire
+        if wire is not None and here is not None and here.address != f"{host}:{port}":
+            self.link.leave(
+                ConnectionLost(f"the primary is now {host}:{port}, say the sentinels")
+            )
+        if primary is None or primary.named == address:
+            return
+        before, primary.named = primary.named, address
+        if before is not None:
+            # Those in use too: who blocks there would wait for what comes elsewhere.
+            leaving = asyncio.get_running_loop().create_task(
+                self.pool.disconnect(), name="oddswire leaving the old primary"
+            )
+            self._tasks.add(leaving)
+            leaving.add_done_callback(self._tasks.discard)
+
+    async def aclose(self, drain: float) -> None:
+        """Close the command wire; see `Link.aclose`."""
+        try:
+            await self.link.aclose(drain)
+        finally:
+            for task in list(self._tasks):
+                # Again and again: before Python 3.12 redis-py may swallow it.
+                while not task.done():
+                    task.cancel()
+                    await asyncio.wait([task], timeout=0.1)
+
+
+class _Weakly:
+    """Calls a method for as long as its object lives, and does not keep it alive."""
+
+    def __init__(self, method: Callable[[tuple[str, int]], None]) -> None:
+        self._method = WeakMethod(method)
+
+    def __call__(self, address: tuple[str, int]) -> None:
+        method = self._method()
+        if method is not None:
+            method(address)
+
+
+def _abandon(link: Link, tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    link.abandon()
 
 
 # The commands of a forked child must not be written to its parent's socket. With the

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from oddswire.connection.calls import Named
 from oddswire.connection.handshake import Greeting, Hello, accept
 from oddswire.connection.packing import pack
 from oddswire.errors import OddswireError, Outcome, Unavailable
@@ -40,13 +41,6 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return self.path or f"{self.host}:{self.port}"
-
-
-class _Handshake:
-    """What the handshake is called in errors."""
-
-    name = "HELLO"
-    slow = 0
 
 
 async def dial(
@@ -84,7 +78,7 @@ async def dial(
                 # Refused before we said anything: too many clients.
                 raise Unavailable(f"{target}: {wire.error}")  # noqa: TRY301 - it is closed below
             replies = await wire.send(
-                packed, timeout, _Handshake(), count=len(commands), raw=True
+                packed, timeout, Named("handshake"), count=len(commands), raw=True
             )
             greeting = accept(
                 hello, replies if len(commands) > 1 else [replies], str(target)
@@ -104,7 +98,12 @@ async def dial(
     except OddswireError as error:
         if error.outcome is Outcome.UNKNOWN:
             # Lost in the handshake: no caller's bytes were on the way.
-            raise Unavailable(f"{target}: {error}, during the handshake") from error
+            raise Unavailable(
+                f"{target}: {error}, during the handshake{_lost_hint(target)}"
+            ) from error
+        if wire is not None and wire.error is not None:
+            # Its last word, before it closed: too many clients.
+            raise Unavailable(f"{target}: {error}", outcome=error.outcome) from error
         raise
     except Exception as error:
         # Whatever a provider of credentials raises: an attempt that failed.
@@ -171,6 +170,16 @@ def _silence(target: Target, wire: Multiplexer | None) -> str:
     if wire is None:
         return ""
     return "; it accepts and stays silent; if it wants TLS here, use rediss://"
+
+
+def _lost_hint(target: Target) -> str:
+    if target.tls is None:
+        return "; if the server wants TLS here, use rediss://"
+    # TLS 1.3 tells of a missing client certificate only after its own handshake.
+    return (
+        "; if the server wants a certificate of ours, set tls_cert_file and "
+        "tls_key_file"
+    )
 
 
 def _tls_hint(error: ssl.SSLError) -> str:

@@ -36,6 +36,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
         client_name: Shown by CLIENT LIST.
         arm: Further commands that must succeed (CLIENT TRACKING).
         library: Name and version for CLIENT SETINFO.
+        identify: Ask which server process this is; a refusal is no error.
     """
 
     protocol: int = 3
@@ -45,6 +46,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     client_name: str | None = None
     arm: tuple[tuple[str | int, ...], ...] = ()
     library: tuple[str, str] | None = None
+    identify: bool = False
 
     def commands(self) -> list[tuple[str | int, ...]]:
         """Return the commands to send, in order, in one write."""
@@ -61,16 +63,29 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
             name, version = self.library
             commands.append(("CLIENT", "SETINFO", "LIB-NAME", name))
             commands.append(("CLIENT", "SETINFO", "LIB-VER", version))
+        if self.identify:
+            commands.append(("INFO", "server"))
         return commands
 
 
 class Greeting(msgspec.Struct, frozen=True):
-    """What the server answered."""
+    """What the server answered.
+
+    Attributes:
+        server: ``"valkey"`` or ``"redis"``.
+        version: Its own; what it can do is found out by asking, not from this.
+        role: ``"master"`` or ``"replica"``.
+        connection_id: Of this connection, at the server.
+        run_id: Of the server process; empty when it does not tell.
+        address: Where it was dialled, ``host:port`` or a path.
+    """
 
     server: str
     version: str
     role: str
     connection_id: int
+    run_id: str = ""
+    address: str = ""
 
 
 def accept(hello: Hello, replies: Sequence[Any], where: str) -> Greeting:
@@ -106,6 +121,8 @@ def accept(hello: Hello, replies: Sequence[Any], where: str) -> Greeting:
         version=_text(fields.get("version", "")),
         role=_text(fields.get("role", "")),
         connection_id=int(fields.get("id", 0)),
+        run_id=_run_id(replies[-1]) if hello.identify else "",
+        address=where,
     )
 
 
@@ -130,6 +147,13 @@ def _explained(hello: Hello, error: Exception, where: str) -> Exception:
     if isinstance(error, NoPermission):
         return NoPermission(f"{where}: {text}")
     return Unavailable(f"{where}: {text}", outcome=Outcome.REJECTED)
+
+
+def _run_id(reply: Any) -> str:
+    if not isinstance(reply, str | bytes):
+        return ""  # it may not be asked, or has nothing to say
+    _, _, rest = _text(reply).partition("run_id:")
+    return rest.partition("\r\n")[0]
 
 
 def _pairs(reply: Any) -> list[tuple[Any, Any]]:

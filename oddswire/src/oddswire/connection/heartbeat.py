@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from oddswire.connection.calls import Named
 from oddswire.connection.packing import pack
 from oddswire.errors import ConnectionLost, ProtocolBroken
 
@@ -11,13 +13,6 @@ if TYPE_CHECKING:
     import asyncio
 
     from oddswire.connection.multiplexer import Multiplexer
-
-
-class _Ping:
-    """What the heartbeat is called in errors."""
-
-    name = "PING"
-    slow = 0
 
 
 class Heartbeat:
@@ -47,7 +42,7 @@ class Heartbeat:
         wire = self._wire
         if wire.error is not None:
             return
-        quiet = wire.loop.time() - wire.last_read
+        quiet = monotonic() - wire.last_read
         if quiet < self._idle or wire.gate.commands:
             # While calls are in flight their deadlines watch the link, and a ping
             # behind a slow one would be judged by how long that one takes.
@@ -56,7 +51,7 @@ class Heartbeat:
             return
         self._beats += 1
         nonce = b"oddswire-%d" % self._beats
-        ping = wire.send(pack(("PING", nonce)), self._answer, _Ping(), raw=True)
+        ping = wire.send(pack(("PING", nonce)), self._answer, Named("PING"), raw=True)
         ping.add_done_callback(lambda pong: self._judge(pong, nonce))
         self._timer = wire.loop.call_later(self._idle, self._beat)
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from oddswire.connection.failures import copy_of
 from oddswire.connection.heartbeat import Heartbeat
-from oddswire.connection.multiplexer import copy_of
 from oddswire.errors import (
     AuthFailed,
     CircuitOpen,
     ClosedError,
+    ConnectionLost,
     NoPermission,
     OddswireError,
     Outcome,
@@ -26,7 +29,9 @@ from oddswire.events import (
     CircuitOpened,
     Connected,
     Connecting,
+    DataReset,
     Disconnected,
+    Failover,
     Ready,
     Reconnecting,
 )
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from oddswire.connection.backoff import Backoff
+    from oddswire.connection.gate import Caps
     from oddswire.connection.handshake import Greeting
     from oddswire.connection.multiplexer import Multiplexer
     from oddswire.events import Event
@@ -42,6 +48,9 @@ if TYPE_CHECKING:
 # After credentials were refused, callers get that answer for this long without
 # another attempt: enough against a storm, short enough to notice a rotation.
 _REFUSED_FOR = 1.0
+
+# Seconds in which the replies of a wire that is left may still come.
+_LINGER = 0.2
 
 
 class Link:
@@ -53,7 +62,7 @@ class Link:
         emit: Told of each change of state.
         name: What the events call it.
         heartbeat: Seconds of silence before a ping, and for its echo.
-        most_waiting: Callers that may wait for the connection at once.
+        most_waiting: Callers, and bytes of theirs, that may wait for the connection.
 
     Attributes:
         wire: The live wire, or None.
@@ -72,7 +81,7 @@ class Link:
         *,
         name: str,
         heartbeat: tuple[float, float],
-        most_waiting: int,
+        most_waiting: Caps,
     ) -> None:
         self.wire: Multiplexer | None = None
         self.greeting: Greeting | None = None
@@ -87,6 +96,8 @@ class Link:
         # In the order they came. A caller that comes in the very tick in which the
         # wire opens may still be ahead of them.
         self._waiters: dict[asyncio.Future[Multiplexer], None] = {}
+        self._waiting_bytes = 0
+        self._left: set[Multiplexer] = set()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._last_error: OddswireError | None = None
@@ -98,7 +109,12 @@ class Link:
         """Whether callers are refused at once."""
         return self._backoff.circuit_open
 
-    async def ready(self, timeout: float) -> Multiplexer:
+    @property
+    def idle(self) -> bool:
+        """Whether it holds nothing open and does nothing: closed, or not in use."""
+        return self._closed or (self.wire is None and self._task is None)
+
+    async def ready(self, timeout: float, size: int = 0) -> Multiplexer:
         """Return the live wire, connecting first if there is none.
 
         Cancelled, the attempt goes on for the others.
@@ -125,20 +141,30 @@ class Link:
             )
         if self._last_error is not None and wait and _is_final(self._last_error):
             raise copy_of(self._last_error, self._last_error.outcome)
-        if len(self._waiters) >= self._most_waiting:
+        if (
+            len(self._waiters) >= self._most_waiting.commands
+            # One alone may be larger, as it may on the wire.
+            or (
+                self._waiting_bytes
+                and self._waiting_bytes + size > self._most_waiting.bytes
+            )
+        ):
             raise Overloaded(
-                f"{len(self._waiters)} calls wait for the connection already"
+                f"{len(self._waiters)} calls with {self._waiting_bytes:,} bytes wait "
+                "for the connection already"
             )
         waiter: asyncio.Future[Multiplexer] = loop.create_future()
         self._waiters[waiter] = None
+        self._waiting_bytes += size
         self._start()
         try:
             async with asyncio.timeout(timeout):
                 return await waiter
         except TimeoutError:
             why = f": {self._last_error}" if self._last_error else ""
-            raise Unavailable(f"not connected within {timeout:g} s{why}") from None
+            raise Unavailable(f"not connected within {timeout:.3g} s{why}") from None
         finally:
+            self._waiting_bytes -= size
             self._waiters.pop(waiter, None)
 
     def _start(self) -> None:
@@ -217,7 +243,11 @@ class Link:
             self._last_error = wire.error
             self._backoff.failed()
             return
-        self.wire, self.greeting = wire, greeting
+        before = self.greeting
+        if before is not None and not greeting.run_id:
+            # Not told this time (busy, loading): compare with the last that was.
+            greeting = msgspec.structs.replace(greeting, run_id=before.run_id)
+        self.greeting, self.wire = greeting, wire
         self._last_error = None
         self.connects += 1
         self._backoff.succeeded(loop.time())
@@ -227,6 +257,8 @@ class Link:
         self._emit(Connected(wire=self._name))
         if was_open:
             self._emit(CircuitClosed(wire=self._name))
+        if before is not None:
+            self._tell_of_change(before, greeting)
         outage = 0.0 if self._lost_at is None else loop.time() - self._lost_at
         self._lost_at = None
         self._emit(Ready(wire=self._name, took=loop.time() - started, outage=outage))
@@ -234,6 +266,51 @@ class Link:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(wire)
+
+    def _tell_of_change(self, before: Greeting, now: Greeting) -> None:
+        if before.address != now.address:
+            self._emit(Failover(wire=self._name, old=before.address, new=now.address))
+        if before.run_id and now.run_id and before.run_id != now.run_id:
+            self._emit(
+                DataReset(
+                    wire=self._name,
+                    reason="another server process answers: it restarted, or a "
+                    "replica took over",
+                )
+            )
+
+    def demoted(self, sent: float) -> bool:
+        """Leave a primary that has become a replica; False if it was none to us.
+
+        The wire ends, and the next one asks anew who the primary is.
+
+        Args:
+            sent: When the call was sent that it refused, by `time.monotonic`.
+        """
+        greeting = self.greeting
+        if greeting is None or greeting.role != "master":
+            return False
+        # The refusal of a wire that is gone says nothing of the one after it.
+        if self.wire is not None and self.wire.connected_at <= sent:
+            self.leave(ConnectionLost(f"{greeting.address} became a replica"))
+        return True
+
+    def leave(self, error: OddswireError) -> None:
+        """Connect anew, and let the calls on the present wire have their replies.
+
+        They come at once where there is anybody to send them; after a moment the wire
+        ends with `error`.
+        """
+        wire = self.wire
+        if wire is None:
+            return
+        self._on_closed(wire, error)
+        self._left.add(wire)
+        wire.loop.call_later(_LINGER, self._forget, wire, error)
+
+    def _forget(self, wire: Multiplexer, error: OddswireError) -> None:
+        self._left.discard(wire)
+        wire.abort(error)
 
     def _on_closed(self, wire: Multiplexer, error: OddswireError) -> None:
         if wire is not self.wire:
@@ -255,9 +332,21 @@ class Link:
             if not waiter.done():
                 waiter.set_exception(error())
 
+    def abandon(self) -> None:
+        """End everything at once: nobody is there to close it."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+        for wire in self._left:
+            wire.abort(ClosedError("the client was dropped without aclose()"))
+        if self.wire is not None:
+            self.wire.abort(ClosedError("the client was dropped without aclose()"))
+
     async def aclose(self, drain: float) -> None:
         """Stop connecting, let running calls finish for `drain` seconds, close."""
         self._closed = True
+        for wire in self._left:
+            wire.abort(ClosedError("the client was closed"))
         self._fail_waiters(lambda: ClosedError("the client was closed"))
         task = self._task
         if task is not None:

@@ -15,10 +15,13 @@ import math
 from collections import deque
 from itertools import islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 import hiredis
 
+from oddswire.connection.calls import Call, Label, Plan, dead_at, overdue
+from oddswire.connection.failures import copy_of, for_others, out_of_step
 from oddswire.connection.gate import Caps, Gate
 from oddswire.connection.reply_errors import reply_error
 from oddswire.errors import (
@@ -49,33 +52,6 @@ _PER_TURN = 32
 _JOIN_BELOW = 1024 * 1024
 
 
-class _Plan:
-    """What is special about a call: a batch, a hook, a reply not to be decoded."""
-
-    __slots__ = ("count", "on_reply", "raw", "replies")
-
-    def __init__(
-        self, count: int, on_reply: Callable[[Any], None] | None, *, raw: bool
-    ) -> None:
-        self.count = count
-        self.on_reply = on_reply
-        self.raw = raw
-        self.replies: list[Any] = []
-
-
-class Label(Protocol):
-    """What is being called: its name for errors, and a count of slow replies."""
-
-    name: str
-    slow: int
-
-
-# (future, time sent, deadline, bytes, label, plan or None). A plain tuple and a plain
-# future: a Future subclass takes the slow path of every await, a named tuple costs
-# 0.3 us to make.
-_Call: TypeAlias = "tuple[asyncio.Future[Any], float, float, int, Label, _Plan | None]"
-
-
 class Multiplexer(asyncio.Protocol):
     """One wire, many callers of one event loop.
 
@@ -91,9 +67,9 @@ class Multiplexer(asyncio.Protocol):
     Attributes:
         gate: Whether a call may be sent now, and the queue of those who wait.
         error: Why the wire ended; None while it lives.
-        connected_at: Loop time of the connection.
-        last_read: Loop time at which bytes last arrived.
-        tick: Loop time that counts as the sending time of the newest call.
+        connected_at: When it was connected, by `time.monotonic`.
+        last_read: When bytes last arrived.
+        tick: What counts as the sending time of the newest call.
     """
 
     def __init__(
@@ -109,7 +85,7 @@ class Multiplexer(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         self.gate = Gate(caps or Caps())
         self.error: OddswireError | None = None
-        self.connected_at = self.last_read = self.loop.time()
+        self.connected_at = self.last_read = monotonic()
         self._traffic = traffic
         self._on_push = on_push
         self._on_closed = on_closed
@@ -121,7 +97,7 @@ class Multiplexer(asyncio.Protocol):
             errors=encoding_errors,
         )
         self._transport: asyncio.Transport
-        self._calls: deque[_Call] = deque()
+        self._calls: deque[Call] = deque()
         # The bytes of the newest calls, one item per call; non-empty: a flush is due.
         self._unwritten: list[bytes] = []
         self.tick = 0.0
@@ -174,7 +150,7 @@ class Multiplexer(asyncio.Protocol):
             now = self.tick
             unwritten.append(data)
         else:
-            self.tick = now = loop.time()
+            self.tick = now = monotonic()
             if self._calls or self._crowded:
                 unwritten.append(data)
                 loop.call_soon(self._flush)
@@ -187,7 +163,7 @@ class Multiplexer(asyncio.Protocol):
         if count == 1 and on_reply is None and not raw:
             plan = None
         else:
-            plan = _Plan(count, on_reply, raw=raw)
+            plan = Plan(count, on_reply, raw=raw)
         future = loop.create_future()
         self._calls.append((future, now, deadline, size, label, plan))
         gate.commands += 1
@@ -195,7 +171,7 @@ class Multiplexer(asyncio.Protocol):
         if gate.commands >= gate.caps.commands or gate.bytes >= gate.caps.bytes:
             gate.open = False
         if deadline < self._timer_at:
-            self._set_timer(deadline)
+            self._set_timer(deadline, now)
         return future
 
     def _flush(self) -> None:
@@ -225,7 +201,9 @@ class Multiplexer(asyncio.Protocol):
                 continue
             self.gate.commands -= 1
             self.gate.bytes -= call[3]
-            self._tell(call, ConnectionLost("cancelled", outcome=Outcome.NOT_SENT))
+            if call[5] is not None:
+                failure = ConnectionLost("cancelled", outcome=Outcome.NOT_SENT)
+                call[5].tell(failure, self.loop)
         self.gate.update()
         self._end_drain()
         return kept
@@ -241,11 +219,11 @@ class Multiplexer(asyncio.Protocol):
 
     # --- deadlines
 
-    def _set_timer(self, at: float) -> None:
+    def _set_timer(self, at: float, now: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self.loop.call_at(at, self._check, at)
+        self._timer = self.loop.call_later(at - now, self._check, at)
 
     def _check(self, due: float, seen: float = -1.0) -> None:
         """Fail the calls past their deadline, unless the loop was stalled until now.
@@ -253,8 +231,11 @@ class Multiplexer(asyncio.Protocol):
         `seen` is `last_read` when judging was last put off: a loop that is always late
         may put it off again only if it has read something since.
         """
-        now = self.loop.time()
-        if self._resuming or (now - due > _STALL and self.last_read != seen):
+        now = monotonic()
+        late = now - due
+        if late > _STALL:
+            self._traffic.stalls.observe(late)
+        if self._resuming or (late > _STALL and self.last_read != seen):
             # The loop did not run for a while, or there are replies that were not
             # looked at. Let it read before judging.
             self._timer = self.loop.call_later(
@@ -262,26 +243,22 @@ class Multiplexer(asyncio.Protocol):
             )
             return
         self._timer, self._timer_at = None, math.inf
-        soonest = math.inf
-        for future, sent, deadline, _, label, _ in self._calls:
-            if future.done():
-                continue
-            if deadline > now:
-                soonest = min(soonest, deadline)
-                continue
-            self._traffic.timeouts += 1
+        failed, soonest = overdue(self._calls, now)
+        self._traffic.timeouts += len(failed)
+        for future, sent, deadline, _, label, _ in failed:
             future.set_exception(
                 CommandTimeout(
                     f"{label.name}: no reply within {deadline - sent:.3g} s "
                     f"({self.load()}; last bytes {now - self.last_read:.3g} s ago, "
-                    f"connected {now - self.connected_at:.3g} s ago)"
+                    f"connected {now - self.connected_at:.3g} s ago, "
+                    f"the loop was {max(late, 0.0) * 1e3:.0f} ms late)"
                 )
             )
         self._end_drain()
         if not self._calls:
             return
-        dead_at = self._dead_at()
-        if dead_at <= now:
+        silent_until = dead_at(self._calls[0], self.last_read)
+        if silent_until <= now:
             self.abort(
                 ConnectionLost(
                     f"calls timed out and nothing arrived for "
@@ -289,12 +266,7 @@ class Multiplexer(asyncio.Protocol):
                 )
             )
         else:
-            self._set_timer(min(soonest, dead_at))
-
-    def _dead_at(self) -> float:
-        """When the oldest call will have waited in silence for too long to go on."""
-        _, sent, deadline, *_ = self._calls[0]
-        return max(sent, self.last_read) + max(2 * (deadline - sent), 3.0)
+            self._set_timer(min(soonest, silent_until), now)
 
     def count_wait(self) -> None:
         """Count a call that has to wait for room."""
@@ -308,12 +280,12 @@ class Multiplexer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take in what arrived and resolve the calls it answers."""
-        self.last_read = self.loop.time()
+        self.last_read = monotonic()
         self._traffic.bytes_in += len(data)
         try:
             self._reader.feed(data)
         except Exception as error:  # noqa: BLE001 - whatever it is, we are out of step
-            self.abort(_broken(error))
+            self.abort(out_of_step(error))
             return
         if not self._resuming:
             self._resume()
@@ -332,7 +304,7 @@ class Multiplexer(asyncio.Protocol):
         try:
             more = self._read(_PER_TURN)
         except Exception as error:  # noqa: BLE001 - whatever it is, we are out of step
-            self.abort(_broken(error))
+            self.abort(out_of_step(error))
             return
         if more:
             self._resuming = True
@@ -352,7 +324,7 @@ class Multiplexer(asyncio.Protocol):
         latency = self._traffic.latency
         slow_above = self._traffic.slow_above
         now = self.last_read
-        answered = together = 0
+        answered = together = ended = 0
         sent = 0.0
         while answered < limit:
             reply = gets()
@@ -374,6 +346,7 @@ class Multiplexer(asyncio.Protocol):
                     if len(plan.replies) < plan.count:
                         continue
                     reply = plan.replies
+                    ended += plan.count - 1
                 if plan.on_reply is not None:
                     hook, plan.on_reply = plan.on_reply, None  # once, if it raises too
                     hook(reply)
@@ -395,6 +368,7 @@ class Multiplexer(asyncio.Protocol):
                 future.set_result(reply)
         if together:
             latency.observe(now - sent, together)
+            self._traffic.answered.record(now, calls=answered + ended)
         return answered >= limit
 
     def _get_decoded(self) -> Any:
@@ -488,7 +462,10 @@ class Multiplexer(asyncio.Protocol):
             # The oldest call on the wire is the one whose reply broke it.
             blamed = position == 0 and outcome is Outcome.UNKNOWN
             failure = (copy_of if blamed else for_others)(error, outcome)
-            self._tell(call, failure)
+            if call[5] is not None and call[5].last_word is not None:
+                failure = copy_of(call[5].last_word, Outcome.NOT_SENT)
+            if call[5] is not None:
+                call[5].tell(failure, self.loop)
             if not call[0].done():
                 call[0].set_exception(failure)
         if self._drained is not None:
@@ -496,54 +473,9 @@ class Multiplexer(asyncio.Protocol):
         if self._on_closed is not None:
             self._on_closed(self, error)
 
-    def _tell(self, call: _Call, failure: OddswireError) -> None:
-        """Tell the hook of a call that it ended without a reply."""
-        plan = call[5]
-        if plan is None or plan.on_reply is None:
-            return
-        hook, plan.on_reply = plan.on_reply, None
-        try:
-            hook(failure)
-        except Exception as error:  # noqa: BLE001 - the calls behind it must end too
-            self.loop.call_exception_handler(
-                {"message": f"{hook!r} raised an exception", "exception": error}
-            )
-
 
 _future_of = itemgetter(0)
 _is_cancelled = asyncio.Future.cancelled
-
-
-def copy_of(error: OddswireError, outcome: Outcome) -> OddswireError:
-    """Return an error like this one for another call.
-
-    Each call gets its own: one exception object raised in many tasks collects all
-    their tracebacks.
-    """
-    # Not by calling the class: some take more than their message.
-    copy = type(error).__new__(type(error), *error.args)
-    vars(copy).update(vars(error), outcome=outcome)
-    copy.__cause__ = error.__cause__
-    return copy
-
-
-def for_others(error: OddswireError, outcome: Outcome) -> OddswireError:
-    """Return the error of a call whose wire ended through no fault of its own."""
-    if not isinstance(error, ProtocolBroken):
-        return copy_of(error, outcome)
-    lost = ConnectionLost(str(error), outcome=outcome)
-    lost.__cause__ = error.__cause__
-    return lost
-
-
-def _broken(error: Exception) -> OddswireError:
-    if isinstance(error, OddswireError):
-        return error
-    broken = ProtocolBroken(
-        f"what the server sent cannot be understood: {type(error).__name__}: {error}"
-    )
-    broken.__cause__ = error
-    return broken
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -13,13 +13,20 @@ class Owner:
 
     A socket that two loops or two processes read from gives each of them the other's
     replies.
+
+    Attributes:
+        loop: The owner; None until the first `claim`.
     """
 
-    __slots__ = ("_loop", "_pid")
+    __slots__ = ("_pid", "loop")
 
     def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
+
+    def is_this_process(self) -> bool:
+        """Whether the owner is this process, not the one it was forked from."""
+        return self._pid == os.getpid()
 
     def claim(self) -> None:
         """Become the owner, or make sure that the running loop is.
@@ -28,14 +35,14 @@ class Owner:
             WrongLoop: Another loop, or the process this one was forked from, owns it.
         """
         loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop, self._pid = loop, os.getpid()
+        if self.loop is None:
+            self.loop, self._pid = loop, os.getpid()
         elif self._pid != os.getpid():
             raise WrongLoop(
                 "this client belongs to the process that was forked: "
                 "open one client per process, after the fork"
             )
-        elif self._loop is not loop:
+        elif self.loop is not loop:
             raise WrongLoop(
                 "this client belongs to another event loop: open one client per loop"
             )

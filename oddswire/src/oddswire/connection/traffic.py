@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from oddswire.counters import Histogram
+from oddswire.counters import Histogram, Window
 
 
 class Traffic:
@@ -12,6 +12,7 @@ class Traffic:
 
     Attributes:
         latency: Seconds from a command's tick to its reply's arrival.
+        answered: Calls that were answered lately.
         writes: Socket writes; commands per write tell how well commands are joined.
         bytes_in: Bytes read.
         bytes_out: Bytes handed to the socket.
@@ -19,14 +20,17 @@ class Traffic:
         timeouts: Calls whose deadline passed.
         abandoned: Calls whose caller was cancelled.
         waits: Calls that waited for room.
+        stalls: Seconds by which the event loop came late to a deadline.
         slow_above: Seconds after which a reply counts as slow.
     """
 
-    __slots__ = ("abandoned", "bytes_in", "bytes_out", "latency", "pushes",
-                 "slow_above", "timeouts", "waits", "writes")  # fmt: skip
+    __slots__ = ("abandoned", "answered", "bytes_in", "bytes_out", "latency", "pushes",
+                 "slow_above", "stalls", "timeouts", "waits", "writes")  # fmt: skip
 
     def __init__(self, slow_above: float = math.inf) -> None:
         self.latency = Histogram()
+        self.stalls = Histogram()
+        self.answered = Window()
         self.writes = 0
         self.bytes_in = 0
         self.bytes_out = 0

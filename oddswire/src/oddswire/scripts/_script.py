@@ -53,7 +53,8 @@ class Script:
         may have run, or may run yet.
 
         Args:
-            client: Where; its deadline covers the loading too.
+            client: Where. A server that lost the script costs a second call, with a
+                deadline of its own.
             keys: Every key it touches, all in one slot.
             args: Text, bytes and numbers.
 

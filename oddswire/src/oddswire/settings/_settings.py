@@ -44,6 +44,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     username: str | None = None
     password: str | None = None
     database: int | None = None
+    sentinels: str | None = None
+    sentinel_password: str | None = None
     prefix: str = _BY_PROFILE
     tls_verify: bool = True
     tls_ca_file: str | None = None

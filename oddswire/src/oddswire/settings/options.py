@@ -39,6 +39,10 @@ def _ms(low: float, high: float) -> Duration:
     return Duration(low, high, milliseconds=True)
 
 
+_SENTINELS = Text(
+    "host:port of each sentinel, with commas between",
+    r"\s*[^\s,:]+(:\d{1,5})?(\s*,\s*[^\s,:]+(:\d{1,5})?)*\s*",
+)
 _CHOICES = Text(f"one of {', '.join(PROFILES)}", "|".join(PROFILES))
 
 OPTIONS: Final[tuple[Option, ...]] = (
@@ -57,6 +61,11 @@ OPTIONS: Final[tuple[Option, ...]] = (
            "completes the URL", optional=True, secret=True),
     Option("database", "REDIS_DATABASE", Count(0, MAX_DATABASE),
            "completes the URL", optional=True),
+    Option("sentinels", "ODDSWIRE_SENTINELS", _SENTINELS,
+           "who knows where the primary is; the host of the URL is then its name",
+           optional=True),
+    Option("sentinel_password", "ODDSWIRE_SENTINEL_PASSWORD", Text("a password"),
+           "of the sentinels themselves", optional=True, secret=True),
     Option("prefix", "REDIS_KEY_PREFIX", Prefix(),
            "what every key begins with"),
     Option("tls_verify", "REDIS_TLS_REJECT_UNAUTHORIZED", Flag(),

@@ -64,7 +64,7 @@ class Frames:
     def _header(self, line: bytes) -> None:
         kind, number = line[:1], line[1:].strip()
         if kind in _AGGREGATES and kind:
-            count = int(number) if number.lstrip(b"-").isdigit() else 0
+            count = int(number) if number.isdigit() else 0  # -1 has nothing in it
             if kind in b"%|":
                 count *= 2
             # An attribute stands before the value it belongs to.

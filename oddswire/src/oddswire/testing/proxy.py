@@ -157,6 +157,7 @@ class FaultProxy:
         tb: TracebackType | None,
     ) -> None:
         self._listener.close()
+        self.refuse()  # one may just be coming in
         self.reset()
         for task in self._tasks:
             task.cancel()

@@ -1,0 +1,115 @@
+"""A client that nobody closed, and what waits while there is no connection."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+from contextlib import suppress
+
+import pytest
+
+from oddswire import Client
+from oddswire.errors import CommandTimeout, Outcome, Overloaded, Unavailable
+from oddswire.events import Disconnected
+
+
+def _drop(holder):
+    holder.clear()
+    gc.collect()  # a traceback and its frame hold each other
+
+
+@pytest.mark.errors
+async def test_dropped_client_leaves_no_connection_behind(own):
+    """A client that was dropped without aclose() is told of, and its wire ends."""
+    async with Client.from_url(own.url) as watch:
+        client = Client.from_url(own.url)
+        await client.ping()
+        assert len(await watch.client_list()) == 2
+        dropped = [client]
+        del client
+        with pytest.warns(ResourceWarning, match="without `await client.aclose"):
+            _drop(dropped)
+        async with asyncio.timeout(5):
+            while len(await watch.client_list()) > 1:
+                pass
+
+
+@pytest.mark.errors
+async def test_dropped_client_stops_connecting(unused_tcp_port):
+    """A dropped client whose server is away does not go on trying for ever."""
+    client = Client(host="127.0.0.1", port=unused_tcp_port, command_timeout=0.05)
+    with suppress(Unavailable):  # its traceback would keep the client
+        await client.ping()
+    (connecting,) = asyncio.all_tasks() - {asyncio.current_task()}
+    assert connecting.get_name() == "oddswire command connecting"
+    dropped = [client]
+    del client
+    with pytest.warns(ResourceWarning, match="without `await client.aclose"):
+        _drop(dropped)
+    await asyncio.wait([connecting], timeout=5)
+    assert connecting.done()
+
+
+@pytest.mark.basic
+async def test_client_that_was_closed_or_never_used_is_dropped_in_silence(server):
+    """No warning for a client that left nothing open (warnings are errors here)."""
+    used = Client.from_url(server.url)
+    await used.ping()
+    await used.aclose()
+    never = Client.from_url(server.url)
+    del used, never
+    gc.collect()
+
+
+@pytest.mark.errors
+async def test_bytes_that_wait_for_the_connection_are_bounded(own):
+    """What may wait in memory for a server that is away is bounded in bytes too."""
+    async with Client.from_url(
+        own.url, inflight_bytes=1_000_000, command_timeout=2.0
+    ) as client:
+        await client.ping()
+        lost = asyncio.get_running_loop().create_future()
+        client.events.subscribe(lost.set_result, Disconnected)
+        own.kill(signal.SIGKILL)
+        await lost
+        calls = [
+            asyncio.ensure_future(client.set(f"k{n}", b"v" * 300_000))  # noqa: TID251 - awaited below
+            for n in range(5)
+        ]
+        failures = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [each for each in failures if isinstance(each, Overloaded)]
+        assert len(refused) == 2
+        assert refused[0].outcome is Outcome.NOT_SENT
+        assert "bytes wait" in str(refused[0])
+
+
+@pytest.mark.errors
+async def test_large_batch_ends_within_the_deadline_of_its_client(own):
+    """A batch too large for the command wire has one deadline, not one a read."""
+    async with Client.from_url(own.url, command_timeout=0.5) as client:
+        await client.ping()
+        pipe = client.pipeline(transaction=False)
+        for n in range(1_500):
+            pipe.get(f"k{n}")
+        assert len(await pipe.execute()) == 1_500
+        for n in range(1_500):
+            pipe.get(f"k{n}")
+        own.kill(signal.SIGSTOP)
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            with pytest.raises(CommandTimeout, match="1500 commands") as caught:
+                await pipe.execute()
+        finally:
+            own.kill(signal.SIGCONT)
+        assert loop.time() - started < 1.0
+        assert caught.value.outcome is Outcome.UNKNOWN
+        assert await client.ping()
+
+
+@pytest.mark.basic
+async def test_one_large_call_may_be_the_first(server, prefix):
+    """A call larger than what may wait is sent all the same when it is alone."""
+    async with Client.from_url(server.url, inflight_bytes=1_000_000) as client:
+        assert await client.set(f"{prefix}k", b"v" * 3_000_000, ex=60)

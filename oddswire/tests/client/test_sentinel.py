@@ -1,0 +1,200 @@
+"""The primary changes: the client follows, and writes to nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from redis.asyncio.connection import SSLConnection
+from redis.asyncio.sentinel import Sentinel
+
+from oddswire import Client
+from oddswire.client._sentinel import Primary
+from oddswire.embedded import EmbeddedSentinels
+from oddswire.errors import ReadOnly, SettingsError, Unavailable
+from oddswire.events import DataReset, Failover, Ready
+
+_spec = importlib.util.spec_from_file_location(
+    "failover", Path(__file__).with_name("failover.py")
+)
+failover = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(failover)
+
+
+@asynccontextmanager
+async def _client(group, **options):
+    hosts = ",".join(f"{each.host}:{each.port}" for each in group.sentinels)
+    async with Client.from_url(
+        f"redis://:{group.password}@{group.name}/0",
+        sentinels=hosts,
+        sentinel_password=group.password,
+        reconnect_delay=0.02,
+        **options,
+    ) as client:
+        yield client
+
+
+@pytest.mark.requirement("C12")
+@pytest.mark.integration
+@pytest.mark.parametrize("how", ["command", "kill", "freeze"])
+async def test_client_follows_the_primary(how):
+    """Once the new primary is announced, no acknowledged write is anywhere else."""
+    async with (
+        EmbeddedSentinels() as group,
+        _client(group, command_timeout=1.0) as client,
+    ):
+        seen = []
+        client.events.subscribe(seen.append, Failover, DataReset, Ready)
+        found = await failover.fail_over(group, lambda key: client.set(key, "v"), how)
+        old, new = group.primary, group.replicas[0]
+        moved = [event for event in seen if isinstance(event, Failover)]
+        assert (moved[-1].old, moved[-1].new) == (
+            f"{old.host}:{old.port}",
+            f"{new.host}:{new.port}",
+        )
+        assert isinstance(seen[-1], Ready)
+        assert any(isinstance(event, DataReset) for event in seen)
+        assert found.lost_later == 0
+        assert found.acknowledged > 200
+        # The exclusive wires have moved too.
+        await client.rpush("list", "x")
+        assert await client.blpop("list", 1) == (b"list", b"x")
+
+
+@pytest.mark.requirement("C12")
+@pytest.mark.integration
+async def test_min_replicas_to_write_keeps_what_was_acknowledged():
+    """With the server's own safeguard a stopped primary acknowledges nothing alone."""
+    safe = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")
+    async with (
+        EmbeddedSentinels(replicas=2, args=safe) as group,
+        _client(group, command_timeout=1.0) as client,
+    ):
+        found = await failover.fail_over(
+            group, lambda key: client.set(key, "v"), "freeze"
+        )
+        assert found.lost_later == 0
+        # Replication stays asynchronous: what had not left yet can be lost, no more.
+        assert found.lost < 10, found
+        assert found.failed
+
+
+@pytest.mark.requirement("C12")
+@pytest.mark.errors
+async def test_a_demoted_primary_is_left_at_once(monkeypatch):
+    """READONLY drops the wire; the write goes to the primary within its deadline."""
+    never = asyncio.Event()
+    monkeypatch.setattr(Primary, "watch", lambda self, moved: never.wait())
+    async with EmbeddedSentinels() as group, _client(group) as client:
+        await client.set("k", 1)
+        await failover.switch(group, "command")
+        # The old one becomes a replica a moment later, and says so.
+        async with asyncio.timeout(10):
+            while client._link.greeting.address.endswith(f":{group.primary.port}"):
+                await client.set("k", 2)
+        assert await client.set("k", 3)
+
+
+@pytest.mark.requirement("C12")
+@pytest.mark.basic
+async def test_redis_pys_sentinel_makes_our_client():
+    """`Sentinel.master_for` with our class gives a client that asks the sentinels."""
+    async with EmbeddedSentinels(sentinels=1) as group:
+        manager = Sentinel(
+            [(group.sentinels[0].host, group.sentinels[0].port)],
+            sentinel_kwargs={"password": group.password},
+            password=group.password,
+        )
+        async with manager.master_for(group.name, redis_class=Client) as client:
+            assert await client.set("k", "v")
+            assert client._link.greeting.role == "master"
+        for sentinel in manager.sentinels:
+            await sentinel.aclose()
+
+
+@pytest.mark.errors
+async def test_nobody_knows_the_name():
+    """An unknown name and sentinels that are away are typed, with what to look at."""
+    async with EmbeddedSentinels(replicas=0, sentinels=1) as group:
+        hosts = f"{group.sentinels[0].host}:{group.sentinels[0].port}"
+        async with Client.from_url(
+            f"redis://:{group.password}@nobody/0",
+            sentinels=hosts,
+            sentinel_password=group.password,
+            command_timeout=0.5,
+        ) as client:
+            with pytest.raises(Unavailable, match="name no primary 'nobody'"):
+                await client.get("k")
+
+
+@pytest.mark.errors
+async def test_replica_on_purpose_stays_connected():
+    """A write to a replica that was asked for by its URL is refused, wire and all."""
+    async with (
+        EmbeddedSentinels(sentinels=1) as group,
+        Client.from_url(group.replicas[0].url) as client,
+    ):
+        await client.ping()
+        with pytest.raises(ReadOnly):
+            await client.set("k", "v")
+        assert client.statistics().connects == 1
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("sentinels", ["", "a:b", "a:1;b:2", "a:1,,b:2"])
+def test_malformed_sentinels_are_refused(sentinels):
+    """What is no list of addresses is refused with the form of one."""
+    with pytest.raises(SettingsError, match="host:port of each sentinel"):
+        Client.from_url("redis://name/0", sentinels=sentinels)
+
+
+@pytest.mark.errors
+async def test_refusals_of_a_demoted_primary_stay_refusals():
+    """Of many writes that were all refused none ends as unknown."""
+    async with (
+        EmbeddedSentinels(sentinels=1) as group,
+        Client.from_url(group.primary.url) as client,
+        Client.from_url(group.primary.url) as admin,
+    ):
+        await client.ping()
+        replica = group.replicas[0]
+        await admin.replicaof(replica.host, replica.port)
+        failures = await asyncio.gather(
+            *(client.incr("n") for _ in range(200)), return_exceptions=True
+        )
+        assert {type(failure) for failure in failures} == {ReadOnly}
+
+
+@pytest.mark.errors
+async def test_a_pipeline_leaves_a_demoted_primary_too():
+    """A client that sends nothing but pipelines does not stay on a replica."""
+    async with (
+        EmbeddedSentinels(sentinels=1) as group,
+        Client.from_url(group.primary.url) as client,
+        Client.from_url(group.primary.url) as admin,
+    ):
+        await client.ping()
+        replica = group.replicas[0]
+        await admin.replicaof(replica.host, replica.port)
+        with pytest.raises(ReadOnly):
+            await client.pipeline(transaction=False).set("k", 1).execute()
+        await client.ping()
+        assert client.statistics().connects == 2
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("tls", [True, False])
+def test_tls_goes_to_the_sentinels_and_the_primary(tls):
+    """Asked for TLS, however it was said, no password leaves in plaintext."""
+    scheme = "rediss" if tls else "redis"
+    by_url = Client.from_url(f"{scheme}://:x@mymaster/0", sentinels="h1,h2:1")
+    by_argument = Client(host="mymaster", password="x", ssl=tls, sentinels="h1,h2:1")
+    for client in (by_url, by_argument):
+        pool = client.connection_pool
+        assert issubclass(pool.connection_class, SSLConnection) is tls
+        for sentinel in pool.primary._manager.sentinels:
+            kind = sentinel.connection_pool.connection_class
+            assert issubclass(kind, SSLConnection) is tls

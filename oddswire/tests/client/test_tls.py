@@ -1,0 +1,197 @@
+"""TLS against Debian's redis-server 7.0: verified, or refused with what to do."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from time import monotonic
+
+import pytest
+import trustme
+
+from oddswire import Client, EmbeddedServer
+from oddswire.embedded.server import free_port
+from oddswire.errors import Unavailable
+from oddswire.events import Disconnected
+from oddswire.testing import FaultProxy
+
+pytestmark = pytest.mark.system("redis-server", package="redis-server")
+
+
+class Authority:
+    """Files of an authority and of the certificates that it issued."""
+
+    def __init__(self, folder, name):
+        self._folder = folder / name
+        self._folder.mkdir()
+        self._authority = trustme.CA()
+        self.file = str(self._folder / "ca.pem")
+        self._authority.cert_pem.write_to_path(self.file)
+
+    def issue(self, name, *identities, **options):
+        """Return the files of a certificate and of its key."""
+        issued = self._authority.issue_cert(*(identities or ("127.0.0.1",)), **options)
+        certificate, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
+        for position, blob in enumerate(issued.cert_chain_pems):
+            blob.write_to_path(str(certificate), append=position > 0)
+        issued.private_key_pem.write_to_path(str(key))
+        return str(certificate), str(key)
+
+
+@pytest.fixture
+def ours(tmp_path):
+    """The authority that the client trusts."""
+    return Authority(tmp_path, "ours")
+
+
+@pytest.fixture
+async def speaking_tls():
+    """`speaking_tls(authority, files, *args)`: a Redis 7.0 that speaks TLS."""
+    servers = []
+
+    async def start(authority, files, *args):
+        port = free_port()
+        certificate, key = files
+        server = EmbeddedServer(
+            binary=shutil.which("redis-server"),
+            args=(
+                *("--tls-port", str(port), "--tls-ca-cert-file", authority.file),
+                *("--tls-cert-file", certificate, "--tls-key-file", key),
+                *(args or ("--tls-auth-clients", "no")),
+            ),
+        )
+        await server.__aenter__()
+        servers.append(server)
+        return server, f"rediss://:{server.password}@127.0.0.1:{port}/0"
+
+    yield start
+    for server in servers:
+        await server.__aexit__(None, None, None)
+
+
+@pytest.mark.requirement("C1")
+@pytest.mark.integration
+async def test_verified_tls_carries_every_kind_of_wire(ours, speaking_tls):
+    """Commands, pipelines, blocking calls and redis-py's pub/sub go over TLS."""
+    _, url = await speaking_tls(ours, ours.issue("server"))
+    async with Client.from_url(url, tls_ca_file=ours.file) as client:
+        assert await client.set("k", b"v" * 100_000)
+        assert await client.pipeline().get("k").incr("n").execute() == [
+            b"v" * 100_000,
+            1,
+        ]
+        await client.rpush("list", "x")
+        assert await client.blpop("list", 1) == (b"list", b"x")
+        assert client._link.greeting.version.startswith("7.0")
+
+
+@pytest.mark.requirement("C1")
+@pytest.mark.errors
+@pytest.mark.parametrize("kind", ["expired", "wrong name", "unknown authority"])
+async def test_a_certificate_that_does_not_hold_is_refused(
+    ours, speaking_tls, tmp_path, kind
+):
+    """Refused in one attempt, well within the deadline, saying what to look at."""
+    authority, options, names = ours, {}, ()
+    if kind == "expired":
+        yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)  # noqa: TID251 - the certificate's
+        options = {"not_after": yesterday}
+    elif kind == "wrong name":
+        names = ("example.test",)
+    else:
+        authority = Authority(tmp_path, "theirs")
+    server, url = await speaking_tls(
+        authority, authority.issue("server", *names, **options)
+    )
+    port = int(url.rpartition(":")[2].removesuffix("/0"))
+    async with (
+        FaultProxy(("127.0.0.1", port)) as proxy,
+        Client.from_url(
+            f"rediss://:{server.password}@127.0.0.1:{proxy.port}/0",
+            tls_ca_file=ours.file,
+        ) as client,
+    ):
+        started = monotonic()
+        with pytest.raises(
+            Unavailable, match="name its CA, or check the host name and the certificate"
+        ):
+            await client.get("k")
+        assert monotonic() - started < 1.0
+        assert proxy.accepted == 1
+
+
+@pytest.mark.errors
+async def test_not_verifying_has_to_be_spelled_out(ours, speaking_tls, tmp_path):
+    """Only `tls_verify=False` talks to a server of an unknown authority."""
+    theirs = Authority(tmp_path, "theirs")
+    _, url = await speaking_tls(theirs, theirs.issue("server"))
+    async with Client.from_url(url, tls_ca_file=ours.file, tls_verify=False) as client:
+        assert await client.ping()
+
+
+@pytest.mark.requirement("C1")
+@pytest.mark.errors
+async def test_mutual_tls_wants_our_certificate(ours, speaking_tls):
+    """With our certificate it works; without it the refusal names the setting."""
+    _, url = await speaking_tls(ours, ours.issue("server"), "--tls-auth-clients", "yes")
+    certificate, key = ours.issue("client", "bot@example.test")
+    async with Client.from_url(
+        url, tls_ca_file=ours.file, tls_cert_file=certificate, tls_key_file=key
+    ) as client:
+        assert await client.ping()
+    started = monotonic()
+    async with Client.from_url(
+        url, tls_ca_file=ours.file, command_timeout=1.0
+    ) as client:
+        with pytest.raises(Unavailable, match="tls_cert_file"):
+            await client.ping()
+    assert monotonic() - started < 1.5
+
+
+@pytest.mark.requirement("C1")
+@pytest.mark.errors
+async def test_tls_and_plaintext_mixed_up(ours, speaking_tls):
+    """TLS to a plain port and plaintext to a TLS port say which scheme to use."""
+    server, url = await speaking_tls(ours, ours.issue("server"))
+    tls_port = url.rpartition(":")[2].removesuffix("/0")
+    async with Client.from_url(
+        f"rediss://:{server.password}@127.0.0.1:{server.port}/0",
+        tls_ca_file=ours.file,
+        connect_timeout=1.0,
+        command_timeout=1.5,
+    ) as client:
+        with pytest.raises(Unavailable, match=r"redis://|speak TLS"):
+            await client.ping()
+    async with Client.from_url(
+        f"redis://:{server.password}@127.0.0.1:{tls_port}",
+        connect_timeout=1.0,
+        command_timeout=1.5,
+    ) as client:
+        with pytest.raises(Unavailable, match="rediss://"):
+            await client.ping()
+
+
+@pytest.mark.requirement("C1")
+@pytest.mark.advanced
+async def test_a_new_certificate_drops_no_wire(ours, speaking_tls, tmp_path):
+    """Live wires outlast a change of certificate; new ones see the new one."""
+    server, url = await speaking_tls(ours, ours.issue("server"))
+    theirs = Authority(tmp_path, "theirs")
+    certificate, key = theirs.issue("server")
+    lost = []
+    async with (
+        Client.from_url(url, tls_ca_file=ours.file) as client,
+        Client.from_url(server.url) as plain,
+    ):
+        client.events.subscribe(lost.append, Disconnected)
+        await client.ping()
+        await plain.execute_command(
+            *("CONFIG", "SET", "tls-cert-file", certificate, "tls-key-file", key)
+        )
+        assert await client.ping()
+        assert not lost
+        async with Client.from_url(url, tls_ca_file=ours.file) as late:
+            with pytest.raises(Unavailable, match="certificate"):
+                await late.ping()
+        async with Client.from_url(url, tls_ca_file=theirs.file) as late:
+            assert await late.ping()
