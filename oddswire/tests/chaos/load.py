@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 # Seconds that a call is given in every row, by whoever is looked at.
 DEADLINE = 0.5
 
+# Seconds in which what was on its way when the fault ended may still be hurt by it.
+_AFTER_EFFECTS = 0.1
+
 _PACE = 0.001  # seconds between two calls, times the number of tasks
 
 
@@ -78,7 +81,8 @@ class Result(msgspec.Struct):
         acked: Calls that were answered well.
         refused: Calls that the server refused, or that were provably not sent.
         unknown: Calls of which nothing is known.
-        lost: Acknowledged writes that are not there, counters that cannot be.
+        lost: Acknowledged writes that are not there, counters that cannot be; None
+            where the fault itself takes data away, so that it is not judged.
         wrong: Replies that belong to another key.
         late: Calls past their deadline and a tenth.
         longest: Seconds of the longest call.
@@ -93,7 +97,7 @@ class Result(msgspec.Struct):
     acked: int
     refused: int
     unknown: int
-    lost: list[str]
+    lost: list[str] | None
     wrong: list[str]
     late: list[str]
     longest: float
@@ -143,13 +147,17 @@ class Load:
             self._ended.set()
             await asyncio.sleep(_PACE * self._tasks)
 
-    async def until(self, good: int) -> None:
-        """Wait until so many more calls were answered well."""
-        wanted = self.history.count("ok") + good
+    async def until(self, good: int, *, begun: float = 0.0) -> None:
+        """Wait until so many calls that began after then were answered well."""
         async with asyncio.timeout(15):
-            while self.history.count("ok") < wanted:
+            while self._good(begun) < good:
                 self._ended.clear()
                 await self._ended.wait()
+
+    def _good(self, begun: float) -> int:
+        return sum(
+            call.began > begun and call.outcome == "ok" for call in self.history.calls
+        )
 
 
 def belongs(key: str, value: Any) -> bool:
@@ -173,13 +181,10 @@ async def observe(
         before = stage.proxy.accepted
         await fault(stage)
         healed = monotonic()
-        await asyncio.sleep(0.2)
         # When nothing goes on after the fault, the recovery says so.
         with contextlib.suppress(TimeoutError):
-            await load.until(50)
+            await load.until(50, begun=healed + _AFTER_EFFECTS)
     calls = load.history.calls
-    # What was on its way when the fault ended may still be hurt by it.
-    after_effects = 0.1
     after = [
         call.ended - healed
         for call in calls
@@ -193,7 +198,7 @@ async def observe(
         acked=load.history.count("ok"),
         refused=load.history.count("rejected") + load.history.count("not_sent"),
         unknown=load.history.count("unknown"),
-        lost=await _lost(stage, load.history) if keeps else [],
+        lost=await _lost(stage, load.history) if keeps else None,
         wrong=wrong_replies(load.history.of("get"), belongs),
         # The loop of 200 tasks is late itself.
         late=overtime(calls, slack=0.05),
@@ -208,7 +213,7 @@ async def observe(
                     [
                         call
                         for call in load.history.of("get")
-                        if call.began > healed + after_effects
+                        if call.began > healed + _AFTER_EFFECTS
                     ],
                     belongs,
                 )

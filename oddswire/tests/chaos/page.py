@@ -20,7 +20,8 @@ Each task writes a value that carries its key, reads it, increments a counter an
 key of its own, over and over, with {deadline:g} s for each call. **acked**: answered
 well. **refused**: refused by the server, or provably not sent. **unknown**: nothing is
 known, it may have run. **lost**: acknowledged and not there at the end, or a counter
-outside acknowledged .. acknowledged + unknown. **wrong**: a reply of another key.
+outside acknowledged .. acknowledged + unknown; - where the fault itself takes data
+away, so that it is not judged. **wrong**: a reply of another key.
 **late**: past the deadline and a tenth. **back**: seconds from the end of the fault to
 the first good call begun after it. **conns**: new connections from the fault on.
 
@@ -52,7 +53,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
             verdict = "missed: " + "; ".join(each["missed"]) if each["missed"] else "ok"
         yield _row(
             each["row"], fault, each["client"], each["tasks"], f"{each['acked']:,}",
-            each["refused"], each["unknown"], len(each["lost"]), len(each["wrong"]),
+            each["refused"], each["unknown"], _count(each["lost"]), len(each["wrong"]),
             len(each["late"]), f"{each['longest']:.2f}", back, each["connections"],
             verdict,
         )  # fmt: skip
@@ -106,6 +107,10 @@ def _criteria() -> Iterator[str]:
         texts = "; ".join(text for text, _ in row.criteria)
         yield f"- {row.number}, {row.name}: {texts}."
     yield ""
+
+
+def _count(lost: list[str] | None) -> str:
+    return "-" if lost is None else str(len(lost))
 
 
 def _row(*cells: Any) -> str:

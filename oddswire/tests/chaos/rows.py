@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import resource
 import signal
-import time
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -54,7 +53,7 @@ class Row:
 # --- what is asked of every row
 
 _NEVER = (
-    ("nothing acknowledged is lost, no counter is off", lambda r: not r.lost),
+    ("nothing acknowledged is lost, no counter is off", lambda r: r.lost == []),
     ("no reply belongs to another key", lambda r: not r.wrong),
     ("no call is past its deadline and a tenth", lambda r: not r.late),
     ("nothing is left behind", lambda r: not r.leaked),
@@ -231,9 +230,13 @@ async def corrupted(stage: Stage) -> None:
 
 async def stalled_loop(stage: Stage) -> None:
     """Hold up the event loop for twice the deadline of the calls."""
-    await asyncio.sleep(0.1)
-    time.sleep(1.0)  # noqa: ASYNC251 - that is the fault
-    await asyncio.sleep(0.1)
+    subject = stage.subject
+    calls = [asyncio.get_running_loop().create_task(_one(subject)) for _ in range(20)]
+    await asyncio.sleep(0)  # a turn of the loop, in which they are written
+    until = monotonic() + 1.0
+    while monotonic() < until:
+        pass  # the fault: nothing else runs meanwhile
+    await asyncio.gather(*calls)
 
 
 async def cancelled(stage: Stage) -> None:
@@ -277,13 +280,13 @@ ROWS = (
         (*_NEVER, _back_within(1.0), _at_most(5), _only(*_TRANSIENT)),
         aof=True, peers=True),
     Row(2, "server killed, restarted empty", killed,
-        (*_NEVER, _back_within(1.0), _at_most(5),
+        (*_NEVER[1:], _back_within(1.0), _at_most(5),
          ("it is told: DataReset", lambda r: "DataReset" in r.notes["events"])),
         keeps=False),
     Row(3, "server stopped, goes on later (SIGSTOP, SIGCONT)", stopped,
         (*_NEVER, _back_within(1.0), _only(*_TRANSIENT)), peers=True),
     Row(4, "server loads its data", loading,
-        (*_NEVER, _back_within(1.0), _only("Loading", *_TRANSIENT),
+        (*_NEVER[1:], _back_within(1.0), _only("Loading", *_TRANSIENT),
          ("calls waited for it", lambda r: r.longest > 0.2)),
         keeps=False,
         # 0.8 s for the 2,000 keys that are there when it starts again.

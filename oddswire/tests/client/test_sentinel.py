@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import signal
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -151,38 +152,71 @@ def test_malformed_sentinels_are_refused(sentinels):
         Client.from_url("redis://name/0", sentinels=sentinels)
 
 
+@pytest.fixture
+async def demoted():
+    """A client of a primary that has just been made a replica of another."""
+    async with (
+        EmbeddedSentinels(sentinels=1) as group,
+        Client.from_url(group.primary.url) as client,
+        Client.from_url(group.primary.url) as admin,
+    ):
+        await client.ping()
+        replica = group.replicas[0]
+        await admin.replicaof(replica.host, replica.port)
+        yield client
+
+
 @pytest.mark.errors
-async def test_refusals_of_a_demoted_primary_stay_refusals():
+async def test_refusals_of_a_demoted_primary_stay_refusals(demoted):
     """Of many writes that were all refused none ends as unknown."""
-    async with (
-        EmbeddedSentinels(sentinels=1) as group,
-        Client.from_url(group.primary.url) as client,
-        Client.from_url(group.primary.url) as admin,
-    ):
-        await client.ping()
-        replica = group.replicas[0]
-        await admin.replicaof(replica.host, replica.port)
-        failures = await asyncio.gather(
-            *(client.incr("n") for _ in range(200)), return_exceptions=True
-        )
-        assert {type(failure) for failure in failures} == {ReadOnly}
+    failures = await asyncio.gather(
+        *(demoted.incr("n") for _ in range(200)), return_exceptions=True
+    )
+    assert {type(failure) for failure in failures} == {ReadOnly}
 
 
 @pytest.mark.errors
-async def test_a_pipeline_leaves_a_demoted_primary_too():
+async def test_a_pipeline_leaves_a_demoted_primary_too(demoted):
     """A client that sends nothing but pipelines does not stay on a replica."""
-    async with (
-        EmbeddedSentinels(sentinels=1) as group,
-        Client.from_url(group.primary.url) as client,
-        Client.from_url(group.primary.url) as admin,
-    ):
-        await client.ping()
-        replica = group.replicas[0]
-        await admin.replicaof(replica.host, replica.port)
+    with pytest.raises(ReadOnly):
+        await demoted.pipeline(transaction=False).set("k", 1).execute()
+    await demoted.ping()
+    assert demoted.statistics().connects == 2
+
+
+@pytest.mark.errors
+async def test_a_script_that_was_refused_half_way_is_not_repeated(demoted):
+    """A script that told somebody before its write was refused tells once."""
+    script = "redis.call('PUBLISH', 'told', 1); redis.call('SET', KEYS[1], 1)"
+    async with demoted.pubsub() as pubsub:
+        await pubsub.subscribe("told")
+        assert (await pubsub.get_message(timeout=5))["type"] == "subscribe"
         with pytest.raises(ReadOnly):
-            await client.pipeline(transaction=False).set("k", 1).execute()
-        await client.ping()
-        assert client.statistics().connects == 2
+            await demoted.eval(script, 1, "k")
+        await demoted.publish("told", "end")
+        told = [(await pubsub.get_message(timeout=5))["data"] for _ in range(2)]
+    assert told == [b"1", b"end"]
+
+
+@pytest.mark.errors
+async def test_asking_at_the_same_time_loses_no_sentinel():
+    """With the first sentinel away, several who ask at once still know all of them."""
+    async with EmbeddedSentinels(replicas=0) as group, _client(group) as client:
+        primary = client.connection_pool.primary
+        addresses = {
+            each.connection_pool.connection_kwargs["port"]
+            for each in primary._manager.sentinels
+        }
+        first = primary._manager.sentinels[0].connection_pool.connection_kwargs["port"]
+        away = next(each for each in group.sentinels if each.port == first)
+        away.kill(signal.SIGKILL)
+        await away.wait_exit()
+        await asyncio.gather(*(primary.address() for _ in range(5)))
+        left = [
+            each.connection_pool.connection_kwargs["port"]
+            for each in primary._manager.sentinels
+        ]
+        assert sorted(left) == sorted(addresses)
 
 
 @pytest.mark.errors

@@ -370,13 +370,25 @@ class Client(aredis.Redis):
         data = self.pack(command, args)
         raw = self.decodes and NEVER_DECODE in options
         deadline = monotonic() + self.timeout
-        try:
-            reply = await self.send_once(data, deadline, command, raw=raw)
-        except OddswireError as error:
-            reply = await self._again(error, command, args, data, deadline, raw=raw)
+        reply = await self._send(command, args, data, deadline, raw=raw)
         if isinstance(reply, Exception):
             return await self._refused(reply, command, args, options, deadline)
         return await self.shaped(reply, command, options)
+
+    async def _send(
+        self,
+        command: Command,
+        args: tuple[Any, ...],
+        data: bytes,
+        deadline: float,
+        *,
+        raw: bool,
+    ) -> Any:
+        """Send it, and again where that is safe; an error reply is returned."""
+        try:
+            return await self.send_once(data, deadline, command, raw=raw)
+        except OddswireError as error:
+            return await self._again(error, command, args, data, deadline, raw=raw)
 
     async def send_once(
         self,
@@ -477,10 +489,7 @@ class Client(aredis.Redis):
         while isinstance(reply, Loading) and monotonic() + 2 * pause < deadline:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
-            try:
-                reply = await self.send_once(data, deadline, command, raw=raw)
-            except OddswireError as error:
-                reply = await self._again(error, command, args, data, deadline, raw=raw)
+            reply = await self._send(command, args, data, deadline, raw=raw)
         # A primary that was demoted refused it, so it may go to the new one.
         sent = deadline - self.timeout
         while (
@@ -490,10 +499,7 @@ class Client(aredis.Redis):
             and reply.outcome is Outcome.REJECTED
         ):
             sent = monotonic()
-            try:
-                reply = await self.send_once(data, deadline, command, raw=raw)
-            except OddswireError as error:
-                reply = await self._again(error, command, args, data, deadline, raw=raw)
+            reply = await self._send(command, args, data, deadline, raw=raw)
         if not isinstance(reply, Exception):
             return await self.shaped(reply, command, options)
         if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
