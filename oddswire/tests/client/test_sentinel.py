@@ -100,6 +100,27 @@ async def test_a_demoted_primary_is_left_at_once(monkeypatch):
 
 
 @pytest.mark.requirement("C12")
+@pytest.mark.errors
+async def test_a_replica_named_as_the_primary_is_not_taken(monkeypatch):
+    """Sentinels that are behind name a replica: it is left, and they are asked again."""
+    async with EmbeddedSentinels(sentinels=1) as group, _client(group) as client:
+        replica, right = group.replicas[0], Primary.address
+        asked = []
+
+        async def behind(primary):
+            asked.append(primary)
+            if len(asked) < 3:
+                return replica.host, replica.port
+            return await right(primary)
+
+        monkeypatch.setattr(Primary, "address", behind)
+        assert await client.set("k", "v")
+        assert len(asked) >= 3
+        assert client._link.greeting.address.endswith(f":{group.primary.port}")
+        assert client._link.connects == 1
+
+
+@pytest.mark.requirement("C12")
 @pytest.mark.basic
 async def test_redis_pys_sentinel_makes_our_client():
     """`Sentinel.master_for` with our class gives a client that asks the sentinels."""
