@@ -31,7 +31,6 @@ GOALS = {
     ("evalsha", "redis-py"): (9.0, 20.0),
     **{(command, "valkey-glide"): (3.0, 5.0) for command in COMMANDS},
     ("one task, p50", "redis-py"): (0.32, 0.27),
-    ("one task on one core, p50", "redis-py"): (0.32, 0.27),
     ("pipeline of 100", "redis-py"): (3.2, 5.0),
 }
 

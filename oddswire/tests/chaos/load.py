@@ -63,6 +63,8 @@ class Stage:
         seconds: How long the fault lasts.
         tasks: How many work at the same time.
         events: What ours told of.
+        history: Where calls of the fault's own are to be recorded.
+        deadline: Seconds that a call is given.
     """
 
     server: EmbeddedServer
@@ -72,6 +74,8 @@ class Stage:
     seconds: float
     tasks: int
     events: list[Any] = field(default_factory=list)
+    history: History = field(default_factory=History)
+    deadline: float = DEADLINE
 
 
 class Result(msgspec.Struct):
@@ -177,6 +181,7 @@ async def observe(
         keeps: Whether what was acknowledged is to be there at the end.
     """
     async with Load(stage.subject, stage.tasks) as load:
+        stage.history = load.history
         await load.until(20)
         before = stage.proxy.accepted
         await fault(stage)

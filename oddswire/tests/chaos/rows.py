@@ -229,14 +229,31 @@ async def corrupted(stage: Stage) -> None:
 
 
 async def stalled_loop(stage: Stage) -> None:
-    """Hold up the event loop for twice the deadline of the calls."""
-    subject = stage.subject
-    calls = [asyncio.get_running_loop().create_task(_one(subject)) for _ in range(20)]
-    await asyncio.sleep(0)  # a turn of the loop, in which they are written
+    """Hold up the event loop for twice the deadline of calls that are under way."""
+
+    async def ask() -> None:
+        await asyncio.gather(*(_recorded(stage, number) for number in range(10)))
+
+    await ask()  # whoever needs a connection for each call has them now
+    sent = stage.proxy.up.bytes
+    stage.proxy.down.hold = True
+    asking = asyncio.get_running_loop().create_task(ask())
+    async with asyncio.timeout(5):
+        # An INCR is some 25 bytes: they have left, and no reply has come.
+        while stage.proxy.up.bytes < sent + 10 * 20:  # noqa: ASYNC110 - bytes tell nobody
+            await asyncio.sleep(0)
+    stage.proxy.down.hold = False
     until = monotonic() + 1.0
     while monotonic() < until:
         pass  # the fault: nothing else runs meanwhile
-    await asyncio.gather(*calls)
+    await asking
+
+
+async def _recorded(stage: Stage, number: int) -> None:
+    key = f"n:stall:{number}"
+    await stage.history.record(
+        "incr", key, stage.subject.incr(key), deadline=stage.deadline
+    )
 
 
 async def cancelled(stage: Stage) -> None:

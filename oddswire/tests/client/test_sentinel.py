@@ -102,7 +102,7 @@ async def test_a_demoted_primary_is_left_at_once(monkeypatch):
 @pytest.mark.requirement("C12")
 @pytest.mark.errors
 async def test_a_replica_named_as_the_primary_is_not_taken(monkeypatch):
-    """Sentinels that are behind name a replica: it is left, and they are asked again."""
+    """Sentinels that are behind name a replica: it is left, they are asked again."""
     async with EmbeddedSentinels(sentinels=1) as group, _client(group) as client:
         replica, right = group.replicas[0], Primary.address
         asked = []
