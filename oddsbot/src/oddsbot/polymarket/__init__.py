@@ -7,6 +7,7 @@ in, so the same code talks to the live service and to `oddsbot.replay`.
 from __future__ import annotations
 
 from .clob import Clob, ClobMarket, ClobToken, OrderBook, PricePoint
+from .data import Activity, Data, Page, Position
 from .errors import (
     BadAnswer,
     BadFrame,
@@ -30,7 +31,7 @@ from .events import (
     TickSizeChange,
 )
 from .frames import Frame, parse_frame
-from .gamma import Gamma, GammaEvent, GammaMarket, MarketPage, Token
+from .gamma import Gamma, GammaEvent, GammaMarket, MarketPage, Profile, Token
 from .quotes import Quote, quotes
 from .stream import (
     MAX_ASSETS,
@@ -42,6 +43,7 @@ from .stream import (
 
 __all__ = [
     "MAX_ASSETS",
+    "Activity",
     "BadAnswer",
     "BadFrame",
     "BestBidAsk",
@@ -50,6 +52,7 @@ __all__ = [
     "ClobMarket",
     "ClobToken",
     "Connected",
+    "Data",
     "Disconnected",
     "Frame",
     "Gamma",
@@ -65,9 +68,12 @@ __all__ = [
     "NewMarket",
     "NotFound",
     "OrderBook",
+    "Page",
     "PolymarketError",
+    "Position",
     "PriceChange",
     "PricePoint",
+    "Profile",
     "Quote",
     "RateLimitedUpstream",
     "RequestRefused",

@@ -141,6 +141,17 @@ class GammaEvent(Struct, frozen=True, kw_only=True, rename="camel"):
     markets: tuple[GammaMarket, ...] = ()
 
 
+class Profile(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What a wallet shows of itself; every part of it may be absent."""
+
+    proxy_wallet: str = ""
+    name: str = ""
+    pseudonym: str = ""
+    bio: str = ""
+    profile_image: str = ""
+    x_username: str = ""
+
+
 class MarketPage(Struct, frozen=True):
     """One page of a list of markets.
 
@@ -185,6 +196,10 @@ class Gamma:
     async def event(self, slug: str) -> GammaEvent:
         """Return the event with this slug, with its markets."""
         return await self._one(f"/events/slug/{segment(slug)}", GammaEvent)
+
+    async def profile(self, wallet: str) -> Profile:
+        """Return what the wallet with this address shows of itself."""
+        return await self._one("/public-profile", Profile, [("address", wallet)])
 
     async def markets_by_condition(self, *condition_ids: str) -> dict[str, GammaMarket]:
         """Return the markets with these condition ids, by condition id.
@@ -256,8 +271,10 @@ class Gamma:
             params=params,
         )
 
-    async def _one(self, path: str, kind: type[Model]) -> Model:
-        answer = await self._get(path)
+    async def _one(
+        self, path: str, kind: type[Model], params: Iterable[tuple[str, str]] = ()
+    ) -> Model:
+        answer = await self._get(path, params)
         try:
             return read(answer, kind)
         except ValueError as error:
