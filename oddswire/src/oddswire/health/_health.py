@@ -1,0 +1,67 @@
+"""`Health`: one look at the server, the link and this process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from oddswire.health import _process
+from oddswire.health._reading import read
+from oddswire.health._server import server_checks
+from oddswire.health.report import Report, worst
+from oddswire.health.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from oddswire.client import Client
+
+
+class Health:
+    """Tells how a client and its server are, each time anew.
+
+    Nothing is kept between two checks and no task runs: what a report says was seen
+    while `check` ran. It asks six PINGs and one INFO on the command wire.
+
+    Args:
+        client: Whose server. A client with ``transport="pool"`` opens its command wire
+            for this.
+        durable: Whether the server holds what users asked for; False for a cache,
+            which may evict and forget.
+        thresholds: Where warnings and failures begin.
+        timeout: Seconds that a check may take.
+
+    Example:
+        >>> report = await Health(client).check()
+        >>> [check.fix for check in report.checks if check.status != "pass"]
+        []
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        durable: bool = True,
+        thresholds: Thresholds | None = None,
+        timeout: float = 2.0,
+    ) -> None:
+        self._client = client
+        self._durable = durable
+        self._thresholds = thresholds or Thresholds()
+        self._timeout = timeout
+
+    async def check(self) -> Report:
+        """Look once.
+
+        A server that is away, refuses or may not be asked is in the report, and no
+        exception. Cancelled, nothing is left behind.
+        """
+        seen = await read(self._client, self._timeout)
+        limits = self._thresholds
+        checks = (
+            _process.reachable(seen),
+            _process.circuit(seen),
+            _process.heartbeat(seen, limits),
+            _process.latency(seen, limits),
+            _process.loop(seen, limits),
+            _process.calls(seen, limits),
+            *server_checks(seen, limits, durable=self._durable),
+        )
+        return Report(status=worst(checks), checks=checks, took=seen.took)
