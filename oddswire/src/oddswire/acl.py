@@ -49,8 +49,8 @@ DOCTOR: Final = Component(
     name="doctor",
     commands=("ping", "info"),
     optional=(
-        "time", "config|get", "command|info", "command|docs", "acl|whoami",
-        "acl|dryrun",
+        "time", "config|get", "command|info", "command|docs", "client|tracking",
+        "acl|whoami", "acl|dryrun",
     ),
 )  # fmt: skip
 STATS: Final = Component(name="stats", commands=("info",))

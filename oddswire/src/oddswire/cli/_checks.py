@@ -1,0 +1,323 @@
+"""What `doctor` looks at beyond the health of a server: how it is set up."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from oddswire import acl
+from oddswire.cli._permissions import Shapes, allowed, denied
+from oddswire.cli._servers import Server
+from oddswire.client import Client
+from oddswire.clock import Clock
+from oddswire.errors import OddswireError
+from oddswire.health import Bound, Check, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+_PINGS = 200
+_ROUND_TRIP = Bound(0.05, 1.0)
+_SKEW = Bound(1.0)
+_ASK = "let an administrator run what `oddswire acl doctor` prints"
+_CONFIG = (
+    "maxmemory",
+    "save",
+    "appendonly",
+    "min-replicas-to-write",
+    "min-replicas-max-lag",
+    "timeout",
+)
+
+
+class Patient(msgspec.Struct, frozen=True, kw_only=True):
+    """What the checks look at.
+
+    Attributes:
+        server: Which one, with its settings.
+        client: Connected to it.
+        clock: Ours.
+        replicas: How many it has; None if it did not tell.
+        config: Its configuration by name; empty if it may not be read.
+        shapes: Its commands; None if they may not be asked for.
+    """
+
+    server: Server
+    client: Client
+    clock: Clock
+    replicas: int | None
+    config: dict[str, str]
+    shapes: Shapes | None
+
+    @property
+    def deployed(self) -> bool:
+        """Whether people depend on it."""
+        return self.server.settings.profile in ("staging", "production")
+
+
+async def config_of(client: Client) -> dict[str, str]:
+    """Return the part of the configuration that is judged; empty if it is not told."""
+    try:
+        found = await client.config_get(*_CONFIG)
+    except OddswireError:
+        return {}
+    return {_text(name): _text(value) for name, value in found.items()}
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+async def settings(patient: Patient) -> Check:
+    """What the settings allow, and may surprise."""
+    warnings = patient.server.settings.warnings
+    return Check(
+        name="settings",
+        status=Status.WARN if warnings else Status.PASS,
+        seen="; ".join(warnings) or f"profile {patient.server.settings.profile}",
+        why="a variable that has no effect is a wish that nobody hears",
+        fix="remove or correct what is named" if warnings else "",
+        values={"warnings": len(warnings)},
+    )
+
+
+async def tls(patient: Patient) -> Check:
+    """Whether somebody on the way can read or replace what is sent."""
+    endpoint, options = patient.server.endpoint, patient.server.settings
+    status, fix = Status.PASS, ""
+    if not endpoint.tls:
+        seen = f"plaintext to a {endpoint.reach} address"
+        if endpoint.reach != "local":
+            status = Status.FAIL if endpoint.reach == "public" else Status.WARN
+            fix = "rediss:// in the URL, ODDSWIRE_TLS_CA_FILE for an authority of yours"
+    elif options.tls_verify:
+        seen = "encrypted, the certificate and its name are verified"
+    else:
+        seen = "encrypted, the certificate is not verified"
+        status = Status.FAIL if patient.deployed else Status.WARN
+        fix = "remove REDIS_TLS_REJECT_UNAUTHORIZED; ODDSWIRE_TLS_CA_FILE trusts yours"
+    return Check(
+        name="tls",
+        status=status,
+        seen=seen,
+        why="the password and every value go over this link",
+        fix=fix,
+        values={
+            "tls": int(endpoint.tls),
+            "verified": int(endpoint.tls and options.tls_verify),
+            "reach": endpoint.reach,
+        },
+    )
+
+
+async def round_trip(patient: Patient) -> Check:
+    """How long commands take from here, one after the other."""
+    times = []
+    for _ in range(_PINGS):
+        sent = monotonic()
+        await patient.client.execute_command("PING")
+        times.append(monotonic() - sent)
+    times.sort()
+    p50, p99 = times[_PINGS // 2], times[_PINGS * 99 // 100]
+    status = _ROUND_TRIP.judge(p99)
+    return Check(
+        name="round_trip",
+        status=status,
+        seen=f"p50 {p50 * 1e3:.3g} ms, p99 {p99 * 1e3:.3g} ms of {_PINGS}",
+        why="a reply of the bot waits for several of them",
+        fix=""
+        if status is Status.PASS
+        else "bring the bot nearer to the server; redis-cli --latency measures alone",
+        values={"p50": p50, "p99": p99, "count": _PINGS},
+    )
+
+
+async def clock_skew(patient: Patient) -> Check:
+    """How far the server's clock is from ours."""
+    before = patient.clock.now()
+    seconds, micros = await patient.client.time()
+    after = patient.clock.now()
+    skew = seconds + micros / 1e6 - (before + after) / 2
+    status = _SKEW.judge(abs(skew))
+    return Check(
+        name="clock",
+        status=status,
+        seen=f"the server is {abs(skew):.3g} s {'ahead' if skew > 0 else 'behind'}",
+        why="lifetimes and limits go by the server's clock, alerts show ours",
+        fix="" if status is Status.PASS else "timedatectl set-ntp true, on both",
+        values={"seconds": skew, "uncertain": (after - before) / 2},
+    )
+
+
+async def maxmemory(patient: Patient) -> Check:
+    """Whether the server has a limit of its own."""
+    limit = int(_configured(patient, "maxmemory"))
+    return Check(
+        name="maxmemory",
+        status=Status.PASS if limit else Status.WARN,
+        seen=f"{limit} bytes" if limit else "not set",
+        why="without it the kernel kills the server when the machine is full",
+        fix=""
+        if limit
+        else "CONFIG SET maxmemory <three quarters of the machine>, CONFIG REWRITE",
+        values={"maxmemory": limit},
+    )
+
+
+async def durability(patient: Patient) -> Check:
+    """What is left after the server is killed."""
+    aof = _configured(patient, "appendonly") == "yes"
+    save = _configured(patient, "save")
+    status, fix = Status.PASS, ""
+    if not patient.server.durable:
+        seen = "a disposable server: nothing has to be left"
+    elif aof:
+        seen = "append-only file: at most the last second is lost"
+    else:
+        seen = f"snapshots only ({save})" if save else "nothing is kept"
+        status = Status.FAIL if patient.deployed and not save else Status.WARN
+        fix = "CONFIG SET appendonly yes, CONFIG REWRITE"
+    return Check(
+        name="durability",
+        status=status,
+        seen=seen,
+        why="what users asked for has to survive a restart of the server",
+        fix=fix,
+        values={"aof": int(aof), "save": save},
+    )
+
+
+async def min_replicas(patient: Patient) -> Check:
+    """Whether a primary that was cut off goes on taking writes."""
+    name = "min_replicas"
+    why = "a primary that is cut off acknowledges writes that are lost in the failover"
+    if patient.replicas is None:
+        return _unknown(name, why, "the server did not tell its replicas")
+    wanted = int(_configured(patient, "min-replicas-to-write"))
+    needed = patient.server.durable and patient.replicas > 0
+    return Check(
+        name=name,
+        status=Status.WARN if needed and not wanted else Status.PASS,
+        seen=f"{patient.replicas} replicas, writes need {wanted} of them",
+        why=why,
+        fix="CONFIG SET min-replicas-to-write 1 min-replicas-max-lag 2, CONFIG REWRITE"
+        if needed and not wanted
+        else "",
+        values={"replicas": patient.replicas, "needed": wanted},
+    )
+
+
+async def idle_timeout(patient: Patient) -> Check:
+    """Whether the server closes connections that are merely quiet."""
+    limit = int(_configured(patient, "timeout"))
+    heartbeat = patient.server.settings.heartbeat
+    closes = 0 < limit <= heartbeat
+    return Check(
+        name="idle_timeout",
+        status=Status.WARN if closes else Status.PASS,
+        seen=f"the server closes after {limit} s" if limit else "never closes for it",
+        why="a connection closed between two heartbeats costs the next call a connect",
+        fix=f"CONFIG SET timeout 0, or REDIS_HEALTH_CHECK_INTERVAL below {limit}000"
+        if closes
+        else "",
+        values={"timeout": limit, "heartbeat": heartbeat},
+    )
+
+
+async def permissions(patient: Patient) -> Check:
+    """What the parts of the library need and this user may not."""
+    name, why = "permissions", "a part whose command is refused fails when it is needed"
+    user, shapes = await _who(patient)
+    prefix = patient.server.settings.prefix
+    found = await asyncio.gather(
+        *(denied(patient.client, user, part, shapes, prefix) for part in acl.COMPONENTS)
+    )
+    lacking = {
+        part.name: said
+        for part, said in zip(acl.COMPONENTS, found, strict=True)
+        if said
+    }
+    parts = " ".join(lacking)
+    return Check(
+        name=name,
+        status=Status.WARN if lacking else Status.PASS,
+        seen="; ".join(f"{part}: {', '.join(said)}" for part, said in lacking.items())
+        or f"user {user!r} may do what every part needs",
+        why=why,
+        fix=f"if these are used: oddswire acl --user {user} {parts}" if lacking else "",
+        values={"user": user, "lacking": parts},
+    )
+
+
+async def privilege(patient: Patient) -> Check:
+    """What this user may do and nothing here needs."""
+    name, why = "privilege", "whoever has the password of this user may do it too"
+    user, shapes = await _who(patient)
+    more = await allowed(patient.client, user, acl.DANGEROUS, shapes)
+    return Check(
+        name=name,
+        status=Status.WARN if more and patient.deployed else Status.PASS,
+        seen=f"user {user!r} may also run {', '.join(more)}"
+        if more
+        else f"user {user!r} may run nothing that ends or empties the server",
+        why=why,
+        fix="a user of its own: oddswire acl --user oddswire"
+        if more and patient.deployed
+        else "",
+        values={"user": user, "allowed": " ".join(more)},
+    )
+
+
+async def _who(patient: Patient) -> tuple[str, Shapes]:
+    """Return our user, and what commands look like."""
+    shapes = patient.shapes
+    if shapes is None:
+        raise NotTold("this user may not run COMMAND INFO")
+    if not shapes.knows("acl|dryrun"):
+        raise NotTold("this server has no ACL DRYRUN")
+    return _text(await patient.client.execute_command("ACL WHOAMI")), shapes
+
+
+CHECKS: tuple[tuple[str, Callable[[Patient], Awaitable[Check]]], ...] = (
+    ("settings", settings),
+    ("tls", tls),
+    ("round_trip", round_trip),
+    ("clock", clock_skew),
+    ("maxmemory", maxmemory),
+    ("durability", durability),
+    ("min_replicas", min_replicas),
+    ("idle_timeout", idle_timeout),
+    ("permissions", permissions),
+    ("privilege", privilege),
+)
+"""Each by the name of what it returns."""
+
+
+class NotTold(OddswireError):
+    """The server does not tell this part of its configuration."""
+
+
+async def run(
+    name: str, check: Callable[[Patient], Awaitable[Check]], patient: Patient
+) -> Check:
+    """Run a check; what could not be read is unknown, with the grant to make."""
+    try:
+        return await check(patient)
+    except OddswireError as error:
+        why = (check.__doc__ or "").strip()
+        return _unknown(name, why, f"{type(error).__name__}: {error}")
+
+
+def _configured(patient: Patient, name: str) -> str:
+    if name not in patient.config:
+        raise NotTold(f"CONFIG GET {name} is not answered")
+    return patient.config[name]
+
+
+def _unknown(name: str, why: str, reason: str) -> Check:
+    return Check(
+        name=name, status=Status.UNKNOWN, seen=f"unknown: {reason}", why=why, fix=_ASK
+    )
