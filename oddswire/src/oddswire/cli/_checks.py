@@ -244,7 +244,9 @@ async def permissions(patient: Patient) -> Check:
     return Check(
         name=name,
         status=Status.WARN if lacking else Status.PASS,
-        seen="; ".join(f"{part}: {', '.join(said)}" for part, said in lacking.items())
+        seen="; ".join(
+            f"{part} may not {', '.join(said)}" for part, said in lacking.items()
+        )
         or f"user {user!r} may do what every part needs",
         why=why,
         fix=f"if these are used: oddswire acl --user {user} {parts}" if lacking else "",

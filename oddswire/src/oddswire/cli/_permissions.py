@@ -66,7 +66,13 @@ class Shapes:
     def calls(
         self, name: str, keys: Sequence[str], channels: Sequence[str]
     ) -> list[tuple[str, ...]]:
-        """Return calls of a command to try: one for each key, or channel, or one."""
+        """Return calls of a command to try.
+
+        Args:
+            name: The command.
+            keys: One call for each, if it takes keys.
+            channels: Patterns; one call for each, if it takes channels.
+        """
         words = tuple(name.split("|"))
         if name in _MOVABLE:
             return [_filled(_MOVABLE[name], key) for key in keys]
@@ -74,7 +80,12 @@ class Shapes:
         length = max(abs(arity), len(words))
         plain = words + ("1",) * (length - len(words))
         if name in _CHANNELS:
-            return [(*words, channel, *plain[2:]) for channel in channels]
+            # A pattern that is subscribed to has to be an allowed one, literally.
+            exact = name == "psubscribe"
+            return [
+                (*words, channel if exact else _sample(channel), *plain[2:])
+                for channel in channels
+            ]
         if first <= 0:
             return [plain]
         stop = last if last >= 0 else length + last
@@ -105,7 +116,7 @@ async def denied(
         OddswireError: The server did not tell.
     """
     keys = [_sample(each) for each in acl.key_patterns([component], prefix)]
-    channels = [_sample(each) for each in acl.channel_patterns([component], prefix)]
+    channels = acl.channel_patterns([component], prefix)
     calls = [
         call
         for name in (*component.commands, *component.optional)
@@ -138,7 +149,9 @@ async def dry_run(client: Client, user: str, call: Sequence[str]) -> str:
         # The call itself is refused, as it would be for anybody.
         return f"{call[0].lower()}: {error}"
     text = reply.decode() if isinstance(reply, bytes) else str(reply)
-    return "" if text == "OK" else text
+    if text == "OK":
+        return ""
+    return text.removeprefix(f"User {user} has no permissions to ")
 
 
 def _sample(pattern: str) -> str:
