@@ -277,9 +277,9 @@ async def _who(patient: Patient) -> tuple[str, Shapes]:
     """Return our user, and what commands look like."""
     shapes = patient.shapes
     if shapes is None:
-        raise NotTold("this user may not run COMMAND INFO")
+        raise _NotTold("this user may not run COMMAND INFO")
     if not shapes.knows("acl|dryrun"):
-        raise NotTold("this server has no ACL DRYRUN")
+        raise _NotTold("this server has no ACL DRYRUN")
     return _text(await patient.client.execute_command("ACL WHOAMI")), shapes
 
 
@@ -298,7 +298,7 @@ CHECKS: tuple[tuple[str, Callable[[Patient], Awaitable[Check]]], ...] = (
 """Each by the name of what it returns."""
 
 
-class NotTold(OddswireError):
+class _NotTold(OddswireError):
     """The server does not tell this part of its configuration."""
 
 
@@ -315,7 +315,7 @@ async def run(
 
 def _configured(patient: Patient, name: str) -> str:
     if name not in patient.config:
-        raise NotTold(f"CONFIG GET {name} is not answered")
+        raise _NotTold(f"CONFIG GET {name} is not answered")
     return patient.config[name]
 
 
