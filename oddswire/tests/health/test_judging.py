@@ -184,6 +184,21 @@ async def test_cancelled_at_any_moment_it_leaves_nothing(client):
     assert Resources.now().leaked(before) == []
 
 
+@pytest.mark.advanced
+async def test_looking_often_makes_failures_no_rarer(client):
+    """A hundred checks a minute leave the rate of failed calls what it is."""
+    await client.set("k", "v")
+    health = Health(client)
+    for _ in range(50):
+        await health.check()
+    await asyncio.gather(
+        *(client.lpush("k", 1) for _ in range(20)), return_exceptions=True
+    )
+    check = (await health.check())["calls"]
+    assert check.values["failure_rate"] > 0.8
+    assert check.status == "fail"
+
+
 @pytest.mark.performance
 async def test_checks_at_the_same_time_leave_the_calls_alone(client):
     """Fifty checks at once count as no call of the application, and all agree."""

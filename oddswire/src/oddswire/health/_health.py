@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from oddswire.counters import Window
 from oddswire.health import _process
 from oddswire.health._reading import read
 from oddswire.health._server import server_checks
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class Health:
     """Tells how a client and its server are, each time anew.
 
-    Nothing is kept between two checks and no task runs: what a report says was seen
+    No state is kept between two checks and no task runs: what a report says was seen
     while `check` ran. It asks six PINGs and one INFO on the command wire.
 
     Args:
@@ -46,6 +47,8 @@ class Health:
         self._durable = durable
         self._thresholds = thresholds or Thresholds()
         self._timeout = timeout
+        # A program that is looked at often must not seem to fail less for it.
+        self._asked = Window()
 
     async def check(self) -> Report:
         """Look once.
@@ -53,7 +56,7 @@ class Health:
         A server that is away, refuses or may not be asked is in the report, and no
         exception. Cancelled, nothing is left behind.
         """
-        seen = await read(self._client, self._timeout)
+        seen = await read(self._client, self._timeout, self._asked)
         limits = self._thresholds
         checks = (
             _process.reachable(seen),

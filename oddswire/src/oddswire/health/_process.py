@@ -142,18 +142,21 @@ def calls(seen: Reading, limits: Thresholds) -> Check:
     """How many calls failed in the last minute."""
     name, why = "calls", "what fails here is what users see"
     recent, slow = seen.statistics.recent, sum(seen.statistics.slow.values())
+    failures = sum(recent.failures.values())
+    count = max(recent.calls - seen.own, failures)
+    rate = failures / max(1, count)
     values: dict[str, float | int | str] = {
-        "calls": recent.calls,
-        "failures": sum(recent.failures.values()),
-        "failure_rate": recent.failure_rate,
+        "calls": count,
+        "failures": failures,
+        "failure_rate": rate,
         "slow": slow,
     }
-    by_class = ", ".join(f"{count} {kind}" for kind, count in recent.failures.items())
-    text = f"{recent.calls} in the last minute, failed: {by_class or 'none'}"
-    if recent.calls < limits.failures_least:
+    by_class = ", ".join(f"{many} {kind}" for kind, many in recent.failures.items())
+    text = f"{count} in the last minute, failed: {by_class or 'none'}"
+    if count < limits.failures_least:
         status = Status.PASS
     else:
-        status = limits.failures.judge(recent.failure_rate)
+        status = limits.failures.judge(rate)
     fix = (
         ""
         if status is Status.PASS

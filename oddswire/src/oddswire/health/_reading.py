@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from oddswire.client import Client
+    from oddswire.counters import Window
 
 _PINGS = 5
 
@@ -32,6 +33,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         info: INFO by field; None when it could not be read.
         info_error: Why not.
         loop_lag: Seconds by which the event loop was late meanwhile, at worst.
+        own: Replies of the last minute that were to questions of ours.
         took: Seconds of all of it.
     """
 
@@ -42,10 +44,11 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     info: dict[str, Any] | None = None
     info_error: str = ""
     loop_lag: float = 0.0
+    own: int = 0
     took: float = 0.0
 
 
-async def read(client: Client, timeout: float) -> Reading:
+async def read(client: Client, timeout: float, asked: Window) -> Reading:
     """Ask the server and watch the loop; a failure is in what is returned.
 
     It asks on the command wire, beside the statistics of calls. Cancelled, what was
@@ -54,10 +57,12 @@ async def read(client: Client, timeout: float) -> Reading:
     Args:
         client: Whose server, and whose own state.
         timeout: Seconds for all of it.
+        asked: Counts our questions, which are among the calls of the last minute.
     """
     started = monotonic()
     deadline = started + timeout
     before = client.statistics()
+    own, _ = asked.counts(started)
     pings: list[float] = []
     refused: Exception | None = None
     unreachable: OddswireError | None = None
@@ -68,10 +73,13 @@ async def read(client: Client, timeout: float) -> Reading:
             for count in range(_PINGS + 1):
                 sent = monotonic()
                 pong = await ask(client, deadline, "PING")
+                asked.record(monotonic())
                 refused = pong if isinstance(pong, Exception) else None
                 if count:
                     pings.append(monotonic() - sent)
-            info, info_error = _parsed(client, await ask(client, deadline, "INFO"))
+            reply = await ask(client, deadline, "INFO")
+            asked.record(monotonic())
+            info, info_error = _parsed(client, reply)
         except OddswireError as error:
             unreachable = error
     return Reading(
@@ -82,6 +90,7 @@ async def read(client: Client, timeout: float) -> Reading:
         info=info,
         info_error=info_error,
         loop_lag=lag.worst,
+        own=own,
         took=monotonic() - started,
     )
 
