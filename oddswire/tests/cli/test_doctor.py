@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
+import trustme
 
 from oddswire import Client, EmbeddedServer, Settings
 from oddswire.cli._app import Progress
 from oddswire.cli._checks import CHECKS, Patient, clock_skew, tls
+from oddswire.cli._checks import run as run_check
 from oddswire.cli._doctor import Diagnosis, examine
 from oddswire.cli._servers import servers
 from oddswire.clock import ManualClock, SystemClock
+from oddswire.embedded.server import free_port
 
 pytestmark = pytest.mark.requirement("O2")
 
@@ -226,7 +230,6 @@ async def test_a_clock_that_is_off_warns(own, client, ahead, status):
         ("redis://localhost", {}, "pass"),
         ("redis://10.0.0.1", {}, "warn"),
         ("redis://redis.example.com", {}, "fail"),
-        ("rediss://redis.example.com", {}, "pass"),
         ("rediss://redis.example.com", {"tls_verify": False}, "warn"),
         (
             "rediss://redis.example.com",
@@ -244,6 +247,41 @@ async def test_what_the_link_lets_others_read(client, url, options, status):
     )  # fmt: skip
     assert check.status == status
     assert bool(check.fix) == (status != "pass")
+
+
+@pytest.mark.errors
+@pytest.mark.system("redis-server", package="redis-server")
+@pytest.mark.parametrize(("days", "status"), [(90, "pass"), (5, "warn")])
+async def test_a_certificate_that_ends_soon_warns(tmp_path, days, status):
+    """Over TLS the days that the certificate has left are told, before it ends."""
+    authority, port = trustme.CA(), free_port()
+    ends = datetime.now(UTC) + timedelta(days=days, hours=1)  # noqa: TID251 - of files
+    issued = authority.issue_cert("127.0.0.1", not_after=ends)
+    ca, pem = tmp_path / "ca.pem", tmp_path / "server.pem"
+    authority.cert_pem.write_to_path(str(ca))
+    issued.private_key_and_cert_chain_pem.write_to_path(str(pem))
+    server = EmbeddedServer(
+        binary=shutil.which("redis-server"),
+        args=(
+            *("--tls-port", str(port), "--tls-ca-cert-file", str(ca)),
+            *("--tls-cert-file", str(pem), "--tls-key-file", str(pem)),
+            *("--tls-auth-clients", "no"),
+        ),
+    )
+    async with server:
+        url = f"rediss://:{server.password}@127.0.0.1:{port}"
+        checks = await looked(url, tls_ca_file=str(ca))
+    assert statuses(checks, "reachable", "tls") == {"reachable": "pass", "tls": status}
+    assert int(checks["tls"].values["days"]) == days
+
+
+@pytest.mark.errors
+async def test_a_certificate_that_is_not_shown_is_unknown(client, unused_tcp_port):
+    """A certificate that could not be looked at is not taken for a good one."""
+    server = servers(Settings(url=f"rediss://127.0.0.1:{unused_tcp_port}"))[0]
+    patient = Patient(server=server, client=client, clock=SystemClock(),
+                      replicas=0, config={}, shapes=None)  # fmt: skip
+    assert (await run_check("tls", tls, patient)).status == "unknown"
 
 
 @pytest.mark.errors

@@ -92,8 +92,10 @@ async def test_printed_lines_make_the_user(own, client, beside):
     await client.execute_command("ACL SETUSER", "watcher", ">pw")
     assert (await beside("doctor", url=url)).exit_code == 0
     # Typed again, it keeps the password and takes what was granted meanwhile.
-    await client.execute_command("ACL SETUSER", "watcher", "+get", "~*")
+    await client.execute_command("ACL SETUSER", "watcher", "+get", "~*", "&*")
     await client.execute_command(*line.split(" "))
+    rights = await client.acl_getuser("watcher")
+    assert (rights["keys"], rights["channels"]) == ([], [])
     async with Client.from_url(url) as watcher:
         with pytest.raises(NoPermission):
             await watcher.get("k")

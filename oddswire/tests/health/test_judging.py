@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from oddswire import Client
 from oddswire.health import Bound, Check, Health, Report, Status, Thresholds
-from oddswire.health._reading import Reading
+from oddswire.health._reading import LoopLag, Reading
 from oddswire.health._server import server_checks
 from oddswire.health.report import worst
 from oddswire.testing import Resources
@@ -182,6 +183,17 @@ async def test_cancelled_at_any_moment_it_leaves_nothing(client):
         await asyncio.wait([task])
     assert (await health.check())["reachable"].status == "pass"
     assert Resources.now().leaked(before) == []
+
+
+@pytest.mark.advanced
+async def test_a_block_in_the_last_turn_is_seen():
+    """The loop is late also when the block ends before its timer had a turn."""
+    with LoopLag() as lag:
+        time.sleep(0.05)  # noqa: ASYNC251 - it is the fault
+    assert lag.worst >= 0.03
+    with LoopLag() as lag:
+        await asyncio.sleep(0)
+    assert lag.worst < 0.03
 
 
 @pytest.mark.advanced

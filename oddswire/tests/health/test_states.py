@@ -144,6 +144,18 @@ async def test_a_server_that_says_nothing_costs_the_timeout(own, connected):
 
 
 @pytest.mark.errors
+async def test_a_link_that_is_cut_under_a_check_is_made_anew(own):
+    """A connection lost between two questions is made anew, and is no outage."""
+    async with FaultProxy(own.url) as proxy, Client.from_url(proxy.url) as client:
+        await client.ping()
+        proxy.down.cut_after = 2
+        report = await patient(client).check()
+        assert report["reachable"].status == "pass"
+        assert report["memory"].status == "pass"
+        assert client.statistics().connects == 2
+
+
+@pytest.mark.errors
 async def test_an_open_circuit_fails_at_once(own, until):
     """When the client has given up for a while, the report says so without waiting."""
     url = own.url

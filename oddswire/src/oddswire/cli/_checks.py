@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from oddswire import acl
+from oddswire.cli._certificate import days_left
 from oddswire.cli._permissions import Shapes, allowed, denied
 from oddswire.cli._servers import Server
 from oddswire.client import Client
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _PINGS = 200
 _ROUND_TRIP = Bound(0.05, 1.0)
 _SKEW = Bound(1.0)
+_RENEWED = 14.0  # days before its end in which a certificate has to be renewed
 _ASK = "let an administrator run what `oddswire acl doctor` prints"
 _CONFIG = (
     "maxmemory",
@@ -88,6 +90,11 @@ async def tls(patient: Patient) -> Check:
     """Whether somebody on the way can read or replace what is sent."""
     endpoint, options = patient.server.endpoint, patient.server.settings
     status, fix = Status.PASS, ""
+    values: dict[str, float | int | str] = {
+        "tls": int(endpoint.tls),
+        "verified": int(endpoint.tls and options.tls_verify),
+        "reach": endpoint.reach,
+    }
     if not endpoint.tls:
         seen = f"plaintext to a {endpoint.reach} address"
         if endpoint.reach != "local":
@@ -95,6 +102,14 @@ async def tls(patient: Patient) -> Check:
             fix = "rediss:// in the URL, ODDSWIRE_TLS_CA_FILE for an authority of yours"
     elif options.tls_verify:
         seen = "encrypted, the certificate and its name are verified"
+        # With sentinels the URL has the primary's name and not its address.
+        if options.sentinels is None:
+            days = await _certificate(patient)
+            values["days"] = days
+            seen += f"; it ends in {days:.0f} days"
+            if days < _RENEWED:
+                status = Status.WARN
+                fix = "renew the server's certificate, then CONFIG SET tls-cert-file"
     else:
         seen = "encrypted, the certificate is not verified"
         status = Status.FAIL if patient.deployed else Status.WARN
@@ -105,12 +120,16 @@ async def tls(patient: Patient) -> Check:
         seen=seen,
         why="the password and every value go over this link",
         fix=fix,
-        values={
-            "tls": int(endpoint.tls),
-            "verified": int(endpoint.tls and options.tls_verify),
-            "reach": endpoint.reach,
-        },
+        values=values,
     )
+
+
+async def _certificate(patient: Patient) -> float:
+    endpoint, options = patient.server.endpoint, patient.server.settings
+    try:
+        return await days_left(endpoint, options, patient.clock.now())
+    except OSError as error:
+        raise _NotTold(f"the certificate was not shown: {error}") from error
 
 
 async def round_trip(patient: Patient) -> Check:
