@@ -13,7 +13,6 @@ CANARY = "c4nary-s3cret"
 
 
 @pytest.mark.parametrize("command", ["doctor", "stats", "acl"])
-@pytest.mark.parametrize("json", [True, False])
 @pytest.mark.parametrize(
     "url",
     [
@@ -26,13 +25,12 @@ CANARY = "c4nary-s3cret"
         "redis://:{canary}%zz@127.0.0.1",
     ],
 )
-def test_a_password_in_a_url_is_never_printed(run, server, command, json, url):
+def test_a_password_in_a_url_is_never_printed(run, server, command, url):
     """Refused, unreachable, malformed: neither output has it, as text or JSON."""
     url = url.format(canary=CANARY, port=server.port)
-    words = [command, "--json"] if json else [command]
     for done in (
-        run(*words, url=url, REDIS_COMMAND_TIMEOUT="200"),
-        run(*words, "--url", url, REDIS_COMMAND_TIMEOUT="200"),
+        run(command, "--json", url=url, REDIS_COMMAND_TIMEOUT="200"),
+        run(command, "--url", url, REDIS_COMMAND_TIMEOUT="200"),
     ):
         assert done.exit_code in (1, 2)
         assert CANARY not in done.output

@@ -14,7 +14,7 @@ from oddswire import Client
 from oddswire.health import Bound, Check, Health, Report, Status, Thresholds
 from oddswire.health._reading import LoopLag, Reading
 from oddswire.health._server import server_checks
-from oddswire.health.report import worst
+from oddswire.health.report import Verdict, worst
 from oddswire.testing import Resources
 
 pytestmark = pytest.mark.requirement("C9")
@@ -142,6 +142,17 @@ def test_the_worst_check_decides(statuses):
     assert status is not Status.UNKNOWN
     assert (status is Status.FAIL) == (Status.FAIL in statuses)
     assert (status is Status.PASS) == (set(statuses) <= {Status.PASS})
+
+
+@pytest.mark.basic
+@pytest.mark.parametrize("status", Status)
+def test_what_passes_needs_no_fix(status):
+    """A fix is told with what does not pass, and never with what does."""
+    verdict = Verdict(status=status, seen="s", fix="type this", values={"a": 1})
+    check = Check.of("name", "why", verdict)
+    assert (check.name, check.why, check.seen) == ("name", "why", "s")
+    assert bool(check.fix) == (status is not Status.PASS)
+    assert check.values == {"a": 1}
 
 
 @pytest.mark.basic

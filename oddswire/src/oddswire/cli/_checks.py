@@ -14,8 +14,9 @@ from oddswire.cli._permissions import Shapes, allowed, denied
 from oddswire.cli._servers import Server
 from oddswire.client import Client
 from oddswire.clock import Clock
-from oddswire.errors import OddswireError
-from oddswire.health import Bound, Check, Status
+from oddswire.errors import NoPermission, OddswireError
+from oddswire.health import Bound, Status
+from oddswire.health.report import Verdict, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,7 +31,6 @@ _CONFIG = (
     "save",
     "appendonly",
     "min-replicas-to-write",
-    "min-replicas-max-lag",
     "timeout",
 )
 
@@ -42,6 +42,7 @@ class Patient(msgspec.Struct, frozen=True, kw_only=True):
         server: Which one, with its settings.
         client: Connected to it.
         clock: Ours.
+        reachable: Whether it answers.
         replicas: How many it has; None if it did not tell.
         config: Its configuration by name; empty if it may not be read.
         shapes: Its commands; None if they may not be asked for.
@@ -50,6 +51,7 @@ class Patient(msgspec.Struct, frozen=True, kw_only=True):
     server: Server
     client: Client
     clock: Clock
+    reachable: bool
     replicas: int | None
     config: dict[str, str]
     shapes: Shapes | None
@@ -73,20 +75,18 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-async def settings(patient: Patient) -> Check:
+async def settings(patient: Patient) -> Verdict:
     """What the settings allow, and may surprise."""
     warnings = patient.server.settings.warnings
-    return Check(
-        name="settings",
+    return Verdict(
         status=Status.WARN if warnings else Status.PASS,
         seen="; ".join(warnings) or f"profile {patient.server.settings.profile}",
-        why="a variable that has no effect is a wish that nobody hears",
-        fix="remove or correct what is named" if warnings else "",
+        fix="remove or correct what is named",
         values={"warnings": len(warnings)},
     )
 
 
-async def tls(patient: Patient) -> Check:
+async def tls(patient: Patient) -> Verdict:
     """Whether somebody on the way can read or replace what is sent."""
     endpoint, options = patient.server.endpoint, patient.server.settings
     status, fix = Status.PASS, ""
@@ -103,8 +103,14 @@ async def tls(patient: Patient) -> Check:
     elif options.tls_verify:
         seen = "encrypted, the certificate and its name are verified"
         # With sentinels the URL has the primary's name and not its address.
-        if options.sentinels is None:
-            days = await _certificate(patient)
+        if options.sentinels is None and patient.reachable:
+            try:
+                days = await days_left(endpoint, options, patient.clock.now())
+            except OSError as error:
+                return unknown(
+                    f"the certificate was not shown: {error}",
+                    f"openssl s_client -connect {endpoint.address}",
+                )
             values["days"] = days
             seen += f"; it ends in {days:.0f} days"
             if days < _RENEWED:
@@ -114,25 +120,15 @@ async def tls(patient: Patient) -> Check:
         seen = "encrypted, the certificate is not verified"
         status = Status.FAIL if patient.deployed else Status.WARN
         fix = "remove REDIS_TLS_REJECT_UNAUTHORIZED; ODDSWIRE_TLS_CA_FILE trusts yours"
-    return Check(
-        name="tls",
+    return Verdict(
         status=status,
         seen=seen,
-        why="the password and every value go over this link",
         fix=fix,
         values=values,
     )
 
 
-async def _certificate(patient: Patient) -> float:
-    endpoint, options = patient.server.endpoint, patient.server.settings
-    try:
-        return await days_left(endpoint, options, patient.clock.now())
-    except OSError as error:
-        raise _NotTold(f"the certificate was not shown: {error}") from error
-
-
-async def round_trip(patient: Patient) -> Check:
+async def round_trip(patient: Patient) -> Verdict:
     """How long commands take from here, one after the other."""
     times = []
     for _ in range(_PINGS):
@@ -142,51 +138,41 @@ async def round_trip(patient: Patient) -> Check:
     times.sort()
     p50, p99 = times[_PINGS // 2], times[_PINGS * 99 // 100]
     status = _ROUND_TRIP.judge(p99)
-    return Check(
-        name="round_trip",
+    return Verdict(
         status=status,
         seen=f"p50 {p50 * 1e3:.3g} ms, p99 {p99 * 1e3:.3g} ms of {_PINGS}",
-        why="a reply of the bot waits for several of them",
-        fix=""
-        if status is Status.PASS
-        else "bring the bot nearer to the server; redis-cli --latency measures alone",
+        fix="bring the bot nearer to the server; redis-cli --latency measures alone",
         values={"p50": p50, "p99": p99, "count": _PINGS},
     )
 
 
-async def clock_skew(patient: Patient) -> Check:
+async def clock_skew(patient: Patient) -> Verdict:
     """How far the server's clock is from ours."""
     before = patient.clock.now()
     seconds, micros = await patient.client.time()
     after = patient.clock.now()
     skew = seconds + micros / 1e6 - (before + after) / 2
     status = _SKEW.judge(abs(skew))
-    return Check(
-        name="clock",
+    return Verdict(
         status=status,
         seen=f"the server is {abs(skew):.3g} s {'ahead' if skew > 0 else 'behind'}",
-        why="lifetimes and limits go by the server's clock, alerts show ours",
-        fix="" if status is Status.PASS else "timedatectl set-ntp true, on both",
+        fix="timedatectl set-ntp true, on both",
         values={"seconds": skew, "uncertain": (after - before) / 2},
     )
 
 
-async def maxmemory(patient: Patient) -> Check:
+async def maxmemory(patient: Patient) -> Verdict:
     """Whether the server has a limit of its own."""
     limit = int(_configured(patient, "maxmemory"))
-    return Check(
-        name="maxmemory",
+    return Verdict(
         status=Status.PASS if limit else Status.WARN,
         seen=f"{limit} bytes" if limit else "not set",
-        why="without it the kernel kills the server when the machine is full",
-        fix=""
-        if limit
-        else "CONFIG SET maxmemory <three quarters of the machine>, CONFIG REWRITE",
+        fix="CONFIG SET maxmemory <three quarters of the machine>, CONFIG REWRITE",
         values={"maxmemory": limit},
     )
 
 
-async def durability(patient: Patient) -> Check:
+async def durability(patient: Patient) -> Verdict:
     """What is left after the server is killed."""
     aof = _configured(patient, "appendonly") == "yes"
     save = _configured(patient, "save")
@@ -199,56 +185,43 @@ async def durability(patient: Patient) -> Check:
         seen = f"snapshots only ({save})" if save else "nothing is kept"
         status = Status.FAIL if patient.deployed and not save else Status.WARN
         fix = "CONFIG SET appendonly yes, CONFIG REWRITE"
-    return Check(
-        name="durability",
+    return Verdict(
         status=status,
         seen=seen,
-        why="what users asked for has to survive a restart of the server",
         fix=fix,
         values={"aof": int(aof), "save": save},
     )
 
 
-async def min_replicas(patient: Patient) -> Check:
+async def min_replicas(patient: Patient) -> Verdict:
     """Whether a primary that was cut off goes on taking writes."""
-    name = "min_replicas"
-    why = "a primary that is cut off acknowledges writes that are lost in the failover"
     if patient.replicas is None:
-        return _unknown(name, why, "the server did not tell its replicas")
+        raise _NotTold("the server did not tell its replicas")
     wanted = int(_configured(patient, "min-replicas-to-write"))
     needed = patient.server.durable and patient.replicas > 0
-    return Check(
-        name=name,
+    return Verdict(
         status=Status.WARN if needed and not wanted else Status.PASS,
         seen=f"{patient.replicas} replicas, writes need {wanted} of them",
-        why=why,
-        fix="CONFIG SET min-replicas-to-write 1 min-replicas-max-lag 2, CONFIG REWRITE"
-        if needed and not wanted
-        else "",
+        fix="CONFIG SET min-replicas-to-write 1 min-replicas-max-lag 2, CONFIG REWRITE",
         values={"replicas": patient.replicas, "needed": wanted},
     )
 
 
-async def idle_timeout(patient: Patient) -> Check:
+async def idle_timeout(patient: Patient) -> Verdict:
     """Whether the server closes connections that are merely quiet."""
     limit = int(_configured(patient, "timeout"))
     heartbeat = patient.server.settings.heartbeat
     closes = 0 < limit <= heartbeat
-    return Check(
-        name="idle_timeout",
+    return Verdict(
         status=Status.WARN if closes else Status.PASS,
         seen=f"the server closes after {limit} s" if limit else "never closes for it",
-        why="a connection closed between two heartbeats costs the next call a connect",
-        fix=f"CONFIG SET timeout 0, or REDIS_HEALTH_CHECK_INTERVAL below {limit}000"
-        if closes
-        else "",
+        fix=f"CONFIG SET timeout 0, or REDIS_HEALTH_CHECK_INTERVAL below {limit}000",
         values={"timeout": limit, "heartbeat": heartbeat},
     )
 
 
-async def permissions(patient: Patient) -> Check:
+async def permissions(patient: Patient) -> Verdict:
     """What the parts of the library need and this user may not."""
-    name, why = "permissions", "a part whose command is refused fails when it is needed"
     user, shapes = await _who(patient)
     prefix = patient.server.settings.prefix
     found = await asyncio.gather(
@@ -260,34 +233,27 @@ async def permissions(patient: Patient) -> Check:
         if said
     }
     parts = " ".join(lacking)
-    return Check(
-        name=name,
+    return Verdict(
         status=Status.WARN if lacking else Status.PASS,
         seen="; ".join(
             f"{part} may not {', '.join(said)}" for part, said in lacking.items()
         )
         or f"user {user!r} may do what every part needs",
-        why=why,
-        fix=f"if these are used: oddswire acl --user {user} {parts}" if lacking else "",
+        fix=f"if these are used: oddswire acl --user {user} {parts}",
         values={"user": user, "lacking": parts},
     )
 
 
-async def privilege(patient: Patient) -> Check:
+async def privilege(patient: Patient) -> Verdict:
     """What this user may do and nothing here needs."""
-    name, why = "privilege", "whoever has the password of this user may do it too"
     user, shapes = await _who(patient)
     more = await allowed(patient.client, user, acl.DANGEROUS, shapes)
-    return Check(
-        name=name,
+    return Verdict(
         status=Status.WARN if more and patient.deployed else Status.PASS,
         seen=f"user {user!r} may also run {', '.join(more)}"
         if more
         else f"user {user!r} may run nothing that ends or empties the server",
-        why=why,
-        fix="a user of its own: oddswire acl --user oddswire"
-        if more and patient.deployed
-        else "",
+        fix="a user of its own: oddswire acl --user oddswire",
         values={"user": user, "allowed": " ".join(more)},
     )
 
@@ -302,43 +268,67 @@ async def _who(patient: Patient) -> tuple[str, Shapes]:
     return _text(await patient.client.execute_command("ACL WHOAMI")), shapes
 
 
-CHECKS: tuple[tuple[str, Callable[[Patient], Awaitable[Check]]], ...] = (
-    ("settings", settings),
-    ("tls", tls),
-    ("round_trip", round_trip),
-    ("clock", clock_skew),
-    ("maxmemory", maxmemory),
-    ("durability", durability),
-    ("min_replicas", min_replicas),
-    ("idle_timeout", idle_timeout),
-    ("permissions", permissions),
-    ("privilege", privilege),
-)
-"""Each by the name of what it returns."""
-
-
 class _NotTold(OddswireError):
-    """The server does not tell this part of its configuration."""
+    """The server does not tell this."""
+
+
+CHECKS: tuple[tuple[str, str, Callable[[Patient], Awaitable[Verdict]]], ...] = (
+    ("settings", "a variable that has no effect is a wish that nobody hears", settings),
+    ("tls", "the password and every value go over this link", tls),
+    ("round_trip", "a reply of the bot waits for several of them", round_trip),
+    (
+        "clock",
+        "lifetimes and limits go by the server's clock, alerts show ours",
+        clock_skew,
+    ),
+    (
+        "maxmemory",
+        "without it the kernel kills the server when the machine is full",
+        maxmemory,
+    ),
+    (
+        "durability",
+        "what users asked for has to survive a restart of the server",
+        durability,
+    ),
+    (
+        "min_replicas",
+        "a primary that is cut off acknowledges writes that are lost in the failover",
+        min_replicas,
+    ),
+    (
+        "idle_timeout",
+        "a connection closed between two heartbeats costs the next call a connect",
+        idle_timeout,
+    ),
+    (
+        "permissions",
+        "a part whose command is refused fails when it is needed",
+        permissions,
+    ),
+    ("privilege", "whoever has the password of this user may do it too", privilege),
+)
+"""Name, why it matters, and who looks."""
+
+# These look at the settings, and at the server only if it answers.
+_HERE = (settings, tls)
 
 
 async def run(
-    name: str, check: Callable[[Patient], Awaitable[Check]], patient: Patient
-) -> Check:
-    """Run a check; what could not be read is unknown, with the grant to make."""
+    look: Callable[[Patient], Awaitable[Verdict]], patient: Patient
+) -> Verdict:
+    """Look; what could not be read is unknown, with the grant to make."""
+    if not patient.reachable and look not in _HERE:
+        return unknown("the server does not answer")
     try:
-        return await check(patient)
+        return await look(patient)
+    except (NoPermission, _NotTold) as error:
+        return unknown(str(error), _ASK)
     except OddswireError as error:
-        why = (check.__doc__ or "").strip()
-        return _unknown(name, why, f"{type(error).__name__}: {error}")
+        return unknown(f"{type(error).__name__}: {error}", "look again")
 
 
 def _configured(patient: Patient, name: str) -> str:
     if name not in patient.config:
         raise _NotTold(f"CONFIG GET {name} is not answered")
     return patient.config[name]
-
-
-def _unknown(name: str, why: str, reason: str) -> Check:
-    return Check(
-        name=name, status=Status.UNKNOWN, seen=f"unknown: {reason}", why=why, fix=_ASK
-    )

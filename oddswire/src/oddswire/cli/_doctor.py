@@ -8,7 +8,7 @@ import msgspec
 
 from oddswire import acl
 from oddswire.cli import _checks
-from oddswire.cli._features import COMMANDS, Feature, features, judge
+from oddswire.cli._features import COMMANDS, WHY, Feature, features, judge
 from oddswire.cli._permissions import Shapes
 from oddswire.client import Client
 from oddswire.errors import OddswireError
@@ -30,7 +30,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         address: ``host:port`` or a path; never a password.
         durable: Whether it holds what users asked for.
         status: Of all its checks together.
-        checks: Those of its health first.
+        checks: Those of its health first; always all of them, in the same order.
         features: What it can do; empty if it does not answer.
     """
 
@@ -82,24 +82,24 @@ async def _examine(
         client, durable=server.durable, timeout=server.settings.command_timeout
     )
     report = await health.check()
+    reachable = report["reachable"].status is Status.PASS
+    shapes = await _shapes(client) if reachable else None
+    patient = _checks.Patient(
+        server=server,
+        client=client,
+        clock=clock,
+        reachable=reachable,
+        replicas=_replicas(report["replication"]),
+        config=await _checks.config_of(client) if reachable else {},
+        shapes=shapes,
+    )
     checks = list(report.checks)
-    table: tuple[Feature, ...] = ()
-    if report["reachable"].status is Status.PASS:
-        shapes = await _shapes(client)
-        patient = _checks.Patient(
-            server=server,
-            client=client,
-            clock=clock,
-            replicas=_replicas(report["replication"]),
-            config=await _checks.config_of(client),
-            shapes=shapes,
-        )
-        for name, check in _checks.CHECKS:
-            tell(f"{server.name}: {name}")
-            checks.append(await _checks.run(name, check, patient))
-        tell(f"{server.name}: features")
-        table = await features(client, shapes)
-        checks.append(judge(table))
+    for name, why, look in _checks.CHECKS:
+        tell(f"{server.name}: {name}")
+        checks.append(Check.of(name, why, await _checks.run(look, patient)))
+    tell(f"{server.name}: features")
+    table = await features(client, shapes) if reachable else ()
+    checks.append(Check.of("features", WHY, judge(table)))
     return Finding(
         name=server.name,
         address=server.endpoint.address,

@@ -8,7 +8,8 @@ import msgspec
 from redis.exceptions import RedisError
 
 from oddswire.errors import CommandRejected, NoPermission, OddswireError
-from oddswire.health import Check, Status
+from oddswire.health import Status
+from oddswire.health.report import Verdict, unknown
 
 if TYPE_CHECKING:
     from oddswire.cli._permissions import Shapes
@@ -28,6 +29,8 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     present: bool | None
     what: str
 
+
+WHY = "what the server cannot do is done in another way, or not at all"
 
 # By the command that is looked up.
 COMMANDS = {
@@ -74,8 +77,10 @@ async def features(client: Client, shapes: Shapes | None) -> tuple[Feature, ...]
     )
 
 
-def judge(table: tuple[Feature, ...]) -> Check:
-    """Return the check of a table: what is missing that something needs."""
+def judge(table: tuple[Feature, ...]) -> Verdict:
+    """Return the verdict on a table: what is missing that something needs."""
+    if not table:
+        return unknown("the server does not answer")
     needed = [each for each in table if each.name in ("RESP3", "CLIENT TRACKING")]
     missing = [each.name for each in needed if each.present is False]
     unsure = [each.name for each in table if each.present is None]
@@ -86,15 +91,13 @@ def judge(table: tuple[Feature, ...]) -> Check:
         status = Status.UNKNOWN
         fix = "let an administrator run what `oddswire acl doctor` prints"
     here = ", ".join(each.name for each in table if each.present)
-    return Check(
-        name="features",
+    return Verdict(
         status=status,
         seen=f"missing: {', '.join(missing)}"
         if missing
         else f"unknown: {', '.join(unsure)}"
         if unsure
         else here,
-        why="what the server cannot do is done in another way, or not at all",
         fix=fix,
         values={
             each.name: "unknown" if each.present is None else int(each.present)

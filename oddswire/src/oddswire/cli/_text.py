@@ -23,12 +23,16 @@ def diagnosis(found: Diagnosis) -> str:
 def _finding(found: Finding) -> Iterator[str]:
     kind = "durable" if found.durable else "disposable"
     yield f"{found.name}: {found.address} ({kind}): {found.status}"
-    for check in found.checks:
+    told = [check for check in found.checks if check.status is not Status.UNKNOWN]
+    silent = len(found.checks) - len(told) if told[0].status is Status.FAIL else 0
+    for check in told if silent else found.checks:
         yield f"  {check.status:<8}{check.name:<14}{check.seen}"
         if check.status in (Status.WARN, Status.FAIL):
             yield f"          why: {check.why}"
         if check.fix:
             yield f"          do:  {check.fix}"
+    if silent:
+        yield f"  unknown {silent} more checks, for want of an answer"
     for feature in found.features:
         present = _PRESENT[feature.present]
         yield f"  {present:<8}{feature.name:<22}{feature.what}"

@@ -8,7 +8,7 @@ from oddswire.counters import Window
 from oddswire.health import _process
 from oddswire.health._reading import read
 from oddswire.health._server import server_checks
-from oddswire.health.report import Report, worst
+from oddswire.health.report import Check, Report, worst
 from oddswire.health.thresholds import Thresholds
 
 if TYPE_CHECKING:
@@ -59,12 +59,10 @@ class Health:
         seen = await read(self._client, self._timeout, self._asked)
         limits = self._thresholds
         checks = (
-            _process.reachable(seen),
-            _process.circuit(seen),
-            _process.heartbeat(seen, limits),
-            _process.latency(seen, limits),
-            _process.loop(seen, limits),
-            _process.calls(seen, limits),
+            *(
+                Check.of(name, why, look(seen, limits))
+                for name, why, look in _process.CHECKS
+            ),
             *server_checks(seen, limits, durable=self._durable),
         )
         return Report(status=worst(checks), checks=checks, took=seen.took)

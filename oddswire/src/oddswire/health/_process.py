@@ -13,23 +13,22 @@ from oddswire.errors import (
     NoPermission,
     Overloaded,
 )
-from oddswire.health.report import Check, Status
+from oddswire.health.report import Status, Verdict, unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from oddswire.health._reading import Reading
     from oddswire.health.thresholds import Thresholds
 
 
-def reachable(seen: Reading) -> Check:
+def reachable(seen: Reading, _: Thresholds) -> Verdict:
     """Whether the server answers, and takes commands."""
-    name, why = "reachable", "without the server nothing of this library works"
     error = seen.unreachable
     if error is not None:
-        return Check(
-            name=name,
+        return Verdict(
             status=Status.FAIL,
             seen=f"no answer: {type(error).__name__}: {error}",
-            why=why,
             fix=_way_out(error),
             values={"error": type(error).__name__},
         )
@@ -41,15 +40,13 @@ def reachable(seen: Reading) -> Check:
             if isinstance(refused, Misconfigured)
             else "wait until it is done, and ask again"
         )
-        return Check(
-            name=name,
+        return Verdict(
             status=Status.FAIL,
             seen=f"it answers, and refuses commands: {refused}",
-            why="every call fails until that is over",
             fix=fix,
             values={"error": type(refused).__name__},
         )
-    return Check(name=name, status=Status.PASS, seen="it answers", why=why)
+    return Verdict(status=Status.PASS, seen="it answers")
 
 
 def _way_out(error: Exception) -> str:
@@ -65,82 +62,63 @@ def _way_out(error: Exception) -> str:
     return "is it running, and does redis-cli -u $REDIS_URL ping answer from here?"
 
 
-def circuit(seen: Reading) -> Check:
+def circuit(seen: Reading, _: Thresholds) -> Verdict:
     """Whether the client has given up connecting for a while."""
     # It may have opened while we asked.
     is_open = seen.statistics.circuit_open or isinstance(seen.unreachable, CircuitOpen)
-    return Check(
-        name="circuit",
+    return Verdict(
         status=Status.FAIL if is_open else Status.PASS,
         seen="open: calls fail at once" if is_open else "closed",
-        why="while it is open calls do not wait for the server at all",
-        fix="it closes by itself with the first probe that succeeds" if is_open else "",
+        fix="it closes by itself with the first probe that succeeds",
         values={"open": int(is_open), "connects": seen.statistics.connects},
     )
 
 
-def heartbeat(seen: Reading, limits: Thresholds) -> Check:
+def heartbeat(seen: Reading, limits: Thresholds) -> Verdict:
     """How long ago the server was last heard of, before we asked."""
-    name, why = "heartbeat", "a link that died in silence is only found by asking"
     silent = seen.statistics.wires.silent
     if silent is None:
-        return Check(
-            name=name,
+        return Verdict(
             # A client connects on first use, and that may have been this check.
             status=Status.UNKNOWN if seen.unreachable else Status.PASS,
             seen="it was not connected before this check",
-            why=why,
         )
     status = limits.silence.judge(silent)
-    return Check(
-        name=name,
+    return Verdict(
         status=status,
         seen=f"last heard of {silent:.3g} s ago",
-        why=why,
-        fix=""
-        if status is Status.PASS
-        else "see the check loop; is REDIS_HEALTH_CHECK_INTERVAL below the threshold?",
+        fix="see the check loop; is REDIS_HEALTH_CHECK_INTERVAL below the threshold?",
         values={"seconds": silent},
     )
 
 
-def latency(seen: Reading, limits: Thresholds) -> Check:
+def latency(seen: Reading, limits: Thresholds) -> Verdict:
     """How long a PING takes, by the median of a few."""
-    name, why = "latency", "every call takes at least as long"
     if not seen.pings:
-        return unknown(name, why, "no PING was answered")
+        return unknown("no PING was answered")
     typical = median(seen.pings)
     status = limits.latency.judge(typical)
-    return Check(
-        name=name,
+    return Verdict(
         status=status,
         seen=f"{typical * 1e3:.3g} ms, at worst {max(seen.pings) * 1e3:.3g} ms",
-        why=why,
-        fix=""
-        if status is Status.PASS
-        else "if the check loop passes: redis-cli --latency, and SLOWLOG GET 10",
+        fix="if the check loop passes: redis-cli --latency, and SLOWLOG GET 10",
         values={"median": typical, "worst": max(seen.pings)},
     )
 
 
-def loop(seen: Reading, limits: Thresholds) -> Check:
+def loop(seen: Reading, limits: Thresholds) -> Verdict:
     """How late our own event loop is."""
     status = limits.loop_lag.judge(seen.loop_lag)
-    return Check(
-        name="loop",
+    return Verdict(
         status=status,
         seen=f"{seen.loop_lag * 1e3:.3g} ms late",
-        why="a loop that something blocks makes a fast server look slow",
-        fix=""
-        if status is Status.PASS
-        else "run with PYTHONASYNCIODEBUG=1 to be told which callback blocks",
+        fix="run with PYTHONASYNCIODEBUG=1 to be told which callback blocks",
         values={"seconds": seen.loop_lag},
     )
 
 
-def calls(seen: Reading, limits: Thresholds) -> Check:
+def calls(seen: Reading, limits: Thresholds) -> Verdict:
     """How many calls failed in the last minute."""
-    name, why = "calls", "what fails here is what users see"
     recent, slow = seen.statistics.recent, sum(seen.statistics.slow.values())
     failures = sum(recent.failures.values())
     count = max(recent.calls - seen.own, failures)
@@ -157,16 +135,20 @@ def calls(seen: Reading, limits: Thresholds) -> Check:
         status = Status.PASS
     else:
         status = limits.failures.judge(rate)
-    fix = (
-        ""
-        if status is Status.PASS
-        else "the class of the error says what to do: `oddswire doctor` looks further"
+    return Verdict(
+        status=status,
+        seen=text,
+        fix="the class of the error says what to do: `oddswire doctor` looks further",
+        values=values,
     )
-    return Check(name=name, status=status, seen=text, why=why, fix=fix, values=values)
 
 
-def unknown(name: str, why: str, reason: str, fix: str = "") -> Check:
-    """Return the check of something that could not be read."""
-    return Check(
-        name=name, status=Status.UNKNOWN, seen=f"unknown: {reason}", why=why, fix=fix
-    )
+CHECKS: tuple[tuple[str, str, Callable[[Reading, Thresholds], Verdict]], ...] = (
+    ("reachable", "without the server nothing of this library works", reachable),
+    ("circuit", "while it is open calls do not wait for the server at all", circuit),
+    ("heartbeat", "a link that died in silence is only found by asking", heartbeat),
+    ("latency", "every call takes at least as long", latency),
+    ("loop", "a loop that something blocks makes a fast server look slow", loop),
+    ("calls", "what fails here is what users see", calls),
+)
+"""Name, why it matters, and who looks."""

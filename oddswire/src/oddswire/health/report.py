@@ -23,6 +23,22 @@ class Status(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """How one look came out: a `Check` without its name and reason.
+
+    Attributes:
+        status: As in `Check`; so are the others.
+        seen: What was seen.
+        fix: What to do, were it not to pass.
+        values: What was seen, for programs.
+    """
+
+    status: Status
+    seen: str
+    fix: str = ""
+    values: dict[str, float | int | str] = {}
+
+
 class Check(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that was looked at.
 
@@ -41,6 +57,18 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     why: str
     fix: str = ""
     values: dict[str, float | int | str] = {}
+
+    @classmethod
+    def of(cls, name: str, why: str, verdict: Verdict) -> Check:
+        """Return the check of that name with this verdict; what passes needs no fix."""
+        return cls(
+            name=name,
+            status=verdict.status,
+            seen=verdict.seen,
+            why=why,
+            fix="" if verdict.status is Status.PASS else verdict.fix,
+            values=verdict.values,
+        )
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +95,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             if check.name == name:
                 return check
         raise KeyError(name)
+
+
+def unknown(reason: str, fix: str = "") -> Verdict:
+    """Return the verdict on something that could not be read."""
+    return Verdict(status=Status.UNKNOWN, seen=f"unknown: {reason}", fix=fix)
 
 
 def worst(checks: Iterable[Check]) -> Status:
