@@ -202,9 +202,6 @@ async def test_a_block_in_the_last_turn_is_seen():
     with LoopLag() as lag:
         time.sleep(0.05)  # noqa: ASYNC251 - it is the fault
     assert lag.worst >= 0.03
-    with LoopLag() as lag:
-        await asyncio.sleep(0)
-    assert lag.worst < 0.03
 
 
 @pytest.mark.advanced
