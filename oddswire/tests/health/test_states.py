@@ -200,6 +200,17 @@ async def test_a_closed_client_is_a_failure(own):
     assert report.status == "fail"
 
 
+@pytest.mark.errors
+async def test_a_client_of_another_loop_is_a_failure(own, client):
+    """Asked in another event loop, the report says so; nothing is sent from there."""
+    await client.ping()
+    report = await asyncio.to_thread(lambda: asyncio.run(patient(client).check()))
+
+    assert report["reachable"].values["error"] == "WrongLoop"
+    assert "in this event loop" in report["reachable"].fix
+    assert (await patient(client).check()).status == "pass"
+
+
 @pytest.mark.advanced
 async def test_a_slow_link_warns_and_a_very_slow_one_fails(own):
     """Latency is that of PINGs on the link as it is now."""

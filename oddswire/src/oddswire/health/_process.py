@@ -12,6 +12,7 @@ from oddswire.errors import (
     Misconfigured,
     NoPermission,
     Overloaded,
+    WrongLoop,
 )
 from oddswire.health.report import Status, Verdict, unknown
 
@@ -59,6 +60,8 @@ def _way_out(error: Exception) -> str:
             return "fewer calls at once, or a higher ODDSWIRE_INFLIGHT_COMMANDS"
         case ClosedError():
             return "make a new client: this one was closed"
+        case WrongLoop():
+            return "make a client in this event loop: this one belongs to another"
     return "is it running, and does redis-cli -u $REDIS_URL ping answer from here?"
 
 
