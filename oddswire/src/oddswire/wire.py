@@ -12,6 +12,7 @@ from oddswire.client import Client
 from oddswire.embedded import EmbeddedServer
 from oddswire.errors import ClosedError
 from oddswire.events import Events
+from oddswire.health import Bound, Health, Thresholds
 from oddswire.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,10 +50,12 @@ class Wire:
         settings: What it was opened with; with an embedded server, `url` is filled in.
         events: Where changes of state can be subscribed to, before it is entered too.
         client: The `Client`.
+        health: Its `Health`; a server that the cache shares counts as durable.
     """
 
     settings: Settings
     client: Client
+    health: Health
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -81,6 +84,11 @@ class Wire:
                 )
             self.client = Client.from_settings(self.settings, events=self.events)
             stack.push_async_callback(self.client.aclose)
+            # Twice what a live link is silent for at most.
+            quiet = 2 * (self.settings.heartbeat + self.settings.heartbeat_answer)
+            self.health = Health(
+                self.client, thresholds=Thresholds(silence=Bound(quiet))
+            )
             await self.client.ping()
             self._stack = stack.pop_all()
         return self

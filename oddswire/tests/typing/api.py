@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_type
 
 import oddswire
+from oddswire.health import Report
 
 
 async def parts() -> None:
@@ -13,6 +14,7 @@ async def parts() -> None:
         assert_type(wire, oddswire.Wire)
         assert_type(wire.client, oddswire.Client)
         assert_type(wire.settings, oddswire.Settings)
+        assert_type(await wire.health.check(), Report)
 
 
 async def clients() -> None:

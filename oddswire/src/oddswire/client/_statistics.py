@@ -27,7 +27,19 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class WireCounts(msgspec.Struct, frozen=True):
-    """Connections, and calls on them, at this moment."""
+    """Connections, and calls on them, at this moment.
+
+    Attributes:
+        shared: 1 while the command wire is connected.
+        leased: Exclusive wires in use.
+        idle: Exclusive wires nobody uses.
+        opening: Exclusive wires on their way.
+        waiting: Callers that wait for a wire, or for room on one.
+        in_flight: Calls on the command wire.
+        in_flight_bytes: Their bytes.
+        silent: Seconds since the command wire last brought anything, the echo of a
+            heartbeat included; None while it is not connected.
+    """
 
     shared: int
     leased: int
@@ -36,6 +48,7 @@ class WireCounts(msgspec.Struct, frozen=True):
     waiting: int
     in_flight: int
     in_flight_bytes: int
+    silent: float | None
 
 
 class Recent(msgspec.Struct, frozen=True):
@@ -66,6 +79,8 @@ class Statistics(msgspec.Struct, frozen=True):
         recent: The same calls and failures, of the last minute.
         loop_lag: Seconds by which the event loop came late to a deadline, when it did.
         wires: Connections now.
+        circuit_open: Whether calls fail at once, for too many attempts to connect
+            failed in a row.
         connects: Times the command wire was connected.
         writes: Socket writes on it; calls per write tell how well calls are joined.
         bytes_in: Bytes read on it.
@@ -82,6 +97,7 @@ class Statistics(msgspec.Struct, frozen=True):
     recent: Recent
     loop_lag: Latency
     wires: WireCounts
+    circuit_open: bool
     connects: int
     writes: int
     bytes_in: int
@@ -158,7 +174,9 @@ def summarize(
             + (0 if wire is None else wire.gate.waiting),
             in_flight=0 if wire is None else wire.gate.commands,
             in_flight_bytes=0 if wire is None else wire.gate.bytes,
+            silent=None if wire is None else now - wire.last_read,
         ),
+        circuit_open=wires.link.circuit_open,
         connects=wires.link.connects,
         writes=traffic.writes,
         bytes_in=traffic.bytes_in,

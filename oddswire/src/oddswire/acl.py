@@ -1,0 +1,139 @@
+"""Least privilege: what each part of the library needs of a server, in one table.
+
+A part adds an entry here together with the command it begins to send; a test runs the
+part as a user who may do what its entry says and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from oddswire.errors import SettingsError
+from oddswire.keys import Family, KeySpace
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+
+class Component(msgspec.Struct, frozen=True, kw_only=True):
+    """What one part asks of a server.
+
+    Attributes:
+        name: What it is called on the command line.
+        commands: Those it cannot work without, as an ACL spells them:
+            ``"client|setname"``.
+        optional: Those it sends too and whose refusal it stands: something is then
+            reported as unknown, or left out.
+        families: The keys that it reads and writes.
+        channels: The families whose keys name the channels that it uses.
+    """
+
+    name: str
+    commands: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    families: tuple[Family[*tuple[Any, ...]], ...] = ()
+    channels: tuple[Family[*tuple[Any, ...]], ...] = ()
+
+
+CLIENT: Final = Component(
+    name="client",
+    # HELLO and AUTH are open to everybody; they are here to be read.
+    commands=("hello", "auth", "select", "ping"),
+    # INFO tells that another server process answers; the others name the connection.
+    optional=("info", "client|setname", "client|setinfo"),
+)
+HEALTH: Final = Component(name="health", commands=("ping", "info"))
+DOCTOR: Final = Component(
+    name="doctor",
+    commands=("ping", "info"),
+    optional=(
+        "time", "config|get", "command|info", "command|docs", "client|tracking",
+        "acl|whoami", "acl|dryrun",
+    ),
+)  # fmt: skip
+STATS: Final = Component(name="stats", commands=("info",))
+
+COMPONENTS: Final[tuple[Component, ...]] = (CLIENT, HEALTH, DOCTOR, STATS)
+"""Every part; each of them needs `CLIENT` as well."""
+
+DANGEROUS: Final = (
+    "flushall", "flushdb", "keys", "swapdb", "migrate", "shutdown", "debug",
+    "replicaof", "config|set", "config|rewrite", "acl|setuser", "client|kill",
+    "client|pause", "script|flush", "function|flush", "module|load", "monitor",
+)  # fmt: skip
+"""What no part needs, and what ends, empties or reads a whole server.
+
+``+@read +@write`` allows FLUSHALL, KEYS, SWAPDB and MIGRATE: only lists are least
+privilege.
+"""
+
+
+def component(name: str) -> Component:
+    """Return the entry of that name.
+
+    Raises:
+        SettingsError: There is none; the message has those that there are.
+    """
+    for each in COMPONENTS:
+        if each.name == name:
+            return each
+    known = ", ".join(each.name for each in COMPONENTS)
+    raise SettingsError(f"there is no component {name!r}; there are {known}")
+
+
+def commands(components: Iterable[Component]) -> tuple[str, ...]:
+    """Return all that these send, optional ones and the client's own included, once."""
+    return tuple(
+        dict.fromkeys(
+            command
+            for each in (CLIENT, *components)
+            for command in (*each.commands, *each.optional)
+        )
+    )
+
+
+def rules(
+    components: Iterable[Component], prefix: str, *, without: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Return the rules of ACL SETUSER for a user who can be these parts at once.
+
+    They replace what the user could do before, and leave its passwords as they are.
+
+    Args:
+        components: The parts; the client's own commands are added.
+        prefix: What every key begins with, as in `Settings.prefix`.
+        without: Commands to leave out: one that the server does not know makes it
+            refuse all of them.
+
+    Raises:
+        InvalidKey: The prefix is none.
+    """
+    parts = tuple(components)
+    allowed = [name for name in commands(parts) if name not in set(without)]
+    return (
+        *("resetkeys", "resetchannels", "clearselectors", "-@all"),
+        *(f"+{name}" for name in allowed),
+        *(f"~{pattern}" for pattern in key_patterns(parts, prefix)),
+        *(f"&{pattern}" for pattern in channel_patterns(parts, prefix)),
+    )
+
+
+def key_patterns(components: Iterable[Component], prefix: str) -> tuple[str, ...]:
+    """Return the patterns of the keys that these use, each once."""
+    families = (family for each in components for family in each.families)
+    return _patterns(families, prefix)
+
+
+def channel_patterns(components: Iterable[Component], prefix: str) -> tuple[str, ...]:
+    """Return the patterns of the channels that these use, each once."""
+    families = (family for each in components for family in each.channels)
+    return _patterns(families, prefix)
+
+
+def _patterns(
+    families: Iterable[Family[*tuple[Any, ...]]], prefix: str
+) -> tuple[str, ...]:
+    space = KeySpace(prefix)
+    return tuple(dict.fromkeys(space.pattern(family) for family in families))

@@ -1,0 +1,28 @@
+"""The `oddswire` command: `doctor`, `stats`, `acl`."""
+
+from __future__ import annotations
+
+import sys
+from itertools import pairwise
+
+_BAD_INPUT = 2
+
+
+def main() -> None:
+    """Run the command line; without its extra, say which one is missing."""
+    for before, word in pairwise(sys.argv):
+        # The parser would repeat a word that it does not expect, password and all.
+        if "://" in word and before != "--url" and not word.startswith("--url="):
+            _refuse("a URL goes behind --url, or better into REDIS_URL")
+    try:
+        import typer  # noqa: F401, PLC0415 - it is an extra
+    except ModuleNotFoundError:
+        _refuse("the command needs its extra: pip install 'oddswire[cli]'")
+    from oddswire.cli._app import app  # noqa: PLC0415 - it needs the extra
+
+    app()
+
+
+def _refuse(problem: str) -> None:
+    sys.stderr.write(f"oddswire: {problem}\n")
+    sys.exit(_BAD_INPUT)

@@ -1,0 +1,173 @@
+"""The commands: settings in, text or JSON out, an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Self, TextIO
+
+import msgspec
+import typer
+
+from oddswire import acl as lists
+from oddswire.cli import _doctor, _grants, _stats, _text
+from oddswire.cli._servers import servers
+from oddswire.clock import SystemClock
+from oddswire.errors import NoPermission, OddswireError, SettingsError
+from oddswire.health import Status
+from oddswire.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+FAILED = 1
+BAD_INPUT = 2
+
+app = typer.Typer(
+    help="Looks at the servers of REDIS_URL and ODDSWIRE_CACHE_URL.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+_URL = typer.Option(
+    help="Instead of REDIS_URL. Others see the arguments of a process: keep a "
+    "password in REDIS_PASSWORD."
+)
+_JSON = typer.Option("--json", help="One JSON object on stdout.")
+
+
+@app.command()
+def doctor(
+    *,
+    url: Annotated[str | None, _URL] = None,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Check the servers: what was seen, why it matters, what to type.
+
+    The exit code is 0 if nothing failed (warnings included), 1 if something did, 2 if
+    the settings are wrong.
+    """
+    with _reported():
+        found = servers(_settings(url))
+        with Progress(sys.stderr) as progress:
+            examining = _doctor.examine(found, SystemClock(), progress.tell)
+            diagnosis = asyncio.run(examining)
+    _print(diagnosis, _text.diagnosis(diagnosis), json=json)
+    if diagnosis.status is Status.FAIL:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def stats(
+    *,
+    url: Annotated[str | None, _URL] = None,
+    top: Annotated[int, typer.Option(min=0, help="Commands to show.")] = 10,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Print one snapshot: clients, memory, hit rate, busiest commands, errors.
+
+    The exit code is 1 if a server does not answer, 2 if the settings are wrong.
+    """
+    with _reported():
+        snapshots = asyncio.run(_stats.snapshots(servers(_settings(url))))
+    _print(snapshots, _text.snapshots(snapshots, top), json=json)
+
+
+@app.command()
+def acl(
+    components: Annotated[
+        list[str] | None,
+        typer.Argument(help="Parts of the library; default: all, each its own user."),
+    ] = None,
+    *,
+    user: Annotated[
+        str | None, typer.Option(help="One user that can be all of these parts.")
+    ] = None,
+    url: Annotated[str | None, _URL] = None,
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", help="Do not ask the server which commands it has."),
+    ] = False,
+    json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Print ACL SETUSER lines that allow just what parts of the library need.
+
+    They set no password. The exit code is 1 if the server does not answer, 2 if the
+    settings or the names are wrong.
+    """
+    with _reported():
+        settings = _settings(url)
+        chosen = (
+            tuple(lists.component(name) for name in dict.fromkeys(components))
+            if components
+            else lists.COMPONENTS
+        )
+        without: tuple[str, ...] = ()
+        if not offline:
+            main = servers(settings)[0]
+            without = asyncio.run(_grants.unknown_commands(main, chosen))
+        found = _grants.grants(chosen, user, settings.prefix, without)
+    _print(found, "\n".join(each.line for each in found.users), json=json)
+    if found.left_out:
+        _say(f"left out, unknown to this server: {', '.join(found.left_out)}")
+    _say("no password was set: ACL SETUSER <user> '>...', then ACL SAVE")
+
+
+def _settings(url: str | None) -> Settings:
+    return Settings.from_env() if url is None else Settings.from_env(url=url)
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Turn the library's errors into one line and an exit code."""
+    try:
+        yield
+    except SettingsError as error:
+        _say(f"oddswire: {error}")
+        raise typer.Exit(BAD_INPUT) from None
+    except NoPermission as error:
+        _say(f"oddswire: {error}; `oddswire acl` prints the lines that allow it")
+        raise typer.Exit(FAILED) from None
+    except OddswireError as error:
+        _say(f"oddswire: {type(error).__name__}: {error}")
+        raise typer.Exit(FAILED) from None
+
+
+def _print(value: msgspec.Struct, text: str, *, json: bool) -> None:
+    typer.echo(msgspec.json.encode(value).decode() if json else text)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+class Progress:
+    """What is being looked at, on one line of a terminal; nothing elsewhere.
+
+    Args:
+        out: Where to.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.tell("")
+
+    def tell(self, text: str) -> None:
+        """Replace the line."""
+        if self._out.isatty():
+            self._out.write(f"\r\x1b[K{text}")
+            self._out.flush()

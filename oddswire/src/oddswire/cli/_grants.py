@@ -1,0 +1,100 @@
+"""`oddswire acl`: the lines that make users who may do just what they need."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from oddswire import acl
+from oddswire.cli._permissions import Shapes
+from oddswire.client import Client
+from oddswire.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from oddswire.acl import Component
+    from oddswire.cli._servers import Server
+
+_USER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """One user.
+
+    Attributes:
+        user: Its name.
+        components: The parts that it can be.
+        rules: For ACL SETUSER.
+        line: The command to type.
+    """
+
+    user: str
+    components: tuple[str, ...]
+    rules: tuple[str, ...]
+    line: str
+
+
+class Grants(msgspec.Struct, frozen=True, kw_only=True):
+    """What `--json` prints.
+
+    Attributes:
+        schema: Counts up when a field changes its meaning or goes.
+        left_out: Commands that this server does not have; with one of them in it the
+            whole line would be refused.
+        users: One for each.
+    """
+
+    schema: int = 1
+    left_out: tuple[str, ...]
+    users: tuple[Grant, ...]
+
+
+def grants(
+    components: Sequence[Component],
+    user: str | None,
+    prefix: str,
+    without: Collection[str],
+) -> Grants:
+    """Return a user for each component, or the one that can be all of them.
+
+    Args:
+        components: Which.
+        user: The name of the one user; None: ``oddswire-<component>`` for each.
+        prefix: What every key begins with.
+        without: Commands that the server does not have.
+
+    Raises:
+        SettingsError: The name of the user is none.
+    """
+    if user is not None and not _USER.fullmatch(user):
+        raise SettingsError(f"--user {user!r}: a name is [A-Za-z0-9_.-], at most 64")
+    if user is not None:
+        wanted = {user: tuple(components)}
+    else:
+        wanted = {f"oddswire-{each.name}": (each,) for each in components}
+    users = []
+    for name, parts in wanted.items():
+        # A user without a password cannot log in: the line opens nothing by itself.
+        rules = ("on", *acl.rules(parts, prefix, without=without))
+        line = f"ACL SETUSER {name} {' '.join(rules)}"
+        names = tuple(each.name for each in parts)
+        users.append(Grant(user=name, components=names, rules=rules, line=line))
+    asked = acl.commands(components)
+    left_out = tuple(name for name in asked if name in set(without))
+    return Grants(left_out=left_out, users=tuple(users))
+
+
+async def unknown_commands(
+    server: Server, components: Sequence[Component]
+) -> tuple[str, ...]:
+    """Return the commands of these that the server does not have.
+
+    Raises:
+        OddswireError: It does not answer, or may not be asked.
+    """
+    async with Client.from_settings(server.settings) as client:
+        shapes = await Shapes.of(client, acl.commands(components))
+    return shapes.missing()

@@ -1,0 +1,159 @@
+"""What a user may do, by asking the server: ACL DRYRUN runs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from oddswire import acl
+from oddswire.errors import CommandRejected
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from oddswire.acl import Component
+    from oddswire.client import Client
+
+# Where the keys of a command depend on its arguments: what to try instead of the
+# shortest form.
+_MOVABLE = {
+    "eval": ("EVAL", "return 1", "1", "KEY"),
+    "eval_ro": ("EVAL_RO", "return 1", "1", "KEY"),
+    "evalsha": ("EVALSHA", "0" * 40, "1", "KEY"),
+    "evalsha_ro": ("EVALSHA_RO", "0" * 40, "1", "KEY"),
+    "fcall": ("FCALL", "f", "1", "KEY"),
+    "fcall_ro": ("FCALL_RO", "f", "1", "KEY"),
+    "xread": ("XREAD", "STREAMS", "KEY", "0"),
+    "xreadgroup": ("XREADGROUP", "GROUP", "g", "c", "STREAMS", "KEY", ">"),
+    "zunion": ("ZUNION", "1", "KEY"),
+    "zinter": ("ZINTER", "1", "KEY"),
+    "zdiff": ("ZDIFF", "1", "KEY"),
+}
+_CHANNELS = frozenset(
+    {"publish", "spublish", "subscribe", "psubscribe", "ssubscribe"}
+)  # fmt: skip
+
+
+class Shapes:
+    """How commands look at this server, from COMMAND INFO.
+
+    Args:
+        entries: Its reply for each name; None for one that the server does not know.
+    """
+
+    def __init__(self, entries: dict[str, Any]) -> None:
+        self._entries = entries
+
+    @classmethod
+    async def of(cls, client: Client, names: Iterable[str]) -> Shapes:
+        """Ask the server.
+
+        Raises:
+            OddswireError: It did not tell.
+        """
+        wanted = tuple(names)
+        found = await client.execute_command("COMMAND INFO", *wanted)
+        return cls(dict(zip(wanted, found, strict=True)))
+
+    def knows(self, name: str) -> bool:
+        """Whether the server has this command."""
+        return bool(self._entries[name])
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the commands that the server does not have."""
+        return tuple(name for name in self._entries if not self.knows(name))
+
+    def calls(
+        self, name: str, keys: Sequence[str], channels: Sequence[str]
+    ) -> list[tuple[str, ...]]:
+        """Return calls of a command to try.
+
+        Args:
+            name: The command.
+            keys: One call for each, if it takes keys.
+            channels: Patterns; one call for each, if it takes channels.
+        """
+        words = tuple(name.split("|"))
+        if name in _MOVABLE:
+            return [_filled(_MOVABLE[name], key) for key in keys]
+        _, arity, _, first, last, step = self._entries[name][:6]
+        length = max(abs(arity), len(words))
+        plain = words + ("1",) * (length - len(words))
+        if name in _CHANNELS:
+            # A pattern that is subscribed to has to be an allowed one, literally.
+            exact = name == "psubscribe"
+            return [
+                (*words, channel if exact else _sample(channel), *plain[2:])
+                for channel in channels
+            ]
+        if first <= 0:
+            return [plain]
+        stop = last if last >= 0 else length + last
+        places = range(first, min(stop, length - 1) + 1, max(1, step))
+        return [
+            tuple(key if at in places else word for at, word in enumerate(plain))
+            for key in keys
+        ]
+
+
+def _filled(call: tuple[str, ...], key: str) -> tuple[str, ...]:
+    return tuple(key if word == "KEY" else word for word in call)
+
+
+async def denied(
+    client: Client, user: str, component: Component, shapes: Shapes, prefix: str
+) -> tuple[str, ...]:
+    """Return what a component sends and this user may not, each with the server's word.
+
+    Args:
+        client: Of somebody who may run ACL DRYRUN.
+        user: Whose rights.
+        component: Its commands, with its keys and channels.
+        shapes: Of these commands.
+        prefix: What every key begins with.
+
+    Raises:
+        OddswireError: The server did not tell.
+    """
+    keys = [_sample(each) for each in acl.key_patterns([component], prefix)]
+    channels = acl.channel_patterns([component], prefix)
+    calls = [
+        call
+        for name in (*component.commands, *component.optional)
+        if shapes.knows(name)
+        for call in shapes.calls(name, keys, channels)
+    ]
+    said = await asyncio.gather(*(dry_run(client, user, call) for call in calls))
+    return tuple(dict.fromkeys(word for word in said if word))
+
+
+async def allowed(
+    client: Client, user: str, names: Iterable[str], shapes: Shapes
+) -> tuple[str, ...]:
+    """Return those of these commands that a user may run on any key.
+
+    Raises:
+        OddswireError: The server did not tell.
+    """
+    known = [name for name in names if shapes.knows(name)]
+    calls = [shapes.calls(name, ["a-key-of-nobody"], ["a-channel"]) for name in known]
+    said = await asyncio.gather(*(dry_run(client, user, call[0]) for call in calls))
+    return tuple(name for name, word in zip(known, said, strict=True) if not word)
+
+
+async def dry_run(client: Client, user: str, call: Sequence[str]) -> str:
+    """Return why a user may not run a call; empty if they may."""
+    try:
+        reply = await client.execute_command("ACL DRYRUN", user, *call)
+    except CommandRejected as error:
+        # The call itself is refused, as it would be for anybody.
+        return f"{call[0].lower()}: {error}"
+    text = reply.decode() if isinstance(reply, bytes) else str(reply)
+    if text == "OK":
+        return ""
+    return text.removeprefix(f"User {user} has no permissions to ")
+
+
+def _sample(pattern: str) -> str:
+    """Return a key that a pattern of ours matches."""
+    return pattern.replace("*", "1")

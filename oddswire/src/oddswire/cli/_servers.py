@@ -1,0 +1,62 @@
+"""The servers that the settings name, each with settings of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from oddswire.errors import SettingsError
+from oddswire.settings import Settings
+
+if TYPE_CHECKING:
+    from oddswire.settings.endpoint import Endpoint
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """One server.
+
+    Attributes:
+        name: ``"main"``, or ``"cache"`` for the one of `cache_url`.
+        settings: With its address in `url`.
+        durable: Whether it holds what users asked for.
+    """
+
+    name: str
+    settings: Settings
+    durable: bool
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it is.
+
+        Raises:
+            SettingsError: The settings name no server.
+        """
+        if (endpoint := self.settings.endpoint) is None:
+            raise SettingsError(
+                "there is no server to look at: set REDIS_URL, or give --url"
+            )
+        return endpoint
+
+
+def servers(settings: Settings) -> tuple[Server, ...]:
+    """Return every server that the settings name.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    main = Server(name="main", settings=settings, durable=True)
+    _ = main.endpoint
+    if settings.cache_url is None or settings.cache_url == settings.url:
+        return (main,)
+    other = msgspec.structs.replace(
+        settings,
+        url=settings.cache_url,
+        cache_url=None,
+        username=None,
+        password=None,
+        database=None,
+        sentinels=None,
+    )
+    return (main, Server(name="cache", settings=other, durable=False))

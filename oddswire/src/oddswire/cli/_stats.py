@@ -1,0 +1,149 @@
+"""`oddswire stats`: one snapshot of the numbers, from the server and from here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from oddswire.client import Client, Statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from oddswire.cli._servers import Server
+
+
+class CommandStats(msgspec.Struct, frozen=True, kw_only=True):
+    """One command, since the server started or its statistics were reset.
+
+    Attributes:
+        name: ``"GET"``, ``"CONFIG GET"``.
+        calls: How often it ran.
+        seconds: In the server, all together.
+        mean: Seconds a call.
+        failed: Calls that failed while they ran.
+        rejected: Calls that were refused before.
+    """
+
+    name: str
+    calls: int
+    seconds: float
+    mean: float
+    failed: int
+    rejected: int
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One server's numbers.
+
+    Attributes:
+        name: ``"main"`` or ``"cache"``.
+        address: ``host:port`` or a path.
+        version: Product and version.
+        uptime: Seconds.
+        clients: Connections.
+        blocked: Of them, those in a blocking command.
+        memory: Bytes used.
+        memory_limit: `maxmemory`, 0 for none.
+        keys: In all databases.
+        hit_rate: Keys found among keys looked up, 0 to 1; None before the first.
+        evicted: Keys evicted.
+        expired: Keys expired.
+        per_second: Commands a second lately.
+        commands: By time spent in them, most first.
+        errors: Error replies by their first word.
+        client: What this command's own client counted.
+    """
+
+    name: str
+    address: str
+    version: str
+    uptime: int
+    clients: int
+    blocked: int
+    memory: int
+    memory_limit: int
+    keys: int
+    hit_rate: float | None
+    evicted: int
+    expired: int
+    per_second: int
+    commands: tuple[CommandStats, ...]
+    errors: dict[str, int]
+    client: Statistics
+
+
+class Snapshots(msgspec.Struct, frozen=True, kw_only=True):
+    """What `--json` prints.
+
+    Attributes:
+        schema: Counts up when a field changes its meaning or goes.
+        servers: One for each.
+    """
+
+    schema: int = 1
+    servers: tuple[Snapshot, ...]
+
+
+async def snapshots(servers: Sequence[Server]) -> Snapshots:
+    """Ask each server.
+
+    Raises:
+        OddswireError: One does not answer, or refuses INFO.
+    """
+    found = []
+    for server in servers:
+        async with Client.from_settings(server.settings) as client:
+            info = await client.info("everything")
+            found.append(_snapshot(server, info, client.statistics()))
+    return Snapshots(servers=tuple(found))
+
+
+def _snapshot(server: Server, info: dict[str, Any], ours: Statistics) -> Snapshot:
+    hits, misses = info.get("keyspace_hits", 0), info.get("keyspace_misses", 0)
+    product = info.get("server_name", "redis")
+    version = info.get("valkey_version") or info.get("redis_version", "")
+    databases = (value for name, value in info.items() if _is_database(name))
+    return Snapshot(
+        name=server.name,
+        address=server.endpoint.address,
+        version=f"{product} {version}",
+        uptime=info.get("uptime_in_seconds", 0),
+        clients=info.get("connected_clients", 0),
+        blocked=info.get("blocked_clients", 0),
+        memory=info.get("used_memory", 0),
+        memory_limit=info.get("maxmemory", 0),
+        keys=sum(each.get("keys", 0) for each in databases),
+        hit_rate=hits / (hits + misses) if hits + misses else None,
+        evicted=info.get("evicted_keys", 0),
+        expired=info.get("expired_keys", 0),
+        per_second=info.get("instantaneous_ops_per_sec", 0),
+        commands=_commands(info),
+        errors={
+            name.removeprefix("errorstat_"): each["count"]
+            for name, each in info.items()
+            if name.startswith("errorstat_")
+        },
+        client=ours,
+    )
+
+
+def _is_database(name: str) -> bool:
+    return name[:2] == "db" and name[2:].isdigit()
+
+
+def _commands(info: dict[str, Any]) -> tuple[CommandStats, ...]:
+    found = [
+        CommandStats(
+            name=name.removeprefix("cmdstat_").replace("|", " ").upper(),
+            calls=each["calls"],
+            seconds=each["usec"] / 1e6,
+            mean=each["usec"] / 1e6 / max(1, each["calls"]),
+            failed=each.get("failed_calls", 0),
+            rejected=each.get("rejected_calls", 0),
+        )
+        for name, each in info.items()
+        if name.startswith("cmdstat_")
+    ]
+    return tuple(sorted(found, key=lambda each: each.seconds, reverse=True))

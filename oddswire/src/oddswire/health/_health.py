@@ -1,0 +1,68 @@
+"""`Health`: one look at the server, the link and this process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from oddswire.counters import Window
+from oddswire.health import _process
+from oddswire.health._reading import read
+from oddswire.health._server import server_checks
+from oddswire.health.report import Check, Report, worst
+from oddswire.health.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from oddswire.client import Client
+
+
+class Health:
+    """Tells how a client and its server are, each time anew.
+
+    No state is kept between two checks and no task runs: what a report says was seen
+    while `check` ran. It asks six PINGs and one INFO on the command wire.
+
+    Args:
+        client: Whose server. A client with ``transport="pool"`` opens its command wire
+            for this.
+        durable: Whether the server holds what users asked for; False for a cache,
+            which may evict and forget.
+        thresholds: Where warnings and failures begin.
+        timeout: Seconds that a check may take.
+
+    Example:
+        >>> report = await Health(client).check()
+        >>> [check.fix for check in report.checks if check.status != "pass"]
+        []
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        durable: bool = True,
+        thresholds: Thresholds | None = None,
+        timeout: float = 2.0,
+    ) -> None:
+        self._client = client
+        self._durable = durable
+        self._thresholds = thresholds or Thresholds()
+        self._timeout = timeout
+        # A program that is looked at often must not seem to fail less for it.
+        self._asked = Window()
+
+    async def check(self) -> Report:
+        """Look once.
+
+        A server that is away, refuses or may not be asked is in the report, and no
+        exception. Cancelled, nothing is left behind.
+        """
+        seen = await read(self._client, self._timeout, self._asked)
+        limits = self._thresholds
+        checks = (
+            *(
+                Check.of(name, why, look(seen, limits))
+                for name, why, look in _process.CHECKS
+            ),
+            *server_checks(seen, limits, durable=self._durable),
+        )
+        return Report(status=worst(checks), checks=checks, took=seen.took)

@@ -1,0 +1,157 @@
+"""What is judged from this process: the link, its speed, our loop, our calls."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING
+
+from oddswire.errors import (
+    AuthFailed,
+    CircuitOpen,
+    ClosedError,
+    Misconfigured,
+    NoPermission,
+    Overloaded,
+    WrongLoop,
+)
+from oddswire.health.report import Status, Verdict, unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oddswire.health._reading import Reading
+    from oddswire.health.thresholds import Thresholds
+
+
+def reachable(seen: Reading, _: Thresholds) -> Verdict:
+    """Whether the server answers, and takes commands."""
+    error = seen.unreachable
+    if error is not None:
+        return Verdict(
+            status=Status.FAIL,
+            seen=f"no answer: {type(error).__name__}: {error}",
+            fix=_way_out(error),
+            values={"error": type(error).__name__},
+        )
+    refused = seen.refused
+    if refused is not None and not isinstance(refused, NoPermission):
+        fix = (
+            "the check persistence says why; CONFIG SET "
+            "stop-writes-on-bgsave-error no lets writes through meanwhile"
+            if isinstance(refused, Misconfigured)
+            else "wait until it is done, and ask again"
+        )
+        return Verdict(
+            status=Status.FAIL,
+            seen=f"it answers, and refuses commands: {refused}",
+            fix=fix,
+            values={"error": type(refused).__name__},
+        )
+    return Verdict(status=Status.PASS, seen="it answers")
+
+
+def _way_out(error: Exception) -> str:
+    match error:
+        case AuthFailed():
+            return "check the user and the password of REDIS_URL and REDIS_PASSWORD"
+        case NoPermission():
+            return "let an administrator run what `oddswire acl client` prints"
+        case Overloaded():
+            return "fewer calls at once, or a higher ODDSWIRE_INFLIGHT_COMMANDS"
+        case ClosedError():
+            return "make a new client: this one was closed"
+        case WrongLoop():
+            return "make a client in this event loop: this one belongs to another"
+    return "is it running, and does redis-cli -u $REDIS_URL ping answer from here?"
+
+
+def circuit(seen: Reading, _: Thresholds) -> Verdict:
+    """Whether the client has given up connecting for a while."""
+    # It may have opened while we asked.
+    is_open = seen.statistics.circuit_open or isinstance(seen.unreachable, CircuitOpen)
+    return Verdict(
+        status=Status.FAIL if is_open else Status.PASS,
+        seen="open: calls fail at once" if is_open else "closed",
+        fix="it closes by itself with the first probe that succeeds",
+        values={"open": int(is_open), "connects": seen.statistics.connects},
+    )
+
+
+def heartbeat(seen: Reading, limits: Thresholds) -> Verdict:
+    """How long ago the server was last heard of, before we asked."""
+    silent = seen.statistics.wires.silent
+    if silent is None:
+        return Verdict(
+            # A client connects on first use, and that may have been this check.
+            status=Status.UNKNOWN if seen.unreachable else Status.PASS,
+            seen="it was not connected before this check",
+        )
+    status = limits.silence.judge(silent)
+    return Verdict(
+        status=status,
+        seen=f"last heard of {silent:.3g} s ago",
+        fix="see the check loop; is REDIS_HEALTH_CHECK_INTERVAL below the threshold?",
+        values={"seconds": silent},
+    )
+
+
+def latency(seen: Reading, limits: Thresholds) -> Verdict:
+    """How long a PING takes, by the median of a few."""
+    if not seen.pings:
+        return unknown("no PING was answered")
+    typical = median(seen.pings)
+    status = limits.latency.judge(typical)
+    return Verdict(
+        status=status,
+        seen=f"{typical * 1e3:.3g} ms, at worst {max(seen.pings) * 1e3:.3g} ms",
+        fix="if the check loop passes: redis-cli --latency, and SLOWLOG GET 10",
+        values={"median": typical, "worst": max(seen.pings)},
+    )
+
+
+def loop(seen: Reading, limits: Thresholds) -> Verdict:
+    """How late our own event loop is."""
+    status = limits.loop_lag.judge(seen.loop_lag)
+    return Verdict(
+        status=status,
+        seen=f"{seen.loop_lag * 1e3:.3g} ms late",
+        fix="run with PYTHONASYNCIODEBUG=1 to be told which callback blocks",
+        values={"seconds": seen.loop_lag},
+    )
+
+
+def calls(seen: Reading, limits: Thresholds) -> Verdict:
+    """How many calls failed in the last minute."""
+    recent, slow = seen.statistics.recent, sum(seen.statistics.slow.values())
+    failures = sum(recent.failures.values())
+    count = max(recent.calls - seen.own, failures)
+    rate = failures / max(1, count)
+    values: dict[str, float | int | str] = {
+        "calls": count,
+        "failures": failures,
+        "failure_rate": rate,
+        "slow": slow,
+    }
+    by_class = ", ".join(f"{many} {kind}" for kind, many in recent.failures.items())
+    text = f"{count} in the last minute, failed: {by_class or 'none'}"
+    if count < limits.failures_least:
+        status = Status.PASS
+    else:
+        status = limits.failures.judge(rate)
+    return Verdict(
+        status=status,
+        seen=text,
+        fix="the class of the error says what to do: `oddswire doctor` looks further",
+        values=values,
+    )
+
+
+CHECKS: tuple[tuple[str, str, Callable[[Reading, Thresholds], Verdict]], ...] = (
+    ("reachable", "without the server nothing of this library works", reachable),
+    ("circuit", "while it is open calls do not wait for the server at all", circuit),
+    ("heartbeat", "a link that died in silence is only found by asking", heartbeat),
+    ("latency", "every call takes at least as long", latency),
+    ("loop", "a loop that something blocks makes a fast server look slow", loop),
+    ("calls", "what fails here is what users see", calls),
+)
+"""Name, why it matters, and who looks."""

@@ -1,0 +1,170 @@
+"""Look once, within a deadline: what judging needs, and no judgement."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from oddswire.client import Statistics
+from oddswire.connection.calls import Named
+from oddswire.connection.packing import pack
+from oddswire.errors import ConnectionLost, NoPermission, OddswireError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from oddswire.client import Client
+    from oddswire.counters import Window
+
+_PINGS = 5
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen.
+
+    Attributes:
+        statistics: The client's, from before anything was asked.
+        pings: Seconds of each PING that was answered, connecting not included.
+        refused: What the server said instead of PONG.
+        unreachable: Why nothing came at all.
+        info: INFO by field; None when it could not be read.
+        info_error: Why not.
+        loop_lag: Seconds by which the event loop was late meanwhile, at worst.
+        own: Replies of the last minute that were to questions of ours.
+        took: Seconds of all of it.
+    """
+
+    statistics: Statistics
+    pings: tuple[float, ...] = ()
+    refused: Exception | None = None
+    unreachable: OddswireError | None = None
+    info: dict[str, Any] | None = None
+    info_error: str = ""
+    loop_lag: float = 0.0
+    own: int = 0
+    took: float = 0.0
+
+
+async def read(client: Client, timeout: float, asked: Window) -> Reading:
+    """Ask the server and watch the loop; a failure is in what is returned.
+
+    It asks on the command wire, beside the statistics of calls. Cancelled, what was
+    under way may still be answered; nobody notices.
+
+    Args:
+        client: Whose server, and whose own state.
+        timeout: Seconds for all of it.
+        asked: Counts our questions, which are among the calls of the last minute.
+    """
+    started = monotonic()
+    deadline = started + timeout
+    before = client.statistics()
+    own, _ = asked.counts(started)
+    pings: list[float] = []
+    refused: Exception | None = None
+    unreachable: OddswireError | None = None
+    info, info_error = None, "the server does not answer"
+    with LoopLag() as lag:
+        try:
+            # The first one may have to connect: what that takes is not the latency.
+            for count in range(_PINGS + 1):
+                sent = monotonic()
+                pong = await ask(client, deadline, "PING")
+                asked.record(monotonic())
+                refused = pong if isinstance(pong, Exception) else None
+                if count:
+                    pings.append(monotonic() - sent)
+            reply = await ask(client, deadline, "INFO")
+            asked.record(monotonic())
+            info, info_error = _parsed(client, reply)
+        except OddswireError as error:
+            unreachable = error
+    return Reading(
+        statistics=before,
+        pings=tuple(pings),
+        refused=refused,
+        unreachable=unreachable,
+        info=info,
+        info_error=info_error,
+        loop_lag=lag.worst,
+        own=own,
+        took=monotonic() - started,
+    )
+
+
+async def ask(client: Client, deadline: float, *words: str) -> Any:
+    """Return the reply to a command that only reads; an error reply is returned too.
+
+    Unlike a call of the client it does not wait while the server loads its data, and it
+    is not among the calls by command of the statistics.
+
+    Args:
+        client: Whose command wire.
+        deadline: By `time.monotonic`.
+        *words: The command.
+
+    Raises:
+        OddswireError: No reply came.
+    """
+    data = pack(words)
+    while True:
+        try:
+            return await client.send_once(data, deadline, Named(words[0]), raw=True)
+        except ConnectionLost:
+            # A server that was restarted: the next wire is on its way, and as soon as
+            # it is not, it is a failure of another class.
+            if monotonic() >= deadline:
+                raise
+            await asyncio.sleep(0)
+
+
+def _parsed(client: Client, reply: Any) -> tuple[dict[str, Any] | None, str]:
+    if isinstance(reply, NoPermission):
+        return None, "this user may not run INFO"
+    if isinstance(reply, Exception):
+        return None, str(reply)
+    parse: Any = client.response_callbacks["INFO"]
+    return parse(reply), ""
+
+
+class LoopLag:
+    """How late the event loop comes to a timer while the block runs.
+
+    Attributes:
+        worst: Seconds, the most that was seen.
+    """
+
+    _PACE = 0.005
+
+    def __init__(self) -> None:
+        self.worst = 0.0
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._wait()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        # A block that ends in the same turn of the loop that was late.
+        self._look()
+
+    def _wait(self) -> None:
+        # Not by the loop's clock: uvloop's has steps of a millisecond.
+        self._due = monotonic() + self._PACE
+        self._timer = self._loop.call_later(self._PACE, self._ring)
+
+    def _ring(self) -> None:
+        self._look()
+        self._wait()
+
+    def _look(self) -> None:
+        self.worst = max(self.worst, monotonic() - self._due)

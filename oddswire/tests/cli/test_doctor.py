@@ -1,0 +1,371 @@
+"""`oddswire doctor`: its verdicts on real servers, its exit codes, its JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+import trustme
+
+from oddswire import Client, EmbeddedServer, Settings
+from oddswire.cli._app import Progress
+from oddswire.cli._checks import CHECKS, Patient, clock_skew, tls
+from oddswire.cli._checks import run as run_check
+from oddswire.cli._doctor import Diagnosis, examine
+from oddswire.cli._servers import servers
+from oddswire.clock import ManualClock, SystemClock
+from oddswire.embedded.server import free_port
+
+pytestmark = pytest.mark.requirement("O2")
+
+
+def quiet(_):
+    """Tell nobody."""
+
+
+async def looked(url, **options):
+    """Return the checks of the one server at a URL, by name."""
+    found = await examine(servers(Settings(url=url, **options)), SystemClock(), quiet)
+    return {check.name: check for check in found.servers[0].checks}
+
+
+def statuses(checks, *names):
+    """Return the status of each of these checks."""
+    return {name: str(checks[name].status) for name in names}
+
+
+# --- exit codes and output
+
+
+@pytest.mark.basic
+def test_a_server_without_faults_ends_with_0(run, server):
+    """Warnings are printed with what to type, and are no failure."""
+    done = run("doctor", url=server.url)
+
+    assert done.exit_code == 0
+    assert done.stdout.startswith(f"main: 127.0.0.1:{server.port} (durable): warn")
+    assert "  pass    reachable" in done.stdout
+    assert "do:  CONFIG SET appendonly yes, CONFIG REWRITE" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.basic
+def test_url_replaces_the_variable(run, server, unused_tcp_port):
+    """`--url` is looked at and REDIS_URL is not."""
+    elsewhere = f"redis://127.0.0.1:{unused_tcp_port}"
+    assert run("doctor", "--url", server.url, url=elsewhere).exit_code == 0
+
+
+@pytest.mark.errors
+def test_a_server_that_is_away_ends_with_1(run, unused_tcp_port):
+    """Nobody answers: one failure, with what to type, and an exit code for scripts."""
+    done = run(
+        "doctor",
+        url=f"redis://127.0.0.1:{unused_tcp_port}",
+        REDIS_COMMAND_TIMEOUT="300",
+    )
+    assert done.exit_code == 1
+    assert "  fail    reachable" in done.stdout
+    assert "redis-cli -u $REDIS_URL ping" in done.stdout
+
+
+@pytest.mark.errors
+def test_a_server_that_is_away_has_the_same_checks(run, server, unused_tcp_port):
+    """The JSON has every check whether the server answers or not; none is guessed."""
+    away = run(
+        "doctor",
+        "--json",
+        url=f"rediss://127.0.0.1:{unused_tcp_port}",
+        REDIS_COMMAND_TIMEOUT="300",
+    )
+    there = run("doctor", "--json", url=server.url)
+    found, other = (
+        {
+            check["name"]: check
+            for check in json.loads(done.stdout)["servers"][0]["checks"]
+        }
+        for done in (away, there)
+    )
+    assert list(found) == list(other)
+    told = {name for name, check in found.items() if check["status"] != "unknown"}
+    assert told == {"reachable", "circuit", "loop", "calls", "settings", "tls"}
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("command", ["doctor", "stats", "acl"])
+def test_no_server_named_ends_with_2(run, command):
+    """Without REDIS_URL there is nothing to look at, and no server is started."""
+    done = run(command)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "set REDIS_URL, or give --url" in done.stderr
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("command", ["doctor", "stats", "acl"])
+def test_wrong_settings_end_with_2(run, command):
+    """A wrong setting is named with its variable; nothing was asked."""
+    done = run(command, url="redis://localhost", REDIS_POOL_MIN="one")
+    assert done.exit_code == 2
+    assert "REDIS_POOL_MIN" in done.stderr
+
+
+@pytest.mark.basic
+def test_json_has_the_fields_that_are_documented(run, server):
+    """The JSON of schema 1 has these fields, and reads back as the same diagnosis."""
+    done = run("doctor", "--json", url=server.url)
+    found = json.loads(done.stdout)
+    finding = found["servers"][0]
+
+    assert list(found) == ["schema", "status", "servers"]
+    assert found["schema"] == 1
+    assert found["status"] == "warn"
+    assert list(finding) == [
+        "name",
+        "address",
+        "durable",
+        "status",
+        "checks",
+        "features",
+    ]
+    assert [check["name"] for check in finding["checks"]][14:] == [
+        *(name for name, _, _ in CHECKS),
+        "features",
+    ]
+    for check in finding["checks"]:
+        assert list(check) == ["name", "status", "seen", "why", "fix", "values"]
+    for feature in finding["features"]:
+        assert list(feature) == ["name", "present", "what"]
+    diagnosis = msgspec.json.decode(done.stdout, type=Diagnosis)
+    assert json.loads(msgspec.json.encode(diagnosis)) == found
+
+
+@pytest.mark.basic
+def test_progress_is_for_terminals():
+    """What is being looked at is shown on a terminal, cleared at the end."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal, file = Terminal(), io.StringIO()
+    for out in (terminal, file):
+        with Progress(out) as progress:
+            progress.tell("main: health")
+    assert terminal.getvalue() == "\r\x1b[Kmain: health\r\x1b[K"
+    assert file.getvalue() == ""
+
+
+# --- what it finds
+
+
+@pytest.mark.integration
+async def test_a_well_kept_server_passes():
+    """Persistence, a limit and no eviction: nothing is left to say."""
+    async with EmbeddedServer(aof=True, args=("--maxmemory", "100mb")) as server:
+        checks = await looked(server.url)
+    bad = {n: c.seen for n, c in checks.items() if c.status != "pass"}
+    # A busy machine may make a PING late.
+    assert set(bad) <= {"latency", "loop", "round_trip"}
+
+
+@pytest.mark.integration
+async def test_two_servers_are_judged_by_their_roles(own, client):
+    """The cache's server may evict and forget; the other must not."""
+    async with EmbeddedServer(
+        args=("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lfu")
+    ) as disposable:
+        settings = Settings(url=own.url, cache_url=disposable.url)
+        found = await examine(servers(settings), SystemClock(), quiet)
+        main, cache = (
+            {check.name: check for check in each.checks} for each in found.servers
+        )
+        names = ("eviction", "durability")
+        assert [each.name for each in found.servers] == ["main", "cache"]
+        assert statuses(cache, *names) == dict.fromkeys(names, "pass")
+        assert statuses(main, *names) == {"eviction": "pass", "durability": "warn"}
+        assert statuses(await looked(disposable.url), *names) == {
+            "eviction": "warn",
+            "durability": "warn",
+        }
+
+
+@pytest.mark.errors
+async def test_a_deployed_server_without_persistence_fails(own, client):
+    """In production, losing what users asked for at a restart is a failure."""
+    checks = await looked(own.url, profile="production")
+    assert statuses(checks, "durability") == {"durability": "fail"}
+    await client.config_set("save", "3600 1")
+    checks = await looked(own.url, profile="production")
+    assert statuses(checks, "durability", "privilege") == {
+        "durability": "warn",
+        "privilege": "warn",
+    }
+    assert "flushall" in checks["privilege"].values["allowed"].split()
+
+
+@pytest.mark.errors
+async def test_replicas_without_a_minimum_warn(own, client):
+    """A primary with replicas has to stop taking writes when it is cut off."""
+    await client.config_set("repl-diskless-sync-delay", 0)
+    args = ("--replicaof", "127.0.0.1", str(own.port), "--masterauth", own.password)
+    async with EmbeddedServer(args=args), Client.from_url(own.url) as blocking:
+        await blocking.set("k", "v")
+        await blocking.wait(1, 10_000)
+        before = (await looked(own.url))["min_replicas"]
+        await client.config_set("min-replicas-to-write", 1, "min-replicas-max-lag", 2)
+        after = (await looked(own.url))["min_replicas"]
+    assert (before.status, after.status) == ("warn", "pass")
+    assert "min-replicas-to-write 1" in before.fix
+
+
+@pytest.mark.errors
+async def test_a_server_that_closes_idle_connections_warns(own, client):
+    """A `timeout` shorter than the heartbeat closes what is merely quiet."""
+    await client.config_set("timeout", 20)
+    assert (await looked(own.url))["idle_timeout"].status == "warn"
+    assert (await looked(own.url, heartbeat=10.0))["idle_timeout"].status == "pass"
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize(("ahead", "status"), [(0.0, "pass"), (-30.0, "warn")])
+async def test_a_clock_that_is_off_warns(own, client, ahead, status):
+    """The server's time is compared with ours, both ways."""
+    clock = ManualClock(SystemClock().now() + ahead)
+    server = servers(Settings(url=own.url))[0]
+    check = await clock_skew(
+        Patient(server=server, client=client, clock=clock,
+                reachable=True, replicas=0, config={}, shapes=None)
+    )  # fmt: skip
+    assert check.status == status
+    assert check.values["seconds"] == pytest.approx(-ahead, abs=0.9)
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize(
+    ("url", "options", "status"),
+    [
+        ("redis://localhost", {}, "pass"),
+        ("redis://10.0.0.1", {}, "warn"),
+        ("redis://redis.example.com", {}, "fail"),
+        ("rediss://redis.example.com", {"tls_verify": False}, "warn"),
+        (
+            "rediss://redis.example.com",
+            {"tls_verify": False, "profile": "staging"},
+            "fail",
+        ),
+    ],
+)
+async def test_what_the_link_lets_others_read(client, url, options, status):
+    """Plaintext beyond this machine, and a certificate nobody checks, are told."""
+    server = servers(Settings(url=url, **options))[0]
+    check = await tls(
+        Patient(server=server, client=client, clock=SystemClock(),
+                reachable=True, replicas=0, config={}, shapes=None)
+    )  # fmt: skip
+    assert check.status == status
+    assert check.fix or status == "pass"
+
+
+@pytest.mark.errors
+@pytest.mark.system("redis-server", package="redis-server")
+@pytest.mark.parametrize(("days", "status"), [(90, "pass"), (5, "warn")])
+async def test_a_certificate_that_ends_soon_warns(tmp_path, days, status):
+    """Over TLS the days that the certificate has left are told, before it ends."""
+    authority, port = trustme.CA(), free_port()
+    ends = datetime.now(UTC) + timedelta(days=days, hours=1)  # noqa: TID251 - of files
+    issued = authority.issue_cert("127.0.0.1", not_after=ends)
+    ca, pem = tmp_path / "ca.pem", tmp_path / "server.pem"
+    authority.cert_pem.write_to_path(str(ca))
+    issued.private_key_and_cert_chain_pem.write_to_path(str(pem))
+    server = EmbeddedServer(
+        binary=shutil.which("redis-server"),
+        args=(
+            *("--tls-port", str(port), "--tls-ca-cert-file", str(ca)),
+            *("--tls-cert-file", str(pem), "--tls-key-file", str(pem)),
+            *("--tls-auth-clients", "no"),
+        ),
+    )
+    async with server:
+        url = f"rediss://:{server.password}@127.0.0.1:{port}"
+        checks = await looked(url, tls_ca_file=str(ca))
+    assert statuses(checks, "reachable", "tls") == {"reachable": "pass", "tls": status}
+    assert int(checks["tls"].values["days"]) == days
+
+
+@pytest.mark.errors
+async def test_a_certificate_that_is_not_shown_is_unknown(client, unused_tcp_port):
+    """A certificate that could not be looked at is not taken for a good one."""
+    server = servers(Settings(url=f"rediss://127.0.0.1:{unused_tcp_port}"))[0]
+    patient = Patient(server=server, client=client, clock=SystemClock(),
+                      reachable=True, replicas=0, config={}, shapes=None)  # fmt: skip
+    assert (await run_check(tls, patient)).status == "unknown"
+
+
+@pytest.mark.errors
+async def test_a_user_who_may_ask_little_is_told_what_is_unknown(own, client):
+    """What may not be read is unknown with the grant to ask for; nothing raises."""
+    await client.execute_command(
+        "ACL SETUSER", "few", "on", ">pw", "-@all", "+ping", "+info"
+    )
+    checks = await looked(f"redis://few:pw@127.0.0.1:{own.port}")
+    unknown = {name for name, check in checks.items() if check.status == "unknown"}
+    assert unknown == {
+        "clock",
+        "maxmemory",
+        "durability",
+        "min_replicas",
+        "idle_timeout",
+        "permissions",
+        "privilege",
+        "features",
+    }
+    assert all("oddswire acl doctor" in checks[name].fix for name in unknown)
+
+
+@pytest.mark.errors
+async def test_commands_that_are_refused_are_named_by_part(own, client):
+    """Each part whose commands the user lacks is named, with the line that helps."""
+    await client.execute_command(
+        *("ACL SETUSER", "some", "on", ">pw", "-@all"),
+        *("+info", "+ping", "+acl|whoami", "+acl|dryrun", "+command|info"),
+    )
+    check = (await looked(f"redis://some:pw@127.0.0.1:{own.port}"))["permissions"]
+    assert check.status == "warn"
+    assert check.values["lacking"].split()[:2] == ["client", "doctor"]
+    assert "'select'" in check.seen
+    assert check.fix.startswith("if these are used: oddswire acl --user some client")
+
+
+@pytest.mark.integration
+@pytest.mark.system("redis-server", package="redis-server")
+async def test_features_are_found_by_asking():
+    """On Redis 7.0 what it lacks is absent, though its INFO is like a later one's."""
+    async with EmbeddedServer() as new:
+        newer = await _table(new.url)
+    async with EmbeddedServer(binary=shutil.which("redis-server")) as old:
+        older = await _table(old.url)
+
+    assert all(newer.values())
+    lacks = {name for name, present in older.items() if present is False}
+    assert lacks == {
+        "SET IFEQ",
+        "CLIENT SETINFO",
+        "CLIENT NO-TOUCH",
+        "hash field lifetimes",
+        "HSETEX",
+        "WAITAOF",
+        "DELIFEQ",
+        "MSETEX",
+    }
+    assert older["RESP3"]
+    assert older["CLIENT TRACKING"]
+
+
+async def _table(url):
+    found = await examine(servers(Settings(url=url)), SystemClock(), quiet)
+    return {each.name: each.present for each in found.servers[0].features}

@@ -1,0 +1,63 @@
+"""docs/operations.md says what is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oddswire import acl
+from oddswire.cli import _checks, _grants
+from oddswire.health import Thresholds
+
+PAGE = Path(__file__).parents[3] / "docs" / "operations.md"
+
+
+@pytest.mark.integration
+def test_the_example_of_the_page_runs(tmp_path):
+    """What operations shows works as it is printed there."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert blocks
+    for code in blocks:
+        script = tmp_path / "example.py"
+        script.write_text(code)
+        run = subprocess.run(
+            [sys.executable, script], capture_output=True, text=True,
+            timeout=25, check=False, cwd=tmp_path,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.basic
+def test_every_check_is_on_the_page():
+    """The two tables have each check once, in its order."""
+    rows = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(), re.MULTILINE)
+    health = [
+        *("reachable", "circuit", "heartbeat", "latency", "loop", "calls", "server"),
+        *("role", "replication", "memory", "eviction", "persistence"),
+        *("connections", "keys"),
+    ]
+    doctor = [*(name for name, _, _ in _checks.CHECKS), "features"]
+    assert [row for row in rows if row in {*health, *doctor}] == [*health, *doctor]
+
+
+@pytest.mark.basic
+def test_levels_of_the_page_are_the_defaults():
+    """The levels that the page names are those of `Thresholds`."""
+    limits = Thresholds()
+    assert (limits.latency.warn, limits.latency.fail) == (0.05, 1.0)
+    assert (limits.loop_lag.warn, limits.loop_lag.fail) == (0.05, 1.0)
+    assert (limits.failures.warn, limits.failures.fail) == (0.05, 0.5)
+    assert (limits.memory.warn, limits.memory.fail) == (0.8, 0.95)
+    assert (limits.clients.warn, limits.clients.fail) == (0.8, 0.95)
+    assert (limits.failures_least, limits.replica_lag.warn) == (20, 10.0)
+
+
+@pytest.mark.basic
+def test_the_line_on_the_page_is_the_one_that_is_printed():
+    """The example of `oddswire acl health` is its output."""
+    found = _grants.grants([acl.HEALTH], None, "oddswire:", ())
+    assert found.users[0].line in PAGE.read_text().splitlines()

@@ -1,0 +1,226 @@
+"""What each part needs of a server is what its entry says: no less, and no more."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oddswire import Client, EmbeddedServer, Settings, SimpleClient, acl
+from oddswire.cli._doctor import examine
+from oddswire.cli._permissions import Shapes, allowed, denied
+from oddswire.cli._servers import servers
+from oddswire.cli._stats import snapshots
+from oddswire.clock import SystemClock
+from oddswire.errors import InvalidKey, OddswireError, SettingsError
+from oddswire.health import Bound, Health, Thresholds
+from oddswire.keys import FAMILIES, LOCK, RATE_LIMIT, SESSION, TOPIC
+
+pytestmark = pytest.mark.requirement("X2")
+
+PREFIX = "oddswire:"
+# What anybody may do, whatever an ACL says.
+ANYBODY = {"hello", "auth"}
+
+
+@pytest.fixture(scope="module")
+def names():
+    """Every command of the table, and those that nothing needs."""
+    return tuple(dict.fromkeys((*acl.commands(acl.COMPONENTS), *acl.DANGEROUS)))
+
+
+@pytest.fixture
+async def own():
+    """A server of the test's own."""
+    async with EmbeddedServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def admin(own):
+    """A client that may do everything."""
+    async with Client.from_url(own.url) as client:
+        yield client
+
+
+async def make_user(admin, rules):
+    """Give the user `part` these rights and nothing else."""
+    await admin.execute_command("ACL SETUSER", "part", "reset", "on", ">pw", *rules)
+    await admin.execute_command("ACL LOG", "RESET")
+
+
+async def refused(admin):
+    """Return the commands, keys and channels that the server refused to `part`."""
+    log = await admin.execute_command("ACL LOG")
+    return {entry["object"] for entry in log}
+
+
+# --- the parts' own code, as the user of their entry
+
+
+async def use_client(url, prefix):
+    """Use a client in every way that is its own: wires, names, databases."""
+    async with Client.from_url(url, database=1, client_name="part") as client:
+        await client.ping()
+        async with client.client() as alone:
+            await alone.ping()
+    async with SimpleClient.from_url(url) as simple:
+        await simple.ping()
+    async with Client.from_url(url, transport="pool") as pooled:
+        await pooled.ping()
+
+
+async def use_health(url, prefix):
+    """Look once; a busy machine is no fault here."""
+    limits = Thresholds(latency=Bound(5), loop_lag=Bound(5))
+    async with Client.from_url(url) as client:
+        report = await Health(client, thresholds=limits).check()
+    assert report.status == "pass", report
+
+
+async def use_doctor(url, prefix):
+    """Look at everything; nothing may be unknown."""
+    settings = Settings(url=url, prefix=prefix)
+    found = await examine(servers(settings), SystemClock(), lambda _: None)
+    checks = found.servers[0].checks
+    assert [c for c in checks if c.status in ("unknown", "fail")] == []
+
+
+async def use_stats(url, prefix):
+    """Take a snapshot."""
+    await snapshots(servers(Settings(url=url)))
+
+
+USES = {
+    "client": use_client,
+    "health": use_health,
+    "doctor": use_doctor,
+    "stats": use_stats,
+}
+
+
+@pytest.mark.basic
+def test_every_entry_is_run():
+    """A part that enters the table enters the test that runs it, and has one entry."""
+    assert sorted(USES) == sorted(part.name for part in acl.COMPONENTS)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", USES)
+async def test_a_part_works_with_its_entry_and_nothing_else(own, admin, name):
+    """As a user with just these rights the part does all it does, refused nothing."""
+    await make_user(admin, acl.rules([acl.component(name)], PREFIX))
+    await USES[name](f"redis://part:pw@127.0.0.1:{own.port}", PREFIX)
+    assert await refused(admin) == set()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", USES)
+async def test_no_entry_has_more_than_its_part_sends(own, admin, name):
+    """Without any one of its commands the part is refused it: no entry is padded."""
+    part = acl.component(name)
+    url = f"redis://part:pw@127.0.0.1:{own.port}"
+    spared = set()
+    for command in (*part.commands, *part.optional):
+        await make_user(admin, acl.rules([part], PREFIX, without=[command]))
+        with suppress(OddswireError, AssertionError):
+            await USES[name](url, PREFIX)
+        if command not in await refused(admin):
+            spared.add(command)
+    assert spared <= ANYBODY
+
+
+@pytest.mark.integration
+async def test_dry_run_agrees(admin, names):
+    """By the server's own judgement each user may do what it needs, nothing worse."""
+    shapes = await Shapes.of(admin, names)
+    for part in acl.COMPONENTS:
+        await make_user(admin, acl.rules([part], PREFIX))
+        assert await denied(admin, "part", part, shapes, PREFIX) == ()
+        assert await allowed(admin, "part", acl.DANGEROUS, shapes) == ()
+    for one in acl.COMPONENTS:
+        await make_user(admin, acl.rules([one], PREFIX))
+        for other in acl.COMPONENTS:
+            lacks = set(acl.commands([other])) - set(acl.commands([one]))
+            found = await denied(admin, "part", other, shapes, PREFIX)
+            assert bool(found) == bool(lacks - ANYBODY)
+
+
+@pytest.mark.integration
+async def test_keys_and_channels_are_fenced(own, admin):
+    """A user of some families reaches their keys and channels, and no others."""
+    part = acl.Component(
+        name="made-up",
+        commands=("get", "set", "mset", "evalsha", "publish", "psubscribe"),
+        families=(SESSION, LOCK),
+        channels=(TOPIC,),
+    )
+    shapes = await Shapes.of(admin, part.commands)
+    await make_user(admin, acl.rules([part], PREFIX))
+    assert await denied(admin, "part", part, shapes, PREFIX) == ()
+    elsewhere = msgspec.structs.replace(part, families=(RATE_LIMIT,), channels=())
+    assert len(await denied(admin, "part", elsewhere, shapes, PREFIX)) > 0
+    # The same families of another deployment on the server.
+    found = await denied(admin, "part", part, shapes, "other:")
+    assert found == (
+        "access the 'other:session:{s:1' key",
+        "access the 'other:lock:1' key",
+        "access the 'other:topic:1' channel",
+        "access the 'other:topic:*' channel",
+    )
+    assert await allowed(admin, "part", ["get", "publish"], shapes) == ()
+
+
+@pytest.mark.advanced
+@given(
+    families=st.sets(st.sampled_from(FAMILIES)),
+    commands=st.sets(st.from_regex(r"[a-z]{1,9}(\|[a-z]{1,9})?", fullmatch=True)),
+    without=st.sets(st.sampled_from(["info", "ping", "get"])),
+)
+def test_rules_grant_what_is_listed(families, commands, without):
+    """Rules begin from nothing, and each grants one listed thing exactly once."""
+    part = acl.Component(name="x", commands=tuple(commands), families=tuple(families))
+    rules = acl.rules([part, part], PREFIX, without=without)
+
+    assert rules[:4] == ("resetkeys", "resetchannels", "clearselectors", "-@all")
+    granted = [rule[1:] for rule in rules[4:] if rule[0] == "+"]
+    assert sorted(granted) == sorted(set(acl.commands([part])) - without)
+    keys = [rule for rule in rules if rule[0] == "~"]
+    assert len(keys) == len(set(keys)) == len(families)
+    assert all(key.startswith(f"~{PREFIX}") for key in keys)
+    # No rule is wider than a list: no category, no "all keys".
+    assert not {"~*", "&*", "allkeys", "allchannels", "allcommands"} & set(rules)
+    assert not any(rule.startswith("+@") for rule in rules)
+
+
+@pytest.mark.errors
+def test_a_wrong_name_or_prefix_is_refused():
+    """An unknown part names the known ones; a prefix that opens everything is none."""
+    with pytest.raises(SettingsError, match="there are client, "):
+        acl.component("nope")
+    part = acl.Component(name="x", commands=(), families=(SESSION,))
+    for prefix in ("", "*", "a", "a b:", "a*:"):
+        with pytest.raises(InvalidKey):
+            acl.rules([part], prefix)
+
+
+@pytest.mark.integration
+@pytest.mark.system("redis-server", package="redis-server")
+async def test_an_older_server_takes_what_is_printed_for_it():
+    """A command that the server lacks is left out: with it, all would be refused."""
+    old = EmbeddedServer(binary=shutil.which("redis-server"))
+    async with old, Client.from_url(old.url) as admin:
+        shapes = await Shapes.of(admin, acl.commands(acl.COMPONENTS))
+        assert shapes.missing() == ("client|setinfo",)
+        with pytest.raises(OddswireError, match="client\\|setinfo"):
+            await make_user(admin, acl.rules(acl.COMPONENTS, PREFIX))
+        rules = acl.rules(acl.COMPONENTS, PREFIX, without=shapes.missing())
+        await make_user(admin, rules)
+        url = f"redis://part:pw@127.0.0.1:{old.port}"
+        for use in USES.values():
+            await use(url, PREFIX)
+        assert await refused(admin) == set()
