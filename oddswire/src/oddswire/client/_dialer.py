@@ -62,6 +62,9 @@ class Dialer:
         self._protocol = protocol
         self._on_push = on_push
         self._arm = arm
+        # Whether the user may ask which server process it is, until told otherwise:
+        # each refusal is an entry in the server's ACL LOG.
+        self._identify = True
 
     async def __call__(
         self, on_closed: Callable[[Multiplexer, OddswireError], None] | None = None
@@ -98,6 +101,8 @@ class Dialer:
         wire, greeting = await dial(
             target, self._introduce, make, settings.connect_timeout
         )
+        if greeting.secretive:
+            self._identify = False
         if address is not None and greeting.role != "master":
             refusal = Unavailable(
                 f"{target}: the sentinels name it as the primary and it is a "
@@ -156,7 +161,7 @@ class Dialer:
             database=int(arguments.get("db") or 0),
             client_name=arguments.get("client_name"),
             arm=self._arm,
-            identify=True,
+            identify=self._identify,
         )
 
 

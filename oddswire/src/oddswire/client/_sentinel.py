@@ -137,8 +137,10 @@ class SentinelPool(WirePool):
 
     async def aclose(self) -> None:
         """Close every wire, and those to the sentinels."""
-        await super().aclose()
-        await self.primary.aclose()
+        try:
+            await super().aclose()
+        finally:
+            await self.primary.aclose()
 
 
 def sentinel_pool(settings: Settings, arguments: dict[str, Any]) -> SentinelPool:

@@ -131,11 +131,14 @@ class Wires:
         try:
             await self.link.aclose(drain)
         finally:
-            for task in list(self._tasks):
-                # Again and again: before Python 3.12 redis-py may swallow it.
-                while not task.done():
+            # All of them before the first is waited for: that may be cancelled.
+            for task in self._tasks:
+                task.cancel()
+            # Again and again: before Python 3.12 redis-py may swallow it.
+            while tasks := list(self._tasks):
+                await asyncio.wait(tasks, timeout=0.1)
+                for task in tasks:
                     task.cancel()
-                    await asyncio.wait([task], timeout=0.1)
 
 
 class _Weakly:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from oddswire.connection.multiplexer import Multiplexer
+
+
+# Seconds after which the next address of a name is tried beside the one before: RFC
+# 8305's recommendation.
+_NEXT_ADDRESS = 0.25
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +128,9 @@ async def _open(target: Target, make: Callable[[], Multiplexer]) -> Multiplexer:
     options: dict[str, Any] = {}
     if target.tls is not None:
         options = {"ssl": target.tls, "server_hostname": target.host}
+    if _is_name(target.host) and isinstance(loop, asyncio.BaseEventLoop):
+        # uvloop's has no such argument, and tries one address after the other.
+        options["happy_eyeballs_delay"] = _NEXT_ADDRESS
     transport, wire = await loop.create_connection(
         make, target.host, target.port, **options
     )
@@ -131,6 +140,14 @@ async def _open(target: Target, make: Callable[[], Multiplexer]) -> Multiplexer:
         transport.abort()
         raise
     return wire
+
+
+def _is_name(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False
 
 
 def _watch(sock: socket.socket, target: Target) -> None:

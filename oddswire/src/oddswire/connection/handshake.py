@@ -78,6 +78,7 @@ class Greeting(msgspec.Struct, frozen=True):
         connection_id: Of this connection, at the server.
         run_id: Of the server process; empty when it does not tell.
         address: Where it was dialled, ``host:port`` or a path.
+        secretive: The user may not ask which process it is.
     """
 
     server: str
@@ -86,6 +87,7 @@ class Greeting(msgspec.Struct, frozen=True):
     connection_id: int
     run_id: str = ""
     address: str = ""
+    secretive: bool = False
 
 
 def accept(hello: Hello, replies: Sequence[Any], where: str) -> Greeting:
@@ -123,6 +125,7 @@ def accept(hello: Hello, replies: Sequence[Any], where: str) -> Greeting:
         connection_id=int(fields.get("id", 0)),
         run_id=_run_id(replies[-1]) if hello.identify else "",
         address=where,
+        secretive=hello.identify and isinstance(replies[-1], NoPermission),
     )
 
 

@@ -8,6 +8,7 @@ WATCH, blocking commands, MONITOR, raw pub/sub and very large batches. It is a r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,8 @@ class WirePool(aredis.ConnectionPool):
         self._connect_timeout = connect_timeout
         self._reap_every = max(idle / 2, 0.1)
         self._reaper: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
         self._owner = Owner()
         kind = connection.pop("connection_class", aredis.Connection)
@@ -186,9 +188,9 @@ class WirePool(aredis.ConnectionPool):
             else:
                 turn.set_result(wire)
         for _ in range(work.open):
-            self._spawn(self._open(), "opening")
+            self._spawn(self._open(), self._opening, "opening")
         for wire in work.close:
-            self._spawn(wire.disconnect(), "closing")
+            self._spawn(_close(wire), self._closing, "closing")
         if self._roster.idle > self._roster.keep and self._reaper is None:
             loop = asyncio.get_running_loop()
             self._reaper = loop.call_later(self._reap_every, self._reap)
@@ -197,12 +199,13 @@ class WirePool(aredis.ConnectionPool):
         self._reaper = None
         self._do(self._roster.reap(self._now()))
 
-    def _spawn(self, coroutine: Any, what: str) -> None:
+    @staticmethod
+    def _spawn(coroutine: Any, tasks: set[asyncio.Task[None]], what: str) -> None:
         task = asyncio.get_running_loop().create_task(
             coroutine, name=f"oddswire exclusive wire {what}"
         )
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     async def _open(self) -> None:
         try:
@@ -240,7 +243,10 @@ class WirePool(aredis.ConnectionPool):
         await asyncio.gather(*(wire.disconnect() for wire in wires))
 
     async def aclose(self) -> None:
-        """Close every wire, leased ones too; who waits for one gets `ClosedError`."""
+        """Close every wire, leased ones too; who waits for one gets `ClosedError`.
+
+        Cancelled, they are closed all the same, and not waited for.
+        """
         self._closed = True
         if self._reaper is not None:
             self._reaper.cancel()
@@ -248,16 +254,20 @@ class WirePool(aredis.ConnectionPool):
         for turn in turns:
             if not turn.done():
                 turn.set_exception(ClosedError("the client was closed"))
-        # One that does not end in order is no reason to keep the others open.
-        await asyncio.gather(
-            *(wire.disconnect() for wire in (*idle, *self._in_use_connections)),
-            return_exceptions=True,
-        )
-        tasks = list(self._tasks)
-        for task in tasks:
+        for task in self._opening:
             task.cancel()
-        if tasks:
+        # Each in a task of its own: a cancellation of what awaits them does not reach
+        # them, not even before they have begun.
+        for wire in (*idle, *self._in_use_connections):
+            self._spawn(_close(wire), self._closing, "closing")
+        while tasks := self._opening | self._closing:
             await asyncio.wait(tasks)
+
+
+async def _close(wire: AbstractConnection) -> None:
+    # One that does not end in order is no reason to keep the others open.
+    with contextlib.suppress(aredis.RedisError, OSError):
+        await wire.disconnect()
 
 
 def _unsent(error: Exception) -> Exception:
