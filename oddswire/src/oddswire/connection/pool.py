@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio as aredis
+from redis import exceptions as redis_errors
 
 from oddswire.connection.owner import Owner
 from oddswire.connection.reply_errors import from_redis
@@ -21,6 +22,8 @@ from oddswire.connection.roster import Roster, Work
 from oddswire.errors import ClosedError, Outcome, PoolTimeout, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from redis.asyncio.connection import AbstractConnection
 
     _Turn = asyncio.Future["AbstractConnection"]
@@ -42,6 +45,39 @@ class _Whole:
             await super().connect_check_health(*args, **options)  # type: ignore[misc]
         except BaseException:
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise
+
+    async def send_packed_command(
+        self: Any,
+        command: bytes | str | Iterable[bytes],
+        check_health: bool = True,  # noqa: FBT001, FBT002 - redis-py's signature
+    ) -> None:
+        """Write (redis-py's), with a limit that swallows no cancellation.
+
+        redis-py's is `asyncio.wait_for`: before Python 3.12 a task that is cancelled
+        just when the bytes have left goes on as if it had not been.
+        """
+        if not self.is_connected:
+            await self.connect_check_health(check_health=False)
+        if check_health:
+            await self.check_health()
+        if isinstance(command, str):
+            command = command.encode()
+        try:
+            async with asyncio.timeout(self.socket_timeout):
+                await self._send_packed_command(
+                    [command] if isinstance(command, bytes) else command
+                )
+        except TimeoutError:
+            await self.disconnect(nowait=True)
+            raise redis_errors.TimeoutError("Timeout writing to socket") from None
+        except OSError as error:
+            await self.disconnect(nowait=True)
+            raise redis_errors.ConnectionError(
+                f"Error while writing to socket: {error}"
+            ) from error
+        except BaseException:
+            await self.disconnect(nowait=True)  # half a command may have left
             raise
 
 
