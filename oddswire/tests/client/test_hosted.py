@@ -145,19 +145,38 @@ async def test_what_the_acl_forbids_names_the_command_and_the_user(own, transpor
         password="secret",
         transport=transport,
     ) as client:
-        calls = {
-            "flushall": client.flushall(),
-            "config|get": client.config_get("*"),
-            "lpush": client.pipeline().lpush("app:l", 1).execute(),
-            "brpop": client.brpop("app:l", 1),
-        }
-        for command, call in calls.items():
-            with pytest.raises(NoPermission) as refused:
-                await call
-            assert f"'{command}'" in str(refused.value)
-            assert "app" in str(refused.value)
-            assert refused.value.outcome is Outcome.REJECTED
+        errors = [
+            await _refusal(client.flushall()),
+            await _refusal(client.config_get("*")),
+            await _refusal(client.get("other")),
+            await _refusal(client.brpop("app:l", 1)),
+            await _refusal(client.pipeline().lpush("app:l", 1).execute()),
+            *await client.pipeline(transaction=False)
+            .get("other")
+            .execute(raise_on_error=False),
+        ]
+        async with client.pipeline() as pipe:
+            errors.append(await _refusal(pipe.watch("other")))
+        names = [
+            "FLUSHALL:",
+            "CONFIG GET:",
+            "GET:",
+            "BRPOP:",
+            "LPUSH ",
+            "GET:",
+            "WATCH:",
+        ]
+        for name, error in zip(names, errors, strict=True):
+            assert name in str(error)
+            assert "(user 'app')" in str(error)
+            assert error.outcome is Outcome.REJECTED
         assert await client.set("app:k", 1)
+
+
+async def _refusal(call):
+    with pytest.raises(NoPermission) as refused:
+        await call
+    return refused.value
 
 
 # --- connections

@@ -28,6 +28,7 @@ from oddswire.counters import Window
 from oddswire.errors import (
     CommandTimeout,
     Loading,
+    NoPermission,
     NotShared,
     OddswireError,
     Outcome,
@@ -361,7 +362,7 @@ class Client(aredis.Redis):
         except (RedisError, OSError) as error:
             if isinstance(error, ResponseError):
                 self._wires.traffic.answered.record(monotonic())
-            raise self.counted(_translated(error)) from error
+            raise self.counted(_translated(error), command) from error
         return await self.shaped(reply, command, options)
 
     async def _shared(
@@ -504,7 +505,7 @@ class Client(aredis.Redis):
             return await self.shaped(reply, command, options)
         if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
             return options[EMPTY_RESPONSE]
-        raise self.counted(reply)
+        raise self.counted(reply, command)
 
     async def shaped(
         self, reply: Any, command: Command, options: dict[str, Any]
@@ -572,8 +573,17 @@ class Client(aredis.Redis):
         """Leave the server of a call sent then: it refused a write as a replica."""
         self._link.demoted(sent)
 
-    def counted(self, error: Exception) -> Exception:
-        """Count a failed call, and return its error."""
+    def counted(self, error: Exception, command: Command | None = None) -> Exception:
+        """Count a failed call, and return its error.
+
+        Args:
+            error: What it is to fail with.
+            command: What the server refused, where it was the server.
+        """
+        if command is not None and isinstance(error, NoPermission):
+            # Of a key or a channel the server names neither the command nor the user.
+            what = " ".join(command.words).upper()
+            error.args = (f"{what}: {error} (user {self._wires.user!r})",)
         kind = type(error).__name__
         self._failures[kind] = self._failures.get(kind, 0) + 1
         if kind not in self._failing:

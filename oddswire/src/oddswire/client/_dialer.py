@@ -44,6 +44,7 @@ class Dialer:
     Attributes:
         traffic: Counted over all the wires opened here.
         primary: Where to ask for the address, if it can change.
+        user: Whom the server knows us as, since the last wire; for errors.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Dialer:
         # Whether the user may ask which server process it is, until told otherwise:
         # each refusal is an entry in the server's ACL LOG.
         self._identify = True
+        self.user = str(pool.connection_kwargs.get("username") or "default")
 
     async def __call__(
         self, on_closed: Callable[[Multiplexer, OddswireError], None] | None = None
@@ -153,6 +155,7 @@ class Dialer:
             )
         elif username and not password:
             password = ""
+        self.user = username or "default"
         protocol = self._protocol or arguments.get("protocol") or DEFAULT_RESP_VERSION
         return Hello(
             protocol=int(protocol),
