@@ -110,7 +110,7 @@ class Primary:
     def _announced(self, text: str, moved: Callable[[Address], None]) -> None:
         parts = text.split(" ")
         # Whatever else is said there must not end the watch.
-        if len(parts) == 5 and parts[0] == self.name and parts[4].isdigit():
+        if len(parts) == 5 and parts[0] == self.name and parts[4].isdecimal():
             moved((parts[3], int(parts[4])))
 
 
@@ -193,4 +193,4 @@ def primary_of(pool: aredis.ConnectionPool) -> Primary | None:
 
 
 def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -128,9 +128,7 @@ async def _open(target: Target, make: Callable[[], Multiplexer]) -> Multiplexer:
     options: dict[str, Any] = {}
     if target.tls is not None:
         options = {"ssl": target.tls, "server_hostname": target.host}
-    if _is_name(target.host) and isinstance(loop, asyncio.BaseEventLoop):
-        # uvloop's has no such argument, and tries one address after the other.
-        options["happy_eyeballs_delay"] = _NEXT_ADDRESS
+    options |= staggered(target.host)
     transport, wire = await loop.create_connection(
         make, target.host, target.port, **options
     )
@@ -142,12 +140,17 @@ async def _open(target: Target, make: Callable[[], Multiplexer]) -> Multiplexer:
     return wire
 
 
-def _is_name(host: str) -> bool:
+def staggered(host: str) -> dict[str, float]:
+    """Return how to try the addresses of a name: not one after the other (RFC 8305).
+
+    uvloop's `create_connection` cannot do otherwise.
+    """
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        return True
-    return False
+        if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+            return {"happy_eyeballs_delay": _NEXT_ADDRESS}
+    return {}
 
 
 def _watch(sock: socket.socket, target: Target) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import redis.asyncio as aredis
 from redis import exceptions as redis_errors
 
+from oddswire.connection.dial import staggered
 from oddswire.connection.owner import Owner
 from oddswire.connection.reply_errors import from_redis
 from oddswire.connection.roster import Roster, Work
@@ -46,6 +47,11 @@ class _Whole:
         except BaseException:
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
             raise
+
+    def _connection_arguments(self) -> Any:
+        """Return what `asyncio.open_connection` is to be called with (redis-py's)."""
+        arguments = super()._connection_arguments()  # type: ignore[misc]
+        return {**arguments, **staggered(arguments["host"])}
 
     async def send_packed_command(
         self: Any,
