@@ -159,3 +159,27 @@ async def test_a_close_that_is_cancelled_leaves_nothing_open(server, turns, twic
         await client.ping()
     with pytest.raises(ClosedError):
         await client.blpop("none", 1)
+
+
+@pytest.mark.requirement("C13")
+@pytest.mark.integration
+async def test_what_the_page_shows_ends_in_order(pytestconfig, tmp_path):
+    """The program on the page of the client ends by SIGTERM with its assertion true."""
+    page = (pytestconfig.rootpath / "docs" / "client.md").read_text(encoding="utf-8")
+    code = page.partition("## Closing")[2].split("```python\n")[1].split("```")[0]
+    said = code.replace(
+        "await stop.wait()", "print('up', flush=True); await stop.wait()"
+    )
+    script = tmp_path / "closing.py"
+    script.write_text(said)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(script)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(20):
+        assert await process.stdout.readline() == b"up\n"
+        process.send_signal(signal.SIGTERM)
+        _, errors = await process.communicate()
+
+    assert process.returncode == 0, errors.decode()
