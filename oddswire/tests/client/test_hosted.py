@@ -173,6 +173,32 @@ async def test_what_the_acl_forbids_names_the_command_and_the_user(own, transpor
         assert await client.set("app:k", 1)
 
 
+@pytest.mark.requirement("C14", "C7")
+@pytest.mark.errors
+async def test_where_tracking_is_forbidden_the_cache_is_told_and_the_client_works(own):
+    """A tracked wire that may not track is refused in one attempt, with the reason."""
+    async with aredis.Redis.from_url(own.url) as admin:
+        await admin.execute_command("ACL", "SETUSER", "app", *_LEAST.split())
+
+        async def seen():
+            return (await admin.info("stats"))["total_connections_received"]
+
+        async with Client(
+            host=own.host, port=own.port, username="app", password="secret"
+        ) as client:
+            await client.ping()
+            before = await seen()
+            tracked = client.tracked(lambda _: None)
+            for _ in range(5):
+                with pytest.raises(Unavailable, match="CLIENT TRACKING ON") as refused:
+                    await tracked.get("app:k")
+                assert refused.value.outcome is Outcome.REJECTED
+            assert await seen() - before == 1
+            await tracked.aclose()
+            assert await client.get("app:k") is None
+            assert client.statistics().connects == 1
+
+
 async def _refusal(call):
     with pytest.raises(NoPermission) as refused:
         await call

@@ -162,6 +162,28 @@ async def test_a_close_that_is_cancelled_leaves_nothing_open(server, turns, twic
 
 
 @pytest.mark.requirement("C13")
+@pytest.mark.errors
+async def test_a_batch_that_nobody_takes_does_not_hold_up_the_close(server):
+    """Megabytes that a stalled link does not take keep no connection open."""
+    async with FaultProxy(server.url) as proxy:
+        client = Client.from_url(proxy.url, drain_timeout=0.1)
+        await client.ping()
+        await client.blpop("none", 0.01)
+        proxy.up.hold = True
+        batch = client.pipeline()
+        for number in range(1_500):
+            batch.echo(b"x" * 10_000 + b"%d" % number)
+        call = asyncio.get_running_loop().create_task(batch.execute())
+        await asyncio.sleep(0.3)  # the kernel is full; nothing tells of that
+        began = monotonic()
+        await client.aclose()
+        assert monotonic() - began < 2.0
+        with pytest.raises((ConnectionLost, ClosedError)) as cut:
+            await call
+        assert cut.value.outcome is Outcome.UNKNOWN
+
+
+@pytest.mark.requirement("C13")
 @pytest.mark.integration
 async def test_what_the_page_shows_ends_in_order(pytestconfig, tmp_path):
     """The program on the page of the client ends by SIGTERM with its assertion true."""

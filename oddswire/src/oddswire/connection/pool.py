@@ -8,7 +8,6 @@ WATCH, blocking commands, MONITOR, raw pub/sub and very large batches. It is a r
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,11 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
     _Turn = asyncio.Future["AbstractConnection"]
+
+
+# Seconds that a connection which is closed may take to send what was written, and to
+# end TLS.
+_IN_ORDER = 0.5
 
 
 class _Whole:
@@ -307,9 +311,17 @@ class WirePool(aredis.ConnectionPool):
 
 
 async def _close(wire: AbstractConnection) -> None:
-    # One that does not end in order is no reason to keep the others open.
-    with contextlib.suppress(aredis.RedisError, OSError):
-        await wire.disconnect()
+    """End a wire in order if that takes a moment; if not, all the same."""
+    writer = wire._writer  # noqa: SLF001 - redis-py has no other way to abort
+    try:
+        async with asyncio.timeout(_IN_ORDER):
+            await wire.disconnect()
+    except (aredis.RedisError, OSError):
+        pass  # no reason to keep the others open
+    finally:
+        if writer is not None:
+            # Bytes that nobody takes would keep it open, and who closes waiting.
+            writer.transport.abort()
 
 
 def _unsent(error: Exception) -> Exception:
