@@ -248,7 +248,7 @@ async def test_two_wires_keep_within_twenty_connections():
 # --- sleep
 
 _QUICK = {
-    "command_timeout": 1.0,
+    "command_timeout": 3.0,
     "connect_timeout": 0.1,
     "reconnect_delay": 0.01,
     "reconnect_cap": 0.02,
@@ -315,8 +315,8 @@ async def test_a_server_that_sleeps_is_waited_for_and_found_awake(how):
     assert {type(error) for error in errors} == {CircuitOpen}
     assert all(0 <= e.retry_after <= _QUICK["reconnect_probe"] for e in errors)
     assert all(error.outcome is Outcome.NOT_SENT for error in errors)
-    # Fast is: far below the time that one attempt takes.
-    assert longest < 0.1
+    # Fast is: without waiting for anything. A call that waits takes its 3 s.
+    assert longest < 1.0
     # One each 0.1 to 0.2 s, and as long as the attempt itself takes.
     assert 3 <= len(probes) <= 13
     kinds = [type(event) for event in events]

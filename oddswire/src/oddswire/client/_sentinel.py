@@ -72,8 +72,13 @@ class Primary:
 
     async def aclose(self) -> None:
         """Close the connections to the sentinels."""
-        for sentinel in self._manager.sentinels:
-            await sentinel.aclose()
+        loop = asyncio.get_running_loop()
+        # Each in a task of its own, which no cancellation reaches.
+        closing = [
+            loop.create_task(sentinel.aclose(), name="oddswire sentinel closing")
+            for sentinel in self._manager.sentinels
+        ]
+        await asyncio.wait(closing)
 
     async def watch(self, moved: Callable[[Address], None]) -> None:
         """Tell of each address that the sentinels announce; ends by cancellation.
