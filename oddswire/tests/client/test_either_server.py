@@ -126,3 +126,22 @@ async def test_refusals_are_typed_however_they_are_worded(own):
                 await call
             assert name in str(refused.value)
             assert "(user 'app')" in str(refused.value)
+
+
+@pytest.mark.requirement("C3")
+@pytest.mark.advanced
+async def test_a_name_that_was_given_is_kept(own):
+    """CLIENT SETNAME outlives its connection; one that was refused is not taken."""
+    async with Client.from_url(own.url, reconnect_delay=0.01) as client:
+        assert await client.client_setname("first")
+        assert await client.execute_command("client", b"setname", "second")
+        with pytest.raises(CommandRejected):
+            await client.client_setname("with a space")
+        for _ in range(2):
+            back = asyncio.Event()
+            client.events.subscribe(lambda _, back=back: back.set(), Ready)
+            async with Client.from_url(own.url) as admin:
+                await admin.client_kill_filter(skipme=True)
+            async with asyncio.timeout(5):
+                await back.wait()
+            assert await client.client_getname() == "second"

@@ -158,6 +158,8 @@ class Calling(aredis.Redis):
         reply = await self._send(command, args, data, deadline, raw=raw)
         if isinstance(reply, Exception):
             return await self._refused(reply, command, args, options, deadline)
+        if command.name == "CLIENT" and command.subcommand(args) == b"SETNAME":
+            self._wires.dialer.client_name = args[-1]
         return await self.shaped(reply, command, options)
 
     async def _send(
@@ -357,7 +359,7 @@ class Calling(aredis.Redis):
         if command is not None and isinstance(error, NoPermission):
             # Of a key or a channel the server names neither the command nor the user.
             what = " ".join(command.words).upper()
-            error.args = (f"{what}: {error} (user {self._wires.user!r})",)
+            error.args = (f"{what}: {error} (user {self._wires.dialer.user!r})",)
         kind = type(error).__name__
         self._failures[kind] = self._failures.get(kind, 0) + 1
         if kind not in self._failing:

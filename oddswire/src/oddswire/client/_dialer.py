@@ -45,6 +45,7 @@ class Dialer:
         traffic: Counted over all the wires opened here.
         primary: Where to ask for the address, if it can change.
         user: Whom the server knows us as, since the last wire; for errors.
+        client_name: What the caller has named the wire since, by CLIENT SETNAME.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Dialer:
         # Whether the user may ask which server process it is, until told otherwise:
         # each refusal is an entry in the server's ACL LOG.
         self._identify = True
+        self.client_name: str | bytes | None = None
         self.user = str(pool.connection_kwargs.get("username") or "default")
 
     async def __call__(
@@ -162,7 +164,7 @@ class Dialer:
             username=username,
             password=password,
             database=int(arguments.get("db") or 0),
-            client_name=arguments.get("client_name"),
+            client_name=self.client_name or arguments.get("client_name"),
             arm=self._arm,
             identify=self._identify,
         )

@@ -64,7 +64,7 @@ class Wires:
             heartbeat=(settings.heartbeat, settings.heartbeat_answer),
             most_waiting=Caps(settings.inflight_commands, settings.inflight_bytes),
         )
-        self._dialer = dialer
+        self.dialer = dialer
         self._primary = dialer.primary
         self._watch: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,11 +85,6 @@ class Wires:
         )
         with contextlib.suppress(RuntimeError):  # the loop is closed, and all with it
             loop.call_soon_threadsafe(_abandon, self.link, self._tasks)
-
-    @property
-    def user(self) -> str:
-        """Whom the server knows us as."""
-        return self._dialer.user
 
     async def ready(self, timeout: float, size: int = 0) -> Multiplexer:
         """Return the command wire, connecting on first use.

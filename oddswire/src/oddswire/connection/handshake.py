@@ -43,19 +43,19 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     username: str | None = None
     password: str | None = None
     database: int = 0
-    client_name: str | None = None
+    client_name: str | bytes | None = None
     arm: tuple[tuple[str | int, ...], ...] = ()
     library: tuple[str, str] | None = None
     identify: bool = False
 
-    def commands(self) -> list[tuple[str | int, ...]]:
+    def commands(self) -> list[tuple[str | bytes | int, ...]]:
         """Return the commands to send, in order, in one write."""
-        hello: tuple[str | int, ...] = ("HELLO", self.protocol)
+        hello: tuple[str | bytes | int, ...] = ("HELLO", self.protocol)
         if self.password is not None:
             hello += ("AUTH", self.username or "default", self.password)
         if self.client_name:
             hello += ("SETNAME", self.client_name)
-        commands: list[tuple[str | int, ...]] = [hello]
+        commands: list[tuple[str | bytes | int, ...]] = [hello]
         if self.database:
             commands.append(("SELECT", self.database))
         commands.extend(self.arm)
