@@ -35,11 +35,13 @@ _IN_ORDER = 0.5
 
 
 class _Whole:
-    """A connection that is open with its handshake done, or closed.
+    """redis-py's connection, open with its handshake done, or closed; and mended.
 
     redis-py keeps the socket of a handshake that was cancelled, and whoever uses that
     connection next is then somebody else (the default user, database 0). A leased wire
-    connects again by itself when it is used, so the pool alone cannot prevent it.
+    connects again by itself when it is used, so the pool alone cannot prevent it. And
+    it dials the addresses of a name as the command wire does, and its writes swallow no
+    cancellation.
     """
 
     __slots__ = ()
