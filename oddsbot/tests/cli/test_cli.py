@@ -136,6 +136,7 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.requirement("C13")
 @pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_ends_it_in_order(tmp_path, number):

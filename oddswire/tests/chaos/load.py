@@ -250,6 +250,7 @@ async def run(
     tasks: int,
     seconds: float,
     keeps: bool,
+    link: Callable[..., Any] = FaultProxy,
 ) -> Result:
     """Run one fault on a running server with one client, from opening to closing."""
     from contextlib import AsyncExitStack
@@ -257,7 +258,7 @@ async def run(
     events: list[Any] = []
     async with (
         aredis.Redis.from_url(server.url) as admin,
-        FaultProxy(server.url, seed=1) as proxy,
+        link(server.url, seed=1) as proxy,
     ):
         await admin.ping()
         held = Resources.now()

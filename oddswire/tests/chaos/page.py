@@ -65,8 +65,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield (
         "The peers are at their defaults but for the timeout, and are shown for one "
         "task. A counter of theirs that is off means that one call ran twice. "
-        "valkey-glide is not among them: it holds up the event loop while it connects, "
-        "and the proxy that breaks the link runs on that loop."
+        "valkey-glide holds up the event loop while it connects, so the proxy that "
+        "breaks its link runs on a loop of its own."
     )
     yield ""
     yield from _failovers(found["failovers"])

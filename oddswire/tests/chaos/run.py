@@ -24,22 +24,21 @@ import failover  # noqa: E402 - beside the tests of the client
 import load  # noqa: E402
 import page  # noqa: E402
 from clients import OPEN, NotOffered, Target  # noqa: E402
+from elsewhere import Elsewhere  # noqa: E402
 from redis.asyncio.sentinel import Sentinel  # noqa: E402
 from rows import ROWS, Row  # noqa: E402
 
 from oddswire import Client, EmbeddedServer  # noqa: E402
 from oddswire.embedded import EmbeddedSentinels  # noqa: E402
+from oddswire.testing import FaultProxy  # noqa: E402
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
-    from oddswire.testing import FaultProxy
-
 ROOT = HERE.parents[2]
 OURS = "oddswire"
 
-# valkey-glide holds up the event loop while it connects, and the proxy runs on it.
-PEERS = [name for name in OPEN if name not in (OURS, "valkey-glide")]
+PEERS = [name for name in OPEN if name != OURS]
 
 
 async def look_at(row: Row, name: str, tasks: int, seconds: float) -> dict[str, Any]:
@@ -68,7 +67,7 @@ async def look_at(row: Row, name: str, tasks: int, seconds: float) -> dict[str, 
         password["password"] = server.password
         result = await load.run(
             server, open_subject, row.fault, tasks=tasks, seconds=seconds,
-            keeps=row.keeps,
+            keeps=row.keeps, link=Elsewhere if name == "valkey-glide" else FaultProxy,
         )  # fmt: skip
     figures = {
         "row": row.number,

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from oddswire import Client, EmbeddedServer
+from oddswire import Client
 
 
 class Cutter:
@@ -126,10 +126,3 @@ async def client(server):
     """A client of the shared server."""
     async with Client.from_url(server.url) as client:
         yield client
-
-
-@pytest.fixture
-async def own():
-    """A server of the test's own."""
-    async with EmbeddedServer() as server:
-        yield server

@@ -17,6 +17,8 @@ from oddswire.connection.reply_errors import from_redis, reply_error
 from oddswire.errors import (
     AuthFailed,
     Busy,
+    CircuitOpen,
+    ClosedError,
     ClusterDown,
     CommandRejected,
     CommandTimeout,
@@ -25,9 +27,11 @@ from oddswire.errors import (
     Misconfigured,
     NoPermission,
     NoReplicas,
+    NotShared,
     OddswireError,
     Outcome,
     OutOfMemory,
+    Overloaded,
     PoolTimeout,
     ProtocolBroken,
     ReadOnly,
@@ -35,6 +39,7 @@ from oddswire.errors import (
     Unavailable,
     WrongType,
 )
+from oddswire.testing import FaultProxy
 
 CLASSES = sorted(
     (
@@ -225,6 +230,76 @@ async def test_refusals_of_an_ordinary_server(own):
     refused = [error for error in many if isinstance(error, Exception)]
     assert {type(error) for error in refused} == {Unavailable}
     assert "max number of clients" in str(refused[0])
+
+
+@pytest.mark.requirement("C7")
+@pytest.mark.integration
+async def test_errors_of_a_connection(server, prefix):
+    """Each class that a broken, full, closed or refused link has, and its outcome."""
+    key = f"{prefix}k"
+    at = {"host": server.host, "port": server.port}
+    found = {}
+    async with FaultProxy(server.url) as proxy:
+        quick = {
+            "command_timeout": 0.2,
+            "connect_timeout": 0.2,
+            "reconnect_delay": 0.01,
+            "reconnect_cap": 0.02,
+            "reconnect_attempts": 20,
+        }
+        client = Client.from_url(proxy.url, pool_max=3, inflight_commands=2, **quick)
+        found["timeout"] = await _lost(client, proxy, proxy.blackhole)
+        found["lost"] = await _lost(client, proxy, proxy.reset)
+        found["broken"] = await _lost(client, proxy, lambda: proxy.inject(b"!?\r\n"))
+        await client.ping()
+        found["shared"] = await _refused(client.select(1))
+        async with client.client() as alone:
+            await alone.ping()
+            found["pool"] = await _refused(client.blpop(key, 0.01))
+        proxy.down.hold = True
+        calls = [client.incr(key) for _ in range(3)]
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        found["full"] = ends[2]
+        proxy.refuse()
+        proxy.reset()
+        async with asyncio.timeout(5):
+            while type(await _refused(client.ping())) is not CircuitOpen:
+                pass
+        found["circuit"] = await _refused(client.ping())
+        await client.aclose()
+        found["closed"] = await _refused(client.ping())
+    async with Client(**at, password="wrong") as wrong:
+        found["password"] = await _refused(wrong.ping())
+    async with Client(**at, password=server.password, db=99_999) as wrong:
+        found["database"] = await _refused(wrong.ping())
+    async with Client.from_url(server.url) as admin:
+        await admin.delete(key, "test-errors")
+
+    assert {name: (type(e), e.outcome) for name, e in found.items()} == {
+        "timeout": (CommandTimeout, Outcome.UNKNOWN),
+        "lost": (ConnectionLost, Outcome.UNKNOWN),
+        "broken": (ProtocolBroken, Outcome.UNKNOWN),
+        "shared": (NotShared, Outcome.NOT_SENT),
+        "pool": (PoolTimeout, Outcome.NOT_SENT),
+        "full": (Overloaded, Outcome.NOT_SENT),
+        "circuit": (CircuitOpen, Outcome.NOT_SENT),
+        "closed": (ClosedError, Outcome.NOT_SENT),
+        "password": (AuthFailed, Outcome.REJECTED),
+        "database": (Unavailable, Outcome.REJECTED),
+    }
+
+
+async def _lost(client, proxy, fault):
+    """Return the error of a call whose answer was on the way when the fault came."""
+    await client.ping()
+    proxy.down.hold = True
+    call = asyncio.get_running_loop().create_task(client.incr("test-errors"))
+    await asyncio.sleep(0.05)
+    fault()
+    error = await _refused(call)
+    proxy.heal()
+    proxy.reset()
+    return error
 
 
 @pytest.mark.requirement("C7")

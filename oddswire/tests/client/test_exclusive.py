@@ -211,3 +211,32 @@ async def test_cancelled_at_any_moment_a_blocking_call_ends(server, prefix, turn
 
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("turns", range(1, 12))
+async def test_cancelled_at_any_moment_a_watch_ends(server, prefix, turns):
+    """A transaction that watches is cancelled wherever it is, and gives its wire back.
+
+    Under redis-py's own `asyncio.wait_for` it goes on, before Python 3.12.
+    """
+    async with Client.from_url(server.url) as client:
+
+        async def count():
+            async with client.pipeline() as pipe:
+                await pipe.watch(f"{prefix}n")
+                pipe.multi()
+                await pipe.incr(f"{prefix}n").execute()
+
+        await count()  # the wire is open
+        for _ in range(3):
+            task = asyncio.create_task(count())  # noqa: TID251 - to be cancelled
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if task.done():
+                continue
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert client.statistics().wires.leased == 0
+        assert await client.delete(f"{prefix}n")

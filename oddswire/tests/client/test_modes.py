@@ -9,7 +9,15 @@ import sys
 import pytest
 
 from oddswire import Client, SimpleClient
-from oddswire.errors import ConnectionLost, NotShared, Outcome, WrongType
+from oddswire.errors import (
+    ClosedError,
+    ConnectionLost,
+    NotShared,
+    Outcome,
+    Unavailable,
+    WrongType,
+)
+from oddswire.testing import FaultProxy
 
 
 class Pushes:
@@ -185,6 +193,36 @@ async def test_simple_client_never_repeats(through, cutter, server, client, pref
     assert caught.value.outcome is Outcome.UNKNOWN
     assert await one.get(f"{prefix}a") is None
     await one.aclose()
+
+
+@pytest.mark.requirement("C11")
+@pytest.mark.errors
+async def test_simple_client_makes_one_attempt_for_all_callers(server, prefix):
+    """However many wait for the connection, they fail or are served by the same one."""
+    loop = asyncio.get_running_loop()
+    async with FaultProxy(server.url) as proxy:
+        client = SimpleClient.from_url(proxy.url, connect_timeout=0.3)
+        proxy.stall()
+        began = loop.time()
+        calls = [loop.create_task(client.get(f"{prefix}{n}")) for n in range(20)]
+        await asyncio.sleep(0.05)
+        calls.pop().cancel()  # it leaves the attempt to the others
+        failures = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(failure) for failure in failures} == {Unavailable}
+        assert len({id(failure) for failure in failures}) == len(failures)
+        assert loop.time() - began < 0.3 * 2
+        assert proxy.accepted == 1
+
+        calls = [loop.create_task(client.get(f"{prefix}{n}")) for n in range(20)]
+        await asyncio.sleep(0.05)
+        await client.aclose()
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(end) for end in ends} == {ClosedError}
+        proxy.heal()
+        await proxy.quiet()
+        assert await client.get(f"{prefix}k") is None
+        assert proxy.open == 1
+        await client.aclose()
 
 
 @pytest.mark.requirement("C11")

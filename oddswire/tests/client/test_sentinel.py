@@ -7,16 +7,20 @@ import importlib.util
 import signal
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import redis.asyncio as aredis
+from hypothesis import given
+from hypothesis import strategies as st
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import Sentinel
 
-from oddswire import Client
+from oddswire import Client, EmbeddedServer
 from oddswire.client._sentinel import Primary
 from oddswire.embedded import EmbeddedSentinels
-from oddswire.errors import ReadOnly, SettingsError, Unavailable
-from oddswire.events import DataReset, Failover, Ready
+from oddswire.errors import ConnectionLost, ReadOnly, SettingsError, Unavailable
+from oddswire.events import Connected, Connecting, DataReset, Failover, Ready
 
 _spec = importlib.util.spec_from_file_location(
     "failover", Path(__file__).with_name("failover.py")
@@ -38,7 +42,7 @@ async def _client(group, **options):
         yield client
 
 
-@pytest.mark.requirement("C12")
+@pytest.mark.requirement("C12", "C8")
 @pytest.mark.integration
 @pytest.mark.parametrize("how", ["command", "kill", "freeze"])
 async def test_client_follows_the_primary(how):
@@ -48,7 +52,7 @@ async def test_client_follows_the_primary(how):
         _client(group, command_timeout=1.0) as client,
     ):
         seen = []
-        client.events.subscribe(seen.append, Failover, DataReset, Ready)
+        client.events.subscribe(seen.append)
         found = await failover.fail_over(group, lambda key: client.set(key, "v"), how)
         old, new = group.primary, group.replicas[0]
         moved = [event for event in seen if isinstance(event, Failover)]
@@ -56,8 +60,8 @@ async def test_client_follows_the_primary(how):
             f"{old.host}:{old.port}",
             f"{new.host}:{new.port}",
         )
-        assert isinstance(seen[-1], Ready)
-        assert any(isinstance(event, DataReset) for event in seen)
+        told = [type(event) for event in seen[seen.index(moved[-1]) - 2 :]]
+        assert told[:5] == [Connecting, Connected, Failover, DataReset, Ready]
         assert found.lost_later == 0
         assert found.acknowledged > 200
         # The exclusive wires have moved too.
@@ -253,3 +257,92 @@ def test_tls_goes_to_the_sentinels_and_the_primary(tls):
         for sentinel in pool.primary._manager.sentinels:
             kind = sentinel.connection_pool.connection_class
             assert issubclass(kind, SSLConnection) is tls
+
+
+@pytest.mark.requirement("C12")
+@pytest.mark.errors
+async def test_blocked_callers_move_though_the_command_wire_did_first(monkeypatch):
+    """The command wire was dialled anew before the announcement: the others follow."""
+    announce, here = [], []
+
+    async def watch(primary, moved):
+        announce.append(moved)
+        await asyncio.Event().wait()
+
+    async def address(primary):
+        return here[0]
+
+    monkeypatch.setattr(Primary, "watch", watch)
+    monkeypatch.setattr(Primary, "address", address)
+    async with (
+        EmbeddedServer(password="same") as old,
+        EmbeddedServer(password="same") as new,
+        Client.from_url(
+            "redis://:same@mymaster/0", sentinels="127.0.0.1:1", reconnect_delay=0.01
+        ) as client,
+    ):
+        here[:] = [(old.host, old.port)]
+        await client.ping()
+        await client.blpop("list", 0.01)
+        announce[0](here[0])
+        blocked = asyncio.get_running_loop().create_task(client.blpop("list", 0))
+        async with Client.from_url(old.url) as admin, asyncio.timeout(5):
+            while not (await admin.info("clients"))["blocked_clients"]:
+                pass
+            back = asyncio.Event()
+            client.events.subscribe(lambda _: back.set(), Ready)
+            here[:] = [(new.host, new.port)]
+            await admin.client_kill_filter(_id=client._link.greeting.connection_id)
+            await back.wait()
+        assert client._link.greeting.address == f"{new.host}:{new.port}"
+        assert not blocked.done()
+        announce[0](here[0])
+        with pytest.raises(ConnectionLost):
+            async with asyncio.timeout(5):
+                await blocked
+        await client.rpush("list", "x")
+        assert await client.blpop("list", 1) == (b"list", b"x")
+
+
+@pytest.mark.requirement("C12")
+@pytest.mark.errors
+@given(st.text() | st.from_regex(r"mymaster \S* \S* \S* \S*", fullmatch=True))
+def test_whatever_a_sentinel_says_the_watch_goes_on(text):
+    """Any text is an address of this primary, or nothing."""
+    told = []
+    Primary(None, "mymaster")._announced(text, told.append)
+    parts = text.split(" ")
+    if told:
+        assert parts[0] == "mymaster"
+        assert told == [(parts[3], int(parts[4]))]
+    elif len(parts) == 5 and parts[0] == "mymaster" and parts[4].isascii():
+        assert not parts[4].isdigit()
+
+
+@pytest.mark.requirement("C12")
+@pytest.mark.errors
+async def test_announcements_that_are_none_do_not_end_the_watch():
+    """Foreign names, missing words and bytes that are no text: the next one counts."""
+    async with EmbeddedServer() as sentinel:
+        sentinels = aredis.Redis.from_url(sentinel.url)
+        primary, told = Primary(None, "mymaster"), asyncio.Queue()
+        primary.address = lambda: asyncio.sleep(0, ("start", 1))
+        primary._manager = SimpleNamespace(sentinels=[sentinels])
+        watching = asyncio.get_running_loop().create_task(
+            primary.watch(told.put_nowait)
+        )
+        async with sentinels, asyncio.timeout(10):
+            assert await told.get() == ("start", 1)
+            for message in (
+                "",
+                "other a 1 b 2",
+                "mymaster a 1 b",
+                "mymaster a 1 b \u00b2",
+                b"mymaster \xff\xff 1 b port",
+                "mymaster a 1 right 7000",
+            ):
+                assert await sentinels.publish("+switch-master", message) == 1
+            assert await told.get() == ("right", 7000)
+            watching.cancel()
+            await asyncio.wait([watching])
+        assert watching.cancelled()

@@ -43,7 +43,7 @@ class Line:
         async with asyncio.timeout(10):
             assert await self.reader.readexactly(len(expected)) == expected
 
-    async def greet(self):
+    async def greet(self, info=b"$-1\r\n"):
         """Answer a handshake that consists of HELLO, and of INFO when it comes."""
         async with asyncio.timeout(10):
             while b"HELLO" not in await self.reader.readline():
@@ -51,10 +51,10 @@ class Line:
             assert await self.reader.readline() == b"$1\r\n"
             await self.reader.readline()
         self.say(HELLO_REPLY)
-        info = b"*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n"
-        if self.reader._buffer.startswith(info):
-            await self.reader.readexactly(len(info))
-            self.say(b"$-1\r\n")
+        asked = b"*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n"
+        if self.reader._buffer.startswith(asked):
+            await self.reader.readexactly(len(asked))
+            self.say(info)
 
     async def ended(self):
         """Wait until the other side has closed; return what it had still sent."""

@@ -239,6 +239,33 @@ async def test_killing_every_connection_does_not_hurt_the_caller():
         await killer.aclose()
 
 
+def _process(run_id):
+    text = f"# Server\r\nrun_id:{run_id}\r\n".encode()
+    return b"$%d\r\n%s\r\n" % (len(text), text)
+
+
+@pytest.mark.requirement("C3", "C8")
+@pytest.mark.errors
+@pytest.mark.parametrize("now", ["one", "another"])
+async def test_another_process_is_noticed_over_a_connection_that_did_not_tell(
+    peer, now
+):
+    """A server too busy to say which process it is does not hide that it is new."""
+    client = Client(host="127.0.0.1", port=peer.port, reconnect_delay=0.01)
+    heard = Heard(client)
+    for info in (_process("one"), b"-BUSY a script is running\r\n", _process(now)):
+        ready = asyncio.get_running_loop().create_task(heard.wait(Ready))
+        client._link._start()
+        line = await peer.line()
+        await line.greet(info)
+        await ready
+        line.finish()
+    await client.aclose()
+
+    resets = [each for each in heard.events if isinstance(each, DataReset)]
+    assert len(resets) == (now == "another")
+
+
 @pytest.mark.requirement("C8")
 @pytest.mark.errors
 async def test_nobody_listens_or_a_listener_fails(server):

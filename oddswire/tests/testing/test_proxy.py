@@ -50,6 +50,18 @@ async def _silent(reader):
 
 
 @pytest.mark.basic
+async def test_healing_lets_go_of_what_was_held(proxy, line):
+    """What waits on a link that is held goes on when the link is healed."""
+    reader, writer = await line()
+    proxy.down.hold = True
+    writer.write(PING)
+    assert await _silent(reader)
+    proxy.heal()
+    async with asyncio.timeout(5):
+        assert await reader.readexactly(len(PONG)) == PONG
+
+
+@pytest.mark.basic
 async def test_perfect_link_passes_everything_on(proxy, prefix):
     """Without faults a client works through the proxy as without it."""
     async with Client.from_url(proxy.url) as client:

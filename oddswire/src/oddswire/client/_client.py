@@ -2,54 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
-from asyncio import get_running_loop
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-import redis.asyncio as aredis
-from redis.client import EMPTY_RESPONSE, NEVER_DECODE
-from redis.exceptions import RedisError, ResponseError
 
-from oddswire.client._commands import TAKES_OVER, Command, Route
+from oddswire.client._calling import Calling
 from oddswire.client._dialer import Dialer
-from oddswire.client._exclusive import exclusively
 from oddswire.client._pipeline import Pipeline
 from oddswire.client._pools import open_pool, split_options
-from oddswire.client._retries import again
 from oddswire.client._statistics import Statistics, summarize
 from oddswire.client._wires import Wires
-from oddswire.connection.failures import for_others
-from oddswire.connection.packing import pack, pack_as_redis_py, unencodable
-from oddswire.connection.reply_errors import from_redis
-from oddswire.counters import Window
-from oddswire.errors import (
-    CommandTimeout,
-    Loading,
-    NotShared,
-    OddswireError,
-    Outcome,
-    ReadOnly,
-    SettingsError,
-    Unavailable,
-)
+from oddswire.errors import NotShared, SettingsError
 from oddswire.events import Events
 from oddswire.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    import redis.asyncio as aredis
     from redis.typing import AbsExpiryT, EncodableT, ExpiryT, KeyT
 
 
-# Names of commands come from code. Should they ever come from users, the table stops
-# growing here and the rest is looked up each time.
-_KNOWN_AT_MOST = 2_000
-
-
-class Client(aredis.Redis):
+class Client(Calling):
     """A `redis.asyncio.Redis` whose ordinary commands share one connection.
 
     Every command, argument and reply type is redis-py's. What callers send at the same
@@ -116,18 +92,11 @@ class Client(aredis.Redis):
             and encoder.encoding_errors == "strict"
         )
         self._borrowed = False
-        # Whether the connection of a single-connection client is still as the pool's
-        # others are: same user, same database, answers to each command.
         self._altered = False
         self._start_counting()
         self.events = Events() if events is None else events
         dialer = Dialer(self._settings, pool)
         self._use(Wires(self._settings, pool, dialer, self.events))
-
-    def _start_counting(self) -> None:
-        self._known: dict[Any, Command] = {}
-        self._failures: dict[str, int] = {}
-        self._failing: dict[str, Window] = {}
 
     def _use(self, wires: Wires) -> None:
         self._wires = wires
@@ -228,7 +197,7 @@ class Client(aredis.Redis):
         """Return a pipeline: commands are collected and sent together by `execute`."""
         return Pipeline(self, transaction, shard_hint)
 
-    # --- commands
+    # --- the one command that is faster than redis-py's
 
     def set(
         self,
@@ -284,279 +253,7 @@ class Client(aredis.Redis):
             return self.execute_command("SET", name, value, *condition, "PX", px)
         return self.execute_command("SET", name, value, *condition)
 
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send a command and return its reply; every command method ends here."""
-        command = self._known.get(args[0])
-        if command is None:
-            command = self._learn(args[0])
-        wire = self._link.wire
-        if (
-            wire is None
-            or not command.plain
-            or not wire.gate.open
-            or wire.loop is not get_running_loop()
-        ):
-            return await self._the_long_way(command, args, options)
-        command.calls += 1
-        try:
-            data = pack(args)
-        except (TypeError, ValueError):
-            data = self.pack(command, args)
-        raw = self.decodes and NEVER_DECODE in options
-        future = wire.send(data, self.timeout, command, raw=raw)
-        started = wire.tick
-        try:
-            reply = await future
-        except asyncio.CancelledError:
-            wire.give_up()
-            raise
-        except OddswireError as error:
-            reply = await self._again(
-                error, command, args, data, started + self.timeout, raw=raw
-            )
-        if isinstance(reply, Exception):
-            return await self._refused(
-                reply, command, args, options, started + self.timeout
-            )
-        callback = command.callback
-        if callback is None:
-            return reply
-        if options or command.awaits:
-            return await self.shaped(reply, command, options)
-        return callback(reply)
-
-    async def _the_long_way(
-        self, command: Command, args: tuple[Any, ...], options: dict[str, Any]
-    ) -> Any:
-        """Not connected, no room, or not an ordinary command."""
-        command.calls += 1
-        alone = self.single_connection_client or self.connection is not None
-        route = command.route_for(args)
-        if self.multiplexed and not alone and route is Route.SHARED:
-            return await self._shared(command, args, options)
-        if alone and (route is Route.REFUSED or command.name in TAKES_OVER):
-            self._altered = True
-        try:
-            if alone or command.name == "HIMPORT":
-                return await super().execute_command(*args, **options)
-            if route is Route.REFUSED:
-                raise NotShared(
-                    f"{' '.join(command.words).upper()} changes the state of a "
-                    "connection that others share; use it on `client.client()`, which "
-                    "has one for itself"
-                )
-            if route is Route.SHARED:
-                reply = await self._by_pool(command, args, options)
-                self._wires.traffic.answered.record(monotonic())
-                return reply
-            reply = await exclusively(
-                self.connection_pool, command, args, options, self.timeout
-            )
-            self._wires.traffic.answered.record(monotonic())
-        except OddswireError as error:
-            self.counted(error)
-            raise
-        except UnicodeEncodeError as error:
-            raise unencodable(error) from None
-        except (RedisError, OSError) as error:
-            if isinstance(error, ResponseError):
-                self._wires.traffic.answered.record(monotonic())
-            raise self.counted(_translated(error)) from error
-        return await self.shaped(reply, command, options)
-
-    async def _shared(
-        self, command: Command, args: tuple[Any, ...], options: dict[str, Any]
-    ) -> Any:
-        data = self.pack(command, args)
-        raw = self.decodes and NEVER_DECODE in options
-        deadline = monotonic() + self.timeout
-        reply = await self._send(command, args, data, deadline, raw=raw)
-        if isinstance(reply, Exception):
-            return await self._refused(reply, command, args, options, deadline)
-        return await self.shaped(reply, command, options)
-
-    async def _send(
-        self,
-        command: Command,
-        args: tuple[Any, ...],
-        data: bytes,
-        deadline: float,
-        *,
-        raw: bool,
-    ) -> Any:
-        """Send it, and again where that is safe; an error reply is returned."""
-        try:
-            return await self.send_once(data, deadline, command, raw=raw)
-        except OddswireError as error:
-            return await self._again(error, command, args, data, deadline, raw=raw)
-
-    async def send_once(
-        self,
-        data: bytes,
-        deadline: float,
-        label: Any,
-        *,
-        count: int = 1,
-        raw: bool = False,
-        on_reply: Callable[[Any], None] | None = None,
-    ) -> Any:
-        """Send packed bytes on the command wire, waiting for it if need be.
-
-        For library code. Returns the reply, or the list of `count` replies; an error
-        reply is returned, not raised. See `Multiplexer.send`.
-
-        Args:
-            data: Packed commands.
-            deadline: By `time.monotonic`.
-            label: Something with a `name`, for the errors.
-            count: Commands in `data`.
-            raw: Do not decode.
-            on_reply: The parser's hook.
-        """
-        wire = self._link.wire
-        if wire is None or wire.loop is not get_running_loop():
-            wire = await self._wires.ready(deadline - monotonic(), len(data))
-        if wire.error is None and not wire.gate.open:
-            wire.count_wait()
-            await wire.gate.wait(len(data), deadline - monotonic(), wire.load)
-        if wire.error is not None:
-            # It ended after it was handed over, before this task had its turn.
-            raise for_others(wire.error, Outcome.NOT_SENT)
-        future = wire.send(
-            data, deadline - monotonic(), label, count=count, raw=raw, on_reply=on_reply
-        )
-        try:
-            return await future
-        except asyncio.CancelledError:
-            wire.give_up()
-            raise
-
-    async def _again(
-        self,
-        error: OddswireError,
-        command: Command,
-        args: tuple[Any, ...],
-        data: bytes,
-        deadline: float,
-        *,
-        raw: bool,
-    ) -> Any:
-        try:
-            return await again(
-                error,
-                lambda: self.send_once(data, deadline, command, raw=raw),
-                deadline,
-                most=self._settings.retries,
-                repeatable=command.may_repeat(args),
-            )
-        except OddswireError as failure:
-            raise self.counted(failure) from failure.__cause__
-
-    async def _by_pool(
-        self, command: Command, args: tuple[Any, ...], options: dict[str, Any]
-    ) -> Any:
-        """Run an ordinary command as redis-py does; the pool's wait counts too."""
-        scope = asyncio.timeout(self.timeout)
-        try:
-            async with scope:
-                return await super().execute_command(*args, **options)
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            raise CommandTimeout(
-                f"{command.name}: no reply within {self.timeout:g} s"
-            ) from None
-
-    # --- replies
-
-    async def _refused(
-        self,
-        reply: Exception,
-        command: Command,
-        args: tuple[Any, ...],
-        options: dict[str, Any],
-        deadline: float,
-    ) -> Any:
-        """The server answered with an error: shape or raise it.
-
-        While it loads its data it is up and changes nothing: ask again until the
-        deadline. Where it has become a replica, ask the new primary.
-        """
-        pause = 0.02
-        data = self.pack(command, args)
-        raw = self.decodes and NEVER_DECODE in options
-        # An attempt that has no time left for its answer would end as unknown.
-        while isinstance(reply, Loading) and monotonic() + 2 * pause < deadline:
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 0.5)
-            reply = await self._send(command, args, data, deadline, raw=raw)
-        # A primary that was demoted refused it, so it may go to the new one.
-        sent = deadline - self.timeout
-        while (
-            isinstance(reply, ReadOnly)
-            and self._link.demoted(sent)
-            # A script may have written, or told somebody, before it was refused.
-            and reply.outcome is Outcome.REJECTED
-        ):
-            sent = monotonic()
-            reply = await self._send(command, args, data, deadline, raw=raw)
-        if not isinstance(reply, Exception):
-            return await self.shaped(reply, command, options)
-        if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
-            return options[EMPTY_RESPONSE]
-        raise self.counted(reply)
-
-    async def shaped(
-        self, reply: Any, command: Command, options: dict[str, Any]
-    ) -> Any:
-        callback = command.callback
-        if callback is None:
-            return reply
-        if options:
-            options.pop("keys", None)  # redis-py's note to its own cache
-            options.pop(NEVER_DECODE, None)
-            options.pop(EMPTY_RESPONSE, None)
-        value = callback(reply, **options)
-        return await value if command.awaits else value
-
-    def set_response_callback(self, command: str, callback: Any) -> None:
-        """Set what turns a command's reply into its result (redis-py's)."""
-        super().set_response_callback(command, callback)
-        for name, known in self._known.items():
-            known.use(self.response_callbacks.get(name))
-
-    # --- packing and knowing
-
-    def known_command(self, name: Any) -> Command:
-        """Return what is known of a command, by the name that redis-py gives it."""
-        return self._known.get(name) or self._learn(name)
-
-    def _learn(self, name: Any) -> Command:
-        spelled = name.decode() if isinstance(name, bytes) else str(name)
-        command = Command(
-            spelled,
-            self.response_callbacks.get(name),
-            plain=self.multiplexed and self._packs_text,
-        )
-        if len(self._known) < _KNOWN_AT_MOST:
-            self._known[name] = command
-        return command
-
-    def pack(self, command: Command, args: tuple[Any, ...]) -> bytes:
-        """Pack as redis-py does, with its errors for what cannot be packed.
-
-        Raises:
-            DataError: An argument that is no text, bytes or number, or text that
-                cannot be encoded.
-        """
-        return pack_as_redis_py(command.words, args[1:], self.get_encoder().encode)
-
-    # --- the rest
-
-    @property
-    def retries(self) -> int:
-        """How often a call may be repeated, where that is safe."""
-        return self._settings.retries
+    # --- counted, and closed
 
     def statistics(self) -> Statistics:
         """Return what was counted since the client was made."""
@@ -567,21 +264,6 @@ class Client(aredis.Redis):
             self._failing,
             monotonic(),
         )
-
-    def demoted(self, sent: float) -> None:
-        """Leave the server of a call sent then: it refused a write as a replica."""
-        self._link.demoted(sent)
-
-    def counted(self, error: Exception) -> Exception:
-        """Count a failed call, and return its error."""
-        kind = type(error).__name__
-        self._failures[kind] = self._failures.get(kind, 0) + 1
-        if kind not in self._failing:
-            self._failing[kind] = Window()
-        # An error reply is counted among the answered already.
-        answered = isinstance(error, ResponseError)
-        self._failing[kind].record(monotonic(), calls=not answered, failed=1)
-        return error
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's signature
         """Let running calls finish within the drain timeout, then close every wire.
@@ -628,9 +310,3 @@ def _refuse_special(pool: aredis.ConnectionPool) -> None:
     raise SettingsError(
         f"{what} is not supported on the multiplexed wire; give transport='pool'"
     )
-
-
-def _translated(error: Exception) -> Exception:
-    if isinstance(error, OSError) and not isinstance(error, RedisError):
-        return Unavailable(str(error))
-    return from_redis(error)

@@ -161,12 +161,14 @@ class Command:
         if self.route is Route.BLOCK:
             blocks = any(_upper(arg) == b"BLOCK" for arg in args[1:])
             return Route.EXCLUSIVE if blocks else Route.SHARED
-        if self.name in _REFUSED_SUB:
-            # "CLIENT TRACKING" is one argument of redis-py's methods, and may be two.
-            words = (*self.words, *args[1:2])
-            if len(words) > 1 and _upper(words[1]) in _REFUSED_SUB[self.name]:
-                return Route.REFUSED
-        return self.route
+        refused = _REFUSED_SUB.get(self.name, set())
+        return Route.REFUSED if self.subcommand(args) in refused else self.route
+
+    def subcommand(self, args: tuple[Any, ...]) -> bytes:
+        """Return the second word, in capitals: TRACKING of CLIENT TRACKING."""
+        # It is a part of the first argument in redis-py's methods, and may be the next.
+        words = (*self.words, *args[1:2])
+        return _upper(words[1]) if len(words) > 1 else b""
 
     def may_repeat(self, args: tuple[Any, ...]) -> bool:
         """Whether a second time leaves and replies what one time does."""

@@ -44,6 +44,8 @@ class Dialer:
     Attributes:
         traffic: Counted over all the wires opened here.
         primary: Where to ask for the address, if it can change.
+        user: Whom the server knows us as, since the last wire; for errors.
+        client_name: What the caller has named the wire since, by CLIENT SETNAME.
     """
 
     def __init__(
@@ -62,6 +64,11 @@ class Dialer:
         self._protocol = protocol
         self._on_push = on_push
         self._arm = arm
+        # Whether the user may ask which server process it is, until told otherwise:
+        # each refusal is an entry in the server's ACL LOG.
+        self._identify = True
+        self.client_name: str | bytes | None = None
+        self.user = str(pool.connection_kwargs.get("username") or "default")
 
     async def __call__(
         self, on_closed: Callable[[Multiplexer, OddswireError], None] | None = None
@@ -98,6 +105,8 @@ class Dialer:
         wire, greeting = await dial(
             target, self._introduce, make, settings.connect_timeout
         )
+        if greeting.secretive:
+            self._identify = False
         if address is not None and greeting.role != "master":
             refusal = Unavailable(
                 f"{target}: the sentinels name it as the primary and it is a "
@@ -148,15 +157,16 @@ class Dialer:
             )
         elif username and not password:
             password = ""
+        self.user = username or "default"
         protocol = self._protocol or arguments.get("protocol") or DEFAULT_RESP_VERSION
         return Hello(
             protocol=int(protocol),
             username=username,
             password=password,
             database=int(arguments.get("db") or 0),
-            client_name=arguments.get("client_name"),
+            client_name=self.client_name or arguments.get("client_name"),
             arm=self._arm,
-            identify=True,
+            identify=self._identify,
         )
 
 

@@ -50,8 +50,7 @@ async def exclusively(
     if command.name in TAKES_OVER:
         # What comes on it from now on is no answer to whoever leases it next.
         wire.mark_for_reconnect()
-    # redis-py's own limit is off meanwhile: it writes under `asyncio.wait_for`,
-    # which before Python 3.12 may swallow a cancellation.
+    # redis-py's own limit, also for writing, is off meanwhile: ours may be longer.
     usual, wire.socket_timeout = wire.socket_timeout, None
     try:
         async with asyncio.timeout(None if math.isinf(limit) else limit):

@@ -59,8 +59,8 @@ class Carrier(Protocol):
     def demoted(self, sent: float) -> None:
         """Leave the server of a call sent then: it refused a write as a replica."""
 
-    def counted(self, error: Exception) -> Exception:
-        """Count a failed call."""
+    def counted(self, error: Exception, command: Command | None = None) -> Exception:
+        """Count a failed call; the command is the one that the server refused."""
 
     async def send_once(
         self, data: bytes, deadline: float, label: Any, *, count: int = 1
@@ -107,17 +107,19 @@ class Pipeline(RedisPipeline):
         try:
             results = await self._results(stack)
         except OddswireError as error:
-            self._client.counted(error)
+            self._client.counted(error, self._client.known_command("EXEC"))
             raise
         except UnicodeEncodeError as error:
             raise unencodable(error) from None
         except (RedisError, OSError) as error:
-            raise self._client.counted(from_redis(error)) from error
+            command = self._client.known_command("EXEC")
+            raise self._client.counted(from_redis(error), command) from error
         finally:
             await self.reset()
         failed = [r for r in enumerate(results) if isinstance(r[1], Exception)]
-        for _, failure in failed:
-            self._client.counted(failure)
+        for position, failure in failed:
+            name = stack[position][0][0]
+            self._client.counted(failure, self._client.known_command(name))
         if failed and raise_on_error:
             position, first = failed[0]
             self.annotate_exception(first, position + 1, stack[position][0])
@@ -304,7 +306,8 @@ class Pipeline(RedisPipeline):
             self._client.counted(error)
             raise
         except (RedisError, OSError) as error:
-            raise self._client.counted(from_redis(error)) from error
+            command = self._client.known_command(args[0])
+            raise self._client.counted(from_redis(error), command) from error
 
 
 def _may_share(command: Command, args: tuple[Any, ...]) -> bool:

@@ -72,8 +72,13 @@ class Primary:
 
     async def aclose(self) -> None:
         """Close the connections to the sentinels."""
-        for sentinel in self._manager.sentinels:
-            await sentinel.aclose()
+        loop = asyncio.get_running_loop()
+        # Each in a task of its own, which no cancellation reaches.
+        closing = [
+            loop.create_task(sentinel.aclose(), name="oddswire sentinel closing")
+            for sentinel in self._manager.sentinels
+        ]
+        await asyncio.wait(closing)
 
     async def watch(self, moved: Callable[[Address], None]) -> None:
         """Tell of each address that the sentinels announce; ends by cancellation.
@@ -110,7 +115,7 @@ class Primary:
     def _announced(self, text: str, moved: Callable[[Address], None]) -> None:
         parts = text.split(" ")
         # Whatever else is said there must not end the watch.
-        if len(parts) == 5 and parts[0] == self.name and parts[4].isdigit():
+        if len(parts) == 5 and parts[0] == self.name and parts[4].isdecimal():
             moved((parts[3], int(parts[4])))
 
 
@@ -137,8 +142,10 @@ class SentinelPool(WirePool):
 
     async def aclose(self) -> None:
         """Close every wire, and those to the sentinels."""
-        await super().aclose()
-        await self.primary.aclose()
+        try:
+            await super().aclose()
+        finally:
+            await self.primary.aclose()
 
 
 def sentinel_pool(settings: Settings, arguments: dict[str, Any]) -> SentinelPool:
@@ -191,4 +198,4 @@ def primary_of(pool: aredis.ConnectionPool) -> Primary | None:
 
 
 def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

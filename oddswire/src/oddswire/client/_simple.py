@@ -15,7 +15,7 @@ from oddswire.client._pools import open_pool, split_options
 from oddswire.connection.failures import copy_of
 from oddswire.connection.owner import Owner
 from oddswire.connection.packing import pack_as_redis_py
-from oddswire.errors import NotShared, Outcome
+from oddswire.errors import ClosedError, NotShared, OddswireError, Outcome
 from oddswire.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class SimpleClient(aredis.Redis):
         self._dial = Dialer(self._settings, self.connection_pool)
         self._wire: Multiplexer | None = None
         self._owner = Owner()
-        self._connecting = asyncio.Lock()
+        self._connecting: asyncio.Task[Multiplexer] | None = None
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:  # type: ignore[override]
@@ -93,11 +93,28 @@ class SimpleClient(aredis.Redis):
         return Command(spelled, self.response_callbacks.get(name), plain=False)
 
     async def _connected(self) -> Multiplexer:
+        """Return the open wire; whoever comes meanwhile shares the one attempt."""
         self._owner.claim()
-        if self._wire is None or self._wire.error is not None:
-            async with self._connecting:
-                if self._wire is None or self._wire.error is not None:
-                    self._wire, _ = await self._dial()
+        if self._wire is not None and self._wire.error is None:
+            return self._wire
+        task = self._connecting
+        if task is None or task.done():
+            task = asyncio.get_running_loop().create_task(
+                self._connect(), name="oddswire simple client connecting"
+            )
+            task.add_done_callback(_look_at)
+            self._connecting = task
+        # Not awaited itself: who gives up leaves the attempt to the others.
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise ClosedError("the client was closed")
+        failure = task.exception()
+        if isinstance(failure, OddswireError):
+            raise copy_of(failure, failure.outcome) from failure
+        return task.result()
+
+    async def _connect(self) -> Multiplexer:
+        self._wire, _ = await self._dial()
         return self._wire
 
     def pipeline(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -111,6 +128,15 @@ class SimpleClient(aredis.Redis):
         """Wait for running calls, then close; a call after that connects again."""
         del close_connection_pool
         self._owner.claim()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
         wire, self._wire = self._wire, None
         if wire is not None:
             await wire.aclose(self._settings.drain_timeout)
+
+
+def _look_at(task: asyncio.Task[Multiplexer]) -> None:
+    """Take its error: everybody who wanted it may have given up."""
+    if not task.cancelled():
+        task.exception()

@@ -64,6 +64,7 @@ class Wires:
             heartbeat=(settings.heartbeat, settings.heartbeat_answer),
             most_waiting=Caps(settings.inflight_commands, settings.inflight_bytes),
         )
+        self.dialer = dialer
         self._primary = dialer.primary
         self._watch: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -131,11 +132,14 @@ class Wires:
         try:
             await self.link.aclose(drain)
         finally:
-            for task in list(self._tasks):
-                # Again and again: before Python 3.12 redis-py may swallow it.
-                while not task.done():
+            # All of them before the first is waited for: that may be cancelled.
+            for task in self._tasks:
+                task.cancel()
+            # Again and again: before Python 3.12 redis-py may swallow it.
+            while tasks := list(self._tasks):
+                await asyncio.wait(tasks, timeout=0.1)
+                for task in tasks:
                     task.cancel()
-                    await asyncio.wait([task], timeout=0.1)
 
 
 class _Weakly:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from oddswire.connection.multiplexer import Multiplexer
+
+
+# Seconds after which the next address of a name is tried beside the one before: RFC
+# 8305's recommendation.
+_NEXT_ADDRESS = 0.25
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +128,7 @@ async def _open(target: Target, make: Callable[[], Multiplexer]) -> Multiplexer:
     options: dict[str, Any] = {}
     if target.tls is not None:
         options = {"ssl": target.tls, "server_hostname": target.host}
+    options |= staggered(target.host)
     transport, wire = await loop.create_connection(
         make, target.host, target.port, **options
     )
@@ -131,6 +138,19 @@ async def _open(target: Target, make: Callable[[], Multiplexer]) -> Multiplexer:
         transport.abort()
         raise
     return wire
+
+
+def staggered(host: str) -> dict[str, float]:
+    """Return how to try the addresses of a name: not one after the other (RFC 8305).
+
+    uvloop's `create_connection` cannot do otherwise.
+    """
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+            return {"happy_eyeballs_delay": _NEXT_ADDRESS}
+    return {}
 
 
 def _watch(sock: socket.socket, target: Target) -> None:

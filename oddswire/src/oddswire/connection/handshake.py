@@ -43,19 +43,19 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     username: str | None = None
     password: str | None = None
     database: int = 0
-    client_name: str | None = None
+    client_name: str | bytes | None = None
     arm: tuple[tuple[str | int, ...], ...] = ()
     library: tuple[str, str] | None = None
     identify: bool = False
 
-    def commands(self) -> list[tuple[str | int, ...]]:
+    def commands(self) -> list[tuple[str | bytes | int, ...]]:
         """Return the commands to send, in order, in one write."""
-        hello: tuple[str | int, ...] = ("HELLO", self.protocol)
+        hello: tuple[str | bytes | int, ...] = ("HELLO", self.protocol)
         if self.password is not None:
             hello += ("AUTH", self.username or "default", self.password)
         if self.client_name:
             hello += ("SETNAME", self.client_name)
-        commands: list[tuple[str | int, ...]] = [hello]
+        commands: list[tuple[str | bytes | int, ...]] = [hello]
         if self.database:
             commands.append(("SELECT", self.database))
         commands.extend(self.arm)
@@ -78,6 +78,7 @@ class Greeting(msgspec.Struct, frozen=True):
         connection_id: Of this connection, at the server.
         run_id: Of the server process; empty when it does not tell.
         address: Where it was dialled, ``host:port`` or a path.
+        secretive: The user may not ask which process it is.
     """
 
     server: str
@@ -86,6 +87,7 @@ class Greeting(msgspec.Struct, frozen=True):
     connection_id: int
     run_id: str = ""
     address: str = ""
+    secretive: bool = False
 
 
 def accept(hello: Hello, replies: Sequence[Any], where: str) -> Greeting:
@@ -123,6 +125,7 @@ def accept(hello: Hello, replies: Sequence[Any], where: str) -> Greeting:
         connection_id=int(fields.get("id", 0)),
         run_id=_run_id(replies[-1]) if hello.identify else "",
         address=where,
+        secretive=hello.identify and isinstance(replies[-1], NoPermission),
     )
 
 

@@ -46,7 +46,7 @@ class Heartbeat:
         if quiet < self._idle or wire.gate.commands:
             # While calls are in flight their deadlines watch the link, and a ping
             # behind a slow one would be judged by how long that one takes.
-            rest = max(self._idle - quiet, self._answer)
+            rest = self._idle - quiet if quiet < self._idle else self._answer
             self._timer = wire.loop.call_later(rest, self._beat)
             return
         self._beats += 1

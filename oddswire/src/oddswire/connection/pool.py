@@ -13,24 +13,35 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio as aredis
+from redis import exceptions as redis_errors
 
+from oddswire.connection.dial import staggered
 from oddswire.connection.owner import Owner
 from oddswire.connection.reply_errors import from_redis
 from oddswire.connection.roster import Roster, Work
 from oddswire.errors import ClosedError, Outcome, PoolTimeout, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from redis.asyncio.connection import AbstractConnection
 
     _Turn = asyncio.Future["AbstractConnection"]
 
 
+# Seconds that a connection which is closed may take to send what was written, and to
+# end TLS.
+_IN_ORDER = 0.5
+
+
 class _Whole:
-    """A connection that is open with its handshake done, or closed.
+    """redis-py's connection, open with its handshake done, or closed; and mended.
 
     redis-py keeps the socket of a handshake that was cancelled, and whoever uses that
     connection next is then somebody else (the default user, database 0). A leased wire
-    connects again by itself when it is used, so the pool alone cannot prevent it.
+    connects again by itself when it is used, so the pool alone cannot prevent it. And
+    it dials the addresses of a name as the command wire does, and its writes swallow no
+    cancellation.
     """
 
     __slots__ = ()
@@ -41,6 +52,44 @@ class _Whole:
             await super().connect_check_health(*args, **options)  # type: ignore[misc]
         except BaseException:
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise
+
+    def _connection_arguments(self) -> Any:
+        """Return what `asyncio.open_connection` is to be called with (redis-py's)."""
+        arguments = super()._connection_arguments()  # type: ignore[misc]
+        return {**arguments, **staggered(arguments["host"])}
+
+    async def send_packed_command(
+        self: Any,
+        command: bytes | str | Iterable[bytes],
+        check_health: bool = True,  # noqa: FBT001, FBT002 - redis-py's signature
+    ) -> None:
+        """Write (redis-py's), with a limit that swallows no cancellation.
+
+        redis-py's is `asyncio.wait_for`: before Python 3.12 a task that is cancelled
+        just when the bytes have left goes on as if it had not been.
+        """
+        if not self.is_connected:
+            await self.connect_check_health(check_health=False)
+        if check_health:
+            await self.check_health()
+        if isinstance(command, str):
+            command = command.encode()
+        try:
+            async with asyncio.timeout(self.socket_timeout):
+                await self._send_packed_command(
+                    [command] if isinstance(command, bytes) else command
+                )
+        except TimeoutError:
+            await self.disconnect(nowait=True)
+            raise redis_errors.TimeoutError("Timeout writing to socket") from None
+        except OSError as error:
+            await self.disconnect(nowait=True)
+            raise redis_errors.ConnectionError(
+                f"Error while writing to socket: {error}"
+            ) from error
+        except BaseException:
+            await self.disconnect(nowait=True)  # half a command may have left
             raise
 
 
@@ -81,7 +130,8 @@ class WirePool(aredis.ConnectionPool):
         self._connect_timeout = connect_timeout
         self._reap_every = max(idle / 2, 0.1)
         self._reaper: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
         self._owner = Owner()
         kind = connection.pop("connection_class", aredis.Connection)
@@ -186,9 +236,9 @@ class WirePool(aredis.ConnectionPool):
             else:
                 turn.set_result(wire)
         for _ in range(work.open):
-            self._spawn(self._open(), "opening")
+            self._spawn(self._open(), self._opening, "opening")
         for wire in work.close:
-            self._spawn(wire.disconnect(), "closing")
+            self._spawn(_close(wire), self._closing, "closing")
         if self._roster.idle > self._roster.keep and self._reaper is None:
             loop = asyncio.get_running_loop()
             self._reaper = loop.call_later(self._reap_every, self._reap)
@@ -197,12 +247,13 @@ class WirePool(aredis.ConnectionPool):
         self._reaper = None
         self._do(self._roster.reap(self._now()))
 
-    def _spawn(self, coroutine: Any, what: str) -> None:
+    @staticmethod
+    def _spawn(coroutine: Any, tasks: set[asyncio.Task[None]], what: str) -> None:
         task = asyncio.get_running_loop().create_task(
             coroutine, name=f"oddswire exclusive wire {what}"
         )
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     async def _open(self) -> None:
         try:
@@ -240,7 +291,10 @@ class WirePool(aredis.ConnectionPool):
         await asyncio.gather(*(wire.disconnect() for wire in wires))
 
     async def aclose(self) -> None:
-        """Close every wire, leased ones too; who waits for one gets `ClosedError`."""
+        """Close every wire, leased ones too; who waits for one gets `ClosedError`.
+
+        Cancelled, they are closed all the same, and not waited for.
+        """
         self._closed = True
         if self._reaper is not None:
             self._reaper.cancel()
@@ -248,16 +302,28 @@ class WirePool(aredis.ConnectionPool):
         for turn in turns:
             if not turn.done():
                 turn.set_exception(ClosedError("the client was closed"))
-        # One that does not end in order is no reason to keep the others open.
-        await asyncio.gather(
-            *(wire.disconnect() for wire in (*idle, *self._in_use_connections)),
-            return_exceptions=True,
-        )
-        tasks = list(self._tasks)
-        for task in tasks:
+        for task in self._opening:
             task.cancel()
-        if tasks:
+        # Each in a task of its own: a cancellation of what awaits them does not reach
+        # them, not even before they have begun.
+        for wire in (*idle, *self._in_use_connections):
+            self._spawn(_close(wire), self._closing, "closing")
+        while tasks := self._opening | self._closing:
             await asyncio.wait(tasks)
+
+
+async def _close(wire: AbstractConnection) -> None:
+    """End a wire in order if that takes a moment; if not, all the same."""
+    writer = wire._writer  # noqa: SLF001 - redis-py has no other way to abort
+    try:
+        async with asyncio.timeout(_IN_ORDER):
+            await wire.disconnect()
+    except (aredis.RedisError, OSError):
+        pass  # no reason to keep the others open
+    finally:
+        if writer is not None:
+            # Bytes that nobody takes would keep it open, and who closes waiting.
+            writer.transport.abort()
 
 
 def _unsent(error: Exception) -> Exception:

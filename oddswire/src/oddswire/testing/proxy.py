@@ -42,6 +42,7 @@ class Direction:
 
     def __init__(self) -> None:
         self.bytes = 0
+        self._flowing = asyncio.Event()
         self.heal()
 
     def heal(self) -> None:
@@ -53,7 +54,6 @@ class Direction:
         self.blackhole = False
         self.corrupt = 0.0
         self.cut_after: int | None = None
-        self._flowing = asyncio.Event()
         self._flowing.set()
 
     @property

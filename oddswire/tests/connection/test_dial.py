@@ -1,0 +1,57 @@
+"""A name with several addresses: the dead ones cost a moment, not the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import ExitStack
+from time import monotonic
+
+import pytest
+
+from oddswire import Client
+
+
+@pytest.fixture
+def dead_port():
+    """A port of 127.0.0.1 that neither takes a connection nor refuses one."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        # Its queue is full, so the kernel drops whoever else comes.
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.settimeout(0)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.requirement("C1", "C4")
+@pytest.mark.integration
+async def test_a_dead_address_of_a_name_is_overtaken(server, dead_port, monkeypatch):
+    """The next address is tried beside the first, on every kind of wire (RFC 8305)."""
+    kind = socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, ""
+    loop, right, asked = asyncio.get_running_loop(), socket.getaddrinfo, []
+
+    async def resolve(host, port, **options):
+        if host != "redis.example":
+            return right(host, port, **options)
+        asked.append(host)
+        return [
+            (*kind, ("127.0.0.1", dead_port)),
+            (*kind, (server.host, server.port)),
+        ]
+
+    monkeypatch.setattr(loop, "getaddrinfo", resolve)
+    async with Client(
+        host="redis.example",
+        port=server.port,
+        password=server.password,
+        connect_timeout=3.0,
+    ) as client:
+        began = monotonic()
+        assert await client.ping()
+        assert await client.blpop("none", 0.01) is None
+        assert monotonic() - began < 2.0
+    assert asked == ["redis.example"] * 2
