@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_type
 
 import oddswire
+from oddswire.ratelimit import Decision, RateLimiter
 
 
 async def parts() -> None:
@@ -13,6 +14,8 @@ async def parts() -> None:
         assert_type(wire, oddswire.Wire)
         assert_type(wire.client, oddswire.Client)
         assert_type(wire.settings, oddswire.Settings)
+        assert_type(wire.limiter, RateLimiter)
+        assert_type(await wire.limiter.hit("user", user=42), Decision)
 
 
 async def clients() -> None:
