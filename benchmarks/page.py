@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import bench_limits
 import layers
 from bench_client import GOALS
 from peers import TASKS
@@ -63,7 +64,10 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
         "tasks share."
     )
     yield ""
-    yield from _goals(client["rows"])
+    yield from _goals(client["rows"], GOALS)
+    yield "For times (p50) a smaller ratio is better, and the floor is a ceiling."
+    yield ""
+    yield from _limits(results["limits"])
     yield from _scale(results)
     yield from _profile(results)
 
@@ -81,21 +85,58 @@ def _table_row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _goals(rows: list[dict[str, Any]]) -> Iterator[str]:
+def _goals(
+    rows: list[dict[str, Any]], goals: dict[tuple[str, str], tuple[float, float]]
+) -> Iterator[str]:
     yield "## Against the goals"
     yield ""
     yield _table_row("what", "against", "ratio", "floor", "goal", "")
     yield _table_row("---", "---", "---:", "---:", "---:", "---")
     by_name = {row["what"]: row for row in rows}
-    for (what, peer), (floor, goal) in GOALS.items():
+    for (what, peer), (floor, goal) in goals.items():
         ratio = by_name[what]["ratios"][peer]
         yield _table_row(
             *(what, peer, f"{ratio:.2f}", f"{floor:g}", f"{goal:g}"),
             verdict(ratio, floor, goal),
         )
     yield ""
-    yield "For times (p50) a smaller ratio is better, and the floor is a ceiling."
+
+
+def _limits(limits: dict[str, Any]) -> Iterator[str]:
+    yield "## Rate limits"
     yield ""
+    yield (
+        f"What each admits first. Bunches of twice the limit ({bench_limits.LIMIT} a "
+        "second), around the edges of whole seconds; counted is what was admitted "
+        "within one second for certain, in units of the limit. Above 1.00 a limit is "
+        "not kept."
+    )
+    yield ""
+    yield _table_row("limiter", "worst window")
+    yield _table_row("---", "---:")
+    for name, worst in limits["admitted"].items():
+        yield _table_row(name, f"{worst:.2f}")
+    yield ""
+    fastest = ", ".join(bench_limits.FASTEST.values())
+    yield (
+        f"Speed against the fastest algorithm of each peer ({fastest}), though it "
+        "admits more. Ours remembers a denial until it is over, or for a second."
+    )
+    yield ""
+    names = list(limits["rows"][0]["figures"])
+    yield _table_row("", *names)
+    yield _table_row("---", *("---:" for _ in names))
+    for row in limits["rows"]:
+        # A remembered denial takes less than a microsecond.
+        digits = 2 if row["unit"] == "us" else 0
+        figures = (
+            f"{median:,.{digits}f} ({low:,.{digits}f}-{high:,.{digits}f})"
+            for median, low, high in (row["figures"][name] for name in names)
+        )
+        yield _table_row(f"{row['what']}, {row['unit']}", *figures)
+    yield ""
+    for line in _goals(limits["rows"], bench_limits.GOALS):
+        yield line.replace("## Against", "### Limits against")
 
 
 def verdict(ratio: float, floor: float, goal: float) -> str:

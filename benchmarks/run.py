@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_client
+import bench_limits
 import layers
 import machine
 import page
@@ -34,6 +35,7 @@ async def measure(effort: Effort) -> dict[str, Any]:
         results: dict[str, Any] = {"machine": await machine.describe(server)}
         results["effort"] = effort._asdict()
         results["client"] = await bench_client.measure(server, effort, _say)
+        results["limits"] = await bench_limits.measure(server, effort, _say)
         results["layers"] = await layers.measure(server, effort, _say)
         _say("redis-benchmark")
         results["redis_benchmark"] = await machine.redis_benchmark(server)

@@ -206,7 +206,9 @@ def test_what_a_script_touches_together_shares_a_slot(name, other, shard) -> Non
         space.key(keys.SESSION_INDEX, shard, name, other),
     ) == 1  # fmt: skip
     assert slots(
-        space.key(keys.RATE_LIMIT, name, other), space.key(keys.RATE_BLOCK, name)
+        space.key(keys.RATE_LIMIT, name, other),
+        space.key(keys.RATE_BLOCK, name, other),
+        space.key(keys.RATE_CHANGE, name),
     ) == 1  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import pytest
 import oddswire
 from oddswire.embedded import EmbeddedServer
 from oddswire.errors import AuthFailed, ClosedError, SettingsError, Unavailable
+from oddswire.ratelimit import Rule, SlidingWindow
 
 
 def alive(pid: int) -> bool:
@@ -45,6 +46,22 @@ async def test_wire_uses_the_server_it_is_given_and_leaves_it_running():
             await wire.client.set("k", "v")
         async with oddswire.connect(oddswire.Settings(url=server.url)) as wire:
             assert await wire.client.get("k") == b"v"
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("R1")
+async def test_a_wire_limits_by_its_rules_under_its_prefix():
+    """The limiter has the wire's rules, its server and its prefix, and ends with it."""
+    rules = [Rule("user", SlidingWindow(2, 60.0), key="user")]
+    async with oddswire.connect(rules=rules, prefix="shop:") as wire:
+        hits = [await wire.limiter.hit("user", user=1) for _ in range(3)]
+        assert [each.allowed for each in hits] == [True, True, False]
+        assert await wire.client.keys() == [b"shop:rate-limit:{rl}:user:1"]
+        default = await wire.limiter.peek("default", user=1)
+        assert (default.limit, default.window) == (100, 900.0)
+        limiter = wire.limiter
+    with pytest.raises(ClosedError):
+        await limiter.hit("user", user=2)
 
 
 @pytest.mark.errors

@@ -236,6 +236,14 @@ class SessionDamaged(SessionError):
     """The stored session fails its seal or its schema; it was left as it is."""
 
 
+class RuleError(OddswireError, ValueError):
+    """A rule of a rate limit is malformed or misused.
+
+    Its numbers are out of range, there is none of that name, its subject is missing, or
+    the cost is above its limit, so that waiting would never help.
+    """
+
+
 class RateLimited(OddswireError):
     """A limit is reached and the time to wait exceeds the timeout.
 

@@ -279,8 +279,10 @@ CACHE_HOT = Family("cache-hot", str)
 
 RATE_LIMIT = Family("rate-limit", str, str, group="rl")
 """rule, subject: what was used; one slot, for rules are decided together"""
-RATE_BLOCK = Family("rate-block", str, group="rl")
-"""subject: refused until then, after a 429"""
+RATE_BLOCK = Family("rate-block", str, str, group="rl")
+"""rule, subject: refused until then, after a 429"""
+RATE_CHANGE = Family("rate-change", str, group="rl")
+"""rule: the limit that holds instead of the declared one"""
 
 LOCK = Family("lock", str, tag=1)
 """name: the holder's token"""

@@ -13,20 +13,26 @@ from oddswire.embedded import EmbeddedServer
 from oddswire.errors import ClosedError
 from oddswire.events import Events
 from oddswire.health import Bound, Health, Thresholds
+from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
 from oddswire.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
 
 _log = logging.getLogger("oddswire.wire")
 
 
-def connect(settings: Settings | None = None, **overrides: Any) -> Wire:
+def connect(
+    settings: Settings | None = None, *, rules: Iterable[Rule] = (), **overrides: Any
+) -> Wire:
     """Return a `Wire`; entering it connects.
 
     Args:
         settings: Where and how; default: development settings, with a server of our
             own started for as long as the wire is open.
+        rules: Of the rate limiter, beside ``default``: `Settings.rate_limit_requests`
+            in `Settings.rate_limit_window` for each ``user``, unless it is among them.
         **overrides: Fields of `Settings` that replace those of `settings`.
 
     Raises:
@@ -37,10 +43,10 @@ def connect(settings: Settings | None = None, **overrides: Any) -> Wire:
         ...     await wire.client.set("greeting", "hello")
     """
     if settings is None:
-        return Wire(Settings(**overrides))
-    return Wire(
-        msgspec.structs.replace(settings, **overrides) if overrides else settings
-    )
+        settings = Settings(**overrides)
+    elif overrides:
+        settings = msgspec.structs.replace(settings, **overrides)
+    return Wire(settings, rules=rules)
 
 
 class Wire:
@@ -51,14 +57,17 @@ class Wire:
         events: Where changes of state can be subscribed to, before it is entered too.
         client: The `Client`.
         health: Its `Health`; a server that the cache shares counts as durable.
+        limiter: The `RateLimiter`.
     """
 
     settings: Settings
     client: Client
     health: Health
+    limiter: RateLimiter
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, rules: Iterable[Rule] = ()) -> None:
         self.settings = settings
+        self._rules = tuple(rules)
         self.events = Events()
         self._stack = AsyncExitStack()
         self._opened = False
@@ -90,6 +99,15 @@ class Wire:
                 self.client, thresholds=Thresholds(silence=Bound(quiet))
             )
             await self.client.ping()
+            self.limiter = await stack.enter_async_context(
+                RateLimiter(
+                    self.client,
+                    _with_default(self._rules, self.settings),
+                    prefix=self.settings.prefix,
+                    deadline=self.settings.side_timeout,
+                    processes=self.settings.rate_limit_processes,
+                )
+            )
             self._stack = stack.pop_all()
         return self
 
@@ -100,3 +118,10 @@ class Wire:
         tb: TracebackType | None,
     ) -> None:
         await self._stack.aclose()
+
+
+def _with_default(rules: tuple[Rule, ...], settings: Settings) -> tuple[Rule, ...]:
+    if any(rule.name == "default" for rule in rules):
+        return rules
+    window = SlidingWindow(settings.rate_limit_requests, settings.rate_limit_window)
+    return (*rules, Rule("default", window, key="user"))

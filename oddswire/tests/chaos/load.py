@@ -65,6 +65,7 @@ class Stage:
         events: What ours told of.
         history: Where calls of the fault's own are to be recorded.
         deadline: Seconds that a call is given.
+        notes: What the fault itself found out.
     """
 
     server: EmbeddedServer
@@ -76,6 +77,7 @@ class Stage:
     events: list[Any] = field(default_factory=list)
     history: History = field(default_factory=History)
     deadline: float = DEADLINE
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 class Result(msgspec.Struct):
@@ -270,6 +272,7 @@ async def run(
             await subject.set("k:first", "k:first|0")
             stage = Stage(server, proxy, admin, subject, seconds, tasks, events)
             result = await observe(stage, fault, keeps=keeps)
+            result.notes |= stage.notes
             result.notes["events"] = [type(event).__name__ for event in events]
         proxy.heal()
         # The proxy notices the end of a link a moment later.

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
+from oddswire.clock import SystemClock
+from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
 from oddswire.testing import frozen
 
 if TYPE_CHECKING:
@@ -91,6 +93,53 @@ async def killed(stage: Stage) -> None:
     await stage.server.wait_exit()
     await stage.server.restart()
     await stage.admin.connection_pool.disconnect()  # it was connected to the old one
+
+
+async def killed_while_limiting(stage: Stage) -> None:
+    """The same, while a limit of 30 in half a second is asked for without a pause."""
+    limit, per = 30, 0.5
+    admitted: list[float] = []
+    sources: set[str] = set()
+    over = asyncio.Event()
+    clock = SystemClock()
+    offset = clock.now() - clock.monotonic()
+    rules = [Rule("chaos", SlidingWindow(limit, per))]
+
+    async def ask() -> None:
+        while not over.is_set():
+            decision = await limiter.hit("chaos")
+            if decision.taken is not None:
+                at = decision.taken.at
+                admitted.append(at if decision.degraded else at / 1e6 - offset)
+                sources.add(decision.source)
+            await asyncio.sleep(0.002)
+
+    async with (
+        RateLimiter(stage.subject.client, rules, remember=0.0) as limiter,
+        asyncio.TaskGroup() as group,
+    ):
+        for _ in range(5):
+            group.create_task(ask())
+        await asyncio.sleep(per)
+        stage.server.kill(signal.SIGKILL)
+        await stage.server.wait_exit()
+        await asyncio.sleep(per)
+        await stage.server.restart()
+        await stage.admin.connection_pool.disconnect()
+        ends = monotonic() + 5
+        while limiter.statistics().away and monotonic() < ends:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(per)
+        over.set()
+    stage.notes["admitted"] = {
+        # A millisecond for two clocks that are read one after the other.
+        "worst": max(
+            sum(first <= at <= first + per - 0.001 for at in admitted)
+            for first in admitted
+        )
+        / limit,
+        "by": sorted(sources),
+    }
 
 
 async def stopped(stage: Stage) -> None:
@@ -300,6 +349,13 @@ ROWS = (
         (*_NEVER[1:], _back_within(1.0), _at_most(5),
          ("it is told: DataReset", lambda r: "DataReset" in r.notes["events"])),
         keeps=False),
+    Row(1, "the same, with a rate limit in use", killed_while_limiting,
+        (*_NEVER, _back_within(1.0), _at_most(5), _only(*_TRANSIENT),
+         ("never above the limit in any window",
+          lambda r: r.notes["admitted"]["worst"] <= 1.0),
+         ("decided with the server and without it",
+          lambda r: r.notes["admitted"]["by"] == ["local", "redis"])),
+        aof=True),
     Row(3, "server stopped, goes on later (SIGSTOP, SIGCONT)", stopped,
         (*_NEVER, _back_within(1.0), _only(*_TRANSIENT)), peers=True),
     Row(4, "server loads its data", loading,
@@ -352,7 +408,8 @@ ROWS = (
 LATER = {
     7: "a cluster: slots move, nodes die (Cluster is not written yet)",
     19: "TLS in this table (`oddswire/tests/client/test_tls.py` has its cases)",
-    20: "the clock jumps (locks, sessions and limits are not written yet)",
+    20: "the clock jumps: locks and sessions are not written yet "
+    "(`oddswire/tests/ratelimit/test_windows.py` has the cases of limits)",
     23: "a subscriber that is too slow (topics are not written yet)",
     24: "a process that ends between two writes (sessions, queue)",
     26: "a damaged append-only file (the server's; doctor will explain it)",

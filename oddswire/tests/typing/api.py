@@ -6,6 +6,7 @@ from typing import assert_type
 
 import oddswire
 from oddswire.health import Report
+from oddswire.ratelimit import Decision, RateLimiter
 
 
 async def parts() -> None:
@@ -15,6 +16,8 @@ async def parts() -> None:
         assert_type(wire.client, oddswire.Client)
         assert_type(wire.settings, oddswire.Settings)
         assert_type(await wire.health.check(), Report)
+        assert_type(wire.limiter, RateLimiter)
+        assert_type(await wire.limiter.hit("user", user=42), Decision)
 
 
 async def clients() -> None:

@@ -90,6 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     rate_limit_window: float = 900.0
     rate_limit_requests: int = 100
+    rate_limit_processes: int = 1
 
     notices: tuple[str, ...] = ()
     """What `from_env` noticed about variables that have no effect."""

@@ -149,10 +149,12 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option("cache_compress_above", "CACHE_COMPRESSION_THRESHOLD",
            Count(0, 1024 * _MIB, "bytes"), "larger values are compressed"),
     # --- rate limits
-    Option("rate_limit_window", "RATE_LIMIT_WINDOW_MS", _ms(0.001, 365 * _DAY),
+    Option("rate_limit_window", "RATE_LIMIT_WINDOW_MS", _ms(0.001, 31 * _DAY),
            "window of the default rule"),
     Option("rate_limit_requests", "RATE_LIMIT_MAX_REQUESTS", Count(1, 1_000_000_000),
            "requests of the default rule in a window"),
+    Option("rate_limit_processes", "ODDSWIRE_RATE_LIMIT_PROCESSES", Count(1, 10_000),
+           "processes that share the limits, for a local share while Redis is away"),
 )  # fmt: skip
 """Every setting, in the order of the reference page."""
 

@@ -1,0 +1,353 @@
+"""Decides requests: by Redis, and by this process alone while Redis cannot be asked."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from contextlib import suppress
+from itertools import count
+from math import ceil, inf
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import NoScriptError
+
+from oddswire.errors import (
+    Busy,
+    ClusterDown,
+    CommandTimeout,
+    ConnectionLost,
+    Loading,
+    Misconfigured,
+    NoReplicas,
+    OddswireError,
+    OutOfMemory,
+    ProtocolBroken,
+    ReadOnly,
+    Unavailable,
+)
+from oddswire.ratelimit._bucket import Bucket, Part, Request
+from oddswire.ratelimit._shares import BucketShare, SlotsShare, WindowShare
+from oddswire.ratelimit.decision import Decision, Taken
+from oddswire.ratelimit.rules import SlidingWindow, TokenBucket
+from oddswire.scripts import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from oddswire.client import Client
+    from oddswire.ratelimit._shares import Share
+    from oddswire.scripts import Script
+
+AWAY = (
+    Unavailable, ConnectionLost, CommandTimeout, ProtocolBroken, Loading, ReadOnly,
+    OutOfMemory, Misconfigured, Busy, NoReplicas, ClusterDown,
+)  # fmt: skip
+"""What means that Redis cannot be asked now; other errors are somebody's mistake."""
+
+# With the module: reading a file in a running loop would hold it up.
+_HIT, _REFUND, _RENEW = map(
+    load, ("ratelimit_hit", "ratelimit_refund", "ratelimit_renew")
+)
+
+# Seconds between two questions while it cannot: one caller of all pays the deadline.
+_PAUSE = 0.2
+_BOOKED_AT_ONCE = 50
+
+
+class Deciding:
+    """Asks Redis, remembers denials, and decides alone by the rules' `on_error`.
+
+    Args:
+        client: With the deadline of a decision.
+        processes: How many share the limits.
+        remember: Seconds that a denial is believed without asking again.
+        now: A clock that does not go back, seconds.
+
+    Attributes:
+        asked: Decisions that Redis gave.
+        failed: Those that it did not give in time.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        processes: int,
+        remember: float,
+        now: Callable[[], float],
+    ) -> None:
+        self._client = client
+        self._processes = processes
+        self._remember = remember
+        self._now = now
+        # A random beginning: two limiters never name the same lease.
+        self._me = secrets.token_hex(6)
+        self._leases = count()
+        self._away_until: float | None = None
+        self._shares: set[Bucket] = set()
+        self.asked = self.failed = 0
+
+    @property
+    def away(self) -> bool:
+        """Whether Redis could not be asked when it was last tried."""
+        return self._away_until is not None
+
+    async def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[str | int]
+    ) -> Any:
+        """Run a script whose keys are in one slot by their making."""
+        try:
+            return await self._client.execute_command(
+                "EVALSHA", script.sha, len(keys), *keys, *args
+            )
+        except NoScriptError:
+            return await script(self._client, keys, args)
+
+    # --- with Redis
+
+    async def decide(self, request: Request, mode: str = "take") -> Decision:
+        """Return the decision on a request, whoever can give it.
+
+        Cancelled, what it asked for may be taken.
+
+        Raises:
+            OddswireError: Redis refused for a reason that waiting does not cure.
+        """
+        now = self._now()
+        denying = request.denied_by(now)
+        if denying is not None:
+            return denying.denial(now)
+        if self._away_until is not None:
+            if now < self._away_until:
+                return self._alone(request, now, mode)
+            # This caller tries; the others go on alone until it knows.
+            self._away_until = now + _PAUSE
+            if not await self._book():
+                return self._alone(request, self._now(), mode)
+        lease = f"{self._me}-{next(self._leases)}" if request.has_slots else ""
+        for bucket, cost, _ in request.parts:
+            bucket.pending += cost
+        keys, args = request.keys, request.args
+        try:
+            try:
+                # `run`, without the price of one more coroutine.
+                reply = await self._client.execute_command(
+                    "EVALSHA", _HIT.sha, len(keys), *keys, mode, lease, *args
+                )
+            except NoScriptError:
+                reply = await _HIT(self._client, keys, (mode, lease, *args))
+        except AWAY:
+            reply = None
+        finally:
+            for bucket, cost, _ in request.parts:
+                bucket.pending -= cost
+        if reply is None:
+            self.failed += 1
+            now = self._now()
+            self._away_until = now + _PAUSE
+            return self._alone(request, now, mode)
+        self.asked += 1
+        return self._judged(request, reply, lease, mode)
+
+    def _judged(
+        self, request: Request, reply: list[int], lease: str, mode: str
+    ) -> Decision:
+        now = self._now()
+        allowed = reply[0] == 1
+        taken: list[Part] = []
+        shadow: tuple[str, ...] = ()
+        spoken, worst = request.parts[0].bucket, -1.0
+        at = 2
+        for part in request.parts:
+            bucket, cost, hold = part
+            admits, limit, remaining, reset, retry = reply[at : at + 5]
+            at += 5
+            bucket.limit, bucket.remaining = limit, remaining
+            bucket.reset_at = now + reset / 1e6
+            if admits:
+                taken.append(part)
+                rank = 1.0 - remaining / limit if allowed else -1.0
+            else:
+                # One more: as a float it may be a little less.
+                wait = inf if retry < 0 else (retry + 1) / 1e6
+                bucket.retry_at = now + wait
+                if bucket.rule.shadow:
+                    shadow += (bucket.rule.name,)
+                    rank = -1.0
+                else:
+                    rank = wait
+                    # Slots come back at any time, and looking is no denial.
+                    if mode == "take" and not bucket.rule.is_slots:
+                        bucket.weight = cost + hold
+                        bucket.until = now + min(wait, self._remember)
+            if rank > worst:
+                spoken, worst = bucket, rank
+        counted = allowed and mode == "take"
+        if counted:
+            for bucket, cost, _ in taken:
+                if bucket.rule.is_slots:
+                    self._hold(bucket, lease, cost, now)
+        return Decision(
+            allowed,
+            spoken.rule.name,
+            spoken.limit,
+            spoken.remaining,
+            spoken.reset_at - now,
+            0.0 if allowed else spoken.retry_at - now,
+            spoken.rule.window,
+            "redis",
+            shadow,
+            Taken(reply[1], lease, tuple(taken)) if counted else None,
+        )
+
+    def _hold(self, bucket: Bucket, lease: str, cost: int, now: float) -> None:
+        """Note slots of this process, without those whose time is over."""
+        for one in [one for one, end in bucket.leases.items() if end <= now]:
+            del bucket.leases[one]
+        for number in range(1, cost + 1):
+            bucket.leases[f"{lease}:{number}"] = now + bucket.rule.window
+
+    # --- without it
+
+    def _alone(self, request: Request, now: float, mode: str) -> Decision:
+        parts = request.parts
+        denying, wait = parts[0].bucket, -1.0
+        shadow: tuple[str, ...] = ()
+        taken: list[Part] = []
+        for part in parts:
+            bucket, cost, hold = part
+            policy = bucket.rule.rule.on_error
+            retry = 0.0
+            if policy == "closed":
+                retry = _PAUSE
+            elif policy == "local":
+                if bucket.share is None:
+                    bucket.share = self._share(bucket, now)
+                    self._shares.add(bucket)
+                if bucket.share.free(now) < cost + hold:
+                    # Where no share is enough, Redis may be back by then.
+                    retry = bucket.share.retry(now, cost + hold)
+                    retry = _PAUSE if retry == inf else retry
+                else:
+                    taken.append(part)
+            if retry and bucket.rule.shadow:
+                shadow += (bucket.rule.name,)
+            elif retry > wait:
+                denying, wait = bucket, retry
+        allowed = wait <= 0.0
+        lease = f"{self._me}-{next(self._leases)}"
+        counted = allowed and mode == "take"
+        if counted:
+            for bucket, cost, _ in taken:
+                if bucket.share is not None:
+                    bucket.share.take(now, cost)
+                if bucket.rule.is_slots:
+                    self._hold(bucket, lease, cost, now)
+        share = denying.share
+        return Decision(
+            allowed,
+            denying.rule.name,
+            denying.limit,
+            max(0, share.free(now)) if share is not None else 0,
+            denying.rule.window,
+            max(0.0, wait),
+            denying.rule.window,
+            "local",
+            shadow,
+            Taken(now, lease, tuple(taken)) if counted else None,
+        )
+
+    async def _book(self) -> bool:
+        """Tell Redis what was used without it; False: it still cannot be told.
+
+        What is used meanwhile is booked too, before anybody asks Redis again.
+        """
+        booked: dict[Bucket, int] = {}
+        while True:
+            now = self._now()
+            parts = []
+            for bucket in list(self._shares):
+                # Read again each time: decisions go on meanwhile.
+                used = 0 if bucket.share is None else bucket.share.used(now)
+                if used > booked.get(bucket, 0):
+                    parts.append(Part(bucket, used - booked.get(bucket, 0), 0))
+                    booked[bucket] = used
+            if not parts:
+                break
+            for first in range(0, len(parts), _BOOKED_AT_ONCE):
+                some = Request(tuple(parts[first : first + _BOOKED_AT_ONCE]))
+                try:
+                    await self.run(_HIT, some.keys, ["book", "", *some.args])
+                except AWAY:
+                    self.failed += 1
+                    self._away_until = self._now() + _PAUSE
+                    return False
+        for bucket in self._shares:
+            bucket.share = None
+        self._shares.clear()
+        self._away_until = None
+        return True
+
+    def _share(self, bucket: Bucket, now: float) -> Share:
+        """Return what this process may use, beginning with what Redis said last."""
+        rule, processes = bucket.rule, self._processes
+        limit, pending = rule.rule.limit, bucket.pending
+        # Answers that are still on their way may say "admitted".
+        if isinstance(limit, SlidingWindow):
+            known = bucket.limit - bucket.remaining if bucket.reset_at > now else 0
+            until = now + 1.06 * limit.per if pending else bucket.reset_at
+            return WindowShare(limit, processes, known + pending, until)
+        if isinstance(limit, TokenBucket):
+            full_at = max(bucket.reset_at, now) + pending * limit.width / 1e6
+            return BucketShare(limit, processes, full_at, now)
+        return SlotsShare(max(1, limit.limit // processes) - pending, bucket.leases)
+
+    # --- afterwards
+
+    async def give_back(self, decision: Decision) -> int:
+        """Undo what an admitted request took; see `RateLimiter.refund`."""
+        taken = decision.taken
+        if taken is None or not taken.parts:
+            return 0
+        # At once: a second refund of the same decision finds nothing.
+        parts, taken.parts = taken.parts, ()
+        total = 0
+        for bucket, cost, _ in parts:
+            for number in range(1, cost + 1):
+                bucket.leases.pop(f"{taken.lease}:{number}", None)
+            if decision.degraded and bucket.share is not None:
+                bucket.share.give_back(taken.at, cost)
+                total += cost
+        if decision.degraded:
+            # A slot that was renewed since is in Redis; anything else was booked.
+            parts = tuple(part for part in parts if part.bucket.rule.is_slots)
+            if not parts or self.away:
+                return total
+        args: list[str | int] = [int(taken.at), taken.lease]
+        for bucket, cost, _ in parts:
+            kind, _, width = bucket.rule.args
+            args += (kind, width, cost)
+        back = await self.run(_REFUND, Request(parts).keys, args)
+        return total + int(back)
+
+    async def keep(self, decision: Decision) -> None:
+        """Renew the slots of a decision for ever, each third of their time."""
+        taken = decision.taken
+        if taken is None or not taken.parts:
+            return
+        while True:
+            await asyncio.sleep(min(p.bucket.rule.window for p in taken.parts) / 3)
+            for bucket, cost, _ in taken.parts:
+                ends = self._now() + bucket.rule.window
+                for number in range(1, cost + 1):
+                    bucket.leases[f"{taken.lease}:{number}"] = ends
+                args = [taken.lease, cost, ceil(bucket.rule.window * 1e6)]
+                # The next renewal may succeed.
+                with suppress(OddswireError):
+                    await self.run(_RENEW, bucket.keys[:1], args)
+
+    def forget(self, bucket: Bucket) -> None:
+        """Drop what a bucket used without Redis."""
+        bucket.forget()
+        bucket.share = None
+        bucket.remaining, bucket.reset_at = bucket.limit, 0.0
+        self._shares.discard(bucket)

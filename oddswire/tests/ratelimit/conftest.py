@@ -1,0 +1,141 @@
+"""What the tests of rate limits share: the script under a clock of the test's."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+
+import pytest
+import redis
+
+from oddswire import Client, EmbeddedServer
+from oddswire.ratelimit import RateLimiter
+from oddswire.scripts import load
+
+TIME = "redis.call('TIME')"
+_PX = re.compile(r"'PX', math\.ceil\(.+?\)( \+ 1)?\)")
+
+
+class Scripts:
+    """The scripts, at a time that the test gives, in microseconds.
+
+    They are those of the library but for two expressions: the clock is read from a key,
+    and keys outlive the test.
+    """
+
+    def __init__(self, server, prefix):
+        self.redis = redis.Redis.from_url(server.url)
+        self.clock = prefix + "clock"
+        self.key = prefix + "{rl}:rule"
+        self._scripts = {}
+        for name in ("hit", "refund", "penalize", "renew"):
+            source = load(f"ratelimit_{name}").source
+            assert source.count(TIME) == 1
+            source = source.replace(TIME, f"{{0, redis.call('GET', '{self.clock}')}}")
+            # Keys end by the server's own clock, which is not the test's.
+            source = re.sub(
+                r"'PX', math.ceil\(.+?\)( \+ 1)?\)", "'PX', 3600000)", source
+            )
+            self._scripts[name] = self.redis.register_script(source)
+
+    def keys(self, rule):
+        """Return the three keys of a rule."""
+        return [f"{self.key}:{rule}:{part}" for part in ("state", "block", "change")]
+
+    def run(self, name, at, keys, args):
+        """Run a script at a time."""
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.set(self.clock, at)
+        self._scripts[name](keys=keys, args=args, client=pipe)
+        return pipe.execute()[-1]
+
+    def hit(self, at, *rules, mode="take", lease="lease"):
+        """Ask for rules: (name, limit, cost) or (name, limit, cost, hold, shadow)."""
+        keys, args = [], [mode, lease]
+        for name, limit, cost, *more in rules:
+            keys += self.keys(name)
+            hold, shadow = more or (0, "0")
+            args += [limit.kind, limit.most, limit.width, cost, hold, shadow]
+        return Answer(self.run("hit", at, keys, args))
+
+    def refund(self, at, taken_at, *rules, lease="lease"):
+        """Give back rules: (name, limit, cost)."""
+        keys, args = [], [taken_at, lease]
+        for name, limit, cost in rules:
+            keys += self.keys(name)
+            args += [limit.kind, limit.width, cost]
+        return self.run("refund", at, keys, args)
+
+    def forget(self):
+        """Delete everything of this test."""
+        keys = self.redis.keys(self.key + "*")
+        if keys:
+            self.redis.delete(*keys)
+
+
+class Answer:
+    """A reply of the script; retry and reset are those of the worst rule."""
+
+    def __init__(self, reply):
+        self.allowed = reply[0] == 1
+        self.now = reply[1]
+        self.rules = [tuple(reply[at : at + 5]) for at in range(2, len(reply), 5)]
+        self.remaining = min(rule[2] for rule in self.rules)
+        self.reset = max(rule[3] for rule in self.rules)
+        self.retry = max(rule[4] for rule in self.rules)
+
+
+async def _eventually(condition, within=20.0):
+    async with asyncio.timeout(within):
+        while True:
+            held = condition()
+            if inspect.isawaitable(held):
+                held = await held
+            if held:
+                return
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def eventually():
+    """Return a coroutine function that waits until a condition holds."""
+    return _eventually
+
+
+@pytest.fixture
+def scripts(server, prefix):
+    """The scripts at a time of the test's choice."""
+    scripts = Scripts(server, prefix)
+    yield scripts
+    scripts.redis.close()
+
+
+@pytest.fixture
+async def client(server):
+    """A client of the shared server."""
+    async with Client.from_url(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+async def own():
+    """A server of the test's own."""
+    async with EmbeddedServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def limiter_of(client, prefix):
+    """`limiter_of(*rules, **options)`: a limiter on the shared server."""
+    limiters = []
+
+    def make(*rules, **options):
+        options.setdefault("deadline", 2.0)  # seven work on this machine at once
+        limiter = RateLimiter(client, rules, prefix=prefix, **options)
+        limiters.append(limiter)
+        return limiter
+
+    yield make
+    for limiter in limiters:
+        await limiter.aclose()
