@@ -220,6 +220,8 @@ def no_blocking_calls() -> Iterator[None]:
             function.can_block_in("redis/utils.py", "get_lib_version")
             # What this process holds is read from /proc, which is no disk.
             function.can_block_in("testing/resources.py", {"_sockets", "_count"})
+            # A Lua script is read as a module is: once, by whoever imports it first.
+            function.can_block_in("scripts/_script.py", "load")
         yield
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 
 import pytest
 
 import oddswire
+from oddswire.codec import Keyring
 from oddswire.embedded import EmbeddedServer
 from oddswire.errors import AuthFailed, ClosedError, SettingsError, Unavailable
 from oddswire.ratelimit import Rule, SlidingWindow
@@ -100,3 +102,75 @@ def test_deployed_profiles_want_a_url(profile):
     """Where it is deployed, a missing URL is an error and never an embedded server."""
     with pytest.raises(SettingsError, match="url"):
         oddswire.connect(profile=profile)
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S7", "X5")
+async def test_a_wire_has_sessions_and_locks_and_erases_a_user(tmp_path):
+    """Sealed by the settings' key file; the receipt says that nothing is left."""
+    path = tmp_path / "keys"
+    path.write_text(Keyring.new_line(1))
+    path.chmod(0o600)
+    async with EmbeddedServer() as server:
+        settings = oddswire.Settings(
+            url=server.url, session_encryption=True, encryption_key_file=str(path)
+        )
+        async with oddswire.connect(settings) as wire:
+            await wire.sessions.update(
+                7, lambda s: s.metadata.update(name="Ada"), create=True
+            )
+            async with wire.lock("settle", 5) as lock:
+                assert lock.fence > 0
+            main = wire.sessions._store.pair(7)[0]
+            assert b"Ada" not in (await wire.client.hget(main, "D"))
+        async with oddswire.connect(settings) as wire:
+            assert (await wire.sessions.get(7)).metadata == {"name": "Ada"}
+            receipt = await wire.erase(7)
+            assert receipt.user_id == 7
+            assert receipt.complete
+            assert receipt.parts[0].removed > 0
+            assert await wire.sessions.get(7) is None
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("G2", "S7")
+async def test_production_refuses_example_keys(tmp_path, caplog):
+    """A key that nobody drew at random stops production, and warns development."""
+    example = "00" * 31 + "01"
+    path = tmp_path / "keys"
+    path.write_text(f"2 {example}\n1 {os.urandom(32).hex()}\n")
+    path.chmod(0o600)
+    async with EmbeddedServer() as server:
+        options = {"url": server.url, "session_encryption": True}
+        for given in (
+            {"encryption_key_file": str(path)},
+            {"keyring": await asyncio.to_thread(Keyring.from_file, path)},
+        ):
+            with pytest.raises(SettingsError, match="example"):  # noqa: PT012
+                keyless = given if "keyring" not in given else {
+                    **given, "session_encryption": False,
+                }  # fmt: skip
+                async with oddswire.connect(
+                    profile="production", **{**options, **keyless}
+                ):
+                    pass
+        with pytest.raises(SettingsError, match="example"):
+            oddswire.Settings(profile="production", encryption_key=example, **options)
+        with caplog.at_level(logging.WARNING, "oddswire"):
+            async with oddswire.connect(encryption_key_file=str(path), **options):
+                pass
+        assert any("example" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S7")
+async def test_a_key_file_that_cannot_be_read_opens_nothing(tmp_path):
+    """Encryption that was asked for never falls back to plain text."""
+    async with EmbeddedServer() as server:
+        with pytest.raises(SettingsError, match="cannot be read"):
+            async with oddswire.connect(
+                url=server.url,
+                session_encryption=True,
+                encryption_key_file=str(tmp_path / "none"),
+            ):
+                pass

@@ -195,7 +195,8 @@ class CodecError(OddswireError, ValueError):
 
     Attributes:
         reason: ``"foreign"`` (not written by this codec), ``"newer"`` (by a later
-            version), ``"damaged"``, ``"too_large"``, or ``"type"``.
+            version), ``"damaged"``, ``"too_large"``, ``"type"``, or ``"key"`` (sealed
+            under a key that is not there).
     """
 
     def __init__(self, *args: object, reason: str) -> None:
@@ -233,7 +234,16 @@ class SessionFull(SessionError):
 
 
 class SessionDamaged(SessionError):
-    """The stored session fails its seal or its schema; it was left as it is."""
+    """The stored session fails its seal or its schema; it was left as it is.
+
+    Attributes:
+        reason: As of `CodecError`, or ``"key"`` (sealed under a key that is not in the
+            keyring), or ``"schema"`` (no migration leads to this program's).
+    """
+
+    def __init__(self, *args: object, reason: str = "damaged") -> None:
+        super().__init__(*args)
+        self.reason = reason
 
 
 class RuleError(OddswireError, ValueError):

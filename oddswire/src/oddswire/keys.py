@@ -263,6 +263,8 @@ SESSION_OFF = Family("session-off", int, tag=1, group="s")
 """shard: deactivated users"""
 SESSION_STATS = Family("session-stats", int, tag=1, group="s")
 """shard: counters"""
+SESSION_LOG = Family("session-log", int, tag=1, group="s")
+"""shard: the latest changes, for what processes keep in their memory"""
 SESSION_INDEX = Family("session-index", int, str, str, tag=1, group="s")
 """shard, index, value: users with that value, such as a tracked wallet"""
 
@@ -288,6 +290,12 @@ LOCK = Family("lock", str, tag=1)
 """name: the holder's token"""
 LOCK_FENCE = Family("lock-fence", str, tag=1)
 """name: the last fencing number given out"""
+LOCK_QUEUE = Family("lock-queue", str, tag=1)
+"""name: who waits, by arrival"""
+LOCK_WAITING = Family("lock-waiting", str, tag=1)
+"""name: who waits, by how long it is believed to be alive"""
+LOCK_RELEASED = Family("lock-released", str, tag=1)
+"""name: a stream of the last release, which wakes who waits"""
 
 QUEUE = Family("queue", str, int, tag=2)
 """queue, shard: the stream of messages"""

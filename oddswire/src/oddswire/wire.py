@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
@@ -9,22 +10,38 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from oddswire.client import Client
+from oddswire.clock import SystemClock
+from oddswire.codec import Keyring
 from oddswire.embedded import EmbeddedServer
-from oddswire.errors import ClosedError
+from oddswire.erasure import Receipt
+from oddswire.errors import ClosedError, SettingsError
 from oddswire.events import Events
 from oddswire.health import Bound, Health, Thresholds
+from oddswire.locks import Locks
 from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
-from oddswire.settings import Settings
+from oddswire.sessions import Record, Session, Sessions
+from oddswire.settings import Settings, is_example_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
+    from oddswire.locks import Lock
+
 _log = logging.getLogger("oddswire.wire")
 
 
+_COMPRESS_ABOVE = 256
+_SESSION_BYTES = 1024 * 1024
+
+
 def connect(
-    settings: Settings | None = None, *, rules: Iterable[Rule] = (), **overrides: Any
+    settings: Settings | None = None,
+    *,
+    session: type[Record] = Session,
+    keyring: Keyring | None = None,
+    rules: Iterable[Rule] = (),
+    **overrides: Any,
 ) -> Wire:
     """Return a `Wire`; entering it connects.
 
@@ -33,6 +50,9 @@ def connect(
             own started for as long as the wire is open.
         rules: Of the rate limiter, beside ``default``: `Settings.rate_limit_requests`
             in `Settings.rate_limit_window` for each ``user``, unless it is among them.
+        session: The type of the sessions.
+        keyring: Seals the sessions; default: the settings' key, where
+            `session_encryption` asks for it.
         **overrides: Fields of `Settings` that replace those of `settings`.
 
     Raises:
@@ -46,7 +66,7 @@ def connect(
         settings = Settings(**overrides)
     elif overrides:
         settings = msgspec.structs.replace(settings, **overrides)
-    return Wire(settings, rules=rules)
+    return Wire(settings, session=session, keyring=keyring, rules=rules)
 
 
 class Wire:
@@ -58,17 +78,30 @@ class Wire:
         client: The `Client`.
         health: Its `Health`; a server that the cache shares counts as durable.
         limiter: The `RateLimiter`.
+        sessions: The `Sessions`.
+        locks: The `Locks` of this process.
     """
 
     settings: Settings
     client: Client
     health: Health
     limiter: RateLimiter
+    sessions: Sessions[Any]
+    locks: Locks
 
-    def __init__(self, settings: Settings, *, rules: Iterable[Rule] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        session: type[Record] = Session,
+        keyring: Keyring | None = None,
+        rules: Iterable[Rule] = (),
+    ) -> None:
         self.settings = settings
         self._rules = tuple(rules)
         self.events = Events()
+        self._session = session
+        self._keyring = keyring
         self._stack = AsyncExitStack()
         self._opened = False
 
@@ -108,8 +141,49 @@ class Wire:
                     processes=self.settings.rate_limit_processes,
                 )
             )
+            self.locks = Locks(self.client, prefix=self.settings.prefix)
+            self.sessions = await stack.enter_async_context(await self._sessions())
             self._stack = stack.pop_all()
         return self
+
+    async def _sessions(self) -> Sessions[Any]:
+        settings = self.settings
+        if self._keyring is None and settings.session_encryption:
+            self._keyring = await asyncio.to_thread(_keyring_of, settings)
+        if self._keyring is not None:
+            _refuse_examples(self._keyring, settings)
+        compress = settings.session_compression
+        return Sessions(
+            self.client,
+            self._session,
+            prefix=settings.prefix,
+            keyring=self._keyring,
+            ttl=settings.session_ttl,
+            cap=settings.session_max,
+            cleanup=settings.session_cleanup,
+            compress_above=_COMPRESS_ABOVE if compress else _SESSION_BYTES,
+            max_size=_SESSION_BYTES,
+        )
+
+    def lock(self, name: str, ttl: float) -> Lock:
+        """Return a lock, to be held by ``async with``; see `Lock`.
+
+        Args:
+            name: Of what it protects.
+            ttl: Seconds that it outlives a holder that was killed.
+        """
+        return self.locks.lock(name, ttl)
+
+    async def erase(self, user_id: int) -> Receipt:
+        """Remove a user from every part, and look again whether anything is left.
+
+        Cancelled or failed half way, some parts are done; it can be run again.
+
+        Raises:
+            OddswireError: A part could not be asked; nothing is claimed.
+        """
+        parts = (await self.sessions.erase(user_id),)
+        return Receipt(user_id, SystemClock().now(), parts)
 
     async def __aexit__(
         self,
@@ -125,3 +199,21 @@ def _with_default(rules: tuple[Rule, ...], settings: Settings) -> tuple[Rule, ..
         return rules
     window = SlidingWindow(settings.rate_limit_requests, settings.rate_limit_window)
     return (*rules, Rule("default", window, key="user"))
+
+
+def _keyring_of(settings: Settings) -> Keyring:
+    if settings.encryption_key_file is not None:
+        return Keyring.from_file(settings.encryption_key_file)
+    if settings.encryption_key is not None:
+        return Keyring.from_text(settings.encryption_key)
+    raise SettingsError("session_encryption asks for encryption and there is no key")
+
+
+def _refuse_examples(keyring: Keyring, settings: Settings) -> None:
+    examples = keyring.examples(is_example_key)
+    if not examples:
+        return
+    told = f"key {examples[0]} of the keyring is an example, not a random key"
+    if settings.profile in ("staging", "production"):
+        raise SettingsError(f"{told}: make one with openssl rand -hex 32")
+    _log.warning("%s; staging and production refuse it", told)

@@ -1,8 +1,17 @@
 """Settings: frozen, checked all at once, read from the environment only when asked."""
 
+from oddswire.settings._rules import is_example_key
 from oddswire.settings._settings import Settings
 from oddswire.settings.endpoint import Endpoint
 from oddswire.settings.options import OPTIONS, UNUSED, Option
 from oddswire.settings.profiles import PROFILES
 
-__all__ = ["OPTIONS", "PROFILES", "UNUSED", "Endpoint", "Option", "Settings"]
+__all__ = [
+    "OPTIONS",
+    "PROFILES",
+    "UNUSED",
+    "Endpoint",
+    "Option",
+    "Settings",
+    "is_example_key",
+]

@@ -1,0 +1,96 @@
+"""What users and indexed values are called in keys: as they are, or under a secret."""
+
+from __future__ import annotations
+
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+if TYPE_CHECKING:
+    from oddswire.codec.keyring import Keyring
+
+_HALF = 1 << 63
+_CACHED = 16_384
+
+
+class Names(Protocol):
+    """What stands in keys for a user and for an indexed value."""
+
+    def of_user(self, user_id: int) -> str:
+        """Return the name of a user; always the same one."""
+
+    def user(self, name: str) -> int:
+        """Return the user of a name.
+
+        Raises:
+            ValueError: It is no name of a user.
+        """
+
+    def of_value(self, index: str, value: str) -> str:
+        """Return the name of an index's value; always the same one."""
+
+
+class PlainNames:
+    """Users and values as they are: readable by who can read the server."""
+
+    __slots__ = ()
+
+    def of_user(self, user_id: int) -> str:
+        """Return the digits."""
+        return str(user_id)
+
+    def user(self, name: str) -> int:
+        """Return the number.
+
+        Raises:
+            ValueError: It is none.
+        """
+        return int(name)
+
+    def of_value(self, index: str, value: str) -> str:  # noqa: ARG002 - the protocol's
+        """Return the value."""
+        return value
+
+
+class BlindNames:
+    """Names that say nothing without the key, and still find what belongs together.
+
+    A value's name is 96 bits of an HMAC-SHA256. A user's is one AES block, which is a
+    permutation under the key and no digest, for an index has to give its users back.
+    Who reads the server sees which users share a value, and not which value.
+
+    Args:
+        keyring: Its naming key is used, which does not rotate.
+    """
+
+    __slots__ = ("_decryptor", "_encryptor", "_key", "of_user", "of_value", "user")
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._key = keyring.naming_key("value")
+        # A single block, never two under one message: there is no mode to get wrong.
+        mode = modes.ECB()  # noqa: S305 - see above
+        cipher = Cipher(algorithms.AES(keyring.naming_key("user")), mode)
+        self._encryptor = cipher.encryptor()
+        self._decryptor = cipher.decryptor()
+        self.of_user = lru_cache(_CACHED)(self._of_user)
+        self.user = lru_cache(_CACHED)(self._user)
+        self.of_value = lru_cache(_CACHED)(self._of_value)
+
+    def _of_user(self, user_id: int) -> str:
+        block = (user_id + _HALF).to_bytes(16, "big")
+        return urlsafe_b64encode(self._encryptor.update(block))[:22].decode()
+
+    def _user(self, name: str) -> int:
+        block = self._decryptor.update(urlsafe_b64decode(name + "=="))
+        number = int.from_bytes(block, "big")
+        if number >= 2 * _HALF:
+            raise ValueError("not the name of a user under this key")
+        return number - _HALF
+
+    def _of_value(self, index: str, value: str) -> str:
+        told = f"{len(index)}:{index}{value}".encode()
+        digest = hmac.digest(self._key, told, "sha256")
+        return urlsafe_b64encode(digest[:12]).decode()

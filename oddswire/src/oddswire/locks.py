@@ -1,0 +1,293 @@
+"""Locks between processes: renewed while held, first come first served, fenced.
+
+A lease alone excludes nobody: a holder that was paused goes on as if it still had the
+lock (Kleppmann, How to do distributed locking, 2016). So each holder gets a number that
+grows, and what it writes goes through a script that refuses any number but the newest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self
+
+from redis.exceptions import ResponseError
+
+from oddswire import keys as families
+from oddswire.clock import SystemClock
+from oddswire.errors import ClosedError, LockLost, OddswireError
+from oddswire.keys import KeySpace
+from oddswire.scripts import Script, load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from oddswire.client import Client
+    from oddswire.clock import Clock
+
+_PATIENCE = 3.0
+"""Seconds after which a waiter that says nothing is taken for dead."""
+_GIVING_UP = 1.0
+_ACQUIRE = load("lock_acquire")
+_RELEASE = load("lock_release")
+_RENEW = load("lock_renew")
+_FENCED = load("lock_fenced").source
+
+
+class Locks:
+    """The locks of a process.
+
+    Args:
+        client: Where. Waiting for a lock that another process holds takes an exclusive
+            wire; the tasks of one process that want the same lock share it.
+        prefix: What the keys begin with.
+        clock: Of this process.
+    """
+
+    def __init__(
+        self, client: Client, *, prefix: str = "oddswire:", clock: Clock | None = None
+    ) -> None:
+        self.client = client
+        self.space = KeySpace(prefix)
+        self.clock: Clock = SystemClock() if clock is None else clock
+        self._queues: dict[str, deque[asyncio.Future[None]]] = {}
+        self._fenced: dict[str, Script] = {}
+
+    def lock(self, name: str, ttl: float) -> Lock:
+        """Return a lock, to be held by ``async with``.
+
+        Args:
+            name: Of what it protects.
+            ttl: Seconds that it outlives a holder that was killed; a holder that lives
+                renews it three times within.
+
+        Raises:
+            ValueError: `ttl` is shorter than 0.1 s: no renewal would come in time.
+            InvalidKey: `name` is too long.
+        """
+        return Lock(self, name, ttl)
+
+    def fenced(self, script: Script) -> Script:
+        """Return a script that only the newest holder may run."""
+        if script.sha not in self._fenced:
+            source = f"{_FENCED}\n{script.source}"
+            self._fenced[script.sha] = Script(f"{script.name}, fenced", source)
+        return self._fenced[script.sha]
+
+    async def enter(self, name: str) -> None:
+        """Wait until this task is the first of its process to want a lock."""
+        queue = self._queues.get(name)
+        if queue is None:
+            self._queues[name] = deque()
+            return
+        turn = asyncio.get_running_loop().create_future()
+        queue.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                # It was handed over just before: pass it on.
+                self.leave(name)
+            else:
+                queue.remove(turn)
+            raise
+
+    def leave(self, name: str) -> None:
+        """Let the next task of this process have its turn."""
+        queue = self._queues[name]
+        while queue:
+            turn = queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._queues[name]
+
+
+class Lock:
+    """A lock: ``async with wire.lock("settle:0xabc", ttl=10) as lock``.
+
+    Entering waits, for as long as it takes: among the tasks of a process and among
+    processes, first come first served. Bound it by `asyncio.timeout`. While the block
+    runs the lock is renewed. Should the lease end all the same (the server is away, or
+    somebody else has the lock), the block is cancelled and ends with `LockLost`.
+
+    Cancelled while waiting, the place in the queue is given up; what was perhaps taken
+    is given back. Cancelled in the block, it is released.
+
+    Raises:
+        LockLost: On leaving: the lease ended before the block did.
+        ClosedError: It was entered twice.
+        OddswireError: The server could not be asked; nothing is held.
+
+    Attributes:
+        name: As given.
+        ttl: As given.
+        fence: A number greater than that of any earlier holder.
+    """
+
+    def __init__(self, locks: Locks, name: str, ttl: float) -> None:
+        if not 0.1 <= ttl <= 86_400:
+            raise ValueError("the ttl of a lock is 0.1 to 86,400 seconds")
+        self.name = name
+        self.ttl = ttl
+        self.fence = 0
+        self._locks = locks
+        space = locks.space
+        self._lock = space.key(families.LOCK, name)
+        self._fence = space.key(families.LOCK_FENCE, name)
+        self._queue = space.key(families.LOCK_QUEUE, name)
+        self._waiting = space.key(families.LOCK_WAITING, name)
+        self._released = space.key(families.LOCK_RELEASED, name)
+        self._token = secrets.token_hex(16)
+        self._until = 0.0
+        self._scope: asyncio.Timeout | None = None
+        self._renewing: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Lock({self.name!r}, ttl={self.ttl:g})"
+
+    # --- what a holder asks
+
+    @property
+    def left(self) -> float:
+        """Seconds until the lease ends for certain; by this process's own clock."""
+        return max(0.0, self._until - self._locks.clock.boottime())
+
+    def check(self) -> None:
+        """Make sure that the lease has not ended.
+
+        Raises:
+            LockLost: It has.
+        """
+        if self.left <= 0:
+            raise LockLost(f"the lease of lock {self.name!r} has ended")
+
+    def key(self, part: str) -> str:
+        """Return a key in the lock's slot, for scripts that run under it."""
+        family = families.Family("locked", str, str, tag=1)
+        return self._locks.space.key(family, self.name, part)
+
+    async def run(
+        self, script: Script, keys: Sequence[str | bytes], args: Sequence[Any] = ()
+    ) -> Any:
+        """Run a script, unless somebody has got the lock since.
+
+        Args:
+            script: As for `Script`; its first statement may be anything.
+            keys: In the lock's slot; see `key`.
+            args: As for `Script`.
+
+        Raises:
+            LockLost: The lease has ended, or a newer holder was found; nothing ran.
+            OddswireError: As from any script.
+        """
+        self.check()
+        fenced = self._locks.fenced(script)
+        try:
+            return await fenced(
+                self._locks.client, (self._fence, *keys), (self.fence, *args)
+            )
+        except ResponseError as error:
+            if str(error).startswith("FENCED"):
+                raise LockLost(
+                    f"somebody else has got lock {self.name!r} since"
+                ) from None
+            raise
+
+    # --- holding it
+
+    async def __aenter__(self) -> Self:
+        if self._scope is not None:
+            raise ClosedError("a Lock is used once; ask for another")
+        await self._locks.enter(self.name)
+        try:
+            await self._acquire()
+        except BaseException:
+            # The request may be on its way: on the same wire this comes after it.
+            with suppress(OddswireError):
+                await self._give_up()
+            self._locks.leave(self.name)
+            raise
+        loop = asyncio.get_running_loop()
+        self._scope = asyncio.timeout_at(loop.time() + self.left)
+        await self._scope.__aenter__()
+        self._renewing = loop.create_task(self._renew(), name=f"lock {self.name}")
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        assert self._scope is not None  # noqa: S101 - it was entered
+        assert self._renewing is not None  # noqa: S101 - it was entered
+        lost = self.left <= 0
+        self._renewing.cancel()
+        try:
+            await self._scope.__aexit__(exc_type, exc, tb)
+        except TimeoutError:
+            lost, exc = True, None
+        finally:
+            try:
+                await asyncio.gather(self._renewing, return_exceptions=True)
+                # A lease that cannot be given back ends by itself.
+                with suppress(OddswireError):
+                    await self._give_up()
+            finally:
+                self._until = 0.0
+                self._locks.leave(self.name)
+        if lost and exc is None:
+            raise LockLost(
+                f"the lease of lock {self.name!r} ended before its block did"
+            ) from None
+
+    async def _acquire(self) -> None:
+        client, clock = self._locks.client, self._locks.clock
+        keys = (self._lock, self._fence, self._queue, self._waiting, self._released)
+        args = (self._token, round(self.ttl * 1e3), round(_PATIENCE * 1e3))
+        while True:
+            # From before it is asked for: the server counts from later.
+            sent = clock.boottime()
+            taken, *rest = await _ACQUIRE(client, keys, args)
+            if taken:
+                self.fence = int(rest[0])
+                self._until = sent + self.ttl
+                if self.left > 0:
+                    return
+                continue  # the answer took longer than the lease: take it again
+            wait, last = rest
+            await client.xread({self._released: last}, block=wait)
+
+    async def _renew(self) -> None:
+        assert self._scope is not None  # noqa: S101 - it was entered
+        clock, loop = self._locks.clock, asyncio.get_running_loop()
+        client = self._locks.client.bounded(self.ttl / 3)
+        pause = self.ttl / 3
+        while True:
+            await asyncio.sleep(pause)
+            sent = clock.boottime()
+            keys, args = (self._lock, self._fence), (self._token, round(self.ttl * 1e3))
+            try:
+                still = await _RENEW(client, keys, args)
+            except OddswireError:
+                pause = self.ttl / 10
+                continue
+            pause = self.ttl / 3
+            if self._scope.expired():
+                return
+            # A lease that was over before the answer came is not revived.
+            if not still or self.left <= 0:
+                self._until = 0.0
+                self._scope.reschedule(loop.time())
+                return
+            self._until = sent + self.ttl
+            self._scope.reschedule(loop.time() + self.left)
+
+    async def _give_up(self) -> None:
+        client = self._locks.client.bounded(_GIVING_UP)
+        keys = (self._lock, self._queue, self._waiting, self._released)
+        await _RELEASE(client, keys, (self._token,))

@@ -1,0 +1,13 @@
+-- Give up a lock, or a place in its queue, and wake who waits.
+-- KEYS: lock, queue, waiting, released. ARGV: token.
+-- Returns 1 if the lock was the caller's. Cost: O(log waiters).
+local lock, queue, waiting, released = unpack(KEYS)
+local held = redis.call('GET', lock) == ARGV[1]
+if held then redis.call('DEL', lock) end
+local left = redis.call('ZREM', queue, ARGV[1])
+redis.call('ZREM', waiting, ARGV[1])
+if held or left == 1 then
+  redis.call('XADD', released, 'MAXLEN', 1, '*', 'by', ARGV[1])
+  redis.call('PEXPIRE', released, 86400000)
+end
+return held and 1 or 0

@@ -1,0 +1,70 @@
+-- The beginning of every session script, not a script of its own.
+--
+-- A session is two hashes. `main` has the header `h`, the durable section `D`, the index
+-- entries `i` and a field `<collection>:<name>` for each member; it has no expiry. `short`
+-- has what expires: the conversation `T` and the authentication state `A`.
+-- h = "v c a e x s o g": version (us), created (us), last active (ms), expiry of `short`
+-- (ms), deadline of it (ms, 0 none), schema, active (0 or 1), generation.
+-- A session with nothing in `main` but `h`, and not switched off, ends at its expiry:
+-- nobody asked for anything. Only those are in the sorted set of expiries.
+local function text(x) return string.format('%.0f', x) end
+-- Microseconds. The shift is 0 but in tests that step the clock.
+local function clock(shift)
+  local t = redis.call('TIME')
+  return t[1] * 1000000 + t[2] + tonumber(shift)
+end
+local function read(main)
+  local h = redis.call('HGET', main, 'h')
+  if not h then return nil end
+  local v, c, a, e, x, s, o, g =
+    string.match(h, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) ([01]) (%w+)$')
+  if not v then return {damaged = true} end
+  return {v = tonumber(v), c = tonumber(c), a = tonumber(a), e = tonumber(e),
+          x = tonumber(x), s = s, o = o, g = g}
+end
+local function write(main, r)
+  redis.call('HSET', main, 'h', text(r.v) .. ' ' .. text(r.c) .. ' ' .. text(r.a) .. ' '
+    .. text(r.e) .. ' ' .. text(r.x) .. ' ' .. r.s .. ' ' .. r.o .. ' ' .. r.g)
+end
+local function durable(main, r) return r.o == '0' or redis.call('HLEN', main) > 1 end
+local function ended(main, r, now) return r.e <= now / 1000 and not durable(main, r) end
+-- Have the sweeper know what may end, and nothing else.
+local function settle(main, expiry, name, r)
+  if durable(main, r) then redis.call('ZREM', expiry, name)
+  else redis.call('ZADD', expiry, text(r.e), name) end
+end
+-- The user did something: a conversation that has ended must not come back with it.
+local function active(short, activity, name, r, now, ttl, absolute, shift)
+  local ms = math.floor(now / 1000)
+  if r.e <= ms then
+    redis.call('UNLINK', short)
+    r.x = tonumber(absolute) > 0 and ms + tonumber(absolute) or 0
+  end
+  r.a = ms
+  r.e = ms + tonumber(ttl)
+  if r.x > 0 and r.x < r.e then r.e = r.x end
+  redis.call('PEXPIREAT', short, text(r.e - tonumber(shift) / 1000))
+  redis.call('ZADD', activity, text(ms), name)
+end
+-- Append to the changes that other processes follow; each names the one before it.
+local function announce(log, stats, link, name, v, on, joins, leaves)
+  local before = redis.call('HGET', stats, 'link') or ''
+  redis.call('XADD', log, 'MAXLEN', '~', '1000', '*', 'p', before, 'x', link, 'u', name,
+    'v', text(v), 'o', on, 'j', joins, 'l', leaves)
+  redis.call('HSET', stats, 'link', link)
+end
+-- Forget a session that has no index entries (or whose entries the caller removes).
+-- Returns 1 if it was registered.
+local function forget(main, short, activity, expiry, off, stats, name, r)
+  redis.call('UNLINK', main, short)
+  local had = redis.call('ZREM', activity, name)
+  redis.call('ZREM', expiry, name)
+  redis.call('SREM', off, name)
+  if r and not r.damaged then
+    redis.call('HINCRBY', stats, 'created', text(-math.floor(r.c / 1000)))
+    -- A session that is created again goes on above this, whatever the clock says.
+    local last = tonumber(redis.call('HGET', stats, 'v') or 0)
+    if r.v > last then redis.call('HSET', stats, 'v', text(r.v)) end
+  end
+  return had
+end

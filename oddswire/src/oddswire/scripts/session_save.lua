@@ -1,0 +1,64 @@
+-- Write what changed of a session, if it is still what the caller read.
+-- KEYS: main, short, activity, expiry, off, stats, log, then the index sets to join, then
+-- those to leave.
+-- ARGV: 1 shift, 2 name, 3 version read (0: there was none), 4 whether the conversation
+-- lived then, 5 ttl ms, 6 absolute ms (0: none), 7 cap, 8 schema, 9 generation (for a new
+-- one), 10 whether this is activity, 11 link, 12 joins and 13 leaves as text for the log,
+-- 14 who names (for a new one), then counts: 15 sets to join, 16 sets to leave, 17 fields
+-- of main to set, 18 to delete, 19 of short to set, 20 to delete, 21 collections whose
+-- emptiness changed; then those, fields to set as pairs, collections with 1 or -1.
+-- Returns {"saved", header, now ms} | {"conflict", now ms, main, short or false} | {"gone"} |
+-- {"full"} | {"names"} | {"damaged"}. Cost: O(log sessions + arguments).
+local now = clock(ARGV[1])
+local ms = math.floor(now / 1000)
+local main, short, activity, expiry, off, stats, log = unpack(KEYS, 1, 7)
+local shift, name = ARGV[1], ARGV[2]
+local r = read(main)
+if r and r.damaged then return {'damaged'} end
+if r and ended(main, r, now) then
+  if ARGV[3] == '0' then forget(main, short, activity, expiry, off, stats, name, r) end
+  r = nil
+end
+if not r and ARGV[3] ~= '0' then return {'gone'} end
+if r then
+  local live = r.e > ms
+  -- What was part of a conversation when it was read must not begin the next one.
+  if text(r.v) ~= ARGV[3] or (ARGV[4] == '1' and not live) then
+    return {'conflict', ms, redis.call('HGETALL', main),
+            live and redis.call('HGETALL', short)}
+  end
+  r.v = math.max(r.v + 1, now)
+else
+  redis.call('HSETNX', stats, 'names', ARGV[14])
+  if redis.call('HGET', stats, 'names') ~= ARGV[14] then return {'names'} end
+  if redis.call('ZCARD', activity) >= tonumber(ARGV[7]) then return {'full'} end
+  local last = tonumber(redis.call('HGET', stats, 'v') or 0)
+  local v = math.max(last + 1, now)
+  r = {v = v, c = now, a = 0, e = 0, x = 0, o = '1', g = ARGV[9]}
+  redis.call('HINCRBY', stats, 'created', text(math.floor(now / 1000)))
+  redis.call('HINCRBY', stats, 'creations', 1)
+end
+r.s = ARGV[8]
+if ARGV[10] == '1' or r.e == 0 then
+  active(short, activity, name, r, now, ARGV[5], ARGV[6], shift)
+end
+local at = 22
+local joins, leaves = tonumber(ARGV[15]), tonumber(ARGV[16])
+for i = 1, joins do redis.call('SADD', KEYS[7 + i], name) end
+for i = 1, leaves do redis.call('SREM', KEYS[7 + joins + i], name) end
+for i = 1, tonumber(ARGV[17]) do
+  redis.call('HSET', main, ARGV[at], ARGV[at + 1]); at = at + 2
+end
+for i = 1, tonumber(ARGV[18]) do redis.call('HDEL', main, ARGV[at]); at = at + 1 end
+for i = 1, tonumber(ARGV[19]) do
+  redis.call('HSET', short, ARGV[at], ARGV[at + 1]); at = at + 2
+end
+for i = 1, tonumber(ARGV[20]) do redis.call('HDEL', short, ARGV[at]); at = at + 1 end
+for i = 1, tonumber(ARGV[21]) do
+  redis.call('HINCRBY', stats, 'with:' .. ARGV[at], ARGV[at + 1]); at = at + 2
+end
+write(main, r)
+redis.call('PEXPIREAT', short, text(r.e - tonumber(shift) / 1000))
+settle(main, expiry, name, r)
+announce(log, stats, ARGV[11], name, r.v, r.o, ARGV[12], ARGV[13])
+return {'saved', redis.call('HGET', main, 'h'), ms}

@@ -1,0 +1,31 @@
+"""Sessions: what is known of each user, changed without losing anything.
+
+`Sessions` is the part, `oddswire.sessions.record` what a session is made of.
+"""
+
+from oddswire.sessions._sessions import Sessions
+from oddswire.sessions.feed import Announced, Feed, Heard, Missed
+from oddswire.sessions.record import (
+    Collection,
+    Expiring,
+    Indexed,
+    Record,
+    Secret,
+    Session,
+)
+from oddswire.sessions.statistics import SessionStatistics
+
+__all__ = [
+    "Announced",
+    "Collection",
+    "Expiring",
+    "Feed",
+    "Heard",
+    "Indexed",
+    "Missed",
+    "Record",
+    "Secret",
+    "Session",
+    "SessionStatistics",
+    "Sessions",
+]

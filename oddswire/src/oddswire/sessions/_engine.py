@@ -1,0 +1,213 @@
+"""`Engine`: reads, compares and writes sessions; `Sessions` is what it is for."""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from oddswire.clock import SystemClock
+from oddswire.codec import AesGcm, BlindNames, PlainNames
+from oddswire.errors import (
+    SessionConflict,
+    SessionDamaged,
+    SessionError,
+    SessionFull,
+    SessionGone,
+)
+from oddswire.keys import KeySpace
+from oddswire.sessions._form import Form, Snapshot, stamp
+from oddswire.sessions._header import Header
+from oddswire.sessions._layout import Layout
+from oddswire.sessions._near import Near
+from oddswire.sessions._scripts import Stored, Terms
+from oddswire.sessions._store import Store
+from oddswire.sessions._turns import Turns
+from oddswire.sessions._upkeep import Upkeep
+from oddswire.sessions.record import Record
+
+if TYPE_CHECKING:
+    from oddswire.client import Client
+    from oddswire.clock import Clock
+    from oddswire.codec import Compressor, Keyring, Names, Sealer
+    from oddswire.sessions._scripts import Answer
+
+T = TypeVar("T", bound=Record)
+K = TypeVar("K")
+V = TypeVar("V")
+
+TRIES = 16
+"""Attempts of a change that other processes get ahead of."""
+_REMEMBERED = 16_384
+
+
+class Engine(Generic[T]):
+    """What `Sessions` works with; its arguments are described there."""
+
+    def __init__(
+        self,
+        client: Client,
+        type: type[T],  # noqa: A002 - as in Codec
+        *,
+        prefix: str,
+        keyring: Keyring | None,
+        sealer: Sealer | None,
+        names: Names | None,
+        compressor: Compressor,
+        compress_above: int,
+        max_size: int,
+        ttl: float,
+        absolute: float | None,
+        cap: int,
+        cleanup: float,
+        touch_interval: float,
+        near: int,
+        clock: Clock | None,
+    ) -> None:
+        if keyring is not None:
+            sealer = AesGcm(keyring) if sealer is None else sealer
+            names = BlindNames(keyring) if names is None else names
+        names = PlainNames() if names is None else names
+        space = KeySpace(prefix)
+        self._clock: Clock = SystemClock() if clock is None else clock
+        self._layout = Layout(type)
+        self._form = Form(
+            self._layout,
+            sealer=sealer,
+            names=names,
+            compressor=compressor,
+            space=space.prefix,
+            compress_above=compress_above,
+            max_size=max_size,
+        )
+        self._store = Store(client, space, names)
+        # A touch that was left out must not end a conversation early.
+        ttl_ms = round((ttl + touch_interval) * 1e3)
+        self._terms = Terms(ttl=ttl_ms, absolute=round((absolute or 0) * 1e3))
+        self._cap = cap
+        self._touch_interval = touch_interval
+        self._touched: OrderedDict[int, float] = OrderedDict()
+        self._generations: OrderedDict[int, str] = OrderedDict()
+        self._turns = Turns()
+        self._near = Near(self._layout.whole, near, self._clock)
+        self._upkeep = Upkeep(self._rewrite, self._store, self._form, self._near)
+        self._cleanup = cleanup
+
+    async def _rewrite(self, user_id: int) -> None:
+        """Store a session again, under the key and the schema of now."""
+        for _ in range(TRIES):
+            snapshot = await self._snapshot(user_id)
+            value = self._begin(user_id, snapshot, create=False)
+            answer = await self._save(user_id, snapshot, value, active=False)
+            if answer.kind == "saved":
+                return
+            await self._after(user_id, answer, create=False)
+        raise SessionConflict(f"others changed the session {TRIES} times")
+
+    def _begin(self, user_id: int, snapshot: Snapshot | None, *, create: bool) -> T:
+        if snapshot is not None:
+            return self._form.value(user_id, snapshot)
+        if not create:
+            raise SessionGone("there is no session; create=True begins one")
+        value = self._layout.blank()
+        value.user_id = user_id
+        return value
+
+    async def _snapshot(self, user_id: int) -> Snapshot | None:
+        loaded = await self._load(user_id)
+        return None if loaded is None else loaded[0]
+
+    async def _load(self, user_id: int) -> tuple[Snapshot, T] | None:
+        reading = self._near.begin(user_id)
+        try:
+            stored = await self._store.get(user_id)
+            if not isinstance(stored, Stored):
+                self._near.drop(user_id)
+                return None
+            snapshot = self._opened(user_id, stored)
+            value = self._form.value(user_id, snapshot)
+            self._near.put(user_id, snapshot, value, stored.now, reading)
+            return snapshot, value
+        finally:
+            self._near.end(user_id, reading)
+
+    def _opened(self, user_id: int, stored: Stored) -> Snapshot:
+        live = stored.short is not None
+        snapshot = self._form.snapshot(
+            user_id, stored.main, stored.short or {}, live=live
+        )
+        generation = snapshot.header.generation
+        remember(self._generations, user_id, generation)
+        return snapshot
+
+    async def _save(
+        self, user_id: int, snapshot: Snapshot | None, value: T, *, active: bool
+    ) -> Answer:
+        generation = (
+            secrets.token_hex(8) if snapshot is None else snapshot.header.generation
+        )
+        change = self._form.change(user_id, snapshot, value, generation)
+        reading = self._near.begin(user_id)
+        try:
+            answer = await self._store.save(
+                user_id,
+                change,
+                read=0 if snapshot is None else snapshot.header.version,
+                live=snapshot is not None and snapshot.live,
+                terms=self._terms,
+                cap=self._cap,
+                schema=self._layout.type.schema,
+                generation=generation,
+                active=active,
+            )
+            if answer.kind == "saved":
+                header = Header.parse(answer.header)
+                stamp(value, user_id, header)
+                now = int(answer.detail[0])
+                live = header.expiry > now
+                after = Snapshot(
+                    header, live, change.plain, change.members, change.tags
+                )
+                remember(self._generations, user_id, generation)
+                self._near.put(user_id, after, value, now, reading)
+            else:
+                self._near.drop(user_id)
+            return answer
+        finally:
+            self._near.end(user_id, reading)
+
+    async def _after(
+        self, user_id: int, answer: Answer, *, create: bool
+    ) -> Snapshot | None:
+        """Return what to try next with, or raise what the answer means."""
+        match answer.kind:
+            case "conflict" if answer.stored is not None:
+                return self._opened(user_id, answer.stored)
+            case "gone" if create:
+                return None
+            case "gone":
+                raise SessionGone("the session was deleted or has ended")
+            case "full":
+                # Those that have ended still counted; one is room enough.
+                if not await self._upkeep.sweep():
+                    raise SessionFull(
+                        f"there are {self._cap} sessions, which is the cap "
+                        "(SESSION_MAX_CONCURRENT)"
+                    )
+                return None
+            case "names":
+                raise SessionError(
+                    "the sessions here are named under another key (or none): give the "
+                    "keyring that they were made with"
+                )
+            case _:
+                raise SessionDamaged("the header is no header", reason="damaged")
+
+
+def remember(
+    table: OrderedDict[K, V], key: K, value: V, most: int = _REMEMBERED
+) -> None:
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > most:
+        table.popitem(last=False)

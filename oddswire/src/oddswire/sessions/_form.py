@@ -1,0 +1,350 @@
+"""`Form`: a session as the fields of its two hashes, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from oddswire.errors import CodecError, SessionDamaged, SessionFull
+from oddswire.sessions._header import HEADER, Header
+from oddswire.sessions._layout import AUTH, CONVERSATION, SECTIONS
+from oddswire.sessions._packing import Packing, decoded, encoded
+from oddswire.sessions.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from oddswire.codec import Names
+    from oddswire.sessions._layout import Layout
+
+T = TypeVar("T", bound=Record)
+Tag = tuple[str, str]
+
+INDEX = "i"
+"""The field of index entries; those of collections are told by the members' fields."""
+_TAGS = msgspec.json.Decoder(list[tuple[str, str]])
+_ANYTHING: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
+
+
+class Snapshot(msgspec.Struct):
+    """A session as it was read, opened and not yet decoded.
+
+    Attributes:
+        header: Its header.
+        live: Whether the conversation had not ended then.
+        plain: Encoded fields by section, without those that have their defaults.
+        members: Encoded members by field.
+        tags: Indexes and names of values that it is in.
+        stale: Fields sealed under another key than the one that seals now, or all of
+            them, when their schema is an older one.
+    """
+
+    header: Header
+    live: bool
+    plain: dict[str, bytes] = {}
+    members: dict[str, bytes] = {}
+    tags: frozenset[Tag] = frozenset()
+    stale: frozenset[str] = frozenset()
+
+
+class Change(msgspec.Struct):
+    """What a save writes.
+
+    Attributes:
+        main: Fields of the durable hash, to set.
+        main_gone: To delete.
+        short: Fields of the expiring hash, to set.
+        short_gone: To delete.
+        joins: Indexes to enter.
+        leaves: Indexes to leave.
+        held: By collection, 1 where it got its first member, -1 where it lost its last.
+        plain: As `Snapshot` has it once this is stored.
+        members: The same.
+        tags: The same.
+    """
+
+    main: dict[str, bytes]
+    main_gone: list[str]
+    short: dict[str, bytes]
+    short_gone: list[str]
+    joins: list[Tag]
+    leaves: list[Tag]
+    held: dict[str, int]
+    plain: dict[str, bytes]
+    members: dict[str, bytes]
+    tags: frozenset[Tag]
+
+
+class Form(Packing, Generic[T]):
+    """Opens what is stored, and seals what changed.
+
+    Args:
+        layout: Of the type.
+        names: Of users and values.
+        **packing: As for `Packing`.
+    """
+
+    def __init__(self, layout: Layout[T], *, names: Names, **packing: Any) -> None:
+        super().__init__(layout.type.schema, **packing)
+        self.layout = layout
+        self.names = names
+
+    def member_field(self, collection: str, key: str) -> str:
+        """Return the name of a member's field."""
+        # Under the name that its index has, so that it tells its index entry too.
+        index = self.layout.collections[collection].index
+        return f"{collection}:{self.names.of_value(index or collection, key)}"
+
+    def tags_of(self, main: Mapping[bytes, bytes]) -> list[Tag]:
+        """Return the index entries that the fields tell of, without opening any.
+
+        Raises:
+            SessionDamaged: The list of entries is no list.
+        """
+        data = main.get(INDEX.encode())
+        found = [] if data is None else decoded(_TAGS.decode, data, SessionDamaged)
+        for name in main:
+            collection, colon, tail = name.decode("utf-8", "replace").partition(":")
+            mark = self.layout.collections.get(collection)
+            if colon and mark is not None and mark.index:
+                found.append((mark.index, tail))
+        return found
+
+    def member_tag(self, collection: str, key: str) -> Tag | None:
+        """Return the index entry of a member, if its collection has an index."""
+        index = self.layout.collections[collection].index
+        return None if index is None else (index, self.names.of_value(index, key))
+
+    def check_member(self, collection: str, key: str, value: Any) -> bytes:
+        """Return a member encoded.
+
+        Raises:
+            CodecError: ``type``: the value is not of the collection's type.
+        """
+        body = encoded((key, value))
+        decoded(self.layout.members[collection].decode, body)
+        return body
+
+    # --- reading
+
+    def snapshot(
+        self,
+        user_id: int,
+        main: Mapping[bytes, bytes],
+        short: Mapping[bytes, bytes],
+        *,
+        live: bool,
+    ) -> Snapshot:
+        """Open everything that is stored of a session.
+
+        Raises:
+            SessionDamaged: Any part of it does not open: there is no half session.
+        """
+        header = Header.parse(main[HEADER.encode()])
+        if header.schema > self.layout.type.schema:
+            raise SessionDamaged(
+                f"written with schema {header.schema}, this program knows "
+                f"{self.layout.type.schema}: finish the deployment",
+                reason="newer",
+            )
+        plain, members, stale = {}, {}, set()
+        for name, data in [*main.items(), *short.items()]:
+            field = name.decode("utf-8", "replace")
+            if field in (HEADER, INDEX):
+                continue
+            try:
+                body = self.unpack(user_id, header, field, data)
+                if self.sealer and self.sealer.key_number(data) != self.sealer.primary:
+                    stale.add(field)
+            except CodecError as error:
+                raise SessionDamaged(
+                    f"{field.partition(':')[0]}: {error}", reason=error.reason
+                ) from None
+            if ":" in field:
+                members[field] = body
+            else:
+                plain[field] = body
+        if header.schema < self.layout.type.schema:
+            stale.update(plain, members)
+        tags = frozenset(self.tags_of(main))
+        return Snapshot(header, live, plain, members, tags, frozenset(stale))
+
+    def _members(self, snapshot: Snapshot) -> list[tuple[str, str, Any]]:
+        found = []
+        for field, body in snapshot.members.items():
+            collection = field.partition(":")[0]
+            decoder = self.layout.members.get(collection)
+            # Of a newer program: kept, and not looked at.
+            if decoder is not None:
+                decode = decoder.decode if not self._old(snapshot) else _ANYTHING.decode
+                found.append((collection, *decoded(decode, body, SessionDamaged)))
+        return found
+
+    def _old(self, snapshot: Snapshot) -> bool:
+        return snapshot.header.schema < self.layout.type.schema
+
+    def value(self, user_id: int, snapshot: Snapshot) -> T:
+        """Decode a snapshot.
+
+        Raises:
+            SessionDamaged: It is no value of the type.
+        """
+        value = (
+            self._migrated(snapshot) if self._old(snapshot) else self._current(snapshot)
+        )
+        stamp(value, user_id, snapshot.header)
+        return value
+
+    def _current(self, snapshot: Snapshot) -> T:
+        value = self.layout.blank()
+        for section, body in snapshot.plain.items():
+            decoder = self.layout.decoders.get(section)
+            if decoder is None:
+                continue
+            fields = decoded(decoder.decode, body, SessionDamaged)
+            for name in self.layout.sections[section]:
+                if (each := getattr(fields, name)) is not msgspec.UNSET:
+                    setattr(value, name, each)
+        for collection, key, member in self._members(snapshot):
+            getattr(value, collection)[key] = member
+        return value
+
+    def _migrated(self, snapshot: Snapshot) -> T:
+        fields: dict[str, Any] = {}
+        for section in SECTIONS:
+            if section in snapshot.plain:
+                body = snapshot.plain[section]
+                fields |= decoded(_ANYTHING.decode, body, SessionDamaged)
+        for field, body in snapshot.members.items():
+            key, member = decoded(_ANYTHING.decode, body, SessionDamaged)
+            fields.setdefault(field.partition(":")[0], {})[key] = member
+        kind = self.layout.type
+        for schema in range(snapshot.header.schema, kind.schema):
+            if (migrate := kind.migrations.get(schema)) is None:
+                raise SessionDamaged(
+                    f"no migration from schema {schema} in {kind.__name__}",
+                    reason="schema",
+                )
+            fields = migrate(fields)
+        try:
+            return msgspec.convert(fields, kind)
+        except msgspec.ValidationError as error:
+            raise SessionDamaged(f"after migration: {error}", reason="type") from None
+
+    # --- writing
+
+    def change(
+        self, user_id: int, before: Snapshot | None, value: T, generation: str
+    ) -> Change:
+        """Compare a value with what is stored, and seal what differs.
+
+        Args:
+            user_id: Whose.
+            before: What is stored; None for a session that begins.
+            value: What is to be stored.
+            generation: Of the session.
+
+        Raises:
+            CodecError: ``type`` or ``too_large``: it could not be read back.
+            SessionFull: More members than a collection may have.
+        """
+        stale: frozenset[str] = frozenset() if before is None else before.stale
+        plain = self._sections(before, value)
+        members, tags, held = self._collections(before, value)
+        was = {} if before is None else {**before.plain, **before.members}
+        now = {**plain, **members}
+        scalar = {tag for tag in tags if tag[0] in self.layout.indexes}
+        old_tags: frozenset[Tag] = frozenset() if before is None else before.tags
+        dirty = {
+            field: body
+            for field, body in now.items()
+            if was.get(field) != body or field in stale
+        }
+        gone = [field for field in was if field not in now]
+        old_scalar = {tag for tag in old_tags if tag[0] in self.layout.indexes}
+        if old_scalar and not scalar:
+            gone.append(INDEX)
+        packed = {
+            field: self.pack(user_id, generation, field, body)
+            for field, body in dirty.items()
+        }
+        if scalar != old_scalar and scalar:
+            # Not sealed: it says what the index sets say, and has to be readable for
+            # deleting a session that does not open.
+            packed[INDEX] = msgspec.json.encode(sorted(scalar))
+        short = {CONVERSATION, AUTH}
+        return Change(
+            main={f: data for f, data in packed.items() if f not in short},
+            main_gone=[f for f in gone if f not in short],
+            short={f: data for f, data in packed.items() if f in short},
+            short_gone=[f for f in gone if f in short],
+            # What an older schema was indexed by is not known for certain.
+            joins=sorted(tags if before and self._old(before) else tags - old_tags),
+            leaves=sorted(old_tags - tags),
+            held=held,
+            plain=plain,
+            members=members,
+            tags=tags,
+        )
+
+    def _sections(self, before: Snapshot | None, value: T) -> dict[str, bytes]:
+        plain = {}
+        for section in SECTIONS:
+            fields = self.layout.changed(value, section)
+            if before is not None and not self._old(before):
+                # A newer program's fields stay, though this one does not know them.
+                fields |= self._unknown(before, section)
+            if fields:
+                body = encoded(fields)
+                decoded(self.layout.decoders[section].decode, body)
+                plain[section] = body
+        return plain
+
+    def _unknown(self, before: Snapshot, section: str) -> dict[str, Any]:
+        if section not in before.plain:
+            return {}
+        known = self.layout.sections[section]
+        fields = _ANYTHING.decode(before.plain[section])
+        return {name: each for name, each in fields.items() if name not in known}
+
+    def _collections(
+        self, before: Snapshot | None, value: T
+    ) -> tuple[dict[str, bytes], frozenset[Tag], dict[str, int]]:
+        members: dict[str, bytes] = {}
+        tags = {
+            (name, self.names.of_value(name, each))
+            for name in self.layout.indexes
+            if (each := getattr(value, name))
+        }
+        held = {}
+        was = [] if before is None else [f.partition(":")[0] for f in before.members]
+        for name, mark in self.layout.collections.items():
+            content = getattr(value, name)
+            if len(content) > max(mark.limit, was.count(name)):
+                raise SessionFull(
+                    f"{name}: {len(content)} members, the limit is {mark.limit}"
+                )
+            for key, member in content.items():
+                field = self.member_field(name, key)
+                members[field] = self.check_member(name, key, member)
+                if (tag := self.member_tag(name, key)) is not None:
+                    tags.add(tag)
+            if bool(content) != (name in was):
+                held[name] = 1 if content else -1
+        if before is not None and not self._old(before):
+            members |= {
+                field: body
+                for field, body in before.members.items()
+                if field.partition(":")[0] not in self.layout.collections
+            }
+        return members, frozenset(tags), held
+
+
+def stamp(value: Record, user_id: int, header: Header) -> None:
+    """Write what the server knows into a value."""
+    value.user_id = user_id
+    value.version = header.version
+    value.created_at = header.created / 1e6
+    value.last_activity = header.active / 1e3
+    value.is_active = header.on

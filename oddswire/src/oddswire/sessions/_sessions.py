@@ -1,0 +1,355 @@
+"""`Sessions`: what is known of each user, changed without losing anything."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from oddswire.codec import Zstd
+from oddswire.errors import (
+    SessionConflict,
+    SessionError,
+    SessionGone,
+)
+from oddswire.sessions._engine import TRIES, remember
+from oddswire.sessions._members import Members
+from oddswire.sessions.record import Record, Session
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from oddswire.client import Client
+    from oddswire.clock import Clock
+    from oddswire.codec import Compressor, Keyring, Names, Sealer
+    from oddswire.erasure import Erased
+    from oddswire.sessions.statistics import SessionStatistics
+
+T = TypeVar("T", bound=Record)
+
+_PAUSE = 0.002
+_PAGE = 2000
+
+
+class Sessions(Members[T]):
+    """Sessions of one type, in Redis.
+
+    It works as it is; inside ``async with`` it also removes what has ended and follows
+    the changes of other processes, so that reads and lookups are answered from memory.
+
+    Args:
+        client: Where.
+        type: A subclass of `Record`.
+        prefix: What the keys begin with.
+        keyring: Seals everything with AES-256-GCM and hides users and values in keys.
+        sealer: Another way to seal.
+        names: Another way to name; with a sealer alone, names are plain.
+        compressor: Default: zstd.
+        compress_above: Fields of fewer bytes are not compressed.
+        max_size: Bytes that a section or a member may have.
+        ttl: Seconds without activity after which a conversation ends.
+        absolute: Seconds after which it ends whatever happens; None: no such limit.
+        cap: Most sessions; one who has a session is never refused.
+        cleanup: Seconds between removals of what has ended.
+        touch_interval: `touch` writes at most once in so many seconds.
+        near: Most sessions to keep in memory, inside ``async with``.
+        clock: Of this process; expiry is by the server's.
+
+    Raises:
+        TypeError: The type is no `Record`, or a field of it has no default or a mark
+            that does not fit.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        type: type[T] = Session,  # type: ignore[assignment]  # noqa: A002 - as in Codec
+        *,
+        prefix: str = "oddswire:",
+        keyring: Keyring | None = None,
+        sealer: Sealer | None = None,
+        names: Names | None = None,
+        compressor: Compressor = Zstd(),  # noqa: B008 - has no state
+        compress_above: int = 256,
+        max_size: int = 1024 * 1024,
+        ttl: float = 86_400.0,
+        absolute: float | None = None,
+        cap: int = 10_000,
+        cleanup: float = 300.0,
+        touch_interval: float = 60.0,
+        near: int = 10_000,
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(
+            client,
+            type,
+            prefix=prefix,
+            keyring=keyring,
+            sealer=sealer,
+            names=names,
+            compressor=compressor,
+            compress_above=compress_above,
+            max_size=max_size,
+            ttl=ttl,
+            absolute=absolute,
+            cap=cap,
+            cleanup=cleanup,
+            touch_interval=touch_interval,
+            near=near,
+            clock=clock,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._upkeep.start(self._clock, self._cleanup)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self._upkeep.stop()
+
+    # --- one session
+
+    async def get(self, user_id: int, *, fresh: bool = False) -> T | None:
+        """Return a user's session, or None when she has none.
+
+        Reading is no activity. What is returned is the caller's own: changing it
+        changes nothing else. From memory it may be as old as the announcements of
+        changes take, at most two seconds; `update` never loses by that.
+
+        Args:
+            user_id: Whose.
+            fresh: Ask the server in any case.
+
+        Raises:
+            SessionDamaged: There is one, and it does not open.
+            OddswireError: It could not be read.
+        """
+        if not fresh:
+            near = self._near.get(user_id)
+            if near is not None:
+                return near
+        loaded = await self._load(user_id)
+        return None if loaded is None else loaded[1]
+
+    async def update(
+        self,
+        user_id: int,
+        fn: Callable[[T], object],
+        *,
+        create: bool = False,
+        active: bool = True,
+    ) -> T:
+        """Change a session, and return it as it is stored.
+
+        Tasks of this process take turns; another process that was faster makes `fn`
+        run again on what it wrote. A change that was reported is in every later state.
+        Cancelled or timed out, it may be stored, whole, now or later; not if another
+        change came in between.
+
+        Args:
+            user_id: Whose.
+            fn: Changes the session it is given. It may run several times.
+            create: Begin a session where there is none.
+            active: Whether this is the user's own activity.
+
+        Raises:
+            SessionGone: There is no session.
+            SessionFull: It would be one too many, or have too many members.
+            SessionConflict: Others were faster 16 times.
+            SessionDamaged: What is stored does not open; it was left as it is.
+            CodecError: What `fn` left is not of the type, or too large.
+        """
+        async with self._turns.of(user_id):
+            snapshot = self._near.snapshot(user_id)
+            if snapshot is None:
+                snapshot = await self._snapshot(user_id)
+            for attempt in range(TRIES):
+                if attempt:
+                    pause = _PAUSE * 2 ** min(attempt - 1, 5)
+                    await self._clock.sleep(random.uniform(0, pause))  # noqa: S311
+                value = self._begin(user_id, snapshot, create=create)
+                if inspect.isawaitable(result := fn(value)):
+                    if inspect.iscoroutine(result):
+                        result.close()
+                    raise TypeError("fn is a plain function: it may run several times")
+                answer = await self._save(user_id, snapshot, value, active=active)
+                if answer.kind == "saved":
+                    return value
+                snapshot = await self._after(user_id, answer, create=create)
+        raise SessionConflict(
+            f"others changed the session first, {TRIES} times; try again later"
+        )
+
+    @asynccontextmanager
+    async def exclusive(
+        self, user_id: int, *, create: bool = False, active: bool = True
+    ) -> AsyncIterator[T]:
+        """Hold a session for a block; changes are stored when the block ends well.
+
+        Tasks of this process take turns, first come first served. Another process is
+        not kept out: whoever stores second gets `SessionConflict`, and nothing of it is
+        stored. An exception or a cancellation in the block stores nothing.
+
+        Raises:
+            SessionConflict: On leaving: another process changed it meanwhile.
+            SessionGone: There is no session, or it ended or was deleted meanwhile.
+            SessionFull: As for `update`.
+            SessionDamaged: As for `update`.
+            CodecError: As for `update`.
+        """
+        async with self._turns.of(user_id):
+            snapshot = await self._snapshot(user_id)
+            value = self._begin(user_id, snapshot, create=create)
+            yield value
+            answer = await self._save(user_id, snapshot, value, active=active)
+            while answer.kind == "full":
+                await self._after(user_id, answer, create=create)
+                answer = await self._save(user_id, snapshot, value, active=active)
+            if answer.kind == "conflict":
+                raise SessionConflict("another process changed the session meanwhile")
+            if answer.kind != "saved":
+                await self._after(user_id, answer, create=False)
+
+    async def touch(self, user_id: int) -> bool:
+        """Note that the user did something: her conversation lives on.
+
+        At most one in `touch_interval` is written.
+
+        Returns:
+            False when she has no session.
+        """
+        now = self._clock.boottime()
+        last = self._touched.get(user_id)
+        if last is not None and now - last < self._touch_interval:
+            return True
+        there = await self._store.touch(user_id, self._terms)
+        if there:
+            remember(self._touched, user_id, now)
+        # What is in memory believes that the conversation ends sooner: let it go.
+        self._near.drop(user_id)
+        return there
+
+    async def activate(self, user_id: int) -> bool:
+        """Have lookups find the user again; False when there is no session."""
+        return await self._switch(user_id, on=True)
+
+    async def deactivate(self, user_id: int) -> bool:
+        """Have no lookup find the user; everything is kept. False for no session."""
+        return await self._switch(user_id, on=False)
+
+    async def _switch(self, user_id: int, *, on: bool) -> bool:
+        try:
+            return await self._store.switch(user_id, on=on)
+        finally:
+            self._near.drop(user_id)
+
+    async def delete(self, user_id: int) -> bool:
+        """Delete a session, also one that does not open; False when there was none.
+
+        A change that began before cannot bring it back.
+
+        Raises:
+            SessionConflict: It was changed each of 16 times in between.
+        """
+        return await self._upkeep.delete(user_id)
+
+    async def erase(self, user_id: int) -> Erased:
+        """Delete a session and every trace of the user, and look again."""
+        return await self._upkeep.erase(user_id)
+
+    async def revoke(self, user_id: int) -> bool:
+        """End the conversation and the authentication; keep what was asked for."""
+
+        def end(value: T) -> None:
+            for section in ("T", "A"):
+                for name in self._layout.sections[section]:
+                    setattr(value, name, getattr(self._layout.blank(), name))
+
+        try:
+            await self.update(user_id, end, active=False)
+        except SessionGone:
+            return False
+        return True
+
+    async def migrate(self, old: int, new: int) -> bool:
+        """Give a session another id, as when a Telegram group becomes a supergroup.
+
+        Returns:
+            False when `old` has no session.
+
+        Raises:
+            SessionConflict: `new` has one already, or the old one kept changing.
+        """
+        return await self._upkeep.migrate(old, new)
+
+    # --- all of them
+
+    async def users_for(
+        self, index: str, value: str, *, fresh: bool = False
+    ) -> frozenset[int]:
+        """Return the active users that have a value in an index.
+
+        From the server, up to 2,000 users are exactly those of one instant. Above that
+        they are read in pages: whoever had the value all the while is in. From memory
+        the answer is as old as announcements take, at most two seconds.
+
+        Args:
+            index: A field that is `Indexed`, or the index of a `Collection`.
+            value: Exactly as it was stored.
+            fresh: Ask the server in any case.
+
+        Raises:
+            SessionError: There is no such index.
+        """
+        if index not in self._layout.index_names:
+            known = ", ".join(sorted(self._layout.index_names)) or "none"
+            raise SessionError(f"no index {index!r}; declared: {known}")
+        tag = (index, self._store.names.of_value(index, value))
+        names: Sequence[str] | None = None
+        if not fresh:
+            names = self._upkeep.mirrored(tag)
+        if names is None:
+            found = await self._store.lookup(tag, _PAGE)
+            names = await self._store.pages(tag) if isinstance(found, int) else found
+        user = self._store.names.user
+        return frozenset([user(name) for name in names])
+
+    async def stats(
+        self, windows: Sequence[float] = (3600.0, 86_400.0)
+    ) -> SessionStatistics:
+        """Count sessions; no session is touched or extended by it.
+
+        What has ended is removed first, so that it is not counted.
+
+        Args:
+            windows: Seconds; how many users were active within each.
+        """
+        return await self._upkeep.stats(self._terms, windows)
+
+    async def sweep(self) -> int:
+        """Remove every session that has ended; return how many."""
+        return await self._upkeep.sweep()
+
+    async def reencrypt(self) -> int:
+        """Seal anew what is not sealed under the primary key; return how many sessions.
+
+        Sessions of an older schema are brought up to date too. Interrupted, it can be
+        run again.
+        """
+        return await self._upkeep.reencrypt()
+
+    async def retire(self, number: int) -> None:
+        """Drop a key from the keyring, once nothing is sealed under it.
+
+        Raises:
+            SessionError: Sessions are still sealed under it; run `reencrypt`.
+            SettingsError: It is the primary key, or names come from it.
+        """
+        await self._upkeep.retire(number)

@@ -1,0 +1,311 @@
+"""`Store`: calls the scripts of sessions, with their keys."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from oddswire import keys as families
+from oddswire.sessions import _scripts as scripts
+from oddswire.sessions._scripts import answer, fields, flat, link, stored, text, told
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+
+    from oddswire.client import Client
+    from oddswire.codec import Names
+    from oddswire.keys import KeySpace
+    from oddswire.sessions._form import Change, Tag
+    from oddswire.sessions._scripts import Answer, Fields, Stored, Terms
+
+_SHARD = 0  # one slot, in which every guarantee is exact
+
+
+class Store:
+    """Calls the scripts.
+
+    Args:
+        client: Where.
+        space: The prefix of the keys.
+        names: Of users and values.
+
+    Attributes:
+        shift: Microseconds added to the server's clock; only tests change it.
+    """
+
+    def __init__(self, client: Client, space: KeySpace, names: Names) -> None:
+        self.client = client
+        self.names = names
+        self.shift = 0
+        self._space = space
+        self._pair = lru_cache(16_384)(self._make_pair)
+        shard = _SHARD
+        self.activity = space.key(families.SESSION_ACTIVITY, shard)
+        self.expiry = space.key(families.SESSION_EXPIRY, shard)
+        self.off = space.key(families.SESSION_OFF, shard)
+        self.stats = space.key(families.SESSION_STATS, shard)
+        self.log = space.key(families.SESSION_LOG, shard)
+        # What names came from, so that a process with another key is told.
+        self.naming = names.of_user(0)
+
+    def _make_pair(self, name: str) -> tuple[str, str]:
+        return (
+            self._space.key(families.SESSION, _SHARD, name),
+            self._space.key(families.SESSION_SHORT, _SHARD, name),
+        )
+
+    def pair(self, user_id: int) -> tuple[str, str]:
+        """Return the keys of a user's two hashes."""
+        return self._pair(self.names.of_user(user_id))
+
+    def index(self, tag: Tag) -> str:
+        """Return the key of an index's value."""
+        return self._space.key(families.SESSION_INDEX, _SHARD, *tag)
+
+    def index_pattern(self) -> str:
+        """Return the pattern of every key of every index."""
+        return self._space.pattern(families.SESSION_INDEX, _SHARD)
+
+    # --- one session
+
+    async def get(self, user_id: int, have: int = 0) -> Stored | bool:
+        """Read it; False for none, True when it is the version that the caller has."""
+        reply = await scripts.GET(self.client, self.pair(user_id), (self.shift, have))
+        return stored(reply) if len(reply) > 1 else bool(reply)
+
+    async def save(
+        self,
+        user_id: int,
+        change: Change,
+        *,
+        read: int,
+        live: bool,
+        terms: Terms,
+        cap: int,
+        schema: int,
+        generation: str,
+        active: bool,
+    ) -> Answer:
+        """Write a change of the version that was read; 0 to create."""
+        keys = [
+            *self.pair(user_id),
+            *(self.activity, self.expiry, self.off, self.stats, self.log),
+            *(self.index(tag) for tag in change.joins),
+            *(self.index(tag) for tag in change.leaves),
+        ]
+        args: list[Any] = [
+            self.shift, self.names.of_user(user_id), read, int(live), terms.ttl,
+            terms.absolute, cap, schema, generation, int(active), link(),
+            told(change.joins), told(change.leaves), self.naming,
+            len(change.joins), len(change.leaves),
+            len(change.main), len(change.main_gone),
+            len(change.short), len(change.short_gone), len(change.held),
+        ]  # fmt: skip
+        args += flat(change.main)
+        args += change.main_gone
+        args += flat(change.short)
+        args += change.short_gone
+        args += flat(change.held)
+        return answer(await scripts.SAVE(self.client, keys, args))
+
+    async def member(
+        self,
+        user_id: int,
+        *,
+        collection: str,
+        field: str,
+        tag: Tag | None,
+        limit: int,
+        terms: Terms,
+        schema: int,
+        generation: str,
+        active: bool,
+        sealed: bytes | None,
+    ) -> Answer:
+        """Add a member, or remove it when there is nothing `sealed`."""
+        keys = [
+            *self.pair(user_id),
+            *(self.activity, self.expiry, self.stats, self.log),
+            *(() if tag is None else (self.index(tag),)),
+        ]
+        args: list[Any] = [
+            self.shift, self.names.of_user(user_id), terms.ttl, terms.absolute,
+            int(active), link(), schema, generation, collection, field, limit,
+            told(() if tag is None else (tag,)),
+        ]  # fmt: skip
+        args += () if sealed is None else (sealed,)
+        return answer(await scripts.MEMBER(self.client, keys, args))
+
+    async def touch(self, user_id: int, terms: Terms) -> bool:
+        """Note activity; False when there is no session."""
+        name = self.names.of_user(user_id)
+        keys = (*self.pair(user_id), self.activity, self.expiry)
+        args = (self.shift, name, terms.ttl, terms.absolute)
+        return bool(await scripts.TOUCH(self.client, keys, args))
+
+    async def switch(self, user_id: int, *, on: bool) -> bool:
+        """Switch it on or off; False when there is no session."""
+        keys = (self.pair(user_id)[0], self.expiry, self.off, self.stats, self.log)
+        args = (self.shift, self.names.of_user(user_id), int(on), link())
+        return bool(await scripts.SWITCH(self.client, keys, args))
+
+    async def fields(self, user_id: int) -> Fields:
+        """Return the main fields, whether it lives, has ended or is damaged."""
+        return fields(await scripts.FIELDS(self.client, (self.pair(user_id)[0],)))
+
+    async def delete(
+        self, user_id: int, header: bytes, tags: Sequence[Tag], held: Sequence[str]
+    ) -> bool:
+        """Delete it if its header is still that one."""
+        keys = [
+            *self.pair(user_id),
+            *(self.activity, self.expiry, self.off, self.stats, self.log),
+            *(self.index(tag) for tag in tags),
+        ]
+        name = self.names.of_user(user_id)
+        args = [name, header, link(), told(tags), *held]
+        return bool(await scripts.DELETE(self.client, keys, args))
+
+    async def move(
+        self,
+        old: int,
+        new: int,
+        *,
+        read: int,
+        schema: int,
+        generation: str,
+        tags: Sequence[Tag],
+        main: Mapping[str, bytes],
+        short: Mapping[str, bytes],
+    ) -> Answer:
+        """Give a session another user."""
+        keys = [
+            *self.pair(old), *self.pair(new), self.activity, self.expiry, self.off,
+            self.stats, self.log, *(self.index(tag) for tag in tags),
+        ]  # fmt: skip
+        args = [
+            self.shift, self.names.of_user(old), self.names.of_user(new), read,
+            generation, link(), link(), told(tags), len(main), len(short), schema,
+            *flat(main), *flat(short),
+        ]  # fmt: skip
+        return answer(await scripts.MOVE(self.client, keys, args))
+
+    async def purge(self, user_id: int) -> int:
+        """Drop the log if it speaks of a user; return how often it did.
+
+        All of it: a stream keeps the bytes of entries that were deleted one by one. Who
+        follows it notices, and builds anew.
+        """
+        name = self.names.of_user(user_id)
+        entries: Any = await self.client.xrange(self.log)
+        count = sum(
+            name in [text(value) for value in content.values()]
+            for _, content in entries
+        )
+        if count:
+            async with self.client.pipeline(transaction=True) as pipe:
+                pipe.unlink(self.log)
+                pipe.hdel(self.stats, "link")
+                await pipe.execute()
+        return count
+
+    async def traces(self, user_id: int) -> list[str]:
+        """Return the keys that speak of a user, looking at every key of sessions."""
+        name = self.names.of_user(user_id)
+        client = self.client
+        left = [key for key in self.pair(user_id) if await client.exists(key)]
+        left += [
+            key
+            for key in (self.activity, self.expiry)
+            if await client.zscore(key, name) is not None
+        ]
+        if await client.sismember(self.off, name):
+            left.append(self.off)
+        every = client.scan_iter(match=self.index_pattern(), count=1000)
+        left += [text(key) async for key in every if await client.sismember(key, name)]
+        log: Any = await client.xrange(self.log)
+        for _, content in log:
+            if name in (text(value) for value in content.values()):
+                left.append(self.log)
+                break
+        return left
+
+    # --- all of them
+
+    async def lookup(self, tag: Tag, most: int) -> list[str] | int:
+        """Return the names of an index's value, or their number when above `most`."""
+        reply = await scripts.LOOKUP(self.client, (self.index(tag), self.off), (most,))
+        return reply if isinstance(reply, int) else [name.decode() for name in reply]
+
+    async def pages(self, tag: Tag) -> list[str]:
+        """Return the names of an index's value, read in pages."""
+        found: list[str] = []
+        cursor = None
+        while cursor != 0:
+            cursor, names = await self.client.sscan(
+                self.index(tag), cursor or 0, count=1000
+            )
+            if names:
+                off = await self.client.smismember(self.off, names)
+                found += [
+                    text(name)
+                    for name, gone in zip(names, off, strict=True)
+                    if not int(gone)
+                ]
+        return list(dict.fromkeys(found))
+
+    async def everybody(self) -> AsyncIterator[list[str]]:
+        """Yield the names of all sessions, a page at a time.
+
+        Whoever is there all the while is in some page, and may be in two.
+        """
+        cursor = None
+        while cursor != 0:
+            page: Any
+            cursor, page = await self.client.zscan(
+                self.activity, cursor or 0, count=500
+            )
+            yield [text(name) for name, _ in page]
+
+    async def switched_off(self) -> set[str]:
+        """Return the names of users that are not active."""
+        return {text(name) for name in await self.client.smembers(self.off)}
+
+    async def entries(self, names: Sequence[str]) -> list[tuple[str, Fields]]:
+        """Return names with their sessions' field names and index entries, unopened."""
+        pipe = self.client.pipeline(transaction=False)
+        for name in names:
+            main = self._pair(name)[0]
+            pipe.hkeys(main)
+            pipe.hget(main, "i")
+        replies = await pipe.execute()
+        found = []
+        for name, listed, entries in zip(
+            names, replies[::2], replies[1::2], strict=True
+        ):
+            known = {text(field).encode(): b"" for field in listed}
+            known.pop(b"i", None)
+            if entries is not None:
+                known[b"i"] = text(entries).encode()
+            found.append((name, known))
+        return found
+
+    async def ended(self, most: int) -> list[str]:
+        """Return names of sessions that have ended and are still stored."""
+        reply = await scripts.ENDED(self.client, (self.expiry,), (self.shift, most))
+        return [name.decode() for name in reply]
+
+    async def reap(self, names: Iterable[str]) -> int:
+        """Remove those of them that have ended; return how many."""
+        names = list(names)
+        keys = [self.activity, self.expiry, self.off, self.stats]
+        keys += [key for name in names for key in self._pair(name)]
+        return int(await scripts.REAP(self.client, keys, [self.shift, *names]))
+
+    async def count(self, ttl: int, windows: Sequence[int]) -> list[Any]:
+        """Return what the statistics script says."""
+        keys = (self.activity, self.expiry, self.off, self.stats)
+        reply: list[Any] = await scripts.STATS(
+            self.client, keys, (self.shift, ttl, *windows)
+        )
+        return reply

@@ -1,0 +1,319 @@
+"""`Upkeep`: what is done with sessions as a whole, by hand and by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from oddswire.codec import AesGcm
+from oddswire.erasure import Erased
+from oddswire.errors import (
+    CodecError,
+    OddswireError,
+    SessionConflict,
+    SessionDamaged,
+    SessionError,
+    SessionGone,
+)
+from oddswire.sessions._form import INDEX
+from oddswire.sessions._mirror import Mirror
+from oddswire.sessions._scripts import Stored, text
+from oddswire.sessions.feed import Heard, LogFeed, Missed
+from oddswire.sessions.record import Record
+from oddswire.sessions.statistics import SessionStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from oddswire.clock import Clock
+    from oddswire.sessions._form import Form, Tag
+    from oddswire.sessions._near import Near
+    from oddswire.sessions._scripts import Terms
+    from oddswire.sessions._store import Store
+    from oddswire.sessions.feed import Feed
+
+T = TypeVar("T", bound=Record)
+
+_TRIES = 16
+_SWEEP = 200
+LEASE = 2.0
+"""Seconds that memory is believed after the last word of changes."""
+
+
+class Upkeep(Generic[T]):
+    """The sweeper, the follower of changes, and what looks at all sessions.
+
+    Args:
+        rewrite: Stores a session again, as it is.
+        store: Of them.
+        form: Of them.
+        near: Of them.
+
+    Attributes:
+        failures: Sweeps that failed.
+        mirror: The indexes in memory.
+    """
+
+    def __init__(
+        self,
+        rewrite: Callable[[int], Awaitable[object]],
+        store: Store,
+        form: Form[T],
+        near: Near[T],
+    ) -> None:
+        self.failures = 0
+        self.mirror = Mirror()
+        self._rewritten = rewrite
+        self._store = store
+        self._form = form
+        self._near = near
+        self._tasks: list[asyncio.Task[None]] = []
+        self._clock: Clock
+
+    # --- by itself
+
+    async def start(self, clock: Clock, cleanup: float) -> None:
+        """Start the tasks; raises where the sessions are named under another key."""
+        self._clock = clock
+        stats = self._store.stats
+        naming = await self._store.client.execute_command("HGET", stats, "names")
+        if naming is not None and text(naming) != self._store.naming:
+            raise SessionError(
+                "the sessions here are named under another key (or none): give the "
+                "keyring that they were made with"
+            )
+        self._near.following = True
+        feed = LogFeed(self._store.client, self._store.log, clock)
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._keep_sweeping(cleanup), name="sessions: sweeper"),
+            loop.create_task(self.follow(feed), name="sessions: follower"),
+        ]
+
+    async def stop(self) -> None:
+        """End the tasks and wait for them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        self._near.following = False
+        self._near.trusted_until = 0.0
+        self._near.clear()
+        self.mirror.clear()
+
+    async def _keep_sweeping(self, cleanup: float) -> None:
+        while True:
+            await self._clock.sleep(cleanup)
+            try:
+                await self.sweep()
+            except OddswireError:
+                self.failures += 1
+
+    async def follow(self, feed: Feed) -> None:
+        """Apply changes to what is in memory, and believe that for a while."""
+        async for item in feed.follow():
+            match item:
+                case Missed():
+                    self._near.trusted_until = 0.0
+                    self._near.clear()
+                    await self._rebuild()
+                case Heard():
+                    for change in item.changes:
+                        user_id = self._store.names.user(change.name)
+                        self._near.announced(user_id, change.version)
+                        self.mirror.apply(change)
+                    if not item.more:
+                        self.mirror.whole = True
+                        # From before it was asked for: a process that was stopped in
+                        # between must not believe an old answer.
+                        self._near.trusted_until = item.at + LEASE
+
+    async def _rebuild(self) -> None:
+        while True:
+            try:
+                await self.mirror.build(self._store, self._form)
+            except OddswireError:
+                await self._clock.sleep(0.2)
+            else:
+                return
+
+    def mirrored(self, tag: Tag) -> list[str] | None:
+        """Return names from memory, or None when it cannot be believed now."""
+        if not self.mirror.whole:
+            return None
+        if self._clock.boottime() >= self._near.trusted_until:
+            return None
+        return self.mirror.names(tag)
+
+    # --- by hand
+
+    async def sweep(self) -> int:
+        """Remove what has ended; any number may run at once, or be killed."""
+        removed = 0
+        while names := await self._store.ended(_SWEEP):
+            removed += await self._store.reap(names)
+            if len(names) < _SWEEP:
+                break
+        return removed
+
+    async def stats(self, terms: Terms, windows: Sequence[float]) -> SessionStatistics:
+        """Count."""
+        await self.sweep()
+        milliseconds = [round(each * 1e3) for each in windows]
+        reply = await self._store.count(terms.ttl, milliseconds)
+        now, total, off, flat, conversations, within = reply
+        names = [name.decode() for name in flat[::2]]
+        counters = dict(zip(names, flat[1::2], strict=True))
+        age = now - int(counters.get("created", 0)) / total if total else 0.0
+        return SessionStatistics(
+            total=total,
+            active=total - off,
+            inactive=off,
+            conversations=conversations,
+            having={
+                name: int(counters.get(f"with:{name}", 0))
+                for name in self._form.layout.collections
+            },
+            mean_age=age / 1e3,
+            active_within=dict(zip(windows, within, strict=True)),
+            created=int(counters.get("creations", 0)),
+            near_hits=self._near.hits,
+            mirror_rebuilt=self.mirror.rebuilt,
+            upkeep_failures=self.failures,
+        )
+
+    async def delete(self, user_id: int) -> bool:
+        """Delete a session whatever is stored of it."""
+        try:
+            for _ in range(_TRIES):
+                main = await self._store.fields(user_id)
+                if not main:
+                    return False
+                if await self._store.delete(
+                    user_id, main.get(b"h", b""), self._tags(main), self._held(main)
+                ):
+                    return True
+        finally:
+            self._near.drop(user_id)
+        raise SessionConflict(f"the session was changed {_TRIES} times meanwhile")
+
+    def _tags(self, main: dict[bytes, bytes]) -> list[Tag]:
+        try:
+            return self._form.tags_of(main)
+        except SessionDamaged:
+            # What the list said is lost; members tell their own entries.
+            rest = {k: v for k, v in main.items() if k != INDEX.encode()}
+            return self._form.tags_of(rest)
+
+    def _held(self, main: dict[bytes, bytes]) -> list[str]:
+        prefixes = {name.decode("utf-8", "replace").partition(":")[0] for name in main}
+        return sorted(prefixes & self._form.layout.collections.keys())
+
+    async def erase(self, user_id: int) -> Erased:
+        """Delete a session, and what speaks of it anywhere."""
+        main = await self._store.fields(user_id)
+        removed = len(main)
+        await self.delete(user_id)
+        removed += await self._store.purge(user_id)
+        return Erased("sessions", removed, tuple(await self._store.traces(user_id)))
+
+    async def migrate(self, old: int, new: int) -> bool:
+        """Move a session to another user id."""
+        for _ in range(_TRIES):
+            stored = await self._store.get(old)
+            if not isinstance(stored, Stored):
+                return False
+            live = stored.short is not None
+            before = self._form.snapshot(
+                old, stored.main, stored.short or {}, live=live
+            )
+            value = self._form.value(old, before)
+            generation = secrets.token_hex(8)
+            change = self._form.change(new, None, value, generation)
+            answer = await self._store.move(
+                old,
+                new,
+                read=before.header.version,
+                schema=self._form.layout.type.schema,
+                generation=generation,
+                tags=sorted(before.tags | change.tags),
+                main=change.main,
+                short=change.short,
+            )
+            self._near.drop(old)
+            self._near.drop(new)
+            match answer.kind:
+                case "saved":
+                    return True
+                case "gone":
+                    return False
+                case "taken":
+                    raise SessionConflict(f"user {new} has a session already")
+        raise SessionConflict(f"the session was changed {_TRIES} times meanwhile")
+
+    async def reencrypt(self) -> int:
+        """Rewrite every session in which something is sealed under another key."""
+        rewritten, damaged = 0, []
+        async for page in self._store.everybody():
+            for name in page:
+                user_id = self._store.names.user(name)
+                try:
+                    rewritten += await self._rewrite(user_id)
+                except SessionDamaged as error:
+                    damaged.append(error)
+        if damaged:
+            raise SessionDamaged(
+                f"{rewritten} sessions were rewritten, and {len(damaged)} sessions do "
+                f"not open; the first: {damaged[0]}",
+                reason=damaged[0].reason,
+            )
+        return rewritten
+
+    async def _rewrite(self, user_id: int) -> bool:
+        stored = await self._store.get(user_id)
+        if not isinstance(stored, Stored):
+            return False
+        live = stored.short is not None
+        found = self._form.snapshot(user_id, stored.main, stored.short or {}, live=live)
+        old = found.header.schema < self._form.layout.type.schema
+        if not found.stale and not old:
+            return False
+        # A copy in memory does not know what it is sealed under.
+        self._near.drop(user_id)
+        try:
+            await self._rewritten(user_id)
+        except SessionGone:
+            return False
+        return True
+
+    async def retire(self, number: int) -> None:
+        """Drop a key that nothing is sealed under."""
+        sealer = self._form.sealer
+        if not isinstance(sealer, AesGcm):
+            raise SessionError("only the keys of a Keyring can be retired here")
+        keyring = sealer.keyring.without(number)
+        used = 0
+        async for page in self._store.everybody():
+            for name in page:
+                used += await self._uses(self._store.names.user(name), number)
+        if used:
+            raise SessionError(
+                f"{used} sessions are sealed under key {number}: run reencrypt first"
+            )
+        sealer.use(keyring)
+
+    async def _uses(self, user_id: int, number: int) -> bool:
+        stored = await self._store.get(user_id)
+        if not isinstance(stored, Stored):
+            return False
+        blobs = [data for name, data in stored.main.items() if name not in (b"h", b"i")]
+        blobs += (stored.short or {}).values()
+        return any(self._number(data) == number for data in blobs)
+
+    def _number(self, data: bytes) -> int | None:
+        assert self._form.sealer is not None  # noqa: S101 - retire has looked
+        try:
+            return self._form.sealer.key_number(data)
+        except CodecError:
+            return None

@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from oddswire import Client, EmbeddedServer
+from oddswire.errors import ClosedError, LockLost, OddswireError
+from oddswire.locks import Locks
+from oddswire.scripts import Script
+from oddswire.testing import frozen
+
+WORKER = Path(__file__).with_name("worker.py")
+WRITE = Script("write", "return redis.call('SET', KEYS[1], ARGV[1])")
+
+
+@pytest.fixture
+async def client(server):
+    """Return a client of the shared server."""
+    async with Client.from_url(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def locks(client, prefix):
+    """Return the locks of one process."""
+    return Locks(client, prefix=prefix)
+
+
+@pytest.fixture
+async def others(server, prefix):
+    """Return the locks of another process, with a client of its own."""
+    async with Client.from_url(server.url) as client:
+        yield Locks(client, prefix=prefix)
+
+
+class Adder:
+    """A process of `worker.py`."""
+
+    def __init__(self):
+        self.said = Counter()
+        self.news = asyncio.Event()
+
+    async def start(self, url, prefix, how):
+        """Start it."""
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, WORKER, url, prefix, how, stdout=asyncio.subprocess.PIPE
+        )
+        self.reading = asyncio.get_running_loop().create_task(self._read())
+        return self
+
+    async def _read(self):
+        async for line in self.process.stdout:
+            self.said[line.decode().strip()] += 1
+            self.news.set()
+
+    async def says(self, word, count):
+        """Wait until it has said a word so often."""
+        while self.said[word] < count:
+            self.news.clear()
+            await self.news.wait()
+
+    async def kill(self):
+        """Kill it, and read what it said before."""
+        self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+        await self.reading
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("L1")
+async def test_overrun_killed_and_paused_holders_count_what_they_acknowledged(
+    server, client, prefix
+):
+    """Additions acknowledged and counted are the same, whatever becomes of holders."""
+    adders = [
+        await Adder().start(server.url, prefix, how)
+        for how in ("plain", "plain", "plain", "overrun")
+    ]
+    key = Locks(client, prefix=prefix).lock("counter", 1).key("count")
+    killed = unsure = 0
+    async with asyncio.timeout(28):
+        first, second, third, overrun = adders
+        await first.says("held", 3)
+        await first.kill()
+        killed += 1
+        await second.says("added", 5)
+        # Stopped while it holds the lock, for longer than its lease.
+        held = second.said["held"]
+        await second.says("held", held + 1)
+        with frozen(second.process.pid):
+            added = third.said["added"]
+            await third.says("added", added + 5)
+        await overrun.says("lost", 2)
+        total = lambda: sum(a.said["added"] for a in adders)  # noqa: E731
+        while total() < 100:
+            third.news.clear()
+            await third.news.wait()
+        for adder in adders[1:]:
+            await adder.kill()
+            killed += 1
+    acknowledged = total()
+    unsure = sum(adder.said["error unknown"] for adder in adders)
+    counted = int(await client.get(key))
+    # A killed process may have written what it could no longer say.
+    assert acknowledged <= counted <= acknowledged + killed + unsure
+    assert acknowledged >= 100
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("L1")
+async def test_a_hundred_additions_are_a_hundred(locks, others, client):
+    """A hundred tasks of two processes add one each, and each of them is counted."""
+
+    async def add(part):
+        async with part.lock("counter", 5) as lock:
+            value = int(await client.get(lock.key("n")) or 0)
+            await asyncio.sleep(0)
+            await lock.run(WRITE, [lock.key("n")], [value + 1])
+
+    await asyncio.gather(*(add(part) for part in (locks, others) * 50))
+    assert await client.get(locks.lock("counter", 5).key("n")) == b"100"
+    assert locks._queues == {}
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("L1")
+async def test_first_come_first_served(locks, others):
+    """Tasks of one process, and processes, get the lock in the order they asked."""
+    order = []
+
+    async def take(part, number):
+        async with part.lock("x", 5):
+            order.append(number)
+
+    async with asyncio.TaskGroup() as group, locks.lock("x", 5):
+        for number in range(10):
+            group.create_task(take(locks, number))
+            await asyncio.sleep(0)
+        group.create_task(take(others, 10))
+        await _waits(others.client, others.lock("x", 5)._queue, 1)
+    assert sorted(order) == list(range(11))
+    assert [n for n in order if n < 10] == list(range(10))
+
+
+async def _waits(client, queue, count):
+    async with asyncio.timeout(5):
+        while await client.zcard(queue) < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("L1")
+async def test_processes_are_served_in_their_order(server, prefix):
+    """Three processes that wait for one lock get it in the order they came."""
+    order = []
+    clients = [Client.from_url(server.url) for _ in range(4)]
+    parts = [Locks(client, prefix=prefix) for client in clients]
+
+    async def take(part, number):
+        async with part.lock("x", 5):
+            order.append(number)
+
+    async with asyncio.TaskGroup() as group, parts[3].lock("x", 5) as held:
+        for number in range(3):
+            group.create_task(take(parts[number], number))
+            await _waits(clients[3], held._queue, number + 1)
+    assert order == [0, 1, 2]
+    await asyncio.gather(*(client.aclose() for client in clients))
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("L1")
+async def test_it_is_renewed_while_it_is_held(locks, others, client):
+    """A block that lasts several leases keeps the lock, and nobody gets in."""
+    async with locks.lock("x", 0.3) as lock:
+        waiting = asyncio.get_running_loop().create_task(_take(others, "x"))
+        for _ in range(40):
+            await asyncio.sleep(0.02)
+            assert 0 < lock.left <= 0.3
+            assert await client.get(lock._lock) == lock._token.encode()
+        assert not waiting.done()
+    assert await waiting > lock.fence
+
+
+async def _take(part, name):
+    async with part.lock(name, 1) as lock:
+        return lock.fence
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("L1")
+async def test_a_lock_that_was_taken_away_ends_the_block(locks, client):
+    """Somebody else's token in the key is noticed by the next renewal."""
+    with pytest.raises(LockLost):  # noqa: PT012
+        async with locks.lock("x", 0.3) as lock:
+            await client.set(lock._lock, "somebody")
+            async with asyncio.timeout(5):
+                await asyncio.Event().wait()
+    assert await client.get(lock._lock) == b"somebody", "it is not ours to delete"
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("L1")
+async def test_the_end_of_a_lease_is_known_without_the_server():
+    """While the server is stopped the block is cancelled before the lease can end."""
+    async with EmbeddedServer() as own, Client.from_url(own.url) as client:
+        locks = Locks(client)
+        loop = asyncio.get_running_loop()
+        began = ended = 0.0
+        with frozen_later() as freeze, pytest.raises(LockLost):  # noqa: PT012
+            async with locks.lock("x", 0.5) as lock:
+                began = loop.time()
+                freeze(own)
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    ended = loop.time()
+                    with pytest.raises(LockLost):
+                        lock.check()
+                    with pytest.raises(LockLost):
+                        await lock.run(WRITE, [lock.key("n")], [1])
+        assert ended - began < 0.75
+
+
+class frozen_later:  # noqa: N801 - reads like `frozen`
+    """Stops a server when it is told to, until the end of the block."""
+
+    def __enter__(self):
+        self.stack = []
+
+        def freeze(server):
+            context = frozen(server)
+            context.__enter__()
+            self.stack.append(context)
+
+        return freeze
+
+    def __exit__(self, *exc):
+        for context in self.stack:
+            context.__exit__(None, None, None)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("L1")
+async def test_a_late_write_of_an_older_holder_is_refused(locks, others, client):
+    """The script checks the number: who overran cannot write over the next holder."""
+    async with locks.lock("x", 5) as old:
+        # As if it had been paused past its lease: the server gave it to another.
+        await client.delete(old._lock)
+        async with others.lock("x", 5) as new:
+            await new.run(WRITE, [new.key("n")], ["new"])
+            with pytest.raises(LockLost, match="somebody else"):
+                await old.run(WRITE, [old.key("n")], ["old"])
+        with pytest.raises(LockLost):
+            await old.run(WRITE, [old.key("n")], ["old"])
+        assert new.fence > old.fence
+    assert await client.get(old.key("n")) == b"new"
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("L1")
+async def test_cancelled_waiters_leave_no_trace(locks, others, client):
+    """Who stops waiting, at any step, holds nothing up and leaves nothing behind."""
+    for steps in range(15):
+        async with others.lock("x", 5):
+            tasks = [
+                asyncio.get_running_loop().create_task(_take(locks, "x"))
+                for _ in range(3)
+            ]
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            for task in tasks[:2]:
+                task.cancel()
+        await asyncio.wait_for(tasks[2], 5)
+        assert locks._queues == {}
+        assert await client.zcard(locks.lock("x", 5)._queue) == 0
+        await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.timeout(2), locks.lock("x", 5):
+        pass
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("L1")
+async def test_a_dead_waiter_holds_nobody_up(locks, client):
+    """A waiter that was killed loses its place in three seconds."""
+    lock = locks.lock("x", 5)
+    await client.zadd(lock._queue, {"dead": 1})
+    now = int((await client.time())[0]) * 1000
+    await client.zadd(lock._waiting, {"dead": now + 1500})
+    async with asyncio.timeout(5), lock:
+        pass
+
+
+@pytest.mark.errors
+async def test_errors_of_the_block_and_of_the_caller(locks):
+    """The block's own exception comes out, a lock is used once, a ttl has bounds."""
+    lock = locks.lock("x", 5)
+    with pytest.raises(ZeroDivisionError):
+        async with lock:
+            _ = 1 / 0
+    with pytest.raises(ClosedError):
+        async with lock:
+            pass
+    with pytest.raises(LockLost):
+        lock.check()
+    with pytest.raises(ValueError, match="ttl"):
+        locks.lock("x", 0.01)
+    with pytest.raises(TimeoutError):
+        async with locks.lock("x", 5), asyncio.timeout(0.01):
+            await asyncio.sleep(1)
+    with pytest.raises(asyncio.CancelledError):  # noqa: PT012
+        async with locks.lock("x", 5):
+            asyncio.current_task().cancel()
+            await asyncio.sleep(1)
+    asyncio.current_task().uncancel()
+    async with asyncio.timeout(1), locks.lock("x", 5):
+        pass
+
+
+@pytest.mark.errors
+async def test_a_server_that_is_away_is_an_error_and_nothing_is_held(prefix):
+    """Without a server, entering raises what the client raises."""
+    async with Client.from_url(
+        "redis://127.0.0.1:1", connect_timeout=0.2, command_timeout=0.4
+    ) as client:
+        locks = Locks(client, prefix=prefix)
+        with pytest.raises(OddswireError):
+            async with locks.lock("x", 5):
+                pass
+        assert locks._queues == {}

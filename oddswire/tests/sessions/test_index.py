@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from oddswire import Client, EmbeddedServer
+from oddswire.errors import OddswireError
+from oddswire.sessions import Announced, Heard, Missed
+from oddswire.testing import FaultProxy, frozen
+
+
+async def watch(people, sessions, *users):
+    """Have users watch one wallet."""
+    for user in users:
+        await sessions.update(user, lambda _: None, create=True)
+        await sessions.add_to(user, "wallets", "0xaa", people.Wallet())
+
+
+async def watchers(sessions, **options):
+    """Return who watches it."""
+    return await sessions.users_for("wallet", "0xaa", **options)
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S5")
+@pytest.mark.parametrize("sealed", [False, True])
+async def test_changes_of_others_reach_the_index_in_memory(
+    people, keyring, until, sealed
+):
+    """What another process adds, removes, switches, moves or deletes is seen here."""
+    options = {"keyring": keyring} if sealed else {}
+    other = people(**options)
+    await watch(people, other, 1, 2)
+
+    async with people(**options) as sessions:
+
+        async def seen(*users):
+            await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
+
+            async def same():
+                return await watchers(sessions) == set(users)
+
+            await until(same)
+
+        await seen(1, 2)
+        await watch(people, other, 3)
+        await seen(1, 2, 3)
+        await other.remove_from(1, "wallets", "0xaa")
+        await seen(2, 3)
+        await other.deactivate(2)
+        await seen(3)
+        await other.activate(2)
+        await seen(2, 3)
+        await other.migrate(3, 33)
+        await seen(2, 33)
+        await other.delete(33)
+        await seen(2)
+        await other.update(2, lambda p: p.wallets.clear())
+        await seen()
+        assert sessions._upkeep.mirror.rebuilt == 1
+        # It really is memory: the server is not asked.
+        calls = people.client.statistics().calls
+        await watchers(sessions)
+        assert people.client.statistics().calls == calls
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S5")
+async def test_a_cut_link_bypasses_memory_and_loses_no_change(people, until):
+    """While the link is down nothing old is answered; afterwards nothing is missing."""
+    async with (
+        EmbeddedServer() as own,
+        Client.from_url(own.url) as direct,
+        FaultProxy(own.url) as proxy,
+        Client.from_url(proxy.url, command_timeout=1.0) as client,
+    ):
+        other = people(client=direct)
+        await watch(people, other, 1)
+        async with people(client=client) as sessions:
+            await until(lambda: sessions._upkeep.mirror.whole)
+            assert await watchers(sessions) == {1}
+            with frozen(own):
+                await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is None)
+                for call in (watchers(sessions), sessions.get(1)):
+                    with pytest.raises(OddswireError):
+                        await call
+            await watch(people, other, 2)
+            await direct.execute_command("CLIENT", "KILL", "TYPE", "normal")
+
+            async def both():
+                return sessions._upkeep.mirrored(
+                    ("wallet", "")
+                ) is not None and await watchers(sessions) == {1, 2}
+
+            await until(both)
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S5")
+async def test_a_log_that_was_cut_is_noticed_and_memory_built_anew(people, until):
+    """Changes that nobody can replay lead to a rebuild, not to a wrong answer."""
+    other = people()
+    await watch(people, other, 1)
+    async with people() as sessions:
+        await until(lambda: sessions._upkeep.mirror.whole)
+        log = sessions._store.log
+        for _ in range(3):
+            built = sessions._upkeep.mirror.rebuilt
+            # As when more was written than the log keeps, in one instant.
+            async with people.client.pipeline() as pipe:
+                pipe.srem(sessions._store.index(("wallet", "0xaa")), "1")
+                pipe.xadd(log, {"p": "x", "x": "y", "u": "1", "v": 1, "o": "1",
+                                "j": "", "l": ""})  # fmt: skip
+                pipe.hset(sessions._store.stats, "link", "y")
+                await pipe.execute()
+            await until(lambda b=built: sessions._upkeep.mirror.rebuilt > b)
+        await people.client.delete(log)
+        built = sessions._upkeep.mirror.rebuilt
+        await until(lambda: sessions._upkeep.mirror.rebuilt > built)
+        await watch(people, other, 2)
+
+        async def right():
+            return await watchers(sessions) >= {2}
+
+        await until(right)
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("S5")
+async def test_memory_is_not_believed_without_word_from_the_feed(people):
+    """Any feed will do; after two seconds of silence, or a gap, Redis is asked."""
+    from oddswire.clock import ManualClock
+
+    clock = ManualClock()
+    sessions = people(clock=clock)
+    await watch(people, sessions, 1)
+    items = asyncio.Queue()
+
+    class Own:
+        """A feed of the user's own."""
+
+        async def follow(self):
+            while True:
+                yield await items.get()
+                items.task_done()
+
+    async def say(*said):
+        for item in said:
+            items.put_nowait(item)
+        # One more, so that the last one's handling is over.
+        items.put_nowait(Heard(clock.boottime() - 10))
+        items.put_nowait(said[-1] if isinstance(said[-1], Heard) else Heard(-100))
+        await items.join()
+        await asyncio.sleep(0)
+
+    sessions._upkeep._clock = clock
+    sessions._near.following = True
+    following = asyncio.get_running_loop().create_task(
+        sessions._upkeep.follow(Own()), name="follower"
+    )
+    mirrored = lambda: sessions._upkeep.mirrored(("wallet", "0xaa"))  # noqa: E731
+    await say(Missed("start"))
+    assert mirrored() is None
+    await say(
+        Heard(
+            clock.boottime(), (Announced("2", 5, on=True, joins=(("wallet", "0xaa"),)),)
+        )
+    )
+    assert sorted(mirrored()) == ["1", "2"]
+    await clock.advance(1.9)
+    assert mirrored() is not None
+    await clock.advance(0.2)
+    assert mirrored() is None
+    assert await watchers(sessions) == {1}
+    await say(Heard(clock.boottime()))
+    assert mirrored() is not None
+    await say(Missed("a gap"))
+    assert mirrored() is None
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("S5")
+async def test_a_read_that_a_change_overtook_is_not_kept(people):
+    """What was read before a change was announced does not enter memory after it."""
+    async with people() as sessions:
+        await sessions.update(1, lambda p: setattr(p, "city", "Oslo"), create=True)
+        near = sessions._near
+        for task in sessions._upkeep._tasks:
+            task.cancel()
+        await asyncio.gather(*sessions._upkeep._tasks, return_exceptions=True)
+        near.trusted_until = float("inf")
+        stored = await sessions._store.get(1)
+        reading = near.begin(1)
+        snapshot = sessions._opened(1, stored)
+        near.announced(1, snapshot.header.version + 1)
+        value = sessions._form.value(1, snapshot)
+        near.put(1, snapshot, value, stored.now, reading)
+        near.end(1, reading)
+        assert near.snapshot(1) is None
+        reading = near.begin(1)
+        near.announced(1, 0)
+        near.put(1, snapshot, value, stored.now, reading)
+        near.end(1, reading)
+        assert near.snapshot(1) is None
+        reading = near.begin(1)
+        near.put(1, snapshot, value, stored.now, reading)
+        near.end(1, reading)
+        assert near.snapshot(1) is snapshot, "undisturbed, it is kept"
+        assert near._readings == {}
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("S3")
+async def test_a_crowd_is_found_in_pages(people):
+    """More users than one script hands out are all found, without the inactive."""
+    sessions = people()
+    await watch(people, sessions, 1, 2)
+    crowd = range(10, 5010)
+    index = sessions._store.index(("wallet", "0xaa"))
+    await people.client.sadd(index, *crowd)
+    await sessions.deactivate(2)
+    assert await watchers(sessions) == {1, *crowd}
+
+
+@pytest.mark.basic
+async def test_memory_is_bounded(people, until):
+    """No more sessions are kept in memory than was said."""
+    async with people(near=10) as sessions:
+        await until(lambda: sessions._upkeep.mirror.whole)
+        for user in range(30):
+            await sessions.update(user, lambda _: None, create=True)
+        assert len(sessions._near) == 10
+        assert (await sessions.get(29)).user_id == 29
+        assert (await sessions.stats()).near_hits == 1
+    assert len(sessions._near) == 0
+
+
+@pytest.mark.errors
+async def test_following_ends_with_the_block(people):
+    """No task is left behind, also when the block ends by a cancellation."""
+    before = len(asyncio.all_tasks())
+    async with people():
+        assert len(asyncio.all_tasks()) == before + 2
+    assert len(asyncio.all_tasks()) == before
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):  # noqa: PT012
+            async with people():
+                asyncio.current_task().cancel()
+                await asyncio.sleep(1)
+    asyncio.current_task().uncancel()
+    assert len(asyncio.all_tasks()) == before

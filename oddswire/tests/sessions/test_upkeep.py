@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from oddswire.clock import SystemClock
+from oddswire.sessions import Sessions
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S6")
+async def test_statistics_are_what_a_full_scan_finds(people):
+    """Every figure equals what reading all the sessions gives, after random changes."""
+    sessions = people(ttl=3600, touch_interval=0)
+    chance = random.Random(3)
+    for step in range(300):
+        user = chance.randrange(40)
+        await sessions.update(user, lambda p: p.dialog.append("?"), create=True)
+        match chance.randrange(6):
+            case 0:
+                await sessions.add_to(user, "wallets", str(step), people.Wallet())
+            case 1:
+                wallets = (await sessions.get(user)).wallets
+                if wallets:
+                    await sessions.remove_from(user, "wallets", next(iter(wallets)))
+            case 2:
+                await sessions.deactivate(user)
+            case 3:
+                await sessions.activate(user)
+            case 4:
+                await sessions.delete(user)
+            case 5:
+                await sessions.update(user, lambda p: p.wallets.clear())
+        if step % 60 == 59:
+            await people.passed(sessions, chance.choice((0.3, 0.6, 1.1)))
+    found = [p for user in range(40) if (p := await sessions.get(user))]
+    stats = await sessions.stats(windows=(1800.0, 7200.0))
+    now = SystemClock().now() + sessions._store.shift / 1e6
+    assert stats.total == len(found) > 10
+    assert stats.active == sum(p.is_active for p in found)
+    assert stats.inactive == sum(not p.is_active for p in found) > 0
+    assert stats.having == {"wallets": sum(bool(p.wallets) for p in found)}
+    assert stats.having["wallets"] > 0
+    age = sum(now - p.created_at for p in found) / len(found)
+    assert stats.mean_age == pytest.approx(age, abs=0.5)
+    for window, count in stats.active_within.items():
+        assert count == sum(p.last_activity >= now - window for p in found)
+    assert stats.conversations == sum(p.last_activity > now - 3600 for p in found)
+    assert 0 < stats.conversations < stats.total
+    assert stats.created >= stats.total
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("S6")
+async def test_no_sessions_are_statistics_too(people):
+    """An empty server gives zeroes."""
+    stats = await people().stats()
+    assert (stats.total, stats.active, stats.mean_age) == (0, 0, 0.0)
+    assert stats.having == {"wallets": 0}
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("S6")
+async def test_any_number_of_sweepers_remove_each_session_once(people):
+    """Sweepers of several processes at once count every ended session once."""
+    parts = [people(ttl=3600, touch_interval=0) for _ in range(4)]
+    for user in range(450):
+        await parts[0].update(user, lambda p: p.dialog.append("?"), create=True)
+    await parts[0].update(7, lambda p: p.limits.update(x=1.0))
+    for part in parts:
+        await people.passed(part, 2)
+    removed = await asyncio.gather(*(part.sweep() for part in parts))
+    assert sum(removed) == 449
+    stats = await parts[0].stats()
+    assert (stats.total, stats.created) == (1, 450)
+    assert (await parts[0].get(7)).limits == {"x": 1.0}
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("X5")
+@pytest.mark.parametrize("sealed", [False, True])
+async def test_an_erased_user_is_nowhere(people, keyring, sealed):
+    """After erasing, no key, field, member or log entry speaks of the user."""
+    sessions = people(keyring=keyring if sealed else None)
+
+    def fill(person):
+        person.city, person.token = "Oslo", "secret"
+        person.wallets = {"0xaa": people.Wallet("whale"), "0xbb": people.Wallet()}
+
+    for user in (7_000_123, 8):
+        await sessions.update(user, fill, create=True)
+    await sessions.deactivate(7_000_123)
+    name = sessions._store.names.of_user(7_000_123)
+    assert len(await sessions._store.traces(7_000_123)) == 8
+    erased = await sessions.erase(7_000_123)
+    assert erased.part == "sessions"
+    assert erased.removed >= 5
+    assert erased.left == ()
+    # A look of our own, which knows nothing of what sessions think they store.
+    async for key in people.client.scan_iter(match=people.prefix + "*", count=1000):
+        assert name.encode() not in key
+        dumped = await people.client.dump(key)
+        assert name.encode() not in dumped, key
+    assert await sessions.users_for("wallet", "0xaa") == {8}
+    assert (await sessions.stats()).total == 1
+    again = await sessions.erase(7_000_123)
+    assert (again.removed, again.left) == (0, ())
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X5")
+async def test_a_receipt_says_what_is_left(people):
+    """An index entry that survived by accident is in the receipt."""
+    sessions = people()
+    await sessions.update(1, lambda p: setattr(p, "city", "Oslo"), create=True)
+    stray = sessions._store.index(("wallet", "0xff"))
+    await people.client.sadd(stray, "1")
+    erased = await sessions.erase(1)
+    assert erased.left == (stray,)
+
+
+@pytest.mark.errors
+async def test_reading_all_sessions_does_not_stop_at_a_damaged_one(people, keyring):
+    """Re-encrypting goes on past a session that does not open, and then says so."""
+    from oddswire.codec import Keyring
+    from oddswire.errors import SessionDamaged
+
+    sessions = people(keyring=keyring)
+    for user in range(4):
+        await sessions.update(user, lambda p: p.limits.update(x=1.0), create=True)
+    await people.client.hset(sessions._store.pair(2)[0], "D", b"broken")
+    text = Keyring.new_line(2) + f"1 {keyring._keys[1].hex()}\n" + keyring.index_line()
+    both = people(keyring=Keyring.from_text(text))
+    with pytest.raises(SessionDamaged, match="1 sessions do not open"):
+        await both.reencrypt()
+    for user in (0, 1, 3):
+        main, _ = await people.raw(both, user)
+        assert both._form.sealer.key_number(main[b"D"]) == 2
+
+
+@pytest.mark.basic
+async def test_sessions_work_through_a_client_that_decodes(server, prefix, until):
+    """A client that decodes its replies to text changes nothing."""
+    from oddswire import Client
+    from oddswire.codec import Keyring
+
+    ring = Keyring.from_text(Keyring.new_line(1))
+    async with (
+        Client.from_url(server.url, decode_responses=True) as client,
+        Sessions(client, prefix=prefix, keyring=ring) as sessions,
+    ):
+        await sessions.update(1, lambda s: s.metadata.update(a="b"), create=True)
+        await until(lambda: sessions._upkeep.mirror.whole)
+        assert (await sessions.get(1, fresh=True)).metadata == {"a": "b"}
+        assert (await sessions.erase(1)).left == ()
