@@ -142,7 +142,7 @@ async def test_a_failure_holds_up_its_user_and_nobody_else(queue):
 @pytest.mark.advanced
 @pytest.mark.requirement("P5")
 async def test_what_keeps_failing_becomes_a_dead_letter_and_can_be_replayed(make):
-    """After its last attempt it is set aside with the reason; it can come back."""
+    """After its last attempt it is set aside with the reason, and can return."""
     queue = make(max_attempts=3)
     broken = True
 
@@ -217,7 +217,7 @@ async def test_being_limited_is_no_failure(make):
 @pytest.mark.errors
 @pytest.mark.requirement("P5")
 async def test_a_handler_that_never_ends_is_cancelled_and_tried_again(make):
-    """A hanging attempt ends at the timeout; the next one knows that it is uncertain."""
+    """A hanging attempt ends at the timeout; the next one is uncertain."""
     queue = make(timeout=0.05)
     inbox = Inbox(lambda m: asyncio.Event().wait() if m.attempt == 1 else None)
     await queue.enqueue(1, Note("a"))

@@ -131,7 +131,7 @@ class Store:
             "settle": (messages, lines, users, leases, dead, meta),
             "renew": (users, leases),
             "pause": (paused, meta, wake),
-            "purge": (messages, lines, leases, delayed, parked, dead, meta),
+            "purge": (messages, lines, users, leases, delayed, parked, dead, meta),
             "dead": (messages, dead),
             "replay": (messages, lines, users, dead, meta, wake),
             "statistics": (
@@ -216,7 +216,7 @@ class Store:
         removed: int = 0
         while True:
             cursor, count = await self._run(
-                "purge", cursor, _PURGE_PAGE, user, kind, key
+                "purge", self._now(), cursor, _PURGE_PAGE, user, kind, key
             )
             removed += count
             if cursor == b"0":
