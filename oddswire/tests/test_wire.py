@@ -83,3 +83,17 @@ def test_deployed_profiles_want_a_url(profile):
     """Where it is deployed, a missing URL is an error and never an embedded server."""
     with pytest.raises(SettingsError, match="url"):
         oddswire.connect(profile=profile)
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("P5")
+async def test_a_wire_has_the_queue_it_was_given_a_type_for(server, prefix):
+    """`connect(queue=...)` opens the queue under the prefix; without, it says so."""
+    async with oddswire.connect(url=server.url, prefix=prefix, queue=int) as wire:
+        await wire.queue.enqueue(1, 42)
+        assert (await wire.queue.statistics()).waiting == 1
+        keys = await wire.client.keys(f"{prefix}queue*{{messages}}")
+        assert keys
+    async with oddswire.connect(url=server.url) as wire:
+        with pytest.raises(ClosedError, match=r"connect\(queue=\.\.\.\)"):
+            _ = wire.queue

@@ -12,6 +12,7 @@ from oddswire.client import Client
 from oddswire.embedded import EmbeddedServer
 from oddswire.errors import ClosedError
 from oddswire.events import Events
+from oddswire.queue import Queue
 from oddswire.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,12 +21,18 @@ if TYPE_CHECKING:
 _log = logging.getLogger("oddswire.wire")
 
 
-def connect(settings: Settings | None = None, **overrides: Any) -> Wire:
+def connect(
+    settings: Settings | None = None,
+    *,
+    queue: type[Any] | None = None,
+    **overrides: Any,
+) -> Wire:
     """Return a `Wire`; entering it connects.
 
     Args:
         settings: Where and how; default: development settings, with a server of our
             own started for as long as the wire is open.
+        queue: The type of the messages of `Wire.queue`; None: there is none.
         **overrides: Fields of `Settings` that replace those of `settings`.
 
     Raises:
@@ -36,10 +43,10 @@ def connect(settings: Settings | None = None, **overrides: Any) -> Wire:
         ...     await wire.client.set("greeting", "hello")
     """
     if settings is None:
-        return Wire(Settings(**overrides))
-    return Wire(
-        msgspec.structs.replace(settings, **overrides) if overrides else settings
-    )
+        settings = Settings(**overrides)
+    elif overrides:
+        settings = msgspec.structs.replace(settings, **overrides)
+    return Wire(settings, queue=queue)
 
 
 class Wire:
@@ -54,11 +61,27 @@ class Wire:
     settings: Settings
     client: Client
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, queue: type[Any] | None = None) -> None:
         self.settings = settings
+        self._queue_type = queue
         self.events = Events()
         self._stack = AsyncExitStack()
         self._opened = False
+        self._queue: Queue[Any] | None = None
+
+    @property
+    def queue(self) -> Queue[Any]:
+        """The queue named ``messages``, of the type that `connect` was given.
+
+        Raises:
+            ClosedError: None was given, or the `Wire` was not entered yet.
+        """
+        if self._queue is None:
+            raise ClosedError(
+                "this Wire has no queue: give connect(queue=...) the type of its "
+                "messages, and enter it"
+            )
+        return self._queue
 
     async def __aenter__(self) -> Self:
         if self._opened:
@@ -82,6 +105,13 @@ class Wire:
             self.client = Client.from_settings(self.settings, events=self.events)
             stack.push_async_callback(self.client.aclose)
             await self.client.ping()
+            if self._queue_type is not None:
+                self._queue = Queue(
+                    self.client,
+                    "messages",
+                    self._queue_type,
+                    prefix=self.settings.prefix,
+                )
             self._stack = stack.pop_all()
         return self
 

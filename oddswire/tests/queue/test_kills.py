@@ -52,9 +52,9 @@ class Workers:
 
     def kill_one(self):
         """Kill any of them, at whatever it is doing."""
-        for worker in random.sample(sorted(self._living, key=id), k=1):
+        if self._living:
             with suppress(ProcessLookupError):
-                worker.kill()
+                random.choice(sorted(self._living, key=id)).kill()
 
     def close(self):
         """Kill all, and start none any more."""
@@ -159,6 +159,35 @@ async def test_a_worker_that_was_stopped_does_no_harm_when_it_goes_on(
     assert output == b"1 1\n"
     counted = await queue.statistics()
     assert (counted.delivered, counted.reclaimed, counted.depth) == (3, 1, 0)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("P5")
+async def test_a_handler_whose_lease_was_lost_is_cancelled(make):
+    """What another worker has is not delivered any further by this one."""
+    clock = ManualClock()
+    queue = make(clock=clock, lease=0.15)
+    held, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def hold(_message):
+        held.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async def taken_away():
+        await clock.advance(0.15)
+        return (await queue._store.take(1, 60)).taken
+
+    await queue.enqueue(1, Note("a"))
+    async with consuming(queue, hold):
+        await held.wait()
+        await until(taken_away)
+        await cancelled.wait()
+        await until(lambda: queue.counts.lost == 1)
+    counted = await queue.statistics()
+    assert (counted.waiting, counted.leased, counted.delivered) == (1, 1, 0)
 
 
 @pytest.mark.errors
