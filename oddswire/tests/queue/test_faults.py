@@ -169,6 +169,36 @@ async def test_what_was_delivered_during_an_outage_is_not_delivered_again(caplog
 
 @pytest.mark.errors
 @pytest.mark.requirement("P5")
+async def test_an_outage_longer_than_the_leases_repeats_nothing_here(caplog):
+    """A worker that gets back what it has in hand goes on with it, once."""
+    caplog.set_level(logging.DEBUG, "oddswire.queue")
+    async with EmbeddedServer(aof=True) as server, opened(server) as client:
+        queue = Queue(client, "notes", Note, lease=0.2, poll=0.05)
+        held, leave, longer = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def hold(message):
+            held.set()
+            await (longer if message.user_id == 2 else leave).wait()
+
+        await queue.enqueue_many({1: Note("delivered"), 2: Note("in hand")})
+        inbox = Inbox(hold)
+        async with consuming(queue, inbox):
+            await until(lambda: len(inbox.messages) == 2)
+            await server.stop()
+            leave.set()
+            # A settlement has failed, which takes longer than a lease.
+            await until(lambda: "settling" in caplog.text)
+            await server.restart()
+            await until(lambda: queue.counts.delivered == 1)
+            longer.set()
+            await until(lambda: _emptied(queue))
+        assert sorted(inbox.got) == [(1, "delivered"), (2, "in hand")]
+        assert len(inbox.messages) == 2
+        assert (queue.counts.delivered, queue.counts.lost) == (2, 0)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("P5")
 async def test_a_refusal_that_no_waiting_mends_ends_the_worker():
     """Without the permission for its keys, consuming raises instead of spinning."""
     async with EmbeddedServer() as server, opened(server) as admin:

@@ -105,7 +105,10 @@ _RELEASED = _Ending("release", uncertain=True)
 
 
 class _Held:
-    """A lease in use: the task that handles its message, and what is known of it."""
+    """A lease in use: the task that handles its message, and what is known of it.
+
+    `taken` changes when the lease ran out and came back to this worker.
+    """
 
     __slots__ = ("lost", "settling", "taken", "task")
 
@@ -114,6 +117,13 @@ class _Held:
         self.task: asyncio.Task[None] | None = None
         self.settling = False
         self.lost = False
+
+    def is_of(self, taken: Taken) -> bool:
+        """Whether it is the same message; after a loss of data, ids come again."""
+        mine = self.taken
+        return (mine.id, mine.user, mine.due, mine.data) == (
+            *(taken.id, taken.user, taken.due, taken.data),
+        )
 
 
 class Worker(Generic[T]):
@@ -195,14 +205,27 @@ class Worker(Generic[T]):
             self._counts.expired += batch.expired
             self._counts.reclaimed += batch.reclaimed
             for taken in batch.taken:
-                self._counts.lag.observe(batch.now - taken.due / 1000)
-                held = _Held(taken)
-                self._held.add(held)
-                held.task = tasks.create_task(
-                    self._handle(held), name=f"queue: message {taken.id}"
-                )
+                if not self._adopt(taken):
+                    self._counts.lag.observe(batch.now - taken.due / 1000)
+                    held = _Held(taken)
+                    self._held.add(held)
+                    held.task = tasks.create_task(
+                        self._handle(held), name=f"queue: message {taken.id}"
+                    )
             if len(batch.taken) < free and batch.next != 0:
                 await self._rest(batch.next)
+
+    def _adopt(self, taken: Taken) -> bool:
+        """Go on under the new lease with a message that is in hand here already.
+
+        After an outage that outlasted the leases, the worker may be handed what it
+        has delivered and could not settle; it is not to deliver that again.
+        """
+        for held in self._held:
+            if held.is_of(taken) and not held.lost:
+                held.taken = taken
+                return True
+        return False
 
     async def _rest(self, until: float | None) -> None:
         """Wait for a token, a free slot, or the time when something is due."""
@@ -253,7 +276,7 @@ class Worker(Generic[T]):
         try:
             ending = await self._attempt(held.taken)
             held.settling = True
-            await self._settle(held.taken, ending)
+            await self._settle(held, ending)
         except asyncio.CancelledError:
             if held.lost:
                 self._counts.lost += 1
@@ -319,11 +342,12 @@ class Worker(Generic[T]):
 
     # --- settling
 
-    async def _settle(self, taken: Taken, ending: _Ending) -> None:
+    async def _settle(self, held: _Held, ending: _Ending) -> None:
         """End the lease, through outages: until an answer, the message would return."""
-        outage = Outage(f"settling message {taken.id}", quiet=True)
+        outage = Outage(f"settling message {held.taken.id}", quiet=True)
         unsure = False
         while True:
+            taken = held.taken
             try:
                 ours = await self._end(taken, ending)
             except OddswireError as error:
@@ -331,6 +355,8 @@ class Worker(Generic[T]):
                     return
                 unsure = True
                 await outage.wait(error)
+                continue
+            if not ours and held.taken is not taken:
                 continue
             # After a lost reply "not ours" may mean that the first one arrived.
             self._count(ending, ours=ours or unsure)
@@ -378,17 +404,18 @@ class Worker(Generic[T]):
             held = [each for each in self._held if not each.settling]
             if not held:
                 continue
+            leases = [each.taken for each in held]
             try:
-                kept = await self._store.renew(
-                    self._options.lease, [each.taken for each in held]
-                )
+                kept = await self._store.renew(self._options.lease, leases)
             except OddswireError as error:
                 if not self._passes(error):
                     return
                 continue
-            for each, ours in zip(held, kept, strict=True):
-                # It may have begun to settle while we asked.
-                if not ours and not each.settling and each.task is not None:
+            for each, lease, ours in zip(held, leases, kept, strict=True):
+                # It may have begun to settle, or got a new lease, while we asked.
+                if ours or each.settling or each.taken is not lease:
+                    continue
+                if each.task is not None:
                     each.lost = True
                     each.task.cancel()
 
