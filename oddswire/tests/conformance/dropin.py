@@ -113,8 +113,9 @@ _HEAD = """\
 
 This page is written by `make dropin`: what others built on redis-py, with the tests of
 their own source distributions, once on redis-py {redis} and once with
-`oddswire.Client` in the place of `redis.asyncio.Redis`. Nothing of theirs is changed. A test counts when it
-passes with redis-py here; others want servers that are not there, or fail with both.
+`oddswire.Client` in the place of `redis.asyncio.Redis`. Nothing of theirs is changed.
+A test counts when it passes with redis-py here; others want servers that are not
+there, or fail with both.
 
 | project | what | pass with redis-py | of them pass with ours |
 | --- | --- | ---: | ---: |"""
