@@ -216,6 +216,33 @@ async def test_being_limited_is_no_failure(make):
 
 @pytest.mark.errors
 @pytest.mark.requirement("P5")
+@pytest.mark.parametrize(
+    "error",
+    [
+        RateLimited("odd", retry_after=float("nan")),
+        RateLimited("odd", retry_after=-1.0),
+        ValueError("\ud800" * 1_000),
+        asyncio.CancelledError(),
+        ExceptionGroup("several", [OSError()]),
+    ],
+    ids=["not a number", "negative", "no text", "cancelled", "several"],
+)
+async def test_whatever_a_handler_raises_the_worker_goes_on(queue, error):
+    """An odd error is one failure of one message, and stops nothing."""
+
+    def fail(message):
+        if len(inbox.messages) == 1:
+            raise error
+
+    await queue.enqueue(1, Note("a"))
+    inbox = Inbox(fail)
+    await drained(queue, inbox)
+    assert inbox.got == [(1, "a")]
+    assert len(inbox.messages) == 2
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("P5")
 async def test_a_handler_that_never_ends_is_cancelled_and_tried_again(make):
     """A hanging attempt ends at the timeout; the next one is uncertain."""
     queue = make(timeout=0.05)

@@ -250,8 +250,9 @@ class Queue(Generic[T]):
             stop: Once set, nothing more is taken, what is being handled is finished,
                 and the call returns.
 
-        Cancelled, handlers are cancelled and their messages given back, `uncertain`.
-        A process that is killed leaves them to their lease.
+        Cancelled, handlers are cancelled and their messages given back, `uncertain`,
+        which takes a second at most. What was on its way to this worker then, and all
+        that a killed process had, comes to others when its lease has run out.
 
         Raises:
             QueueError: `concurrency` is below 1.

@@ -53,6 +53,7 @@ _PASSING = (
 _OUTAGE = BackoffPolicy(base=0.02, cap=1.0, attempts=1_000_000_000)
 
 _REASON_LENGTH = 500
+_SHORTEST_WAIT = 0.01
 _LONGEST_WAIT = 86_400.0
 _FAREWELL = 1.0  # seconds that a cancelled handler may take to give its lease back
 
@@ -119,10 +120,14 @@ class _Held:
         self.lost = False
 
     def is_of(self, taken: Taken) -> bool:
-        """Whether it is the same message; after a loss of data, ids come again."""
+        """Whether it is the same message, at the same attempt.
+
+        After a loss of data ids come again, and after a failure whose settlement
+        arrived while its reply did not, the next attempt is another one.
+        """
         mine = self.taken
-        return (mine.id, mine.user, mine.due, mine.data) == (
-            *(taken.id, taken.user, taken.due, taken.data),
+        return (mine.id, mine.user, mine.due, mine.attempts, mine.data) == (
+            *(taken.id, taken.user, taken.due, taken.attempts, taken.data),
         )
 
 
@@ -454,4 +459,5 @@ def _text(error: Exception) -> str:
 
 
 def _sane(seconds: float) -> float:
-    return min(max(0.0, seconds), _LONGEST_WAIT) if seconds == seconds else 0.0  # noqa: PLR0124 - not NaN
+    # Never nothing, which would ask again at once, and NaN is less than anything.
+    return min(max(_SHORTEST_WAIT, seconds), _LONGEST_WAIT)
