@@ -92,10 +92,10 @@ async def test_ten_thousand_messages_survive_the_killing_of_their_workers(
             await queue.enqueue_many(dict.fromkeys(range(100), Note(odd)))
         await queue.enqueue_many(dict.fromkeys(range(users), Note(f"{number}")))
     # 10,000 numbered ones, 300 old, 100 dead, 100 flaky.
-    async with workers(server, prefix, count=3, deadly=0.0005) as group:
+    async with workers(server, prefix, count=3, deadly=0.0003) as group:
 
         async def killed():
-            if random.random() < 0.02 and group.deaths < 20:
+            if random.random() < 0.01 and group.deaths < 10:
                 group.kill_one()
             return await empty(queue)
 
