@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from oddswire.codec import Codec
 from oddswire.errors import CodecError, QueueError
 from oddswire.keys import KeySpace
+from oddswire.queue._arguments import LATEST, duration, label, switch
 from oddswire.queue._store import Store
-from oddswire.queue._worker import Counts, Options, Worker
-from oddswire.queue.messages import DeadLetter, Message, QueueStatistics
+from oddswire.queue._worker import Options, Worker
+from oddswire.queue.messages import Counts, DeadLetter, Message, QueueStatistics
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,8 +24,6 @@ T = TypeVar("T")
 
 # Messages that one script adds: some milliseconds of the server.
 _CHUNK = 500
-_LATEST = 4e9  # seconds since 1970; more is a mistake, most likely milliseconds
-_LONGEST_LABEL = 200
 
 
 class Queue(Generic[T]):
@@ -55,11 +54,7 @@ class Queue(Generic[T]):
 
     Attributes:
         name: As given.
-        counts: What this process did: ``enqueued``, ``duplicates``, ``delivered``,
-            ``retried``, ``postponed``, ``reclaimed`` (taken over from a worker that
-            went away), ``expired``, ``dead``, ``lost`` (handled here while the lease
-            was somebody else's); histograms of seconds: ``lag`` (from being due to
-            being handed out) and ``handling``.
+        counts: What this process did.
 
     Raises:
         QueueError: A duration or a number is not above 0.
@@ -86,18 +81,18 @@ class Queue(Generic[T]):
     ) -> None:
         self._options = Options(
             max_attempts=max_attempts,
-            retry_base=_duration("retry_base", retry_base),
-            retry_cap=_duration("retry_cap", retry_cap),
-            lease=_duration("lease", lease),
-            timeout=_duration("timeout", timeout),
-            poll=_duration("poll", poll),
+            retry_base=duration("retry_base", retry_base),
+            retry_cap=duration("retry_cap", retry_cap),
+            lease=duration("lease", lease),
+            timeout=duration("timeout", timeout),
+            poll=duration("poll", poll),
             dead_limit=dead_limit,
         )
         if max_attempts < 1 or dead_limit < 1:
             raise QueueError("max_attempts and dead_limit are 1 or more")
         self.name = name
         self.counts = Counts()
-        self._window = _duration("dedup_window", dedup_window)
+        self._window = duration("dedup_window", dedup_window)
         self._codec = Codec(type) if codec is None else codec
         self._store = Store(client, KeySpace(prefix), name, clock)
 
@@ -188,15 +183,15 @@ class Queue(Generic[T]):
         key: str,
     ) -> list[str]:
         if dedup_id is not None:
-            _label("dedup_id", dedup_id)
-        if at is not None and not 0 <= at <= _LATEST:
+            label("dedup_id", dedup_id)
+        if at is not None and not 0 <= at < LATEST:
             raise QueueError(f"at is seconds since 1970, not {at!r}")
         if ttl is not None:
-            _duration("ttl", ttl)
+            duration("ttl", ttl)
         if kind:
-            _label("kind", kind)
+            label("kind", kind)
         if key:
-            _label("key", key)
+            label("key", key)
         # All of it before anything is sent: a wrong value must not leave half a batch.
         flat: list[int | bytes] = []
         last: tuple[T, bytes] | None = None
@@ -285,7 +280,7 @@ class Queue(Generic[T]):
         Raises:
             QueueError: Both were given, or an empty text.
         """
-        return await self._store.pause(_switch(kind, key))
+        return await self._store.pause(switch(kind, key))
 
     async def resume(self, *, kind: str | None = None, key: str | None = None) -> bool:
         """End a pause; the messages go back to their places in their users' lines.
@@ -296,7 +291,7 @@ class Queue(Generic[T]):
         Raises:
             QueueError: Both were given, or an empty text.
         """
-        return await self._store.resume(_switch(kind, key))
+        return await self._store.resume(switch(kind, key))
 
     async def purge(
         self,
@@ -321,8 +316,8 @@ class Queue(Generic[T]):
             raise QueueError("say what to purge: user_id, kind or key")
         return await self._store.purge(
             "" if user_id is None else str(user_id),
-            "" if kind is None else _label("kind", kind),
-            "" if key is None else _label("key", key),
+            "" if kind is None else label("kind", kind),
+            "" if key is None else label("key", key),
         )
 
     # --- dead letters
@@ -369,7 +364,7 @@ class Queue(Generic[T]):
         if not ids:
             return 0
         if ttl is not None:
-            _duration("ttl", ttl)
+            duration("ttl", ttl)
         return await self._store.replay(ids, ttl)
 
     # --- looking
@@ -380,29 +375,3 @@ class Queue(Generic[T]):
         For the whole queue, all processes together; `counts` is this process alone.
         """
         return await self._store.statistics()
-
-
-def _switch(kind: str | None, key: str | None) -> str:
-    if kind is not None and key is not None:
-        raise QueueError("give a kind or a key, not both; call it twice")
-    if kind is not None:
-        return f"kind:{_label('kind', kind)}"
-    if key is not None:
-        return f"key:{_label('key', key)}"
-    return "*"
-
-
-def _label(what: str, text: str) -> str:
-    if not 0 < len(text) <= _LONGEST_LABEL:
-        raise QueueError(f"{what} is a text of 1 to {_LONGEST_LABEL} characters")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise QueueError(f"{what} is not valid Unicode") from None
-    return text
-
-
-def _duration(what: str, seconds: float) -> float:
-    if not 0.0 < seconds < _LATEST:
-        raise QueueError(f"{what} is seconds above 0, not {seconds!r}")
-    return seconds

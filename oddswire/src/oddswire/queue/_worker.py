@@ -10,25 +10,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
-from oddswire.connection.backoff import Backoff, BackoffPolicy
-from oddswire.counters import Histogram
-from oddswire.errors import (
-    Busy,
-    ClosedError,
-    ClusterDown,
-    CodecError,
-    CommandTimeout,
-    ConnectionLost,
-    Loading,
-    Misconfigured,
-    NoReplicas,
-    OddswireError,
-    OutOfMemory,
-    RateLimited,
-    ReadOnly,
-    Unavailable,
-    Undeliverable,
-)
+from oddswire.errors import CodecError, OddswireError, RateLimited, Undeliverable
+from oddswire.queue._outage import PASSING, Outage
 from oddswire.queue._store import Settlement
 from oddswire.queue.messages import Message
 
@@ -37,20 +20,11 @@ if TYPE_CHECKING:
 
     from oddswire.codec import Codec
     from oddswire.queue._store import Store, Taken
+    from oddswire.queue.messages import Counts
 
 T = TypeVar("T")
 
 _log = logging.getLogger("oddswire.queue")
-
-# Each ends without anybody changing the program; what is not here would fail the same
-# way for ever.
-_PASSING = (
-    *(Busy, ClusterDown, CommandTimeout, ConnectionLost, Loading, Misconfigured),
-    *(NoReplicas, OutOfMemory, ReadOnly, Unavailable),
-)
-
-# While Redis is away. Short, since messages wait behind it.
-_OUTAGE = BackoffPolicy(base=0.02, cap=1.0, attempts=1_000_000_000)
 
 _REASON_LENGTH = 500
 _SHORTEST_WAIT = 0.01
@@ -68,28 +42,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float
     poll: float
     dead_limit: int
-
-
-class Counts:
-    """What this process did; plain integers, see `Queue.counts`."""
-
-    __slots__ = (
-        *("dead", "delivered", "duplicates", "enqueued", "expired", "handling"),
-        *("lag", "lost", "postponed", "reclaimed", "retried"),
-    )
-
-    def __init__(self) -> None:
-        self.enqueued = 0
-        self.duplicates = 0
-        self.delivered = 0
-        self.retried = 0
-        self.postponed = 0
-        self.reclaimed = 0
-        self.expired = 0
-        self.dead = 0
-        self.lost = 0
-        self.lag = Histogram()
-        self.handling = Histogram()
 
 
 class _Ending(msgspec.Struct, frozen=True):
@@ -266,7 +218,7 @@ class Worker(Generic[T]):
 
     def _passes(self, error: OddswireError) -> bool:
         """Whether an error passes by waiting; if not, the worker ends with it."""
-        if isinstance(error, _PASSING) and not isinstance(error, ClosedError):
+        if isinstance(error, PASSING):
             return True
         self._failure = self._failure or error
         self._stir.set()
@@ -423,33 +375,6 @@ class Worker(Generic[T]):
                 if each.task is not None:
                     each.lost = True
                     each.task.cancel()
-
-
-class Outage:
-    """Waits between attempts while Redis is away, and says when it went and came back.
-
-    Args:
-        what: What is being attempted, for the log.
-        quiet: Whether somebody else says so already.
-    """
-
-    def __init__(self, what: str, *, quiet: bool = False) -> None:
-        self._what = what
-        self._level = logging.DEBUG if quiet else logging.WARNING
-        self._backoff = Backoff(_OUTAGE, random.random)
-
-    async def wait(self, error: Exception) -> None:
-        """Sleep before the next attempt."""
-        if self._backoff.failures == 0:
-            _log.log(self._level, "%s: Redis is away, waiting: %s", self._what, error)
-        self._backoff.failed()
-        await asyncio.sleep(self._backoff.delay())
-
-    def over(self) -> None:
-        """An attempt succeeded."""
-        if self._backoff.failures:
-            _log.log(self._level, "%s: Redis is back", self._what)
-        self._backoff = Backoff(_OUTAGE, random.random)
 
 
 def _text(error: Exception) -> str:

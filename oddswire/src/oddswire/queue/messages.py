@@ -1,10 +1,12 @@
-"""What a queue hands out and tells, as frozen values."""
+"""What a queue hands out, what it tells, what a process counts."""
 
 from __future__ import annotations
 
 from typing import Generic, TypeVar
 
 import msgspec
+
+from oddswire.counters import Histogram
 
 T = TypeVar("T")
 
@@ -130,3 +132,39 @@ class QueueStatistics(msgspec.Struct, frozen=True, kw_only=True):
             + self.depth
             + self.dead_letters
         )
+
+
+class Counts:
+    """What this process did; plain integers that only grow.
+
+    Attributes:
+        enqueued: Messages taken in.
+        duplicates: Messages that were known already.
+        delivered: Handled.
+        retried: Failures that are followed by another attempt.
+        postponed: Messages whose handler was limited.
+        reclaimed: Taken over from a worker that went away.
+        expired: Found too old.
+        dead: Given up.
+        lost: Handled here while the lease was somebody else's.
+        lag: Seconds from being due to being handed out.
+        handling: Seconds that handling took.
+    """
+
+    __slots__ = (
+        *("dead", "delivered", "duplicates", "enqueued", "expired", "handling"),
+        *("lag", "lost", "postponed", "reclaimed", "retried"),
+    )
+
+    def __init__(self) -> None:
+        self.enqueued = 0
+        self.duplicates = 0
+        self.delivered = 0
+        self.retried = 0
+        self.postponed = 0
+        self.reclaimed = 0
+        self.expired = 0
+        self.dead = 0
+        self.lost = 0
+        self.lag = Histogram()
+        self.handling = Histogram()
