@@ -6,7 +6,7 @@ STAMP := .venv/.ready
 PEERS := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.ready
 
-.PHONY: demo test check docs conformance chaos bench lock clean
+.PHONY: demo test check docs conformance dropin chaos bench lock clean
 
 demo: $(STAMP)  ## recorded Polymarket order books become alerts, in this terminal
 	@$(BIN)/oddsbot demo
@@ -28,6 +28,9 @@ docs: $(STAMP)  ## build/docs/index.html, warnings are errors
 
 conformance: $(PEERS_STAMP)  ## redis-py's own asyncio tests with our Client, and the repros
 	@$(PEERS)/python oddswire/tests/conformance/run.py
+
+dropin: $(PEERS_STAMP)  ## aiogram's storage, limits, cashews: their own tests with our Client
+	@$(PEERS)/python oddswire/tests/conformance/dropin.py
 
 chaos: $(PEERS_STAMP)  ## server and link broken under load: ours and its peers
 	@$(PEERS)/python oddswire/tests/chaos/run.py $(if $(ROWS),--rows "$(ROWS)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import bench_limits
+import bench_queue
 import layers
 from bench_client import GOALS
 from peers import TASKS
@@ -68,6 +69,7 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
     yield "For times (p50) a smaller ratio is better, and the floor is a ceiling."
     yield ""
     yield from _limits(results["limits"])
+    yield from _queue(results["queue"])
     yield from _scale(results)
     yield from _profile(results)
     yield from _sessions(results["sessions"])
@@ -138,6 +140,30 @@ def _limits(limits: dict[str, Any]) -> Iterator[str]:
     yield ""
     for line in _goals(limits["rows"], bench_limits.GOALS):
         yield line.replace("## Against", "### Limits against")
+
+
+def _queue(queue: dict[str, Any]) -> Iterator[str]:
+    yield "## The queue"
+    yield ""
+    yield f"One message for each of {queue['users']:,} users, in milliseconds."
+    yield ""
+    yield _table_row("how", "ms")
+    yield _table_row("---", "---:")
+    for name, (median, low, high) in queue["seconds"].items():
+        ms = _figure([1000 * median, 1000 * low, 1000 * high])
+        yield _table_row(name, ms)
+    yield ""
+    for peer, (floor, goal) in bench_queue.GOALS.items():
+        ratio = queue["ratios"][peer]
+        yield (
+            f"Against {peer}: {ratio:.1f} times as fast (floor {floor:g}, goal "
+            f"{goal:g}: {verdict(ratio, floor, goal)})."
+        )
+    yield (
+        f"One worker with {queue['concurrency']} handlers that do nothing takes, "
+        f"handles and settles {_figure(queue['delivered'])} messages a second."
+    )
+    yield ""
 
 
 def verdict(ratio: float, floor: float, goal: float) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import bench_client
 import bench_limits
+import bench_queue
 import bench_sessions
 import layers
 import machine
@@ -39,6 +40,7 @@ async def measure(effort: Effort) -> dict[str, Any]:
         results["limits"] = await bench_limits.measure(server, effort, _say)
         results["layers"] = await layers.measure(server, effort, _say)
         results["sessions"] = await bench_sessions.measure(server, effort, _say)
+        results["queue"] = await bench_queue.measure(server, effort, _say)
         _say("redis-benchmark")
         results["redis_benchmark"] = await machine.redis_benchmark(server)
         results["machine"]["load_after"] = round(os.getloadavg()[0], 2)

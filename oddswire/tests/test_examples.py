@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import asyncio
+import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from oddswire import Client
+from oddswire.queue import Queue
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 README = Path(__file__).parents[2] / "README.md"
@@ -25,6 +31,45 @@ def test_an_application_with_its_own_settings_and_logging_runs():
     assert run.stdout == "hello, visitor 1\n"
     said = [line.split(":")[0] for line in run.stderr.splitlines()]
     assert said == ["oddswire.wire", "shop", "shop"]
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("G3", "P5")
+async def test_a_worker_with_its_own_settings_and_logging_runs(server, prefix):
+    """It delivers what others enqueue, logs the application's way, ends on SIGTERM."""
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, EXAMPLES / "worker.py"),
+        env={"REDIS_URL": server.url, "REDIS_KEY_PREFIX": prefix},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    async with Client.from_url(server.url) as client:
+        queue = Queue(client, "messages", dict, prefix=prefix)
+        for user in (3, 4):
+            await queue.enqueue(user, {"text": "hello"}, dedup_id="hello")
+        assert await worker.stdout.readline() == b"4: hello\n"
+        worker.terminate()
+        _, said = await worker.communicate()
+        (letter,) = await queue.dead()
+        assert letter.user_id == 3
+    assert worker.returncode == 0
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert {line["from"] for line in lines} == {"greeter", "oddswire.queue"}
+
+
+@pytest.mark.integration
+async def test_a_worker_that_is_alone_shows_itself():
+    """Without a server it starts one, delivers, and ends on Ctrl-C."""
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, EXAMPLES / "worker.py"),
+        env={},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    said = [await worker.stdout.readline() for _ in range(2)]
+    worker.send_signal(signal.SIGINT)
+    assert await worker.wait() == 0
+    assert sorted(said) == [b"1: hello\n", b"2: hello\n"]
 
 
 @pytest.mark.integration

@@ -174,3 +174,17 @@ async def test_a_key_file_that_cannot_be_read_opens_nothing(tmp_path):
                 encryption_key_file=str(tmp_path / "none"),
             ):
                 pass
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("P5")
+async def test_a_wire_has_the_queue_it_was_given_a_type_for(server, prefix):
+    """`connect(queue=...)` opens the queue under the prefix; without, it says so."""
+    async with oddswire.connect(url=server.url, prefix=prefix, queue=int) as wire:
+        await wire.queue.enqueue(1, 42)
+        assert (await wire.queue.statistics()).waiting == 1
+        keys = await wire.client.keys(f"{prefix}queue*{{messages}}")
+        assert keys
+    async with oddswire.connect(url=server.url) as wire:
+        with pytest.raises(ClosedError, match=r"connect\(queue=\.\.\.\)"):
+            _ = wire.queue

@@ -211,6 +211,16 @@ class TopicError(OddswireError):
     """A topic was misused: an unknown name, a value of the wrong type or size."""
 
 
+class QueueError(OddswireError, ValueError):
+    """A queue was given what it cannot take: a time in no range, a name, no filter."""
+
+
+class Undeliverable(OddswireError):
+    """Raised by a handler of a queue: the message is to be a dead letter at once."""
+
+    outcome = Outcome.REJECTED
+
+
 class SessionError(OddswireError):
     """The root of the errors of sessions."""
 

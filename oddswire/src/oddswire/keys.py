@@ -249,7 +249,7 @@ def _part(kind: type[int | str], text: str) -> int | str:
     return "" if text == _EMPTY else unquote_to_bytes(text).decode()
 
 
-# --- the families of the library; the first part of a session's or a queue's is a shard
+# --- the families of the library; the first part of a session's is a shard
 
 SESSION = Family("session", int, str, tag=1, group="s")
 """shard, user: hash of one session's sections"""
@@ -297,16 +297,28 @@ LOCK_WAITING = Family("lock-waiting", str, tag=1)
 LOCK_RELEASED = Family("lock-released", str, tag=1)
 """name: a stream of the last release, which wakes who waits"""
 
-QUEUE = Family("queue", str, int, tag=2)
-"""queue, shard: the stream of messages"""
-QUEUE_DEDUP = Family("queue-dedup", str, int, tag=2)
-"""queue, shard: ids already taken, by expiry"""
-QUEUE_SENT = Family("queue-sent", str, int, tag=2)
-"""queue, shard: messages delivered and not yet trimmed"""
-QUEUE_ACKED = Family("queue-acked", str, int, tag=2)
-"""queue, shard: position to rebuild the consumer group at"""
-QUEUE_DEAD = Family("queue-dead", str, int, tag=2)
-"""queue, shard: dead letters with their reason"""
+QUEUE = Family("queue", str, tag=1)
+"""queue: hash of its messages by id, whatever state they are in"""
+QUEUE_LINES = Family("queue-lines", str, tag=1)
+"""queue: each user's messages that wait, in order; one being handled is its first"""
+QUEUE_USERS = Family("queue-users", str, tag=1)
+"""queue: users with a line, by when it may be served next"""
+QUEUE_LEASES = Family("queue-leases", str, tag=1)
+"""queue: who serves a user's line, and with which message"""
+QUEUE_DELAYED = Family("queue-delayed", str, tag=1)
+"""queue: messages for later, by when they are due"""
+QUEUE_PAUSED = Family("queue-paused", str, tag=1)
+"""queue: the kinds and keys that are paused"""
+QUEUE_PARKED = Family("queue-parked", str, tag=1)
+"""queue: messages that stepped out of their line because they are paused"""
+QUEUE_DEAD = Family("queue-dead", str, tag=1)
+"""queue: dead letters"""
+QUEUE_DEDUP = Family("queue-dedup", str, tag=1)
+"""queue: ids already taken, by when they are forgotten"""
+QUEUE_META = Family("queue-meta", str, tag=1)
+"""queue: the last id, and counters"""
+QUEUE_WAKE = Family("queue-wake", str, tag=1)
+"""queue: list that idle workers block on"""
 
 TOPIC = Family("topic", str, str, tag=2)
 """topic, key: the channel of live messages"""

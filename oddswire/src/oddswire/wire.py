@@ -18,6 +18,7 @@ from oddswire.errors import ClosedError, SettingsError
 from oddswire.events import Events
 from oddswire.health import Bound, Health, Thresholds
 from oddswire.locks import Locks
+from oddswire.queue import Queue
 from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
 from oddswire.sessions import Record, Session, Sessions
 from oddswire.settings import Settings, is_example_key
@@ -41,6 +42,7 @@ def connect(
     session: type[Record] = Session,
     keyring: Keyring | None = None,
     rules: Iterable[Rule] = (),
+    queue: type[Any] | None = None,
     **overrides: Any,
 ) -> Wire:
     """Return a `Wire`; entering it connects.
@@ -53,6 +55,7 @@ def connect(
         session: The type of the sessions.
         keyring: Seals the sessions; default: the settings' key, where
             `session_encryption` asks for it.
+        queue: The type of the messages of `Wire.queue`; None: there is none.
         **overrides: Fields of `Settings` that replace those of `settings`.
 
     Raises:
@@ -66,7 +69,7 @@ def connect(
         settings = Settings(**overrides)
     elif overrides:
         settings = msgspec.structs.replace(settings, **overrides)
-    return Wire(settings, session=session, keyring=keyring, rules=rules)
+    return Wire(settings, session=session, keyring=keyring, rules=rules, queue=queue)
 
 
 class Wire:
@@ -96,14 +99,31 @@ class Wire:
         session: type[Record] = Session,
         keyring: Keyring | None = None,
         rules: Iterable[Rule] = (),
+        queue: type[Any] | None = None,
     ) -> None:
         self.settings = settings
         self._rules = tuple(rules)
+        self._queue_type = queue
         self.events = Events()
         self._session = session
         self._keyring = keyring
         self._stack = AsyncExitStack()
         self._opened = False
+        self._queue: Queue[Any] | None = None
+
+    @property
+    def queue(self) -> Queue[Any]:
+        """The queue named ``messages``, of the type that `connect` was given.
+
+        Raises:
+            ClosedError: None was given, or the `Wire` was not entered yet.
+        """
+        if self._queue is None:
+            raise ClosedError(
+                "this Wire has no queue: give connect(queue=...) the type of its "
+                "messages, and enter it"
+            )
+        return self._queue
 
     async def __aenter__(self) -> Self:
         if self._opened:
@@ -143,6 +163,13 @@ class Wire:
             )
             self.locks = Locks(self.client, prefix=self.settings.prefix)
             self.sessions = await stack.enter_async_context(await self._sessions())
+            if self._queue_type is not None:
+                self._queue = Queue(
+                    self.client,
+                    "messages",
+                    self._queue_type,
+                    prefix=self.settings.prefix,
+                )
             self._stack = stack.pop_all()
         return self
 

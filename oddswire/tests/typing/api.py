@@ -6,6 +6,7 @@ from typing import assert_type
 
 import oddswire
 from oddswire.health import Report
+from oddswire.queue import Message, Queue
 from oddswire.ratelimit import Decision, RateLimiter
 
 
@@ -26,6 +27,19 @@ async def clients() -> None:
     assert_type(client.bounded(0.05), oddswire.Client)
     assert_type(client.statistics().calls, dict[str, int])
     await client.aclose()
+
+
+async def queues(client: oddswire.Client) -> None:
+    """What is put into a queue is of its type, and so is what comes out."""
+    queue = Queue(client, "numbers", int)
+    assert_type(queue, Queue[int])
+    assert_type(await queue.enqueue(1, 42), str | None)
+    assert_type((await queue.dead())[0].value, int | None)
+
+    async def handle(message: Message[int]) -> None:
+        assert_type(message.value, int)
+
+    await queue.consume(handle)
 
 
 def outcomes(error: oddswire.OddswireError) -> oddswire.Outcome:

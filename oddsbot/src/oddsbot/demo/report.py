@@ -70,10 +70,10 @@ class OutboxState(msgspec.Struct, frozen=True, kw_only=True):
     """The outbox at the end; None where Redis could not be asked.
 
     Attributes:
-        pending: Handed out and not acknowledged.
+        pending: Handed out and not settled.
         lag: Not handed out.
-        dead_letters: Entries that could not be decoded.
-        repeats_prevented: Entries that came again and were not delivered again.
+        dead_letters: Alerts that were given up.
+        repeats_prevented: Alerts that came again and were not delivered again.
     """
 
     pending: int | None

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import aiohttp
 import msgspec
 
-from oddsbot.delivery import Backlog, backlog
 from oddsbot.polymarket import Gamma
 from oddsbot.replay import Recording, Replay
 from oddswire import EmbeddedServer, connect
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from oddswire import Settings
+    from oddswire.queue import QueueStatistics
 
     from .options import Options
 
@@ -126,13 +126,14 @@ class _Run:
         self, view: Callable[[Stage], Coroutine[Any, Any, object]] | None
     ) -> Report:
         stage = self._stage
-        async with stage.outbox, stage.stream, asyncio.TaskGroup() as tasks:
+        async with stage.stream, asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(stage.watcher.run(), name="watcher")
             others = [
                 tasks.create_task(coroutine, name=name)
                 for name, coroutine in (
                     ("keep the server running", self._keep_running()),
                     ("courier", stage.courier.run()),
+                    ("print", self._print()),
                     ("prices", stage.prices.run()),
                     *([("view", view(stage))] if view is not None else []),
                 )
@@ -150,6 +151,9 @@ class _Run:
             await self._stage.server.wait_exit()
             self._stage.restarts += 1
             await self._stage.server.restart()
+
+    async def _print(self) -> None:
+        await self._stage.closed
 
     async def _perform(self) -> None:
         """Play the recording and return when the watcher has seen all of it."""
@@ -185,8 +189,7 @@ class _Run:
         try:
             async with asyncio.timeout(_DRAIN_SECONDS):
                 await asyncio.wait([watching])
-                if stage.outbox.last_id is not None:
-                    await stage.courier.wait_acknowledged(stage.outbox.last_id)
+                await stage.courier.wait_empty()
         except TimeoutError:
             return False
         finally:
@@ -241,15 +244,15 @@ class _Run:
 
     async def _outbox_state(self) -> OutboxState:
         stage = self._stage
-        left: Backlog | None = None
+        left: QueueStatistics | None = None
         # Without an answer the report says so; it is not the end of it.
         with contextlib.suppress(OddswireError):
-            left = await backlog(stage.client, stage.keys, stage.courier.group)
+            left = await stage.queue.statistics()
         return OutboxState(
-            pending=left.pending if left else None,
-            lag=left.lag if left else None,
-            dead_letters=left.dead if left else None,
-            repeats_prevented=stage.courier.repeats,
+            pending=left.leased if left else None,
+            lag=left.depth - left.leased if left else None,
+            dead_letters=left.dead_letters if left else None,
+            repeats_prevented=stage.queue.counts.duplicates,
         )
 
     async def _check(self, end: int, *, drained: bool) -> Check:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from oddsbot.alerts import Alerts, PriceCrossed
-from oddsbot.delivery import Courier, Outbox, PrintedChat, text_of
+from oddsbot.delivery import Courier, Outbox, PrintedChat, alert_queue, text_of
 from oddsbot.polymarket import MarketStream
 from oddsbot.settings import PREFIX
 from oddsbot.watch import Prices, Watcher
@@ -42,6 +43,8 @@ class Stage:
     Attributes:
         told: What the chat was given, in order.
         restarts: How often the server ended unasked and was started again.
+        closed: Gets the error when there is nowhere to print to any more. The queue
+            would try again, and the demo has nobody to show it to.
     """
 
     def __init__(
@@ -64,13 +67,15 @@ class Stage:
         self.began = clock.now()
         self.restarts = 0
         self.told: list[checker.Told] = []
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.rules = list(cast.price_rules(replay.recording, markets, until))
         self.followers = cast.followers(markets)
         self.keys = keys = KeySpace(PREFIX)
         self.chat = PrintedChat(write, cast.PEOPLE)
         self.prices = Prices(client, keys, clock)
-        self.outbox = Outbox(client, keys, clock)
-        self.courier = Courier(client, keys, self._deliver, clock)
+        self.queue = alert_queue(client, PREFIX)
+        self.outbox = Outbox(self.queue, clock)
+        self.courier = Courier(self.queue, self._deliver, clock)
         self.outcomes = {
             token.token_id: token.outcome
             for market in markets
@@ -88,7 +93,12 @@ class Stage:
 
     async def _deliver(self, alert: Alert) -> None:
         text = text_of(alert, self.questions, self.outcomes)
-        await self.chat.send(alert.user_id, text)
+        try:
+            await self.chat.send(alert.user_id, text)
+        except OSError as error:
+            if not self.closed.done():
+                self.closed.set_exception(error)
+            raise
         # An earlier run with the same data directory may have left alerts: they are
         # delivered, and this playing did not cause them.
         if alert.seen_at >= self.began:

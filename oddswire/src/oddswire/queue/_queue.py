@@ -1,0 +1,377 @@
+"""`Queue`: put messages for users in, have them handled, stop and repair it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from oddswire.codec import Codec
+from oddswire.errors import CodecError, QueueError
+from oddswire.keys import KeySpace
+from oddswire.queue._arguments import LATEST, duration, label, switch
+from oddswire.queue._store import Store
+from oddswire.queue._worker import Options, Worker
+from oddswire.queue.messages import Counts, DeadLetter, Message, QueueStatistics
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from oddswire.client import Client
+    from oddswire.clock import Clock
+    from oddswire.queue._store import Letter
+
+T = TypeVar("T")
+
+# Messages that one script adds: some milliseconds of the server.
+_CHUNK = 500
+
+
+class Queue(Generic[T]):
+    """Messages for users that wait in Redis until they were handled.
+
+    A message is handled at least once, and those of one user one after the other, in
+    the order in which they were enqueued, whatever fails: a message that is to be tried
+    again holds up its user and nobody else. Any number of processes may enqueue and
+    consume. All of a queue is in one slot of a cluster.
+
+    Args:
+        client: Where.
+        name: Of this queue; a queue of the same name and prefix is the same queue.
+        type: The type of the values: a `msgspec.Struct`, or what msgspec decodes.
+        prefix: What its keys begin with.
+        codec: How values are stored, for one that compresses or seals otherwise.
+        dedup_window: Seconds for which a `dedup_id` is remembered.
+        max_attempts: Failures of a handler after which a message is a dead letter.
+        retry_base: Seconds before the second attempt, at most; doubled each time.
+        retry_cap: The longest of these waits, in seconds.
+        lease: Seconds after which a worker that is not heard of has lost its messages.
+            A live one renews in time.
+        timeout: Seconds that a handler may take for one message.
+        poll: Seconds after which an idle worker looks without being called.
+        dead_limit: Dead letters that are kept; then the oldest are dropped.
+        clock: None for the server's time, which all processes share. One of your own
+            decides what is due and expired; waiting still takes real time.
+
+    Attributes:
+        name: As given.
+        counts: What this process did.
+
+    Raises:
+        QueueError: A duration or a number is not above 0.
+        TypeError: msgspec does not support the type.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        name: str,
+        type: type[T],  # noqa: A002 - the word that the codec uses
+        *,
+        prefix: str = "oddswire:",
+        codec: Codec[T] | None = None,
+        dedup_window: float = 86_400.0,
+        max_attempts: int = 8,
+        retry_base: float = 1.0,
+        retry_cap: float = 300.0,
+        lease: float = 10.0,
+        timeout: float = 60.0,
+        poll: float = 1.0,
+        dead_limit: int = 10_000,
+        clock: Clock | None = None,
+    ) -> None:
+        self._options = Options(
+            max_attempts=max_attempts,
+            retry_base=duration("retry_base", retry_base),
+            retry_cap=duration("retry_cap", retry_cap),
+            lease=duration("lease", lease),
+            timeout=duration("timeout", timeout),
+            poll=duration("poll", poll),
+            dead_limit=dead_limit,
+        )
+        if max_attempts < 1 or dead_limit < 1:
+            raise QueueError("max_attempts and dead_limit are 1 or more")
+        self.name = name
+        self.counts = Counts()
+        self._window = duration("dedup_window", dedup_window)
+        self._codec = Codec(type) if codec is None else codec
+        self._store = Store(client, KeySpace(prefix), name, clock)
+
+    # --- putting in
+
+    async def enqueue(
+        self,
+        user_id: int,
+        value: T,
+        *,
+        dedup_id: str | None = None,
+        ttl: float | None = None,
+        at: float | None = None,
+        kind: str = "",
+        key: str = "",
+    ) -> str | None:
+        """Add a message for a user.
+
+        Returns when the server has it. With a `dedup_id` it may be repeated after an
+        error, and after a cancellation, which leaves it added or not.
+
+        Args:
+            user_id: Whom it is for.
+            value: What to deliver.
+            dedup_id: The same id for the same user is taken in once per
+                `dedup_window`.
+            ttl: Seconds after which it is not worth delivering any more, counted from
+                when it is due.
+            at: When it is due, seconds since 1970; at once when that is past. When it
+                is, it goes before what was enqueued after it and still waits.
+            kind: What it can be paused and purged by, such as ``"price"``.
+            key: The same for its subject, such as a market.
+
+        Returns:
+            Its id; None for a duplicate.
+
+        Raises:
+            QueueError: An argument is out of range.
+            CodecError: The value is not of the queue's type, or too large.
+            OutOfMemory: The server is full; nothing was added.
+            OddswireError: As from any command, with its `outcome`.
+        """
+        added = await self._add(
+            {user_id: value}, dedup_id=dedup_id, ttl=ttl, at=at, kind=kind, key=key
+        )
+        return added[0] or None
+
+    async def enqueue_many(
+        self,
+        values: Mapping[int, T],
+        *,
+        dedup_id: str | None = None,
+        ttl: float | None = None,
+        at: float | None = None,
+        kind: str = "",
+        key: str = "",
+    ) -> int:
+        """Add a message for each of many users; the rest is as for `enqueue`.
+
+        After an error some may have been added. With a `dedup_id`, which counts for
+        each user by itself, the whole call may be repeated.
+
+        Args:
+            values: Users and what to deliver to them; the same object for all is
+                encoded once.
+            dedup_id: As for `enqueue`.
+            ttl: As for `enqueue`.
+            at: As for `enqueue`.
+            kind: As for `enqueue`.
+            key: As for `enqueue`.
+
+        Returns:
+            How many were added; the others were duplicates.
+        """
+        added = await self._add(
+            values, dedup_id=dedup_id, ttl=ttl, at=at, kind=kind, key=key
+        )
+        return sum(1 for each in added if each)
+
+    async def _add(
+        self,
+        values: Mapping[int, T],
+        *,
+        dedup_id: str | None,
+        ttl: float | None,
+        at: float | None,
+        kind: str,
+        key: str,
+    ) -> list[str]:
+        if dedup_id is not None:
+            label("dedup_id", dedup_id)
+        if at is not None and not 0 <= at < LATEST:
+            raise QueueError(f"at is seconds since 1970, not {at!r}")
+        if ttl is not None:
+            duration("ttl", ttl)
+        if kind:
+            label("kind", kind)
+        if key:
+            label("key", key)
+        # All of it before anything is sent: a wrong value must not leave half a batch.
+        flat: list[int | bytes] = []
+        last: tuple[T, bytes] | None = None
+        for user_id, value in values.items():
+            if type(user_id) is not int:
+                raise QueueError(f"a user id is an int, not {type(user_id).__name__}")
+            if last is None or last[0] is not value:
+                last = (value, self._codec.encode(value))
+            flat += (user_id, last[1])
+        added: list[str] = []
+        for first in range(0, len(flat), 2 * _CHUNK):
+            ids = await self._store.enqueue(
+                flat[first : first + 2 * _CHUNK],
+                dedup_id=dedup_id or "",
+                window=self._window,
+                due=at,
+                ttl=ttl,
+                kind=kind,
+                key=key,
+            )
+            added += ids
+            new = sum(1 for each in ids if each)
+            self.counts.enqueued += new
+            self.counts.duplicates += len(ids) - new
+        return added
+
+    # --- taking out
+
+    async def consume(
+        self,
+        handler: Callable[[Message[T]], Awaitable[object]],
+        *,
+        concurrency: int = 8,
+        stop: asyncio.Event | None = None,
+    ) -> None:
+        """Hand messages to `handler`, for ever or until `stop` is set.
+
+        When the handler returns, the message is done. What it raises decides:
+
+        - `RateLimited`: the user waits `retry_after` seconds; it is no failure.
+        - `Undeliverable`: a dead letter at once.
+        - Anything else, or no end within `timeout`: tried again later, `max_attempts`
+          times in all, then a dead letter.
+
+        Waits while Redis is away. A handler whose lease went to another worker, since
+        this process or its link stood still for too long, is cancelled.
+
+        Args:
+            handler: Gets one message at a time for each user.
+            concurrency: Handlers at the same time, each for another user.
+            stop: Once set, nothing more is taken, what is being handled is finished,
+                and the call returns.
+
+        Cancelled, handlers are cancelled and their messages given back, `uncertain`,
+        which takes a second at most. What was on its way to this worker then, and all
+        that a killed process had, comes to others when its lease has run out.
+
+        Raises:
+            QueueError: `concurrency` is below 1.
+            OddswireError: A refusal that waiting does not mend.
+        """
+        if concurrency < 1:
+            raise QueueError("concurrency is 1 or more")
+        worker = Worker(
+            self._store,
+            self._codec,
+            handler,
+            self._options,
+            self.counts,
+            concurrency=concurrency,
+            stop=stop,
+        )
+        await worker.run()
+
+    # --- the kill switch
+
+    async def pause(self, *, kind: str | None = None, key: str | None = None) -> bool:
+        """Stop handing out a kind, a key, or, with neither, everything.
+
+        Once it returns, no worker takes such a message; those that were taken before
+        are finished. Messages of other kinds overtake the paused ones of their user.
+
+        Returns:
+            False when it was paused already.
+
+        Raises:
+            QueueError: Both were given, or an empty text.
+        """
+        return await self._store.pause(switch(kind, key))
+
+    async def resume(self, *, kind: str | None = None, key: str | None = None) -> bool:
+        """End a pause; the messages go back to their places in their users' lines.
+
+        Returns:
+            False when it was not paused.
+
+        Raises:
+            QueueError: Both were given, or an empty text.
+        """
+        return await self._store.resume(switch(kind, key))
+
+    async def purge(
+        self,
+        *,
+        user_id: int | None = None,
+        kind: str | None = None,
+        key: str | None = None,
+    ) -> int:
+        """Remove the messages of a user, a kind, a key; several mean all of them.
+
+        It removes what waits, is delayed, paused or dead, but not what is being
+        handled, nor, for certain, what is enqueued meanwhile: pause first. Ids stay
+        known to the deduplication. Cancelled, a part is removed.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            QueueError: No filter was given, or an empty text.
+        """
+        if user_id is None and kind is None and key is None:
+            raise QueueError("say what to purge: user_id, kind or key")
+        return await self._store.purge(
+            "" if user_id is None else str(user_id),
+            "" if kind is None else label("kind", kind),
+            "" if key is None else label("key", key),
+        )
+
+    # --- dead letters
+
+    async def dead(self, *, after: str = "", limit: int = 100) -> list[DeadLetter[T]]:
+        """Return dead letters, the oldest message first.
+
+        Args:
+            after: The id of the last one that was read, for the next page.
+            limit: How many at most.
+        """
+        return [self._letter(each) for each in await self._store.dead(after, limit)]
+
+    def _letter(self, letter: Letter) -> DeadLetter[T]:
+        try:
+            value = self._codec.decode(letter.data)
+        except CodecError:
+            value = None
+        return DeadLetter(
+            id=letter.id,
+            user_id=letter.user,
+            value=value,
+            data=letter.data,
+            kind=letter.kind,
+            key=letter.key,
+            attempts=letter.attempts,
+            uncertain=letter.uncertain,
+            reason=letter.reason,
+            due_at=letter.due / 1000,
+            died_at=letter.died / 1000,
+        )
+
+    async def replay(self, *ids: str, ttl: float | None = None) -> int:
+        """Put dead letters back to their places, with all their attempts before them.
+
+        Args:
+            *ids: Of the dead letters.
+            ttl: Seconds from now after which they expire; None: never, whatever ttl
+                they had.
+
+        Returns:
+            How many there were; an id that is no dead letter (any more) is none.
+        """
+        if not ids:
+            return 0
+        if ttl is not None:
+            duration("ttl", ttl)
+        return await self._store.replay(ids, ttl)
+
+    # --- looking
+
+    async def statistics(self) -> QueueStatistics:
+        """Return what the queue holds and what became of everything, exactly.
+
+        For the whole queue, all processes together; `counts` is this process alone.
+        """
+        return await self._store.statistics()

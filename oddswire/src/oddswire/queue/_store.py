@@ -1,0 +1,302 @@
+"""A queue in Redis: each step one script, so that none can end half way.
+
+Every user has a line, and a line is served by one worker at a time, under a lease. That
+alone keeps the order of a user: a message that failed stays at the head of its line
+and the user waits, nobody else. A lease that runs out makes the line free again; its
+token is random and new each time, so whoever had it cannot settle what is no longer
+his.
+
+Time is the server's: workers need not agree on theirs.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from oddswire import keys as families
+from oddswire.queue.messages import QueueStatistics
+from oddswire.scripts import load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from oddswire.client import Client
+    from oddswire.clock import Clock
+    from oddswire.keys import Family, KeySpace
+
+Settlement = Literal["done", "retry", "wait", "release", "dead"]
+
+# Messages that one script looks at: some milliseconds of the server at most.
+_STEPS = 200
+_PURGE_PAGE = 500
+
+# Read with the module: a queue is made within a running loop, which must not wait for
+# a disk.
+_SCRIPTS = {
+    name: load(f"queue_{name}")
+    for name in (
+        *("enqueue", "take", "settle", "renew", "pause", "purge", "dead", "replay"),
+        "statistics",
+    )
+}
+
+_COUNTERS = (
+    *("enqueued", "duplicates", "delivered", "retried", "reclaimed"),
+    *("expired", "dead", "replayed", "purged", "dropped"),
+)
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """A message that was handed out, and the lease on its user's line."""
+
+    token: str
+    id: str
+    user: int
+    kind: str
+    key: str
+    due: int
+    expires: int
+    attempts: int
+    uncertain: bool
+    data: bytes
+
+
+class Letter(msgspec.Struct, frozen=True):
+    """A dead letter as it is stored."""
+
+    id: str
+    user: int
+    kind: str
+    key: str
+    due: int
+    attempts: int
+    uncertain: bool
+    reason: str
+    died: int
+    data: bytes
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What `Store.take` returned.
+
+    Attributes:
+        now: The time by which they were chosen, seconds since 1970.
+        taken: Messages to handle.
+        next: Seconds until there may be more; None when nothing tells.
+        expired: Messages found too old.
+        reclaimed: Messages of this batch that another worker had before.
+    """
+
+    now: float
+    taken: list[Taken]
+    next: float | None
+    expired: int
+    reclaimed: int
+
+
+class Store:
+    """The keys of one queue, and the scripts on them.
+
+    Args:
+        client: Where.
+        keys: Names the keys.
+        name: Of the queue.
+        clock: None for the server's time; else what every step takes for the time.
+    """
+
+    def __init__(
+        self, client: Client, keys: KeySpace, name: str, clock: Clock | None
+    ) -> None:
+        self.client = client
+        self._clock = clock
+
+        def key(family: Family[str]) -> str:
+            return keys.key(family, name)
+
+        messages, lines = key(families.QUEUE), key(families.QUEUE_LINES)
+        users, leases = key(families.QUEUE_USERS), key(families.QUEUE_LEASES)
+        delayed, dedup = key(families.QUEUE_DELAYED), key(families.QUEUE_DEDUP)
+        paused, parked = key(families.QUEUE_PAUSED), key(families.QUEUE_PARKED)
+        dead, meta = key(families.QUEUE_DEAD), key(families.QUEUE_META)
+        self.wake = wake = key(families.QUEUE_WAKE)
+        self._keys = {
+            "enqueue": (messages, lines, users, delayed, dedup, meta, wake),
+            "take": (
+                *(messages, lines, users, leases, delayed, paused, parked, meta),
+                wake,
+            ),
+            "settle": (messages, lines, users, leases, dead, meta),
+            "renew": (users, leases),
+            "pause": (paused, meta, wake),
+            "purge": (messages, lines, users, leases, delayed, parked, dead, meta),
+            "dead": (messages, dead),
+            "replay": (messages, lines, users, dead, meta, wake),
+            "statistics": (
+                *(messages, lines, users, leases, delayed, parked, dead, meta),
+                paused,
+            ),
+        }
+
+    async def enqueue(
+        self,
+        values: Sequence[int | bytes],
+        *,
+        dedup_id: str,
+        window: float,
+        due: float | None,
+        ttl: float | None,
+        kind: str,
+        key: str,
+    ) -> list[str]:
+        """Add a message for each of ``user, value, user, value, ...``.
+
+        Returns the ids, empty for a duplicate.
+        """
+        ids = await self._run(
+            "enqueue",
+            *(self._now(), dedup_id, _ms(window), _ms(due or 0.0), _ttl(ttl)),
+            *(kind, key, *values),
+        )
+        return [each.decode() for each in ids]
+
+    async def take(self, want: int, lease: float) -> Batch:
+        """Lease the lines of at most so many users, and take their first messages."""
+        token = secrets.token_hex(8)
+        now, pause, expired, reclaimed, taken = await self._run(
+            "take", self._now(), want, token, _ms(lease), _STEPS
+        )
+        return Batch(
+            now=now / 1000,
+            taken=[_taken(token, each) for each in taken],
+            next=None if pause < 0 else pause / 1000,
+            expired=expired,
+            reclaimed=reclaimed,
+        )
+
+    async def settle(
+        self,
+        taken: Taken,
+        what: Settlement,
+        *,
+        delay: float = 0.0,
+        uncertain: bool = False,
+        reason: str = "",
+        dead_limit: int = 0,
+    ) -> bool:
+        """End a lease; False when it is not ours any more."""
+        return bool(
+            await self._run(
+                "settle",
+                *(self._now(), taken.user, taken.id, taken.token),
+                *(what, _ms(delay), int(uncertain), reason, dead_limit),
+            )
+        )
+
+    async def renew(self, lease: float, taken: Sequence[Taken]) -> list[bool]:
+        """Prolong leases; False for each that is not ours any more."""
+        pairs = [x for each in taken for x in (each.user, f"{each.token}:{each.id}")]
+        return [
+            bool(x) for x in await self._run("renew", self._now(), _ms(lease), *pairs)
+        ]
+
+    async def pause(self, label: str) -> bool:
+        """Pause a label; False when it is already."""
+        return bool(await self._run("pause", "pause", label))
+
+    async def resume(self, label: str) -> bool:
+        """Resume a label; False when it was not paused."""
+        return bool(await self._run("pause", "resume", label))
+
+    async def purge(self, user: str, kind: str, key: str) -> int:
+        """Remove messages, page by page; return how many."""
+        cursor: bytes = b"0"
+        removed: int = 0
+        while True:
+            cursor, count = await self._run(
+                "purge", self._now(), cursor, _PURGE_PAGE, user, kind, key
+            )
+            removed += count
+            if cursor == b"0":
+                return removed
+
+    async def dead(self, after: str, limit: int) -> list[Letter]:
+        """Read dead letters, the oldest message first."""
+        return [_letter(each) for each in await self._run("dead", after, limit)]
+
+    async def replay(self, ids: Sequence[str], ttl: float | None) -> int:
+        """Put dead letters back; return how many of the ids were one."""
+        return int(await self._run("replay", self._now(), _ttl(ttl), *ids))
+
+    async def statistics(self) -> QueueStatistics:
+        """Read sizes and counters, at one moment."""
+        (
+            *(waiting, delayed, parked, dead, leased, users, lag),
+            paused,
+            counted,
+        ) = await self._run("statistics", self._now())
+        counters = dict(zip(counted[::2], map(_number, counted[1::2]), strict=True))
+        return QueueStatistics(
+            waiting=waiting,
+            delayed=delayed,
+            parked=parked,
+            dead_letters=dead,
+            leased=leased,
+            users=users,
+            lag=lag / 1000,
+            paused=frozenset(label.decode() for label in paused),
+            **{name: counters.get(name.encode(), 0) for name in _COUNTERS},
+        )
+
+    def _now(self) -> int | str:
+        return "" if self._clock is None else _ms(self._clock.now())
+
+    async def _run(self, name: str, *args: Any) -> Any:
+        return await _SCRIPTS[name](self.client, self._keys[name], args)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _ttl(seconds: float | None) -> int:
+    # 0 stands for none, so a very short one is not to become 0.
+    return 0 if seconds is None else max(1, _ms(seconds))
+
+
+def _number(text: bytes) -> int:
+    return int(text) if text.isdigit() else 0  # not a counter
+
+
+def _taken(token: str, fields: list[Any]) -> Taken:
+    id_, user, kind, key, due, expires, attempts, uncertain, data = fields
+    return Taken(
+        token=token,
+        id=id_.decode(),
+        user=int(user),
+        kind=kind.decode(),
+        key=key.decode(),
+        due=due,
+        expires=expires,
+        attempts=attempts,
+        uncertain=bool(uncertain),
+        data=data,
+    )
+
+
+def _letter(fields: list[Any]) -> Letter:
+    id_, user, kind, key, due, attempts, uncertain, reason, died, data = fields
+    return Letter(
+        id=id_.decode(),
+        user=int(user),
+        kind=kind.decode(),
+        key=key.decode(),
+        due=due,
+        attempts=attempts,
+        uncertain=bool(uncertain),
+        reason=reason.decode(errors="replace"),
+        died=died,
+        data=data,
+    )

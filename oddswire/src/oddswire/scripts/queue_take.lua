@@ -1,0 +1,146 @@
+#!lua flags=allow-oom
+-- Hands out the first message of some users' lines, each under a lease.
+-- KEYS  messages, lines, users, leases, delayed, paused, parked, meta, wake
+-- ARGV  now in ms ('': the server's), how many, token, lease in ms, most steps
+-- Returns {now, ms until there may be more (-1: unknown), expired, reclaimed, taken},
+-- each taken one {id, user, kind, key, due, expires, attempts, uncertain, value}.
+-- Cost: O(log N) a step; a step is a message handed out, expired, parked or moved.
+local messages, lines, users, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local delayed, paused, parked = KEYS[5], KEYS[6], KEYS[7]
+local meta, wake = KEYS[8], KEYS[9]
+local now = tonumber(ARGV[1])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local want, token = tonumber(ARGV[2]), ARGV[3]
+local lease_end, steps = now + tonumber(ARGV[4]), tonumber(ARGV[5])
+local more = false
+
+local function read(id)
+  local packed = redis.call('HGET', messages, id)
+  return packed and cmsgpack.unpack(packed)
+end
+
+local function join_line(user, id)
+  redis.call('ZADD', lines, 0, user .. ':' .. id)
+  -- NX: a user who waits out a retry, or is being served, stays so.
+  redis.call('ZADD', users, 'NX', now, user)
+end
+
+local any_paused = redis.call('SCARD', paused) > 0
+local function is_paused(message)
+  return any_paused and (
+    redis.call('SISMEMBER', paused, 'kind:' .. message[2]) == 1
+    or redis.call('SISMEMBER', paused, 'key:' .. message[3]) == 1
+  )
+end
+
+-- Those that became due.
+local due = redis.call('ZRANGE', delayed, '-inf', now, 'BYSCORE', 'LIMIT', 0, steps)
+for _, id in ipairs(due) do
+  redis.call('ZREM', delayed, id)
+  local message = read(id)
+  if message then
+    join_line(message[1], id)
+  end
+end
+more = #due == steps
+
+-- Those that were resumed go back to where they were in their line. It is done here,
+-- a part each time, so that no resume can end half way.
+local from = redis.call('HGET', meta, 'resuming')
+if from then
+  local members = redis.call(
+    'ZRANGE', parked, from, '+', 'BYLEX', 'LIMIT', 0, steps
+  )
+  for _, member in ipairs(members) do
+    local user, id = string.match(member, '^(.*):(%x+)$')
+    local message = read(id)
+    if not message then
+      redis.call('ZREM', parked, member)
+    elseif not is_paused(message) then
+      redis.call('ZREM', parked, member)
+      join_line(user, id)
+    end
+  end
+  if #members < steps then
+    redis.call('HDEL', meta, 'resuming')
+  else
+    redis.call('HSET', meta, 'resuming', '(' .. members[#members])
+    more = true
+  end
+end
+
+local taken, expired, reclaimed = {}, 0, 0
+if redis.call('SISMEMBER', paused, '*') == 1 then
+  return { now, -1, 0, 0, taken }
+end
+
+local ready = redis.call('ZRANGE', users, '-inf', now, 'BYSCORE', 'LIMIT', 0, want)
+more = more or #ready == want
+for _, user in ipairs(ready) do
+  while true do
+    if steps == 0 then
+      more = true
+      break
+    end
+    steps = steps - 1
+    local member = redis.call(
+      'ZRANGE', lines, '[' .. user .. ':', '(' .. user .. ';', 'BYLEX', 'LIMIT', 0, 1
+    )[1]
+    if not member then
+      redis.call('ZREM', users, user)
+      redis.call('HDEL', leases, user)
+      break
+    end
+    local id = string.sub(member, -16)
+    local message = read(id)
+    if not message then
+      redis.call('ZREM', lines, member)
+    elseif message[5] > 0 and message[5] <= now then
+      redis.call('ZREM', lines, member)
+      redis.call('HDEL', messages, id)
+      expired = expired + 1
+    elseif is_paused(message) then
+      redis.call('ZREM', lines, member)
+      redis.call('ZADD', parked, 0, member)
+    else
+      -- Whoever had it went away with it, so it may have been delivered.
+      local before = redis.call('HGET', leases, user)
+      if before and string.sub(before, -16) == id then
+        reclaimed = reclaimed + 1
+        if message[7] == 0 then
+          message[7] = 1
+          redis.call('HSET', messages, id, cmsgpack.pack(message))
+        end
+      end
+      redis.call('HSET', leases, user, token .. ':' .. id)
+      redis.call('ZADD', users, lease_end, user)
+      taken[#taken + 1] = {
+        id, user, message[2], message[3], message[4], message[5], message[6],
+        message[7], message[10],
+      }
+      break
+    end
+  end
+end
+if expired > 0 then
+  redis.call('HINCRBY', meta, 'expired', expired)
+end
+if reclaimed > 0 then
+  redis.call('HINCRBY', meta, 'reclaimed', reclaimed)
+end
+if more then
+  return { now, 0, expired, reclaimed, taken }
+end
+-- Nothing is left to do now, and what is added later adds its own tokens.
+redis.call('DEL', wake)
+local next_at = math.huge
+local user = redis.call('ZRANGE', users, 0, 0, 'WITHSCORES')
+local later = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
+next_at = math.min(tonumber(user[2]) or next_at, tonumber(later[2]) or next_at)
+if next_at == math.huge then
+  return { now, -1, expired, reclaimed, taken }
+end
+return { now, math.max(0, next_at - now), expired, reclaimed, taken }

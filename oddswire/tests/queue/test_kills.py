@@ -1,0 +1,214 @@
+"""Worker processes that are killed, stopped and continued; nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections import defaultdict
+from contextlib import asynccontextmanager, suppress
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+import pytest
+
+from oddswire.clock import ManualClock
+from oddswire.queue import Queue
+
+from .conftest import Inbox, Note, consuming, empty, until
+
+WORKER = Path(__file__).with_name("worker.py")
+CONCURRENCY = 16
+
+
+class Workers:
+    """Worker processes, started again whenever one has died.
+
+    Attributes:
+        deaths: How many died.
+    """
+
+    def __init__(self, server, prefix, deadly):
+        self._arguments = (sys.executable, WORKER, server.url, prefix, str(deadly))
+        self._living = set()
+        self._closing = False
+        self.deaths = 0
+
+    async def keep(self):
+        """Have one worker live, and another one after it."""
+        while not self._closing:
+            worker = await asyncio.create_subprocess_exec(*self._arguments)
+            self._living.add(worker)
+            try:
+                await worker.wait()
+            finally:
+                with suppress(ProcessLookupError):
+                    worker.kill()
+                self._living.discard(worker)
+            self.deaths += 1
+
+    def kill_one(self):
+        """Kill any of them, at whatever it is doing."""
+        if self._living:
+            with suppress(ProcessLookupError):
+                random.choice(sorted(self._living, key=id)).kill()
+
+    def close(self):
+        """Kill all, and start none any more."""
+        self._closing = True
+        for worker in self._living:
+            with suppress(ProcessLookupError):
+                worker.kill()
+
+
+@asynccontextmanager
+async def workers(server, prefix, count, deadly):
+    """So many worker processes for the block."""
+    group = Workers(server, prefix, deadly)
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(count):
+            tasks.create_task(group.keep())
+        try:
+            yield group
+        finally:
+            group.close()
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("P5")
+async def test_ten_thousand_messages_survive_the_killing_of_their_workers(
+    server, client, prefix
+):
+    """Each is delivered, expired or dead; order holds; repeats are few and say so."""
+    queue = Queue(client, "notes", Note, prefix=prefix)
+    users, rounds = 1_000, 10
+    await queue.enqueue_many(dict.fromkeys(range(300), Note("old")), ttl=0.001)
+    for number in range(rounds):
+        if number in {2, 5}:
+            odd = "dead" if number == 2 else "flaky"
+            await queue.enqueue_many(dict.fromkeys(range(100), Note(odd)))
+        await queue.enqueue_many(dict.fromkeys(range(users), Note(f"{number}")))
+    # 10,000 numbered ones, 300 old, 100 dead, 100 flaky.
+    async with workers(server, prefix, count=3, deadly=0.0003) as group:
+
+        async def killed():
+            if random.random() < 0.01 and group.deaths < 10:
+                group.kill_one()
+            return await empty(queue)
+
+        await until(killed, seconds=28)
+        deaths = group.deaths
+    counted = await queue.statistics()
+    assert counted.accounted == counted.enqueued == 10_500
+    assert (counted.expired, counted.dead_letters) == (300, 100)
+    assert {letter.value.text for letter in await queue.dead()} == {"dead"}
+    assert deaths > 0
+    lines = defaultdict(list)
+    for entry in await client.lrange(prefix + "sent", 0, -1):
+        user, text, uncertain = entry.decode().split(":")
+        lines[int(user)].append((text, uncertain == "1"))
+    repeats = 0
+    for user in range(users):
+        got = [
+            (text, [uncertain for _, uncertain in same])
+            for text, same in groupby(lines[user], key=itemgetter(0))
+        ]
+        wanted = [str(number) for number in range(rounds)]
+        if user < 100:
+            wanted.insert(5, "flaky")
+        assert [text for text, _ in got] == wanted
+        assert all(all(uncertain[1:]) for _, uncertain in got)
+        repeats += sum(len(uncertain) - 1 for _, uncertain in got)
+    assert repeats <= deaths * CONCURRENCY
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("P5")
+async def test_a_worker_that_was_stopped_does_no_harm_when_it_goes_on(
+    server, client, prefix
+):
+    """Its message goes to another worker; what it says later about it is refused."""
+    queue = Queue(client, "notes", Note, prefix=prefix, poll=0.05)
+    await queue.enqueue(1, Note("hold"))
+    await queue.enqueue(1, Note("next"))
+    stopped = await asyncio.create_subprocess_exec(
+        *(sys.executable, WORKER, server.url, prefix, "0"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        await until(lambda: client.exists(prefix + "held"))
+        os.kill(stopped.pid, signal.SIGSTOP)
+        inbox = Inbox()
+        async with consuming(queue, inbox):
+            await until(lambda: empty(queue))
+        assert inbox.of(1) == ["hold", "next"]
+        assert [each.uncertain for each in inbox.messages] == [True, False]
+        await queue.enqueue(1, Note("last"))
+        await client.rpush(prefix + "go", 1)
+        os.kill(stopped.pid, signal.SIGCONT)
+        await until(lambda: empty(queue))
+        stopped.terminate()
+        output, _ = await stopped.communicate()
+    finally:
+        with suppress(ProcessLookupError):
+            stopped.kill()
+    # It delivered the last one, and of the first it learned that it was not its own.
+    assert output == b"1 1\n"
+    counted = await queue.statistics()
+    assert (counted.delivered, counted.reclaimed, counted.depth) == (3, 1, 0)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("P5")
+async def test_a_handler_whose_lease_was_lost_is_cancelled(make):
+    """What another worker has is not delivered any further by this one."""
+    clock = ManualClock()
+    queue = make(clock=clock, lease=0.15)
+    held, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def hold(_message):
+        held.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async def taken_away():
+        await clock.advance(0.15)
+        return (await queue._store.take(1, 60)).taken
+
+    await queue.enqueue(1, Note("a"))
+    async with consuming(queue, hold):
+        await held.wait()
+        await until(taken_away)
+        await cancelled.wait()
+        await until(lambda: queue.counts.lost == 1)
+    counted = await queue.statistics()
+    assert (counted.waiting, counted.leased, counted.delivered) == (1, 1, 0)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("P5")
+async def test_a_late_settlement_is_refused(make):
+    """Who lost a lease can neither finish, fail nor bury what another one has."""
+    clock = ManualClock()
+    queue = make(clock=clock)
+    store = queue._store
+    await queue.enqueue(1, Note("a"))
+    (late,) = (await store.take(1, 10)).taken
+    assert (await store.take(1, 10)).taken == []
+    assert await store.renew(10, [late]) == [True]
+    await clock.advance(10)
+    (now,) = (await store.take(1, 10)).taken
+    assert (now.id, now.uncertain, late.uncertain) == (late.id, True, False)
+    for what in ("done", "retry", "wait", "release", "dead"):
+        assert not await store.settle(late, what)
+    assert await store.renew(10, [late, now]) == [False, True]
+    assert (await queue.statistics()).waiting == 1
+    assert await store.settle(now, "done")
+    assert not await store.settle(now, "done")
+    counted = await queue.statistics()
+    assert (counted.delivered, counted.dead, counted.depth) == (1, 0, 0)
