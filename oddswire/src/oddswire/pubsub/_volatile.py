@@ -1,0 +1,117 @@
+"""`VolatileInbox`: the newest messages; what is missing is counted and said."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from oddswire.pubsub._chain import Head
+from oddswire.pubsub._inbox import Inbox
+from oddswire.pubsub.messages import GapReason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oddswire.pubsub._line import Line
+    from oddswire.pubsub.messages import Gap, Message
+    from oddswire.pubsub.topic import Selection
+
+_ROOT = b"0-0-"
+
+
+class VolatileInbox(Inbox):
+    """Drops the oldest when it is full.
+
+    Whatever is lost, here or on the way, shows when the next message is taken: it names
+    another predecessor.
+
+    Args:
+        line: The topic.
+        selection: Which of its keys.
+        wake: Called when there is something to take.
+        queue: Messages that may wait.
+    """
+
+    def __init__(
+        self, line: Line, selection: Selection, wake: Callable[[], None], *, queue: int
+    ) -> None:
+        super().__init__(line, selection, wake)
+        self._queue: deque[bytes | Head] = deque(maxlen=queue)
+        self._at = Head(-1, b"", b"")
+        self._why = GapReason.LOST
+
+    @property
+    def depth(self) -> int:
+        return len(self._queue)
+
+    def _begin(self, head: Head) -> None:
+        self._at = head
+
+    def push(self, data: bytes) -> None:
+        queue = self._queue
+        if len(queue) == queue.maxlen:
+            self.line.counts.dropped += 1
+            self._why = GapReason.OVERFLOW
+        queue.append(data)
+        self._wake()
+
+    def mark(self, head: Head) -> None:
+        queue = self._queue
+        if queue and type(queue[-1]) is Head:
+            queue.pop()
+        if len(queue) == queue.maxlen:
+            # A message is worth more: the next mark comes in some seconds.
+            return
+        queue.append(head)
+        self._wake()
+
+    def interrupted(self) -> None:
+        self._why = GapReason.DISCONNECTED
+
+    def take(self) -> Message[Any] | Gap | None:
+        queue = self._queue
+        while queue:
+            item = queue.popleft()
+            if type(item) is Head:
+                gap = self._marked(item)
+                if gap is not None:
+                    return gap
+                continue
+            try:
+                number, link, prev, key, payload = item.split(b" ", 4)  # type: ignore[union-attr]
+                n = int(number)
+            except ValueError:
+                self.line.counts.foreign += 1
+                continue
+            if prev != self._at.link:
+                queue.appendleft(item)
+                lost = n - self._at.n - 1
+                why = self._why
+                if lost < 1:
+                    fresh = prev.startswith(_ROOT)
+                    why = GapReason.RESET if fresh else GapReason.ROLLBACK
+                return self._jump(Head(n - 1, prev, self._at.epoch), link, lost, why)
+            self._at = Head(n, link, self._at.epoch)
+            if self.selection.everything or self.selection.takes(key):
+                return self.line.event(link, prev, key, payload)
+        return None
+
+    def _marked(self, head: Head) -> Gap | None:
+        if head.link == self._at.link:
+            self._at = head
+            self._why = GapReason.LOST
+            return None
+        if self._at.epoch != head.epoch:
+            # What the new one has had so far came after us, or is missing.
+            return self._jump(head, None, head.n, GapReason.RESET)
+        lost = head.n - self._at.n
+        why = self._why if lost > 0 else GapReason.ROLLBACK
+        return self._jump(head, None, lost, why)
+
+    def _jump(
+        self, to: Head, following: bytes | None, lost: int, why: GapReason
+    ) -> Gap:
+        after, self._at = self._at.link, to
+        self._why = GapReason.LOST
+        known = lost > 0 and why is not GapReason.RESET
+        return self.line.gap(after, following, lost if known else None, why)
