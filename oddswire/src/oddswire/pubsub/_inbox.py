@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Inbox(ABC):
-    """The reader calls `open`, `push`, `mark` and `interrupted`, the rest is for taking.
+    """The reader calls `open`, `push`, `mark`, `interrupted`; the rest is for taking.
 
     Args:
         line: The topic.

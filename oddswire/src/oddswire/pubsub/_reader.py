@@ -9,6 +9,7 @@ the last message of all would otherwise be missed without a trace.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from oddswire.pubsub._line import Line
 
 _PAUSE, _PAUSE_MOST = 0.05, 5.0
+_PROBE = 1.5
 
 
 class Reader:
@@ -53,6 +55,7 @@ class Reader:
         self.refused = 0
         self.errors = 0
         self._timeout = client.timeout
+        self._commands = client
         self._client = client.subscriber(self._on_push)
         self._every = every
         self._routes: dict[bytes, _Route] = {}
@@ -176,6 +179,7 @@ class Reader:
 
     async def _settle(self, wire: Multiplexer) -> None:
         """Make what is subscribed what is wanted, and learn where topics end."""
+        lost = wire is not self._wire and self._wire is not None
         if wire is not self._wire:
             self._wire = wire
             self.connects += 1
@@ -185,7 +189,8 @@ class Reader:
                 for inbox in route.inboxes:
                     inbox.interrupted()
         wanted = self._routes.keys()
-        calls: list[Coroutine[Any, Any, None]] = [
+        calls: list[Coroutine[Any, Any, None]] = [self._probe() for _ in range(lost)]
+        calls += [
             self._unsubscribe(wire, channel) for channel in self._subscribed - wanted
         ]
         self._subscribed &= wanted
@@ -199,6 +204,14 @@ class Reader:
             for result in results:
                 if isinstance(result, BaseException):
                     raise result
+
+    async def _probe(self) -> None:
+        """Find out whether the command wire, which reads the log, died with ours.
+
+        Left to itself it would notice after twice the timeout of a call.
+        """
+        with contextlib.suppress(OddswireError):
+            await self._commands.bounded(_PROBE).ping()
 
     async def _unsubscribe(self, wire: Multiplexer, channel: bytes) -> None:
         await _say(wire, ("UNSUBSCRIBE", channel), self._timeout)
@@ -290,7 +303,7 @@ class _Route:
 async def _say(
     wire: Multiplexer, command: tuple[Any, ...], timeout: float
 ) -> list[OddswireError]:
-    """Send what is answered by push messages; return the errors it was answered with."""
+    """Send what is answered by push messages; return the errors that came instead."""
     echo = dice().encode()
     data = pack(command) + pack(("PING", echo))
     await _room(wire, len(data), timeout)

@@ -21,7 +21,6 @@ from oddswire.pubsub._publish import publish
 from oddswire.pubsub._reader import Reader
 from oddswire.pubsub._volatile import VolatileInbox
 from oddswire.pubsub.handlers import Handling
-from oddswire.pubsub.messages import Message
 from oddswire.pubsub.statistics import Statistics
 from oddswire.pubsub.subscription import Subscription
 from oddswire.pubsub.topic import Delivery, Keyed, Selection, Topic
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from oddswire.client import Client
     from oddswire.clock import Clock
     from oddswire.pubsub._inbox import Inbox
-    from oddswire.pubsub.messages import Gap, Published
+    from oddswire.pubsub.messages import Gap, Message, Published
     from oddswire.pubsub.topic import Source
 
 T = TypeVar("T")
