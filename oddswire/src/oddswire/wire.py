@@ -12,20 +12,30 @@ from oddswire.client import Client
 from oddswire.embedded import EmbeddedServer
 from oddswire.errors import ClosedError
 from oddswire.events import Events
+from oddswire.pubsub import PubSub
 from oddswire.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
+
+    from oddswire.pubsub import Topic
 
 _log = logging.getLogger("oddswire.wire")
 
 
-def connect(settings: Settings | None = None, **overrides: Any) -> Wire:
+def connect(
+    settings: Settings | None = None,
+    *,
+    topics: Iterable[Topic[Any]] = (),
+    **overrides: Any,
+) -> Wire:
     """Return a `Wire`; entering it connects.
 
     Args:
         settings: Where and how; default: development settings, with a server of our
             own started for as long as the wire is open.
+        topics: Those that may be published and subscribed to; none: any.
         **overrides: Fields of `Settings` that replace those of `settings`.
 
     Raises:
@@ -36,10 +46,10 @@ def connect(settings: Settings | None = None, **overrides: Any) -> Wire:
         ...     await wire.client.set("greeting", "hello")
     """
     if settings is None:
-        return Wire(Settings(**overrides))
-    return Wire(
-        msgspec.structs.replace(settings, **overrides) if overrides else settings
-    )
+        settings = Settings(**overrides)
+    elif overrides:
+        settings = msgspec.structs.replace(settings, **overrides)
+    return Wire(settings, topics=topics)
 
 
 class Wire:
@@ -49,13 +59,18 @@ class Wire:
         settings: What it was opened with; with an embedded server, `url` is filled in.
         events: Where changes of state can be subscribed to, before it is entered too.
         client: The `Client`.
+        pubsub: The topics.
     """
 
     settings: Settings
     client: Client
+    pubsub: PubSub
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, *, topics: Iterable[Topic[Any]] = ()
+    ) -> None:
         self.settings = settings
+        self._topics = tuple(topics)
         self.events = Events()
         self._stack = AsyncExitStack()
         self._opened = False
@@ -82,6 +97,9 @@ class Wire:
             self.client = Client.from_settings(self.settings, events=self.events)
             stack.push_async_callback(self.client.aclose)
             await self.client.ping()
+            self.pubsub = await stack.enter_async_context(
+                PubSub(self.client, prefix=self.settings.prefix, topics=self._topics)
+            )
             self._stack = stack.pop_all()
         return self
 

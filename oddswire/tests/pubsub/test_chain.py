@@ -108,6 +108,12 @@ def test_any_history_of_a_log_is_told_truly(server):
             self.last = ("anew", self.next)
 
         @rule()
+        def lose_the_head(self):
+            """Evict the head alone: a new chain begins in the old log."""
+            self.run(self.client.delete(self.line.head))
+            self.last = ("anew", self.next)
+
+        @rule()
         def snapshot(self):
             async def dump():
                 return [

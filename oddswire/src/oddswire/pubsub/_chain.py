@@ -43,6 +43,19 @@ class Head(NamedTuple):
         return b"%d %b %b" % self
 
 
+def link_of(frame: bytes | Head) -> bytes:
+    """Return the link of a frame, or of a place; empty for what is no frame."""
+    if isinstance(frame, Head):
+        return frame.link
+    parts = frame.split(b" ", 2)
+    return parts[1] if len(parts) == 3 else b""
+
+
+def began_anew(prev: bytes) -> bool:
+    """Whether the message that follows this link is the first of a chain."""
+    return prev.startswith(b"0-0-")
+
+
 def started(dice: str) -> bytes:
     """Return the head of a chain that has had no message, from 16 random hex digits."""
     return f"0 0-0-{dice} {dice}".encode()

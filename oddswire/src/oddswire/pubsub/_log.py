@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from oddswire.pubsub._chain import Chain, Head
+from oddswire.pubsub._chain import Chain, Head, began_anew, link_of
 from oddswire.pubsub._inbox import Inbox
 from oddswire.pubsub._line import dice
+from oddswire.pubsub.messages import GapReason
 from oddswire.scripts import load
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class LogInbox(Inbox):
         # Set while there is no place yet, and the log is read from this id on.
         self._from: bytes | None = None
         self._chain: Chain
+        self._newest: bytes | Head = Head(-1, b"", b"")
 
     @property
     def depth(self) -> int:
@@ -76,6 +78,7 @@ class LogInbox(Inbox):
         return self._chain.at if told else None
 
     def _begin(self, head: Head) -> None:
+        self._newest = head
         start = self._start
         if isinstance(start, bytes):
             # A time that the server has not reached, as by a clock that is ahead of
@@ -92,6 +95,7 @@ class LogInbox(Inbox):
             self._wake()
 
     def push(self, data: bytes) -> None:
+        self._newest = data
         if self.behind:
             return
         if len(self._queue) >= self._most:
@@ -103,12 +107,12 @@ class LogInbox(Inbox):
         self._wake()
 
     def mark(self, head: Head) -> None:
-        if self.behind:
+        if head.link == link_of(self._newest):
             return
-        if self._queue and type(self._queue[-1]) is Head:
-            self._queue.pop()
-        self._queue.append(head)
-        self._wake()
+        self._newest = head
+        if not self.behind:
+            self._queue.append(head)
+            self._wake()
 
     def interrupted(self) -> None:
         """The head says whether anything was missed."""
@@ -119,7 +123,8 @@ class LogInbox(Inbox):
             return gap
         chain, replay, queue = self._chain, self._replay, self._queue
         while True:
-            if replay:
+            replayed = bool(replay)
+            if replayed:
                 entry = replay.popleft()
             elif self.behind or not queue:
                 return None
@@ -143,6 +148,10 @@ class LogInbox(Inbox):
                     return self.line.event(link, prev, key, payload)
             elif chain.knows(link):
                 self.line.counts.duplicates += 1
+            elif replayed:
+                # Reading it once more would show the same.
+                replay.appendleft(entry)
+                return self._break(n, link, prev)
             else:
                 self._lose_step()
                 return None
@@ -155,8 +164,22 @@ class LogInbox(Inbox):
         self._lose_step()
         return False
 
+    def _break(self, n: int, link: bytes, prev: bytes) -> Gap:
+        """The log itself does not hang together: trimmed as we read, or its head lost.
+
+        A head that was evicted or damaged begins a new chain in the old log.
+        """
+        chain = self._chain
+        after, lost = chain.link, n - chain.n - 1 if chain.n >= 0 else 0
+        reason = GapReason.TRIMMED
+        if began_anew(prev):
+            lost, reason = 0, GapReason.RESET
+        elif lost < 1:
+            reason = GapReason.ROLLBACK
+        chain.jump(Head(n - 1, prev, chain.epoch))
+        return self.line.gap(after, link, lost if lost > 0 else None, reason)
+
     def _lose_step(self) -> None:
-        self._replay.clear()
         self._queue.clear()
         self.behind = True
 
@@ -179,7 +202,7 @@ class LogInbox(Inbox):
             )
             head = Head.parse(packed)
             if follows:
-                self._follow(head, [_entry(each) for each in entries])
+                self._follow(head, _entries(line, entries), more=len(entries) >= PAGE)
             else:
                 await self._rejoin(head)
         except BaseException:
@@ -188,7 +211,7 @@ class LogInbox(Inbox):
         line.counts.recoveries += 1
         line.counts.recovered += len(self._replay)
 
-    def _follow(self, head: Head, entries: list[Entry]) -> None:
+    def _follow(self, head: Head, entries: list[Entry], *, more: bool) -> None:
         chain = self._chain
         if self._from is not None:
             self._from = None
@@ -201,7 +224,7 @@ class LogInbox(Inbox):
             chain.n = head.n
         chain.epoch = head.epoch
         self._replay.extend(entries)
-        if len(entries) >= PAGE:
+        if more:
             self.behind = True
 
     async def _rejoin(self, head: Head) -> None:
@@ -215,8 +238,7 @@ class LogInbox(Inbox):
         end, known = b"+", False
         while not known:
             page = await _ENTRIES(self._client, [line.log], ["back", end, "-", PAGE])
-            for raw in page:
-                entry = _entry(raw)
+            for entry in _entries(line, page):
                 if chain.knows(entry[1]):
                     known = True
                     break
@@ -245,17 +267,18 @@ def _milliseconds(link: bytes) -> int:
     return int(link.partition(b"-")[0])
 
 
-def _entry(raw: Sequence[Any]) -> Entry:
-    """Read an entry of the stream; a foreign one has a link that fits nothing."""
-    stream_id, fields = raw
-    named = dict(zip(fields[::2], fields[1::2], strict=False))
-    return (
-        int(named.get(b"n", b"0")),
-        stream_id + b"-" + named.get(b"x", b""),
-        named.get(b"p", b""),
-        named.get(b"k", b""),
-        named.get(b"d", b""),
-    )
+def _entries(line: Line, raw: Sequence[Any]) -> list[Entry]:
+    """Read entries of the stream; those of somebody else are counted and left out."""
+    entries = []
+    for stream_id, fields in raw:
+        named = dict(zip(fields[::2], fields[1::2], strict=False))
+        try:
+            link = stream_id + b"-" + named[b"x"]
+            prev, key, payload = named[b"p"], named[b"k"], named[b"d"]
+            entries.append((int(named[b"n"]), link, prev, key, payload))
+        except (KeyError, ValueError):
+            line.counts.foreign += 1
+    return entries
 
 
 async def read_log(client: Client, line: Line, start: str, limit: int) -> list[Entry]:
@@ -265,7 +288,7 @@ async def read_log(client: Client, line: Line, start: str, limit: int) -> list[E
         OddswireError: As from any command.
     """
     page = await _ENTRIES(client, [line.log], ["forward", start, "+", limit])
-    return [_entry(raw) for raw in page]
+    return _entries(line, page)
 
 
 _RECOVER = load("topic_recover")

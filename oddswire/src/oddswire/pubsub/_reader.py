@@ -19,6 +19,7 @@ from oddswire.errors import (
     ClosedError,
     OddswireError,
     ReadOnly,
+    TopicError,
     Unavailable,
 )
 from oddswire.events import Disconnected
@@ -276,7 +277,13 @@ class _Route:
         try:
             head = Head.parse(reply)
         except ValueError:
-            self.line.counts.foreign += 1
+            # The next publish puts it right.
+            self.refuse(
+                TopicError(
+                    f"topic {self.line.topic.name}: {self.line.head} holds something "
+                    "else; delete it"
+                )
+            )
             return
         for inbox in self.inboxes:
             inbox.mark(head)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from oddswire.pubsub._chain import Head
+from oddswire.pubsub._chain import Head, began_anew, link_of
 from oddswire.pubsub._inbox import Inbox
 from oddswire.pubsub.messages import GapReason
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from oddswire.pubsub._line import Line
     from oddswire.pubsub.messages import Gap, Message
     from oddswire.pubsub.topic import Selection
-
-_ROOT = b"0-0-"
 
 
 class VolatileInbox(Inbox):
@@ -38,6 +36,7 @@ class VolatileInbox(Inbox):
         super().__init__(line, selection, wake)
         self._queue: deque[bytes | Head] = deque(maxlen=queue)
         self._at = Head(-1, b"", b"")
+        self._newest: bytes | Head = self._at
         self._why = GapReason.LOST
 
     @property
@@ -45,25 +44,23 @@ class VolatileInbox(Inbox):
         return len(self._queue)
 
     def _begin(self, head: Head) -> None:
-        self._at = head
+        self._at = self._newest = head
 
     def push(self, data: bytes) -> None:
+        self._put(data)
+
+    def _put(self, item: bytes | Head) -> None:
         queue = self._queue
         if len(queue) == queue.maxlen:
-            self.line.counts.dropped += 1
+            self.line.counts.dropped += type(queue[0]) is bytes
             self._why = GapReason.OVERFLOW
-        queue.append(data)
+        self._newest = item
+        queue.append(item)
         self._wake()
 
     def mark(self, head: Head) -> None:
-        queue = self._queue
-        if queue and type(queue[-1]) is Head:
-            queue.pop()
-        if len(queue) == queue.maxlen:
-            # A message is worth more: the next mark comes in some seconds.
-            return
-        queue.append(head)
-        self._wake()
+        if head.link != link_of(self._newest):
+            self._put(head)
 
     def interrupted(self) -> None:
         self._why = GapReason.DISCONNECTED
@@ -88,8 +85,8 @@ class VolatileInbox(Inbox):
                 lost = n - self._at.n - 1
                 why = self._why
                 if lost < 1:
-                    fresh = prev.startswith(_ROOT)
-                    why = GapReason.RESET if fresh else GapReason.ROLLBACK
+                    anew = began_anew(prev)
+                    why = GapReason.RESET if anew else GapReason.ROLLBACK
                 return self._jump(Head(n - 1, prev, self._at.epoch), link, lost, why)
             self._at = Head(n, link, self._at.epoch)
             if self.selection.everything or self.selection.takes(key):
@@ -98,8 +95,6 @@ class VolatileInbox(Inbox):
 
     def _marked(self, head: Head) -> Gap | None:
         if head.link == self._at.link:
-            self._at = head
-            self._why = GapReason.LOST
             return None
         if self._at.epoch != head.epoch:
             # What the new one has had so far came after us, or is missing.
