@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_client
+import bench_pubsub
 import layers
 import machine
 import page
@@ -35,6 +36,7 @@ async def measure(effort: Effort) -> dict[str, Any]:
         results["effort"] = effort._asdict()
         results["client"] = await bench_client.measure(server, effort, _say)
         results["layers"] = await layers.measure(server, effort, _say)
+        results["pubsub"] = await bench_pubsub.measure(server, effort, _say)
         _say("redis-benchmark")
         results["redis_benchmark"] = await machine.redis_benchmark(server)
         results["machine"]["load_after"] = round(os.getloadavg()[0], 2)

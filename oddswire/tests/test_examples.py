@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,40 @@ def test_an_application_with_its_own_settings_and_logging_runs():
     assert run.stdout == "hello, visitor 1\n"
     said = [line.split(":")[0] for line in run.stderr.splitlines()]
     assert said == ["oddswire.wire", "shop", "shop"]
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("P7")
+async def test_prices_reach_websockets():
+    """What is published reaches each websocket that wants it."""
+    import aiohttp
+
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        EXAMPLES / "websocket_prices.py",
+        "0",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(25), aiohttp.ClientSession() as session:
+            url = (await process.stdout.readline()).decode().strip()
+            async with (
+                session.ws_connect(url) as all_,
+                session.ws_connect(f"{url}?market=0x1") as one,
+                session.ws_connect(url) as leaves,
+            ):
+                await leaves.close()
+                for _ in range(3):
+                    said = await one.receive_json()
+                    assert said["market"] == "0x1"
+                    assert said["price"]["ask"] > said["price"]["bid"]
+                markets = set()
+                while len(markets) < 5:
+                    markets.add((await all_.receive_json())["market"])
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 0
 
 
 @pytest.mark.integration

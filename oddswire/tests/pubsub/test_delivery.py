@@ -69,13 +69,14 @@ async def test_keys_and_patterns_select(pubsub, take):
         assert [each.value for each in await take(all_, 4)] == [0, 1, 2, 3]
 
 
-async def test_several_topics_in_one_subscription(pubsub, take):
+async def test_several_topics_in_one_subscription(pubsub, take, until):
     """A subscription merges topics of every class, and no topic silences another."""
     async with pubsub.subscribe(TICKS, EVENTS, PRICES) as sub:
         for n in range(20):
             await pubsub.publish(TICKS, n)
         await pubsub.publish(EVENTS, 1)
         await pubsub.publish(PRICES["m"], Price(0.1, 0.2))
+        await until(lambda: sub.depth == 22)
         events = await take(sub, 22)
 
     assert {each.topic for each in events[:4]} == {"ticks", "events", "prices"}

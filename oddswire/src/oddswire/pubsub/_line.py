@@ -45,6 +45,8 @@ class Line:
         self.topic = topic
         self.codec: Codec[Any] = Codec(topic.type, max_size=topic.max_size)
         self.counts = Counts()
+        self._name = topic.name
+        self._decode = self.codec.decode
         self.channel = space.key(TOPIC, topic.name, "").encode()
         self.head = space.key(TOPIC_HEAD, topic.name, "")
         self.log = space.key(TOPIC_LOG, topic.name, "")
@@ -85,9 +87,13 @@ class Line:
     def message(self, link: bytes, key: bytes, payload: bytes) -> Message[Any] | None:
         """Return a message; None, counted, where its value cannot be read."""
         try:
-            value = self.codec.decode(payload)
-            at = int(link[: link.index(b"-")]) / 1000
-            return Message(self.topic.name, key.decode(), value, link.decode(), at)
+            return Message(
+                self._name,
+                key.decode() if key else "",
+                self._decode(payload),
+                link.decode(),
+                int(link[: link.index(b"-")]) / 1000,
+            )
         except ValueError:  # CodecError is one; the others are somebody else's data
             self.counts.unreadable += 1
             return None

@@ -98,13 +98,15 @@ class LogInbox(Inbox):
         self._newest = data
         if self.behind:
             return
-        if len(self._queue) >= self._most:
-            self.line.counts.dropped += len(self._queue) + 1
-            self._queue.clear()
+        queue = self._queue
+        if not queue:
+            self._wake()
+        elif len(queue) >= self._most:
+            self.line.counts.dropped += len(queue) + 1
+            queue.clear()
             self.behind = True
-        else:
-            self._queue.append(data)
-        self._wake()
+            return
+        queue.append(data)
 
     def mark(self, head: Head) -> None:
         if head.link == link_of(self._newest):

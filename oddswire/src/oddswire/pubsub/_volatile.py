@@ -35,8 +35,10 @@ class VolatileInbox(Inbox):
     ) -> None:
         super().__init__(line, selection, wake)
         self._queue: deque[bytes | Head] = deque(maxlen=queue)
-        self._at = Head(-1, b"", b"")
-        self._newest: bytes | Head = self._at
+        # Where we are: number and link of the message taken last, epoch of its chain.
+        self._n = -1
+        self._link = self._epoch = b""
+        self._newest: bytes | Head = Head(-1, b"", b"")
         self._why = GapReason.LOST
 
     @property
@@ -44,29 +46,36 @@ class VolatileInbox(Inbox):
         return len(self._queue)
 
     def _begin(self, head: Head) -> None:
-        self._at = self._newest = head
+        self._newest = head
+        self._n, self._link, self._epoch = head
 
     def push(self, data: bytes) -> None:
-        self._put(data)
-
-    def _put(self, item: bytes | Head) -> None:
         queue = self._queue
-        if len(queue) == queue.maxlen:
-            self.line.counts.dropped += type(queue[0]) is bytes
-            self._why = GapReason.OVERFLOW
-        self._newest = item
-        queue.append(item)
-        self._wake()
+        if not queue:
+            self._wake()
+        elif len(queue) == queue.maxlen:
+            self._drop(queue[0])
+        self._newest = data
+        queue.append(data)
+
+    def _drop(self, oldest: bytes | Head) -> None:
+        self.line.counts.dropped += type(oldest) is bytes
+        self._why = GapReason.OVERFLOW
 
     def mark(self, head: Head) -> None:
-        if head.link != link_of(self._newest):
-            self._put(head)
+        if head.link == link_of(self._newest):
+            return
+        if len(self._queue) == self._queue.maxlen:
+            self._drop(self._queue[0])
+        self._newest = head
+        self._queue.append(head)
+        self._wake()
 
     def interrupted(self) -> None:
         self._why = GapReason.DISCONNECTED
 
     def take(self) -> Message[Any] | Gap | None:
-        queue = self._queue
+        queue, everything = self._queue, self.selection.everything
         while queue:
             item = queue.popleft()
             if type(item) is Head:
@@ -80,33 +89,34 @@ class VolatileInbox(Inbox):
             except ValueError:
                 self.line.counts.foreign += 1
                 continue
-            if prev != self._at.link:
+            if prev != self._link:
                 queue.appendleft(item)
-                lost = n - self._at.n - 1
+                lost = n - self._n - 1
                 why = self._why
                 if lost < 1:
                     anew = began_anew(prev)
                     why = GapReason.RESET if anew else GapReason.ROLLBACK
-                return self._jump(Head(n - 1, prev, self._at.epoch), link, lost, why)
-            self._at = Head(n, link, self._at.epoch)
-            if self.selection.everything or self.selection.takes(key):
+                return self._jump(Head(n - 1, prev, self._epoch), link, lost, why)
+            self._n, self._link = n, link
+            if everything or self.selection.takes(key):
                 return self.line.event(link, prev, key, payload)
         return None
 
     def _marked(self, head: Head) -> Gap | None:
-        if head.link == self._at.link:
+        if head.link == self._link:
             return None
-        if self._at.epoch != head.epoch:
+        if self._epoch != head.epoch:
             # What the new one has had so far came after us, or is missing.
             return self._jump(head, None, head.n, GapReason.RESET)
-        lost = head.n - self._at.n
+        lost = head.n - self._n
         why = self._why if lost > 0 else GapReason.ROLLBACK
         return self._jump(head, None, lost, why)
 
     def _jump(
         self, to: Head, following: bytes | None, lost: int, why: GapReason
     ) -> Gap:
-        after, self._at = self._at.link, to
+        after = self._link
+        self._n, self._link, self._epoch = to
         self._why = GapReason.LOST
         known = lost > 0 and why is not GapReason.RESET
         return self.line.gap(after, following, lost if known else None, why)

@@ -148,6 +148,8 @@ class Subscription(Generic[T]):
 
     def _take(self) -> Message[T] | Gap | None:
         inboxes = self._inboxes
+        if len(inboxes) == 1:
+            return inboxes[0].take()
         for _ in inboxes:
             # In turn, so that a busy topic does not silence another one.
             self._turn = (self._turn + 1) % len(inboxes)
