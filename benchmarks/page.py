@@ -114,9 +114,9 @@ def _topics(pubsub: dict[str, Any]) -> Iterator[str]:
     yield "## Topics"
     yield ""
     yield (
-        f"{bench_pubsub.MESSAGES:,} messages about 1 ms apart, every subscriber's "
-        f"link cut {len(bench_pubsub.DISCONNECTS)} times. oddswire's is a LOG topic; the "
-        "others subscribe to a channel, as they come. Unannounced is what a program is not "
+        f"{bench_pubsub.MESSAGES:,} messages about 1 ms apart, every link cut "
+        f"{len(bench_pubsub.DISCONNECTS)} times. Ours is a LOG topic; the others "
+        "subscribe to a channel, as they come. Unannounced is what a program is not "
         "told of."
     )
     yield ""

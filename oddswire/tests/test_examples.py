@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+DOCS = Path(__file__).parents[2] / "docs"
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -77,6 +78,21 @@ def test_the_ten_lines_of_the_readme_run(tmp_path):
     )
 
     assert "b'bid': b'0.59'" in run.stdout
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("page", "says"), [("pubsub", "0x1 Yes\n")])
+def test_the_example_of_a_page_runs(tmp_path, page, says):
+    """What a page shows first works as it is printed there."""
+    text = (DOCS / f"{page}.md").read_text()
+    script = tmp_path / f"{page}_page.py"
+    script.write_text(text.split("```python\n")[1].split("```")[0])
+
+    run = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True, timeout=25
+    )
+
+    assert run.stdout == says
 
 
 @pytest.mark.basic
