@@ -353,7 +353,7 @@ LATER = {
     7: "a cluster: slots move, nodes die (Cluster is not written yet)",
     19: "TLS in this table (`oddswire/tests/client/test_tls.py` has its cases)",
     20: "the clock jumps (locks, sessions and limits are not written yet)",
-    23: "a subscriber that is too slow (topics are not written yet)",
+    23: "a subscriber that is too slow (see the tests of topics)",
     24: "a process that ends between two writes (sessions, queue)",
     26: "a damaged append-only file (the server's; doctor will explain it)",
 }

@@ -15,6 +15,7 @@ import msgspec
 from oddsbot.delivery import Backlog, backlog
 from oddsbot.polymarket import Gamma
 from oddsbot.replay import Recording, Replay
+from oddsbot.watch import PRICES, RESOLUTIONS
 from oddswire import EmbeddedServer, connect
 from oddswire.errors import OddswireError
 
@@ -81,7 +82,9 @@ async def run(
                     binary=settings.server_bin,
                 )
             )
-            wire = await enter(connect(_own_server(settings, server.url)))
+            wire = await enter(
+                connect(_own_server(settings, server.url), topics=[PRICES, RESOLUTIONS])
+            )
             session = await enter(aiohttp.ClientSession())
             gamma = Gamma(session, replay.gamma_url)
             markets = await gamma.markets_by_condition(*recording.markets)
@@ -89,6 +92,7 @@ async def run(
                 server,
                 replay,
                 wire.client,
+                wire.pubsub,
                 session,
                 markets=list(markets.values()),
                 until=until,
@@ -134,6 +138,7 @@ class _Run:
                     ("keep the server running", self._keep_running()),
                     ("courier", stage.courier.run()),
                     ("prices", stage.prices.run()),
+                    ("resolutions", stage.resolutions.run()),
                     *([("view", view(stage))] if view is not None else []),
                 )
             ]
@@ -185,6 +190,7 @@ class _Run:
         try:
             async with asyncio.timeout(_DRAIN_SECONDS):
                 await asyncio.wait([watching])
+                await stage.resolutions.wait_published()
                 if stage.outbox.last_id is not None:
                     await stage.courier.wait_acknowledged(stage.outbox.last_id)
         except TimeoutError:

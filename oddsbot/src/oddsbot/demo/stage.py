@@ -8,7 +8,7 @@ from oddsbot.alerts import Alerts, PriceCrossed
 from oddsbot.delivery import Courier, Outbox, PrintedChat, text_of
 from oddsbot.polymarket import MarketStream
 from oddsbot.settings import PREFIX
-from oddsbot.watch import Prices, Watcher
+from oddsbot.watch import Prices, Resolutions, Watcher
 from oddswire.clock import SystemClock
 from oddswire.keys import KeySpace
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from oddsbot.polymarket import GammaMarket
     from oddsbot.replay import Replay
     from oddswire import Client, EmbeddedServer
+    from oddswire.pubsub import PubSub
 
 
 class Stage:
@@ -34,6 +35,7 @@ class Stage:
         server: The demo's own, entered.
         replay: The recorded Polymarket, entered.
         client: Of that server.
+        pubsub: The topics there.
         session: Makes the websocket connection.
         markets: What the recording is about, as Gamma describes it.
         until: The recorded moment at which the playing ends, ms.
@@ -49,6 +51,7 @@ class Stage:
         server: EmbeddedServer,
         replay: Replay,
         client: Client,
+        pubsub: PubSub,
         session: aiohttp.ClientSession,
         *,
         markets: Sequence[GammaMarket],
@@ -58,6 +61,7 @@ class Stage:
         self.server = server
         self.replay = replay
         self.client = client
+        self.pubsub = pubsub
         self.markets = markets
         self.until = until
         self.clock = clock = SystemClock()
@@ -68,7 +72,8 @@ class Stage:
         self.followers = cast.followers(markets)
         self.keys = keys = KeySpace(PREFIX)
         self.chat = PrintedChat(write, cast.PEOPLE)
-        self.prices = Prices(client, keys, clock)
+        self.prices = Prices(pubsub, clock)
+        self.resolutions = Resolutions(pubsub, clock)
         self.outbox = Outbox(client, keys, clock)
         self.courier = Courier(client, keys, self._deliver, clock)
         self.outcomes = {
@@ -84,6 +89,7 @@ class Stage:
             self.outbox.put,
             clock,
             on_tick=self.prices.put,
+            on_resolved=self.resolutions.put,
         )
 
     async def _deliver(self, alert: Alert) -> None:
