@@ -261,6 +261,52 @@ async def test_an_id_given_out_twice_is_not_taken_for_the_same(own, opened, take
 
 
 @pytest.mark.requirement("P2")
+@pytest.mark.parametrize("topic", [LOG, LIVE], ids=["log", "volatile"])
+async def test_a_number_that_fits_is_not_enough(own, opened, take, topic):
+    """5 messages lost in a failover and 5 others unheard: the next number fits.
+
+    What tells is the predecessor that the next message names.
+    """
+    async with (
+        opened(own.url, check_every=60) as pubsub,
+        Client.from_url(own.url) as admin,
+        pubsub.subscribe(topic) as sub,
+    ):
+        line = _line(pubsub, topic)
+        for n in range(50):
+            await pubsub.publish(topic, n)
+        dumps = await _dump(admin, [line])
+        for n in range(50, 55):
+            await pubsub.publish(topic, n)
+        await take(sub, 55)
+        await _roll_back(admin, [line], dumps)
+        channel, line.channel = line.channel, b"elsewhere"
+        for n in range(100, 105):
+            await pubsub.publish(topic, n)
+        line.channel = channel
+        assert (await pubsub.publish(topic, 105)).sequence == 56
+        gap, *rest = await take(sub, 7 if topic is LOG else 2)
+    assert gap.reason is GapReason.ROLLBACK
+    expected = list(range(100, 106)) if topic is LOG else [105]
+    assert [each.value for each in rest] == expected
+
+
+@pytest.mark.requirement("P2")
+async def test_a_position_is_not_behind_a_gap_that_was_not_told(own, opened, take):
+    """A reader that ends between finding a gap and telling it tells it next time."""
+    async with opened(own.url) as pubsub:
+        async with pubsub.subscribe(LOG, position="p") as sub:
+            await pubsub.publish(LOG, 0)
+            await take(sub, 1)
+            await pubsub._client.delete(_line(pubsub, LOG).head)
+            await pubsub.publish(LOG, 1)
+            await sub._inboxes[0].recover()
+        async with pubsub.subscribe(LOG, position="p") as sub:
+            gap, event = await take(sub, 2)
+        assert (gap.reason, event.value) == (GapReason.RESET, 1)
+
+
+@pytest.mark.requirement("P2")
 async def test_a_flush_is_a_gap_also_for_who_saw_nothing_yet(own, opened, take):
     """A topic that began anew is told from one that had no message: by its root."""
     async with opened(own.url) as pubsub, Client.from_url(own.url) as admin:
