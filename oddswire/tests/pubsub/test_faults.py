@@ -298,7 +298,8 @@ async def test_a_position_is_not_behind_a_gap_that_was_not_told(own, opened, tak
         async with pubsub.subscribe(LOG, position="p") as sub:
             await pubsub.publish(LOG, 0)
             await take(sub, 1)
-            await pubsub._client.delete(_line(pubsub, LOG).head)
+            line = _line(pubsub, LOG)
+            await pubsub._client.delete(line.head, line.log)
             await pubsub.publish(LOG, 1)
             await sub._inboxes[0].recover()
         async with pubsub.subscribe(LOG, position="p") as sub:

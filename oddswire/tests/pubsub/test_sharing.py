@@ -194,6 +194,23 @@ async def test_cancelled_reads_lose_nothing(pubsub, topic, queue):
 
 
 @pytest.mark.errors
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_cancelled_catching_up_is_begun_again(pubsub, take, turns):
+    """Cancelled while it reads the log, the next read goes on, with nothing new."""
+    async with pubsub.subscribe(EVENTS, queue=5) as sub:
+        for n in range(20):
+            await pubsub.publish(EVENTS, n)
+        reading = asyncio.get_running_loop().create_task(anext(sub))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        reading.cancel()
+        (first,) = await asyncio.gather(reading, return_exceptions=True)
+        got = [] if isinstance(first, asyncio.CancelledError) else [first.value]
+        got += [each.value for each in await take(sub, 20 - len(got))]
+    assert got == list(range(20))
+
+
+@pytest.mark.errors
 async def test_positions_that_cannot_be_written_stop_nobody(own, opened, take):
     """A position that Redis refuses is written later; the messages go on."""
     async with opened(own.url) as pubsub:
