@@ -121,6 +121,8 @@ async def test_damaged_keys_of_ours_are_survived(own, opened, take):
         lambda: Topic("", int),
         lambda: Topic("x" * 600, int),
         lambda: Topic("t", int, history=0),
+        lambda: Topic("t", int, history=1.5),
+        lambda: Topic("t", int, delivery="log"),
         lambda: Topic("t", int, retention=0.1),
         lambda: Topic("t", int, retention=float("nan")),
         lambda: Topic("t", int, max_size=0),
@@ -131,7 +133,7 @@ async def test_damaged_keys_of_ours_are_survived(own, opened, take):
         lambda: TICKS[7],
         lambda: TICKS.matching("a\nb"),
     ],
-    ids=range(12),
+    ids=range(14),
 )
 def test_topics_and_keys_that_cannot_be(make):
     """A name, a key or a number that cannot be used is refused where it is written."""

@@ -65,7 +65,7 @@ class Reader:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        self._last_error: OddswireError | None = None
+        self._last_error: Exception | None = None
         self._forget = client.events.subscribe(self._on_lost, Disconnected)
 
     def inboxes(self, line: Line) -> list[Inbox]:
@@ -109,7 +109,8 @@ class Reader:
             ) from None
         finally:
             if not joined:
-                inbox.joined.cancel()
+                if not inbox.joined.cancel():
+                    inbox.joined.exception()  # it is raised here, or nobody waits
                 self.leave(inbox)
 
     def leave(self, inbox: Inbox) -> None:
@@ -131,10 +132,12 @@ class Reader:
         for route in self._routes.values():
             for inbox in route.joining:
                 inbox.refuse(ClosedError("this PubSub was closed"))
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        await self._client.aclose()
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait([self._task])
+        finally:
+            await self._client.aclose()
 
     # --- in the parser
 
@@ -164,7 +167,7 @@ class Reader:
             try:
                 wire = await self._client.wire(self._timeout)
                 await self._settle(wire)
-            except OddswireError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, a deaf process is worse
                 self._last_error = error
                 self.errors += 1
                 await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - to spread the attempts

@@ -64,6 +64,9 @@ class VolatileInbox(Inbox):
 
     def mark(self, head: Head) -> None:
         if head.link == link_of(self._newest):
+            if not self._queue:
+                # Nothing was missed by an interruption of before.
+                self._why = GapReason.LOST
             return
         if len(self._queue) == self._queue.maxlen:
             self._drop(self._queue[0])

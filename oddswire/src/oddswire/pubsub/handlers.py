@@ -77,9 +77,14 @@ class Handling(Generic[T]):
     ) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.wait(self._tasks)
-        # A handler may just have been cancelled half way: its message comes again.
-        await self._subscription.aclose(done=False)
+        try:
+            await asyncio.wait(self._tasks)
+        finally:
+            # A handler may just have been cancelled half way: its message comes again.
+            await self._subscription.aclose(done=False)
+        for task in self._tasks:
+            if not task.cancelled() and (failure := task.exception()) is not None:
+                raise failure
 
     async def _dispatch(self) -> None:
         async for event in self._subscription:

@@ -199,11 +199,7 @@ class PubSub:
 
         if self._reader is None or not self._open:
             raise ClosedError("enter the PubSub first: async with PubSub(...)")
-        subscription: Subscription[T] = Subscription(
-            self._reader, inboxes, places, self._subscriptions.discard
-        )
-        self._subscriptions.add(subscription)
-        return subscription
+        return Subscription(self._reader, inboxes, places, self._subscriptions)
 
     def handle(
         self,

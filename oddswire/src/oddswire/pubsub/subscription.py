@@ -38,13 +38,13 @@ class Subscription(Generic[T]):
         reader: Reader,
         inboxes: Callable[[Callable[[], None]], Sequence[Inbox]],
         positions: Positions | None,
-        closing: Callable[[Subscription[Any]], None],
+        open_: set[Subscription[Any]],
     ) -> None:
         self._reader = reader
         self._make = inboxes
         self._inboxes: Sequence[Inbox] = ()
         self._positions = positions
-        self._closing = closing
+        self._open = open_
         self._entered = self._closed = False
         self._reading = False
         self._turn = 0
@@ -56,6 +56,15 @@ class Subscription(Generic[T]):
         if self._entered:
             raise ClosedError("a subscription is used once: subscribe again")
         self._entered = True
+        self._open.add(self)
+        try:
+            await self._join()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def _join(self) -> None:
         starts = {} if self._positions is None else await self._positions.load()
         self._inboxes = self._make(self._on_arrival)
         for inbox in self._inboxes:
@@ -66,12 +75,7 @@ class Subscription(Generic[T]):
                 for inbox in self._inboxes:
                     group.create_task(self._reader.join(inbox))
         except BaseExceptionGroup as errors:
-            self.close()
             raise errors.exceptions[0] from None
-        except BaseException:
-            self.close()
-            raise
-        return self
 
     async def __aexit__(
         self,
@@ -100,7 +104,7 @@ class Subscription(Generic[T]):
         self._closed = True
         for inbox in self._inboxes:
             self._reader.leave(inbox)
-        self._closing(self)
+        self._open.discard(self)
         self._on_arrival()
 
     @property

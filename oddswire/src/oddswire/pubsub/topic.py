@@ -64,8 +64,13 @@ class Topic(msgspec.Struct, Generic[T], frozen=True):
             KeySpace("oddswire:").key(TOPIC, self.name, "")
         except InvalidKey as error:
             raise TopicError(f"topic {self.name!r:.80}: {error}") from None
-        if self.history < 1 or self.max_size < 1:
-            raise TopicError(f"topic {self.name}: history and max_size are at least 1")
+        if not isinstance(self.delivery, Delivery):
+            raise TopicError(f"topic {self.name}: delivery is a Delivery")
+        for number in (self.history, self.max_size):
+            if type(number) is not int or number < 1:
+                raise TopicError(
+                    f"topic {self.name}: history and max_size are whole numbers above 0"
+                )
         if not 1.0 <= self.retention <= 10 * 365 * 86_400:
             raise TopicError(f"topic {self.name}: retention is 1 second to 10 years")
 
