@@ -10,7 +10,9 @@ import msgspec
 T = TypeVar("T")
 
 
-class Message(msgspec.Struct, Generic[T], frozen=True):
+# Not followed by the garbage collector: hundreds of thousands a second may be made, and
+# a frozen one cannot be part of a cycle unless its value is made to refer to it.
+class Message(msgspec.Struct, Generic[T], frozen=True, gc=False):
     """A message.
 
     Attributes:
