@@ -185,7 +185,8 @@ async def test_cancelled_reads_lose_nothing(pubsub, topic, queue):
                 for _ in range(turns % 9):
                     await asyncio.sleep(0)
                 turns += 1
-                reading.cancel()
+                if turns % 9:
+                    reading.cancel()
                 (result,) = await asyncio.gather(reading, return_exceptions=True)
                 if not isinstance(result, asyncio.CancelledError):
                     got.append(result.value)
