@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import bench_limits
+import bench_pubsub
 import bench_queue
 import layers
 from bench_client import GOALS
@@ -70,6 +71,7 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield from _limits(results["limits"])
     yield from _queue(results["queue"])
+    yield from _topics(results["pubsub"])
     yield from _scale(results)
     yield from _profile(results)
     yield from _sessions(results["sessions"])
@@ -174,6 +176,51 @@ def verdict(ratio: float, floor: float, goal: float) -> str:
     if sign * ratio >= sign * floor:
         return "floor met, short of the goal"
     return "**below the floor**"
+
+
+def _topics(pubsub: dict[str, Any]) -> Iterator[str]:
+    yield "## Topics"
+    yield ""
+    yield (
+        f"{bench_pubsub.MESSAGES:,} messages about 1 ms apart, every link cut "
+        f"{len(bench_pubsub.DISCONNECTS)} times. Ours is a LOG topic; the others "
+        "subscribe to a channel, as they come. Unannounced is what a program is not "
+        "told of."
+    )
+    yield ""
+    yield _table_row("", "received", "lost", "lost unannounced", "in order, none twice")
+    yield _table_row("---", "---:", "---:", "---:", "---")
+    for name, row in pubsub["lost"].items():
+        order = "yes" if row["in_order"] else "no"
+        yield _table_row(
+            name,
+            *(f"{row[each]:,}" for each in ("received", "lost", "unannounced")),
+            order,
+        )
+    yield ""
+    yield (
+        f"A burst of {bench_pubsub.BURST:,} messages of a Struct that waits in the "
+        "server, read, decoded by the same codec and handed to the program one by one:"
+    )
+    yield ""
+    live = pubsub["live"]
+    yield _table_row("", *live)
+    yield _table_row("---", *("---:" for _ in live))
+    yield _table_row("messages/s", *(_figure(each) for each in live.values()))
+    yield ""
+    said = verdict(pubsub["ratio"], *bench_pubsub.GOAL)
+    yield (
+        f"The ratio to redis-py's `listen()` is {pubsub['ratio']:.2f} (floor "
+        f"{bench_pubsub.GOAL[0]:g}, goal {bench_pubsub.GOAL[1]:g}): {said}."
+    )
+    yield ""
+    steady = pubsub["steady"]
+    yield (
+        f"At {steady['per_second']:,.0f} generated ticks a second, published and read "
+        f"by one process, a tick is with its subscriber after "
+        f"{steady['p50'] * 1e3:.1f} ms (p50) and {steady['p99'] * 1e3:.1f} ms (p99)."
+    )
+    yield ""
 
 
 def _scale(results: dict[str, Any]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import bench_client
 import bench_limits
+import bench_pubsub
 import bench_queue
 import bench_sessions
 import layers
@@ -41,6 +42,7 @@ async def measure(effort: Effort) -> dict[str, Any]:
         results["layers"] = await layers.measure(server, effort, _say)
         results["sessions"] = await bench_sessions.measure(server, effort, _say)
         results["queue"] = await bench_queue.measure(server, effort, _say)
+        results["pubsub"] = await bench_pubsub.measure(server, effort, _say)
         _say("redis-benchmark")
         results["redis_benchmark"] = await machine.redis_benchmark(server)
         results["machine"]["load_after"] = round(os.getloadavg()[0], 2)

@@ -13,6 +13,7 @@ from oddswire import Client
 from oddswire.queue import Queue
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+DOCS = Path(__file__).parents[2] / "docs"
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -73,6 +74,40 @@ async def test_a_worker_that_is_alone_shows_itself():
 
 
 @pytest.mark.integration
+@pytest.mark.requirement("P7")
+async def test_prices_reach_websockets():
+    """What is published reaches each websocket that wants it."""
+    import aiohttp
+
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        EXAMPLES / "websocket_prices.py",
+        "0",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(25), aiohttp.ClientSession() as session:
+            url = (await process.stdout.readline()).decode().strip()
+            async with (
+                session.ws_connect(url) as all_,
+                session.ws_connect(f"{url}?market=0x1") as one,
+                session.ws_connect(url) as leaves,
+            ):
+                await leaves.close()
+                for _ in range(3):
+                    said = await one.receive_json()
+                    assert said["market"] == "0x1"
+                    assert said["price"]["ask"] > said["price"]["bid"]
+                markets = set()
+                while len(markets) < 5:
+                    markets.add((await all_.receive_json())["market"])
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 0
+
+
+@pytest.mark.integration
 def test_the_ten_lines_of_the_readme_run(tmp_path):
     """What the first page shows works as it is printed there."""
     text = README.read_text()
@@ -86,6 +121,21 @@ def test_the_ten_lines_of_the_readme_run(tmp_path):
     )
 
     assert "b'bid': b'0.59'" in run.stdout
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("page", "says"), [("pubsub", "0x1 Yes\n")])
+def test_the_example_of_a_page_runs(tmp_path, page, says):
+    """What a page shows first works as it is printed there."""
+    text = (DOCS / f"{page}.md").read_text()
+    script = tmp_path / f"{page}_page.py"
+    script.write_text(text.split("```python\n")[1].split("```")[0])
+
+    run = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True, timeout=25
+    )
+
+    assert run.stdout == says
 
 
 @pytest.mark.basic

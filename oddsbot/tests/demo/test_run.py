@@ -8,8 +8,10 @@ import pytest
 
 from oddsbot.demo import DemoError, Options, Stage, run
 from oddsbot.replay import RecordingError, sample
+from oddsbot.watch import PRICES, RESOLUTIONS
 from oddswire import Settings
 from oddswire.errors import EmbeddedFailed
+from oddswire.pubsub import Gap
 
 SETTINGS = Settings(profile="test")
 
@@ -85,6 +87,28 @@ async def test_killing_the_server_loses_and_repeats_nothing(seed):
     assert len(chat) == 61
     assert report.redis.restarts == 3
     assert report.redis.reconnects >= 3
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("P4")
+async def test_prices_and_resolutions_are_on_their_topics():
+    """Who subscribes is told of each resolution once, and of prices as they change."""
+    events = []
+
+    async def listen(stage: Stage) -> None:
+        async with stage.pubsub.subscribe(PRICES, RESOLUTIONS) as sub:
+            async for event in sub:
+                events.append(event)  # noqa: PERF401 - as they come
+
+    report = await play(Chat(), listen, speed=2_000.0)
+
+    assert report.check.agrees
+    resolved = [each.key for each in events if each.topic == RESOLUTIONS.name]
+    assert len(resolved) == len(set(resolved)) >= 1
+    priced = [each for each in events if each.topic == PRICES.name]
+    assert {each.key for each in priced} == {each.value.asset_id for each in priced}
+    assert len({each.key for each in priced}) == 4
+    assert not any(isinstance(each, Gap) for each in events)
 
 
 @pytest.mark.errors

@@ -13,7 +13,7 @@ from oddsbot.watch import PRICES, Prices, latest_prices
 from oddswire import Client, EmbeddedServer
 from oddswire.clock import ManualClock
 from oddswire.codec import Codec
-from oddswire.keys import KeySpace
+from oddswire.pubsub import PubSub
 
 MARKET = "0xmarket"
 
@@ -24,9 +24,13 @@ def quote(asset_id: str, bid: str, at: int = 0, market: str = MARKET) -> Quote:
 
 
 @pytest.fixture
-def keys(prefix):
-    """The keys of this test, on a server that others use too."""
-    return KeySpace(prefix)
+async def pubsub(server, prefix):
+    """The topics of this test, on a server that others use too."""
+    async with (
+        Client.from_url(server.url) as client,
+        PubSub(client, prefix=prefix) as pubsub,
+    ):
+        yield pubsub
 
 
 @asynccontextmanager
@@ -39,63 +43,93 @@ async def running(prices: Prices):
 
 
 @pytest.mark.basic
-async def test_what_was_put_is_read_back_by_anybody(server, keys):
+async def test_what_was_put_is_read_back_by_anybody(pubsub):
     """The latest quote of each asset is in Redis, exact, empty sides included."""
     clock = ManualClock()
-    async with Client.from_url(server.url) as client:
-        prices = Prices(client, keys, clock)
-        prices.put(quote("1", "0.503", at=7))
-        prices.put(Quote(MARKET, "2", None, Decimal("0.999"), 8))
-        prices.put(quote("3", "0.1", market="0xother"))
-        async with running(prices):
-            await clock.wait_sleeping()
-            found = await latest_prices(client, keys, [MARKET, "0xother", "0xnone"])
+    prices = Prices(pubsub, clock)
+    prices.put(quote("1", "0.503", at=7))
+    prices.put(Quote(MARKET, "2", None, Decimal("0.999"), 8))
+    prices.put(quote("3", "0.1", market="0xother"))
+    prices.put(quote("4", "0.1", market="0xunasked"))
+    async with running(prices):
+        await clock.wait_sleeping()
+        found = await latest_prices(pubsub, [MARKET, "0xother", "0xnone"])
 
-        assert found == {
-            "1": quote("1", "0.503", at=7),
-            "2": Quote(MARKET, "2", None, Decimal("0.999"), 8),
-            "3": quote("3", "0.1", market="0xother"),
-        }
-        assert 0 < await client.ttl(keys.key(PRICES, MARKET)) <= 3_600
-
-
-@pytest.mark.advanced
-async def test_a_thousand_ticks_are_one_write(server, keys):
-    """Ticks between two writes are conflated: one write, the newest of each asset."""
-    clock = ManualClock()
-    async with Client.from_url(server.url) as client:
-        prices = Prices(client, keys, clock)
-        async with running(prices):
-            for n in range(1_000):
-                prices.put(quote(str(n % 4), f"0.{n:03}", at=n))
-            await clock.wait_sleeping()
-            assert prices.writes == 1
-            for n in range(1_000, 1_010):
-                prices.put(quote("0", "0.5", at=n))
-            assert prices.writes == 1
-            await clock.advance(0.1)
-            await clock.wait_sleeping()
-
-            assert prices.writes == 2
-            found = await latest_prices(client, keys, [MARKET])
-        assert {asset: each.at for asset, each in found.items()} == {
-            "0": 1_009,
-            "1": 997,
-            "2": 998,
-            "3": 999,
-        }
+    assert found == {
+        "1": quote("1", "0.503", at=7),
+        "2": Quote(MARKET, "2", None, Decimal("0.999"), 8),
+        "3": quote("3", "0.1", market="0xother"),
+    }
 
 
 @pytest.mark.integration
-async def test_the_newest_price_survives_an_outage(prefix):
+@pytest.mark.requirement("P4")
+async def test_prices_arrive_at_subscribers(pubsub):
+    """A subscriber of one token gets its newest quote, then each newer one."""
+    clock = ManualClock()
+    prices = Prices(pubsub, clock)
+    async with running(prices), pubsub.subscribe(PRICES["1"]) as sub:
+        for bid in ("0.5", "0.6"):
+            prices.put(quote("1", bid))
+            prices.put(quote("2", bid))
+            await clock.wait_sleeping()
+            async with asyncio.timeout(5):
+                assert (await anext(sub)).value == quote("1", bid)
+            await clock.advance(0.1)
+
+
+@pytest.mark.errors
+async def test_a_quote_that_cannot_be_published_holds_up_no_other(pubsub):
+    """A token whose text is no key is counted, and the others are published."""
+    clock = ManualClock()
+    prices = Prices(pubsub, clock)
+    prices.put(quote("a b", "0.5"))
+    prices.put(quote("1", "0.5"))
+    async with running(prices):
+        await clock.wait_sleeping()
+        assert set(await latest_prices(pubsub, [MARKET])) == {"1"}
+    assert (prices.refused, prices.writes) == (1, 1)
+
+
+@pytest.mark.advanced
+async def test_a_thousand_ticks_are_one_write(pubsub):
+    """Ticks between two rounds are conflated: one round, the newest of each asset."""
+    clock = ManualClock()
+    prices = Prices(pubsub, clock)
+    async with running(prices):
+        for n in range(1_000):
+            prices.put(quote(str(n % 4), f"0.{n:03}", at=n))
+        await clock.wait_sleeping()
+        assert prices.writes == 1
+        for n in range(1_000, 1_010):
+            prices.put(quote("0", "0.5", at=n))
+        assert prices.writes == 1
+        await clock.advance(0.1)
+        await clock.wait_sleeping()
+
+        assert prices.writes == 2
+        found = await latest_prices(pubsub, [MARKET])
+    assert {asset: each.at for asset, each in found.items()} == {
+        "0": 1_009,
+        "1": 997,
+        "2": 998,
+        "3": 999,
+    }
+    assert pubsub.statistics().topics["prices"].published == 5
+
+
+@pytest.mark.integration
+async def test_the_newest_price_survives_an_outage():
     """Prices put while the server is down are there later, the newest only."""
-    keys, clock = KeySpace(prefix), ManualClock()
+    clock = ManualClock()
     async with (
         EmbeddedServer() as server,
         Client.from_url(server.url, command_timeout=0.2) as client,
         Client.from_url(server.url) as reader,
+        PubSub(client) as pubsub,
+        PubSub(reader) as other,
     ):
-        prices = Prices(client, keys, clock)
+        prices = Prices(pubsub, clock)
         async with running(prices):
             server.kill()
             await server.wait_exit()
@@ -103,7 +137,7 @@ async def test_the_newest_price_survives_an_outage(prefix):
             prices.put(quote("2", "0.5", at=2))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            assert not prices._changed  # the write is on its way
+            assert not prices._changed  # the round is on its way
             prices.put(quote("1", "0.6", at=3))
             await clock.wait_sleeping()
             assert prices.writes == 0
@@ -112,7 +146,7 @@ async def test_the_newest_price_survives_an_outage(prefix):
             while prices.writes == 0:
                 await clock.advance(0.5)
                 await clock.wait_sleeping()
-            found = await latest_prices(reader, keys, [MARKET])
+            found = await latest_prices(other, [MARKET])
 
         assert {asset: each.at for asset, each in found.items()} == {"1": 3, "2": 2}
 

@@ -330,6 +330,8 @@ TOPIC_LATEST = Family("topic-latest", str, str, tag=2)
 """topic, key: the newest version of a LATEST topic"""
 TOPIC_DEDUP = Family("topic-dedup", str, str, str, tag=2)
 """topic, key, id: what a publish with that id returned"""
+TOPIC_POSITION = Family("topic-position", str, str, str, tag=2)
+"""topic, key, name: how far the reader of that name has come"""
 
 FAMILIES: tuple[Family[*tuple[Any, ...]], ...] = tuple(
     family for family in list(globals().values()) if isinstance(family, Family)

@@ -18,6 +18,7 @@ from oddswire.errors import ClosedError, SettingsError
 from oddswire.events import Events
 from oddswire.health import Bound, Health, Thresholds
 from oddswire.locks import Locks
+from oddswire.pubsub import PubSub
 from oddswire.queue import Queue
 from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
 from oddswire.sessions import Record, Session, Sessions
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from oddswire.locks import Lock
+    from oddswire.pubsub import Topic
 
 _log = logging.getLogger("oddswire.wire")
 
@@ -41,6 +43,7 @@ def connect(
     *,
     session: type[Record] = Session,
     keyring: Keyring | None = None,
+    topics: Iterable[Topic[Any]] = (),
     rules: Iterable[Rule] = (),
     queue: type[Any] | None = None,
     **overrides: Any,
@@ -50,11 +53,12 @@ def connect(
     Args:
         settings: Where and how; default: development settings, with a server of our
             own started for as long as the wire is open.
-        rules: Of the rate limiter, beside ``default``: `Settings.rate_limit_requests`
-            in `Settings.rate_limit_window` for each ``user``, unless it is among them.
         session: The type of the sessions.
         keyring: Seals the sessions; default: the settings' key, where
             `session_encryption` asks for it.
+        topics: Those that may be published and subscribed to; none: any.
+        rules: Of the rate limiter, beside ``default``: `Settings.rate_limit_requests`
+            in `Settings.rate_limit_window` for each ``user``, unless it is among them.
         queue: The type of the messages of `Wire.queue`; None: there is none.
         **overrides: Fields of `Settings` that replace those of `settings`.
 
@@ -69,7 +73,14 @@ def connect(
         settings = Settings(**overrides)
     elif overrides:
         settings = msgspec.structs.replace(settings, **overrides)
-    return Wire(settings, session=session, keyring=keyring, rules=rules, queue=queue)
+    return Wire(
+        settings,
+        session=session,
+        keyring=keyring,
+        topics=topics,
+        rules=rules,
+        queue=queue,
+    )
 
 
 class Wire:
@@ -80,17 +91,19 @@ class Wire:
         events: Where changes of state can be subscribed to, before it is entered too.
         client: The `Client`.
         health: Its `Health`; a server that the cache shares counts as durable.
-        limiter: The `RateLimiter`.
         sessions: The `Sessions`.
         locks: The `Locks` of this process.
+        pubsub: The topics.
+        limiter: The `RateLimiter`.
     """
 
     settings: Settings
     client: Client
     health: Health
-    limiter: RateLimiter
     sessions: Sessions[Any]
     locks: Locks
+    pubsub: PubSub
+    limiter: RateLimiter
 
     def __init__(
         self,
@@ -98,10 +111,12 @@ class Wire:
         *,
         session: type[Record] = Session,
         keyring: Keyring | None = None,
+        topics: Iterable[Topic[Any]] = (),
         rules: Iterable[Rule] = (),
         queue: type[Any] | None = None,
     ) -> None:
         self.settings = settings
+        self._topics = tuple(topics)
         self._rules = tuple(rules)
         self._queue_type = queue
         self.events = Events()
@@ -160,6 +175,9 @@ class Wire:
                     deadline=self.settings.side_timeout,
                     processes=self.settings.rate_limit_processes,
                 )
+            )
+            self.pubsub = await stack.enter_async_context(
+                PubSub(self.client, prefix=self.settings.prefix, topics=self._topics)
             )
             self.locks = Locks(self.client, prefix=self.settings.prefix)
             self.sessions = await stack.enter_async_context(await self._sessions())

@@ -408,9 +408,9 @@ ROWS = (
 LATER = {
     7: "a cluster: slots move, nodes die (Cluster is not written yet)",
     19: "TLS in this table (`oddswire/tests/client/test_tls.py` has its cases)",
-    20: "the clock jumps: locks and sessions are not written yet "
-    "(`oddswire/tests/ratelimit/test_windows.py` has the cases of limits)",
-    23: "a subscriber that is too slow (topics are not written yet)",
+    20: "the clock jumps (`oddswire/tests/ratelimit/test_windows.py` and "
+    "`oddswire/tests/sessions/test_expiry.py` have the cases of limits and sessions)",
+    23: "a subscriber that is too slow (`oddswire/tests/pubsub/test_faults.py`)",
     24: "a process that ends between two writes (sessions, queue)",
     26: "a damaged append-only file (the server's; doctor will explain it)",
 }

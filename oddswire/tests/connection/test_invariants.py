@@ -180,6 +180,19 @@ async def test_heartbeat_finds_a_dead_link(pair):
     assert "heartbeat was not answered" in str(wire.error)
 
 
+async def test_messages_in_front_of_the_echo_are_a_sign_of_life(pair):
+    """A ping that waits behind push messages does not end the wire."""
+    wire, line = await pair()
+    pulse = Heartbeat(wire, idle=0.01, answer=0.05)
+    await line.heard(("PING", b"oddswire-1"))
+    line.say(b">2\r\n$7\r\nmessage\r\n$1\r\nx\r\n")
+    async with asyncio.timeout(5):
+        while wire._traffic.timeouts == 0:  # noqa: ASYNC110 - a counter
+            await asyncio.sleep(0.005)
+    assert wire.error is None
+    pulse.stop()
+
+
 async def test_heartbeat_accepts_an_error_as_an_answer(pair):
     """A server that refuses the ping (loading, ACL) is alive."""
     wire, line = await pair()

@@ -14,6 +14,7 @@ import msgspec
 
 from oddsbot.polymarket import Gamma
 from oddsbot.replay import Recording, Replay
+from oddsbot.watch import PRICES, RESOLUTIONS
 from oddswire import EmbeddedServer, connect
 from oddswire.errors import OddswireError
 
@@ -81,7 +82,9 @@ async def run(
                     binary=settings.server_bin,
                 )
             )
-            wire = await enter(connect(_own_server(settings, server.url)))
+            wire = await enter(
+                connect(_own_server(settings, server.url), topics=[PRICES, RESOLUTIONS])
+            )
             session = await enter(aiohttp.ClientSession())
             gamma = Gamma(session, replay.gamma_url)
             markets = await gamma.markets_by_condition(*recording.markets)
@@ -89,6 +92,7 @@ async def run(
                 server,
                 replay,
                 wire.client,
+                wire.pubsub,
                 session,
                 markets=list(markets.values()),
                 until=until,
@@ -135,6 +139,7 @@ class _Run:
                     ("courier", stage.courier.run()),
                     ("print", self._print()),
                     ("prices", stage.prices.run()),
+                    ("resolutions", stage.resolutions.run()),
                     *([("view", view(stage))] if view is not None else []),
                 )
             ]
@@ -190,6 +195,7 @@ class _Run:
             async with asyncio.timeout(_DRAIN_SECONDS):
                 await asyncio.wait([watching])
                 await stage.courier.wait_empty()
+                await stage.resolutions.wait_published()
         except TimeoutError:
             return False
         finally:

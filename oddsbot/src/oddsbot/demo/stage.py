@@ -9,9 +9,8 @@ from oddsbot.alerts import Alerts, PriceCrossed
 from oddsbot.delivery import Courier, Outbox, PrintedChat, alert_queue, text_of
 from oddsbot.polymarket import MarketStream
 from oddsbot.settings import PREFIX
-from oddsbot.watch import Prices, Watcher
+from oddsbot.watch import Prices, Resolutions, Watcher
 from oddswire.clock import SystemClock
-from oddswire.keys import KeySpace
 
 from . import cast, checker
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from oddsbot.polymarket import GammaMarket
     from oddsbot.replay import Replay
     from oddswire import Client, EmbeddedServer
+    from oddswire.pubsub import PubSub
 
 
 class Stage:
@@ -35,6 +35,7 @@ class Stage:
         server: The demo's own, entered.
         replay: The recorded Polymarket, entered.
         client: Of that server.
+        pubsub: The topics there.
         session: Makes the websocket connection.
         markets: What the recording is about, as Gamma describes it.
         until: The recorded moment at which the playing ends, ms.
@@ -52,6 +53,7 @@ class Stage:
         server: EmbeddedServer,
         replay: Replay,
         client: Client,
+        pubsub: PubSub,
         session: aiohttp.ClientSession,
         *,
         markets: Sequence[GammaMarket],
@@ -61,6 +63,7 @@ class Stage:
         self.server = server
         self.replay = replay
         self.client = client
+        self.pubsub = pubsub
         self.markets = markets
         self.until = until
         self.clock = clock = SystemClock()
@@ -70,9 +73,9 @@ class Stage:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.rules = list(cast.price_rules(replay.recording, markets, until))
         self.followers = cast.followers(markets)
-        self.keys = keys = KeySpace(PREFIX)
         self.chat = PrintedChat(write, cast.PEOPLE)
-        self.prices = Prices(client, keys, clock)
+        self.prices = Prices(pubsub, clock)
+        self.resolutions = Resolutions(pubsub, clock)
         self.queue = alert_queue(client, PREFIX)
         self.outbox = Outbox(self.queue, clock)
         self.courier = Courier(self.queue, self._deliver, clock)
@@ -89,6 +92,7 @@ class Stage:
             self.outbox.put,
             clock,
             on_tick=self.prices.put,
+            on_resolved=self.resolutions.put,
         )
 
     async def _deliver(self, alert: Alert) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
@@ -68,9 +69,9 @@ class View:
         try:
             # From Redis, as any other process would read them; an outage must not
             # stop the drawing.
-            client = stage.client.bounded(_READ_WITHIN)
-            self._prices = await latest_prices(client, stage.keys, markets)
-        except OddswireError:
+            async with asyncio.timeout(_READ_WITHIN):
+                self._prices = await latest_prices(stage.pubsub, markets)
+        except (OddswireError, TimeoutError):
             self._away = True
         else:
             self._away = False

@@ -1,8 +1,16 @@
-"""The feed watched: events in, ticks to the alert engine, alerts and prices out."""
+"""The feed watched: events in; alerts, and prices and resolutions on topics, out."""
 
 from __future__ import annotations
 
 from .prices import PRICES, Prices, latest_prices
+from .resolutions import RESOLUTIONS, Resolutions
 from .watcher import Watcher
 
-__all__ = ["PRICES", "Prices", "Watcher", "latest_prices"]
+__all__ = [
+    "PRICES",
+    "RESOLUTIONS",
+    "Prices",
+    "Resolutions",
+    "Watcher",
+    "latest_prices",
+]

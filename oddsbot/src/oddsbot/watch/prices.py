@@ -1,74 +1,76 @@
-"""The latest price of each asset, in Redis, for whoever wants to show it."""
+"""The latest price of each asset, on a topic, for whoever wants to show it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from oddsbot.polymarket import Quote
-from oddswire.codec import Codec
-from oddswire.errors import OddswireError
-from oddswire.keys import Family, KeySpace
+from oddswire.errors import CodecError, OddswireError, TopicError
+from oddswire.pubsub import Delivery, Topic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from oddswire import Client
     from oddswire.clock import Clock
+    from oddswire.pubsub import PubSub
 
-# A hash for each market, by condition id: token id -> quote.
-PRICES = Family("prices", str, tag=1)
+PRICES = Topic("prices", Quote, delivery=Delivery.LATEST, retention=3_600.0)
+"""By token id. Versions are the server's clock: a recording that is played again begins
+with older times, and one watcher publishes what it sees in the order it sees it."""
 
 _WRITE_EVERY = 0.1
 _RETRY_EVERY = 0.5
-_TTL = 3_600
 
 _log = logging.getLogger("oddsbot.watch")
 
 
 class Prices:
-    """Writes each asset's latest quote to Redis; `run` it in a task.
+    """Publishes each asset's latest quote; `run` it in a task.
 
-    Conflated: at most ten writes a second, each with what changed since the last one
+    Conflated: at most ten rounds a second, each with what changed since the last one
     and only its newest state. While Redis is away the newest state waits, of bounded
-    size, and is written when it is back.
+    size, and is published when it is back.
 
     Args:
-        client: Where to write.
-        keys: Names the hashes.
+        pubsub: Where to publish.
         clock: Sleeps.
 
     Attributes:
-        writes: Writes done.
+        writes: Rounds done.
+        refused: Quotes that cannot be published, such as for the text of their token.
     """
 
-    def __init__(self, client: Client, keys: KeySpace, clock: Clock) -> None:
+    def __init__(self, pubsub: PubSub, clock: Clock) -> None:
         self.writes = 0
-        self._client = client
-        self._keys = keys
+        self.refused = 0
+        self._pubsub = pubsub
         self._clock = clock
-        self._codec = Codec(Quote)
         self._changed: dict[str, Quote] = {}
         self._work = asyncio.Event()
 
     def put(self, quote: Quote) -> None:
-        """Have a quote written soon; never waits."""
+        """Have a quote published soon; never waits."""
         self._changed[quote.asset_id] = quote
         self._work.set()
 
     async def run(self) -> NoReturn:
-        """Write for ever. Cancelled, what changed last may not be written."""
+        """Publish for ever. Cancelled, what changed last may not be published."""
         away = False
         while True:
             await self._work.wait()
             self._work.clear()
             batch, self._changed = self._changed, {}
             try:
-                await self._write(batch.values())
-            except OddswireError as error:
+                async with asyncio.TaskGroup() as tasks:
+                    for quote in batch.values():
+                        tasks.create_task(self._publish(quote))
+            except* OddswireError as errors:
                 if not away:
-                    _log.warning("prices: cannot write, trying on: %s", error)
+                    _log.warning(
+                        "prices: cannot publish, trying on: %s", errors.exceptions[0]
+                    )
                 away = True
                 # What came meanwhile is newer than what failed.
                 self._changed = batch | self._changed
@@ -78,36 +80,23 @@ class Prices:
                 away = False
             await self._clock.sleep(_RETRY_EVERY if away else _WRITE_EVERY)
 
-    async def _write(self, quotes: Iterable[Quote]) -> None:
-        pipeline = self._client.pipeline(transaction=False)
-        hashes: dict[str, dict[Any, Any]] = {}
-        for quote in quotes:
-            key = self._keys.key(PRICES, quote.market)
-            hashes.setdefault(key, {})[quote.asset_id] = self._codec.encode(quote)
-        for key, fields in hashes.items():
-            pipeline.hset(key, mapping=fields)
-            pipeline.expire(key, _TTL)
-        await pipeline.execute()
+    async def _publish(self, quote: Quote) -> None:
+        try:
+            await self._pubsub.publish(PRICES[quote.asset_id], quote)
+        except (TopicError, CodecError) as error:
+            # Trying again would hold up the others for ever.
+            self.refused += 1
+            _log.warning("prices: %s", error)
 
 
-async def latest_prices(
-    client: Client, keys: KeySpace, markets: Iterable[str]
-) -> dict[str, Quote]:
+async def latest_prices(pubsub: PubSub, markets: Iterable[str]) -> dict[str, Quote]:
     """Read the latest quotes of some markets, by token id.
 
-    A market that nobody writes the prices of is absent.
+    A market that nobody publishes the prices of is absent.
 
     Raises:
-        CodecError: What is there was not written by `Prices`.
         OddswireError: Redis cannot be asked.
     """
-    codec = Codec(Quote)
-    pipeline = client.pipeline(transaction=False)
-    for market in markets:
-        pipeline.hgetall(keys.key(PRICES, market))
-    found = await pipeline.execute()
-    return {
-        asset_id.decode(): codec.decode(data)
-        for quotes in found
-        for asset_id, data in quotes.items()
-    }
+    wanted = set(markets)
+    found = await pubsub.latest(PRICES)
+    return {token: quote for token, quote in found.items() if quote.market in wanted}

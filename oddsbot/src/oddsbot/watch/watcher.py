@@ -31,6 +31,7 @@ class Watcher:
         alerts: The rules; `run` is the only one to show them events.
         emit: Called with one alert after the other; when it returns, the alert is safe.
         on_tick: Called with each tick; must not block.
+        on_resolved: Called with each resolution; must not block.
         clock: Tells when an event was seen.
         queue_size: How many alerts may wait.
 
@@ -48,6 +49,7 @@ class Watcher:
         clock: Clock,
         *,
         on_tick: Callable[[Quote], object] | None = None,
+        on_resolved: Callable[[MarketResolved], object] | None = None,
         queue_size: int = 10_000,
     ) -> None:
         self.ticks = 0
@@ -58,6 +60,7 @@ class Watcher:
         self._emit = emit
         self._clock = clock
         self._on_tick = on_tick or (lambda _: None)
+        self._on_resolved = on_resolved or (lambda _: None)
         self._tops: dict[str, tuple[Decimal | None, Decimal | None]] = {}
         self._queue: asyncio.Queue[Alert] = asyncio.Queue(queue_size)
         self._progress = asyncio.Condition()
@@ -103,6 +106,7 @@ class Watcher:
             return
         seen_at = self._clock.now()
         if isinstance(event, MarketResolved):
+            self._on_resolved(event)
             await self._queue_all(self._alerts.on_resolved(event, seen_at))
         for quote in quotes(event):
             if self._tops.get(quote.asset_id) == (quote.bid, quote.ask):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import redis.asyncio as aredis
     from redis.typing import AbsExpiryT, EncodableT, ExpiryT, KeyT
 
+    from oddswire.connection.multiplexer import Multiplexer
+
 
 class Client(Calling):
     """A `redis.asyncio.Redis` whose ordinary commands share one connection.
@@ -157,6 +159,32 @@ class Client(Calling):
             on_push: Called by the parser with each push message; it must not raise.
             *options: Of CLIENT TRACKING ON, such as ``"BCAST"``.
         """
+        return self._on_own_wire(
+            "tracked", on_push, arm=(("CLIENT", "TRACKING", "ON", *options),)
+        )
+
+    def subscriber(self, on_push: Callable[[list[Any]], None]) -> Self:
+        """Return a client on a wire of its own for subscriptions.
+
+        What is published comes in order with the replies of that wire, so a value read
+        on it after SUBSCRIBE divides the messages into those before and after it. Close
+        it by `aclose`. It returns bytes, as `tracked` does.
+
+        Args:
+            on_push: Called by the parser with each push message; it must not raise.
+        """
+        return self._on_own_wire(
+            "subscriber", on_push, idle=self._settings.heartbeat_subscriber
+        )
+
+    def _on_own_wire(
+        self,
+        name: str,
+        on_push: Callable[[list[Any]], None],
+        *,
+        arm: tuple[tuple[str | int, ...], ...] = (),
+        idle: float | None = None,
+    ) -> Self:
         view = copy.copy(self)
         view._start_counting()  # noqa: SLF001 - a copy of this very object
         view._borrowed = False  # noqa: SLF001 - a copy of this very object
@@ -168,22 +196,28 @@ class Client(Calling):
         # `async with` counts its users, and the view has none yet.
         view._usage_counter = 0  # noqa: SLF001 - a copy of this very object
         view.decodes = False
+        dialer = Dialer(
+            self._settings, self.connection_pool, protocol=3, on_push=on_push, arm=arm
+        )
         view._use(  # noqa: SLF001 - a copy of this very object
             Wires(
                 self._settings,
                 self.connection_pool,
-                Dialer(
-                    self._settings,
-                    self.connection_pool,
-                    protocol=3,
-                    on_push=on_push,
-                    arm=(("CLIENT", "TRACKING", "ON", *options),),
-                ),
+                dialer,
                 self.events,
-                name="tracked",
+                name=name,
+                idle=idle,
             )
         )
         return view
+
+    async def wire(self, timeout: float) -> Multiplexer:
+        """Return the live command wire, connecting if need be; for library code.
+
+        Raises:
+            OddswireError: As from any command that cannot be sent.
+        """
+        return await self._wires.ready(timeout)
 
     def client(self) -> Self:
         """Return a client that has one exclusive connection for itself (redis-py's)."""

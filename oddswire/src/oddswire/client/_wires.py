@@ -31,11 +31,12 @@ class Wires:
     """A command wire that comes back, and the pool of exclusive ones.
 
     Args:
-        settings: The spacing of attempts and the heartbeat.
+        settings: The spacing of attempts.
         pool: Exclusive wires.
         dialer: Opens the command wire.
         events: Told of each change of state.
         name: What the events call it.
+        idle: Seconds of silence before a ping; default: those of the command wire.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Wires:
         events: Events,
         *,
         name: str = "command",
+        idle: float | None = None,
     ) -> None:
         self.pool = pool
         self.traffic = dialer.traffic
@@ -61,7 +63,10 @@ class Wires:
             Backoff(policy, random.random),
             events.emit,
             name=name,
-            heartbeat=(settings.heartbeat, settings.heartbeat_answer),
+            heartbeat=(
+                settings.heartbeat if idle is None else idle,
+                settings.heartbeat_answer,
+            ),
             most_waiting=Caps(settings.inflight_commands, settings.inflight_bytes),
         )
         self.dialer = dialer

@@ -7,7 +7,7 @@ from typing import Generic, NoReturn, TypeVar
 import msgspec
 
 from oddswire.codec.compression import Compressor, Zstd
-from oddswire.codec.envelope import HEADER_BYTES, Envelope
+from oddswire.codec.envelope import HEADER_BYTES, Envelope, plain_body
 from oddswire.errors import CodecError
 
 T = TypeVar("T")
@@ -97,6 +97,9 @@ class Codec(Generic[T]):
             raise CodecError(
                 f"{len(data)} bytes, the limit is {self.max_size}", reason="too_large"
             )
+        plain = plain_body(data)
+        if plain is not None:
+            return self._decoded(plain)
         envelope = Envelope.from_bytes(data)
         if envelope.sealed:
             raise CodecError("sealed, and this codec has no key", reason="type")

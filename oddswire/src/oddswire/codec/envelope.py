@@ -91,5 +91,22 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+_PLAIN = bytes((_MARK + VERSION, 0))
+_PLAIN_CRC = zlib.crc32(_PLAIN)
+
+
+def plain_body(data: bytes) -> bytes | None:
+    """Return the body of a whole envelope without flags, None for anything else.
+
+    For speed alone: most values are such, and `Envelope.from_bytes` takes three times
+    as long for them. It says what is wrong with the others.
+    """
+    if data[:2] != _PLAIN:
+        return None
+    body = data[HEADER_BYTES:]
+    stored = int.from_bytes(data[2:HEADER_BYTES], "little")
+    return body if zlib.crc32(body, _PLAIN_CRC) == stored else None
+
+
 def _checksum(head: bytes, body: bytes) -> bytes:
     return zlib.crc32(body, zlib.crc32(head)).to_bytes(4, "little")

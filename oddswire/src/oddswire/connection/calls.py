@@ -37,14 +37,20 @@ class Named:
 class Plan:
     """What is special about a call: a batch, a hook, a reply not to be decoded."""
 
-    __slots__ = ("count", "on_reply", "raw", "replies")
+    __slots__ = ("count", "on_reply", "raw", "replies", "until")
 
     def __init__(
-        self, count: int, on_reply: Callable[[Any], None] | None, *, raw: bool
+        self,
+        count: int,
+        on_reply: Callable[[Any], None] | None,
+        *,
+        raw: bool,
+        until: bytes | None = None,
     ) -> None:
         self.count = count
         self.on_reply = on_reply
         self.raw = raw
+        self.until = until
         self.replies: list[Any] = []
 
     @property

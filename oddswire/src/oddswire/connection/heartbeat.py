@@ -51,15 +51,19 @@ class Heartbeat:
             return
         self._beats += 1
         nonce = b"oddswire-%d" % self._beats
+        sent = monotonic()
         ping = wire.send(pack(("PING", nonce)), self._answer, Named("PING"), raw=True)
-        ping.add_done_callback(lambda pong: self._judge(pong, nonce))
+        ping.add_done_callback(lambda pong: self._judge(pong, nonce, sent))
         self._timer = wire.loop.call_later(self._idle, self._beat)
 
-    def _judge(self, pong: asyncio.Future[Any], nonce: bytes) -> None:
+    def _judge(self, pong: asyncio.Future[Any], nonce: bytes, sent: float) -> None:
         if pong.cancelled():
             return
         failure = pong.exception()
         if self._wire.error is not None:
+            return
+        if failure is not None and self._wire.last_read > sent:
+            # Push messages that wait in front of the echo: slow, and alive.
             return
         if failure is not None:
             self._wire.abort(

@@ -125,6 +125,7 @@ class Multiplexer(asyncio.Protocol):
         count: int = 1,
         raw: bool = False,
         on_reply: Callable[[Any], None] | None = None,
+        until: bytes | None = None,
     ) -> asyncio.Future[Any]:
         """Queue packed bytes; the future resolves to the reply, error replies included.
 
@@ -141,6 +142,9 @@ class Multiplexer(asyncio.Protocol):
             on_reply: Called by the parser with the reply, before anything behind it on
                 the wire is looked at and even if the caller gave up; or with the error
                 that ended the call. For library code: an exception closes the wire.
+            until: For commands that are answered by push messages, or by an error:
+                end `data` with a PING of this text. The future then resolves to the
+                list of the replies before its echo.
         """
         loop = self.loop
         gate = self.gate
@@ -160,10 +164,10 @@ class Multiplexer(asyncio.Protocol):
                 self._traffic.bytes_out += size
                 self._transport.write(data)
         deadline = now + timeout
-        if count == 1 and on_reply is None and not raw:
+        if count == 1 and on_reply is None and not raw and until is None:
             plan = None
         else:
-            plan = Plan(count, on_reply, raw=raw)
+            plan = Plan(count, on_reply, raw=raw, until=until)
         future = loop.create_future()
         self._calls.append((future, now, deadline, size, label, plan))
         gate.commands += 1
@@ -347,6 +351,11 @@ class Multiplexer(asyncio.Protocol):
                         continue
                     reply = plan.replies
                     ended += plan.count - 1
+                elif plan.until is not None:
+                    if reply != plan.until:
+                        plan.replies.append(reply)
+                        continue
+                    reply = plan.replies
                 if plan.on_reply is not None:
                     hook, plan.on_reply = plan.on_reply, None  # once, if it raises too
                     hook(reply)

@@ -1,0 +1,297 @@
+"""`LogInbox`: every message in order, read again from the log where one is missing."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from oddswire.pubsub._chain import Chain, Head, began_anew, link_of
+from oddswire.pubsub._inbox import Inbox
+from oddswire.pubsub._line import dice
+from oddswire.pubsub.messages import GapReason
+from oddswire.scripts import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from oddswire.client import Client
+    from oddswire.pubsub._line import Line
+    from oddswire.pubsub.messages import Gap, Message
+    from oddswire.pubsub.topic import Selection
+
+PAGE = 500
+"""Entries that are read at once."""
+
+# (number, link, link of the one before, key, payload)
+Entry = tuple[int, bytes, bytes, bytes, bytes]
+
+
+class LogInbox(Inbox):
+    """When its queue is full it forgets the queue and reads the log instead.
+
+    A frame that does not follow the last message taken is never delivered: it was
+    published before we ask, so what we are told in answer includes it.
+
+    Args:
+        line: The topic.
+        selection: Which of its keys.
+        wake: Called when there is something to take.
+        client: Reads the log.
+        queue: Frames that may wait.
+        start: Where to begin: a place; a stream id, with an empty link for all from
+            there on; None: with what is published from now on.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        selection: Selection,
+        wake: Callable[[], None],
+        *,
+        client: Client,
+        queue: int,
+        start: Head | bytes | None = None,
+    ) -> None:
+        super().__init__(line, selection, wake)
+        self._client = client
+        self._most = queue
+        self._queue: deque[bytes | Head] = deque()
+        self._replay: deque[Entry] = deque()
+        self._gap: Gap | None = None
+        self._start = start
+        # Set while there is no place yet, and the log is read from this id on.
+        self._from: bytes | None = None
+        self._chain: Chain
+        self._newest: bytes | Head = Head(-1, b"", b"")
+
+    @property
+    def depth(self) -> int:
+        return len(self._queue) + len(self._replay)
+
+    def resume(self, place: Head) -> None:
+        self._start = place
+
+    @property
+    def place(self) -> Head | None:
+        # With a gap that was not told yet we would resume behind it.
+        told = self._from is None and self._gap is None
+        return self._chain.at if told else None
+
+    def _begin(self, head: Head) -> None:
+        self._newest = head
+        start = self._start
+        if isinstance(start, bytes):
+            # A time that the server has not reached, as by a clock that is ahead of
+            # its, means from now on.
+            if start == b"-" or _milliseconds(start) <= _milliseconds(head.link):
+                self._from = start
+            start = head
+        # Every frame that is in the queue when we read the log is behind us after that,
+        # and is known by its link.
+        remembers = max(self.line.topic.history, self._most) + 128
+        self._chain = Chain(start or head, remembers)
+        self.behind = self._from is not None or self._chain.link != head.link
+        if self.behind:
+            self._wake()
+
+    def push(self, data: bytes) -> None:
+        self._newest = data
+        if self.behind:
+            return
+        queue = self._queue
+        if not queue:
+            self._wake()
+        elif len(queue) >= self._most:
+            self.line.counts.dropped += len(queue) + 1
+            queue.clear()
+            self.behind = True
+            return
+        queue.append(data)
+
+    def mark(self, head: Head) -> None:
+        if head.link == link_of(self._newest):
+            return
+        self._newest = head
+        if not self.behind:
+            self._queue.append(head)
+            self._wake()
+
+    def interrupted(self) -> None:
+        """The head says whether anything was missed."""
+
+    def take(self) -> Message[Any] | Gap | None:
+        gap, self._gap = self._gap, None
+        if gap is not None:
+            return gap
+        chain, replay, queue = self._chain, self._replay, self._queue
+        while True:
+            replayed = bool(replay)
+            if replayed:
+                entry = replay.popleft()
+            elif self.behind or not queue:
+                return None
+            else:
+                item = queue.popleft()
+                if type(item) is Head:
+                    if not self._agrees(item):
+                        return None
+                    continue
+                try:
+                    number, *rest = item.split(b" ", 4)  # type: ignore[union-attr]
+                    link, prev, key, payload = rest
+                    entry = (int(number), link, prev, key, payload)
+                except ValueError:
+                    self.line.counts.foreign += 1
+                    continue
+            n, link, prev, key, payload = entry
+            if prev == chain.link:
+                chain.advance(n, link)
+                if self.selection.everything or self.selection.takes(key):
+                    return self.line.event(link, prev, key, payload)
+            elif chain.knows(link):
+                self.line.counts.duplicates += 1
+            elif replayed:
+                # Reading it once more would show the same.
+                replay.appendleft(entry)
+                return self._break(n, link, prev)
+            else:
+                self._lose_step()
+                return None
+
+    def _agrees(self, head: Head) -> bool:
+        if head.link == self._chain.link:
+            self._chain.n, self._chain.epoch = head.n, head.epoch
+            return True
+        # An old one, or the server went back to it: only the log knows.
+        self._lose_step()
+        return False
+
+    def _break(self, n: int, link: bytes, prev: bytes) -> Gap:
+        """The log itself does not hang together: trimmed as we read, or its head lost.
+
+        A head that was evicted or damaged begins a new chain in the old log.
+        """
+        chain = self._chain
+        after, lost = chain.link, n - chain.n - 1 if chain.n >= 0 else 0
+        reason = GapReason.TRIMMED
+        if began_anew(prev):
+            lost, reason = 0, GapReason.RESET
+        elif lost < 1:
+            reason = GapReason.ROLLBACK
+        chain.jump(Head(n - 1, prev, chain.epoch))
+        return self.line.gap(after, link, lost if lost > 0 else None, reason)
+
+    def _lose_step(self) -> None:
+        self._queue.clear()
+        self.behind = True
+
+    async def recover(self) -> None:
+        if self._replay or self._gap is not None:
+            return
+        line, chain = self.line, self._chain
+        # From here on frames are queued again; what came before is in the answer.
+        self._queue.clear()
+        self.behind = False
+        try:
+            after, link = self._from, b""
+            if after is None:
+                link = chain.link
+                after = link.rpartition(b"-")[0]
+            packed, follows, entries = await _RECOVER(
+                self._client,
+                [line.head, line.log],
+                [after, link, PAGE, dice(), line.head_life],
+            )
+            head = Head.parse(packed)
+            if follows:
+                self._follow(head, _entries(line, entries), more=len(entries) >= PAGE)
+            else:
+                await self._rejoin(head)
+        except BaseException:
+            self.behind = True
+            raise
+        line.counts.recoveries += 1
+        line.counts.recovered += len(self._replay)
+
+    def _follow(self, head: Head, entries: list[Entry], *, more: bool) -> None:
+        chain = self._chain
+        if self._from is not None:
+            self._from = None
+            if entries:
+                n, _, prev, *_ = entries[0]
+                chain.jump(Head(n - 1, prev, head.epoch))
+            elif chain.link != head.link:
+                self.behind = True
+        elif chain.link == head.link:
+            chain.n = head.n
+        chain.epoch = head.epoch
+        self._replay.extend(entries)
+        if more:
+            self.behind = True
+
+    async def _rejoin(self, head: Head) -> None:
+        """The log does not go on from where we are: find what of it we have not seen.
+
+        Going back from its end to a message that we know; what a server lost in a
+        failover may reach back behind messages that we were given already.
+        """
+        chain, line = self._chain, self.line
+        unseen: list[Entry] = []
+        end, known = b"+", False
+        while not known:
+            page = await _ENTRIES(self._client, [line.log], ["back", end, "-", PAGE])
+            for entry in _entries(line, page):
+                if chain.knows(entry[1]):
+                    known = True
+                    break
+                unseen.append(entry)
+            if len(page) < PAGE:
+                break
+            end = b"(" + page[-1][0]
+        unseen.reverse()
+        # No await from here on: a cancellation leaves all or nothing.
+        first = None
+        if unseen:
+            n, link, _prev, *_ = unseen[0]
+            first = Head(n, link, head.epoch)
+        lost, reason = chain.loss(head, first, rejoins=known)
+        self._gap = line.gap(
+            chain.link, None if first is None else first.link, lost, reason
+        )
+        if unseen:
+            chain.jump(Head(unseen[0][0] - 1, unseen[0][2], head.epoch))
+        else:
+            chain.jump(head)
+        self._replay.extend(unseen)
+
+
+def _milliseconds(link: bytes) -> int:
+    return int(link.partition(b"-")[0])
+
+
+def _entries(line: Line, raw: Sequence[Any]) -> list[Entry]:
+    """Read entries of the stream; those of somebody else are counted and left out."""
+    entries = []
+    for stream_id, fields in raw:
+        named = dict(zip(fields[::2], fields[1::2], strict=False))
+        try:
+            link = stream_id + b"-" + named[b"x"]
+            prev, key, payload = named[b"p"], named[b"k"], named[b"d"]
+            entries.append((int(named[b"n"]), link, prev, key, payload))
+        except (KeyError, ValueError):
+            line.counts.foreign += 1
+    return entries
+
+
+async def read_log(client: Client, line: Line, start: str, limit: int) -> list[Entry]:
+    """Return the oldest entries from this stream id on, as XRANGE takes it.
+
+    Raises:
+        OddswireError: As from any command.
+    """
+    page = await _ENTRIES(client, [line.log], ["forward", start, "+", limit])
+    return _entries(line, page)
+
+
+_RECOVER = load("topic_recover")
+_ENTRIES = load("topic_entries")

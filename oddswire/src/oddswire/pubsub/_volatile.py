@@ -1,0 +1,125 @@
+"""`VolatileInbox`: the newest messages; what is missing is counted and said."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from oddswire.pubsub._chain import Head, began_anew, link_of
+from oddswire.pubsub._inbox import Inbox
+from oddswire.pubsub.messages import GapReason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oddswire.pubsub._line import Line
+    from oddswire.pubsub.messages import Gap, Message
+    from oddswire.pubsub.topic import Selection
+
+
+class VolatileInbox(Inbox):
+    """Drops the oldest when it is full.
+
+    Whatever is lost, here or on the way, shows when the next message is taken: it names
+    another predecessor.
+
+    Args:
+        line: The topic.
+        selection: Which of its keys.
+        wake: Called when there is something to take.
+        queue: Messages that may wait.
+    """
+
+    def __init__(
+        self, line: Line, selection: Selection, wake: Callable[[], None], *, queue: int
+    ) -> None:
+        super().__init__(line, selection, wake)
+        self._queue: deque[bytes | Head] = deque(maxlen=queue)
+        # Where we are: number and link of the message taken last, epoch of its chain.
+        self._n = -1
+        self._link = self._epoch = b""
+        self._newest: bytes | Head = Head(-1, b"", b"")
+        self._why = GapReason.LOST
+
+    @property
+    def depth(self) -> int:
+        return len(self._queue)
+
+    def _begin(self, head: Head) -> None:
+        self._newest = head
+        self._n, self._link, self._epoch = head
+
+    def push(self, data: bytes) -> None:
+        queue = self._queue
+        if not queue:
+            self._wake()
+        elif len(queue) == queue.maxlen:
+            self._drop(queue[0])
+        self._newest = data
+        queue.append(data)
+
+    def _drop(self, oldest: bytes | Head) -> None:
+        self.line.counts.dropped += type(oldest) is bytes
+        self._why = GapReason.OVERFLOW
+
+    def mark(self, head: Head) -> None:
+        if head.link == link_of(self._newest):
+            if not self._queue:
+                # Nothing was missed by an interruption of before.
+                self._why = GapReason.LOST
+            return
+        if len(self._queue) == self._queue.maxlen:
+            self._drop(self._queue[0])
+        self._newest = head
+        self._queue.append(head)
+        self._wake()
+
+    def interrupted(self) -> None:
+        self._why = GapReason.DISCONNECTED
+
+    def take(self) -> Message[Any] | Gap | None:
+        queue, everything = self._queue, self.selection.everything
+        while queue:
+            item = queue.popleft()
+            if type(item) is Head:
+                gap = self._marked(item)
+                if gap is not None:
+                    return gap
+                continue
+            try:
+                number, link, prev, key, payload = item.split(b" ", 4)  # type: ignore[union-attr]
+                n = int(number)
+            except ValueError:
+                self.line.counts.foreign += 1
+                continue
+            if prev != self._link:
+                queue.appendleft(item)
+                lost = n - self._n - 1
+                why = self._why
+                if lost < 1:
+                    anew = began_anew(prev)
+                    why = GapReason.RESET if anew else GapReason.ROLLBACK
+                return self._jump(Head(n - 1, prev, self._epoch), link, lost, why)
+            self._n, self._link = n, link
+            if everything or self.selection.takes(key):
+                return self.line.event(link, prev, key, payload)
+        return None
+
+    def _marked(self, head: Head) -> Gap | None:
+        if head.link == self._link:
+            return None
+        if self._epoch != head.epoch:
+            # What the new one has had so far came after us, or is missing.
+            return self._jump(head, None, head.n, GapReason.RESET)
+        lost = head.n - self._n
+        why = self._why if lost > 0 else GapReason.ROLLBACK
+        return self._jump(head, None, lost, why)
+
+    def _jump(
+        self, to: Head, following: bytes | None, lost: int, why: GapReason
+    ) -> Gap:
+        after = self._link
+        self._n, self._link, self._epoch = to
+        self._why = GapReason.LOST
+        known = lost > 0 and why is not GapReason.RESET
+        return self.line.gap(after, following, lost if known else None, why)

@@ -1,0 +1,366 @@
+"""`PubSub`: publish to topics, subscribe to them, read what they keep."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from oddswire.clock import SystemClock
+from oddswire.errors import (
+    ClosedError,
+    InvalidKey,
+    TopicError,
+)
+from oddswire.keys import KeySpace
+from oddswire.pubsub._chain import Head
+from oddswire.pubsub._latest import LatestInbox, read_latest
+from oddswire.pubsub._line import Line
+from oddswire.pubsub._log import LogInbox, read_log
+from oddswire.pubsub._positions import Positions
+from oddswire.pubsub._publish import publish
+from oddswire.pubsub._reader import Reader
+from oddswire.pubsub._volatile import VolatileInbox
+from oddswire.pubsub.handlers import Handling
+from oddswire.pubsub.statistics import Statistics
+from oddswire.pubsub.subscription import Subscription
+from oddswire.pubsub.topic import Delivery, Keyed, Selection, Topic
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+    from types import TracebackType
+
+    from oddswire.client import Client
+    from oddswire.clock import Clock
+    from oddswire.pubsub._inbox import Inbox
+    from oddswire.pubsub.messages import Gap, Message, Published
+    from oddswire.pubsub.topic import Source
+
+T = TypeVar("T")
+
+_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}-[0-9a-f]{16}")
+
+
+class PubSub:
+    """Topics on one server; ``async with``, single use.
+
+    It connects the subscriber wire when somebody subscribes first.
+
+    Args:
+        client: Publishes and reads; the subscriber wire goes to the same server.
+        prefix: What every key and channel begins with.
+        topics: Those that may be used; none: any.
+        check_every: Seconds between questions where the topics end, after which a last
+            message that was lost is noticed.
+        clock: For the lag.
+
+    Raises:
+        TopicError: Two topics of one name that differ.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        prefix: str = "oddswire:",
+        topics: Iterable[Topic[Any]] = (),
+        check_every: float = 4.0,
+        clock: Clock | None = None,
+    ) -> None:
+        self._client = client
+        self._space = KeySpace(prefix)
+        self._clock = SystemClock() if clock is None else clock
+        self._check_every = check_every
+        self._lines: dict[str, Line] = {}
+        self._subscriptions: set[Subscription[Any]] = set()
+        self._reader: Reader | None = None
+        self._open: bool | None = None
+        for topic in topics:
+            self._lines[topic.name] = self._known(topic) or self._made(topic)
+        self._closed_list = bool(self._lines)
+
+    async def __aenter__(self) -> Self:
+        if self._open is not None:
+            raise ClosedError("a PubSub is used once: make another")
+        self._open = True
+        self._reader = Reader(self._client, every=self._check_every)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._open = False
+        for subscription in list(self._subscriptions):
+            subscription.close()
+        if self._reader is not None:
+            await self._reader.aclose()
+
+    # --- publishing
+
+    async def publish(
+        self,
+        topic: Topic[T] | Keyed[T],
+        value: T,
+        *,
+        version: int | None = None,
+        dedup_id: str | None = None,
+    ) -> Published:
+        """Publish a value.
+
+        Where a repetition does no harm (a `dedup_id`, a `version`) it is sent again
+        when the connection is lost, within the client's timeout.
+
+        Args:
+            topic: Where; ``topic[key]`` for one with keys.
+            value: Of the topic's type.
+            version: LATEST only: it is refused unless it is above the key's present
+                one, such as the time the source gives. Default: the server's clock.
+            dedup_id: VOLATILE and LOG only: a second publish of this id within the
+                topic's `retention` does nothing and returns the first one's id.
+
+        Raises:
+            TopicError: The topic, key, version or id is none that can be used.
+            CodecError: Not a value of the type, or too large.
+            OddswireError: As from any command; with `Outcome.UNKNOWN` it may have been
+                published. Cancelled, it may have been too.
+        """
+        key, line = self._target(topic)
+        return await publish(
+            self._client, line, key, value, version=version, dedup_id=dedup_id
+        )
+
+    # --- subscribing
+
+    def subscribe(
+        self,
+        *topics: Source[T],
+        start: str | float = "latest",
+        position: str | None = None,
+        queue: int = 1024,
+    ) -> Subscription[T]:
+        """Return a subscription; entering it fixes where it begins.
+
+        Args:
+            *topics: Topics, ``topic[key]``, ``topic.matching("user:*")``.
+            start: Of LOG topics: ``"latest"``, ``"earliest"``, the `id` of a message
+                to go on after, or a time (seconds since 1970) from which on to read.
+                VOLATILE begins with what is published next, LATEST with the newest
+                values.
+            position: LOG topics only: go on where the reader of this name ended;
+                `start` is for its first time. One reader at a time may use a name.
+            queue: Messages of each topic that may wait.
+
+        Raises:
+            TopicError: An argument is wrong, or a topic is not among the declared ones.
+        """
+        if not topics:
+            raise TopicError("subscribe to at least one topic")
+        if queue < 1:
+            raise TopicError("a queue holds at least one message")
+        chosen = [Selection(topic) for topic in topics]
+        names = [each.topic.name for each in chosen]
+        if position is not None and len(set(names)) < len(names):
+            raise TopicError("with a position, each topic is subscribed to once")
+        lines = [self._line(each.topic) for each in chosen]
+        logs = [line.topic.delivery is Delivery.LOG for line in lines]
+        begins = _begins(start)
+        if (begins is not None or position is not None) and not all(logs):
+            raise TopicError(
+                "start and position are for LOG topics: nothing else is kept"
+            )
+        try:
+            places = (
+                None if position is None else Positions(self._client, lines, position)
+            )
+        except InvalidKey as error:
+            raise TopicError(f"position {position!r:.80}: {error}") from None
+
+        def inboxes(wake: Callable[[], None]) -> list[Inbox]:
+            made: list[Inbox] = []
+            for line, each in zip(lines, chosen, strict=True):
+                match line.topic.delivery:
+                    case Delivery.LOG:
+                        inbox: Inbox = LogInbox(
+                            line,
+                            each,
+                            wake,
+                            client=self._client,
+                            queue=queue,
+                            start=begins,
+                        )
+                    case Delivery.LATEST:
+                        inbox = LatestInbox(line, each, wake, client=self._client)
+                    case Delivery.VOLATILE:
+                        inbox = VolatileInbox(line, each, wake, queue=queue)
+                made.append(inbox)
+            return made
+
+        if self._reader is None or not self._open:
+            raise ClosedError("enter the PubSub first: async with PubSub(...)")
+        return Subscription(self._reader, inboxes, places, self._subscriptions)
+
+    def handle(
+        self,
+        handler: Callable[[Message[T]], Awaitable[object] | object],
+        *topics: Source[T],
+        on_gap: Callable[[Gap], Awaitable[object] | object] | None = None,
+        on_error: Callable[[Message[T] | Gap, BaseException], object] | None = None,
+        concurrency: int = 1,
+        timeout: float | None = None,
+        start: str | float = "latest",
+        position: str | None = None,
+        queue: int = 1024,
+    ) -> Handling[T]:
+        """Return what calls `handler` with each message while its block is open.
+
+        Args:
+            handler: Called with a message; what it returns is awaited if it can be.
+            *topics: As for `subscribe`.
+            on_gap: Called with each gap, after the messages before it were handled.
+            on_error: Told what a handler raised, with the event. An exception of its
+                own is only counted.
+            concurrency: Handlers that may run at once; messages of one key stay in
+                order.
+            timeout: Seconds after which a handler is cancelled.
+            start: As for `subscribe`.
+            position: As for `subscribe`; with it `concurrency` is 1, for a position
+                says that everything before it is done.
+            queue: As for `subscribe`.
+
+        Raises:
+            TopicError: An argument is wrong.
+        """
+        if position is not None and concurrency != 1:
+            raise TopicError("with a position, concurrency is 1")
+        return Handling(
+            self.subscribe(*topics, start=start, position=position, queue=queue),
+            lambda name: self._lines[name].counts,
+            handler,
+            on_gap=on_gap,
+            on_error=on_error,
+            concurrency=concurrency,
+            timeout=timeout,
+        )
+
+    # --- reading what is kept
+
+    async def latest(self, topic: Topic[T]) -> dict[str, T]:
+        """Return the newest value of each key of a LATEST topic.
+
+        A value that cannot be read is left out and counted as unreadable.
+
+        Raises:
+            TopicError: Another kind of topic.
+            OddswireError: As from any command.
+        """
+        line = self._line(topic)
+        if line.topic.delivery is not Delivery.LATEST:
+            raise TopicError(f"topic {topic.name} is not LATEST: it keeps no values")
+        values: dict[str, T] = {}
+        for key, value in (await read_latest(self._client, line)).items():
+            try:
+                values[key.decode()] = line.codec.decode(value.payload)
+            except ValueError:  # CodecError is one
+                line.counts.unreadable += 1
+        return values
+
+    async def history(
+        self, topic: Topic[T], *, after: str | None = None, limit: int = 100
+    ) -> list[Message[T]]:
+        """Return messages that a LOG topic keeps, oldest first.
+
+        It says nothing of what is missing before them; a subscription does.
+
+        Args:
+            topic: A LOG topic.
+            after: The id of a message; default: from the oldest one kept.
+            limit: At most so many.
+
+        Raises:
+            TopicError: Another kind of topic, or no id.
+            OddswireError: As from any command.
+        """
+        line = self._line(topic)
+        if line.topic.delivery is not Delivery.LOG:
+            raise TopicError(f"topic {topic.name} is not LOG: it keeps no messages")
+        if after is not None and not _ID.fullmatch(after):
+            raise TopicError(f"{after!r:.80} is not the id of a message")
+        start = "-" if after is None else f"({after.rpartition('-')[0]}"
+        messages: list[Message[T]] = []
+        for _, link, _, key, payload in await read_log(
+            self._client, line, start, limit
+        ):
+            message = line.message(link, key, payload)
+            if message is not None:
+                messages.append(message)
+        return messages
+
+    def statistics(self) -> Statistics:
+        """Return what was counted since it was made."""
+        reader = self._reader
+        topics = {}
+        for name, line in self._lines.items():
+            inboxes = [] if reader is None else reader.inboxes(line)
+            topics[name] = line.counts.snapshot(
+                subscriptions=len(inboxes),
+                depth=sum(inbox.depth for inbox in inboxes),
+            )
+        return Statistics(
+            topics=topics,
+            connects=0 if reader is None else reader.connects,
+            refused=0 if reader is None else reader.refused,
+            errors=0 if reader is None else reader.errors,
+        )
+
+    # --- topics
+
+    def _line(self, topic: Topic[Any]) -> Line:
+        if not isinstance(topic, Topic):
+            raise TopicError(f"a Topic is needed, not {type(topic).__name__}")
+        line = self._known(topic)
+        if line is None:
+            if self._closed_list:
+                raise TopicError(
+                    f"topic {topic.name} is not among those declared: "
+                    f"{', '.join(self._lines)}"
+                )
+            line = self._lines[topic.name] = self._made(topic)
+        return line
+
+    def _known(self, topic: Topic[Any]) -> Line | None:
+        line = self._lines.get(topic.name)
+        if line is not None and line.topic is not topic and line.topic != topic:
+            raise TopicError(
+                f"topic {topic.name} is declared twice and differently: keep one "
+                "Topic object for all who use it"
+            )
+        return line
+
+    def _made(self, topic: Topic[Any]) -> Line:
+        try:
+            return Line(topic, self._space, self._clock)
+        except TypeError as error:
+            raise TopicError(f"topic {topic.name}: {error}") from None
+
+    def _target(self, topic: Topic[Any] | Keyed[Any]) -> tuple[bytes, Line]:
+        if isinstance(topic, Keyed):
+            return topic.key.encode(), self._line(topic.topic)
+        return b"", self._line(topic)
+
+
+def _begins(start: str | float) -> Head | bytes | None:
+    match start:
+        case "latest":
+            return None
+        case "earliest":
+            return b"-"
+        case str() if _ID.fullmatch(start):
+            return Head(-1, start.encode(), b"")
+        case int() | float() if 0 <= start < 1e13:
+            return b"%d-0" % round(start * 1000)
+    raise TopicError(
+        f"start is 'latest', 'earliest', the id of a message or a time in seconds, "
+        f"not {start!r:.80}"
+    )

@@ -1,0 +1,205 @@
+"""Bad input: a typed error or a gap, and nothing else is lost."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oddswire import connect
+from oddswire.codec import Codec
+from oddswire.errors import CodecError, TopicError
+from oddswire.pubsub import Delivery, Gap, GapReason, PubSub, Topic
+from oddswire.pubsub.topic import Selection
+
+
+class Price(msgspec.Struct, frozen=True):
+    """What a market costs."""
+
+    bid: float
+
+
+TICKS = Topic("ticks", Price)
+PRICES = Topic("prices", Price, delivery=Delivery.LATEST)
+EVENTS = Topic("events", Price, delivery=Delivery.LOG)
+SMALL = Topic("small", bytes, max_size=1000)
+ALL = [TICKS, PRICES, EVENTS]
+
+pytestmark = pytest.mark.errors
+
+
+@pytest.mark.parametrize("topic", ALL, ids=lambda topic: topic.delivery.value)
+async def test_a_value_of_another_type_is_refused(pubsub, topic):
+    """Nothing is published that a subscriber could not read."""
+    for value in (7, "text", None, {"bid": "high"}, object()):
+        with pytest.raises(CodecError, match=f"topic {topic.name}") as caught:
+            await pubsub.publish(topic, value)
+        assert caught.value.reason == "type"
+    assert pubsub.statistics().topics[topic.name].published == 0
+
+
+async def test_a_value_that_is_too_large_is_refused(pubsub):
+    """The limit of the topic holds before anything is sent."""
+    await pubsub.publish(SMALL, b"x" * 900)
+    with pytest.raises(CodecError, match="the limit is 1000") as caught:
+        await pubsub.publish(SMALL, b"x" * 1001)
+    assert caught.value.reason == "too_large"
+
+
+@pytest.mark.parametrize("topic", ALL, ids=lambda topic: topic.delivery.value)
+@pytest.mark.parametrize("what", ["newer", "type", "damaged", "foreign"])
+async def test_what_cannot_be_read_is_a_gap(client, prefix, take, topic, what):
+    """A message of a newer schema, another type or damaged is told in its place."""
+    good = Codec(Price).encode(Price(0.5))
+    bad = {
+        "newer": b"\xfa" + good[1:],
+        "type": Codec(str).encode("text"),
+        "damaged": good[:-1] + b"!",
+        "foreign": b"hello",
+    }[what]
+    async with (
+        PubSub(client, prefix=prefix) as pubsub,
+        pubsub.subscribe(topic) as sub,
+    ):
+        codec = pubsub._line(topic).codec
+        await pubsub.publish(topic["a"], Price(1))
+        first = await take(sub, 1)
+
+        class Broken:
+            def encode(self, value):
+                return bad
+
+        pubsub._line(topic).codec = Broken()
+        published = await pubsub.publish(topic["b"], Price(2))
+        pubsub._line(topic).codec = codec
+        await pubsub.publish(topic["c"], Price(3))
+        events = first + await take(sub, 2)
+        counts = pubsub.statistics().topics[topic.name]
+
+    gap = next(each for each in events if isinstance(each, Gap))
+    assert (gap.reason, gap.lost) == (GapReason.UNREADABLE, 1)
+    assert published.id != gap.after or topic is PRICES
+    assert [each.value.bid for each in events if not isinstance(each, Gap)] == [1, 3]
+    assert (counts.unreadable, counts.delivered) == (1, 2)
+
+
+@pytest.mark.parametrize("topic", ALL, ids=lambda topic: topic.delivery.value)
+async def test_other_peoples_messages_are_counted_and_left(client, prefix, take, topic):
+    """What somebody else publishes on our channel breaks nothing."""
+    async with (
+        PubSub(client, prefix=prefix) as pubsub,
+        pubsub.subscribe(topic) as sub,
+    ):
+        channel = pubsub._line(topic).channel
+        for data in (b"", b"hello", b"a b c d e f g", b"1 2 3", b"\xff" * 100):
+            await client.publish(channel, data)
+        await pubsub.publish(topic, Price(1))
+        events = await take(sub, 1)
+        assert events[-1].value == Price(1)
+        assert pubsub.statistics().topics[topic.name].foreign >= 4
+
+
+async def test_damaged_keys_of_ours_are_survived(own, opened, take):
+    """A head and entries that are not ours: the topic begins anew, with a gap."""
+    async with opened(own.url) as pubsub, pubsub.subscribe(EVENTS) as sub:
+        line = pubsub._line(EVENTS)
+        await pubsub.publish(EVENTS, Price(1))
+        await pubsub._client.set(line.head, "garbage")
+        await pubsub._client.xadd(line.log, {"what": "ever"})
+        await pubsub.publish(EVENTS, Price(2))
+        first, gap, second = await take(sub, 3)
+        while isinstance(second, Gap):
+            (second,) = await take(sub, 1)
+    assert (first.value, second.value) == (Price(1), Price(2))
+    assert isinstance(gap, Gap)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Topic("", int),
+        lambda: Topic("x" * 600, int),
+        lambda: Topic("t", int, history=0),
+        lambda: Topic("t", int, history=1.5),
+        lambda: Topic("t", int, delivery="log"),
+        lambda: Topic("t", int, retention=0.1),
+        lambda: Topic("t", int, retention=float("nan")),
+        lambda: Topic("t", int, max_size=0),
+        lambda: TICKS[""],
+        lambda: TICKS["a b"],
+        lambda: TICKS["x" * 257],
+        lambda: TICKS["\ud800"],
+        lambda: TICKS[7],
+        lambda: TICKS.matching("a\nb"),
+    ],
+    ids=range(14),
+)
+def test_topics_and_keys_that_cannot_be(make):
+    """A name, a key or a number that cannot be used is refused where it is written."""
+    with pytest.raises(TopicError):
+        make()
+
+
+async def test_arguments_that_cannot_be(pubsub):
+    """Each is named, and says what is accepted."""
+    for call, text in [
+        (pubsub.publish(TICKS, Price(1), version=1), "version is for LATEST"),
+        (pubsub.publish(PRICES, Price(1), dedup_id="x"), "by their version"),
+        (pubsub.publish(PRICES, Price(1), version=-1), "whole number"),
+        (pubsub.publish(PRICES, Price(1), version=2**53), "whole number"),
+        (pubsub.publish(PRICES, Price(1), version=1.5), "whole number"),
+        (pubsub.publish(EVENTS, Price(1), dedup_id="x" * 600), "dedup_id"),
+        (pubsub.publish(EVENTS.matching("*"), Price(1)), "Topic is needed"),
+        (pubsub.publish("events", Price(1)), "Topic is needed"),
+        (pubsub.latest(EVENTS), "not LATEST"),
+        (pubsub.history(PRICES), "not LOG"),
+        (pubsub.history(EVENTS, after="7"), "not the id"),
+    ]:
+        with pytest.raises(TopicError, match=text):
+            await call
+    for arguments, options, text in [
+        ((), {}, "at least one topic"),
+        (("ticks",), {}, "is subscribed to"),
+        ((EVENTS,), {"queue": 0}, "at least one message"),
+        ((EVENTS,), {"start": "yesterday"}, "start is"),
+        ((EVENTS,), {"start": -1}, "start is"),
+        ((EVENTS,), {"start": None}, "start is"),
+        ((TICKS,), {"start": "earliest"}, "for LOG topics"),
+        ((TICKS,), {"position": "p"}, "for LOG topics"),
+        ((EVENTS,), {"position": "p" * 600}, "position"),
+        ((EVENTS["a"], EVENTS["b"]), {"position": "p"}, "subscribed to once"),
+    ]:
+        with pytest.raises(TopicError, match=text):
+            pubsub.subscribe(*arguments, **options)
+
+
+async def test_topics_that_are_declared_are_the_only_ones(client, prefix, own):
+    """A misspelt topic, or one that means something else elsewhere, is refused."""
+    async with PubSub(client, prefix=prefix, topics=[TICKS]) as pubsub:
+        await pubsub.publish(TICKS, Price(1))
+        with pytest.raises(TopicError, match="not among those declared: ticks"):
+            await pubsub.publish(EVENTS, Price(1))
+        with pytest.raises(TopicError, match="declared twice"):
+            pubsub.subscribe(Topic("ticks", int))
+    with pytest.raises(TopicError, match="declared twice"):
+        PubSub(client, topics=[TICKS, Topic("ticks", int)])
+    with pytest.raises(TopicError, match="topic odd"):
+        PubSub(client, topics=[Topic("odd", lambda: None)])
+    async with connect(url=own.url, topics=[TICKS]) as wire:
+        await wire.pubsub.publish(TICKS, Price(1))
+        with pytest.raises(TopicError, match="not among"):
+            await wire.pubsub.publish(EVENTS, Price(1))
+
+
+@given(st.text(min_size=1, max_size=50))
+def test_a_key_selects_itself_or_is_refused(key):
+    """Any text is a key, which selects exactly its messages, or an error."""
+    try:
+        keyed = TICKS[key]
+    except TopicError:
+        return
+    selection = Selection(keyed)
+    assert selection.takes(key.encode())
+    assert not selection.takes(key.encode() + b"x")
+    assert b" " not in key.encode()

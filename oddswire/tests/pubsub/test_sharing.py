@@ -1,0 +1,244 @@
+"""One wire and one SUBSCRIBE per topic, however many listen."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+
+from oddswire import Client
+from oddswire.errors import ClosedError, NoPermission, OutOfMemory, Unavailable
+from oddswire.pubsub import Delivery, PubSub, Topic
+
+TICKS = Topic("ticks", int)
+OTHERS = Topic("others", int)
+EVENTS = Topic("events", int, delivery=Delivery.LOG)
+
+
+async def _calls(client, command):
+    stats = await client.info("commandstats")
+    return stats.get(f"cmdstat_{command}", {}).get("calls", 0)
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("P1")
+async def test_a_thousand_subscriptions_are_one_at_the_server(own, opened, until):
+    """A topic is subscribed once, on one wire; the last to leave unsubscribes it."""
+    async with opened(own.url) as pubsub, Client.from_url(own.url) as admin:
+        subs = [pubsub.subscribe(TICKS[f"k{n}"]) for n in range(500)]
+        subs += [pubsub.subscribe(TICKS.matching(f"k{n}*")) for n in range(500)]
+        async with asyncio.TaskGroup() as group:
+            for sub in subs:
+                group.create_task(sub.__aenter__())
+        async with pubsub.subscribe(OTHERS):
+            clients = await admin.client_list(_type="pubsub")
+            assert len(clients) == 1
+            assert clients[0]["sub"] == "2"
+            assert await _calls(admin, "subscribe") == 2
+            assert await _calls(admin, "psubscribe") == 0
+
+            published = await pubsub.publish(TICKS["k7"], 7)
+            assert published.subscribers == 1
+            async with asyncio.timeout(5):
+                assert (await anext(subs[7])).value == 7
+                assert (await anext(subs[507])).value == 7
+
+        for sub in subs:
+            await sub.__aexit__(None, None, None)
+
+        async def left():
+            return not await admin.client_list(_type="pubsub")
+
+        await until(left)
+        assert await _calls(admin, "unsubscribe") == 2
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("P1")
+async def test_leaving_and_entering_again_at_once(pubsub, take):
+    """Whoever enters while the last one's leaving is under way misses nothing."""
+    for n in range(50):
+        async with pubsub.subscribe(EVENTS, TICKS) as sub:
+            await pubsub.publish(EVENTS, n)
+            await pubsub.publish(TICKS, n)
+            events = await take(sub, 2)
+        assert [each.value for each in events] == [n, n]
+
+
+@pytest.mark.errors
+async def test_cancelled_while_entering_nothing_is_left(own, opened, until):
+    """An entering that was cancelled leaves no subscription behind."""
+    async with opened(own.url) as pubsub, Client.from_url(own.url) as admin:
+        for turns in range(12):
+            entering = asyncio.get_running_loop().create_task(
+                pubsub.subscribe(TICKS, EVENTS).__aenter__()
+            )
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            entering.cancel()
+            await asyncio.gather(entering, return_exceptions=True)
+
+        async def nothing():
+            return not await admin.pubsub_channels("*")
+
+        await until(nothing)
+        statistics = pubsub.statistics()
+        assert all(topic.subscriptions == 0 for topic in statistics.topics.values())
+
+
+@pytest.mark.errors
+async def test_entering_without_a_server_is_an_error_within_the_deadline():
+    """Nobody there: `Unavailable`, and the way out is clean."""
+    async with (
+        Client.from_url("redis://127.0.0.1:1", command_timeout=0.3) as client,
+        PubSub(client) as pubsub,
+    ):
+        with pytest.raises(Unavailable, match="not subscribed to ticks"):
+            await pubsub.subscribe(TICKS).__aenter__()
+
+
+@pytest.mark.errors
+async def test_a_channel_that_the_acl_forbids_is_named(own, opened, take):
+    """A forbidden topic fails by itself; the others of the wire go on."""
+    async with opened(own.url) as admin:
+        client = admin._client
+        await client.acl_setuser(
+            "reader",
+            enabled=True,
+            passwords=["+pw"],
+            keys=["*"],
+            commands=["+@all"],
+            channels=["oddswire:topic:{ticks*"],
+            reset_channels=True,
+        )
+        url = own.url.replace(f":{own.password}@", "reader:pw@")
+        async with opened(url) as pubsub, pubsub.subscribe(TICKS) as sub:
+            with pytest.raises(NoPermission):
+                await pubsub.subscribe(EVENTS).__aenter__()
+            await admin.publish(TICKS, 1)
+            assert (await take(sub, 1))[0].value == 1
+            statistics = pubsub.statistics()
+            assert (statistics.refused, statistics.connects) == (1, 1)
+
+
+@pytest.mark.errors
+async def test_used_twice_or_closed(pubsub, client, prefix):
+    """A subscription and a PubSub are used once, and say so."""
+    sub = pubsub.subscribe(TICKS)
+    with pytest.raises(ClosedError, match="enter the subscription"):
+        await anext(sub)
+    async with sub:
+        pass
+    with pytest.raises(ClosedError, match="subscribe again"):
+        await sub.__aenter__()
+    with pytest.raises(StopAsyncIteration):
+        await anext(sub)
+    other = PubSub(client, prefix=prefix)
+    with pytest.raises(ClosedError, match="enter the PubSub"):
+        other.subscribe(TICKS)
+    async with other:
+        pass
+    with pytest.raises(ClosedError):
+        await other.__aenter__()
+
+
+@pytest.mark.errors
+async def test_nothing_is_left_running(own, until):
+    """After closing there is no task and no connection of ours."""
+    before = asyncio.all_tasks()
+    async with Client.from_url(own.url) as admin:
+        async with Client.from_url(own.url) as client, PubSub(client) as pubsub:
+            async with pubsub.subscribe(TICKS, EVENTS):
+                await pubsub.publish(TICKS, 1)
+            abandoned = pubsub.subscribe(TICKS)
+            await abandoned.__aenter__()
+
+        async def gone():
+            return len(await admin.client_list()) == 1
+
+        await until(gone)
+    gc.collect()
+    assert asyncio.all_tasks() <= before
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize(
+    ("topic", "queue"),
+    [(TICKS, 2000), (EVENTS, 2000), (EVENTS, 5)],
+    ids=["volatile", "log", "log that is behind"],
+)
+async def test_cancelled_reads_lose_nothing(pubsub, topic, queue):
+    """A read that is cancelled at any moment leaves the message to the next one."""
+    got = []
+    async with pubsub.subscribe(topic, queue=queue) as sub:
+
+        async def publish():
+            for n in range(300):
+                await pubsub.publish(topic, n)
+
+        publishing = asyncio.get_running_loop().create_task(publish())
+        turns = 0
+        async with asyncio.timeout(15):
+            while len(got) < 300:
+                reading = asyncio.get_running_loop().create_task(anext(sub))
+                for _ in range(turns % 9):
+                    await asyncio.sleep(0)
+                turns += 1
+                if turns % 9:
+                    reading.cancel()
+                (result,) = await asyncio.gather(reading, return_exceptions=True)
+                if not isinstance(result, asyncio.CancelledError):
+                    got.append(result.value)
+        await publishing
+    assert got == list(range(300))
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_cancelled_catching_up_is_begun_again(pubsub, take, turns):
+    """Cancelled while it reads the log, the next read goes on, with nothing new."""
+    async with pubsub.subscribe(EVENTS, queue=5) as sub:
+        for n in range(20):
+            await pubsub.publish(EVENTS, n)
+        reading = asyncio.get_running_loop().create_task(anext(sub))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        reading.cancel()
+        (first,) = await asyncio.gather(reading, return_exceptions=True)
+        got = [] if isinstance(first, asyncio.CancelledError) else [first.value]
+        got += [each.value for each in await take(sub, 20 - len(got))]
+    assert got == list(range(20))
+
+
+@pytest.mark.errors
+async def test_positions_that_cannot_be_written_stop_nobody(own, opened, take):
+    """A position that Redis refuses is written later; the messages go on."""
+    async with opened(own.url) as pubsub:
+        client = pubsub._client
+        async with pubsub.subscribe(EVENTS, position="p") as sub:
+            await pubsub.publish(EVENTS, 1)
+            await take(sub, 1)
+            sub._positions.note(sub._inboxes)
+            await client.config_set("maxmemory", 1)
+            await sub._positions.save()
+            assert sub._positions.errors == 1
+            await client.config_set("maxmemory", 0)
+        async with pubsub.subscribe(EVENTS, position="p") as sub:
+            await pubsub.publish(EVENTS, 2)
+            assert (await take(sub, 1))[0].value == 2
+
+
+@pytest.mark.errors
+async def test_out_of_memory_is_the_publishers_error_alone(own, opened, take):
+    """A full server refuses a publish, typed; subscriptions stay and go on after it."""
+    async with opened(own.url) as pubsub, pubsub.subscribe(EVENTS) as sub:
+        await pubsub.publish(EVENTS, 1)
+        await pubsub._client.config_set("maxmemory", 1)
+        with pytest.raises(OutOfMemory):
+            await pubsub.publish(EVENTS, 2)
+        await asyncio.sleep(0.5)  # two position checks under a full server
+        await pubsub._client.config_set("maxmemory", 0)
+        await pubsub.publish(EVENTS, 3)
+        assert [each.value for each in await take(sub, 2)] == [1, 3]
+        assert pubsub.statistics().refused == 0
