@@ -1,0 +1,514 @@
+"""The second tier: entries in Redis, read and written by way of the tracked wire."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from oddswire import scripts
+from oddswire.cache._memory import ITEM_BYTES, Item
+from oddswire.cache._record import SEEN_BYTES, Record, digest, version_bytes
+from oddswire.errors import CodecError, OddswireError, SettingsError, WrongType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from oddswire.cache._lease import CoherenceLease
+    from oddswire.cache._memory import Memory
+    from oddswire.cache._nonces import Nonces, Snapshot
+    from oddswire.cache._space import Place
+    from oddswire.cache._wire import TrackedWire
+    from oddswire.clock import Clock
+
+_LOOK = scripts.load("cache_look")
+_FILL = scripts.load("cache_fill")
+_PUT = scripts.load("cache_put")
+_DELETE = scripts.load("cache_delete")
+_EXPIRE = scripts.load("cache_expire")
+_RENEW = scripts.load("cache_renew")
+_RELEASE = scripts.load("cache_release")
+
+_JITTER = 0.1
+# The estimate of changes forgets: at this many loads both counts are halved.
+_REMEMBERED = 64
+# At less than e^-12 a read would refresh early; not worth a logarithm.
+_EARLY_COSTS = 12.0
+
+
+class Found(NamedTuple):
+    """What Redis had.
+
+    Attributes:
+        item: The entry, if it may serve (fresh or stale).
+        head: The beginning of whatever was there; None: nothing was.
+    """
+
+    item: Item | None
+    head: bytes | None
+
+
+class Held(NamedTuple):
+    """Another one loads; what its lease holds."""
+
+    holder: bytes
+
+
+class Fresh(NamedTuple):
+    """How long a value shall serve: seconds."""
+
+    ttl: float
+    stale: float
+    version: int | None = None
+
+
+class Shared:
+    """Entries in Redis.
+
+    Args:
+        wire: The tracked wire.
+        memory: Where what is read and written is kept too.
+        nonces: Of tags and namespaces.
+        lease: Knows the server's time.
+        clock: The time of this process.
+        max_load: Seconds that a load may take.
+    """
+
+    def __init__(
+        self,
+        wire: TrackedWire,
+        memory: Memory,
+        nonces: Nonces,
+        lease: CoherenceLease,
+        clock: Clock,
+        *,
+        max_load: float,
+    ) -> None:
+        self._wire = wire
+        self._memory = memory
+        self._nonces = nonces
+        self._lease = lease
+        self._clock = clock
+        self._max_load = max_load
+
+    # --- reading
+
+    async def fetch(self, place: Place, kind: Any) -> Found:
+        """Read an entry; what cannot be read is missing.
+
+        Raises:
+            OddswireError: Redis did not answer.
+        """
+        take = _Take(self, place, kind)
+        if not self._lease.knows_time:
+            await self._lease.in_time()
+        if place.space.cell.nonce is None or self._wire.plain:
+            await self._nonces.namespace(place.space)
+        try:
+            await self._wire.call(("GET", place.entry), take, repeatable=True)
+        except WrongType:
+            # Somebody else's list under this name: overwritten like foreign bytes.
+            place.space.counts.corrupt += 1
+            return Found(None, b"")
+        return take.found or await self._settled(take)
+
+    async def fetch_many(
+        self, places: Sequence[Place], kinds: Sequence[Any]
+    ) -> list[Found]:
+        """Read entries with one MGET.
+
+        Raises:
+            OddswireError: Redis did not answer.
+        """
+        takes = [
+            _Take(self, place, kind) for place, kind in zip(places, kinds, strict=True)
+        ]
+        await self._lease.in_time()
+        for space in {place.space for place in places}:
+            await self._nonces.namespace(space)
+
+        def take(reply: Any, *, current: bool) -> None:
+            if isinstance(reply, list):
+                for each, data in zip(takes, reply, strict=True):
+                    each(data, current=current)
+
+        names = [place.entry for place in places]
+        await self._wire.call(("MGET", *names), take, repeatable=True)
+        unknown = {
+            tag: cell
+            for each in takes
+            if not each.found
+            for tag, cell in each.unknown()
+        }
+        if unknown:
+            await self._nonces.verify(unknown.items())
+        return [each.found or each.judged() for each in takes]
+
+    async def _settled(self, take: _Take) -> Found:
+        unknown = take.unknown()
+        if unknown:
+            await self._nonces.verify(unknown)
+        return take.judged()
+
+    async def look(
+        self,
+        place: Place,
+        kind: Any,
+        token: bytes,
+        lease: float,
+        *,
+        seen: bytes | None,
+        rob: bytes,
+        granted: Callable[[], None],
+    ) -> Found | Held | None:
+        """Look for an entry; None: there is none, and the right to load it is ours.
+
+        Args:
+            place: Which.
+            kind: The type of its value.
+            token: Ours, 16 bytes.
+            lease: Seconds.
+            seen: Beginning of a record that is no use.
+            rob: Beginning of a holder that is dead; empty: nobody.
+            granted: Called by the parser when the lease is ours, or may be.
+
+        Raises:
+            OddswireError: Redis did not answer; the lease may be ours all the same.
+        """
+        take = _Take(self, place, kind)
+
+        def hook(reply: Any, *, current: bool) -> None:
+            if isinstance(reply, bytes):
+                take(reply, current=current)
+            elif isinstance(reply, OddswireError) or reply in (1, 2):
+                # Not before: until here a change of the lease is another's.
+                granted()
+            if reply == 2:
+                self._wire.expect(place.lease.encode(), None)
+
+        reply = await self._wire.script(
+            _LOOK,
+            (place.entry, place.lease),
+            (
+                token,
+                int(lease * 1000),
+                (seen or b"")[:SEEN_BYTES],
+                "0" if seen is None else "1",
+                rob,
+            ),
+            hook,
+            repeatable=True,
+        )
+        if isinstance(reply, list):
+            return Held(reply[0])
+        if isinstance(reply, int):
+            return None
+        return take.found or await self._settled(take)
+
+    def item(
+        self, place: Place, kind: Any, record: Record, value: Any, data: bytes
+    ) -> Item:
+        """Return an entry as it is held in memory."""
+        config = place.space.config
+        offset = self._lease.offset
+        item = Item()
+        item.key = place.key
+        item.kind = kind
+        item.asked = None if kind is config.type else kind
+        item.value = value
+        item.counts = place.space.counts
+        item.fresh_until = record.fresh_until / 1000 - offset
+        item.usable_until = record.usable_until / 1000 - offset
+        item.stored_at = record.stored_at / 1000 - offset
+        item.cost = record.cost / 1000
+        item.calm_until = item.fresh_until - _EARLY_COSTS * config.early * item.cost
+        item.pairs = (
+            (place.space.cell, record.namespace),
+            *((self._nonces.cell(tag), nonce) for tag, nonce in record.tags),
+        )
+        item.head = data[:SEEN_BYTES]
+        item.version = record.version
+        item.interval = record.interval / 1000
+        item.refreshes = record.refreshes
+        item.changes = record.changes
+        item.content = record.content
+        # A compressed body is several times as large when decoded.
+        factor = 8 if len(record.body) > 1 and record.body[1] & 1 else 2
+        item.size = ITEM_BYTES + len(data) + factor * len(record.body)
+        return item
+
+    # --- writing
+
+    def pack(
+        self,
+        place: Place,
+        kind: Any,
+        value: Any,
+        fresh: Fresh,
+        snapshot: Snapshot,
+        tags: Sequence[bytes],
+        *,
+        cost: float = 0.0,
+        old: Item | None = None,
+    ) -> tuple[Item, bytes, int]:
+        """Return a value as an item, its bytes, and their life in milliseconds.
+
+        Raises:
+            CodecError: Not a value of the type, or too large.
+        """
+        config = place.space.config
+        codec = place.space.codec(kind)
+        body = codec.encode(value)
+        # What others will read, and nobody can change from outside.
+        copy = codec.decode(body)
+        if kind is Any and copy != value:
+            raise CodecError(
+                f"a {type(value).__name__} does not come back as it was: declare "
+                f"Namespace(name={config.name!r}, type=...), or give type=",
+                reason="type",
+            )
+        now = self._clock.boottime()
+        content = digest(body)
+        refreshes = changes = 0
+        interval = 0.0
+        if old is not None:
+            refreshes = old.refreshes + 1
+            changes = old.changes + (content != old.content)
+            since = max(0.0, now - old.stored_at)
+            interval = old.interval * 0.75 + since * 0.25 if old.interval else since
+            if refreshes > _REMEMBERED:
+                refreshes, changes = refreshes // 2, changes // 2
+        ttl = fresh.ttl
+        if config.adaptive is not None:
+            ttl = config.adaptive.ttl(refreshes, changes, interval)
+        # So that what was stored together does not end together.
+        spread = 1.0 - _JITTER * random.random()  # noqa: S311 - no secret
+        server_now = now + self._lease.offset
+        fresh_until = server_now + ttl * spread
+        usable_until = fresh_until + fresh.stale
+        record = Record(
+            fresh_until=int(fresh_until * 1000),
+            usable_until=int(usable_until * 1000),
+            stored_at=int(server_now * 1000),
+            namespace=snapshot[0][1],
+            body=body,
+            tags=tuple(
+                (tag, nonce) for tag, (_, nonce) in zip(tags, snapshot[1:], strict=True)
+            ),
+            version=fresh.version or 0,
+            cost=int(cost * 1000),
+            interval=int(interval * 1000),
+            refreshes=refreshes,
+            changes=changes,
+            content=content,
+        )
+        data = record.to_bytes()
+        item = self.item(place, kind, record, copy, data)
+        # These very cells were read for it.
+        item.pairs = snapshot
+        return item, data, max(1, int((usable_until - server_now) * 1000))
+
+    async def fill(
+        self, place: Place, token: bytes, item: Item, data: bytes, life: int
+    ) -> bool:
+        """Store what was loaded; False: it was fenced off.
+
+        Raises:
+            OddswireError: Redis did not answer; it may be stored all the same.
+        """
+        version = version_bytes(item.version or None)
+        reply = await self._wire.script(
+            _FILL,
+            (place.entry, place.lease),
+            (token, data, life, version),
+            self._write_hook(place, item, 1),
+            repeatable=True,
+        )
+        if reply == 1:
+            place.space.counts.writes += 1
+            place.space.counts.bytes_written += len(data)
+        return bool(reply == 1)
+
+    async def put(self, place: Place, item: Item, data: bytes, life: int) -> bool:
+        """Store a value that was brought; False: a newer version is there.
+
+        Raises:
+            OddswireError: Redis did not answer; it may be stored all the same.
+        """
+        # Not repeatable: after a delete by somebody else it would bring it back.
+        reply = await self._wire.script(
+            _PUT,
+            (place.entry, place.lease),
+            (data, life, version_bytes(item.version or None)),
+            self._write_hook(place, item, 1),
+        )
+        if reply == 1:
+            place.space.counts.writes += 1
+            place.space.counts.bytes_written += len(data)
+        return bool(reply == 1)
+
+    def _write_hook(self, place: Place, item: Item, stored: int) -> Any:
+        def hook(reply: Any, *, current: bool) -> None:
+            # Whatever came of it, what was held is not known to be right any more.
+            self._memory.drop(place.key)
+            if reply in (stored, -1):
+                self._wire.expect(place.lease.encode(), None)
+            if reply == stored:
+                keep = current and place.space.config.l1
+                self._wire.expect(place.entry.encode(), item if keep else None)
+
+        return hook
+
+    async def delete(self, place: Place) -> bool:
+        """Delete an entry and void its load; whether there was one.
+
+        Raises:
+            OddswireError: It is not certain that it was done.
+        """
+        reply = await self._wire.script(
+            _DELETE,
+            (place.entry, place.lease),
+            (int(self._max_load * 1000),),
+            self._drop_hook(place),
+            repeatable=True,
+        )
+        return bool(reply)
+
+    async def expire(self, place: Place) -> bool:
+        """Make an entry stale; whether there was one.
+
+        Raises:
+            OddswireError: It is not certain that it was done.
+        """
+        reply = await self._wire.script(
+            _EXPIRE,
+            (place.entry, place.lease),
+            (),
+            self._drop_hook(place),
+            repeatable=True,
+        )
+        return bool(reply)
+
+    def _drop_hook(self, place: Place) -> Any:
+        def hook(reply: Any, *, current: bool) -> None:
+            del reply, current
+            self._memory.drop(place.key)
+
+        return hook
+
+    # --- the load lease
+
+    async def renew(self, place: Place, token: bytes, count: int, lease: float) -> bool:
+        """Hold the lease for longer; False: it is not ours any more.
+
+        Raises:
+            OddswireError: Redis did not answer.
+        """
+        return await self._own_lease(
+            _RENEW, place, (token, token + str(count).encode(), int(lease * 1000))
+        )
+
+    async def release(self, place: Place, token: bytes) -> bool:
+        """Give the lease back.
+
+        Raises:
+            OddswireError: Redis did not answer; then it ends by itself.
+        """
+        return await self._own_lease(_RELEASE, place, (token,))
+
+    async def _own_lease(
+        self, script: scripts.Script, place: Place, args: tuple[Any, ...]
+    ) -> bool:
+        def hook(reply: Any, *, current: bool) -> None:
+            del current
+            if reply == 1:
+                self._wire.expect(place.lease.encode(), None)
+
+        reply = await self._wire.script(
+            script, (place.lease,), args, hook, repeatable=True
+        )
+        return bool(reply)
+
+
+class _Take:
+    """A hook that turns the bytes of an entry into an item, and into memory.
+
+    Attributes:
+        found: What was found, where nothing is left to ask.
+    """
+
+    __slots__ = ("_head", "_item", "_kind", "_place", "_shared", "_tags", "found")
+
+    def __init__(self, shared: Shared, place: Place, kind: Any) -> None:
+        self._shared = shared
+        self._place = place
+        self._kind = kind
+        self._item: Item | None = None
+        self._head: bytes | None = None
+        self._tags: tuple[tuple[bytes, bytes], ...] = ()
+        self.found: Found | None = None
+
+    def __call__(self, reply: Any, /, *, current: bool) -> None:
+        shared, place = self._shared, self._place
+        if reply is None:
+            self.found = Found(None, None)
+            return
+        if type(reply) is not bytes:
+            # A key of another type, written by somebody else; or the call failed, and
+            # its error is raised where it was made.
+            self.found = Found(None, b"")
+            return
+        self._head = reply[:SEEN_BYTES]
+        try:
+            record = Record.from_bytes(reply)
+            if record is None:
+                self.found = Found(None, self._head)
+                return
+            value = place.space.codec(self._kind).decode(record.body)
+        except CodecError:
+            place.space.counts.corrupt += 1
+            self.found = Found(None, self._head)
+            return
+        item = shared.item(place, self._kind, record, value, reply)
+        self._item, self._tags = item, record.tags
+        if current and place.space.config.l1:
+            # Also where a nonce is not known yet: the entry does not live until it is,
+            # and a message in between takes it out again.
+            shared._memory.put(item)  # noqa: SLF001 - a part of it
+        if item.lives():
+            self.found = self.judged()
+
+    def unknown(self) -> list[tuple[bytes, Any]]:
+        """Return the tags whose nonces have to be read."""
+        if self._item is None:
+            return []
+        return [
+            (tag, cell)
+            for (tag, _), (cell, _) in zip(
+                self._tags, self._item.pairs[1:], strict=True
+            )
+            if cell.nonce is None
+        ]
+
+    def judged(self) -> Found:
+        """Say whether the entry may serve."""
+        item = self._item
+        if (
+            item is None
+            or not item.lives()
+            or self._shared._clock.boottime() >= item.usable_until  # noqa: SLF001
+        ):
+            return Found(None, self._head)
+        return Found(item, self._head)
+
+
+def check_version(version: Any) -> int | None:
+    """Return a version as it was given.
+
+    Raises:
+        SettingsError: Not a whole number from 1 to 2**64 - 1.
+    """
+    try:
+        version_bytes(version)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    return version if version is None else int(version)
