@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import random
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-from oddswire.cache._flights import Flights, Want
+from oddswire.cache._flights import Flights
 from oddswire.cache._lease import CoherenceLease
+from oddswire.cache._lookup import Lookup
 from oddswire.cache._memory import Memory, used_again
 from oddswire.cache._nonces import Nonces
 from oddswire.cache._shared import Fresh, Shared, check_version
@@ -41,8 +40,6 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 _MIB = 1024 * 1024
-# After Redis did not answer, loads do without it for so long.
-_AWAY = 1.0
 
 
 class Cache:
@@ -100,7 +97,6 @@ class Cache:
             raise SettingsError(
                 f"heartbeat {heartbeat!r}: less than coherence, {coherence!r}"
             )
-        self._ttl = ttl
         self._clock: Clock = clock or SystemClock()
         self._now = self._clock.boottime
         self._owner = Owner()
@@ -138,7 +134,16 @@ class Cache:
         )
         self._wire.listen(self._spaces.entries_prefix, self._on_entry)
         self._wire.listen(self._spaces.leases_prefix, self._on_lease)
-        self._away_until = -math.inf
+        self._lookup = Lookup(
+            self._spaces,
+            self._memory,
+            self._lease,
+            self._nonces,
+            self._shared,
+            self._flights,
+            self._clock,
+            ttl=ttl,
+        )
         self._beating: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -239,15 +244,18 @@ class Cache:
                     item.counts.l1_hits += 1
                     return item.value
         place = self._spaces.place(key)
-        item, _, _ = await self._find(place, self._kind(place, type))
-        if item is None or item.fresh_until <= self._now():
+        item, _, _ = await self._lookup.find(place, self._lookup.kind(place, type))
+        if item is None or not self._lookup.is_fresh(item):
             return default
         return item.value
 
     def peek(self, key: str, default: Any = None) -> Any:
         """Return a fresh value if this process holds it, without asking anybody."""
         item = self._items.get(key)
-        if item is None or not self._believed(item) or item.fresh_until <= self._now():
+        if item is None:
+            return default
+        now = self._now()
+        if now >= item.fresh_until or now >= self._lease.until or not item.lives():
             return default
         item.counts.l1_hits += 1
         used_again(item)
@@ -266,62 +274,18 @@ class Cache:
             OddswireError: Redis could not be asked.
         """
         place = self._spaces.place(key)
-        item, tier, _ = await self._find(place, self._kind(place, type))
+        item, _, near = await self._lookup.find(place, self._lookup.kind(place, type))
         if item is None:
             return None
         now = self._now()
         return Entry(
             value=item.value,
-            tier="l1" if tier == "l1" else "l2",
+            tier="l1" if near else "l2",
             stale=item.fresh_until <= now,
             age=max(0.0, now - item.stored_at),
             ttl=item.fresh_until - now,
             version=item.version,
         )
-
-    def _kind(self, place: Place, kind: Any) -> Any:
-        return place.space.config.type if kind is None else kind
-
-    def _believed(self, item: Item) -> bool:
-        """Whether an item of memory may serve, stale or not."""
-        now = self._now()
-        return now < self._lease.until and now < item.usable_until and item.lives()
-
-    def _recall(self, key: str, kind: Any) -> Item | None:
-        item = self._items.get(key)
-        if item is None or item.kind is not kind:
-            return None
-        if not self._believed(item):
-            self._lease.want()
-            return None
-        used_again(item)
-        return item
-
-    async def _find(
-        self, place: Place, kind: Any
-    ) -> tuple[Item | None, str, bytes | None]:
-        """Return an entry that may serve, its tier, and the head of what was there."""
-        counts = place.space.counts
-        item = self._recall(place.key, kind)
-        if item is not None:
-            self._count_hit(item, "l1")
-            return item, "l1", item.head
-        if place.space.config.l1:
-            self._lease.want()
-        found = await self._shared.fetch(place, kind)
-        if found.item is None:
-            counts.misses += 1
-        else:
-            self._count_hit(found.item, "l2")
-        return found.item, "l2", found.head
-
-    def _count_hit(self, item: Item, tier: str) -> None:
-        if tier == "l1":
-            item.counts.l1_hits += 1
-        else:
-            item.counts.l2_hits += 1
-        if item.fresh_until <= self._now():
-            item.counts.stale += 1
 
     # --- loading
 
@@ -379,88 +343,21 @@ class Cache:
                     item.uses += 1
                 item.counts.l1_hits += 1
                 return item.value  # type: ignore[no-any-return]
-        want = self._want(key, loader, ttl, tags, stale, negative_ttl, version, type)
+        self._require_open()
+        want = self._lookup.want(
+            key,
+            loader,
+            ttl=ttl,
+            tags=tags,
+            stale=stale,
+            negative_ttl=negative_ttl,
+            version=version,
+            kind=type,
+        )
         check_ttl("soft_timeout", soft_timeout, zero=True, optional=True)
         check_ttl("hard_timeout", hard_timeout, optional=True)
-        return (await self._obtain(want, soft_timeout, hard_timeout)).value  # type: ignore[no-any-return]
-
-    def _want(
-        self,
-        key: str,
-        loader: Callable[..., Any],
-        ttl: float | None,
-        tags: Iterable[str],
-        stale: float | None,
-        negative_ttl: float | None,
-        version: int | Callable[[Any], int] | None,
-        kind: Any,
-    ) -> Want:
-        place = self._spaces.place(key)
-        config = place.space.config
-        check_ttl("ttl", ttl, optional=True)
-        check_ttl("stale", stale, zero=True, optional=True)
-        check_ttl("negative_ttl", negative_ttl, zero=True, optional=True)
-        return Want(
-            place=place,
-            loader=loader,
-            kind=self._kind(place, kind),
-            ttl=ttl or config.ttl or self._ttl,
-            stale=config.stale if stale is None else stale,
-            negative_ttl=(
-                config.negative_ttl if negative_ttl is None else negative_ttl
-            ),
-            tags=self._nonces.digests(tags) if tags else (),
-            version=version if callable(version) else check_version(version),
-        )
-
-    async def _obtain(self, want: Want, soft: float | None, hard: float | None) -> Item:
-        self._require_open()
-        place = want.place
-        key = place.key
-        bypass = self._now() < self._away_until
-        item, head = None, None
-        if not bypass:
-            try:
-                item, _, head = await self._find(place, want.kind)
-            except OddswireError:
-                self._away_until = self._now() + _AWAY
-                bypass = True
-        if bypass:
-            place.space.counts.misses += 1
-            kept = self._flights.aside(key, want.kind)
-            if kept is not None:
-                return kept
-        if item is None:
-            flight = self._flights.start(want, head, None, bypass=bypass)
-            place.space.counts.shared += bool(flight.waiters)
-            return await self._flights.wait(flight, hard)
-        now = self._now()
-        if now < item.fresh_until:
-            if now >= item.calm_until and self._is_due(item, now):
-                self._refresh(want, head, item)
-            return item
-        if self._flights.backing_off(key):
-            item.counts.stale_on_error += 1
-            return item
-        flight = self._refresh(want, head, item)
-        if soft is None:
-            return item
-        try:
-            return await self._flights.wait(flight, soft)
-        except Exception:  # noqa: BLE001 - whatever the loader raised: this is what a stale value is for
-            item.counts.stale_on_error += 1
-            return item
-
-    def _refresh(self, want: Want, head: bytes | None, item: Item) -> Any:
-        return self._flights.start(want, head, item, keep=True)
-
-    def _is_due(self, item: Item, now: float) -> bool:
-        """Whether to refresh a value that is still fresh: XFetch."""
-        config_early = self._spaces.place(item.key).space.config.early
-        if config_early == 0.0 or self._flights.backing_off(item.key):
-            return False
-        lead = -item.cost * config_early * math.log(1.0 - random.random())  # noqa: S311 - no secret
-        return now + lead >= item.fresh_until
+        item = await self._lookup.obtain(want, soft_timeout, hard_timeout)
+        return item.value  # type: ignore[no-any-return]
 
     # --- writing
 
@@ -487,7 +384,15 @@ class Cache:
             OddswireError: Redis did not confirm it; by `outcome`, it may be stored.
         """
         self._require_open()
-        want = self._want(key, _nothing, ttl, tags, stale, None, version, type)
+        want = self._lookup.want(
+            key,
+            _nothing,
+            ttl=ttl,
+            tags=tags,
+            stale=stale,
+            version=version,
+            kind=type,
+        )
         place = want.place
         number = check_version(version)
         snapshot = await self._nonces.snapshot(
