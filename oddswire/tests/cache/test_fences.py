@@ -120,7 +120,7 @@ async def test_tag_invalidated_after_a_foreign_read_of_its_nonce(fleet):
 
 @pytest.mark.advanced
 async def test_cancelled_invalidation_leaves_nothing_old_in_memory(fleet):
-    """2.2: a delete, a tag's or a set, cancelled after it was sent, is in memory too."""
+    """2.2: a delete or a tag's end, cancelled after it was sent, is in memory too."""
     a, judge = await fleet.cache(), await fleet.cache(l1_bytes=0)
     await fleet.believed(a)
     gone = 0

@@ -97,7 +97,7 @@ asyncio.run(main(*sys.argv[1:]))
 @pytest.mark.integration
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 async def test_load_of_a_process_that_died_is_taken_over(fleet, how):
-    """A leader that is killed or frozen holds the others up for one lease, no longer."""
+    """A leader that is killed or frozen holds the others up for one lease."""
     a = await fleet.cache(load_lease=0.4)
     leader = await process(_LEADER, fleet.url, fleet.prefix)
     os.kill(leader.pid, how)
@@ -143,7 +143,7 @@ async def test_lease_of_a_dead_loader_under_a_clock_that_went_back(fleet):
 @pytest.mark.advanced
 async def test_waiters_are_woken_by_the_server(fleet, monkeypatch):
     """Who waits for another process's load is told of its end, and does not poll."""
-    monkeypatch.setattr("oddswire.cache._flights._POLL", 30.0)
+    monkeypatch.setattr("oddswire.cache._claims._POLL", 30.0)
     a, b = await fleet.cache(), await fleet.cache()
     slow = Loader("slow", held=True)
     first = spawn(a.get_or_set("m:1", slow))
@@ -230,7 +230,7 @@ async def test_stale_value_serves_while_loading_fails(fleet):
 
 @pytest.mark.basic
 async def test_soft_timeout_waits_for_the_refresh_so_long(fleet):
-    """With a soft timeout a refresh that is quick enough serves, a slow one does not."""
+    """With a soft timeout a refresh that is in time serves, a slow one does not."""
     a = await fleet.cache()
     await a.set("m:1", "first", stale=100)
     await a.expire("m:1")
@@ -298,7 +298,7 @@ async def test_plain_functions_and_loaders_that_look_at_the_old_value(fleet):
 @pytest.mark.errors
 @pytest.mark.parametrize("waiters", [1, 5])
 async def test_what_a_loader_raises_reaches_every_caller(fleet, waiters):
-    """An error is nobody's value: it is raised, nothing is stored, the next one loads."""
+    """An error is nobody's value: it is raised, nothing is stored, the next loads."""
     a = await fleet.cache()
 
     def fails():
@@ -336,7 +336,7 @@ async def test_loader_that_hangs_is_given_up(fleet):
 
 @pytest.mark.errors
 async def test_what_is_not_of_the_type_is_refused_and_not_stored(fleet):
-    """Wrong type, too large, not encodable: `CodecError`, nothing stored, lease back."""
+    """Wrong type, too large, not encodable: `CodecError`, and nothing is stored."""
     a = await fleet.cache(Namespace(name="m", type=int, max_size=100))
     for value in ("text", [1], object()):
         with pytest.raises(CodecError):

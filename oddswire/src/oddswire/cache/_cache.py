@@ -3,46 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from oddswire.cache._flights import Flights
-from oddswire.cache._lease import CoherenceLease
-from oddswire.cache._lookup import Lookup
-from oddswire.cache._memory import Memory, used_again
-from oddswire.cache._nonces import Nonces
-from oddswire.cache._shared import Fresh, Shared, check_version
-from oddswire.cache._space import Spaces
-from oddswire.cache._wire import TrackedWire
+from oddswire.cache._many import Many
+from oddswire.cache._memory import used_again
+from oddswire.cache._shared import Fresh, check_version
+from oddswire.cache._warming import WarmReport, warm
+from oddswire.cache.decorator import Cached, returned_type
 from oddswire.cache.entry import Entry
 from oddswire.cache.namespace import check_ttl
-from oddswire.cache.statistics import CacheStats, total
-from oddswire.clock import SystemClock
-from oddswire.connection.owner import Owner
-from oddswire.errors import (
-    ClosedError,
-    InvalidationNotConfirmed,
-    OddswireError,
-    SettingsError,
-)
-from oddswire.keys import KeySpace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
-    from types import TracebackType
 
     from oddswire.cache._memory import Item
-    from oddswire.cache._space import Place
-    from oddswire.cache.namespace import Namespace
-    from oddswire.client import Client
-    from oddswire.clock import Clock
 
 T = TypeVar("T")
 D = TypeVar("D")
+A = TypeVar("A")
+R = TypeVar("R")
+P = ParamSpec("P")
 
 _MIB = 1024 * 1024
 
 
-class Cache:
+class Cache(Many):
     """Two tiers, coherent across processes, fenced, loaded once. ``async with``.
 
     A key is ``namespace:rest``. Values in memory are shared between their readers: do
@@ -67,143 +52,6 @@ class Cache:
         SettingsError: An argument is out of range.
         InvalidKey: A namespace is declared twice, or its name has a colon.
     """
-
-    def __init__(
-        self,
-        client: Client,
-        namespaces: Iterable[Namespace] = (),
-        *,
-        prefix: str = "oddswire:",
-        ttl: float = 300.0,
-        l1_bytes: int = 64 * _MIB,
-        timeout: float = 0.05,
-        coherence: float = 2.0,
-        heartbeat: float = 0.5,
-        load_lease: float = 5.0,
-        max_load: float = 60.0,
-        compress_above: int = 1024,
-        clock: Clock | None = None,
-    ) -> None:
-        for name, seconds in (
-            ("ttl", ttl),
-            ("timeout", timeout),
-            ("coherence", coherence),
-            ("heartbeat", heartbeat),
-            ("load_lease", load_lease),
-            ("max_load", max_load),
-        ):
-            check_ttl(name, seconds)
-        if heartbeat >= coherence:
-            raise SettingsError(
-                f"heartbeat {heartbeat!r}: less than coherence, {coherence!r}"
-            )
-        self._clock: Clock = clock or SystemClock()
-        self._now = self._clock.boottime
-        self._owner = Owner()
-        keyspace = KeySpace(prefix)
-        self._spaces = Spaces(keyspace, namespaces, compress_above)
-        self._memory = Memory(l1_bytes)
-        self._items = self._memory.items
-        self._wire = TrackedWire(client, timeout)
-        self._nonces = Nonces(self._wire, self._spaces, keyspace, self._clock)
-        self._lease = CoherenceLease(
-            self._wire,
-            client,
-            keyspace,
-            self._clock,
-            length=coherence,
-            every=heartbeat,
-            uses=self._uses,
-            held=self._held,
-        )
-        self._shared = Shared(
-            self._wire,
-            self._memory,
-            self._nonces,
-            self._lease,
-            self._clock,
-            max_load=max_load,
-        )
-        self._flights = Flights(
-            self._shared,
-            self._nonces,
-            self._lease,
-            self._clock,
-            lease=load_lease,
-            max_load=max_load,
-        )
-        self._wire.listen(self._spaces.entries_prefix, self._on_entry)
-        self._wire.listen(self._spaces.leases_prefix, self._on_lease)
-        self._lookup = Lookup(
-            self._spaces,
-            self._memory,
-            self._lease,
-            self._nonces,
-            self._shared,
-            self._flights,
-            self._clock,
-            ttl=ttl,
-        )
-        self._beating: asyncio.Task[None] | None = None
-        self._closed = False
-
-    # --- its life
-
-    async def __aenter__(self) -> Self:
-        if self._closed or self._beating is not None:
-            raise ClosedError("a Cache is used once; make another")
-        self._owner.claim()
-        # Where Redis is away, what follows is done as soon as it is there.
-        try:
-            await self._lease.beat(timeout=2.0)
-        except OddswireError:
-            self._lease.want()
-        self._beating = asyncio.get_running_loop().create_task(
-            self._lease.run(), name="oddswire cache"
-        )
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self._closed = True
-        try:
-            await self._flights.aclose()
-        finally:
-            if self._beating is not None:
-                self._beating.cancel()
-                await asyncio.wait([self._beating])
-            await self._wire.aclose()
-
-    # --- told by the parser
-
-    def _on_entry(self, name: bytes, expected: Item | None, /, *, own: bool) -> None:
-        key = self._spaces.key_of(name, self._spaces.entries_prefix)
-        if own and expected is not None:
-            self._memory.put(expected)
-        else:
-            item = self._items.get(key)
-            if item is not None:
-                item.counts.invalidated += 1
-                self._memory.drop(key)
-        self._flights.changed(key)
-
-    def _on_lease(self, name: bytes, _: object, /, *, own: bool) -> None:
-        key = self._spaces.key_of(name, self._spaces.leases_prefix)
-        if not own:
-            self._flights.lost(key)
-
-    def _uses(self) -> int:
-        return sum(space.counts.l1_hits for space in self._spaces.by_name.values())
-
-    def _held(self) -> list[str]:
-        used = [key for key, item in self._items.items() if item.uses]
-        return self._nonces.warm_keys() + [
-            self._spaces.place(key).entry for key in used[:1000]
-        ]
 
     # --- reading
 
@@ -248,6 +96,21 @@ class Cache:
         if item is None or not self._lookup.is_fresh(item):
             return default
         return item.value
+
+    def glance(self, key: str, type: Any = None) -> Item | None:  # noqa: A002 - as in `get`
+        """Return a value that needs no decision, counted as a hit; else None.
+
+        For library code: the quickest way to what this process holds.
+        """
+        item = self._items.get(key)
+        if item is not None and (type is item.asked or type is item.kind):
+            now = self._now()
+            if now < item.calm_until and now < self._lease.until and item.lives():
+                if item.uses < 3:
+                    item.uses += 1
+                item.counts.l1_hits += 1
+                return item
+        return None
 
     def peek(self, key: str, default: Any = None) -> Any:
         """Return a fresh value if this process holds it, without asking anybody."""
@@ -335,14 +198,9 @@ class Cache:
             CodecError: What was loaded is not of the type, or too large.
             Exception: What the loader raised.
         """
-        item = self._items.get(key)
-        if item is not None and (type is item.asked or type is item.kind):
-            now = self._now()
-            if now < item.calm_until and now < self._lease.until and item.lives():
-                if item.uses < 3:
-                    item.uses += 1
-                item.counts.l1_hits += 1
-                return item.value  # type: ignore[no-any-return]
+        held = self.glance(key, type)
+        if held is not None:
+            return held.value  # type: ignore[no-any-return]
         self._require_open()
         want = self._lookup.want(
             key,
@@ -358,6 +216,80 @@ class Cache:
         check_ttl("hard_timeout", hard_timeout, optional=True)
         item = await self._lookup.obtain(want, soft_timeout, hard_timeout)
         return item.value  # type: ignore[no-any-return]
+
+    def cached(
+        self,
+        *,
+        key: str,
+        ttl: float | None = None,
+        tags: Iterable[str] = (),
+        stale: float | None = None,
+        negative_ttl: float | None = None,
+        version: int | Callable[[Any], int] | None = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+    ) -> Callable[[Callable[P, Awaitable[R]]], Cached[P, R]]:
+        """Cache what an async function returns; it keeps its signature and types.
+
+        Args:
+            key: With the function's parameters in braces: ``"market:{market_id}"``.
+            tags: Likewise.
+            ttl: As for `get_or_set`, like all that follow.
+            stale: Likewise.
+            negative_ttl: Likewise.
+            version: Likewise.
+            soft_timeout: Likewise.
+            hard_timeout: Likewise.
+
+        Returns:
+            A decorator; what it makes also has `invalidate`, `refresh`, `peek` and
+            `prime`.
+
+        Raises:
+            InvalidKey: A template names what is no parameter.
+            SettingsError: A duration is out of range.
+        """
+        check_ttl("ttl", ttl, optional=True)
+        check_ttl("stale", stale, zero=True, optional=True)
+        check_ttl("negative_ttl", negative_ttl, zero=True, optional=True)
+        options = {
+            "ttl": ttl,
+            "stale": stale,
+            "negative_ttl": negative_ttl,
+            "version": version,
+            "soft_timeout": soft_timeout,
+            "hard_timeout": hard_timeout,
+        }
+
+        def decorate(function: Callable[P, Awaitable[R]]) -> Cached[P, R]:
+            space = self._spaces.named(key.partition(":")[0])
+            kind = space.config.type
+            if kind is Any:
+                kind = returned_type(function) or Any
+            return Cached(self, function, key, tuple(tags), kind, options)
+
+        return decorate
+
+    async def warm(
+        self,
+        items: Iterable[tuple[str, Callable[..., Any]]],
+        *,
+        concurrency: int = 8,
+        **options: Any,
+    ) -> WarmReport:
+        """Load what is missing before somebody asks for it.
+
+        Several processes may warm the same keys: each is loaded by one of them.
+
+        Args:
+            items: (key, loader).
+            concurrency: Loads at a time.
+            **options: As for `get_or_set`.
+
+        Returns:
+            How many there were and what failed; one failure stops no other load.
+        """
+        return await warm(self.get_or_set, items, concurrency, options)
 
     # --- writing
 
@@ -440,116 +372,6 @@ class Cache:
         if failed:
             raise ExceptionGroup(f"{len(failed)} of {len(mapping)} not stored", failed)
 
-    def _forget(self, key: str) -> None:
-        self._memory.drop(key)
-        self._flights.kill(key)
-
-    # --- invalidating
-
-    async def delete(self, *keys: str) -> int:
-        """Delete entries; how many there were.
-
-        From when it returns, no `get` of this process sees an older value; another
-        process, within the bounds of docs/cache.md. Loads that are under way are not
-        stored.
-
-        Raises:
-            InvalidKey: A key has the wrong form; nothing was deleted.
-            InvalidationNotConfirmed: It is not certain that all were deleted.
-        """
-        return await self._invalidate_each(keys, self._shared.delete)
-
-    async def expire(self, *keys: str) -> int:
-        """Make entries stale, so that their next use refreshes them; how many.
-
-        Raises:
-            InvalidKey: A key has the wrong form; nothing was changed.
-            InvalidationNotConfirmed: It is not certain that all were.
-        """
-        return await self._invalidate_each(keys, self._shared.expire)
-
-    async def _invalidate_each(
-        self, keys: tuple[str, ...], how: Callable[[Place], Awaitable[bool]]
-    ) -> int:
-        self._require_open()
-        places = [self._spaces.place(key) for key in keys]
-        for place in places:
-            place.space.counts.invalidations += 1
-            self._forget(place.key)
-        results = await asyncio.gather(
-            *(how(place) for place in places), return_exceptions=True
-        )
-        for place in places:
-            self._forget(place.key)
-        for result in results:
-            if isinstance(result, OddswireError):
-                raise _unconfirmed(result) from result
-            if isinstance(result, BaseException):
-                raise result
-        return sum(result is True for result in results)
-
-    async def invalidate_tags(self, *tags: str) -> None:
-        """Invalidate every entry that carries one of the tags, whatever their number.
-
-        One command; its cost does not depend on how many entries there are.
-
-        Raises:
-            InvalidKey: A tag has the wrong form.
-            InvalidationNotConfirmed: It is not certain that it was done.
-        """
-        self._require_open()
-        found = [tag for each in tags for tag in self._nonces.digests((each,))]
-        if not found:
-            return
-        try:
-            await self._nonces.invalidate(found)
-        except OddswireError as error:
-            raise _unconfirmed(error) from error
-
-    async def clear(self, namespace: str) -> None:
-        """Invalidate every entry of a namespace, at the cost of one command.
-
-        Raises:
-            InvalidKey: Not the name of a namespace.
-            InvalidationNotConfirmed: It is not certain that it was done.
-        """
-        self._require_open()
-        space = self._spaces.named(namespace)
-        space.counts.invalidations += 1
-        try:
-            await self._nonces.clear(space)
-        except OddswireError as error:
-            raise _unconfirmed(error) from error
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise ClosedError("the cache was closed")
-
-    # --- looking at it
-
-    def stats(self, namespace: str | None = None) -> CacheStats:
-        """Return what was counted, of one namespace or of all."""
-        if namespace is None:
-            counts = [space.counts for space in self._spaces.by_name.values()]
-        else:
-            counts = [self._spaces.named(namespace).counts]
-        return total(
-            counts,
-            l1_entries=len(self._items),
-            l1_bytes=self._memory.used,
-            l1_evicted=self._memory.evicted,
-            coherence=("off" if self._wire.plain or self._lease.failed else "tracking"),
-            generations=self._wire.epoch,
-        )
-
 
 def _nothing() -> None:
     return None
-
-
-def _unconfirmed(error: OddswireError) -> InvalidationNotConfirmed:
-    return InvalidationNotConfirmed(
-        f"not confirmed by Redis: {error}; this process has forgotten it, others may "
-        "serve it until its time is over",
-        outcome=error.outcome,
-    )

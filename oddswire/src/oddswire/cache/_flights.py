@@ -1,8 +1,8 @@
 """Loads: one at a time for a key in this process, and one in the fleet.
 
-A flight is a load that is under way, with all in this process who wait for it.
+A flight is a load that is under way, with all of this process who wait.
 The right to load is a lease in Redis with a random token. Who wants to store what was
-loaded has to show that token; whoever deletes or sets the key removes it, so that a slow
+loaded has to show that token; whoever deletes or sets the key removes it, so a slow
 loader cannot write back what was invalidated meanwhile. The nonces of the tags are read
 before the load, so that an invalidated tag makes what is stored dead from the start.
 """
@@ -11,129 +11,28 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import random
-import secrets
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from oddswire.cache._shared import Found, Fresh, Held, check_version
+from oddswire.cache._claims import Claims, Elsewhere
+from oddswire.cache._flight import Flight, Load, takes_load
+from oddswire.cache._shared import Fresh, check_version
 from oddswire.cache.namespace import check_ttl
 from oddswire.errors import CacheLoadTimeout, OddswireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from oddswire.cache._flight import Want
     from oddswire.cache._lease import CoherenceLease
     from oddswire.cache._memory import Item
-    from oddswire.cache._nonces import Nonces, Snapshot
+    from oddswire.cache._nonces import Nonces
     from oddswire.cache._shared import Shared
-    from oddswire.cache._space import Place
     from oddswire.clock import Clock
 
-_POLL = 0.1
 _BACKOFF_FIRST = 1.0
 _BACKOFF_LAST = 30.0
 _REMEMBERED = 10_000
-
-
-class Want(NamedTuple):
-    """What a caller asked for.
-
-    Attributes:
-        loader: Returns the value or an awaitable of it; may take a `Load`.
-        kind: The type of the value.
-        negative_ttl: Seconds for which a None is fresh; 0: not kept; None: as others.
-        tags: Digests.
-        version: Of the value, or a function from the value to it.
-    """
-
-    place: Place
-    loader: Callable[..., Any]
-    kind: Any
-    ttl: float
-    stale: float
-    negative_ttl: float | None
-    tags: tuple[bytes, ...]
-    version: int | Callable[[Any], int] | None
-
-
-class Load:
-    """What a loader gets as its only argument, if it has one: what is there.
-
-    Attributes:
-        found: Whether there is an old value.
-        value: The old value, or None.
-        version: Its version, 0 without.
-        ttl: Set it to keep this value for so many seconds.
-    """
-
-    __slots__ = ("found", "ttl", "value", "version")
-
-    def __init__(self, old: Item | None) -> None:
-        self.found = old is not None
-        self.value: Any = old.value if old is not None else None
-        self.version = old.version if old is not None else 0
-        self.ttl: float | None = None
-
-    def not_modified(self) -> Any:
-        """Return the old value, for the loader to return: it is kept for longer.
-
-        Raises:
-            LookupError: There is none.
-        """
-        if not self.found:
-            raise LookupError("there is no old value; look at `found` first")
-        return self.value
-
-
-class Flight:
-    """A load that is under way.
-
-    Attributes:
-        snapshot: The nonces it loads under; None: they are being read.
-        born: `Nonces.invalidations` when it began.
-        dead: It must not be joined, and what it loads must not be stored.
-        held: The lease is, or may be, ours.
-        waiters: Callers who wait for it.
-        keep: It goes on when the last of them has left.
-    """
-
-    __slots__ = (
-        "born",
-        "dead",
-        "future",
-        "held",
-        "keep",
-        "old",
-        "snapshot",
-        "task",
-        "token",
-        "waiters",
-        "want",
-    )
-
-    def __init__(self, want: Want, born: int, old: Item | None, *, keep: bool) -> None:
-        self.want = want
-        self.born = born
-        self.old = old
-        self.keep = keep
-        self.token = secrets.token_bytes(16)
-        self.snapshot: Snapshot | None = None
-        self.dead = False
-        self.held = False
-        self.waiters = 0
-        self.future: asyncio.Future[Item] = asyncio.get_running_loop().create_future()
-        # All may have left; an error that nobody waits for is counted, not reported.
-        self.future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self.task: asyncio.Task[None] | None = None
-
-    def hold(self) -> None:
-        """From the parser: the lease is ours, or may be."""
-        self.held = True
-
-
-class _Elsewhere(Exception):
-    """Another process refreshes it."""
 
 
 class Flights:
@@ -165,19 +64,15 @@ class Flights:
         self._lease = lease
         self._max_load = max_load
         self._flights: dict[str, Flight] = {}
-        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._claims = Claims(shared, clock, lease)
+        self.changed = self._claims.changed
         self._tasks: set[asyncio.Task[None]] = set()
-        # (seconds until which it is not tried again, pause) of keys whose refresh failed
+        # (when to try again, pause before that) of keys whose refresh failed
         self._failing: dict[str, tuple[float, float]] = {}
         # (item, until, invalidations) of what was loaded while Redis was away
         self._aside: dict[str, tuple[Item, float, int]] = {}
 
     # --- told by the parser
-
-    def changed(self, key: str) -> None:
-        """The entry or the lease of a key has changed: look again."""
-        for event in self._watchers.get(key, ()):
-            event.set()
 
     def lost(self, key: str) -> None:
         """Somebody took the lease of a key away."""
@@ -203,6 +98,7 @@ class Flights:
         *,
         keep: bool = False,
         bypass: bool = False,
+        elsewhere: Callable[[], None] | None = None,
     ) -> Flight:
         """Return the flight of a key, beginning one if there is none to join.
 
@@ -212,10 +108,13 @@ class Flights:
             old: The entry that is refreshed.
             keep: It goes on when all callers have left.
             bypass: Redis cannot be reached.
+            elsewhere: Called when it turns out that somebody else loads.
         """
         key = want.place.key
         known = self._flights.get(key)
         if known is not None and self._joinable(known, want):
+            if elsewhere is not None:
+                elsewhere()
             return known
         rob = b""
         if known is not None:
@@ -223,6 +122,7 @@ class Flights:
             known.dead = True
             rob = known.token
         flight = Flight(want, self._nonces.invalidations, old, keep=keep)
+        flight.elsewhere = elsewhere
         self._flights[key] = flight
         flight.task = self._spawn(
             self._run(flight, head, rob, bypass=bypass), f"oddswire load {key}"
@@ -313,9 +213,9 @@ class Flights:
             flight.future.set_exception(
                 CacheLoadTimeout(f"{key}: what its loader waited for was cancelled")
             )
-        except _Elsewhere as error:
+        except Elsewhere as error:
             flight.future.set_exception(error)
-        except Exception as error:  # noqa: BLE001 - a loader may raise anything; who waits gets it
+        except Exception as error:  # noqa: BLE001 - a loader may raise anything
             self._failed(flight)
             flight.future.set_exception(error)
         else:
@@ -357,7 +257,7 @@ class Flights:
                     want.tags,
                     longest + want.stale + self._max_load,
                 )
-                item = await self._claim(flight, head, rob)
+                item = await self._claims.claim(flight, head, rob)
             except OddswireError:
                 bypass = True
             else:
@@ -431,62 +331,6 @@ class Flights:
                 return
         until = min(started + self._coherence.length, item.fresh_until)
         self._aside[want.place.key] = (item, until, flight.born)
-
-    async def _claim(
-        self, flight: Flight, head: bytes | None, rob: bytes
-    ) -> Item | None:
-        """Return the entry if another loads it; None: it is ours to load."""
-        want = flight.want
-        place = want.place
-        holder, since = b"", 0.0
-        event = asyncio.Event()
-        # Before the first look: what changes after it must not be missed.
-        self._watchers.setdefault(place.key, set()).add(event)
-        try:
-            while True:
-                event.clear()
-                answer = await self._shared.look(
-                    place,
-                    want.kind,
-                    flight.token,
-                    self._lease,
-                    seen=head,
-                    rob=rob,
-                    granted=flight.hold,
-                )
-                if answer is None:
-                    return None
-                if isinstance(answer, Found):
-                    item = answer.item
-                    if item is not None and item.fresh_until > self._clock.boottime():
-                        return item
-                    flight.old = item or flight.old
-                    head = answer.head
-                    continue
-                assert isinstance(answer, Held)  # noqa: S101 - the third of three
-                if flight.keep and not flight.waiters:
-                    raise _Elsewhere
-                now = self._clock.boottime()
-                if answer.holder != holder:
-                    if not holder:
-                        place.space.counts.waits += 1
-                    holder, since = answer.holder, now
-                elif now - since > self._lease:
-                    # Its holder has not renewed it and it has not expired: the
-                    # server's clock went back.
-                    rob = holder
-                    continue
-                pause = _POLL * (0.5 + random.random() / 2)  # noqa: S311 - no secret
-                try:
-                    async with asyncio.timeout(pause):
-                        await event.wait()
-                except TimeoutError:
-                    pass
-        finally:
-            watchers = self._watchers[place.key]
-            watchers.discard(event)
-            if not watchers:
-                del self._watchers[place.key]
 
     async def _call(self, flight: Flight, load: Load) -> Any:
         want = flight.want
@@ -569,16 +413,3 @@ class _Renewals:
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
-
-
-def takes_load(loader: Callable[..., Any]) -> bool:
-    """Whether a loader wants a `Load`: it has a parameter without a default."""
-    try:
-        parameters = inspect.signature(loader).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    return any(
-        each.default is each.empty
-        and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-        for each in parameters
-    )

@@ -51,7 +51,6 @@ class CoherenceLease:
     Attributes:
         until: Memory is believed until then, by the boot-time clock.
         offset: Seconds to add to the boot-time clock for the server's time.
-        failed: The test at the start failed: nothing is believed, ever.
     """
 
     def __init__(
@@ -68,7 +67,6 @@ class CoherenceLease:
     ) -> None:
         self.until = -math.inf
         self.offset = 0.0
-        self.failed = False
         self.length = length
         self._synced = -math.inf
         self._wire = wire
@@ -108,7 +106,7 @@ class CoherenceLease:
             while used != (used := self._uses()):
                 with suppress(OddswireError):
                     await self.beat()
-                if self._wire.plain or self.failed:
+                if self._wire.plain:
                     return
                 await self._clock.sleep(self._every)
 
@@ -120,7 +118,7 @@ class CoherenceLease:
         """
         if self._proven != self._wire.epoch and not self._wire.plain:
             await self._prove(timeout)
-        if self._wire.plain or self.failed:
+        if self._wire.plain:
             await self.sync()
             return
         sent = self._clock.boottime()
@@ -194,7 +192,7 @@ class CoherenceLease:
         if told_of_own and told_of_others:
             self._proven = epoch
         else:
-            self.failed = True
+            await self._wire.go_plain()
 
     async def wait(self, seconds: float) -> bool:
         """Wait until memory is believed; for tests and for warming. False: in vain."""

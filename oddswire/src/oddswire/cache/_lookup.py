@@ -6,7 +6,7 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
-from oddswire.cache._flights import Want
+from oddswire.cache._flight import Want
 from oddswire.cache._memory import used_again
 from oddswire.cache._shared import check_version
 from oddswire.cache.namespace import check_ttl
@@ -15,11 +15,13 @@ from oddswire.errors import OddswireError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from oddswire.cache._flights import Flight, Flights
+    from oddswire.cache._flight import Flight
+    from oddswire.cache._flights import Flights
     from oddswire.cache._lease import CoherenceLease
     from oddswire.cache._memory import Item, Memory
     from oddswire.cache._nonces import Nonces
-    from oddswire.cache._shared import Found, Shared
+    from oddswire.cache._reading import Found
+    from oddswire.cache._shared import Shared
     from oddswire.cache._space import Place, Spaces
     from oddswire.clock import Clock
 
@@ -62,6 +64,9 @@ class Lookup:
         self._now = clock.boottime
         self._ttl = ttl
         self._away_until = -math.inf
+
+    UNREACHABLE = OddswireError
+    """What a lookup raises when Redis cannot be asked."""
 
     # --- finding
 
@@ -205,14 +210,22 @@ class Lookup:
         return self._now() < self._away_until
 
     async def load(
-        self, want: Want, head: bytes | None, hard: float | None, *, bypass: bool
+        self,
+        want: Want,
+        head: bytes | None,
+        hard: float | None,
+        *,
+        bypass: bool,
+        elsewhere: Callable[[], None] | None = None,
     ) -> Item:
-        """Load what is not there."""
+        """Load what is not there; `elsewhere` is called if another process does."""
         if bypass:
             kept = self._flights.aside(want.place.key, want.kind)
             if kept is not None:
                 return kept
-        flight = self._flights.start(want, head, None, bypass=bypass)
+        flight = self._flights.start(
+            want, head, None, bypass=bypass, elsewhere=elsewhere
+        )
         want.place.space.counts.shared += bool(flight.waiters)
         return await self._flights.wait(flight, hard)
 

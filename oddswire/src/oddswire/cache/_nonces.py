@@ -169,28 +169,39 @@ class Nonces:
             await self._namespace(space)
 
     async def _namespace(self, space: Space) -> bytes:
-        cell = space.cell
-        now = self._clock.boottime()
-        if cell.nonce is not None and not self._wire.plain and cell.lasts_until > now:
-            return cell.nonce
+        while True:
+            cell = space.cell
+            now = self._clock.boottime()
+            if (
+                cell.nonce is not None
+                and not self._wire.plain
+                and cell.lasts_until > now
+            ):
+                return cell.nonce
+            # The call may wait for a connection, and reach another server process than
+            # the one this names: then what it answers is not used.
+            run = self._wire.run_id
+            nonce = await self._ask_namespace(space, cell, run, now)
+            if run == self._wire.run_id:
+                return nonce
+
+    async def _ask_namespace(
+        self, space: Space, cell: Cell, run: str, now: float
+    ) -> bytes:
         name = space.nonce_key.encode()
 
         def read(reply: Any, *, current: bool) -> None:
-            if current and space.cell is cell:
+            if current and space.cell is cell and run == self._wire.run_id:
                 self._take(cell, name, reply, now + _NAMESPACE_LIFE / 2)
 
         reply = await self._wire.script(
             _NAMESPACE,
             (space.nonce_key, space.run_key),
-            (
-                secrets.token_bytes(NONCE_BYTES),
-                int(_NAMESPACE_LIFE * 1000),
-                self._wire.run_id,
-            ),
+            (secrets.token_bytes(NONCE_BYTES), int(_NAMESPACE_LIFE * 1000), run),
             read,
         )
         nonce: bytes = reply[0]
-        if self._wire.plain:
+        if self._wire.plain and run == self._wire.run_id:
             space.cell.change(nonce)
         return nonce
 
@@ -206,9 +217,8 @@ class Nonces:
         kept = 4 * life
 
         def read(reply: Any, *, current: bool) -> None:
-            if current:
-                # Its cell may have been let go and made anew since.
-                self._tags[tag] = cell
+            # Two cells of one tag, and one of them would not hear of a change.
+            if current and self._tags.setdefault(tag, cell) is cell:
                 self._take(cell, key.encode(), reply, now + kept / 2)
 
         # A random nonce for each attempt: the same one again would be an old one.

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oddswire import scripts
-from oddswire.cache._memory import ITEM_BYTES, Item
+from oddswire.cache._reading import Found, Reader, Take
 from oddswire.cache._record import SEEN_BYTES, Record, digest, version_bytes
 from oddswire.errors import CodecError, OddswireError, SettingsError, WrongType
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from oddswire.cache._lease import CoherenceLease
-    from oddswire.cache._memory import Memory
+    from oddswire.cache._memory import Item, Memory
     from oddswire.cache._nonces import Nonces, Snapshot
     from oddswire.cache._space import Place
     from oddswire.cache._wire import TrackedWire
@@ -31,20 +31,6 @@ _RELEASE = scripts.load("cache_release")
 _JITTER = 0.1
 # The estimate of changes forgets: at this many loads both counts are halved.
 _REMEMBERED = 64
-# At less than e^-12 a read would refresh early; not worth a logarithm.
-_EARLY_COSTS = 12.0
-
-
-class Found(NamedTuple):
-    """What Redis had.
-
-    Attributes:
-        item: The entry, if it may serve (fresh or stale).
-        head: The beginning of whatever was there; None: nothing was.
-    """
-
-    item: Item | None
-    head: bytes | None
 
 
 class Held(NamedTuple):
@@ -88,6 +74,7 @@ class Shared:
         self._nonces = nonces
         self._lease = lease
         self._clock = clock
+        self._reader = Reader(memory, nonces, lease, clock)
         self._max_load = max_load
 
     # --- reading
@@ -98,7 +85,16 @@ class Shared:
         Raises:
             OddswireError: Redis did not answer.
         """
-        take = _Take(self, place, kind)
+        while True:
+            epoch = self._wire.epoch
+            found = await self._fetch(place, kind)
+            # The wire was lost half way: what was read is judged by nonces that were
+            # dropped, and would be missing for that alone.
+            if found.item is not None or epoch == self._wire.epoch:
+                return found
+
+    async def _fetch(self, place: Place, kind: Any) -> Found:
+        take = Take(self._reader, place, kind)
         if not self._lease.knows_time:
             await self._lease.in_time()
         if place.space.cell.nonce is None or self._wire.plain:
@@ -109,7 +105,7 @@ class Shared:
             # Somebody else's list under this name: overwritten like foreign bytes.
             place.space.counts.corrupt += 1
             return Found(None, b"")
-        return take.found or await self._settled(take)
+        return take.found or await self._settled(take, place)
 
     async def fetch_many(
         self, places: Sequence[Place], kinds: Sequence[Any]
@@ -119,8 +115,18 @@ class Shared:
         Raises:
             OddswireError: Redis did not answer.
         """
+        while True:
+            epoch = self._wire.epoch
+            found = await self._fetch_many(places, kinds)
+            if epoch == self._wire.epoch:
+                return found
+
+    async def _fetch_many(
+        self, places: Sequence[Place], kinds: Sequence[Any]
+    ) -> list[Found]:
         takes = [
-            _Take(self, place, kind) for place, kind in zip(places, kinds, strict=True)
+            Take(self._reader, place, kind)
+            for place, kind in zip(places, kinds, strict=True)
         ]
         await self._lease.in_time()
         for space in {place.space for place in places}:
@@ -141,9 +147,13 @@ class Shared:
         }
         if unknown:
             await self._nonces.verify(unknown.items())
+        for space in {place.space for place in places}:
+            await self._nonces.namespace(space)
         return [each.found or each.judged() for each in takes]
 
-    async def _settled(self, take: _Take) -> Found:
+    async def _settled(self, take: Take, place: Place) -> Found:
+        # Cleared meanwhile, by somebody whose new entry this may be.
+        await self._nonces.namespace(place.space)
         unknown = take.unknown()
         if unknown:
             await self._nonces.verify(unknown)
@@ -174,7 +184,7 @@ class Shared:
         Raises:
             OddswireError: Redis did not answer; the lease may be ours all the same.
         """
-        take = _Take(self, place, kind)
+        take = Take(self._reader, place, kind)
 
         def hook(reply: Any, *, current: bool) -> None:
             if isinstance(reply, bytes):
@@ -202,39 +212,7 @@ class Shared:
             return Held(reply[0])
         if isinstance(reply, int):
             return None
-        return take.found or await self._settled(take)
-
-    def item(
-        self, place: Place, kind: Any, record: Record, value: Any, data: bytes
-    ) -> Item:
-        """Return an entry as it is held in memory."""
-        config = place.space.config
-        offset = self._lease.offset
-        item = Item()
-        item.key = place.key
-        item.kind = kind
-        item.asked = None if kind is config.type else kind
-        item.value = value
-        item.counts = place.space.counts
-        item.fresh_until = record.fresh_until / 1000 - offset
-        item.usable_until = record.usable_until / 1000 - offset
-        item.stored_at = record.stored_at / 1000 - offset
-        item.cost = record.cost / 1000
-        item.calm_until = item.fresh_until - _EARLY_COSTS * config.early * item.cost
-        item.pairs = (
-            (place.space.cell, record.namespace),
-            *((self._nonces.cell(tag), nonce) for tag, nonce in record.tags),
-        )
-        item.head = data[:SEEN_BYTES]
-        item.version = record.version
-        item.interval = record.interval / 1000
-        item.refreshes = record.refreshes
-        item.changes = record.changes
-        item.content = record.content
-        # A compressed body is several times as large when decoded.
-        factor = 8 if len(record.body) > 1 and record.body[1] & 1 else 2
-        item.size = ITEM_BYTES + len(data) + factor * len(record.body)
-        return item
+        return take.found or await self._settled(take, place)
 
     # --- writing
 
@@ -302,7 +280,7 @@ class Shared:
             content=content,
         )
         data = record.to_bytes()
-        item = self.item(place, kind, record, copy, data)
+        item = self._reader.item(place, kind, record, copy, data)
         # These very cells were read for it.
         item.pairs = snapshot
         return item, data, max(1, int((usable_until - server_now) * 1000))
@@ -427,78 +405,6 @@ class Shared:
             script, (place.lease,), args, hook, repeatable=True
         )
         return bool(reply)
-
-
-class _Take:
-    """A hook that turns the bytes of an entry into an item, and into memory.
-
-    Attributes:
-        found: What was found, where nothing is left to ask.
-    """
-
-    __slots__ = ("_head", "_item", "_kind", "_place", "_shared", "_tags", "found")
-
-    def __init__(self, shared: Shared, place: Place, kind: Any) -> None:
-        self._shared = shared
-        self._place = place
-        self._kind = kind
-        self._item: Item | None = None
-        self._head: bytes | None = None
-        self._tags: tuple[tuple[bytes, bytes], ...] = ()
-        self.found: Found | None = None
-
-    def __call__(self, reply: Any, /, *, current: bool) -> None:
-        shared, place = self._shared, self._place
-        if reply is None:
-            self.found = Found(None, None)
-            return
-        if type(reply) is not bytes:
-            # A key of another type, written by somebody else; or the call failed, and
-            # its error is raised where it was made.
-            self.found = Found(None, b"")
-            return
-        self._head = reply[:SEEN_BYTES]
-        try:
-            record = Record.from_bytes(reply)
-            if record is None:
-                self.found = Found(None, self._head)
-                return
-            value = place.space.codec(self._kind).decode(record.body)
-        except CodecError:
-            place.space.counts.corrupt += 1
-            self.found = Found(None, self._head)
-            return
-        item = shared.item(place, self._kind, record, value, reply)
-        self._item, self._tags = item, record.tags
-        if current and place.space.config.l1:
-            # Also where a nonce is not known yet: the entry does not live until it is,
-            # and a message in between takes it out again.
-            shared._memory.put(item)  # noqa: SLF001 - a part of it
-        if item.lives():
-            self.found = self.judged()
-
-    def unknown(self) -> list[tuple[bytes, Any]]:
-        """Return the tags whose nonces have to be read."""
-        if self._item is None:
-            return []
-        return [
-            (tag, cell)
-            for (tag, _), (cell, _) in zip(
-                self._tags, self._item.pairs[1:], strict=True
-            )
-            if cell.nonce is None
-        ]
-
-    def judged(self) -> Found:
-        """Say whether the entry may serve."""
-        item = self._item
-        if (
-            item is None
-            or not item.lives()
-            or self._shared._clock.boottime() >= item.usable_until  # noqa: SLF001
-        ):
-            return Found(None, self._head)
-        return Found(item, self._head)
 
 
 def check_version(version: Any) -> int | None:

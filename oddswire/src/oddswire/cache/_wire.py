@@ -170,7 +170,7 @@ class TrackedWire:
                 return await self._send(data, deadline, hook)
             except (ConnectionLost, Unavailable, ReadOnly) as error:
                 if not self.plain and _no_tracking(error):
-                    await self._go_plain()
+                    await self.go_plain()
                     continue
                 safe = repeatable or error.outcome is Outcome.NOT_SENT
                 if not safe or isinstance(error, Unavailable):
@@ -200,7 +200,8 @@ class TrackedWire:
             raise reply
         return reply
 
-    async def _go_plain(self) -> None:
+    async def go_plain(self) -> None:
+        """Do without tracking from now on."""
         self.plain = True
         refused, self.client = self.client, self._base
         self.drop()
