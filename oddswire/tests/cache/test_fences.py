@@ -192,3 +192,19 @@ async def test_restart_from_disk_brings_nothing_old_back(own_fleet):
     assert await a.get("m:1") is None
     b = await own_fleet.cache()
     assert await b.get("m:1") is None
+
+
+@pytest.mark.advanced
+@pytest.mark.parametrize("invalidate", [delete, overwrite])
+async def test_the_fence_is_in_the_server(fleet, monkeypatch, invalidate):
+    """A process that was told nothing is refused by its token all the same."""
+    a, b = await fleet.cache(), await fleet.cache()
+    monkeypatch.setattr(a._wire, "_listeners", [])  # deaf
+    slow = Loader("old", held=True)
+    loading = spawn(a.get_or_set("m:1", slow))
+    await slow.started.wait()
+    await invalidate(b)
+    slow.go.set()
+    assert await loading == "old"
+    assert a.stats().fenced == 1
+    assert await b.get("m:1") == ("set" if invalidate is overwrite else None)
