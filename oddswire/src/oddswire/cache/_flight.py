@@ -70,6 +70,7 @@ class Flight:
 
     Attributes:
         snapshot: The nonces it loads under; None: they are being read.
+        began: When, by the boot-time clock.
         born: `Nonces.invalidations` when it began.
         dead: It must not be joined, and what it loads must not be stored.
         held: The lease is, or may be, ours.
@@ -79,6 +80,7 @@ class Flight:
     """
 
     __slots__ = (
+        "began",
         "born",
         "dead",
         "elsewhere",
@@ -93,8 +95,11 @@ class Flight:
         "want",
     )
 
-    def __init__(self, want: Want, born: int, old: Item | None, *, keep: bool) -> None:
+    def __init__(
+        self, want: Want, born: int, old: Item | None, *, keep: bool, began: float
+    ) -> None:
         self.want = want
+        self.began = began
         self.born = born
         self.old = old
         self.keep = keep

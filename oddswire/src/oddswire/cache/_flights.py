@@ -117,11 +117,19 @@ class Flights:
                 elsewhere()
             return known
         rob = b""
-        if known is not None:
+        if known is not None and self._is_watched(known):
             # Its tags were invalidated while it loads: it must not hold us up.
             known.dead = True
             rob = known.token
-        flight = Flight(want, self._nonces.invalidations, old, keep=keep)
+        # Where we would not have heard of that, it may store what it loads if its lease
+        # still stands, and whether it does is for the server to say.
+        flight = Flight(
+            want,
+            self._nonces.invalidations,
+            old,
+            keep=keep,
+            began=self._clock.boottime(),
+        )
         flight.elsewhere = elsewhere
         self._flights[key] = flight
         flight.task = self._spawn(
@@ -131,6 +139,8 @@ class Flights:
 
     def _joinable(self, flight: Flight, want: Want) -> bool:
         if flight.dead or flight.want.kind is not want.kind:
+            return False
+        if not self._is_watched(flight):
             return False
         untouched = flight.born == self._nonces.invalidations
         if flight.snapshot is None:
@@ -142,6 +152,16 @@ class Flights:
         return all(
             nonce in (cell.nonce, cell.coming) for cell, nonce in flight.snapshot
         )
+
+    def _is_watched(self, flight: Flight) -> bool:
+        """Whether an invalidation by others since it began would be known by now.
+
+        Else a slow loader of a process that is cut off would go on serving what it
+        asked the source for before others invalidated it.
+        """
+        now = self._clock.boottime()
+        coherence = self._coherence
+        return now < coherence.until or now < flight.began + coherence.length
 
     async def wait(self, flight: Flight, timeout: float | None) -> Item:
         """Return what a flight brings; the last who leaves ends it.
