@@ -100,7 +100,7 @@ class Cache(Many):
     def glance(self, key: str, type: Any = None) -> Item | None:  # noqa: A002 - as in `get`
         """Return a value that needs no decision, counted as a hit; else None.
 
-        For library code: the quickest way to what this process holds.
+        For library code.
         """
         item = self._items.get(key)
         if item is not None and (type is item.asked or type is item.kind):
@@ -152,10 +152,11 @@ class Cache(Many):
 
     # --- loading
 
+    @overload
     async def get_or_set(
         self,
         key: str,
-        loader: Callable[..., Awaitable[T]] | Callable[..., T],
+        loader: Callable[..., Awaitable[T]],
         *,
         ttl: float | None = None,
         tags: Iterable[str] = (),
@@ -164,8 +165,37 @@ class Cache(Many):
         version: int | Callable[[T], int] | None = None,
         soft_timeout: float | None = None,
         hard_timeout: float | None = None,
+        type: Any = None,
+    ) -> T: ...
+    @overload
+    async def get_or_set(
+        self,
+        key: str,
+        loader: Callable[..., T],
+        *,
+        ttl: float | None = None,
+        tags: Iterable[str] = (),
+        stale: float | None = None,
+        negative_ttl: float | None = None,
+        version: int | Callable[[T], int] | None = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+        type: Any = None,
+    ) -> T: ...
+    async def get_or_set(
+        self,
+        key: str,
+        loader: Callable[..., Any],
+        *,
+        ttl: float | None = None,
+        tags: Iterable[str] = (),
+        stale: float | None = None,
+        negative_ttl: float | None = None,
+        version: int | Callable[[Any], int] | None = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
         type: Any = None,  # noqa: A002 - the surface's word
-    ) -> T:
+    ) -> Any:
         """Return a value, loading it where there is none.
 
         One load at a time for a key in all processes; who comes meanwhile waits for it.
@@ -200,7 +230,7 @@ class Cache(Many):
         """
         held = self.glance(key, type)
         if held is not None:
-            return held.value  # type: ignore[no-any-return]
+            return held.value
         self._require_open()
         want = self._lookup.want(
             key,
@@ -215,7 +245,7 @@ class Cache(Many):
         check_ttl("soft_timeout", soft_timeout, zero=True, optional=True)
         check_ttl("hard_timeout", hard_timeout, optional=True)
         item = await self._lookup.obtain(want, soft_timeout, hard_timeout)
-        return item.value  # type: ignore[no-any-return]
+        return item.value
 
     def cached(
         self,
@@ -277,17 +307,12 @@ class Cache(Many):
         concurrency: int = 8,
         **options: Any,
     ) -> WarmReport:
-        """Load what is missing before somebody asks for it.
-
-        Several processes may warm the same keys: each is loaded by one of them.
+        """Load what is missing before somebody asks; one failure stops no other load.
 
         Args:
             items: (key, loader).
             concurrency: Loads at a time.
             **options: As for `get_or_set`.
-
-        Returns:
-            How many there were and what failed; one failure stops no other load.
         """
         return await warm(self.get_or_set, items, concurrency, options)
 

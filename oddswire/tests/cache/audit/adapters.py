@@ -98,13 +98,21 @@ class Aiocache:
     @classmethod
     async def open(cls, stack: AsyncExitStack, url: str) -> Aiocache:
         """Connect."""
-        import redis.asyncio as aredis
+        from urllib.parse import unquote, urlsplit
+
         from aiocache import RedisCache
         from aiocache.serializers import JsonSerializer
 
-        client = aredis.Redis.from_url(url, socket_timeout=0.25)
-        stack.push_async_callback(client.aclose)
-        return cls(RedisCache(client, serializer=JsonSerializer(), timeout=0.5))
+        parts = urlsplit(url)
+        cache = RedisCache(
+            serializer=JsonSerializer(),
+            endpoint=parts.hostname,
+            port=parts.port,
+            password=unquote(parts.password or "") or None,
+            timeout=0.5,
+        )
+        stack.push_async_callback(cache.close)
+        return cls(cache)
 
     async def read(self, key: str, loader: Callable[[], Awaitable[int]]) -> int:
         """Read."""
