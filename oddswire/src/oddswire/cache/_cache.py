@@ -203,8 +203,6 @@ class Cache(Many):
         Redis cannot be asked, each process loads by itself and keeps the value for as
         long as memory would be believed.
 
-        Cancelled, a load goes on for as long as somebody waits for it.
-
         Args:
             key: ``namespace:rest``.
             loader: Returns the value, or an awaitable of it. One with a parameter gets
