@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import bench_cache
 import bench_client
 import layers
 import machine
@@ -34,6 +35,7 @@ async def measure(effort: Effort) -> dict[str, Any]:
         results: dict[str, Any] = {"machine": await machine.describe(server)}
         results["effort"] = effort._asdict()
         results["client"] = await bench_client.measure(server, effort, _say)
+        results["cache"] = await bench_cache.measure(server, effort, _say)
         results["layers"] = await layers.measure(server, effort, _say)
         _say("redis-benchmark")
         results["redis_benchmark"] = await machine.redis_benchmark(server)

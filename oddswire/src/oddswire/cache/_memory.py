@@ -87,7 +87,11 @@ class Item:
 
     def lives(self) -> bool:
         """Whether nothing that it depends on was invalidated."""
-        return all(cell.nonce == nonce for cell, nonce in self.pairs)
+        # A loop: with a generator it takes three times as long, at every hit.
+        for cell, nonce in self.pairs:  # noqa: SIM110
+            if cell.nonce != nonce:
+                return False
+        return True
 
 
 class Memory:

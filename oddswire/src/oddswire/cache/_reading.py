@@ -128,7 +128,8 @@ class Take:
             # and a message in between takes it out again.
             reader.memory.put(item)
         if item.lives():
-            self.found = self.judged()
+            usable = reader.clock.boottime() < item.usable_until
+            self.found = Found(item if usable else None, self._head)
 
     def unknown(self) -> list[tuple[bytes, Any]]:
         """Return the tags whose nonces have to be read."""
