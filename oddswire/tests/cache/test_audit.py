@@ -13,8 +13,8 @@ BOUND = 2.5
 @pytest.mark.integration
 @pytest.mark.requirement("K2", "K4")
 async def test_no_stale_read_under_faults():
-    """Three processes, ten seconds, random faults: nothing is older than promised."""
-    verdict, _ = await audit("oddswire", 10.0, seed=3)
+    """Three processes, eight seconds, random faults: nothing is older than promised."""
+    verdict, _ = await audit("oddswire", 8.0, seed=3)
     assert verdict.reads > 100
     assert verdict.writes > 20
     assert (verdict.own, verdict.others, verdict.first) == (0, 0, [])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
@@ -13,10 +12,15 @@ import pytest
 
 from oddswire import Client
 from oddswire.cache import Adaptive, Cache, Namespace
-from oddswire.errors import CacheLoadTimeout, CodecError, OddswireError
+from oddswire.errors import (
+    CacheLoadTimeout,
+    ClosedError,
+    CodecError,
+    OddswireError,
+)
 from oddswire.testing import FaultProxy
 
-from .conftest import Loader, until
+from .conftest import Loader, Market, until
 
 pytestmark = pytest.mark.requirement("K3")
 
@@ -426,9 +430,38 @@ async def test_closing_ends_loads_and_gives_leases_back(fleet):
             slow = Loader(held=True)
             task = spawn(a.get_or_set("m:1", slow))
             await slow.started.wait()
-        with contextlib.suppress(asyncio.CancelledError):
+        with pytest.raises(ClosedError):
             await task
         async with asyncio.timeout(2):
             assert await b.get_or_set("m:1", Loader("other")) == "other"
         with pytest.raises(OddswireError, match="closed"):
             await a.get_or_set("m:1", Loader())
+
+
+@pytest.mark.errors
+async def test_closing_does_not_wait_for_a_load_that_was_replaced(fleet):
+    """A loader whose value nobody can use any more does not hold the closing up."""
+    async with Client.from_url(fleet.url) as client:
+        async with Cache(client, prefix=fleet.prefix, timeout=5.0) as a:
+            slow = Loader(held=True)
+            task = spawn(a.get_or_set("m:1", slow))
+            await slow.started.wait()
+            await a.delete("m:1")
+            assert await a.get_or_set("m:1", Loader("new")) == "new"
+        with pytest.raises(ClosedError):
+            await task
+
+
+@pytest.mark.advanced
+async def test_two_types_of_one_key_share_a_load(fleet):
+    """Who wants another type of a key that is being loaded waits for that load."""
+    a = await fleet.cache()
+    slow, other = Loader({"id": 1}, held=True), Loader({"id": 2})
+    first = spawn(a.get_or_set("m:1", slow, type=dict))
+    await slow.started.wait()
+    second = spawn(a.get_or_set("m:1", other, type=Market))
+    await until(lambda: a.stats().waits == 1)
+    slow.go.set()
+    assert await first == {"id": 1}
+    assert await second == Market(1)
+    assert other.calls == 0

@@ -238,3 +238,16 @@ async def test_large_values_are_compressed(fleet):
     assert await a.client.strlen(name) < 1000
     assert await a.client.strlen(a._spaces.place("m:small").entry) > 1000
     assert await b.get("m:large") == "x" * 100_000
+
+
+@pytest.mark.errors
+async def test_a_type_that_cannot_be_decoded_is_refused_where_it_is_named(fleet):
+    """A type that msgspec does not know is the caller's error, and breaks no wire."""
+    a = await fleet.cache()
+    await a.set("m:1", 1)
+    with pytest.raises(TypeError):
+        await a.get("m:1", type=dict[list, int] | dict[str, int])
+    with pytest.raises(TypeError):
+        await fleet.cache(Namespace(name="m", type=set[int] | list[int]))
+    assert await a.get("m:1") == 1
+    assert a.stats().generations == 0

@@ -127,11 +127,17 @@ async def obtain_many(
             *(
                 one(want, item, head)
                 for want, (item, head) in zip(wants, found, strict=True)
-            )
+            ),
+            return_exceptions=True,
         )
     finally:
         await batch.aclose()
-    return {want.place.key: item for want, item in zip(wants, items, strict=True)}
+    found_items = {}
+    for want, result in zip(wants, items, strict=True):
+        if isinstance(result, BaseException):
+            raise result
+        found_items[want.place.key] = result
+    return found_items
 
 
 class Gatherer:

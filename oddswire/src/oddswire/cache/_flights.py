@@ -18,7 +18,7 @@ from oddswire.cache._claims import Claims, Elsewhere
 from oddswire.cache._flight import Flight, Load, takes_load
 from oddswire.cache._shared import Fresh, check_version
 from oddswire.cache.namespace import check_ttl
-from oddswire.errors import CacheLoadTimeout, OddswireError
+from oddswire.errors import CacheLoadTimeout, ClosedError, OddswireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -67,6 +67,8 @@ class Flights:
         self._claims = Claims(shared, clock, lease)
         self.changed = self._claims.changed
         self._tasks: set[asyncio.Task[None]] = set()
+        # Those of them that run a loader, also for a flight that was replaced.
+        self._loads: set[asyncio.Task[None]] = set()
         # (when to try again, pause before that) of keys whose refresh failed
         self._failing: dict[str, tuple[float, float]] = {}
         # (item, until, invalidations) of what was loaded while Redis was away
@@ -117,12 +119,16 @@ class Flights:
                 elsewhere()
             return known
         rob = b""
-        if known is not None and self._is_watched(known):
+        if (
+            known is not None
+            and known.want.kind is want.kind
+            and self._is_watched(known)
+        ):
             # Its tags were invalidated while it loads: it must not hold us up.
             known.dead = True
             rob = known.token
-        # Where we would not have heard of that, it may store what it loads if its lease
-        # still stands, and whether it does is for the server to say.
+        # Where we would not have heard of that, or it is only of another type, it may
+        # store what it loads if its lease stands, and that is for the server to say.
         flight = Flight(
             want,
             self._nonces.invalidations,
@@ -135,6 +141,8 @@ class Flights:
         flight.task = self._spawn(
             self._run(flight, head, rob, bypass=bypass), f"oddswire load {key}"
         )
+        self._loads.add(flight.task)
+        flight.task.add_done_callback(self._loads.discard)
         return flight
 
     def _joinable(self, flight: Flight, want: Want) -> bool:
@@ -227,7 +235,8 @@ class Flights:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                flight.future.cancel()
+                # By the last who waited, or because the cache is closing.
+                flight.future.set_exception(ClosedError(f"{key}: the load was ended"))
                 raise
             # The loader let a cancellation of its own out; nobody here was cancelled.
             flight.future.set_exception(
@@ -399,8 +408,8 @@ class Flights:
 
     async def aclose(self) -> None:
         """End every load; leases are given back."""
-        for flight in list(self._flights.values()):
-            self._abandon(flight)
+        for task in list(self._loads):
+            task.cancel()
         while self._tasks:
             await asyncio.wait(list(self._tasks))
 

@@ -71,8 +71,16 @@ class Lookup:
     # --- finding
 
     def kind(self, place: Place, kind: Any) -> Any:
-        """Return the type of a value: as asked, or the namespace's."""
-        return place.space.config.type if kind is None else kind
+        """Return the type of a value: as asked, or the namespace's.
+
+        Raises:
+            TypeError: msgspec does not support the type.
+        """
+        if kind is None:
+            return place.space.config.type
+        # Here, for in the parser an exception would close the wire.
+        place.space.codec(kind)
+        return kind
 
     def recall(self, key: str, kind: Any) -> Item | None:
         """Return what memory has that may serve, stale or not."""

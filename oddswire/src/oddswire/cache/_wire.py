@@ -169,8 +169,9 @@ class TrackedWire:
             try:
                 return await self._send(data, deadline, hook)
             except (ConnectionLost, Unavailable, ReadOnly) as error:
-                if not self.plain and _no_tracking(error):
-                    await self.go_plain()
+                if _no_tracking(error):
+                    if not self.plain:
+                        await self.go_plain()
                     continue
                 safe = repeatable or error.outcome is Outcome.NOT_SENT
                 if not safe or isinstance(error, Unavailable):
