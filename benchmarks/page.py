@@ -137,7 +137,8 @@ def _cache(cache: dict[str, Any]) -> Iterator[str]:
     yield (
         f"Invalidating a tag of {tags['keys']:,} keys took {tags['ratio']:.2f} times "
         f"as long as one of 10 (floor 2, goal 1.2). Four processes of 100 tasks that "
-        f"want one cold key loaded it {cache['loads']} time(s). An entry of 100 bytes takes "
+        f"want one cold key loaded it {cache['loads']} time(s). An entry of 100 "
+        "bytes takes "
         f"{size['measured']:,.0f} bytes of this process and counts for "
         f"{size['counted']:,.0f}."
     )

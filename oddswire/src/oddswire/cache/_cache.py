@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from oddswire.cache._flight import Fresh
 from oddswire.cache._many import Many
 from oddswire.cache._memory import used_again
-from oddswire.cache._shared import Fresh, check_version
+from oddswire.cache._record import check_version
 from oddswire.cache._warming import WarmReport, warm
 from oddswire.cache.decorator import Cached, returned_type
 from oddswire.cache.entry import Entry

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from oddswire.cache._space import Place
 
 
+class Fresh(NamedTuple):
+    """How long a value shall serve: seconds."""
+
+    ttl: float
+    stale: float
+    version: int | None = None
+
+
 class Want(NamedTuple):
     """What a caller asked for.
 

@@ -15,8 +15,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from oddswire.cache._claims import Claims, Elsewhere
-from oddswire.cache._flight import Flight, Load, takes_load
-from oddswire.cache._shared import Fresh, check_version
+from oddswire.cache._flight import Flight, Fresh, Load, takes_load
+from oddswire.cache._record import check_version
+from oddswire.cache._renewals import Renewals
 from oddswire.cache.namespace import check_ttl
 from oddswire.errors import CacheLoadTimeout, ClosedError, OddswireError
 
@@ -366,10 +367,9 @@ class Flights:
         counts = want.place.space.counts
         counts.loads += 1
         counts.refreshes += flight.keep
-        loop = asyncio.get_running_loop()
-        renewals = _Renewals(self, flight)
+        renewals = Renewals(self._shared, flight, self._lease, self._spawn)
         if flight.held:
-            renewals.plan(loop, self._lease / 2)
+            renewals.plan()
         started = self._clock.monotonic()
         scope = asyncio.timeout(self._max_load)
         try:
@@ -393,52 +393,9 @@ class Flights:
             renewals.stop()
             counts.load_time.observe(self._clock.monotonic() - started)
 
-    async def renew(self, flight: Flight, count: int) -> bool:
-        """Renew the lease of a flight; False: it is lost."""
-        try:
-            return await self._shared.renew(
-                flight.want.place, flight.token, count, self._lease
-            )
-        except OddswireError:
-            return True  # not known: try again
-
-    def spawn_renewal(self, renewals: _Renewals) -> None:
-        """Have a renewal run now."""
-        self._spawn(renewals.run(self._lease / 2), "oddswire renew")
-
     async def aclose(self) -> None:
         """End every load; leases are given back."""
         for task in list(self._loads):
             task.cancel()
         while self._tasks:
             await asyncio.wait(list(self._tasks))
-
-
-class _Renewals:
-    """Renews the lease of a load that takes long; most end before the first one."""
-
-    def __init__(self, flights: Flights, flight: Flight) -> None:
-        self._flights = flights
-        self._flight = flight
-        self._count = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._stopped = False
-
-    def plan(self, loop: asyncio.AbstractEventLoop, after: float) -> None:
-        """Renew once after so many seconds."""
-        self._timer = loop.call_later(after, self._flights.spawn_renewal, self)
-
-    async def run(self, again: float) -> None:
-        """Renew, and plan the next."""
-        if self._stopped:
-            return
-        self._count += 1
-        held = await self._flights.renew(self._flight, self._count)
-        if held and not self._stopped:
-            self.plan(asyncio.get_running_loop(), again)
-
-    def stop(self) -> None:
-        """No more."""
-        self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from oddswire.cache._flight import Want
 from oddswire.cache._memory import used_again
-from oddswire.cache._shared import check_version
+from oddswire.cache._record import check_version
 from oddswire.cache.namespace import check_ttl
 from oddswire.errors import OddswireError
 

@@ -28,10 +28,11 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
+from typing import Any
 
 import msgspec
 
-from oddswire.errors import CodecError
+from oddswire.errors import CodecError, SettingsError
 
 VALUE = 1
 TOMBSTONE = 2
@@ -164,6 +165,19 @@ def version_bytes(version: int | None) -> bytes:
     if type(version) is not int or not 1 <= version <= _U64:
         raise ValueError(f"version {version!r}: a whole number from 1 to {_U64}")
     return version.to_bytes(8, "big")
+
+
+def check_version(version: Any) -> int | None:
+    """Return a version as it was given.
+
+    Raises:
+        SettingsError: Not a whole number from 1 to 2**64 - 1.
+    """
+    try:
+        version_bytes(version)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    return version if version is None else int(version)
 
 
 def digest(data: bytes) -> bytes:

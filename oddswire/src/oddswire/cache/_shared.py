@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from oddswire import scripts
 from oddswire.cache._reading import Found, Reader, Take
 from oddswire.cache._record import SEEN_BYTES, Record, digest, version_bytes
-from oddswire.errors import CodecError, OddswireError, SettingsError, WrongType
+from oddswire.errors import CodecError, OddswireError, WrongType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from oddswire.cache._flight import Fresh
     from oddswire.cache._lease import CoherenceLease
     from oddswire.cache._memory import Item, Memory
     from oddswire.cache._nonces import Nonces, Snapshot
@@ -37,14 +38,6 @@ class Held(NamedTuple):
     """Another one loads; what its lease holds."""
 
     holder: bytes
-
-
-class Fresh(NamedTuple):
-    """How long a value shall serve: seconds."""
-
-    ttl: float
-    stale: float
-    version: int | None = None
 
 
 class Shared:
@@ -405,16 +398,3 @@ class Shared:
             script, (place.lease,), args, hook, repeatable=True
         )
         return bool(reply)
-
-
-def check_version(version: Any) -> int | None:
-    """Return a version as it was given.
-
-    Raises:
-        SettingsError: Not a whole number from 1 to 2**64 - 1.
-    """
-    try:
-        version_bytes(version)
-    except ValueError as error:
-        raise SettingsError(str(error)) from None
-    return version if version is None else int(version)
