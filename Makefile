@@ -6,7 +6,7 @@ STAMP := .venv/.ready
 PEERS := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.ready
 
-.PHONY: demo test check docs conformance dropin chaos bench lock clean
+.PHONY: demo test check docs conformance dropin chaos audit bench lock clean
 
 demo: $(STAMP)  ## recorded Polymarket order books become alerts, in this terminal
 	@$(BIN)/oddsbot demo
@@ -34,6 +34,10 @@ dropin: $(PEERS_STAMP)  ## aiogram's storage, limits, cashews: their own tests w
 
 chaos: $(PEERS_STAMP)  ## server and link broken under load: ours and its peers
 	@$(PEERS)/python oddswire/tests/chaos/run.py $(if $(ROWS),--rows "$(ROWS)")
+
+SECONDS ?= 600
+audit: $(PEERS_STAMP)  ## stale reads of the cache under faults, for SECONDS: ours and its peers
+	@$(PEERS)/python oddswire/tests/cache/audit/run.py --seconds $(SECONDS)
 
 bench: $(PEERS_STAMP)  ## every figure in the docs, peers beside; wants a quiet machine
 	@$(PEERS)/python benchmarks/run.py

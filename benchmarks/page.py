@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import bench_cache
 import bench_limits
 import bench_pubsub
 import bench_queue
@@ -72,6 +73,7 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
     yield from _limits(results["limits"])
     yield from _queue(results["queue"])
     yield from _topics(results["pubsub"])
+    yield from _cache(results["cache"])
     yield from _scale(results)
     yield from _profile(results)
     yield from _sessions(results["sessions"])
@@ -220,6 +222,47 @@ def _topics(pubsub: dict[str, Any]) -> Iterator[str]:
         f"by one process, a tick is with its subscriber after "
         f"{steady['p50'] * 1e3:.1f} ms (p50) and {steady['p99'] * 1e3:.1f} ms (p99)."
     )
+
+
+def _spread(figure: list[float]) -> str:
+    digits = 2 if figure[0] < 100 else 0
+    median, low, high = (f"{each:,.{digits}f}" for each in figure)
+    return f"{median} ({low}-{high})"
+
+
+def _cache(cache: dict[str, Any]) -> Iterator[str]:
+    yield "## The cache and its peers"
+    yield ""
+    yield _table_row("", "oddswire", "cashews", "ratio", "floor", "goal", "")
+    yield _table_row("---", "---:", "---:", "---:", "---:", "---:", "---")
+    for row in cache["rows"]:
+        (floor, goal), ratio = (
+            bench_cache.GOALS[row["what"], "cashews"],
+            row["ratios"]["cashews"],
+        )
+        yield _table_row(
+            f"{row['what']}, {row['unit']}",
+            *(_spread(row["figures"][name]) for name in ("oddswire", "cashews")),
+            *(f"{ratio:.1f}", f"{floor:g}", f"{goal:g}"),
+            verdict(ratio, floor, goal),
+        )
+    yield ""
+    tags, size = cache["tags"], cache["entry_bytes"]
+    yield (
+        f"Invalidating a tag of {tags['keys']:,} keys took {tags['ratio']:.2f} times "
+        f"as long as one of 10 (floor 2, goal 1.2). Four processes of 100 tasks that "
+        f"want one cold key loaded it {cache['loads']} time(s). An entry of 100 "
+        "bytes takes "
+        f"{size['measured']:,.0f} bytes of this process and counts for "
+        f"{size['counted']:,.0f}."
+    )
+    yield ""
+    yield "Hit ratio on a Zipf trace (0.9, 10,000 keys) with scans, by entries of room:"
+    yield ""
+    yield _table_row("room", "oddswire", "LRU")
+    yield _table_row("---:", "---:", "---:")
+    for room, ratios in cache["hit_ratio"].items():
+        yield _table_row(room, *(f"{ratio:.3f}" for ratio in ratios.values()))
     yield ""
 
 

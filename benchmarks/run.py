@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import bench_cache
 import bench_client
 import bench_limits
 import bench_pubsub
@@ -39,6 +40,7 @@ async def measure(effort: Effort) -> dict[str, Any]:
         results["effort"] = effort._asdict()
         results["client"] = await bench_client.measure(server, effort, _say)
         results["limits"] = await bench_limits.measure(server, effort, _say)
+        results["cache"] = await bench_cache.measure(server, effort, _say)
         results["layers"] = await layers.measure(server, effort, _say)
         results["sessions"] = await bench_sessions.measure(server, effort, _say)
         results["queue"] = await bench_queue.measure(server, effort, _say)

@@ -272,10 +272,14 @@ CACHE = Family("cache", str, str, tag=2)
 """namespace, key: an entry"""
 CACHE_LEASE = Family("cache-lease", str, str, tag=2)
 """namespace, key: the right to load that entry, in the entry's slot"""
-CACHE_TAG = Family("cache-tag", str, str)
-"""namespace, tag: its nonce"""
-CACHE_NAMESPACE = Family("cache-namespace", str)
+CACHE_TAG = Family("cache-tag", str)
+"""digest of a tag: its nonce"""
+CACHE_NAMESPACE = Family("cache-namespace", str, tag=1)
 """namespace: its nonce"""
+CACHE_RUN = Family("cache-run", str, tag=1)
+"""namespace: the server process that its nonce was made under"""
+CACHE_BEAT = Family("cache-beat", str, str, tag=1)
+"""process, use: what its tracked wire writes to prove that it is alive"""
 CACHE_HOT = Family("cache-hot", str)
 """namespace: keys by use, for warming"""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from oddswire.cache import Cache
 from oddswire.client import Client
 from oddswire.clock import SystemClock
 from oddswire.codec import Keyring
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
+    from oddswire.cache import Namespace
     from oddswire.locks import Lock
     from oddswire.pubsub import Topic
 
@@ -43,6 +45,7 @@ def connect(
     *,
     session: type[Record] = Session,
     keyring: Keyring | None = None,
+    namespaces: Iterable[Namespace] = (),
     topics: Iterable[Topic[Any]] = (),
     rules: Iterable[Rule] = (),
     queue: type[Any] | None = None,
@@ -56,6 +59,7 @@ def connect(
         session: The type of the sessions.
         keyring: Seals the sessions; default: the settings' key, where
             `session_encryption` asks for it.
+        namespaces: Of the cache.
         topics: Those that may be published and subscribed to; none: any.
         rules: Of the rate limiter, beside ``default``: `Settings.rate_limit_requests`
             in `Settings.rate_limit_window` for each ``user``, unless it is among them.
@@ -77,6 +81,7 @@ def connect(
         settings,
         session=session,
         keyring=keyring,
+        namespaces=namespaces,
         topics=topics,
         rules=rules,
         queue=queue,
@@ -93,6 +98,7 @@ class Wire:
         health: Its `Health`; a server that the cache shares counts as durable.
         sessions: The `Sessions`.
         locks: The `Locks` of this process.
+        cache: The `Cache`, on the server of `cache_url` where that is set.
         pubsub: The topics.
         limiter: The `RateLimiter`.
     """
@@ -102,6 +108,7 @@ class Wire:
     health: Health
     sessions: Sessions[Any]
     locks: Locks
+    cache: Cache
     pubsub: PubSub
     limiter: RateLimiter
 
@@ -111,11 +118,13 @@ class Wire:
         *,
         session: type[Record] = Session,
         keyring: Keyring | None = None,
+        namespaces: Iterable[Namespace] = (),
         topics: Iterable[Topic[Any]] = (),
         rules: Iterable[Rule] = (),
         queue: type[Any] | None = None,
     ) -> None:
         self.settings = settings
+        self._namespaces = tuple(namespaces)
         self._topics = tuple(topics)
         self._rules = tuple(rules)
         self._queue_type = queue
@@ -176,6 +185,7 @@ class Wire:
                     processes=self.settings.rate_limit_processes,
                 )
             )
+            self.cache = await stack.enter_async_context(self._cache(stack))
             self.pubsub = await stack.enter_async_context(
                 PubSub(self.client, prefix=self.settings.prefix, topics=self._topics)
             )
@@ -208,6 +218,35 @@ class Wire:
             cleanup=settings.session_cleanup,
             compress_above=_COMPRESS_ABOVE if compress else _SESSION_BYTES,
             max_size=_SESSION_BYTES,
+        )
+
+    def _cache(self, stack: AsyncExitStack) -> Cache:
+        settings = self.settings
+        client = self.client
+        if settings.cache_url is not None:
+            # Its own credentials are in its URL.
+            client = Client.from_settings(
+                msgspec.structs.replace(
+                    settings,
+                    url=settings.cache_url,
+                    username=None,
+                    password=None,
+                    database=None,
+                    sentinels=None,
+                    sentinel_password=None,
+                ),
+                events=self.events,
+            )
+            stack.push_async_callback(client.aclose)
+        return Cache(
+            client,
+            self._namespaces,
+            prefix=settings.prefix,
+            ttl=settings.cache_ttl,
+            timeout=settings.side_timeout,
+            heartbeat=settings.heartbeat_tracked,
+            coherence=4 * settings.heartbeat_tracked,
+            compress_above=settings.cache_compress_above,
         )
 
     def lock(self, name: str, ttl: float) -> Lock:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from typing import TYPE_CHECKING, assert_type
 
 import oddswire
 from oddswire.health import Report
 from oddswire.queue import Message, Queue
 from oddswire.ratelimit import Decision, RateLimiter
+
+if TYPE_CHECKING:
+    from oddswire.cache import Cache
 
 
 async def parts() -> None:
@@ -45,3 +48,24 @@ async def queues(client: oddswire.Client) -> None:
 def outcomes(error: oddswire.OddswireError) -> oddswire.Outcome:
     """Every error has its outcome."""
     return error.outcome
+
+
+async def cached(cache: Cache) -> None:
+    """A decorated function keeps its parameters and its type, and so do loads."""
+
+    @cache.cached(key="market:{market_id}")
+    async def fetch(market_id: str, *, fresh: bool = False) -> int:
+        return len(market_id) + fresh
+
+    assert_type(await fetch("m1", fresh=True), int)
+    assert_type(fetch.peek("m1"), int | None)
+    assert_type(await fetch.refresh("m1"), int)
+    await fetch(1)  # type: ignore[arg-type]
+    await fetch.invalidate()  # type: ignore[call-arg]
+
+    async def load() -> float:
+        return 1.0
+
+    assert_type(await cache.get_or_set("price:1", load), float)
+    assert_type(await cache.get("price:1", type=float), float | None)
+    assert_type(await cache.get("price:1", 0.0, type=float), float)

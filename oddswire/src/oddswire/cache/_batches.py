@@ -1,0 +1,205 @@
+"""Loads of many keys by one call of a loader."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from oddswire.cache._flight import Want
+    from oddswire.cache._lookup import Lookup
+    from oddswire.cache._memory import Item
+
+
+class Batch:
+    """Calls a batch loader once with the keys that it falls to us to load.
+
+    Each key goes the way of a single one: its own lease, its own fence. The loader is
+    called as soon as it is known of every key whether it is ours.
+
+    Args:
+        loader: Returns values by key; a key it leaves out has the value None.
+        keys: Those that may have to be loaded.
+    """
+
+    def __init__(
+        self,
+        loader: Callable[[list[str]], Awaitable[Mapping[str, Any]]],
+        keys: Sequence[str],
+    ) -> None:
+        self._loader = loader
+        self._undecided = set(keys)
+        self._wanted: dict[str, asyncio.Future[Any]] = {}
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def load(self, key: str) -> Any:
+        """Return the value of a key that is ours to load."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._wanted[key] = future
+        self.settle(key)
+        try:
+            return await future
+        finally:
+            self._wanted.pop(key, None)
+
+    def settle(self, key: str) -> None:
+        """It is known of this key whether it is ours."""
+        self._undecided.discard(key)
+        if self._undecided or not any(
+            not each.done() for each in self._wanted.values()
+        ):
+            return
+        wanted, self._wanted = self._wanted, {}
+        task = asyncio.get_running_loop().create_task(
+            self._call(wanted), name="oddswire batch"
+        )
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        for future in wanted.values():
+            future.add_done_callback(lambda _: self._end_if_unwanted(wanted, task))
+
+    @staticmethod
+    def _end_if_unwanted(
+        wanted: dict[str, asyncio.Future[Any]], task: asyncio.Task[None]
+    ) -> None:
+        if all(future.cancelled() for future in wanted.values()):
+            task.cancel()
+
+    async def _call(self, wanted: dict[str, asyncio.Future[Any]]) -> None:
+        try:
+            values = await self._loader(list(wanted))
+            for key, future in wanted.items():
+                if not future.done():
+                    future.set_result(values.get(key))
+        except asyncio.CancelledError:
+            for future in wanted.values():
+                future.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - a loader may raise anything; who waits gets it
+            for future in wanted.values():
+                if not future.done():
+                    future.set_exception(error)
+
+    async def aclose(self) -> None:
+        """Wait for the calls that are under way."""
+        if self._calls:
+            await asyncio.wait(self._calls)
+
+
+async def obtain_many(
+    lookup: Lookup, wants: Sequence[Want], batch: Batch
+) -> dict[str, Item]:
+    """Return the entries of many keys, loading by one call those that are not there.
+
+    Raises:
+        Exception: What the loader raised.
+    """
+    found: list[tuple[Item | None, bytes | None]]
+    bypass = lookup.away
+    if not bypass:
+        try:
+            found = await lookup.find_many(
+                [want.place for want in wants], [want.kind for want in wants]
+            )
+        except lookup.UNREACHABLE:
+            lookup.gone_away()
+            bypass = True
+    if bypass:
+        found = [(None, None)] * len(wants)
+        for want in wants:
+            want.place.space.counts.misses += 1
+
+    async def one(want: Want, item: Item | None, head: bytes | None) -> Item:
+        key = want.place.key
+        try:
+            if item is not None:
+                return await lookup.serve(want, item, head, None)
+            return await lookup.load(
+                want, head, None, bypass=bypass, elsewhere=lambda: batch.settle(key)
+            )
+        finally:
+            batch.settle(key)
+
+    try:
+        items = await asyncio.gather(
+            *(
+                one(want, item, head)
+                for want, (item, head) in zip(wants, found, strict=True)
+            ),
+            return_exceptions=True,
+        )
+    finally:
+        await batch.aclose()
+    found_items = {}
+    for want, result in zip(wants, items, strict=True):
+        if isinstance(result, BaseException):
+            raise result
+        found_items[want.place.key] = result
+    return found_items
+
+
+class Gatherer:
+    """Gathers what is asked for within one turn of the loop into one batch.
+
+    Args:
+        obtain: Returns values by argument.
+        most: Arguments in one batch.
+    """
+
+    def __init__(
+        self,
+        obtain: Callable[[list[Any]], Awaitable[Mapping[Any, Any]]],
+        most: int,
+    ) -> None:
+        self._obtain = obtain
+        self._most = most
+        self._waiting: dict[Any, asyncio.Future[Any]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, argument: Any) -> Any:
+        """Return the value of one argument; cancelled, the others get theirs."""
+        loop = asyncio.get_running_loop()
+        future = self._waiting.get(argument)
+        if future is None:
+            if not self._waiting:
+                loop.call_soon(self._go)
+            future = self._waiting[argument] = loop.create_future()
+            # It may be that nobody is left to hear of an error.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(future)
+
+    def _go(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        arguments = list(waiting)
+        for start in range(0, len(arguments), self._most):
+            part = {
+                each: waiting[each] for each in arguments[start : start + self._most]
+            }
+            task = asyncio.get_running_loop().create_task(
+                self._run(part), name="oddswire gathered batch"
+            )
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, part: dict[Any, asyncio.Future[Any]]) -> None:
+        try:
+            values = await self._obtain(list(part))
+        except asyncio.CancelledError:
+            for future in part.values():
+                future.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - a loader may raise anything; who waits gets it
+            for future in part.values():
+                future.set_exception(error)
+        else:
+            for argument, future in part.items():
+                future.set_result(values[argument])
+
+    async def aclose(self) -> None:
+        """End what is under way."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))

@@ -1,0 +1,401 @@
+"""`Cache`: two tiers, coherent across processes, fenced, loaded once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from oddswire.cache._flight import Fresh
+from oddswire.cache._many import Many
+from oddswire.cache._memory import used_again
+from oddswire.cache._record import check_version
+from oddswire.cache._warming import WarmReport, warm
+from oddswire.cache.decorator import Cached, returned_type
+from oddswire.cache.entry import Entry
+from oddswire.cache.namespace import check_ttl
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from oddswire.cache._memory import Item
+
+T = TypeVar("T")
+D = TypeVar("D")
+A = TypeVar("A")
+R = TypeVar("R")
+P = ParamSpec("P")
+
+_MIB = 1024 * 1024
+
+
+class Cache(Many):
+    """Two tiers, coherent across processes, fenced, loaded once. ``async with``.
+
+    A key is ``namespace:rest``. Values in memory are shared between their readers: do
+    not change them. Reading raises when Redis cannot be asked; `get_or_set` then loads
+    without it.
+
+    Args:
+        client: Whose server. It stays yours to close.
+        namespaces: What is declared; other names get the defaults.
+        prefix: What every key in Redis begins with.
+        ttl: Seconds for which a value is fresh, where nothing else says.
+        l1_bytes: Memory of this process, at most; 0 keeps nothing here.
+        timeout: Seconds for one call of Redis.
+        coherence: Seconds for which memory is believed after a proof that it is right.
+        heartbeat: Seconds between proofs, while memory is read.
+        load_lease: Seconds after which the load of a process that died is taken over.
+        max_load: Seconds after which a loader is given up.
+        compress_above: Values of more bytes are compressed, if that saves a tenth.
+        clock: The time.
+
+    Raises:
+        SettingsError: An argument is out of range.
+        InvalidKey: A namespace is declared twice, or its name has a colon.
+    """
+
+    # --- reading
+
+    @overload
+    async def get(self, key: str, default: D, *, type: type[T]) -> T | D: ...
+    @overload
+    async def get(self, key: str, *, type: type[T]) -> T | None: ...
+    @overload
+    async def get(self, key: str, default: Any = None) -> Any: ...
+    async def get(
+        self,
+        key: str,
+        default: Any = None,
+        *,
+        type: Any = None,  # noqa: A002 - the surface's word
+    ) -> Any:
+        """Return a fresh value, or `default`.
+
+        Args:
+            key: ``namespace:rest``.
+            default: Returned where there is none, or a stale one.
+            type: What it is; default: the namespace's.
+
+        Raises:
+            InvalidKey: The key is not of that form.
+            OddswireError: Redis could not be asked. That is not "absent".
+        """
+        item = self._items.get(key)
+        if item is not None and (type is item.asked or type is item.kind):
+            now = self._now()
+            if now < item.calm_until and now < self._lease.until:
+                for cell, nonce in item.pairs:
+                    if cell.nonce != nonce:
+                        break
+                else:
+                    if item.uses < 3:
+                        item.uses += 1
+                    item.counts.l1_hits += 1
+                    return item.value
+        place = self._spaces.place(key)
+        item, _, _ = await self._lookup.find(place, self._lookup.kind(place, type))
+        if item is None or not self._lookup.is_fresh(item):
+            return default
+        return item.value
+
+    def glance(self, key: str, type: Any = None) -> Item | None:  # noqa: A002 - as in `get`
+        """Return a value that needs no decision, counted as a hit; else None.
+
+        For library code.
+        """
+        item = self._items.get(key)
+        if item is not None and (type is item.asked or type is item.kind):
+            now = self._now()
+            if now < item.calm_until and now < self._lease.until and item.lives():
+                if item.uses < 3:
+                    item.uses += 1
+                item.counts.l1_hits += 1
+                return item
+        return None
+
+    def peek(self, key: str, default: Any = None) -> Any:
+        """Return a fresh value if this process holds it, without asking anybody."""
+        item = self._items.get(key)
+        if item is None:
+            return default
+        now = self._now()
+        if now >= item.fresh_until or now >= self._lease.until or not item.lives():
+            return default
+        item.counts.l1_hits += 1
+        used_again(item)
+        return item.value
+
+    async def get_entry(
+        self,
+        key: str,
+        *,
+        type: Any = None,  # noqa: A002 - the surface's word
+    ) -> Entry | None:
+        """Return a value with what is known of it, stale ones too; None: there is none.
+
+        Raises:
+            InvalidKey: The key has the wrong form.
+            OddswireError: Redis could not be asked.
+        """
+        place = self._spaces.place(key)
+        item, _, near = await self._lookup.find(place, self._lookup.kind(place, type))
+        if item is None:
+            return None
+        now = self._now()
+        return Entry(
+            value=item.value,
+            tier="l1" if near else "l2",
+            stale=item.fresh_until <= now,
+            age=max(0.0, now - item.stored_at),
+            ttl=item.fresh_until - now,
+            version=item.version,
+        )
+
+    # --- loading
+
+    @overload
+    async def get_or_set(
+        self,
+        key: str,
+        loader: Callable[..., Awaitable[T]],
+        *,
+        ttl: float | None = None,
+        tags: Iterable[str] = (),
+        stale: float | None = None,
+        negative_ttl: float | None = None,
+        version: int | Callable[[T], int] | None = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+        type: Any = None,
+    ) -> T: ...
+    @overload
+    async def get_or_set(
+        self,
+        key: str,
+        loader: Callable[..., T],
+        *,
+        ttl: float | None = None,
+        tags: Iterable[str] = (),
+        stale: float | None = None,
+        negative_ttl: float | None = None,
+        version: int | Callable[[T], int] | None = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+        type: Any = None,
+    ) -> T: ...
+    async def get_or_set(
+        self,
+        key: str,
+        loader: Callable[..., Any],
+        *,
+        ttl: float | None = None,
+        tags: Iterable[str] = (),
+        stale: float | None = None,
+        negative_ttl: float | None = None,
+        version: int | Callable[[Any], int] | None = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+        type: Any = None,  # noqa: A002 - the surface's word
+    ) -> Any:
+        """Return a value, loading it where there is none.
+
+        One load at a time for a key in all processes; who comes meanwhile waits for it.
+        A stale value serves at once and is refreshed behind the caller's back. Where
+        Redis cannot be asked, each process loads by itself and keeps the value for as
+        long as memory would be believed.
+
+        Args:
+            key: ``namespace:rest``.
+            loader: Returns the value, or an awaitable of it. One with a parameter gets
+                a `Load`. It runs on the event loop, so it must not block.
+            ttl: Seconds for which the value is fresh; default: the namespace's.
+            tags: At most 16; invalidating one of them invalidates this entry.
+            stale: Seconds after that in which it may serve while it is refreshed, or
+                when that fails; default: the namespace's.
+            negative_ttl: Seconds for which a None is fresh; 0: it is not kept.
+            version: Of the source's data: a number, or a function from the value to it.
+                An older one never replaces a newer one.
+            soft_timeout: Seconds to wait for a refresh before a stale value serves;
+                default: none.
+            hard_timeout: Seconds to wait for a load.
+            type: What the value is; default: the namespace's.
+
+        Raises:
+            InvalidKey: The key or a tag has the wrong form, or there are too many tags.
+            SettingsError: A duration or the version is out of range.
+            CacheLoadTimeout: It took longer than `hard_timeout`.
+            CodecError: What was loaded is not of the type, or too large.
+            Exception: What the loader raised.
+        """
+        held = self.glance(key, type)
+        if held is not None:
+            return held.value
+        self._require_open()
+        want = self._lookup.want(
+            key,
+            loader,
+            ttl=ttl,
+            tags=tags,
+            stale=stale,
+            negative_ttl=negative_ttl,
+            version=version,
+            kind=type,
+        )
+        check_ttl("soft_timeout", soft_timeout, zero=True, optional=True)
+        check_ttl("hard_timeout", hard_timeout, optional=True)
+        item = await self._lookup.obtain(want, soft_timeout, hard_timeout)
+        return item.value
+
+    def cached(
+        self,
+        *,
+        key: str,
+        ttl: float | None = None,
+        tags: Iterable[str] = (),
+        stale: float | None = None,
+        negative_ttl: float | None = None,
+        version: int | Callable[[Any], int] | None = None,
+        soft_timeout: float | None = None,
+        hard_timeout: float | None = None,
+    ) -> Callable[[Callable[P, Awaitable[R]]], Cached[P, R]]:
+        """Cache what an async function returns; it keeps its signature and types.
+
+        Args:
+            key: With the function's parameters in braces: ``"market:{market_id}"``.
+            tags: Likewise.
+            ttl: As for `get_or_set`, like all that follow.
+            stale: Likewise.
+            negative_ttl: Likewise.
+            version: Likewise.
+            soft_timeout: Likewise.
+            hard_timeout: Likewise.
+
+        Returns:
+            A decorator; what it makes also has `invalidate`, `refresh`, `peek` and
+            `prime`.
+
+        Raises:
+            InvalidKey: A template names what is no parameter.
+            SettingsError: A duration is out of range.
+        """
+        check_ttl("ttl", ttl, optional=True)
+        check_ttl("stale", stale, zero=True, optional=True)
+        check_ttl("negative_ttl", negative_ttl, zero=True, optional=True)
+        options = {
+            "ttl": ttl,
+            "stale": stale,
+            "negative_ttl": negative_ttl,
+            "version": version,
+            "soft_timeout": soft_timeout,
+            "hard_timeout": hard_timeout,
+        }
+
+        def decorate(function: Callable[P, Awaitable[R]]) -> Cached[P, R]:
+            space = self._spaces.named(key.partition(":")[0])
+            kind = space.config.type
+            if kind is Any:
+                kind = returned_type(function) or Any
+            return Cached(self, function, key, tuple(tags), kind, options)
+
+        return decorate
+
+    async def warm(
+        self,
+        items: Iterable[tuple[str, Callable[..., Any]]],
+        *,
+        concurrency: int = 8,
+        **options: Any,
+    ) -> WarmReport:
+        """Load what is missing before somebody asks; one failure stops no other load.
+
+        Args:
+            items: (key, loader).
+            concurrency: Loads at a time.
+            **options: As for `get_or_set`.
+        """
+        return await warm(self.get_or_set, items, concurrency, options)
+
+    # --- writing
+
+    async def set(
+        self,
+        key: str,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        tags: Iterable[str] = (),
+        stale: float | None = None,
+        version: int | None = None,
+        type: Any = None,  # noqa: A002 - the surface's word
+    ) -> bool:
+        """Store a value; False: a newer version is stored, and stays.
+
+        A load of this key that is under way will not be stored. Cancelled, it may be
+        stored or not.
+
+        Raises:
+            InvalidKey: The key or a tag has the wrong form.
+            SettingsError: A duration or the version is out of range.
+            CodecError: Not a value of the type, or too large; nothing was stored.
+            OddswireError: Redis did not confirm it; by `outcome`, it may be stored.
+        """
+        self._require_open()
+        want = self._lookup.want(
+            key,
+            _nothing,
+            ttl=ttl,
+            tags=tags,
+            stale=stale,
+            version=version,
+            kind=type,
+        )
+        place = want.place
+        number = check_version(version)
+        snapshot = await self._nonces.snapshot(
+            place.space, want.tags, want.ttl + want.stale
+        )
+        if not self._lease.knows_time:
+            await self._lease.in_time()
+        item, data, life = self._shared.pack(
+            place,
+            want.kind,
+            value,
+            Fresh(want.ttl, want.stale, number),
+            snapshot,
+            want.tags,
+        )
+        self._forget(key)
+        try:
+            return await self._shared.put(place, item, data, life)
+        finally:
+            # Before this returns nobody may join what was loaded before.
+            self._flights.kill(key)
+
+    async def set_many(
+        self,
+        mapping: Mapping[str, Any],
+        *,
+        ttl: float | None = None,
+        tags: Iterable[str] = (),
+        stale: float | None = None,
+    ) -> None:
+        """Store values, all in one trip.
+
+        Raises:
+            ExceptionGroup: Of what `set` raised for some; the others are stored.
+        """
+        marks = tuple(tags)
+        results = await asyncio.gather(
+            *(
+                self.set(key, value, ttl=ttl, tags=marks, stale=stale)
+                for key, value in mapping.items()
+            ),
+            return_exceptions=True,
+        )
+        failed = [each for each in results if isinstance(each, Exception)]
+        if failed:
+            raise ExceptionGroup(f"{len(failed)} of {len(mapping)} not stored", failed)
+
+
+def _nothing() -> None:
+    return None

@@ -1,0 +1,140 @@
+"""A load that is under way, what was asked for, and what its loader is told."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import secrets
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oddswire.cache._memory import Item
+    from oddswire.cache._nonces import Snapshot
+    from oddswire.cache._space import Place
+
+
+class Fresh(NamedTuple):
+    """How long a value shall serve: seconds."""
+
+    ttl: float
+    stale: float
+    version: int | None = None
+
+
+class Want(NamedTuple):
+    """What a caller asked for.
+
+    Attributes:
+        loader: Returns the value or an awaitable of it; may take a `Load`.
+        kind: The type of the value.
+        negative_ttl: Seconds for which a None is fresh; 0: not kept; None: as others.
+        tags: Digests.
+        version: Of the value, or a function from the value to it.
+    """
+
+    place: Place
+    loader: Callable[..., Any]
+    kind: Any
+    ttl: float
+    stale: float
+    negative_ttl: float | None
+    tags: tuple[bytes, ...]
+    version: int | Callable[[Any], int] | None
+
+
+class Load:
+    """What a loader gets as its only argument, if it has one: what is there.
+
+    Attributes:
+        found: Whether there is an old value.
+        value: The old value, or None.
+        version: Its version, 0 without.
+        ttl: Set it to keep this value for so many seconds.
+    """
+
+    __slots__ = ("found", "ttl", "value", "version")
+
+    def __init__(self, old: Item | None) -> None:
+        self.found = old is not None
+        self.value: Any = old.value if old is not None else None
+        self.version = old.version if old is not None else 0
+        self.ttl: float | None = None
+
+    def not_modified(self) -> Any:
+        """Return the old value, for the loader to return: it is kept for longer.
+
+        Raises:
+            LookupError: There is none.
+        """
+        if not self.found:
+            raise LookupError("there is no old value; look at `found` first")
+        return self.value
+
+
+class Flight:
+    """A load that is under way.
+
+    Attributes:
+        snapshot: The nonces it loads under; None: they are being read.
+        began: When, by the boot-time clock.
+        born: `Nonces.invalidations` when it began.
+        dead: It must not be joined, and what it loads must not be stored.
+        held: The lease is, or may be, ours.
+        waiters: Callers who wait for it.
+        keep: It goes on when the last of them has left.
+        elsewhere: Called when it turns out that another process loads.
+    """
+
+    __slots__ = (
+        "began",
+        "born",
+        "dead",
+        "elsewhere",
+        "future",
+        "held",
+        "keep",
+        "old",
+        "snapshot",
+        "task",
+        "token",
+        "waiters",
+        "want",
+    )
+
+    def __init__(
+        self, want: Want, born: int, old: Item | None, *, keep: bool, began: float
+    ) -> None:
+        self.want = want
+        self.began = began
+        self.born = born
+        self.old = old
+        self.keep = keep
+        self.elsewhere: Callable[[], None] | None = None
+        self.token = secrets.token_bytes(16)
+        self.snapshot: Snapshot | None = None
+        self.dead = False
+        self.held = False
+        self.waiters = 0
+        self.future: asyncio.Future[Item] = asyncio.get_running_loop().create_future()
+        # All may have left; an error that nobody waits for is counted, not reported.
+        self.future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.task: asyncio.Task[None] | None = None
+
+    def hold(self) -> None:
+        """From the parser: the lease is ours, or may be."""
+        self.held = True
+
+
+def takes_load(loader: Callable[..., Any]) -> bool:
+    """Whether a loader wants a `Load`: it has a parameter without a default."""
+    try:
+        parameters = inspect.signature(loader).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(
+        each.default is each.empty
+        and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+        for each in parameters
+    )

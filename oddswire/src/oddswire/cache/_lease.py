@@ -1,0 +1,203 @@
+"""The coherence lease: for how long this process may believe its own memory.
+
+While values are read from memory, a write goes over the tracked wire twice a second.
+When it is acknowledged, every message that the server made before has been read, so
+memory is right as of the moment the write was sent, and is believed for two seconds
+from then. A link that is dead in one direction, a frozen process, a primary that was
+deposed: all of them end the belief, by the clock of this process alone. Nothing read,
+nothing sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from oddswire import keys, scripts
+from oddswire.errors import OddswireError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oddswire.cache._wire import TrackedWire
+    from oddswire.client import Client
+    from oddswire.clock import Clock
+    from oddswire.keys import KeySpace
+
+_PUT = scripts.load("cache_put")
+
+_TOUCH_EVERY = 60.0
+_TOUCH_AT_MOST = 1_000
+_SYNC_EVERY = 60.0
+
+
+class CoherenceLease:
+    """Belief in memory, renewed while it is used.
+
+    Args:
+        wire: The tracked wire.
+        client: Another one to the same server, for the test at the start.
+        keyspace: The prefix.
+        clock: The time.
+        length: Seconds of belief after a proof.
+        every: Seconds between proofs.
+        uses: Returns a number that grows with each use of memory.
+        held: Returns the Redis keys behind what is held.
+
+    Attributes:
+        until: Memory is believed until then, by the boot-time clock.
+        offset: Seconds to add to the boot-time clock for the server's time.
+    """
+
+    def __init__(
+        self,
+        wire: TrackedWire,
+        client: Client,
+        keyspace: KeySpace,
+        clock: Clock,
+        *,
+        length: float,
+        every: float,
+        uses: Callable[[], int],
+        held: Callable[[], list[str]],
+    ) -> None:
+        self.until = -math.inf
+        self.offset = 0.0
+        self.length = length
+        self._synced = -math.inf
+        self._wire = wire
+        self._base = client
+        self._clock = clock
+        self._every = every
+        self._uses = uses
+        self._held = held
+        self._touched = clock.boottime()
+        self._proven = -1
+        self._wanted = asyncio.Event()
+        self._heard: set[bytes] = set()
+        process = secrets.token_hex(8)
+        self._beat_key = keyspace.key(keys.CACHE_BEAT, process, "beat")
+        self._proof_key = keyspace.key(keys.CACHE_BEAT, process, "proof")
+        self._proof_lease = keyspace.key(keys.CACHE_BEAT, process, "proof-lease")
+        wire.on_drop(self._lapse)
+        wire.listen(self._proof_key.encode(), self._hear)
+
+    def _lapse(self) -> None:
+        self.until = -math.inf
+
+    def _hear(self, name: bytes, _: Any, *, own: bool) -> None:
+        del own
+        self._heard.add(name)
+
+    def want(self) -> None:
+        """Memory would be read if it were believed: see to it."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Renew the lease for as long as it is wanted; ends by cancellation."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            used = -1
+            while used != (used := self._uses()):
+                with suppress(OddswireError):
+                    await self.beat()
+                if self._wire.plain:
+                    return
+                await self._clock.sleep(self._every)
+
+    async def beat(self, timeout: float | None = None) -> None:
+        """Prove once that memory is right.
+
+        Raises:
+            OddswireError: No proof came; what was believed lapses in its time.
+        """
+        if self._proven != self._wire.epoch and not self._wire.plain:
+            await self._prove(timeout)
+        if self._wire.plain:
+            await self.sync()
+            return
+        sent = self._clock.boottime()
+
+        def acknowledged(reply: Any, *, current: bool) -> None:
+            # An error is no acknowledgement: a replica, a primary without replicas.
+            if current and reply == b"OK":
+                self.until = max(self.until, sent + self.length)
+
+        # A write, for a primary that was deposed goes on answering reads.
+        await self._wire.call(
+            ("SET", self._beat_key, "1", "PX", str(int(self.length * 10_000))),
+            acknowledged,
+            timeout=max(self.length / 2, timeout or 0.0),
+        )
+        if sent - self._synced > _SYNC_EVERY:
+            await self.sync()
+        if sent - self._touched > _TOUCH_EVERY:
+            self._touched = sent
+            names = self._held()[:_TOUCH_AT_MOST]
+            if names:
+                await self._wire.call(("TOUCH", *names))
+
+    async def sync(self, timeout: float | None = None) -> None:
+        """Learn the server's time, to half a round trip."""
+
+        def told(reply: Any, *, current: bool) -> None:
+            del current
+            if isinstance(reply, Exception):
+                return
+            now = self._clock.boottime()
+            seconds, microseconds = reply
+            self.offset = int(seconds) + int(microseconds) / 1e6 - (sent + now) / 2
+            self._synced = now
+
+        sent = self._clock.boottime()
+        await self._wire.call(("TIME",), told, repeatable=True, timeout=timeout)
+
+    async def in_time(self) -> None:
+        """Have the server's time, which is then at most a minute old."""
+        if self._clock.boottime() - self._synced > 2 * _SYNC_EVERY:
+            await self.sync()
+
+    @property
+    def knows_time(self) -> bool:
+        """Whether the server's time is known well enough."""
+        return self._clock.boottime() - self._synced <= 2 * _SYNC_EVERY
+
+    async def _prove(self, timeout: float | None) -> None:
+        """See that this server tells us of own and foreign writes after a script.
+
+        Scripts and tracking differ between servers and proxies. What comes before a
+        later reply is here when that reply is, so no time is waited for.
+        """
+        epoch = self._wire.epoch
+        limit = timeout or self._wire.timeout
+        await self.sync(limit)
+        self._heard.clear()
+        await self._wire.script(
+            _PUT, (self._proof_key, self._proof_lease), ("1", "60000", "")
+        )
+        await self._wire.call(("PING",), timeout=limit)
+        told_of_own = bool(self._heard)
+        self._heard.clear()
+        base = self._base.bounded(max(limit, self._every))
+        await base.set(self._proof_key, "2", px=60_000)
+        await self._wire.call(("PING",), timeout=limit)
+        told_of_others = bool(self._heard)
+        if self._wire.plain or epoch != self._wire.epoch:
+            return
+        if told_of_own and told_of_others:
+            self._proven = epoch
+        else:
+            await self._wire.go_plain()
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until memory is believed; for tests and for warming. False: in vain."""
+        end = monotonic() + seconds
+        while self._clock.boottime() >= self.until and monotonic() < end:
+            self.want()
+            await asyncio.sleep(0.005)
+        return self._clock.boottime() < self.until

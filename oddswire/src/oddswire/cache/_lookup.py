@@ -1,0 +1,276 @@
+"""The way of one lookup: memory, Redis, the load; and what a stale value is for."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import TYPE_CHECKING, Any
+
+from oddswire.cache._flight import Want
+from oddswire.cache._memory import used_again
+from oddswire.cache._record import check_version
+from oddswire.cache.namespace import check_ttl
+from oddswire.errors import OddswireError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from oddswire.cache._flight import Flight
+    from oddswire.cache._flights import Flights
+    from oddswire.cache._lease import CoherenceLease
+    from oddswire.cache._memory import Item, Memory
+    from oddswire.cache._nonces import Nonces
+    from oddswire.cache._reading import Found
+    from oddswire.cache._shared import Shared
+    from oddswire.cache._space import Place, Spaces
+    from oddswire.clock import Clock
+
+# After Redis did not answer, loads do without it for so long.
+_AWAY = 1.0
+
+
+class Lookup:
+    """Finds a value, and decides when to load it.
+
+    Args:
+        spaces: The namespaces.
+        memory: The first tier.
+        lease: Whether memory is believed.
+        nonces: Of tags and namespaces.
+        shared: The second tier.
+        flights: The loads.
+        clock: The time.
+        ttl: Seconds for which a value is fresh, where nothing else says.
+    """
+
+    def __init__(
+        self,
+        spaces: Spaces,
+        memory: Memory,
+        lease: CoherenceLease,
+        nonces: Nonces,
+        shared: Shared,
+        flights: Flights,
+        clock: Clock,
+        *,
+        ttl: float,
+    ) -> None:
+        self._spaces = spaces
+        self._items = memory.items
+        self._lease = lease
+        self._nonces = nonces
+        self._shared = shared
+        self._flights = flights
+        self._now = clock.boottime
+        self._ttl = ttl
+        self._away_until = -math.inf
+
+    UNREACHABLE = OddswireError
+    """What a lookup raises when Redis cannot be asked."""
+
+    # --- finding
+
+    def kind(self, place: Place, kind: Any) -> Any:
+        """Return the type of a value: as asked, or the namespace's.
+
+        Raises:
+            TypeError: msgspec does not support the type.
+        """
+        if kind is None:
+            return place.space.config.type
+        # Here, for in the parser an exception would close the wire.
+        place.space.codec(kind)
+        return kind
+
+    def recall(self, key: str, kind: Any) -> Item | None:
+        """Return what memory has that may serve, stale or not."""
+        item = self._items.get(key)
+        if item is None or item.kind is not kind:
+            return None
+        now = self._now()
+        if now >= self._lease.until or now >= item.usable_until or not item.lives():
+            self._lease.want()
+            return None
+        used_again(item)
+        self._count(item, item.counts, "l1")
+        return item
+
+    async def find(
+        self, place: Place, kind: Any
+    ) -> tuple[Item | None, bytes | None, bool]:
+        """Return an entry that may serve, the head of what was there, whether in L1.
+
+        Raises:
+            OddswireError: Redis could not be asked.
+        """
+        item = self.recall(place.key, kind)
+        if item is not None:
+            return item, item.head, True
+        if place.space.config.l1:
+            self._lease.want()
+        found = await self._shared.fetch(place, kind)
+        self._count(found.item, place.space.counts, "l2")
+        return found.item, found.head, False
+
+    async def find_many(
+        self, places: Sequence[Place], kinds: Sequence[Any]
+    ) -> list[tuple[Item | None, bytes | None]]:
+        """Return the same of many, with one MGET for what memory does not have.
+
+        Raises:
+            OddswireError: Redis could not be asked.
+        """
+        recalled = [
+            self.recall(place.key, kind)
+            for place, kind in zip(places, kinds, strict=True)
+        ]
+        wanted = [at for at, item in enumerate(recalled) if item is None]
+        found: dict[int, Found] = {}
+        if wanted:
+            self._lease.want()
+            answers = await self._shared.fetch_many(
+                [places[at] for at in wanted], [kinds[at] for at in wanted]
+            )
+            found = dict(zip(wanted, answers, strict=True))
+            for at, answer in found.items():
+                self._count(answer.item, places[at].space.counts, "l2")
+        return [
+            (item, item.head) if item is not None else (found[at].item, found[at].head)
+            for at, item in enumerate(recalled)
+        ]
+
+    def is_fresh(self, item: Item | None) -> bool:
+        """Whether an entry is there and not stale."""
+        return item is not None and self._now() < item.fresh_until
+
+    def _count(self, item: Item | None, counts: Any, tier: str) -> None:
+        if item is None:
+            counts.misses += 1
+            return
+        if tier == "l1":
+            counts.l1_hits += 1
+        else:
+            counts.l2_hits += 1
+        if item.fresh_until <= self._now():
+            counts.stale += 1
+
+    # --- loading
+
+    def want(
+        self,
+        key: str,
+        loader: Callable[..., Any],
+        *,
+        ttl: float | None = None,
+        tags: Iterable[str] = (),
+        stale: float | None = None,
+        negative_ttl: float | None = None,
+        version: int | Callable[[Any], int] | None = None,
+        kind: Any = None,
+    ) -> Want:
+        """Return what a caller asks for, checked.
+
+        Raises:
+            InvalidKey: The key or a tag has the wrong form.
+            SettingsError: A duration or the version is out of range.
+        """
+        place = self._spaces.place(key)
+        config = place.space.config
+        check_ttl("ttl", ttl, optional=True)
+        check_ttl("stale", stale, zero=True, optional=True)
+        check_ttl("negative_ttl", negative_ttl, zero=True, optional=True)
+        return Want(
+            place=place,
+            loader=loader,
+            kind=self.kind(place, kind),
+            ttl=ttl or config.ttl or self._ttl,
+            stale=config.stale if stale is None else stale,
+            negative_ttl=(
+                config.negative_ttl if negative_ttl is None else negative_ttl
+            ),
+            tags=self._nonces.digests(tags) if tags else (),
+            version=version if callable(version) else check_version(version),
+        )
+
+    async def obtain(self, want: Want, soft: float | None, hard: float | None) -> Item:
+        """Return an entry, loading it where there is none; see `Cache.get_or_set`."""
+        bypass = self._now() < self._away_until
+        item, head = None, None
+        if not bypass:
+            try:
+                item, head, _ = await self.find(want.place, want.kind)
+            except OddswireError:
+                self.gone_away()
+                bypass = True
+        if bypass:
+            want.place.space.counts.misses += 1
+        if item is None:
+            return await self.load(want, head, hard, bypass=bypass)
+        return await self.serve(want, item, head, soft)
+
+    def gone_away(self) -> None:
+        """Redis did not answer: let the next loads do without it for a moment."""
+        self._away_until = self._now() + _AWAY
+
+    @property
+    def away(self) -> bool:
+        """Whether Redis did not answer a moment ago."""
+        return self._now() < self._away_until
+
+    async def load(
+        self,
+        want: Want,
+        head: bytes | None,
+        hard: float | None,
+        *,
+        bypass: bool,
+        elsewhere: Callable[[], None] | None = None,
+    ) -> Item:
+        """Load what is not there; `elsewhere` is called if another process does."""
+        if bypass:
+            kept = self._flights.aside(want.place.key, want.kind)
+            if kept is not None:
+                return kept
+        flight = self._flights.start(
+            want, head, None, bypass=bypass, elsewhere=elsewhere
+        )
+        want.place.space.counts.shared += bool(flight.waiters)
+        return await self._flights.wait(flight, hard)
+
+    async def serve(
+        self, want: Want, item: Item, head: bytes | None, soft: float | None
+    ) -> Item:
+        """Serve what is there, refreshing it if it is stale or about to be."""
+        now = self._now()
+        key = want.place.key
+        if now < item.fresh_until:
+            if now >= item.calm_until and self._is_due(want, item, now):
+                self.refresh(want, head, item)
+            return item
+        if self._flights.backing_off(key):
+            item.counts.stale_on_error += 1
+            return item
+        flight = self.refresh(want, head, item)
+        if soft is None:
+            return item
+        try:
+            return await self._flights.wait(flight, soft)
+        except Exception:  # noqa: BLE001 - whatever the loader raised: this is what a stale value is for
+            item.counts.stale_on_error += 1
+            return item
+
+    def refresh(self, want: Want, head: bytes | None, item: Item | None) -> Flight:
+        """Load it behind the caller's back."""
+        return self._flights.start(want, head, item, keep=True)
+
+    def _is_due(self, want: Want, item: Item, now: float) -> bool:
+        """Whether to refresh a value that is still fresh.
+
+        XFetch (Vattani, Chierichetti, Lowenstein 2015): the nearer the end and the
+        longer a load takes, the likelier; one of many readers begins it in time.
+        """
+        early = want.place.space.config.early
+        if early == 0.0 or self._flights.backing_off(item.key):
+            return False
+        lead = -item.cost * early * math.log(1.0 - random.random())  # noqa: S311 - no secret
+        return now + lead >= item.fresh_until

@@ -1,0 +1,324 @@
+"""Nonces: the random versions of tags and namespaces.
+
+An entry carries the nonces that its tags had before it was loaded, and lives while they
+are still the same. To invalidate a tag is to UNLINK its nonce: whoever needs it next
+makes another, and a nonce never comes back. So nothing is lost if a nonce is evicted or
+expires (entries die, none revives), if an invalidation is repeated, or if the clocks of
+hosts differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from oddswire import keys, scripts
+from oddswire.cache._cell import Cell
+from oddswire.cache._record import MAX_TAGS, NONCE_BYTES, digest
+from oddswire.errors import InvalidKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from oddswire.cache._space import Space, Spaces
+    from oddswire.cache._wire import TrackedWire
+    from oddswire.clock import Clock
+    from oddswire.keys import KeySpace
+
+_TAG = scripts.load("cache_tag")
+_NAMESPACE = scripts.load("cache_namespace")
+
+_NAMESPACE_LIFE = 400 * 86_400.0
+_TAG_BYTES = 512
+
+
+Snapshot = tuple[tuple[Cell, bytes], ...]
+
+
+class Nonces:
+    """The cells of a process.
+
+    Args:
+        wire: Where they are read.
+        spaces: The namespaces.
+        keyspace: The prefix.
+        clock: The time.
+
+    Attributes:
+        invalidations: Counts what this process invalidated.
+    """
+
+    def __init__(
+        self, wire: TrackedWire, spaces: Spaces, keyspace: KeySpace, clock: Clock
+    ) -> None:
+        self._wire = wire
+        self._spaces = spaces
+        self._clock = clock
+        self._tag_prefix = keyspace.key(keys.CACHE_TAG, "x")[:-1]
+        # A cell lives as long as an item or a load holds it; then its nonce is not
+        # needed here, and is asked for when it is.
+        self._tags: WeakValueDictionary[bytes, Cell] = WeakValueDictionary()
+        self.invalidations = 0
+        wire.listen(self._tag_prefix.encode(), self._on_tag)
+        wire.listen(
+            keyspace.key(keys.CACHE_NAMESPACE, "x")[:-2].encode(), self._on_namespace
+        )
+        wire.on_drop(self._drop)
+
+    # --- what is held
+
+    def digests(self, tags: Iterable[str]) -> tuple[bytes, ...]:
+        """Return the digests of tags.
+
+        Raises:
+            InvalidKey: More than 16, or one that is not a text of 1 to 512 bytes.
+        """
+        if isinstance(tags, str):
+            raise InvalidKey("tags are a tuple of texts; for one, write (tag,)")
+        found = tuple(dict.fromkeys(_tag_digest(tag) for tag in tags))
+        if len(found) > MAX_TAGS:
+            raise InvalidKey(
+                f"{len(found)} tags, an entry carries at most {MAX_TAGS}: "
+                "tag what is invalidated together"
+            )
+        return found
+
+    def cell(self, tag: bytes) -> Cell:
+        """Return the cell of a tag."""
+        if self._wire.plain:
+            return Cell()  # nobody tells us of changes: good for one look only
+        cell = self._tags.get(tag)
+        if cell is None:
+            cell = self._tags[tag] = Cell()
+        return cell
+
+    def _drop(self) -> None:
+        """What is held was not watched for a while: other cells, not empty ones.
+
+        An empty cell could get its old nonce back, and with it items whose own
+        invalidation was missed meanwhile.
+        """
+        for space in self._spaces.by_name.values():
+            space.cell.change(None)
+            space.cell = Cell()
+        self._tags = WeakValueDictionary()
+
+    def _on_tag(self, name: bytes, nonce: Any, *, own: bool) -> None:
+        tag = _unhex(name[len(self._tag_prefix) :])
+        cell = self._tags.get(tag)
+        if cell is not None:
+            cell.change(nonce if own else None)
+
+    def _on_namespace(self, name: bytes, nonce: Any, *, own: bool) -> None:
+        for space in self._spaces.by_name.values():
+            if space.nonce_key.encode() == name:
+                space.cell.change(nonce if own else None)
+
+    # --- reading
+
+    async def snapshot(
+        self, space: Space, tags: Sequence[bytes], life: float
+    ) -> Snapshot:
+        """Return the nonces of a namespace and of tags, made where there are none.
+
+        An old nonce does no harm: what is stored under it is dead from the start.
+
+        Args:
+            space: The namespace.
+            tags: Digests.
+            life: Seconds for which they must not expire.
+
+        Raises:
+            OddswireError: They could not be read.
+        """
+        until = self._clock.boottime() + life
+        known: list[tuple[Cell, bytes]] = []
+        cells = [space.cell, *(self.cell(tag) for tag in tags)]
+        for cell in cells:
+            if self._wire.plain or cell.nonce is None or cell.lasts_until < until:
+                break
+            known.append((cell, cell.nonce))
+        else:
+            return tuple(known)
+        # The wire joins what is sent in one tick into one trip.
+        nonces = await asyncio.gather(
+            self._namespace(space),
+            *(
+                self._tag(tag, cell, life)
+                for tag, cell in zip(tags, cells[1:], strict=True)
+            ),
+        )
+        return tuple(
+            (cell, nonce)
+            for cell, nonce in zip([space.cell, *cells[1:]], nonces, strict=True)
+        )
+
+    async def verify(self, tags: Iterable[tuple[bytes, Cell]]) -> None:
+        """Read the nonces of tags into their cells, where there are any.
+
+        Raises:
+            OddswireError: They could not be read.
+        """
+        await asyncio.gather(*(self._look(tag, cell) for tag, cell in tags))
+
+    async def namespace(self, space: Space) -> None:
+        """Have the nonce of a namespace in its cell."""
+        if space.cell.nonce is None or self._wire.plain:
+            await self._namespace(space)
+
+    async def _namespace(self, space: Space) -> bytes:
+        while True:
+            cell = space.cell
+            now = self._clock.boottime()
+            if (
+                cell.nonce is not None
+                and not self._wire.plain
+                and cell.lasts_until > now
+            ):
+                return cell.nonce
+            # The call may wait for a connection, and reach another server process than
+            # the one this names: then what it answers is not used.
+            run = self._wire.run_id
+            nonce = await self._ask_namespace(space, cell, run, now)
+            if run == self._wire.run_id:
+                return nonce
+
+    async def _ask_namespace(
+        self, space: Space, cell: Cell, run: str, now: float
+    ) -> bytes:
+        name = space.nonce_key.encode()
+
+        def read(reply: Any, *, current: bool) -> None:
+            if current and space.cell is cell and run == self._wire.run_id:
+                self._take(cell, name, reply, now + _NAMESPACE_LIFE / 2)
+
+        reply = await self._wire.script(
+            _NAMESPACE,
+            (space.nonce_key, space.run_key),
+            (secrets.token_bytes(NONCE_BYTES), int(_NAMESPACE_LIFE * 1000), run),
+            read,
+        )
+        nonce: bytes = reply[0]
+        if self._wire.plain and run == self._wire.run_id:
+            space.cell.change(nonce)
+        return nonce
+
+    async def _tag(self, tag: bytes, cell: Cell, life: float) -> bytes:
+        now = self._clock.boottime()
+        if (
+            cell.nonce is not None
+            and not self._wire.plain
+            and cell.lasts_until >= now + life
+        ):
+            return cell.nonce
+        key = self._tag_prefix + tag.hex()
+        kept = 4 * life
+
+        def read(reply: Any, *, current: bool) -> None:
+            # Two cells of one tag, and one of them would not hear of a change.
+            if current and self._tags.setdefault(tag, cell) is cell:
+                self._take(cell, key.encode(), reply, now + kept / 2)
+
+        # A random nonce for each attempt: the same one again would be an old one.
+        reply = await self._wire.script(
+            _TAG, (key,), (secrets.token_bytes(NONCE_BYTES), int(kept * 1000)), read
+        )
+        nonce: bytes = reply[0]
+        if self._wire.plain:
+            cell.change(nonce)
+        return nonce
+
+    async def _look(self, tag: bytes, cell: Cell) -> None:
+        def read(reply: Any, *, current: bool) -> None:
+            if current or self._wire.plain:
+                cell.change(reply if type(reply) is bytes else None)
+
+        await self._wire.call(
+            ("GET", self._tag_prefix + tag.hex()), read, repeatable=True
+        )
+
+    def _take(self, cell: Cell, name: bytes, reply: Any, until: float) -> None:
+        if isinstance(reply, Exception):
+            return
+        nonce, wrote = reply
+        cell.lasts_until = until
+        if wrote:
+            # Our own write will come back as a message; until then it is not held, and
+            # that message, not another's, brings it back.
+            cell.change(None)
+            cell.coming = nonce
+            self._wire.expect(name, nonce)
+        else:
+            cell.change(nonce)
+
+    # --- invalidating
+
+    async def invalidate(self, tags: Sequence[bytes]) -> None:
+        """Make every entry that carries one of the tags invalid, everywhere.
+
+        Raises:
+            OddswireError: It is not certain that it was done.
+        """
+        self._forget_tags(tags)
+
+        def done(_: Any, *, current: bool) -> None:
+            del current
+            self._forget_tags(tags)
+
+        names = [self._tag_prefix + tag.hex() for tag in tags]
+        await self._wire.call(("UNLINK", *names), done, repeatable=True)
+
+    async def clear(self, space: Space) -> None:
+        """Make every entry of a namespace invalid, everywhere.
+
+        Raises:
+            OddswireError: It is not certain that it was done.
+        """
+        self._forget_space(space)
+
+        def done(_: Any, *, current: bool) -> None:
+            del current
+            self._forget_space(space)
+
+        await self._wire.call(("UNLINK", space.nonce_key), done, repeatable=True)
+
+    def _forget_tags(self, tags: Sequence[bytes]) -> None:
+        self.invalidations += 1
+        for tag in tags:
+            cell = self._tags.get(tag)
+            if cell is not None:
+                cell.change(None)
+
+    def _forget_space(self, space: Space) -> None:
+        self.invalidations += 1
+        space.cell.change(None)
+
+    def warm_keys(self) -> list[str]:
+        """Return the keys of what is held: they look cold to the server's eviction."""
+        names = [
+            space.nonce_key
+            for space in self._spaces.by_name.values()
+            if space.cell.nonce is not None
+        ]
+        return names + [self._tag_prefix + tag.hex() for tag in self._tags]
+
+
+def _tag_digest(tag: str) -> bytes:
+    if type(tag) is not str or not tag:
+        raise InvalidKey("a tag is a str that is not empty")
+    try:
+        data = tag.encode()
+    except UnicodeEncodeError:
+        raise InvalidKey("a tag is not valid Unicode") from None
+    if len(data) > _TAG_BYTES:
+        raise InvalidKey(f"a tag has {len(data)} bytes, {_TAG_BYTES} is the limit")
+    return digest(data)
+
+
+def _unhex(text: bytes) -> bytes:
+    try:
+        return bytes.fromhex(text.decode())
+    except ValueError:
+        return b""

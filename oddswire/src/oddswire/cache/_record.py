@@ -1,0 +1,189 @@
+"""The bytes of an entry in Redis.
+
+====== ===== =====================================================================
+offset bytes content, numbers big-endian
+====== ===== =====================================================================
+0      1     0xC1: no UTF-8 text and no MessagePack begins so
+1      1     kind: 1 value, 2 what a deleted entry with a version leaves behind
+2      8     version, 0 without; the scripts compare these bytes
+10     8     fresh until; `cache_expire.lua` sets it to 0
+18     8     usable until
+26     8     stored at
+34     4     milliseconds that loading took
+38     4     mean seconds between loads, in milliseconds
+42     2     loads since the first; those of them that brought a change
+44     8     digest of the content
+52     8     nonce of the namespace
+60     1     number of tags
+61     16 n  digest and nonce of each tag
+...    4     CRC-32 of all before it but "fresh until"
+...          the value, as `oddswire.codec` wrote it
+====== ===== =====================================================================
+
+Times are milliseconds of the Redis server's clock, so hosts need not agree on the time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from typing import Any
+
+import msgspec
+
+from oddswire.errors import CodecError, SettingsError
+
+VALUE = 1
+TOMBSTONE = 2
+NONCE_BYTES = 8
+MAX_TAGS = 16
+SEEN_BYTES = 61
+"""So many bytes at the beginning tell one record of a key from another."""
+
+_MARK = 0xC1
+_HEAD = struct.Struct(">BBQQQQIIBB8s8sB")
+_CRC = struct.Struct(">I")
+_FRESH = slice(10, 18)
+_U32 = 2**32 - 1
+_U64 = 2**64 - 1
+
+assert _HEAD.size == SEEN_BYTES  # noqa: S101 - the table above
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An entry, its value still in bytes.
+
+    Attributes:
+        fresh_until, usable_until, stored_at: Milliseconds of the server's clock.
+        cost: Milliseconds that loading took.
+        interval: Mean milliseconds between loads.
+        refreshes: Loads since the first one.
+        changes: Those that brought another value.
+        content: Digest of the value's bytes.
+        namespace: Nonce of the namespace when the load began.
+        tags: (digest, nonce) of each tag when the load began.
+        version: The source's version of the value; 0: none.
+        body: The value.
+    """
+
+    fresh_until: int
+    usable_until: int
+    stored_at: int
+    namespace: bytes
+    body: bytes
+    tags: tuple[tuple[bytes, bytes], ...] = ()
+    version: int = 0
+    cost: int = 0
+    interval: int = 0
+    refreshes: int = 0
+    changes: int = 0
+    content: bytes = bytes(8)
+
+    def to_bytes(self) -> bytes:
+        """Return what is stored."""
+        head = _HEAD.pack(
+            _MARK,
+            VALUE,
+            self.version,
+            self.fresh_until,
+            self.usable_until,
+            self.stored_at,
+            min(self.cost, _U32),
+            min(self.interval, _U32),
+            self.refreshes,
+            self.changes,
+            self.content,
+            self.namespace,
+            len(self.tags),
+        ) + b"".join(digest + nonce for digest, nonce in self.tags)
+        return head + _CRC.pack(_checksum(head)) + self.body
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Record | None:
+        """Read what `to_bytes` returned; None for what a deleted entry left.
+
+        Raises:
+            CodecError: ``foreign`` or ``damaged``.
+        """
+        if not data or data[0] != _MARK:
+            raise CodecError("not an entry of the cache", reason="foreign")
+        if len(data) == 10 and data[1] == TOMBSTONE:
+            return None
+        if len(data) < _HEAD.size or data[1] != VALUE:
+            raise CodecError("an entry that is cut short", reason="damaged")
+        (
+            _,
+            _,
+            version,
+            fresh_until,
+            usable_until,
+            stored_at,
+            cost,
+            interval,
+            refreshes,
+            changes,
+            content,
+            namespace,
+            count,
+        ) = _HEAD.unpack_from(data)
+        end = _HEAD.size + 2 * NONCE_BYTES * count
+        if (
+            count > MAX_TAGS
+            or len(data) < end + 4
+            or _CRC.unpack_from(data, end)[0] != _checksum(data[:end])
+            or fresh_until > usable_until
+        ):
+            raise CodecError("an entry that was changed", reason="damaged")
+        return cls(
+            fresh_until=fresh_until,
+            usable_until=usable_until,
+            stored_at=stored_at,
+            namespace=namespace,
+            body=data[end + 4 :],
+            tags=tuple(
+                (data[at : at + 8], data[at + 8 : at + 16])
+                for at in range(_HEAD.size, end, 16)
+            ),
+            version=version,
+            cost=cost,
+            interval=interval,
+            refreshes=refreshes,
+            changes=changes,
+            content=content,
+        )
+
+
+def version_bytes(version: int | None) -> bytes:
+    """Return a version as the scripts compare it; nothing for None.
+
+    Raises:
+        ValueError: Not a whole number from 1 to 2**64 - 1.
+    """
+    if version is None:
+        return b""
+    if type(version) is not int or not 1 <= version <= _U64:
+        raise ValueError(f"version {version!r}: a whole number from 1 to {_U64}")
+    return version.to_bytes(8, "big")
+
+
+def check_version(version: Any) -> int | None:
+    """Return a version as it was given.
+
+    Raises:
+        SettingsError: Not a whole number from 1 to 2**64 - 1.
+    """
+    try:
+        version_bytes(version)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    return version if version is None else int(version)
+
+
+def digest(data: bytes) -> bytes:
+    """Return eight bytes that stand for `data`."""
+    return hashlib.blake2b(data, digest_size=8).digest()
+
+
+def _checksum(head: bytes) -> int:
+    return zlib.crc32(head[_FRESH.stop :], zlib.crc32(head[: _FRESH.start]))

@@ -1,0 +1,400 @@
+"""The second tier: entries in Redis, read and written by way of the tracked wire."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from oddswire import scripts
+from oddswire.cache._reading import Found, Reader, Take
+from oddswire.cache._record import SEEN_BYTES, Record, digest, version_bytes
+from oddswire.errors import CodecError, OddswireError, WrongType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from oddswire.cache._flight import Fresh
+    from oddswire.cache._lease import CoherenceLease
+    from oddswire.cache._memory import Item, Memory
+    from oddswire.cache._nonces import Nonces, Snapshot
+    from oddswire.cache._space import Place
+    from oddswire.cache._wire import TrackedWire
+    from oddswire.clock import Clock
+
+_LOOK = scripts.load("cache_look")
+_FILL = scripts.load("cache_fill")
+_PUT = scripts.load("cache_put")
+_DELETE = scripts.load("cache_delete")
+_EXPIRE = scripts.load("cache_expire")
+_RENEW = scripts.load("cache_renew")
+_RELEASE = scripts.load("cache_release")
+
+_JITTER = 0.1
+# The estimate of changes forgets: at this many loads both counts are halved.
+_REMEMBERED = 64
+
+
+class Held(NamedTuple):
+    """Another one loads; what its lease holds."""
+
+    holder: bytes
+
+
+class Shared:
+    """Entries in Redis.
+
+    Args:
+        wire: The tracked wire.
+        memory: Where what is read and written is kept too.
+        nonces: Of tags and namespaces.
+        lease: Knows the server's time.
+        clock: The time of this process.
+        max_load: Seconds that a load may take.
+    """
+
+    def __init__(
+        self,
+        wire: TrackedWire,
+        memory: Memory,
+        nonces: Nonces,
+        lease: CoherenceLease,
+        clock: Clock,
+        *,
+        max_load: float,
+    ) -> None:
+        self._wire = wire
+        self._memory = memory
+        self._nonces = nonces
+        self._lease = lease
+        self._clock = clock
+        self._reader = Reader(memory, nonces, lease, clock)
+        self._max_load = max_load
+
+    # --- reading
+
+    async def fetch(self, place: Place, kind: Any) -> Found:
+        """Read an entry; what cannot be read is missing.
+
+        Raises:
+            OddswireError: Redis did not answer.
+        """
+        while True:
+            epoch = self._wire.epoch
+            found = await self._fetch(place, kind)
+            # The wire was lost half way: what was read is judged by nonces that were
+            # dropped, and would be missing for that alone.
+            if found.item is not None or epoch == self._wire.epoch:
+                return found
+
+    async def _fetch(self, place: Place, kind: Any) -> Found:
+        take = Take(self._reader, place, kind)
+        if not self._lease.knows_time:
+            await self._lease.in_time()
+        if place.space.cell.nonce is None or self._wire.plain:
+            await self._nonces.namespace(place.space)
+        try:
+            await self._wire.call(("GET", place.entry), take, repeatable=True)
+        except WrongType:
+            # Somebody else's list under this name: overwritten like foreign bytes.
+            place.space.counts.corrupt += 1
+            return Found(None, b"")
+        return take.found or await self._settled(take, place)
+
+    async def fetch_many(
+        self, places: Sequence[Place], kinds: Sequence[Any]
+    ) -> list[Found]:
+        """Read entries with one MGET.
+
+        Raises:
+            OddswireError: Redis did not answer.
+        """
+        while True:
+            epoch = self._wire.epoch
+            found = await self._fetch_many(places, kinds)
+            if epoch == self._wire.epoch:
+                return found
+
+    async def _fetch_many(
+        self, places: Sequence[Place], kinds: Sequence[Any]
+    ) -> list[Found]:
+        takes = [
+            Take(self._reader, place, kind)
+            for place, kind in zip(places, kinds, strict=True)
+        ]
+        await self._lease.in_time()
+        for space in {place.space for place in places}:
+            await self._nonces.namespace(space)
+
+        def take(reply: Any, *, current: bool) -> None:
+            if isinstance(reply, list):
+                for each, data in zip(takes, reply, strict=True):
+                    each(data, current=current)
+
+        names = [place.entry for place in places]
+        await self._wire.call(("MGET", *names), take, repeatable=True)
+        unknown = {
+            tag: cell
+            for each in takes
+            if not each.found
+            for tag, cell in each.unknown()
+        }
+        if unknown:
+            await self._nonces.verify(unknown.items())
+        for space in {place.space for place in places}:
+            await self._nonces.namespace(space)
+        return [each.found or each.judged() for each in takes]
+
+    async def _settled(self, take: Take, place: Place) -> Found:
+        # Cleared meanwhile, by somebody whose new entry this may be.
+        await self._nonces.namespace(place.space)
+        unknown = take.unknown()
+        if unknown:
+            await self._nonces.verify(unknown)
+        return take.judged()
+
+    async def look(
+        self,
+        place: Place,
+        kind: Any,
+        token: bytes,
+        lease: float,
+        *,
+        seen: bytes | None,
+        rob: bytes,
+        granted: Callable[[], None],
+    ) -> Found | Held | None:
+        """Look for an entry; None: there is none, and the right to load it is ours.
+
+        Args:
+            place: Which.
+            kind: The type of its value.
+            token: Ours, 16 bytes.
+            lease: Seconds.
+            seen: Beginning of a record that is no use.
+            rob: Beginning of a holder that is dead; empty: nobody.
+            granted: Called by the parser when the lease is ours, or may be.
+
+        Raises:
+            OddswireError: Redis did not answer; the lease may be ours all the same.
+        """
+        take = Take(self._reader, place, kind)
+
+        def hook(reply: Any, *, current: bool) -> None:
+            if isinstance(reply, bytes):
+                take(reply, current=current)
+            elif isinstance(reply, OddswireError) or reply in (1, 2):
+                # Not before: until here a change of the lease is another's.
+                granted()
+            if reply == 2:
+                self._wire.expect(place.lease.encode(), None)
+
+        reply = await self._wire.script(
+            _LOOK,
+            (place.entry, place.lease),
+            (
+                token,
+                int(lease * 1000),
+                (seen or b"")[:SEEN_BYTES],
+                "0" if seen is None else "1",
+                rob,
+            ),
+            hook,
+            repeatable=True,
+        )
+        if isinstance(reply, list):
+            return Held(reply[0])
+        if isinstance(reply, int):
+            return None
+        return take.found or await self._settled(take, place)
+
+    # --- writing
+
+    def pack(
+        self,
+        place: Place,
+        kind: Any,
+        value: Any,
+        fresh: Fresh,
+        snapshot: Snapshot,
+        tags: Sequence[bytes],
+        *,
+        cost: float = 0.0,
+        old: Item | None = None,
+    ) -> tuple[Item, bytes, int]:
+        """Return a value as an item, its bytes, and their life in milliseconds.
+
+        Raises:
+            CodecError: Not a value of the type, or too large.
+        """
+        config = place.space.config
+        codec = place.space.codec(kind)
+        body = codec.encode(value)
+        # What others will read, and nobody can change from outside.
+        copy = codec.decode(body)
+        if kind is Any and copy != value:
+            raise CodecError(
+                f"a {type(value).__name__} does not come back as it was: declare "
+                f"Namespace(name={config.name!r}, type=...), or give type=",
+                reason="type",
+            )
+        now = self._clock.boottime()
+        content = digest(body)
+        refreshes = changes = 0
+        interval = 0.0
+        if old is not None:
+            refreshes = old.refreshes + 1
+            changes = old.changes + (content != old.content)
+            since = max(0.0, now - old.stored_at)
+            interval = old.interval * 0.75 + since * 0.25 if old.interval else since
+            if refreshes > _REMEMBERED:
+                refreshes, changes = refreshes // 2, changes // 2
+        ttl = fresh.ttl
+        if config.adaptive is not None:
+            ttl = config.adaptive.ttl(refreshes, changes, interval)
+        # So that what was stored together does not end together.
+        spread = 1.0 - _JITTER * random.random()  # noqa: S311 - no secret
+        server_now = now + self._lease.offset
+        fresh_until = server_now + ttl * spread
+        usable_until = fresh_until + fresh.stale
+        record = Record(
+            fresh_until=int(fresh_until * 1000),
+            usable_until=int(usable_until * 1000),
+            stored_at=int(server_now * 1000),
+            namespace=snapshot[0][1],
+            body=body,
+            tags=tuple(
+                (tag, nonce) for tag, (_, nonce) in zip(tags, snapshot[1:], strict=True)
+            ),
+            version=fresh.version or 0,
+            cost=int(cost * 1000),
+            interval=int(interval * 1000),
+            refreshes=refreshes,
+            changes=changes,
+            content=content,
+        )
+        data = record.to_bytes()
+        item = self._reader.item(place, kind, record, copy, data)
+        # These very cells were read for it.
+        item.pairs = snapshot
+        return item, data, max(1, int((usable_until - server_now) * 1000))
+
+    async def fill(
+        self, place: Place, token: bytes, item: Item, data: bytes, life: int
+    ) -> bool:
+        """Store what was loaded; False: it was fenced off.
+
+        Raises:
+            OddswireError: Redis did not answer; it may be stored all the same.
+        """
+        version = version_bytes(item.version or None)
+        reply = await self._wire.script(
+            _FILL,
+            (place.entry, place.lease),
+            (token, data, life, version),
+            self._write_hook(place, item, 1),
+            repeatable=True,
+        )
+        if reply == 1:
+            place.space.counts.writes += 1
+            place.space.counts.bytes_written += len(data)
+        return bool(reply == 1)
+
+    async def put(self, place: Place, item: Item, data: bytes, life: int) -> bool:
+        """Store a value that was brought; False: a newer version is there.
+
+        Raises:
+            OddswireError: Redis did not answer; it may be stored all the same.
+        """
+        # Not repeatable: after a delete by somebody else it would bring it back.
+        reply = await self._wire.script(
+            _PUT,
+            (place.entry, place.lease),
+            (data, life, version_bytes(item.version or None)),
+            self._write_hook(place, item, 1),
+        )
+        if reply == 1:
+            place.space.counts.writes += 1
+            place.space.counts.bytes_written += len(data)
+        return bool(reply == 1)
+
+    def _write_hook(self, place: Place, item: Item, stored: int) -> Any:
+        def hook(reply: Any, *, current: bool) -> None:
+            # Whatever came of it, what was held is not known to be right any more.
+            self._memory.drop(place.key)
+            if reply in (stored, -1):
+                self._wire.expect(place.lease.encode(), None)
+            if reply == stored:
+                keep = current and place.space.config.l1
+                self._wire.expect(place.entry.encode(), item if keep else None)
+
+        return hook
+
+    async def delete(self, place: Place) -> bool:
+        """Delete an entry and void its load; whether there was one.
+
+        Raises:
+            OddswireError: It is not certain that it was done.
+        """
+        reply = await self._wire.script(
+            _DELETE,
+            (place.entry, place.lease),
+            (int(self._max_load * 1000),),
+            self._drop_hook(place),
+            repeatable=True,
+        )
+        return bool(reply)
+
+    async def expire(self, place: Place) -> bool:
+        """Make an entry stale; whether there was one.
+
+        Raises:
+            OddswireError: It is not certain that it was done.
+        """
+        reply = await self._wire.script(
+            _EXPIRE,
+            (place.entry, place.lease),
+            (),
+            self._drop_hook(place),
+            repeatable=True,
+        )
+        return bool(reply)
+
+    def _drop_hook(self, place: Place) -> Any:
+        def hook(reply: Any, *, current: bool) -> None:
+            del reply, current
+            self._memory.drop(place.key)
+
+        return hook
+
+    # --- the load lease
+
+    async def renew(self, place: Place, token: bytes, count: int, lease: float) -> bool:
+        """Hold the lease for longer; False: it is not ours any more.
+
+        Raises:
+            OddswireError: Redis did not answer.
+        """
+        return await self._own_lease(
+            _RENEW, place, (token, token + str(count).encode(), int(lease * 1000))
+        )
+
+    async def release(self, place: Place, token: bytes) -> bool:
+        """Give the lease back.
+
+        Raises:
+            OddswireError: Redis did not answer; then it ends by itself.
+        """
+        return await self._own_lease(_RELEASE, place, (token,))
+
+    async def _own_lease(
+        self, script: scripts.Script, place: Place, args: tuple[Any, ...]
+    ) -> bool:
+        def hook(reply: Any, *, current: bool) -> None:
+            del current
+            if reply == 1:
+                self._wire.expect(place.lease.encode(), None)
+
+        reply = await self._wire.script(
+            script, (place.lease,), args, hook, repeatable=True
+        )
+        return bool(reply)

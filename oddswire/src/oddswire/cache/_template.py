@@ -1,0 +1,106 @@
+"""Key templates: ``"market:{market_id}"`` compiled once, filled at each call."""
+
+from __future__ import annotations
+
+import inspect
+from enum import Enum
+from string import Formatter
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from oddswire.errors import InvalidKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Template:
+    """Fills a text with the arguments of a function.
+
+    Two different tuples of arguments never give the same text: what a field contributes
+    has its colons and percent signs escaped, if there is more than one field.
+
+    Args:
+        text: With the function's parameters in braces.
+        function: Whose parameters.
+
+    Raises:
+        InvalidKey: A field that is no parameter, or has a conversion or a format.
+    """
+
+    __slots__ = ("_fields", "_literals", "_signature", "_single", "text")
+
+    def __init__(self, text: str, function: Callable[..., Any]) -> None:
+        self.text = text
+        self._signature = inspect.signature(function)
+        names = list(self._signature.parameters)
+        self._literals: list[str] = [""]
+        self._fields: list[tuple[int, str, Any]] = []
+        for literal, field, spec, conversion in Formatter().parse(text):
+            self._literals[-1] += literal
+            if field is None:
+                continue
+            if field not in names or spec or conversion:
+                raise InvalidKey(
+                    f"{text!r}: {{{field}}} is not one of the parameters "
+                    f"{', '.join(names) or '(none)'}, written plainly"
+                )
+            parameter = self._signature.parameters[field]
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                raise InvalidKey(f"{text!r}: {{{field}}} takes any number of values")
+            at = (
+                len(names)
+                if parameter.kind is parameter.KEYWORD_ONLY
+                else names.index(field)
+            )
+            self._fields.append((at, field, parameter.default))
+            self._literals.append("")
+        self._single = len(self._fields) == 1
+
+    def fill(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Return the text for these arguments.
+
+        Raises:
+            InvalidKey: A value that is not a str, an int, a UUID or an enum of these.
+            TypeError: An argument is missing.
+        """
+        text = self._literals[0]
+        for number, (at, name, default) in enumerate(self._fields, 1):
+            if at < len(args):
+                value = args[at]
+            elif name in kwargs:
+                value = kwargs[name]
+            elif default is not inspect.Parameter.empty:
+                value = default
+            else:
+                self._signature.bind(*args, **kwargs)  # raises Python's own error
+                raise TypeError(f"missing argument: {name!r}")
+            if type(value) is not str:
+                value = field_text(name, value)
+            elif not value:
+                raise InvalidKey(f"{self.text!r}: {name} is empty")
+            if not self._single and (":" in value or "%" in value):
+                value = value.replace("%", "%25").replace(":", "%3A")
+            text += value + self._literals[number]
+        return text
+
+    def fields(self) -> list[str]:
+        """Return the names of the fields."""
+        return [name for _, name, _ in self._fields]
+
+
+def field_text(name: str, value: Any) -> str:
+    """Return what an argument contributes to a key.
+
+    Raises:
+        InvalidKey: Not a str, an int, a UUID or an enum of these; or empty.
+    """
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, str) and value:
+        return str(value)
+    if isinstance(value, int | UUID) and not isinstance(value, bool):
+        return str(value)
+    raise InvalidKey(
+        f"{name} is a {type(value).__name__}: a key is made of str, int and UUID"
+    )

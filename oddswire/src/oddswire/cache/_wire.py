@@ -1,0 +1,224 @@
+"""The cache's own wire, on which the server says what has changed.
+
+Replies and messages of one connection come in the order in which the server made them,
+and everything here that changes what is held runs in the parser, in that order. So a
+value is never put into memory after the message that it has changed.
+
+The wire is tracked without NOLOOP: the server then tells us of our own writes too.
+(With it, evictions that our own commands cause would be silent: docs/decisions/0018.)
+A script that writes reads the key before and after, so exactly one message follows its
+reply; that one brings what we wrote into memory, every other one takes the key out.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from redis.exceptions import NoScriptError
+
+from oddswire.connection.calls import Named
+from oddswire.connection.packing import pack
+from oddswire.errors import (
+    ConnectionLost,
+    OddswireError,
+    Outcome,
+    ReadOnly,
+    Unavailable,
+)
+from oddswire.events import Disconnected, Event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from oddswire.client import Client
+    from oddswire.scripts import Script
+
+
+class Hook(Protocol):
+    """Called by the parser with a reply, or with the error that ended the call."""
+
+    def __call__(self, reply: Any, /, *, current: bool) -> None:
+        """Take it; `current`: nothing was dropped since the call was made."""
+
+
+class Listener(Protocol):
+    """Called by the parser with the name of a key that has changed."""
+
+    def __call__(self, name: bytes, expected: Any, /, *, own: bool) -> None:
+        """Take it; `own`: by our own write, with what was expected of it."""
+
+
+_LABEL = Named("cache")
+
+
+class TrackedWire:
+    """Sends the commands of the cache.
+
+    Args:
+        client: Whose server; the wire is another than its command wire.
+        timeout: Seconds for one call.
+
+    Attributes:
+        epoch: Changes whenever all that is held was dropped.
+        plain: The server refuses CLIENT TRACKING: the client's own wire is used, and
+            nothing may be held.
+        client: Who sends.
+    """
+
+    def __init__(self, client: Client, timeout: float) -> None:
+        self.epoch = 0
+        self.plain = False
+        self.timeout = timeout
+        self._base = client
+        self._listeners: list[tuple[bytes, Listener]] = []
+        self._on_drop: list[Callable[[], None]] = []
+        self._expected: dict[bytes, Any] = {}
+        self.client = client.tracked(self._on_push)
+        self._unsubscribe = client.events.subscribe(self._on_event, Disconnected)
+
+    @property
+    def run_id(self) -> str:
+        """Which server process answers; empty where it does not tell."""
+        greeting = self.client._link.greeting  # noqa: SLF001 - one library
+        return greeting.run_id if greeting is not None else ""
+
+    # --- listening
+
+    def listen(self, prefix: bytes, listener: Listener) -> None:
+        """Have the changes of keys with a prefix told to `listener`."""
+        self._listeners.append((prefix, listener))
+
+    def on_drop(self, handler: Callable[[], None]) -> None:
+        """Have `handler` called when all that is held is void."""
+        self._on_drop.append(handler)
+
+    def expect(self, name: bytes, what: Any) -> None:
+        """From a hook: our own write of that key will be told next."""
+        self._expected[name] = what
+
+    def drop(self) -> None:
+        """Make void all that is held."""
+        self.epoch += 1
+        self._expected.clear()
+        for handler in self._on_drop:
+            handler()
+
+    def _on_event(self, event: Event) -> None:
+        if event.wire == "tracked":
+            self.drop()
+
+    def _on_push(self, message: list[Any]) -> None:
+        if message[0] != b"invalidate":
+            return
+        names = message[1]
+        if names is None:  # flushed
+            self.drop()
+            return
+        for name in names:
+            own = name in self._expected
+            expected = self._expected.pop(name, None)
+            for prefix, listener in self._listeners:
+                if name.startswith(prefix):
+                    listener(name, expected, own=own)
+
+    # --- sending
+
+    async def script(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        hook: Hook | None = None,
+        *,
+        repeatable: bool = False,
+    ) -> Any:
+        """Run a script and return its reply; see `call`."""
+        rest = (str(len(keys)), *keys, *args)
+        try:
+            return await self.call(
+                ("EVALSHA", script.sha, *rest), hook, repeatable=repeatable
+            )
+        except NoScriptError:
+            return await self.call(
+                ("EVAL", script.source, *rest), hook, repeatable=repeatable
+            )
+
+    async def call(
+        self,
+        args: tuple[Any, ...],
+        hook: Hook | None = None,
+        *,
+        repeatable: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """Send a command and return its reply.
+
+        Args:
+            args: The command.
+            hook: Called in the parser, also if the caller gave up.
+            repeatable: May be sent again after a lost connection.
+            timeout: Seconds; default: the cache's.
+
+        Raises:
+            OddswireError: No reply, or the server refused. The hook was told.
+        """
+        data = pack(args)
+        deadline = monotonic() + (self.timeout if timeout is None else timeout)
+        while True:
+            try:
+                return await self._send(data, deadline, hook)
+            except (ConnectionLost, Unavailable, ReadOnly) as error:
+                if _no_tracking(error):
+                    if not self.plain:
+                        await self.go_plain()
+                    continue
+                safe = repeatable or error.outcome is Outcome.NOT_SENT
+                if not safe or isinstance(error, Unavailable):
+                    raise
+                if monotonic() >= deadline:
+                    raise
+                repeatable = False
+
+    async def _send(self, data: bytes, deadline: float, hook: Hook | None) -> Any:
+        # If there is no wire now, this is the epoch of the next one; if that is lost
+        # too before the call is sent, its reply is not of this epoch, and not held.
+        epoch = self.epoch
+
+        def on_reply(reply: Any) -> None:
+            # The message of an own write follows its reply directly, or never.
+            self._expected.clear()
+            if hook is not None:
+                hook(reply, current=epoch == self.epoch and not self.plain)
+
+        sent = monotonic()
+        reply = await self.client.send_once(
+            data, deadline, _LABEL, raw=True, on_reply=on_reply
+        )
+        if isinstance(reply, Exception):
+            if isinstance(reply, ReadOnly):
+                self.client.demoted(sent)
+            raise reply
+        return reply
+
+    async def go_plain(self) -> None:
+        """Do without tracking from now on."""
+        self.plain = True
+        refused, self.client = self.client, self._base
+        self.drop()
+        await refused.aclose()
+
+    async def aclose(self) -> None:
+        """Close the wire; what is held is void."""
+        self._unsubscribe()
+        self.drop()
+        if not self.plain:
+            await self.client.aclose()
+
+
+def _no_tracking(error: OddswireError) -> bool:
+    return (
+        isinstance(error, Unavailable)
+        and error.outcome is Outcome.REJECTED
+        and "CLIENT TRACKING" in str(error)
+    )

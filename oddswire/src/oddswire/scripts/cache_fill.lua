@@ -1,0 +1,24 @@
+-- Store what was loaded, if the caller still has the right to.
+-- KEYS: 1 entry, 2 load lease (one slot).
+-- ARGV: 1 token, 2 record, 3 its life in milliseconds, 4 its version (8 bytes) or "".
+-- Returns 1: stored; 0: the lease was voided or taken, nothing changed; -1: the stored
+--   entry has a newer version and stays, the lease is given back.
+-- Cost: O(size of the record).
+redis.call('EXISTS', KEYS[1], KEYS[2])
+local holder = redis.pcall('GET', KEYS[2])
+if type(holder) ~= 'string' or string.sub(holder, 1, #ARGV[1]) ~= ARGV[1] then
+  return 0
+end
+if ARGV[4] ~= '' then
+  local head = redis.pcall('GETRANGE', KEYS[1], 0, 9)
+  if type(head) == 'string' and #head == 10 and string.byte(head) == 193
+    and string.sub(head, 3) > ARGV[4] then
+    redis.call('UNLINK', KEYS[2])
+    return -1
+  end
+end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+redis.call('UNLINK', KEYS[2])
+-- A SET alone does not register the key with the tracked wire, a read does.
+redis.call('EXISTS', KEYS[1])
+return 1

@@ -1,0 +1,27 @@
+-- Look for an entry and, where there is none, take the right to load it.
+-- KEYS: 1 entry, 2 load lease (one slot).
+-- ARGV: 1 token of the caller, 2 lease in milliseconds, 3 beginning of a record that the
+--   caller has judged useless, 4 "1" if there is such a record, 5 beginning of a holder
+--   that may be robbed (a dead one), or "".
+-- Returns the record; or {holder}: another loads; or 1: the caller holds the lease
+--   already; or 2: it was taken now.
+-- Cost: O(size of the record). The keys are read first, so that the tracked wire gets
+--   exactly one echo of what is written.
+redis.call('EXISTS', KEYS[1], KEYS[2])
+local value = redis.pcall('GET', KEYS[1])
+if type(value) == 'string'
+  and not (ARGV[4] == '1' and string.sub(value, 1, #ARGV[3]) == ARGV[3]) then
+  return value
+end
+local holder = redis.pcall('GET', KEYS[2])
+if type(holder) == 'string' then
+  if string.sub(holder, 1, #ARGV[1]) == ARGV[1] then
+    return 1
+  end
+  if ARGV[5] == '' or string.sub(holder, 1, #ARGV[5]) ~= ARGV[5] then
+    return {holder}
+  end
+end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+redis.call('EXISTS', KEYS[2])
+return 2

@@ -1,0 +1,17 @@
+-- Store a value that the caller brings; loads that run are voided.
+-- KEYS: 1 entry, 2 load lease (one slot).
+-- ARGV: 1 record, 2 its life in milliseconds, 3 its version (8 bytes) or "".
+-- Returns 1: stored; 0: the stored entry has a newer version, nothing changed.
+-- Cost: O(size of the record).
+redis.call('EXISTS', KEYS[1], KEYS[2])
+if ARGV[3] ~= '' then
+  local head = redis.pcall('GETRANGE', KEYS[1], 0, 9)
+  if type(head) == 'string' and #head == 10 and string.byte(head) == 193
+    and string.sub(head, 3) > ARGV[3] then
+    return 0
+  end
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('UNLINK', KEYS[2])
+redis.call('EXISTS', KEYS[1])
+return 1

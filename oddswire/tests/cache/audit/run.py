@@ -1,0 +1,179 @@
+"""``make audit``: readers, writers and faults in several processes, for stale reads.
+
+Ours first, then cashews, aiocache and dogpile.cache under the same faults. The same
+audit of ours alone, in short, is a test.
+"""
+
+# ruff: noqa: T201 - a command talks
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import signal
+import sys
+import tempfile
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from time import monotonic
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from judge import Verdict, judge
+
+from oddswire.embedded import EmbeddedServer
+from oddswire.testing import FaultProxy, frozen
+
+PROCESSES = 3
+# Two seconds are promised; the rest is for a machine that is busy with the audit.
+BOUND = 2.5
+
+
+class Audit:
+    """One run for one library."""
+
+    def __init__(self, name: str, folder: Path, seed: int) -> None:
+        self._name = name
+        self._folder = folder
+        self._rng = random.Random(seed)
+        self._started = 0
+        self._workers: list[asyncio.subprocess.Process] = []
+        self.faults: dict[str, int] = {}
+
+    async def run(self, seconds: float) -> Verdict:
+        """Let it run with a fault every other second, and judge."""
+        async with AsyncExitStack() as stack:
+            self._server = await stack.enter_async_context(EmbeddedServer())
+            self._truth = await stack.enter_async_context(EmbeddedServer())
+            self._proxies = [
+                await stack.enter_async_context(FaultProxy(self._server.url))
+                for _ in range(PROCESSES)
+            ]
+            self._workers = [await self._start(at) for at in range(PROCESSES)]
+            end = monotonic() + seconds
+            try:
+                while monotonic() < end:
+                    await asyncio.sleep(0.3 + self._rng.random())
+                    await self._fault()
+            finally:
+                for worker in self._workers:
+                    with suppress(ProcessLookupError):
+                        worker.kill()
+                    await worker.wait()
+        return judge(self._lines(), BOUND)
+
+    async def _start(self, at: int) -> asyncio.subprocess.Process:
+        self._started += 1
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(Path(__file__).parent / "worker.py"),
+            self._name,
+            self._proxies[at].url,
+            self._truth.url,
+            str(self._folder / f"{self._started}.jsonl"),
+            str(self._started),
+            # What peers print of their broken connections is theirs.
+            stderr=None if self._name == "oddswire" else asyncio.subprocess.DEVNULL,
+        )
+
+    async def _fault(self) -> None:
+        at = self._rng.randrange(PROCESSES)
+        proxy, worker = self._proxies[at], self._workers[at]
+        fault = self._rng.choice(
+            ["half-open", "deaf", "cut", "late", "stop", "kill", "flush", "freeze",
+             "restart"]
+        )  # fmt: skip
+        self.faults[fault] = self.faults.get(fault, 0) + 1
+        pause = 0.5 + self._rng.random() * 3.5
+        if fault == "half-open":
+            proxy.blackhole()
+            await asyncio.sleep(pause)
+            proxy.heal()
+            proxy.reset()
+        elif fault == "deaf":
+            proxy.down.blackhole = True
+            await asyncio.sleep(pause)
+            proxy.heal()
+            proxy.reset()
+        elif fault == "cut":
+            proxy.reset()
+        elif fault == "late":
+            proxy.down.latency = 0.05
+            await asyncio.sleep(pause / 2)
+            proxy.heal()
+        elif fault == "stop":
+            worker.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(pause)
+            worker.send_signal(signal.SIGCONT)
+        elif fault == "kill":
+            worker.kill()
+            await worker.wait()
+            self._workers[at] = await self._start(at)
+        elif fault == "flush":
+            await self._flush()
+        elif fault == "freeze":
+            with frozen(self._server):
+                await asyncio.sleep(pause / 2)
+        else:
+            self._server.kill()
+            await self._server.wait_exit()
+            await self._server.restart()
+
+    async def _flush(self) -> None:
+        from oddswire import Client
+
+        async with Client.from_url(self._server.url) as client:
+            await client.flushdb()
+
+    def _lines(self) -> list[tuple[str, list[object]]]:
+        found = []
+        for file in sorted(self._folder.glob("*.jsonl")):
+            for line in file.read_text(encoding="utf-8").splitlines():
+                with suppress(ValueError):  # the last one of a killed process
+                    found.append((file.stem, json.loads(line)))
+        return found
+
+
+async def audit(name: str, seconds: float, seed: int = 1) -> tuple[Verdict, Audit]:
+    """Audit one library."""
+    with tempfile.TemporaryDirectory(prefix="audit-") as folder:
+        run = Audit(name, Path(folder), seed)
+        return await run.run(seconds), run
+
+
+def main() -> int:
+    """Audit everybody; 1 if ours served what it must not."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--peer-seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--only", choices=["oddswire", "cashews", "aiocache", "dogpile"]
+    )
+    options = parser.parse_args()
+    names = [options.only] if options.only else [
+        "oddswire", "cashews", "aiocache", "dogpile"
+    ]  # fmt: skip
+    failed = False
+    for name in names:
+        seconds = options.seconds
+        if name != "oddswire":
+            seconds = min(seconds, options.peer_seconds)
+        verdict, run = asyncio.run(audit(name, seconds, options.seed))
+        print(
+            f"{name}: {seconds:g} s, {verdict.reads} reads, {verdict.writes} "
+            f"invalidations, {sum(run.faults.values())} faults; older than an own "
+            f"invalidation: {verdict.own}; older than another's by more than "
+            f"{BOUND:g} s: {verdict.others}; latest: {verdict.worst:.2f} s; "
+            f"reads that raised: {sum(verdict.errors.values())}"
+        )
+        for line in verdict.first:
+            print(f"  {line}")
+        failed |= name == "oddswire" and bool(verdict.own or verdict.others)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,281 @@
+"""Many keys, the decorator, warming, the composition: K5."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+
+import pytest
+
+import oddswire
+from oddswire import Client, EmbeddedServer
+from oddswire.cache import Namespace
+from oddswire.errors import InvalidKey, SettingsError
+
+from .conftest import Loader, Market, until
+
+pytestmark = pytest.mark.requirement("K5")
+
+
+async def sent(cache):
+    """Count the commands that the server has taken from everybody."""
+    info = await cache.client.info("stats")
+    return info["total_commands_processed"]
+
+
+@pytest.mark.basic
+async def test_many_values_cost_one_trip(own_fleet):
+    """`get_many` asks once for what memory lacks, and returns what there is."""
+    a, b = await own_fleet.cache(), await own_fleet.cache()
+    await a.set_many({f"m:{n}": n for n in range(50)}, tags=("t",))
+    await own_fleet.believed(b)
+    assert await b.get("m:0") == 0
+    async with Client.from_url(own_fleet.url) as client:
+        before = (
+            (await client.info("commandstats"))["cmdstat_mget"]["calls"]
+            if ("cmdstat_mget" in await client.info("commandstats"))
+            else 0
+        )
+        got = await b.get_many([f"m:{n}" for n in range(60)])
+        stats = await client.info("commandstats")
+    assert got == {f"m:{n}": n for n in range(50)}
+    assert stats["cmdstat_mget"]["calls"] - before == 1
+    assert b.stats("m").misses == 10
+    assert b.stats("m").l1_hits >= 1
+
+
+@pytest.mark.basic
+async def test_many_values_are_loaded_by_one_call(fleet):
+    """What is missing is loaded by one call, stored, and fenced by key."""
+    a, b = await fleet.cache(), await fleet.cache()
+    calls = []
+
+    async def load(keys):
+        calls.append(sorted(keys))
+        return {key: key.upper() for key in keys if key != "m:3"}
+
+    await a.set("m:1", "here")
+    keys = [f"m:{n}" for n in range(100)]
+    got = await a.get_or_set_many(keys, load, tags=lambda key: (f"tag-{key}",))
+    assert len(calls) == 1
+    assert len(calls[0]) == 99
+    assert (got["m:0"], got["m:1"], got["m:3"]) == ("M:0", "here", None)
+    assert list(got) == keys
+    assert await b.get_or_set_many(keys, load) == got
+    assert len(calls) == 1
+    await b.invalidate_tags("tag-m:7")
+    await b.get_or_set_many(keys, load)
+    assert calls[1:] == [["m:7"]]
+
+
+@pytest.mark.advanced
+async def test_batches_of_two_processes_load_each_key_once(fleet):
+    """Overlapping batches: each key is loaded by one process."""
+    a, b = await fleet.cache(), await fleet.cache()
+    loaded = []
+
+    async def load(keys):
+        loaded.extend(keys)
+        await asyncio.sleep(0.02)
+        return dict.fromkeys(keys, "value")
+
+    first, second = [f"m:{n}" for n in range(30)], [f"m:{n}" for n in range(15, 45)]
+    await asyncio.gather(
+        a.get_or_set_many(first, load), b.get_or_set_many(second, load)
+    )
+    assert sorted(loaded) == sorted({*first, *second})
+
+
+@pytest.mark.errors
+async def test_batch_that_fails_fails_for_its_callers_only(fleet):
+    """A batch loader's error is raised; the keys can be loaded afterwards."""
+    a = await fleet.cache()
+
+    async def fails(keys):
+        raise OSError("down")
+
+    with pytest.raises(OSError, match="down"):
+        await a.get_or_set_many(["m:1", "m:2"], fails)
+
+    async def load(keys):
+        return dict.fromkeys(keys, "value")
+
+    async with asyncio.timeout(2):
+        assert await a.get_or_set_many(["m:1"], load) == {"m:1": "value"}
+
+
+@pytest.mark.basic
+async def test_batched_gathers_what_is_asked_for_together(fleet):
+    """Calls of one turn of the loop become one call of the batch loader."""
+    a = await fleet.cache()
+    calls = []
+
+    async def fetch(ids):
+        calls.append(sorted(ids))
+        return {each: f"market {each}" for each in ids}
+
+    market = a.batched(fetch, key="m:{id}", tags=("tag:{id}",))
+    got = await asyncio.gather(*(market(n % 5) for n in range(20)))
+    assert got == [f"market {n % 5}" for n in range(20)]
+    assert calls == [[0, 1, 2, 3, 4]]
+    await a.invalidate_tags("tag:3")
+    assert await market(3) == "market 3"
+    assert calls[1:] == [[3]]
+    with pytest.raises(InvalidKey, match="one field"):
+        a.batched(fetch, key="m:x")
+
+
+@pytest.mark.basic
+async def test_a_decorated_function_is_called_once(fleet):
+    """A decorated function returns what it returned, with its own type."""
+    a, b = await fleet.cache(), await fleet.cache()
+    calls = []
+
+    def decorate(cache):
+        @cache.cached(ttl=30, key="m:{market_id}:{book}", tags=("m:{market_id}",))
+        async def fetch(market_id: int, *, book: bool = False) -> Market:
+            """Fetch it."""
+            calls.append(market_id)
+            return Market(market_id, "?" if book else "!")
+
+        return fetch
+
+    def decorate_plain(cache):
+        @cache.cached(ttl=30, key="m:{market_id}", tags=("m:{market_id}",))
+        async def fetch(market_id: int, note: str = "x") -> Market:
+            """Fetch it."""
+            calls.append(market_id)
+            return Market(market_id)
+
+        return fetch
+
+    with pytest.raises(InvalidKey, match="bool"):
+        await decorate(a)(1)
+    one, two = decorate_plain(a), decorate_plain(b)
+    assert await one(7) == await two(market_id=7) == await one(7, "y") == Market(7)
+    assert calls == [7]
+    assert inspect.signature(one) == inspect.signature(one.__wrapped__)
+    assert one.__doc__ == "Fetch it."
+    assert one.key(7) == "m:7"
+    await fleet.believed(a)
+    assert one.peek(7) == Market(7)
+    assert await two.invalidate(7)
+    await until(lambda: one.peek(7) is None)
+    await one.prime(Market(7, "primed"), 7)
+    assert await two(7) == Market(7, "primed")
+    assert await two.refresh(7) == Market(7)
+    assert await two(7) == Market(7)
+    await one(8)
+    await a.invalidate_tags("m:7")
+    await two(7)
+    await two(8)
+    assert calls == [7, 7, 8, 7]
+
+
+@pytest.mark.advanced
+async def test_a_decorated_method_is_cached_too(fleet):
+    """On a class it is a method, with the same extras."""
+    a = await fleet.cache()
+
+    class Source:
+        calls = 0
+
+        @a.cached(key="m:{number}")
+        async def fetch(self, number: int) -> int:
+            self.calls += 1
+            return number * 2
+
+    source = Source()
+    assert await source.fetch(4) == await source.fetch(number=4) == 8
+    assert source.calls == 1
+    assert await source.fetch.invalidate(4)
+    assert await source.fetch(4) == 8
+    assert source.calls == 2
+
+
+@pytest.mark.errors
+async def test_arguments_never_share_a_key(fleet):
+    """Whatever texts the arguments are, two calls that differ have two keys."""
+    a = await fleet.cache()
+
+    @a.cached(key="m:{x}:{y}")
+    async def pair(x: str, y: str) -> str:
+        return f"{x}|{y}"
+
+    assert await pair("1:2", "3") == "1:2|3"
+    assert await pair("1", "2:3") == "1|2:3"
+    assert await pair("1%3A2", "3") == "1%3A2|3"
+    for wrong in (None, 1.5, True, "", b"x"):
+        with pytest.raises(InvalidKey):
+            await pair("1", wrong)
+    with pytest.raises(TypeError, match="y"):
+        await pair("1")
+
+
+@pytest.mark.errors
+async def test_wrong_decorations_fail_at_once(fleet):
+    """A template that does not fit is an error where it is written."""
+    a = await fleet.cache()
+
+    async def fetch(market_id: int, *rest: int) -> int:
+        return market_id
+
+    for key in (
+        "m:{nothing}",
+        "m:{market_id!r}",
+        "m:{market_id:>5}",
+        "{market_id}",
+        "m:{rest}",
+    ):
+        with pytest.raises(InvalidKey):
+            a.cached(key=key)(fetch)
+    with pytest.raises(SettingsError):
+        a.cached(key="m:{market_id}", ttl=0)
+
+
+@pytest.mark.basic
+async def test_warming_loads_what_is_missing(fleet):
+    """Warming loads what is not there, once in the fleet, and reports failures."""
+    a, b = await fleet.cache(), await fleet.cache()
+    loads = []
+
+    def loader(number):
+        async def load():
+            loads.append(number)
+            if number == 5:
+                raise OSError("down")
+            return number
+
+        return load
+
+    await a.set("m:1", 1)
+    items = [(f"m:{n}", loader(n)) for n in range(10)]
+    report = await a.warm(items, concurrency=3, ttl=60)
+    again = await b.warm([item for item in items if item[0] != "m:5"])
+    assert report.present == 9
+    assert {key: str(error) for key, error in report.failed.items()} == {"m:5": "down"}
+    assert again.present == 9
+    assert sorted(loads) == [0, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("K6")
+async def test_the_wire_has_a_cache_on_a_server_of_its_own():
+    """`Wire.cache` uses `cache_url`, and leaves nothing on the other server."""
+    async with EmbeddedServer() as main, EmbeddedServer() as other:
+        async with oddswire.connect(
+            url=main.url,
+            cache_url=other.url,
+            side_timeout=5.0,
+            namespaces=[Namespace(name="m", type=Market, ttl=7)],
+        ) as wire:
+            await wire.cache.set("m:1", Market(1))
+            assert await wire.cache.get("m:1") == Market(1)
+            assert 6 <= (await wire.cache.get_entry("m:1")).ttl <= 7
+            assert await wire.client.dbsize() == 0
+            async with Client.from_url(other.url) as client:
+                assert await client.dbsize() >= 3
+        async with oddswire.connect(url=main.url, side_timeout=5.0) as wire:
+            load = Loader("value")
+            assert await wire.cache.get_or_set("m:1", load) == "value"
+            assert await wire.client.dbsize() >= 3

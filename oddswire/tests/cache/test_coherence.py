@@ -1,0 +1,307 @@
+"""What memory may be believed: K2, under every fault; KG2, KG3, KG6."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+
+import pytest
+
+from oddswire import Client, EmbeddedServer
+from oddswire.cache import Cache
+from oddswire.clock import ManualClock
+from oddswire.errors import AuthFailed, OddswireError, OutOfMemory
+from oddswire.testing import FaultProxy, frozen
+
+from .conftest import Loader, until
+
+pytestmark = pytest.mark.requirement("K2")
+
+
+@pytest.mark.advanced
+@pytest.mark.parametrize("pressure", ["none", "tracking table", "memory"])
+async def test_own_and_foreign_writes_under_pressure(pressure):
+    """2.1: three caches, random writes: memory never has less than was acknowledged.
+
+    With NOLOOP, evictions of the tracking table or of memory are silent and thousands
+    of entries stay old for ever.
+    """
+    args = ["--tracking-table-max-keys", "100"] if pressure == "tracking table" else []
+    async with EmbeddedServer(args=args) as server, Client.from_url(server.url) as base:
+        clients = [Client.from_url(server.url) for _ in range(3)]
+        caches = [await Cache(client, timeout=10.0).__aenter__() for client in clients]
+        for cache in caches:
+            assert await cache._lease.wait(5.0)
+        if pressure == "memory":
+            used = (await base.info("memory"))["used_memory"]
+            await base.config_set("maxmemory-policy", "allkeys-lfu")
+            await base.config_set("maxmemory", used + 450_000)
+        try:
+            evicted = await _stress(caches, random.Random(1))
+        finally:
+            for cache, client in zip(caches, clients, strict=True):
+                await cache.__aexit__(None, None, None)
+                await client.aclose()
+        if pressure == "memory":
+            assert (await base.info("stats"))["evicted_keys"] > 0
+    assert evicted == 0
+
+
+async def _stress(caches, rng, keys=400, rounds=40):
+    """Write, read, cancel at random; count what memory has older than acknowledged."""
+    floor = dict.fromkeys(range(keys), -1)
+    version = 0
+    old = 0
+    for _ in range(rounds):
+
+        async def write(cache, number, value):
+            padding = "x" * rng.choice([10, 800])
+            task = asyncio.get_running_loop().create_task(
+                cache.set(f"m:{number}", [value, padding])
+                if rng.random() < 0.7
+                else cache.delete(f"m:{number}")
+            )
+            if rng.random() < 0.2:
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+                return
+            with suppress(OutOfMemory):  # a write that is too large for what is free
+                await task
+                floor[number] = value
+
+        jobs = []
+        for number in rng.sample(range(keys), 40):
+            version += 1
+            jobs.append(write(caches[number % 3], number, version))
+        jobs += [
+            cache.get(f"m:{rng.randrange(keys)}") for cache in caches for _ in range(60)
+        ]
+        for result in await asyncio.gather(*jobs, return_exceptions=True):
+            assert result is None or isinstance(result, list | OutOfMemory), result
+        # What was acknowledged above was told before this is answered.
+        for cache in caches:
+            await cache._wire.call(("PING",))
+            for number, least in floor.items():
+                item = cache._items.get(f"m:{number}")
+                if item is not None and item.lives() and item.value[0] < least:
+                    old += 1
+    return old
+
+
+@pytest.mark.advanced
+async def test_flush_drops_everything_held(own_fleet):
+    """FLUSHDB by anybody empties every memory: nothing deleted is served."""
+    a, b = await own_fleet.cache(), await own_fleet.cache()
+    await a.set("m:1", 1, tags=("t",))
+    assert await b.get("m:1") == 1
+    await own_fleet.believed(a, b)
+    await a.client.flushdb()
+    await until(lambda: a.peek("m:1") is None and b.peek("m:1") is None)
+    assert await b.get("m:1") is None
+    assert b.stats().generations == 1
+    assert await b.get_or_set("m:1", Loader("again")) == "again"
+
+
+@pytest.mark.errors
+async def test_lost_wire_drops_everything_held(fleet):
+    """A connection that ends, by whatever cause, ends the belief in memory at once."""
+    a, b = await fleet.cache(), await fleet.cache()
+    await a.set_many({"m:1": 1, "m:2": 1})
+    await until(lambda: a.peek("m:1") == a.peek("m:2") == 1)
+    number = await a._wire.call(("CLIENT", "ID"))
+    await b.client.client_kill_filter(_id=number)
+    await until(lambda: a.stats().generations == 1)
+    assert a.peek("m:1") is None
+    await b.set_many({"m:1": 2, "m:2": 2})
+    assert await a.get("m:1") == 2
+    await fleet.believed(a)
+    assert a.peek("m:1") == 2
+    # The new wire never read this one, so nobody told us; the nonces are the same.
+    assert a.peek("m:2") is None
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("fault", ["both", "to us", "frozen server"])
+async def test_half_open_link_ends_the_belief_in_time(own_fleet, fault):
+    """KG3: cut off without knowing it, a process believes its memory 2 s at most."""
+    server = own_fleet.server
+    length = 0.6
+    async with FaultProxy(server.url) as proxy:
+        a = await own_fleet.cache(
+            url=proxy.url, coherence=length, heartbeat=0.1, timeout=0.2
+        )
+        b = await own_fleet.cache()
+        await b.set("m:1", "old")
+        assert await a.get("m:1") == "old"
+        await own_fleet.believed(a)
+        loop = asyncio.get_running_loop()
+        if fault == "frozen server":
+            with frozen(server):
+                cut = loop.time()
+                await _until_disbelieved(a)
+                assert loop.time() - cut <= length + 0.3
+            return
+        if fault == "both":
+            proxy.blackhole()
+        else:
+            proxy.down.blackhole = True
+        cut = loop.time()
+        await b.set("m:1", "new")
+        await _until_disbelieved(a)
+        assert loop.time() - cut <= length + 0.3
+        with pytest.raises(OddswireError):
+            await a.get("m:1")
+        proxy.heal()
+        proxy.reset()
+
+        # It comes back by itself, and then reads what is there now.
+        a._wire.timeout = 10.0
+        assert await a.get("m:1") == "new"
+
+
+async def _until_disbelieved(cache):
+    await until(lambda: cache.peek("m:1") is None)
+
+
+@pytest.mark.advanced
+async def test_suspended_machine_does_not_believe_its_memory(fleet):
+    """2.13: a lease ends by a clock that goes on while the machine is suspended."""
+    clock = ManualClock()
+    a = await fleet.cache(clock=clock)
+    await a.set("m:1", 1)
+    await a._lease.beat()
+    assert a.peek("m:1") == 1
+    clock.suspend(1.9)
+    assert a.peek("m:1") == 1
+    clock.suspend(0.2)
+    assert a.peek("m:1") is None
+    await a._lease.beat()
+    assert a.peek("m:1") == 1  # the wire is whole, so nothing was missed
+
+
+@pytest.mark.errors
+async def test_a_primary_without_its_replica_acknowledges_nothing(own_fleet):
+    """2.11: what is believed is proven by a write, which a deposed primary refuses."""
+    a = await own_fleet.cache()
+    await a.set("m:1", 1)
+    await own_fleet.believed(a)
+    until_before = a._lease.until
+    await a.client.config_set("min-replicas-to-write", "1")
+    with pytest.raises(OddswireError):
+        await a._lease.beat()
+    assert a._lease.until == until_before
+
+
+@pytest.mark.errors
+async def test_a_demoted_server_ends_the_belief(own_fleet):
+    """A primary that became a replica is left, and memory with it."""
+    a = await own_fleet.cache()
+    await a.set("m:1", 1)
+    await own_fleet.believed(a)
+    async with EmbeddedServer() as other:
+        await a.client.replicaof("127.0.0.1", other.port)
+        with pytest.raises(OddswireError):
+            await a._lease.beat()
+        assert a.peek("m:1") is None
+        await a.client.replicaof("NO", "ONE")
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("C14")
+async def test_idle_cache_sends_nothing(own_fleet):
+    """Nothing read, nothing sent: the heartbeat stops when memory is not read."""
+    a = await own_fleet.cache(heartbeat=0.05, coherence=0.2)
+    await a.set("m:1", 1)
+    await own_fleet.believed(a)
+
+    async def commands():
+        stats = await a.client.info("commandstats")
+        return sum(each["calls"] for each in stats.values())
+
+    # It has stopped once two looks, several heartbeats apart, see only themselves.
+    async with asyncio.timeout(10):
+        while True:
+            before = await commands()
+            await a._clock.sleep(0.3)
+            if await commands() - before == 1:
+                break
+    assert a.peek("m:1") is None
+    assert await a.get("m:1") == 1
+    await own_fleet.believed(a)
+    assert a.peek("m:1") == 1
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("C14")
+async def test_where_tracking_is_forbidden_memory_is_off(own_fleet):
+    """A server that refuses CLIENT TRACKING and CONFIG: one tier, the rest as usual."""
+    async with Client.from_url(own_fleet.url) as admin:
+        await admin.execute_command(
+            "ACL",
+            "SETUSER",
+            "hosted",
+            "on",
+            ">secret",
+            "~*",
+            "&*",
+            "+@all",
+            "-config",
+            "-client|tracking",
+        )
+    url = f"redis://hosted:secret@127.0.0.1:{own_fleet.server.port}"
+    a = await own_fleet.cache(url=url)
+    b = await own_fleet.cache(url=url)
+    load = Loader("value")
+    got = await asyncio.gather(
+        *(each.get_or_set("m:1", load, tags=("t",)) for each in (a, b) * 20)
+    )
+    assert got == ["value"] * 40
+    assert load.calls == 1
+    assert a.stats().coherence == "off"
+    assert a.peek("m:1") is None
+    await b.invalidate_tags("t")
+    assert await a.get("m:1") is None
+    await b.set("m:1", 2)
+    assert await a.get("m:1") == 2
+    await a.clear("m")
+    assert await b.get("m:1") is None
+
+
+@pytest.mark.errors
+async def test_wrong_credentials_are_no_outage(own_fleet):
+    """A refused password is an error at once, not a cache that does without Redis."""
+    url = f"redis://hosted:wrong@127.0.0.1:{own_fleet.server.port}"
+    with pytest.raises(AuthFailed, match="password"):
+        await own_fleet.cache(url=url)
+
+
+@pytest.mark.errors
+async def test_a_server_that_does_not_tell_is_not_believed(own_fleet, monkeypatch):
+    """The test at the start: where messages do not come, memory is off."""
+    a_client = Client.from_url(own_fleet.url)
+    monkeypatch.setattr(
+        "oddswire.cache._wire.TrackedWire._on_push", lambda self, message: None
+    )
+    async with a_client, Cache(a_client, prefix="own:", timeout=5.0) as a:
+        await a.set("m:1", 1)
+        assert await a.get("m:1") == 1
+        assert a.stats().coherence == "off"
+        assert a.peek("m:1") is None
+
+
+@pytest.mark.advanced
+async def test_memory_of_the_wire_is_told_apart_from_late_replies(fleet):
+    """A reply of a wire that was lost meanwhile is returned, and not held."""
+    a = await fleet.cache()
+    await a.set("m:1", 1)
+    await a._lease.beat()
+    place = a._spaces.place("m:1")
+    fetch = asyncio.get_running_loop().create_task(a._shared.fetch(place, object))
+    await asyncio.sleep(0)
+    a._wire.drop()
+    a._memory.drop("m:1")
+    await fetch
+    assert "m:1" not in a._items

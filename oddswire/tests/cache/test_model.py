@@ -1,0 +1,172 @@
+"""Two caches on a real server against a model: any sequence of calls: K1, K2, K7."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from contextlib import AsyncExitStack
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from oddswire import Client
+from oddswire.cache import Cache
+from oddswire.clock import SystemClock
+
+from .conftest import until
+
+WHO = st.integers(0, 1)
+KEYS = st.sampled_from(["m:1", "m:2", "w:1"])
+TAGS = st.sets(st.sampled_from(["s", "t"])).map(tuple)
+
+
+class Machine(RuleBasedStateMachine):
+    """The model is what one process with a dict would have."""
+
+    server_url = ""
+
+    def __init__(self):
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.model = {}  # key: (value, tags, version)
+        self.floors = {}
+        self.number = 0
+        self.stack = AsyncExitStack()
+        self.runner.run(self.open())
+
+    async def open(self):
+        """Make two caches."""
+        prefix = f"test-{uuid.uuid4().hex[:12]}:"
+        self.caches = []
+        for _ in range(2):
+            # Wires are lost often here; the pauses before the next are not in point.
+            client = Client.from_url(
+                self.server_url,
+                reconnect_delay=0.001,
+                reconnect_cap=0.005,
+                reconnect_attempts=10_000,
+            )
+            self.stack.push_async_callback(client.aclose)
+            cache = Cache(client, prefix=prefix, timeout=10.0, clock=SystemClock())
+            self.caches.append(await self.stack.enter_async_context(cache))
+
+    async def told(self):
+        """Have each process read what the server has told it until now."""
+        for cache in self.caches:
+            await cache._wire.call(("PING",))
+
+    def teardown(self):
+        """Close them."""
+        self.runner.run(self.stack.aclose())
+        self.runner.close()
+
+    def do(self, work):
+        """Run a call, and let everybody hear of it."""
+
+        async def run():
+            result = await work
+            await self.told()
+            return result
+
+        return self.runner.run(run())
+
+    @rule(who=WHO, key=KEYS, tags=TAGS, version=st.none() | st.integers(1, 5))
+    def set(self, who, key, tags, version):
+        """Store."""
+        self.number += 1
+        cache = self.caches[who]
+        done = self.do(cache.set(key, self.number, tags=tags, version=version))
+        # A floor is there while the entry is, dead or not, or what deleting it left.
+        refused = version is not None and version < self.floors.get(key, 0)
+        assert done is not refused
+        if done:
+            self.model[key] = (self.number, tags)
+            self.floors[key] = version or 0
+
+    @rule(who=WHO, key=KEYS)
+    def get(self, who, key):
+        """Look up, and count."""
+        expected = self.model.get(key, (None,))[0]
+        before = self.caches[who].stats()
+        assert self.do(self.caches[who].get(key)) == expected
+        after = self.caches[who].stats()
+        hits = after.l1_hits + after.l2_hits - before.l1_hits - before.l2_hits
+        assert (hits, after.misses - before.misses) == (
+            (1, 0) if expected is not None else (0, 1)
+        )
+
+    @rule(who=WHO, key=KEYS, tags=TAGS)
+    def get_or_set(self, who, key, tags):
+        """Load where there is none."""
+        self.number += 1
+        value, calls = self.number, []
+
+        async def load():
+            calls.append(value)
+            return value
+
+        got = self.do(self.caches[who].get_or_set(key, load, tags=tags))
+        if key in self.model:
+            assert (got, calls) == (self.model[key][0], [])
+        else:
+            assert (got, calls) == (value, [value])
+            self.model[key] = (value, tags)
+            self.floors[key] = 0
+
+    @rule(who=WHO)
+    def get_many(self, who):
+        """Look all up."""
+        got = self.do(self.caches[who].get_many(["m:1", "m:2", "w:1"]))
+        assert got == {key: each[0] for key, each in self.model.items()}
+
+    @rule(who=WHO, key=KEYS)
+    def delete(self, who, key):
+        """Delete."""
+        self.do(self.caches[who].delete(key))
+        self.model.pop(key, None)
+
+    @rule(who=WHO, tag=st.sampled_from(["s", "t"]))
+    def invalidate(self, who, tag):
+        """Invalidate a tag."""
+        self.do(self.caches[who].invalidate_tags(tag))
+        self.model = {
+            key: each for key, each in self.model.items() if tag not in each[1]
+        }
+
+    @rule(who=WHO, name=st.sampled_from(["m", "w"]))
+    def clear(self, who, name):
+        """Clear a namespace."""
+        self.do(self.caches[who].clear(name))
+        self.model = {key: each for key, each in self.model.items() if key[0] != name}
+
+    @rule()
+    def flush(self):
+        """Flush the server."""
+        self.do(self.caches[0]._wire._base.flushdb())
+        self.model, self.floors = {}, {}
+
+    @rule(who=WHO)
+    def lose_the_wire(self, who):
+        """Kill a connection."""
+
+        async def kill():
+            cache = self.caches[who]
+            number = await cache._wire.call(("CLIENT", "ID"))
+            before = cache._wire.epoch
+            await cache._wire._base.client_kill_filter(_id=number)
+            await until(lambda: cache._wire.epoch != before)
+
+        self.do(kill())
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("K1", "K2", "K7")
+def test_any_sequence_of_calls_is_as_with_one_dict(server):
+    """Sets, loads, deletes, tags, clears, flushes and lost wires, by two processes."""
+    Machine.server_url = server.url
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(max_examples=20, stateful_step_count=25, deadline=None),
+    )

@@ -1,0 +1,69 @@
+"""The bytes of an entry: any are a record, what a delete left, or an error."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oddswire.cache._record import Record, version_bytes
+from oddswire.errors import CodecError
+
+U64 = st.integers(0, 2**64 - 1)
+U32 = st.integers(0, 2**32 - 1)
+EIGHT = st.binary(min_size=8, max_size=8)
+RECORDS = st.builds(
+    lambda times, **rest: Record(
+        fresh_until=min(times), usable_until=max(times), **rest
+    ),
+    st.tuples(U64, U64),
+    stored_at=U64,
+    namespace=EIGHT,
+    body=st.binary(max_size=100),
+    tags=st.lists(st.tuples(EIGHT, EIGHT), max_size=16).map(tuple),
+    version=U64,
+    cost=U32,
+    interval=U32,
+    refreshes=st.integers(0, 255),
+    changes=st.integers(0, 255),
+    content=EIGHT,
+)
+
+
+@pytest.mark.advanced
+@given(record=RECORDS)
+def test_a_record_comes_back_as_it_was(record):
+    """Every record reads back equal, and its version is where the scripts look."""
+    data = record.to_bytes()
+    assert Record.from_bytes(data) == record
+    assert data[2:10] == record.version.to_bytes(8, "big")
+
+
+@pytest.mark.errors
+@given(data=st.binary(max_size=200))
+def test_any_bytes_are_a_record_or_an_error(data):
+    """Bytes of anybody raise nothing but `CodecError`."""
+    try:
+        Record.from_bytes(data)
+    except CodecError as error:
+        assert error.reason in ("foreign", "damaged")  # noqa: PT017 - it need not raise
+
+
+@pytest.mark.errors
+@given(record=RECORDS, data=st.data())
+def test_a_flipped_bit_of_the_head_is_found(record, data):
+    """A change of any bit before the value is found, but in the time it is fresh."""
+    raw = bytearray(record.to_bytes())
+    end = len(raw) - len(record.body)
+    at = data.draw(st.integers(0, end - 1).filter(lambda at: not 10 <= at < 18))
+    raw[at] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(CodecError):
+        Record.from_bytes(bytes(raw))
+
+
+@pytest.mark.basic
+def test_versions_sort_as_bytes():
+    """The scripts compare versions as bytes: that is their order as numbers."""
+    numbers = [1, 2, 255, 256, 2**32, 2**63, 2**64 - 1]
+    assert sorted(numbers, key=version_bytes) == numbers
+    assert version_bytes(None) == b""
