@@ -6,7 +6,7 @@ STAMP := .venv/.ready
 PEERS := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.ready
 
-.PHONY: demo test check docs conformance dropin chaos audit bench lock clean
+.PHONY: demo test check docs conformance dropin chaos audit bench hour lock clean
 
 demo: $(STAMP)  ## recorded Polymarket order books become alerts, in this terminal
 	@$(BIN)/oddsbot demo
@@ -41,6 +41,9 @@ audit: $(PEERS_STAMP)  ## stale reads of the cache under faults, for SECONDS: ou
 
 bench: $(PEERS_STAMP)  ## every figure in the docs, peers beside; wants a quiet machine
 	@$(PEERS)/python benchmarks/run.py
+
+hour: $(STAMP)  ## a modelled hour of a bot, with the cache and without; 6 minutes
+	@$(BIN)/python benchmarks/hour.py
 
 lock: $(STAMP)  ## requirements.lock for .venv, requirements-peers.lock for .venv-peers
 	$(BIN)/python -m pip install --quiet uv

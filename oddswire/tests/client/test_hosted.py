@@ -20,6 +20,8 @@ from oddswire.events import (
     Ready,
     Reconnecting,
 )
+from oddswire.health import Status
+from oddswire.pubsub import Topic
 from oddswire.settings import Settings
 from oddswire.testing import FaultProxy
 
@@ -77,8 +79,7 @@ async def test_everything_but_the_management_works_without_rights_to_it(own, cap
     async with aredis.Redis.from_url(own.url, decode_responses=True) as admin:
         await admin.execute_command("ACL", "SETUSER", "app", *_LEAST.split())
         url = f"redis://app:secret@{own.host}:{own.port}"
-        async with connect(url=url) as wire:
-            client = wire.client
+        async with Client.from_url(url) as client:
             assert await client.set("app:k", "v", ex=60)
             assert await client.get("app:k") == b"v"
             pipe = client.pipeline()
@@ -106,6 +107,38 @@ async def test_everything_but_the_management_works_without_rights_to_it(own, cap
             assert await client.bounded(1.0).get("app:k") == b"v"
 
     assert [record.getMessage() for record in caplog.records] == []
+
+
+# What providers leave to their customers, and a server that forbids to track.
+_CUSTOMER = "on >secret ~* &* +@all -@admin -@dangerous -client|tracking"
+
+
+@pytest.mark.requirement("C14")
+@pytest.mark.integration
+async def test_a_whole_wire_works_where_config_and_tracking_are_forbidden(own):
+    """Sessions, cache, topics, limits, queue and locks do without management."""
+    topic = Topic("prices", int)
+    async with aredis.Redis.from_url(own.url, decode_responses=True) as admin:
+        await admin.execute_command("ACL", "SETUSER", "app", *_CUSTOMER.split())
+        url = f"redis://app:secret@{own.host}:{own.port}"
+        async with connect(url=url, queue=int, topics=[topic]) as wire:
+            for forbidden in (wire.client.config_get("maxmemory"), wire.client.info()):
+                with pytest.raises(NoPermission):
+                    await forbidden
+            await wire.sessions.update(
+                7, lambda session: session.metadata.update(a="b"), create=True
+            )
+            assert (await wire.sessions.get(7)).metadata == {"a": "b"}
+            assert await wire.cache.get_or_set("plain:k", lambda: 5) == 5
+            assert await wire.cache.get("plain:k") == 5
+            async with wire.pubsub.subscribe(topic) as events:
+                await wire.pubsub.publish(topic, 3)
+                assert (await anext(aiter(events))).value == 3
+            assert (await wire.limiter.hit("default", user=1)).allowed
+            await wire.queue.enqueue(1, 2)
+            async with wire.lock("settle", 5.0) as lock:
+                assert lock.fence > 0
+            assert (await wire.health.check()).status is Status.WARN
 
 
 @pytest.mark.requirement("C14")
@@ -283,10 +316,18 @@ async def test_a_server_that_sleeps_is_waited_for_and_found_awake(how):
         url = server.url if how == "is gone" else proxy.url
         async with connect(url=url, **_QUICK) as wire:
             client, events = wire.client, []
-            wire.events.subscribe(events.append)
             opened, back = asyncio.Event(), asyncio.Event()
-            wire.events.subscribe(lambda _: opened.set(), CircuitOpened)
-            wire.events.subscribe(lambda _: back.set(), Ready)
+
+            def note(event):
+                # The cache's wire goes through the same on its own.
+                if event.wire == "command":
+                    events.append(event)
+                    if isinstance(event, CircuitOpened):
+                        opened.set()
+                    if isinstance(event, Ready):
+                        back.set()
+
+            wire.events.subscribe(note)
             assert await client.incr("n") == 1
             await client.waitaof(1, 0, 5_000)
 

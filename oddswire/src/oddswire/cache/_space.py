@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
 from urllib.parse import unquote_to_bytes
 
 from oddswire import keys
@@ -65,8 +65,9 @@ class Space:
         """Return the codec of a type."""
         codec = self._codecs.get(kind)
         if codec is None:
+            # None is a value of every type: "there is none" is worth remembering.
             codec = self._codecs[kind] = Codec(
-                kind,
+                cast("Any", Optional[kind]),  # noqa: UP045 - known at run time only
                 compress_above=self._compress_above,
                 max_size=self.config.max_size,
             )

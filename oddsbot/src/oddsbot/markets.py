@@ -1,0 +1,255 @@
+"""`Markets`: what the bot asks of Polymarket's markets, through the cache."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from oddsbot.polymarket import (
+    GammaEvent,
+    GammaMarket,
+    NotFound,
+    OrderBook,
+    PricePoint,
+)
+from oddswire.cache import Namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from oddsbot.limits import Upstream
+    from oddsbot.polymarket import Clob, Gamma
+    from oddswire.cache import Cache
+
+
+class Price(msgspec.Struct, frozen=True):
+    """The top of one token's book.
+
+    Attributes:
+        bid: The highest price somebody pays, None when nobody does.
+        ask: The lowest price somebody sells at, None when nobody does.
+        at: When, in the market's time: Unix milliseconds.
+    """
+
+    bid: Decimal | None
+    ask: Decimal | None
+    at: int
+
+    @property
+    def middle(self) -> Decimal | None:
+        """Between both; None where one side is empty."""
+        if self.bid is None or self.ask is None:
+            return None
+        return (self.bid + self.ask) / 2
+
+
+class Volume(msgspec.Struct, frozen=True):
+    """Dollars traded: ever, and in the last 24 hours; None where Gamma says nothing."""
+
+    total: Decimal | None
+    day: Decimal | None
+
+
+class Liquidity(msgspec.Struct, frozen=True):
+    """Dollars that rest in the books of a market, None where Gamma says nothing."""
+
+    resting: Decimal | None
+
+
+_MINUTE = 60.0
+_HOUR = 3_600.0
+_DAY = 86_400.0
+
+NAMESPACES = (
+    Namespace(
+        name="market", type=GammaMarket, ttl=600.0, stale=_HOUR, negative_ttl=_MINUTE
+    ),
+    Namespace(name="slug", type=str, ttl=_DAY, stale=_DAY, negative_ttl=_MINUTE),
+    Namespace(
+        name="event", type=GammaEvent, ttl=600.0, stale=_HOUR, negative_ttl=_MINUTE
+    ),
+    Namespace(name="markets", type=tuple[GammaMarket, ...], ttl=600.0, stale=_HOUR),
+    Namespace(name="book", type=OrderBook, ttl=30.0, stale=120.0, negative_ttl=10.0),
+    Namespace(name="history", type=tuple[PricePoint, ...], ttl=_MINUTE, stale=600.0),
+)
+"""How long each is fresh, and how long it may serve when Polymarket does not answer.
+What is not there is remembered too, for less long."""
+
+
+class Ages(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds after which a part of an answer is asked for again.
+
+    One answer has several of these in it, so one request makes all of them fresh.
+
+    Attributes:
+        volume: Of a market.
+        liquidity: Of a market.
+        book: Of a token, where more than its top is wanted.
+    """
+
+    volume: float = 120.0
+    liquidity: float = 60.0
+    book: float = 5.0
+
+
+class Markets:
+    """Markets, prices, volumes, liquidity and books, each fresh for its own time.
+
+    A market carries the tag ``market:<condition id>``: a resolution makes it go at once
+    (`resolved`). Prices and books are of tokens and run out by themselves. Calls for
+    several markets or tokens within one turn of the loop become one request.
+
+    Every method raises what the cache and Polymarket raise (`OddswireError`,
+    `PolymarketError`), where nothing that may serve is there. "There is none" is None.
+
+    Args:
+        cache: With `NAMESPACES`.
+        gamma: Describes the markets.
+        clob: Has their books.
+        upstream: Keeps within Polymarket's limits.
+        ages: How old what may be.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        gamma: Gamma,
+        clob: Clob,
+        upstream: Upstream,
+        *,
+        ages: Ages | None = None,
+    ) -> None:
+        self._cache = cache
+        self._gamma = gamma
+        self._clob = clob
+        self._upstream = upstream
+        self._ages = ages or Ages()
+        self._market = cache.batched(
+            self._load_markets, key="market:{id}", tags=("market:{id}",)
+        )
+        self._book = cache.batched(self._load_books, key="book:{token}")
+
+    # --- what there is
+
+    async def market(self, condition_id: str) -> GammaMarket | None:
+        """Return the market with this condition id."""
+        return await self._market(condition_id)
+
+    async def by_slug(self, slug: str) -> GammaMarket | None:
+        """Return the market with this slug, the last part of its page's address."""
+
+        # By way of its id, so that there is one copy of a market, under its tag.
+        async def load() -> str | None:
+            try:
+                market = await self._upstream.call(
+                    "gamma", "markets", lambda: self._gamma.market(slug)
+                )
+            except NotFound:
+                return None
+            return market.condition_id
+
+        condition_id = await self._cache.get_or_set(f"slug:{slug}", load)
+        return None if condition_id is None else await self.market(condition_id)
+
+    async def event(self, slug: str) -> GammaEvent | None:
+        """Return the event with this slug, with its markets."""
+
+        async def load() -> GammaEvent | None:
+            try:
+                return await self._upstream.call(
+                    "gamma", "events", lambda: self._gamma.event(slug)
+                )
+            except NotFound:
+                return None
+
+        return await self._cache.get_or_set(f"event:{slug}", load)
+
+    async def busiest(self, limit: int = 20) -> tuple[GammaMarket, ...]:
+        """Return the open markets with the most volume, at most 100."""
+
+        async def load() -> tuple[GammaMarket, ...]:
+            page = await self._upstream.call(
+                "gamma",
+                "markets",
+                lambda: self._gamma.markets(
+                    limit=limit, closed=False, order="volumeNum", ascending=False
+                ),
+            )
+            return page.markets
+
+        return await self._cache.get_or_set(f"markets:{limit}", load)
+
+    # --- how it stands
+
+    async def price(self, token_id: str) -> Price | None:
+        """Return the top of a token's book; None for a token without one."""
+        book = await self._book(token_id)
+        return None if book is None else Price(book.bid, book.ask, book.timestamp)
+
+    async def prices(self, token_ids: Iterable[str]) -> dict[str, Price]:
+        """Return the tops of these books, by token; those without one are absent."""
+        tokens = list(dict.fromkeys(token_ids))
+        prices = await asyncio.gather(*map(self.price, tokens))
+        return {
+            token: price
+            for token, price in zip(tokens, prices, strict=True)
+            if price is not None
+        }
+
+    async def book(self, token_id: str) -> OrderBook | None:
+        """Return the whole book of a token, best level last."""
+        await self._age(f"book:{token_id}", self._ages.book)
+        return await self._book(token_id)
+
+    async def volume(self, condition_id: str) -> Volume | None:
+        """Return what was traded in a market."""
+        await self._age(f"market:{condition_id}", self._ages.volume)
+        market = await self._market(condition_id)
+        return None if market is None else Volume(market.volume, market.volume24hr)
+
+    async def liquidity(self, condition_id: str) -> Liquidity | None:
+        """Return what rests in the books of a market."""
+        await self._age(f"market:{condition_id}", self._ages.liquidity)
+        market = await self._market(condition_id)
+        return None if market is None else Liquidity(market.liquidity)
+
+    async def history(self, token_id: str) -> tuple[PricePoint, ...]:
+        """Return the prices of the last day by 10 minutes, oldest first."""
+
+        async def load() -> tuple[PricePoint, ...]:
+            return await self._upstream.call(
+                "clob",
+                "history",
+                lambda: self._clob.prices_history(token_id, interval="1d", fidelity=10),
+            )
+
+        return await self._cache.get_or_set(f"history:{token_id}", load)
+
+    async def resolved(self, condition_id: str) -> None:
+        """A market was decided: forget what is known of it.
+
+        Raises:
+            InvalidationNotConfirmed: It may be served for as long as its time lasts.
+        """
+        await self._cache.invalidate_tags(f"market:{condition_id}")
+
+    # --- inside
+
+    async def _age(self, key: str, most: float) -> None:
+        """Make an entry stale that is too old for what is asked of it."""
+        entry = await self._cache.get_entry(key)
+        if entry is not None and not entry.stale and entry.age > most:
+            await self._cache.expire(key)
+
+    async def _load_markets(self, ids: list[str]) -> dict[str, GammaMarket]:
+        return await self._upstream.call(
+            "gamma", "markets", lambda: self._gamma.markets_by_condition(*ids)
+        )
+
+    async def _load_books(self, tokens: list[str]) -> dict[str, OrderBook]:
+        return await self._upstream.call(
+            "clob", "books", lambda: self._clob.books(*tokens)
+        )

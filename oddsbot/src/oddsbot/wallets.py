@@ -1,0 +1,109 @@
+"""`Wallets`: what the bot asks of wallets, through the cache."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from oddsbot.polymarket import Activity, NotFound, Position, Profile
+from oddswire.cache import Namespace
+
+if TYPE_CHECKING:
+    from oddsbot.limits import Upstream
+    from oddsbot.polymarket import Data, Gamma
+    from oddswire.cache import Cache
+
+
+NAMESPACES = (
+    Namespace(name="activity", type=tuple[Activity, ...], ttl=300.0, stale=3_600.0),
+    Namespace(name="positions", type=tuple[Position, ...], ttl=120.0, stale=3_600.0),
+    Namespace(
+        name="profile", type=Profile, ttl=3_600.0, stale=86_400.0, negative_ttl=300.0
+    ),
+)
+
+_MOST_POSITIONS = 5_000
+
+
+class Wallets:
+    """Activity, positions and profiles, each fresh for its own time.
+
+    Everything of one wallet carries the tag ``wallet:<address>``. Addresses are
+    lower case in keys, so that two spellings are one wallet.
+
+    Every method raises what the cache and Polymarket raise (`OddswireError`,
+    `PolymarketError`), where nothing that may serve is there.
+
+    Args:
+        cache: With `NAMESPACES`.
+        gamma: Has the profiles.
+        data: Has the rest.
+        upstream: Keeps within Polymarket's limits.
+    """
+
+    def __init__(
+        self, cache: Cache, gamma: Gamma, data: Data, upstream: Upstream
+    ) -> None:
+        self._cache = cache
+        self._gamma = gamma
+        self._data = data
+        self._upstream = upstream
+
+    async def activity(self, wallet: str) -> tuple[Activity, ...]:
+        """Return the last 100 things a wallet did, newest first."""
+        wallet = wallet.lower()
+
+        async def load() -> tuple[Activity, ...]:
+            page = await self._upstream.call(
+                "data", "", lambda: self._data.activity(wallet)
+            )
+            return page.rows
+
+        return await self._cache.get_or_set(
+            f"activity:{wallet}", load, tags=(f"wallet:{wallet}",)
+        )
+
+    async def positions(self, wallet: str) -> tuple[Position, ...]:
+        """Return all open positions of a wallet, up to 5,000."""
+        wallet = wallet.lower()
+
+        async def load() -> tuple[Position, ...]:
+            rows: list[Position] = []
+            cursor = None
+            while True:
+                fetch = partial(
+                    self._data.positions, wallet, cursor=cursor, limit=1_000
+                )
+                page = await self._upstream.call("data", "positions", fetch)
+                rows += page.rows
+                cursor = page.next_cursor
+                if cursor is None or len(rows) >= _MOST_POSITIONS:
+                    return tuple(rows[:_MOST_POSITIONS])
+
+        return await self._cache.get_or_set(
+            f"positions:{wallet}", load, tags=(f"wallet:{wallet}",)
+        )
+
+    async def profile(self, wallet: str) -> Profile | None:
+        """Return what a wallet shows of itself; None for one nobody has heard of."""
+        wallet = wallet.lower()
+
+        async def load() -> Profile | None:
+            try:
+                return await self._upstream.call(
+                    "gamma", "", lambda: self._gamma.profile(wallet)
+                )
+            except NotFound:
+                return None
+
+        return await self._cache.get_or_set(
+            f"profile:{wallet}", load, tags=(f"wallet:{wallet}",)
+        )
+
+    async def changed(self, wallet: str) -> None:
+        """A wallet was seen doing something: forget what is cached of it.
+
+        Raises:
+            InvalidationNotConfirmed: It may be served for as long as its time lasts.
+        """
+        await self._cache.invalidate_tags(f"wallet:{wallet.lower()}")

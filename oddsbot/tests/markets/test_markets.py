@@ -1,0 +1,162 @@
+"""`Markets` against the replay: what it answers, and how often it asks."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+
+import pytest
+
+from oddsbot.markets import Ages
+from oddsbot.polymarket import UpstreamUnavailable
+from oddsbot.replay import Recording, Replay, sample
+
+INF = float("inf")
+
+
+@pytest.fixture(scope="module")
+def recording():
+    """The recording that comes with the bot."""
+    return Recording.load(sample())
+
+
+@pytest.fixture
+async def replay(recording):
+    """The recording, played to a moment at which both markets trade."""
+    until = next(iter(recording.markets.values())).start_ts + 600_000
+    async with Replay(recording, speed=INF, until=until) as replay:
+        replay.start()
+        await replay.finished()
+        yield replay
+
+
+@pytest.mark.requirement("K9")
+@pytest.mark.integration
+async def test_each_question_is_asked_once_and_answered_many_times(
+    replay, recording, known, asked
+):
+    """Each kind of question costs its requests once, then none."""
+    markets, _ = known(replay.gamma_url)
+    market = next(iter(recording.markets.values()))
+    token, other = market.tokens
+
+    async def everything():
+        return (
+            await markets.market(market.market_id),
+            await markets.by_slug(market.slug),
+            await markets.busiest(),
+            await markets.price(token),
+            await markets.prices([token, other]),
+            await markets.volume(market.market_id),
+            await markets.liquidity(market.market_id),
+            await markets.book(token),
+            await markets.history(token),
+        )
+
+    first = await everything()
+    after_one = dict(asked)
+    again = [await everything() for _ in range(3)]
+
+    one, by_slug, busiest, price, prices, volume, liquidity, book, history = first
+    assert one == by_slug
+    assert one in busiest
+    assert (price.bid, price.ask) == (book.bid, book.ask)
+    assert price.middle == (price.bid + price.ask) / 2
+    assert set(prices) == {token, other}
+    assert prices[token].bid + prices[other].ask == Decimal(1)
+    assert (volume.total, liquidity.resting) == (None, None)  # no recording has them
+    assert len(history) > 1
+    assert all(each == first for each in again)
+    # The market with its volume and liquidity is one request, the list another.
+    assert after_one == {
+        "/markets/keyset": 2,
+        f"/markets/slug/{market.slug}": 1,
+        "/books": 2,
+        "/prices-history": 1,
+    }
+    assert dict(asked) == after_one
+
+
+@pytest.mark.requirement("K9", "K3")
+@pytest.mark.integration
+async def test_a_crowd_becomes_one_request(replay, recording, known, asked):
+    """200 people ask for both markets and all four prices at once: two requests."""
+    markets, _ = known(replay.gamma_url)
+    tokens = [token for each in recording.markets.values() for token in each.tokens]
+    ids = list(recording.markets)
+
+    found = await asyncio.gather(
+        *(markets.market(ids[n % 2]) for n in range(100)),
+        *(markets.price(tokens[n % 4]) for n in range(100)),
+    )
+
+    assert [each.condition_id for each in found[:2]] == ids
+    assert all(found[:100])
+    assert all(found[n] for n in range(100, 200) if n % 4 < 2)  # the other is later
+    assert dict(asked) == {"/markets/keyset": 1, "/books": 1}
+
+
+@pytest.mark.requirement("K9")
+@pytest.mark.integration
+async def test_what_is_not_there_is_remembered_too(replay, known, asked):
+    """An unknown market, slug and token are None, and asked for once."""
+    markets, _ = known(replay.gamma_url)
+    for _ in range(3):
+        assert await markets.market("0x" + "9" * 64) is None
+        assert await markets.by_slug("no-such-market") is None
+        assert await markets.price("77") is None
+        assert await markets.prices(["77"]) == {}
+
+    assert asked["/markets/keyset"] == 1
+    assert asked["/markets/slug/no-such-market"] == 1
+    assert asked["/books"] == 1
+
+
+@pytest.mark.requirement("K9", "K1")
+@pytest.mark.integration
+async def test_a_part_that_ages_sooner_is_asked_for_again(
+    replay, recording, known, asked, cache
+):
+    """Liquidity past its age is refreshed behind the caller; the old one serves."""
+    market_id = next(iter(recording.markets))
+    markets, _ = known(replay.gamma_url, ages=Ages(liquidity=0.01))
+    await markets.market(market_id)
+
+    async with asyncio.timeout(10):
+        while asked["/markets/keyset"] < 2:
+            assert await markets.liquidity(market_id) is not None
+
+    assert await markets.volume(market_id) is not None
+
+
+@pytest.mark.requirement("K9", "K1")
+@pytest.mark.integration
+async def test_a_resolution_makes_the_market_go(recording, known):
+    """Once it is said that a market was decided, the next look shows the winner."""
+    market = next(iter(recording.markets.values()))
+    async with Replay(recording, speed=INF) as replay:
+        markets, _ = known(replay.gamma_url)
+        before = await markets.market(market.market_id)
+        replay.start()
+        await replay.finished()
+        kept = await markets.market(market.market_id)
+        await markets.resolved(market.market_id)
+        after = await markets.market(market.market_id)
+
+    assert (before.resolved, kept.resolved) == (False, False)
+    assert (after.resolved, after.winner) == (True, "Up")
+
+
+@pytest.mark.requirement("K3")
+@pytest.mark.errors
+async def test_polymarket_away_what_is_known_is_served(replay, recording, known, cache):
+    """With no answer from Polymarket a stale market serves; an unknown one raises."""
+    market = next(iter(recording.markets.values()))
+    markets, _ = known(replay.gamma_url)
+    before = await markets.market(market.market_id)
+    await cache.expire(f"market:{market.market_id}")
+    away, _ = known("http://127.0.0.1:9")
+
+    assert await away.market(market.market_id) == before
+    with pytest.raises(UpstreamUnavailable):
+        await away.market("0x" + "8" * 64)
