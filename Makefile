@@ -31,6 +31,7 @@ conformance: $(PEERS_STAMP)  ## redis-py's own asyncio tests with our Client, an
 
 dropin: $(PEERS_STAMP)  ## aiogram's storage, limits, cashews: their own tests with our Client
 	@$(PEERS)/python oddswire/tests/conformance/dropin.py
+	@$(PEERS)/python oddswire/tests/dropin/run.py
 
 chaos: $(PEERS_STAMP)  ## server and link broken under load: ours and its peers
 	@$(PEERS)/python oddswire/tests/chaos/run.py $(if $(ROWS),--rows "$(ROWS)")

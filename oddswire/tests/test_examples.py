@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oddswire import Client
+from oddswire import Client, EmbeddedServer
 from oddswire.queue import Queue
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -158,3 +158,80 @@ assert not logging.getLogger().handlers
 assert not logging.getLogger("oddswire").handlers
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=25)
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("G3")
+def test_the_asgi_example_refuses_the_fourth_request():
+    """A whole application, from startup to shutdown, on a server of its own."""
+    run = subprocess.run(
+        [sys.executable, EXAMPLES / "asgi_app.py"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=25,
+    )
+    lines = run.stdout.splitlines()
+    assert [line[:3] for line in lines] == ["200", "200", "200", "429"]
+    assert '"yes": "0.61"' in lines[0]
+
+
+async def bot(name, telegram, server, talk):
+    """Run a bot of the examples while `talk` runs; it ends by itself on SIGINT."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, EXAMPLES / name, "42:TEST"),
+        *("--api", telegram.url, "--redis", server.url),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        await talk
+        process.send_signal(signal.SIGINT)
+        _, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+    assert process.returncode == 0, said.decode()
+
+
+def command(message_of, number, text):
+    """Return a message that is a command."""
+    update = message_of(number, text=text)
+    entity = {"type": "bot_command", "offset": 0, "length": len(text)}
+    update["message"]["entities"] = [entity]
+    return update
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("G3", "S9")
+async def test_the_aiogram_example_goes_on_where_it_was_stopped(telegram, message_of):
+    """An order survives the process: the second one knows the total of the first."""
+    async with EmbeddedServer() as server:  # their prefix is fixed
+
+        async def order():
+            await telegram.deliver(command(message_of, 1, "/start"))
+            await telegram.says("How much?")
+            await telegram.deliver(message_of(2, text="0.5"))
+            await telegram.says("0.5 in all")
+
+        async def more():
+            await telegram.deliver(message_of(3, text="1.1"))
+            await telegram.says("1.6 in all")
+
+        await bot("aiogram_bot.py", telegram, server, order())
+        await bot("aiogram_bot.py", telegram, server, more())
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("G3", "S9")
+async def test_the_ptb_example_goes_on_where_it_was_stopped(telegram, message_of):
+    """A count survives the process."""
+    async with EmbeddedServer() as server:
+
+        async def visit(number):
+            await telegram.deliver(command(message_of, number, "/start"))
+            await telegram.says(f"visit {number}")
+
+        await bot("ptb_bot.py", telegram, server, visit(1))
+        telegram.forget()
+        await bot("ptb_bot.py", telegram, server, visit(2))

@@ -256,6 +256,10 @@ class SessionDamaged(SessionError):
         self.reason = reason
 
 
+class ConversationBusy(OddswireError):
+    """Too many updates of one conversation wait, or one waited too long; none ran."""
+
+
 class RuleError(OddswireError, ValueError):
     """A rule of a rate limit is malformed or misused.
 

@@ -1,0 +1,137 @@
+"""`Turns`: one update of a conversation at a time, in the order they came."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from contextlib import AsyncExitStack, asynccontextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Literal
+
+from oddswire.adapters._locks import TokenLocks
+from oddswire.errors import ConversationBusy, OddswireError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from oddswire.client import Client
+
+_log = logging.getLogger("oddswire.adapters")
+
+
+class Turns:
+    """First in, first out in this process; one at a time among all of them.
+
+    Args:
+        client: Where the locks are kept.
+        lease: Seconds after which the turn of a dead process is over.
+        timeout: Seconds somebody waits for a turn at most.
+        queue: How many may wait for the same key in this process.
+        on_error: ``"raise"``, or ``"local"``: without Redis, this process keeps its own
+            order and does not know of the others.
+
+    Raises:
+        SettingsError: One of them is out of range.
+
+    Attributes:
+        local: Turns that Redis was not asked for because it could not be.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        lease: float,
+        timeout: float,
+        queue: int,
+        on_error: Literal["raise", "local"],
+    ) -> None:
+        if not 0.1 <= lease <= 3600:
+            raise SettingsError(f"lease {lease!r}: accepted are 0.1 to 3600 seconds")
+        if not timeout > 0:
+            raise SettingsError(f"timeout {timeout!r}: accepted are seconds above 0")
+        if queue < 0:
+            raise SettingsError(f"queue {queue!r}: accepted are 0 and more")
+        if on_error not in ("raise", "local"):
+            raise SettingsError(
+                f"on_error {on_error!r}: accepted is 'raise' or 'local'"
+            )
+        self._locks = TokenLocks(client, lease)
+        self._timeout = timeout
+        self._queue = queue
+        self._on_error = on_error
+        # A key is here while somebody has its turn; who waits stands in its line.
+        self._lines: dict[str, deque[asyncio.Future[None]]] = {}
+        self.local = 0
+
+    @property
+    def lost(self) -> int:
+        """Turns that another process took before their handler was done."""
+        return self._locks.lost
+
+    @property
+    def keys(self) -> int:
+        """How many keys somebody has or waits for, in this process."""
+        return len(self._lines)
+
+    @asynccontextmanager
+    async def take(self, key: str) -> AsyncIterator[None]:
+        """Have the turn of a key for a block; leaving it never raises.
+
+        Raises:
+            ConversationBusy: Too many wait, or the turn did not come in time.
+            OddswireError: Redis could not be asked, and `on_error` is ``"raise"``.
+        """
+        until = monotonic() + self._timeout
+        await self._stand_in_line(key, until)
+        try:
+            async with AsyncExitStack() as stack:
+                try:
+                    await stack.enter_async_context(self._locks.hold(key, until))
+                except ConversationBusy:
+                    raise
+                except OddswireError as error:
+                    if self._on_error == "raise":
+                        raise
+                    self.local += 1
+                    _log.warning("a turn is kept in this process only: %r", error)
+                yield
+        finally:
+            self._next(key)
+
+    async def _stand_in_line(self, key: str, until: float) -> None:
+        line = self._lines.get(key)
+        if line is None:
+            self._lines[key] = deque()
+            return
+        if len(line) >= self._queue:
+            raise ConversationBusy(
+                f"{len(line)} updates of this conversation wait already; that is the "
+                "cap `queue`"
+            )
+        turn = asyncio.get_running_loop().create_future()
+        line.append(turn)
+        try:
+            async with asyncio.timeout(until - monotonic()):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self._next(key)  # it came together with the cancellation
+            elif turn in line:
+                line.remove(turn)
+            if isinstance(error, TimeoutError):
+                raise ConversationBusy(
+                    f"no turn came within the timeout of {self._timeout:g} s"
+                ) from None
+            raise
+
+    def _next(self, key: str) -> None:
+        line = self._lines[key]
+        while line:
+            turn = line.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+            # It was cancelled, and its task had no time yet to leave the line.
+        del self._lines[key]

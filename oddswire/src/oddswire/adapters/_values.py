@@ -1,0 +1,151 @@
+"""What bots keep of a conversation, as JSON and back, with its types.
+
+JSON as aiogram and others write it, except for what JSON has not: that becomes an
+object with one key, such as ``{"$decimal": "0.61"}``. A dict that looks like one, or
+has keys that are no text, is written as ``{"$dict": [[key, value], ...]}``.
+"""
+
+from __future__ import annotations
+
+import math
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from oddswire.errors import CodecError
+
+_DEEPEST = 64
+_INT64 = 2**63
+
+
+def _span(parts: Any) -> timedelta:
+    days, seconds, microseconds = parts
+    return timedelta(days, seconds, microseconds)
+
+
+# A subclass stands before its base: a datetime is a date.
+_WRITE: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
+    (datetime, "$datetime", datetime.isoformat),
+    (date, "$date", date.isoformat),
+    (time, "$time", time.isoformat),
+    (timedelta, "$timedelta", lambda it: [it.days, it.seconds, it.microseconds]),
+    (Decimal, "$decimal", str),
+    (UUID, "$uuid", str),
+    (bytes, "$bytes", lambda it: b64encode(it).decode()),
+)
+_GROUPS: tuple[tuple[type[Any], str], ...] = (
+    (tuple, "$tuple"),
+    (set, "$set"),
+    (frozenset, "$frozenset"),
+)
+_READ: dict[str, Callable[[Any], Any]] = {
+    "$datetime": datetime.fromisoformat,
+    "$date": date.fromisoformat,
+    "$time": time.fromisoformat,
+    "$timedelta": _span,
+    "$decimal": Decimal,
+    "$uuid": UUID,
+    "$bytes": lambda text: b64decode(text, validate=True),
+    "$int": int,
+    "$float": float,
+    "$tuple": tuple,
+    "$set": set,
+    "$frozenset": frozenset,
+    "$dict": lambda pairs: {key: value for key, value in pairs},  # noqa: C416 - each must be a pair
+}
+
+
+def encode(value: Any) -> bytes:
+    """Return a value as JSON.
+
+    None, bool, int, float, str, list, dict, tuple, set, frozenset, bytes, Decimal, UUID
+    and the types of `datetime` come back equal; a time zone as its offset, an enum of
+    text or numbers as what it is equal to.
+
+    Raises:
+        CodecError: Something of another type, too deeply nested, or text that is not
+            valid Unicode.
+    """
+    try:
+        return msgspec.json.encode(_plain(value, 0))
+    except UnicodeEncodeError:
+        raise CodecError("a text is not valid Unicode", reason="type") from None
+
+
+def decode(data: bytes) -> Any:
+    """Return what was encoded.
+
+    Raises:
+        CodecError: It is not JSON, or not as `encode` writes it; the message does not
+            show it.
+    """
+    try:
+        return _revived(msgspec.json.decode(data))
+    except CodecError:
+        raise
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        raise CodecError(
+            f"{len(data)} bytes are not a stored value ({type(error).__name__})",
+            reason="damaged",
+        ) from None
+
+
+def _plain(value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        number = int.__int__(value)
+        return number if -_INT64 <= number < _INT64 else {"$int": str(number)}
+    if isinstance(value, float):
+        real = float.__float__(value)
+        return real if math.isfinite(real) else {"$float": repr(real)}
+    if depth == _DEEPEST:
+        raise CodecError(
+            f"it is nested more than {_DEEPEST} deep, or contains itself", reason="type"
+        )
+    deeper = depth + 1
+    if isinstance(value, Mapping):
+        pairs = [
+            (_plain(key, deeper), _plain(each, deeper)) for key, each in value.items()
+        ]
+        texts = all(isinstance(key, str) for key, _ in pairs)
+        if texts and not (len(pairs) == 1 and pairs[0][0].startswith("$")):
+            return dict(pairs)
+        return {"$dict": pairs}
+    if isinstance(value, list):
+        return [_plain(each, deeper) for each in value]
+    for group, tag in _GROUPS:
+        if isinstance(value, group):
+            return {tag: [_plain(each, deeper) for each in value]}
+    for kind, tag, write in _WRITE:
+        if isinstance(value, kind):
+            return {tag: write(value)}
+    raise CodecError(
+        f"{type(value).__name__} cannot be stored: keep its plain fields, such as ids "
+        "and texts",
+        reason="type",
+    )
+
+
+def _revived(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_revived(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        (tag,) = value
+        if tag.startswith("$"):
+            read = _READ.get(tag)
+            if read is None:
+                raise CodecError(
+                    f"{tag[:20]!r} is no type that this version knows", reason="newer"
+                )
+            return read(_revived(value[tag]))
+    return {key: _revived(each) for key, each in value.items()}

@@ -1,0 +1,72 @@
+"""`EventIsolation`: one update of a conversation at a time."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Literal
+
+from aiogram.fsm.storage.base import BaseEventIsolation
+
+from oddswire.adapters._turns import Turns
+from oddswire.adapters.aiogram._parts import parts
+from oddswire.keys import CONVERSATION_LOCK, KeySpace
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from aiogram.fsm.storage.base import StorageKey
+
+    from oddswire.client import Client
+
+
+class EventIsolation(BaseEventIsolation):
+    """First in, first out in this process; one at a time among all of them.
+
+    Its lease is renewed for as long as the handler runs. A handler that was done is
+    done: giving the turn back never raises. Processes are not fair to each other.
+
+    Args:
+        client: Where the locks are kept. It stays yours to close.
+        prefix: What the keys begin with.
+        lease: Seconds after which the turn of a dead process is over.
+        timeout: Seconds that an update waits for its turn at most.
+        queue: How many updates of one conversation may wait in this process.
+        on_error: What happens while Redis cannot be asked. ``"raise"``: the update
+            fails. ``"local"``: this process keeps its own order, and does not know of
+            the others.
+
+    Raises:
+        SettingsError: One of them is out of range.
+
+    Attributes:
+        turns: Counts: `lost` and `local`.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        prefix: str = "oddswire:",
+        lease: float = 30.0,
+        timeout: float = 60.0,
+        queue: int = 100,
+        on_error: Literal["raise", "local"] = "raise",
+    ) -> None:
+        self._keys = KeySpace(prefix)
+        self.turns = Turns(
+            client, lease=lease, timeout=timeout, queue=queue, on_error=on_error
+        )
+
+    @asynccontextmanager
+    async def lock(self, key: StorageKey) -> AsyncGenerator[None, None]:
+        """Have the conversation for a block.
+
+        Raises:
+            ConversationBusy: Too many updates wait, or the turn did not come in time.
+            OddswireError: Redis could not be asked, and `on_error` is ``"raise"``.
+        """
+        async with self.turns.take(self._keys.key(CONVERSATION_LOCK, *parts(key))):
+            yield
+
+    async def close(self) -> None:
+        """Do nothing: the client is closed by whoever opened it."""

@@ -1,0 +1,92 @@
+"""`Outgoing`: a session middleware that keeps to Telegram's limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiogram.client.session.middlewares.base import BaseRequestMiddleware
+from aiogram.exceptions import TelegramRetryAfter
+
+from oddswire.adapters._sending import Sending
+from oddswire.ratelimit import Priority
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiogram import Bot
+    from aiogram.client.session.middlewares.base import NextRequestMiddlewareType
+    from aiogram.methods import Response, TelegramMethod
+    from aiogram.methods.base import TelegramType
+
+    from oddswire.ratelimit import RateLimiter, Rule
+
+
+class Outgoing(BaseRequestMiddleware):
+    """Waits before each request that goes to a chat; a 429 stops every process.
+
+    ``bot.session.middleware(Outgoing(limiter, overall=..., chat=..., group=...))``.
+    Requests without a chat, such as getUpdates or answerCallbackQuery, pass.
+
+    Args:
+        limiter: Keeps the rules, which are added to it.
+        overall: For everything a bot sends to chats; its key is ``"bot"``.
+        chat: For each private chat; its key is ``"chat"``.
+        group: For each group and channel; its key is ``"chat"``.
+        timeout: Seconds that a request waits at most; None: for ever.
+        retries: How often a request that got a 429 is sent again.
+        priority: Who goes first in this process: a function of the request.
+
+    Raises:
+        SettingsError: A rule counts by something else.
+        RuleError: The limiter has another rule of that name.
+    """
+
+    def __init__(
+        self,
+        limiter: RateLimiter,
+        *,
+        overall: Rule,
+        chat: Rule | None = None,
+        group: Rule | None = None,
+        timeout: float | None = 60.0,
+        retries: int = 3,
+        priority: Callable[[TelegramMethod[TelegramType]], Priority] | None = None,
+    ) -> None:
+        self._sending = Sending(
+            limiter,
+            overall=overall,
+            chat=chat,
+            group=group,
+            timeout=timeout,
+            retries=retries,
+        )
+        self._priority = priority
+
+    async def __call__(
+        self,
+        make_request: NextRequestMiddlewareType[TelegramType],
+        bot: Bot,
+        method: TelegramMethod[TelegramType],
+    ) -> Response[TelegramType]:
+        """Send it when the rules admit it.
+
+        Raises:
+            RateLimited: It would have to wait for longer than the timeout.
+            TelegramRetryAfter: The last of its tries got a 429 too.
+        """
+        chat = getattr(method, "chat_id", None)
+        if chat is None:
+            return await make_request(bot, method)
+        return await self._sending.send(
+            lambda: make_request(bot, method),
+            bot=bot.id,
+            chat=chat,
+            retry_after=_retry_after,
+            priority=Priority.NORMAL
+            if self._priority is None
+            else self._priority(method),
+        )
+
+
+def _retry_after(error: Exception) -> float | None:
+    return error.retry_after if isinstance(error, TelegramRetryAfter) else None

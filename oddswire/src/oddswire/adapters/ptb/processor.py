@@ -1,0 +1,127 @@
+"""`UpdateProcessor`: one update of a user and chat at a time, saved before the next."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Literal
+
+from telegram import Update
+from telegram.ext import BaseUpdateProcessor
+
+from oddswire.adapters._turns import Turns
+from oddswire.errors import SettingsError
+from oddswire.keys import PTB_LOCK, KeySpace
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from telegram.ext import Application
+
+    from oddswire.client import Client
+
+
+class UpdateProcessor(BaseUpdateProcessor):
+    """Updates of different users run together; those of one user and chat in turns.
+
+    Turns hold over all processes. What a handler changed is given to the persistence
+    before the next update of its user has its turn, so none is lost. Handlers with
+    ``block=False`` and jobs run outside of it.
+
+    ``processor = UpdateProcessor(client)``;
+    ``ApplicationBuilder().concurrent_updates(processor)``; and when it is built,
+    ``processor.application = application``.
+
+    Args:
+        client: Where the locks are kept. It stays yours to close.
+        prefix: What the keys begin with.
+        max_concurrent_updates: How many updates may run or wait in this process.
+        lease: Seconds after which the turn of a dead process is over.
+        timeout: Seconds that an update waits for its turn at most.
+        queue: How many updates of one user, or of one chat, may wait in this process.
+        on_error: What happens while Redis cannot be asked. ``"raise"``: the update
+            fails. ``"local"``: this process keeps its own order, and does not know of
+            the others.
+
+    Raises:
+        SettingsError: One of them is out of range.
+
+    Attributes:
+        application: Whose updates it processes; to be set.
+        turns: Counts: `lost` and `local`.
+    """
+
+    __slots__ = ("_keys", "application", "turns")
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        prefix: str = "oddswire:",
+        max_concurrent_updates: int = 256,
+        lease: float = 30.0,
+        timeout: float = 60.0,
+        queue: int = 100,
+        on_error: Literal["raise", "local"] = "raise",
+    ) -> None:
+        super().__init__(max_concurrent_updates)
+        self._keys = KeySpace(prefix)
+        self.application: Application[Any, Any, Any, Any, Any, Any] | None = None
+        self.turns = Turns(
+            client, lease=lease, timeout=timeout, queue=queue, on_error=on_error
+        )
+
+    async def initialize(self) -> None:
+        """Make sure that it knows its application.
+
+        Raises:
+            SettingsError: It does not.
+        """
+        if self.application is None:
+            raise SettingsError(
+                "UpdateProcessor: set `processor.application` to the application that "
+                "was built with it"
+            )
+
+    async def shutdown(self) -> None:
+        """Do nothing: the client is closed by its owner."""
+
+    async def do_process_update(
+        self,
+        update: object,
+        coroutine: Coroutine[Any, Any, Any],  # type: ignore[override]
+    ) -> None:
+        """Process an update in its turn, and save what it changed.
+
+        Raises:
+            ConversationBusy: Too many updates wait, or the turn did not come in time.
+            OddswireError: Redis could not be asked, and `on_error` is ``"raise"``.
+        """
+        application = self.application
+        if application is None:
+            coroutine.close()
+            await self.initialize()
+            return
+        begun = False
+        try:
+            async with AsyncExitStack() as stack:
+                # In one order everywhere: two updates cannot wait for each other.
+                for number in sorted(_data_of(update)):
+                    key = self._keys.key(PTB_LOCK, application.bot.id, number)
+                    await stack.enter_async_context(self.turns.take(key))
+                begun = True
+                try:
+                    await coroutine
+                finally:
+                    await application.update_persistence()
+        finally:
+            if not begun:
+                coroutine.close()  # or Python warns that it was never awaited
+
+
+def _data_of(update: object) -> set[int]:
+    """Return whose data an update may change: its user, and its chat."""
+    if not isinstance(update, Update):
+        return set()
+    both = (update.effective_user, update.effective_chat)
+    # The two are one number in a private chat, and never the same otherwise.
+    return {each.id for each in both if each is not None}

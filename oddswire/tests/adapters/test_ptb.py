@@ -1,0 +1,454 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from telegram import Update
+from telegram.error import RetryAfter
+from telegram.ext import (
+    Application,
+    CommandHandler,
+    ConversationHandler,
+    MessageHandler,
+    TypeHandler,
+    filters,
+)
+
+from oddswire import Client
+from oddswire.adapters.ptb import Persistence, RateLimiter, UpdateProcessor
+from oddswire.adapters.ptb.persistence import _encoded
+from oddswire.errors import CodecError, OddswireError, RateLimited, SettingsError
+from oddswire.keys import PTB_DATA, KeySpace
+from oddswire.ratelimit import Priority, Rule, SlidingWindow
+
+# PTB warns of itself when it makes a RetryAfter.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*retry_after.*:telegram.warnings.PTBDeprecationWarning"
+)
+
+
+async def tap(update, context):
+    """Count a tap of the user, of the chat and of the bot."""
+    both = (context.user_data, context.chat_data)
+    taps = [each.get("taps", 0) for each in both]
+    await asyncio.sleep(0.002)  # as if it asked somebody
+    for each, count in zip(both, taps, strict=True):
+        each["taps"] = count + 1
+    if update.message.text == "break":
+        context.user_data["broken"] = object()
+
+
+@asynccontextmanager
+async def running(client, prefix, telegram, *handlers, **options):
+    """Run an application on the local Bot API."""
+    processor = UpdateProcessor(client, prefix=prefix, **options)
+    application = (
+        Application.builder()
+        .token("42:TEST")
+        .base_url(f"{telegram.url}/bot")
+        .updater(None)
+        .job_queue(None)
+        .persistence(Persistence(client, prefix=prefix))
+        .concurrent_updates(processor)
+        .build()
+    )
+    processor.application = application
+    application.add_handlers(handlers or [TypeHandler(Update, tap)])
+    async with application:
+        await application.start()
+        try:
+            yield application
+        finally:
+            await application.stop()
+
+
+async def feed(application, *messages):
+    """Have an application handle updates."""
+    for message in messages:
+        update = Update.de_json(message, application.bot)
+        await application.update_queue.put(update)
+    await application.update_queue.join()
+
+
+@pytest.fixture
+def persistence_of(client, prefix):
+    """Make a persistence as a process of its own would have it."""
+
+    class Bot:
+        id = 42
+
+    def make(client=client, **options):
+        persistence = Persistence(client, prefix=prefix, **options)
+        persistence.bot = Bot()
+        return persistence
+
+    return make
+
+
+# --- a real application
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S9")
+async def test_taps_of_one_user_over_two_applications_are_all_counted(
+    server, client, prefix, telegram, message_of, persistence_of
+):
+    """Two applications, one user and one group, fifty taps at once: fifty counted."""
+    async with (
+        Client.from_url(server.url) as other,
+        running(client, prefix, telegram) as one,
+        running(other, prefix, telegram) as two,
+    ):
+        await asyncio.gather(
+            feed(one, *(message_of(number, user=1) for number in range(15))),
+            feed(two, *(message_of(number, user=1) for number in range(15, 30))),
+            feed(one, *(message_of(30 + n, user=10 + n, chat=-5) for n in range(10))),
+            feed(two, *(message_of(40 + n, user=10 + n, chat=-5) for n in range(10))),
+        )
+    stored = persistence_of(preload=True)
+    users = {1: 30} | {10 + number: 2 for number in range(10)}
+    found = await stored.get_user_data()
+    assert {user: data["taps"] for user, data in found.items()} == users
+    assert (await stored.get_chat_data())[-5] == {"taps": 20}
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S9")
+async def test_two_processes_count_the_taps_of_one_user(
+    server, client, prefix, telegram, message_of, worker, persistence_of
+):
+    """A real second process, killed at the end: what it did is there."""
+    other = await worker("ptb", server.url, prefix, telegram.url, 30)
+    assert await other.stdout.readline() == b"ready\n"
+    async with running(client, prefix, telegram) as application:
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(30):
+                tasks.create_task(feed(application, message_of(number, user=1)))
+            assert await other.stdout.readline() == b"done\n"
+        other.kill()  # no stop, no flush
+        data = {}
+        await persistence_of().refresh_user_data(1, data)
+    assert data == {"taps": 60}
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S9")
+async def test_a_conversation_goes_on_after_a_restart(
+    client, prefix, telegram, message_of
+):
+    """Its state and what was collected are those from before."""
+    said = []
+
+    async def ask(update, context):
+        context.user_data["begun"] = Decimal("0.5")
+        return 1
+
+    async def answer(update, context):
+        said.append((update.message.text, context.user_data["begun"]))
+        return ConversationHandler.END
+
+    def handler():
+        return ConversationHandler(
+            [CommandHandler("start", ask)],
+            {1: [MessageHandler(filters.TEXT, answer)]},
+            [],
+            name="order",
+            persistent=True,
+        )
+
+    start = message_of(1, text="/start")
+    start["message"]["entities"] = [{"type": "bot_command", "offset": 0, "length": 6}]
+    async with running(client, prefix, telegram, handler()) as application:
+        await feed(application, start)
+    async with running(client, prefix, telegram, handler()) as application:
+        await feed(application, message_of(2, text="yes"))
+    async with running(client, prefix, telegram, handler()) as application:
+        await feed(application, message_of(3, text="again"))
+    assert said == [("yes", Decimal("0.5"))]
+
+
+@pytest.mark.errors
+async def test_what_cannot_be_stored_is_told_and_kept_here(
+    client, prefix, telegram, message_of, persistence_of
+):
+    """The error handler hears of it; other users' data is written."""
+    errors = []
+
+    async def note(update, context):
+        errors.append(context.error)
+
+    async with running(client, prefix, telegram) as application:
+        application.add_error_handler(note)
+        await feed(
+            application, message_of(1, user=1, text="break"), message_of(2, user=2)
+        )
+        # The application marks an update twice, so it may be tried twice.
+        assert {type(error) for error in errors} == {CodecError}
+        stored = persistence_of(preload=True)
+        assert await stored.get_user_data() == {2: {"taps": 1}}
+        del application.user_data[1]["broken"]
+        await feed(application, message_of(3, user=1))
+        assert (await stored.get_user_data())[1] == {"taps": 2}
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S9")
+async def test_redis_killed_the_update_fails_and_later_ones_work(
+    own, prefix, telegram, message_of
+):
+    """The error handler gets a typed error; after a restart the bot goes on."""
+    errors = []
+
+    async def note(update, context):
+        errors.append(context.error)
+
+    async with (
+        Client.from_url(own.url, command_timeout=0.3) as client,
+        running(client, prefix, telegram) as application,
+    ):
+        application.add_error_handler(note)
+        await feed(application, message_of(1, user=1))
+        own.kill()
+        await feed(application, message_of(2, user=1))
+        assert errors
+        assert all(isinstance(error, OddswireError) for error in errors)
+        await own.restart()
+        key = KeySpace(prefix).key(PTB_DATA, 42, "user", 1)
+        async with asyncio.timeout(15):
+            written = 0
+            while not written:
+                await feed(application, message_of(3, user=1))
+                with suppress(OddswireError):  # it is on its way back
+                    written = await client.exists(key)
+
+
+@pytest.mark.errors
+async def test_a_processor_without_its_application_says_so(client, prefix, telegram):
+    """Forgetting to set it is named at the start."""
+    processor = UpdateProcessor(client, prefix=prefix)
+    builder = Application.builder().token("42:TEST").base_url(f"{telegram.url}/bot")
+    application = builder.updater(None).concurrent_updates(processor).build()
+    with pytest.raises(SettingsError, match="set `processor"):
+        await application.initialize()
+    await application.bot.shutdown()
+
+
+# --- the persistence
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("S9")
+async def test_every_kind_of_data_comes_back(persistence_of):
+    """Users, chats, the bot, callbacks and conversations; dropped is gone."""
+    one = persistence_of()
+    data = {"a": 1, 7: (1, 2), ("x", 1): {"y"}}
+    await one.update_user_data(1, data)
+    await one.update_chat_data(-1, data)
+    await one.update_bot_data(data)
+    callbacks = ([("id", 1.5, {"k": 1})], {"q": "id"})
+    await one.update_callback_data(callbacks)
+    await one.update_conversation("c", (1, 2), 5)
+    await one.update_conversation("c", (1, 3), 6)
+    await one.update_conversation("c", (1, 3), None)
+
+    two = persistence_of(preload=True)
+    assert await two.get_user_data() == {1: data}
+    assert await two.get_chat_data() == {-1: data}
+    assert await two.get_bot_data() == data
+    assert await two.get_callback_data() == callbacks
+    assert await two.get_conversations("c") == {(1, 2): 5}
+    await two.drop_user_data(1)
+    await two.drop_chat_data(-1)
+    three = persistence_of(preload=True)
+    assert await three.get_user_data() == await three.get_chat_data() == {}
+    assert await persistence_of().get_user_data() == {}
+
+
+@pytest.mark.advanced
+async def test_processes_that_change_different_keys_keep_both(persistence_of):
+    """Only what changed is written, and only what changed elsewhere is read."""
+    one, two = persistence_of(), persistence_of()
+    here, there = {"a": 1, "b": 1, "c": 1}, {}
+    await one.update_bot_data(here)
+    await two.refresh_bot_data(there)
+    assert there == here
+
+    here["b"] = 2
+    await one.update_bot_data(here)
+    there["a"] = 2  # it has not read b
+    del there["c"]
+    await two.update_bot_data(there)
+    here["mine"] = "not written yet"
+    await one.refresh_bot_data(here)
+    assert here == {"a": 2, "b": 2, "mine": "not written yet"}
+    await one.update_bot_data(here)
+    await two.refresh_bot_data(there)
+    assert there == here
+
+
+@pytest.mark.advanced
+async def test_a_save_that_waits_for_its_turn_writes_no_older_value(persistence_of):
+    """Between making and running a save another process's change is read, and stays."""
+    one, two = persistence_of(), persistence_of()
+    here, there = {"a": 1, "b": 1}, {}
+    await one.update_user_data(1, here)
+    await two.refresh_user_data(1, there)
+    saving = one.update_user_data(1, dict(here))
+    await two.update_user_data(1, {**there, "a": 2})
+    await one.refresh_user_data(1, here)
+    await saving
+
+    assert await persistence_of(preload=True).get_user_data() == {1: {"a": 2, "b": 1}}
+    assert here == {"a": 2, "b": 1}
+
+
+KEYS = st.sampled_from(["a", "b", 1, (1, 2)])
+DATA = st.dictionaries(KEYS, st.integers(0, 3) | st.lists(st.integers(0, 1)))
+
+
+@pytest.mark.advanced
+@given(DATA, DATA, DATA)
+def test_a_read_keeps_what_changed_here_and_takes_what_changed_there(base, here, there):
+    """For any three states, a key changed here stays, and any other is as there."""
+
+    class Offline(Persistence):
+        """A persistence whose Redis has what the test says."""
+
+        async def _read(self, key):
+            return _encoded(there)
+
+        def _key(self, name):
+            return ""
+
+    persistence = object.__new__(Offline)
+    persistence._seen = {("user", 1): _encoded(base)}
+    data = dict(here)
+    asyncio.run(persistence.refresh_user_data(1, data))
+
+    for key in base.keys() | here.keys() | there.keys():
+        changed_here = base.get(key) != here.get(key) or (key in base) != (key in here)
+        expected = here if changed_here else there
+        assert (key in data, data.get(key)) == (key in expected, expected.get(key))
+
+
+@pytest.mark.errors
+async def test_what_could_not_be_written_is_written_later(own, persistence_of):
+    """Redis away: it is kept, survives a read, and `flush` writes it."""
+    async with Client.from_url(own.url, command_timeout=0.3) as client:
+        persistence = persistence_of(client)
+        data = {"a": 1}
+        await persistence.update_user_data(1, data)
+        own.kill()
+        data["b"] = 2
+        for call in (
+            persistence.update_user_data(1, dict(data)),
+            persistence.refresh_user_data(1, data),
+            persistence.flush(),
+        ):
+            with pytest.raises(OddswireError):
+                await call
+        assert data == {"a": 1, "b": 2}
+        await own.restart()
+        async with asyncio.timeout(15):
+            while True:
+                try:
+                    await persistence.flush()
+                    break
+                except OddswireError:
+                    await asyncio.sleep(0.05)
+        assert b'"b"' in await client.hgetall(persistence._key(("user", 1)))
+
+
+@pytest.mark.errors
+async def test_damaged_data_hurts_its_user_only(client, persistence_of):
+    """It raises a typed error, and what is in memory stays."""
+    persistence = persistence_of()
+    await persistence.update_user_data(1, {"a": 1})
+    key = persistence._key(("user", 1))
+    for field, value in ((b'"b"', b"{"), (b"[1]", b"1"), (b"\xff", b"1")):
+        await client.hset(key, field, value)
+        data = {"a": 1}
+        with pytest.raises(CodecError):
+            await persistence.refresh_user_data(1, data)
+        assert data == {"a": 1}
+        await client.hdel(key, field)
+    await persistence.refresh_user_data(2, data)
+
+
+@pytest.mark.errors
+async def test_too_much_data_and_other_types_are_refused(persistence_of):
+    """Typed errors, and what was written before stays."""
+    persistence = persistence_of(max_size=50)
+    await persistence.update_user_data(1, {"a": 1})
+    with pytest.raises(CodecError) as caught:
+        await persistence.update_user_data(1, {"a": "x" * 60})
+    assert caught.value.reason == "too_large"
+    with pytest.raises(CodecError):
+        await persistence.update_user_data(1, [1])
+    assert await persistence_of(preload=True).get_user_data() == {1: {"a": 1}}
+    with pytest.raises(SettingsError):
+        persistence_of(max_size=0)
+
+
+# --- limits
+
+
+@asynccontextmanager
+async def sending(telegram, limiter, **options):
+    """Run a bot behind our limits."""
+    options.setdefault("overall", Rule("bot", SlidingWindow(1000, 1.0), key="bot"))
+    application = (
+        Application.builder()
+        .token("42:TEST")
+        .base_url(f"{telegram.url}/bot")
+        .updater(None)
+        .rate_limiter(RateLimiter(limiter, bot_id=42, **options))
+        .build()
+    )
+    async with application:
+        yield application.bot
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("R4")
+async def test_a_429_holds_another_process_back(
+    server, limiter, prefix, telegram, worker
+):
+    """Telegram's pause for one process holds for a real second one."""
+    other = await worker("send", server.url, prefix, telegram.url, 42)
+    assert await other.stdout.readline() == b"ready\n"
+    async with sending(telegram, limiter, retries=0) as bot:
+        loop = asyncio.get_running_loop()
+        telegram.flood = (1, 2)
+        with pytest.raises(RetryAfter):
+            await bot.send_message(1, "a")
+        refused = loop.time()
+        assert await other.stdout.readline() == b"sent\n"
+        assert loop.time() - refused > 1.7
+    assert telegram.refused == 1
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("R4")
+async def test_messages_wait_for_their_limits_and_a_429_is_waited_out(
+    telegram, limiter
+):
+    """Chats and groups have limits of their own; a priority is taken."""
+    rules = {
+        "chat": Rule("chat", SlidingWindow(1, 60.0), key="chat"),
+        "group": Rule("group", SlidingWindow(2, 60.0), key="chat"),
+        "timeout": 1.5,
+    }
+    async with sending(telegram, limiter, **rules) as bot:
+        telegram.flood = (1, 1)
+        with pytest.raises(RateLimited):  # the second try is over the chat's limit
+            await bot.send_message(1, "a")
+        for _ in range(2):
+            await bot.send_message(-2, "a", rate_limit_args=Priority.HIGH)
+        with pytest.raises(RateLimited):
+            await bot.send_message(-2, "a")
+    assert len(telegram.sent) == 2
