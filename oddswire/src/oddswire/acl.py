@@ -105,8 +105,8 @@ LOCKS: Final = Component(
 RATELIMIT: Final = Component(
     name="ratelimit",
     commands=(
-        "evalsha", "eval", "time", "get", "mget", "set", "del", "unlink", "pexpire",
-        "zadd", "zrem", "zcount", "zrangebyscore", "zremrangebyscore",
+        "evalsha", "eval", "time", "get", "mget", "set", "del", "unlink", "exists",
+        "pexpire", "zadd", "zrem", "zcount", "zrangebyscore", "zremrangebyscore",
     ),
     families=(keys.RATE_LIMIT, keys.RATE_BLOCK, keys.RATE_CHANGE),
 )  # fmt: skip
@@ -128,7 +128,7 @@ QUEUE: Final = Component(
     commands=(
         "evalsha", "eval", "time", "del",
         "hget", "hgetall", "hset", "hdel", "hexists", "hlen", "hincrby", "hscan",
-        "zadd", "zrem", "zcard", "zmscore", "zpopmin", "zrange",
+        "zadd", "zrem", "zcard", "zmscore", "zpopmin", "zrange", "zscan",
         "sadd", "srem", "scard", "sismember", "smembers",
         "llen", "lpush", "blpop",
     ),

@@ -78,6 +78,7 @@ async def use_cache(url, prefix):
         assert await cache.expire("a:1") == 1
         assert await cache.delete("a:2") == 1
         await cache.invalidate_tags("t")
+        assert (await cache.erase(7)).left == ()
         await cache.clear("a")
         assert cache.stats().coherence == "tracking"
 
@@ -150,6 +151,7 @@ async def use_ratelimit(url, prefix):
         await limiter.reset("window", user=1)
         await limiter.set_limit("window", SlidingWindow(2, 10))
         await limiter.set_limit("window", None)
+        assert (await limiter.erase(user=1)).left == ()
 
 
 LIVE = Topic("live", int)
@@ -218,6 +220,7 @@ async def use_queue(url, prefix):
         stop.set()
         await consuming
         assert await queue.purge(user_id=3) == 1
+        assert (await queue.erase(3)).left == ()
         found = await queue.statistics()
         assert (found.delivered, found.dead_letters) == (2, 1)
 
