@@ -136,7 +136,7 @@ async def killed_while_cached(stage: Stage) -> None:
         async def read() -> None:
             for key, told in confirmed.items():
                 known = monotonic() - bound
-                least = max(version for at, version in told if at <= known)
+                least = next(version for at, version in reversed(told) if at <= known)
                 value = await cache.get_or_set(key, partial(source.__getitem__, key))
                 found["read"] += 1
                 if value < least:

@@ -308,7 +308,7 @@ ROWS = (
          ("it is told: DataReset", lambda r: "DataReset" in r.notes["events"])),
         keeps=False),
     Row(2, "the same, with a cache in use", killed_while_cached,
-        (*_NEVER[1:], _back_within(1.0), _at_most(12),
+        (*_NEVER[1:], _back_within(1.0), _at_most(16),
          ("no cached value is older than its last confirmed invalidation",
           lambda r: r.notes["cache"]["stale"] == [] and r.notes["cache"]["read"] > 50),
          ("memory is believed again", lambda r: r.notes["cache"]["memory again"])),
@@ -377,12 +377,12 @@ ROWS = (
           lambda r: r.notes["sessions"] == []),
          ("what they had in hand is delivered by another, once and as uncertain",
           lambda r: r.notes["queue"] == []))),
+    Row(25, "a script that does not end", busy_script,
+        (*_NEVER, _back_within(0.5), _at_most(0), _only("Busy", "CommandTimeout"))),
     Row(26, "append-only file cut short", cut_short,
         (*_NEVER[1:], _back_within(1.0), _at_most(5), _only(*_TRANSIENT),
          ("what was before the cut is there", lambda r: len(r.lost) <= 1)),
         aof=True),
-    Row(25, "a script that does not end", busy_script,
-        (*_NEVER, _back_within(0.5), _at_most(0), _only("Busy", "CommandTimeout"))),
 )  # fmt: skip
 
 LATER = {
