@@ -7,9 +7,16 @@ import os
 import pytest
 
 import oddswire
+from oddswire.clock import SystemClock
 from oddswire.codec import Keyring
 from oddswire.embedded import EmbeddedServer
-from oddswire.errors import AuthFailed, ClosedError, SettingsError, Unavailable
+from oddswire.errors import (
+    AuthFailed,
+    ClosedError,
+    SettingsError,
+    Unavailable,
+    Undeliverable,
+)
 from oddswire.ratelimit import Rule, SlidingWindow
 
 
@@ -128,8 +135,86 @@ async def test_a_wire_has_sessions_and_locks_and_erases_a_user(tmp_path):
             receipt = await wire.erase(7)
             assert receipt.user_id == 7
             assert receipt.complete
-            assert receipt.parts[0].removed > 0
+            assert receipt.parts[-1].removed > 0
             assert await wire.sessions.get(7) is None
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("X5")
+async def test_an_erased_user_is_in_no_part():
+    """Waiting, in hand, dead, counted, cached: all is gone, and others keep theirs."""
+    rule = Rule("sends", SlidingWindow(1, 60), key="user")
+    async with (
+        EmbeddedServer() as server,
+        oddswire.connect(
+            url=server.url, rules=[rule], queue=str, side_timeout=5.0
+        ) as wire,
+    ):
+        in_hand, dead = asyncio.Event(), asyncio.Event()
+
+        async def deliver(message):
+            if message.value == "dead":
+                dead.set()
+                raise Undeliverable("no such chat")
+            in_hand.set()
+            await asyncio.Event().wait()
+
+        for user in (7_000_123, 7):
+            await wire.sessions.update(user, lambda s: None, create=True)
+            assert (await wire.limiter.hit("sends", "default", user=user)).allowed
+            assert not (await wire.limiter.hit("sends", user=user)).allowed
+            await wire.limiter.penalize("sends", 60, user=user)
+            tags = [f"user:{user}"]
+            await wire.cache.set(f"portfolio:{user}", "a", tags=tags)
+            later = SystemClock().now() + 60
+            await wire.queue.enqueue(user, "later", at=later, dedup_id="later")
+        await wire.queue.enqueue(7_000_123, "dead")
+        await wire.queue.enqueue(7_000_123, "in hand", dedup_id="once")
+        await wire.queue.enqueue(7_000_123, "waits")
+        loop = asyncio.get_running_loop()
+        consuming = loop.create_task(wire.queue.consume(deliver))
+        await asyncio.gather(dead.wait(), in_hand.wait())
+
+        receipt = await wire.erase(7_000_123)
+
+        assert receipt.complete, receipt
+        assert {part.part: part.removed > 0 for part in receipt.parts} == {
+            "queue": True, "ratelimit": True, "cache": True, "sessions": True,
+        }  # fmt: skip
+        consuming.cancel()
+        await asyncio.wait([consuming])
+        assert await wire.queue.dead() == []
+        assert await wire.cache.get("portfolio:7000123") is None
+        # What is left of her in the server is what no process reads any more.
+        entry = wire.cache._spaces.place("portfolio:7000123").entry
+        assert await mentions(wire.client, "7000123") == {entry.encode()}
+        assert (await wire.limiter.hit("sends", user=7_000_123)).allowed
+        assert await wire.queue.enqueue(7_000_123, "again", dedup_id="once")
+        # Everybody else's is there.
+        assert await wire.sessions.get(7) is not None
+        assert await wire.cache.get("portfolio:7") == "a"
+        assert not (await wire.limiter.hit("sends", user=7)).allowed
+        assert await wire.queue.enqueue(7, "later", dedup_id="later") is None
+        found = await wire.queue.statistics()
+        assert found.accounted == found.enqueued
+        assert found.delayed == 1
+
+
+async def mentions(client, text):
+    """Return the keys that have a text in their name or in what they hold."""
+    reads = {
+        b"string": client.get,
+        b"hash": client.hgetall,
+        b"set": client.smembers,
+        b"zset": lambda key: client.zrange(key, 0, -1),
+        b"list": lambda key: client.lrange(key, 0, -1),
+        b"stream": client.xrange,
+    }
+    return {
+        key
+        async for key in client.scan_iter()
+        if text in f"{key} {await reads[await client.type(key)](key)}"
+    }
 
 
 @pytest.mark.errors

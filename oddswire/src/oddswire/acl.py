@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from oddswire import keys
 from oddswire.errors import SettingsError
 from oddswire.keys import Family, KeySpace
 
@@ -55,7 +56,93 @@ DOCTOR: Final = Component(
 )  # fmt: skip
 STATS: Final = Component(name="stats", commands=("info",))
 
-COMPONENTS: Final[tuple[Component, ...]] = (CLIENT, HEALTH, DOCTOR, STATS)
+# A script runs with the rights of its caller, so what it calls is in these lists.
+CACHE: Final = Component(
+    name="cache",
+    commands=(
+        "evalsha", "eval", "ping", "time",
+        "get", "mget", "getrange", "set", "setrange", "exists", "pttl", "pexpire",
+        "unlink",
+    ),
+    # Without tracking nothing is kept in memory; TOUCH is against eviction.
+    optional=("client|tracking", "touch"),
+    families=(
+        keys.CACHE, keys.CACHE_LEASE, keys.CACHE_TAG, keys.CACHE_NAMESPACE,
+        keys.CACHE_RUN, keys.CACHE_BEAT,
+    ),
+)  # fmt: skip
+SESSIONS: Final = Component(
+    name="sessions",
+    commands=(
+        "evalsha", "eval", "time", "multi", "exec", "exists", "unlink", "pexpireat",
+        "hget", "hgetall", "hset", "hsetnx", "hdel", "hexists", "hkeys", "hlen",
+        "hincrby",
+        "sadd", "srem", "scard", "sdiff", "sscan", "sismember", "smismember",
+        "smembers",
+        "zadd", "zrem", "zcard", "zcount", "zscore", "zscan", "zrangebyscore",
+        "xadd", "xrange", "xrevrange", "xread",
+    ),
+    # The second look of `erase`, which fails without it. It shows the names of all
+    # keys of the server: drop it where nobody is erased.
+    optional=("scan",),
+    families=(
+        keys.SESSION, keys.SESSION_SHORT, keys.SESSION_EXPIRY, keys.SESSION_ACTIVITY,
+        keys.SESSION_OFF, keys.SESSION_STATS, keys.SESSION_LOG, keys.SESSION_INDEX,
+    ),
+)  # fmt: skip
+LOCKS: Final = Component(
+    name="locks",
+    commands=(
+        "evalsha", "eval", "time", "get", "set", "del", "pttl", "pexpire",
+        "zadd", "zrem", "zscore", "zrange", "zrangebyscore",
+        "xadd", "xrevrange", "xread",
+    ),
+    families=(
+        keys.LOCK, keys.LOCK_FENCE, keys.LOCK_QUEUE, keys.LOCK_WAITING,
+        keys.LOCK_RELEASED,
+    ),
+)  # fmt: skip
+RATELIMIT: Final = Component(
+    name="ratelimit",
+    commands=(
+        "evalsha", "eval", "time", "get", "mget", "set", "del", "unlink", "exists",
+        "pexpire", "zadd", "zrem", "zcount", "zrangebyscore", "zremrangebyscore",
+    ),
+    families=(keys.RATE_LIMIT, keys.RATE_BLOCK, keys.RATE_CHANGE),
+)  # fmt: skip
+PUBSUB: Final = Component(
+    name="pubsub",
+    commands=(
+        "evalsha", "eval", "ping", "time", "get", "set", "pexpire",
+        "hget", "hset", "hgetall", "xadd", "xrange", "xrevrange",
+        "publish", "subscribe", "unsubscribe",
+    ),
+    families=(
+        keys.TOPIC_HEAD, keys.TOPIC_LOG, keys.TOPIC_LATEST, keys.TOPIC_DEDUP,
+        keys.TOPIC_POSITION,
+    ),
+    channels=(keys.TOPIC,),
+)  # fmt: skip
+QUEUE: Final = Component(
+    name="queue",
+    commands=(
+        "evalsha", "eval", "time", "del",
+        "hget", "hgetall", "hset", "hdel", "hexists", "hlen", "hincrby", "hscan",
+        "zadd", "zrem", "zcard", "zmscore", "zpopmin", "zrange", "zscan",
+        "sadd", "srem", "scard", "sismember", "smembers",
+        "llen", "lpush", "blpop",
+    ),
+    families=(
+        keys.QUEUE, keys.QUEUE_LINES, keys.QUEUE_USERS, keys.QUEUE_LEASES,
+        keys.QUEUE_DELAYED, keys.QUEUE_PAUSED, keys.QUEUE_PARKED, keys.QUEUE_DEAD,
+        keys.QUEUE_DEDUP, keys.QUEUE_META, keys.QUEUE_WAKE,
+    ),
+)  # fmt: skip
+
+COMPONENTS: Final[tuple[Component, ...]] = (
+    *(CLIENT, HEALTH, DOCTOR, STATS),
+    *(CACHE, SESSIONS, LOCKS, RATELIMIT, PUBSUB, QUEUE),
+)
 """Every part; each of them needs `CLIENT` as well."""
 
 DANGEROUS: Final = (

@@ -261,12 +261,23 @@ class Wire:
     async def erase(self, user_id: int) -> Receipt:
         """Remove a user from every part, and look again whether anything is left.
 
-        Cancelled or failed half way, some parts are done; it can be run again.
+        Her session; messages in the queue and their ids; what rules that count by
+        ``user`` know of her; cache entries with the tag ``user:<id>``, which no
+        process reads any more. Topics and locks are not looked at: docs/operations.md
+        has what ends by itself. Cancelled or failed half way, some parts are done; it
+        can be run again.
 
         Raises:
             OddswireError: A part could not be asked; nothing is claimed.
         """
-        parts = (await self.sessions.erase(user_id),)
+        # First what could still reach her, last what she asked for.
+        queue = () if self._queue is None else (await self._queue.erase(user_id),)
+        parts = (
+            *queue,
+            await self.limiter.erase(user=user_id),
+            await self.cache.erase(user_id),
+            await self.sessions.erase(user_id),
+        )
         return Receipt(user_id, SystemClock().now(), parts)
 
     async def __aexit__(

@@ -25,6 +25,9 @@ away, so that it is not judged. **wrong**: a reply of another key.
 **late**: past the deadline and a tenth. **back**: seconds from the end of the fault to
 the first good call begun after it. **conns**: new connections from the fault on.
 
+Some rows look at a part of the library under that load: a rate limit, two caches,
+topics, sessions and the queue of processes that are killed; see their verdict.
+
 What our client has to make of a row is in the criteria below the table; a row in which
 it misses one says so.
 """

@@ -13,10 +13,16 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from parts import (
+    cut_short,
+    killed_processes,
+    killed_while_cached,
+    killed_while_limiting,
+    restarted,
+    slow_subscriber,
+)
 from redis.exceptions import RedisError
 
-from oddswire.clock import SystemClock
-from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
 from oddswire.testing import frozen
 
 if TYPE_CHECKING:
@@ -91,55 +97,7 @@ async def killed(stage: Stage) -> None:
     """Kill it and start it again on the same data directory."""
     stage.server.kill(signal.SIGKILL)
     await stage.server.wait_exit()
-    await stage.server.restart()
-    await stage.admin.connection_pool.disconnect()  # it was connected to the old one
-
-
-async def killed_while_limiting(stage: Stage) -> None:
-    """The same, while a limit of 30 in half a second is asked for without a pause."""
-    limit, per = 30, 0.5
-    admitted: list[float] = []
-    sources: set[str] = set()
-    over = asyncio.Event()
-    clock = SystemClock()
-    offset = clock.now() - clock.monotonic()
-    rules = [Rule("chaos", SlidingWindow(limit, per))]
-
-    async def ask() -> None:
-        while not over.is_set():
-            decision = await limiter.hit("chaos")
-            if decision.taken is not None:
-                at = decision.taken.at
-                admitted.append(at if decision.degraded else at / 1e6 - offset)
-                sources.add(decision.source)
-            await asyncio.sleep(0.002)
-
-    async with (
-        RateLimiter(stage.subject.client, rules, remember=0.0) as limiter,
-        asyncio.TaskGroup() as group,
-    ):
-        for _ in range(5):
-            group.create_task(ask())
-        await asyncio.sleep(per)
-        stage.server.kill(signal.SIGKILL)
-        await stage.server.wait_exit()
-        await asyncio.sleep(per)
-        await stage.server.restart()
-        await stage.admin.connection_pool.disconnect()
-        ends = monotonic() + 5
-        while limiter.statistics().away and monotonic() < ends:  # noqa: ASYNC110 - it tells nobody
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(per)
-        over.set()
-    stage.notes["admitted"] = {
-        # A millisecond for two clocks that are read one after the other.
-        "worst": max(
-            sum(first <= at <= first + per - 0.001 for at in admitted)
-            for first in admitted
-        )
-        / limit,
-        "by": sorted(sources),
-    }
+    await restarted(stage)
 
 
 async def stopped(stage: Stage) -> None:
@@ -349,6 +307,12 @@ ROWS = (
         (*_NEVER[1:], _back_within(1.0), _at_most(5),
          ("it is told: DataReset", lambda r: "DataReset" in r.notes["events"])),
         keeps=False),
+    Row(2, "the same, with a cache in use", killed_while_cached,
+        (*_NEVER[1:], _back_within(1.0), _at_most(16),
+         ("no cached value is older than its last confirmed invalidation",
+          lambda r: r.notes["cache"]["stale"] == [] and r.notes["cache"]["read"] > 50),
+         ("memory is believed again", lambda r: r.notes["cache"]["memory again"])),
+        keeps=False),
     Row(1, "the same, with a rate limit in use", killed_while_limiting,
         (*_NEVER, _back_within(1.0), _at_most(5), _only(*_TRANSIENT),
          ("never above the limit in any window",
@@ -401,16 +365,30 @@ ROWS = (
         (_NEVER[0], _NEVER[1], _NEVER[3], _ALL_ANSWERED, _at_most(0)), peers=True),
     Row(22, "storm of cancellations", cancelled,
         (*_NEVER, _ALL_ANSWERED, _at_most(0)), peers=True),
+    Row(23, "a subscriber over the server's limit for its output", slow_subscriber,
+        (*_NEVER, _ALL_ANSWERED,
+         ("the server cut its link", lambda r: r.notes["topics"]["cut"] > 0),
+         ("a LOG is read whole and in order", lambda r: r.notes["topics"]["log"]),
+         ("what a live topic lost is counted by its gaps",
+          lambda r: r.notes["topics"]["live"]))),
+    Row(24, "processes killed while they write", killed_processes,
+        (*_NEVER, _ALL_ANSWERED, _back_within(0.5),
+         ("no session is half, none lost what was acknowledged",
+          lambda r: r.notes["sessions"] == []),
+         ("what they had in hand is delivered by another, once and as uncertain",
+          lambda r: r.notes["queue"] == []))),
     Row(25, "a script that does not end", busy_script,
         (*_NEVER, _back_within(0.5), _at_most(0), _only("Busy", "CommandTimeout"))),
+    Row(26, "append-only file cut short", cut_short,
+        (*_NEVER[1:], _back_within(1.0), _at_most(5), _only(*_TRANSIENT),
+         ("what was before the cut is there", lambda r: len(r.lost) <= 1)),
+        aof=True),
 )  # fmt: skip
 
 LATER = {
     7: "a cluster: slots move, nodes die (Cluster is not written yet)",
     19: "TLS in this table (`oddswire/tests/client/test_tls.py` has its cases)",
-    20: "the clock jumps (`oddswire/tests/ratelimit/test_windows.py` and "
+    20: "the clock jumps: that needs a server with a clock of its own "
+    "(`oddswire/tests/ratelimit/test_windows.py` and "
     "`oddswire/tests/sessions/test_expiry.py` have the cases of limits and sessions)",
-    23: "a subscriber that is too slow (`oddswire/tests/pubsub/test_faults.py`)",
-    24: "a process that ends between two writes (sessions, queue)",
-    26: "a damaged append-only file (the server's; doctor will explain it)",
 }

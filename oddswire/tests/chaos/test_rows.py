@@ -23,6 +23,8 @@ def _load(name):
 
 
 load = _load("load")
+_load("worker")
+_load("parts")
 rows = _load("rows")
 
 

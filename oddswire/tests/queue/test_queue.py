@@ -534,3 +534,40 @@ async def test_what_is_counted_is_what_happened(make):
         assert getattr(counts, name) == getattr(after, name), name
     assert counts.handling.count == 3
     assert counts.lost == counts.reclaimed == 0
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("P5", "X5")
+async def test_an_erased_message_in_hand_is_not_settled(make):
+    """What its worker says of it later is refused, and the others are served."""
+    queue = make(lease=0.3)
+    entered, gone = asyncio.Event(), asyncio.Event()
+
+    async def deliver(message):
+        if message.user_id == 1:
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                gone.set()
+
+    async with consuming(queue, deliver):
+        await queue.enqueue(1, Note("in hand"), dedup_id="a")
+        await queue.enqueue(1, Note("behind"), dedup_id="b")
+        await entered.wait()
+        erased = await queue.erase(1)
+        assert (erased.part, erased.removed, erased.left) == ("queue", 4, ())
+        # The next renewal tells its worker, which cancels the handler.
+        await asyncio.wait_for(gone.wait(), 10)
+        await queue.enqueue(2, Note("another"))
+        await until(lambda: empty(queue))
+    found = await queue.statistics()
+    assert (found.delivered, found.purged, found.leased) == (1, 2, 0)
+    assert found.accounted == found.enqueued
+    assert (await queue.erase(1)).removed == 0
+    # A stray id is found, and named.
+    store = queue._store
+    await queue.enqueue(12, Note("of a longer id"), dedup_id="a")
+    assert await store.traces("1") == ()
+    await store.client.zadd(store._keys["erase"][7], {"1:stray": 2**52})
+    assert await store.traces("1") == (store._keys["erase"][7],)

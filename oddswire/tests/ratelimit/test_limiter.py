@@ -522,3 +522,27 @@ async def test_a_closed_limiter_lets_nobody_wait(client, prefix):
 async def _closed(limiter):
     with pytest.raises(ClosedError):
         await limiter.acquire("user", user=1)
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("X5")
+async def test_an_erased_subject_is_forgotten_by_every_rule_that_counts_by_it(
+    limiter_of, client
+):
+    """Counts, slots, penalties and what this process remembers; nobody else's."""
+    limiter = limiter_of(
+        Rule("window", SlidingWindow(1, 60.0), key="user"),
+        Rule("slots", Concurrency(1, 60.0), key="user"),
+        Rule("chats", SlidingWindow(1, 60.0), key="chat"),
+    )
+    names = ("window", "slots", "chats")
+    for number in (1, 2):
+        assert (await limiter.hit(*names, user=number, chat=number)).allowed
+        assert not (await limiter.hit("window", user=number)).allowed
+    await limiter.penalize("slots", 60.0, user=1)
+    erased = await limiter.erase(user=1)
+    assert (erased.part, erased.removed, erased.left) == ("ratelimit", 3, ())
+    assert (await limiter.hit("window", "slots", user=1)).allowed
+    assert not (await limiter.hit("chats", chat=1)).allowed
+    assert not (await limiter.hit("window", user=2)).allowed
+    assert (await limiter.erase(nobody=1)).removed == 0

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from oddswire.cache._space import Place
+    from oddswire.erasure import Erased
 
 
 class Invalidating(Parts):
@@ -78,6 +79,21 @@ class Invalidating(Parts):
             return
         try:
             await self._nonces.invalidate(found)
+        except OddswireError as error:
+            raise _unconfirmed(error) from error
+
+    async def erase(self, user_id: int) -> Erased:
+        """Invalidate every entry that carries the tag ``user:<id>``, and look again.
+
+        No process reads them from when the bounds of docs/cache.md are over; their
+        bytes are in Redis until the time of each is.
+
+        Raises:
+            InvalidationNotConfirmed: It is not certain that it was done.
+        """
+        self._require_open()
+        try:
+            return await self._nonces.erase(f"user:{user_id}")
         except OddswireError as error:
             raise _unconfirmed(error) from error
 

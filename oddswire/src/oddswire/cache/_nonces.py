@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from oddswire import keys, scripts
 from oddswire.cache._cell import Cell
 from oddswire.cache._record import MAX_TAGS, NONCE_BYTES, digest
+from oddswire.erasure import Erased
 from oddswire.errors import InvalidKey
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ _NAMESPACE = scripts.load("cache_namespace")
 
 _NAMESPACE_LIFE = 400 * 86_400.0
 _TAG_BYTES = 512
+# Seconds: nobody waits for an answer meanwhile, and it has to be certain.
+_ERASING = 5.0
 
 
 Snapshot = tuple[tuple[Cell, bytes], ...]
@@ -255,8 +258,12 @@ class Nonces:
 
     # --- invalidating
 
-    async def invalidate(self, tags: Sequence[bytes]) -> None:
+    async def invalidate(
+        self, tags: Sequence[bytes], timeout: float | None = None
+    ) -> int:
         """Make every entry that carries one of the tags invalid, everywhere.
+
+        Returns how many of the tags were in use.
 
         Raises:
             OddswireError: It is not certain that it was done.
@@ -268,7 +275,25 @@ class Nonces:
             self._forget_tags(tags)
 
         names = [self._tag_prefix + tag.hex() for tag in tags]
-        await self._wire.call(("UNLINK", *names), done, repeatable=True)
+        return int(
+            await self._wire.call(
+                ("UNLINK", *names), done, repeatable=True, timeout=timeout
+            )
+        )
+
+    async def erase(self, tag: str) -> Erased:
+        """Make every entry that carries a tag invalid, and see that the tag is gone.
+
+        Raises:
+            OddswireError: It is not certain that it was done.
+        """
+        tags = self.digests((tag,))
+        key = self._tag_prefix + tags[0].hex()
+        removed = await self.invalidate(tags, timeout=_ERASING)
+        there = await self._wire.call(
+            ("EXISTS", key), repeatable=True, timeout=_ERASING
+        )
+        return Erased("cache", removed, (key,) if there else ())
 
     async def clear(self, space: Space) -> None:
         """Make every entry of a namespace invalid, everywhere.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from oddswire.codec import Codec
+from oddswire.erasure import Erased
 from oddswire.errors import CodecError, QueueError
 from oddswire.keys import KeySpace
 from oddswire.queue._arguments import LATEST, duration, label, switch
@@ -319,6 +320,17 @@ class Queue(Generic[T]):
             "" if kind is None else label("kind", kind),
             "" if key is None else label("key", key),
         )
+
+    async def erase(self, user_id: int) -> Erased:
+        """Remove all that the queue holds of a user, and look again.
+
+        Messages in every state, also one being handled, whose handler is cancelled
+        when its lease is next renewed; dead letters; ids of the deduplication, so that
+        a repeated `enqueue` is a new one. What is enqueued meanwhile may be left, and
+        is then in the receipt. Cancelled, a part is removed.
+        """
+        removed = await self._store.erase(str(user_id))
+        return Erased("queue", removed, await self._store.traces(str(user_id)))
 
     # --- dead letters
 

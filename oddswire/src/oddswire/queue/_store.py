@@ -33,13 +33,16 @@ Settlement = Literal["done", "retry", "wait", "release", "dead"]
 _STEPS = 200
 _PURGE_PAGE = 500
 
+# What holds users, and which key of queue_erase.lua that is.
+_HOLDING = {"messages": 0, "ids": 7}
+
 # Read with the module: a queue is made within a running loop, which must not wait for
 # a disk.
 _SCRIPTS = {
     name: load(f"queue_{name}")
     for name in (
         *("enqueue", "take", "settle", "renew", "pause", "purge", "dead", "replay"),
-        "statistics",
+        *("statistics", "erase"),
     )
 }
 
@@ -132,6 +135,9 @@ class Store:
             "renew": (users, leases),
             "pause": (paused, meta, wake),
             "purge": (messages, lines, users, leases, delayed, parked, dead, meta),
+            "erase": (
+                *(messages, lines, users, leases, delayed, parked, dead, dedup, meta),
+            ),
             "dead": (messages, dead),
             "replay": (messages, lines, users, dead, meta, wake),
             "statistics": (
@@ -221,6 +227,31 @@ class Store:
             removed += count
             if cursor == b"0":
                 return removed
+
+    async def erase(self, user: str) -> int:
+        """Remove a user's messages and ids, page by page; return how many."""
+        return sum([await self._of(user, "erase", what) for what in _HOLDING])
+
+    async def traces(self, user: str) -> tuple[str, ...]:
+        """Return the keys that speak of a user, looking at all of them."""
+        return tuple(
+            [
+                self._keys["erase"][place]
+                for what, place in _HOLDING.items()
+                if await self._of(user, "look", what)
+            ]
+        )
+
+    async def _of(self, user: str, how: Literal["erase", "look"], what: str) -> int:
+        cursor: bytes = b"0"
+        found: int = 0
+        while True:
+            cursor, count = await self._run(
+                "erase", how, user, what, cursor, _PURGE_PAGE
+            )
+            found += count
+            if cursor == b"0":
+                return found
 
     async def dead(self, after: str, limit: int) -> list[Letter]:
         """Read dead letters, the oldest message first."""

@@ -13,7 +13,7 @@ from oddswire.ratelimit.statistics import RuleCounts
 
 if TYPE_CHECKING:
     from oddswire.ratelimit._shares import Share
-    from oddswire.ratelimit.rules import Rule
+    from oddswire.ratelimit.rules import Limit, Rule
 
 SUBJECTS = 10_000
 """Subjects of a rule that are remembered; of more, the oldest denials and local shares
@@ -160,6 +160,24 @@ class RuleState:
         self.buckets = dict(kept + busy[-SUBJECTS:])
         # Not before as many came again, so that each costs the same in the long run.
         self._full = len(self.buckets) + SUBJECTS
+
+    def require_like(self, limit: Limit) -> None:
+        """Refuse a limit that cannot take the place of the declared one.
+
+        Raises:
+            RuleError: It is of another kind, or leases would change their time.
+        """
+        declared = self.rule.limit
+        if type(limit) is not type(declared):
+            raise RuleError(
+                f"rule {self.name!r} is a {type(declared).__name__}; a limit of "
+                "another kind needs a rule of its own"
+            )
+        if self.is_slots and limit.width != declared.width:
+            raise RuleError(
+                f"rule {self.name!r}: the ttl of its leases stays "
+                f"{declared.window:g} s for as long as somebody holds one"
+            )
 
     def forget(self) -> None:
         """Forget every denial."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
+from oddswire.erasure import Erased
 from oddswire.errors import (
     Busy,
     ClusterDown,
@@ -52,6 +53,8 @@ _HIT, _REFUND, _RENEW = map(
 # Seconds between two questions while it cannot: one caller of all pays the deadline.
 _PAUSE = 0.2
 _BOOKED_AT_ONCE = 50
+# Seconds for each command of an erasure: nobody waits for a decision meanwhile.
+_ERASING = 5.0
 
 
 class Deciding:
@@ -344,6 +347,19 @@ class Deciding:
                 # The next renewal may succeed.
                 with suppress(OddswireError):
                     await self.run(_RENEW, bucket.keys[:1], args)
+
+    async def erase(self, buckets: Sequence[Bucket]) -> Erased:
+        """Drop what is kept of buckets, here and in Redis, and look again."""
+        client = self._client.bounded(_ERASING)
+        keys = [key for bucket in buckets for key in bucket.keys[:2]]
+        try:
+            removed = int(await client.unlink(*keys)) if keys else 0
+        finally:
+            for bucket in buckets:
+                self.forget(bucket)
+        there = [await client.exists(key) for key in keys]
+        left = tuple(key for key, one in zip(keys, there, strict=True) if one)
+        return Erased("ratelimit", removed, left)
 
     def forget(self, bucket: Bucket) -> None:
         """Drop what a bucket used without Redis."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oddswire.keys import KeySpace
+    from oddswire.ratelimit._bucket import Bucket
     from oddswire.ratelimit.decision import Decision
 
 _MOST_RULES = 32  # of one request
@@ -96,6 +97,15 @@ class RuleBook:
                 for state in states
             )
         )
+
+    def buckets_of(self, subjects: dict[str, int | str]) -> list[Bucket]:
+        """Return the buckets of these subjects, of every rule that counts by one."""
+        now = self._now()
+        return [
+            state.bucket(subjects, now)
+            for state in self.rules.values()
+            if state.key in subjects
+        ]
 
     def count(self, request: Request, decision: Decision) -> None:
         """Count a decision that was told to whoever asked."""

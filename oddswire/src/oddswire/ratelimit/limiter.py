@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 import msgspec
 
 from oddswire.counters import Histogram
-from oddswire.errors import OddswireError, RuleError
+from oddswire.errors import OddswireError
 from oddswire.events import DataReset, Failover
 from oddswire.keys import KeySpace
 from oddswire.ratelimit._deciding import Deciding
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from oddswire.client import Client
+    from oddswire.erasure import Erased
     from oddswire.events import Event
     from oddswire.ratelimit.decision import Decision
 
@@ -314,6 +315,14 @@ class RateLimiter:
                 self._deciding.forget(part.bucket)
                 self._waiting.kick(part.bucket)
 
+    async def erase(self, **subjects: int | str) -> Erased:
+        """Forget ``user=42`` or the like in this limiter's rules that count by it.
+
+        Raises:
+            OddswireError: As any command; it may have run.
+        """
+        return await self._deciding.erase(self._book.buckets_of(subjects))
+
     async def penalize(
         self, rule: str, retry_after: float, **subjects: int | str
     ) -> None:
@@ -356,24 +365,13 @@ class RateLimiter:
             OddswireError: As any command; it may have run.
         """
         state = self._book.state(rule)
-        declared = state.rule.limit
-        key = state.change
         seconds("ttl", ttl, 0.001)
         if limit is None:
-            await self._client.unlink(key)
+            await self._client.unlink(state.change)
         else:
-            if type(limit) is not type(declared):
-                raise RuleError(
-                    f"rule {rule!r} is a {type(declared).__name__}; a limit of another "
-                    "kind needs a rule of its own"
-                )
-            if state.is_slots and limit.width != declared.width:
-                raise RuleError(
-                    f"rule {rule!r}: the ttl of its leases stays {declared.window:g} s "
-                    "for as long as somebody holds one"
-                )
+            state.require_like(limit)
             value = f"{limit.most} {limit.width}"
-            await self._client.set(key, value, px=ceil(ttl * 1e3))
+            await self._client.set(state.change, value, px=ceil(ttl * 1e3))
         state.forget()
         self._waiting.kick_all()
 

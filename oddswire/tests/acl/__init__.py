@@ -1,0 +1,1 @@
+"""Least privilege: the table, and every part run as its user."""
