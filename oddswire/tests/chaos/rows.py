@@ -127,6 +127,10 @@ async def full_disk(stage: Stage) -> None:
     """Let no file grow, as on a full disk."""
     limit = resource.RLIMIT_FSIZE
     usual = resource.prlimit(stage.server.pid, limit, (20_000, resource.RLIM_INFINITY))
+    # The fault begins when the file has grown so far.
+    async with asyncio.timeout(20):
+        while (await _aof(stage)) == "ok":  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.02)
     await asyncio.sleep(stage.seconds)
     resource.prlimit(stage.server.pid, limit, usual)
     async with asyncio.timeout(10):
