@@ -152,6 +152,6 @@ async def test_sessions_work_through_a_client_that_decodes(server, prefix, until
         Sessions(client, prefix=prefix, keyring=ring) as sessions,
     ):
         await sessions.update(1, lambda s: s.metadata.update(a="b"), create=True)
-        await until(lambda: sessions._upkeep.mirror.whole)
+        await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
         assert (await sessions.get(1, fresh=True)).metadata == {"a": "b"}
         assert (await sessions.erase(1)).left == ()

@@ -135,6 +135,7 @@ class Sessions(Members[T]):
             near = self._near.get(user_id)
             if near is not None:
                 return near
+            self._upkeep.want()
         loaded = await self._load(user_id)
         return None if loaded is None else loaded[1]
 

@@ -39,6 +39,8 @@ _TRIES = 16
 _SWEEP = 200
 LEASE = 2.0
 """Seconds that memory is believed after the last word of changes."""
+IDLE = 5.0
+"""Seconds without a read or a lookup after which changes are not followed any more."""
 
 
 class Upkeep(Generic[T]):
@@ -70,6 +72,8 @@ class Upkeep(Generic[T]):
         self._near = near
         self._tasks: list[asyncio.Task[None]] = []
         self._clock: Clock
+        self._asked = 0
+        self._wanted = asyncio.Event()
 
     # --- by itself
 
@@ -110,8 +114,19 @@ class Upkeep(Generic[T]):
             except OddswireError:
                 self.failures += 1
 
+    def want(self) -> None:
+        """Note a read or a lookup that memory is to answer, now or the next time."""
+        self._asked += 1
+        self._wanted.set()
+
     async def follow(self, feed: Feed) -> None:
-        """Apply changes to what is in memory, and believe that for a while."""
+        """Apply changes to what is in memory, and believe that for a while.
+
+        It begins with the first read, and pauses when nobody reads: what was kept is
+        then believed no longer, and after the pause again once it has caught up.
+        """
+        await self._wanted.wait()
+        uses, used = 0, self._clock.boottime()
         async for item in feed.follow():
             match item:
                 case Missed():
@@ -128,6 +143,12 @@ class Upkeep(Generic[T]):
                         # From before it was asked for: a process that was stopped in
                         # between must not believe an old answer.
                         self._near.trusted_until = item.at + LEASE
+            now = self._clock.boottime()
+            if uses != (uses := self._asked + self._near.hits):
+                used = now
+            elif now - used >= IDLE:
+                self._wanted.clear()
+                await self._wanted.wait()
 
     async def _rebuild(self) -> None:
         while True:
@@ -140,6 +161,7 @@ class Upkeep(Generic[T]):
 
     def mirrored(self, tag: Tag) -> list[str] | None:
         """Return names from memory, or None when it cannot be believed now."""
+        self.want()
         if not self.mirror.whole:
             return None
         if self._clock.boottime() >= self._near.trusted_until:
