@@ -252,14 +252,15 @@ class Upkeep(Generic[T]):
             )
             value = self._form.value(old, before)
             generation = secrets.token_hex(8)
-            change = self._form.change(new, None, value, generation)
+            content = self._form.content(None, value)
+            change = self._form.change(new, None, content, generation)
             answer = await self._store.move(
                 old,
                 new,
                 read=before.header.version,
                 schema=self._form.layout.type.schema,
                 generation=generation,
-                tags=sorted(before.tags | change.tags),
+                tags=sorted(before.tags | content.tags),
                 main=change.main,
                 short=change.short,
             )
