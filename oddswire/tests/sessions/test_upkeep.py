@@ -155,3 +155,20 @@ async def test_sessions_work_through_a_client_that_decodes(server, prefix, until
         await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
         assert (await sessions.get(1, fresh=True)).metadata == {"a": "b"}
         assert (await sessions.erase(1)).left == ()
+
+
+@pytest.mark.performance
+async def test_a_sealed_session_without_conversation_is_one_packed_key(people, keyring):
+    """What a user asked for takes one hash that the embedded server packs."""
+    sessions = people(keyring=keyring)
+
+    def settle(person):
+        person.city = "Oslo"
+        person.limits = {f"limit {n}": n / 7 for n in range(8)}
+        person.wallets = {f"0x{n:040x}": people.Wallet("whale") for n in range(3)}
+
+    await sessions.update(1, settle, create=True)
+    main, short = sessions._store.pair(1)
+    assert await people.client.object("ENCODING", main) in (b"listpack", "listpack")
+    assert not await people.client.exists(short)
+    assert max(map(len, (await people.client.hgetall(main)).values())) > 64
