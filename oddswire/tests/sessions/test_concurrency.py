@@ -55,8 +55,10 @@ async def test_changes_that_wait_are_saved_together_each_with_its_own_outcome(pe
         return await usual(*args, **options)
 
     sessions._store.save = save
+    begun = set()
 
     def change(number, person):
+        begun.add((person.user_id, person.version, person.is_active))
         count(person)
         person.user_id, person.version = 7, "x"
         if number % 3 == 1:
@@ -80,6 +82,7 @@ async def test_changes_that_wait_are_saved_together_each_with_its_own_outcome(pe
     assert person.limits == {"n": 1 + len(good)}
     assert len(saves) == 2
     assert len({each.version for each in good} - {version}) == 2
+    assert begun == {(1, version, True), (1, good[0].version, True)}
     assert good[-1].version == person.version
 
 

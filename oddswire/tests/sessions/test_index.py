@@ -197,7 +197,10 @@ async def test_changes_are_followed_only_while_somebody_reads(people, until):
             upkeep = sessions._upkeep
             follower = next(t for t in upkeep._tasks if "follower" in t.get_name())
             await watch(people, sessions, 5)
-            assert "cmdstat_xread" not in await direct.info("commandstats")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(follower), 0.5)
+            sent = await direct.info("commandstats")
+            assert not {"cmdstat_xread", "cmdstat_xrevrange"} & sent.keys()
 
             async def followed():
                 return await watchers(sessions) == {1, 5} and await sessions.get(1)

@@ -101,6 +101,7 @@ class Upkeep(Generic[T]):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        self._wanted.clear()
         self._near.following = False
         self._near.trusted_until = 0.0
         self._near.clear()
