@@ -5,7 +5,9 @@ import random
 
 import pytest
 
+from oddswire import Client, EmbeddedServer
 from oddswire.clock import SystemClock
+from oddswire.errors import NoPermission
 from oddswire.sessions import Sessions
 
 
@@ -172,3 +174,27 @@ async def test_a_sealed_session_without_conversation_is_one_packed_key(people, k
     assert await people.client.object("ENCODING", main) in (b"listpack", "listpack")
     assert not await people.client.exists(short)
     assert max(map(len, (await people.client.hgetall(main)).values())) > 64
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("C14")
+async def test_without_rights_to_sessions_the_rest_opens_and_each_call_is_told(people):
+    """Who may not read sessions can enter them; no call takes that for no session."""
+    async with EmbeddedServer() as own, Client.from_url(own.url) as admin:
+        await people(client=admin).update(1, lambda _: None, create=True)
+        await admin.execute_command(
+            "ACL", "SETUSER", "app", "on", ">secret", "~app:*", "+@all"
+        )
+        async with (
+            Client(
+                host=own.host, port=own.port, username="app", password="secret"
+            ) as client,
+            people(client=client) as sessions,
+        ):
+            for call in (
+                sessions.get(1),
+                sessions.users_for("wallet", "0xaa"),
+                sessions.update(1, lambda _: None, create=True),
+            ):
+                with pytest.raises(NoPermission):
+                    await call

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from oddswire.errors import ClosedError, OddswireError
+from oddswire.errors import ClosedError, NoPermission, OddswireError
 from oddswire.sessions._scripts import text
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ BATCH = 500
 _BLOCK = 0.75
 """Seconds; two in a row, and the asking, are less than what memory is believed for."""
 _PAUSE = 0.2
+_REFUSED = 60.0
 _ENTRIES = msgspec.json.Decoder(list[tuple[str, str]])
 
 
@@ -125,6 +126,8 @@ class LogFeed:
                     reason = "the log went back"
             except ClosedError:
                 raise
+            except NoPermission:
+                await self._clock.sleep(_REFUSED)
             except OddswireError:
                 await self._clock.sleep(_PAUSE)
 
