@@ -12,7 +12,7 @@ import asyncio
 import json
 import sys
 from functools import partial
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -33,7 +33,8 @@ WATCHERS = 20
 SHAPE = (
     "a user name, four preferences, two thresholds, a time zone and three wallets with "
     "an alias each, out of as many wallets as half the users; sealed with AES-256-GCM, "
-    "users and wallets hidden in keys"
+    "users and wallets hidden in keys; in a server that packs small hashes, as the "
+    "embedded one does"
 )
 FLOORS = {
     "50 updates of one session": "100x",
@@ -224,10 +225,11 @@ async def _near_us(client: Client, keyring: Keyring, size: int) -> float:
             await asyncio.sleep(0.01)
         times = []
         for _ in range(9):
-            started = perf_counter()
+            # Nothing is waited for: CPU, so that other processes do not count.
+            started = process_time()
             for _ in range(2_000):
                 await sessions.get(5)
-            times.append((perf_counter() - started) / 2_000 * 1e6)
+            times.append((process_time() - started) / 2_000 * 1e6)
         return figure(times).median
 
 

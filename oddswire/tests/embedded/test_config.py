@@ -114,6 +114,8 @@ def test_whole_file():
         'save ""',
         "appendonly yes",
         "appendfsync everysec",
+        "hash-max-listpack-entries 128",
+        "hash-max-listpack-value 256",
         'save "60" "1"',
         'appendfsync "always"',
     ]

@@ -50,10 +50,11 @@ async def test_two_processes_that_change_one_session_lose_nothing(people):
 
 @pytest.mark.advanced
 @pytest.mark.requirement("S3")
-async def test_a_stale_read_from_memory_loses_nothing(people):
+async def test_a_stale_read_from_memory_loses_nothing(people, until):
     """A process whose memory is out of date retries on the newest state."""
     async with people() as near:
         await near.update(1, count, create=True)
+        await until(lambda: near._upkeep.mirrored(("wallet", "")) is not None)
         await asyncio.gather(*(near.get(1) for _ in range(3)))
         # Its follower is stopped, and its memory believed for ever.
         for task in near._upkeep._tasks:
@@ -269,7 +270,7 @@ async def test_a_server_that_comes_back_empty_is_no_source_of_old_data(people, u
         people(client=client) as sessions,
     ):
         await sessions.update(1, lambda p: setattr(p, "city", "Oslo"), create=True)
-        await until(lambda: sessions._upkeep.mirror.whole)
+        await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
         await until(lambda: _found(sessions, "Oslo", {1}))
         own.kill()
         await own.restart()

@@ -78,7 +78,7 @@ async def test_a_cut_link_bypasses_memory_and_loses_no_change(people, until):
         other = people(client=direct)
         await watch(people, other, 1)
         async with people(client=client) as sessions:
-            await until(lambda: sessions._upkeep.mirror.whole)
+            await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
             assert await watchers(sessions) == {1}
             with frozen(own):
                 await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is None)
@@ -103,7 +103,7 @@ async def test_a_log_that_was_cut_is_noticed_and_memory_built_anew(people, until
     other = people()
     await watch(people, other, 1)
     async with people() as sessions:
-        await until(lambda: sessions._upkeep.mirror.whole)
+        await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
         log = sessions._store.log
         for _ in range(3):
             built = sessions._upkeep.mirror.rebuilt
@@ -160,6 +160,7 @@ async def test_memory_is_not_believed_without_word_from_the_feed(people):
         sessions._upkeep.follow(Own()), name="follower"
     )
     mirrored = lambda: sessions._upkeep.mirrored(("wallet", "0xaa"))  # noqa: E731
+    assert mirrored() is None, "it follows from the first lookup on"
     await say(Missed("start"))
     assert mirrored() is None
     await say(
@@ -179,6 +180,55 @@ async def test_memory_is_not_believed_without_word_from_the_feed(people):
     assert mirrored() is None
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S5", "C14")
+async def test_changes_are_followed_only_while_somebody_reads(people, until):
+    """Without reads for five seconds no command is sent; what changed then is seen."""
+    async with EmbeddedServer() as own, Client.from_url(own.url) as direct:
+        other = people(client=direct)
+        await watch(people, other, 1)
+        await direct.config_resetstat()
+        async with (
+            Client.from_url(own.url, heartbeat=1000) as client,
+            people(client=client) as sessions,
+        ):
+            upkeep = sessions._upkeep
+            follower = next(t for t in upkeep._tasks if "follower" in t.get_name())
+            await watch(people, sessions, 5)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(follower), 0.5)
+            sent = await direct.info("commandstats")
+            assert not {"cmdstat_xread", "cmdstat_xrevrange"} & sent.keys()
+
+            async def followed():
+                return await watchers(sessions) == {1, 5} and await sessions.get(1)
+
+            await until(followed)
+            await until(lambda: upkeep.mirrored(("wallet", "")) is not None)
+            await until(lambda: not upkeep._wanted.is_set())
+            before = await _reads(direct)
+            await watch(people, other, 2)
+            await other.update(1, lambda person: setattr(person, "city", "Oslo"))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(follower), 2.1)
+            assert await _reads(direct) == before
+            # Two seconds after the last word, memory is bypassed.
+            assert upkeep._clock.boottime() >= sessions._near.trusted_until
+            assert (await sessions.get(1)).city == "Oslo"
+            assert await watchers(sessions) == {1, 2, 5}
+            await until(lambda: upkeep.mirrored(("wallet", "")) is not None)
+            calls = client.statistics().calls
+            assert await watchers(sessions) == {1, 2, 5}
+            assert (await sessions.get(1)).city == "Oslo"
+            assert client.statistics().calls == calls, "from memory"
+            assert upkeep.mirror.rebuilt == 1
+
+
+async def _reads(client):
+    stats = await client.info("commandstats")
+    return [stats[f"cmdstat_{name}"]["calls"] for name in ("xread", "xrevrange")]
 
 
 @pytest.mark.advanced
@@ -229,7 +279,7 @@ async def test_a_crowd_is_found_in_pages(people):
 async def test_memory_is_bounded(people, until):
     """No more sessions are kept in memory than was said."""
     async with people(near=10) as sessions:
-        await until(lambda: sessions._upkeep.mirror.whole)
+        await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
         for user in range(30):
             await sessions.update(user, lambda _: None, create=True)
         assert len(sessions._near) == 10

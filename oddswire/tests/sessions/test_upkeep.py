@@ -5,7 +5,9 @@ import random
 
 import pytest
 
+from oddswire import Client, EmbeddedServer
 from oddswire.clock import SystemClock
+from oddswire.errors import NoPermission
 from oddswire.sessions import Sessions
 
 
@@ -152,6 +154,47 @@ async def test_sessions_work_through_a_client_that_decodes(server, prefix, until
         Sessions(client, prefix=prefix, keyring=ring) as sessions,
     ):
         await sessions.update(1, lambda s: s.metadata.update(a="b"), create=True)
-        await until(lambda: sessions._upkeep.mirror.whole)
+        await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
         assert (await sessions.get(1, fresh=True)).metadata == {"a": "b"}
         assert (await sessions.erase(1)).left == ()
+
+
+@pytest.mark.performance
+async def test_a_sealed_session_without_conversation_is_one_packed_key(people, keyring):
+    """What a user asked for takes one hash that the embedded server packs."""
+    sessions = people(keyring=keyring)
+
+    def settle(person):
+        person.city = "Oslo"
+        person.limits = {f"limit {n}": n / 7 for n in range(8)}
+        person.wallets = {f"0x{n:040x}": people.Wallet("whale") for n in range(3)}
+
+    await sessions.update(1, settle, create=True)
+    main, short = sessions._store.pair(1)
+    assert await people.client.object("ENCODING", main) in (b"listpack", "listpack")
+    assert not await people.client.exists(short)
+    assert max(map(len, (await people.client.hgetall(main)).values())) > 64
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("C14")
+async def test_without_rights_to_sessions_the_rest_opens_and_each_call_is_told(people):
+    """Who may not read sessions can enter them; no call takes that for no session."""
+    async with EmbeddedServer() as own, Client.from_url(own.url) as admin:
+        await people(client=admin).update(1, lambda _: None, create=True)
+        await admin.execute_command(
+            "ACL", "SETUSER", "app", "on", ">secret", "~app:*", "+@all"
+        )
+        async with (
+            Client(
+                host=own.host, port=own.port, username="app", password="secret"
+            ) as client,
+            people(client=client) as sessions,
+        ):
+            for call in (
+                sessions.get(1),
+                sessions.users_for("wallet", "0xaa"),
+                sessions.update(1, lambda _: None, create=True),
+            ):
+                with pytest.raises(NoPermission):
+                    await call

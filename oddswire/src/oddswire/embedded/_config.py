@@ -26,6 +26,9 @@ _OURS = {
     "unixsocket": "the socket is private; read its path from .unix_socket",
     "unixsocketperm": "the socket is private",
 }
+# A session's hash is a few fields, of which one is above the usual 64 bytes: packed, it
+# takes less memory. The bounds keep the cost of a change low.
+_PACKED = ("hash-max-listpack-entries 128", "hash-max-listpack-value 256")
 _NAME = re.compile(r"--([a-z][a-z0-9-]*)")
 
 
@@ -98,6 +101,7 @@ def config_text(
             'save ""',
             f"appendonly {'yes' if aof else 'no'}",
             "appendfsync everysec",
+            *_PACKED,
             *options,
             "",
         ]

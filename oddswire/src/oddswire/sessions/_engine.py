@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -16,7 +17,8 @@ from oddswire.errors import (
     SessionGone,
 )
 from oddswire.keys import KeySpace
-from oddswire.sessions._form import Form, Snapshot, stamp
+from oddswire.sessions._form import Content, Form, Snapshot, stamp
+from oddswire.sessions._groups import Groups, Wish
 from oddswire.sessions._header import Header
 from oddswire.sessions._layout import Layout
 from oddswire.sessions._near import Near
@@ -27,6 +29,8 @@ from oddswire.sessions._upkeep import Upkeep
 from oddswire.sessions.record import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from oddswire.client import Client
     from oddswire.clock import Clock
     from oddswire.codec import Compressor, Keyring, Names, Sealer
@@ -39,6 +43,8 @@ V = TypeVar("V")
 TRIES = 16
 """Attempts of a change that other processes get ahead of."""
 _REMEMBERED = 16_384
+_PAUSE = 0.002
+_NONE = "there is no session; create=True begins one"
 
 
 class Engine(Generic[T]):
@@ -89,6 +95,7 @@ class Engine(Generic[T]):
         self._touched: OrderedDict[int, float] = OrderedDict()
         self._generations: OrderedDict[int, str] = OrderedDict()
         self._turns = Turns()
+        self._groups = Groups(self._turns, self._commit)
         self._near = Near(self._layout.whole, near, self._clock)
         self._upkeep = Upkeep(self._rewrite, self._store, self._form, self._near)
         self._cleanup = cleanup
@@ -98,17 +105,83 @@ class Engine(Generic[T]):
         for _ in range(TRIES):
             snapshot = await self._snapshot(user_id)
             value = self._begin(user_id, snapshot, create=False)
-            answer = await self._save(user_id, snapshot, value, active=False)
+            content = self._form.content(snapshot, value)
+            answer = await self._save(user_id, snapshot, content, value, active=False)
             if answer.kind == "saved":
                 return
             await self._after(user_id, answer, create=False)
         raise SessionConflict(f"others changed the session {TRIES} times")
 
+    async def _commit(self, user_id: int, wishes: Sequence[Wish[T]]) -> None:
+        """Make changes one after another, and save them at once.
+
+        A change that fails is not in it and knows its error; what is raised became of
+        the others.
+        """
+        snapshot = self._near.snapshot(user_id)
+        if snapshot is None:
+            snapshot = await self._snapshot(user_id)
+        for attempt in range(TRIES):
+            if attempt:
+                pause = _PAUSE * 2 ** min(attempt - 1, 5)
+                await self._clock.sleep(random.uniform(0, pause))  # noqa: S311
+            content = self._apply(user_id, snapshot, wishes)
+            made = [wish for wish in wishes if wish.error is None]
+            if content is None:
+                return
+            answer = await self._save(
+                user_id,
+                snapshot,
+                content,
+                made[-1].value,
+                active=any(wish.active for wish in made),
+            )
+            if answer.kind == "saved":
+                header = Header.parse(answer.header)
+                for wish in made:
+                    stamp(wish.value, user_id, header)
+                return
+            create = any(wish.create for wish in made)
+            try:
+                snapshot = await self._after(user_id, answer, create=create)
+            except SessionFull:
+                # The session that these went on with was not begun.
+                for wish in made:
+                    if not wish.create:
+                        wish.error = SessionGone(_NONE)
+                raise
+        raise SessionConflict(
+            f"others changed the session first, {TRIES} times; try again later"
+        )
+
+    def _apply(
+        self, user_id: int, snapshot: Snapshot | None, wishes: Sequence[Wish[T]]
+    ) -> Content | None:
+        """Return what all changes make of a session; None when each failed."""
+        content: Content | None = None
+        for wish in wishes:
+            wish.error = None
+            try:
+                # On a copy of its own, so that nothing stays of one that fails.
+                if content is None:
+                    value = self._begin(user_id, snapshot, create=wish.create)
+                else:
+                    value = self._form.current(content)
+                    if snapshot is None:
+                        value.user_id = user_id
+                    else:
+                        stamp(value, user_id, snapshot.header)
+                wish.run(value)
+                content = self._form.content(snapshot, value)
+            except BaseException as error:  # noqa: BLE001 - its caller raises it
+                wish.error = error
+        return content
+
     def _begin(self, user_id: int, snapshot: Snapshot | None, *, create: bool) -> T:
         if snapshot is not None:
             return self._form.value(user_id, snapshot)
         if not create:
-            raise SessionGone("there is no session; create=True begins one")
+            raise SessionGone(_NONE)
         value = self._layout.blank()
         value.user_id = user_id
         return value
@@ -141,12 +214,18 @@ class Engine(Generic[T]):
         return snapshot
 
     async def _save(
-        self, user_id: int, snapshot: Snapshot | None, value: T, *, active: bool
+        self,
+        user_id: int,
+        snapshot: Snapshot | None,
+        content: Content,
+        value: T,
+        *,
+        active: bool,
     ) -> Answer:
         generation = (
             secrets.token_hex(8) if snapshot is None else snapshot.header.generation
         )
-        change = self._form.change(user_id, snapshot, value, generation)
+        change = self._form.change(user_id, snapshot, content, generation)
         reading = self._near.begin(user_id)
         try:
             answer = await self._store.save(
@@ -166,7 +245,11 @@ class Engine(Generic[T]):
                 now = int(answer.detail[0])
                 live = header.expiry > now
                 after = Snapshot(
-                    header, live, change.plain, change.members, change.tags
+                    header=header,
+                    live=live,
+                    plain=content.plain,
+                    members=content.members,
+                    tags=content.tags,
                 )
                 remember(self._generations, user_id, generation)
                 self._near.put(user_id, after, value, now, reading)

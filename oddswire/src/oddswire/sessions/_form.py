@@ -27,29 +27,37 @@ _TAGS = msgspec.json.Decoder(list[tuple[str, str]])
 _ANYTHING: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
 
 
-class Snapshot(msgspec.Struct):
+class Content(msgspec.Struct, kw_only=True):
+    """What is in a session, checked and encoded.
+
+    Attributes:
+        plain: Encoded fields by section, without those that have their defaults.
+        members: Encoded members by field.
+        tags: Indexes and names of values that it is in.
+    """
+
+    plain: dict[str, bytes] = {}
+    members: dict[str, bytes] = {}
+    tags: frozenset[Tag] = frozenset()
+
+
+class Snapshot(Content, kw_only=True):
     """A session as it was read, opened and not yet decoded.
 
     Attributes:
         header: Its header.
         live: Whether the conversation had not ended then.
-        plain: Encoded fields by section, without those that have their defaults.
-        members: Encoded members by field.
-        tags: Indexes and names of values that it is in.
         stale: Fields sealed under another key than the one that seals now, or all of
             them, when their schema is an older one.
     """
 
     header: Header
     live: bool
-    plain: dict[str, bytes] = {}
-    members: dict[str, bytes] = {}
-    tags: frozenset[Tag] = frozenset()
     stale: frozenset[str] = frozenset()
 
 
 class Change(msgspec.Struct):
-    """What a save writes.
+    """What a save writes, sealed.
 
     Attributes:
         main: Fields of the durable hash, to set.
@@ -59,9 +67,6 @@ class Change(msgspec.Struct):
         joins: Indexes to enter.
         leaves: Indexes to leave.
         held: By collection, 1 where it got its first member, -1 where it lost its last.
-        plain: As `Snapshot` has it once this is stored.
-        members: The same.
-        tags: The same.
     """
 
     main: dict[str, bytes]
@@ -71,9 +76,6 @@ class Change(msgspec.Struct):
     joins: list[Tag]
     leaves: list[Tag]
     held: dict[str, int]
-    plain: dict[str, bytes]
-    members: dict[str, bytes]
-    tags: frozenset[Tag]
 
 
 class Form(Packing, Generic[T]):
@@ -167,19 +169,14 @@ class Form(Packing, Generic[T]):
                 plain[field] = body
         if header.schema < self.layout.type.schema:
             stale.update(plain, members)
-        tags = frozenset(self.tags_of(main))
-        return Snapshot(header, live, plain, members, tags, frozenset(stale))
-
-    def _members(self, snapshot: Snapshot) -> list[tuple[str, str, Any]]:
-        found = []
-        for field, body in snapshot.members.items():
-            collection = field.partition(":")[0]
-            decoder = self.layout.members.get(collection)
-            # Of a newer program: kept, and not looked at.
-            if decoder is not None:
-                decode = decoder.decode if not self._old(snapshot) else _ANYTHING.decode
-                found.append((collection, *decoded(decode, body, SessionDamaged)))
-        return found
+        return Snapshot(
+            header=header,
+            live=live,
+            plain=plain,
+            members=members,
+            tags=frozenset(self.tags_of(main)),
+            stale=frozenset(stale),
+        )
 
     def _old(self, snapshot: Snapshot) -> bool:
         return snapshot.header.schema < self.layout.type.schema
@@ -191,14 +188,19 @@ class Form(Packing, Generic[T]):
             SessionDamaged: It is no value of the type.
         """
         value = (
-            self._migrated(snapshot) if self._old(snapshot) else self._current(snapshot)
+            self._migrated(snapshot) if self._old(snapshot) else self.current(snapshot)
         )
         stamp(value, user_id, snapshot.header)
         return value
 
-    def _current(self, snapshot: Snapshot) -> T:
+    def current(self, content: Content) -> T:
+        """Decode what has the schema of now; who it belongs to is not in it.
+
+        Raises:
+            SessionDamaged: It is no value of the type.
+        """
         value = self.layout.blank()
-        for section, body in snapshot.plain.items():
+        for section, body in content.plain.items():
             decoder = self.layout.decoders.get(section)
             if decoder is None:
                 continue
@@ -206,8 +208,13 @@ class Form(Packing, Generic[T]):
             for name in self.layout.sections[section]:
                 if (each := getattr(fields, name)) is not msgspec.UNSET:
                     setattr(value, name, each)
-        for collection, key, member in self._members(snapshot):
-            getattr(value, collection)[key] = member
+        for field, body in content.members.items():
+            collection = field.partition(":")[0]
+            member = self.layout.members.get(collection)
+            # Of a newer program: kept, and not looked at.
+            if member is not None:
+                key, each = decoded(member.decode, body, SessionDamaged)
+                getattr(value, collection)[key] = each
         return value
 
     def _migrated(self, snapshot: Snapshot) -> T:
@@ -234,46 +241,61 @@ class Form(Packing, Generic[T]):
 
     # --- writing
 
-    def change(
-        self, user_id: int, before: Snapshot | None, value: T, generation: str
-    ) -> Change:
-        """Compare a value with what is stored, and seal what differs.
+    def content(self, before: Snapshot | None, value: T) -> Content:
+        """Check and encode a value that is to be stored.
 
         Args:
-            user_id: Whose.
             before: What is stored; None for a session that begins.
             value: What is to be stored.
-            generation: Of the session.
 
         Raises:
             CodecError: ``type`` or ``too_large``: it could not be read back.
             SessionFull: More members than a collection may have.
         """
+        members, tags = self._collections(before, value)
+        found = Content(plain=self._sections(before, value), members=members, tags=tags)
+        for field, body in (*found.plain.items(), *members.items()):
+            self.check_size(field, body)
+        return found
+
+    def change(
+        self,
+        user_id: int,
+        before: Snapshot | None,
+        content: Content,
+        generation: str,
+    ) -> Change:
+        """Compare with what is stored, and seal what differs.
+
+        Args:
+            user_id: Whose.
+            before: What is stored; None for a session that begins.
+            content: What is to be stored, as `content` made it for this `before`.
+            generation: Of the session.
+        """
         stale: frozenset[str] = frozenset() if before is None else before.stale
-        plain = self._sections(before, value)
-        members, tags, held = self._collections(before, value)
         was = {} if before is None else {**before.plain, **before.members}
-        now = {**plain, **members}
+        now = {**content.plain, **content.members}
+        tags = content.tags
         scalar = {tag for tag in tags if tag[0] in self.layout.indexes}
         old_tags: frozenset[Tag] = frozenset() if before is None else before.tags
-        dirty = {
-            field: body
-            for field, body in now.items()
-            if was.get(field) != body or field in stale
-        }
         gone = [field for field in was if field not in now]
         old_scalar = {tag for tag in old_tags if tag[0] in self.layout.indexes}
         if old_scalar and not scalar:
             gone.append(INDEX)
         packed = {
             field: self.pack(user_id, generation, field, body)
-            for field, body in dirty.items()
+            for field, body in now.items()
+            if was.get(field) != body or field in stale
         }
         if scalar != old_scalar and scalar:
             # Not sealed: it says what the index sets say, and has to be readable for
             # deleting a session that does not open.
             packed[INDEX] = msgspec.json.encode(sorted(scalar))
         short = {CONVERSATION, AUTH}
+        had = {field.partition(":")[0] for field in was if ":" in field}
+        has = {field.partition(":")[0] for field in content.members}
+        known = self.layout.collections.keys()
         return Change(
             main={f: data for f, data in packed.items() if f not in short},
             main_gone=[f for f in gone if f not in short],
@@ -282,10 +304,7 @@ class Form(Packing, Generic[T]):
             # What an older schema was indexed by is not known for certain.
             joins=sorted(tags if before and self._old(before) else tags - old_tags),
             leaves=sorted(old_tags - tags),
-            held=held,
-            plain=plain,
-            members=members,
-            tags=tags,
+            held={name: 1 if name in has else -1 for name in (had ^ has) & known},
         )
 
     def _sections(self, before: Snapshot | None, value: T) -> dict[str, bytes]:
@@ -310,14 +329,13 @@ class Form(Packing, Generic[T]):
 
     def _collections(
         self, before: Snapshot | None, value: T
-    ) -> tuple[dict[str, bytes], frozenset[Tag], dict[str, int]]:
+    ) -> tuple[dict[str, bytes], frozenset[Tag]]:
         members: dict[str, bytes] = {}
         tags = {
             (name, self.names.of_value(name, each))
             for name in self.layout.indexes
             if (each := getattr(value, name))
         }
-        held = {}
         was = [] if before is None else [f.partition(":")[0] for f in before.members]
         for name, mark in self.layout.collections.items():
             content = getattr(value, name)
@@ -330,15 +348,13 @@ class Form(Packing, Generic[T]):
                 members[field] = self.check_member(name, key, member)
                 if (tag := self.member_tag(name, key)) is not None:
                     tags.add(tag)
-            if bool(content) != (name in was):
-                held[name] = 1 if content else -1
         if before is not None and not self._old(before):
             members |= {
                 field: body
                 for field, body in before.members.items()
                 if field.partition(":")[0] not in self.layout.collections
             }
-        return members, frozenset(tags), held
+        return members, frozenset(tags)
 
 
 def stamp(value: Record, user_id: int, header: Header) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import copy
 from typing import (
     Annotated,
@@ -21,6 +22,7 @@ T = TypeVar("T", bound=Record)
 
 DURABLE, CONVERSATION, AUTH = "D", "T", "A"
 SECTIONS = (DURABLE, CONVERSATION, AUTH)
+_SHARED = (str, int, float, bytes, type(None))
 _OWN = frozenset(field.name for field in msgspec.structs.fields(Record))
 
 
@@ -76,6 +78,11 @@ class Layout(Generic[T]):
             for name, fields in self.sections.items()
         }
         self._blank = type()
+        self._copied = [
+            name
+            for name in type.__struct_fields__
+            if builtins.type(getattr(self._blank, name)) not in _SHARED
+        ]
         for name in self.indexes:
             if getattr(self._blank, name):
                 raise TypeError(
@@ -114,7 +121,10 @@ class Layout(Generic[T]):
 
     def blank(self) -> T:
         """Return a session of defaults that nobody else holds."""
-        return copy.deepcopy(self._blank)
+        value = copy.copy(self._blank)
+        for name in self._copied:
+            setattr(value, name, copy.deepcopy(getattr(value, name)))
+        return value
 
     def changed(self, value: T, section: str) -> dict[str, Any]:
         """Return the fields of a section that differ from their defaults."""

@@ -51,8 +51,8 @@ class Packing:
         self._space = space
         self._compress_above = compress_above
 
-    def pack(self, user_id: int, generation: str, field: str, body: bytes) -> bytes:
-        """Return the bytes to store in a field.
+    def check_size(self, field: str, body: bytes) -> None:
+        """Refuse a field that is too large.
 
         Raises:
             CodecError: ``too_large``.
@@ -63,6 +63,14 @@ class Packing:
                 f"{self.max_size}",
                 reason="too_large",
             )
+
+    def pack(self, user_id: int, generation: str, field: str, body: bytes) -> bytes:
+        """Return the bytes to store in a field.
+
+        Raises:
+            CodecError: ``too_large``.
+        """
+        self.check_size(field, body)
         inside, compressor = body, None
         if len(body) > self._compress_above and field != AUTH:
             smaller = self._compressor.compress(body)

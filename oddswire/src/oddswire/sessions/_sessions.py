@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-import random
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from oddswire.codec import Zstd
@@ -13,7 +12,8 @@ from oddswire.errors import (
     SessionError,
     SessionGone,
 )
-from oddswire.sessions._engine import TRIES, remember
+from oddswire.sessions._engine import remember
+from oddswire.sessions._groups import Wish
 from oddswire.sessions._members import Members
 from oddswire.sessions.record import Record, Session
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=Record)
 
-_PAUSE = 0.002
 _PAGE = 2000
 
 
@@ -135,6 +134,7 @@ class Sessions(Members[T]):
             near = self._near.get(user_id)
             if near is not None:
                 return near
+            self._upkeep.want()
         loaded = await self._load(user_id)
         return None if loaded is None else loaded[1]
 
@@ -148,16 +148,21 @@ class Sessions(Members[T]):
     ) -> T:
         """Change a session, and return it as it is stored.
 
-        Tasks of this process take turns; another process that was faster makes `fn`
-        run again on what it wrote. A change that was reported is in every later state.
-        Cancelled or timed out, it may be stored, whole, now or later; not if another
-        change came in between.
+        Tasks of this process take turns, and those that would wait are saved together:
+        each `fn` changes what the one before it left, and sees nothing of one that
+        failed. Another process that was faster makes `fn` run again on what it wrote. A
+        change that was reported is in every later state. Cancelled or timed out, it may
+        be stored, whole, now or later; not if another process's change came in between.
 
         Args:
             user_id: Whose.
             fn: Changes the session it is given. It may run several times.
             create: Begin a session where there is none.
             active: Whether this is the user's own activity.
+
+        Returns:
+            What `fn` left, of the caller's own; changes that were saved with it and
+            came later are not in it.
 
         Raises:
             SessionGone: There is no session.
@@ -166,26 +171,13 @@ class Sessions(Members[T]):
             SessionDamaged: What is stored does not open; it was left as it is.
             CodecError: What `fn` left is not of the type, or too large.
         """
-        async with self._turns.of(user_id):
-            snapshot = self._near.snapshot(user_id)
-            if snapshot is None:
-                snapshot = await self._snapshot(user_id)
-            for attempt in range(TRIES):
-                if attempt:
-                    pause = _PAUSE * 2 ** min(attempt - 1, 5)
-                    await self._clock.sleep(random.uniform(0, pause))  # noqa: S311
-                value = self._begin(user_id, snapshot, create=create)
-                if inspect.isawaitable(result := fn(value)):
-                    if inspect.iscoroutine(result):
-                        result.close()
-                    raise TypeError("fn is a plain function: it may run several times")
-                answer = await self._save(user_id, snapshot, value, active=active)
-                if answer.kind == "saved":
-                    return value
-                snapshot = await self._after(user_id, answer, create=create)
-        raise SessionConflict(
-            f"others changed the session first, {TRIES} times; try again later"
-        )
+        wish: Wish[T] = Wish(fn, create=create, active=active)
+        if self._turns.free(user_id):
+            async with self._turns.of(user_id):
+                await self._commit(user_id, [wish])
+        else:
+            await self._groups.join(user_id, wish)
+        return wish.outcome()
 
     @asynccontextmanager
     async def exclusive(
@@ -204,14 +196,16 @@ class Sessions(Members[T]):
             SessionDamaged: As for `update`.
             CodecError: As for `update`.
         """
+        # Changes that come later do not join those that wait before this.
+        self._groups.close(user_id)
         async with self._turns.of(user_id):
             snapshot = await self._snapshot(user_id)
             value = self._begin(user_id, snapshot, create=create)
             yield value
-            answer = await self._save(user_id, snapshot, value, active=active)
-            while answer.kind == "full":
+            content = self._form.content(snapshot, value)
+            save = partial(self._save, user_id, snapshot, content, value, active=active)
+            while (answer := await save()).kind == "full":
                 await self._after(user_id, answer, create=create)
-                answer = await self._save(user_id, snapshot, value, active=active)
             if answer.kind == "conflict":
                 raise SessionConflict("another process changed the session meanwhile")
             if answer.kind != "saved":

@@ -10,6 +10,7 @@ from oddswire.codec import AesGcm
 from oddswire.erasure import Erased
 from oddswire.errors import (
     CodecError,
+    NoPermission,
     OddswireError,
     SessionConflict,
     SessionDamaged,
@@ -39,6 +40,8 @@ _TRIES = 16
 _SWEEP = 200
 LEASE = 2.0
 """Seconds that memory is believed after the last word of changes."""
+IDLE = 5.0
+"""Seconds without a read or a lookup after which changes are not followed any more."""
 
 
 class Upkeep(Generic[T]):
@@ -70,14 +73,22 @@ class Upkeep(Generic[T]):
         self._near = near
         self._tasks: list[asyncio.Task[None]] = []
         self._clock: Clock
+        self._asked = 0
+        self._wanted = asyncio.Event()
 
     # --- by itself
 
     async def start(self, clock: Clock, cleanup: float) -> None:
         """Start the tasks; raises where the sessions are named under another key."""
         self._clock = clock
-        stats = self._store.stats
-        naming = await self._store.client.execute_command("HGET", stats, "names")
+        try:
+            naming = await self._store.client.execute_command(
+                "HGET", self._store.stats, "names"
+            )
+        except NoPermission:
+            # Who may not read this may not read a session either, and is told by each
+            # call; a process that uses none needs no rights to them.
+            naming = None
         if naming is not None and text(naming) != self._store.naming:
             raise SessionError(
                 "the sessions here are named under another key (or none): give the "
@@ -97,6 +108,7 @@ class Upkeep(Generic[T]):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        self._wanted.clear()
         self._near.following = False
         self._near.trusted_until = 0.0
         self._near.clear()
@@ -110,8 +122,19 @@ class Upkeep(Generic[T]):
             except OddswireError:
                 self.failures += 1
 
+    def want(self) -> None:
+        """Note a read or a lookup that memory is to answer, now or the next time."""
+        self._asked += 1
+        self._wanted.set()
+
     async def follow(self, feed: Feed) -> None:
-        """Apply changes to what is in memory, and believe that for a while."""
+        """Apply changes to what is in memory, and believe that for a while.
+
+        It begins with the first read, and pauses when nobody reads: what was kept is
+        then believed no longer, and after the pause again once it has caught up.
+        """
+        await self._wanted.wait()
+        uses, used = 0, self._clock.boottime()
         async for item in feed.follow():
             match item:
                 case Missed():
@@ -128,6 +151,12 @@ class Upkeep(Generic[T]):
                         # From before it was asked for: a process that was stopped in
                         # between must not believe an old answer.
                         self._near.trusted_until = item.at + LEASE
+            now = self._clock.boottime()
+            if uses != (uses := self._asked + self._near.hits):
+                used = now
+            elif now - used >= IDLE:
+                self._wanted.clear()
+                await self._wanted.wait()
 
     async def _rebuild(self) -> None:
         while True:
@@ -140,6 +169,7 @@ class Upkeep(Generic[T]):
 
     def mirrored(self, tag: Tag) -> list[str] | None:
         """Return names from memory, or None when it cannot be believed now."""
+        self.want()
         if not self.mirror.whole:
             return None
         if self._clock.boottime() >= self._near.trusted_until:
@@ -230,14 +260,15 @@ class Upkeep(Generic[T]):
             )
             value = self._form.value(old, before)
             generation = secrets.token_hex(8)
-            change = self._form.change(new, None, value, generation)
+            content = self._form.content(None, value)
+            change = self._form.change(new, None, content, generation)
             answer = await self._store.move(
                 old,
                 new,
                 read=before.header.version,
                 schema=self._form.layout.type.schema,
                 generation=generation,
-                tags=sorted(before.tags | change.tags),
+                tags=sorted(before.tags | content.tags),
                 main=change.main,
                 short=change.short,
             )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from oddswire.errors import ClosedError, OddswireError
+from oddswire.errors import ClosedError, NoPermission, OddswireError
 from oddswire.sessions._scripts import text
 
 if TYPE_CHECKING:
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from oddswire.clock import Clock
 
 BATCH = 500
-_BLOCK_MS = 500
+_BLOCK = 0.75
+"""Seconds; two in a row, and the asking, are less than what memory is believed for."""
 _PAUSE = 0.2
+_REFUSED = 60.0
 _ENTRIES = msgspec.json.Decoder(list[tuple[str, str]])
 
 
@@ -67,7 +69,11 @@ class Feed(Protocol):
     """Changes of sessions, from the moment of the last `Missed` on."""
 
     def follow(self) -> AsyncIterator[Heard | Missed]:
-        """Yield for ever; first `Missed`, then `Heard` at least once a second."""
+        """Yield for ever; first `Missed`, then `Heard` at least once a second.
+
+        Nobody asks for the next item while memory is not read: what changes in such a
+        pause comes after it, or a `Missed` instead.
+        """
 
 
 class LogFeed:
@@ -97,8 +103,10 @@ class LogFeed:
                     position, link = await self._newest()
                     yield Missed(reason)
                     reason = None
-                at = self._clock.boottime()
-                entries = await self._read(position)
+                    at = float("-inf")
+                before, at = at, self._clock.boottime()
+                # At the start and after a pause, what is there now comes first.
+                entries = await self._read(position, block=at - before < 2 * _BLOCK)
                 if entries:
                     changes = []
                     for position, fields in entries:  # noqa: B007 - the last one stays
@@ -109,13 +117,17 @@ class LogFeed:
                         changes.append(_announced(fields))
                     else:
                         yield Heard(at, tuple(changes), more=len(entries) == BATCH)
-                elif (await self._newest())[0] == position:
+                    continue
+                at = self._clock.boottime()
+                if (await self._newest())[0] == position:
                     yield Heard(at)
                 elif not await self._read(position, block=False):
                     # The newest entry is older than what was read: a log lost its end.
                     reason = "the log went back"
             except ClosedError:
                 raise
+            except NoPermission:
+                await self._clock.sleep(_REFUSED)
             except OddswireError:
                 await self._clock.sleep(_PAUSE)
 
@@ -127,10 +139,12 @@ class LogFeed:
         return text(position), _texts(fields)["x"]
 
     async def _read(
-        self, position: str, *, block: bool = True
+        self, position: str, *, block: bool
     ) -> list[tuple[str, dict[str, str]]]:
         reply: Any = await self._client.xread(
-            {self._log: position}, count=BATCH, block=_BLOCK_MS if block else None
+            {self._log: position},
+            count=BATCH,
+            block=round(_BLOCK * 1e3) if block else None,
         )
         if not reply:
             return []
