@@ -58,7 +58,7 @@ async def test_a_wire_limits_by_its_rules_under_its_prefix():
     async with oddswire.connect(rules=rules, prefix="shop:") as wire:
         hits = [await wire.limiter.hit("user", user=1) for _ in range(3)]
         assert [each.allowed for each in hits] == [True, True, False]
-        assert await wire.client.keys() == [b"shop:rate-limit:{rl}:user:1"]
+        assert await wire.client.keys("*rate-*") == [b"shop:rate-limit:{rl}:user:1"]
         default = await wire.limiter.peek("default", user=1)
         assert (default.limit, default.window) == (100, 900.0)
         limiter = wire.limiter
