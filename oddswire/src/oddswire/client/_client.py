@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+from asyncio import get_running_loop
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,7 +16,7 @@ from oddswire.client._pipeline import Pipeline
 from oddswire.client._pools import open_pool, split_options
 from oddswire.client._statistics import Statistics, summarize
 from oddswire.client._wires import Wires
-from oddswire.errors import NotShared, SettingsError
+from oddswire.errors import NotShared, OddswireError, SettingsError
 from oddswire.events import Events
 from oddswire.settings import Settings
 
@@ -218,6 +220,39 @@ class Client(Calling):
             OddswireError: As from any command that cannot be sent.
         """
         return await self._wires.ready(timeout)
+
+    async def execute_packed(self, data: bytes, args: tuple[Any, ...]) -> Any:
+        """Send a command that was packed before, for library code that repeats it.
+
+        In all else it is `execute_command`, of a command whose reply is not shaped.
+
+        Args:
+            data: `args`, packed.
+            args: The command, its name the same text each time.
+        """
+        command = self.known_command(args[0])
+        wire = self._link.wire
+        if (
+            wire is None
+            or not command.plain
+            or not wire.gate.open
+            or wire.loop is not get_running_loop()
+        ):
+            return await self._the_long_way(command, args, {})
+        command.calls += 1
+        future = wire.send(data, self.timeout, command)
+        started = wire.tick
+        try:
+            reply = await future
+        except asyncio.CancelledError:
+            wire.give_up()
+            raise
+        except OddswireError as error:
+            deadline = started + self.timeout
+            reply = await self._again(error, command, args, data, deadline, raw=False)
+        if isinstance(reply, Exception):
+            return await self._refused(reply, command, args, {}, started + self.timeout)
+        return reply
 
     def client(self) -> Self:
         """Return a client that has one exclusive connection for itself (redis-py's)."""

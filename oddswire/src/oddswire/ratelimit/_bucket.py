@@ -5,15 +5,21 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
+from oddswire.connection.packing import pack
 from oddswire.errors import RuleError
 from oddswire.keys import RATE_BLOCK, RATE_CHANGE, RATE_LIMIT, KeySpace
 from oddswire.ratelimit.decision import Decision
 from oddswire.ratelimit.rules import never
 from oddswire.ratelimit.statistics import RuleCounts
+from oddswire.scripts import load
 
 if TYPE_CHECKING:
     from oddswire.ratelimit._shares import Share
     from oddswire.ratelimit.rules import Limit, Rule
+
+# With the module: reading a file in a running loop would hold it up.
+HIT = load("ratelimit_hit")
+"""Decides all rules of a request together."""
 
 SUBJECTS = 10_000
 """Subjects of a rule that are remembered; of more, the oldest denials and local shares
@@ -232,7 +238,7 @@ class Request:
         has_slots: Whether a lease is to be named.
     """
 
-    __slots__ = ("args", "has_slots", "keys", "parts")
+    __slots__ = ("_usual", "args", "has_slots", "keys", "parts")
 
     def __init__(self, parts: tuple[Part, ...]) -> None:
         self.parts = parts
@@ -244,6 +250,26 @@ class Request:
             self.keys += bucket.keys
             self.args += (*rule.args, cost, hold, "1" if rule.shadow else "0")
             self.has_slots = self.has_slots or rule.is_slots
+        self._usual: tuple[tuple[str | int, ...], bytes] | None = None
+
+    def call(self, mode: str, lease: str) -> tuple[tuple[str | int, ...], bytes]:
+        """Return the command that asks for it, and its bytes.
+
+        Packing is the dearest step of a hit, so the usual call is packed once.
+
+        Args:
+            mode: Of ratelimit_hit.lua.
+            lease: The name of its leases; empty without slots.
+        """
+        usual = mode == "take" and not lease
+        if usual and self._usual is not None:
+            return self._usual
+        keys = self.keys
+        command = ("EVALSHA", HIT.sha, len(keys), *keys, mode, lease, *self.args)
+        call = command, pack(command)
+        if usual:
+            self._usual = call
+        return call
 
     def denied_by(self, now: float) -> Bucket | None:
         """Return a bucket that is known to deny it."""

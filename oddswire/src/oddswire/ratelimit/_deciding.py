@@ -26,7 +26,7 @@ from oddswire.errors import (
     ReadOnly,
     Unavailable,
 )
-from oddswire.ratelimit._bucket import Bucket, Part, Request
+from oddswire.ratelimit._bucket import HIT, Bucket, Part, Request
 from oddswire.ratelimit._shares import BucketShare, SlotsShare, WindowShare
 from oddswire.ratelimit.decision import Decision, Taken
 from oddswire.ratelimit.rules import SlidingWindow, TokenBucket
@@ -46,9 +46,7 @@ AWAY = (
 """What means that Redis cannot be asked now; other errors are somebody's mistake."""
 
 # With the module: reading a file in a running loop would hold it up.
-_HIT, _REFUND, _RENEW = map(
-    load, ("ratelimit_hit", "ratelimit_refund", "ratelimit_renew")
-)
+_REFUND, _RENEW = map(load, ("ratelimit_refund", "ratelimit_renew"))
 
 # Seconds between two questions while it cannot: one caller of all pays the deadline.
 _PAUSE = 0.2
@@ -129,15 +127,13 @@ class Deciding:
         lease = f"{self._me}-{next(self._leases)}" if request.has_slots else ""
         for bucket, cost, _ in request.parts:
             bucket.pending += cost
-        keys, args = request.keys, request.args
+        command, packed = request.call(mode, lease)
         try:
             try:
-                # `run`, without the price of one more coroutine.
-                reply = await self._client.execute_command(
-                    "EVALSHA", _HIT.sha, len(keys), *keys, mode, lease, *args
-                )
+                reply = await self._client.execute_packed(packed, command)
             except NoScriptError:
-                reply = await _HIT(self._client, keys, (mode, lease, *args))
+                args = (mode, lease, *request.args)
+                reply = await HIT(self._client, request.keys, args)
         except AWAY:
             reply = None
         finally:
@@ -156,20 +152,20 @@ class Deciding:
     ) -> Decision:
         now = self._now()
         allowed = reply[0] == 1
-        taken: list[Part] = []
+        taken = parts = request.parts
         shadow: tuple[str, ...] = ()
-        spoken, worst = request.parts[0].bucket, -1.0
+        spoken, worst = parts[0].bucket, -1.0
         at = 2
-        for part in request.parts:
+        for part in parts:
             bucket, cost, hold = part
             admits, limit, remaining, reset, retry = reply[at : at + 5]
             at += 5
             bucket.limit, bucket.remaining = limit, remaining
             bucket.reset_at = now + reset / 1e6
             if admits:
-                taken.append(part)
                 rank = 1.0 - remaining / limit if allowed else -1.0
             else:
+                taken = tuple(each for each in taken if each is not part)
                 # One more: as a float it may be a little less.
                 wait = inf if retry < 0 else (retry + 1) / 1e6
                 bucket.retry_at = now + wait
@@ -185,7 +181,7 @@ class Deciding:
             if rank > worst:
                 spoken, worst = bucket, rank
         counted = allowed and mode == "take"
-        if counted:
+        if counted and request.has_slots:
             for bucket, cost, _ in taken:
                 if bucket.rule.is_slots:
                     self._hold(bucket, lease, cost, now)
@@ -199,7 +195,7 @@ class Deciding:
             spoken.rule.window,
             "redis",
             shadow,
-            Taken(reply[1], lease, tuple(taken)) if counted else None,
+            Taken(reply[1], lease, taken) if counted else None,
         )
 
     def _hold(self, bucket: Bucket, lease: str, cost: int, now: float) -> None:
@@ -279,7 +275,7 @@ class Deciding:
             for first in range(0, len(parts), _BOOKED_AT_ONCE):
                 some = Request(tuple(parts[first : first + _BOOKED_AT_ONCE]))
                 try:
-                    await self.run(_HIT, some.keys, ["book", "", *some.args])
+                    await self.run(HIT, some.keys, ["book", "", *some.args])
                 except AWAY:
                     self.failed += 1
                     self._away_until = self._now() + _PAUSE

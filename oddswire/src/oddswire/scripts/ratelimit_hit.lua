@@ -15,32 +15,45 @@
 -- prints them with 14 digits.
 
 local SUBS = 21 -- sub-windows: 20 make the window, so any interval of it lies in 21
-local HEAD = 15 -- bytes of '>I6I5I4': number of the newest sub-window, width, sum
+local HEAD = 15 -- bytes of '>I6I5I4': number of the newest sub-window, width, sum of the
+-- older ones: while a sub-window lasts, only its own counter changes
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local found = redis.call('MGET', unpack(KEYS))
 local mode = ARGV[1]
 
--- By far the most: one window, in the same sub-window as the last time, with room. Before
--- all else is even defined, for that would be half of the work.
-if #KEYS == 3 and ARGV[3] == 'window' and mode == 'take'
-  and found[1] and not found[2] and not found[3] then
-  local raw, limit, width = found[1], tonumber(ARGV[4]), tonumber(ARGV[5])
-  local cost = tonumber(ARGV[6])
-  local last, was, used = struct.unpack('>I6I5I4', raw)
-  local size = (#raw - HEAD) / SUBS
-  if last == math.floor(now / width) and was == width
-    and used + cost + ARGV[7] <= limit and limit < 256 ^ size
-    and (size == 1 or size == 2 or size == 4) then
-    local at = HEAD + last % SUBS * size
-    local count = struct.unpack('>I' .. size, raw, at + 1)
-    local reset = (last + SUBS) * width - now
-    redis.call('SET', KEYS[1], struct.pack('>I6I5I4', last, width, used + cost)
-      .. string.sub(raw, HEAD + 1, at)
-      .. struct.pack('>I' .. size, count + cost)
-      .. string.sub(raw, at + size + 1), 'PX', math.ceil(reset / 1000) + 1)
-    return {1, now, 1, limit, limit - used - cost, reset, 0}
+-- By far the most: one window, in the same sub-window as the last time or in the next one,
+-- with room. Before all else is even defined, for that would be half of the work.
+local raw = found[1]
+if raw and #KEYS == 3 and ARGV[3] == 'window' and mode == 'take'
+  and not found[2] and not found[3] then
+  local limit, width, cost = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+  local last, was, older = struct.unpack('>I6I5I4', raw)
+  local number, size = math.floor(now / width), (#raw - HEAD) / SUBS
+  local form = size == 1 and '>I1' or size == 2 and '>I2' or size == 4 and '>I4'
+  local step = number - last
+  if form and was == width and limit < 256 ^ size and (step == 0 or step == 1) then
+    local at = HEAD + number % SUBS * size
+    local count = struct.unpack(form, raw, at + 1)
+    if step == 1 then
+      -- The counter of the oldest becomes that of the newest.
+      older = older - count + struct.unpack(form, raw, HEAD + last % SUBS * size + 1)
+      count = 0
+    end
+    local left = limit - older - count - cost
+    if left >= tonumber(ARGV[7]) then
+      local reset = (number + SUBS) * width - now
+      local counters = struct.pack(form, count + cost) .. string.sub(raw, at + size + 1)
+      if step == 0 then
+        redis.call('SET', KEYS[1], string.sub(raw, 1, at) .. counters, 'KEEPTTL')
+      else
+        redis.call('SET', KEYS[1], struct.pack('>I6I5I4', number, width, older)
+          .. string.sub(raw, HEAD + 1, at) .. counters,
+          'PX', math.ceil(reset / 1000) + 1)
+      end
+      return {1, now, 1, limit, left, reset, 0}
+    end
   end
 end
 
@@ -54,7 +67,7 @@ end
 
 local function packed(number, width, sum, counters, size)
   return struct.pack('>I6I5I4' .. string.rep('I' .. size, SUBS),
-    number, width, sum, unpack(counters))
+    number, width, sum - counters[number % SUBS + 1], unpack(counters))
 end
 
 -- The counters by number % SUBS, as they count in sub-window `newest`, and their sum.
@@ -62,14 +75,15 @@ local function unrolled(raw, newest, width)
   local counters, sum = {}, 0
   for i = 1, SUBS do counters[i] = 0 end
   if not raw then return counters, 0 end
-  local last, was, all = struct.unpack('>I6I5I4', raw)
+  local last, was, older = struct.unpack('>I6I5I4', raw)
+  local size = (#raw - HEAD) / SUBS
+  local old = {struct.unpack('>' .. string.rep('I' .. size, SUBS), raw, HEAD + 1)}
   if was ~= width then
     -- Another window's: as if it had all been now, which never admits too much.
+    local all = older + old[last % SUBS + 1]
     counters[newest % SUBS + 1] = all
     return counters, all
   end
-  local size = (#raw - HEAD) / SUBS
-  local old = {struct.unpack('>' .. string.rep('I' .. size, SUBS), raw, HEAD + 1)}
   for age = 0, SUBS - 1 do
     local number = last - age
     local count = old[number % SUBS + 1]

@@ -18,7 +18,7 @@ local given = 0
 local function window(key, cost)
   local raw = redis.call('GET', key)
   if not raw or (#raw - HEAD) % SUBS ~= 0 then return end
-  local last, width, sum = struct.unpack('>I6I5I4', raw)
+  local last, width, older = struct.unpack('>I6I5I4', raw)
   local number = math.floor(tonumber(ARGV[1]) / width)
   if number > last or number <= last - SUBS then return end
   local size = (#raw - HEAD) / SUBS
@@ -26,7 +26,8 @@ local function window(key, cost)
   local count = struct.unpack('>I' .. size, raw, at + 1)
   local back = math.min(count, cost)
   given = given + back
-  redis.call('SET', key, struct.pack('>I6I5I4', last, width, sum - back)
+  if number < last then older = older - back end
+  redis.call('SET', key, struct.pack('>I6I5I4', last, width, older)
     .. string.sub(raw, HEAD + 1, at)
     .. struct.pack('>I' .. size, count - back)
     .. string.sub(raw, at + size + 1), 'KEEPTTL')
