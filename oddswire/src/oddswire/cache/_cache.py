@@ -142,13 +142,14 @@ class Cache(Many):
         if item is None:
             return None
         now = self._now()
+        details = item.details
         return Entry(
             value=item.value,
             tier="l1" if near else "l2",
             stale=item.fresh_until <= now,
-            age=max(0.0, now - item.stored_at),
+            age=max(0.0, now - details.stored_at),
             ttl=item.fresh_until - now,
-            version=item.version,
+            version=details.version,
         )
 
     # --- loading
@@ -354,7 +355,7 @@ class Cache(Many):
         snapshot = await self._nonces.snapshot(
             place.space, want.tags, want.ttl + want.stale
         )
-        if not self._lease.knows_time:
+        if not self._lease.knows_time():
             await self._lease.in_time()
         item, data, life = self._shared.pack(
             place,

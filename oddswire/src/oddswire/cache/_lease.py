@@ -77,6 +77,7 @@ class CoherenceLease:
         self._held = held
         self._touched = clock.boottime()
         self._proven = -1
+        self._now = clock.boottime
         self._wanted = asyncio.Event()
         self._heard: set[bytes] = set()
         process = secrets.token_hex(8)
@@ -159,13 +160,12 @@ class CoherenceLease:
 
     async def in_time(self) -> None:
         """Have the server's time, which is then at most a minute old."""
-        if self._clock.boottime() - self._synced > 2 * _SYNC_EVERY:
+        if not self.knows_time():
             await self.sync()
 
-    @property
     def knows_time(self) -> bool:
         """Whether the server's time is known well enough."""
-        return self._clock.boottime() - self._synced <= 2 * _SYNC_EVERY
+        return self._now() - self._synced <= 2 * _SYNC_EVERY
 
     async def _prove(self, timeout: float | None) -> None:
         """See that this server tells us of own and foreign writes after a script.

@@ -272,5 +272,5 @@ class Lookup:
         early = want.place.space.config.early
         if early == 0.0 or self._flights.backing_off(item.key):
             return False
-        lead = -item.cost * early * math.log(1.0 - random.random())  # noqa: S311 - no secret
+        lead = -item.details.cost * early * math.log(1.0 - random.random())  # noqa: S311 - no secret
         return now + lead >= item.fresh_until

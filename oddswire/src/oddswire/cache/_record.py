@@ -28,11 +28,14 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from oddswire.errors import CodecError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 VALUE = 1
 TOMBSTONE = 2
@@ -47,6 +50,9 @@ _CRC = struct.Struct(">I")
 _FRESH = slice(10, 18)
 _U32 = 2**32 - 1
 _U64 = 2**64 - 1
+
+head_of = cast("Callable[[bytes], Head]", _HEAD.unpack_from)
+"""Read the beginning of a record that is known to be whole."""
 
 assert _HEAD.size == SEEN_BYTES  # noqa: S101 - the table above
 
@@ -106,52 +112,67 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         Raises:
             CodecError: ``foreign`` or ``damaged``.
         """
-        if not data or data[0] != _MARK:
-            raise CodecError("not an entry of the cache", reason="foreign")
-        if len(data) == 10 and data[1] == TOMBSTONE:
+        head = checked(data)
+        if head is None:
             return None
-        if len(data) < _HEAD.size or data[1] != VALUE:
-            raise CodecError("an entry that is cut short", reason="damaged")
-        (
-            _,
-            _,
-            version,
-            fresh_until,
-            usable_until,
-            stored_at,
-            cost,
-            interval,
-            refreshes,
-            changes,
-            content,
-            namespace,
-            count,
-        ) = _HEAD.unpack_from(data)
-        end = _HEAD.size + 2 * NONCE_BYTES * count
-        if (
-            count > MAX_TAGS
-            or len(data) < end + 4
-            or _CRC.unpack_from(data, end)[0] != _checksum(data[:end])
-            or fresh_until > usable_until
-        ):
-            raise CodecError("an entry that was changed", reason="damaged")
+        end = SEEN_BYTES + 2 * NONCE_BYTES * head[12]
         return cls(
-            fresh_until=fresh_until,
-            usable_until=usable_until,
-            stored_at=stored_at,
-            namespace=namespace,
-            body=data[end + 4 :],
-            tags=tuple(
-                (data[at : at + 8], data[at + 8 : at + 16])
-                for at in range(_HEAD.size, end, 16)
-            ),
-            version=version,
-            cost=cost,
-            interval=interval,
-            refreshes=refreshes,
-            changes=changes,
-            content=content,
+            version=head[2],
+            fresh_until=head[3],
+            usable_until=head[4],
+            stored_at=head[5],
+            cost=head[6],
+            interval=head[7],
+            refreshes=head[8],
+            changes=head[9],
+            content=head[10],
+            namespace=head[11],
+            tags=tags_of(data, head[12]),
+            body=data[end + _CRC.size :],
         )
+
+
+# What stands at the beginning, in the order of the table. No object with names: one is
+# made at every hit in Redis.
+Head = tuple[int, int, int, int, int, int, int, int, int, int, bytes, bytes, int]
+
+
+def checked(data: bytes) -> Head | None:
+    """Return the beginning of a whole record; None for what a deleted entry left.
+
+    Raises:
+        CodecError: ``foreign`` or ``damaged``.
+    """
+    if not data or data[0] != _MARK:
+        raise CodecError("not an entry of the cache", reason="foreign")
+    if len(data) == 10 and data[1] == TOMBSTONE:
+        return None
+    if len(data) < SEEN_BYTES or data[1] != VALUE:
+        raise CodecError("an entry that is cut short", reason="damaged")
+    head = head_of(data)
+    end = SEEN_BYTES + 2 * NONCE_BYTES * head[12]
+    if (
+        head[12] > MAX_TAGS
+        or len(data) < end + _CRC.size
+        or int.from_bytes(data[end : end + _CRC.size], "big")
+        != zlib.crc32(data[_FRESH.stop : end], zlib.crc32(data[: _FRESH.start]))
+        or head[3] > head[4]
+    ):
+        raise CodecError("an entry that was changed", reason="damaged")
+    return head
+
+
+def body_at(head: Head) -> int:
+    """Return where the value begins."""
+    return SEEN_BYTES + 2 * NONCE_BYTES * head[12] + _CRC.size
+
+
+def tags_of(data: bytes, count: int) -> tuple[tuple[bytes, bytes], ...]:
+    """Return (digest, nonce) of each tag of a record."""
+    return tuple(
+        (data[at : at + 8], data[at + 8 : at + 16])
+        for at in range(SEEN_BYTES, SEEN_BYTES + 2 * NONCE_BYTES * count, 16)
+    )
 
 
 def version_bytes(version: int | None) -> bytes:

@@ -12,6 +12,7 @@ reply; that one brings what we wrote into memory, every other one takes the key 
 
 from __future__ import annotations
 
+import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -167,7 +168,28 @@ class TrackedWire:
         deadline = monotonic() + (self.timeout if timeout is None else timeout)
         while True:
             try:
-                return await self._send(data, deadline, hook)
+                on_reply = self._telling(hook)
+                sent = monotonic()
+                wire = self.client.open_wire()
+                if wire is None:
+                    reply = await self.client.send_once(
+                        data, deadline, _LABEL, raw=True, on_reply=on_reply
+                    )
+                else:
+                    # The usual case, without a coroutine of its own.
+                    future = wire.send(
+                        data, deadline - sent, _LABEL, raw=True, on_reply=on_reply
+                    )
+                    try:
+                        reply = await future
+                    except asyncio.CancelledError:
+                        wire.give_up()
+                        raise
+                if isinstance(reply, Exception):
+                    if isinstance(reply, ReadOnly):
+                        self.client.demoted(sent)
+                    raise reply
+                return reply
             except (ConnectionLost, Unavailable, ReadOnly) as error:
                 if _no_tracking(error):
                     if not self.plain:
@@ -180,7 +202,7 @@ class TrackedWire:
                     raise
                 repeatable = False
 
-    async def _send(self, data: bytes, deadline: float, hook: Hook | None) -> Any:
+    def _telling(self, hook: Hook | None) -> Callable[[Any], None]:
         # If there is no wire now, this is the epoch of the next one; if that is lost
         # too before the call is sent, its reply is not of this epoch, and not held.
         epoch = self.epoch
@@ -191,15 +213,7 @@ class TrackedWire:
             if hook is not None:
                 hook(reply, current=epoch == self.epoch and not self.plain)
 
-        sent = monotonic()
-        reply = await self.client.send_once(
-            data, deadline, _LABEL, raw=True, on_reply=on_reply
-        )
-        if isinstance(reply, Exception):
-            if isinstance(reply, ReadOnly):
-                self.client.demoted(sent)
-            raise reply
-        return reply
+        return on_reply
 
     async def go_plain(self) -> None:
         """Do without tracking from now on."""
