@@ -51,6 +51,7 @@ class CoherenceLease:
     Attributes:
         until: Memory is believed until then, by the boot-time clock.
         offset: Seconds to add to the boot-time clock for the server's time.
+        want: To be called when memory would be read if it were believed.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class CoherenceLease:
         self._proven = -1
         self._now = clock.boottime
         self._wanted = asyncio.Event()
+        self.want = self._wanted.set
         self._heard: set[bytes] = set()
         process = secrets.token_hex(8)
         self._beat_key = keyspace.key(keys.CACHE_BEAT, process, "beat")
@@ -93,10 +95,6 @@ class CoherenceLease:
     def _hear(self, name: bytes, _: Any, *, own: bool) -> None:
         del own
         self._heard.add(name)
-
-    def want(self) -> None:
-        """Memory would be read if it were believed: see to it."""
-        self._wanted.set()
 
     async def run(self) -> None:
         """Renew the lease for as long as it is wanted; ends by cancellation."""

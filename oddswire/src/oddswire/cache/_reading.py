@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from oddswire.cache._memory import ITEM_BYTES, Item
-from oddswire.cache._record import SEEN_BYTES, body_at, checked, head_of, tags_of
+from oddswire.cache._record import SEEN_BYTES, body_at, checked, hit_of, tags_of
 from oddswire.errors import CodecError
 
 if TYPE_CHECKING:
     from oddswire.cache._lease import CoherenceLease
     from oddswire.cache._memory import Memory
     from oddswire.cache._nonces import Nonces
-    from oddswire.cache._record import Head
+    from oddswire.cache._record import Hit
     from oddswire.cache._space import Place
     from oddswire.clock import Clock
 
@@ -40,13 +40,13 @@ class Reader:
 
     def packed(self, place: Place, kind: Any, value: Any, data: bytes) -> Item:
         """Return a record that was just made as it is held in memory."""
-        return self.item(place, kind, value, data, head_of(data))
+        return self.item(place, kind, value, data, hit_of(data))
 
     def item(
-        self, place: Place, kind: Any, value: Any, data: bytes, head: Head
+        self, place: Place, kind: Any, value: Any, data: bytes, hit: Hit
     ) -> Item:
         """Return an entry as it is held in memory."""
-        _, _, _, fresh, usable, _, cost, _, _, _, _, namespace, count = head
+        fresh, usable, cost, namespace, tags = hit
         space = place.space
         config = space.config
         offset = self._lease.offset
@@ -61,16 +61,17 @@ class Reader:
         if cost:
             item.calm_until -= _EARLY_COSTS * config.early * cost / 1000
         own = (space.cell, namespace)
-        if count:
+        if tags:
             cell = self._nonces.cell
-            item.pairs = (own, *((cell(t), n) for t, n in tags_of(data, count)))
+            item.pairs = (own, *((cell(t), n) for t, n in tags_of(data, tags)))
         else:
             item.pairs = (own,)
         item.head = data[:SEEN_BYTES]
-        at = body_at(head)
+        at = body_at(tags)
+        size = len(data)
         # A compressed body is several times as large when decoded.
-        factor = 8 if len(data) > at + 1 and data[at + 1] & 1 else 2
-        item.size = ITEM_BYTES + len(data) + factor * (len(data) - at)
+        factor = 8 if size > at + 1 and data[at + 1] & 1 else 2
+        item.size = ITEM_BYTES + size + factor * (size - at)
         return item
 
 
@@ -105,24 +106,24 @@ class Found:
         place = self._place
         space = place.space
         try:
-            head = checked(reply)
-            if head is None:
+            hit = checked(reply)
+            if hit is None:
                 self.head = reply
                 return
-            value = space.codec(self._kind).decode(reply[body_at(head) :])
+            value = space.codec(self._kind).decode(reply[body_at(hit[4]) :])
         except CodecError:
             space.counts.corrupt += 1
             self.head = reply[:SEEN_BYTES]
             return
         reader = self._reader
-        item = reader.item(place, self._kind, value, reply, head)
+        item = reader.item(place, self._kind, value, reply, hit)
         self.head = item.head
         if current and space.config.l1:
             # Also where a nonce is not known yet: the entry does not live until it is,
             # and a message in between takes it out again.
             reader.memory.put(item)
         if not item.lives():
-            self.unjudged, self._tags = item, tags_of(reply, head[12])
+            self.unjudged, self._tags = item, tags_of(reply, hit[4])
         elif reader.now() < item.usable_until:
             self.item = item
 

@@ -51,8 +51,10 @@ _FRESH = slice(10, 18)
 _U32 = 2**32 - 1
 _U64 = 2**64 - 1
 
-head_of = cast("Callable[[bytes], Head]", _HEAD.unpack_from)
-"""Read the beginning of a record that is known to be whole."""
+# The same, of a record that is whole: all of it, and what every hit needs.
+head_of = _HEAD.unpack_from
+hit_of = cast("Callable[[bytes], Hit]", struct.Struct(">10xQQ8xI14x8sB").unpack_from)
+_VALUE = bytes((_MARK, VALUE))
 
 assert _HEAD.size == SEEN_BYTES  # noqa: S101 - the table above
 
@@ -112,59 +114,61 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         Raises:
             CodecError: ``foreign`` or ``damaged``.
         """
-        head = checked(data)
-        if head is None:
+        hit = checked(data)
+        if hit is None:
             return None
-        end = SEEN_BYTES + 2 * NONCE_BYTES * head[12]
+        _, _, version, fresh, usable, stored, *rest, content, namespace, _ = head_of(
+            data
+        )
+        cost, interval, refreshes, changes = rest
         return cls(
-            version=head[2],
-            fresh_until=head[3],
-            usable_until=head[4],
-            stored_at=head[5],
-            cost=head[6],
-            interval=head[7],
-            refreshes=head[8],
-            changes=head[9],
-            content=head[10],
-            namespace=head[11],
-            tags=tags_of(data, head[12]),
-            body=data[end + _CRC.size :],
+            version=version,
+            fresh_until=fresh,
+            usable_until=usable,
+            stored_at=stored,
+            cost=cost,
+            interval=interval,
+            refreshes=refreshes,
+            changes=changes,
+            content=content,
+            namespace=namespace,
+            tags=tags_of(data, hit[4]),
+            body=data[body_at(hit[4]) :],
         )
 
 
-# What stands at the beginning, in the order of the table. No object with names: one is
-# made at every hit in Redis.
-Head = tuple[int, int, int, int, int, int, int, int, int, int, bytes, bytes, int]
+Hit = tuple[int, int, int, bytes, int]
+"""Fresh until, usable until, cost, nonce of the namespace, number of tags."""
 
 
-def checked(data: bytes) -> Head | None:
-    """Return the beginning of a whole record; None for what a deleted entry left.
+def checked(data: bytes) -> Hit | None:
+    """Return what a hit needs of a whole record; None for what a deleted entry left.
 
     Raises:
         CodecError: ``foreign`` or ``damaged``.
     """
-    if not data or data[0] != _MARK:
-        raise CodecError("not an entry of the cache", reason="foreign")
-    if len(data) == 10 and data[1] == TOMBSTONE:
-        return None
-    if len(data) < SEEN_BYTES or data[1] != VALUE:
+    if data[:2] != _VALUE or len(data) < SEEN_BYTES:
+        if data[:1] != _VALUE[:1]:
+            raise CodecError("not an entry of the cache", reason="foreign")
+        if len(data) == 10 and data[1] == TOMBSTONE:
+            return None
         raise CodecError("an entry that is cut short", reason="damaged")
-    head = head_of(data)
-    end = SEEN_BYTES + 2 * NONCE_BYTES * head[12]
+    hit = hit_of(data)
+    end = SEEN_BYTES + 2 * NONCE_BYTES * hit[4]
     if (
-        head[12] > MAX_TAGS
+        hit[4] > MAX_TAGS
         or len(data) < end + _CRC.size
-        or int.from_bytes(data[end : end + _CRC.size], "big")
+        or _CRC.unpack_from(data, end)[0]
         != zlib.crc32(data[_FRESH.stop : end], zlib.crc32(data[: _FRESH.start]))
-        or head[3] > head[4]
+        or hit[0] > hit[1]
     ):
         raise CodecError("an entry that was changed", reason="damaged")
-    return head
+    return hit
 
 
-def body_at(head: Head) -> int:
-    """Return where the value begins."""
-    return SEEN_BYTES + 2 * NONCE_BYTES * head[12] + _CRC.size
+def body_at(tags: int) -> int:
+    """Return where the value begins in a record with so many tags."""
+    return SEEN_BYTES + 2 * NONCE_BYTES * tags + _CRC.size
 
 
 def tags_of(data: bytes, count: int) -> tuple[tuple[bytes, bytes], ...]:

@@ -78,28 +78,25 @@ class Shared:
         Raises:
             OddswireError: Redis did not answer.
         """
+        wire, space = self._wire, place.space
         while True:
-            epoch = self._wire.epoch
-            found = await self._fetch(place, kind)
+            epoch = wire.epoch
+            found = Found(self._reader, place, kind)
+            if not self._lease.knows_time():
+                await self._lease.in_time()
+            if space.cell.nonce is None or wire.plain:
+                await self._nonces.namespace(space)
+            try:
+                await wire.send(place.ask, found, repeatable=True)
+            except WrongType:
+                # Somebody else's list under this name: overwritten like foreign bytes.
+                space.counts.corrupt += 1
+            if found.unjudged is not None:
+                await self._settle(found, place)
             # The wire was lost half way: what was read is judged by nonces that were
             # dropped, and would be missing for that alone.
-            if found.item is not None or epoch == self._wire.epoch:
+            if found.item is not None or epoch == wire.epoch:
                 return found
-
-    async def _fetch(self, place: Place, kind: Any) -> Found:
-        found = Found(self._reader, place, kind)
-        if not self._lease.knows_time():
-            await self._lease.in_time()
-        if place.space.cell.nonce is None or self._wire.plain:
-            await self._nonces.namespace(place.space)
-        try:
-            await self._wire.call(("GET", place.entry), found, repeatable=True)
-        except WrongType:
-            # Somebody else's list under this name: overwritten like foreign bytes.
-            place.space.counts.corrupt += 1
-        if found.unjudged is not None:
-            await self._settle(found, place)
-        return found
 
     async def fetch_many(
         self, places: Sequence[Place], kinds: Sequence[Any]

@@ -11,6 +11,7 @@ from oddswire.cache._cell import Cell
 from oddswire.cache.namespace import Namespace
 from oddswire.cache.statistics import Counts
 from oddswire.codec import Codec
+from oddswire.connection.packing import pack
 from oddswire.errors import InvalidKey
 
 if TYPE_CHECKING:
@@ -91,12 +92,14 @@ class Place(NamedTuple):
         space: Its namespace.
         entry: The Redis key of the entry.
         lease: The Redis key of the load lease, in the same slot.
+        ask: The packed command that reads the entry.
     """
 
     key: str
     space: Space
     entry: str
     lease: str
+    ask: bytes
 
 
 class Spaces:
@@ -183,7 +186,7 @@ class Spaces:
                 f"a key of {space.config.name!r} is too long: "
                 "use a hash of its long part"
             )
-        return Place(key, space, entry, lease)
+        return Place(key, space, entry, lease, pack(("GET", entry)))
 
     def key_of(self, name: bytes, prefix: bytes) -> str:
         """Return the user's key, of the Redis key of an entry or of a lease."""

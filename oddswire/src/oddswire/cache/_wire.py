@@ -30,7 +30,7 @@ from oddswire.errors import (
 from oddswire.events import Disconnected, Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from oddswire.client import Client
     from oddswire.scripts import Script
@@ -145,18 +145,29 @@ class TrackedWire:
                 ("EVAL", script.source, *rest), hook, repeatable=repeatable
             )
 
-    async def call(
+    def call(
         self,
         args: tuple[Any, ...],
         hook: Hook | None = None,
         *,
         repeatable: bool = False,
         timeout: float | None = None,
+    ) -> Coroutine[Any, Any, Any]:
+        """Send a command and return its reply; see `send`."""
+        return self.send(pack(args), hook, repeatable=repeatable, timeout=timeout)
+
+    async def send(
+        self,
+        data: bytes,
+        hook: Hook | None = None,
+        *,
+        repeatable: bool = False,
+        timeout: float | None = None,
     ) -> Any:
-        """Send a command and return its reply.
+        """Send a packed command and return its reply.
 
         Args:
-            args: The command.
+            data: The command.
             hook: Called in the parser, also if the caller gave up.
             repeatable: May be sent again after a lost connection.
             timeout: Seconds; default: the cache's.
@@ -164,7 +175,6 @@ class TrackedWire:
         Raises:
             OddswireError: No reply, or the server refused. The hook was told.
         """
-        data = pack(args)
         deadline = monotonic() + (self.timeout if timeout is None else timeout)
         while True:
             try:
