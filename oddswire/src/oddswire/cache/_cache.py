@@ -93,10 +93,13 @@ class Cache(Many):
                     item.counts.l1_hits += 1
                     return item.value
         place = self._spaces.place(key)
-        item, _, _ = await self._lookup.find(place, self._lookup.kind(place, type))
-        if item is None or not self._lookup.is_fresh(item):
-            return default
-        return item.value
+        kind = self._lookup.kind(place, type)
+        if item is not None:
+            item = self._lookup.recall(key, kind)
+            if item is not None:
+                return item.value if self._lookup.is_fresh(item) else default
+        found = await self._shared.fetch(place, kind)
+        return found.item.value if found.item and found.fresh else default
 
     def glance(self, key: str, type: Any = None) -> Item | None:  # noqa: A002 - as in `get`
         """Return a value that needs no decision, counted as a hit; else None.
@@ -106,11 +109,15 @@ class Cache(Many):
         item = self._items.get(key)
         if item is not None and (type is item.asked or type is item.kind):
             now = self._now()
-            if now < item.calm_until and now < self._lease.until and item.lives():
-                if item.uses < 3:
-                    item.uses += 1
-                item.counts.l1_hits += 1
-                return item
+            if now < item.calm_until and now < self._lease.until:
+                for cell, nonce in item.pairs:
+                    if cell.nonce != nonce:
+                        break
+                else:
+                    if item.uses < 3:
+                        item.uses += 1
+                    item.counts.l1_hits += 1
+                    return item
         return None
 
     def peek(self, key: str, default: Any = None) -> Any:
@@ -138,7 +145,10 @@ class Cache(Many):
             OddswireError: Redis could not be asked.
         """
         place = self._spaces.place(key)
-        item, _, near = await self._lookup.find(place, self._lookup.kind(place, type))
+        kind = self._lookup.kind(place, type)
+        item = near = self._lookup.recall(key, kind)
+        if item is None:
+            item = (await self._shared.fetch(place, kind)).item
         if item is None:
             return None
         now = self._now()

@@ -92,30 +92,16 @@ class Lookup:
             self._lease.want()
             return None
         used_again(item)
-        self._count(item, item.counts, "l1")
+        item.counts.l1_hits += 1
+        item.counts.stale += item.fresh_until <= now
         return item
-
-    async def find(
-        self, place: Place, kind: Any
-    ) -> tuple[Item | None, bytes | None, bool]:
-        """Return an entry that may serve, the head of what was there, whether in L1.
-
-        Raises:
-            OddswireError: Redis could not be asked.
-        """
-        item = self.recall(place.key, kind)
-        if item is not None:
-            return item, item.head, True
-        if place.space.config.l1:
-            self._lease.want()
-        found = await self._shared.fetch(place, kind)
-        self._count(found.item, place.space.counts, "l2")
-        return found.item, found.head, False
 
     async def find_many(
         self, places: Sequence[Place], kinds: Sequence[Any]
     ) -> list[tuple[Item | None, bytes | None]]:
-        """Return the same of many, with one MGET for what memory does not have.
+        """Return entries that may serve, and the heads of what was there.
+
+        With one MGET for what memory does not have.
 
         Raises:
             OddswireError: Redis could not be asked.
@@ -127,13 +113,10 @@ class Lookup:
         wanted = [at for at, item in enumerate(recalled) if item is None]
         found: dict[int, Found] = {}
         if wanted:
-            self._lease.want()
             answers = await self._shared.fetch_many(
                 [places[at] for at in wanted], [kinds[at] for at in wanted]
             )
             found = dict(zip(wanted, answers, strict=True))
-            for at, answer in found.items():
-                self._count(answer.item, places[at].space.counts, "l2")
         return [
             (item, item.head) if item is not None else (found[at].item, found[at].head)
             for at, item in enumerate(recalled)
@@ -142,17 +125,6 @@ class Lookup:
     def is_fresh(self, item: Item | None) -> bool:
         """Whether an entry is there and not stale."""
         return item is not None and self._now() < item.fresh_until
-
-    def _count(self, item: Item | None, counts: Any, tier: str) -> None:
-        if item is None:
-            counts.misses += 1
-            return
-        if tier == "l1":
-            counts.l1_hits += 1
-        else:
-            counts.l2_hits += 1
-        if item.fresh_until <= self._now():
-            counts.stale += 1
 
     # --- loading
 
@@ -198,7 +170,12 @@ class Lookup:
         item, head = None, None
         if not bypass:
             try:
-                item, head, _ = await self.find(want.place, want.kind)
+                item = self.recall(want.place.key, want.kind)
+                if item is not None:
+                    head = item.head
+                else:
+                    found = await self._shared.fetch(want.place, want.kind)
+                    item, head = found.item, found.head
             except OddswireError:
                 self.gone_away()
                 bypass = True

@@ -79,19 +79,21 @@ class Found:
     """What Redis had under a key; as a hook, it is told so by the parser.
 
     Attributes:
-        item: The entry, if it may serve (fresh or stale).
+        item: The entry, if it may serve.
+        fresh: It is not stale.
         head: The beginning of whatever was there; None: nothing was.
         unjudged: The entry, while it is not known whether it may serve: nonces have to
             be read, then comes `judge`.
     """
 
-    __slots__ = ("_kind", "_place", "_reader", "_tags", "head", "item", "unjudged")
+    __slots__ = ("_kind", "_place", "_reader", "_tags", "fresh", "head", "item", "unjudged")
 
     def __init__(self, reader: Reader, place: Place, kind: Any) -> None:
         self._reader = reader
         self._place = place
         self._kind = kind
         self.item: Item | None = None
+        self.fresh = False
         self.head: bytes | None = None
         self.unjudged: Item | None = None
         self._tags: tuple[tuple[bytes, bytes], ...]
@@ -122,10 +124,10 @@ class Found:
             # Also where a nonce is not known yet: the entry does not live until it is,
             # and a message in between takes it out again.
             reader.memory.put(item)
-        if not item.lives():
+        if item.lives():
+            self._serve(item)
+        else:
             self.unjudged, self._tags = item, tags_of(reply, hit[4])
-        elif reader.now() < item.usable_until:
-            self.item = item
 
     def unknown(self) -> list[tuple[bytes, Any]]:
         """Return the tags whose nonces have to be read, with their cells."""
@@ -141,5 +143,19 @@ class Found:
     def judge(self) -> None:
         """Say whether the entry may serve, by the nonces that are known now."""
         item, self.unjudged = self.unjudged, None
-        if item is not None and item.lives() and self._reader.now() < item.usable_until:
-            self.item = item
+        if item is not None and item.lives():
+            self._serve(item)
+
+    def count(self) -> None:
+        """Count a lookup in Redis."""
+        counts = self._place.space.counts
+        if self.item is None:
+            counts.misses += 1
+        else:
+            counts.l2_hits += 1
+            counts.stale += not self.fresh
+
+    def _serve(self, item: Item) -> None:
+        now = self._reader.now()
+        if now < item.usable_until:
+            self.item, self.fresh = item, now < item.fresh_until

@@ -73,12 +73,14 @@ class Shared:
     # --- reading
 
     async def fetch(self, place: Place, kind: Any) -> Found:
-        """Read an entry; what cannot be read is missing.
+        """Read an entry; what cannot be read is missing. It counts as a lookup.
 
         Raises:
             OddswireError: Redis did not answer.
         """
         wire, space = self._wire, place.space
+        if space.config.l1:
+            self._lease.want()
         while True:
             epoch = wire.epoch
             found = Found(self._reader, place, kind)
@@ -96,20 +98,24 @@ class Shared:
             # The wire was lost half way: what was read is judged by nonces that were
             # dropped, and would be missing for that alone.
             if found.item is not None or epoch == wire.epoch:
+                found.count()
                 return found
 
     async def fetch_many(
         self, places: Sequence[Place], kinds: Sequence[Any]
     ) -> list[Found]:
-        """Read entries with one MGET.
+        """Read entries with one MGET; each counts as a lookup.
 
         Raises:
             OddswireError: Redis did not answer.
         """
+        self._lease.want()
         while True:
             epoch = self._wire.epoch
             found = await self._fetch_many(places, kinds)
             if epoch == self._wire.epoch:
+                for each in found:
+                    each.count()
                 return found
 
     async def _fetch_many(
