@@ -252,8 +252,10 @@ class Cache(Many):
             version=version,
             kind=type,
         )
-        check_ttl("soft_timeout", soft_timeout, zero=True, optional=True)
-        check_ttl("hard_timeout", hard_timeout, optional=True)
+        if soft_timeout is not None:
+            check_ttl("soft_timeout", soft_timeout, zero=True)
+        if hard_timeout is not None:
+            check_ttl("hard_timeout", hard_timeout)
         item = await self._lookup.obtain(want, soft_timeout, hard_timeout)
         return item.value
 

@@ -148,25 +148,29 @@ class Lookup:
         """
         place = self._spaces.place(key)
         config = place.space.config
-        check_ttl("ttl", ttl, optional=True)
-        check_ttl("stale", stale, zero=True, optional=True)
-        check_ttl("negative_ttl", negative_ttl, zero=True, optional=True)
+        # Most calls give none of these: asked here, that costs nothing.
+        if ttl is not None:
+            check_ttl("ttl", ttl)
+        if stale is not None:
+            check_ttl("stale", stale, zero=True)
+        if negative_ttl is not None:
+            check_ttl("negative_ttl", negative_ttl, zero=True)
+        if version is not None and not callable(version):
+            version = check_version(version)
         return Want(
-            place=place,
-            loader=loader,
-            kind=self.kind(place, kind),
-            ttl=ttl or config.ttl or self._ttl,
-            stale=config.stale if stale is None else stale,
-            negative_ttl=(
-                config.negative_ttl if negative_ttl is None else negative_ttl
-            ),
-            tags=self._nonces.digests(tags) if tags else (),
-            version=version if callable(version) else check_version(version),
+            place,
+            loader,
+            self.kind(place, kind),
+            ttl or config.ttl or self._ttl,
+            config.stale if stale is None else stale,
+            config.negative_ttl if negative_ttl is None else negative_ttl,
+            self._nonces.digests(tags) if tags else (),
+            version,
         )
 
     async def obtain(self, want: Want, soft: float | None, hard: float | None) -> Item:
         """Return an entry, loading it where there is none; see `Cache.get_or_set`."""
-        bypass = self._now() < self._away_until
+        bypass = self.away
         item, head = None, None
         if not bypass:
             try:
@@ -176,6 +180,8 @@ class Lookup:
                 else:
                     found = await self._shared.fetch(want.place, want.kind)
                     item, head = found.item, found.head
+                    if item is not None and found.calm:
+                        return item
             except OddswireError:
                 self.gone_away()
                 bypass = True

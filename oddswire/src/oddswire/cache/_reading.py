@@ -81,19 +81,20 @@ class Found:
     Attributes:
         item: The entry, if it may serve.
         fresh: It is not stale.
+        calm: Nor near to it: there is nothing to decide.
         head: The beginning of whatever was there; None: nothing was.
         unjudged: The entry, while it is not known whether it may serve: nonces have to
             be read, then comes `judge`.
     """
 
-    __slots__ = ("_kind", "_place", "_reader", "_tags", "fresh", "head", "item", "unjudged")
+    __slots__ = ("_kind", "_place", "_reader", "_tags", "calm", "fresh", "head", "item", "unjudged")
 
     def __init__(self, reader: Reader, place: Place, kind: Any) -> None:
         self._reader = reader
         self._place = place
         self._kind = kind
         self.item: Item | None = None
-        self.fresh = False
+        self.fresh = self.calm = False
         self.head: bytes | None = None
         self.unjudged: Item | None = None
         self._tags: tuple[tuple[bytes, bytes], ...]
@@ -159,3 +160,4 @@ class Found:
         now = self._reader.now()
         if now < item.usable_until:
             self.item, self.fresh = item, now < item.fresh_until
+            self.calm = now < item.calm_until

@@ -91,7 +91,7 @@ class Cached(Generic[P, R]):
         value: R = await self._cache.get_or_set(
             key,
             functools.partial(self._function, *args, **kwargs),
-            tags=tuple(tag.fill(args, kwargs) for tag in self._tags),
+            tags=tuple([tag.fill(args, kwargs) for tag in self._tags]),
             type=self._kind,
             **self._options,
         )
