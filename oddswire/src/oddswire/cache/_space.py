@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from oddswire import keys
@@ -84,22 +84,27 @@ class Space:
         return self._keyspace.key(keys.CACHE, self.config.name, rest)
 
 
-class Place(NamedTuple):
+class Place:
     """Where one key lives.
 
-    Attributes:
+    Args:
         key: As the user wrote it.
         space: Its namespace.
         entry: The Redis key of the entry.
         lease: The Redis key of the load lease, in the same slot.
+
+    Attributes:
         ask: The packed command that reads the entry.
     """
 
-    key: str
-    space: Space
-    entry: str
-    lease: str
-    ask: bytes
+    __slots__ = ("ask", "entry", "key", "lease", "space")
+
+    def __init__(self, key: str, space: Space, entry: str, lease: str) -> None:
+        self.key = key
+        self.space = space
+        self.entry = entry
+        self.lease = lease
+        self.ask = pack(("GET", entry))
 
 
 class Spaces:
@@ -186,7 +191,7 @@ class Spaces:
                 f"a key of {space.config.name!r} is too long: "
                 "use a hash of its long part"
             )
-        return Place(key, space, entry, lease, pack(("GET", entry)))
+        return Place(key, space, entry, lease)
 
     def key_of(self, name: bytes, prefix: bytes) -> str:
         """Return the user's key, of the Redis key of an entry or of a lease."""
