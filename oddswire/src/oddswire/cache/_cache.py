@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from oddswire.cache._flight import Fresh
 from oddswire.cache._many import Many
-from oddswire.cache._memory import used_again
 from oddswire.cache._record import check_version
 from oddswire.cache._warming import WarmReport, warm
 from oddswire.cache.decorator import Cached, returned_type
@@ -17,15 +16,11 @@ from oddswire.cache.namespace import check_ttl
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from oddswire.cache._memory import Item
-
 T = TypeVar("T")
 D = TypeVar("D")
 A = TypeVar("A")
 R = TypeVar("R")
 P = ParamSpec("P")
-
-_MIB = 1024 * 1024
 
 
 class Cache(Many):
@@ -100,37 +95,6 @@ class Cache(Many):
                 return item.value if self._lookup.is_fresh(item) else default
         found = await self._shared.fetch(place, kind)
         return found.item.value if found.item and found.fresh else default
-
-    def glance(self, key: str, type: Any = None) -> Item | None:  # noqa: A002 - as in `get`
-        """Return a value that needs no decision, counted as a hit; else None.
-
-        For library code.
-        """
-        item = self._items.get(key)
-        if item is not None and (type is item.asked or type is item.kind):
-            now = self._now()
-            if now < item.calm_until and now < self._lease.until:
-                for cell, nonce in item.pairs:
-                    if cell.nonce != nonce:
-                        break
-                else:
-                    if item.uses < 3:
-                        item.uses += 1
-                    item.counts.l1_hits += 1
-                    return item
-        return None
-
-    def peek(self, key: str, default: Any = None) -> Any:
-        """Return a fresh value if this process holds it, without asking anybody."""
-        item = self._items.get(key)
-        if item is None:
-            return default
-        now = self._now()
-        if now >= item.fresh_until or now >= self._lease.until or not item.lives():
-            return default
-        item.counts.l1_hits += 1
-        used_again(item)
-        return item.value
 
     async def get_entry(
         self,

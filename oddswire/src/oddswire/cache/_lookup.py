@@ -113,9 +113,12 @@ class Lookup:
         wanted = [at for at, item in enumerate(recalled) if item is None]
         found: dict[int, Found] = {}
         if wanted:
+            self._lease.want()
             answers = await self._shared.fetch_many(
                 [places[at] for at in wanted], [kinds[at] for at in wanted]
             )
+            for answer in answers:
+                answer.count()
             found = dict(zip(wanted, answers, strict=True))
         return [
             (item, item.head) if item is not None else (found[at].item, found[at].head)

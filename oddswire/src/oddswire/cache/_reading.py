@@ -40,10 +40,11 @@ class Reader:
 
     def packed(self, place: Place, kind: Any, value: Any, data: bytes) -> Item:
         """Return a record that was just made as it is held in memory."""
-        return self.item(place, kind, value, data, hit_of(data))
+        hit = hit_of(data)
+        return self.item(place, kind, value, data, hit, data[body_at(hit[4]) :])
 
     def item(
-        self, place: Place, kind: Any, value: Any, data: bytes, hit: Hit
+        self, place: Place, kind: Any, value: Any, data: bytes, hit: Hit, body: bytes
     ) -> Item:
         """Return an entry as it is held in memory."""
         fresh, usable, cost, namespace, tags = hit
@@ -67,11 +68,9 @@ class Reader:
         else:
             item.pairs = (own,)
         item.head = data[:SEEN_BYTES]
-        at = body_at(tags)
-        size = len(data)
         # A compressed body is several times as large when decoded.
-        factor = 8 if size > at + 1 and data[at + 1] & 1 else 2
-        item.size = ITEM_BYTES + size + factor * (size - at)
+        factor = 8 if len(body) > 1 and body[1] & 1 else 2
+        item.size = ITEM_BYTES + len(data) + factor * len(body)
         return item
 
 
@@ -87,7 +86,17 @@ class Found:
             be read, then comes `judge`.
     """
 
-    __slots__ = ("_kind", "_place", "_reader", "_tags", "calm", "fresh", "head", "item", "unjudged")
+    __slots__ = (
+        "_kind",
+        "_place",
+        "_reader",
+        "_tags",
+        "calm",
+        "fresh",
+        "head",
+        "item",
+        "unjudged",
+    )
 
     def __init__(self, reader: Reader, place: Place, kind: Any) -> None:
         self._reader = reader
@@ -113,13 +122,14 @@ class Found:
             if hit is None:
                 self.head = reply
                 return
-            value = space.codec(self._kind).decode(reply[body_at(hit[4]) :])
+            body = reply[body_at(hit[4]) :]
+            value = space.codec(self._kind).decode(body)
         except CodecError:
             space.counts.corrupt += 1
             self.head = reply[:SEEN_BYTES]
             return
         reader = self._reader
-        item = reader.item(place, self._kind, value, reply, hit)
+        item = reader.item(place, self._kind, value, reply, hit, body)
         self.head = item.head
         if current and space.config.l1:
             # Also where a nonce is not known yet: the entry does not live until it is,

@@ -47,6 +47,7 @@ SEEN_BYTES = 61
 _MARK = 0xC1
 _HEAD = struct.Struct(">BBQQQQIIBB8s8sB")
 _CRC = struct.Struct(">I")
+_CRC_BYTES = 4
 _FRESH = slice(10, 18)
 _U32 = 2**32 - 1
 _U64 = 2**64 - 1
@@ -154,10 +155,11 @@ def checked(data: bytes) -> Hit | None:
             return None
         raise CodecError("an entry that is cut short", reason="damaged")
     hit = hit_of(data)
-    end = SEEN_BYTES + 2 * NONCE_BYTES * hit[4]
+    tags = hit[4]
+    end = SEEN_BYTES + 2 * NONCE_BYTES * tags
     if (
-        hit[4] > MAX_TAGS
-        or len(data) < end + _CRC.size
+        tags > MAX_TAGS
+        or len(data) < end + _CRC_BYTES
         or _CRC.unpack_from(data, end)[0]
         != zlib.crc32(data[_FRESH.stop : end], zlib.crc32(data[: _FRESH.start]))
         or hit[0] > hit[1]
@@ -168,7 +170,7 @@ def checked(data: bytes) -> Hit | None:
 
 def body_at(tags: int) -> int:
     """Return where the value begins in a record with so many tags."""
-    return SEEN_BYTES + 2 * NONCE_BYTES * tags + _CRC.size
+    return SEEN_BYTES + 2 * NONCE_BYTES * tags + _CRC_BYTES
 
 
 def tags_of(data: bytes, count: int) -> tuple[tuple[bytes, bytes], ...]:

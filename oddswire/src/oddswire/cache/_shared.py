@@ -104,18 +104,15 @@ class Shared:
     async def fetch_many(
         self, places: Sequence[Place], kinds: Sequence[Any]
     ) -> list[Found]:
-        """Read entries with one MGET; each counts as a lookup.
+        """Read entries with one MGET; they are not counted.
 
         Raises:
             OddswireError: Redis did not answer.
         """
-        self._lease.want()
         while True:
             epoch = self._wire.epoch
             found = await self._fetch_many(places, kinds)
             if epoch == self._wire.epoch:
-                for each in found:
-                    each.count()
                 return found
 
     async def _fetch_many(
@@ -148,9 +145,7 @@ class Shared:
     async def _settle(self, found: Found, place: Place) -> None:
         # Cleared meanwhile, by somebody whose new entry this may be.
         await self._nonces.namespace(place.space)
-        unknown = found.unknown()
-        if unknown:
-            await self._nonces.verify(unknown)
+        await self._nonces.verify(found.unknown())
         found.judge()
 
     async def look(
@@ -298,10 +293,7 @@ class Shared:
             self._write_hook(place, item, 1),
             repeatable=True,
         )
-        if reply == 1:
-            place.space.counts.writes += 1
-            place.space.counts.bytes_written += len(data)
-        return bool(reply == 1)
+        return _counted(place, reply, data)
 
     async def put(self, place: Place, item: Item, data: bytes, life: int) -> bool:
         """Store a value that was brought; False: a newer version is there.
@@ -316,10 +308,7 @@ class Shared:
             (data, life, version_bytes(item.details.version or None)),
             self._write_hook(place, item, 1),
         )
-        if reply == 1:
-            place.space.counts.writes += 1
-            place.space.counts.bytes_written += len(data)
-        return bool(reply == 1)
+        return _counted(place, reply, data)
 
     def _write_hook(self, place: Place, item: Item, stored: int) -> Any:
         def hook(reply: Any, *, current: bool) -> None:
@@ -402,3 +391,10 @@ class Shared:
             script, (place.lease,), args, hook, repeatable=True
         )
         return bool(reply)
+
+
+def _counted(place: Place, reply: Any, data: bytes) -> bool:
+    stored: bool = reply == 1
+    place.space.counts.writes += stored
+    place.space.counts.bytes_written += stored * len(data)
+    return stored

@@ -199,7 +199,6 @@ class TrackedWire:
                     if isinstance(reply, ReadOnly):
                         self.client.demoted(sent)
                     raise reply
-                return reply
             except (ConnectionLost, Unavailable, ReadOnly) as error:
                 if _no_tracking(error):
                     if not self.plain:
@@ -211,6 +210,8 @@ class TrackedWire:
                 if monotonic() >= deadline:
                     raise
                 repeatable = False
+            else:
+                return reply
 
     def _telling(self, hook: Hook | None) -> Callable[[Any], None]:
         # If there is no wire now, this is the epoch of the next one; if that is lost
