@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Clock(Protocol):
@@ -32,6 +36,14 @@ class Clock(Protocol):
         """Wait; at once for 0 or less. Cancelled, nothing is left behind."""
 
 
+# No function of our own around it: the cache asks at every hit.
+_boottime: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else time.monotonic
+)
+
+
 class SystemClock:
     """The machine's clocks.
 
@@ -49,17 +61,8 @@ class SystemClock:
         """Return seconds that never go back."""
         return time.monotonic()
 
-    if hasattr(time, "CLOCK_BOOTTIME"):
-
-        def boottime(self) -> float:
-            """Return seconds that never go back and count a suspend too."""
-            return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-    else:
-
-        def boottime(self) -> float:
-            """Return seconds that never go back; a suspend may not count here."""
-            return time.monotonic()
+    boottime = staticmethod(_boottime)
+    """Return seconds that never go back and, on Linux, count a suspend too."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait that long; always lets other tasks run once."""

@@ -418,7 +418,8 @@ async def test_adaptive_counts_are_shared_by_the_fleet(fleet):
     found = await a._shared.fetch(
         a._spaces.place("m:1"), a._spaces.named("m").config.type
     )
-    assert (found.item.refreshes, found.item.changes) == (3, 2)
+    details = found.item.details
+    assert (details.refreshes, details.changes) == (3, 2)
 
 
 @pytest.mark.errors

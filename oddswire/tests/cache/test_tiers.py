@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import pytest
 
@@ -238,6 +239,45 @@ async def test_large_values_are_compressed(fleet):
     assert await a.client.strlen(name) < 1000
     assert await a.client.strlen(a._spaces.place("m:small").entry) > 1000
     assert await b.get("m:large") == "x" * 100_000
+
+
+@pytest.mark.performance
+async def test_a_hit_is_short_work(fleet):
+    """A hit runs few functions of Python, which no other load of a machine changes."""
+    near, far = await fleet.cache(), await fleet.cache(l1_bytes=0)
+
+    @near.cached(key="m:{number}")
+    async def cached(number: int) -> int:
+        return number
+
+    async def ran(read):
+        """Return the functions of ours that one call runs."""
+        frames = []
+        before = sys.getprofile()
+        sys.setprofile(
+            lambda frame, event, _: frames.append(frame) if event == "call" else None
+        )
+        try:
+            assert await read() == 1
+        finally:
+            sys.setprofile(before)
+        # A coroutine that goes on is called again, in the same frame.
+        return [
+            frame.f_code.co_name
+            for frame in dict.fromkeys(frames)
+            if frame.f_globals["__name__"].startswith("oddswire.")
+        ]
+
+    await cached(1)
+    await fleet.believed(near)
+    for read, most in (
+        (lambda: near.get("m:1"), 1),
+        (lambda: cached(1), 3),
+        (lambda: far.get("m:1"), 34),
+    ):
+        # A heartbeat may come between.
+        fewest = min([await ran(read) for _ in range(5)], key=len)
+        assert len(fewest) <= most, fewest
 
 
 @pytest.mark.errors

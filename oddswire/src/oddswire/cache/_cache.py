@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from oddswire.cache._flight import Fresh
 from oddswire.cache._many import Many
-from oddswire.cache._memory import used_again
 from oddswire.cache._record import check_version
 from oddswire.cache._warming import WarmReport, warm
 from oddswire.cache.decorator import Cached, returned_type
@@ -17,15 +16,11 @@ from oddswire.cache.namespace import check_ttl
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from oddswire.cache._memory import Item
-
 T = TypeVar("T")
 D = TypeVar("D")
 A = TypeVar("A")
 R = TypeVar("R")
 P = ParamSpec("P")
-
-_MIB = 1024 * 1024
 
 
 class Cache(Many):
@@ -93,37 +88,13 @@ class Cache(Many):
                     item.counts.l1_hits += 1
                     return item.value
         place = self._spaces.place(key)
-        item, _, _ = await self._lookup.find(place, self._lookup.kind(place, type))
-        if item is None or not self._lookup.is_fresh(item):
-            return default
-        return item.value
-
-    def glance(self, key: str, type: Any = None) -> Item | None:  # noqa: A002 - as in `get`
-        """Return a value that needs no decision, counted as a hit; else None.
-
-        For library code.
-        """
-        item = self._items.get(key)
-        if item is not None and (type is item.asked or type is item.kind):
-            now = self._now()
-            if now < item.calm_until and now < self._lease.until and item.lives():
-                if item.uses < 3:
-                    item.uses += 1
-                item.counts.l1_hits += 1
-                return item
-        return None
-
-    def peek(self, key: str, default: Any = None) -> Any:
-        """Return a fresh value if this process holds it, without asking anybody."""
-        item = self._items.get(key)
-        if item is None:
-            return default
-        now = self._now()
-        if now >= item.fresh_until or now >= self._lease.until or not item.lives():
-            return default
-        item.counts.l1_hits += 1
-        used_again(item)
-        return item.value
+        kind = self._lookup.kind(place, type)
+        if item is not None:
+            item = self._lookup.recall(key, kind)
+            if item is not None:
+                return item.value if self._lookup.is_fresh(item) else default
+        found = await self._shared.fetch(place, kind)
+        return found.item.value if found.item and found.fresh else default
 
     async def get_entry(
         self,
@@ -138,17 +109,21 @@ class Cache(Many):
             OddswireError: Redis could not be asked.
         """
         place = self._spaces.place(key)
-        item, _, near = await self._lookup.find(place, self._lookup.kind(place, type))
+        kind = self._lookup.kind(place, type)
+        item = near = self._lookup.recall(key, kind)
+        if item is None:
+            item = (await self._shared.fetch(place, kind)).item
         if item is None:
             return None
         now = self._now()
+        details = item.details
         return Entry(
             value=item.value,
             tier="l1" if near else "l2",
             stale=item.fresh_until <= now,
-            age=max(0.0, now - item.stored_at),
+            age=max(0.0, now - details.stored_at),
             ttl=item.fresh_until - now,
-            version=item.version,
+            version=details.version,
         )
 
     # --- loading
@@ -241,8 +216,10 @@ class Cache(Many):
             version=version,
             kind=type,
         )
-        check_ttl("soft_timeout", soft_timeout, zero=True, optional=True)
-        check_ttl("hard_timeout", hard_timeout, optional=True)
+        if soft_timeout is not None:
+            check_ttl("soft_timeout", soft_timeout, zero=True)
+        if hard_timeout is not None:
+            check_ttl("hard_timeout", hard_timeout)
         item = await self._lookup.obtain(want, soft_timeout, hard_timeout)
         return item.value
 
@@ -354,7 +331,7 @@ class Cache(Many):
         snapshot = await self._nonces.snapshot(
             place.space, want.tags, want.ttl + want.stale
         )
-        if not self._lease.knows_time:
+        if not self._lease.knows_time():
             await self._lease.in_time()
         item, data, life = self._shared.pack(
             place,

@@ -59,7 +59,7 @@ class Load:
     def __init__(self, old: Item | None) -> None:
         self.found = old is not None
         self.value: Any = old.value if old is not None else None
-        self.version = old.version if old is not None else 0
+        self.version = old.details.version if old is not None else 0
         self.ttl: float | None = None
 
     def not_modified(self) -> Any:

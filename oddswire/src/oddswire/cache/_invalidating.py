@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from oddswire.cache._parts import Parts
+from oddswire.cache._recalling import Recalling
 from oddswire.errors import InvalidationNotConfirmed, OddswireError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from oddswire.erasure import Erased
 
 
-class Invalidating(Parts):
+class Invalidating(Recalling):
     """The calls that invalidate."""
 
     def _forget(self, key: str) -> None:

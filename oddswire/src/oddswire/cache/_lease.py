@@ -51,6 +51,7 @@ class CoherenceLease:
     Attributes:
         until: Memory is believed until then, by the boot-time clock.
         offset: Seconds to add to the boot-time clock for the server's time.
+        want: To be called when memory would be read if it were believed.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class CoherenceLease:
         self._held = held
         self._touched = clock.boottime()
         self._proven = -1
+        self._now = clock.boottime
         self._wanted = asyncio.Event()
+        self.want = self._wanted.set
         self._heard: set[bytes] = set()
         process = secrets.token_hex(8)
         self._beat_key = keyspace.key(keys.CACHE_BEAT, process, "beat")
@@ -92,10 +95,6 @@ class CoherenceLease:
     def _hear(self, name: bytes, _: Any, *, own: bool) -> None:
         del own
         self._heard.add(name)
-
-    def want(self) -> None:
-        """Memory would be read if it were believed: see to it."""
-        self._wanted.set()
 
     async def run(self) -> None:
         """Renew the lease for as long as it is wanted; ends by cancellation."""
@@ -159,13 +158,12 @@ class CoherenceLease:
 
     async def in_time(self) -> None:
         """Have the server's time, which is then at most a minute old."""
-        if self._clock.boottime() - self._synced > 2 * _SYNC_EVERY:
+        if not self.knows_time():
             await self.sync()
 
-    @property
     def knows_time(self) -> bool:
         """Whether the server's time is known well enough."""
-        return self._clock.boottime() - self._synced <= 2 * _SYNC_EVERY
+        return self._now() - self._synced <= 2 * _SYNC_EVERY
 
     async def _prove(self, timeout: float | None) -> None:
         """See that this server tells us of own and foreign writes after a script.

@@ -92,30 +92,16 @@ class Lookup:
             self._lease.want()
             return None
         used_again(item)
-        self._count(item, item.counts, "l1")
+        item.counts.l1_hits += 1
+        item.counts.stale += item.fresh_until <= now
         return item
-
-    async def find(
-        self, place: Place, kind: Any
-    ) -> tuple[Item | None, bytes | None, bool]:
-        """Return an entry that may serve, the head of what was there, whether in L1.
-
-        Raises:
-            OddswireError: Redis could not be asked.
-        """
-        item = self.recall(place.key, kind)
-        if item is not None:
-            return item, item.head, True
-        if place.space.config.l1:
-            self._lease.want()
-        found = await self._shared.fetch(place, kind)
-        self._count(found.item, place.space.counts, "l2")
-        return found.item, found.head, False
 
     async def find_many(
         self, places: Sequence[Place], kinds: Sequence[Any]
     ) -> list[tuple[Item | None, bytes | None]]:
-        """Return the same of many, with one MGET for what memory does not have.
+        """Return entries that may serve, and the heads of what was there.
+
+        With one MGET for what memory does not have.
 
         Raises:
             OddswireError: Redis could not be asked.
@@ -131,9 +117,9 @@ class Lookup:
             answers = await self._shared.fetch_many(
                 [places[at] for at in wanted], [kinds[at] for at in wanted]
             )
+            for answer in answers:
+                answer.count()
             found = dict(zip(wanted, answers, strict=True))
-            for at, answer in found.items():
-                self._count(answer.item, places[at].space.counts, "l2")
         return [
             (item, item.head) if item is not None else (found[at].item, found[at].head)
             for at, item in enumerate(recalled)
@@ -142,17 +128,6 @@ class Lookup:
     def is_fresh(self, item: Item | None) -> bool:
         """Whether an entry is there and not stale."""
         return item is not None and self._now() < item.fresh_until
-
-    def _count(self, item: Item | None, counts: Any, tier: str) -> None:
-        if item is None:
-            counts.misses += 1
-            return
-        if tier == "l1":
-            counts.l1_hits += 1
-        else:
-            counts.l2_hits += 1
-        if item.fresh_until <= self._now():
-            counts.stale += 1
 
     # --- loading
 
@@ -176,29 +151,40 @@ class Lookup:
         """
         place = self._spaces.place(key)
         config = place.space.config
-        check_ttl("ttl", ttl, optional=True)
-        check_ttl("stale", stale, zero=True, optional=True)
-        check_ttl("negative_ttl", negative_ttl, zero=True, optional=True)
+        # Most calls give none of these: asked here, that costs nothing.
+        if ttl is not None:
+            check_ttl("ttl", ttl)
+        if stale is not None:
+            check_ttl("stale", stale, zero=True)
+        if negative_ttl is not None:
+            check_ttl("negative_ttl", negative_ttl, zero=True)
+        if version is not None and not callable(version):
+            version = check_version(version)
         return Want(
-            place=place,
-            loader=loader,
-            kind=self.kind(place, kind),
-            ttl=ttl or config.ttl or self._ttl,
-            stale=config.stale if stale is None else stale,
-            negative_ttl=(
-                config.negative_ttl if negative_ttl is None else negative_ttl
-            ),
-            tags=self._nonces.digests(tags) if tags else (),
-            version=version if callable(version) else check_version(version),
+            place,
+            loader,
+            self.kind(place, kind),
+            ttl or config.ttl or self._ttl,
+            config.stale if stale is None else stale,
+            config.negative_ttl if negative_ttl is None else negative_ttl,
+            self._nonces.digests(tags) if tags else (),
+            version,
         )
 
     async def obtain(self, want: Want, soft: float | None, hard: float | None) -> Item:
         """Return an entry, loading it where there is none; see `Cache.get_or_set`."""
-        bypass = self._now() < self._away_until
+        bypass = self.away
         item, head = None, None
         if not bypass:
             try:
-                item, head, _ = await self.find(want.place, want.kind)
+                item = self.recall(want.place.key, want.kind)
+                if item is not None:
+                    head = item.head
+                else:
+                    found = await self._shared.fetch(want.place, want.kind)
+                    item, head = found.item, found.head
+                    if item is not None and found.calm:
+                        return item
             except OddswireError:
                 self.gone_away()
                 bypass = True
@@ -272,5 +258,5 @@ class Lookup:
         early = want.place.space.config.early
         if early == 0.0 or self._flights.backing_off(item.key):
             return False
-        lead = -item.cost * early * math.log(1.0 - random.random())  # noqa: S311 - no secret
+        lead = -item.details.cost * early * math.log(1.0 - random.random())  # noqa: S311 - no secret
         return now + lead >= item.fresh_until

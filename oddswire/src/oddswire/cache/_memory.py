@@ -9,7 +9,9 @@ often.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from oddswire.cache._record import head_of
 
 if TYPE_CHECKING:
     from oddswire.cache._cell import Cell
@@ -22,6 +24,27 @@ _SMALL_SHARE = 0.1
 _USES_AT_MOST = 3
 
 
+class Details(NamedTuple):
+    """Of an item: what its record says beside what a hit needs.
+
+    Attributes:
+        stored_at: By the boot-time clock.
+        cost: Seconds that loading took.
+        interval: Mean seconds between loads.
+        refreshes: Loads since the first one.
+        changes: Those that brought another value.
+        content: Digest of the value's bytes.
+    """
+
+    version: int
+    stored_at: float
+    cost: float
+    interval: float
+    refreshes: int
+    changes: int
+    content: bytes
+
+
 class Item:
     """A decoded entry. Times are seconds of the boot-time clock.
 
@@ -32,7 +55,7 @@ class Item:
             of them agree.
         calm_until: Until then there is nothing to decide: it is fresh, and too early to
             think of a refresh.
-        head: The record's first bytes.
+        head: The record's first bytes; what a hit does not need is read from them.
         uses: Since it came to its queue, at most 3.
         size: Bytes it counts for.
     """
@@ -40,25 +63,18 @@ class Item:
     __slots__ = (
         "asked",
         "calm_until",
-        "changes",
-        "content",
-        "cost",
         "counts",
         "fresh_until",
         "gone",
         "head",
         "in_main",
-        "interval",
         "key",
         "kind",
         "pairs",
-        "refreshes",
         "size",
-        "stored_at",
         "usable_until",
         "uses",
         "value",
-        "version",
     )
 
     key: str
@@ -70,20 +86,30 @@ class Item:
     calm_until: float
     fresh_until: float
     usable_until: float
-    stored_at: float
     head: bytes
-    version: int
-    cost: float
-    interval: float
-    refreshes: int
-    changes: int
-    content: bytes
     size: int
 
     def __init__(self) -> None:
         self.uses = 0
         self.in_main = False
         self.gone = False
+
+    @property
+    def details(self) -> Details:
+        """What a refresh needs to know."""
+        _, _, version, _, usable, stored, cost, interval, *counts, content, _, _ = (
+            head_of(self.head)
+        )
+        return Details(
+            version=version,
+            # By the clock of the process, as the other end is.
+            stored_at=self.usable_until - (usable - stored) / 1000,
+            cost=cost / 1000,
+            interval=interval / 1000,
+            refreshes=counts[0],
+            changes=counts[1],
+            content=content,
+        )
 
     def lives(self) -> bool:
         """Whether nothing that it depends on was invalidated."""

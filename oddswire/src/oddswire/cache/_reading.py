@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from oddswire.cache._memory import ITEM_BYTES, Item
-from oddswire.cache._record import SEEN_BYTES, Record
+from oddswire.cache._record import SEEN_BYTES, body_at, checked, hit_of, tags_of
 from oddswire.errors import CodecError
 
 if TYPE_CHECKING:
     from oddswire.cache._lease import CoherenceLease
     from oddswire.cache._memory import Memory
     from oddswire.cache._nonces import Nonces
+    from oddswire.cache._record import Hit
     from oddswire.cache._space import Place
     from oddswire.clock import Clock
 
 # At less than e^-12 a read would refresh early; not worth a logarithm.
 _EARLY_COSTS = 12.0
-
-
-class Found(NamedTuple):
-    """What Redis had.
-
-    Attributes:
-        item: The entry, if it may serve (fresh or stale).
-        head: The beginning of whatever was there; None: nothing was.
-    """
-
-    item: Item | None
-    head: bytes | None
 
 
 class Reader:
@@ -45,111 +34,140 @@ class Reader:
         self, memory: Memory, nonces: Nonces, lease: CoherenceLease, clock: Clock
     ) -> None:
         self.memory = memory
-        self.clock = clock
+        self.now = clock.boottime
         self._nonces = nonces
         self._lease = lease
 
+    def packed(self, place: Place, kind: Any, value: Any, data: bytes) -> Item:
+        """Return a record that was just made as it is held in memory."""
+        hit = hit_of(data)
+        return self.item(place, kind, value, data, hit, data[body_at(hit[4]) :])
+
     def item(
-        self, place: Place, kind: Any, record: Record, value: Any, data: bytes
+        self, place: Place, kind: Any, value: Any, data: bytes, hit: Hit, body: bytes
     ) -> Item:
         """Return an entry as it is held in memory."""
-        config = place.space.config
+        fresh, usable, cost, namespace, tags = hit
+        space = place.space
+        config = space.config
         offset = self._lease.offset
         item = Item()
         item.key = place.key
         item.kind = kind
         item.asked = None if kind is config.type else kind
         item.value = value
-        item.counts = place.space.counts
-        item.fresh_until = record.fresh_until / 1000 - offset
-        item.usable_until = record.usable_until / 1000 - offset
-        item.stored_at = record.stored_at / 1000 - offset
-        item.cost = record.cost / 1000
-        item.calm_until = item.fresh_until - _EARLY_COSTS * config.early * item.cost
-        item.pairs = (
-            (place.space.cell, record.namespace),
-            *((self._nonces.cell(tag), nonce) for tag, nonce in record.tags),
-        )
+        item.counts = space.counts
+        item.fresh_until = item.calm_until = fresh / 1000 - offset
+        item.usable_until = usable / 1000 - offset
+        if cost:
+            item.calm_until -= _EARLY_COSTS * config.early * cost / 1000
+        own = (space.cell, namespace)
+        if tags:
+            cell = self._nonces.cell
+            item.pairs = (own, *((cell(t), n) for t, n in tags_of(data, tags)))
+        else:
+            item.pairs = (own,)
         item.head = data[:SEEN_BYTES]
-        item.version = record.version
-        item.interval = record.interval / 1000
-        item.refreshes = record.refreshes
-        item.changes = record.changes
-        item.content = record.content
         # A compressed body is several times as large when decoded.
-        factor = 8 if len(record.body) > 1 and record.body[1] & 1 else 2
-        item.size = ITEM_BYTES + len(data) + factor * len(record.body)
+        factor = 8 if len(body) > 1 and body[1] & 1 else 2
+        item.size = ITEM_BYTES + len(data) + factor * len(body)
         return item
 
 
-class Take:
-    """A hook that turns the bytes of an entry into an item, and into memory.
+class Found:
+    """What Redis had under a key; as a hook, it is told so by the parser.
 
     Attributes:
-        found: What was found, where nothing is left to ask.
+        item: The entry, if it may serve.
+        fresh: It is not stale.
+        calm: Nor near to it: there is nothing to decide.
+        head: The beginning of whatever was there; None: nothing was.
+        unjudged: The entry, while it is not known whether it may serve: nonces have to
+            be read, then comes `judge`.
     """
 
-    __slots__ = ("_head", "_item", "_kind", "_place", "_reader", "_tags", "found")
+    __slots__ = (
+        "_kind",
+        "_place",
+        "_reader",
+        "_tags",
+        "calm",
+        "fresh",
+        "head",
+        "item",
+        "unjudged",
+    )
 
     def __init__(self, reader: Reader, place: Place, kind: Any) -> None:
         self._reader = reader
         self._place = place
         self._kind = kind
-        self._item: Item | None = None
-        self._head: bytes | None = None
-        self._tags: tuple[tuple[bytes, bytes], ...] = ()
-        self.found: Found | None = None
+        self.item: Item | None = None
+        self.fresh = self.calm = False
+        self.head: bytes | None = None
+        self.unjudged: Item | None = None
+        self._tags: tuple[tuple[bytes, bytes], ...]
 
     def __call__(self, reply: Any, /, *, current: bool) -> None:
-        reader, place = self._reader, self._place
-        if reply is None:
-            self.found = Found(None, None)
-            return
+        """Turn the bytes of an entry into an item, and into memory."""
         if type(reply) is not bytes:
-            # A key of another type, written by somebody else; or the call failed, and
-            # its error is raised where it was made.
-            self.found = Found(None, b"")
+            # None: there is nothing. Else a key of another type, written by somebody
+            # else; or the call failed, and its error is raised where it was made.
+            self.head = None if reply is None else b""
             return
-        self._head = reply[:SEEN_BYTES]
+        place = self._place
+        space = place.space
         try:
-            record = Record.from_bytes(reply)
-            if record is None:
-                self.found = Found(None, self._head)
+            hit = checked(reply)
+            if hit is None:
+                self.head = reply
                 return
-            value = place.space.codec(self._kind).decode(record.body)
+            body = reply[body_at(hit[4]) :]
+            value = space.codec(self._kind).decode(body)
         except CodecError:
-            place.space.counts.corrupt += 1
-            self.found = Found(None, self._head)
+            space.counts.corrupt += 1
+            self.head = reply[:SEEN_BYTES]
             return
-        item = reader.item(place, self._kind, record, value, reply)
-        self._item, self._tags = item, record.tags
-        if current and place.space.config.l1:
+        reader = self._reader
+        item = reader.item(place, self._kind, value, reply, hit, body)
+        self.head = item.head
+        if current and space.config.l1:
             # Also where a nonce is not known yet: the entry does not live until it is,
             # and a message in between takes it out again.
             reader.memory.put(item)
         if item.lives():
-            usable = reader.clock.boottime() < item.usable_until
-            self.found = Found(item if usable else None, self._head)
+            self._serve(item)
+        else:
+            self.unjudged, self._tags = item, tags_of(reply, hit[4])
 
     def unknown(self) -> list[tuple[bytes, Any]]:
-        """Return the tags whose nonces have to be read."""
-        if self._item is None:
+        """Return the tags whose nonces have to be read, with their cells."""
+        if self.unjudged is None:
             return []
+        cells = (cell for cell, _ in self.unjudged.pairs[1:])
         return [
             (tag, cell)
-            for (tag, _), (cell, _) in zip(
-                self._tags, self._item.pairs[1:], strict=True
-            )
+            for (tag, _), cell in zip(self._tags, cells, strict=True)
             if cell.nonce is None
         ]
 
-    def judged(self) -> Found:
-        """Say whether the entry may serve."""
-        item = self._item
-        if (
-            item is None
-            or not item.lives()
-            or self._reader.clock.boottime() >= item.usable_until
-        ):
-            return Found(None, self._head)
-        return Found(item, self._head)
+    def judge(self) -> None:
+        """Say whether the entry may serve, by the nonces that are known now."""
+        item, self.unjudged = self.unjudged, None
+        if item is not None and item.lives():
+            self._serve(item)
+
+    def count(self) -> None:
+        """Count a lookup in Redis."""
+        counts = self._place.space.counts
+        if self.item is None:
+            counts.misses += 1
+        else:
+            counts.l2_hits += 1
+            counts.stale += not self.fresh
+
+    def _serve(self, item: Item) -> None:
+        now = self._reader.now()
+        if now < item.usable_until:
+            self.item, self.fresh = item, now < item.fresh_until
+            self.calm = now < item.calm_until

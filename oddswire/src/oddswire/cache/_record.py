@@ -28,11 +28,14 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from oddswire.errors import CodecError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 VALUE = 1
 TOMBSTONE = 2
@@ -44,9 +47,15 @@ SEEN_BYTES = 61
 _MARK = 0xC1
 _HEAD = struct.Struct(">BBQQQQIIBB8s8sB")
 _CRC = struct.Struct(">I")
+_CRC_BYTES = 4
 _FRESH = slice(10, 18)
 _U32 = 2**32 - 1
 _U64 = 2**64 - 1
+
+# The same, of a record that is whole: all of it, and what every hit needs.
+head_of = _HEAD.unpack_from
+hit_of = cast("Callable[[bytes], Hit]", struct.Struct(">10xQQ8xI14x8sB").unpack_from)
+_VALUE = bytes((_MARK, VALUE))
 
 assert _HEAD.size == SEEN_BYTES  # noqa: S101 - the table above
 
@@ -106,52 +115,70 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         Raises:
             CodecError: ``foreign`` or ``damaged``.
         """
-        if not data or data[0] != _MARK:
-            raise CodecError("not an entry of the cache", reason="foreign")
-        if len(data) == 10 and data[1] == TOMBSTONE:
+        hit = checked(data)
+        if hit is None:
             return None
-        if len(data) < _HEAD.size or data[1] != VALUE:
-            raise CodecError("an entry that is cut short", reason="damaged")
-        (
-            _,
-            _,
-            version,
-            fresh_until,
-            usable_until,
-            stored_at,
-            cost,
-            interval,
-            refreshes,
-            changes,
-            content,
-            namespace,
-            count,
-        ) = _HEAD.unpack_from(data)
-        end = _HEAD.size + 2 * NONCE_BYTES * count
-        if (
-            count > MAX_TAGS
-            or len(data) < end + 4
-            or _CRC.unpack_from(data, end)[0] != _checksum(data[:end])
-            or fresh_until > usable_until
-        ):
-            raise CodecError("an entry that was changed", reason="damaged")
+        _, _, version, fresh, usable, stored, *rest, content, namespace, _ = head_of(
+            data
+        )
+        cost, interval, refreshes, changes = rest
         return cls(
-            fresh_until=fresh_until,
-            usable_until=usable_until,
-            stored_at=stored_at,
-            namespace=namespace,
-            body=data[end + 4 :],
-            tags=tuple(
-                (data[at : at + 8], data[at + 8 : at + 16])
-                for at in range(_HEAD.size, end, 16)
-            ),
             version=version,
+            fresh_until=fresh,
+            usable_until=usable,
+            stored_at=stored,
             cost=cost,
             interval=interval,
             refreshes=refreshes,
             changes=changes,
             content=content,
+            namespace=namespace,
+            tags=tags_of(data, hit[4]),
+            body=data[body_at(hit[4]) :],
         )
+
+
+Hit = tuple[int, int, int, bytes, int]
+"""Fresh until, usable until, cost, nonce of the namespace, number of tags."""
+
+
+def checked(data: bytes) -> Hit | None:
+    """Return what a hit needs of a whole record; None for what a deleted entry left.
+
+    Raises:
+        CodecError: ``foreign`` or ``damaged``.
+    """
+    if data[:2] != _VALUE or len(data) < SEEN_BYTES:
+        if data[:1] != _VALUE[:1]:
+            raise CodecError("not an entry of the cache", reason="foreign")
+        if len(data) == 10 and data[1] == TOMBSTONE:
+            return None
+        raise CodecError("an entry that is cut short", reason="damaged")
+    hit = hit_of(data)
+    tags = hit[4]
+    end = SEEN_BYTES + 2 * NONCE_BYTES * tags
+    if (
+        tags > MAX_TAGS
+        or len(data) < end + _CRC_BYTES
+        or _CRC.unpack_from(data, end)[0]
+        != zlib.crc32(data[_FRESH.stop : end], zlib.crc32(data[: _FRESH.start]))
+        or hit[0] > hit[1]
+    ):
+        raise CodecError("an entry that was changed", reason="damaged")
+    return hit
+
+
+def body_at(tags: int) -> int:
+    """Return where the value begins in a record with so many tags."""
+    return SEEN_BYTES + 2 * NONCE_BYTES * tags + _CRC_BYTES
+
+
+def tags_of(data: bytes, count: int) -> tuple[tuple[bytes, bytes], ...]:
+    """Return (digest, nonce) of each tag of a record."""
+    return tuple(
+        (data[at : at + 8], data[at + 8 : at + 16])
+        for at in range(SEEN_BYTES, SEEN_BYTES + 2 * NONCE_BYTES * count, 16)
+    )
 
 
 def version_bytes(version: int | None) -> bytes:

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oddswire import scripts
-from oddswire.cache._reading import Found, Reader, Take
+from oddswire.cache._reading import Found, Reader
 from oddswire.cache._record import SEEN_BYTES, Record, digest, version_bytes
 from oddswire.errors import CodecError, OddswireError, WrongType
 
@@ -73,37 +73,38 @@ class Shared:
     # --- reading
 
     async def fetch(self, place: Place, kind: Any) -> Found:
-        """Read an entry; what cannot be read is missing.
+        """Read an entry; what cannot be read is missing. It counts as a lookup.
 
         Raises:
             OddswireError: Redis did not answer.
         """
+        wire, space = self._wire, place.space
+        if space.config.l1:
+            self._lease.want()
         while True:
-            epoch = self._wire.epoch
-            found = await self._fetch(place, kind)
+            epoch = wire.epoch
+            found = Found(self._reader, place, kind)
+            if not self._lease.knows_time():
+                await self._lease.in_time()
+            if space.cell.nonce is None or wire.plain:
+                await self._nonces.namespace(space)
+            try:
+                await wire.send(place.ask, found, repeatable=True)
+            except WrongType:
+                # Somebody else's list under this name: overwritten like foreign bytes.
+                space.counts.corrupt += 1
+            if found.unjudged is not None:
+                await self._settle(found, place)
             # The wire was lost half way: what was read is judged by nonces that were
             # dropped, and would be missing for that alone.
-            if found.item is not None or epoch == self._wire.epoch:
+            if found.item is not None or epoch == wire.epoch:
+                found.count()
                 return found
-
-    async def _fetch(self, place: Place, kind: Any) -> Found:
-        take = Take(self._reader, place, kind)
-        if not self._lease.knows_time:
-            await self._lease.in_time()
-        if place.space.cell.nonce is None or self._wire.plain:
-            await self._nonces.namespace(place.space)
-        try:
-            await self._wire.call(("GET", place.entry), take, repeatable=True)
-        except WrongType:
-            # Somebody else's list under this name: overwritten like foreign bytes.
-            place.space.counts.corrupt += 1
-            return Found(None, b"")
-        return take.found or await self._settled(take, place)
 
     async def fetch_many(
         self, places: Sequence[Place], kinds: Sequence[Any]
     ) -> list[Found]:
-        """Read entries with one MGET.
+        """Read entries with one MGET; they are not counted.
 
         Raises:
             OddswireError: Redis did not answer.
@@ -117,8 +118,8 @@ class Shared:
     async def _fetch_many(
         self, places: Sequence[Place], kinds: Sequence[Any]
     ) -> list[Found]:
-        takes = [
-            Take(self._reader, place, kind)
+        found = [
+            Found(self._reader, place, kind)
             for place, kind in zip(places, kinds, strict=True)
         ]
         await self._lease.in_time()
@@ -127,30 +128,25 @@ class Shared:
 
         def take(reply: Any, *, current: bool) -> None:
             if isinstance(reply, list):
-                for each, data in zip(takes, reply, strict=True):
+                for each, data in zip(found, reply, strict=True):
                     each(data, current=current)
 
         names = [place.entry for place in places]
         await self._wire.call(("MGET", *names), take, repeatable=True)
-        unknown = {
-            tag: cell
-            for each in takes
-            if not each.found
-            for tag, cell in each.unknown()
-        }
+        unknown = {tag: cell for each in found for tag, cell in each.unknown()}
         if unknown:
             await self._nonces.verify(unknown.items())
         for space in {place.space for place in places}:
             await self._nonces.namespace(space)
-        return [each.found or each.judged() for each in takes]
+        for each in found:
+            each.judge()
+        return found
 
-    async def _settled(self, take: Take, place: Place) -> Found:
+    async def _settle(self, found: Found, place: Place) -> None:
         # Cleared meanwhile, by somebody whose new entry this may be.
         await self._nonces.namespace(place.space)
-        unknown = take.unknown()
-        if unknown:
-            await self._nonces.verify(unknown)
-        return take.judged()
+        await self._nonces.verify(found.unknown())
+        found.judge()
 
     async def look(
         self,
@@ -177,11 +173,11 @@ class Shared:
         Raises:
             OddswireError: Redis did not answer; the lease may be ours all the same.
         """
-        take = Take(self._reader, place, kind)
+        found = Found(self._reader, place, kind)
 
         def hook(reply: Any, *, current: bool) -> None:
             if isinstance(reply, bytes):
-                take(reply, current=current)
+                found(reply, current=current)
             elif isinstance(reply, OddswireError) or reply in (1, 2):
                 # Not before: until here a change of the lease is another's.
                 granted()
@@ -205,7 +201,9 @@ class Shared:
             return Held(reply[0])
         if isinstance(reply, int):
             return None
-        return take.found or await self._settled(take, place)
+        if found.unjudged is not None:
+            await self._settle(found, place)
+        return found
 
     # --- writing
 
@@ -242,10 +240,11 @@ class Shared:
         refreshes = changes = 0
         interval = 0.0
         if old is not None:
-            refreshes = old.refreshes + 1
-            changes = old.changes + (content != old.content)
-            since = max(0.0, now - old.stored_at)
-            interval = old.interval * 0.75 + since * 0.25 if old.interval else since
+            was = old.details
+            refreshes = was.refreshes + 1
+            changes = was.changes + (content != was.content)
+            since = max(0.0, now - was.stored_at)
+            interval = was.interval * 0.75 + since * 0.25 if was.interval else since
             if refreshes > _REMEMBERED:
                 refreshes, changes = refreshes // 2, changes // 2
         ttl = fresh.ttl
@@ -273,7 +272,7 @@ class Shared:
             content=content,
         )
         data = record.to_bytes()
-        item = self._reader.item(place, kind, record, copy, data)
+        item = self._reader.packed(place, kind, copy, data)
         # These very cells were read for it.
         item.pairs = snapshot
         return item, data, max(1, int((usable_until - server_now) * 1000))
@@ -286,7 +285,7 @@ class Shared:
         Raises:
             OddswireError: Redis did not answer; it may be stored all the same.
         """
-        version = version_bytes(item.version or None)
+        version = version_bytes(item.details.version or None)
         reply = await self._wire.script(
             _FILL,
             (place.entry, place.lease),
@@ -294,10 +293,7 @@ class Shared:
             self._write_hook(place, item, 1),
             repeatable=True,
         )
-        if reply == 1:
-            place.space.counts.writes += 1
-            place.space.counts.bytes_written += len(data)
-        return bool(reply == 1)
+        return _counted(place, reply, data)
 
     async def put(self, place: Place, item: Item, data: bytes, life: int) -> bool:
         """Store a value that was brought; False: a newer version is there.
@@ -309,13 +305,10 @@ class Shared:
         reply = await self._wire.script(
             _PUT,
             (place.entry, place.lease),
-            (data, life, version_bytes(item.version or None)),
+            (data, life, version_bytes(item.details.version or None)),
             self._write_hook(place, item, 1),
         )
-        if reply == 1:
-            place.space.counts.writes += 1
-            place.space.counts.bytes_written += len(data)
-        return bool(reply == 1)
+        return _counted(place, reply, data)
 
     def _write_hook(self, place: Place, item: Item, stored: int) -> Any:
         def hook(reply: Any, *, current: bool) -> None:
@@ -398,3 +391,10 @@ class Shared:
             script, (place.lease,), args, hook, repeatable=True
         )
         return bool(reply)
+
+
+def _counted(place: Place, reply: Any, data: bytes) -> bool:
+    stored: bool = reply == 1
+    place.space.counts.writes += stored
+    place.space.counts.bytes_written += stored * len(data)
+    return stored

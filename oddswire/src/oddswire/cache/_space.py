@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
+from typing import TYPE_CHECKING, Any, Optional, cast
 from urllib.parse import unquote_to_bytes
 
 from oddswire import keys
@@ -11,6 +11,7 @@ from oddswire.cache._cell import Cell
 from oddswire.cache.namespace import Namespace
 from oddswire.cache.statistics import Counts
 from oddswire.codec import Codec
+from oddswire.connection.packing import pack
 from oddswire.errors import InvalidKey
 
 if TYPE_CHECKING:
@@ -84,20 +85,27 @@ class Space:
         return self._keyspace.key(keys.CACHE, self.config.name, rest)
 
 
-class Place(NamedTuple):
+class Place:
     """Where one key lives.
 
-    Attributes:
+    Args:
         key: As the user wrote it.
         space: Its namespace.
         entry: The Redis key of the entry.
         lease: The Redis key of the load lease, in the same slot.
+
+    Attributes:
+        ask: The packed command that reads the entry.
     """
 
-    key: str
-    space: Space
-    entry: str
-    lease: str
+    __slots__ = ("ask", "entry", "key", "lease", "space")
+
+    def __init__(self, key: str, space: Space, entry: str, lease: str) -> None:
+        self.key = key
+        self.space = space
+        self.entry = entry
+        self.lease = lease
+        self.ask = pack(("GET", entry))
 
 
 class Spaces:

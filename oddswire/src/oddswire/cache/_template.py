@@ -28,16 +28,16 @@ class Template:
         InvalidKey: A field that is no parameter, or has a conversion or a format.
     """
 
-    __slots__ = ("_fields", "_literals", "_signature", "_single", "text")
+    __slots__ = ("_fields", "_signature", "_single", "_start", "text")
 
     def __init__(self, text: str, function: Callable[..., Any]) -> None:
         self.text = text
         self._signature = inspect.signature(function)
         names = list(self._signature.parameters)
-        self._literals: list[str] = [""]
-        self._fields: list[tuple[int, str, Any]] = []
+        literals = [""]
+        fields: list[tuple[int, str, Any]] = []
         for literal, field, spec, conversion in Formatter().parse(text):
-            self._literals[-1] += literal
+            literals[-1] += literal
             if field is None:
                 continue
             if field not in names or spec or conversion:
@@ -53,9 +53,14 @@ class Template:
                 if parameter.kind is parameter.KEYWORD_ONLY
                 else names.index(field)
             )
-            self._fields.append((at, field, parameter.default))
-            self._literals.append("")
-        self._single = len(self._fields) == 1
+            fields.append((at, field, parameter.default))
+            literals.append("")
+        self._start = literals[0]
+        # (position, name, default, what follows) of each field
+        self._fields = [
+            (*field, after) for field, after in zip(fields, literals[1:], strict=True)
+        ]
+        self._single = len(fields) == 1
 
     def fill(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Return the text for these arguments.
@@ -64,8 +69,8 @@ class Template:
             InvalidKey: A value that is not a str, an int, a UUID or an enum of these.
             TypeError: An argument is missing.
         """
-        text = self._literals[0]
-        for number, (at, name, default) in enumerate(self._fields, 1):
+        text = self._start
+        for at, name, default, after in self._fields:
             if at < len(args):
                 value = args[at]
             elif name in kwargs:
@@ -75,18 +80,21 @@ class Template:
             else:
                 self._signature.bind(*args, **kwargs)  # raises Python's own error
                 raise TypeError(f"missing argument: {name!r}")
+            if type(value) is int:  # the usual case; a bool is none
+                text = f"{text}{value}{after}"
+                continue
             if type(value) is not str:
                 value = field_text(name, value)
             elif not value:
                 raise InvalidKey(f"{self.text!r}: {name} is empty")
             if not self._single and (":" in value or "%" in value):
                 value = value.replace("%", "%25").replace(":", "%3A")
-            text += value + self._literals[number]
+            text = f"{text}{value}{after}"
         return text
 
     def fields(self) -> list[str]:
         """Return the names of the fields."""
-        return [name for _, name, _ in self._fields]
+        return [name for _, name, *_ in self._fields]
 
 
 def field_text(name: str, value: Any) -> str:

@@ -12,6 +12,7 @@ reply; that one brings what we wrote into memory, every other one takes the key 
 
 from __future__ import annotations
 
+import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,7 +30,7 @@ from oddswire.errors import (
 from oddswire.events import Disconnected, Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from oddswire.client import Client
     from oddswire.scripts import Script
@@ -144,18 +145,29 @@ class TrackedWire:
                 ("EVAL", script.source, *rest), hook, repeatable=repeatable
             )
 
-    async def call(
+    def call(
         self,
         args: tuple[Any, ...],
         hook: Hook | None = None,
         *,
         repeatable: bool = False,
         timeout: float | None = None,
+    ) -> Coroutine[Any, Any, Any]:
+        """Send a command and return its reply; see `send`."""
+        return self.send(pack(args), hook, repeatable=repeatable, timeout=timeout)
+
+    async def send(
+        self,
+        data: bytes,
+        hook: Hook | None = None,
+        *,
+        repeatable: bool = False,
+        timeout: float | None = None,
     ) -> Any:
-        """Send a command and return its reply.
+        """Send a packed command and return its reply.
 
         Args:
-            args: The command.
+            data: The command.
             hook: Called in the parser, also if the caller gave up.
             repeatable: May be sent again after a lost connection.
             timeout: Seconds; default: the cache's.
@@ -163,11 +175,30 @@ class TrackedWire:
         Raises:
             OddswireError: No reply, or the server refused. The hook was told.
         """
-        data = pack(args)
         deadline = monotonic() + (self.timeout if timeout is None else timeout)
         while True:
             try:
-                return await self._send(data, deadline, hook)
+                on_reply = self._telling(hook)
+                sent = monotonic()
+                wire = self.client.open_wire()
+                if wire is None:
+                    reply = await self.client.send_once(
+                        data, deadline, _LABEL, raw=True, on_reply=on_reply
+                    )
+                else:
+                    # The usual case, without a coroutine of its own.
+                    future = wire.send(
+                        data, deadline - sent, _LABEL, raw=True, on_reply=on_reply
+                    )
+                    try:
+                        reply = await future
+                    except asyncio.CancelledError:
+                        wire.give_up()
+                        raise
+                if isinstance(reply, Exception):
+                    if isinstance(reply, ReadOnly):
+                        self.client.demoted(sent)
+                    raise reply
             except (ConnectionLost, Unavailable, ReadOnly) as error:
                 if _no_tracking(error):
                     if not self.plain:
@@ -179,8 +210,10 @@ class TrackedWire:
                 if monotonic() >= deadline:
                     raise
                 repeatable = False
+            else:
+                return reply
 
-    async def _send(self, data: bytes, deadline: float, hook: Hook | None) -> Any:
+    def _telling(self, hook: Hook | None) -> Callable[[Any], None]:
         # If there is no wire now, this is the epoch of the next one; if that is lost
         # too before the call is sent, its reply is not of this epoch, and not held.
         epoch = self.epoch
@@ -191,15 +224,7 @@ class TrackedWire:
             if hook is not None:
                 hook(reply, current=epoch == self.epoch and not self.plain)
 
-        sent = monotonic()
-        reply = await self.client.send_once(
-            data, deadline, _LABEL, raw=True, on_reply=on_reply
-        )
-        if isinstance(reply, Exception):
-            if isinstance(reply, ReadOnly):
-                self.client.demoted(sent)
-            raise reply
-        return reply
+        return on_reply
 
     async def go_plain(self) -> None:
         """Do without tracking from now on."""

@@ -75,6 +75,7 @@ class Cached(Generic[P, R]):
             )
         functools.update_wrapper(self, function)
         self._cache = cache
+        self._glance = cache.glance
         self._function = function
         self._key = Template(key, function)
         self._tags = tuple(Template(tag, function) for tag in tags)
@@ -84,13 +85,13 @@ class Cached(Generic[P, R]):
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return what the function returns, from the cache if it is there."""
         key = self._key.fill(args, kwargs)
-        held = self._cache.glance(key, self._kind)
+        held = self._glance(key, self._kind)
         if held is not None:
             return held.value  # type: ignore[no-any-return]
         value: R = await self._cache.get_or_set(
             key,
             functools.partial(self._function, *args, **kwargs),
-            tags=tuple(tag.fill(args, kwargs) for tag in self._tags),
+            tags=tuple([tag.fill(args, kwargs) for tag in self._tags]),
             type=self._kind,
             **self._options,
         )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from oddswire.client._wires import Wires
     from oddswire.connection.link import Link
+    from oddswire.connection.multiplexer import Multiplexer
     from oddswire.settings import Settings
 
 
@@ -176,6 +177,16 @@ class Calling(aredis.Redis):
             return await self.send_once(data, deadline, command, raw=raw)
         except OddswireError as error:
             return await self._again(error, command, args, data, deadline, raw=raw)
+
+    def open_wire(self) -> Multiplexer | None:
+        """Return the command wire if it takes a call at once; None: by `send_once`.
+
+        For library code, which sends on it before its next `await`.
+        """
+        wire = self._link.wire
+        if wire is None or not wire.gate.open or wire.loop is not get_running_loop():
+            return None
+        return wire
 
     async def send_once(
         self,

@@ -43,9 +43,8 @@ class Plan:
         self,
         count: int,
         on_reply: Callable[[Any], None] | None,
-        *,
-        raw: bool,
-        until: bytes | None = None,
+        raw: bool,  # noqa: FBT001 - made at every call with a hook, and words cost time
+        until: bytes | None,
     ) -> None:
         self.count = count
         self.on_reply = on_reply

@@ -167,7 +167,7 @@ class Multiplexer(asyncio.Protocol):
         if count == 1 and on_reply is None and not raw and until is None:
             plan = None
         else:
-            plan = Plan(count, on_reply, raw=raw, until=until)
+            plan = Plan(count, on_reply, raw, until)
         future = loop.create_future()
         self._calls.append((future, now, deadline, size, label, plan))
         gate.commands += 1
