@@ -334,7 +334,7 @@ class Multiplexer(asyncio.Protocol):
         latency = self._traffic.latency
         slow_above = self._traffic.slow_above
         now = self.last_read
-        answered = together = ended = 0
+        answered = together = ended = pushes = 0
         sent = 0.0
         while answered < limit:
             reply = gets()
@@ -344,7 +344,7 @@ class Multiplexer(asyncio.Protocol):
                 self._reader.feed(unfed.popleft())
                 continue
             if type(reply) is hiredis.PushNotification:
-                self._traffic.pushes += 1
+                pushes += 1
                 if on_push is not None:
                     on_push(reply)
                 continue
@@ -384,6 +384,7 @@ class Multiplexer(asyncio.Protocol):
                 label.slow += 1
             if not future.done():
                 future.set_result(reply)
+        self._traffic.pushes += pushes
         if together:
             latency.observe(now - sent, together)
             self._traffic.answered.record(now, calls=answered + ended)
