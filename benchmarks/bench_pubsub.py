@@ -212,7 +212,7 @@ async def _ours_live(server: EmbeddedServer) -> float:
         async with pubsub.subscribe(LIVE, queue=BURST + 10) as sub:
             prev, frames = first.id.encode(), []
             for n in range(BURST):
-                link = b"%d-%d-%016x" % (1_700_000_000_000, n, n)
+                link = b"%d-%d-%016x" % (1_700_000_000_000 + n // 50, n, n)
                 number = first.sequence + 1 + n
                 value = values[n % 1000]
                 frames.append(b"%d %b %b  %b" % (number, link, prev, value))

@@ -113,6 +113,20 @@ def test_a_senseless_duration_spoils_nothing(values, bad) -> None:
     assert histogram.sum == pytest.approx(sum(values))
 
 
+@pytest.mark.basic
+@given(VALUES, st.lists(st.one_of(SECONDS, st.sampled_from([math.nan, -1.0]))))
+def test_many_at_once_are_counted_like_one_by_one(before, values) -> None:
+    """The same buckets, count, smallest and largest; the sum but for its rounding."""
+    together = _histogram(before)
+    together.observe_all(values)
+    many, single = together.snapshot(), _histogram([*before, *values]).snapshot()
+
+    assert many.counts == single.counts
+    assert (many.min, many.max) == (single.min, single.max)
+    assert many.sum == pytest.approx(single.sum)
+    assert together.count == single.count
+
+
 REFUSED = {
     "no buckets": lambda: Histogram([]),
     "equal bounds": lambda: Histogram([1.0, 1.0]),

@@ -7,7 +7,7 @@ is here. Nothing locks (one event loop, one thread), nothing is exported from he
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -140,6 +140,28 @@ class Histogram:
             self.min = seconds
         if self.max is None or seconds > self.max:
             self.max = seconds
+
+    def observe_all(self, seconds: Sequence[float]) -> None:
+        """Count many durations as `observe` would one by one, at less cost.
+
+        Worth it from some dozens on: it sorts them and looks for the bounds.
+        """
+        # In this order, so that NaN is 0 as well.
+        values = sorted([max(0.0, each) for each in seconds])
+        if not values:
+            return
+        low = 0
+        for bucket, bound in enumerate(self._bounds):
+            high = bisect_right(values, bound, low)
+            self._counts[bucket] += high - low
+            low = high
+        self._counts[-1] += len(values) - low
+        self.count += len(values)
+        self.sum += sum(values)
+        if self.min is None or values[0] < self.min:
+            self.min = values[0]
+        if self.max is None or values[-1] > self.max:
+            self.max = values[-1]
 
     def quantile(self, q: float) -> float | None:
         """Estimate a quantile: `HistogramSnapshot.quantile` of this moment."""

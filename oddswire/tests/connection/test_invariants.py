@@ -282,6 +282,29 @@ async def test_hooks_run_in_the_order_of_the_wire(pair, name):
     assert sorted(map(str, seen[4:])) == ["(b'z',)", "caller"]
 
 
+async def test_large_reads_are_taken_in_order(pair, name):
+    """Pushes and replies of one large read, and of the next, keep their order."""
+    seen = []
+    wire, line = await pair(on_push=lambda push: seen.append(push[0]))
+    count = 200
+    calls = [wire.send(GET_A, 5, name(), on_reply=seen.append) for _ in range(count)]
+    await line.heard(*(("GET", "a") for _ in calls))
+    expected = []
+    data = bytearray()
+    for number in range(2 * count):
+        text = b"%d " % number * 100
+        data += b">1\r\n" if number % 2 else b""
+        data += b"$%d\r\n%b\r\n" % (len(text), text)
+        expected.append(text)
+    # One read, as uvloop makes them; a second comes before all of it was looked at.
+    wire.data_received(bytes(data[:-20_000]))
+    wire.data_received(bytes(data[-20_000:-10]))
+    wire.data_received(bytes(data[-10:]))
+    await asyncio.gather(*calls)
+
+    assert seen == expected
+
+
 async def test_hook_hears_the_reply_of_a_cancelled_call(pair, name):
     """The hook of a call whose caller gave up is still told the reply."""
     wire, line = await pair()

@@ -100,6 +100,36 @@ async def test_other_peoples_messages_are_counted_and_left(client, prefix, take,
         assert pubsub.statistics().topics[topic.name].foreign >= 4
 
 
+@pytest.mark.requirement("P2")
+@pytest.mark.parametrize("start", ["earliest", "id"])
+@pytest.mark.parametrize("foreign", [500, 1_100])
+async def test_a_log_goes_on_behind_pages_of_other_peoples_entries(
+    client, pubsub, take, start, foreign
+):
+    """However much somebody else wrote into the stream, our messages are found."""
+    topic = Topic("shared", Price, delivery=Delivery.LOG, history=10_000)
+    log = pubsub._line(topic).log
+
+    async def others():
+        async with client.pipeline(transaction=False) as pipe:
+            for _ in range(foreign):
+                pipe.xadd(log, {"somebody": "else"})
+            await pipe.execute()
+
+    if start == "earliest":
+        await others()
+    first = await pubsub.publish(topic, Price(1.0))
+    await others()
+    await pubsub.publish(topic, Price(2.0))
+    await others()
+    place = "earliest" if start == "earliest" else first.id
+    async with pubsub.subscribe(topic, start=place) as sub:
+        await pubsub.publish(topic, Price(3.0))
+        expected = [1.0, 2.0, 3.0][start == "id" :]
+        events = await take(sub, len(expected))
+        assert [event.value.bid for event in events] == expected
+
+
 async def test_damaged_keys_of_ours_are_survived(own, opened, take):
     """A head and entries that are not ours: the topic begins anew, with a gap."""
     async with opened(own.url) as pubsub, pubsub.subscribe(EVENTS) as sub:

@@ -99,7 +99,10 @@ class Codec(Generic[T]):
             )
         plain = plain_body(data)
         if plain is not None:
-            return self._decoded(plain)
+            try:
+                return self._decoder.decode(plain)
+            except Exception as error:  # noqa: BLE001 - hooks of the type may raise anything
+                _refuse(error)
         envelope = Envelope.from_bytes(data)
         if envelope.sealed:
             raise CodecError("sealed, and this codec has no key", reason="type")

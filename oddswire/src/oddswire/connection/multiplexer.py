@@ -48,6 +48,10 @@ _STALL = 0.010
 # without a limit, 260-280k/s at 32 to 50, 200k/s at 16.
 _PER_TURN = 32
 
+# The parser is fed so much at a time: it moves what is left of its buffer after each
+# kilobyte it has read, which took half of its time for reads of 256 KiB.
+_FED_AT_ONCE = 16 * 1024
+
 # Joining larger writes only copies them.
 _JOIN_BELOW = 1024 * 1024
 
@@ -96,6 +100,7 @@ class Multiplexer(asyncio.Protocol):
             encoding=encoding,
             errors=encoding_errors,
         )
+        self._unfed: deque[bytes] = deque()
         self._transport: asyncio.Transport
         self._calls: deque[Call] = deque()
         # The bytes of the newest calls, one item per call; non-empty: a flush is due.
@@ -286,11 +291,11 @@ class Multiplexer(asyncio.Protocol):
         """Take in what arrived and resolve the calls it answers."""
         self.last_read = monotonic()
         self._traffic.bytes_in += len(data)
-        try:
-            self._reader.feed(data)
-        except Exception as error:  # noqa: BLE001 - whatever it is, we are out of step
-            self.abort(out_of_step(error))
-            return
+        if len(data) <= _FED_AT_ONCE:
+            self._unfed.append(data)
+        else:
+            starts = range(0, len(data), _FED_AT_ONCE)
+            self._unfed.extend(data[start : start + _FED_AT_ONCE] for start in starts)
         if not self._resuming:
             self._resume()
 
@@ -325,19 +330,23 @@ class Multiplexer(asyncio.Protocol):
         calls = self._calls
         gate = self.gate
         gets = self._get_decoded if self._decodes else self._reader.gets
+        unfed, on_push = self._unfed, self._on_push
         latency = self._traffic.latency
         slow_above = self._traffic.slow_above
         now = self.last_read
-        answered = together = ended = 0
+        answered = together = ended = pushes = 0
         sent = 0.0
         while answered < limit:
             reply = gets()
             if reply is _INCOMPLETE:
-                break
+                if not unfed:
+                    break
+                self._reader.feed(unfed.popleft())
+                continue
             if type(reply) is hiredis.PushNotification:
-                self._traffic.pushes += 1
-                if self._on_push is not None:
-                    self._on_push(reply)
+                pushes += 1
+                if on_push is not None:
+                    on_push(reply)
                 continue
             if not calls:
                 if isinstance(reply, OddswireError):
@@ -375,6 +384,7 @@ class Multiplexer(asyncio.Protocol):
                 label.slow += 1
             if not future.done():
                 future.set_result(reply)
+        self._traffic.pushes += pushes
         if together:
             latency.observe(now - sent, together)
             self._traffic.answered.record(now, calls=answered + ended)

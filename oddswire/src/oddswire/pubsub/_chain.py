@@ -56,6 +56,11 @@ def began_anew(prev: bytes) -> bool:
     return prev.startswith(b"0-0-")
 
 
+def epoch_begun(prev: bytes) -> bytes | None:
+    """Return the epoch that the message after this link is the first of, if it is."""
+    return prev[4:] if began_anew(prev) else None
+
+
 def started(dice: str) -> bytes:
     """Return the head of a chain that has had no message, from 16 random hex digits."""
     return f"0 0-0-{dice} {dice}".encode()

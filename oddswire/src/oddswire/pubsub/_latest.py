@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oddswire.errors import OddswireError
+from oddswire.pubsub._chain import epoch_begun
 from oddswire.pubsub._inbox import Inbox
 from oddswire.pubsub._publish import send_latest
 from oddswire.scripts import load
@@ -83,6 +84,8 @@ class LatestInbox(Inbox):
             return
         if prev != self._link:
             self.behind = True
+            if (epoch := epoch_begun(prev)) is not None:
+                self._epoch, self._anew = epoch, True
         self._link = link
         self._offer(key, value)
         self._wake()

@@ -197,14 +197,23 @@ class LogInbox(Inbox):
             if after is None:
                 link = chain.link
                 after = link.rpartition(b"-")[0]
-            packed, follows, entries = await _RECOVER(
+            packed, follows, page = await _RECOVER(
                 self._client,
                 [line.head, line.log],
                 [after, link, PAGE, dice(), line.head_life],
             )
             head = Head.parse(packed)
             if follows:
-                self._follow(head, _entries(line, entries), more=len(entries) >= PAGE)
+                entries = _entries(line, page)
+                while not entries and len(page) >= PAGE:
+                    # All of somebody else's; asking again from our place would bring
+                    # the same page for ever.
+                    behind = b"(" + page[-1][0]
+                    page = await _ENTRIES(
+                        self._client, [line.log], ["forward", behind, "+", PAGE]
+                    )
+                    entries = _entries(line, page)
+                self._follow(head, entries, more=len(page) >= PAGE)
             else:
                 await self._rejoin(head)
         except BaseException:

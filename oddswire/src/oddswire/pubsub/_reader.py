@@ -27,7 +27,7 @@ from oddswire.pubsub._chain import Head, started
 from oddswire.pubsub._line import dice
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from oddswire.client import Client
     from oddswire.connection.multiplexer import Multiplexer
@@ -118,9 +118,7 @@ class Reader:
         route = self._routes.get(inbox.line.channel)
         if route is None:
             return
-        for inboxes in (route.inboxes, route.joining):
-            if inbox in inboxes:
-                inboxes.remove(inbox)
+        route.leave(inbox)
         if not route.inboxes and not route.joining:
             del self._routes[inbox.line.channel]
             self._wake.set()
@@ -146,8 +144,9 @@ class Reader:
         if kind == b"message":
             route = self._routes.get(push[1])
             if route is not None:
-                for inbox in route.inboxes:
-                    inbox.push(push[2])
+                data = push[2]
+                for put in route.puts:
+                    put(data)
         elif kind == b"unsubscribe" and push[1] in self._subscribed:
             # Unasked, as when the ACL or a cluster's slots change.
             self._subscribed.discard(push[1])
@@ -268,6 +267,8 @@ class _Route:
     def __init__(self, line: Line) -> None:
         self.line = line
         self.inboxes: list[Inbox] = []
+        # What each of them does with a frame, in the same order.
+        self.puts: list[Callable[[bytes], None]] = []
         # They are given nothing before they know where the topic ended.
         self.joining: list[Inbox] = []
         self.asks = True
@@ -294,7 +295,16 @@ class _Route:
         for inbox in joining:
             # Replaced, not changed: the parser may be walking through it.
             self.inboxes = [*self.inboxes, inbox]
+            self.puts = [*self.puts, inbox.push]
             inbox.open(head)
+
+    def leave(self, inbox: Inbox) -> None:
+        """Hand nothing more to this one."""
+        if inbox in self.joining:
+            self.joining.remove(inbox)
+        if inbox in self.inboxes:
+            self.inboxes = [each for each in self.inboxes if each is not inbox]
+            self.puts = [each.push for each in self.inboxes]
 
     def refuse(self, error: OddswireError) -> None:
         """Tell those who join; the others are subscribed again later."""

@@ -38,7 +38,8 @@ class VolatileInbox(Inbox):
         # Where we are: number and link of the message taken last, epoch of its chain.
         self._n = -1
         self._link = self._epoch = b""
-        self._newest: bytes | Head = Head(-1, b"", b"")
+        self._everything = selection.everything
+        self._event = line.event
         self._why = GapReason.LOST
 
     @property
@@ -46,7 +47,6 @@ class VolatileInbox(Inbox):
         return len(self._queue)
 
     def _begin(self, head: Head) -> None:
-        self._newest = head
         self._n, self._link, self._epoch = head
 
     def push(self, data: bytes) -> None:
@@ -55,7 +55,6 @@ class VolatileInbox(Inbox):
             self._wake()
         elif len(queue) == queue.maxlen:
             self._drop(queue[0])
-        self._newest = data
         queue.append(data)
 
     def _drop(self, oldest: bytes | Head) -> None:
@@ -63,22 +62,24 @@ class VolatileInbox(Inbox):
         self._why = GapReason.OVERFLOW
 
     def mark(self, head: Head) -> None:
-        if head.link == link_of(self._newest):
-            if not self._queue:
-                # Nothing was missed by an interruption of before.
-                self._why = GapReason.LOST
+        queue = self._queue
+        if queue:
+            if head.link == link_of(queue[-1]):
+                return
+            if len(queue) == queue.maxlen:
+                self._drop(queue[0])
+        elif head.link == self._link:
+            # Nothing was missed by an interruption of before.
+            self._why = GapReason.LOST
             return
-        if len(self._queue) == self._queue.maxlen:
-            self._drop(self._queue[0])
-        self._newest = head
-        self._queue.append(head)
+        queue.append(head)
         self._wake()
 
     def interrupted(self) -> None:
         self._why = GapReason.DISCONNECTED
 
     def take(self) -> Message[Any] | Gap | None:
-        queue, everything = self._queue, self.selection.everything
+        queue = self._queue
         while queue:
             item = queue.popleft()
             if type(item) is Head:
@@ -101,8 +102,8 @@ class VolatileInbox(Inbox):
                     why = GapReason.RESET if anew else GapReason.ROLLBACK
                 return self._jump(Head(n - 1, prev, self._epoch), link, lost, why)
             self._n, self._link = n, link
-            if everything or self.selection.takes(key):
-                return self.line.event(link, prev, key, payload)
+            if self._everything or self.selection.takes(key):
+                return self._event(link, prev, key, payload)
         return None
 
     def _marked(self, head: Head) -> Gap | None:

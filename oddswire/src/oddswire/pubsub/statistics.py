@@ -76,26 +76,38 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counts:
-    """The numbers of one topic, while they change."""
+    """The numbers of one topic, while they change.
 
-    __slots__ = ("conflated", "delivered", "dropped", "duplicates", "foreign", "gaps",
-                 "handled", "handler_errors", "lag", "outdated", "published",
+    Attributes:
+        lags: Of the messages delivered last, in seconds. One is appended for each; who
+            does so calls `settle` when there are many.
+    """
+
+    __slots__ = ("_lag", "conflated", "dropped", "duplicates", "foreign", "gaps",
+                 "handled", "handler_errors", "lags", "outdated", "published",
                  "recovered", "recoveries", "unreadable")  # fmt: skip
 
     def __init__(self) -> None:
-        self.published = self.duplicates = self.outdated = self.delivered = 0
+        self.published = self.duplicates = self.outdated = 0
         self.dropped = self.conflated = self.unreadable = self.foreign = 0
         self.recoveries = self.recovered = self.handled = self.handler_errors = 0
         self.gaps: dict[GapReason, int] = {}
-        self.lag = Histogram(LAG_BUCKETS)
+        self.lags: list[float] = []
+        self._lag = Histogram(LAG_BUCKETS)
+
+    def settle(self) -> None:
+        """Count the `lags` of the messages that were delivered since the last time."""
+        self._lag.observe_all(self.lags)
+        self.lags.clear()
 
     def snapshot(self, *, subscriptions: int, depth: int) -> TopicStatistics:
         """Return them as they are now."""
+        self.settle()
         return TopicStatistics(
             published=self.published,
             duplicates=self.duplicates,
             outdated=self.outdated,
-            delivered=self.delivered,
+            delivered=self._lag.count,
             dropped=self.dropped,
             conflated=self.conflated,
             unreadable=self.unreadable,
@@ -107,5 +119,5 @@ class Counts:
             handler_errors=self.handler_errors,
             subscriptions=subscriptions,
             depth=depth,
-            lag=self.lag.snapshot(),
+            lag=self._lag.snapshot(),
         )

@@ -43,6 +43,9 @@ class Subscription(Generic[T]):
         self._reader = reader
         self._make = inboxes
         self._inboxes: Sequence[Inbox] = ()
+        self._take: Callable[[], Message[T] | Gap | None] = self._in_turn
+        # The same where nothing has to be looked at before; None while it is read.
+        self._at_once: Callable[[], Message[T] | Gap | None] | None = None
         self._positions = positions
         self._open = open_
         self._entered = self._closed = False
@@ -67,6 +70,8 @@ class Subscription(Generic[T]):
     async def _join(self) -> None:
         starts = {} if self._positions is None else await self._positions.load()
         self._inboxes = self._make(self._on_arrival)
+        if len(self._inboxes) == 1:
+            self._take = self._inboxes[0].take
         for inbox in self._inboxes:
             if (place := starts.get(inbox.line.topic.name)) is not None:
                 inbox.resume(place)
@@ -76,6 +81,8 @@ class Subscription(Generic[T]):
                     group.create_task(self._reader.join(inbox))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        if self._positions is None and not self._closed:
+            self._at_once = self._take
 
     async def __aexit__(
         self,
@@ -102,6 +109,7 @@ class Subscription(Generic[T]):
         if self._closed:
             return
         self._closed = True
+        self._at_once = None
         for inbox in self._inboxes:
             self._reader.leave(inbox)
         self._open.discard(self)
@@ -123,37 +131,39 @@ class Subscription(Generic[T]):
         Raises:
             TopicError: Another task waits for the next event already.
         """
-        if self._reading:
-            raise TopicError("a subscription is read by one task")
-        if self._positions is not None:
-            # Whoever asks for the next one is done with the one before.
-            self._positions.note(self._inboxes)
-        elif not self._closed:
-            event = self._take()
+        take = self._at_once
+        if take is not None:
+            event = take()
             if event is not None:
                 return event
-        self._reading = True
-        try:
-            return await self._next()
-        finally:
-            self._reading = False
+        return await self._next()
 
     async def _next(self) -> Message[T] | Gap:
+        if self._reading:
+            raise TopicError("a subscription is read by one task")
         if not self._entered:
             raise ClosedError("enter the subscription first: async with ... as sub")
-        if self._positions is not None and self._positions.due:
-            await self._positions.save()
-        while not self._closed:
-            event = self._take()
-            if event is not None:
-                return event
-            await self._wait_or_recover()
-        raise StopAsyncIteration
+        at_once, self._at_once = self._at_once, None
+        self._reading = True
+        try:
+            if self._positions is not None:
+                # Whoever asks for the next one is done with the one before.
+                self._positions.note(self._inboxes)
+                if self._positions.due:
+                    await self._positions.save()
+            while not self._closed:
+                event = self._take()
+                if event is not None:
+                    return event
+                await self._wait_or_recover()
+            raise StopAsyncIteration
+        finally:
+            self._reading = False
+            if not self._closed:
+                self._at_once = at_once
 
-    def _take(self) -> Message[T] | Gap | None:
+    def _in_turn(self) -> Message[T] | Gap | None:
         inboxes = self._inboxes
-        if len(inboxes) == 1:
-            return inboxes[0].take()
         for _ in inboxes:
             # In turn, so that a busy topic does not silence another one.
             self._turn = (self._turn + 1) % len(inboxes)

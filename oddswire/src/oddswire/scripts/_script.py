@@ -87,9 +87,20 @@ def load(name: str) -> Script:
 
 
 def _require_one_slot(name: str, keys: Sequence[str | bytes]) -> None:
+    first = _tag(keys[0])
+    # Mostly so, and much cheaper than the slots themselves.
+    if first and all(_tag(key) == first for key in keys):
+        return
     slots = {key_slot(key.encode() if isinstance(key, str) else key) for key in keys}
     if len(slots) > 1:
         raise InvalidKey(
             f"script {name!r}: its {len(keys)} keys are in {len(slots)} slots; give "
             "them a common {tag}"
         )
+
+
+def _tag(key: str | bytes) -> bytes:
+    """Return what alone decides on the slot of a key; empty: all of it does."""
+    data = key.encode() if isinstance(key, str) else key
+    tag, closed, _ = data.partition(b"{")[2].partition(b"}")
+    return tag if closed else b""
