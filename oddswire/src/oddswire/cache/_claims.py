@@ -85,6 +85,9 @@ class Claims:
                     head = answer.head
                     continue
                 assert isinstance(answer, Held)  # noqa: S101 - the third of three
+                if flight.force:
+                    rob = answer.holder
+                    continue
                 if flight.elsewhere is not None:
                     flight.elsewhere()
                 if flight.keep and not flight.waiters:
