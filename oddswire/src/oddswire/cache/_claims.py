@@ -6,8 +6,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING
 
-from oddswire.cache._reading import Found
-from oddswire.cache._shared import Held
+from oddswire.cache._reading import Found, Held
 
 if TYPE_CHECKING:
     from oddswire.cache._flight import Flight

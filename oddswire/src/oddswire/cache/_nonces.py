@@ -268,7 +268,7 @@ class Nonces:
             self._forget_tags(tags)
 
         names = [self._tag_prefix + tag.hex() for tag in tags]
-        await self._wire.call(("UNLINK", *names), done, repeatable=True)
+        await self._wire.unlink(names, done)
 
     async def clear(self, space: Space) -> None:
         """Make every entry of a namespace invalid, everywhere.
@@ -282,7 +282,7 @@ class Nonces:
             del current
             self._forget_space(space)
 
-        await self._wire.call(("UNLINK", space.nonce_key), done, repeatable=True)
+        await self._wire.unlink([space.nonce_key], done)
 
     def _forget_tags(self, tags: Sequence[bytes]) -> None:
         self.invalidations += 1

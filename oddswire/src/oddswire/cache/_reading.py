@@ -31,6 +31,12 @@ class Found(NamedTuple):
     head: bytes | None
 
 
+class Held(NamedTuple):
+    """Another one loads; what its lease holds."""
+
+    holder: bytes
+
+
 class Reader:
     """Makes items.
 
