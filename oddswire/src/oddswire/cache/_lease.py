@@ -21,7 +21,7 @@ from oddswire import keys, scripts
 from oddswire.errors import OddswireError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from oddswire.cache._wire import TrackedWire
     from oddswire.client import Client
@@ -51,6 +51,7 @@ class CoherenceLease:
         uses: Returns a number that grows with each use of memory.
         held: Returns the Redis keys behind what is held.
         forget: Empties memory.
+        remember: Called once a minute, while memory is read.
 
     Attributes:
         until: Memory is believed until then, by the boot-time clock.
@@ -69,6 +70,7 @@ class CoherenceLease:
         uses: Callable[[], int],
         held: Callable[[], list[str]],
         forget: Callable[[], None],
+        remember: Callable[[], Awaitable[None]],
     ) -> None:
         self.until = -math.inf
         self.offset = 0.0
@@ -81,6 +83,7 @@ class CoherenceLease:
         self._uses = uses
         self._held = held
         self._forget = forget
+        self._remember = remember
         self._forgot = -math.inf
         self._touched = clock.boottime()
         self._proven = -1
@@ -152,6 +155,7 @@ class CoherenceLease:
             names = self._held()[:_TOUCH_AT_MOST]
             if names:
                 await self._wire.call(("TOUCH", *names))
+            await self._remember()
 
     async def sync(self, timeout: float | None = None) -> None:
         """Learn the server's time, to half a round trip."""

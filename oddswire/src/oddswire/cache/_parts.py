@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from oddswire import keys
 from oddswire.cache._cap import Cap
 from oddswire.cache._flights import Flights
+from oddswire.cache._hot import Hot
 from oddswire.cache._lease import CoherenceLease
 from oddswire.cache._lookup import Lookup
 from oddswire.cache._memory import Memory
@@ -98,7 +99,9 @@ class Parts:
             uses=self._uses,
             held=self._held,
             forget=self._memory.clear,
+            remember=self._remember,
         )
+        self._hot = Hot(client.bounded(timeout), keyspace)
         self._cap = Cap(client, keyspace, max_size)
         self._shared = Shared(
             self._wire,
@@ -198,6 +201,9 @@ class Parts:
         return self._nonces.warm_keys() + [
             self._spaces.place(key).entry for key in used[:1000]
         ]
+
+    async def _remember(self) -> None:
+        await self._hot.remember(list(self._items.values()))
 
     def _require_open(self) -> None:
         if self._closed:

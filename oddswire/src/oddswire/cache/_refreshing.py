@@ -1,10 +1,12 @@
-"""Loads that are wanted whatever there is."""
+"""Loads that nobody waits for a value of: anew, and ahead of time."""
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from oddswire.cache._invalidating import Invalidating
+from oddswire.cache._warming import WarmReport, warm
 from oddswire.cache.namespace import check_ttl
 
 if TYPE_CHECKING:
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Refreshing(Invalidating):
-    """The call that loads anew."""
+    """The calls that load anew, and what was hot."""
 
     async def refresh(
         self,
@@ -70,3 +72,53 @@ class Refreshing(Invalidating):
         flight = self._flights.force(want)
         item = await self._flights.wait(flight, hard_timeout)
         return item.value
+
+    async def warm_hot(
+        self,
+        namespace: str,
+        loader: Callable[[str], Any] | None = None,
+        *,
+        limit: int = 500,
+        concurrency: int = 8,
+        **options: Any,
+    ) -> WarmReport:
+        """Bring the hottest keys of a namespace into this process, before a reader asks.
+
+        Processes remember once a minute what they use most, for a day. What is still in
+        Redis is read; what is not there is loaded, once in all processes.
+
+        Args:
+            namespace: Which.
+            loader: Called with the key of what is missing; None: leave it missing.
+            limit: So many keys, at most 2,000 are remembered.
+            concurrency: Keys at a time.
+            **options: As for `get_or_set`.
+
+        Raises:
+            InvalidKey: Not the name of a namespace.
+            OddswireError: Redis could not be asked what is hot.
+        """
+        self._require_open()
+        space = self._spaces.named(namespace)
+
+        async def obtain(key: str, load: Callable[[], Any], **how: Any) -> None:
+            if loader is None:
+                place = self._spaces.place(key)
+                item, _, _ = await self._lookup.find(place, space.config.type)
+                if item is None:
+                    raise LookupError(f"{key}: not there any more")
+            else:
+                want = self._lookup.want(key, load, **how)
+                await self._lookup.obtain(want, None, None)
+
+        hottest = await self._hot.of(namespace, limit)
+        return await warm(
+            obtain,
+            [(key, functools.partial(loader or _nothing, key)) for key in hottest],
+            concurrency,
+            options,
+        )
+
+
+def _nothing(_: str) -> None:
+    return None
