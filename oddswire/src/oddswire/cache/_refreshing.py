@@ -82,7 +82,7 @@ class Refreshing(Invalidating):
         concurrency: int = 8,
         **options: Any,
     ) -> WarmReport:
-        """Bring the hottest keys of a namespace into this process, before a reader asks.
+        """Bring the hottest keys of a namespace into this process before a reader asks.
 
         Processes remember once a minute what they use most, for a day. What is still in
         Redis is read; what is not there is loaded, once in all processes.
