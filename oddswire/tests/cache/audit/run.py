@@ -143,12 +143,13 @@ class Audit:
             await self._server.restart()
 
     async def _promote(self) -> None:
-        """Lose the primary: its replica, which may be behind, takes over."""
+        """Lose the primary and what it acknowledged last: its replica takes over."""
+        async with Client.from_url(self._replica.url) as client:
+            await client.replicaof("NO", "ONE")
+        await asyncio.sleep(0.5)
         self._server.kill()
         await self._server.wait_exit()
         self._server, self._replica = self._replica, self._server
-        async with Client.from_url(self._server.url) as client:
-            await client.replicaof("NO", "ONE")
         for proxy in self._proxies:
             proxy.redirect(self._server.host, self._server.port)
             proxy.reset()
