@@ -21,11 +21,16 @@ _OLDEST = pytest.param(
 )
 
 _ON_BOTH = {
+    "test_coherence",
     "test_either_server",
     "test_exclusive",
+    "test_fallback",
+    "test_fences",
     "test_hosted",
     "test_pipelines",
+    "test_refresh",
     "test_scripts",
+    "test_tiers",
 }
 
 # They wait, for the same on every server.

@@ -280,6 +280,10 @@ CACHE_RUN = Family("cache-run", str, tag=1)
 """namespace: the server process that its nonce was made under"""
 CACHE_BEAT = Family("cache-beat", str, str, tag=1)
 """process, use: what its tracked wire writes to prove that it is alive"""
+CACHE_CHANGES = Family("cache-changes")
+"""a channel: what was written, where the server may not tell of it itself"""
+CACHE_CAP = Family("cache-cap")
+"""held by the process that weighs the entries"""
 CACHE_HOT = Family("cache-hot", str)
 """namespace: keys by use, for warming"""
 

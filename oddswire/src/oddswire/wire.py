@@ -247,6 +247,8 @@ class Wire:
             heartbeat=settings.heartbeat_tracked,
             coherence=4 * settings.heartbeat_tracked,
             compress_above=settings.cache_compress_above,
+            max_size=settings.cache_max_size,
+            fallback="pubsub" if settings.cache_publish else "off",
         )
 
     def lock(self, name: str, ttl: float) -> Lock:

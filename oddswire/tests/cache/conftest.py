@@ -9,7 +9,7 @@ from time import monotonic
 import msgspec
 import pytest
 
-from oddswire import Client, EmbeddedServer
+from oddswire import Client
 from oddswire.cache import Cache
 
 
@@ -82,10 +82,9 @@ async def fleet(server, prefix):
 
 
 @pytest.fixture
-async def own_fleet():
+async def own_fleet(own):
     """Makes caches on a server of this test; `.server` is it."""
     async with AsyncExitStack() as stack:
-        own = await stack.enter_async_context(EmbeddedServer())
         made = Fleet(stack, own.url, "own:")
         made.server = own
         yield made

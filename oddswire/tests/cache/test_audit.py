@@ -20,6 +20,17 @@ async def test_no_stale_read_under_faults():
     assert (verdict.own, verdict.others, verdict.first) == (0, 0, [])
 
 
+@pytest.mark.integration
+@pytest.mark.requirement("K2")
+async def test_no_stale_read_over_failovers():
+    """A replica that may be behind is promoted again and again: nothing is older."""
+    verdict, run = await audit("oddswire", 8.0, seed=4, faults=("promote",))
+    assert run.faults["promote"] > 2
+    assert verdict.reads > 100
+    assert verdict.writes > 20
+    assert (verdict.own, verdict.others, verdict.first) == (0, 0, [])
+
+
 @pytest.mark.basic
 def test_judge_finds_what_is_too_old():
     """The judge tells a read that is too old from one that may be so."""

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 D = TypeVar("D")
-A = TypeVar("A")
 R = TypeVar("R")
 P = ParamSpec("P")
 
@@ -42,14 +41,16 @@ class Cache(Many):
         load_lease: Seconds after which the load of a process that died is taken over.
         max_load: Seconds after which a loader is given up.
         compress_above: Values of more bytes are compressed, if that saves a tenth.
+        max_size: Bytes of all entries in Redis; what was not used for longest goes.
+        fallback: ``"pubsub"``: writes are published too, for processes that are refused
+            CLIENT TRACKING. All must have it. Memory there may be 5 s and a heartbeat
+            behind what is written by other means. ``"off"``: no memory there.
         clock: The time.
 
     Raises:
         SettingsError: An argument is out of range.
         InvalidKey: A namespace is declared twice, or its name has a colon.
     """
-
-    # --- reading
 
     @overload
     async def get(self, key: str, default: D, *, type: type[T]) -> T | D: ...

@@ -6,8 +6,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING
 
-from oddswire.cache._reading import Found
-from oddswire.cache._shared import Held
+from oddswire.cache._reading import Found, Held
 
 if TYPE_CHECKING:
     from oddswire.cache._flight import Flight
@@ -85,6 +84,9 @@ class Claims:
                     head = answer.head
                     continue
                 assert isinstance(answer, Held)  # noqa: S101 - the third of three
+                if flight.force:
+                    rob = answer.holder
+                    continue
                 if flight.elsewhere is not None:
                     flight.elsewhere()
                 if flight.keep and not flight.waiters:

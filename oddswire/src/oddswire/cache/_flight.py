@@ -85,6 +85,7 @@ class Flight:
         waiters: Callers who wait for it.
         keep: It goes on when the last of them has left.
         elsewhere: Called when it turns out that another process loads.
+        force: It loads whatever is there, and robs whoever loads.
     """
 
     __slots__ = (
@@ -92,6 +93,7 @@ class Flight:
         "born",
         "dead",
         "elsewhere",
+        "force",
         "future",
         "held",
         "keep",
@@ -115,6 +117,7 @@ class Flight:
         self.token = secrets.token_bytes(16)
         self.snapshot: Snapshot | None = None
         self.dead = False
+        self.force = False
         self.held = False
         self.waiters = 0
         self.future: asyncio.Future[Item] = asyncio.get_running_loop().create_future()

@@ -14,6 +14,8 @@ import inspect
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from oddswire.cache._aside import Aside
+from oddswire.cache._backoff import Backoff
 from oddswire.cache._claims import Claims, Elsewhere
 from oddswire.cache._flight import Flight, Fresh, Load, takes_load
 from oddswire.cache._record import check_version
@@ -30,10 +32,6 @@ if TYPE_CHECKING:
     from oddswire.cache._nonces import Nonces
     from oddswire.cache._shared import Shared
     from oddswire.clock import Clock
-
-_BACKOFF_FIRST = 1.0
-_BACKOFF_LAST = 30.0
-_REMEMBERED = 10_000
 
 
 class Flights:
@@ -70,10 +68,8 @@ class Flights:
         self._tasks: set[asyncio.Task[None]] = set()
         # Those of them that run a loader, also for a flight that was replaced.
         self._loads: set[asyncio.Task[None]] = set()
-        # (when to try again, pause before that) of keys whose refresh failed
-        self._failing: dict[str, tuple[float, float]] = {}
-        # (item, until, invalidations) of what was loaded while Redis was away
-        self._aside: dict[str, tuple[Item, float, int]] = {}
+        self._backoff = Backoff()
+        self._aside = Aside()
 
     # --- told by the parser
 
@@ -89,7 +85,7 @@ class Flights:
         flight = self._flights.pop(key, None)
         if flight is not None:
             flight.dead = True
-        self._aside.pop(key, None)
+        self._aside.drop(key)
 
     # --- asked by callers
 
@@ -130,14 +126,31 @@ class Flights:
             rob = known.token
         # Where we would not have heard of that, or it is only of another type, it may
         # store what it loads if its lease stands, and that is for the server to say.
-        flight = Flight(
-            want,
-            self._nonces.invalidations,
-            old,
-            keep=keep,
-            began=self._clock.boottime(),
-        )
+        flight = self._flight(want, old, keep=keep)
         flight.elsewhere = elsewhere
+        return self._begin(flight, head, rob, bypass=bypass)
+
+    def force(self, want: Want) -> Flight:
+        """Begin a flight whatever is there, and whoever else loads.
+
+        What it loads was asked for after this call, which nobody else's was.
+        """
+        known = self._flights.get(want.place.key)
+        if known is not None:
+            known.dead = True
+        flight = self._flight(want, None, keep=False)
+        flight.force = True
+        # Any record begins with nothing, so none is of use.
+        return self._begin(flight, b"", known.token if known else b"", bypass=False)
+
+    def _flight(self, want: Want, old: Item | None, *, keep: bool) -> Flight:
+        now = self._clock.boottime()
+        return Flight(want, self._nonces.invalidations, old, keep=keep, began=now)
+
+    def _begin(
+        self, flight: Flight, head: bytes | None, rob: bytes, *, bypass: bool
+    ) -> Flight:
+        key = flight.want.place.key
         self._flights[key] = flight
         flight.task = self._spawn(
             self._run(flight, head, rob, bypass=bypass), f"oddswire load {key}"
@@ -206,18 +219,13 @@ class Flights:
 
     def backing_off(self, key: str) -> bool:
         """Whether a refresh failed so lately that it is not tried now."""
-        failing = self._failing.get(key)
-        return failing is not None and self._clock.boottime() < failing[0]
+        return self._backoff.holds(key, self._clock.boottime())
 
     def aside(self, key: str, kind: Any) -> Item | None:
         """Return what was loaded without Redis just now."""
-        kept = self._aside.get(key)
-        if kept is None or kept[0].kind is not kind:
-            return None
-        item, until, born = kept
-        if self._clock.boottime() >= until or born != self._nonces.invalidations:
-            return None
-        return item
+        return self._aside.get(
+            key, kind, self._nonces.invalidations, self._clock.boottime()
+        )
 
     # --- the load
 
@@ -246,29 +254,16 @@ class Flights:
         except Elsewhere as error:
             flight.future.set_exception(error)
         except Exception as error:  # noqa: BLE001 - a loader may raise anything
-            self._failed(flight)
+            self._backoff.failed(key, self._clock.boottime())
             flight.future.set_exception(error)
         else:
-            self._failing.pop(key, None)
+            self._backoff.succeeded(key)
             flight.future.set_result(item)
         finally:
             if self._flights.get(key) is flight:
                 del self._flights[key]
             if flight.held:
                 self._spawn(self._release(flight), f"oddswire release {key}")
-
-    def _failed(self, flight: Flight) -> None:
-        now = self._clock.boottime()
-        key = flight.want.place.key
-        _, pause = self._failing.get(key, (0.0, _BACKOFF_FIRST / 2))
-        pause = min(pause * 2, _BACKOFF_LAST)
-        if len(self._failing) >= _REMEMBERED:
-            self._failing = {
-                name: each for name, each in self._failing.items() if each[0] > now
-            }
-            if len(self._failing) >= _REMEMBERED:
-                return
-        self._failing[key] = (now + pause, pause)
 
     async def _release(self, flight: Flight) -> None:
         with suppress(OddswireError):  # then it ends by itself
@@ -289,6 +284,8 @@ class Flights:
                 )
                 item = await self._claims.claim(flight, head, rob)
             except OddswireError:
+                if flight.force:
+                    raise
                 bypass = True
             else:
                 if item is not None:
@@ -321,6 +318,8 @@ class Flights:
         try:
             stored = await self._shared.fill(want.place, flight.token, item, data, life)
         except OddswireError:
+            if flight.force:
+                raise
             self._put_aside(flight, item, started)
             return item
         flight.held = False
@@ -352,15 +351,13 @@ class Flights:
         want.place.space.counts.bypassed += 1
         if flight.dead:
             return
-        now = self._clock.boottime()
-        if len(self._aside) >= _REMEMBERED:
-            self._aside = {
-                key: each for key, each in self._aside.items() if each[1] > now
-            }
-            if len(self._aside) >= _REMEMBERED:
-                return
-        until = min(started + self._coherence.length, item.fresh_until)
-        self._aside[want.place.key] = (item, until, flight.born)
+        self._aside.put(
+            want.place.key,
+            item,
+            min(started + self._coherence.length, item.fresh_until),
+            flight.born,
+            self._clock.boottime(),
+        )
 
     async def _call(self, flight: Flight, load: Load) -> Any:
         want = flight.want

@@ -21,7 +21,7 @@ from oddswire import keys, scripts
 from oddswire.errors import OddswireError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from oddswire.cache._wire import TrackedWire
     from oddswire.client import Client
@@ -33,6 +33,9 @@ _PUT = scripts.load("cache_put")
 _TOUCH_EVERY = 60.0
 _TOUCH_AT_MOST = 1_000
 _SYNC_EVERY = 60.0
+# Where the server does not tell of changes, memory is emptied so often: what was
+# changed without this library is then served no longer.
+_UNTOLD = 5.0
 
 
 class CoherenceLease:
@@ -47,6 +50,8 @@ class CoherenceLease:
         every: Seconds between proofs.
         uses: Returns a number that grows with each use of memory.
         held: Returns the Redis keys behind what is held.
+        forget: Empties memory.
+        remember: Called once a minute, while memory is read.
 
     Attributes:
         until: Memory is believed until then, by the boot-time clock.
@@ -65,6 +70,8 @@ class CoherenceLease:
         every: float,
         uses: Callable[[], int],
         held: Callable[[], list[str]],
+        forget: Callable[[], None],
+        remember: Callable[[], Awaitable[None]],
     ) -> None:
         self.until = -math.inf
         self.offset = 0.0
@@ -76,6 +83,9 @@ class CoherenceLease:
         self._every = every
         self._uses = uses
         self._held = held
+        self._forget = forget
+        self._remember = remember
+        self._forgot = -math.inf
         self._touched = clock.boottime()
         self._proven = -1
         self._now = clock.boottime
@@ -115,12 +125,16 @@ class CoherenceLease:
         Raises:
             OddswireError: No proof came; what was believed lapses in its time.
         """
-        if self._proven != self._wire.epoch and not self._wire.plain:
-            await self._prove(timeout)
+        for _ in range(2):  # one way, and if that does not do, the other
+            if self._proven != self._wire.epoch and not self._wire.plain:
+                await self._prove(timeout)
         if self._wire.plain:
             await self.sync()
             return
         sent = self._clock.boottime()
+        if self._wire.listens and sent - self._forgot >= _UNTOLD:
+            self._forgot = sent
+            self._forget()
 
         def acknowledged(reply: Any, *, current: bool) -> None:
             # An error is no acknowledgement: a replica, a primary without replicas.
@@ -140,6 +154,7 @@ class CoherenceLease:
             names = self._held()[:_TOUCH_AT_MOST]
             if names:
                 await self._wire.call(("TOUCH", *names))
+            await self._remember()
 
     async def sync(self, timeout: float | None = None) -> None:
         """Learn the server's time, to half a round trip."""
@@ -171,9 +186,31 @@ class CoherenceLease:
         Scripts and tracking differ between servers and proxies. What comes before a
         later reply is here when that reply is, so no time is waited for.
         """
-        epoch = self._wire.epoch
         limit = timeout or self._wire.timeout
-        await self.sync(limit)
+        await self.sync(limit)  # connects, and by that finds what is refused
+        if self._wire.plain:
+            return
+        epoch, used = self._wire.epoch, self._wire.client
+        if self._wire.listens:
+            good = await self._hears(limit)
+        else:
+            good = await self._is_tracked(limit)
+        if epoch != self._wire.epoch:
+            return
+        if good:
+            self._proven = epoch
+        else:
+            await self._wire.step_down(used)
+
+    async def _hears(self, limit: float) -> bool:
+        self._heard.clear()
+        message = self._wire.message(self._proof_key, sender="proof")
+        base = self._base.bounded(max(limit, self._every))
+        await base.publish(self._wire.channel, message)
+        await self._wire.call(("PING",), timeout=limit)
+        return bool(self._heard)
+
+    async def _is_tracked(self, limit: float) -> bool:
         self._heard.clear()
         await self._wire.script(
             _PUT, (self._proof_key, self._proof_lease), ("1", "60000", "")
@@ -184,13 +221,7 @@ class CoherenceLease:
         base = self._base.bounded(max(limit, self._every))
         await base.set(self._proof_key, "2", px=60_000)
         await self._wire.call(("PING",), timeout=limit)
-        told_of_others = bool(self._heard)
-        if self._wire.plain or epoch != self._wire.epoch:
-            return
-        if told_of_own and told_of_others:
-            self._proven = epoch
-        else:
-            await self._wire.go_plain()
+        return told_of_own and bool(self._heard)
 
     async def wait(self, seconds: float) -> bool:
         """Wait until memory is believed; for tests and for warming. False: in vain."""

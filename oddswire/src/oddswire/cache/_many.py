@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oddswire.cache._batches import Batch, Gatherer, obtain_many
-from oddswire.cache._invalidating import Invalidating
+from oddswire.cache._refreshing import Refreshing
 from oddswire.cache._template import field_text
 from oddswire.errors import InvalidKey
 
@@ -17,7 +17,7 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 
-class Many(Invalidating):
+class Many(Refreshing):
     """The calls that take many keys."""
 
     async def get_many(

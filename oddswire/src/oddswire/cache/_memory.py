@@ -184,6 +184,13 @@ class Memory:
             self._gone = self._gone_bytes = 0
         return True
 
+    def clear(self) -> None:
+        """Forget every item."""
+        self.items.clear()
+        self._small.clear()
+        self._main.clear()
+        self.used = self._small_used = self._gone = self._gone_bytes = 0
+
     def _leave(self, item: Item) -> None:
         self.used -= item.size
         if not item.in_main:

@@ -275,11 +275,7 @@ class Nonces:
             self._forget_tags(tags)
 
         names = [self._tag_prefix + tag.hex() for tag in tags]
-        return int(
-            await self._wire.call(
-                ("UNLINK", *names), done, repeatable=True, timeout=timeout
-            )
-        )
+        return await self._wire.unlink(names, done, timeout=timeout)
 
     async def erase(self, tag: str) -> Erased:
         """Make every entry that carries a tag invalid, and see that the tag is gone.
@@ -307,7 +303,7 @@ class Nonces:
             del current
             self._forget_space(space)
 
-        await self._wire.call(("UNLINK", space.nonce_key), done, repeatable=True)
+        await self._wire.unlink([space.nonce_key], done)
 
     def _forget_tags(self, tags: Sequence[bytes]) -> None:
         self.invalidations += 1

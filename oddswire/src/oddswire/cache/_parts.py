@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
+from oddswire import keys
+from oddswire.cache._cap import Cap
 from oddswire.cache._flights import Flights
+from oddswire.cache._hot import Hot
 from oddswire.cache._lease import CoherenceLease
 from oddswire.cache._lookup import Lookup
 from oddswire.cache._memory import Memory
@@ -57,6 +60,8 @@ class Parts:
         load_lease: float = 5.0,
         max_load: float = 60.0,
         compress_above: int = 1024,
+        max_size: int = 1024 * _MIB,
+        fallback: Literal["off", "pubsub"] = "off",
         clock: Clock | None = None,
     ) -> None:
         for name, seconds in (
@@ -72,6 +77,8 @@ class Parts:
             raise SettingsError(
                 f"heartbeat {heartbeat!r}: less than coherence, {coherence!r}"
             )
+        if fallback not in ("off", "pubsub"):
+            raise SettingsError(f"fallback {fallback!r}: 'off' or 'pubsub'")
         self._clock: Clock = clock or SystemClock()
         self._now = self._clock.boottime
         self._owner = Owner()
@@ -79,7 +86,8 @@ class Parts:
         self._spaces = Spaces(keyspace, namespaces, compress_above)
         self._memory = Memory(l1_bytes)
         self._items = self._memory.items
-        self._wire = TrackedWire(client, timeout)
+        channel = keyspace.key(keys.CACHE_CHANGES) if fallback == "pubsub" else ""
+        self._wire = TrackedWire(client, timeout, channel)
         self._nonces = Nonces(self._wire, self._spaces, keyspace, self._clock)
         self._lease = CoherenceLease(
             self._wire,
@@ -90,13 +98,18 @@ class Parts:
             every=heartbeat,
             uses=self._uses,
             held=self._held,
+            forget=self._memory.clear,
+            remember=self._remember,
         )
+        self._hot = Hot(client.bounded(timeout), keyspace)
+        self._cap = Cap(client, keyspace, max_size)
         self._shared = Shared(
             self._wire,
             self._memory,
             self._nonces,
             self._lease,
             self._clock,
+            cap=self._cap,
             max_load=max_load,
         )
         self._flights = Flights(
@@ -120,13 +133,13 @@ class Parts:
             ttl=ttl,
         )
         self._gatherers: list[Gatherer] = []
-        self._beating: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
 
     # --- its life
 
     async def __aenter__(self) -> Self:
-        if self._closed or self._beating is not None:
+        if self._closed or self._tasks:
             raise ClosedError("a Cache is used once; make another")
         self._owner.claim()
         # Where Redis is away, what follows is done as soon as it is there.
@@ -137,9 +150,11 @@ class Parts:
             raise
         except OddswireError:
             self._lease.want()
-        self._beating = asyncio.get_running_loop().create_task(
-            self._lease.run(), name="oddswire cache"
-        )
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._lease.run(), name="oddswire cache"),
+            loop.create_task(self._cap.run(), name="oddswire cache size"),
+        ]
         return self
 
     async def __aexit__(
@@ -154,9 +169,10 @@ class Parts:
                 await gatherer.aclose()
             await self._flights.aclose()
         finally:
-            if self._beating is not None:
-                self._beating.cancel()
-                await asyncio.wait([self._beating])
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
             await self._wire.aclose()
 
     # --- told by the parser
@@ -186,6 +202,9 @@ class Parts:
             self._spaces.place(key).entry for key in used[:1000]
         ]
 
+    async def _remember(self) -> None:
+        await self._hot.remember(list(self._items.values()))
+
     def _require_open(self) -> None:
         if self._closed:
             raise ClosedError("the cache was closed")
@@ -203,6 +222,13 @@ class Parts:
             l1_entries=len(self._items),
             l1_bytes=self._memory.used,
             l1_evicted=self._memory.evicted,
-            coherence=("off" if self._wire.plain else "tracking"),
+            l2_evicted=self._cap.evicted,
+            coherence=(
+                "off"
+                if self._wire.plain
+                else "pubsub"
+                if self._wire.listens
+                else "tracking"
+            ),
             generations=self._wire.epoch,
         )

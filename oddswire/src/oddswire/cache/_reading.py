@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oddswire.cache._memory import ITEM_BYTES, Item
 from oddswire.cache._record import SEEN_BYTES, body_at, checked, hit_of, tags_of
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 # At less than e^-12 a read would refresh early; not worth a logarithm.
 _EARLY_COSTS = 12.0
+
+
+class Held(NamedTuple):
+    """Another one loads; what its lease holds."""
+
+    holder: bytes
 
 
 class Reader:

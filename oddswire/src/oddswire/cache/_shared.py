@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from oddswire import scripts
-from oddswire.cache._reading import Found, Reader
+from oddswire.cache._reading import Found, Held, Reader
 from oddswire.cache._record import SEEN_BYTES, Record, digest, version_bytes
 from oddswire.errors import CodecError, OddswireError, WrongType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from oddswire.cache._cap import Cap
     from oddswire.cache._flight import Fresh
     from oddswire.cache._lease import CoherenceLease
     from oddswire.cache._memory import Item, Memory
@@ -34,12 +35,6 @@ _JITTER = 0.1
 _REMEMBERED = 64
 
 
-class Held(NamedTuple):
-    """Another one loads; what its lease holds."""
-
-    holder: bytes
-
-
 class Shared:
     """Entries in Redis.
 
@@ -49,6 +44,7 @@ class Shared:
         nonces: Of tags and namespaces.
         lease: Knows the server's time.
         clock: The time of this process.
+        cap: Told what is written.
         max_load: Seconds that a load may take.
     """
 
@@ -60,6 +56,7 @@ class Shared:
         lease: CoherenceLease,
         clock: Clock,
         *,
+        cap: Cap,
         max_load: float,
     ) -> None:
         self._wire = wire
@@ -68,6 +65,7 @@ class Shared:
         self._lease = lease
         self._clock = clock
         self._reader = Reader(memory, nonces, lease, clock)
+        self._cap = cap
         self._max_load = max_load
 
     # --- reading
@@ -293,7 +291,7 @@ class Shared:
             self._write_hook(place, item, 1),
             repeatable=True,
         )
-        return _counted(place, reply, data)
+        return self._wrote(place, data) if reply == 1 else False
 
     async def put(self, place: Place, item: Item, data: bytes, life: int) -> bool:
         """Store a value that was brought; False: a newer version is there.
@@ -308,7 +306,13 @@ class Shared:
             (data, life, version_bytes(item.details.version or None)),
             self._write_hook(place, item, 1),
         )
-        return _counted(place, reply, data)
+        return self._wrote(place, data) if reply == 1 else False
+
+    def _wrote(self, place: Place, data: bytes) -> bool:
+        place.space.counts.writes += 1
+        place.space.counts.bytes_written += len(data)
+        self._cap.wrote(len(data))
+        return True
 
     def _write_hook(self, place: Place, item: Item, stored: int) -> Any:
         def hook(reply: Any, *, current: bool) -> None:
@@ -391,10 +395,3 @@ class Shared:
             script, (place.lease,), args, hook, repeatable=True
         )
         return bool(reply)
-
-
-def _counted(place: Place, reply: Any, data: bytes) -> bool:
-    stored: bool = reply == 1
-    place.space.counts.writes += stored
-    place.space.counts.bytes_written += stored * len(data)
-    return stored

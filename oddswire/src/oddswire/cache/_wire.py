@@ -8,16 +8,24 @@ The wire is tracked without NOLOOP: the server then tells us of our own writes t
 (With it, evictions that our own commands cause would be silent: docs/decisions/0018.)
 A script that writes reads the key before and after, so exactly one message follows its
 reply; that one brings what we wrote into memory, every other one takes the key out.
+
+Where CLIENT TRACKING is refused, or does not hold what it promises, there is a second
+way: every write publishes the names of its keys on one channel, and the commands go
+over a wire that is subscribed to it. The order is the same, and the heartbeat proves as
+much. What is written by other means is not told (docs/cache.md has the bound).
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redis.exceptions import NoScriptError
 
+from oddswire import scripts
+from oddswire.cache._telling import told
 from oddswire.connection.calls import Named
 from oddswire.connection.packing import pack
 from oddswire.errors import (
@@ -51,6 +59,7 @@ class Listener(Protocol):
 
 
 _LABEL = Named("cache")
+_UNLINK = scripts.load("cache_unlink")
 
 
 class TrackedWire:
@@ -59,17 +68,22 @@ class TrackedWire:
     Args:
         client: Whose server; the wire is another than its command wire.
         timeout: Seconds for one call.
+        channel: Where writes are told; empty: nowhere.
 
     Attributes:
         epoch: Changes whenever all that is held was dropped.
-        plain: The server refuses CLIENT TRACKING: the client's own wire is used, and
-            nothing may be held.
+        plain: Nobody tells us of changes: the client's own wire is used, and nothing
+            may be held.
+        listens: Changes are told on the channel, not by the server.
         client: Who sends.
     """
 
-    def __init__(self, client: Client, timeout: float) -> None:
+    def __init__(self, client: Client, timeout: float, channel: str = "") -> None:
         self.epoch = 0
         self.plain = False
+        self.listens = False
+        self.channel = channel
+        self._name = secrets.token_hex(8)
         self.timeout = timeout
         self._base = client
         self._listeners: list[tuple[bytes, Listener]] = []
@@ -96,7 +110,11 @@ class TrackedWire:
 
     def expect(self, name: bytes, what: Any) -> None:
         """From a hook: our own write of that key will be told next."""
-        self._expected[name] = what
+        if self.listens:
+            # We do not tell ourselves. What comes from here on was written later.
+            self._tell(name, what, own=True)
+        else:
+            self._expected[name] = what
 
     def drop(self) -> None:
         """Make void all that is held."""
@@ -106,7 +124,7 @@ class TrackedWire:
             handler()
 
     def _on_event(self, event: Event) -> None:
-        if event.wire == "tracked":
+        if event.wire == ("subscriber" if self.listens else "tracked"):
             self.drop()
 
     def _on_push(self, message: list[Any]) -> None:
@@ -119,9 +137,22 @@ class TrackedWire:
         for name in names:
             own = name in self._expected
             expected = self._expected.pop(name, None)
-            for prefix, listener in self._listeners:
-                if name.startswith(prefix):
-                    listener(name, expected, own=own)
+            self._tell(name, expected, own=own)
+
+    def _on_message(self, message: list[Any]) -> None:
+        if message[0] == b"unsubscribe":  # unasked: by the server's ACL
+            self.drop()
+        if message[0] != b"message":
+            return
+        sender, *names = message[2].split()
+        if sender != self._name.encode():
+            for name in names:
+                self._tell(name, None, own=False)
+
+    def _tell(self, name: bytes, expected: Any, *, own: bool) -> None:
+        for prefix, listener in self._listeners:
+            if name.startswith(prefix):
+                listener(name, expected, own=own)
 
     # --- sending
 
@@ -133,17 +164,46 @@ class TrackedWire:
         hook: Hook | None = None,
         *,
         repeatable: bool = False,
+        timeout: float | None = None,
     ) -> Any:
         """Run a script and return its reply; see `call`."""
+        loud = told(script) if self.channel else None
+        if loud is not None:
+            script = loud
+            args = (*args, self.channel, self.message(*keys))
         rest = (str(len(keys)), *keys, *args)
         try:
             return await self.call(
-                ("EVALSHA", script.sha, *rest), hook, repeatable=repeatable
+                ("EVALSHA", script.sha, *rest),
+                hook,
+                repeatable=repeatable,
+                timeout=timeout,
             )
         except NoScriptError:
             return await self.call(
-                ("EVAL", script.source, *rest), hook, repeatable=repeatable
+                ("EVAL", script.source, *rest),
+                hook,
+                repeatable=repeatable,
+                timeout=timeout,
             )
+
+    async def unlink(
+        self, names: Sequence[str], hook: Hook, *, timeout: float | None = None
+    ) -> int:
+        """Remove keys; see `call`. Returns how many there were."""
+        if self.channel:
+            return int(
+                await self.script(
+                    _UNLINK, names, (), hook, repeatable=True, timeout=timeout
+                )
+            )
+        return int(
+            await self.call(("UNLINK", *names), hook, repeatable=True, timeout=timeout)
+        )
+
+    def message(self, *names: str, sender: str = "") -> str:
+        """Return what is published when these keys were written."""
+        return " ".join((sender or self._name, *names))
 
     def call(
         self,
@@ -177,6 +237,7 @@ class TrackedWire:
         """
         deadline = monotonic() + (self.timeout if timeout is None else timeout)
         while True:
+            used = self.client
             try:
                 on_reply = self._telling(hook)
                 sent = monotonic()
@@ -200,9 +261,8 @@ class TrackedWire:
                         self.client.demoted(sent)
                     raise reply
             except (ConnectionLost, Unavailable, ReadOnly) as error:
-                if _no_tracking(error):
-                    if not self.plain:
-                        await self.go_plain()
+                if not self.plain and _refused(error):
+                    await self.step_down(used)
                     continue
                 safe = repeatable or error.outcome is Outcome.NOT_SENT
                 if not safe or isinstance(error, Unavailable):
@@ -226,12 +286,23 @@ class TrackedWire:
 
         return on_reply
 
-    async def go_plain(self) -> None:
-        """Do without tracking from now on."""
-        self.plain = True
-        refused, self.client = self.client, self._base
+    async def step_down(self, used: Client) -> None:
+        """Do without what this client was for: tracking, then listening.
+
+        Args:
+            used: Who did not do; nothing is changed if another is in use by now.
+        """
+        if used is not self.client:
+            return
+        self.listens = bool(self.channel) and not self.listens
+        self.plain = not self.listens
+        self.client = (
+            self._base.subscriber(self._on_message, self.channel)
+            if self.listens
+            else self._base
+        )
         self.drop()
-        await refused.aclose()
+        await used.aclose()
 
     async def aclose(self) -> None:
         """Close the wire; what is held is void."""
@@ -241,9 +312,9 @@ class TrackedWire:
             await self.client.aclose()
 
 
-def _no_tracking(error: OddswireError) -> bool:
+def _refused(error: OddswireError) -> bool:
     return (
         isinstance(error, Unavailable)
         and error.outcome is Outcome.REJECTED
-        and "CLIENT TRACKING" in str(error)
+        and ("CLIENT TRACKING" in str(error) or "SUBSCRIBE" in str(error))
     )

@@ -41,6 +41,9 @@ class _Cache(Protocol):
     def set(self) -> Callable[..., Awaitable[bool]]: ...
 
     @property
+    def refresh(self) -> Callable[..., Awaitable[Any]]: ...
+
+    @property
     def delete(self) -> Callable[..., Awaitable[int]]: ...
 
 
@@ -108,10 +111,18 @@ class Cached(Generic[P, R]):
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function now, store what it returns, and return it.
 
-        The old result serves others until then, and stays if the function fails.
+        The old result serves others until then, and stays if the function fails. What
+        was invalidated while the function ran is returned and not stored.
         """
-        value = await self._function(*args, **kwargs)
-        await self._store(value, args, kwargs)
+        options = {**self._options}
+        options.pop("soft_timeout", None)
+        value: R = await self._cache.refresh(
+            self._key.fill(args, kwargs),
+            functools.partial(self._function, *args, **kwargs),
+            tags=tuple(tag.fill(args, kwargs) for tag in self._tags),
+            type=self._kind,
+            **options,
+        )
         return value
 
     def peek(self, *args: P.args, **kwargs: P.kwargs) -> R | None:
@@ -120,11 +131,6 @@ class Cached(Generic[P, R]):
 
     async def prime(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Store a result that came another way."""
-        await self._store(value, args, kwargs)
-
-    async def _store(
-        self, value: R, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
         version = self._options.get("version")
         await self._cache.set(
             self._key.fill(args, kwargs),

@@ -86,8 +86,10 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
         l1_entries: Held in this process, all namespaces.
         l1_bytes: What they count for.
         l1_evicted: Pushed out so far.
-        coherence: ``"tracking"``, or ``"off"``: the server refuses CLIENT TRACKING or
-            failed the test of it, and nothing is kept in this process.
+        l2_evicted: Entries that this process removed from Redis to keep `max_size`.
+        coherence: ``"tracking"``; ``"pubsub"``: the server refuses CLIENT TRACKING or
+            failed the test of it, and other processes tell what they write (the weaker
+            bound is in docs/cache.md); ``"off"``: nothing is kept in this process.
         generations: How often everything held in this process was dropped: the wire
             was lost, or the server flushed.
     """
@@ -114,6 +116,7 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
     l1_entries: int = 0
     l1_bytes: int = 0
     l1_evicted: int = 0
+    l2_evicted: int = 0
     coherence: str = "tracking"
     generations: int = 0
 

@@ -165,7 +165,7 @@ class Client(Calling):
             "tracked", on_push, arm=(("CLIENT", "TRACKING", "ON", *options),)
         )
 
-    def subscriber(self, on_push: Callable[[list[Any]], None]) -> Self:
+    def subscriber(self, on_push: Callable[[list[Any]], None], *channels: str) -> Self:
         """Return a client on a wire of its own for subscriptions.
 
         What is published comes in order with the replies of that wire, so a value read
@@ -174,9 +174,13 @@ class Client(Calling):
 
         Args:
             on_push: Called by the parser with each push message; it must not raise.
+            *channels: Subscribed to before anything else is sent, also after a loss.
         """
         return self._on_own_wire(
-            "subscriber", on_push, idle=self._settings.heartbeat_subscriber
+            "subscriber",
+            on_push,
+            channels=channels,
+            idle=self._settings.heartbeat_subscriber,
         )
 
     def _on_own_wire(
@@ -185,6 +189,7 @@ class Client(Calling):
         on_push: Callable[[list[Any]], None],
         *,
         arm: tuple[tuple[str | int, ...], ...] = (),
+        channels: tuple[str, ...] = (),
         idle: float | None = None,
     ) -> Self:
         view = copy.copy(self)
@@ -199,7 +204,12 @@ class Client(Calling):
         view._usage_counter = 0  # noqa: SLF001 - a copy of this very object
         view.decodes = False
         dialer = Dialer(
-            self._settings, self.connection_pool, protocol=3, on_push=on_push, arm=arm
+            self._settings,
+            self.connection_pool,
+            protocol=3,
+            on_push=on_push,
+            arm=arm,
+            channels=channels,
         )
         view._use(  # noqa: SLF001 - a copy of this very object
             Wires(

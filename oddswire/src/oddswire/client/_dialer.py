@@ -40,6 +40,7 @@ class Dialer:
         protocol: RESP version; None: what the pool's connections speak.
         on_push: Called by the parser with each push message.
         arm: Commands sent in the handshake after the usual ones; they must succeed.
+        channels: What each wire subscribes to in its handshake.
 
     Attributes:
         traffic: Counted over all the wires opened here.
@@ -56,6 +57,7 @@ class Dialer:
         protocol: int | None = None,
         on_push: Callable[[list[Any]], None] | None = None,
         arm: tuple[tuple[str | int, ...], ...] = (),
+        channels: tuple[str, ...] = (),
     ) -> None:
         self.traffic = Traffic(settings.slow_above)
         self._settings = settings
@@ -64,6 +66,7 @@ class Dialer:
         self._protocol = protocol
         self._on_push = on_push
         self._arm = arm
+        self._channels = channels
         # Whether the user may ask which server process it is, until told otherwise:
         # each refusal is an entry in the server's ACL LOG.
         self._identify = True
@@ -166,6 +169,7 @@ class Dialer:
             database=int(arguments.get("db") or 0),
             client_name=self.client_name or arguments.get("client_name"),
             arm=self._arm,
+            channels=self._channels,
             identify=self._identify,
         )
 

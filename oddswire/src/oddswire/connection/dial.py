@@ -89,6 +89,8 @@ async def dial(
             greeting = accept(
                 hello, replies if len(commands) > 1 else [replies], str(target)
             )
+            if hello.channels:
+                await _subscribe(wire, hello.channels, timeout)
         finished = True
     except TimeoutError:
         raise Unavailable(
@@ -118,6 +120,22 @@ async def dial(
         if wire is not None and not finished:
             wire.abort(Unavailable("the handshake did not finish"))
     return wire, greeting
+
+
+async def _subscribe(
+    wire: Multiplexer, channels: tuple[str, ...], timeout: float
+) -> None:
+    # Answered by push messages, or by an error.
+    data = pack(("SUBSCRIBE", *channels)) + pack(("PING", "subscribed"))
+    replies = await wire.send(
+        data, timeout, Named("handshake"), raw=True, until=b"subscribed"
+    )
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise Unavailable(
+                f"SUBSCRIBE {' '.join(channels)} was refused: {reply}",
+                outcome=Outcome.REJECTED,
+            ) from reply
 
 
 async def _open(target: Target, make: Callable[[], Multiplexer]) -> Multiplexer:

@@ -35,6 +35,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
         database: Selected if not 0.
         client_name: Shown by CLIENT LIST.
         arm: Further commands that must succeed (CLIENT TRACKING).
+        channels: What to subscribe to, before anybody else sees the wire.
         library: Name and version for CLIENT SETINFO.
         identify: Ask which server process this is; a refusal is no error.
     """
@@ -45,6 +46,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     database: int = 0
     client_name: str | bytes | None = None
     arm: tuple[tuple[str | int, ...], ...] = ()
+    channels: tuple[str, ...] = ()
     library: tuple[str, str] | None = None
     identify: bool = False
 

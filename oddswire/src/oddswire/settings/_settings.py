@@ -87,6 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache_ttl: float = 300.0
     cache_max_size: int = 1024 * _MIB
     cache_compress_above: int = 1024
+    cache_publish: bool = False
 
     rate_limit_window: float = 900.0
     rate_limit_requests: int = 100

@@ -148,6 +148,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
            "memory of the cache in the server, at most"),
     Option("cache_compress_above", "CACHE_COMPRESSION_THRESHOLD",
            Count(0, 1024 * _MIB, "bytes"), "larger values are compressed"),
+    Option("cache_publish", "ODDSWIRE_CACHE_PUBLISH", Flag(),
+           "the cache publishes its writes, for processes that are refused CLIENT "
+           "TRACKING; in all processes or in none"),
     # --- rate limits
     Option("rate_limit_window", "RATE_LIMIT_WINDOW_MS", _ms(0.001, 31 * _DAY),
            "window of the default rule"),

@@ -194,6 +194,10 @@ class FaultProxy:
         """Reset new connections at once."""
         self._refusing = True
 
+    def redirect(self, host: str, port: int) -> None:
+        """Bring connections from now on to another server, which was promoted."""
+        self._upstream = (host, port)
+
     def accept(self) -> None:
         """Serve new connections again, and those that were stalled."""
         self._refusing = False

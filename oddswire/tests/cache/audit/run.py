@@ -12,32 +12,45 @@ import argparse
 import asyncio
 import json
 import random
+import secrets
 import signal
 import sys
 import tempfile
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from judge import Verdict, judge
 
+from oddswire import Client
 from oddswire.embedded import EmbeddedServer
 from oddswire.testing import FaultProxy, frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PROCESSES = 3
 # Two seconds are promised; the rest is for a machine that is busy with the audit.
 BOUND = 2.5
+FAULTS = (
+    "half-open", "deaf", "cut", "late", "stop", "kill", "flush", "freeze", "restart",
+    "promote",
+)  # fmt: skip
 
 
 class Audit:
     """One run for one library."""
 
-    def __init__(self, name: str, folder: Path, seed: int) -> None:
+    def __init__(
+        self, name: str, folder: Path, seed: int, faults: Sequence[str] = FAULTS
+    ) -> None:
         self._name = name
         self._folder = folder
         self._rng = random.Random(seed)
+        self._choice = faults
         self._started = 0
         self._workers: list[asyncio.subprocess.Process] = []
         self.faults: dict[str, int] = {}
@@ -45,7 +58,16 @@ class Audit:
     async def run(self, seconds: float) -> Verdict:
         """Let it run with a fault every other second, and judge."""
         async with AsyncExitStack() as stack:
-            self._server = await stack.enter_async_context(EmbeddedServer())
+            # One password: either may be the primary.
+            secret = secrets.token_hex(8)
+            args = ("--masterauth", secret, "--repl-diskless-sync-delay", "0")
+            self._server, self._replica = [
+                await stack.enter_async_context(
+                    EmbeddedServer(password=secret, args=args)
+                )
+                for _ in range(2)
+            ]
+            await self._follow()
             self._truth = await stack.enter_async_context(EmbeddedServer())
             self._proxies = [
                 await stack.enter_async_context(FaultProxy(self._server.url))
@@ -81,10 +103,7 @@ class Audit:
     async def _fault(self) -> None:
         at = self._rng.randrange(PROCESSES)
         proxy, worker = self._proxies[at], self._workers[at]
-        fault = self._rng.choice(
-            ["half-open", "deaf", "cut", "late", "stop", "kill", "flush", "freeze",
-             "restart"]
-        )  # fmt: skip
+        fault = self._rng.choice(self._choice)
         self.faults[fault] = self.faults.get(fault, 0) + 1
         pause = 0.5 + self._rng.random() * 3.5
         if fault == "half-open":
@@ -116,14 +135,35 @@ class Audit:
         elif fault == "freeze":
             with frozen(self._server):
                 await asyncio.sleep(pause / 2)
+        elif fault == "promote":
+            await self._promote()
         else:
             self._server.kill()
             await self._server.wait_exit()
             await self._server.restart()
 
-    async def _flush(self) -> None:
-        from oddswire import Client
+    async def _promote(self) -> None:
+        """Lose the primary and what it acknowledged last: its replica takes over."""
+        async with Client.from_url(self._replica.url) as client:
+            await client.replicaof("NO", "ONE")
+        await asyncio.sleep(0.5)
+        self._server.kill()
+        await self._server.wait_exit()
+        self._server, self._replica = self._replica, self._server
+        for proxy in self._proxies:
+            proxy.redirect(self._server.host, self._server.port)
+            proxy.reset()
+        await self._replica.restart()
+        await self._follow()
 
+    async def _follow(self) -> None:
+        async with Client.from_url(self._replica.url) as client:
+            await client.replicaof(self._server.host, self._server.port)
+            async with asyncio.timeout(10):
+                while (await client.info("replication"))["master_link_status"] != "up":  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+
+    async def _flush(self) -> None:
         async with Client.from_url(self._server.url) as client:
             await client.flushdb()
 
@@ -136,10 +176,12 @@ class Audit:
         return found
 
 
-async def audit(name: str, seconds: float, seed: int = 1) -> tuple[Verdict, Audit]:
+async def audit(
+    name: str, seconds: float, seed: int = 1, faults: Sequence[str] = FAULTS
+) -> tuple[Verdict, Audit]:
     """Audit one library."""
     with tempfile.TemporaryDirectory(prefix="audit-") as folder:
-        run = Audit(name, Path(folder), seed)
+        run = Audit(name, Path(folder), seed, faults)
         return await run.run(seconds), run
 
 

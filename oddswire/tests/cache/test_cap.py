@@ -1,0 +1,85 @@
+"""The cap of the second tier on a server that it shares: K6."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import until
+
+pytestmark = pytest.mark.requirement("K6")
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+async def bytes_of(client, pattern):
+    """Return what the entries weigh, by the server."""
+    return sum(
+        [await client.memory_usage(name) async for name in client.scan_iter(pattern)]
+    )
+
+
+@pytest.mark.advanced
+async def test_the_cache_stays_below_its_cap_and_sessions_stay(own_fleet):
+    """Entries are bounded by bytes; what else is on the server is not touched."""
+    a = await own_fleet.cache(max_size=2 * MIB, compress_above=MIB)
+    others = {f"own:session:{{s:{number}}}": "s" * 10 * KIB for number in range(300)}
+    await a.client.mset(others)
+    for number in range(400):
+        await a.set(f"m:{number}", f"{number:04d}" * 4 * KIB)
+    await until(lambda: a.stats().l2_evicted > 100)
+    # Looks after each hundredth: here, each second entry.
+    await until(lambda: not a._cap._due.is_set())
+    await a._cap.enforce(a.client)
+    assert 0.5 * MIB < await bytes_of(a.client, "own:cache:*") <= 2 * MIB
+    assert await a.client.mget(list(others)) == [b"s" * 10 * KIB] * 300
+    left = len([name async for name in a.client.scan_iter("own:cache:*")])
+    assert left == 400 - a.stats().l2_evicted
+
+
+@pytest.mark.advanced
+async def test_what_was_used_lately_stays(own_fleet):
+    """The entries that were not used for longest go first."""
+    a = await own_fleet.cache(max_size=MIB, compress_above=MIB)
+    for number in range(100):
+        await a.set(f"m:{number}", "x" * 16 * KIB)
+    # As a server that has run for a while: `OBJECT IDLETIME` cannot be set otherwise.
+    for number in range(100):
+        name = a._spaces.place(f"m:{number}").entry
+        value = await a.client.dump(name)
+        if value is not None:
+            idle = 10 if number % 4 == 0 else 5000
+            await a.client.restore(name, 60_000, value, replace=True, idletime=idle)
+    used = [f"m:{number}" for number in range(0, 100, 4)]
+    before = set(await a.get_many(used))
+    await a.client.config_set("maxmemory", "0")
+    a._cap.limit = 600 * KIB
+    await a._cap.enforce(a.client)
+    assert await bytes_of(a.client, "own:cache:*") <= 600 * KIB
+    assert set(await a.get_many(used)) == before
+
+
+@pytest.mark.advanced
+async def test_a_server_that_evicts_by_itself_is_left_to_it(own_fleet):
+    """An instance of the cache's own, with a bound and an allkeys policy, is enough."""
+    a = await own_fleet.cache(max_size=MIB)
+    await a.client.config_set("maxmemory-policy", "allkeys-lfu")
+    await a.client.config_set("maxmemory", MIB)
+    assert (await a.client.info("memory"))["used_memory"] > MIB  # so it would look
+    await a._cap._look(a.client)
+    calls = await a.client.info("commandstats")
+    assert "cmdstat_scan" not in calls
+
+
+@pytest.mark.errors
+async def test_a_server_that_refuses_to_weigh_is_said(own_fleet, caplog):
+    """Where the ACL forbids it, the cache works on and says that it is not bounded."""
+    admin = await own_fleet.cache()
+    await admin.client.execute_command(
+        *("ACL", "SETUSER", "u", "on", ">p", "~*", "&*", "+@all", "-scan")
+    )
+    url = f"redis://u:p@127.0.0.1:{own_fleet.server.port}"
+    a = await own_fleet.cache(url=url, max_size=1)
+    await a.set("m:1", 1)
+    await until(lambda: "not bounded" in caplog.text)
+    assert await a.get("m:1") == 1

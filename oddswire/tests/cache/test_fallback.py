@@ -1,0 +1,194 @@
+"""Coherence where CLIENT TRACKING is refused: writes tell of themselves. K2."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from oddswire import OddswireError
+from oddswire.clock import ManualClock
+from oddswire.testing import FaultProxy
+
+from .conftest import Loader, until
+from .test_coherence import _stress
+
+pytestmark = pytest.mark.requirement("K2")
+
+
+async def hosted(fleet, *rules):
+    """Return the URL of a user who may not have CLIENT TRACKING."""
+    admin = await fleet.cache()
+    await admin.client.execute_command(
+        *("ACL", "SETUSER", "hosted", "reset", "on", ">secret", "~*", "&*", "+@all"),
+        *("-client|tracking", *rules),
+    )
+    return f"redis://hosted:secret@127.0.0.1:{fleet.server.port}"
+
+
+async def pair(fleet, **options):
+    """Return two caches of users without tracking."""
+    options = {"url": await hosted(fleet), "fallback": "pubsub"} | options
+    return await fleet.cache(**options), await fleet.cache(**options)
+
+
+@pytest.mark.advanced
+@pytest.mark.parametrize("how", ["delete", "set", "expire", "tag", "namespace"])
+@pytest.mark.parametrize("who", ["refused", "tracked"])
+async def test_a_process_without_tracking_hears_of_every_invalidation(
+    own_fleet, how, who
+):
+    """KG2: what another process invalidates, refused or not, leaves memory."""
+    a, b = await pair(own_fleet)
+    if who == "tracked":
+        b = await own_fleet.cache(fallback="pubsub")
+    assert a.stats().coherence == "pubsub"
+    assert b.stats().coherence == {"refused": "pubsub", "tracked": "tracking"}[who]
+    await a.set("m:1", 1, tags=("t",))
+    await own_fleet.believed(a, b)
+    assert a.peek("m:1") == 1  # its own write is held, without asking again
+    assert await b.get("m:1") == 1
+    await {
+        "delete": lambda: b.delete("m:1"),
+        "set": lambda: b.set("m:1", 2),
+        "expire": lambda: b.expire("m:1"),
+        "tag": lambda: b.invalidate_tags("t"),
+        "namespace": lambda: b.clear("m"),
+    }[how]()
+    await until(lambda: a.peek("m:1") is None)
+    assert await a.get("m:1") == (2 if how == "set" else None)
+    await a.set("m:1", 3, tags=("t",))
+    await until(lambda: b.peek("m:1") is None)
+    assert await b.get("m:1") == 3
+
+
+@pytest.mark.advanced
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+@pytest.mark.parametrize("how", ["delete", "tag", "namespace"])
+async def test_loads_are_fenced_without_tracking_too(own_fleet, how, where):
+    """KG4: a slow loader of a process without tracking brings nothing back."""
+    a, b = await pair(own_fleet)
+    slow = Loader("old", held=True)
+    loading = asyncio.get_running_loop().create_task(
+        a.get_or_set("m:1", slow, tags=("t",))
+    )
+    await slow.started.wait()
+    other = a if where == "here" else b
+    await {
+        "delete": lambda: other.delete("m:1"),
+        "tag": lambda: other.invalidate_tags("t"),
+        "namespace": lambda: other.clear("m"),
+    }[how]()
+    if where == "elsewhere":
+        await a._wire.call(("PING",))  # the message came before
+    assert await a.get_or_set("m:1", Loader("new"), tags=("t",)) == "new"
+    slow.go.set()
+    assert await loading == "old"
+    assert await a.get("m:1") == await b.get("m:1") == "new"
+
+
+@pytest.mark.advanced
+async def test_random_writes_are_never_older_than_acknowledged(own_fleet):
+    """Three processes without tracking, random writes and cancellations: none old."""
+    a, b = await pair(own_fleet)
+    c = await own_fleet.cache(url=await hosted(own_fleet), fallback="pubsub")
+    await own_fleet.believed(a, b, c)
+    assert await _stress([a, b, c], random.Random(1)) == 0
+    held = [sum(item.lives() for item in each._items.values()) for each in (a, b, c)]
+    assert min(held) > 0
+
+
+@pytest.mark.errors
+async def test_a_lost_subscription_drops_everything_held(own_fleet):
+    """Pub/sub forgets who is away: a connection that ends empties memory at once."""
+    a, b = await pair(own_fleet)
+    await a.set_many({"m:1": 1, "m:2": 1})
+    await own_fleet.believed(a)
+    assert a.peek("m:1") == a.peek("m:2") == 1
+    number = await a._wire.call(("CLIENT", "ID"))
+    before = a.stats().generations
+    await b.client.client_kill_filter(_id=number)
+    await until(lambda: a.stats().generations > before)
+    assert a.peek("m:1") is None
+    await b.set_many({"m:1": 2, "m:2": 2})
+    assert await a.get("m:1") == 2
+    await own_fleet.believed(a)
+    assert a.peek("m:1") == 2
+    assert a.peek("m:2") is None
+    # It is subscribed again.
+    await b.set("m:1", 3)
+    await until(lambda: a.peek("m:1") is None)
+
+
+@pytest.mark.errors
+async def test_a_link_that_is_silently_cut_ends_the_belief(own_fleet):
+    """KG3: where messages cannot come any more, memory is believed 2 s at most."""
+    url = await hosted(own_fleet)
+    async with FaultProxy(own_fleet.url) as proxy:
+        cut = url.replace(str(own_fleet.server.port), proxy.url.rpartition(":")[2])
+        a = await own_fleet.cache(
+            url=cut, fallback="pubsub", coherence=0.6, heartbeat=0.1, timeout=0.2
+        )
+        b = await own_fleet.cache(url=url, fallback="pubsub")
+        await a.set("m:1", "old")
+        await own_fleet.believed(a)
+        assert a.peek("m:1") == "old"
+        proxy.down.blackhole = True
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await b.set("m:1", "new")
+        await until(lambda: a.peek("m:1") is None)
+        assert loop.time() - began <= 0.6 + 0.3
+        with pytest.raises(OddswireError):
+            await a.get("m:1")
+
+
+@pytest.mark.advanced
+async def test_what_nobody_told_of_is_served_for_five_seconds_at_most(own_fleet):
+    """The weaker bound: a change by other means is seen when memory is emptied."""
+    clock = ManualClock()
+    a, b = await pair(own_fleet, clock=clock)
+    await a.set("m:1", 1)
+    await a._lease.beat()
+    await b.client.flushdb()
+    clock.suspend(4.9)
+    await a._lease.beat()
+    assert a.peek("m:1") == 1
+    clock.suspend(0.2)
+    assert a.peek("m:1") == 1
+    await a._lease.beat()
+    assert a.peek("m:1") is None
+    assert await a.get("m:1") is None
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("rule", ["-subscribe", "resetchannels"])
+async def test_where_neither_is_allowed_memory_is_off(own_fleet, rule):
+    """A user who may not subscribe either has one tier; what it cannot tell is said."""
+    url = await hosted(own_fleet, rule)
+    a = await own_fleet.cache(url=url, fallback="pubsub")
+    assert a.stats().coherence == "off"
+    if rule == "-subscribe":
+        await a.set("m:1", 1)
+        assert await a.get("m:1") == 1
+    else:
+        # Stored, but others were not told: no success.
+        with pytest.raises(OddswireError):
+            await a.set("m:1", 1)
+    assert a.peek("m:1") is None
+
+
+@pytest.mark.errors
+async def test_messages_that_do_not_arrive_are_found_at_the_start(
+    own_fleet, monkeypatch
+):
+    """The test at the start covers the second way too: nothing heard, nothing held."""
+    monkeypatch.setattr(
+        "oddswire.cache._wire.TrackedWire._on_message", lambda self, message: None
+    )
+    a, _ = await pair(own_fleet)
+    assert a.stats().coherence == "off"
+    await a.set("m:1", 1)
+    assert a.peek("m:1") is None
+    assert await a.get("m:1") == 1
