@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from oddswire.locks import Lock
+    from oddswire.sessions import Source
 
 _log = logging.getLogger("oddswire.wire")
 
@@ -39,6 +40,7 @@ def connect(
     settings: Settings | None = None,
     *,
     session: type[Record] = Session,
+    source: Source | None = None,
     keyring: Keyring | None = None,
     rules: Iterable[Rule] = (),
     **overrides: Any,
@@ -51,6 +53,7 @@ def connect(
         rules: Of the rate limiter, beside ``default``: `Settings.rate_limit_requests`
             in `Settings.rate_limit_window` for each ``user``, unless it is among them.
         session: The type of the sessions.
+        source: Of record, where sessions are kept for good; see docs/source.md.
         keyring: Seals the sessions; default: the settings' key, where
             `session_encryption` asks for it.
         **overrides: Fields of `Settings` that replace those of `settings`.
@@ -66,7 +69,7 @@ def connect(
         settings = Settings(**overrides)
     elif overrides:
         settings = msgspec.structs.replace(settings, **overrides)
-    return Wire(settings, session=session, keyring=keyring, rules=rules)
+    return Wire(settings, session=session, source=source, keyring=keyring, rules=rules)
 
 
 class Wire:
@@ -94,6 +97,7 @@ class Wire:
         settings: Settings,
         *,
         session: type[Record] = Session,
+        source: Source | None = None,
         keyring: Keyring | None = None,
         rules: Iterable[Rule] = (),
     ) -> None:
@@ -101,6 +105,7 @@ class Wire:
         self._rules = tuple(rules)
         self.events = Events()
         self._session = session
+        self._source = source
         self._keyring = keyring
         self._stack = AsyncExitStack()
         self._opened = False
@@ -163,6 +168,7 @@ class Wire:
             cleanup=settings.session_cleanup,
             compress_above=_COMPRESS_ABOVE if compress else _SESSION_BYTES,
             max_size=_SESSION_BYTES,
+            source=self._source,
         )
 
     def lock(self, name: str, ttl: float) -> Lock:

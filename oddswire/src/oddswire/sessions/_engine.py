@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import random
 import secrets
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from oddswire.clock import SystemClock
@@ -14,23 +18,29 @@ from oddswire.errors import (
     SessionError,
     SessionFull,
     SessionGone,
+    SourceError,
 )
 from oddswire.keys import KeySpace
+from oddswire.sessions._backing import Backing
 from oddswire.sessions._form import Form, Snapshot, stamp
 from oddswire.sessions._header import Header
 from oddswire.sessions._layout import Layout
+from oddswire.sessions._ledger import LEASE, Ledger
 from oddswire.sessions._near import Near
-from oddswire.sessions._scripts import Stored, Terms
+from oddswire.sessions._rebuilding import Rebuilding
+from oddswire.sessions._scripts import Answer, Stored, Terms
 from oddswire.sessions._store import Store
 from oddswire.sessions._turns import Turns
 from oddswire.sessions._upkeep import Upkeep
 from oddswire.sessions.record import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from oddswire.client import Client
     from oddswire.clock import Clock
     from oddswire.codec import Compressor, Keyring, Names, Sealer
-    from oddswire.sessions._scripts import Answer
+    from oddswire.sessions.source import Source
 
 T = TypeVar("T", bound=Record)
 K = TypeVar("K")
@@ -39,6 +49,7 @@ V = TypeVar("V")
 TRIES = 16
 """Attempts of a change that other processes get ahead of."""
 _REMEMBERED = 16_384
+_PAUSE = 0.002
 
 
 class Engine(Generic[T]):
@@ -63,6 +74,7 @@ class Engine(Generic[T]):
         touch_interval: float,
         near: int,
         clock: Clock | None,
+        source: Source | None,
     ) -> None:
         if keyring is not None:
             sealer = AesGcm(keyring) if sealer is None else sealer
@@ -90,8 +102,42 @@ class Engine(Generic[T]):
         self._generations: OrderedDict[int, str] = OrderedDict()
         self._turns = Turns()
         self._near = Near(self._layout.whole, near, self._clock)
-        self._upkeep = Upkeep(self._rewrite, self._store, self._form, self._near)
+        self._backing: Backing[T] | None = None
+        self._rebuilding: Rebuilding[T] | None = None
+        if source is not None:
+            ledger = Ledger(self._store, cap)
+            self._backing = Backing(
+                source, self._store, self._form, ledger, self._clock
+            )
+            self._rebuilding = Rebuilding(self._backing, self._store, self._clock)
+        self._upkeep = Upkeep(
+            self._rewrite, self._store, self._form, self._near, self._rebuilding
+        )
         self._cleanup = cleanup
+
+    async def _changed(
+        self, user_id: int, fn: Callable[[T], object], *, create: bool, active: bool
+    ) -> T:
+        async with self._turns.of(user_id):
+            snapshot = self._near.snapshot(user_id)
+            if snapshot is None:
+                snapshot = await self._snapshot(user_id)
+            for attempt in range(TRIES):
+                if attempt:
+                    pause = _PAUSE * 2 ** min(attempt - 1, 5)
+                    await self._clock.sleep(random.uniform(0, pause))  # noqa: S311
+                value = self._begin(user_id, snapshot, create=create)
+                if inspect.isawaitable(result := fn(value)):
+                    if inspect.iscoroutine(result):
+                        result.close()
+                    raise TypeError("fn is a plain function: it may run several times")
+                answer = await self._save(user_id, snapshot, value, active=active)
+                if answer.kind == "saved":
+                    return value
+                snapshot = await self._after(user_id, answer, create=create)
+        raise SessionConflict(
+            f"others changed the session first, {TRIES} times; try again later"
+        )
 
     async def _rewrite(self, user_id: int) -> None:
         """Store a session again, under the key and the schema of now."""
@@ -120,7 +166,7 @@ class Engine(Generic[T]):
     async def _load(self, user_id: int) -> tuple[Snapshot, T] | None:
         reading = self._near.begin(user_id)
         try:
-            stored = await self._store.get(user_id)
+            stored = await self._stored(user_id)
             if not isinstance(stored, Stored):
                 self._near.drop(user_id)
                 return None
@@ -130,6 +176,30 @@ class Engine(Generic[T]):
             return snapshot, value
         finally:
             self._near.end(user_id, reading)
+
+    async def _stored(self, user_id: int) -> Stored | bool:
+        """Read it from Redis; from the source where Redis has not got it."""
+        if self._backing is None:
+            return await self._store.get(user_id)
+        stored, marked = await asyncio.gather(
+            self._store.get(user_id), self._backing.ledger.marked(user_id)
+        )
+        if not isinstance(stored, Stored):
+            if await self._backing.load(user_id) is None:
+                return False
+            await self._backing.reconcile(user_id)
+            return await self._store.get(user_id)
+        assert self._rebuilding is not None  # noqa: S101 - they come together
+        doubtful = marked is not None and abs(stored.now / 1e3 - marked) >= LEASE
+        if doubtful or self._rebuilding.due:
+            # With the source away, what Redis has is answered.
+            with suppress(SourceError):
+                if doubtful:
+                    await self._backing.reconcile(user_id)
+                else:
+                    await self._backing.check(user_id)
+                return await self._store.get(user_id)
+        return stored
 
     def _opened(self, user_id: int, stored: Stored) -> Snapshot:
         live = stored.short is not None
@@ -149,17 +219,35 @@ class Engine(Generic[T]):
         change = self._form.change(user_id, snapshot, value, generation)
         reading = self._near.begin(user_id)
         try:
-            answer = await self._store.save(
-                user_id,
-                change,
-                read=0 if snapshot is None else snapshot.header.version,
-                live=snapshot is not None and snapshot.live,
-                terms=self._terms,
-                cap=self._cap,
-                schema=self._layout.type.schema,
-                generation=generation,
-                active=active,
-            )
+            if self._backing and (snapshot is None or change.main or change.main_gone):
+                answer = await self._backing.write(
+                    user_id,
+                    snapshot,
+                    change,
+                    generation=generation,
+                    terms=self._terms,
+                    cap=self._cap,
+                    active=active,
+                )
+            else:
+                answer = await self._store.save(
+                    user_id,
+                    change,
+                    read=0 if snapshot is None else snapshot.header.version,
+                    live=snapshot is not None and snapshot.live,
+                    terms=self._terms,
+                    cap=self._cap,
+                    schema=self._layout.type.schema,
+                    generation=generation,
+                    active=active,
+                    mark="-" if self._backing else "",
+                )
+            if answer.kind == "kept":
+                self._near.drop(user_id)
+                newest = await self._snapshot(user_id)
+                if newest is not None:
+                    stamp(value, user_id, newest.header)
+                return Answer("saved")
             if answer.kind == "saved":
                 header = Header.parse(answer.header)
                 stamp(value, user_id, header)
@@ -183,6 +271,13 @@ class Engine(Generic[T]):
         match answer.kind:
             case "conflict" if answer.stored is not None:
                 return self._opened(user_id, answer.stored)
+            case "again":
+                return await self._snapshot(user_id)
+            case "busy" if self._backing is not None:
+                await self._backing.settled(user_id)
+                return await self._snapshot(user_id)
+            case "gone" if self._backing is not None:
+                return await self._snapshot(user_id)
             case "gone" if create:
                 return None
             case "gone":
