@@ -60,6 +60,10 @@ class Desk:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Close the file."""
         self._db.close()
 
     async def _step(self, faults, name):
