@@ -1,7 +1,8 @@
 """A process that changes one session and kills itself, or changes until it is killed.
 
-Arguments: URL, prefix, file of the source, the call, and where to die: "before" or
-"after", a dot, and the name of a step; or "never". What was acknowledged is printed.
+Arguments: URL, then lists of prefix, file of the source, call, and where to die:
+"before" or "after", a dot, and the name of a step; or "never". Each list is a process
+of its own, forked. What was acknowledged is printed, and how each process ended.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from source_desk import Desk, Person, Sessions
 
 from oddswire import Client
 from oddswire.errors import SessionError
-
-STEPS = ("mark", "save", "delete", "store", "restore")
 
 
 def dying(function, when):
@@ -81,5 +80,21 @@ async def count(sessions):
             sys.stdout.flush()
 
 
+def run_all(url, *lists):
+    """Run each list in a process, and tell how it ended."""
+    if len(lists) == 4:
+        asyncio.run(main(url, *lists))
+    children = []
+    for at in range(0, len(lists), 4):
+        child = os.fork()
+        if child == 0:
+            asyncio.run(main(url, *lists[at : at + 4]))
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+
+
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    run_all(*sys.argv[1:])

@@ -41,7 +41,7 @@ DEADLINE = 5.0
 """Seconds that a call of the source may take."""
 TRIES = 16
 """Attempts at what other processes get ahead of."""
-_PAUSE = 0.01
+_PAUSE = 0.004
 _CANDIDATES = 16
 
 
@@ -196,10 +196,14 @@ class Restoring(Generic[T]):
     async def settled(self, user_id: int) -> None:
         """Wait until another process's mark is gone, or old enough to be taken."""
         until = self._clock.boottime() + LEASE
-        while self._clock.boottime() < until:
-            await self._clock.sleep(random.uniform(_PAUSE / 2, _PAUSE))  # noqa: S311
-            if await self.ledger.marked(user_id) is None:
+        first = await self.ledger.marked(user_id)
+        marked = first
+        # Another mark than the first one: it is somebody else's turn to wait.
+        while marked is not None and marked == first:
+            if self._clock.boottime() >= until:
                 return
+            await self._clock.sleep(random.uniform(_PAUSE / 4, _PAUSE))  # noqa: S311
+            marked = await self.ledger.marked(user_id)
 
     async def _finish(
         self,
