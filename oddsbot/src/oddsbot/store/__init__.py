@@ -1,6 +1,6 @@
 """What the bot knows of each user, and the database in which it is kept for good."""
 
-from oddsbot.store.database import open_engine, upgrade
+from oddsbot.store.database import open_database, upgrade
 from oddsbot.store.rules import SqlRules
 from oddsbot.store.source import SqlSource
 from oddsbot.store.user import (
@@ -31,6 +31,6 @@ __all__ = [
     "Thresholds",
     "TrackedWallet",
     "UserSession",
-    "open_engine",
+    "open_database",
     "upgrade",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from alembic.config import Config
@@ -16,7 +17,7 @@ from oddsbot.store.tables import VERSIONS, metadata
 from oddswire.errors import SettingsError, SourceError, SourceUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from alembic.runtime.migration import MigrationContext
     from sqlalchemy import Connection
@@ -28,12 +29,22 @@ _DRIVERS = {
 }
 
 
-def open_engine(url: str) -> AsyncEngine:
-    """Return an engine for ``sqlite:///file`` or ``postgresql://...``; dispose of it.
+@asynccontextmanager
+async def open_database(url: str) -> AsyncIterator[AsyncEngine]:
+    """Hold an engine for ``sqlite:///file`` or ``postgresql://...``; connects on use.
 
     Raises:
         SettingsError: The URL is none of these, or its driver is not installed.
     """
+    # SQLite's dialect looks for its file.
+    engine = await asyncio.to_thread(_engine, url)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+def _engine(url: str) -> AsyncEngine:
     scheme, separator, rest = url.partition("://")
     try:
         engine = create_async_engine(
