@@ -131,7 +131,7 @@ class Backing(Restoring[T]):
         try:
             if not expected:
                 there = await self.load(user_id)
-                if new and there is not None and self._is_empty(there):
+                if new and there is not None and self.is_empty(there):
                     # She asked for nothing the last time, and her conversation ended.
                     expected, there = there.version, None
                     version = max(kept.version, expected + 1)
@@ -148,22 +148,26 @@ class Backing(Restoring[T]):
 
     async def delete(self, user_id: int) -> bool:
         """Delete a record and the session; False when there was neither."""
-        mark = await self._mark_any(user_id)
-        try:
-            while True:
+        there = False
+        for _ in range(TRIES):
+            mark = await self._mark_any(user_id)
+            try:
                 kept = await self.load(user_id)
-                if kept is None or await self.ask(
+                there |= kept is not None and not self.is_empty(kept)
+                done = kept is None or await self.ask(
                     self.source.delete(user_id, kept.version)
-                ):
-                    break
-        except SourceError as error:
-            if error.outcome is Outcome.NOT_SENT and mark.kind == "marked":
-                with suppress(OddswireError):
-                    await self.ledger.unmark(user_id, mark)
-            raise
-        place = await self._place(user_id)
-        await self._restored(user_id, mark, None)
-        return bool(place.header) or (kept is not None and not self._is_empty(kept))
+                )
+            except SourceError as error:
+                if error.outcome is Outcome.NOT_SENT and mark.kind == "marked":
+                    with suppress(OddswireError):
+                        await self.ledger.unmark(user_id, mark)
+                raise
+            there |= bool((await self._place(user_id)).header)
+            # Whoever was first, Redis is as the source is after this.
+            await self._finish(user_id, mark)
+            if done:
+                return there
+        raise SessionConflict(f"the session was changed {TRIES} times meanwhile")
 
     async def move(self, old: int, new: int) -> bool:
         """Give a record to another user; False when the old one has none.
@@ -176,7 +180,7 @@ class Backing(Restoring[T]):
             if kept is None:
                 return False
             other = await self.load(new)
-            if other is not None and not self._is_empty(other):
+            if other is not None and not self.is_empty(other):
                 raise SessionConflict(f"user {new} has a session already")
             if other is not None:
                 await self.ask(self.source.delete(new, other.version))
@@ -209,7 +213,7 @@ class Backing(Restoring[T]):
             kept = await self.load(user_id)
             if await self._store.get(user_id) is False:
                 done = kept is None or (
-                    self._is_empty(kept)
+                    self.is_empty(kept)
                     and await self.ask(self.source.delete(user_id, kept.version))
                 )
         finally:

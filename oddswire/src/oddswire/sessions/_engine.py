@@ -185,7 +185,8 @@ class Engine(Generic[T]):
             self._store.get(user_id), self._backing.ledger.marked(user_id)
         )
         if not isinstance(stored, Stored):
-            if await self._backing.load(user_id) is None:
+            kept = await self._backing.load(user_id)
+            if kept is None or self._backing.is_empty(kept):
                 return False
             await self._backing.reconcile(user_id)
             return await self._store.get(user_id)

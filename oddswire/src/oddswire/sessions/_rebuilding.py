@@ -113,14 +113,18 @@ class Rebuilding(Generic[T]):
 
     async def mend(self) -> None:
         """Restore what was lost, and finish what killed processes left."""
-        if self.due or await self.backing.ledger.built() is None:
-            await self._look()
-            await self.ensure()
+        await self.catch_up()
         for user_id in await self.backing.ledger.abandoned():
             try:
                 await self.backing.reconcile(user_id)
             except (SessionDamaged, CodecError):
                 self.failures += 1
+
+    async def catch_up(self) -> None:
+        """Build everything, if Redis is not the one that it was built in."""
+        if self.due or await self.backing.ledger.built() is None:
+            await self._look()
+            await self.ensure()
 
     async def ensure(self) -> None:
         """Build everything if that is due; one task does it, the others wait.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from oddswire.errors import (
+    CodecError,
     OddswireError,
     SessionConflict,
     SessionDamaged,
@@ -153,7 +154,8 @@ class Restoring(Generic[T]):
         return Snapshot(header, live=False, plain=plain, members=members, stale=stale)
 
     @staticmethod
-    def _is_empty(kept: Kept) -> bool:
+    def is_empty(kept: Kept) -> bool:
+        """Whether she asked for nothing."""
         return kept.on and kept.data == _EMPTY
 
     # --- making Redis as the source is
@@ -169,7 +171,7 @@ class Restoring(Generic[T]):
         mark = await self._mark_any(user_id)
         try:
             await self._finish(user_id, mark, make_room=make_room)
-        except (SourceError, SessionDamaged):
+        except (SourceError, SessionDamaged, CodecError):
             if mark.kind == "marked":
                 with suppress(OddswireError):
                     await self.ledger.unmark(user_id, mark)
@@ -223,11 +225,14 @@ class Restoring(Generic[T]):
             # What was prepared on the version that was there is refused from now on.
             if await self.ask(self.source.save(claimed, there.version)):
                 kept = claimed
-        await self._restored(user_id, mark, kept, make_room=make_room)
+        if not await self._restored(user_id, mark, kept, make_room=make_room):
+            # Somebody took the mark, and may not have come to the end.
+            await self.reconcile(user_id, make_room=make_room)
 
     async def _restored(
         self, user_id: int, mark: Mark, kept: Kept | None, *, make_room: bool = True
-    ) -> None:
+    ) -> bool:
+        """Make Redis so; False when the mark is not the caller's any more."""
         away = False
         while True:
             place = await self._place(user_id)
@@ -238,8 +243,7 @@ class Restoring(Generic[T]):
                 case "names":
                     raise named_otherwise()
                 case "saved" | "lost":
-                    # Lost: somebody took the mark, and does this.
-                    return
+                    return answer == "saved"
 
     async def _restore(
         self,
@@ -251,7 +255,7 @@ class Restoring(Generic[T]):
         away: bool,
     ) -> str:
         ledger, form = self.ledger, self._form
-        if kept is None or (self._is_empty(kept) and not place.header):
+        if kept is None or (self.is_empty(kept) and not place.header):
             return await ledger.restore(user_id, mark, place, mode="gone")
         snapshot = self._snapshot(kept)
         try:

@@ -144,7 +144,7 @@ class Upkeep(Generic[T]):
             try:
                 ledger = None
                 if self._rebuilding is not None:
-                    await self._rebuilding.mend()
+                    await self._rebuilding.catch_up()
                     ledger = self._rebuilding.backing.ledger
                 await self.mirror.build(self._store, self._form, ledger)
             except OddswireError:
