@@ -263,7 +263,7 @@ async def test_a_paused_write_after_redis_was_emptied_is_refused(
 @pytest.mark.advanced
 @pytest.mark.requirement("S8")
 async def test_a_paused_switch_does_not_undo_a_later_one(people, source):
-    """Who comes late with an acknowledged state of before does not store it in Redis."""
+    """Who comes late with the state of before does not store it in Redis."""
     one, two = people(), people()
     await one.update(1, lives_in("Oslo"), create=True)
     go, there = asyncio.Event(), asyncio.Event()
