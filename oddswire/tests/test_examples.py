@@ -161,6 +161,25 @@ assert not logging.getLogger("oddswire").handlers
 
 
 @pytest.mark.integration
+@pytest.mark.requirement("G3", "K3")
+def test_the_smallest_cache_loads_once(server):
+    """A thousand callers are one load, and an invalidated tag is one more."""
+    run = subprocess.run(
+        [sys.executable, EXAMPLES / "minimal_cache.py"],
+        env={"REDIS_URL": server.url},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=25,
+    )
+
+    assert run.stdout.splitlines() == [
+        "asked 1000 times, loaded 1 time",
+        "after the invalidation, loaded 2 times",
+    ]
+
+
+@pytest.mark.integration
 @pytest.mark.requirement("G3")
 def test_the_asgi_example_refuses_the_fourth_request():
     """A whole application, from startup to shutdown, on a server of its own."""
