@@ -221,6 +221,10 @@ async def use_queue(url, prefix):
         asked.clear()
         consuming = loop.create_task(queue.consume(deliver, stop=stop))
         await either(consuming, asked)
+        async with asyncio.timeout(5):
+            while queue.counts.delivered < 2:
+                asked.clear()
+                await either(consuming, asked)
         stop.set()
         await consuming
         assert await queue.purge(user_id=3) == 1
