@@ -15,6 +15,7 @@ import shutil
 import tomllib
 import uuid
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +29,6 @@ import oddswire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from oddswire import EmbeddedServer
 
@@ -114,7 +114,7 @@ class Reporting:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         for mark in item.iter_markers("system"):
             command = mark.args[0]
-            if shutil.which(command) is None:
+            if not _installed(command):
                 package = mark.kwargs.get("package", command)
                 pytest.skip(f"needs {command}: sudo apt-get install {package}")
 
@@ -189,6 +189,13 @@ class Reporting:
                 say("requirements: not every test ran, no build/requirements.json")
 
 
+def _installed(command: str) -> bool:
+    # Debian keeps PostgreSQL's server out of PATH, one folder for each version.
+    return shutil.which(command) is not None or any(
+        Path("/usr/lib/postgresql").glob(f"*/bin/{command}")
+    )
+
+
 def _kinds_of(item: pytest.Item) -> list[str]:
     names = {mark.name for mark in item.iter_markers()}
     return [kind for kind in KINDS if kind in names]
@@ -220,6 +227,8 @@ def no_blocking_calls() -> Iterator[None]:
             function.can_block_in("redis/utils.py", "get_lib_version")
             # What this process holds is read from /proc, which is no disk.
             function.can_block_in("testing/resources.py", {"_sockets", "_count"})
+            # asyncpg looks for a file of passwords with each connection it makes.
+            function.can_block_in("asyncpg/connect_utils.py", {"_read_password_file"})
             # A Lua script is read as a module is: once, by whoever imports it first.
             function.can_block_in("scripts/_script.py", "load")
         yield

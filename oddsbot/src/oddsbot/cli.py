@@ -35,9 +35,34 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _commands() -> None:
-    """Keep `demo` a command of its own while there is only one."""
+database_app = typer.Typer(
+    help="The database that keeps users and rules.", no_args_is_help=True
+)
+app.add_typer(database_app, name="db")
+
+
+@database_app.command()
+def upgrade(
+    database: Annotated[
+        str | None,
+        typer.Option(help="Its URL; default: DATABASE_URL, else sqlite:///oddsbot.db."),
+    ] = None,
+) -> None:
+    """Bring the bot's own tables to the newest form; run it before each new version."""
+    try:
+        url = Settings.from_env().database_url if database is None else database
+        revision = asyncio.run(_upgraded(url))
+    except OddswireError as error:
+        _refuse(error)
+    print(f"the tables are at revision {revision}")  # noqa: T201 - its purpose
+
+
+async def _upgraded(url: str) -> str:
+    # SQLAlchemy takes its time to import, and the demo needs none of it.
+    from oddsbot import store  # noqa: PLC0415
+
+    async with store.open_database(url) as engine:
+        return await store.upgrade(engine)
 
 
 @app.command()

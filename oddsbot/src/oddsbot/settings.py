@@ -45,12 +45,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         gamma_url: Where Polymarket's markets are described.
         clob_url: Where its order books are.
         ws_url: Where its market channel is.
+        database_url: Of the source of record, from ``DATABASE_URL``.
     """
 
     redis: oddswire.Settings
     gamma_url: str
     clob_url: str
     ws_url: str
+    database_url: str = "sqlite:///oddsbot.db"
 
     @classmethod
     def from_env(
@@ -81,6 +83,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             field: environ.get(variable, default)
             for variable, (field, default, _) in _URLS.items()
         }
+        if "DATABASE_URL" in environ:
+            urls["database_url"] = environ["DATABASE_URL"]
         return cls(redis=redis, **urls)
 
 

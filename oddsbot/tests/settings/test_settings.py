@@ -79,3 +79,12 @@ def test_all_problems_are_told_at_once():
     assert "hunter2" not in text
     for name in ("POLYMARKET_WS_URL", "ODDSWIRE_PROFILE", "REDIS_URL"):
         assert name in text
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("S8")
+def test_the_database_is_a_file_or_the_one_of_the_environment():
+    """``DATABASE_URL`` says where users are kept; without it, a file beside the bot."""
+    url = "postgresql://bot@db/oddsbot"
+    assert Settings.from_env({}, None).database_url == "sqlite:///oddsbot.db"
+    assert Settings.from_env({"DATABASE_URL": url}, None).database_url == url

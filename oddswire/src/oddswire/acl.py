@@ -63,12 +63,14 @@ CACHE: Final = Component(
         "evalsha", "eval", "ping", "time",
         "get", "mget", "getrange", "set", "setrange", "exists", "pttl", "pexpire",
         "unlink",
+        # What is hot, for warming.
+        "zunionstore", "zincrby", "zremrangebyrank", "zcard", "zrevrange",
     ),
     # Without tracking nothing is kept in memory; TOUCH is against eviction.
     optional=("client|tracking", "touch"),
     families=(
         keys.CACHE, keys.CACHE_LEASE, keys.CACHE_TAG, keys.CACHE_NAMESPACE,
-        keys.CACHE_RUN, keys.CACHE_BEAT,
+        keys.CACHE_RUN, keys.CACHE_BEAT, keys.CACHE_HOT,
     ),
 )  # fmt: skip
 SESSIONS: Final = Component(
@@ -88,6 +90,7 @@ SESSIONS: Final = Component(
     families=(
         keys.SESSION, keys.SESSION_SHORT, keys.SESSION_EXPIRY, keys.SESSION_ACTIVITY,
         keys.SESSION_OFF, keys.SESSION_STATS, keys.SESSION_LOG, keys.SESSION_INDEX,
+        keys.SESSION_MARKS, keys.SESSION_NOTED,
     ),
 )  # fmt: skip
 LOCKS: Final = Component(

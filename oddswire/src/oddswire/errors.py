@@ -256,6 +256,18 @@ class SessionDamaged(SessionError):
         self.reason = reason
 
 
+class SourceError(SessionError):
+    """The source of record failed; what was to be stored may be, whole, or be later."""
+
+    outcome = Outcome.UNKNOWN
+
+
+class SourceUnavailable(SourceError):
+    """The source of record cannot be reached, or refused; nothing was changed."""
+
+    outcome = Outcome.NOT_SENT
+
+
 class ConversationBusy(OddswireError):
     """Too many updates of one conversation wait, or one waited too long; none ran."""
 

@@ -265,6 +265,10 @@ SESSION_STATS = Family("session-stats", int, tag=1, group="s")
 """shard: counters"""
 SESSION_LOG = Family("session-log", int, tag=1, group="s")
 """shard: the latest changes, for what processes keep in their memory"""
+SESSION_MARKS = Family("session-marks", int, tag=1, group="s")
+"""shard: users whose change is on its way to the source of record"""
+SESSION_NOTED = Family("session-noted", int, tag=1, group="s")
+"""shard: users by their version in the source of record"""
 SESSION_INDEX = Family("session-index", int, str, str, tag=1, group="s")
 """shard, index, value: users with that value, such as a tracked wallet"""
 

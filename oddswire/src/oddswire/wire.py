@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from oddswire.cache import Namespace
     from oddswire.locks import Lock
     from oddswire.pubsub import Topic
+    from oddswire.sessions import Source
 
 _log = logging.getLogger("oddswire.wire")
 
@@ -44,6 +45,7 @@ def connect(
     settings: Settings | None = None,
     *,
     session: type[Record] = Session,
+    source: Source | None = None,
     keyring: Keyring | None = None,
     namespaces: Iterable[Namespace] = (),
     topics: Iterable[Topic[Any]] = (),
@@ -57,6 +59,7 @@ def connect(
         settings: Where and how; default: development settings, with a server of our
             own started for as long as the wire is open.
         session: The type of the sessions.
+        source: Of record, where sessions are kept for good; see docs/source.md.
         keyring: Seals the sessions; default: the settings' key, where
             `session_encryption` asks for it.
         namespaces: Of the cache.
@@ -80,6 +83,7 @@ def connect(
     return Wire(
         settings,
         session=session,
+        source=source,
         keyring=keyring,
         namespaces=namespaces,
         topics=topics,
@@ -117,6 +121,7 @@ class Wire:
         settings: Settings,
         *,
         session: type[Record] = Session,
+        source: Source | None = None,
         keyring: Keyring | None = None,
         namespaces: Iterable[Namespace] = (),
         topics: Iterable[Topic[Any]] = (),
@@ -130,6 +135,7 @@ class Wire:
         self._queue_type = queue
         self.events = Events()
         self._session = session
+        self._source = source
         self._keyring = keyring
         self._stack = AsyncExitStack()
         self._opened = False
@@ -218,6 +224,7 @@ class Wire:
             cleanup=settings.session_cleanup,
             compress_above=_COMPRESS_ABOVE if compress else _SESSION_BYTES,
             max_size=_SESSION_BYTES,
+            source=self._source,
         )
 
     def _cache(self, stack: AsyncExitStack) -> Cache:

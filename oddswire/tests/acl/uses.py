@@ -75,6 +75,7 @@ async def use_cache(url, prefix):
         # A minute later, what is held is touched.
         cache._lease._touched = -math.inf
         await cache._lease.beat()
+        assert (await cache.warm_hot("a")).failed == {}
         assert await cache.expire("a:1") == 1
         assert await cache.delete("a:2") == 1
         await cache.invalidate_tags("t")
@@ -112,7 +113,10 @@ async def use_sessions(url, prefix):
         await sessions.update(2, lambda s: (setattr(s, "city", ""), s.dialog.clear()))
         assert (await sessions.stats()).total == 1
         await sessions.reencrypt()
-        await holds(lambda: sessions._upkeep.mirror.whole)
+        # Changes are followed while somebody looks.
+        async with asyncio.timeout(5):
+            while not sessions._upkeep.mirror.whole:
+                await sessions.users_for("city", "Paris")
         assert (await sessions.erase(2)).left == ()
 
 
@@ -217,6 +221,10 @@ async def use_queue(url, prefix):
         asked.clear()
         consuming = loop.create_task(queue.consume(deliver, stop=stop))
         await either(consuming, asked)
+        async with asyncio.timeout(5):
+            while queue.counts.delivered < 2:
+                asked.clear()
+                await either(consuming, asked)
         stop.set()
         await consuming
         assert await queue.purge(user_id=3) == 1

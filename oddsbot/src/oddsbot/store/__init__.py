@@ -1,5 +1,8 @@
-"""What the bot knows of each user: `UserSession`, and nothing of how it is stored."""
+"""What the bot knows of each user, and the database in which it is kept for good."""
 
+from oddsbot.store.database import open_database, upgrade
+from oddsbot.store.rules import SqlRules
+from oddsbot.store.source import SqlSource
 from oddsbot.store.user import (
     CONVERSATION_STEPS,
     MAX_WALLETS,
@@ -23,7 +26,11 @@ __all__ = [
     "Notifications",
     "Profile",
     "QuietHours",
+    "SqlRules",
+    "SqlSource",
     "Thresholds",
     "TrackedWallet",
     "UserSession",
+    "open_database",
+    "upgrade",
 ]

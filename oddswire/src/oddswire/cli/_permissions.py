@@ -28,6 +28,7 @@ _MOVABLE = {
     "zunion": ("ZUNION", "1", "KEY"),
     "zinter": ("ZINTER", "1", "KEY"),
     "zdiff": ("ZDIFF", "1", "KEY"),
+    "zunionstore": ("ZUNIONSTORE", "KEY", "1", "KEY"),
 }
 _CHANNELS = frozenset(
     {"publish", "spublish", "subscribe", "psubscribe", "ssubscribe"}

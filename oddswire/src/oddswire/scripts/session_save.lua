@@ -1,18 +1,26 @@
 -- Write what changed of a session, if it is still what the caller read.
 -- KEYS: main, short, activity, expiry, off, stats, log, then the index sets to join, then
--- those to leave.
+-- those to leave; with a source of record, marks and noted at last.
 -- ARGV: 1 shift, 2 name, 3 version read (0: there was none), 4 whether the conversation
 -- lived then, 5 ttl ms, 6 absolute ms (0: none), 7 cap, 8 schema, 9 generation (for a new
 -- one), 10 whether this is activity, 11 link, 12 joins and 13 leaves as text for the log,
 -- 14 who names (for a new one), then counts: 15 sets to join, 16 sets to leave, 17 fields
 -- of main to set, 18 to delete, 19 of short to set, 20 to delete, 21 collections whose
--- emptiness changed; then those, fields to set as pairs, collections with 1 or -1.
+-- emptiness changed; 22 mark of the caller ('-': nobody may have one, '': there is no
+-- source), 23 version in the source; then those, fields to set as pairs, collections with
+-- 1 or -1.
 -- Returns {"saved", header, now ms} | {"conflict", now ms, main, short or false} | {"gone"} |
--- {"full"} | {"names"} | {"damaged"}. Cost: O(log sessions + arguments).
+-- {"full"} | {"names"} | {"damaged"} | {"busy"} | {"lost"}. Cost: O(log sessions + arguments).
 local now = clock(ARGV[1])
 local ms = math.floor(now / 1000)
 local main, short, activity, expiry, off, stats, log = unpack(KEYS, 1, 7)
 local shift, name = ARGV[1], ARGV[2]
+local mark, marks, noted = ARGV[22], KEYS[#KEYS - 1], KEYS[#KEYS]
+if mark ~= '' then
+  local held = redis.call('HGET', marks, name)
+  if mark == '-' and held then return {'busy'} end
+  if mark ~= '-' and held ~= mark then return {'lost'} end
+end
 local r = read(main)
 if r and r.damaged then return {'damaged'} end
 if r and ended(main, r, now) then
@@ -42,7 +50,7 @@ r.s = ARGV[8]
 if ARGV[10] == '1' or r.e == 0 then
   active(short, activity, name, r, now, ARGV[5], ARGV[6], shift)
 end
-local at = 22
+local at = 24
 local joins, leaves = tonumber(ARGV[15]), tonumber(ARGV[16])
 for i = 1, joins do redis.call('SADD', KEYS[7 + i], name) end
 for i = 1, leaves do redis.call('SREM', KEYS[7 + joins + i], name) end
@@ -60,5 +68,9 @@ end
 write(main, r)
 redis.call('PEXPIREAT', short, text(r.e - tonumber(shift) / 1000))
 settle(main, expiry, name, r)
+if mark ~= '' and mark ~= '-' then
+  redis.call('HDEL', marks, name)
+  redis.call('HSET', noted, name, ARGV[23])
+end
 announce(log, stats, ARGV[11], name, r.v, r.o, ARGV[12], ARGV[13])
 return {'saved', redis.call('HGET', main, 'h'), ms}

@@ -13,6 +13,7 @@ from oddswire.sessions.record import (
     Secret,
     Session,
 )
+from oddswire.sessions.source import Kept, Rebuilt, SealedSource, Source
 from oddswire.sessions.statistics import SessionStatistics
 
 __all__ = [
@@ -22,10 +23,14 @@ __all__ = [
     "Feed",
     "Heard",
     "Indexed",
+    "Kept",
     "Missed",
+    "Rebuilt",
     "Record",
+    "SealedSource",
     "Secret",
     "Session",
     "SessionStatistics",
     "Sessions",
+    "Source",
 ]

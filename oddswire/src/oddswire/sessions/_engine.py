@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from oddswire.clock import SystemClock
@@ -15,26 +17,30 @@ from oddswire.errors import (
     SessionError,
     SessionFull,
     SessionGone,
+    SourceError,
 )
 from oddswire.keys import KeySpace
+from oddswire.sessions._backing import Backing
 from oddswire.sessions._form import Content, Form, Snapshot, stamp
 from oddswire.sessions._groups import Groups, Wish
 from oddswire.sessions._header import Header
 from oddswire.sessions._layout import Layout
+from oddswire.sessions._ledger import LEASE, Ledger
 from oddswire.sessions._near import Near
-from oddswire.sessions._scripts import Stored, Terms
+from oddswire.sessions._rebuilding import Rebuilding
+from oddswire.sessions._scripts import Answer, Stored, Terms
 from oddswire.sessions._store import Store
 from oddswire.sessions._turns import Turns
 from oddswire.sessions._upkeep import Upkeep
 from oddswire.sessions.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from oddswire.client import Client
     from oddswire.clock import Clock
     from oddswire.codec import Compressor, Keyring, Names, Sealer
-    from oddswire.sessions._scripts import Answer
+    from oddswire.sessions.source import Source
 
 T = TypeVar("T", bound=Record)
 K = TypeVar("K")
@@ -69,6 +75,7 @@ class Engine(Generic[T]):
         touch_interval: float,
         near: int,
         clock: Clock | None,
+        source: Source | None,
     ) -> None:
         if keyring is not None:
             sealer = AesGcm(keyring) if sealer is None else sealer
@@ -97,7 +104,17 @@ class Engine(Generic[T]):
         self._turns = Turns()
         self._groups = Groups(self._turns, self._commit)
         self._near = Near(self._layout.whole, near, self._clock)
-        self._upkeep = Upkeep(self._rewrite, self._store, self._form, self._near)
+        self._backing: Backing[T] | None = None
+        self._rebuilding: Rebuilding[T] | None = None
+        if source is not None:
+            ledger = Ledger(self._store, cap)
+            self._backing = Backing(
+                source, self._store, self._form, ledger, self._clock
+            )
+            self._rebuilding = Rebuilding(self._backing, self._store, self._clock)
+        self._upkeep = Upkeep(
+            self._rewrite, self._store, self._form, self._near, self._rebuilding
+        )
         self._cleanup = cleanup
 
     async def _rewrite(self, user_id: int) -> None:
@@ -111,6 +128,18 @@ class Engine(Generic[T]):
                 return
             await self._after(user_id, answer, create=False)
         raise SessionConflict(f"others changed the session {TRIES} times")
+
+    async def _changed(
+        self, user_id: int, fn: Callable[[T], object], *, create: bool, active: bool
+    ) -> T:
+        """Make one change: alone, or with those that would wait too."""
+        wish: Wish[T] = Wish(fn, create=create, active=active)
+        if self._turns.free(user_id):
+            async with self._turns.of(user_id):
+                await self._commit(user_id, [wish])
+        else:
+            await self._groups.join(user_id, wish)
+        return wish.outcome()
 
     async def _commit(self, user_id: int, wishes: Sequence[Wish[T]]) -> None:
         """Make changes one after another, and save them at once.
@@ -137,9 +166,9 @@ class Engine(Generic[T]):
                 active=any(wish.active for wish in made),
             )
             if answer.kind == "saved":
-                header = Header.parse(answer.header)
-                for wish in made:
-                    stamp(wish.value, user_id, header)
+                # The last one's value was stamped with what is stored.
+                for wish in made[:-1]:
+                    _stamp_like(wish.value, made[-1].value)
                 return
             create = any(wish.create for wish in made)
             try:
@@ -193,7 +222,7 @@ class Engine(Generic[T]):
     async def _load(self, user_id: int) -> tuple[Snapshot, T] | None:
         reading = self._near.begin(user_id)
         try:
-            stored = await self._store.get(user_id)
+            stored = await self._stored(user_id)
             if not isinstance(stored, Stored):
                 self._near.drop(user_id)
                 return None
@@ -203,6 +232,31 @@ class Engine(Generic[T]):
             return snapshot, value
         finally:
             self._near.end(user_id, reading)
+
+    async def _stored(self, user_id: int) -> Stored | bool:
+        """Read it from Redis; from the source where Redis has not got it."""
+        if self._backing is None:
+            return await self._store.get(user_id)
+        stored, marked = await asyncio.gather(
+            self._store.get(user_id), self._backing.ledger.marked(user_id)
+        )
+        if not isinstance(stored, Stored):
+            kept = await self._backing.load(user_id)
+            if kept is None or self._backing.is_empty(kept):
+                return False
+            await self._backing.reconcile(user_id)
+            return await self._store.get(user_id)
+        assert self._rebuilding is not None  # noqa: S101 - they come together
+        doubtful = marked is not None and abs(stored.now / 1e3 - marked) >= LEASE
+        if doubtful or self._rebuilding.due:
+            # With the source away, what Redis has is answered.
+            with suppress(SourceError):
+                if doubtful:
+                    await self._backing.reconcile(user_id)
+                else:
+                    await self._backing.check(user_id)
+                return await self._store.get(user_id)
+        return stored
 
     def _opened(self, user_id: int, stored: Stored) -> Snapshot:
         live = stored.short is not None
@@ -228,17 +282,36 @@ class Engine(Generic[T]):
         change = self._form.change(user_id, snapshot, content, generation)
         reading = self._near.begin(user_id)
         try:
-            answer = await self._store.save(
-                user_id,
-                change,
-                read=0 if snapshot is None else snapshot.header.version,
-                live=snapshot is not None and snapshot.live,
-                terms=self._terms,
-                cap=self._cap,
-                schema=self._layout.type.schema,
-                generation=generation,
-                active=active,
-            )
+            if self._backing and (snapshot is None or change.main or change.main_gone):
+                answer = await self._backing.write(
+                    user_id,
+                    snapshot,
+                    content,
+                    change,
+                    generation=generation,
+                    terms=self._terms,
+                    cap=self._cap,
+                    active=active,
+                )
+            else:
+                answer = await self._store.save(
+                    user_id,
+                    change,
+                    read=0 if snapshot is None else snapshot.header.version,
+                    live=snapshot is not None and snapshot.live,
+                    terms=self._terms,
+                    cap=self._cap,
+                    schema=self._layout.type.schema,
+                    generation=generation,
+                    active=active,
+                    mark="-" if self._backing else "",
+                )
+            if answer.kind == "kept":
+                self._near.drop(user_id)
+                newest = await self._snapshot(user_id)
+                if newest is not None:
+                    stamp(value, user_id, newest.header)
+                return Answer("saved")
             if answer.kind == "saved":
                 header = Header.parse(answer.header)
                 stamp(value, user_id, header)
@@ -266,6 +339,13 @@ class Engine(Generic[T]):
         match answer.kind:
             case "conflict" if answer.stored is not None:
                 return self._opened(user_id, answer.stored)
+            case "again":
+                return await self._snapshot(user_id)
+            case "busy" if self._backing is not None:
+                await self._backing.settled(user_id)
+                return await self._snapshot(user_id)
+            case "gone" if self._backing is not None:
+                return await self._snapshot(user_id)
             case "gone" if create:
                 return None
             case "gone":
@@ -285,6 +365,11 @@ class Engine(Generic[T]):
                 )
             case _:
                 raise SessionDamaged("the header is no header", reason="damaged")
+
+
+def _stamp_like(value: Record, stored: Record) -> None:
+    for name in Record.__struct_fields__:
+        setattr(value, name, getattr(stored, name))
 
 
 def remember(

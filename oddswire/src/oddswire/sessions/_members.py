@@ -11,6 +11,10 @@ from oddswire.sessions.record import Record
 T = TypeVar("T", bound=Record)
 
 
+class _NotThere(Exception):
+    """There is nothing to change."""
+
+
 class Members(Engine[T]):
     """The calls of `Sessions` that change one member."""
 
@@ -35,6 +39,8 @@ class Members(Engine[T]):
         """
         mark = self._collection(collection)
         body = self._form.check_member(collection, key, value)
+        if self._backing is not None:
+            return await self._added(user_id, collection, key, body, active=active)
         field = self._form.member_field(collection, key)
         generation = self._generations.get(user_id, "")
         for _ in range(TRIES):
@@ -77,6 +83,8 @@ class Members(Engine[T]):
             SessionGone: There is no session.
         """
         mark = self._collection(collection)
+        if self._backing is not None:
+            return await self._removed(user_id, collection, key, active=active)
         answer = await self._store.member(
             user_id,
             collection=collection,
@@ -93,6 +101,38 @@ class Members(Engine[T]):
         if answer.kind != "saved":
             await self._after(user_id, answer, create=False)
         return bool(answer.detail[0])
+
+    # With a source the whole record is written, so the rest is read first.
+
+    async def _added(
+        self, user_id: int, collection: str, key: str, body: bytes, *, active: bool
+    ) -> bool:
+        limit = self._collection(collection).limit
+        decoder, new = self._layout.members[collection], False
+
+        def add(session: T) -> None:
+            nonlocal new
+            content = getattr(session, collection)
+            new = key not in content
+            if new and len(content) >= limit:
+                raise SessionFull(f"{collection}: {limit} members is the limit")
+            content[key] = decoder.decode(body)[1]
+
+        await self._changed(user_id, add, create=False, active=active)
+        return new
+
+    async def _removed(
+        self, user_id: int, collection: str, key: str, *, active: bool
+    ) -> bool:
+        def remove(session: T) -> None:
+            if getattr(session, collection).pop(key, _NotThere) is _NotThere:
+                raise _NotThere
+
+        try:
+            await self._changed(user_id, remove, create=False, active=active)
+        except _NotThere:
+            return False
+        return True
 
     def _collection(self, name: str) -> Any:
         mark = self._layout.collections.get(name)

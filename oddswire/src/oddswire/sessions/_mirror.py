@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from oddswire.sessions._form import Form, Tag
+    from oddswire.sessions._ledger import Ledger
     from oddswire.sessions._store import Store
     from oddswire.sessions.feed import Announced
 
@@ -50,7 +51,9 @@ class Mirror:
         else:
             self._off.add(change.name)
 
-    async def build(self, store: Store, form: Form[Any]) -> None:
+    async def build(
+        self, store: Store, form: Form[Any], ledger: Ledger | None = None
+    ) -> None:
         """Read every session's index entries, without opening one.
 
         What changes meanwhile is read before or after; applying the changes since the
@@ -62,4 +65,9 @@ class Mirror:
             for name, fields in await store.entries(page):
                 for tag in form.tags_of(fields):
                     self._names.setdefault(tag, set()).add(name)
+        if ledger is not None:
+            async for known in ledger.everybody():
+                for name, away in known:
+                    for tag in away or ():
+                        self._names.setdefault(tag, set()).add(name)
         self._off = await store.switched_off()

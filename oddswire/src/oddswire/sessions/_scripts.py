@@ -33,6 +33,11 @@ REAP = _script("session_reap")
 STATS = _script("session_stats")
 LOOKUP = _script("session_lookup")
 MOVE = _script("session_move")
+MARK = _script("session_mark")
+UNMARK = load("session_unmark")
+RESTORE = _script("session_restore")
+EVICT = _script("session_evict")
+REBUILT = load("session_rebuilt")
 
 Fields = dict[bytes, bytes]
 
@@ -75,7 +80,8 @@ class Answer(msgspec.Struct, frozen=True):
 
     kind: Literal[
         "saved", "conflict", "gone", "full", "names", "damaged", "schema",
-        "generation", "taken",
+        "generation", "taken", "busy", "lost", "again",
+        "kept",
     ]  # fmt: skip
     header: bytes = b""
     stored: Stored | None = None

@@ -12,8 +12,7 @@ from oddswire.errors import (
     SessionError,
     SessionGone,
 )
-from oddswire.sessions._engine import remember
-from oddswire.sessions._groups import Wish
+from oddswire.sessions._engine import TRIES, remember
 from oddswire.sessions._members import Members
 from oddswire.sessions.record import Record, Session
 
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from oddswire.clock import Clock
     from oddswire.codec import Compressor, Keyring, Names, Sealer
     from oddswire.erasure import Erased
+    from oddswire.sessions._form import Tag
+    from oddswire.sessions.source import Rebuilt, Source
     from oddswire.sessions.statistics import SessionStatistics
 
 T = TypeVar("T", bound=Record)
@@ -51,11 +52,14 @@ class Sessions(Members[T]):
         max_size: Bytes that a section or a member may have.
         ttl: Seconds without activity after which a conversation ends.
         absolute: Seconds after which it ends whatever happens; None: no such limit.
-        cap: Most sessions; one who has a session is never refused.
+        cap: Most sessions; one who has a session is never refused. With a source, the
+            least active leaves Redis, and nobody is refused.
         cleanup: Seconds between removals of what has ended.
         touch_interval: `touch` writes at most once in so many seconds.
         near: Most sessions to keep in memory, inside ``async with``.
         clock: Of this process; expiry is by the server's.
+        source: Of record: what is asked for is written there before a change is
+            acknowledged, and read from there where Redis has not got it.
 
     Raises:
         TypeError: The type is no `Record`, or a field of it has no default or a mark
@@ -81,6 +85,7 @@ class Sessions(Members[T]):
         touch_interval: float = 60.0,
         near: int = 10_000,
         clock: Clock | None = None,
+        source: Source | None = None,
     ) -> None:
         super().__init__(
             client,
@@ -99,6 +104,7 @@ class Sessions(Members[T]):
             touch_interval=touch_interval,
             near=near,
             clock=clock,
+            source=source,
         )
 
     async def __aenter__(self) -> Self:
@@ -169,15 +175,11 @@ class Sessions(Members[T]):
             SessionFull: It would be one too many, or have too many members.
             SessionConflict: Others were faster 16 times.
             SessionDamaged: What is stored does not open; it was left as it is.
+            SourceError: The source failed: nothing is changed, or, with the outcome
+                unknown, the change is stored or will never be.
             CodecError: What `fn` left is not of the type, or too large.
         """
-        wish: Wish[T] = Wish(fn, create=create, active=active)
-        if self._turns.free(user_id):
-            async with self._turns.of(user_id):
-                await self._commit(user_id, [wish])
-        else:
-            await self._groups.join(user_id, wish)
-        return wish.outcome()
+        return await self._changed(user_id, fn, create=create, active=active)
 
     @asynccontextmanager
     async def exclusive(
@@ -206,7 +208,7 @@ class Sessions(Members[T]):
             save = partial(self._save, user_id, snapshot, content, value, active=active)
             while (answer := await save()).kind == "full":
                 await self._after(user_id, answer, create=create)
-            if answer.kind == "conflict":
+            if answer.kind in ("conflict", "again", "busy"):
                 raise SessionConflict("another process changed the session meanwhile")
             if answer.kind != "saved":
                 await self._after(user_id, answer, create=False)
@@ -224,6 +226,8 @@ class Sessions(Members[T]):
         if last is not None and now - last < self._touch_interval:
             return True
         there = await self._store.touch(user_id, self._terms)
+        if not there and self._backing and await self._stored(user_id):
+            there = await self._store.touch(user_id, self._terms)
         if there:
             remember(self._touched, user_id, now)
         # What is in memory believes that the conversation ends sooner: let it go.
@@ -240,9 +244,17 @@ class Sessions(Members[T]):
 
     async def _switch(self, user_id: int, *, on: bool) -> bool:
         try:
-            return await self._store.switch(user_id, on=on)
+            if self._backing is None:
+                return await self._store.switch(user_id, on=on)
+            for _ in range(TRIES):
+                snapshot = await self._snapshot(user_id)
+                if snapshot is None or snapshot.header.on == on:
+                    return snapshot is not None
+                if await self._backing.switch(user_id, snapshot, on=on):
+                    return True
         finally:
             self._near.drop(user_id)
+        raise SessionConflict(f"others changed the session first, {TRIES} times")
 
     async def delete(self, user_id: int) -> bool:
         """Delete a session, also one that does not open; False when there was none.
@@ -310,10 +322,41 @@ class Sessions(Members[T]):
         if not fresh:
             names = self._upkeep.mirrored(tag)
         if names is None:
-            found = await self._store.lookup(tag, _PAGE)
+            found = await self._found(tag)
             names = await self._store.pages(tag) if isinstance(found, int) else found
         user = self._store.names.user
         return frozenset([user(name) for name in names])
+
+    async def _found(self, tag: Tag) -> list[str] | int:
+        if self._rebuilding is None:
+            return await self._store.lookup(tag, _PAGE)
+        while True:
+            # Who is in no index yet must not look like one who asked for nothing.
+            await self._rebuilding.ensure()
+            found = await self._store.lookup(tag, _PAGE, sourced=True)
+            if found != -1:
+                return found
+            self._rebuilding.lost()
+
+    async def rebuild(
+        self, on_progress: Callable[[Rebuilt], object] | None = None
+    ) -> Rebuilt:
+        """Have Redis be as the source of record is, all of it.
+
+        It is done by itself when sessions are entered, and when Redis lost its data.
+        What is right already costs one look for 200 users. Interrupted, it goes on
+        where it was, here or in another process; users are served meanwhile.
+
+        Args:
+            on_progress: Called after each page and at the end.
+
+        Raises:
+            SessionError: There is no source.
+            OddswireError: Redis or the source cannot be asked.
+        """
+        if self._rebuilding is None:
+            raise SessionError("there is no source of record: give Sessions a source")
+        return await self._rebuilding.run(on_progress)
 
     async def stats(
         self, windows: Sequence[float] = (3600.0, 86_400.0)

@@ -45,6 +45,8 @@ class Store:
         self.off = space.key(families.SESSION_OFF, shard)
         self.stats = space.key(families.SESSION_STATS, shard)
         self.log = space.key(families.SESSION_LOG, shard)
+        self.marks = space.key(families.SESSION_MARKS, shard)
+        self.noted = space.key(families.SESSION_NOTED, shard)
         # What names came from, so that a process with another key is told.
         self.naming = names.of_user(0)
 
@@ -85,13 +87,19 @@ class Store:
         schema: int,
         generation: str,
         active: bool,
+        mark: str = "",
+        sourced: str = "",
     ) -> Answer:
-        """Write a change of the version that was read; 0 to create."""
+        """Write a change of the version that was read; 0 to create.
+
+        With a source of record, under a mark: the caller's, or "-" for nobody's.
+        """
         keys = [
             *self.pair(user_id),
             *(self.activity, self.expiry, self.off, self.stats, self.log),
             *(self.index(tag) for tag in change.joins),
             *(self.index(tag) for tag in change.leaves),
+            *((self.marks, self.noted) if mark else ()),
         ]
         args: list[Any] = [
             self.shift, self.names.of_user(user_id), read, int(live), terms.ttl,
@@ -100,6 +108,7 @@ class Store:
             len(change.joins), len(change.leaves),
             len(change.main), len(change.main_gone),
             len(change.short), len(change.short_gone), len(change.held),
+            mark, sourced,
         ]  # fmt: skip
         args += flat(change.main)
         args += change.main_gone
@@ -232,9 +241,15 @@ class Store:
 
     # --- all of them
 
-    async def lookup(self, tag: Tag, most: int) -> list[str] | int:
-        """Return the names of an index's value, or their number when above `most`."""
-        reply = await scripts.LOOKUP(self.client, (self.index(tag), self.off), (most,))
+    async def lookup(
+        self, tag: Tag, most: int, *, sourced: bool = False
+    ) -> list[str] | int:
+        """Return the names of an index's value, or their number when above `most`.
+
+        With a source of record, -1 when the indexes were not built from it yet.
+        """
+        keys = (self.index(tag), self.off, *((self.stats,) if sourced else ()))
+        reply = await scripts.LOOKUP(self.client, keys, (most,))
         return reply if isinstance(reply, int) else [name.decode() for name in reply]
 
     async def pages(self, tag: Tag) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from oddswire.codec import AesGcm
@@ -16,6 +17,7 @@ from oddswire.errors import (
     SessionDamaged,
     SessionError,
     SessionGone,
+    SourceError,
 )
 from oddswire.sessions._form import INDEX
 from oddswire.sessions._mirror import Mirror
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from oddswire.clock import Clock
     from oddswire.sessions._form import Form, Tag
     from oddswire.sessions._near import Near
+    from oddswire.sessions._rebuilding import Rebuilding
     from oddswire.sessions._scripts import Terms
     from oddswire.sessions._store import Store
     from oddswire.sessions.feed import Feed
@@ -52,6 +55,7 @@ class Upkeep(Generic[T]):
         store: Of them.
         form: Of them.
         near: Of them.
+        rebuilding: From the source of record, if there is one.
 
     Attributes:
         failures: Sweeps that failed.
@@ -64,6 +68,7 @@ class Upkeep(Generic[T]):
         store: Store,
         form: Form[T],
         near: Near[T],
+        rebuilding: Rebuilding[T] | None = None,
     ) -> None:
         self.failures = 0
         self.mirror = Mirror()
@@ -71,6 +76,7 @@ class Upkeep(Generic[T]):
         self._store = store
         self._form = form
         self._near = near
+        self._rebuilding = rebuilding
         self._tasks: list[asyncio.Task[None]] = []
         self._clock: Clock
         self._asked = 0
@@ -94,6 +100,8 @@ class Upkeep(Generic[T]):
                 "the sessions here are named under another key (or none): give the "
                 "keyring that they were made with"
             )
+        if self._rebuilding is not None:
+            await self._rebuilding.start()
         self._near.following = True
         feed = LogFeed(self._store.client, self._store.log, clock)
         loop = asyncio.get_running_loop()
@@ -104,6 +112,8 @@ class Upkeep(Generic[T]):
 
     async def stop(self) -> None:
         """End the tasks and wait for them."""
+        if self._rebuilding is not None:
+            await self._rebuilding.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -161,7 +171,11 @@ class Upkeep(Generic[T]):
     async def _rebuild(self) -> None:
         while True:
             try:
-                await self.mirror.build(self._store, self._form)
+                ledger = None
+                if self._rebuilding is not None:
+                    await self._rebuilding.catch_up()
+                    ledger = self._rebuilding.backing.ledger
+                await self.mirror.build(self._store, self._form, ledger)
             except OddswireError:
                 await self._clock.sleep(0.2)
             else:
@@ -182,14 +196,22 @@ class Upkeep(Generic[T]):
         """Remove what has ended; any number may run at once, or be killed."""
         removed = 0
         while names := await self._store.ended(_SWEEP):
-            removed += await self._store.reap(names)
+            if self._rebuilding is None:
+                removed += await self._store.reap(names)
+            else:
+                # At the source too, so one after the other.
+                for name in names:
+                    user_id = self._store.names.user(name)
+                    removed += await self._rebuilding.backing.end(user_id)
             if len(names) < _SWEEP:
                 break
         return removed
 
     async def stats(self, terms: Terms, windows: Sequence[float]) -> SessionStatistics:
         """Count."""
-        await self.sweep()
+        # What cannot be removed at the source now is removed later, and counted here.
+        with suppress(SourceError):
+            await self.sweep()
         milliseconds = [round(each * 1e3) for each in windows]
         reply = await self._store.count(terms.ttl, milliseconds)
         now, total, off, flat, conversations, within = reply
@@ -216,6 +238,8 @@ class Upkeep(Generic[T]):
     async def delete(self, user_id: int) -> bool:
         """Delete a session whatever is stored of it."""
         try:
+            if self._rebuilding is not None:
+                return await self._rebuilding.backing.delete(user_id)
             for _ in range(_TRIES):
                 main = await self._store.fields(user_id)
                 if not main:
@@ -246,10 +270,20 @@ class Upkeep(Generic[T]):
         removed = len(main)
         await self.delete(user_id)
         removed += await self._store.purge(user_id)
-        return Erased("sessions", removed, tuple(await self._store.traces(user_id)))
+        left = await self._store.traces(user_id)
+        backing = None if self._rebuilding is None else self._rebuilding.backing
+        if backing is not None and await backing.load(user_id) is not None:
+            left.append("the source")
+        return Erased("sessions", removed, tuple(left))
 
     async def migrate(self, old: int, new: int) -> bool:
         """Move a session to another user id."""
+        if self._rebuilding is not None:
+            try:
+                return await self._rebuilding.backing.move(old, new)
+            finally:
+                self._near.drop(old)
+                self._near.drop(new)
         for _ in range(_TRIES):
             stored = await self._store.get(old)
             if not isinstance(stored, Stored):

@@ -1,0 +1,148 @@
+"""The database: its engine, and the migrations of the bot's tables."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from oddsbot.store.tables import VERSIONS, metadata
+from oddswire.errors import SettingsError, SourceError, SourceUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from alembic.runtime.migration import MigrationContext
+    from sqlalchemy import Connection
+
+_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql": "postgresql+asyncpg",
+    "postgres": "postgresql+asyncpg",
+}
+
+
+@asynccontextmanager
+async def open_database(url: str) -> AsyncIterator[AsyncEngine]:
+    """Hold an engine for ``sqlite:///file`` or ``postgresql://...``; connects on use.
+
+    Raises:
+        SettingsError: The URL is none of these, or its driver is not installed.
+    """
+    # SQLite's dialect looks for its file.
+    engine = await asyncio.to_thread(_engine, url)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+def _engine(url: str) -> AsyncEngine:
+    scheme, separator, rest = url.partition("://")
+    try:
+        engine = create_async_engine(
+            f"{_DRIVERS.get(scheme, scheme)}{separator}{rest}", pool_pre_ping=True
+        )
+    except (ArgumentError, SQLAlchemyError, ImportError) as error:
+        # Not repeated: an URL may hold a password.
+        raise SettingsError(
+            "the database URL cannot be used: give one like sqlite:///bot.db or "
+            "postgresql://user@host/name (pip install oddsbot[postgresql])"
+        ) from error
+    if engine.dialect.name == "sqlite":
+        event.listen(engine.sync_engine, "connect", _pragmas)
+    return engine
+
+
+def _pragmas(connection: Any, _: object) -> None:
+    cursor = connection.cursor()
+    # Readers and one writer at once; a write is on the disk when it is acknowledged.
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA busy_timeout = 5000")
+    cursor.close()
+
+
+async def upgrade(engine: AsyncEngine) -> str:
+    """Bring the bot's tables to the newest form; return its revision.
+
+    All of it is one transaction. Two processes may do it at once on PostgreSQL: a lock
+    makes the second one wait and find it done.
+
+    Raises:
+        SourceError: The database refused.
+    """
+    script = await asyncio.to_thread(_script)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(_upgrade, script)
+    except (SQLAlchemyError, OSError) as error:
+        raise failure(error) from error
+    head = script.get_current_head()
+    assert head is not None  # noqa: S101 - the package has migrations
+    return head
+
+
+def _script() -> ScriptDirectory:
+    config = Config()
+    config.set_main_option("script_location", "oddsbot:store/migrations")
+    config.set_main_option("path_separator", "os")
+    script = ScriptDirectory.from_config(config)
+    # The files are read here, in a thread, and not in the middle of a transaction.
+    script.get_heads()
+    return script
+
+
+def _upgrade(connection: Connection, script: ScriptDirectory) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7246110)")
+
+    def steps(revision: Any, _: MigrationContext) -> Sequence[Any]:
+        return script._upgrade_revs("head", revision)  # noqa: SLF001 - as alembic does
+
+    context = EnvironmentContext(Config(), script, fn=steps)
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        version_table=VERSIONS,
+        transaction_per_migration=False,
+    )
+    context.run_migrations()
+
+
+def failure(error: Exception) -> SourceError:
+    """Return what a failure of the database is to its caller, without its values."""
+    cause = getattr(error, "orig", None) or error
+    text = f"the database: {type(cause).__name__}"
+    refused = isinstance(error, DBAPIError) and not error.connection_invalidated
+    if isinstance(error, OSError) or (refused and not _broken(cause)):
+        return SourceUnavailable(text)
+    return SourceError(text)
+
+
+def _broken(cause: BaseException) -> bool:
+    """Whether the connection ended, so that a commit may have gone through."""
+    names = {each.__name__ for each in type(cause).__mro__}
+    return bool(
+        names
+        & {
+            "ConnectionDoesNotExistError",
+            "ConnectionFailureError",
+            "InterfaceError",
+            "InternalClientError",
+            "PostgresConnectionError",
+            "AdminShutdownError",
+            "CrashShutdownError",
+        }
+    ) or any(
+        _broken(each)
+        for each in (cause.__cause__, cause.__context__)
+        if each is not None
+    )

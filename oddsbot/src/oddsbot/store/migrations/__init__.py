@@ -1,0 +1,1 @@
+"""Changes of the tables, made by Alembic; `oddsbot.store.upgrade` runs them."""

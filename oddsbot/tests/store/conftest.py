@@ -1,0 +1,89 @@
+"""Databases: SQLite in a file, and a PostgreSQL of the tests' own."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from sqlalchemy import text
+
+from oddsbot.store import open_database, upgrade
+
+_spec = importlib.util.spec_from_file_location(
+    "store_postgres", Path(__file__).with_name("postgres.py")
+)
+_postgres = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_postgres)
+
+DATABASES = [
+    "sqlite",
+    pytest.param(
+        "postgres", marks=pytest.mark.system("postgres", package="postgresql")
+    ),
+]
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """Return a PostgreSQL; take it in tests marked `system` only."""
+    server = _postgres.Postgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+async def drop(engine):
+    """Drop the bot's tables."""
+    async with engine.begin() as connection:
+        for name in ("users", "rules", "schema"):
+            await connection.execute(text(f"DROP TABLE IF EXISTS oddsbot_{name}"))
+
+
+@pytest.fixture
+async def killable(postgres):
+    """Return a PostgreSQL that the test may kill, and an engine with the tables."""
+    async with open_database(postgres.url) as engine:
+        await drop(engine)
+        await upgrade(engine)
+        yield postgres, engine
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request, tmp_path):
+    """Return the URL of an empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/bot.db"
+    return request.getfixturevalue("postgres").url
+
+
+@pytest.fixture
+async def empty(database_url):
+    """Return an engine on a database without the bot's tables."""
+    async with open_database(database_url) as engine:
+        await drop(engine)
+        yield engine
+
+
+@pytest.fixture
+async def engine(empty):
+    """Return an engine on a database with the bot's tables."""
+    await upgrade(empty)
+    return empty
+
+
+@pytest.fixture
+def until():
+    """Return what waits until something holds, and fails when it never does."""
+
+    async def wait(holds, seconds=15.0):
+        deadline = monotonic() + seconds
+        while not holds():
+            assert monotonic() < deadline, "it never came to hold"
+            await asyncio.sleep(0.01)
+
+    return wait

@@ -1,0 +1,337 @@
+"""Users and rules in SQL: on SQLite, and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import inspect, text
+from typer.testing import CliRunner
+
+from oddsbot.alerts import Direction, PriceRule
+from oddsbot.cli import app
+from oddsbot.store import (
+    SqlRules,
+    SqlSource,
+    TrackedWallet,
+    UserSession,
+    open_database,
+    upgrade,
+)
+from oddsbot.store.source import _kept, _row
+from oddsbot.store.tables import VERSIONS, metadata
+from oddswire import Client
+from oddswire.codec import Keyring
+from oddswire.errors import (
+    CodecError,
+    Outcome,
+    SettingsError,
+    SourceError,
+    SourceUnavailable,
+)
+from oddswire.sessions import Kept, SealedSource, Sessions
+
+WALLET = "0x" + "ab" * 20
+
+
+def kept(user_id=1, version=1, data=b"x", **more):
+    """Return a record."""
+    return Kept(
+        user_id=user_id, version=version, schema=1, created=1_790_000_000_000_000,
+        active=1_790_000_000_000, on=True, data=data, **more,
+    )  # fmt: skip
+
+
+def rule(number, user_id=1):
+    """Return a rule."""
+    return PriceRule(
+        id=f"rule {number:04}", user_id=user_id, market="0xmarket", asset_id="1" * 77,
+        direction=Direction.ABOVE, level=Decimal("0.60"),
+    )  # fmt: skip
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S8")
+async def test_a_record_is_written_only_over_the_version_it_names(engine):
+    """An older write never replaces a newer one; a refused one changes nothing."""
+    source = SqlSource(engine)
+    assert await source.load([1]) == []
+    assert not await source.save(kept(), 5)
+    assert await source.save(kept(version=7), 0)
+    assert not await source.save(kept(version=8), 0)
+    assert not await source.save(kept(version=8), 6)
+    assert await source.save(kept(version=9, data=b"\0\xff"), 7)
+    assert await source.load([1, 2]) == [kept(version=9, data=b"\0\xff")]
+    assert not await source.delete(1, 7)
+    assert await source.delete(1, 9)
+    assert not await source.delete(1, 9)
+    assert await source.load([1]) == []
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S8")
+async def test_a_record_moves_whole_or_not_at_all(engine):
+    """`move` is one transaction: a taken id or another version changes nothing."""
+    source = SqlSource(engine)
+    await source.save(kept(1), 0)
+    await source.save(kept(2), 0)
+    assert not await source.move(1, 1, kept(2, version=2))
+    assert not await source.move(1, 9, kept(-3, version=2))
+    assert await source.load([1, 2, -3]) in (
+        [kept(1), kept(2)],
+        [kept(2), kept(1)],
+    )
+    assert await source.move(1, 1, kept(-3, version=2))
+    assert await source.load([1, -3]) == [kept(-3, version=2)]
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S8")
+async def test_pages_have_everybody_once_in_order(engine):
+    """A scan by pages is every record by user id, negative ones first."""
+    source = SqlSource(engine)
+    users = [-(2**62), -100, 0, 5, 7, 2**62]
+    for user in reversed(users):
+        assert await source.save(kept(user), 0)
+    found, after = [], None
+    while page := await source.scan(after, 4):
+        found += [each.user_id for each in page]
+        after = page[-1].user_id
+    assert found == users
+    many = await source.load(range(1200))
+    assert sorted(each.user_id for each in many) == [0, 5, 7]
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S8")
+async def test_of_two_at_once_the_database_lets_one_win(engine):
+    """Two writes over one version, at the same time: one True, one False."""
+    source = SqlSource(engine)
+    for round_ in range(5):
+        first = [source.save(kept(round_, version=n), 0) for n in (1, 2)]
+        assert sorted(await asyncio.gather(*first)) == [False, True]
+        (now,) = await source.load([round_])
+        then = [source.save(kept(round_, version=n), now.version) for n in (8, 9)]
+        assert sorted(await asyncio.gather(*then)) == [False, True]
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S8")
+async def test_the_migrations_make_own_tables_only_and_what_the_code_expects(empty):
+    """Upgrading twice, and in two processes at once, gives the tables of the code."""
+    async with empty.begin() as connection:
+        await connection.execute(text("DROP TABLE IF EXISTS theirs"))
+        await connection.execute(text("CREATE TABLE theirs (id INTEGER)"))
+    if empty.dialect.name == "postgresql":
+        await asyncio.gather(upgrade(empty), upgrade(empty))
+    assert await upgrade(empty) == await upgrade(empty) == "0001"
+
+    def look(connection):
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "version_table": VERSIONS,
+                "include_name": lambda name, kind, _: (
+                    kind != "table" or name != "theirs"
+                ),
+            },
+        )
+        names = set(inspect(connection).get_table_names())
+        return names, compare_metadata(context, metadata)
+
+    async with empty.connect() as connection:
+        names, differences = await connection.run_sync(look)
+    assert names == {"oddsbot_users", "oddsbot_rules", "oddsbot_schema", "theirs"}
+    assert differences == []
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S8")
+async def test_a_user_of_the_bot_is_kept_and_comes_back(engine, server, prefix):
+    """The typed user session, sealed at the source, survives an emptied Redis."""
+    keyring = Keyring.from_text(Keyring.new_line(1))
+    source = SealedSource(SqlSource(engine), keyring)
+    async with Client.from_url(server.url) as client:
+        sessions = Sessions(
+            client, UserSession, prefix=prefix, keyring=keyring, source=source
+        )
+
+        def begin(user):
+            user.wallets[WALLET] = TrackedWallet("whale")
+            user.thresholds.price_change = 0.1
+            user.conversation.step = "asked"
+
+        await sessions.update(7, begin, create=True)
+        (row,) = await SqlSource(engine).scan(None, 10)
+        assert b"whale" not in row.data
+        await client.unlink(*[key async for key in client.scan_iter(f"{prefix}*")])
+        assert await sessions.users_for("wallet", WALLET) == {7}
+        user = await sessions.get(7)
+        assert user.wallets == {WALLET: TrackedWallet("whale")}
+        assert user.thresholds.price_change == 0.1
+        assert user.conversation.step == ""
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S8")
+@pytest.mark.system("postgres", package="postgresql")
+async def test_postgresql_killed_in_the_middle_of_writes(
+    killable, server, prefix, until
+):
+    """Each change that was acknowledged is in both; each other is whole or absent."""
+    postgres, engine = killable
+    acknowledged, failed = {}, []
+    async with Client.from_url(server.url) as client:
+        options = {"prefix": prefix, "source": SqlSource(engine)}
+        sessions = Sessions(client, UserSession, **options)
+        enough, go_on = asyncio.Event(), True
+
+        async def work(user):
+            count = 0
+            while go_on:
+                count += 1
+
+                def fn(session, count=count):
+                    session.profile.username = str(count)
+                    session.profile.chat_id = count
+
+                try:
+                    await sessions.update(user, fn, create=True)
+                except SourceError as error:
+                    failed.append(error)
+                    # Its mark may be left: it is old now.
+                    sessions._store.shift += 3_000_000
+                else:
+                    acknowledged[user] = count
+                    if count > 10:
+                        enough.set()
+
+        async with asyncio.TaskGroup() as tasks:
+            for user in range(4):
+                tasks.create_task(work(user))
+            await enough.wait()
+            await asyncio.to_thread(postgres.kill)
+            await until(lambda: len(failed) >= 8)
+            for user in range(4):
+                assert await sessions.get(user) is not None
+            await asyncio.to_thread(postgres.start)
+            before = dict(acknowledged)
+            await until(
+                lambda: all(acknowledged[user] > before[user] for user in range(4))
+            )
+            go_on = False
+        assert {Outcome.NOT_SENT} <= {error.outcome for error in failed}
+        assert all(isinstance(error, SourceError) for error in failed)
+        sessions._store.shift += 3_000_000
+        rows = {row.user_id: row for row in await options["source"].scan(None, 10)}
+        for user, count in acknowledged.items():
+            session = await sessions.get(user, fresh=True)
+            assert session.profile.chat_id >= count
+            assert session.profile.username == str(session.profile.chat_id)
+            assert session.profile.username.encode() in rows[user].data
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S8")
+async def test_a_database_that_is_not_there_is_typed(tmp_path):
+    """Nothing was sent, and the error says so; no value of the user is in it."""
+    for url in (
+        f"postgresql://bot:secret@/x?host={tmp_path}",
+        f"sqlite:///{tmp_path}/no/folder/bot.db",
+    ):
+        async with open_database(url) as engine:
+            source = SqlSource(engine)
+            for call in (source.load([1]), source.save(kept(data=b"hush"), 0)):
+                with pytest.raises(SourceUnavailable) as caught:
+                    await call
+                assert caught.value.outcome is Outcome.NOT_SENT
+                assert "hush" not in str(caught.value)
+                assert "secret" not in str(caught.value)
+            with pytest.raises(SourceUnavailable):
+                await upgrade(engine)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S8")
+async def test_tables_that_were_not_made_are_typed(empty):
+    """Without the migrations, each call fails and none is an empty answer."""
+    with pytest.raises(SourceUnavailable):
+        await SqlSource(empty).load([1])
+    with pytest.raises(SourceUnavailable):
+        await SqlSource(empty).save(kept(), 0)
+    with pytest.raises(SourceUnavailable):
+        _ = [each async for each in SqlRules(empty, PriceRule, "price").all()]
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("url", ["", "bot.db", "redis://x", "nosuch://secret@x/y"])
+async def test_an_url_that_is_none_names_what_to_give(url):
+    """A wrong database URL is a settings error that does not repeat it."""
+    with pytest.raises(SettingsError, match=r"sqlite:///bot\.db") as caught:
+        await open_database(url).__aenter__()
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S8")
+async def test_rules_are_kept_until_they_are_taken_back(engine, monkeypatch):
+    """Rules come back as they were, in pages, and leave one by one or by user."""
+    monkeypatch.setattr("oddsbot.store.rules._PAGE", 3)
+    rules = SqlRules(engine, PriceRule, "price")
+    wanted = [rule(n, user_id=n % 2) for n in range(7)]
+    for each in reversed(wanted):
+        await rules.save(each)
+    assert [each async for each in rules.all()] == wanted
+    changed = msgspec.structs.replace(wanted[0], level=Decimal("0.7"))
+    await rules.save(changed)
+    assert await anext(rules.all()) == changed
+    assert await rules.delete("rule 0000")
+    assert not await rules.delete("rule 0000")
+    assert await rules.delete_of(0) == 3
+    assert [each.user_id async for each in rules.all()] == [1, 1, 1]
+    others = SqlRules(engine, PriceRule, "other")
+    assert [each async for each in others.all()] == []
+    newer = SqlRules(engine, PriceRule, "price", schema=2)
+    await newer.save(wanted[1])
+    with pytest.raises(CodecError, match="schema 2") as caught:
+        _ = [each async for each in rules.all()]
+    assert caught.value.reason == "newer"
+
+
+@pytest.mark.advanced
+@given(
+    st.builds(
+        Kept,
+        user_id=st.integers(-(2**63), 2**63 - 1),
+        version=st.integers(0, 2**53),
+        schema=st.integers(0, 2**31 - 1),
+        created=st.integers(0, 2**53),
+        active=st.integers(0, 2**53),
+        on=st.booleans(),
+        data=st.binary(),
+    )
+)
+def test_a_row_is_a_record_and_back(record):
+    """What is written to the columns is what is read from them."""
+    assert _kept(SimpleNamespace(**_row(record))) == record
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("S8")
+def test_the_command_makes_the_tables(tmp_path):
+    """`oddsbot db upgrade` says what it did, and is an error where it could not."""
+    url = f"sqlite:///{tmp_path}/bot.db"
+    for _ in range(2):
+        result = CliRunner().invoke(app, ["db", "upgrade", "--database", url])
+        assert result.exit_code == 0
+        assert "0001" in result.output
+    wrong = CliRunner().invoke(app, ["db", "upgrade", "--database", "nosuch://x"])
+    assert wrong.exit_code == 2
+    assert "sqlite:///bot.db" in wrong.stderr

@@ -1,0 +1,167 @@
+"""The source of record beside Redis: a protocol, and what its records hold.
+
+Redis answers; the source keeps. Only what a user asked for is in it: conversations and
+authentication state end in Redis. A record's content is msgpack of plain values, or
+sealed when the source is wrapped in `SealedSource`; the application chooses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import msgspec
+
+from oddswire.codec import AesGcm
+from oddswire.codec.sealing import place
+from oddswire.errors import CodecError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from oddswire.codec import Keyring
+
+_PLACE = place("source", "session")
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What the source keeps of one user.
+
+    Attributes:
+        user_id: Whose; may be negative, as the ids of Telegram groups are.
+        version: Grows with each write, also with those that only keep others out.
+        schema: Of the content, as of `Record.schema`.
+        created: Microseconds since 1970.
+        active: Last activity before this was written, in milliseconds since 1970.
+        on: Whether she is active.
+        data: The content.
+    """
+
+    user_id: int
+    version: int
+    schema: int
+    created: int
+    active: int
+    on: bool
+    data: bytes
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where sessions are kept for good, such as a table of a database.
+
+    Each call is one transaction, durable when it returns. It raises
+    `SourceUnavailable` when nothing was changed for certain, and `SourceError` when it
+    may have been; any other exception is taken for the latter.
+    """
+
+    async def load(self, user_ids: Sequence[int]) -> list[Kept]:
+        """Return the records of those users that have one, newest committed state."""
+
+    async def save(self, kept: Kept, expected: int) -> bool:
+        """Write a record over the version `expected`; 0: only where there is none.
+
+        Returns:
+            False, and nothing is changed, when the version is another one.
+        """
+
+    async def delete(self, user_id: int, expected: int) -> bool:
+        """Delete a record of that version; False when it is another one or gone."""
+
+    async def move(self, user_id: int, expected: int, kept: Kept) -> bool:
+        """Delete a record of that version, and write `kept`, whose user has none.
+
+        Returns:
+            False, and nothing is changed, when either does not hold.
+        """
+
+    async def scan(self, after: int | None, limit: int) -> list[Kept]:
+        """Return at most so many records above a user id, in order; None: the first."""
+
+
+class SealedSource:
+    """Seals the content of another source's records with AES-256-GCM.
+
+    Which users there are, their versions and times stay readable.
+
+    Args:
+        source: Where.
+        keyring: Its primary key seals; any of its keys opens.
+    """
+
+    def __init__(self, source: Source, keyring: Keyring) -> None:
+        self._source = source
+        self._sealer = AesGcm(keyring)
+
+    def _sealed(self, kept: Kept) -> Kept:
+        data = self._sealer.seal(kept.data, str(kept.user_id), _PLACE)
+        return msgspec.structs.replace(kept, data=data)
+
+    def _opened(self, kept: Kept) -> Kept:
+        data = self._sealer.open(kept.data, str(kept.user_id), _PLACE)
+        return msgspec.structs.replace(kept, data=data)
+
+    async def load(self, user_ids: Sequence[int]) -> list[Kept]:
+        """Return records, opened.
+
+        Raises:
+            CodecError: One does not open.
+        """
+        return [self._opened(kept) for kept in await self._source.load(user_ids)]
+
+    async def save(self, kept: Kept, expected: int) -> bool:
+        """Write a record, sealed."""
+        return await self._source.save(self._sealed(kept), expected)
+
+    async def delete(self, user_id: int, expected: int) -> bool:
+        """Delete a record of that version."""
+        return await self._source.delete(user_id, expected)
+
+    async def move(self, user_id: int, expected: int, kept: Kept) -> bool:
+        """Give a record another user, sealed for that one."""
+        return await self._source.move(user_id, expected, self._sealed(kept))
+
+    async def scan(self, after: int | None, limit: int) -> list[Kept]:
+        """Return records in order, opened; one that does not open, as it is."""
+        records = []
+        for kept in await self._source.scan(after, limit):
+            try:
+                records.append(self._opened(kept))
+            except CodecError:
+                records.append(kept)
+        return records
+
+    async def reseal(self, *, page: int = 200) -> int:
+        """Seal under the primary key what is sealed under another; return how many.
+
+        What somebody else changes meanwhile is sealed under the primary key by that.
+        Interrupted, it can be run again.
+        """
+        resealed, after = 0, None
+        while records := await self._source.scan(after, page):
+            for kept in records:
+                after = kept.user_id
+                if self._sealer.key_number(kept.data) != self._sealer.primary:
+                    again = self._sealed(self._opened(kept))
+                    # The version is the same: what it means has not changed.
+                    resealed += await self._source.save(again, kept.version)
+        return resealed
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """How far the indexes were built from the source.
+
+    Attributes:
+        seen: Records that were looked at, by this call.
+        restored: Those of them that Redis had not, or had otherwise.
+        removed: Sessions that Redis had and the source has not.
+        damaged: Records that could not be read; they are in no index.
+        after: The last user id that was looked at; None before the first.
+        done: Whether that was all.
+    """
+
+    seen: int = 0
+    restored: int = 0
+    removed: int = 0
+    damaged: int = 0
+    after: int | None = None
+    done: bool = False
