@@ -12,7 +12,7 @@ demo: $(STAMP)  ## recorded Polymarket order books become alerts, in this termin
 	@$(BIN)/oddsbot demo
 
 test: $(STAMP)  ## every test; writes build/requirements.json for make docs
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: $(STAMP)  ## lint, types, layers, docs, wheels
 	$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ import tomllib
 import uuid
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from blockbuster import blockbuster_ctx
@@ -64,10 +64,11 @@ class Reporting:
         self.recordings = _recordings(config)
         self.rows = _rows(config.rootpath / "docs" / "requirements.toml")
         self.kinds: Counter[str] = Counter()
+        self.by_row: defaultdict[str, list[str]] = defaultdict(list)
         self.outcomes: dict[str, str] = {}
         self.skips: dict[str, str] = {}
         self.unseen = 0
-        self.items: list[pytest.Item] = []
+        self.collected = 0
         self.written = False
 
     # --- collection
@@ -78,13 +79,18 @@ class Reporting:
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
         problems = [line for item in items for line in self._problems(item)]
-        if problems:
+        # One of several processes cannot end the run: there its test fails.
+        if problems and not hasattr(config, "workerinput"):
             raise pytest.UsageError(*dict.fromkeys(problems))
         if not self.recordings.is_dir():
             shared = [item for item in items if item.get_closest_marker("shared")]
             if shared:
                 items[:] = [item for item in items if item not in shared]
                 config.hook.pytest_deselected(items=shared)
+        for item in items:
+            # With the reports, for those come from other processes too (pytest -n).
+            item.user_properties += [("kind", kind) for kind in _kinds_of(item)]
+            item.user_properties += [("requirement", row) for row in _rows_of(item)]
 
     def _problems(self, item: pytest.Item) -> Iterator[str]:
         where = item.nodeid.partition("[")[0]
@@ -106,12 +112,22 @@ class Reporting:
         self.unseen += len(items)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self.items = session.items
-        self.kinds.update(kind for item in session.items for kind in _kinds_of(item))
+        self.collected = len(session.items)
+
+    # --- processes of pytest -n: each collects everything and runs its part
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        told = getattr(node, "workeroutput", {})
+        self.collected = max(self.collected, told.get("collected", 0))
+        self.unseen = max(self.unseen, told.get("unseen", 0))
 
     # --- outcomes
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        if hasattr(item.config, "workerinput"):
+            for problem in self._problems(item):
+                pytest.fail(problem, pytrace=False)
         for mark in item.iter_markers("system"):
             command = mark.args[0]
             if not _installed(command):
@@ -119,6 +135,12 @@ class Reporting:
                 pytest.skip(f"needs {command}: sudo apt-get install {package}")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "setup":
+            for name, value in report.user_properties:
+                if name == "kind":
+                    self.kinds[value] += 1
+                elif name == "requirement":
+                    self.by_row[value].append(report.nodeid)
         if report.failed:
             self.outcomes[report.nodeid] = "failed"
         elif report.skipped:
@@ -142,6 +164,10 @@ class Reporting:
     # --- the end of the run
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        told = getattr(session.config, "workeroutput", None)
+        if told is not None:
+            told |= {"collected": self.collected, "unseen": self.unseen}
+            return
         if self._is_whole(session, exitstatus):
             self.results.parent.mkdir(exist_ok=True)
             text = json.dumps(self._by_row(), indent=1, sort_keys=True)
@@ -158,16 +184,16 @@ class Reporting:
             and session.config.args_source is pytest.Config.ArgsSource.TESTPATHS
             and not (option.lf or option.ignore or option.ignore_glob)
             and self.unseen == 0
-            and len(self.outcomes) == len(self.items) > 0
+            and len(self.outcomes) == self.collected > 0
         )
 
     def _by_row(self) -> dict[str, list[dict[str, str]]]:
-        by_row = defaultdict(list)
-        for item in sorted(self.items, key=lambda item: item.nodeid):
-            for row in _rows_of(item):
-                outcome = self.outcomes[item.nodeid]
-                by_row[row].append({"test": item.nodeid, "outcome": outcome})
-        return by_row
+        return {
+            row: [
+                {"test": test, "outcome": self.outcomes[test]} for test in sorted(ids)
+            ]
+            for row, ids in self.by_row.items()
+        }
 
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter
@@ -177,12 +203,11 @@ class Reporting:
             terminalreporter.section("FORBID_SKIPS: these must run here", red=True)
             for nodeid, reason in sorted(self.skips.items()):
                 say(f"{nodeid}: {reason}")
-        if self.items:
+        if self.kinds:
             say("kinds: " + ", ".join(f"{self.kinds[kind]} {kind}" for kind in KINDS))
             if self.written:
-                proven = {row for item in self.items for row in _rows_of(item)}
                 say(
-                    f"requirements: {len(proven)} of {len(self.rows)} rows have a "
+                    f"requirements: {len(self.by_row)} of {len(self.rows)} rows have a "
                     "test, see build/requirements.json"
                 )
             else:

@@ -12,6 +12,9 @@ from blockbuster import BlockingError
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# Whole runs, of which some start a process that imports everything again.
+pytestmark = pytest.mark.timeout(120)
+
 ROWS = """
 [[row]]
 row = "A1"
@@ -54,9 +57,14 @@ def results_of(project):
     return json.loads((project.path / "build" / "requirements.json").read_text())
 
 
+# In processes of their own, as `make test` runs them, and as by hand.
+PROCESSES = pytest.mark.parametrize("processes", [["-n1"], []], ids=["apart", "here"])
+
+
 @pytest.mark.basic
 @pytest.mark.requirement("T1")
-def test_whole_run_writes_outcomes_by_row(project):
+@PROCESSES
+def test_whole_run_writes_outcomes_by_row(project, processes):
     """A whole run, failures included, leaves the outcome of each test of a row."""
     add_test(project, "test_good", PASSES)
     add_test(
@@ -74,7 +82,7 @@ def test_whole_run_writes_outcomes_by_row(project):
         ''',
     )
 
-    done = project.runpytest()
+    done = project.runpytest(*processes)
 
     done.assert_outcomes(passed=2, failed=1)
     done.stdout.fnmatch_lines(
@@ -158,6 +166,18 @@ def test_breach_of_the_rules_is_refused(project, change, says):
     done.stderr.fnmatch_lines([f"*oddswire/tests/test_rules.py::test_sums{says}"])
 
 
+@pytest.mark.errors
+@pytest.mark.requirement("T1")
+def test_breach_of_the_rules_fails_its_test_where_processes_share_the_run(project):
+    """A process of several cannot end the run, so the test that breaks a rule fails."""
+    add_test(project, "test_rules", PASSES.replace("@pytest.mark.basic", ""))
+
+    done = project.runpytest("-n1")
+
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    done.stdout.fnmatch_lines(["*test_rules.py::test_sums: needs exactly one kind*"])
+
+
 SKIPS = {
     "skip": 'pytest.skip("no reason at all")',
     "skip of a module": None,
@@ -166,8 +186,10 @@ SKIPS = {
 
 
 @pytest.mark.errors
-@pytest.mark.parametrize("how", SKIPS)
-def test_forbidden_skip_fails_the_run(project, monkeypatch, how):
+@pytest.mark.parametrize(
+    ("how", "processes"), [*((how, []) for how in SKIPS), ("skip of a module", ["-n1"])]
+)
+def test_forbidden_skip_fails_the_run(project, monkeypatch, how, processes):
     """With FORBID_SKIPS=1 a run with a skip or an xfail fails and lists them."""
     add_test(project, "test_good", PASSES)
     if SKIPS[how] is None:
@@ -178,10 +200,10 @@ def test_forbidden_skip_fails_the_run(project, monkeypatch, how):
         skipping = PASSES.replace("assert 1 + 1 == 2", SKIPS[how])
     add_test(project, "test_skips", skipping)
 
-    allowed = project.runpytest()
+    allowed = project.runpytest(*processes)
     wrote = (project.path / "build").exists()
     monkeypatch.setenv("FORBID_SKIPS", "1")
-    forbidden = project.runpytest()
+    forbidden = project.runpytest(*processes)
 
     assert allowed.ret == pytest.ExitCode.OK
     assert wrote == (how != "skip of a module")  # whose tests nobody has seen
@@ -208,7 +230,8 @@ def test_absent_system_package_is_named(project):
 
 
 @pytest.mark.advanced
-def test_shared_tests_go_with_the_recordings(project):
+@PROCESSES
+def test_shared_tests_go_with_the_recordings(project, processes):
     """Without the recordings their tests are deselected and the results left alone."""
     add_test(project, "test_good", PASSES)
     mark = "@pytest.mark.shared\n    @pytest.mark.basic"
@@ -218,12 +241,13 @@ def test_shared_tests_go_with_the_recordings(project):
     add_test(project, "test_reads", reads)
     recordings = project.path.parent / "shared" / "polymarket-data"
 
-    without = project.runpytest()
+    without = project.runpytest(*processes)
     wrote_without = (project.path / "build").exists()
-    recordings.mkdir(parents=True)
-    with_them = project.runpytest()
+    recordings.mkdir(parents=True, exist_ok=True)
+    with_them = project.runpytest(*processes)
+    recordings.rmdir()
 
-    without.assert_outcomes(passed=1, deselected=1)
+    without.assert_outcomes(passed=1)
     assert not wrote_without
     with_them.assert_outcomes(passed=2)
     assert len(results_of(project)["A1"]) == 2
