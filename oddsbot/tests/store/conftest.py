@@ -50,7 +50,11 @@ async def killable(postgres):
     async with open_database(postgres.url) as engine:
         await drop(engine)
         await upgrade(engine)
-        yield postgres, engine
+        try:
+            yield postgres, engine
+        finally:
+            # The tests after a failed one need it.
+            await asyncio.to_thread(postgres.start)
 
 
 @pytest.fixture(params=DATABASES)
