@@ -104,16 +104,18 @@ async def test_garbage_from_the_server_is_typed_and_got_over(server, prefix):
     answers = [b"garbage\r\n", b"+OK\r\n+OK\r\n", b"%1\r\n*1\r\n$1\r\nx\r\n:1\r\n"]
 
     async def answer(reader, writer):
-        await reader.readuntil(b"HELLO")
-        await reader.readline()
-        await reader.readuntil(b"\r\n")
-        await reader.readline()
-        await reader.readuntil(b"server\r\n")
-        writer.write(b"%1\r\n$2\r\nid\r\n:1\r\n$-1\r\n")
-        await reader.read(1000)
-        writer.write(answers.pop(0))
-        await reader.read()
-        writer.close()
+        try:
+            await reader.readuntil(b"HELLO")
+            await reader.readline()
+            await reader.readuntil(b"\r\n")
+            await reader.readline()
+            await reader.readuntil(b"server\r\n")
+            writer.write(b"%1\r\n$2\r\nid\r\n:1\r\n$-1\r\n")
+            await reader.read(1000)
+            writer.write(answers.pop(0))
+            await reader.read()
+        finally:  # also when the loop ends before it was told that the client left
+            writer.transport.abort()
 
     listener = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]

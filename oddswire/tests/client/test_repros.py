@@ -162,17 +162,19 @@ async def test_a_reply_that_chokes_the_parser():
 
     async def serve(reader, writer):
         requests = hiredis.Reader()
-        while data := await reader.read(65_536):
-            requests.feed(data)
-            while request := requests.gets():
-                if request[0] == b"HELLO":
-                    writer.write(b"%1\r\n$5\r\nproto\r\n:3\r\n")
-                elif request[0] == b"INCRBY" and not poisoned:
-                    poisoned.append(request)
-                    writer.write(b"%1\r\n*1\r\n:1\r\n:2\r\n")
-                else:
-                    writer.write(b":7\r\n")
-        writer.close()
+        try:
+            while data := await reader.read(65_536):
+                requests.feed(data)
+                while request := requests.gets():
+                    if request[0] == b"HELLO":
+                        writer.write(b"%1\r\n$5\r\nproto\r\n:3\r\n")
+                    elif request[0] == b"INCRBY" and not poisoned:
+                        poisoned.append(request)
+                        writer.write(b"%1\r\n*1\r\n:1\r\n:2\r\n")
+                    else:
+                        writer.write(b":7\r\n")
+        finally:  # also when the loop ends before it was told that the client left
+            writer.transport.abort()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
         host, port = listener.sockets[0].getsockname()
