@@ -130,24 +130,25 @@ class RateLimiter:
                 missing rights.
         """
         # A flood has to cost nothing: the answer is known without asking anybody.
-        now = self._now()
         request = None
         try:
             for name in rules:
                 rule = self._rules[name]
-                bucket = rule.buckets.get(subjects[rule.key] if rule.key else "")
-                if bucket is None:
-                    continue
-                if bucket.until > now and cost * rule.cost >= bucket.weight:
-                    rule.remembered += 1
-                    return bucket.denial(now)
+                bucket = rule.buckets[subjects[rule.key] if rule.key else ""]
+                if bucket.until and cost * rule.cost >= bucket.weight:
+                    now = self._now()
+                    if bucket.until > now:
+                        rule.remembered += 1
+                        return bucket.denial(now)
                 if cost == len(rules) == 1:
                     request = bucket.usual
         except (KeyError, TypeError):
-            pass  # a mistake, which is named below
+            pass  # asked for the first time, or a mistake, which is named below
         if request is None:
             request = self._book.request(rules, cost, subjects)
-        decision = await self._deciding.decide(request)
+            decision = await self._deciding.decide(request)
+        else:
+            decision = await self._deciding.ask(request)
         self._book.count(request, decision)
         return decision
 
