@@ -133,21 +133,18 @@ class Deciding:
             self._away_until = now + _PAUSE
             if not await self._book():
                 return self._alone(request, self._now(), mode)
-        lease = ""
-        if request.has_slots:
-            lease = f"{self._me}-{next(self._leases)}"
-            packed, command = request.call(mode, lease)
-        elif mode == "take":
-            packed, command = request.usual
-        else:
-            packed, command = request.call(mode)
+        lease = f"{self._me}-{next(self._leases)}" if request.has_slots else ""
+        usual = mode == "take" and not lease
+        packed, command = request.usual if usual else request.call(mode, lease)
         parts = request.parts
         for bucket, cost, _ in parts:
             bucket.pending += cost
         try:
-            reply = await self._client.execute_packed(packed, command)
-        except NoScriptError:
-            reply = await self._reloaded(request, mode, lease)
+            try:
+                reply = await self._client.execute_packed(packed, command)
+            except NoScriptError:
+                args = (request.packed, mode, lease)
+                reply = await HIT(self._client, request.keys, args)
         except AWAY:
             reply = None
         finally:
@@ -181,16 +178,6 @@ class Deciding:
             (),
             Taken(at, "", parts),
         )
-
-    async def _reloaded(
-        self, request: Request, mode: str, lease: str
-    ) -> list[int] | None:
-        try:
-            args = (request.packed, mode, lease)
-            reply: list[int] = await HIT(self._client, request.keys, args)
-        except AWAY:
-            return None
-        return reply
 
     def _judged(
         self, request: Request, reply: list[int], lease: str, mode: str, now: float

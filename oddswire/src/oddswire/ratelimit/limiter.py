@@ -18,18 +18,17 @@ from oddswire.keys import KeySpace
 from oddswire.ratelimit._deciding import Deciding
 from oddswire.ratelimit._rulebook import RuleBook
 from oddswire.ratelimit._waiting import Waiting
+from oddswire.ratelimit.decision import Decision
 from oddswire.ratelimit.rules import Limit, Priority, Rule, seconds, whole
 from oddswire.ratelimit.statistics import Statistics
 from oddswire.scripts import load
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-    from types import TracebackType
 
     from oddswire.client import Client
     from oddswire.erasure import Erased
     from oddswire.events import Event
-    from oddswire.ratelimit.decision import Decision
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -87,12 +86,7 @@ class RateLimiter:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -139,7 +133,12 @@ class RateLimiter:
                     now = self._now()
                     if bucket.until > now:
                         rule.remembered += 1
-                        return bucket.denial(now)
+                        # `bucket.denial(now)`: the call took a tenth of all.
+                        return Decision(
+                            False, name, bucket.limit, bucket.remaining,  # noqa: FBT003
+                            bucket.reset_at - now, bucket.retry_at - now,
+                            rule.window, "memory",
+                        )  # fmt: skip
                 if cost == len(rules) == 1:
                     request = bucket.usual
         except (KeyError, TypeError):
