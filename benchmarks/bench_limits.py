@@ -55,7 +55,10 @@ class Peer(Protocol):
         """Ask; True: admitted."""
 
     def call(self, subject: str) -> Callable[[], Awaitable[Any]]:
-        """Return its own method with the arguments bound to it."""
+        """Return a call of its own method, made as a program makes it.
+
+        Not a partial: one with keyword arguments took a fifth of a denied call of ours.
+        """
 
 
 class Ours:
@@ -72,7 +75,7 @@ class Ours:
 
     def call(self, subject: str) -> Callable[[], Awaitable[Any]]:
         """See `Peer`."""
-        return partial(self._limiter.hit, self._rule, user=subject)
+        return lambda: self._limiter.hit(self._rule, user=subject)
 
 
 class Limits:
@@ -88,7 +91,7 @@ class Limits:
 
     def call(self, subject: str) -> Callable[[], Awaitable[Any]]:
         """See `Peer`."""
-        return partial(self._strategy.hit, self._item, subject)
+        return lambda: self._strategy.hit(self._item, subject)
 
 
 class ThrottledPy:
@@ -105,7 +108,7 @@ class ThrottledPy:
 
     def call(self, subject: str) -> Callable[[], Awaitable[Any]]:
         """See `Peer`."""
-        return partial(self._throttle.limit, subject)
+        return lambda: self._throttle.limit(subject)
 
 
 class Pyrate:
@@ -124,7 +127,7 @@ class Pyrate:
 
     def call(self, subject: str) -> Callable[[], Awaitable[Any]]:
         """See `Peer`; not timed."""
-        return partial(self.hit, subject)
+        return lambda: self.hit(subject)
 
 
 async def _peers(

@@ -183,11 +183,14 @@ async def test_a_subscriber_over_its_output_limit_catches_up(opened, collect):
 
 
 async def _roll_back(admin, lines, dumps):
-    for line in lines:
-        for key in (line.head, line.log, line.newest):
-            await admin.delete(key)
-            if dumps.get(key) is not None:
-                await admin.restore(key, 0, dumps[key])
+    # At once: a reader makes a head where it finds none.
+    async with admin.pipeline(transaction=True) as pipe:
+        for line in lines:
+            for key in (line.head, line.log, line.newest):
+                pipe.delete(key)
+                if dumps.get(key) is not None:
+                    pipe.restore(key, 0, dumps[key])
+        await pipe.execute()
 
 
 async def _dump(admin, lines):

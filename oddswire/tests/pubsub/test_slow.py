@@ -45,9 +45,9 @@ async def test_a_hundred_thousand_updates_to_a_sleeper(own, opened, until, take)
             before = 0
             try:
                 for n in range(100_000):
-                    if n == 50_000:
+                    if n == 80_000:
                         tracemalloc.start()
-                    if n == 55_000:
+                    if n == 82_000:
                         before = tracemalloc.get_traced_memory()[0]
                     market, round_ = n % 1000, n // 1000
                     link = b"1-%d-%016x" % (n, n)

@@ -11,6 +11,7 @@ import redis
 
 from oddswire import Client, EmbeddedServer
 from oddswire.ratelimit import RateLimiter
+from oddswire.ratelimit._bucket import PACKED
 from oddswire.scripts import load
 
 TIME = "redis.call('TIME')"
@@ -52,20 +53,32 @@ class Scripts:
 
     def hit(self, at, *rules, mode="take", lease="lease"):
         """Ask for rules: (name, limit, cost) or (name, limit, cost, hold, shadow)."""
-        keys, args = [], [mode, lease]
-        for name, limit, cost, *more in rules:
-            keys += self.keys(name)
-            hold, shadow = more or (0, "0")
-            args += [limit.kind, limit.most, limit.width, cost, hold, shadow]
-        return Answer(self.run("hit", at, keys, args))
+        keys, packed = self._rules(rules)
+        slots = any(limit.kind == b"s" for _, limit, *_ in rules)
+        # As the limiter does: the usual request says no more.
+        more = [mode, lease] if slots or mode != "take" else []
+        watches = [len(rule) == 5 and rule[4] for rule in rules]
+        reply = self.run("hit", at, keys, [packed, *more])
+        if len(reply) == 2:
+            # Only the count of the present sub-window grew.
+            limit = rules[0][1]
+            reset = limit.width * 21 - reply[0] % limit.width
+            reply = [reply[0], limit.most, reply[1], reset, 0]
+        return Answer(reply, watches)
 
     def refund(self, at, taken_at, *rules, lease="lease"):
         """Give back rules: (name, limit, cost)."""
-        keys, args = [], [taken_at, lease]
-        for name, limit, cost in rules:
+        keys, packed = self._rules(rules)
+        return self.run("refund", at, keys, [packed, taken_at, lease])
+
+    def _rules(self, rules):
+        keys, packed = [], b""
+        for name, limit, cost, *more in rules:
             keys += self.keys(name)
-            args += [limit.kind, limit.width, cost]
-        return self.run("refund", at, keys, args)
+            packed += PACKED.pack(
+                limit.kind, limit.most, limit.width, cost, *(more or (0, False))
+            )
+        return keys, packed
 
     def forget(self):
         """Delete everything of this test."""
@@ -77,13 +90,17 @@ class Scripts:
 class Answer:
     """A reply of the script; retry and reset are those of the worst rule."""
 
-    def __init__(self, reply):
-        self.allowed = reply[0] == 1
-        self.now = reply[1]
-        self.rules = [tuple(reply[at : at + 5]) for at in range(2, len(reply), 5)]
-        self.remaining = min(rule[2] for rule in self.rules)
-        self.reset = max(rule[3] for rule in self.rules)
-        self.retry = max(rule[4] for rule in self.rules)
+    def __init__(self, reply, watches):
+        self.now = reply[0]
+        # Limit, what remains, microseconds until unused, until a retry.
+        self.rules = [tuple(reply[at : at + 4]) for at in range(1, len(reply), 4)]
+        denied = [rule[3] != 0 for rule in self.rules]
+        self.allowed = not any(
+            no and not only for no, only in zip(denied, watches, strict=True)
+        )
+        self.remaining = min(rule[1] for rule in self.rules)
+        self.reset = max(rule[2] for rule in self.rules)
+        self.retry = max(rule[3] for rule in self.rules)
 
 
 async def _eventually(condition, within=20.0):

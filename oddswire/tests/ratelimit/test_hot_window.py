@@ -51,12 +51,10 @@ def test_the_usual_request_is_packed_once():
     """One hit of one rule costs no packing; another mode or lease has its own bytes."""
     book = RuleBook(KeySpace("oddswire:"), lambda: 0.0)
     book.add(Rule("r", SlidingWindow(5, 1.0), key="user"))
-    calls = [
-        book.request(("r",), 1, {"user": user}).call("take", "") for user in (1, 1, 2)
-    ]
+    calls = [book.request(("r",), 1, {"user": user}).usual for user in (1, 1, 2)]
     assert calls[0] is calls[1]
-    assert calls[0][1] != calls[2][1]
+    assert calls[0][0] != calls[2][0]
     request = book.request(("r",), 1, {"user": 1})
-    assert request.call("look", "")[1] != calls[0][1]
-    assert request.call("take", "lease")[1] != calls[0][1]
-    assert request.call("take", "") is calls[0]
+    assert request.usual is calls[0]
+    assert request.call("look")[0] != calls[0][0]
+    assert request.call("take", "lease")[0] != calls[0][0]

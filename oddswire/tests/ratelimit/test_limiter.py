@@ -86,7 +86,7 @@ def test_headers_are_whole_seconds_rounded_up():
 async def test_who_waits_for_retry_after_is_admitted(limiter_of, client):
     """On the server's own clock: after retry-after the same request is let in."""
     limiter = limiter_of(
-        Rule("w", SlidingWindow(20, 0.2)), Rule("b", TokenBucket(20, 3)), remember=0.0
+        Rule("w", SlidingWindow(20, 0.1)), Rule("b", TokenBucket(50, 3)), remember=0.0
     )
     for name in ("w", "b"):
         for _ in range(6):

@@ -6,7 +6,6 @@ import asyncio
 import json
 import signal
 import sys
-from time import monotonic
 
 import pytest
 
@@ -14,36 +13,47 @@ from oddswire.ratelimit import Concurrency, Rule
 from oddswire.testing import frozen
 
 HAMMER = """
-import asyncio, json, sys, time
+import asyncio, json, multiprocessing, sys, time
 from oddswire import Client
 from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
 
-async def main(url, prefix, skew, seconds):
+PROCESSES, ENOUGH = 8, 120  # three limits: however slow the machine is
+# Forked, for each of them to import everything anew takes longer than the test.
+fork = multiprocessing.get_context("fork")
+ready = fork.Barrier(PROCESSES)
+total = fork.Value("i", 0)
+
+async def main(number, url, prefix):
     rules = [
         Rule("w", SlidingWindow(40, 0.5)), Rule("u", SlidingWindow(9, 0.2), key="u"),
     ]
     async with Client.from_url(url) as client:
         limiter = RateLimiter(
             client, rules, prefix=prefix, deadline=5.0,
-            now=lambda: time.monotonic() + skew,
+            now=lambda: time.monotonic() + 3.0 * number,
         )
         admitted = []
         await client.ping()
-        print("ready", flush=True)
-        sys.stdin.readline()
-        ends = time.monotonic() + seconds
+        ready.wait()  # so that they all work at the same time
         async def one(user):
-            while time.monotonic() < ends:
+            while total.value < ENOUGH:
                 decision = await limiter.hit("w", "u", u=user, cost=1 + user % 3)
                 if decision.allowed:
                     admitted.append([decision.taken.at, 1 + user % 3, user])
+                    with total:
+                        total.value += 1 + user % 3
                 elif decision.source == "memory":
                     await asyncio.sleep(0.001)
-        await asyncio.gather(*(one(user) for user in range(6)))
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(one(user) for user in range(6)))
         await limiter.aclose()
-    print(json.dumps(admitted))
+    return admitted
 
-asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])))
+def work(number):
+    return asyncio.run(main(number, *sys.argv[1:]))
+
+with fork.Pool(PROCESSES) as pool:
+    print(json.dumps(pool.map(work, range(PROCESSES), chunksize=1)))
 """
 
 HOLDER = """
@@ -91,46 +101,45 @@ async def start(code, *args):
 @pytest.mark.requirement("R1")
 async def test_eight_processes_never_exceed_the_limit(server, prefix):
     """Clocks three seconds apart, one limit: exact in any window of the server's."""
-    running = [
-        await start(HAMMER, server.url, prefix, 3.0 * number, 1.5)
-        for number in range(8)
-    ]
-    for process in running:  # so that they all work at the same time
-        assert await process.stdout.readline() == b"ready\n"
-    outputs = await asyncio.gather(
-        *(process.communicate(b"go\n") for process in running)
-    )
-    assert [process.returncode for process in running] == [0] * 8
-    each = [json.loads(out) for out, _ in outputs]
+    running = await start(HAMMER, server.url, prefix)
+    output, _ = await running.communicate()
+    assert running.returncode == 0
+    each = json.loads(output)
+    assert len(each) == 8
     merged = sorted(admission for own in each for admission in own)
     assert worst([(at, cost) for at, cost, _ in merged], 500_000) <= 40
     for user in range(6):
         of_user = [(at, cost) for at, cost, one in merged if one == user]
         assert worst(of_user, 200_000) <= 9
     # It was worth limiting, and not by one process alone.
-    assert sum(cost for _, cost, _ in merged) > 60
+    assert sum(cost for _, cost, _ in merged) >= 120
     assert sum(1 for own in each if own) >= 2
 
 
 @pytest.mark.errors
 @pytest.mark.requirement("R1")
-async def test_slots_of_a_killed_process_come_back(server, prefix, limiter_of):
+async def test_slots_of_a_killed_process_come_back(
+    server, prefix, limiter_of, client, eventually
+):
     """After their time, not before, and without anybody cleaning up."""
     limiter = limiter_of(Rule("s", Concurrency(2, 0.6)))
     holder = await start(HOLDER, server.url, prefix)
     assert await holder.stdout.readline() == b"held\n"
+    (key,) = await client.keys(f"{prefix}*")
+    ((lease, began),) = await client.zrange(key, 0, -1, withscores=True)
+
     async with limiter.slot("s"):
         # It renews its own: held for much longer than its time.
-        ends = monotonic() + 1.5
-        while monotonic() < ends:
-            assert not (await limiter.peek("s")).allowed
-            await asyncio.sleep(0.01)
+        async def renewed():
+            return await client.zscore(key, lease) > began + 1_200_000
+
+        await eventually(renewed)
+        assert not (await limiter.peek("s")).allowed
         holder.send_signal(signal.SIGKILL)
         await holder.wait()
-        killed = monotonic()
+        last = await client.zscore(key, lease)
         decision = await limiter.acquire("s", timeout=10)
-        # The last renewal was at most a third of its time before the kill.
-        assert 0.35 <= monotonic() - killed <= 0.6 + 2.0
+        assert decision.taken.at >= last + 600_000
         await limiter.refund(decision)
 
 

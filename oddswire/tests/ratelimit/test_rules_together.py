@@ -24,7 +24,7 @@ def used(scripts):
     found = {}
     for name, limit in LIMITS.items():
         key = scripts.keys(name)[0]
-        if limit.kind == "slots":
+        if limit.kind == b"s":
             found[name] = scripts.redis.zrange(key, 0, -1)
         else:
             found[name] = scripts.redis.get(key)
@@ -171,11 +171,11 @@ def test_a_shadow_rule_watches_and_denies_nothing(scripts):
     """It says what it would have denied, and keeps within its own limit."""
     wide, tight = SlidingWindow(10, 1.0), SlidingWindow(2, 1.0)
     admitted = [
-        scripts.hit(START + n, ("w", wide, 1), ("v", tight, 1, 0, "1"))
+        scripts.hit(START + n, ("w", wide, 1), ("v", tight, 1, 0, True))
         for n in range(4)
     ]
     assert [each.allowed for each in admitted] == [True] * 4
-    assert [each.rules[1][0] for each in admitted] == [1, 1, 0, 0]
+    assert [each.rules[1][3] == 0 for each in admitted] == [True, True, False, False]
     assert scripts.hit(START + 9, ("v", tight, 1), mode="look").remaining == 0
 
 
@@ -185,11 +185,11 @@ def test_what_is_held_back_stays_free_for_others(scripts):
     """A request that leaves two free is denied while one that leaves none is not."""
     for name, limit in (("w", SlidingWindow(5, 1.0)), ("b", TokenBucket(5, 5))):
         for _ in range(3):
-            assert scripts.hit(START, (name, limit, 1, 2, "0")).allowed
-        low = scripts.hit(START, (name, limit, 1, 2, "0"))
+            assert scripts.hit(START, (name, limit, 1, 2, False)).allowed
+        low = scripts.hit(START, (name, limit, 1, 2, False))
         assert not low.allowed
         assert scripts.hit(
-            START + low.retry, (name, limit, 1, 2, "0"), mode="look"
+            START + low.retry, (name, limit, 1, 2, False), mode="look"
         ).allowed
         assert scripts.hit(START, (name, limit, 2)).allowed
 

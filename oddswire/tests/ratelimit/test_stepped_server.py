@@ -17,7 +17,7 @@ from oddswire.locks import Locks
 from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
 from oddswire.scripts import Script
 
-LIMIT, WINDOW = 20, 0.5
+LIMIT, WINDOW = 20, 0.25
 
 STEPS = (
     -3600,

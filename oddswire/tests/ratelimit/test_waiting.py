@@ -162,6 +162,40 @@ async def test_who_cannot_be_admitted_in_time_is_told_at_once(limiter_of):
     assert limiter.statistics().rules["r"].denied == 2
 
 
+@pytest.mark.errors
+@pytest.mark.requirement("R5")
+async def test_who_is_denied_by_another_rule_at_last_is_told_then(limiter_of):
+    """A wait for one rule ends when another denies for longer than is left of it."""
+    limiter = limiter_of(
+        Rule("short", SlidingWindow(1, 0.2)),
+        Rule("long", SlidingWindow(5, 60.0), key="user"),
+    )
+    await limiter.hit("short")
+    loop = asyncio.get_running_loop()
+    waiting = [
+        loop.create_task(limiter.acquire("short", "long", timeout=30, user=1))
+        for _ in range(3)
+    ]
+    patient = loop.create_task(limiter.acquire("short", "long", user=1))
+    await asyncio.sleep(0)
+    await limiter.hit("long", cost=5, user=1)
+    async with asyncio.timeout(15):
+        told = await asyncio.gather(*waiting, return_exceptions=True)
+    # The head of the line, and who waited behind it as much in vain.
+    for error in told:
+        assert isinstance(error, RateLimited)
+        assert "'long'" in str(error)
+        assert error.retry_after > 30
+    # Whoever comes now is told by what is known.
+    with pytest.raises(RateLimited, match="'long'"):
+        await limiter.acquire("short", "long", timeout=30, user=1)
+    # Who waits for ever goes on.
+    assert limiter.statistics().waiting == 1
+    assert not patient.done()
+    await limiter.reset("long", user=1)
+    assert (await patient).allowed
+
+
 @pytest.mark.basic
 @pytest.mark.requirement("R5")
 async def test_who_waited_too_long_is_told_and_out_of_line(limiter_of, eventually):
@@ -214,7 +248,7 @@ async def test_a_cancelled_waiter_takes_nothing_with_it(limiter_of, eventually):
     assert len(admitted) <= used <= len(admitted) + 1
     assert took < 90 / rate + 5
     assert limiter.statistics().waiting == 0
-    assert Resources.now().leaked(before) == []
+    await eventually(lambda: Resources.now().leaked(before) == [])
 
 
 @pytest.mark.errors

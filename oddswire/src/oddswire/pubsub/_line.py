@@ -97,7 +97,7 @@ class Line:
             self.counts.unreadable += 1
             return self.gap(prev, None, 1, GapReason.UNREADABLE)
         lags = self._lags
-        lags.append(self._now() - message.at)
+        lags.append(self._now() - self._at)
         if len(lags) >= _SETTLE_AT:
             self.counts.settle()
         return message

@@ -89,22 +89,25 @@ class VolatileInbox(Inbox):
                 continue
             try:
                 number, link, prev, key, payload = item.split(b" ", 4)  # type: ignore[union-attr]
-                n = int(number)
+                if prev != self._link:
+                    return self._missed(int(number), link, prev, item)
             except ValueError:
                 self.line.counts.foreign += 1
                 continue
-            if prev != self._link:
-                queue.appendleft(item)
-                lost = n - self._n - 1
-                why = self._why
-                if lost < 1:
-                    anew = began_anew(prev)
-                    why = GapReason.RESET if anew else GapReason.ROLLBACK
-                return self._jump(Head(n - 1, prev, self._epoch), link, lost, why)
-            self._n, self._link = n, link
+            # It follows, so its number does too.
+            self._n += 1
+            self._link = link
             if self._everything or self.selection.takes(key):
                 return self._event(link, prev, key, payload)
         return None
+
+    def _missed(self, n: int, link: bytes, prev: bytes, item: bytes | Head) -> Gap:
+        self._queue.appendleft(item)
+        lost = n - self._n - 1
+        why = self._why
+        if lost < 1:
+            why = GapReason.RESET if began_anew(prev) else GapReason.ROLLBACK
+        return self._jump(Head(n - 1, prev, self._epoch), link, lost, why)
 
     def _marked(self, head: Head) -> Gap | None:
         if head.link == self._link:

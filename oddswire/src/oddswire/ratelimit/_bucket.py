@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from struct import Struct
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oddswire.connection.packing import pack
 from oddswire.errors import RuleError
@@ -21,9 +22,16 @@ if TYPE_CHECKING:
 HIT = load("ratelimit_hit")
 """Decides all rules of a request together."""
 
+PACKED = Struct(">cIQIIB")
+"""What the scripts are told of a rule: its kind, limit and width, the cost, what has to
+stay free, and whether it only watches."""
+
 SUBJECTS = 10_000
 """Subjects of a rule that are remembered; of more, the oldest denials and local shares
 are forgotten."""
+
+
+Call = tuple[bytes, tuple[Any, ...]]
 
 
 class Bucket:
@@ -107,16 +115,38 @@ class Bucket:
 class RuleState:
     """A rule at work: its subjects, its counts, its part of a script's arguments."""
 
+    __slots__ = (
+        "_full",
+        "_space",
+        "admitted",
+        "buckets",
+        "change",
+        "cost",
+        "degraded",
+        "denied",
+        "is_slots",
+        "key",
+        "most",
+        "name",
+        "remembered",
+        "rule",
+        "shadow",
+        "waited",
+        "width",
+        "window",
+        "would_deny",
+    )
+
     def __init__(self, rule: Rule, space: KeySpace) -> None:
         self.rule = rule
         self.name = rule.name
         self.key = rule.key
         self.cost = rule.cost
         self.most = rule.limit.most
+        self.width = rule.limit.width
         self.window = rule.limit.window
-        self.is_slots = rule.limit.kind == "slots"
         self.shadow = rule.shadow
-        self.args = (rule.limit.kind, rule.limit.most, rule.limit.width)
+        self.is_slots = rule.limit.kind == b"s"
         self.buckets: dict[int | str, Bucket] = {}
         self.admitted = self.denied = self.remembered = 0
         self.would_deny = self.waited = self.degraded = 0
@@ -190,6 +220,11 @@ class RuleState:
         for bucket in self.buckets.values():
             bucket.forget()
 
+    def packed(self, cost: int, hold: int) -> bytes:
+        """Return what the scripts are told of it."""
+        limit = self.rule.limit
+        return PACKED.pack(limit.kind, limit.most, limit.width, cost, hold, self.shadow)
+
     def weight(self, cost: int, *, low: bool) -> tuple[int, int]:
         """Return what a hit costs this rule, and what it has to leave to others.
 
@@ -234,42 +269,40 @@ class Request:
     Attributes:
         parts: By rule.
         keys: Of the scripts, three for each rule.
-        args: Of ratelimit_hit.lua, six for each rule.
+        packed: What the scripts are told of the rules.
         has_slots: Whether a lease is to be named.
     """
 
-    __slots__ = ("_usual", "args", "has_slots", "keys", "parts")
+    __slots__ = ("_usual", "has_slots", "keys", "packed", "parts")
 
     def __init__(self, parts: tuple[Part, ...]) -> None:
         self.parts = parts
-        self.keys: list[str] = []
-        self.args: list[str | int] = []
-        self.has_slots = False
-        for bucket, cost, hold in parts:
-            rule = bucket.rule
-            self.keys += bucket.keys
-            self.args += (*rule.args, cost, hold, "1" if rule.shadow else "0")
-            self.has_slots = self.has_slots or rule.is_slots
-        self._usual: tuple[tuple[str | int, ...], bytes] | None = None
+        self.keys = [key for part in parts for key in part.bucket.keys]
+        self.packed = b"".join(
+            bucket.rule.packed(cost, hold) for bucket, cost, hold in parts
+        )
+        self.has_slots = any(part.bucket.rule.is_slots for part in parts)
+        self._usual: Call | None = None
 
-    def call(self, mode: str, lease: str) -> tuple[tuple[str | int, ...], bytes]:
-        """Return the command that asks for it, and its bytes.
+    @property
+    def usual(self) -> Call:
+        """The call that takes it, where there are no slots.
 
-        Packing is the dearest step of a hit, so the usual call is packed once.
+        Packing is the dearest step of a hit, so this one is packed once.
+        """
+        if self._usual is None:
+            self._usual = self.call()
+        return self._usual
+
+    def call(self, *args: str) -> Call:
+        """Return the command that asks for it, packed, and its parts.
 
         Args:
-            mode: Of ratelimit_hit.lua.
-            lease: The name of its leases; empty without slots.
+            *args: Of ratelimit_hit.lua: the mode, and the name of the leases.
         """
-        usual = mode == "take" and not lease
-        if usual and self._usual is not None:
-            return self._usual
         keys = self.keys
-        command = ("EVALSHA", HIT.sha, len(keys), *keys, mode, lease, *self.args)
-        call = command, pack(command)
-        if usual:
-            self._usual = call
-        return call
+        command = ("EVALSHA", HIT.sha, len(keys), *keys, self.packed, *args)
+        return pack(command), command
 
     def denied_by(self, now: float) -> Bucket | None:
         """Return a bucket that is known to deny it."""

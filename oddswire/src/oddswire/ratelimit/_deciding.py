@@ -93,7 +93,7 @@ class Deciding:
         return self._away_until is not None
 
     async def run(
-        self, script: Script, keys: Sequence[str], args: Sequence[str | int]
+        self, script: Script, keys: Sequence[str], args: Sequence[Any]
     ) -> Any:
         """Run a script whose keys are in one slot by their making."""
         try:
@@ -117,7 +117,16 @@ class Deciding:
         denying = request.denied_by(now)
         if denying is not None:
             return denying.denial(now)
+        return await self.ask(request, mode)
+
+    async def ask(self, request: Request, mode: str = "take") -> Decision:
+        """Return the decision on a request that no remembered denial answers.
+
+        Raises:
+            OddswireError: As `decide`.
+        """
         if self._away_until is not None:
+            now = self._now()
             if now < self._away_until:
                 return self._alone(request, now, mode)
             # This caller tries; the others go on alone until it knows.
@@ -125,45 +134,69 @@ class Deciding:
             if not await self._book():
                 return self._alone(request, self._now(), mode)
         lease = f"{self._me}-{next(self._leases)}" if request.has_slots else ""
-        for bucket, cost, _ in request.parts:
+        usual = mode == "take" and not lease
+        packed, command = request.usual if usual else request.call(mode, lease)
+        parts = request.parts
+        for bucket, cost, _ in parts:
             bucket.pending += cost
-        command, packed = request.call(mode, lease)
         try:
             try:
                 reply = await self._client.execute_packed(packed, command)
             except NoScriptError:
-                args = (mode, lease, *request.args)
+                args = (request.packed, mode, lease)
                 reply = await HIT(self._client, request.keys, args)
         except AWAY:
             reply = None
         finally:
-            for bucket, cost, _ in request.parts:
+            for bucket, cost, _ in parts:
                 bucket.pending -= cost
+        now = self._now()
         if reply is None:
             self.failed += 1
-            now = self._now()
             self._away_until = now + _PAUSE
             return self._alone(request, now, mode)
         self.asked += 1
-        return self._judged(request, reply, lease, mode)
+        if len(reply) > 2:
+            return self._judged(request, reply, lease, mode, now)
+        # By far the most: one window, admitted in the sub-window of the last time.
+        at, remaining = reply
+        bucket = parts[0].bucket
+        rule = bucket.rule
+        reset = (rule.width * 21 - at % rule.width) / 1e6
+        bucket.limit = limit = rule.most
+        bucket.remaining = remaining
+        bucket.reset_at = now + reset
+        return Decision(
+            True,  # noqa: FBT003 - fields by position: this answer has to be fast
+            rule.name,
+            limit,
+            remaining,
+            reset,
+            0.0,
+            rule.window,
+            "redis",
+            (),
+            Taken(at, "", parts),
+        )
 
     def _judged(
-        self, request: Request, reply: list[int], lease: str, mode: str
+        self, request: Request, reply: list[int], lease: str, mode: str, now: float
     ) -> Decision:
-        now = self._now()
-        allowed = reply[0] == 1
         taken = parts = request.parts
         shadow: tuple[str, ...] = ()
+        # The rule to speak of: when admitted, the one with least left, which is a rank
+        # of at most 1; when denied, the one to wait for longest, which is above 1.
         spoken, worst = parts[0].bucket, -1.0
-        at = 2
+        at = 1
         for part in parts:
             bucket, cost, hold = part
-            admits, limit, remaining, reset, retry = reply[at : at + 5]
-            at += 5
-            bucket.limit, bucket.remaining = limit, remaining
-            bucket.reset_at = now + reset / 1e6
-            if admits:
-                rank = 1.0 - remaining / limit if allowed else -1.0
+            bucket.limit = limit = reply[at]
+            bucket.remaining = remaining = reply[at + 1]
+            bucket.reset_at = now + reply[at + 2] / 1e6
+            retry = reply[at + 3]
+            at += 4
+            if not retry:
+                rank = 1.0 - remaining / limit
             else:
                 taken = tuple(each for each in taken if each is not part)
                 # One more: as a float it may be a little less.
@@ -171,31 +204,32 @@ class Deciding:
                 bucket.retry_at = now + wait
                 if bucket.rule.shadow:
                     shadow += (bucket.rule.name,)
-                    rank = -1.0
-                else:
-                    rank = wait
-                    # Slots come back at any time, and looking is no denial.
-                    if mode == "take" and not bucket.rule.is_slots:
-                        bucket.weight = cost + hold
-                        bucket.until = now + min(wait, self._remember)
+                    continue
+                rank = 1.0 + wait
+                # Slots come back at any time, and looking is no denial.
+                if mode == "take" and not bucket.rule.is_slots:
+                    bucket.weight = cost + hold
+                    bucket.until = now + min(wait, self._remember)
             if rank > worst:
                 spoken, worst = bucket, rank
+        allowed = worst <= 1.0
         counted = allowed and mode == "take"
         if counted and request.has_slots:
             for bucket, cost, _ in taken:
                 if bucket.rule.is_slots:
                     self._hold(bucket, lease, cost, now)
+        rule = spoken.rule
         return Decision(
             allowed,
-            spoken.rule.name,
+            rule.name,
             spoken.limit,
             spoken.remaining,
             spoken.reset_at - now,
             0.0 if allowed else spoken.retry_at - now,
-            spoken.rule.window,
+            rule.window,
             "redis",
             shadow,
-            Taken(reply[1], lease, taken) if counted else None,
+            Taken(reply[0], lease, taken) if counted else None,
         )
 
     def _hold(self, bucket: Bucket, lease: str, cost: int, now: float) -> None:
@@ -275,7 +309,7 @@ class Deciding:
             for first in range(0, len(parts), _BOOKED_AT_ONCE):
                 some = Request(tuple(parts[first : first + _BOOKED_AT_ONCE]))
                 try:
-                    await self.run(HIT, some.keys, ["book", "", *some.args])
+                    await self.run(HIT, some.keys, [some.packed, "book"])
                 except AWAY:
                     self.failed += 1
                     self._away_until = self._now() + _PAUSE
@@ -321,11 +355,9 @@ class Deciding:
             parts = tuple(part for part in parts if part.bucket.rule.is_slots)
             if not parts or self.away:
                 return total
-        args: list[str | int] = [int(taken.at), taken.lease]
-        for bucket, cost, _ in parts:
-            kind, _, width = bucket.rule.args
-            args += (kind, width, cost)
-        back = await self.run(_REFUND, Request(parts).keys, args)
+        given = Request(parts)
+        args = [given.packed, int(taken.at), taken.lease]
+        back = await self.run(_REFUND, given.keys, args)
         return total + int(back)
 
     async def keep(self, decision: Decision) -> None:

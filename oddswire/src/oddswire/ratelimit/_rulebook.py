@@ -109,18 +109,17 @@ class RuleBook:
 
     def count(self, request: Request, decision: Decision) -> None:
         """Count a decision that was told to whoever asked."""
+        source = decision.source
         if decision.allowed:
-            for part in request.parts:
-                part.bucket.rule.admitted += 1
+            for bucket, _, _ in request.parts:
+                bucket.rule.admitted += 1
+        elif source == "memory":
+            self.rules[decision.rule].remembered += 1
         else:
-            rule = self.rules[decision.rule]
-            if decision.source == "memory":
-                rule.remembered += 1
-            else:
-                rule.denied += 1
-        if decision.source == "local":
-            for part in request.parts:
-                part.bucket.rule.degraded += 1
+            self.rules[decision.rule].denied += 1
+        if source == "local":
+            for bucket, _, _ in request.parts:
+                bucket.rule.degraded += 1
         for name in decision.shadow:
             self.rules[name].would_deny += 1
 

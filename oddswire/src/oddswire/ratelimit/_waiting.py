@@ -34,12 +34,13 @@ _TURNS = 64  # after which the other tasks of the loop get theirs
 
 
 class Waiter:
-    """One call of `acquire`."""
+    """One call of `acquire`, which ends at a time of the limiter's clock."""
 
-    __slots__ = ("future", "request")
+    __slots__ = ("ends", "future", "request")
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, ends: float) -> None:
         self.request = request
+        self.ends = ends
         self.future: asyncio.Future[Decision] = (
             asyncio.get_running_loop().create_future()
         )
@@ -109,14 +110,14 @@ class Waiting:
     async def wait(
         self, request: Request, priority: Priority, timeout: float | None
     ) -> Decision | None:
-        """Return the decision that admits the request, or denies it for ever.
+        """Return the decision that admits the request, or denies it for too long.
 
         None when it was not its turn within `timeout` seconds. Cancelled, it leaves the
         line; what was admitted for it meanwhile goes to the next in line, or back.
         """
         if self._closed:
             raise ClosedError("the rate limiter is closed")
-        waiter = Waiter(request)
+        waiter = Waiter(request, inf if timeout is None else self._now() + timeout)
         self._enter(waiter, priority)
         try:
             async with asyncio.timeout(timeout):
@@ -214,6 +215,9 @@ class Waiting:
             if self._comes_after(line, bucket) or (
                 bucket.resume > now and cost + hold >= bucket.resume_weight
             ):
+                denying = waiter.request.denied_by(now)
+                if denying is not None:
+                    self._dismiss(line, waiter.request, denying.denial(now))
                 self._park(line, bucket)
                 return
         try:
@@ -241,9 +245,8 @@ class Waiting:
         self._succeed(line)
 
     def _denied(self, line: Line, waiter: Waiter, decision: Decision) -> None:
+        self._dismiss(line, waiter.request, decision)
         if decision.retry_after == inf:
-            if not waiter.future.done():
-                waiter.future.set_result(decision)
             self._push(self._ready, line)
             return
         for bucket, cost, hold in waiter.request.parts:
@@ -253,6 +256,14 @@ class Waiting:
                 bucket.resume_weight = cost + hold
                 bucket.resume = self._now() + min(decision.retry_after, longest)
                 self._park(line, bucket)
+
+    def _dismiss(self, line: Line, request: Request, denial: Decision) -> None:
+        """Tell those of a line who cannot be admitted before their time is over."""
+        wait = request.least_wait(denial)
+        at = self._now() + wait
+        for waiter in line.waiters:
+            if (at > waiter.ends or wait == inf) and not waiter.future.done():
+                waiter.future.set_result(denial)
 
     def _comes_after(self, line: Line, bucket: Bucket) -> bool:
         """Whether a line that goes first is parked there.

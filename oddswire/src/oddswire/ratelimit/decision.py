@@ -8,7 +8,8 @@ from typing import Any, Literal
 import msgspec
 
 
-class Taken(msgspec.Struct):
+# Neither is followed by the garbage collector: nothing that they hold refers to them.
+class Taken(msgspec.Struct, gc=False):
     """What an admitted request took; emptied by the one refund it can have.
 
     Attributes:
@@ -22,7 +23,7 @@ class Taken(msgspec.Struct):
     parts: tuple[Any, ...]
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What became of a request under its rules.
 
     The numbers are those of one rule: when denied, of the one that takes longest to

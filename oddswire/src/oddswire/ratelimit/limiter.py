@@ -18,18 +18,17 @@ from oddswire.keys import KeySpace
 from oddswire.ratelimit._deciding import Deciding
 from oddswire.ratelimit._rulebook import RuleBook
 from oddswire.ratelimit._waiting import Waiting
+from oddswire.ratelimit.decision import Decision
 from oddswire.ratelimit.rules import Limit, Priority, Rule, seconds, whole
 from oddswire.ratelimit.statistics import Statistics
 from oddswire.scripts import load
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-    from types import TracebackType
 
     from oddswire.client import Client
     from oddswire.erasure import Erased
     from oddswire.events import Event
-    from oddswire.ratelimit.decision import Decision
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -87,12 +86,7 @@ class RateLimiter:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -130,24 +124,30 @@ class RateLimiter:
                 missing rights.
         """
         # A flood has to cost nothing: the answer is known without asking anybody.
-        now = self._now()
         request = None
         try:
             for name in rules:
                 rule = self._rules[name]
-                bucket = rule.buckets.get(subjects[rule.key] if rule.key else "")
-                if bucket is None:
-                    continue
-                if bucket.until > now and cost * rule.cost >= bucket.weight:
-                    rule.remembered += 1
-                    return bucket.denial(now)
+                bucket = rule.buckets[subjects[rule.key] if rule.key else ""]
+                if bucket.until and cost * rule.cost >= bucket.weight:
+                    now = self._now()
+                    if bucket.until > now:
+                        rule.remembered += 1
+                        # `bucket.denial(now)`: the call took a tenth of all.
+                        return Decision(
+                            False, name, bucket.limit, bucket.remaining,  # noqa: FBT003
+                            bucket.reset_at - now, bucket.retry_at - now,
+                            rule.window, "memory",
+                        )  # fmt: skip
                 if cost == len(rules) == 1:
                     request = bucket.usual
         except (KeyError, TypeError):
-            pass  # a mistake, which is named below
+            pass  # asked for the first time, or a mistake, which is named below
         if request is None:
             request = self._book.request(rules, cost, subjects)
-        decision = await self._deciding.decide(request)
+            decision = await self._deciding.decide(request)
+        else:
+            decision = await self._deciding.ask(request)
         self._book.count(request, decision)
         return decision
 

@@ -22,7 +22,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ARGUMENTS = frozenset(
     ("self", "cost", "timeout", "priority", "rule", "rules", "retry_after")
 )
-_SUBS = 20  # sub-windows of a window, as in ratelimit_hit.lua
+_AGES = 20  # sub-windows of a window, as in ratelimit_hit.lua
 
 
 class Priority(IntEnum):
@@ -50,7 +50,7 @@ class SlidingWindow(msgspec.Struct, frozen=True):
     limit: int
     per: float
 
-    kind: ClassVar[str] = "window"
+    kind: ClassVar[bytes] = b"w"
 
     def __post_init__(self) -> None:
         whole("SlidingWindow.limit", self.limit)
@@ -69,7 +69,7 @@ class SlidingWindow(msgspec.Struct, frozen=True):
     @property
     def width(self) -> int:
         """Microseconds of a sub-window, rounded up so that 20 cover the window."""
-        return ceil(ceil(self.per * 1e6) / _SUBS)
+        return ceil(ceil(self.per * 1e6) / _AGES)
 
 
 class TokenBucket(msgspec.Struct, frozen=True):
@@ -90,7 +90,7 @@ class TokenBucket(msgspec.Struct, frozen=True):
     rate: float
     burst: int
 
-    kind: ClassVar[str] = "bucket"
+    kind: ClassVar[bytes] = b"b"
 
     def __post_init__(self) -> None:
         whole("TokenBucket.burst", self.burst)
@@ -137,7 +137,7 @@ class Concurrency(msgspec.Struct, frozen=True):
     limit: int
     ttl: float
 
-    kind: ClassVar[str] = "slots"
+    kind: ClassVar[bytes] = b"s"
 
     def __post_init__(self) -> None:
         whole("Concurrency.limit", self.limit)

@@ -1,14 +1,15 @@
 -- Gives back what one admitted request took, as far as it still counts.
 --
 -- KEYS    for each rule three: its state, its block, its changed limit
--- ARGV    1  when it was admitted, microseconds of the server's clock
---         2  the lease
---         then for each rule three: "window", "bucket" or "slots"; its width in
---         microseconds; the cost
+-- ARGV    1  for each rule 22 bytes, as in ratelimit_hit.lua
+--         2  when it was admitted, microseconds of the server's clock
+--         3  the lease
 -- Returns how much was given back, over all rules
 -- Cost    O(rules)
 
-local SUBS, HEAD = 21, 15 -- as in ratelimit_hit.lua
+local RULE = '>c1I4I8I4I4B'
+local STATE, HEAD, AGES = '>I6I5I4I4', 19, 20 -- as in ratelimit_hit.lua
+local OWN = 15
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -17,20 +18,25 @@ local given = 0
 -- From the sub-window it was counted in and no other, or others would be let in twice.
 local function window(key, cost)
   local raw = redis.call('GET', key)
-  if not raw or (#raw - HEAD) % SUBS ~= 0 then return end
-  local last, width, older = struct.unpack('>I6I5I4', raw)
-  local number = math.floor(tonumber(ARGV[1]) / width)
-  if number > last or number <= last - SUBS then return end
-  local size = (#raw - HEAD) / SUBS
-  local at = HEAD + number % SUBS * size
-  local count = struct.unpack('>I' .. size, raw, at + 1)
+  local size = raw and (#raw - HEAD) / AGES
+  if size ~= 1 and size ~= 2 and size ~= 4 then return end
+  local last, width, older, count = struct.unpack(STATE, raw)
+  local age = last - math.floor(tonumber(ARGV[2]) / width)
+  if age < 0 or age > AGES then return end
+  local at, form = OWN, '>I4'
+  if age > 0 then
+    at, form = HEAD + (age - 1) * size, '>I' .. size
+    count = struct.unpack(form, raw, at + 1)
+  end
   local back = math.min(count, cost)
   given = given + back
-  if number < last then older = older - back end
-  redis.call('SET', key, struct.pack('>I6I5I4', last, width, older)
-    .. string.sub(raw, HEAD + 1, at)
-    .. struct.pack('>I' .. size, count - back)
-    .. string.sub(raw, at + size + 1), 'KEEPTTL')
+  local head = string.sub(raw, 1, at)
+  if age > 0 then
+    head = struct.pack('>I6I5I4', last, width, older - back) .. string.sub(head, OWN + 1)
+  end
+  -- Not SETRANGE: Valkey then keeps the value apart from its key, in more bytes.
+  local own = struct.pack(form, count - back)
+  redis.call('SET', key, head .. own .. string.sub(raw, at + #own + 1), 'KEEPTTL')
 end
 
 local function bucket(key, width, cost)
@@ -46,17 +52,19 @@ local function bucket(key, width, cost)
   end
 end
 
+local at = 1
 for rule = 1, #KEYS / 3 do
-  local key, arg = KEYS[rule * 3 - 2], rule * 3
-  local kind, width, cost = ARGV[arg], tonumber(ARGV[arg + 1]), tonumber(ARGV[arg + 2])
-  if kind == 'window' then
+  local key = KEYS[rule * 3 - 2]
+  local kind, limit, width, cost, hold, watches
+  kind, limit, width, cost, hold, watches, at = struct.unpack(RULE, ARGV[1], at)
+  if kind == 'w' then
     window(key, cost)
-  elseif kind == 'bucket' then
+  elseif kind == 'b' then
     local changed = redis.call('GET', KEYS[rule * 3])
     if changed then width = tonumber(string.match(changed, '^%d+ (%d+)$')) end
     bucket(key, width, cost)
   else
-    for i = 1, cost do given = given + redis.call('ZREM', key, ARGV[2] .. ':' .. i) end
+    for i = 1, cost do given = given + redis.call('ZREM', key, ARGV[3] .. ':' .. i) end
   end
 end
 return given
