@@ -1,10 +1,11 @@
 -- Take a lock, or a place in its queue.
 -- KEYS: lock, fence, queue, waiting, released.
--- ARGV: 1 token, 2 ttl ms, 3 for how long the caller is believed to be waiting, ms.
+-- ARGV: 1 token, 2 ttl ms, 3 for how long the number is remembered, 4 for how long the
+-- caller is believed to be waiting, ms.
 -- Returns {1, fencing number as text}, or {0, ms until it is worth trying again, id of the
 -- last release}. Cost: O(log waiters).
 local lock, fence, queue, waiting, released = unpack(KEYS)
-local token, patience = ARGV[1], tonumber(ARGV[3])
+local token, patience = ARGV[1], tonumber(ARGV[4])
 local t = redis.call('TIME')
 local us = t[1] * 1000000 + t[2]
 local ms = math.floor(us / 1000)
@@ -22,7 +23,7 @@ if (not holder or holder == token) and (not head or head == token) then
   -- By the clock too: a number that was forgotten is not given out again.
   local number = math.max(tonumber(redis.call('GET', fence) or 0) + 1, us)
   local text = string.format('%.0f', number)
-  redis.call('SET', fence, text, 'PX', math.max(86400000, 2 * tonumber(ARGV[2])))
+  redis.call('SET', fence, text, 'PX', ARGV[3])
   return {1, text}
 end
 if not redis.call('ZSCORE', queue, token) then
