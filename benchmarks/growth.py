@@ -120,18 +120,17 @@ def _panel(
             f'<text x="{x(size):.1f}" y="{_TOP + _HEIGHT + 18}" text-anchor="middle" '
             f'fill="#59636e">{size:,}</text>'
         )
-    for colour, (name, line) in zip(_COLOURS, lines.items(), strict=False):
+    for number, (name, line) in enumerate(lines.items()):
+        colour = _COLOURS[number]
         points = [(x(s), y(value)) for s, value in zip(sizes, line, strict=True)]
         path = " ".join(f"{across:.1f},{down:.1f}" for across, down in points)
         style = f'fill="none" stroke="{colour}" stroke-width="2"'
         yield f'<polyline points="{path}" {style}/>'
         for across, down in points:
             yield f'<circle cx="{across:.1f}" cy="{down:.1f}" r="3" fill="{colour}"/>'
-        across, down = points[-1]
-        yield (
-            f'<text x="{across - 6:.1f}" y="{down - 7:.1f}" text-anchor="end" '
-            f'fill="{colour}">{name}</text>'
-        )
+        # The lines rise to the right, so the left has room for their names.
+        down = _TOP + 16 + 15 * number
+        yield f'<text x="{left + 10}" y="{down}" fill="{colour}">{name}</text>'
 
 
 def main() -> int:
