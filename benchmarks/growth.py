@@ -120,8 +120,8 @@ def _panel(
             f'<text x="{x(size):.1f}" y="{_TOP + _HEIGHT + 18}" text-anchor="middle" '
             f'fill="#59636e">{size:,}</text>'
         )
-    for number, (name, line) in enumerate(lines.items()):
-        colour = _COLOURS[number]
+    for at, (name, line) in enumerate(lines.items()):
+        colour = _COLOURS[at]
         points = [(x(s), y(value)) for s, value in zip(sizes, line, strict=True)]
         path = " ".join(f"{across:.1f},{down:.1f}" for across, down in points)
         style = f'fill="none" stroke="{colour}" stroke-width="2"'
@@ -129,7 +129,7 @@ def _panel(
         for across, down in points:
             yield f'<circle cx="{across:.1f}" cy="{down:.1f}" r="3" fill="{colour}"/>'
         # The lines rise to the right, so the left has room for their names.
-        down = _TOP + 16 + 15 * number
+        down = _TOP + 16 + 15 * at
         yield f'<text x="{left + 10}" y="{down}" fill="{colour}">{name}</text>'
 
 

@@ -3,6 +3,8 @@
 Arguments: URL, beginning of prefixes, sealing keys. It finds out by itself which steps
 each call has, and has a process killed at each of them, on sessions of its own. A line
 is printed for each: prefix, call, number and name of the step, how the process ended.
+With a call and a step too, a process is only stopped there: "stopped" is printed, and
+it goes on with the next line of input.
 
 A step is a command (named by its script) before it is sent, half sent, sent, and
 answered; and memory (`near`, `mirror`) before and after it is changed.
@@ -15,11 +17,13 @@ import os
 import signal
 import sys
 from collections import Counter
+from contextlib import suppress
 from typing import Annotated
 
 from oddswire import Client
 from oddswire.codec import Keyring
 from oddswire.connection.multiplexer import Multiplexer
+from oddswire.errors import SessionGone
 from oddswire.scripts import Script
 from oddswire.sessions import Collection, Expiring, Indexed, Record, Secret, Sessions
 from oddswire.sessions import _scripts as scripts
@@ -41,6 +45,7 @@ class Person(Record):
     """A session with every kind of field."""
 
     city: Annotated[str, Indexed()] = ""
+    note: str = ""
     wallets: Annotated[dict[str, str], Collection(20, index="wallet")] = {}
     dialog: Annotated[list[str], Expiring()] = []
     token: Annotated[str, Secret()] = ""
@@ -105,10 +110,12 @@ class Steps:
 
     Args:
         last: Where to die; "" nowhere.
+        deadly: By which signal.
     """
 
-    def __init__(self, last):
+    def __init__(self, last, deadly=signal.SIGKILL):
         self.last = last
+        self.deadly = deadly
         self.seen = []
         self.on = False
         self._count = Counter()
@@ -117,7 +124,7 @@ class Steps:
         """Come to a step."""
         self.seen.append(step)
         if step == self.last:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.deadly)
 
     def number(self, name):
         """Return a name with how often it came."""
@@ -161,9 +168,9 @@ class Steps:
         setattr(owner, method, stepwise)
 
 
-async def live(url, prefix, call, keys, where):
+async def live(url, prefix, call, keys, where, deadly=signal.SIGKILL):
     """Make the call, and die at a step of it; return the steps when there is none."""
-    steps = Steps(where)
+    steps = Steps(where, deadly)
     steps.watch_wires()
     async with Client.from_url(url, client_name=NAME) as client:
         await prepare(client, prefix, keys)
@@ -179,7 +186,10 @@ async def live(url, prefix, call, keys, where):
             steps.watch(sessions._near, "drop", "near")
             steps.watch(sessions._upkeep.mirror, "apply", "mirror")
             steps.on = True
-            await make(sessions)
+            with suppress(SessionGone if deadly == signal.SIGSTOP else ()):
+                await make(sessions)
+            if deadly == signal.SIGSTOP:
+                return []
             last = f"mirror{announced}.after"
             while announced and last not in steps.seen:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
@@ -224,5 +234,16 @@ def run_all(url, prefix, keys):
         print(*running.pop(child), os.waitstatus_to_exitcode(status))  # noqa: T201
 
 
+def stop_at(url, prefix, keys, call, step):
+    """Stop a process at a step, and let it go on."""
+    child, _ = fork(url, prefix, call, keys, step, signal.SIGSTOP)
+    _, status = os.waitpid(child, os.WUNTRACED)
+    print("stopped" if os.WIFSTOPPED(status) else "ended", flush=True)  # noqa: T201
+    sys.stdin.readline()
+    os.kill(child, signal.SIGCONT)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status))  # noqa: T201
+
+
 if __name__ == "__main__":
-    run_all(*sys.argv[1:])
+    (run_all if len(sys.argv) == 4 else stop_at)(*sys.argv[1:])

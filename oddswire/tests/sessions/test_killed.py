@@ -1,4 +1,4 @@
-"""A process that is killed -9 between any two steps of each call."""
+"""A process that is killed -9, or stopped, between any two steps of a call."""
 
 from __future__ import annotations
 
@@ -96,6 +96,14 @@ def one_of(state, old, new, *, by_parts):
     return same and rest in (old[1:], new[1:])
 
 
+async def start(*arguments):
+    """Start the worker."""
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(
+        sys.executable, WORKER, *arguments, stdin=pipe, stdout=pipe, stderr=pipe
+    )
+
+
 async def expected(client, prefix, keys):
     """Return what is found before and after each call that nothing befalls."""
     states = {}
@@ -118,10 +126,7 @@ async def test_killed_between_any_two_steps_a_session_is_whole(
     """After kill -9 at each step another process finds old or new, indexes, the cap."""
     keys = Keyring.new_line(2) + Keyring.new_line(1)
     states = await expected(client, prefix, keys)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, WORKER, server.url, prefix[:-1], keys,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    process = await start(server.url, prefix[:-1], keys)
     said, complaint = await process.communicate()
     assert complaint == b"", complaint.decode()
     cases = [line.split() for line in said.decode().splitlines()]
@@ -156,3 +161,35 @@ async def test_killed_between_any_two_steps_a_session_is_whole(
 def changing(step):
     """Return whether a step is one of a script that changes something."""
     return step.partition(".")[0].rstrip("0123456789") in dying.CHANGING
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S3")
+@pytest.mark.parametrize("others", ["change", "delete"])
+@pytest.mark.parametrize(
+    ("call", "step"),
+    [("update", "save1.before"), ("update", "save1.sent"), ("add", "member1.before")],
+)
+async def test_a_process_that_was_stopped_writes_late_and_undoes_nothing(
+    server, client, prefix, call, step, others
+):
+    """SIGSTOP in a call while another process changes or deletes: both are done."""
+    keys = Keyring.new_line(2) + Keyring.new_line(1)
+    process = await start(server.url, prefix, keys, call, step)
+    assert await process.stdout.readline() == b"stopped\n"
+    sessions = dying.open_sessions(client, prefix, keys)
+    if others == "change":
+        await sessions.update(1, lambda p: setattr(p, "note", "other"))
+    else:
+        await sessions.delete(1)
+    said, complaint = await process.communicate(b"go on\n")
+    assert (said, complaint) == (b"0\n", b"")
+    person = await sessions.get(1)
+    if others == "delete":
+        assert person is None
+    else:
+        assert person.note == "other"
+        assert "0xcc" in person.wallets
+        assert person.city == ("Rome" if call == "update" else "Oslo")
+    found = await sessions.users_for("wallet", "0xcc", fresh=True)
+    assert found == (frozenset() if others == "delete" else {1})
