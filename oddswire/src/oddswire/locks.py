@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from redis.exceptions import ResponseError
 
 from oddswire import keys as families
+from oddswire._lines import Lines
 from oddswire.clock import SystemClock
 from oddswire.errors import ClosedError, LockLost, OddswireError
 from oddswire.keys import KeySpace
@@ -59,7 +59,7 @@ class Locks:
         self.client = client
         self.space = KeySpace(prefix)
         self.clock: Clock = SystemClock() if clock is None else clock
-        self._queues: dict[str, deque[asyncio.Future[None]]] = {}
+        self.lines: Lines[str] = Lines()
         self._fenced: dict[str, Script] = {}
         self._wires = 0
 
@@ -99,34 +99,6 @@ class Locks:
             source = f"{_FENCED}\n{script.source}"
             self._fenced[script.sha] = Script(f"{script.name}, fenced", source)
         return self._fenced[script.sha]
-
-    async def enter(self, name: str) -> None:
-        """Wait until this task is the first of its process to want a lock."""
-        queue = self._queues.get(name)
-        if queue is None:
-            self._queues[name] = deque()
-            return
-        turn = asyncio.get_running_loop().create_future()
-        queue.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                # It was handed over just before: pass it on.
-                self.leave(name)
-            else:
-                queue.remove(turn)
-            raise
-
-    def leave(self, name: str) -> None:
-        """Let the next task of this process have its turn."""
-        queue = self._queues[name]
-        while queue:
-            turn = queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        del self._queues[name]
 
 
 class Lock:
@@ -178,6 +150,7 @@ class Lock:
         self._on_lost = on_lost
         self._lost = False
         self._until = 0.0
+        self._turn: asyncio.Future[None]
         self._scope: asyncio.Timeout | None = None
         self._renewing: asyncio.Task[None] | None = None
 
@@ -237,14 +210,18 @@ class Lock:
     async def __aenter__(self) -> Self:
         if self._renewing is not None:
             raise ClosedError("a Lock is used once; ask for another")
-        await self._locks.enter(self.name)
+        lines = self._locks.lines
+        self._turn = lines.line_up(self.name)
         try:
+            await self._turn
             await self._acquire()
         except BaseException:
-            # The request may be on its way: on the same wire this comes after it.
-            with suppress(OddswireError):
-                await self._give_up()
-            self._locks.leave(self.name)
+            try:
+                # The request may be on its way: on the same wire this comes after it.
+                with suppress(OddswireError):
+                    await self._give_up()
+            finally:
+                lines.leave(self.name, self._turn)
             raise
         loop = asyncio.get_running_loop()
         if self._on_lost is None:
@@ -275,7 +252,7 @@ class Lock:
                 await asyncio.gather(self._renewing, return_exceptions=True)
             finally:
                 self._until = 0.0
-                self._locks.leave(self.name)
+                self._locks.lines.leave(self.name, self._turn)
         if self._on_lost is not None:
             if lost:
                 self._lose()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
+from oddswire._lines import Lines
 from oddswire.errors import ConversationBusy, OddswireError, SettingsError
 from oddswire.locks import Locks
 
@@ -69,8 +69,8 @@ class Turns:
         self._timeout = timeout
         self._queue = queue
         self._on_error = on_error
-        # A key is here while somebody has its turn; who waits stands in its line.
-        self._lines: dict[str, deque[asyncio.Future[None]]] = {}
+        # Not those of the locks: without Redis there are turns in this process yet.
+        self._lines: Lines[str] = Lines()
         self.local = 0
         self.lost = 0
 
@@ -93,8 +93,21 @@ class Turns:
         """
         key = name(kind, *parts)
         until = monotonic() + self._timeout
-        await self._stand_in_line(key, until)
+        waiting = self._lines.waiting(key)
+        if not self._lines.free(key) and waiting >= self._queue:
+            raise ConversationBusy(
+                f"{waiting} updates of this conversation wait already; that is the cap "
+                "`queue`"
+            )
+        turn = self._lines.line_up(key)
         try:
+            try:
+                async with asyncio.timeout(until - monotonic()):
+                    await turn
+            except TimeoutError:
+                raise ConversationBusy(
+                    f"no turn came within the timeout of {self._timeout:g} s"
+                ) from None
             async with AsyncExitStack() as stack:
                 lock = self._locks.lock(key, self._lease, on_lost=self._note_lost)
                 try:
@@ -112,49 +125,13 @@ class Turns:
                     ) from None
                 yield
         finally:
-            self._next(key)
+            self._lines.leave(key, turn)
 
     def _note_lost(self) -> None:
         self.lost += 1
         _log.warning(
             "a lock ended before its handler was done: two may have run at a time"
         )
-
-    async def _stand_in_line(self, key: str, until: float) -> None:
-        line = self._lines.get(key)
-        if line is None:
-            self._lines[key] = deque()
-            return
-        if len(line) >= self._queue:
-            raise ConversationBusy(
-                f"{len(line)} updates of this conversation wait already; that is the "
-                "cap `queue`"
-            )
-        turn = asyncio.get_running_loop().create_future()
-        line.append(turn)
-        try:
-            async with asyncio.timeout(until - monotonic()):
-                await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():
-                self._next(key)  # it came together with the cancellation
-            elif turn in line:
-                line.remove(turn)
-            if isinstance(error, TimeoutError):
-                raise ConversationBusy(
-                    f"no turn came within the timeout of {self._timeout:g} s"
-                ) from None
-            raise
-
-    def _next(self, key: str) -> None:
-        line = self._lines[key]
-        while line:
-            turn = line.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-            # It was cancelled, and its task had no time yet to leave the line.
-        del self._lines[key]
 
 
 def name(kind: str, *parts: int | str) -> str:

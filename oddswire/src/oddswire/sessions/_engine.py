@@ -9,6 +9,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from oddswire._lines import Lines
 from oddswire.clock import SystemClock
 from oddswire.codec import AesGcm, BlindNames, PlainNames, Zstd
 from oddswire.errors import (
@@ -29,7 +30,6 @@ from oddswire.sessions._near import Near
 from oddswire.sessions._rebuilding import Rebuilding
 from oddswire.sessions._scripts import Answer, Stored, Terms
 from oddswire.sessions._store import TRIES, Store, named_otherwise
-from oddswire.sessions._turns import Turns
 from oddswire.sessions._upkeep import Upkeep
 from oddswire.sessions.record import Record, Session
 
@@ -98,7 +98,7 @@ class Engine(Generic[T]):
         self._touch_interval = touch_interval
         self._touched: OrderedDict[int, float] = OrderedDict()
         self._generations: OrderedDict[int, str] = OrderedDict()
-        self._turns = Turns()
+        self._turns: Lines[int] = Lines()
         self._groups = Groups(self._turns, self._commit)
         self._near = Near(self._layout.whole, near, self._clock)
         self._backing: Backing[T] | None = None

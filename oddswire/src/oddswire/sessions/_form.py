@@ -10,6 +10,7 @@ from oddswire.errors import CodecError, SessionDamaged, SessionFull
 from oddswire.sessions._header import HEADER, Header
 from oddswire.sessions._layout import AUTH, CONVERSATION, SECTIONS
 from oddswire.sessions._packing import Packing, decoded, encoded
+from oddswire.sessions._scripts import Tag
 from oddswire.sessions.record import Record
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from oddswire.sessions._scripts import Stored
 
 T = TypeVar("T", bound=Record)
-Tag = tuple[str, str]
 
 INDEX = "i"
 """The field of index entries; those of collections are told by the members' fields."""

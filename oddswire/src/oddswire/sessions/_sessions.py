@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from oddswire.erasure import Erased
-    from oddswire.sessions._form import Tag
+    from oddswire.sessions._scripts import Tag
     from oddswire.sessions.source import Rebuilt
     from oddswire.sessions.statistics import SessionStatistics
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from oddswire.client import Client
     from oddswire.codec import Names
     from oddswire.keys import KeySpace
-    from oddswire.sessions._form import Change, Tag
-    from oddswire.sessions._scripts import Answer, Fields, Stored, Terms
+    from oddswire.sessions._form import Change
+    from oddswire.sessions._scripts import Answer, Fields, Stored, Tag, Terms
 
 TRIES = 16
 """Attempts at what other processes get ahead of."""

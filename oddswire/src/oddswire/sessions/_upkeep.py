@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from oddswire.clock import Clock
-    from oddswire.sessions._form import Form, Tag
+    from oddswire.sessions._form import Form
     from oddswire.sessions._near import Near
     from oddswire.sessions._rebuilding import Rebuilding
-    from oddswire.sessions._scripts import Terms
+    from oddswire.sessions._scripts import Tag, Terms
     from oddswire.sessions._store import Store
     from oddswire.sessions.feed import Feed
 
