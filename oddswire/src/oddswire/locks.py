@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 from redis.exceptions import ResponseError
@@ -37,6 +38,10 @@ _WIRES = 4
 """Exclusive wires that waiting may take at once; the pool has others to serve."""
 _LOOK_AGAIN = 0.1
 """Seconds between two looks of who waits without one."""
+_FAMILIES = (
+    families.LOCK, families.LOCK_FENCE, families.LOCK_QUEUE, families.LOCK_WAITING,
+    families.LOCK_RELEASED,
+)  # fmt: skip
 _ACQUIRE = load("lock_acquire")
 _RELEASE = load("lock_release")
 _RENEW = load("lock_renew")
@@ -60,6 +65,7 @@ class Locks:
         self.space = KeySpace(prefix)
         self.clock: Clock = SystemClock() if clock is None else clock
         self.lines: Lines[str] = Lines()
+        self.keys = lru_cache(1024)(self._make_keys)
         self._fenced: dict[str, Script] = {}
         self._wires = 0
 
@@ -81,6 +87,9 @@ class Locks:
             InvalidKey: `name` is too long.
         """
         return Lock(self, name, ttl, on_lost)
+
+    def _make_keys(self, name: str) -> tuple[str, ...]:
+        return tuple(self.space.key(family, name) for family in _FAMILIES)
 
     async def wait(self, released: str, last: str, most: float) -> None:
         """Wait for a release after the `last` one, or for so many seconds."""
@@ -136,12 +145,8 @@ class Lock:
         self.ttl = ttl
         self.fence = 0
         self._locks = locks
-        space = locks.space
-        self._lock = space.key(families.LOCK, name)
-        self._fence = space.key(families.LOCK_FENCE, name)
-        self._queue = space.key(families.LOCK_QUEUE, name)
-        self._waiting = space.key(families.LOCK_WAITING, name)
-        self._released = space.key(families.LOCK_RELEASED, name)
+        self._keys = locks.keys(name)
+        self._lock, self._fence, self._queue, self._waiting, self._released = self._keys
         self._token = secrets.token_hex(16)
         self._terms = (
             self._token, round(ttl * 1e3),
@@ -214,14 +219,15 @@ class Lock:
         self._turn = lines.line_up(self.name)
         try:
             await self._turn
-            await self._acquire()
-        except BaseException:
             try:
+                await self._acquire()
+            except BaseException:
                 # The request may be on its way: on the same wire this comes after it.
                 with suppress(OddswireError):
                     await self._give_up()
-            finally:
-                lines.leave(self.name, self._turn)
+                raise
+        except BaseException:
+            lines.leave(self.name, self._turn)
             raise
         loop = asyncio.get_running_loop()
         if self._on_lost is None:
@@ -271,12 +277,11 @@ class Lock:
 
     async def _acquire(self) -> None:
         client, clock = self._locks.client, self._locks.clock
-        keys = (self._lock, self._fence, self._queue, self._waiting, self._released)
         args = (*self._terms, round(_PATIENCE * 1e3))
         while True:
             # From before it is asked for: the server counts from later.
             sent = clock.boottime()
-            taken, *rest = await _ACQUIRE(client, keys, args)
+            taken, *rest = await _ACQUIRE(client, self._keys, args)
             if taken:
                 self.fence = int(rest[0])
                 self._until = sent + self.ttl

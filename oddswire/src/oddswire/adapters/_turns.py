@@ -137,6 +137,8 @@ class Turns:
 def name(kind: str, *parts: int | str) -> str:
     """Return the name of a lock; other parts never make the same one."""
     # Keys have dots as they are, so that the names can be read there.
-    return ".".join(
-        [kind, *(quote(str(each), "").replace(".", "%2E") for each in parts)]
-    )
+    texts = [
+        quote(each, "").replace(".", "%2E") if isinstance(each, str) else str(each)
+        for each in parts
+    ]
+    return ".".join([kind, *texts])
