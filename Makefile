@@ -6,7 +6,7 @@ STAMP := .venv/.ready
 PEERS := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.ready
 
-.PHONY: demo test check docs conformance dropin chaos audit bench hour lock clean
+.PHONY: demo test check docs conformance dropin chaos audit bench growth hour lock clean
 
 demo: $(STAMP)  ## recorded Polymarket order books become alerts, in this terminal
 	@$(BIN)/oddsbot demo
@@ -42,6 +42,9 @@ audit: $(PEERS_STAMP)  ## stale reads of the cache under faults, for SECONDS: ou
 
 bench: $(PEERS_STAMP)  ## every figure in the docs, peers beside; wants a quiet machine
 	@$(PEERS)/python benchmarks/run.py
+
+growth: $(PEERS_STAMP)  ## sessions from 10^3 to 10^6; 2 GB of memory, about 10 minutes
+	@$(PEERS)/python benchmarks/growth.py $(SIZES)
 
 hour: $(STAMP)  ## a modelled hour of a bot, with the cache and without; 6 minutes
 	@$(BIN)/python benchmarks/hour.py

@@ -353,18 +353,12 @@ CONVERSATION_ADOPTED: Family[int, int, int, str, str, str] = Family(
     "conversation-adopted", int, int, int, str, str, str, tag=6
 )
 """the same: another storage's record was taken over, and is not read any more"""
-CONVERSATION_LOCK: Family[int, int, int, str, str, str] = Family(
-    "conversation-lock", int, int, int, str, str, str, tag=6
-)
-"""the same: the token of the process that handles an update"""
 UPDATE_SEEN = Family("update-seen", int, int)
 """bot, update: it is handled, or was"""
 PTB_DATA = Family("ptb-data", int, str, int)
 """bot, kind, id: hash of user, chat, bot or callback data"""
 PTB_CONVERSATIONS = Family("ptb-conversations", int, str)
 """bot, handler: hash of the states of its conversations"""
-PTB_LOCK = Family("ptb-lock", int, int)
-"""bot, user or chat: the token of the process that handles an update"""
 
 FAMILIES: tuple[Family[*tuple[Any, ...]], ...] = tuple(
     family for family in list(globals().values()) if isinstance(family, Family)

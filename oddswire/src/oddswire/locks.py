@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 from redis.exceptions import ResponseError
 
 from oddswire import keys as families
+from oddswire._lines import Lines
 from oddswire.clock import SystemClock
 from oddswire.errors import ClosedError, LockLost, OddswireError
 from oddswire.keys import KeySpace
 from oddswire.scripts import Script, load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from oddswire.client import Client
@@ -31,6 +32,16 @@ if TYPE_CHECKING:
 _PATIENCE = 3.0
 """Seconds after which a waiter that says nothing is taken for dead."""
 _GIVING_UP = 1.0
+_REMEMBERED = 86_400.0
+"""Seconds that a fencing number is kept after its holder."""
+_WIRES = 4
+"""Exclusive wires that waiting may take at once; the pool has others to serve."""
+_LOOK_AGAIN = 0.1
+"""Seconds between two looks of who waits without one."""
+_FAMILIES = (
+    families.LOCK, families.LOCK_FENCE, families.LOCK_QUEUE, families.LOCK_WAITING,
+    families.LOCK_RELEASED,
+)  # fmt: skip
 _ACQUIRE = load("lock_acquire")
 _RELEASE = load("lock_release")
 _RENEW = load("lock_renew")
@@ -42,7 +53,7 @@ class Locks:
 
     Args:
         client: Where. Waiting for a lock that another process holds takes an exclusive
-            wire; the tasks of one process that want the same lock share it.
+            wire, four of them at most; the tasks that want the same lock share one.
         prefix: What the keys begin with.
         clock: Of this process.
     """
@@ -53,22 +64,43 @@ class Locks:
         self.client = client
         self.space = KeySpace(prefix)
         self.clock: Clock = SystemClock() if clock is None else clock
-        self._queues: dict[str, deque[asyncio.Future[None]]] = {}
+        self.lines: Lines[str] = Lines()
+        self.keys = lru_cache(1024)(self._make_keys)
         self._fenced: dict[str, Script] = {}
+        self._wires = 0
 
-    def lock(self, name: str, ttl: float) -> Lock:
+    def lock(
+        self, name: str, ttl: float, *, on_lost: Callable[[], object] | None = None
+    ) -> Lock:
         """Return a lock, to be held by ``async with``.
 
         Args:
             name: Of what it protects.
             ttl: Seconds that it outlives a holder that was killed; a holder that lives
                 renews it three times within.
+            on_lost: Called, once, when the lease ended before the block did; the block
+                then goes on. For what needs an order, and no fence: without it such a
+                block is cancelled.
 
         Raises:
             ValueError: `ttl` is shorter than 0.1 s: no renewal would come in time.
             InvalidKey: `name` is too long.
         """
-        return Lock(self, name, ttl)
+        return Lock(self, name, ttl, on_lost)
+
+    def _make_keys(self, name: str) -> tuple[str, ...]:
+        return tuple(self.space.key(family, name) for family in _FAMILIES)
+
+    async def wait(self, released: str, last: str, most: float) -> None:
+        """Wait for a release after the `last` one, or for so many seconds."""
+        if self._wires == _WIRES:
+            await self.clock.sleep(min(most, _LOOK_AGAIN))
+            return
+        self._wires += 1
+        try:
+            await self.client.xread({released: last}, block=round(most * 1e3))
+        finally:
+            self._wires -= 1
 
     def fenced(self, script: Script) -> Script:
         """Return a script that only the newest holder may run."""
@@ -76,34 +108,6 @@ class Locks:
             source = f"{_FENCED}\n{script.source}"
             self._fenced[script.sha] = Script(f"{script.name}, fenced", source)
         return self._fenced[script.sha]
-
-    async def enter(self, name: str) -> None:
-        """Wait until this task is the first of its process to want a lock."""
-        queue = self._queues.get(name)
-        if queue is None:
-            self._queues[name] = deque()
-            return
-        turn = asyncio.get_running_loop().create_future()
-        queue.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                # It was handed over just before: pass it on.
-                self.leave(name)
-            else:
-                queue.remove(turn)
-            raise
-
-    def leave(self, name: str) -> None:
-        """Let the next task of this process have its turn."""
-        queue = self._queues[name]
-        while queue:
-            turn = queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        del self._queues[name]
 
 
 class Lock:
@@ -128,21 +132,30 @@ class Lock:
         fence: A number greater than that of any earlier holder.
     """
 
-    def __init__(self, locks: Locks, name: str, ttl: float) -> None:
+    def __init__(
+        self,
+        locks: Locks,
+        name: str,
+        ttl: float,
+        on_lost: Callable[[], object] | None = None,
+    ) -> None:
         if not 0.1 <= ttl <= 86_400:
             raise ValueError("the ttl of a lock is 0.1 to 86,400 seconds")
         self.name = name
         self.ttl = ttl
         self.fence = 0
         self._locks = locks
-        space = locks.space
-        self._lock = space.key(families.LOCK, name)
-        self._fence = space.key(families.LOCK_FENCE, name)
-        self._queue = space.key(families.LOCK_QUEUE, name)
-        self._waiting = space.key(families.LOCK_WAITING, name)
-        self._released = space.key(families.LOCK_RELEASED, name)
+        self._keys = locks.keys(name)
+        self._lock, self._fence, self._queue, self._waiting, self._released = self._keys
         self._token = secrets.token_hex(16)
+        self._terms = (
+            self._token, round(ttl * 1e3),
+            round((2 * ttl if on_lost else max(_REMEMBERED, 2 * ttl)) * 1e3),
+        )  # fmt: skip
+        self._on_lost = on_lost
+        self._lost = False
         self._until = 0.0
+        self._turn: asyncio.Future[None]
         self._scope: asyncio.Timeout | None = None
         self._renewing: asyncio.Task[None] | None = None
 
@@ -200,20 +213,26 @@ class Lock:
     # --- holding it
 
     async def __aenter__(self) -> Self:
-        if self._scope is not None:
+        if self._renewing is not None:
             raise ClosedError("a Lock is used once; ask for another")
-        await self._locks.enter(self.name)
+        lines = self._locks.lines
+        self._turn = lines.line_up(self.name)
         try:
-            await self._acquire()
+            await self._turn
+            try:
+                await self._acquire()
+            except BaseException:
+                # The request may be on its way: on the same wire this comes after it.
+                with suppress(OddswireError):
+                    await self._give_up()
+                raise
         except BaseException:
-            # The request may be on its way: on the same wire this comes after it.
-            with suppress(OddswireError):
-                await self._give_up()
-            self._locks.leave(self.name)
+            lines.leave(self.name, self._turn)
             raise
         loop = asyncio.get_running_loop()
-        self._scope = asyncio.timeout_at(loop.time() + self.left)
-        await self._scope.__aenter__()
+        if self._on_lost is None:
+            self._scope = asyncio.timeout_at(loop.time() + self.left)
+            await self._scope.__aenter__()
         self._renewing = loop.create_task(self._renew(), name=f"lock {self.name}")
         return self
 
@@ -223,36 +242,46 @@ class Lock:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        assert self._scope is not None  # noqa: S101 - it was entered
         assert self._renewing is not None  # noqa: S101 - it was entered
         lost = self.left <= 0
         self._renewing.cancel()
         try:
-            await self._scope.__aexit__(exc_type, exc, tb)
+            if self._scope is not None:
+                await self._scope.__aexit__(exc_type, exc, tb)
         except TimeoutError:
             lost, exc = True, None
         finally:
             try:
-                await asyncio.gather(self._renewing, return_exceptions=True)
                 # A lease that cannot be given back ends by itself.
                 with suppress(OddswireError):
-                    await self._give_up()
+                    lost |= not await self._give_up()
+                await asyncio.gather(self._renewing, return_exceptions=True)
             finally:
                 self._until = 0.0
-                self._locks.leave(self.name)
-        if lost and exc is None:
+                self._locks.lines.leave(self.name, self._turn)
+        if self._on_lost is not None:
+            if lost:
+                self._lose()
+        elif lost and exc is None:
             raise LockLost(
                 f"the lease of lock {self.name!r} ended before its block did"
             ) from None
 
+    def _lose(self) -> None:
+        self._until = 0.0
+        if self._scope is not None:
+            self._scope.reschedule(asyncio.get_running_loop().time())
+        elif self._on_lost is not None and not self._lost:
+            self._lost = True
+            self._on_lost()
+
     async def _acquire(self) -> None:
         client, clock = self._locks.client, self._locks.clock
-        keys = (self._lock, self._fence, self._queue, self._waiting, self._released)
-        args = (self._token, round(self.ttl * 1e3), round(_PATIENCE * 1e3))
+        args = (*self._terms, round(_PATIENCE * 1e3))
         while True:
             # From before it is asked for: the server counts from later.
             sent = clock.boottime()
-            taken, *rest = await _ACQUIRE(client, keys, args)
+            taken, *rest = await _ACQUIRE(client, self._keys, args)
             if taken:
                 self.fence = int(rest[0])
                 self._until = sent + self.ttl
@@ -260,34 +289,32 @@ class Lock:
                     return
                 continue  # the answer took longer than the lease: take it again
             wait, last = rest
-            await client.xread({self._released: last}, block=wait)
+            await self._locks.wait(self._released, last, wait / 1e3)
 
     async def _renew(self) -> None:
-        assert self._scope is not None  # noqa: S101 - it was entered
         clock, loop = self._locks.clock, asyncio.get_running_loop()
         client = self._locks.client.bounded(self.ttl / 3)
         pause = self.ttl / 3
         while True:
             await asyncio.sleep(pause)
             sent = clock.boottime()
-            keys, args = (self._lock, self._fence), (self._token, round(self.ttl * 1e3))
+            still, pause = True, self.ttl / 3
             try:
-                still = await _RENEW(client, keys, args)
+                still = await _RENEW(client, (self._lock, self._fence), self._terms)
             except OddswireError:
-                pause = self.ttl / 10
-                continue
-            pause = self.ttl / 3
-            if self._scope.expired():
+                sent, pause = self._until - self.ttl, self.ttl / 10
+            if self._scope is not None and self._scope.expired():
                 return
             # A lease that was over before the answer came is not revived.
             if not still or self.left <= 0:
-                self._until = 0.0
-                self._scope.reschedule(loop.time())
+                self._lose()
                 return
             self._until = sent + self.ttl
-            self._scope.reschedule(loop.time() + self.left)
+            if self._scope is not None:
+                self._scope.reschedule(loop.time() + self.left)
 
-    async def _give_up(self) -> None:
+    async def _give_up(self) -> bool:
+        """Give the lock back; False when it was not ours."""
         client = self._locks.client.bounded(_GIVING_UP)
         keys = (self._lock, self._queue, self._waiting, self._released)
-        await _RELEASE(client, keys, (self._token,))
+        return bool(await _RELEASE(client, keys, (self._token,)))

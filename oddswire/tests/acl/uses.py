@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import AsyncExitStack
 from typing import Annotated
 
 from oddswire import Client, Settings, SimpleClient
@@ -129,11 +130,14 @@ async def use_locks(url, prefix):
             async with Locks(other, prefix=prefix).lock("market", 1):
                 pass
 
-        async with Locks(client, prefix=prefix).lock("market", 1) as lock:
-            assert await lock.run(Script("one", "return 1"), []) == 1
-            waiting = asyncio.get_running_loop().create_task(wait_for_it())
-            await either(waiting, asked)
-        await waiting
+        async with AsyncExitStack() as stack:
+            lock = Locks(client, prefix=prefix).lock("market", 1)
+            async with lock:
+                assert await lock.run(Script("one", "return 1"), []) == 1
+                waiting = asyncio.get_running_loop().create_task(wait_for_it())
+                stack.push_async_callback(asyncio.wait, {waiting})
+                await either(waiting, asked)
+            await waiting
 
 
 async def use_ratelimit(url, prefix):

@@ -13,27 +13,28 @@ import sys
 from oddswire import Client
 from oddswire.adapters._sending import Sending
 from oddswire.adapters._turns import Turns
-from oddswire.keys import CONVERSATION_LOCK, KeySpace
 from oddswire.ratelimit import Priority, RateLimiter, Rule, SlidingWindow
 
-# aiogram takes seconds to import; its isolation is this and the name of the key.
-KEY = (42, 1, 1, "", "", "default")
+# aiogram takes seconds to import; its isolation is this and the name of the turn.
+KEY = ("conversation", 42, 1, 1, "", "", "default")
 
 
 def say(text):
     print(text, flush=True)
 
 
-def turns_of(client, lease=30.0):
-    return Turns(client, lease=lease, timeout=60.0, queue=100, on_error="raise")
+def turns_of(client, prefix, lease=30.0):
+    return Turns(
+        client, prefix=prefix, lease=lease, timeout=60.0, queue=100, on_error="raise"
+    )
 
 
 async def count(client, prefix, key, times):
     """Count up in two steps, which only a lock keeps right."""
-    turns = turns_of(client)
+    turns = turns_of(client, prefix)
 
     async def one():
-        async with turns.take(KeySpace(prefix).key(CONVERSATION_LOCK, *KEY)):
+        async with turns.take(*KEY):
             number = int(await client.get(key) or 0)
             await asyncio.sleep(0)
             await client.set(key, number + 1)
@@ -44,8 +45,8 @@ async def count(client, prefix, key, times):
 
 async def hold(client, prefix, lease):
     """Hold the lock until killed."""
-    turns = turns_of(client, float(lease))
-    async with turns.take(KeySpace(prefix).key(CONVERSATION_LOCK, *KEY)):
+    turns = turns_of(client, prefix, float(lease))
+    async with turns.take(*KEY):
         say("held")
         await asyncio.Event().wait()
 

@@ -31,12 +31,13 @@ except MemoryError:
 OURS = (
     START
     + """
-data = Envelope(body=bomb, compressed=True).to_bytes()
-try:
-    Codec(bytes, max_size={limit}).decode(data)
-    print("opened")
-except CodecError as error:
-    print(error.reason)
+for each in bomb.split(b"--"):
+    data = Envelope(body=each, compressed=True).to_bytes()
+    try:
+        Codec(bytes, max_size={limit}).decode(data)
+        print("opened")
+    except CodecError as error:
+        print(error.reason)
 """
 )
 MIB = 1024 * 1024
@@ -47,7 +48,7 @@ def _bomb(mebibytes: int) -> bytes:
     program = (
         "import sys\n"
         "from oddswire.codec.compression import zstd\n"
-        "writer = zstd.ZstdCompressor(19)\n"
+        "writer = zstd.ZstdCompressor(1)\n"
         "zeros = bytes(1024 * 1024)\n"
         f"parts = [writer.compress(zeros) for _ in range({mebibytes})]\n"
         "sys.stdout.buffer.write(b''.join(parts) + writer.flush())\n"
@@ -90,20 +91,19 @@ def test_a_bomb_is_refused_in_little_memory() -> None:
 
 @pytest.mark.performance
 @pytest.mark.requirement("X1")
-@pytest.mark.parametrize(
-    ("size", "window", "expected"),
-    [
-        (1 << 30, None, b"too_large\n"),
-        (1 << 60, None, b"too_large\n"),
-        (1 << 30, 27, b"too_large\n"),
-        (8, 41, b"too_large\n"),
-        (1 << 30, 25, b"damaged\n"),
-        # The content is all there, so no window is needed and none is made.
-        (8, 30, b"opened\n"),
-    ],
-)
-def test_what_a_frame_claims_costs_nothing(size, window, expected) -> None:
+def test_what_a_frame_claims_costs_nothing() -> None:
     """A frame that states a huge content or window is answered within 64 MiB."""
-    frame = _lying(size, window)
+    answers = {
+        (1 << 30, None): b"too_large",
+        (1 << 60, None): b"too_large",
+        (1 << 30, 27): b"too_large",
+        (8, 41): b"too_large",
+        (1 << 30, 25): b"damaged",
+        # The content is all there, so no window is needed and none is made.
+        (8, 30): b"opened",
+    }
+    # In one process, that takes a while to start; it may not hold any of them.
+    frames = b"--".join(_lying(size, window) for size, window in answers)
 
-    assert _run(OURS.format(spare=64 * MIB, limit=16 * MIB), frame) == expected
+    said = _run(OURS.format(spare=64 * MIB, limit=16 * MIB), frames)
+    assert dict(zip(answers, said.split(), strict=True)) == answers

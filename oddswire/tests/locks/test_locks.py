@@ -124,7 +124,7 @@ async def test_a_hundred_additions_are_a_hundred(locks, others, client):
 
     await asyncio.gather(*(add(part) for part in (locks, others) * 50))
     assert await client.get(locks.lock("counter", 5).key("n")) == b"100"
-    assert locks._queues == {}
+    assert len(locks.lines) == 0
 
 
 @pytest.mark.basic
@@ -206,6 +206,30 @@ async def test_a_lock_that_was_taken_away_ends_the_block(locks, client):
 
 @pytest.mark.errors
 @pytest.mark.requirement("L1")
+@pytest.mark.parametrize("ends", ["in the block", "at its end"])
+async def test_by_choice_a_lock_that_was_lost_is_told_and_the_block_goes_on(
+    locks, client, ends
+):
+    """With `on_lost` it is called once, nothing is raised, nothing is cancelled."""
+    told, known = [], asyncio.Event()
+
+    def on_lost():
+        told.append(lock.left)
+        known.set()
+
+    lock = locks.lock("x", 0.3 if ends == "in the block" else 60, on_lost=on_lost)
+    async with asyncio.timeout(5), lock:
+        await client.set(lock._lock, "somebody")
+        if ends == "in the block":
+            await known.wait()
+            with pytest.raises(LockLost):
+                lock.check()
+    assert told == [0]
+    assert await client.get(lock._lock) == b"somebody", "it is not ours to delete"
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("L1")
 async def test_the_end_of_a_lease_is_known_without_the_server():
     """While the server is stopped the block is cancelled before the lease can end."""
     async with EmbeddedServer() as own, Client.from_url(own.url) as client:
@@ -249,16 +273,17 @@ class frozen_later:  # noqa: N801 - reads like `frozen`
 @pytest.mark.requirement("L1")
 async def test_a_late_write_of_an_older_holder_is_refused(locks, others, client):
     """The script checks the number: who overran cannot write over the next holder."""
-    async with locks.lock("x", 5) as old:
-        # As if it had been paused past its lease: the server gave it to another.
-        await client.delete(old._lock)
-        async with others.lock("x", 5) as new:
-            await new.run(WRITE, [new.key("n")], ["new"])
-            with pytest.raises(LockLost, match="somebody else"):
+    with pytest.raises(LockLost, match="ended before"):  # noqa: PT012
+        async with locks.lock("x", 5) as old:
+            # As if it had been paused past its lease: the server gave it to another.
+            await client.delete(old._lock)
+            async with others.lock("x", 5) as new:
+                await new.run(WRITE, [new.key("n")], ["new"])
+                with pytest.raises(LockLost, match="somebody else"):
+                    await old.run(WRITE, [old.key("n")], ["old"])
+            with pytest.raises(LockLost):
                 await old.run(WRITE, [old.key("n")], ["old"])
-        with pytest.raises(LockLost):
-            await old.run(WRITE, [old.key("n")], ["old"])
-        assert new.fence > old.fence
+            assert new.fence > old.fence
     assert await client.get(old.key("n")) == b"new"
 
 
@@ -277,7 +302,7 @@ async def test_cancelled_waiters_leave_no_trace(locks, others, client):
             for task in tasks[:2]:
                 task.cancel()
         await asyncio.wait_for(tasks[2], 5)
-        assert locks._queues == {}
+        assert len(locks.lines) == 0
         assert await client.zcard(locks.lock("x", 5)._queue) == 0
         await asyncio.gather(*tasks, return_exceptions=True)
     async with asyncio.timeout(2), locks.lock("x", 5):
@@ -332,4 +357,4 @@ async def test_a_server_that_is_away_is_an_error_and_nothing_is_held(prefix):
         with pytest.raises(OddswireError):
             async with locks.lock("x", 5):
                 pass
-        assert locks._queues == {}
+        assert len(locks.lines) == 0

@@ -184,8 +184,11 @@ async def test_memory_is_not_believed_without_word_from_the_feed(people):
 
 @pytest.mark.integration
 @pytest.mark.requirement("S5", "C14")
-async def test_changes_are_followed_only_while_somebody_reads(people, until):
-    """Without reads for five seconds no command is sent; what changed then is seen."""
+async def test_changes_are_followed_only_while_somebody_reads(
+    people, until, monkeypatch
+):
+    """Without reads for some seconds no command is sent; what changed then is seen."""
+    monkeypatch.setattr("oddswire.sessions._upkeep.IDLE", 1.0)
     async with EmbeddedServer() as own, Client.from_url(own.url) as direct:
         other = people(client=direct)
         await watch(people, other, 1)

@@ -132,10 +132,10 @@ async def test_processes_that_change_one_user_lose_nothing(
             if len(seen[number]) >= most:
                 return
 
-    await asyncio.gather(*(read(n, w, 15) for n, w in enumerate(workers)))
+    await asyncio.gather(*(read(n, w, 8) for n, w in enumerate(workers)))
     workers[0].kill()
     workers.append(await start(server.url, prefix, path, "count", "never"))
-    await asyncio.gather(read(2, workers[2], 10), read(1, workers[1], 30))
+    await asyncio.gather(read(2, workers[2], 6), read(1, workers[1], 16))
     for process in workers[1:]:
         process.kill()
     for number, process in enumerate(workers):

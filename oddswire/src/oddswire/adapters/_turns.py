@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
 
-from oddswire.adapters._locks import TokenLocks
+from oddswire._lines import Lines
 from oddswire.errors import ConversationBusy, OddswireError, SettingsError
+from oddswire.locks import Locks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,8 +24,12 @@ _log = logging.getLogger("oddswire.adapters")
 class Turns:
     """First in, first out in this process; one at a time among all of them.
 
+    Its locks are for order, not for safety: a handler that stood still for longer than
+    the lease is overtaken, and goes on.
+
     Args:
         client: Where the locks are kept.
+        prefix: What their keys begin with.
         lease: Seconds after which the turn of a dead process is over.
         timeout: Seconds somebody waits for a turn at most.
         queue: How many may wait for the same key in this process.
@@ -36,12 +41,14 @@ class Turns:
 
     Attributes:
         local: Turns that Redis was not asked for because it could not be.
+        lost: Turns that another process took before their handler was done.
     """
 
     def __init__(
         self,
         client: Client,
         *,
+        prefix: str,
         lease: float,
         timeout: float,
         queue: int,
@@ -57,18 +64,15 @@ class Turns:
             raise SettingsError(
                 f"on_error {on_error!r}: accepted is 'raise' or 'local'"
             )
-        self._locks = TokenLocks(client, lease)
+        self._locks = Locks(client, prefix=prefix)
+        self._lease = lease
         self._timeout = timeout
         self._queue = queue
         self._on_error = on_error
-        # A key is here while somebody has its turn; who waits stands in its line.
-        self._lines: dict[str, deque[asyncio.Future[None]]] = {}
+        # Not those of the locks: without Redis there are turns in this process yet.
+        self._lines: Lines[str] = Lines()
         self.local = 0
-
-    @property
-    def lost(self) -> int:
-        """Turns that another process took before their handler was done."""
-        return self._locks.lost
+        self.lost = 0
 
     @property
     def keys(self) -> int:
@@ -76,62 +80,65 @@ class Turns:
         return len(self._lines)
 
     @asynccontextmanager
-    async def take(self, key: str) -> AsyncIterator[None]:
-        """Have the turn of a key for a block; leaving it never raises.
+    async def take(self, kind: str, *parts: int | str) -> AsyncIterator[None]:
+        """Have a turn for a block; leaving it never raises.
+
+        Args:
+            kind: Of what it is a turn.
+            *parts: Of which one; two turns with other parts do not wait for each other.
 
         Raises:
             ConversationBusy: Too many wait, or the turn did not come in time.
             OddswireError: Redis could not be asked, and `on_error` is ``"raise"``.
         """
+        key = name(kind, *parts)
         until = monotonic() + self._timeout
-        await self._stand_in_line(key, until)
+        waiting = self._lines.waiting(key)
+        if not self._lines.free(key) and waiting >= self._queue:
+            raise ConversationBusy(
+                f"{waiting} updates of this conversation wait already; that is the cap "
+                "`queue`"
+            )
+        turn = self._lines.line_up(key)
         try:
+            try:
+                async with asyncio.timeout(until - monotonic()):
+                    await turn
+            except TimeoutError:
+                raise ConversationBusy(
+                    f"no turn came within the timeout of {self._timeout:g} s"
+                ) from None
             async with AsyncExitStack() as stack:
+                lock = self._locks.lock(key, self._lease, on_lost=self._note_lost)
                 try:
-                    await stack.enter_async_context(self._locks.hold(key, until))
-                except ConversationBusy:
-                    raise
+                    async with asyncio.timeout(until - monotonic()):
+                        await stack.enter_async_context(lock)
                 except OddswireError as error:
                     if self._on_error == "raise":
                         raise
                     self.local += 1
                     _log.warning("a turn is kept in this process only: %r", error)
+                except TimeoutError:
+                    raise ConversationBusy(
+                        "another process handles an update of this conversation for "
+                        "longer than the timeout"
+                    ) from None
                 yield
         finally:
-            self._next(key)
+            self._lines.leave(key, turn)
 
-    async def _stand_in_line(self, key: str, until: float) -> None:
-        line = self._lines.get(key)
-        if line is None:
-            self._lines[key] = deque()
-            return
-        if len(line) >= self._queue:
-            raise ConversationBusy(
-                f"{len(line)} updates of this conversation wait already; that is the "
-                "cap `queue`"
-            )
-        turn = asyncio.get_running_loop().create_future()
-        line.append(turn)
-        try:
-            async with asyncio.timeout(until - monotonic()):
-                await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():
-                self._next(key)  # it came together with the cancellation
-            elif turn in line:
-                line.remove(turn)
-            if isinstance(error, TimeoutError):
-                raise ConversationBusy(
-                    f"no turn came within the timeout of {self._timeout:g} s"
-                ) from None
-            raise
+    def _note_lost(self) -> None:
+        self.lost += 1
+        _log.warning(
+            "a lock ended before its handler was done: two may have run at a time"
+        )
 
-    def _next(self, key: str) -> None:
-        line = self._lines[key]
-        while line:
-            turn = line.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-            # It was cancelled, and its task had no time yet to leave the line.
-        del self._lines[key]
+
+def name(kind: str, *parts: int | str) -> str:
+    """Return the name of a lock; other parts never make the same one."""
+    # Keys have dots as they are, so that the names can be read there.
+    texts = [
+        quote(each, "").replace(".", "%2E") if isinstance(each, str) else str(each)
+        for each in parts
+    ]
+    return ".".join([kind, *texts])

@@ -1,28 +1,34 @@
 -- Take a lock, or a place in its queue.
 -- KEYS: lock, fence, queue, waiting, released.
--- ARGV: 1 token, 2 ttl ms, 3 for how long the caller is believed to be waiting, ms.
+-- ARGV: 1 token, 2 ttl ms, 3 for how long the number is remembered, 4 for how long the
+-- caller is believed to be waiting, ms.
 -- Returns {1, fencing number as text}, or {0, ms until it is worth trying again, id of the
 -- last release}. Cost: O(log waiters).
 local lock, fence, queue, waiting, released = unpack(KEYS)
-local token, patience = ARGV[1], tonumber(ARGV[3])
+local token, patience = ARGV[1], tonumber(ARGV[4])
 local t = redis.call('TIME')
 local us = t[1] * 1000000 + t[2]
 local ms = math.floor(us / 1000)
--- Who was killed while it waited must not hold up the others.
-for _, gone in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', '(' .. ms)) do
-  redis.call('ZREM', waiting, gone)
-  redis.call('ZREM', queue, gone)
-end
 local holder = redis.call('GET', lock)
 local head = redis.call('ZRANGE', queue, 0, 0)[1]
+if head then
+  -- Who was killed while it waited must not hold up the others.
+  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', waiting, '-inf', '(' .. ms)) do
+    redis.call('ZREM', waiting, gone)
+    redis.call('ZREM', queue, gone)
+  end
+  head = redis.call('ZRANGE', queue, 0, 0)[1]
+end
 if (not holder or holder == token) and (not head or head == token) then
   redis.call('SET', lock, token, 'PX', ARGV[2])
-  redis.call('ZREM', queue, token)
-  redis.call('ZREM', waiting, token)
+  if head then
+    redis.call('ZREM', queue, token)
+    redis.call('ZREM', waiting, token)
+  end
   -- By the clock too: a number that was forgotten is not given out again.
   local number = math.max(tonumber(redis.call('GET', fence) or 0) + 1, us)
   local text = string.format('%.0f', number)
-  redis.call('SET', fence, text, 'PX', math.max(86400000, 2 * tonumber(ARGV[2])))
+  redis.call('SET', fence, text, 'PX', ARGV[3])
   return {1, text}
 end
 if not redis.call('ZSCORE', queue, token) then

@@ -4,10 +4,12 @@
 local lock, queue, waiting, released = unpack(KEYS)
 local held = redis.call('GET', lock) == ARGV[1]
 if held then redis.call('DEL', lock) end
+if not redis.call('ZRANGE', queue, 0, 0)[1] then return held and 1 or 0 end
 local left = redis.call('ZREM', queue, ARGV[1])
 redis.call('ZREM', waiting, ARGV[1])
-if held or left == 1 then
+if (held or left == 1) and redis.call('ZRANGE', queue, 0, 0)[1] then
   redis.call('XADD', released, 'MAXLEN', 1, '*', 'by', ARGV[1])
-  redis.call('PEXPIRE', released, 86400000)
+  -- Who waits asks for the last id again each few seconds.
+  redis.call('PEXPIRE', released, 60000)
 end
 return held and 1 or 0

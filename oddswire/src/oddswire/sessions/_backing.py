@@ -21,8 +21,9 @@ from oddswire.errors import (
     SourceError,
 )
 from oddswire.sessions._header import Header
-from oddswire.sessions._restoring import TRIES, Restoring, named_otherwise
+from oddswire.sessions._restoring import Restoring
 from oddswire.sessions._scripts import Answer
+from oddswire.sessions._store import TRIES, named_otherwise
 from oddswire.sessions.record import Record
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from oddswire._lines import Lines
 from oddswire.clock import SystemClock
-from oddswire.codec import AesGcm, BlindNames, PlainNames
+from oddswire.codec import AesGcm, BlindNames, PlainNames, Zstd
 from oddswire.errors import (
     SessionConflict,
     SessionDamaged,
-    SessionError,
     SessionFull,
     SessionGone,
     SourceError,
@@ -29,10 +29,9 @@ from oddswire.sessions._ledger import LEASE, Ledger
 from oddswire.sessions._near import Near
 from oddswire.sessions._rebuilding import Rebuilding
 from oddswire.sessions._scripts import Answer, Stored, Terms
-from oddswire.sessions._store import Store
-from oddswire.sessions._turns import Turns
+from oddswire.sessions._store import TRIES, Store, named_otherwise
 from oddswire.sessions._upkeep import Upkeep
-from oddswire.sessions.record import Record
+from oddswire.sessions.record import Record, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,8 +45,6 @@ T = TypeVar("T", bound=Record)
 K = TypeVar("K")
 V = TypeVar("V")
 
-TRIES = 16
-"""Attempts of a change that other processes get ahead of."""
 _REMEMBERED = 16_384
 _PAUSE = 0.002
 _NONE = "there is no session; create=True begins one"
@@ -59,23 +56,23 @@ class Engine(Generic[T]):
     def __init__(
         self,
         client: Client,
-        type: type[T],  # noqa: A002 - as in Codec
+        type: type[T] = Session,  # type: ignore[assignment]  # noqa: A002 - as in Codec
         *,
-        prefix: str,
-        keyring: Keyring | None,
-        sealer: Sealer | None,
-        names: Names | None,
-        compressor: Compressor,
-        compress_above: int,
-        max_size: int,
-        ttl: float,
-        absolute: float | None,
-        cap: int,
-        cleanup: float,
-        touch_interval: float,
-        near: int,
-        clock: Clock | None,
-        source: Source | None,
+        prefix: str = "oddswire:",
+        keyring: Keyring | None = None,
+        sealer: Sealer | None = None,
+        names: Names | None = None,
+        compressor: Compressor = Zstd(),  # noqa: B008 - has no state
+        compress_above: int = 256,
+        max_size: int = 1024 * 1024,
+        ttl: float = 86_400.0,
+        absolute: float | None = None,
+        cap: int = 10_000,
+        cleanup: float = 300.0,
+        touch_interval: float = 60.0,
+        near: int = 10_000,
+        clock: Clock | None = None,
+        source: Source | None = None,
     ) -> None:
         if keyring is not None:
             sealer = AesGcm(keyring) if sealer is None else sealer
@@ -101,7 +98,7 @@ class Engine(Generic[T]):
         self._touch_interval = touch_interval
         self._touched: OrderedDict[int, float] = OrderedDict()
         self._generations: OrderedDict[int, str] = OrderedDict()
-        self._turns = Turns()
+        self._turns: Lines[int] = Lines()
         self._groups = Groups(self._turns, self._commit)
         self._near = Near(self._layout.whole, near, self._clock)
         self._backing: Backing[T] | None = None
@@ -259,10 +256,7 @@ class Engine(Generic[T]):
         return stored
 
     def _opened(self, user_id: int, stored: Stored) -> Snapshot:
-        live = stored.short is not None
-        snapshot = self._form.snapshot(
-            user_id, stored.main, stored.short or {}, live=live
-        )
+        snapshot = self._form.snapshot(user_id, stored)
         generation = snapshot.header.generation
         remember(self._generations, user_id, generation)
         return snapshot
@@ -359,10 +353,7 @@ class Engine(Generic[T]):
                     )
                 return None
             case "names":
-                raise SessionError(
-                    "the sessions here are named under another key (or none): give the "
-                    "keyring that they were made with"
-                )
+                raise named_otherwise()
             case _:
                 raise SessionDamaged("the header is no header", reason="damaged")
 

@@ -10,6 +10,7 @@ from oddswire.errors import CodecError, SessionDamaged, SessionFull
 from oddswire.sessions._header import HEADER, Header
 from oddswire.sessions._layout import AUTH, CONVERSATION, SECTIONS
 from oddswire.sessions._packing import Packing, decoded, encoded
+from oddswire.sessions._scripts import Tag
 from oddswire.sessions.record import Record
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
     from oddswire.codec import Names
     from oddswire.sessions._layout import Layout
+    from oddswire.sessions._scripts import Stored
 
 T = TypeVar("T", bound=Record)
-Tag = tuple[str, str]
 
 INDEX = "i"
 """The field of index entries; those of collections are told by the members' fields."""
@@ -113,6 +114,17 @@ class Form(Packing, Generic[T]):
                 found.append((mark.index, tail))
         return found
 
+    def place(self, main: Mapping[bytes, bytes]) -> tuple[list[Tag], list[str]]:
+        """Return its index entries and collections, also where it is damaged."""
+        names = {name.decode("utf-8", "replace").partition(":")[0] for name in main}
+        held = sorted(names & self.layout.collections.keys())
+        try:
+            return self.tags_of(main), held
+        except SessionDamaged:
+            # What the list said is lost; members tell their own entries.
+            rest = {k: v for k, v in main.items() if k != INDEX.encode()}
+            return self.tags_of(rest), held
+
     def member_tag(self, collection: str, key: str) -> Tag | None:
         """Return the index entry of a member, if its collection has an index."""
         index = self.layout.collections[collection].index
@@ -130,19 +142,13 @@ class Form(Packing, Generic[T]):
 
     # --- reading
 
-    def snapshot(
-        self,
-        user_id: int,
-        main: Mapping[bytes, bytes],
-        short: Mapping[bytes, bytes],
-        *,
-        live: bool,
-    ) -> Snapshot:
+    def snapshot(self, user_id: int, stored: Stored) -> Snapshot:
         """Open everything that is stored of a session.
 
         Raises:
             SessionDamaged: Any part of it does not open: there is no half session.
         """
+        main, short = stored.main, stored.short or {}
         header = Header.parse(main[HEADER.encode()])
         if header.schema > self.layout.type.schema:
             raise SessionDamaged(
@@ -171,7 +177,7 @@ class Form(Packing, Generic[T]):
             stale.update(plain, members)
         return Snapshot(
             header=header,
-            live=live,
+            live=stored.short is not None,
             plain=plain,
             members=members,
             tags=frozenset(self.tags_of(main)),

@@ -11,7 +11,7 @@ from oddswire.sessions.record import Record
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from oddswire.sessions._turns import Turn, Turns
+    from oddswire._lines import Lines, Turn
 
 T = TypeVar("T", bound=Record)
 
@@ -82,7 +82,7 @@ class Groups(Generic[T]):
 
     def __init__(
         self,
-        turns: Turns,
+        turns: Lines[int],
         commit: Callable[[int, Sequence[Wish[T]]], Awaitable[None]],
     ) -> None:
         self._turns = turns

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from oddswire.sessions import _scripts as scripts
-from oddswire.sessions._form import Tag
-from oddswire.sessions._scripts import flat, link, text, told
+from oddswire.sessions._scripts import Tag, flat, link, text, told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from oddswire.errors import SessionConflict, SessionError, SessionFull
-from oddswire.sessions._engine import TRIES, Engine, remember
+from oddswire.sessions._engine import Engine, remember
+from oddswire.sessions._store import TRIES
 from oddswire.sessions.record import Record
 
 T = TypeVar("T", bound=Record)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from oddswire.sessions._form import Form, Tag
+    from oddswire.sessions._form import Form
     from oddswire.sessions._ledger import Ledger
+    from oddswire.sessions._scripts import Tag
     from oddswire.sessions._store import Store
     from oddswire.sessions.feed import Announced
 

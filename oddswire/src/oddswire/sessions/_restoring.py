@@ -15,14 +15,14 @@ from oddswire.errors import (
     OddswireError,
     SessionConflict,
     SessionDamaged,
-    SessionError,
     SourceError,
 )
-from oddswire.sessions._form import INDEX, Snapshot
+from oddswire.sessions._form import Snapshot
 from oddswire.sessions._header import HEADER, Header
 from oddswire.sessions._layout import DURABLE
 from oddswire.sessions._ledger import LEASE, Mark, Place
 from oddswire.sessions._packing import decoded, encoded
+from oddswire.sessions._store import TRIES, named_otherwise
 from oddswire.sessions.record import Record
 from oddswire.sessions.source import Kept
 
@@ -40,8 +40,6 @@ R = TypeVar("R")
 
 DEADLINE = 5.0
 """Seconds that a call of the source may take."""
-TRIES = 16
-"""Attempts at what other processes get ahead of."""
 _PAUSE = 0.004
 _CANDIDATES = 16
 
@@ -283,14 +281,7 @@ class Restoring(Generic[T]):
         main = await self._store.fields(user_id)
         if not main:
             return Place(b"", await self.ledger.away(user_id), [])
-        try:
-            tags = self._form.tags_of(main)
-        except SessionDamaged:
-            main.pop(INDEX.encode())
-            tags = self._form.tags_of(main)
-        names = {name.decode("utf-8", "replace").partition(":")[0] for name in main}
-        held = sorted(names & self._form.layout.collections.keys())
-        return Place(main.get(HEADER.encode(), b""), tags, held)
+        return Place(main.get(HEADER.encode(), b""), *self._form.place(main))
 
     async def _make_room(self) -> bool:
         """Have the least active session leave Redis; False when none can."""
@@ -299,10 +290,3 @@ class Restoring(Generic[T]):
             if place.header and await self.ledger.evict(user_id, place):
                 return True
         return False
-
-
-def named_otherwise() -> SessionError:
-    return SessionError(
-        "the sessions here are named under another key (or none): give the keyring "
-        "that they were made with"
-    )

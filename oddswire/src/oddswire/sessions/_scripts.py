@@ -12,8 +12,6 @@ from oddswire.scripts import Script, load
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from oddswire.sessions._form import Tag
-
 _RECORD = load("session_record").source
 
 
@@ -40,6 +38,8 @@ EVICT = _script("session_evict")
 REBUILT = load("session_rebuilt")
 
 Fields = dict[bytes, bytes]
+Tag = tuple[str, str]
+"""An index and the name of a value."""
 
 
 class Stored(msgspec.Struct, frozen=True):

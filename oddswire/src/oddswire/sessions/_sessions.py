@@ -6,27 +6,24 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from oddswire.codec import Zstd
 from oddswire.errors import (
     SessionConflict,
     SessionError,
     SessionGone,
 )
-from oddswire.sessions._engine import TRIES, remember
+from oddswire.sessions._engine import remember
 from oddswire.sessions._members import Members
-from oddswire.sessions.record import Record, Session
+from oddswire.sessions._store import TRIES
+from oddswire.sessions.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from types import TracebackType
     from typing import Self
 
-    from oddswire.client import Client
-    from oddswire.clock import Clock
-    from oddswire.codec import Compressor, Keyring, Names, Sealer
     from oddswire.erasure import Erased
-    from oddswire.sessions._form import Tag
-    from oddswire.sessions.source import Rebuilt, Source
+    from oddswire.sessions._scripts import Tag
+    from oddswire.sessions.source import Rebuilt
     from oddswire.sessions.statistics import SessionStatistics
 
 T = TypeVar("T", bound=Record)
@@ -65,47 +62,6 @@ class Sessions(Members[T]):
         TypeError: The type is no `Record`, or a field of it has no default or a mark
             that does not fit.
     """
-
-    def __init__(
-        self,
-        client: Client,
-        type: type[T] = Session,  # type: ignore[assignment]  # noqa: A002 - as in Codec
-        *,
-        prefix: str = "oddswire:",
-        keyring: Keyring | None = None,
-        sealer: Sealer | None = None,
-        names: Names | None = None,
-        compressor: Compressor = Zstd(),  # noqa: B008 - has no state
-        compress_above: int = 256,
-        max_size: int = 1024 * 1024,
-        ttl: float = 86_400.0,
-        absolute: float | None = None,
-        cap: int = 10_000,
-        cleanup: float = 300.0,
-        touch_interval: float = 60.0,
-        near: int = 10_000,
-        clock: Clock | None = None,
-        source: Source | None = None,
-    ) -> None:
-        super().__init__(
-            client,
-            type,
-            prefix=prefix,
-            keyring=keyring,
-            sealer=sealer,
-            names=names,
-            compressor=compressor,
-            compress_above=compress_above,
-            max_size=max_size,
-            ttl=ttl,
-            absolute=absolute,
-            cap=cap,
-            cleanup=cleanup,
-            touch_interval=touch_interval,
-            near=near,
-            clock=clock,
-            source=source,
-        )
 
     async def __aenter__(self) -> Self:
         await self._upkeep.start(self._clock, self._cleanup)

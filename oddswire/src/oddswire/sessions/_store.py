@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from oddswire import keys as families
+from oddswire.errors import SessionError
 from oddswire.sessions import _scripts as scripts
 from oddswire.sessions._scripts import answer, fields, flat, link, stored, text, told
 
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
     from oddswire.client import Client
     from oddswire.codec import Names
     from oddswire.keys import KeySpace
-    from oddswire.sessions._form import Change, Tag
-    from oddswire.sessions._scripts import Answer, Fields, Stored, Terms
+    from oddswire.sessions._form import Change
+    from oddswire.sessions._scripts import Answer, Fields, Stored, Tag, Terms
 
+TRIES = 16
+"""Attempts at what other processes get ahead of."""
 _SHARD = 0  # one slot, in which every guarantee is exact
 
 
@@ -324,3 +327,10 @@ class Store:
             self.client, keys, (self.shift, ttl, *windows)
         )
         return reply
+
+
+def named_otherwise() -> SessionError:
+    return SessionError(
+        "the sessions here are named under another key (or none): give the keyring "
+        "that they were made with"
+    )

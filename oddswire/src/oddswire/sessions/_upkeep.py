@@ -19,9 +19,9 @@ from oddswire.errors import (
     SessionGone,
     SourceError,
 )
-from oddswire.sessions._form import INDEX
 from oddswire.sessions._mirror import Mirror
 from oddswire.sessions._scripts import Stored, text
+from oddswire.sessions._store import TRIES, named_otherwise
 from oddswire.sessions.feed import Heard, LogFeed, Missed
 from oddswire.sessions.record import Record
 from oddswire.sessions.statistics import SessionStatistics
@@ -30,16 +30,15 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from oddswire.clock import Clock
-    from oddswire.sessions._form import Form, Tag
+    from oddswire.sessions._form import Form
     from oddswire.sessions._near import Near
     from oddswire.sessions._rebuilding import Rebuilding
-    from oddswire.sessions._scripts import Terms
+    from oddswire.sessions._scripts import Tag, Terms
     from oddswire.sessions._store import Store
     from oddswire.sessions.feed import Feed
 
 T = TypeVar("T", bound=Record)
 
-_TRIES = 16
 _SWEEP = 200
 LEASE = 2.0
 """Seconds that memory is believed after the last word of changes."""
@@ -96,10 +95,7 @@ class Upkeep(Generic[T]):
             # call; a process that uses none needs no rights to them.
             naming = None
         if naming is not None and text(naming) != self._store.naming:
-            raise SessionError(
-                "the sessions here are named under another key (or none): give the "
-                "keyring that they were made with"
-            )
+            raise named_otherwise()
         if self._rebuilding is not None:
             await self._rebuilding.start()
         self._near.following = True
@@ -240,29 +236,16 @@ class Upkeep(Generic[T]):
         try:
             if self._rebuilding is not None:
                 return await self._rebuilding.backing.delete(user_id)
-            for _ in range(_TRIES):
+            for _ in range(TRIES):
                 main = await self._store.fields(user_id)
                 if not main:
                     return False
-                if await self._store.delete(
-                    user_id, main.get(b"h", b""), self._tags(main), self._held(main)
-                ):
+                header, (tags, held) = main.get(b"h", b""), self._form.place(main)
+                if await self._store.delete(user_id, header, tags, held):
                     return True
         finally:
             self._near.drop(user_id)
-        raise SessionConflict(f"the session was changed {_TRIES} times meanwhile")
-
-    def _tags(self, main: dict[bytes, bytes]) -> list[Tag]:
-        try:
-            return self._form.tags_of(main)
-        except SessionDamaged:
-            # What the list said is lost; members tell their own entries.
-            rest = {k: v for k, v in main.items() if k != INDEX.encode()}
-            return self._form.tags_of(rest)
-
-    def _held(self, main: dict[bytes, bytes]) -> list[str]:
-        prefixes = {name.decode("utf-8", "replace").partition(":")[0] for name in main}
-        return sorted(prefixes & self._form.layout.collections.keys())
+        raise SessionConflict(f"the session was changed {TRIES} times meanwhile")
 
     async def erase(self, user_id: int) -> Erased:
         """Delete a session, and what speaks of it anywhere."""
@@ -284,14 +267,11 @@ class Upkeep(Generic[T]):
             finally:
                 self._near.drop(old)
                 self._near.drop(new)
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             stored = await self._store.get(old)
             if not isinstance(stored, Stored):
                 return False
-            live = stored.short is not None
-            before = self._form.snapshot(
-                old, stored.main, stored.short or {}, live=live
-            )
+            before = self._form.snapshot(old, stored)
             value = self._form.value(old, before)
             generation = secrets.token_hex(8)
             content = self._form.content(None, value)
@@ -315,7 +295,7 @@ class Upkeep(Generic[T]):
                     return False
                 case "taken":
                     raise SessionConflict(f"user {new} has a session already")
-        raise SessionConflict(f"the session was changed {_TRIES} times meanwhile")
+        raise SessionConflict(f"the session was changed {TRIES} times meanwhile")
 
     async def reencrypt(self) -> int:
         """Rewrite every session in which something is sealed under another key."""
@@ -339,8 +319,7 @@ class Upkeep(Generic[T]):
         stored = await self._store.get(user_id)
         if not isinstance(stored, Stored):
             return False
-        live = stored.short is not None
-        found = self._form.snapshot(user_id, stored.main, stored.short or {}, live=live)
+        found = self._form.snapshot(user_id, stored)
         old = found.header.schema < self._form.layout.type.schema
         if not found.stale and not old:
             return False

@@ -9,7 +9,6 @@ from aiogram.fsm.storage.base import BaseEventIsolation
 
 from oddswire.adapters._turns import Turns
 from oddswire.adapters.aiogram._parts import parts
-from oddswire.keys import CONVERSATION_LOCK, KeySpace
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -23,7 +22,7 @@ class EventIsolation(BaseEventIsolation):
     """First in, first out in this process; one at a time among all of them.
 
     Its lease is renewed for as long as the handler runs. A handler that was done is
-    done: giving the turn back never raises. Processes are not fair to each other.
+    done: giving the turn back never raises.
 
     Args:
         client: Where the locks are kept. It stays yours to close.
@@ -52,9 +51,13 @@ class EventIsolation(BaseEventIsolation):
         queue: int = 100,
         on_error: Literal["raise", "local"] = "raise",
     ) -> None:
-        self._keys = KeySpace(prefix)
         self.turns = Turns(
-            client, lease=lease, timeout=timeout, queue=queue, on_error=on_error
+            client,
+            prefix=prefix,
+            lease=lease,
+            timeout=timeout,
+            queue=queue,
+            on_error=on_error,
         )
 
     @asynccontextmanager
@@ -65,7 +68,7 @@ class EventIsolation(BaseEventIsolation):
             ConversationBusy: Too many updates wait, or the turn did not come in time.
             OddswireError: Redis could not be asked, and `on_error` is ``"raise"``.
         """
-        async with self.turns.take(self._keys.key(CONVERSATION_LOCK, *parts(key))):
+        async with self.turns.take("conversation", *parts(key)):
             yield
 
     async def close(self) -> None:

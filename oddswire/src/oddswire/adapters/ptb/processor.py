@@ -10,7 +10,6 @@ from telegram.ext import BaseUpdateProcessor
 
 from oddswire.adapters._turns import Turns
 from oddswire.errors import SettingsError
-from oddswire.keys import PTB_LOCK, KeySpace
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -50,7 +49,7 @@ class UpdateProcessor(BaseUpdateProcessor):
         turns: Counts: `lost` and `local`.
     """
 
-    __slots__ = ("_keys", "application", "turns")
+    __slots__ = ("application", "turns")
 
     def __init__(
         self,
@@ -64,10 +63,14 @@ class UpdateProcessor(BaseUpdateProcessor):
         on_error: Literal["raise", "local"] = "raise",
     ) -> None:
         super().__init__(max_concurrent_updates)
-        self._keys = KeySpace(prefix)
         self.application: Application[Any, Any, Any, Any, Any, Any] | None = None
         self.turns = Turns(
-            client, lease=lease, timeout=timeout, queue=queue, on_error=on_error
+            client,
+            prefix=prefix,
+            lease=lease,
+            timeout=timeout,
+            queue=queue,
+            on_error=on_error,
         )
 
     async def initialize(self) -> None:
@@ -106,8 +109,8 @@ class UpdateProcessor(BaseUpdateProcessor):
             async with AsyncExitStack() as stack:
                 # In one order everywhere: two updates cannot wait for each other.
                 for number in sorted(_data_of(update)):
-                    key = self._keys.key(PTB_LOCK, application.bot.id, number)
-                    await stack.enter_async_context(self.turns.take(key))
+                    turn = self.turns.take("ptb", application.bot.id, number)
+                    await stack.enter_async_context(turn)
                 begun = True
                 try:
                     await coroutine
