@@ -22,8 +22,9 @@ well. **refused**: refused by the server, or provably not sent. **unknown**: not
 known, it may have run. **lost**: acknowledged and not there at the end, or a counter
 outside acknowledged .. acknowledged + unknown; - where the fault itself takes data
 away, so that it is not judged. **wrong**: a reply of another key.
-**late**: past the deadline and a tenth. **back**: seconds from the end of the fault to
-the first good call begun after it. **conns**: new connections from the fault on.
+**late**: past the deadline and a tenth, time for which the event loop itself was late
+not counted. **back**: seconds from the end of the fault to the first good call begun
+after it. **conns**: new connections from the fault on.
 
 Some rows look at a part of the library under that load: a rate limit, two caches,
 topics, sessions and the queue of processes that are killed; see their verdict.
