@@ -67,7 +67,7 @@ async def test_client_that_was_closed_or_never_used_is_dropped_in_silence(server
 async def test_bytes_that_wait_for_the_connection_are_bounded(own):
     """What may wait in memory for a server that is away is bounded in bytes too."""
     async with Client.from_url(
-        own.url, inflight_bytes=1_000_000, command_timeout=2.0
+        own.url, inflight_bytes=1_000_000, command_timeout=0.5
     ) as client:
         await client.ping()
         lost = asyncio.get_running_loop().create_future()

@@ -43,7 +43,7 @@ async def test_idle_link_that_died_is_replaced_by_the_heartbeat(
 
 @pytest.mark.requirement("C4")
 async def test_link_that_dies_under_load_costs_each_call_one_deadline(
-    through, cutter, prefix
+    through, cutter, prefix, soon_silent
 ):
     """When answers stop, calls time out, the link is replaced, and calls go on."""
     one = through(command_timeout=0.5, heartbeat=0.4, heartbeat_answer=0.2)
@@ -78,7 +78,7 @@ async def test_link_that_dies_under_load_costs_each_call_one_deadline(
     assert overtime(history.calls, lag=lag) == []
 
 
-async def test_link_that_swallows_what_is_sent(server, through, cutter, prefix):
+async def test_link_that_swallows_what_is_sent(through, cutter, prefix, soon_silent):
     """A link that takes bytes and passes nothing on is the same to the caller."""
     one = through(command_timeout=0.2, heartbeat=0.1, heartbeat_answer=0.1)
     await one.ping()

@@ -282,7 +282,7 @@ async def test_two_wires_keep_within_twenty_connections():
 
 _QUICK = {
     "command_timeout": 3.0,
-    "connect_timeout": 0.1,
+    "connect_timeout": 0.3,
     "reconnect_delay": 0.01,
     "reconnect_cap": 0.02,
     "reconnect_attempts": 3,

@@ -57,14 +57,14 @@ async def test_short_deadlines_beside_long_ones(pair, name):
 
 
 @pytest.mark.errors
-async def test_silent_link_is_given_up(pair, name):
+async def test_silent_link_is_given_up(pair, name, soon_silent):
     """After a timeout and long enough silence the wire closes without being asked."""
     wire, line = await pair()
     call = wire.send(b"x", 0.05, name())
     later = wire.send(b"x", 60.0, name())
     with pytest.raises(CommandTimeout):
         await call
-    with pytest.raises(ConnectionLost, match="nothing arrived for 3") as caught:
+    with pytest.raises(ConnectionLost, match=r"nothing arrived for 0\.[5-9]") as caught:
         await later
 
     assert caught.value.outcome is Outcome.UNKNOWN
@@ -72,7 +72,7 @@ async def test_silent_link_is_given_up(pair, name):
 
 
 @pytest.mark.errors
-async def test_silent_link_is_given_up_with_nobody_waiting(pair, name):
+async def test_silent_link_is_given_up_with_nobody_waiting(pair, name, soon_silent):
     """It closes as well when every caller has given up."""
     wire, line = await pair()
     with pytest.raises(CommandTimeout):

@@ -207,12 +207,12 @@ async def test_a_client_of_another_loop_is_a_failure(own, client):
 @pytest.mark.advanced
 async def test_a_slow_link_warns_and_a_very_slow_one_fails(own):
     """Latency is that of PINGs on the link as it is now."""
-    limits = Thresholds(latency=Bound(0.02, 0.3), loop_lag=Bound(5.0))
+    limits = Thresholds(latency=Bound(0.02, 0.2), loop_lag=Bound(5.0))
     async with FaultProxy(own.url) as proxy, Client.from_url(proxy.url) as client:
         health = Health(client, thresholds=limits, timeout=5.0)
         proxy.down.latency = 0.03
         slow = await health.check()
-        proxy.down.latency = 0.35
+        proxy.down.latency = 0.22
         slower = await health.check()
 
     assert slow["latency"].status == "warn"
