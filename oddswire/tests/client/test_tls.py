@@ -153,15 +153,17 @@ async def test_tls_and_plaintext_mixed_up(ours, speaking_tls):
     async with Client.from_url(
         f"rediss://:{server.password}@127.0.0.1:{server.port}/0",
         tls_ca_file=ours.file,
-        connect_timeout=0.4,
-        command_timeout=1.0,
+        connect_timeout=0.6,
+        command_timeout=15.0,
+        reconnect_attempts=1,  # what it failed with is told at once
     ) as client:
         with pytest.raises(Unavailable, match=r"redis://|speak TLS"):
             await client.ping()
     async with Client.from_url(
         f"redis://:{server.password}@127.0.0.1:{tls_port}",
-        connect_timeout=0.4,
-        command_timeout=1.0,
+        connect_timeout=0.6,
+        command_timeout=15.0,
+        reconnect_attempts=1,  # what it failed with is told at once
     ) as client:
         with pytest.raises(Unavailable, match="rediss://"):
             await client.ping()

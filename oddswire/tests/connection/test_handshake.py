@@ -387,8 +387,9 @@ async def test_plaintext_server_behind_a_tls_url_is_named(server):
     """rediss:// to a server that speaks plaintext fails with that hint."""
     client = Client.from_url(
         f"rediss://{server.host}:{server.port}",
-        connect_timeout=0.3,
-        command_timeout=0.5,
+        connect_timeout=0.6,
+        command_timeout=15.0,
+        reconnect_attempts=1,  # what it failed with is told at once
     )
     with pytest.raises(Unavailable, match=r"use redis://|speak TLS"):
         await client.get("a")
