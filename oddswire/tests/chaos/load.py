@@ -263,7 +263,8 @@ async def run(
 
     events: list[Any] = []
     async with (
-        aredis.Redis.from_url(server.url) as admin,
+        # redis-py's own limit is shorter than what some of its calls block.
+        aredis.Redis.from_url(server.url, socket_timeout=None) as admin,
         link(server.url, seed=1) as proxy,
     ):
         await admin.ping()
