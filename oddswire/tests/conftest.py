@@ -217,3 +217,9 @@ def message(number, *, user=1, chat=None, text="tap"):
 def message_of():
     """Make the JSON of an update."""
     return message
+
+
+@pytest.fixture
+def soon_silent(monkeypatch):
+    """A link is given up after half a second of silence, not after three."""
+    monkeypatch.setattr("oddswire.connection.calls._SILENT_AT_LEAST", 0.5)

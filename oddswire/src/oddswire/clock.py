@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
 
 class Clock(Protocol):
@@ -187,3 +188,70 @@ class _Sleeper:
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class LoopLag:
+    """How late the event loop comes to a timer while the block runs, and when.
+
+    A loop is late when something in it computes or blocks, and when the machine gives
+    the process no time; either way nothing in it could have been on time. What is
+    shorter than 5 ms may pass unseen.
+
+    Attributes:
+        worst: Seconds, the most that was seen.
+    """
+
+    _PACE = 0.005
+
+    def __init__(self) -> None:
+        self.worst = 0.0
+        self._held: list[tuple[float, float]] = []  # when it was due, when it came
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._began = time.monotonic()
+        self._wait()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        # A block that ends in the same turn of the loop that was late.
+        self._look()
+        self._ended = time.monotonic()
+
+    @property
+    def free(self) -> float:
+        """Seconds of the block, when it is over, without those of a late loop."""
+        passed = self._ended - self._began
+        return passed - self.between(self._began, self._ended)
+
+    def between(self, began: float, ended: float) -> float:
+        """Return for how many of these seconds the loop was late.
+
+        Args:
+            began: By `time.monotonic`; within the block, as `ended` is.
+            ended: The same.
+        """
+        return sum(
+            max(0.0, min(ended, came) - max(began, due)) for due, came in self._held
+        )
+
+    def _wait(self) -> None:
+        # Not by the loop's clock: uvloop's has steps of a millisecond.
+        self._due = time.monotonic() + self._PACE
+        self._timer = self._loop.call_later(self._PACE, self._ring)
+
+    def _ring(self) -> None:
+        self._look()
+        self._wait()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now > self._due:
+            self._held.append((self._due, now))
+            self.worst = max(self.worst, now - self._due)

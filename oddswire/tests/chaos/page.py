@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rows import LATER, ROWS
+from rows import ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +22,9 @@ well. **refused**: refused by the server, or provably not sent. **unknown**: not
 known, it may have run. **lost**: acknowledged and not there at the end, or a counter
 outside acknowledged .. acknowledged + unknown; - where the fault itself takes data
 away, so that it is not judged. **wrong**: a reply of another key.
-**late**: past the deadline and a tenth. **back**: seconds from the end of the fault to
-the first good call begun after it. **conns**: new connections from the fault on.
+**late**: past the deadline and a tenth, time for which the event loop itself was late
+not counted. **back**: seconds from the end of the fault to the first good call begun
+after it. **conns**: new connections from the fault on.
 
 Some rows look at a part of the library under that load: a rate limit, two caches,
 topics, sessions and the queue of processes that are killed; see their verdict.
@@ -31,6 +32,20 @@ topics, sessions and the queue of processes that are killed; see their verdict.
 What our client has to make of a row is in the criteria below the table; a row in which
 it misses one says so.
 """
+
+
+_ELSEWHERE = {
+    19: "TLS: expired, another host's, an unknown authority's certificate, ours "
+    "missing, TLS to a plain port and the reverse, a certificate that is renewed "
+    "(`client/test_tls.py`)",
+    20: "the server's clock jumps by hours, both ways, under limits and locks "
+    "(`ratelimit/test_stepped_server.py`); `oddswire doctor` tells of a clock that is "
+    "off (`cli/test_doctor.py`)",
+    26: "a damaged append-only file: the server does not start, and says why "
+    "(`embedded/test_data.py`); what to do is in [operations](operations.md)",
+}
+
+_LATER = {7: "a cluster: slots move, nodes die (Cluster is not written yet)"}
 
 
 def render(found: dict[str, Any]) -> str:
@@ -74,9 +89,16 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield from _failovers(found["failovers"])
     yield from _criteria()
+    yield "## Judged by tests of their own"
+    yield ""
+    yield "The files are in `oddswire/tests/`."
+    yield ""
+    for number, what in _ELSEWHERE.items():
+        yield f"- {number}: {what}."
+    yield ""
     yield "## Not yet"
     yield ""
-    for number, what in LATER.items():
+    for number, what in _LATER.items():
         yield f"- {number}: {what}."
 
 

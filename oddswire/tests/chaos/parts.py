@@ -68,7 +68,9 @@ async def holds(condition: Callable[[], object], seconds: float = _PATIENCE) -> 
 
 async def restarted(stage: Stage) -> None:
     """Start the server again, which is down."""
+    began = monotonic()
     await stage.server.restart()
+    stage.notes["start"] = monotonic() - began
     await stage.admin.connection_pool.disconnect()  # it was connected to the old one
 
 

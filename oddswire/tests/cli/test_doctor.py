@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from oddswire import Client, EmbeddedServer, Settings
-from oddswire.cli._app import Progress
+from oddswire.cli._app import progress
 from oddswire.cli._checks import CHECKS, Patient, clock_skew, tls
 from oddswire.cli._checks import run as run_check
 from oddswire.cli._doctor import Diagnosis, examine
@@ -154,8 +154,8 @@ def test_progress_is_for_terminals():
 
     terminal, file = Terminal(), io.StringIO()
     for out in (terminal, file):
-        with Progress(out) as progress:
-            progress.tell("main: health")
+        with progress(out) as tell:
+            tell("main: health")
     assert terminal.getvalue() == "\r\x1b[Kmain: health\r\x1b[K"
     assert file.getvalue() == ""
 

@@ -341,7 +341,7 @@ async def test_server_busy_with_a_script(own):
         endless = asyncio.get_running_loop().create_task(
             client.eval("while true do end", 0)
         )
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(15):
             while True:
                 try:
                     await other.bounded(3.0).get("k")

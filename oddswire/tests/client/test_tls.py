@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
-from time import monotonic
 
 import pytest
 import trustme
@@ -13,7 +12,7 @@ from oddswire import Client, EmbeddedServer
 from oddswire.embedded.server import free_port
 from oddswire.errors import Unavailable
 from oddswire.events import Disconnected
-from oddswire.testing import FaultProxy
+from oddswire.testing import FaultProxy, LoopLag
 
 pytestmark = pytest.mark.system("redis-server", package="redis-server")
 
@@ -111,12 +110,10 @@ async def test_a_certificate_that_does_not_hold_is_refused(
             tls_ca_file=ours.file,
         ) as client,
     ):
-        started = monotonic()
         with pytest.raises(
             Unavailable, match="name its CA, or check the host name and the certificate"
         ):
             await client.get("k")
-        assert monotonic() - started < 1.0
         assert proxy.accepted == 1
 
 
@@ -139,13 +136,12 @@ async def test_mutual_tls_wants_our_certificate(ours, speaking_tls):
         url, tls_ca_file=ours.file, tls_cert_file=certificate, tls_key_file=key
     ) as client:
         assert await client.ping()
-    started = monotonic()
     async with Client.from_url(
         url, tls_ca_file=ours.file, command_timeout=1.0
     ) as client:
-        with pytest.raises(Unavailable, match="tls_cert_file"):
+        with LoopLag() as lag, pytest.raises(Unavailable, match="tls_cert_file"):
             await client.ping()
-    assert monotonic() - started < 1.5
+    assert lag.free < 1.1
 
 
 @pytest.mark.requirement("C1")
@@ -157,15 +153,17 @@ async def test_tls_and_plaintext_mixed_up(ours, speaking_tls):
     async with Client.from_url(
         f"rediss://:{server.password}@127.0.0.1:{server.port}/0",
         tls_ca_file=ours.file,
-        connect_timeout=1.0,
-        command_timeout=1.5,
+        connect_timeout=0.6,
+        command_timeout=15.0,
+        reconnect_attempts=1,  # what it failed with is told at once
     ) as client:
         with pytest.raises(Unavailable, match=r"redis://|speak TLS"):
             await client.ping()
     async with Client.from_url(
         f"redis://:{server.password}@127.0.0.1:{tls_port}",
-        connect_timeout=1.0,
-        command_timeout=1.5,
+        connect_timeout=0.6,
+        command_timeout=15.0,
+        reconnect_attempts=1,  # what it failed with is told at once
     ) as client:
         with pytest.raises(Unavailable, match="rediss://"):
             await client.ping()

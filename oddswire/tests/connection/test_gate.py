@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from time import thread_time
 
 import pytest
 from hypothesis import strategies as st
@@ -188,14 +189,14 @@ async def test_many_waiters_cost_no_more_each_than_few():
         tasks = [loop.create_task(gate.wait(0, 60, _load)) for _ in range(count)]
         await asyncio.sleep(0)  # one turn of the loop: they all wait now
         assert gate.waiting == count
-        started = loop.time()
+        started = thread_time()  # what other processes take does not count
         for task in tasks[::-2]:
             task.cancel()
         gate.caps = Caps(commands=count + 2)
         gate.update()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert results.count(None) == count // 2
-        return (loop.time() - started) / count
+        return (thread_time() - started) / count
 
     await seconds_each(500)
     few = min([await seconds_each(500) for _ in range(3)])

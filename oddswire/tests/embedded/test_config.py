@@ -116,6 +116,7 @@ def test_whole_file():
         "appendfsync everysec",
         "hash-max-listpack-entries 128",
         "hash-max-listpack-value 256",
+        "hz 50",
         'save "60" "1"',
         'appendfsync "always"',
     ]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from oddswire import Client
 from oddswire.health import Bound, Check, Health, Report, Status, Thresholds
-from oddswire.health._reading import LoopLag, Reading
+from oddswire.health._reading import Reading
 from oddswire.health._server import server_checks
 from oddswire.health.report import Verdict, worst
-from oddswire.testing import Resources
+from oddswire.testing import LoopLag, Resources
 
 pytestmark = pytest.mark.requirement("C9")
 

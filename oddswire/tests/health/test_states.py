@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from time import monotonic
 
 import pytest
 
 import oddswire
 from oddswire import Client, EmbeddedServer
 from oddswire.health import Bound, Health, Status, Thresholds
-from oddswire.testing import FaultProxy
+from oddswire.testing import FaultProxy, LoopLag, frozen
 
 pytestmark = pytest.mark.requirement("C9")
 
@@ -109,9 +108,8 @@ async def test_a_server_that_was_killed_and_comes_back(own):
         assert (await health.check()).status == "pass"
         own.kill()
         await own.wait_exit()
-        started = monotonic()
-        report = await health.check()
-        took = monotonic() - started
+        with LoopLag() as lag:
+            report = await health.check()
         await own.restart()
         again = await health.check()
 
@@ -121,7 +119,7 @@ async def test_a_server_that_was_killed_and_comes_back(own):
     # What could not be read is neither well nor ill, and no check is missing.
     assert {ill(report)[name] for name in NAMES[6:]} == {"unknown"}
     assert [check.name for check in report.checks] == NAMES
-    assert took < 1.5
+    assert lag.free < 1.5
     assert again["reachable"].status == "pass"
     assert again["memory"].status == "pass"
 
@@ -133,15 +131,10 @@ async def test_a_server_that_says_nothing_costs_the_timeout(own, connected):
     async with Client.from_url(own.url) as client:
         if connected:
             await client.ping()
-        own.kill(signal.SIGSTOP)
-        try:
-            started = monotonic()
+        with frozen(own), LoopLag() as lag:
             report = await patient(client, timeout=0.5).check()
-            took = monotonic() - started
-        finally:
-            own.kill(signal.SIGCONT)
         assert (report.status, report["reachable"].status) == ("fail", "fail")
-        assert 0.4 < took < 2.0
+        assert lag.free < 2.0
         assert (await patient(client).check())["reachable"].status == "pass"
 
 
@@ -167,11 +160,11 @@ async def test_an_open_circuit_fails_at_once(own, until):
     ) as client:
         health = patient(client)
         report = await until(health.check, lambda r: r["circuit"].status == "fail")
-        started = monotonic()
-        report = await health.check()
+        with LoopLag() as lag:
+            report = await health.check()
 
         # Its timeout is 2 s.
-        assert monotonic() - started < 1.0
+        assert lag.free < 1.0
         assert report["circuit"].values["open"] == 1
         assert "open" in report["circuit"].seen
         assert report["reachable"].values["error"] == "CircuitOpen"
@@ -214,12 +207,12 @@ async def test_a_client_of_another_loop_is_a_failure(own, client):
 @pytest.mark.advanced
 async def test_a_slow_link_warns_and_a_very_slow_one_fails(own):
     """Latency is that of PINGs on the link as it is now."""
-    limits = Thresholds(latency=Bound(0.02, 0.3), loop_lag=Bound(5.0))
+    limits = Thresholds(latency=Bound(0.02, 0.2), loop_lag=Bound(5.0))
     async with FaultProxy(own.url) as proxy, Client.from_url(proxy.url) as client:
         health = Health(client, thresholds=limits, timeout=5.0)
         proxy.down.latency = 0.03
         slow = await health.check()
-        proxy.down.latency = 0.35
+        proxy.down.latency = 0.22
         slower = await health.check()
 
     assert slow["latency"].status == "warn"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from oddswire.errors import CommandTimeout, ConnectionLost, Outcome
 from oddswire.testing import (
     Call,
     History,
+    LoopLag,
     lost_counts,
     lost_members,
     not_linearizable,
@@ -132,3 +134,31 @@ async def test_recorder_writes_down_what_came_of_a_call():
     ]
     assert history.count("unknown", "get") == 3
     assert len(overtime(history.calls)) == 1
+
+
+@pytest.mark.errors
+async def test_a_late_loop_does_not_make_a_call_late():
+    """Beyond the deadline only time in which the loop ran free is the call's fault."""
+    history, loop = History(), asyncio.get_running_loop()
+
+    def hold_up():
+        until = time.monotonic() + 0.4
+        while time.monotonic() < until:
+            pass
+
+    with LoopLag() as lag:
+        for op, takes, stall_at in (
+            ("held up", 0.15, 0.05),  # through its deadline, ends behind it
+            ("truly late", 0.6, None),
+            ("held up and late", 0.9, 0.0),  # by then the loop had run for long
+        ):
+            if stall_at is not None:
+                loop.call_later(stall_at, hold_up)
+            await history.record(op, "k", asyncio.sleep(takes), deadline=0.2)
+
+    assert len(overtime(history.calls)) == 3
+    assert [line.partition(" k ")[0] for line in overtime(history.calls, lag=lag)] == [
+        *("truly late", "held up and late")
+    ]
+    assert lag.worst > 0.3
+    assert lag.between(0.0, time.monotonic()) > 0.6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Self, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import msgspec
 import typer
@@ -19,8 +19,7 @@ from oddswire.health import Status
 from oddswire.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import TracebackType
+    from collections.abc import Callable, Iterator
 
 FAILED = 1
 BAD_INPUT = 2
@@ -53,9 +52,8 @@ def doctor(
     """
     with _reported():
         found = servers(_settings(url))
-        with Progress(sys.stderr) as progress:
-            examining = _doctor.examine(found, SystemClock(), progress.tell)
-            diagnosis = asyncio.run(examining)
+        with progress(sys.stderr) as tell:
+            diagnosis = asyncio.run(_doctor.examine(found, SystemClock(), tell))
     _print(diagnosis, _text.diagnosis(diagnosis), json=json)
     if diagnosis.status is Status.FAIL:
         raise typer.Exit(FAILED)
@@ -145,29 +143,16 @@ def _say(line: str) -> None:
     typer.echo(line, err=True)
 
 
-class Progress:
-    """What is being looked at, on one line of a terminal; nothing elsewhere.
+@contextmanager
+def progress(out: TextIO) -> Iterator[Callable[[str], None]]:
+    """Yield what tells what is being looked at: on one line of a terminal, or not."""
 
-    Args:
-        out: Where to.
-    """
+    def tell(text: str) -> None:
+        if out.isatty():
+            out.write(f"\r\x1b[K{text}")
+            out.flush()
 
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self.tell("")
-
-    def tell(self, text: str) -> None:
-        """Replace the line."""
-        if self._out.isatty():
-            self._out.write(f"\r\x1b[K{text}")
-            self._out.flush()
+    try:
+        yield tell
+    finally:
+        tell("")

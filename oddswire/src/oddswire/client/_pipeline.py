@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.client import Pipeline as RedisPipeline
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
@@ -17,8 +17,7 @@ from oddswire.connection.reply_errors import from_redis
 from oddswire.errors import CommandTimeout, NotShared, OddswireError, ReadOnly
 
 if TYPE_CHECKING:
-    import redis.asyncio as aredis
-
+    from oddswire.client._calling import Calling
     from oddswire.client._commands import Command
 
 # More than this would hold up the callers behind it on the command wire.
@@ -37,45 +36,6 @@ _EXEC = b"*1\r\n$4\r\nEXEC\r\n"
 _Stack = list[Any]  # of (arguments, options), as redis-py keeps them
 
 
-class Carrier(Protocol):
-    """What a pipeline needs of its client."""
-
-    connection_pool: aredis.ConnectionPool
-    response_callbacks: Any
-    timeout: float
-    multiplexed: bool
-    decodes: bool
-
-    @property
-    def retries(self) -> int:
-        """How often a call may be repeated."""
-
-    def known_command(self, name: Any) -> Command:
-        """Return what is known of a command."""
-
-    def pack(self, command: Command, args: tuple[Any, ...]) -> bytes:
-        """Pack the long way, with redis-py's errors."""
-
-    def demoted(self, sent: float) -> None:
-        """Leave the server of a call sent then: it refused a write as a replica."""
-
-    def counted(self, error: Exception, command: Command | None = None) -> Exception:
-        """Count a failed call; the command is the one that the server refused."""
-
-    async def send_once(
-        self, data: bytes, deadline: float, label: Any, *, count: int = 1
-    ) -> Any:
-        """Send packed bytes on the command wire."""
-
-    async def shaped(
-        self, reply: Any, command: Command, options: dict[str, Any]
-    ) -> Any:
-        """Turn a reply into a result."""
-
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send a command and return its result."""
-
-
 class Pipeline(RedisPipeline):
     """redis-py's pipeline, contiguous on the command wire.
 
@@ -84,7 +44,7 @@ class Pipeline(RedisPipeline):
     same.
     """
 
-    def __init__(self, client: Carrier, transaction: bool, shard_hint: Any) -> None:  # noqa: FBT001 - redis-py's signature
+    def __init__(self, client: Calling, transaction: bool, shard_hint: Any) -> None:  # noqa: FBT001 - redis-py's signature
         super().__init__(
             client.connection_pool, client.response_callbacks, transaction, shard_hint
         )

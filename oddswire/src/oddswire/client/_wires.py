@@ -106,7 +106,7 @@ class Wires:
         wire = await self.link.ready(timeout, size)
         if self._primary is not None and self._watch is None and not self.link.idle:
             self._watch = asyncio.get_running_loop().create_task(
-                self._primary.watch(_Weakly(self._moved)), name="oddswire sentinels"
+                self._primary.watch(_weakly(self._moved)), name="oddswire sentinels"
             )
             self._tasks.add(self._watch)
             self._watch.add_done_callback(self._tasks.discard)
@@ -147,16 +147,17 @@ class Wires:
                     task.cancel()
 
 
-class _Weakly:
-    """Calls a method for as long as its object lives, and does not keep it alive."""
+def _weakly(
+    method: Callable[[tuple[str, int]], None],
+) -> Callable[[tuple[str, int]], None]:
+    """Return what calls a method while its object lives, and does not keep it alive."""
+    alive = WeakMethod(method)
 
-    def __init__(self, method: Callable[[tuple[str, int]], None]) -> None:
-        self._method = WeakMethod(method)
-
-    def __call__(self, address: tuple[str, int]) -> None:
-        method = self._method()
-        if method is not None:
+    def call(address: tuple[str, int]) -> None:
+        if (method := alive()) is not None:
             method(address)
+
+    return call
 
 
 def _abandon(link: Link, tasks: set[asyncio.Task[None]]) -> None:

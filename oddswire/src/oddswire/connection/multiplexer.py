@@ -234,21 +234,23 @@ class Multiplexer(asyncio.Protocol):
         self._timer_at = at
         self._timer = self.loop.call_later(at - now, self._check, at)
 
-    def _check(self, due: float, seen: float = -1.0) -> None:
+    def _check(self, due: float, seen: float = -1.0, until: float = 0.0) -> None:
         """Fail the calls past their deadline, unless the loop was stalled until now.
 
-        `seen` is `last_read` when judging was last put off: a loop that is always late
-        may put it off again only if it has read something since.
+        `seen` is `last_read` when judging was last put off: it may be again only if
+        something was read since, and not beyond `until`.
         """
         now = monotonic()
         late = now - due
         if late > _STALL:
             self._traffic.stalls.observe(late)
-        if self._resuming or (late > _STALL and self.last_read != seen):
+            # What came meanwhile may take some time to read, and no longer than that.
+            until = now + late
+        if self._resuming or (now < until and self.last_read != seen):
             # The loop did not run for a while, or there are replies that were not
             # looked at. Let it read before judging.
             self._timer = self.loop.call_later(
-                _STALL, self._check, now + _STALL, self.last_read
+                _STALL, self._check, now + _STALL, self.last_read, until
             )
             return
         self._timer, self._timer_at = None, math.inf

@@ -29,6 +29,8 @@ _OURS = {
 # A session's hash is a few fields, of which one is above the usual 64 bytes: packed, it
 # takes less memory. The bounds keep the cost of a change low.
 _PACKED = ("hash-max-listpack-entries 128", "hash-max-listpack-value 256")
+# It looks for a signal to end so often in a second; by default 10 times.
+_ENDS_SOON = "hz 50"
 _NAME = re.compile(r"--([a-z][a-z0-9-]*)")
 
 
@@ -102,6 +104,7 @@ def config_text(
             f"appendonly {'yes' if aof else 'no'}",
             "appendfsync everysec",
             *_PACKED,
+            _ENDS_SOON,
             *options,
             "",
         ]

@@ -53,8 +53,9 @@ class EmbeddedServer:
         tcp: Whether to listen on TCP too; False leaves only the unix socket.
         data_dir: Where the data is kept. Without it the data is removed at the end.
             One server at a time: a second one is refused.
-        aof: Whether every write is appended to a file, fsynced once a second. Without
-            it nothing is written to disk unless `args` says so.
+        aof: Whether every write is appended to a file, fsynced once a second; while
+            the disk is busy with that, a reply may come before its write is in the
+            file. Without it nothing is written to disk unless `args` says so.
         args: Further options as on the server's command line:
             ``("--maxmemory", "1mb")``.
         binary: The server program; see `find_binary`.

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from oddswire.client import Statistics
+from oddswire.clock import LoopLag
 from oddswire.connection.calls import Named
 from oddswire.connection.packing import pack
 from oddswire.errors import ConnectionLost, NoPermission, OddswireError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from oddswire.client import Client
     from oddswire.counters import Window
 
@@ -128,43 +127,3 @@ def _parsed(client: Client, reply: Any) -> tuple[dict[str, Any] | None, str]:
         return None, str(reply)
     parse: Any = client.response_callbacks["INFO"]
     return parse(reply), ""
-
-
-class LoopLag:
-    """How late the event loop comes to a timer while the block runs.
-
-    Attributes:
-        worst: Seconds, the most that was seen.
-    """
-
-    _PACE = 0.005
-
-    def __init__(self) -> None:
-        self.worst = 0.0
-
-    def __enter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
-        self._wait()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self._timer.cancel()
-        # A block that ends in the same turn of the loop that was late.
-        self._look()
-
-    def _wait(self) -> None:
-        # Not by the loop's clock: uvloop's has steps of a millisecond.
-        self._due = monotonic() + self._PACE
-        self._timer = self._loop.call_later(self._PACE, self._ring)
-
-    def _ring(self) -> None:
-        self._look()
-        self._wait()
-
-    def _look(self) -> None:
-        self.worst = max(self.worst, monotonic() - self._due)

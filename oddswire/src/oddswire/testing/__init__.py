@@ -4,7 +4,7 @@ Nothing here is imported by the rest of the library. `oddswire.testing.fixtures`
 pytest fixtures and is the only module that needs pytest.
 """
 
-from oddswire.clock import ManualClock
+from oddswire.clock import LoopLag, ManualClock
 from oddswire.testing.history import (
     Call,
     History,
@@ -23,6 +23,7 @@ __all__ = [
     "Direction",
     "FaultProxy",
     "History",
+    "LoopLag",
     "ManualClock",
     "Resources",
     "frozen",

@@ -16,6 +16,8 @@ from oddswire.errors import OddswireError, Outcome
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
+    from oddswire.clock import LoopLag
+
 Ended = Literal["ok", "rejected", "not_sent", "unknown"]
 
 
@@ -179,21 +181,23 @@ def lost_counts(calls: Collection[Call], found: Mapping[str, int]) -> list[str]:
 
 
 def overtime(
-    calls: Collection[Call], grace: float = 0.1, slack: float = 0.0
+    calls: Collection[Call], grace: float = 0.1, lag: LoopLag | None = None
 ) -> list[str]:
     """Return the calls that took longer than their deadline.
 
     Args:
         calls: Those without a deadline are passed over.
         grace: The share of its deadline that a call may take beyond it.
-        slack: Seconds beyond that, for what the event loop itself was late.
+        lag: Watched the event loop meanwhile. What of the time past its deadline the
+            loop itself was late is no fault of the call.
     """
     return [
         f"{call.op} {call.key} took {call.ended - call.began:.3f} s, "
         f"its deadline was {call.deadline:g} s"
         for call in calls
         if call.deadline is not None
-        and call.ended - call.began > call.deadline * (1 + grace) + slack
+        and (late := call.ended - (end := call.began + call.deadline)) > 0
+        and late - (lag.between(end, call.ended) if lag else 0) > call.deadline * grace
     ]
 
 

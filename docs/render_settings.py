@@ -1,4 +1,4 @@
-"""The reference tables of the documentation, made from the settings themselves."""
+"""Prints the tables of docs/configuration.md, made from the settings themselves."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from typing import Any
 
 import msgspec
 
-from oddswire.settings._settings import Settings
-from oddswire.settings.options import OPTIONS, UNUSED, Option
-from oddswire.settings.profiles import PROFILES
+from oddswire.settings import OPTIONS, PROFILES, UNUSED, Option, Settings
 from oddswire.settings.values import Duration
 
 
-def reference() -> str:
+def render() -> str:
     """Return the tables of `docs/configuration.md` in Markdown.
 
     Defaults are in the environment's unit, as one would write them there.
@@ -64,3 +62,7 @@ def _written(option: Option, value: Any) -> str:
         case _, bool():
             return str(value).lower()
     return str(value)
+
+
+if __name__ == "__main__":
+    print(render())
