@@ -50,7 +50,12 @@ def without_repeats(texts):
 @pytest.mark.requirement("P5")
 async def test_a_server_that_is_killed_and_keeps_its_data_loses_nothing():
     """Killed twice with an append-only file: all delivered, in order."""
-    async with EmbeddedServer(aof=True) as server, opened(server) as client:
+    # With everysec the server may reply before the write is in the file.
+    args = ("--appendfsync", "always")
+    async with (
+        EmbeddedServer(aof=True, args=args) as server,
+        opened(server) as client,
+    ):
         queue = Queue(client, "notes", Note, lease=1.0, poll=0.05)
         await filled(queue)
         inbox = Inbox(lambda _: asyncio.sleep(0.005))

@@ -130,7 +130,7 @@ async def test_a_process_alone_stays_exact_through_an_outage(eventually):
     limit, per = 30, 0.2
     admitted = []
     async with (
-        EmbeddedServer(aof=True) as server,
+        EmbeddedServer(aof=True, args=("--appendfsync", "always")) as server,
         Client.from_url(server.url, reconnect_delay=0.01) as client,
     ):
         rules = [
