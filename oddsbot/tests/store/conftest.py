@@ -51,6 +51,7 @@ async def killable(postgres):
         await drop(engine)
         await upgrade(engine)
         yield postgres, engine
+    await asyncio.to_thread(postgres.start)
 
 
 @pytest.fixture(params=DATABASES)

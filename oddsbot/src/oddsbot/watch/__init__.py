@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .prices import PRICES, Prices, latest_prices
+from .remembering import price_rules, remembered
 from .resolutions import RESOLUTIONS, Resolutions
 from .watcher import Watcher
 
@@ -13,4 +14,6 @@ __all__ = [
     "Resolutions",
     "Watcher",
     "latest_prices",
+    "price_rules",
+    "remembered",
 ]
