@@ -67,7 +67,7 @@ async def watch(wire, alerts, recording):
     """Be the bot, after its start: return what was delivered to which chat."""
     clock, told = SystemClock(), []
     queue = alert_queue(wire.client, "test:")
-    outbox = Outbox(queue, clock)
+    outbox = Outbox(queue)
     delivered = asyncio.Event()
 
     async def deliver(alert):
