@@ -92,7 +92,7 @@ async def test_a_cancelled_packed_command_harms_no_other(server, prefix):
     ],
 )
 async def test_a_view_is_sent_as_its_own_bytes(server, prefix, transport, view):
-    """A memoryview with gaps, or read backwards, arrives as bytes() of it, each way."""
+    """A memoryview with gaps, or read backwards, arrives as its own bytes."""
     key = f"{prefix}k"
     async with Client.from_url(server.url, transport=transport) as client:
         await client.set(key, view)
@@ -105,4 +105,6 @@ async def test_a_view_is_sent_as_its_own_bytes(server, prefix, transport, view):
             watching.multi()
             await watching.append(key, view).execute()
         assert await client.get(key) == view.tobytes() * 2
+        await client.rpush(f"{key}l", view)
+        assert await client.lpop(f"{key}l") == view.tobytes()
         await client.delete(key, f"{key}h")
