@@ -16,7 +16,8 @@ from oddsbot.delivery import Courier, Outbox, alert_queue
 from oddsbot.polymarket import MarketStream
 from oddsbot.replay import Recording, Replay, token_id
 from oddsbot.store import TrackedWallet
-from oddsbot.watch import Watcher, price_rules, remembered
+from oddsbot.watch import Watcher
+from oddsbot.watch.remembering import price_rules, remembered
 from oddswire import Client, EmbeddedServer, Settings
 from oddswire.clock import SystemClock
 from oddswire.errors import CodecError, SourceError

@@ -1,9 +1,11 @@
-"""The feed watched: events in; alerts, and prices and resolutions on topics, out."""
+"""The feed watched: events in; alerts, and prices and resolutions on topics, out.
+
+`oddsbot.watch.remembering` stands alone: the demo has no database to import.
+"""
 
 from __future__ import annotations
 
 from .prices import PRICES, Prices, latest_prices
-from .remembering import price_rules, remembered
 from .resolutions import RESOLUTIONS, Resolutions
 from .watcher import Watcher
 
@@ -14,6 +16,4 @@ __all__ = [
     "Resolutions",
     "Watcher",
     "latest_prices",
-    "price_rules",
-    "remembered",
 ]
