@@ -44,9 +44,10 @@ async def test_idle_link_that_died_is_replaced_by_the_heartbeat(
 
 @pytest.mark.requirement("C4")
 async def test_link_that_dies_under_load_costs_each_call_one_deadline(
-    through, cutter, prefix
+    through, cutter, prefix, monkeypatch
 ):
     """When answers stop, calls time out, the link is replaced, and calls go on."""
+    monkeypatch.setattr("oddswire.connection.calls._SILENT_AT_LEAST", 0.3)
     one = through(command_timeout=0.5, heartbeat=0.4, heartbeat_answer=0.2)
     await one.ping()
     cutter.plan = [(f"{prefix}50".encode(), "mute")]
@@ -78,8 +79,9 @@ async def test_link_that_dies_under_load_costs_each_call_one_deadline(
     assert slowest < 0.5 * 1.1 + 0.1
 
 
-async def test_link_that_swallows_what_is_sent(server, through, cutter, prefix):
+async def test_link_that_swallows_what_is_sent(through, cutter, prefix, monkeypatch):
     """A link that takes bytes and passes nothing on is the same to the caller."""
+    monkeypatch.setattr("oddswire.connection.calls._SILENT_AT_LEAST", 0.3)
     one = through(command_timeout=0.2, heartbeat=0.1, heartbeat_answer=0.1)
     await one.ping()
     cutter.plan = [(prefix.encode(), "mute")]
