@@ -121,9 +121,10 @@ def test_stalled_loop_is_not_the_servers_fault(server, prefix, new_loop):
 
     async def main():
         async with Client.from_url(server.url, command_timeout=0.5) as client:
-            # More than one read of the socket takes in.
+            # More than one read of the socket takes in, and less than what the system
+            # holds: what the server could not send has not arrived.
             await client.set(f"{prefix}k", b"v" * 10_000, ex=60)
-            calls = [client.get(f"{prefix}k") for _ in range(200)]
+            calls = [client.get(f"{prefix}k") for _ in range(60)]
             *values, _ = await asyncio.gather(*calls, stall())
             return {len(value) for value in values}, client.statistics().timeouts
 
