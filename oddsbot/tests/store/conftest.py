@@ -81,7 +81,7 @@ async def engine(empty):
 def until():
     """Return what waits until something holds, and fails when it never does."""
 
-    async def wait(holds, seconds=15.0):
+    async def wait(holds, seconds=60.0):
         deadline = monotonic() + seconds
         while not holds():
             assert monotonic() < deadline, "it never came to hold"

@@ -87,7 +87,7 @@ async def watch(wire, alerts, recording):
         running = [tasks.create_task(watcher.run()), tasks.create_task(courier.run())]
         await replay.wait_subscribed(UP)
         replay.start()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             await delivered.wait()
         for task in running:
             task.cancel()

@@ -130,11 +130,11 @@ async def test_who_waits_is_woken_and_does_not_poll(server, prefix, client, even
             async def subscribers():
                 return (await client.pubsub_numsub(channel))[0][1]
 
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not await subscribers():
                     pass
             asked = far.statistics().calls.get("EVALSHA", 0)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while far.statistics().calls.get("EVALSHA", 0) < asked + 1:
                     await client.ping()  # until the try after the subscription
             asked = far.statistics().calls["EVALSHA"]
@@ -222,7 +222,7 @@ async def test_cancelled_at_the_moment_of_its_turn_it_passes_the_turn_on(isolati
     """However the turn and the cancellation meet, the next one goes on."""
     for turns in range(40):
         inside = Inside(isolation)
-        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
             tasks.create_task(inside.enter(0))
             second = tasks.create_task(inside.enter(1))
             tasks.create_task(inside.enter(2))
