@@ -111,7 +111,7 @@ class Telegram:
 
     async def says(self, text):
         """Wait until a bot sent a text."""
-        async with self.changed, asyncio.timeout(20):
+        async with self.changed, asyncio.timeout(60):
             await self.changed.wait_for(
                 lambda: text in [form.get("text") for _, _, form in self.sent]
             )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from oddsbot.cli import main
 from oddsbot.replay import sample
 
 # Of the command itself: what the environment of the tests says is not its business.
@@ -34,8 +35,8 @@ class Command:
         return cls(
             await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-X",
-                "dev",
+                "-W",
+                "default",  # what is left open is said on stderr
                 *what,
                 *args,
                 cwd=folder,
@@ -202,11 +203,22 @@ async def test_a_damaged_line_is_counted_and_the_run_goes_on(tmp_path):
         (["--data-dir", "/proc/self/nowhere"], {}, "/proc/self/nowhere"),
     ],
 )
-async def test_bad_input_is_one_line_and_code_2(tmp_path, args, environ, says):
+def test_bad_input_is_one_line_and_code_2(
+    tmp_path, monkeypatch, capsys, args, environ, says
+):
     """A wrong option or variable: one line that says what to do, no traceback."""
-    code, out, err = await oddsbot(tmp_path, "demo", "--json", *args, **environ)
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ.keys() - CLEAN.keys():  # noqa: TID251 - as in CLEAN
+        monkeypatch.delenv(name)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    # Here, and not in a process for each: nothing has begun when it is refused.
+    monkeypatch.setattr(sys, "argv", ["oddsbot", "demo", "--json", *args])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
 
-    assert (code, out) == (2, "")
+    assert (ended.value.code, out) == (2, "")
     assert says in one_line(err)
     assert "hunter2" not in err
 
@@ -231,7 +243,7 @@ async def test_no_permission_on_the_data_directory_is_one_line(tmp_path):
     # root may write everywhere, so the command gives that up before it looks.
     script = tmp_path / "as_nobody.py"
     script.write_text(
-        "import os, sys\n"
+        "import encodings.ascii, os, sys\n"
         "import oddsbot.cli\n"
         "from oddswire import EmbeddedServer\n"
         "class AsNobody(EmbeddedServer):\n"
@@ -250,7 +262,7 @@ async def test_no_permission_on_the_data_directory_is_one_line(tmp_path):
     )
     code, out, err = await command.end()
 
-    assert (code, out) == (2, "")
+    assert (code, out) == (2, ""), err
     assert str(locked) in one_line(err)
 
 

@@ -59,7 +59,7 @@ async def queue(server, prefix):
 async def test_alerts_are_delivered_in_order_and_leave_the_queue(queue, alert):
     """Each alert is delivered once, in order, and is gone then."""
     chat = Chat()
-    outbox = Outbox(queue, SystemClock())
+    outbox = Outbox(queue)
     for n in range(5):
         await outbox.put(alert(n))
     courier = Courier(queue, chat, SystemClock())
@@ -78,7 +78,7 @@ async def test_latency_runs_from_seeing_the_tick_to_delivery(queue, alert):
     """The latency is the time from when the tick was seen until the chat had it."""
     clock = ManualClock(now=1_790_000_000.25)  # a quarter of a second after seen_at
     chat = Chat()
-    await Outbox(queue, clock).put(alert(0))
+    await Outbox(queue).put(alert(0))
     courier = Courier(queue, chat, clock)
     async with running(courier):
         await chat.wait_told(1)
@@ -94,7 +94,7 @@ async def test_a_lost_reply_neither_repeats_nor_loses(lossy, prefix, alert, repl
     way, client = lossy
     queue = alert_queue(client, prefix)
     chat = Chat()
-    outbox = Outbox(queue, SystemClock())
+    outbox = Outbox(queue)
     for n in range(3):
         await outbox.put(alert(n))
     way.lose = {reply: 2}
@@ -119,7 +119,7 @@ async def test_a_crash_before_the_settlement_delivers_again(queue, alert):
         delivering.set()
         await asyncio.Event().wait()
 
-    outbox = Outbox(queue, SystemClock())
+    outbox = Outbox(queue)
     for n in range(3):
         await outbox.put(alert(n))
     async with running(Courier(queue, crash, SystemClock())):
@@ -144,7 +144,7 @@ async def test_a_failing_chat_is_tried_again_and_holds_up_its_user_alone(queue, 
             raise OSError("no way to the messenger")
         await chat(alert)
 
-    outbox = Outbox(queue, SystemClock())
+    outbox = Outbox(queue)
     for n, user in ((0, 1), (1, 1), (2, 2)):
         await outbox.put(alert(n, user))
     courier = Courier(queue, deliver, SystemClock())
@@ -161,7 +161,7 @@ async def test_a_failing_chat_is_tried_again_and_holds_up_its_user_alone(queue, 
 async def test_what_cannot_be_decoded_becomes_a_dead_letter(queue, prefix, alert):
     """A damaged alert is set aside with its reason; those behind it are delivered."""
     chat = Chat()
-    outbox = Outbox(queue, SystemClock())
+    outbox = Outbox(queue)
     await outbox.put(alert(0))
     await Queue(queue._store.client, "alerts", str, prefix=prefix).enqueue(1, "damaged")
     await outbox.put(alert(1))
@@ -181,7 +181,7 @@ async def test_a_server_that_lost_its_data_is_served_again(durable, prefix, aler
     chat = Chat()
     async with Client.from_url(durable.url) as client:
         queue = alert_queue(client, prefix)
-        outbox = Outbox(queue, SystemClock())
+        outbox = Outbox(queue)
         async with running(Courier(queue, chat, SystemClock())):
             await outbox.put(alert(0))
             await chat.wait_told(1)
@@ -211,7 +211,7 @@ async def test_kill_9_loses_nothing_and_repeats_nothing(durable, prefix, alert, 
     total, kills = 200, 3
     async with Client.from_url(durable.url) as client:
         queue = alert_queue(client, prefix)
-        outbox = Outbox(queue, SystemClock())
+        outbox = Outbox(queue)
         courier = Courier(queue, chat, SystemClock())
 
         async def produce() -> None:

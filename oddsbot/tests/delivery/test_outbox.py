@@ -6,7 +6,6 @@ import pytest
 
 from oddsbot.delivery import Outbox, alert_queue
 from oddswire import Client
-from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError
 from oddswire.keys import QUEUE_LINES
 from oddswire.scripts import load
@@ -36,7 +35,7 @@ async def queue(server, prefix):
 @pytest.mark.basic
 async def test_alerts_are_written_in_the_order_of_their_calls(queue, alert):
     """Puts that run at once write in the order in which they were called."""
-    outbox = Outbox(queue, SystemClock())
+    outbox = Outbox(queue)
     await asyncio.gather(*(outbox.put(alert(n)) for n in range(50)))
 
     assert await written(queue) == [f"rule:{n}" for n in range(50)]
@@ -45,8 +44,8 @@ async def test_alerts_are_written_in_the_order_of_their_calls(queue, alert):
 @pytest.mark.basic
 async def test_the_names_of_a_new_process_are_no_repeats(queue, alert):
     """Rules count from 1 in each run; an alert of the next run is another alert."""
-    await Outbox(queue, SystemClock()).put(alert(1))
-    await Outbox(queue, SystemClock()).put(alert(1))
+    await Outbox(queue).put(alert(1))
+    await Outbox(queue).put(alert(1))
 
     assert await written(queue) == ["rule:1", "rule:1"]
 
@@ -56,7 +55,7 @@ async def test_losing_one_reply_after_the_other_writes_once(lossy, prefix, alert
     """However many replies in a row get lost, the alert is written once, in order."""
     way, client = lossy
     queue = alert_queue(client, prefix)
-    outbox = Outbox(queue, SystemClock())
+    outbox = Outbox(queue)
     await outbox.put(alert(0))
     way.lose = {ENQUEUE: 3}
     await outbox.put(alert(1))
@@ -72,7 +71,7 @@ async def test_puts_wait_for_a_server_that_is_down(durable, prefix, alert):
     """Alerts put while the server is down are written, in order, when it returns."""
     async with Client.from_url(durable.url) as client:
         queue = alert_queue(client, prefix)
-        outbox = Outbox(queue, SystemClock())
+        outbox = Outbox(queue)
         await outbox.put(alert(0))
         durable.kill()
         await durable.wait_exit()
@@ -90,7 +89,7 @@ async def test_a_cancelled_put_leaves_the_next_one_alone(durable, prefix, alert)
     """A put that is cancelled in an outage takes nothing with it."""
     async with Client.from_url(durable.url) as client:
         queue = alert_queue(client, prefix)
-        outbox = Outbox(queue, SystemClock())
+        outbox = Outbox(queue)
         durable.kill()
         await durable.wait_exit()
         with pytest.raises(TimeoutError):
@@ -109,4 +108,4 @@ async def test_what_waiting_does_not_mend_is_raised_at_once(server, keys, alert)
         await client.set(keys.key(QUEUE_LINES, "alerts"), "not a line")
 
         with pytest.raises(OddswireError, match="WRONGTYPE"):
-            await Outbox(alert_queue(client, keys.prefix), SystemClock()).put(alert(0))
+            await Outbox(alert_queue(client, keys.prefix)).put(alert(0))

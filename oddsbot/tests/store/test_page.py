@@ -18,7 +18,7 @@ def test_the_page_runs(tmp_path):
     code = PAGE.read_text("utf-8").split("```python\n")[1].split("```")[0]
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-        check=False, timeout=25,
+        check=False, timeout=60,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "bot.db").exists()

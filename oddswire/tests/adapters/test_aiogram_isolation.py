@@ -126,7 +126,7 @@ async def test_who_waits_is_woken_and_does_not_poll(server, prefix, client, even
             other = Inside(there)
             other.go.set()
             waiting = tasks.create_task(other.enter(2))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not await client.zcard(name_of(prefix, LOCK_QUEUE)):
                     pass
             asked = far.statistics().calls["EVALSHA"]
@@ -214,7 +214,7 @@ async def test_cancelled_at_the_moment_of_its_turn_it_passes_the_turn_on(isolati
     """However the turn and the cancellation meet, the next one goes on."""
     for turns in range(40):
         inside = Inside(isolation)
-        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
             tasks.create_task(inside.enter(0))
             second = tasks.create_task(inside.enter(1))
             tasks.create_task(inside.enter(2))

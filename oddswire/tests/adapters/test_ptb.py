@@ -218,7 +218,7 @@ async def test_redis_killed_the_update_fails_and_later_ones_work(
         assert all(isinstance(error, OddswireError) for error in errors)
         await own.restart()
         key = KeySpace(prefix).key(PTB_DATA, 42, "user", 1)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             written = 0
             while not written:
                 await feed(application, message_of(3, user=1))
@@ -353,7 +353,7 @@ async def test_what_could_not_be_written_is_written_later(own, persistence_of):
                 await call
         assert data == {"a": 1, "b": 2}
         await own.restart()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     await persistence.flush()

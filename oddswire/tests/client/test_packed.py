@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 
 import pytest
 
@@ -77,3 +78,33 @@ async def test_a_cancelled_packed_command_harms_no_other(server, prefix):
             else:
                 assert isinstance(reply, asyncio.CancelledError)
         assert client.statistics().abandoned == 3
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("transport", ["multiplexed", "pool"])
+@pytest.mark.parametrize(
+    "view",
+    [
+        memoryview(b"abcdef")[::2],
+        memoryview(b"abcdef")[::-1],
+        memoryview(bytearray(b"abcdef"))[1:3],
+        memoryview(array("i", [1, 2, 3]))[::2],
+    ],
+)
+async def test_a_view_is_sent_as_its_own_bytes(server, prefix, transport, view):
+    """A memoryview with gaps, or read backwards, arrives as its own bytes."""
+    key = f"{prefix}k"
+    async with Client.from_url(server.url, transport=transport) as client:
+        await client.set(key, view)
+        assert await client.get(key) == view.tobytes()
+        assert await client.set(key, view, ex=60, get=True) == view.tobytes()
+        await client.pipeline(transaction=False).hset(f"{key}h", "f", view).execute()
+        assert await client.hget(f"{key}h", "f") == view.tobytes()
+        async with client.pipeline() as watching:
+            await watching.watch(key)
+            watching.multi()
+            await watching.append(key, view).execute()
+        assert await client.get(key) == view.tobytes() * 2
+        await client.rpush(f"{key}l", view)
+        assert await client.lpop(f"{key}l") == view.tobytes()
+        await client.delete(key, f"{key}h")

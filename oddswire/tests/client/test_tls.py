@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
+import ssl
+import threading
 
 import pytest
 import trustme
@@ -167,6 +169,31 @@ async def test_tls_and_plaintext_mixed_up(ours, speaking_tls):
     ) as client:
         with pytest.raises(Unavailable, match="rediss://"):
             await client.ping()
+
+
+@pytest.mark.advanced
+@pytest.mark.parametrize("transport", ["multiplexed", "pool"])
+async def test_certificates_are_read_outside_of_the_loop(
+    ours, speaking_tls, monkeypatch, transport
+):
+    """No wire, of whichever kind, reads its files in the thread of the event loop."""
+    _, url = await speaking_tls(ours, ours.issue("server"))
+    make, loop, readers = ssl.create_default_context, threading.get_ident(), []
+
+    def reading(*args, **options):
+        readers.append(threading.get_ident())
+        return make(*args, **options)
+
+    monkeypatch.setattr(ssl, "create_default_context", reading)
+    async with Client.from_url(
+        url, tls_ca_file=ours.file, transport=transport
+    ) as client:
+        await client.ping()
+        assert await client.blpop("nothing", 0.01) is None
+        async with client.pubsub() as pubsub:
+            await pubsub.subscribe("channel")
+    assert readers
+    assert loop not in readers
 
 
 @pytest.mark.requirement("C1")

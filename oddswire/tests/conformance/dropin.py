@@ -3,8 +3,8 @@
 aiogram's storage, the asyncio storage of limits and the Redis backend of cashews run
 with the tests of their own source distributions, once on redis-py's class and once on
 `oddswire.Client` in its place. What passes with the first must pass with the second;
-`REASONS` has the exceptions. Exit status 1: there is a difference. Writes
-docs/dropin.md.
+`REASONS` has the exceptions, and `CLOCKED` what is not counted. Exit status 1: there is
+a difference. Writes docs/dropin.md.
 """
 
 # ruff: noqa: T201 - a command talks
@@ -103,6 +103,13 @@ REASONS = {
     "test_from_url": (
         "gives the class a mock for a connection pool, so that its redis_connect_func "
         "is a mock too; ours refuses a pool that runs a function on each connection"
+    ),
+}
+
+CLOCKED = {
+    "tests/test_backend_commands.py::test_expire": (
+        "sets a value for 10 ms and looks 10 ms later: whether it is still there is "
+        "decided by the time that the calls themselves take, and ours take less"
     ),
 }
 
@@ -231,7 +238,7 @@ def compare(stock: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     """Return how many pass with both, and what differs."""
     passed, differ, excepted, stale = 0, {}, {}, []
     for test, outcome in stock["outcomes"].items():
-        if outcome not in _PASSED:
+        if outcome not in _PASSED or test in CLOCKED:
             continue
         name = test.rpartition("::")[2].partition("[")[0]
         if ours["outcomes"].get(test) in _PASSED:
@@ -273,6 +280,8 @@ def render(results: dict[str, dict[str, Any]]) -> str:
     if excepted:
         lines += ["", "Those that do not, on purpose:", ""]
         lines += [f"- `{test}`: {reason}" for test, reason in excepted.items()]
+    lines += ["", "Those that are not counted, with either:", ""]
+    lines += [f"- `{test}`: {reason}" for test, reason in CLOCKED.items()]
     differ = [test for result in results.values() for test in result["differ"]]
     if differ:
         lines += ["", "Those that differ and should not:", ""]

@@ -198,7 +198,7 @@ async def test_many_waiters_cost_no_more_each_than_few():
         assert results.count(None) == count // 2
         return (thread_time() - started) / count
 
-    await seconds_each(500)
-    few = min([await seconds_each(500) for _ in range(3)])
-    many = min([await seconds_each(8_000) for _ in range(3)])
+    await seconds_each(400)
+    few = min([await seconds_each(400) for _ in range(3)])
+    many = min([await seconds_each(4_000) for _ in range(3)])
     assert many < 5 * few

@@ -86,12 +86,11 @@ async def test_a_hundred_first_calls_make_one_connection():
 @pytest.mark.integration
 async def test_killed_and_restarted_server(aof):
     """After kill -9 and a restart the same client goes on, and tells the story."""
-    async with EmbeddedServer(aof=aof) as server:
+    always = ("--appendfsync", "always") if aof else ()
+    async with EmbeddedServer(aof=aof, args=always) as server:
         client = Client.from_url(server.url, command_timeout=10.0, retries=3, **QUICK)
         heard = Heard(client)
         await client.set("k", "v")
-        if aof:
-            await client.waitaof(1, 0, 5_000)
         opened = asyncio.get_running_loop().create_task(heard.wait(CircuitOpened))
         lost = asyncio.get_running_loop().create_task(heard.wait(Disconnected))
         server.kill()

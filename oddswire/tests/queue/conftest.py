@@ -52,7 +52,7 @@ async def consuming(queue, handler, **options):
         stop.set()
 
 
-async def until(condition, seconds=20):
+async def until(condition, seconds=60):
     """Wait until an (async) condition holds, looking at it again and again."""
     async with asyncio.timeout(seconds):
         while True:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
 import sys
 from collections import defaultdict
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -19,62 +18,23 @@ from oddswire.clock import ManualClock
 from oddswire.queue import Queue
 
 from .conftest import Inbox, Note, consuming, empty, until
+from .worker import STEPS
 
 WORKER = Path(__file__).with_name("worker.py")
 CONCURRENCY = 16
 
 
-class Workers:
-    """Worker processes, started again whenever one has died.
-
-    Attributes:
-        deaths: How many died.
-    """
-
-    def __init__(self, server, prefix, deadly):
-        self._arguments = (sys.executable, WORKER, server.url, prefix, str(deadly))
-        self._living = set()
-        self._closing = False
-        self.deaths = 0
-
-    async def keep(self):
-        """Have one worker live, and another one after it."""
-        while not self._closing:
-            worker = await asyncio.create_subprocess_exec(*self._arguments)
-            self._living.add(worker)
-            try:
-                await worker.wait()
-            finally:
-                with suppress(ProcessLookupError):
-                    worker.kill()
-                self._living.discard(worker)
-            self.deaths += 1
-
-    def kill_one(self):
-        """Kill any of them, at whatever it is doing."""
-        if self._living:
-            with suppress(ProcessLookupError):
-                random.choice(sorted(self._living, key=id)).kill()
-
-    def close(self):
-        """Kill all, and start none any more."""
-        self._closing = True
-        for worker in self._living:
-            with suppress(ProcessLookupError):
-                worker.kill()
-
-
-@asynccontextmanager
-async def workers(server, prefix, count, deadly):
-    """So many worker processes for the block."""
-    group = Workers(server, prefix, deadly)
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(count):
-            tasks.create_task(group.keep())
-        try:
-            yield group
-        finally:
-            group.close()
+async def work(server, prefix, step):
+    """Be a worker process until it is killed; by itself, if it is to die at a step."""
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, WORKER, server.url, prefix, step)
+    )
+    try:
+        assert await worker.wait() == -signal.SIGKILL
+    finally:
+        with suppress(ProcessLookupError):
+            worker.kill()
+        await worker.wait()
 
 
 @pytest.mark.integration
@@ -82,7 +42,7 @@ async def workers(server, prefix, count, deadly):
 async def test_ten_thousand_messages_survive_the_killing_of_their_workers(
     server, client, prefix
 ):
-    """Each is delivered, expired or dead; order holds; repeats are few and say so."""
+    """At each step: all delivered, expired or dead, in order; repeats say so."""
     queue = Queue(client, "notes", Note, prefix=prefix)
     users, rounds = 1_000, 10
     await queue.enqueue_many(dict.fromkeys(range(300), Note("old")), ttl=0.001)
@@ -92,20 +52,24 @@ async def test_ten_thousand_messages_survive_the_killing_of_their_workers(
             await queue.enqueue_many(dict.fromkeys(range(100), Note(odd)))
         await queue.enqueue_many(dict.fromkeys(range(users), Note(f"{number}")))
     # 10,000 numbered ones, 300 old, 100 dead, 100 flaky.
-    async with workers(server, prefix, count=3, deadly=0.0003) as group:
-
-        async def killed():
-            if random.random() < 0.01 and group.deaths < 10:
-                group.kill_one()
-            return await empty(queue)
-
-        await until(killed, seconds=28)
-        deaths = group.deaths
+    fates = list(STEPS)
+    for some in (fates[::2], fates[1::2]):
+        async with asyncio.TaskGroup() as workers:
+            for step in some:
+                workers.create_task(work(server, prefix, step))
+    assert not await empty(queue)
+    lasting = [
+        asyncio.get_running_loop().create_task(work(server, prefix, "none"), name=name)
+        for name in ("one", "two")
+    ]
+    await until(lambda: empty(queue))
+    for task in lasting:
+        task.cancel()
+    await asyncio.gather(*lasting, return_exceptions=True)
     counted = await queue.statistics()
     assert counted.accounted == counted.enqueued == 10_500
     assert (counted.expired, counted.dead_letters) == (300, 100)
     assert {letter.value.text for letter in await queue.dead()} == {"dead"}
-    assert deaths > 0
     lines = defaultdict(list)
     for entry in await client.lrange(prefix + "sent", 0, -1):
         user, text, uncertain = entry.decode().split(":")
@@ -122,7 +86,7 @@ async def test_ten_thousand_messages_survive_the_killing_of_their_workers(
         assert [text for text, _ in got] == wanted
         assert all(all(uncertain[1:]) for _, uncertain in got)
         repeats += sum(len(uncertain) - 1 for _, uncertain in got)
-    assert repeats <= deaths * CONCURRENCY
+    assert repeats <= len(fates) * CONCURRENCY
 
 
 @pytest.mark.integration
@@ -135,7 +99,7 @@ async def test_a_worker_that_was_stopped_does_no_harm_when_it_goes_on(
     await queue.enqueue(1, Note("hold"))
     await queue.enqueue(1, Note("next"))
     stopped = await asyncio.create_subprocess_exec(
-        *(sys.executable, WORKER, server.url, prefix, "0"),
+        *(sys.executable, WORKER, server.url, prefix),
         stdout=asyncio.subprocess.PIPE,
     )
     try:

@@ -326,5 +326,5 @@ def test_any_sequence_of_steps_does_what_the_model_does(server):
     """Order, deduplication, delay, expiry, pause, purge, leases and dead letters."""
     machine = type("Machine", (Model,), {"url": server.url})
     run_state_machine_as_test(
-        machine, settings=settings(stateful_step_count=40, max_examples=100)
+        machine, settings=settings(stateful_step_count=40, max_examples=50)
     )

@@ -1,9 +1,8 @@
-"""A worker process: ``worker.py URL PREFIX DEADLY``, killed by its tests, or by itself.
+"""A worker process: ``worker.py URL PREFIX [STEP]``, killed by its tests, or by itself.
 
 What is delivered goes to the list ``<prefix>sent``, which stands for the world outside:
-each entry is ``user:text:uncertain``. With DEADLY, a probability, it kills itself at
-each step: when a message was handed to it, when it has delivered it, when it has sent
-that it did.
+each entry is ``user:text:uncertain``. With a step of `STEPS` it kills itself (SIGKILL)
+when it has come there so many times.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import signal
 import sys
 
@@ -29,26 +27,46 @@ class Note(msgspec.Struct, frozen=True):
     text: str
 
 
-def die(deadly):
-    """Perhaps."""
-    if random.random() < deadly:
-        os.kill(os.getpid(), signal.SIGKILL)
+STEPS = {
+    "taking": 20,  # asked for messages, and does not live to see the answer
+    "handed": 100,  # has a message
+    "delivered": 100,  # the world has it
+    "settling": 100,  # sent that it did, and does not live to see the answer
+    "settled": 100,
+    "renewing": 1,
+}
 
 
-def deadly_settle(settle, deadly):
-    """Send that it is done, and perhaps not live to see the answer."""
+class Fate:
+    """Ends the process at its step."""
 
-    async def deadly_one(*args, **options):
-        sending = asyncio.get_running_loop().create_task(settle(*args, **options))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        die(deadly)
-        return await sending
+    def __init__(self, step):
+        self._step = step
+        self._left = STEPS.get(step)
 
-    return deadly_one
+    def reach(self, step):
+        """Be there once."""
+        if step == self._step:
+            self._left -= 1
+            if not self._left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def at(self, before, call, after=""):
+        """Return `call`, with a step when it is sent and one when it is answered."""
+
+        async def fated(*args, **options):
+            sending = asyncio.get_running_loop().create_task(call(*args, **options))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            self.reach(before)
+            answer = await sending
+            self.reach(after)
+            return answer
+
+        return fated
 
 
-async def main(url, prefix, deadly):
+async def main(url, prefix, step=None):
     """Consume until killed, or asked to stop by SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -62,10 +80,13 @@ async def main(url, prefix, deadly):
             retry_base=0.01,
             max_attempts=3,
         )
-        queue._store.settle = deadly_settle(queue._store.settle, deadly)
+        fate, store = Fate(step), queue._store
+        store.take = fate.at("taking", store.take)
+        store.settle = fate.at("settling", store.settle, "settled")
+        store.renew = fate.at("renewing", store.renew)
 
         async def deliver(message):
-            die(deadly)
+            fate.reach("handed")
             match message.value.text:
                 case "dead":
                     raise ValueError("no such chat")
@@ -76,7 +97,7 @@ async def main(url, prefix, deadly):
                     await client.blpop(prefix + "go", 20)
             text = f"{message.user_id}:{message.value.text}:{int(message.uncertain)}"
             await client.rpush(prefix + "sent", text)
-            die(deadly)
+            fate.reach("delivered")
 
         await queue.consume(deliver, concurrency=16, stop=stop)
         sys.stdout.write(f"{queue.counts.delivered} {queue.counts.lost}\n")
@@ -84,4 +105,4 @@ async def main(url, prefix, deadly):
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.ERROR)
-    asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
+    asyncio.run(main(*sys.argv[1:]))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
+from oddswire.connection.outage import Outage
 from oddswire.counters import Histogram
 from oddswire.errors import OddswireError
-
-from .outage import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from oddswire.queue import Message, Queue
 
     from .outbox import Entry
+
+_log = logging.getLogger("oddsbot.delivery")
 
 _LOOK_AGAIN = 0.02
 
@@ -63,7 +65,7 @@ class Courier:
 
     async def wait_empty(self) -> None:
         """Wait until the queue has nothing to deliver; through outages too."""
-        outage = Outage("courier", self._clock)
+        outage = Outage("courier", _log)
         while True:
             try:
                 if (await self.queue.statistics()).depth == 0:

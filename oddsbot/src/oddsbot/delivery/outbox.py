@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from oddsbot.alerts import Alert, PriceCrossed
+from oddswire.connection.outage import Outage
 from oddswire.errors import OddswireError
 from oddswire.queue import Queue
 
-from .outage import Outage
-
 if TYPE_CHECKING:
     from oddswire import Client
-    from oddswire.clock import Clock
+
+_log = logging.getLogger("oddsbot.delivery")
 
 # A lease is for another courier to take over from one that died. The courier of a
 # server that was away for longer goes on with what it has in hand.
@@ -39,12 +40,11 @@ class Outbox:
 
     Args:
         queue: Where to.
-        clock: Sleeps.
     """
 
-    def __init__(self, queue: Queue[Entry], clock: Clock) -> None:
+    def __init__(self, queue: Queue[Entry]) -> None:
         self._queue = queue
-        self._outage = Outage("outbox", clock)
+        self._outage = Outage("outbox", _log)
         self._turn = asyncio.Lock()
         # Alerts are named by counting from 1 in each run, so their names alone would
         # have those of the next run taken for repeats.

@@ -77,7 +77,7 @@ class Stage:
         self.prices = Prices(pubsub, clock)
         self.resolutions = Resolutions(pubsub, clock)
         self.queue = alert_queue(client, PREFIX)
-        self.outbox = Outbox(self.queue, clock)
+        self.outbox = Outbox(self.queue)
         self.courier = Courier(self.queue, self._deliver, clock)
         self.outcomes = {
             token.token_id: token.outcome

@@ -1,4 +1,7 @@
-"""The feed watched: events in; alerts, and prices and resolutions on topics, out."""
+"""The feed watched: events in; alerts, and prices and resolutions on topics, out.
+
+`oddsbot.watch.remembering` stands alone: the demo has no database to import.
+"""
 
 from __future__ import annotations
 

@@ -85,7 +85,9 @@ class Calling(aredis.Redis):
             return await self._the_long_way(command, args, options)
         command.calls += 1
         try:
-            data = pack(args)
+            # Where values are mostly; looking at each argument would cost a call 5 %.
+            view = args[-1].__class__ is memoryview
+            data = self.pack(command, args) if view else pack(args)
         except (TypeError, ValueError):
             data = self.pack(command, args)
         raw = self.decodes and NEVER_DECODE in options

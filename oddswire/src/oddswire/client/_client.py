@@ -301,6 +301,8 @@ class Client(Calling):
         to look at options that are rarely there. What is not the everyday form is left
         to it.
         """
+        if value.__class__ is memoryview:
+            value = bytes(value)
         if (
             keepttl
             or get

@@ -95,7 +95,7 @@ class Dialer:
 
         address = await self._ask()
         try:
-            target = self._target()
+            target = await self._target()
         except (OSError, ValueError, RedisError) as error:
             # The certificates: they are read from disk for each wire.
             raise Unavailable(
@@ -132,15 +132,16 @@ class Dialer:
                 f"no sentinel answered within {limit:g} s; check their addresses"
             ) from None
 
-    def _target(self) -> Target:
+    async def _target(self) -> Target:
         arguments = self._pool.connection_kwargs
         kind = self._pool.connection_class
         if issubclass(kind, UnixDomainSocketConnection):
             return Target(path=arguments["path"])
         tls = None
         if issubclass(kind, SSLConnection):
-            # Made by redis-py's class, so that both kinds of wire verify alike.
-            tls = self._pool.make_connection().ssl_context.get()
+            # Made by redis-py's class, so that both kinds of wire verify alike; in a
+            # thread, since it reads files.
+            tls = await asyncio.to_thread(self._pool.make_connection().ssl_context.get)
         return Target(
             host=arguments.get("host", "localhost"),
             port=int(arguments.get("port", 6379)),

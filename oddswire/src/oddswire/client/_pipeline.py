@@ -150,9 +150,11 @@ class Pipeline(RedisPipeline):
             commands.append(command)
             if not (atomic and EMPTY_RESPONSE in options):
                 try:
-                    parts.append(
-                        pack(args) if command.plain else client.pack(command, args)
-                    )
+                    plain = command.plain
+                    for each in args:
+                        if each.__class__ is memoryview:
+                            plain = False
+                    parts.append(pack(args) if plain else client.pack(command, args))
                 except (TypeError, ValueError):
                     parts.append(client.pack(command, args))
             if len(commands) % _PACK_AT_ONCE == 0:

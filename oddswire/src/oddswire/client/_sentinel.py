@@ -17,7 +17,7 @@ from redis.asyncio.sentinel import (
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from oddswire.connection.pool import WirePool
+from oddswire.connection.pool import WirePool, whole
 from oddswire.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -170,6 +170,9 @@ def sentinel_pool(settings: Settings, arguments: dict[str, Any]) -> SentinelPool
             **({"ssl": True, **tls} if secure else {}),
         },
     )
+    for sentinel in manager.sentinels:
+        pool = sentinel.connection_pool
+        pool.connection_class = whole(pool.connection_class)  # type: ignore[arg-type]
     arguments["connection_class"] = (
         SentinelManagedSSLConnection if secure else SentinelManagedConnection
     )

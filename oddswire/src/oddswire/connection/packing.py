@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 """Pack ``("SET", key, value)``; text becomes UTF-8.
 
+Of a memoryview with gaps it silently takes what lies in memory behind its first byte:
+not for what comes from callers and may be one.
+
 Raises:
     TypeError: An item is no text, bytes or number.
     UnicodeEncodeError: Text with a lone surrogate.

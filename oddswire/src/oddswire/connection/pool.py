@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis.asyncio as aredis
 from redis import exceptions as redis_errors
+from redis.asyncio.connection import SSLConnection
 
 from oddswire.connection.dial import staggered
 from oddswire.connection.owner import Owner
@@ -40,7 +41,8 @@ class _Whole:
     redis-py keeps the socket of a handshake that was cancelled, and whoever uses that
     connection next is then somebody else (the default user, database 0). A leased wire
     connects again by itself when it is used, so the pool alone cannot prevent it. And
-    it dials the addresses of a name as the command wire does, and its writes swallow no
+    it dials the addresses of a name as the command wire does, reads no files in the
+    event loop, sends memoryviews as they are meant, and its writes swallow no
     cancellation.
     """
 
@@ -49,10 +51,18 @@ class _Whole:
     async def connect_check_health(self, *args: Any, **options: Any) -> None:
         """Connect (redis-py's); every way of connecting comes by here."""
         try:
+            if isinstance(self, SSLConnection) and not self.is_connected:
+                await asyncio.to_thread(self.ssl_context.get)  # it reads files
             await super().connect_check_health(*args, **options)  # type: ignore[misc]
         except BaseException:
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
             raise
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """Pack (redis-py's), with the bytes of a memoryview as they are meant."""
+        plain = (bytes(each) if isinstance(each, memoryview) else each for each in args)
+        packed: list[bytes] = super().pack_command(*plain)  # type: ignore[misc]
+        return packed
 
     def _connection_arguments(self) -> Any:
         """Return what `asyncio.open_connection` is to be called with (redis-py's)."""
@@ -94,7 +104,7 @@ class _Whole:
 
 
 @cache
-def _whole(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+def whole(kind: type[AbstractConnection]) -> type[AbstractConnection]:
     """Return this class of connections, made `_Whole`."""
     return type(kind.__name__, (_Whole, kind), {"__module__": kind.__module__})
 
@@ -136,7 +146,7 @@ class WirePool(aredis.ConnectionPool):
         self._owner = Owner()
         kind = connection.pop("connection_class", aredis.Connection)
         super().__init__(
-            connection_class=_whole(kind), max_connections=most, **connection
+            connection_class=whole(kind), max_connections=most, **connection
         )
 
     def __repr__(self) -> str:

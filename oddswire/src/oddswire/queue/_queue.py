@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from oddswire.codec import Codec
 from oddswire.erasure import Erased
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from oddswire.client import Client
     from oddswire.clock import Clock
-    from oddswire.queue._store import Letter
 
 T = TypeVar("T")
 
@@ -136,9 +135,7 @@ class Queue(Generic[T]):
             OutOfMemory: The server is full; nothing was added.
             OddswireError: As from any command, with its `outcome`.
         """
-        added = await self._add(
-            {user_id: value}, dedup_id=dedup_id, ttl=ttl, at=at, kind=kind, key=key
-        )
+        added = await self._add({user_id: value}, dedup_id, ttl, at, kind, key)
         return added[0] or None
 
     async def enqueue_many(
@@ -159,24 +156,21 @@ class Queue(Generic[T]):
         Args:
             values: Users and what to deliver to them; the same object for all is
                 encoded once.
-            dedup_id: As for `enqueue`.
-            ttl: As for `enqueue`.
-            at: As for `enqueue`.
-            kind: As for `enqueue`.
-            key: As for `enqueue`.
+            dedup_id: This and the others as for `enqueue`.
+            ttl: See there.
+            at: See there.
+            kind: See there.
+            key: See there.
 
         Returns:
             How many were added; the others were duplicates.
         """
-        added = await self._add(
-            values, dedup_id=dedup_id, ttl=ttl, at=at, kind=kind, key=key
-        )
+        added = await self._add(values, dedup_id, ttl, at, kind, key)
         return sum(1 for each in added if each)
 
     async def _add(
         self,
         values: Mapping[int, T],
-        *,
         dedup_id: str | None,
         ttl: float | None,
         at: float | None,
@@ -189,10 +183,9 @@ class Queue(Generic[T]):
             raise QueueError(f"at is seconds since 1970, not {at!r}")
         if ttl is not None:
             duration("ttl", ttl)
-        if kind:
-            label("kind", kind)
-        if key:
-            label("key", key)
+        for what, text in (("kind", kind), ("key", key)):
+            if text:
+                label(what, text)
         # All of it before anything is sent: a wrong value must not leave half a batch.
         flat: list[int | bytes] = []
         last: tuple[T, bytes] | None = None
@@ -343,23 +336,24 @@ class Queue(Generic[T]):
         """
         return [self._letter(each) for each in await self._store.dead(after, limit)]
 
-    def _letter(self, letter: Letter) -> DeadLetter[T]:
+    def _letter(self, fields: list[Any]) -> DeadLetter[T]:
+        id_, user, kind, key, due, attempts, uncertain, reason, died, data = fields
         try:
-            value = self._codec.decode(letter.data)
+            value = self._codec.decode(data)
         except CodecError:
             value = None
         return DeadLetter(
-            id=letter.id,
-            user_id=letter.user,
+            id=id_.decode(),
+            user_id=int(user),
             value=value,
-            data=letter.data,
-            kind=letter.kind,
-            key=letter.key,
-            attempts=letter.attempts,
-            uncertain=letter.uncertain,
-            reason=letter.reason,
-            due_at=letter.due / 1000,
-            died_at=letter.died / 1000,
+            data=data,
+            kind=kind.decode(),
+            key=key.decode(),
+            attempts=attempts,
+            uncertain=bool(uncertain),
+            reason=reason.decode(errors="replace"),
+            due_at=due / 1000,
+            died_at=died / 1000,
         )
 
     async def replay(self, *ids: str, ttl: float | None = None) -> int:

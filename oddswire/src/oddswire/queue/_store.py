@@ -67,21 +67,6 @@ class Taken(msgspec.Struct, frozen=True):
     data: bytes
 
 
-class Letter(msgspec.Struct, frozen=True):
-    """A dead letter as it is stored."""
-
-    id: str
-    user: int
-    kind: str
-    key: str
-    due: int
-    attempts: int
-    uncertain: bool
-    reason: str
-    died: int
-    data: bytes
-
-
 class Batch(msgspec.Struct, frozen=True):
     """What `Store.take` returned.
 
@@ -253,9 +238,10 @@ class Store:
             if cursor == b"0":
                 return found
 
-    async def dead(self, after: str, limit: int) -> list[Letter]:
-        """Read dead letters, the oldest message first."""
-        return [_letter(each) for each in await self._run("dead", after, limit)]
+    async def dead(self, after: str, limit: int) -> list[list[Any]]:
+        """Read dead letters, the oldest message first, as queue_dead.lua has them."""
+        letters: list[list[Any]] = await self._run("dead", after, limit)
+        return letters
 
     async def replay(self, ids: Sequence[str], ttl: float | None) -> int:
         """Put dead letters back; return how many of the ids were one."""
@@ -313,21 +299,5 @@ def _taken(token: str, fields: list[Any]) -> Taken:
         expires=expires,
         attempts=attempts,
         uncertain=bool(uncertain),
-        data=data,
-    )
-
-
-def _letter(fields: list[Any]) -> Letter:
-    id_, user, kind, key, due, attempts, uncertain, reason, died, data = fields
-    return Letter(
-        id=id_.decode(),
-        user=int(user),
-        kind=kind.decode(),
-        key=key.decode(),
-        due=due,
-        attempts=attempts,
-        uncertain=bool(uncertain),
-        reason=reason.decode(errors="replace"),
-        died=died,
         data=data,
     )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
+from oddswire.connection.outage import PASSING, Outage
 from oddswire.errors import CodecError, OddswireError, RateLimited, Undeliverable
-from oddswire.queue._outage import PASSING, Outage
 from oddswire.queue._store import Settlement
 from oddswire.queue.messages import Message
 
@@ -143,7 +143,7 @@ class Worker(Generic[T]):
     # --- taking
 
     async def _serve(self, tasks: asyncio.TaskGroup) -> None:
-        outage = Outage("taking")
+        outage = Outage("taking", _log)
         while not (self._stopping or self._failure):
             # Before looking, so that what happens from here on is not missed.
             self._stir.clear()
@@ -195,7 +195,7 @@ class Worker(Generic[T]):
 
     async def _listen(self) -> None:
         """Block on the list of tokens while idle; a lost token costs `poll` at most."""
-        outage = Outage("waiting for messages", quiet=True)
+        outage = Outage("waiting for messages", _log, logging.DEBUG)
         while not self._failure:
             await self._idle.wait()
             try:
@@ -301,7 +301,7 @@ class Worker(Generic[T]):
 
     async def _settle(self, held: _Held, ending: _Ending) -> None:
         """End the lease, through outages: until an answer, the message would return."""
-        outage = Outage(f"settling message {held.taken.id}", quiet=True)
+        outage = Outage(f"settling message {held.taken.id}", _log, logging.DEBUG)
         unsure = False
         while True:
             taken = held.taken

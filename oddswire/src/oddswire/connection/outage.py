@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
+from logging import WARNING
+from typing import TYPE_CHECKING
 
 from oddswire.connection.backoff import Backoff, BackoffPolicy
 from oddswire.errors import (
@@ -20,16 +21,18 @@ from oddswire.errors import (
     Unavailable,
 )
 
-_log = logging.getLogger("oddswire.queue")
+if TYPE_CHECKING:
+    import logging
 
-# Each ends without anybody changing the program; what is not here would fail the same
-# way for ever.
+    from oddswire.errors import OddswireError
+
 PASSING = (
     *(Busy, ClusterDown, CommandTimeout, ConnectionLost, Loading, Misconfigured),
     *(NoReplicas, OutOfMemory, ReadOnly, Unavailable),
 )
+"""Errors that end without anybody changing the program; others fail so for ever."""
 
-# While Redis is away. Short, since messages wait behind it.
+# Short, since something waits behind it.
 _OUTAGE = BackoffPolicy(base=0.02, cap=1.0, attempts=1_000_000_000)
 
 
@@ -38,23 +41,33 @@ class Outage:
 
     Args:
         what: What is being attempted, for the log.
-        quiet: Whether somebody else says so already.
+        log: Where to say it.
+        level: How loud, where somebody else says so already.
     """
 
-    def __init__(self, what: str, *, quiet: bool = False) -> None:
+    def __init__(self, what: str, log: logging.Logger, level: int = WARNING) -> None:
         self._what = what
-        self._level = logging.DEBUG if quiet else logging.WARNING
+        self._log = log
+        self._level = level
         self._backoff = Backoff(_OUTAGE, random.random)
 
-    async def wait(self, error: Exception) -> None:
-        """Sleep before the next attempt."""
+    async def wait(self, error: OddswireError) -> None:
+        """Sleep before the next attempt.
+
+        Raises:
+            OddswireError: `error` itself, when it does not pass by waiting.
+        """
+        if not isinstance(error, PASSING):
+            raise error
         if self._backoff.failures == 0:
-            _log.log(self._level, "%s: Redis is away, waiting: %s", self._what, error)
+            self._log.log(
+                self._level, "%s: Redis is away, waiting: %s", self._what, error
+            )
         self._backoff.failed()
         await asyncio.sleep(self._backoff.delay())
 
     def over(self) -> None:
         """An attempt succeeded."""
         if self._backoff.failures:
-            _log.log(self._level, "%s: Redis is back", self._what)
+            self._log.log(self._level, "%s: Redis is back", self._what)
         self._backoff = Backoff(_OUTAGE, random.random)
