@@ -264,10 +264,13 @@ async def test_where_tracking_is_forbidden_memory_is_off(own_fleet):
     assert a.peek("m:1") is None
     await b.invalidate_tags("t")
     assert await a.get("m:1") is None
-    await b.set("m:1", 2)
+    await b.set("m:1", 2, tags=("t",))
     assert await a.get("m:1") == 2
-    await a.clear("m")
+    await a.invalidate_tags("t", soft=True)
     assert await b.get("m:1") is None
+    assert (await b.get_entry("m:1")).stale
+    await a.clear("m")
+    assert await b.get_entry("m:1") is None
 
 
 @pytest.mark.errors

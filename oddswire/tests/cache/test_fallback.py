@@ -34,7 +34,7 @@ async def pair(fleet, **options):
 
 
 @pytest.mark.advanced
-@pytest.mark.parametrize("how", ["delete", "set", "expire", "tag", "namespace"])
+@pytest.mark.parametrize("how", ["delete", "set", "expire", "tag", "soft", "namespace"])
 @pytest.mark.parametrize("who", ["refused", "tracked"])
 async def test_a_process_without_tracking_hears_of_every_invalidation(
     own_fleet, how, who
@@ -54,6 +54,7 @@ async def test_a_process_without_tracking_hears_of_every_invalidation(
         "set": lambda: b.set("m:1", 2),
         "expire": lambda: b.expire("m:1"),
         "tag": lambda: b.invalidate_tags("t"),
+        "soft": lambda: b.invalidate_tags("t", soft=True),
         "namespace": lambda: b.clear("m"),
     }[how]()
     await until(lambda: a.peek("m:1") is None)

@@ -12,6 +12,7 @@ from oddswire.errors import CodecError
 U64 = st.integers(0, 2**64 - 1)
 U32 = st.integers(0, 2**32 - 1)
 EIGHT = st.binary(min_size=8, max_size=8)
+SIXTEEN = st.binary(min_size=16, max_size=16)
 RECORDS = st.builds(
     lambda times, **rest: Record(
         fresh_until=min(times), usable_until=max(times), **rest
@@ -20,7 +21,7 @@ RECORDS = st.builds(
     stored_at=U64,
     namespace=EIGHT,
     body=st.binary(max_size=100),
-    tags=st.lists(st.tuples(EIGHT, EIGHT), max_size=16).map(tuple),
+    tags=st.lists(st.tuples(EIGHT, SIXTEEN), max_size=16).map(tuple),
     version=U64,
     cost=U32,
     interval=U32,

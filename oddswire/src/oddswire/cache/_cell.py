@@ -7,7 +7,8 @@ class Cell:
     """What this process knows of a nonce.
 
     Attributes:
-        nonce: None: it was invalidated, or nobody asked yet.
+        nonce: Of a tag both, the hard one first. None: it was invalidated, or nobody
+            asked yet.
         coming: We made it, and the server's message of that is on its way.
         lasts_until: It does not expire before that, by the boot-time clock.
     """

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from oddswire.cache._record import head_of
+from oddswire.cache._record import NONCE_BYTES, head_of
 
 if TYPE_CHECKING:
     from oddswire.cache._cell import Cell
@@ -112,11 +112,14 @@ class Item:
         )
 
     def lives(self) -> bool:
-        """Whether nothing that it depends on was invalidated."""
-        # A loop: with a generator it takes three times as long, at every hit.
-        for cell, nonce in self.pairs:  # noqa: SIM110
-            if cell.nonce != nonce:
-                return False
+        """Whether nothing that it depends on was invalidated; softly makes it stale."""
+        for cell, nonce in self.pairs:
+            current = cell.nonce
+            if current != nonce:
+                if current is None or current[:NONCE_BYTES] != nonce[:NONCE_BYTES]:
+                    return False
+                # A soft nonce never comes back, so this is for good.
+                self.fresh_until = self.calm_until = 0.0
         return True
 
 

@@ -5,6 +5,9 @@ are still the same. To invalidate a tag is to UNLINK its nonce: whoever needs it
 makes another, and a nonce never comes back. So nothing is lost if a nonce is evicted or
 expires (entries die, none revives), if an invalidation is repeated, or if the clocks of
 hosts differ.
+
+A tag has two of them, one behind the other. Another second one makes entries stale
+instead of invalid; who compares both at once finds out at no cost.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from weakref import WeakValueDictionary
 
 from oddswire import keys, scripts
 from oddswire.cache._cell import Cell
-from oddswire.cache._record import MAX_TAGS, NONCE_BYTES, digest
+from oddswire.cache._record import MAX_TAGS, NONCE_BYTES, TAG_NONCE_BYTES, digest
 from oddswire.erasure import Erased
 from oddswire.errors import InvalidKey
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from oddswire.keys import KeySpace
 
 _TAG = scripts.load("cache_tag")
+_SOFTEN = scripts.load("cache_soften")
 _NAMESPACE = scripts.load("cache_namespace")
 
 _NAMESPACE_LIFE = 400 * 86_400.0
@@ -226,7 +230,10 @@ class Nonces:
 
         # A random nonce for each attempt: the same one again would be an old one.
         reply = await self._wire.script(
-            _TAG, (key,), (secrets.token_bytes(NONCE_BYTES), int(kept * 1000)), read
+            _TAG,
+            (key,),
+            (secrets.token_bytes(TAG_NONCE_BYTES), int(kept * 1000)),
+            read,
         )
         nonce: bytes = reply[0]
         if self._wire.plain:
@@ -259,9 +266,13 @@ class Nonces:
     # --- invalidating
 
     async def invalidate(
-        self, tags: Sequence[bytes], timeout: float | None = None
+        self,
+        tags: Sequence[bytes],
+        *,
+        soft: bool = False,
+        timeout: float | None = None,
     ) -> int:
-        """Make every entry that carries one of the tags invalid, everywhere.
+        """Make every entry that carries one of the tags invalid, or stale, everywhere.
 
         Returns how many of the tags were in use.
 
@@ -275,6 +286,13 @@ class Nonces:
             self._forget_tags(tags)
 
         names = [self._tag_prefix + tag.hex() for tag in tags]
+        if soft:
+            chance = secrets.token_bytes(NONCE_BYTES)
+            return int(
+                await self._wire.script(
+                    _SOFTEN, names, (chance,), done, repeatable=True, timeout=timeout
+                )
+            )
         return await self._wire.unlink(names, done, timeout=timeout)
 
     async def erase(self, tag: str) -> Erased:

@@ -39,7 +39,7 @@ class Recalling(Parts):
         if item is None:
             return default
         now = self._now()
-        if now >= item.fresh_until or now >= self._lease.until or not item.lives():
+        if now >= self._lease.until or not item.lives() or now >= item.fresh_until:
             return default
         item.counts.l1_hits += 1
         used_again(item)

@@ -15,7 +15,7 @@ offset bytes content, numbers big-endian
 44     8     digest of the content
 52     8     nonce of the namespace
 60     1     number of tags
-61     16 n  digest and nonce of each tag
+61     24 n  digest of each tag, its nonce, its soft nonce
 ...    4     CRC-32 of all before it but "fresh until"
 ...          the value, as `oddswire.codec` wrote it
 ====== ===== =====================================================================
@@ -40,11 +40,14 @@ if TYPE_CHECKING:
 VALUE = 1
 TOMBSTONE = 2
 NONCE_BYTES = 8
+TAG_NONCE_BYTES = 16
+"""Of a tag: one of each kind, hard and soft."""
 MAX_TAGS = 16
 SEEN_BYTES = 61
 """So many bytes at the beginning tell one record of a key from another."""
 
 _MARK = 0xC1
+_TAG_BYTES = 24
 _HEAD = struct.Struct(">BBQQQQIIBB8s8sB")
 _CRC = struct.Struct(">I")
 _CRC_BYTES = 4
@@ -71,7 +74,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         changes: Those that brought another value.
         content: Digest of the value's bytes.
         namespace: Nonce of the namespace when the load began.
-        tags: (digest, nonce) of each tag when the load began.
+        tags: (digest, nonces) of each tag when the load began.
         version: The source's version of the value; 0: none.
         body: The value.
     """
@@ -156,7 +159,7 @@ def checked(data: bytes) -> Hit | None:
         raise CodecError("an entry that is cut short", reason="damaged")
     hit = hit_of(data)
     tags = hit[4]
-    end = SEEN_BYTES + 2 * NONCE_BYTES * tags
+    end = SEEN_BYTES + _TAG_BYTES * tags
     if (
         tags > MAX_TAGS
         or len(data) < end + _CRC_BYTES
@@ -170,14 +173,14 @@ def checked(data: bytes) -> Hit | None:
 
 def body_at(tags: int) -> int:
     """Return where the value begins in a record with so many tags."""
-    return SEEN_BYTES + 2 * NONCE_BYTES * tags + _CRC_BYTES
+    return SEEN_BYTES + _TAG_BYTES * tags + _CRC_BYTES
 
 
 def tags_of(data: bytes, count: int) -> tuple[tuple[bytes, bytes], ...]:
-    """Return (digest, nonce) of each tag of a record."""
+    """Return (digest, nonces) of each tag of a record."""
     return tuple(
-        (data[at : at + 8], data[at + 8 : at + 16])
-        for at in range(SEEN_BYTES, SEEN_BYTES + 2 * NONCE_BYTES * count, 16)
+        (data[at : at + 8], data[at + 8 : at + _TAG_BYTES])
+        for at in range(SEEN_BYTES, SEEN_BYTES + _TAG_BYTES * count, _TAG_BYTES)
     )
 
 
