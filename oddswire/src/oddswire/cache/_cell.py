@@ -19,7 +19,3 @@ class Cell:
         self.nonce: bytes | None = None
         self.coming: bytes | None = None
         self.lasts_until = 0.0
-
-    def change(self, nonce: bytes | None) -> None:
-        """Hold another nonce, or none."""
-        self.nonce, self.coming = nonce, None

@@ -55,6 +55,7 @@ class Nonces:
 
     Attributes:
         invalidations: Counts what this process invalidated.
+        mark: Another object whenever any cell has changed.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Nonces:
         # needed here, and is asked for when it is.
         self._tags: WeakValueDictionary[bytes, Cell] = WeakValueDictionary()
         self.invalidations = 0
+        self.mark = object()
         wire.listen(self._tag_prefix.encode(), self._on_tag)
         wire.listen(
             keyspace.key(keys.CACHE_NAMESPACE, "x")[:-2].encode(), self._on_namespace
@@ -101,6 +103,11 @@ class Nonces:
             cell = self._tags[tag] = Cell()
         return cell
 
+    def _change(self, cell: Cell, nonce: bytes | None) -> None:
+        """Have a cell hold another nonce, or none."""
+        cell.nonce, cell.coming = nonce, None
+        self.mark = object()
+
     def _drop(self) -> None:
         """What is held was not watched for a while: other cells, not empty ones.
 
@@ -108,7 +115,7 @@ class Nonces:
         invalidation was missed meanwhile.
         """
         for space in self._spaces.by_name.values():
-            space.cell.change(None)
+            self._change(space.cell, None)
             space.cell = Cell()
         self._tags = WeakValueDictionary()
 
@@ -116,12 +123,12 @@ class Nonces:
         tag = _unhex(name[len(self._tag_prefix) :])
         cell = self._tags.get(tag)
         if cell is not None:
-            cell.change(nonce if own else None)
+            self._change(cell, nonce if own else None)
 
     def _on_namespace(self, name: bytes, nonce: Any, *, own: bool) -> None:
         for space in self._spaces.by_name.values():
             if space.nonce_key.encode() == name:
-                space.cell.change(nonce if own else None)
+                self._change(space.cell, nonce if own else None)
 
     # --- reading
 
@@ -209,7 +216,7 @@ class Nonces:
         )
         nonce: bytes = reply[0]
         if self._wire.plain and run == self._wire.run_id:
-            space.cell.change(nonce)
+            self._change(space.cell, nonce)
         return nonce
 
     async def _tag(self, tag: bytes, cell: Cell, life: float) -> bytes:
@@ -237,13 +244,13 @@ class Nonces:
         )
         nonce: bytes = reply[0]
         if self._wire.plain:
-            cell.change(nonce)
+            self._change(cell, nonce)
         return nonce
 
     async def _look(self, tag: bytes, cell: Cell) -> None:
         def read(reply: Any, *, current: bool) -> None:
             if current or self._wire.plain:
-                cell.change(reply if type(reply) is bytes else None)
+                self._change(cell, reply if type(reply) is bytes else None)
 
         await self._wire.call(
             ("GET", self._tag_prefix + tag.hex()), read, repeatable=True
@@ -257,11 +264,11 @@ class Nonces:
         if wrote:
             # Our own write will come back as a message; until then it is not held, and
             # that message, not another's, brings it back.
-            cell.change(None)
+            self._change(cell, None)
             cell.coming = nonce
             self._wire.expect(name, nonce)
         else:
-            cell.change(nonce)
+            self._change(cell, nonce)
 
     # --- invalidating
 
@@ -328,11 +335,11 @@ class Nonces:
         for tag in tags:
             cell = self._tags.get(tag)
             if cell is not None:
-                cell.change(None)
+                self._change(cell, None)
 
     def _forget_space(self, space: Space) -> None:
         self.invalidations += 1
-        space.cell.change(None)
+        self._change(space.cell, None)
 
     def warm_keys(self) -> list[str]:
         """Return the keys of what is held: they look cold to the server's eviction."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oddswire.cache._memory import ITEM_BYTES, Item
-from oddswire.cache._record import SEEN_BYTES, body_at, checked, hit_of, tags_of
+from oddswire.cache._record import SEEN_BYTES, opened, tags_of
 from oddswire.errors import CodecError
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from oddswire.cache._nonces import Nonces
     from oddswire.cache._record import Hit
     from oddswire.cache._space import Place
+    from oddswire.cache._wire import TrackedWire
     from oddswire.clock import Clock
 
 # At less than e^-12 a read would refresh early; not worth a logarithm.
@@ -30,6 +31,7 @@ class Reader:
     """Makes items.
 
     Args:
+        wire: Where entries are read.
         memory: Where they are kept.
         nonces: Of tags and namespaces.
         lease: Knows the server's time.
@@ -37,17 +39,18 @@ class Reader:
     """
 
     def __init__(
-        self, memory: Memory, nonces: Nonces, lease: CoherenceLease, clock: Clock
+        self,
+        wire: TrackedWire,
+        memory: Memory,
+        nonces: Nonces,
+        lease: CoherenceLease,
+        clock: Clock,
     ) -> None:
+        self.wire = wire
         self.memory = memory
         self.now = clock.boottime
         self._nonces = nonces
         self._lease = lease
-
-    def packed(self, place: Place, kind: Any, value: Any, data: bytes) -> Item:
-        """Return a record that was just made as it is held in memory."""
-        hit = hit_of(data)
-        return self.item(place, kind, value, data, hit, data[body_at(hit[4]) :])
 
     def item(
         self, place: Place, kind: Any, value: Any, data: bytes, hit: Hit, body: bytes
@@ -81,7 +84,7 @@ class Reader:
 
 
 class Found:
-    """What Redis had under a key; as a hook, it is told so by the parser.
+    """What Redis has under a key; it is told so by the parser.
 
     Attributes:
         item: The entry, if it may serve.
@@ -93,6 +96,7 @@ class Found:
     """
 
     __slots__ = (
+        "_epoch",
         "_kind",
         "_place",
         "_reader",
@@ -108,14 +112,26 @@ class Found:
         self._reader = reader
         self._place = place
         self._kind = kind
+        self._epoch = reader.wire.epoch
         self.item: Item | None = None
         self.fresh = self.calm = False
         self.head: bytes | None = None
         self.unjudged: Item | None = None
         self._tags: tuple[tuple[bytes, bytes], ...]
 
-    def __call__(self, reply: Any, /, *, current: bool) -> None:
-        """Turn the bytes of an entry into an item, and into memory."""
+    def __call__(self, reply: Any, /, *, current: bool | None = None) -> None:
+        """Turn the bytes of an entry into an item, and into memory.
+
+        Args:
+            reply: To the call.
+            current: As for every `Hook`; None: this is the wire's own hook of a call
+                that was sent when this was made.
+        """
+        if current is None:
+            wire = self._reader.wire
+            if wire.expected:
+                wire.expected.clear()  # as for every reply
+            current = self._epoch == wire.epoch and not wire.plain
         if type(reply) is not bytes:
             # None: there is nothing. Else a key of another type, written by somebody
             # else; or the call failed, and its error is raised where it was made.
@@ -124,11 +140,11 @@ class Found:
         place = self._place
         space = place.space
         try:
-            hit = checked(reply)
-            if hit is None:
+            whole = opened(reply)
+            if whole is None:
                 self.head = reply
                 return
-            body = reply[body_at(hit[4]) :]
+            hit, body = whole
             value = space.codec(self._kind).decode(body)
         except CodecError:
             space.counts.corrupt += 1
@@ -142,7 +158,10 @@ class Found:
             # and a message in between takes it out again.
             reader.memory.put(item)
         if item.lives():
-            self._serve(item)
+            now = reader.now()
+            if now < item.usable_until:
+                self.item, self.fresh = item, now < item.fresh_until
+                self.calm = now < item.calm_until
         else:
             self.unjudged, self._tags = item, tags_of(reply, hit[4])
 
@@ -170,7 +189,8 @@ class Found:
             counts.misses += 1
         else:
             counts.l2_hits += 1
-            counts.stale += not self.fresh
+            if not self.fresh:
+                counts.stale += 1
 
     def _serve(self, item: Item) -> None:
         now = self._reader.now()

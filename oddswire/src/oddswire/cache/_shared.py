@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from oddswire import scripts
 from oddswire.cache._reading import Found, Held, Reader
 from oddswire.cache._record import SEEN_BYTES, Record, digest, version_bytes
-from oddswire.errors import CodecError, OddswireError, WrongType
+from oddswire.cache._wire import LABEL
+from oddswire.errors import CodecError, ConnectionLost, OddswireError, WrongType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from oddswire.cache._lease import CoherenceLease
     from oddswire.cache._memory import Item, Memory
     from oddswire.cache._nonces import Nonces, Snapshot
+    from oddswire.cache._record import Hit
     from oddswire.cache._space import Place
     from oddswire.cache._wire import TrackedWire
     from oddswire.clock import Clock
@@ -64,7 +68,8 @@ class Shared:
         self._nonces = nonces
         self._lease = lease
         self._clock = clock
-        self._reader = Reader(memory, nonces, lease, clock)
+        self._now = clock.boottime
+        self._reader = Reader(wire, memory, nonces, lease, clock)
         self._cap = cap
         self._max_load = max_load
 
@@ -76,18 +81,42 @@ class Shared:
         Raises:
             OddswireError: Redis did not answer.
         """
-        wire, space = self._wire, place.space
+        wire, lease, space = self._wire, self._lease, place.space
         if space.config.l1:
-            self._lease.want()
+            lease.want()
         while True:
             epoch = wire.epoch
-            found = Found(self._reader, place, kind)
-            if not self._lease.knows_time():
-                await self._lease.in_time()
+            if self._now() > lease.timely_until:
+                await lease.sync()
             if space.cell.nonce is None or wire.plain:
                 await self._nonces.namespace(space)
+            found = Found(self._reader, place, kind)
+            link = wire.client.open_wire()
             try:
-                await wire.send(place.ask, found, repeatable=True)
+                if link is None:
+                    await wire.send(place.ask, found, repeatable=True)
+                else:
+                    # The usual case, without a coroutine of its own.
+                    sent = monotonic()
+                    try:
+                        reply = await link.send(
+                            place.ask,
+                            wire.timeout,
+                            LABEL,
+                            raw=True,
+                            on_reply=found,
+                        )
+                    except asyncio.CancelledError:
+                        link.give_up()
+                        raise
+                    except ConnectionLost:
+                        left = sent + wire.timeout - monotonic()
+                        if left <= 0.0:
+                            raise
+                        await wire.send(place.ask, found, timeout=left)
+                    else:
+                        if isinstance(reply, Exception):
+                            raise reply
             except WrongType:
                 # Somebody else's list under this name: overwritten like foreign bytes.
                 space.counts.corrupt += 1
@@ -270,7 +299,14 @@ class Shared:
             content=content,
         )
         data = record.to_bytes()
-        item = self._reader.packed(place, kind, copy, data)
+        hit: Hit = (
+            record.fresh_until,
+            record.usable_until,
+            record.cost,
+            record.namespace,
+            0,  # its tags are in the snapshot
+        )
+        item = self._reader.item(place, kind, copy, data, hit, body)
         # These very cells were read for it.
         item.pairs = snapshot
         return item, data, max(1, int((usable_until - server_now) * 1000))
