@@ -1,9 +1,9 @@
 """The modelled hour: what the cache saves of a bot's calls to Polymarket.
 
 People ask about recorded markets; Polymarket is a stand-in that takes its time and
-counts. The same hour is played with the cache and without. Prices of watched markets are
-the feed's in both, as they are in the bot, and cost no call. It writes `docs/hour.md` and
-build/hour.json. `hour.toml` holds the parameters.
+counts. The same hour is played with the cache and without. Prices of watched markets
+are the feed's in both, as they are in the bot, and cost no call. It writes
+`docs/hour.md` and build/hour.json. `hour.toml` holds the parameters.
 
 The hour is played `speed` times as fast, with times to live as much shorter; the time
 an answer takes stays real. So during a load `speed` times as many people come as in a
@@ -279,8 +279,8 @@ The model is **generated**; its parameters are in `benchmarks/hour.toml` and wer
 before anything was measured.
 
 {users:,} users, {actions} actions each, over {markets:,} recorded markets by Zipf
-{zipf:g}; each watches {watched} markets. Prices of watched markets are the feed's in both
-columns and cost no call, so alerts do not either. An answer of the stand-in for
+{zipf:g}; each watches {watched} markets. Prices of watched markets are the feed's in
+both columns and cost no call, so alerts do not either. An answer of the stand-in for
 Polymarket takes {latency:g} ms. Played {speed} times as fast with times to live as
 much shorter, the answers not: more people come during a load than in a real hour, so
 waiting is overstated.

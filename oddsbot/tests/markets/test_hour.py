@@ -29,8 +29,8 @@ async def test_a_bot_with_the_cache_asks_less_than_half_as_often():
         hour["Polymarket"]([f"m{n}" for n in range(5)], 0.002) for _ in range(2)
     )
 
-    without = await hour["without"](happening, 600.0, bare)
-    cached, _ = await hour["with_cache"](happening, 600.0, behind)
+    without = await hour["without"](happening, 1_800.0, bare)
+    cached, _ = await hour["with_cache"](happening, 1_800.0, behind)
 
     assert len(without) == len(cached) == 2_400
     assert bare.calls.total() > 1_500

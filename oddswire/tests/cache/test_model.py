@@ -15,7 +15,7 @@ from oddswire import Client
 from oddswire.cache import Cache
 from oddswire.clock import SystemClock
 
-from .conftest import until
+from .conftest import told, until
 
 WHO = st.integers(0, 1)
 KEYS = st.sampled_from(["m:1", "m:2", "w:1"])
@@ -52,11 +52,6 @@ class Machine(RuleBasedStateMachine):
             cache = Cache(client, prefix=prefix, timeout=10.0, clock=SystemClock())
             self.caches.append(await self.stack.enter_async_context(cache))
 
-    async def told(self):
-        """Have each process read what the server has told it until now."""
-        for cache in self.caches:
-            await cache._wire.call(("PING",))
-
     def teardown(self):
         """Close them."""
         self.runner.run(self.stack.aclose())
@@ -67,7 +62,7 @@ class Machine(RuleBasedStateMachine):
 
         async def run():
             result = await work
-            await self.told()
+            await told(*self.caches)
             return result
 
         return self.runner.run(run())

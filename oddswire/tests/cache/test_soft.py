@@ -8,7 +8,7 @@ from oddswire import Client, EmbeddedServer, scripts
 from oddswire.cache import Cache
 from oddswire.errors import InvalidationNotConfirmed
 
-from .conftest import Loader, until
+from .conftest import Loader, told, until
 from .test_fences import spawn
 
 pytestmark = pytest.mark.requirement("K1", "K3")
@@ -36,7 +36,7 @@ async def test_a_stale_value_serves_until_it_is_refreshed(fleet, how, tier):
     await how(a)
     assert a.peek("m:1") is None
     assert await a.get("m:1") is None
-    await b._wire.call(("PING",))  # told by now
+    await told(b)
     assert b.peek("m:1") is None
     entry = await b.get_entry("m:1")
     assert (entry.value, entry.stale) == ("old", True)
@@ -46,7 +46,7 @@ async def test_a_stale_value_serves_until_it_is_refreshed(fleet, how, tier):
     await until(lambda: b.stats().writes == 1)
     assert load.calls == 1
     assert await b.get("m:1") == "new"
-    await a._wire.call(("PING",))
+    await told(a)
     assert await a.get("m:1") == "new"
 
 
@@ -77,7 +77,7 @@ async def test_a_load_that_began_before_is_stale_when_it_is_stored(fleet, where)
     await by_tag(a if where == "here" else b)
     slow.go.set()
     assert await loading == "old"
-    await a._wire.call(("PING",))
+    await told(a)
     for cache in (a, b):
         assert await cache.get("m:1") is None
         assert (await cache.get_entry("m:1")).stale
@@ -109,7 +109,7 @@ async def test_a_repeated_call_revives_nothing(fleet):
     for number in range(20):
         assert await soften(a.client, [name], [b"the same"]) == 1
         seen.add(await a.client.get(name))
-        await a._wire.call(("PING",))
+        await told(a)
         assert await a.get("m:1") is None
         await a.set("m:1", number, tags=("t",))
         assert await a.get("m:1") == number
@@ -126,7 +126,7 @@ async def test_a_hard_invalidation_ends_what_a_soft_one_left(fleet):
     await a.invalidate_tags("t", soft=True)
     assert (await b.get_entry("m:1")).stale
     await a.invalidate_tags("t")
-    await b._wire.call(("PING",))
+    await told(b)
     assert await b.get_entry("m:1") is None
     await a.invalidate_tags("t", "never used", soft=True)
     assert not [name async for name in a.client.scan_iter(f"{fleet.prefix}cache-tag*")]
