@@ -27,9 +27,10 @@ async def calls(client, *commands):
     return sum(stats.get(f"cmdstat_{each}", {"calls": 0})["calls"] for each in commands)
 
 
-async def tag_keys(cache):
+async def tag_keys(fleet, cache):
     """Return the keys of tags in Redis."""
-    return [name async for name in cache.client.scan_iter("*cache-tag:*")]
+    pattern = f"{fleet.prefix}cache-tag:*"
+    return [name async for name in cache.client.scan_iter(pattern)]
 
 
 @pytest.mark.errors
@@ -52,7 +53,7 @@ async def test_a_tag_outlives_its_longest_entry(fleet):
     a, b = await fleet.cache(), await fleet.cache()
     await a.set("m:long", 1, ttl=5000, tags=("t",))
     await b.set("m:short", 2, ttl=0.001, tags=("t",))
-    (name,) = await tag_keys(a)
+    (name,) = await tag_keys(fleet, a)
     assert await a.client.pttl(name) >= 5_000_000
     await b.invalidate_tags("t")
     await told(a)
@@ -68,10 +69,10 @@ async def test_a_tag_does_not_grow_with_its_entries(own_fleet):
     """
     a = await own_fleet.cache()
     await a.set("m:0", 0, tags=("t",))
-    (name,) = await tag_keys(a)
+    (name,) = await tag_keys(own_fleet, a)
     small = await a.client.memory_usage(name)
     await a.set_many({f"m:{n}": n for n in range(500)}, tags=("t",))
-    assert await tag_keys(a) == [name]
+    assert await tag_keys(own_fleet, a) == [name]
     assert await a.client.memory_usage(name) == small < 200
     scans = await calls(a.client, "scan", "keys", "sscan", "smembers")
     before = await calls(a.client, "unlink")

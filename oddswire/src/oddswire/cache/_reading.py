@@ -1,21 +1,29 @@
-"""From the bytes of an entry to an item, in the parser."""
+"""From a value to the bytes of an entry, and back to an item, in the parser."""
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oddswire.cache._memory import ITEM_BYTES, Item
-from oddswire.cache._record import SEEN_BYTES, opened, tags_of
+from oddswire.cache._record import SEEN_BYTES, Record, digest, opened, tags_of
 from oddswire.errors import CodecError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from oddswire.cache._flight import Fresh
     from oddswire.cache._lease import CoherenceLease
     from oddswire.cache._memory import Memory
-    from oddswire.cache._nonces import Nonces
+    from oddswire.cache._nonces import Nonces, Snapshot
     from oddswire.cache._record import Hit
     from oddswire.cache._space import Place
     from oddswire.cache._wire import TrackedWire
     from oddswire.clock import Clock
+
+_JITTER = 0.1
+# The estimate of changes forgets: at this many loads both counts are halved.
+_REMEMBERED = 64
 
 # At less than e^-12 a read would refresh early; not worth a logarithm.
 _EARLY_COSTS = 12.0
@@ -81,6 +89,83 @@ class Reader:
         factor = 8 if len(body) > 1 and body[1] & 1 else 2
         item.size = ITEM_BYTES + len(data) + factor * len(body)
         return item
+
+    def pack(
+        self,
+        place: Place,
+        kind: Any,
+        value: Any,
+        fresh: Fresh,
+        snapshot: Snapshot,
+        tags: Sequence[bytes],
+        *,
+        cost: float = 0.0,
+        old: Item | None = None,
+    ) -> tuple[Item, bytes, int]:
+        """Return a value as an item, its bytes, and their life in milliseconds.
+
+        Raises:
+            CodecError: Not a value of the type, or too large.
+        """
+        config = place.space.config
+        codec = place.space.codec(kind)
+        body = codec.encode(value)
+        # What others will read, and nobody can change from outside.
+        copy = codec.decode(body)
+        if kind is Any and copy != value:
+            raise CodecError(
+                f"a {type(value).__name__} does not come back as it was: declare "
+                f"Namespace(name={config.name!r}, type=...), or give type=",
+                reason="type",
+            )
+        now = self.now()
+        content = digest(body)
+        refreshes = changes = 0
+        interval = 0.0
+        if old is not None:
+            was = old.details
+            refreshes = was.refreshes + 1
+            changes = was.changes + (content != was.content)
+            since = max(0.0, now - was.stored_at)
+            interval = was.interval * 0.75 + since * 0.25 if was.interval else since
+            if refreshes > _REMEMBERED:
+                refreshes, changes = refreshes // 2, changes // 2
+        ttl = fresh.ttl
+        if config.adaptive is not None:
+            ttl = config.adaptive.ttl(refreshes, changes, interval)
+        # So that what was stored together does not end together.
+        spread = 1.0 - _JITTER * random.random()  # noqa: S311 - no secret
+        server_now = now + self._lease.offset
+        fresh_until = server_now + ttl * spread
+        usable_until = fresh_until + fresh.stale
+        record = Record(
+            fresh_until=int(fresh_until * 1000),
+            usable_until=int(usable_until * 1000),
+            stored_at=int(server_now * 1000),
+            namespace=snapshot[0][1],
+            body=body,
+            tags=tuple(
+                (tag, nonce) for tag, (_, nonce) in zip(tags, snapshot[1:], strict=True)
+            ),
+            version=fresh.version or 0,
+            cost=int(cost * 1000),
+            interval=int(interval * 1000),
+            refreshes=refreshes,
+            changes=changes,
+            content=content,
+        )
+        data = record.to_bytes()
+        hit: Hit = (
+            record.fresh_until,
+            record.usable_until,
+            record.cost,
+            record.namespace,
+            0,  # its tags are in the snapshot
+        )
+        item = self.item(place, kind, copy, data, hit, body)
+        # These very cells were read for it.
+        item.pairs = snapshot
+        return item, data, max(1, int((usable_until - server_now) * 1000))
 
 
 class Found:
