@@ -1,8 +1,9 @@
 """The modelled hour: what the cache saves of a bot's calls to Polymarket.
 
 People ask about recorded markets; Polymarket is a stand-in that takes its time and
-counts. The same hour is played with the cache and without. It writes `docs/hour.md` and
-build/hour.json. `hour.toml` holds the parameters.
+counts. The same hour is played with the cache and without. Prices of watched markets
+are the feed's in both, as they are in the bot, and cost no call. It writes
+`docs/hour.md` and build/hour.json. `hour.toml` holds the parameters.
 
 The hour is played `speed` times as fast, with times to live as much shorter; the time
 an answer takes stays real. So during a load `speed` times as many people come as in a
@@ -21,7 +22,6 @@ import tomllib
 from bisect import bisect
 from collections import Counter
 from contextlib import AsyncExitStack
-from contextvars import ContextVar
 from decimal import Decimal
 from itertools import accumulate
 from pathlib import Path
@@ -47,22 +47,16 @@ CATALOGUE = ROOT.parent / "shared/polymarket-data/quotes/2026-07-10.markets.csv.
 HOUR = 3_600.0
 
 
-WATCH = "watch"
-
-# On whose account Polymarket is asked: a person's, or a watch's. A load that several
-# wait for is on the first one's.
-cause: ContextVar[str] = ContextVar("cause")
-
-
 class Action(NamedTuple):
-    """What happens: when, in seconds of the hour, and about which market.
+    """What a person does: when, in seconds of the hour, and about which market.
 
-    A person does it, or it is a `WATCH`: the bot's look at a market for one user.
+    `fed`: somebody watches that market, so the feed has its prices.
     """
 
     at: float
     kind: str
     market: int
+    fed: bool
 
 
 class Polymarket:
@@ -73,7 +67,7 @@ class Polymarket:
         latency: Seconds for an answer.
 
     Attributes:
-        calls: Requests so far, by what caused them.
+        calls: Requests so far, by what was asked for.
     """
 
     def __init__(self, slugs: list[str], latency: float) -> None:
@@ -93,23 +87,23 @@ class Polymarket:
         }
         self.calls: Counter[str] = Counter()
 
-    async def _answer(self) -> None:
-        self.calls[cause.get()] += 1
+    async def _answer(self, what: str) -> None:
+        self.calls[what] += 1
         await asyncio.sleep(self._latency)
 
     async def markets_by_condition(self, *ids: str) -> dict[str, GammaMarket]:
         """Answer as Gamma."""
-        await self._answer()
+        await self._answer("markets")
         return {each: self._markets[each] for each in ids}
 
     async def markets(self, *, limit: int, **_: Any) -> MarketPage:
         """Answer as Gamma."""
-        await self._answer()
+        await self._answer("lists")
         return MarketPage(tuple(self._markets.values())[:limit], None, 0)
 
     async def books(self, *tokens: str) -> dict[str, OrderBook]:
         """Answer as the CLOB: 20 levels a side."""
-        await self._answer()
+        await self._answer("books")
         bids = tuple(Level(Decimal(n) / 100, Decimal(500)) for n in range(20, 40))
         asks = tuple(Level(Decimal(n) / 100, Decimal(500)) for n in range(60, 40, -1))
         return {
@@ -142,17 +136,39 @@ def actions(model: dict[str, Any], markets: int) -> Iterator[Action]:
     watched = [
         [popular() for _ in range(model["watched"])] for _ in range(model["users"])
     ]
+    fed = {market for each in watched for market in each}
     for user in range(model["users"]):
         for _ in range(model["actions_per_user"]):
             back = dice.random() < model["comes_back"]
             market = dice.choice(watched[user]) if back else popular()
             kind = dice.choices(kinds, weights)[0]
-            yield Action(dice.random() * HOUR, kind, market)
-        for market in watched[user]:
-            at = dice.random() * model["watch_every"]
-            while at < HOUR:
-                yield Action(at, WATCH, market)
-                at += model["watch_every"]
+            yield Action(dice.random() * HOUR, kind, market, market in fed)
+
+
+def least(hour: list[Action], ages: Ages) -> int:
+    """Return the calls that a cache needs which loses nothing and waits for nobody.
+
+    Each answer is then asked for when it is older than this question admits.
+    """
+    ttl = {space.name: space.ttl or 0.0 for space in NAMESPACES}
+    asked: dict[str, float] = {}
+    calls = 0
+    for action in hour:
+        market, top = f"market:{action.market}", f"book:{action.market}"
+        needs: list[tuple[tuple[str, ...], float]] = []
+        if action.kind == "card":
+            needs.append(((market,), min(ages.volume, ages.liquidity, ttl["market"])))
+        if action.kind in ("card", "price") and not action.fed:
+            needs.append(((f"{top}:0", f"{top}:1"), ttl["book"]))
+        if action.kind == "book":
+            needs.append(((f"{top}:0",), min(ages.book, ttl["book"])))
+        if action.kind == "list":
+            needs.append((("list",), ttl["markets"]))
+        for names, age in needs:
+            if any(action.at - asked.get(name, -HOUR) > age for name in names):
+                calls += 1
+                asked.update(dict.fromkeys(names, action.at))
+    return calls
 
 
 async def play(
@@ -164,12 +180,9 @@ async def play(
     began = loop.time()
 
     async def one(action: Action) -> None:
-        watch = action.kind == WATCH
-        cause.set("watches" if watch else "people")
         started = perf_counter()
         await do(action)
-        if not watch:
-            times.append(perf_counter() - started)
+        times.append(perf_counter() - started)
 
     async with asyncio.TaskGroup() as group:
         for done, action in enumerate(hour):
@@ -187,15 +200,20 @@ async def without(
 
     async def do(action: Action) -> None:
         tokens = (token(action.market, 0), token(action.market, 1))
+
+        async def prices() -> None:
+            if not action.fed:
+                await polymarket.books(*tokens)
+
         match action.kind:
             case "card":
                 # The answer about a market has its volume and liquidity too.
                 await asyncio.gather(
                     polymarket.markets_by_condition(condition(action.market)),
-                    polymarket.books(*tokens),
+                    prices(),
                 )
-            case "price" | "watch":
-                await polymarket.books(*tokens)
+            case "price":
+                await prices()
             case "book":
                 await polymarket.books(tokens[0])
             case "list":
@@ -244,16 +262,21 @@ async def with_cache(
         async def do(action: Action) -> None:
             known = condition(action.market)
             tokens = (token(action.market, 0), token(action.market, 1))
+
+            async def prices() -> None:
+                if not action.fed:
+                    await markets.prices(tokens)
+
             match action.kind:
                 case "card":
                     await asyncio.gather(
                         markets.market(known),
                         markets.volume(known),
                         markets.liquidity(known),
-                        markets.prices(tokens),
+                        prices(),
                     )
-                case "price" | "watch":
-                    await markets.prices(tokens)
+                case "price":
+                    await prices()
                 case "book":
                     await markets.book(tokens[0])
                 case "list":
@@ -264,11 +287,10 @@ async def with_cache(
 
 
 def summary(times: list[float], calls: Counter[str]) -> dict[str, float]:
-    """Return the figures of a column; times in milliseconds, of people only."""
+    """Return the figures of a column; times in milliseconds."""
     return {
         "calls": calls.total(),
-        "people": calls["people"],
-        "watches": calls["watches"],
+        **{what: calls[what] for what in ("markets", "books", "lists")},
         "mean_ms": 1e3 * sum(times) / len(times),
         "p50_ms": 1e3 * times[len(times) // 2],
         "p99_ms": 1e3 * times[int(len(times) * 0.99)],
@@ -283,15 +305,19 @@ The model is **generated**; its parameters are in `benchmarks/hour.toml` and wer
 before anything was measured.
 
 {users:,} users, {actions} actions each, over {markets:,} recorded markets by Zipf
-{zipf:g}; each watches {watched} markets, and the bot looks at the prices of each for
-its user every {every} s, as bots do that have no feed. An answer of the stand-in for
+{zipf:g}; each watches {watched} markets. Prices of watched markets are the feed's in
+both columns and cost no call, so alerts do not either. An answer of the stand-in for
 Polymarket takes {latency:g} ms. Played {speed} times as fast with times to live as
 much shorter, the answers not: more people come during a load than in a real hour, so
-waiting is overstated. Response times are those of people.
+waiting is overstated.
 
 |  | without | with the cache | less |
 | --- | ---: | ---: | ---: |
 {rows}
+
+What limits it is how often the same is asked: with these ages a cache that loses
+nothing would still need {least:,} calls, for most of the {markets:,} markets are asked
+about less often than their answer ages. It is the ages that a bot would change.
 
 Without the cache each action takes as few requests as it can: the answer about a
 market has its volume and liquidity, and both prices are one request. With it each kind
@@ -301,8 +327,9 @@ while it is refreshed counts as an answer, and the refresh as a call.
 """
 _ROWS = {
     "calls": ("calls to Polymarket", "{:,.0f}"),
-    "people": ("of them for what people asked", "{:,.0f}"),
-    "watches": ("of them for watches", "{:,.0f}"),
+    "markets": ("of them for markets, with volume and liquidity", "{:,.0f}"),
+    "books": ("for prices and books", "{:,.0f}"),
+    "lists": ("for lists", "{:,.0f}"),
     "mean_ms": ("mean response, ms", "{:.1f}"),
     "p50_ms": ("p50, ms", "{:.2f}"),
     "p99_ms": ("p99, ms", "{:.1f}"),
@@ -323,10 +350,10 @@ def page(model: dict[str, Any], results: dict[str, Any]) -> str:
         markets=results["markets"],
         zipf=model["zipf"],
         watched=model["watched"],
-        every=model["watch_every"],
         latency=model["upstream_latency"] * 1e3,
         speed=model["speed"],
         rows="\n".join(rows),
+        least=results["least"],
     )
 
 
@@ -345,7 +372,11 @@ async def main() -> None:
     latency = model["upstream_latency"]
     bare = Polymarket(slugs, latency)
     behind = Polymarket(slugs, latency)
-    results: dict[str, Any] = {"model": model, "markets": len(slugs)}
+    results: dict[str, Any] = {
+        "model": model,
+        "markets": len(slugs),
+        "least": least(hour, Ages()),
+    }
     times = await without(hour, model["speed"], bare)
     results["without"] = summary(times, bare.calls)
     times, stats = await with_cache(hour, model["speed"], behind)

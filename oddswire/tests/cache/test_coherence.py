@@ -14,7 +14,7 @@ from oddswire.clock import ManualClock
 from oddswire.errors import AuthFailed, OddswireError, OutOfMemory
 from oddswire.testing import FaultProxy, frozen
 
-from .conftest import Loader, until
+from .conftest import Loader, told, until
 
 pytestmark = pytest.mark.requirement("K2")
 
@@ -48,7 +48,7 @@ async def test_own_and_foreign_writes_under_pressure(pressure):
     assert evicted == 0
 
 
-async def _stress(caches, rng, keys=400, rounds=40):
+async def _stress(caches, rng, keys=400, rounds=20):
     """Write, read, cancel at random; count what memory has older than acknowledged."""
     floor = dict.fromkeys(range(keys), -1)
     version = 0
@@ -82,8 +82,8 @@ async def _stress(caches, rng, keys=400, rounds=40):
         for result in await asyncio.gather(*jobs, return_exceptions=True):
             assert result is None or isinstance(result, list | OutOfMemory), result
         # What was acknowledged above was told before this is answered.
+        await told(*caches)
         for cache in caches:
-            await cache._wire.call(("PING",))
             for number, least in floor.items():
                 item = cache._items.get(f"m:{number}")
                 if item is not None and item.lives() and item.value[0] < least:
@@ -137,21 +137,22 @@ async def test_half_open_link_ends_the_belief_in_time(own_fleet, fault):
         await b.set("m:1", "old")
         assert await a.get("m:1") == "old"
         await own_fleet.believed(a)
-        loop = asyncio.get_running_loop()
+        # By the lease itself: this machine may be slow to look.
+        now = a._clock.boottime
         if fault == "frozen server":
             with frozen(server):
-                cut = loop.time()
-                await _until_disbelieved(a)
-                assert loop.time() - cut <= length + 0.3
+                cut = now()
+                await until(lambda: a.peek("m:1") is None)
+                assert a._lease.until <= cut + length
             return
         if fault == "both":
             proxy.blackhole()
         else:
             proxy.down.blackhole = True
-        cut = loop.time()
+        cut = now()
         await b.set("m:1", "new")
-        await _until_disbelieved(a)
-        assert loop.time() - cut <= length + 0.3
+        await until(lambda: a.peek("m:1") is None)
+        assert a._lease.until <= cut + length
         with pytest.raises(OddswireError):
             await a.get("m:1")
         proxy.heal()
@@ -160,10 +161,6 @@ async def test_half_open_link_ends_the_belief_in_time(own_fleet, fault):
         # It comes back by itself, and then reads what is there now.
         a._wire.timeout = 10.0
         assert await a.get("m:1") == "new"
-
-
-async def _until_disbelieved(cache):
-    await until(lambda: cache.peek("m:1") is None)
 
 
 @pytest.mark.advanced
@@ -188,8 +185,9 @@ async def test_a_primary_without_its_replica_acknowledges_nothing(own_fleet):
     a = await own_fleet.cache()
     await a.set("m:1", 1)
     await own_fleet.believed(a)
-    until_before = a._lease.until
     await a.client.config_set("min-replicas-to-write", "1")
+    await told(a)  # a heartbeat of before is answered
+    until_before = a._lease.until
     with pytest.raises(OddswireError):
         await a._lease.beat()
     assert a._lease.until == until_before
@@ -264,10 +262,13 @@ async def test_where_tracking_is_forbidden_memory_is_off(own_fleet):
     assert a.peek("m:1") is None
     await b.invalidate_tags("t")
     assert await a.get("m:1") is None
-    await b.set("m:1", 2)
+    await b.set("m:1", 2, tags=("t",))
     assert await a.get("m:1") == 2
-    await a.clear("m")
+    await a.invalidate_tags("t", soft=True)
     assert await b.get("m:1") is None
+    assert (await b.get_entry("m:1")).stale
+    await a.clear("m")
+    assert await b.get_entry("m:1") is None
 
 
 @pytest.mark.errors

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Loader, until
+from .conftest import Loader, told, until
 
 pytestmark = pytest.mark.requirement("K4")
 
@@ -110,10 +110,12 @@ async def test_tag_invalidated_after_a_foreign_read_of_its_nonce(fleet):
     a, b = await fleet.cache(), await fleet.cache()
     await a.set("m:1", "under Y", tags=("t",))
     await b.invalidate_tags("t")
+    await told(a)
     assert await a.get("m:1") is None
     await a.set("m:2", "under Z", tags=("t",))
     # The retry of the first invalidation arrives now.
     await b.invalidate_tags("t")
+    await told(a)
     assert await a.get("m:1") is None
     assert await a.get("m:2") is None
 
@@ -135,7 +137,7 @@ async def test_cancelled_invalidation_leaves_nothing_old_in_memory(fleet):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, read, return_exceptions=True)
-        await a._wire.call(("PING",))  # what was sent before has been answered
+        await told(a)  # what was sent before has been answered
         truth = await judge.get("m:1")
         gone += truth is None
         assert a.peek("m:1") in (None, truth)
@@ -154,7 +156,7 @@ async def test_an_entry_read_before_its_tag_was_known_is_not_stale(fleet):
             await asyncio.sleep(0)
         await b.set("m:1", ("new", number), tags=(f"t{number}",), type=tuple)
         await read
-        await a._wire.call(("PING",))
+        await told(a)
         item = a._items.get("m:1")
         assert item is None or not item.lives() or item.value == ("new", number)
 
@@ -167,8 +169,10 @@ async def test_an_evicted_nonce_revives_nothing(fleet):
     assert await b.get("m:1") == 1
     names = [name for name in a._nonces.warm_keys() if "cache-tag" in name]
     await a.client.unlink(*names)
+    await told(a, b)
     assert await b.get("m:1") is None
     await b.set("m:2", 2, tags=("t",))
+    await told(a)
     assert await b.get("m:1") is None
     assert await a.get("m:2") == 2
 

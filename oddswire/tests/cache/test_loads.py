@@ -20,7 +20,7 @@ from oddswire.errors import (
 )
 from oddswire.testing import FaultProxy
 
-from .conftest import Loader, Market, until
+from .conftest import Loader, Market, told, until
 
 pytestmark = pytest.mark.requirement("K3")
 
@@ -182,10 +182,11 @@ async def test_leader_that_times_out_leaves_its_followers_alone(fleet):
     """Cashews' fault: the deadline of the first caller is not that of the others."""
     a = await fleet.cache()
     slow = Loader("slow", held=True)
-    first = spawn(a.get_or_set("m:1", slow, hard_timeout=0.05))
+    first = spawn(a.get_or_set("m:1", slow, hard_timeout=0.5))
     await slow.started.wait()
     second = spawn(a.get_or_set("m:1", slow))
-    with pytest.raises(CacheLoadTimeout, match=r"m:1.*0\.05"):
+    await until(lambda: a.stats().shared == 1)
+    with pytest.raises(CacheLoadTimeout, match=r"m:1.*0\.5"):
         await first
     slow.go.set()
     assert await second == "slow"
@@ -207,6 +208,7 @@ async def test_stale_value_serves_at_once_and_is_refreshed_once(fleet):
     await slow.started.wait()
     slow.go.set()
     await until(lambda: a.stats().writes + b.stats().writes == 2)
+    await told(a, b)
     assert await b.get_or_set("m:1", slow, stale=100) == "second"
     assert slow.calls == 1
     assert a.stats().stale >= 2

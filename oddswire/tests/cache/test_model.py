@@ -15,7 +15,7 @@ from oddswire import Client
 from oddswire.cache import Cache
 from oddswire.clock import SystemClock
 
-from .conftest import until
+from .conftest import told, until
 
 WHO = st.integers(0, 1)
 KEYS = st.sampled_from(["m:1", "m:2", "w:1"])
@@ -30,7 +30,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.runner = asyncio.Runner()
-        self.model = {}  # key: (value, tags, version)
+        self.model = {}  # key: (value, tags, whether it is fresh)
         self.floors = {}
         self.number = 0
         self.stack = AsyncExitStack()
@@ -52,11 +52,6 @@ class Machine(RuleBasedStateMachine):
             cache = Cache(client, prefix=prefix, timeout=10.0, clock=SystemClock())
             self.caches.append(await self.stack.enter_async_context(cache))
 
-    async def told(self):
-        """Have each process read what the server has told it until now."""
-        for cache in self.caches:
-            await cache._wire.call(("PING",))
-
     def teardown(self):
         """Close them."""
         self.runner.run(self.stack.aclose())
@@ -67,7 +62,7 @@ class Machine(RuleBasedStateMachine):
 
         async def run():
             result = await work
-            await self.told()
+            await told(*self.caches)
             return result
 
         return self.runner.run(run())
@@ -82,19 +77,19 @@ class Machine(RuleBasedStateMachine):
         refused = version is not None and version < self.floors.get(key, 0)
         assert done is not refused
         if done:
-            self.model[key] = (self.number, tags)
+            self.model[key] = (self.number, tags, True)
             self.floors[key] = version or 0
 
     @rule(who=WHO, key=KEYS)
     def get(self, who, key):
         """Look up, and count."""
-        expected = self.model.get(key, (None,))[0]
+        value, _, fresh = self.model.get(key, (None, (), False))
         before = self.caches[who].stats()
-        assert self.do(self.caches[who].get(key)) == expected
+        assert self.do(self.caches[who].get(key)) == (value if fresh else None)
         after = self.caches[who].stats()
         hits = after.l1_hits + after.l2_hits - before.l1_hits - before.l2_hits
         assert (hits, after.misses - before.misses) == (
-            (1, 0) if expected is not None else (0, 1)
+            (1, 0) if value is not None else (0, 1)
         )
 
     @rule(who=WHO, key=KEYS, tags=TAGS)
@@ -107,19 +102,25 @@ class Machine(RuleBasedStateMachine):
             calls.append(value)
             return value
 
-        got = self.do(self.caches[who].get_or_set(key, load, tags=tags))
-        if key in self.model:
-            assert (got, calls) == (self.model[key][0], [])
-        else:
-            assert (got, calls) == (value, [value])
-            self.model[key] = (value, tags)
+        cache = self.caches[who]
+
+        async def obtain():
+            got = await cache.get_or_set(key, load, tags=tags)
+            await until(lambda: not cache._flights._tasks)  # a refresh
+            return got
+
+        got = self.do(obtain())
+        held, _, fresh = self.model.get(key, (value, (), False))
+        assert (got, calls) == (held, [] if fresh else [value])
+        if not fresh:
+            self.model[key] = (value, tags, True)
             self.floors[key] = 0
 
     @rule(who=WHO)
     def get_many(self, who):
         """Look all up."""
         got = self.do(self.caches[who].get_many(["m:1", "m:2", "w:1"]))
-        assert got == {key: each[0] for key, each in self.model.items()}
+        assert got == {key: each[0] for key, each in self.model.items() if each[2]}
 
     @rule(who=WHO, key=KEYS)
     def delete(self, who, key):
@@ -127,13 +128,22 @@ class Machine(RuleBasedStateMachine):
         self.do(self.caches[who].delete(key))
         self.model.pop(key, None)
 
-    @rule(who=WHO, tag=st.sampled_from(["s", "t"]))
-    def invalidate(self, who, tag):
-        """Invalidate a tag."""
-        self.do(self.caches[who].invalidate_tags(tag))
-        self.model = {
-            key: each for key, each in self.model.items() if tag not in each[1]
-        }
+    @rule(who=WHO, tag=st.sampled_from(["s", "t"]), soft=st.booleans())
+    def invalidate(self, who, tag, soft):
+        """Invalidate a tag, or make stale what carries it."""
+        self.do(self.caches[who].invalidate_tags(tag, soft=soft))
+        for key, (value, tags, _) in list(self.model.items()):
+            if tag in tags:
+                self.model.pop(key)
+                if soft:
+                    self.model[key] = (value, tags, False)
+
+    @rule(who=WHO, key=KEYS)
+    def expire(self, who, key):
+        """Make one stale."""
+        self.do(self.caches[who].expire(key))
+        if key in self.model:
+            self.model[key] = (*self.model[key][:2], False)
 
     @rule(who=WHO, name=st.sampled_from(["m", "w"]))
     def clear(self, who, name):

@@ -180,7 +180,7 @@ async def test_bad_tags_are_refused(fleet):
 @pytest.mark.errors
 @pytest.mark.requirement("K7")
 @pytest.mark.parametrize(
-    "data", [b"", b"\xc1", b"\xc1\x01" + bytes(80), b"{}", b"\xc1\x02" + bytes(9)]
+    "data", [b"", b"\xc1", b"\xc1\x01" + bytes(80), b"{}", b"\xc1\x02" + bytes(17)]
 )
 async def test_foreign_bytes_are_a_counted_miss(fleet, data):
     """What cannot be read is missing, is counted, and is overwritten."""

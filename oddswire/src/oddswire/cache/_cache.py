@@ -76,21 +76,25 @@ class Cache(Many):
             InvalidKey: The key is not of that form.
             OddswireError: Redis could not be asked. That is not "absent".
         """
-        item = self._items.get(key)
-        if item is not None and (type is item.asked or type is item.kind):
-            now = self._now()
-            if now < item.calm_until and now < self._lease.until:
-                for cell, nonce in item.pairs:
-                    if cell.nonce != nonce:
-                        break
-                else:
-                    if item.uses < 3:
-                        item.uses += 1
-                    item.counts.l1_hits += 1
-                    return item.value
+        # As `glance`, but here: a call would be a fifth of it.
+        try:
+            held = self._items[key]
+        except KeyError:
+            pass
+        else:
+            if (type is held.asked or type is held.kind) and (
+                (held.mark is self._nonces.mark and self._now() < held.sure_until)
+                or self._is_sure(held)
+            ):
+                if held.uses < 3:
+                    held.uses += 1
+                held.counts.l1_hits += 1
+                return held.value
         place = self._spaces.place(key)
-        kind = self._lookup.kind(place, type)
-        if item is not None:
+        kind = (
+            place.space.config.type if type is None else self._lookup.kind(place, type)
+        )
+        if key in self._items:
             item = self._lookup.recall(key, kind)
             if item is not None:
                 return item.value if self._lookup.is_fresh(item) else default
@@ -332,8 +336,7 @@ class Cache(Many):
         snapshot = await self._nonces.snapshot(
             place.space, want.tags, want.ttl + want.stale
         )
-        if not self._lease.knows_time():
-            await self._lease.in_time()
+        await self._lease.in_time()
         item, data, life = self._shared.pack(
             place,
             want.kind,

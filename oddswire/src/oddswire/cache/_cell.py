@@ -7,7 +7,8 @@ class Cell:
     """What this process knows of a nonce.
 
     Attributes:
-        nonce: None: it was invalidated, or nobody asked yet.
+        nonce: Of a tag both, the hard one first. None: it was invalidated, or nobody
+            asked yet.
         coming: We made it, and the server's message of that is on its way.
         lasts_until: It does not expire before that, by the boot-time clock.
     """
@@ -18,7 +19,3 @@ class Cell:
         self.nonce: bytes | None = None
         self.coming: bytes | None = None
         self.lasts_until = 0.0
-
-    def change(self, nonce: bytes | None) -> None:
-        """Hold another nonce, or none."""
-        self.nonce, self.coming = nonce, None

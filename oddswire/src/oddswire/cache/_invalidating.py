@@ -64,10 +64,15 @@ class Invalidating(Recalling):
                 raise result
         return sum(result is True for result in results)
 
-    async def invalidate_tags(self, *tags: str) -> None:
+    async def invalidate_tags(self, *tags: str, soft: bool = False) -> None:
         """Invalidate every entry that carries one of the tags, whatever their number.
 
         One command; its cost does not depend on how many entries there are.
+
+        Args:
+            *tags: Which.
+            soft: As by `expire`: the entries are stale, and may serve while they are
+                refreshed, or because that fails. What was loading is stale as well.
 
         Raises:
             InvalidKey: A tag has the wrong form.
@@ -78,7 +83,7 @@ class Invalidating(Recalling):
         if not found:
             return
         try:
-            await self._nonces.invalidate(found)
+            await self._nonces.invalidate(found, soft=soft)
         except OddswireError as error:
             raise _unconfirmed(error) from error
 

@@ -57,6 +57,7 @@ class CoherenceLease:
         until: Memory is believed until then, by the boot-time clock.
         offset: Seconds to add to the boot-time clock for the server's time.
         want: To be called when memory would be read if it were believed.
+        timely_until: Until then the server's time is known well enough.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class CoherenceLease:
         self.until = -math.inf
         self.offset = 0.0
         self.length = length
-        self._synced = -math.inf
+        self.timely_until = -math.inf
         self._wire = wire
         self._base = client
         self._clock = clock
@@ -147,7 +148,7 @@ class CoherenceLease:
             acknowledged,
             timeout=max(self.length / 2, timeout or 0.0),
         )
-        if sent - self._synced > _SYNC_EVERY:
+        if sent > self.timely_until - _SYNC_EVERY:
             await self.sync()
         if sent - self._touched > _TOUCH_EVERY:
             self._touched = sent
@@ -166,19 +167,15 @@ class CoherenceLease:
             now = self._clock.boottime()
             seconds, microseconds = reply
             self.offset = int(seconds) + int(microseconds) / 1e6 - (sent + now) / 2
-            self._synced = now
+            self.timely_until = now + 2 * _SYNC_EVERY
 
         sent = self._clock.boottime()
         await self._wire.call(("TIME",), told, repeatable=True, timeout=timeout)
 
     async def in_time(self) -> None:
         """Have the server's time, which is then at most a minute old."""
-        if not self.knows_time():
+        if self._now() > self.timely_until:
             await self.sync()
-
-    def knows_time(self) -> bool:
-        """Whether the server's time is known well enough."""
-        return self._now() - self._synced <= 2 * _SYNC_EVERY
 
     async def _prove(self, timeout: float | None) -> None:
         """See that this server tells us of own and foreign writes after a script.

@@ -5,6 +5,9 @@ are still the same. To invalidate a tag is to UNLINK its nonce: whoever needs it
 makes another, and a nonce never comes back. So nothing is lost if a nonce is evicted or
 expires (entries die, none revives), if an invalidation is repeated, or if the clocks of
 hosts differ.
+
+A tag has two of them, one behind the other. Another second one makes entries stale
+instead of invalid; who compares both at once finds out at no cost.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from weakref import WeakValueDictionary
 
 from oddswire import keys, scripts
 from oddswire.cache._cell import Cell
-from oddswire.cache._record import MAX_TAGS, NONCE_BYTES, digest
+from oddswire.cache._record import MAX_TAGS, NONCE_BYTES, TAG_NONCE_BYTES, digest
 from oddswire.erasure import Erased
 from oddswire.errors import InvalidKey
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from oddswire.keys import KeySpace
 
 _TAG = scripts.load("cache_tag")
+_SOFTEN = scripts.load("cache_soften")
 _NAMESPACE = scripts.load("cache_namespace")
 
 _NAMESPACE_LIFE = 400 * 86_400.0
@@ -51,6 +55,7 @@ class Nonces:
 
     Attributes:
         invalidations: Counts what this process invalidated.
+        mark: Another object whenever any cell has changed.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Nonces:
         # needed here, and is asked for when it is.
         self._tags: WeakValueDictionary[bytes, Cell] = WeakValueDictionary()
         self.invalidations = 0
+        self.mark = object()
         wire.listen(self._tag_prefix.encode(), self._on_tag)
         wire.listen(
             keyspace.key(keys.CACHE_NAMESPACE, "x")[:-2].encode(), self._on_namespace
@@ -97,6 +103,11 @@ class Nonces:
             cell = self._tags[tag] = Cell()
         return cell
 
+    def _change(self, cell: Cell, nonce: bytes | None) -> None:
+        """Have a cell hold another nonce, or none."""
+        cell.nonce, cell.coming = nonce, None
+        self.mark = object()
+
     def _drop(self) -> None:
         """What is held was not watched for a while: other cells, not empty ones.
 
@@ -104,7 +115,7 @@ class Nonces:
         invalidation was missed meanwhile.
         """
         for space in self._spaces.by_name.values():
-            space.cell.change(None)
+            self._change(space.cell, None)
             space.cell = Cell()
         self._tags = WeakValueDictionary()
 
@@ -112,12 +123,12 @@ class Nonces:
         tag = _unhex(name[len(self._tag_prefix) :])
         cell = self._tags.get(tag)
         if cell is not None:
-            cell.change(nonce if own else None)
+            self._change(cell, nonce if own else None)
 
     def _on_namespace(self, name: bytes, nonce: Any, *, own: bool) -> None:
         for space in self._spaces.by_name.values():
             if space.nonce_key.encode() == name:
-                space.cell.change(nonce if own else None)
+                self._change(space.cell, nonce if own else None)
 
     # --- reading
 
@@ -205,7 +216,7 @@ class Nonces:
         )
         nonce: bytes = reply[0]
         if self._wire.plain and run == self._wire.run_id:
-            space.cell.change(nonce)
+            self._change(space.cell, nonce)
         return nonce
 
     async def _tag(self, tag: bytes, cell: Cell, life: float) -> bytes:
@@ -226,17 +237,20 @@ class Nonces:
 
         # A random nonce for each attempt: the same one again would be an old one.
         reply = await self._wire.script(
-            _TAG, (key,), (secrets.token_bytes(NONCE_BYTES), int(kept * 1000)), read
+            _TAG,
+            (key,),
+            (secrets.token_bytes(TAG_NONCE_BYTES), int(kept * 1000)),
+            read,
         )
         nonce: bytes = reply[0]
         if self._wire.plain:
-            cell.change(nonce)
+            self._change(cell, nonce)
         return nonce
 
     async def _look(self, tag: bytes, cell: Cell) -> None:
         def read(reply: Any, *, current: bool) -> None:
             if current or self._wire.plain:
-                cell.change(reply if type(reply) is bytes else None)
+                self._change(cell, reply if type(reply) is bytes else None)
 
         await self._wire.call(
             ("GET", self._tag_prefix + tag.hex()), read, repeatable=True
@@ -250,18 +264,22 @@ class Nonces:
         if wrote:
             # Our own write will come back as a message; until then it is not held, and
             # that message, not another's, brings it back.
-            cell.change(None)
+            self._change(cell, None)
             cell.coming = nonce
             self._wire.expect(name, nonce)
         else:
-            cell.change(nonce)
+            self._change(cell, nonce)
 
     # --- invalidating
 
     async def invalidate(
-        self, tags: Sequence[bytes], timeout: float | None = None
+        self,
+        tags: Sequence[bytes],
+        *,
+        soft: bool = False,
+        timeout: float | None = None,
     ) -> int:
-        """Make every entry that carries one of the tags invalid, everywhere.
+        """Make every entry that carries one of the tags invalid, or stale, everywhere.
 
         Returns how many of the tags were in use.
 
@@ -275,6 +293,13 @@ class Nonces:
             self._forget_tags(tags)
 
         names = [self._tag_prefix + tag.hex() for tag in tags]
+        if soft:
+            chance = secrets.token_bytes(NONCE_BYTES)
+            return int(
+                await self._wire.script(
+                    _SOFTEN, names, (chance,), done, repeatable=True, timeout=timeout
+                )
+            )
         return await self._wire.unlink(names, done, timeout=timeout)
 
     async def erase(self, tag: str) -> Erased:
@@ -310,11 +335,11 @@ class Nonces:
         for tag in tags:
             cell = self._tags.get(tag)
             if cell is not None:
-                cell.change(None)
+                self._change(cell, None)
 
     def _forget_space(self, space: Space) -> None:
         self.invalidations += 1
-        space.cell.change(None)
+        self._change(space.cell, None)
 
     def warm_keys(self) -> list[str]:
         """Return the keys of what is held: they look cold to the server's eviction."""

@@ -20,18 +20,29 @@ class Recalling(Parts):
         For library code.
         """
         item = self._items.get(key)
-        if item is not None and (type is item.asked or type is item.kind):
-            now = self._now()
-            if now < item.calm_until and now < self._lease.until:
-                for cell, nonce in item.pairs:
-                    if cell.nonce != nonce:
-                        break
-                else:
-                    if item.uses < 3:
-                        item.uses += 1
-                    item.counts.l1_hits += 1
-                    return item
+        if (
+            item is not None
+            and (type is item.asked or type is item.kind)
+            and (
+                (item.mark is self._nonces.mark and self._now() < item.sure_until)
+                or self._is_sure(item)
+            )
+        ):
+            if item.uses < 3:
+                item.uses += 1
+            item.counts.l1_hits += 1
+            return item
         return None
+
+    def _is_sure(self, item: Item) -> bool:
+        """Whether an item needs no decision; says so in it, for the next lookups."""
+        sure_until = min(item.calm_until, self._lease.until)
+        if self._now() >= sure_until or not item.lives():
+            return False
+        # Softly invalidated, it lives and is not calm any more.
+        item.mark = self._nonces.mark
+        item.sure_until = min(sure_until, item.calm_until)
+        return self._now() < item.sure_until
 
     def peek(self, key: str, default: Any = None) -> Any:
         """Return a fresh value if this process holds it, without asking anybody."""
@@ -39,7 +50,7 @@ class Recalling(Parts):
         if item is None:
             return default
         now = self._now()
-        if now >= item.fresh_until or now >= self._lease.until or not item.lives():
+        if now >= self._lease.until or not item.lives() or now >= item.fresh_until:
             return default
         item.counts.l1_hits += 1
         used_again(item)

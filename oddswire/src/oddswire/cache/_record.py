@@ -5,8 +5,8 @@ offset bytes content, numbers big-endian
 ====== ===== =====================================================================
 0      1     0xC1: no UTF-8 text and no MessagePack begins so
 1      1     kind: 1 value, 2 what a deleted entry with a version leaves behind
-2      8     version, 0 without; the scripts compare these bytes
-10     8     fresh until; `cache_expire.lua` sets it to 0
+2      8     fresh until; `cache_expire.lua` sets it to 0
+10     8     version, 0 without; the scripts compare these bytes
 18     8     usable until
 26     8     stored at
 34     4     milliseconds that loading took
@@ -15,8 +15,8 @@ offset bytes content, numbers big-endian
 44     8     digest of the content
 52     8     nonce of the namespace
 60     1     number of tags
-61     16 n  digest and nonce of each tag
-...    4     CRC-32 of all before it but "fresh until"
+61     24 n  digest of each tag, its nonce, its soft nonce
+...    4     CRC-32 of all between "fresh until" and this
 ...          the value, as `oddswire.codec` wrote it
 ====== ===== =====================================================================
 
@@ -40,21 +40,25 @@ if TYPE_CHECKING:
 VALUE = 1
 TOMBSTONE = 2
 NONCE_BYTES = 8
+TAG_NONCE_BYTES = 16
+"""Of a tag: one of each kind, hard and soft."""
 MAX_TAGS = 16
 SEEN_BYTES = 61
 """So many bytes at the beginning tell one record of a key from another."""
 
 _MARK = 0xC1
+_TAG_BYTES = 24
 _HEAD = struct.Struct(">BBQQQQIIBB8s8sB")
 _CRC = struct.Struct(">I")
 _CRC_BYTES = 4
-_FRESH = slice(10, 18)
+_CHECKED_FROM = 10
+_TOMBSTONE_BYTES = 18
 _U32 = 2**32 - 1
 _U64 = 2**64 - 1
 
 # The same, of a record that is whole: all of it, and what every hit needs.
 head_of = _HEAD.unpack_from
-hit_of = cast("Callable[[bytes], Hit]", struct.Struct(">10xQQ8xI14x8sB").unpack_from)
+hit_of = cast("Callable[[bytes], Hit]", struct.Struct(">2xQ8xQ8xI14x8sB").unpack_from)
 _VALUE = bytes((_MARK, VALUE))
 
 assert _HEAD.size == SEEN_BYTES  # noqa: S101 - the table above
@@ -71,7 +75,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         changes: Those that brought another value.
         content: Digest of the value's bytes.
         namespace: Nonce of the namespace when the load began.
-        tags: (digest, nonce) of each tag when the load began.
+        tags: (digest, nonces) of each tag when the load began.
         version: The source's version of the value; 0: none.
         body: The value.
     """
@@ -94,8 +98,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         head = _HEAD.pack(
             _MARK,
             VALUE,
-            self.version,
             self.fresh_until,
+            self.version,
             self.usable_until,
             self.stored_at,
             min(self.cost, _U32),
@@ -106,7 +110,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             self.namespace,
             len(self.tags),
         ) + b"".join(digest + nonce for digest, nonce in self.tags)
-        return head + _CRC.pack(_checksum(head)) + self.body
+        return head + _CRC.pack(zlib.crc32(head[_CHECKED_FROM:])) + self.body
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Record | None:
@@ -115,10 +119,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         Raises:
             CodecError: ``foreign`` or ``damaged``.
         """
-        hit = checked(data)
-        if hit is None:
+        whole = opened(data)
+        if whole is None:
             return None
-        _, _, version, fresh, usable, stored, *rest, content, namespace, _ = head_of(
+        hit, body = whole
+        _, _, fresh, version, usable, stored, *rest, content, namespace, _ = head_of(
             data
         )
         cost, interval, refreshes, changes = rest
@@ -134,7 +139,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             content=content,
             namespace=namespace,
             tags=tags_of(data, hit[4]),
-            body=data[body_at(hit[4]) :],
+            body=body,
         )
 
 
@@ -142,8 +147,10 @@ Hit = tuple[int, int, int, bytes, int]
 """Fresh until, usable until, cost, nonce of the namespace, number of tags."""
 
 
-def checked(data: bytes) -> Hit | None:
-    """Return what a hit needs of a whole record; None for what a deleted entry left.
+def opened(data: bytes) -> tuple[Hit, bytes] | None:
+    """Return what a hit needs of a whole record, and its value in bytes.
+
+    None for what a deleted entry left.
 
     Raises:
         CodecError: ``foreign`` or ``damaged``.
@@ -151,33 +158,28 @@ def checked(data: bytes) -> Hit | None:
     if data[:2] != _VALUE or len(data) < SEEN_BYTES:
         if data[:1] != _VALUE[:1]:
             raise CodecError("not an entry of the cache", reason="foreign")
-        if len(data) == 10 and data[1] == TOMBSTONE:
+        if len(data) == _TOMBSTONE_BYTES and data[1] == TOMBSTONE:
             return None
         raise CodecError("an entry that is cut short", reason="damaged")
     hit = hit_of(data)
     tags = hit[4]
-    end = SEEN_BYTES + 2 * NONCE_BYTES * tags
+    end = SEEN_BYTES + _TAG_BYTES * tags if tags else SEEN_BYTES
+    body = end + _CRC_BYTES
     if (
         tags > MAX_TAGS
-        or len(data) < end + _CRC_BYTES
-        or _CRC.unpack_from(data, end)[0]
-        != zlib.crc32(data[_FRESH.stop : end], zlib.crc32(data[: _FRESH.start]))
+        or len(data) < body
+        or _CRC.unpack_from(data, end)[0] != zlib.crc32(data[_CHECKED_FROM:end])
         or hit[0] > hit[1]
     ):
         raise CodecError("an entry that was changed", reason="damaged")
-    return hit
-
-
-def body_at(tags: int) -> int:
-    """Return where the value begins in a record with so many tags."""
-    return SEEN_BYTES + 2 * NONCE_BYTES * tags + _CRC_BYTES
+    return hit, data[body:]
 
 
 def tags_of(data: bytes, count: int) -> tuple[tuple[bytes, bytes], ...]:
-    """Return (digest, nonce) of each tag of a record."""
+    """Return (digest, nonces) of each tag of a record."""
     return tuple(
-        (data[at : at + 8], data[at + 8 : at + 16])
-        for at in range(SEEN_BYTES, SEEN_BYTES + 2 * NONCE_BYTES * count, 16)
+        (data[at : at + 8], data[at + 8 : at + _TAG_BYTES])
+        for at in range(SEEN_BYTES, SEEN_BYTES + _TAG_BYTES * count, _TAG_BYTES)
     )
 
 
@@ -210,7 +212,3 @@ def check_version(version: Any) -> int | None:
 def digest(data: bytes) -> bytes:
     """Return eight bytes that stand for `data`."""
     return hashlib.blake2b(data, digest_size=8).digest()
-
-
-def _checksum(head: bytes) -> int:
-    return zlib.crc32(head[_FRESH.stop :], zlib.crc32(head[: _FRESH.start]))

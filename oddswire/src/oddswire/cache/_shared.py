@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import random
+import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from oddswire import scripts
 from oddswire.cache._reading import Found, Held, Reader
-from oddswire.cache._record import SEEN_BYTES, Record, digest, version_bytes
-from oddswire.errors import CodecError, OddswireError, WrongType
+from oddswire.cache._record import SEEN_BYTES, version_bytes
+from oddswire.cache._wire import LABEL
+from oddswire.errors import ConnectionLost, OddswireError, WrongType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from oddswire.cache._cap import Cap
-    from oddswire.cache._flight import Fresh
     from oddswire.cache._lease import CoherenceLease
     from oddswire.cache._memory import Item, Memory
-    from oddswire.cache._nonces import Nonces, Snapshot
+    from oddswire.cache._nonces import Nonces
     from oddswire.cache._space import Place
     from oddswire.cache._wire import TrackedWire
     from oddswire.clock import Clock
@@ -29,10 +30,6 @@ _DELETE = scripts.load("cache_delete")
 _EXPIRE = scripts.load("cache_expire")
 _RENEW = scripts.load("cache_renew")
 _RELEASE = scripts.load("cache_release")
-
-_JITTER = 0.1
-# The estimate of changes forgets: at this many loads both counts are halved.
-_REMEMBERED = 64
 
 
 class Shared:
@@ -64,7 +61,9 @@ class Shared:
         self._nonces = nonces
         self._lease = lease
         self._clock = clock
-        self._reader = Reader(memory, nonces, lease, clock)
+        self._now = clock.boottime
+        self._reader = Reader(wire, memory, nonces, lease, clock)
+        self.pack = self._reader.pack
         self._cap = cap
         self._max_load = max_load
 
@@ -76,18 +75,42 @@ class Shared:
         Raises:
             OddswireError: Redis did not answer.
         """
-        wire, space = self._wire, place.space
+        wire, lease, space = self._wire, self._lease, place.space
         if space.config.l1:
-            self._lease.want()
+            lease.want()
         while True:
             epoch = wire.epoch
-            found = Found(self._reader, place, kind)
-            if not self._lease.knows_time():
-                await self._lease.in_time()
+            if self._now() > lease.timely_until:
+                await lease.sync()
             if space.cell.nonce is None or wire.plain:
                 await self._nonces.namespace(space)
+            found = Found(self._reader, place, kind)
+            link = wire.client.open_wire()
             try:
-                await wire.send(place.ask, found, repeatable=True)
+                if link is None:
+                    await wire.send(place.ask, found, repeatable=True)
+                else:
+                    # The usual case, without a coroutine of its own.
+                    sent = monotonic()
+                    try:
+                        reply = await link.send(
+                            place.ask,
+                            wire.timeout,
+                            LABEL,
+                            raw=True,
+                            on_reply=found,
+                        )
+                    except asyncio.CancelledError:
+                        link.give_up()
+                        raise
+                    except ConnectionLost:
+                        left = sent + wire.timeout - monotonic()
+                        if left <= 0.0:
+                            raise
+                        await wire.send(place.ask, found, timeout=left)
+                    else:
+                        if isinstance(reply, Exception):
+                            raise reply
             except WrongType:
                 # Somebody else's list under this name: overwritten like foreign bytes.
                 space.counts.corrupt += 1
@@ -205,76 +228,6 @@ class Shared:
 
     # --- writing
 
-    def pack(
-        self,
-        place: Place,
-        kind: Any,
-        value: Any,
-        fresh: Fresh,
-        snapshot: Snapshot,
-        tags: Sequence[bytes],
-        *,
-        cost: float = 0.0,
-        old: Item | None = None,
-    ) -> tuple[Item, bytes, int]:
-        """Return a value as an item, its bytes, and their life in milliseconds.
-
-        Raises:
-            CodecError: Not a value of the type, or too large.
-        """
-        config = place.space.config
-        codec = place.space.codec(kind)
-        body = codec.encode(value)
-        # What others will read, and nobody can change from outside.
-        copy = codec.decode(body)
-        if kind is Any and copy != value:
-            raise CodecError(
-                f"a {type(value).__name__} does not come back as it was: declare "
-                f"Namespace(name={config.name!r}, type=...), or give type=",
-                reason="type",
-            )
-        now = self._clock.boottime()
-        content = digest(body)
-        refreshes = changes = 0
-        interval = 0.0
-        if old is not None:
-            was = old.details
-            refreshes = was.refreshes + 1
-            changes = was.changes + (content != was.content)
-            since = max(0.0, now - was.stored_at)
-            interval = was.interval * 0.75 + since * 0.25 if was.interval else since
-            if refreshes > _REMEMBERED:
-                refreshes, changes = refreshes // 2, changes // 2
-        ttl = fresh.ttl
-        if config.adaptive is not None:
-            ttl = config.adaptive.ttl(refreshes, changes, interval)
-        # So that what was stored together does not end together.
-        spread = 1.0 - _JITTER * random.random()  # noqa: S311 - no secret
-        server_now = now + self._lease.offset
-        fresh_until = server_now + ttl * spread
-        usable_until = fresh_until + fresh.stale
-        record = Record(
-            fresh_until=int(fresh_until * 1000),
-            usable_until=int(usable_until * 1000),
-            stored_at=int(server_now * 1000),
-            namespace=snapshot[0][1],
-            body=body,
-            tags=tuple(
-                (tag, nonce) for tag, (_, nonce) in zip(tags, snapshot[1:], strict=True)
-            ),
-            version=fresh.version or 0,
-            cost=int(cost * 1000),
-            interval=int(interval * 1000),
-            refreshes=refreshes,
-            changes=changes,
-            content=content,
-        )
-        data = record.to_bytes()
-        item = self._reader.packed(place, kind, copy, data)
-        # These very cells were read for it.
-        item.pairs = snapshot
-        return item, data, max(1, int((usable_until - server_now) * 1000))
-
     async def fill(
         self, place: Place, token: bytes, item: Item, data: bytes, life: int
     ) -> bool:
@@ -288,7 +241,7 @@ class Shared:
             _FILL,
             (place.entry, place.lease),
             (token, data, life, version),
-            self._write_hook(place, item, 1),
+            self._write_hook(place, item),
             repeatable=True,
         )
         return self._wrote(place, data) if reply == 1 else False
@@ -304,7 +257,7 @@ class Shared:
             _PUT,
             (place.entry, place.lease),
             (data, life, version_bytes(item.details.version or None)),
-            self._write_hook(place, item, 1),
+            self._write_hook(place, item),
         )
         return self._wrote(place, data) if reply == 1 else False
 
@@ -314,13 +267,13 @@ class Shared:
         self._cap.wrote(len(data))
         return True
 
-    def _write_hook(self, place: Place, item: Item, stored: int) -> Any:
+    def _write_hook(self, place: Place, item: Item) -> Any:
         def hook(reply: Any, *, current: bool) -> None:
             # Whatever came of it, what was held is not known to be right any more.
             self._memory.drop(place.key)
-            if reply in (stored, -1):
+            if reply in (1, -1):
                 self._wire.expect(place.lease.encode(), None)
-            if reply == stored:
+            if reply == 1:
                 keep = current and place.space.config.l1
                 self._wire.expect(place.entry.encode(), item if keep else None)
 
@@ -332,36 +285,23 @@ class Shared:
         Raises:
             OddswireError: It is not certain that it was done.
         """
-        reply = await self._wire.script(
-            _DELETE,
-            (place.entry, place.lease),
-            (int(self._max_load * 1000),),
-            self._drop_hook(place),
-            repeatable=True,
-        )
-        return bool(reply)
+        return await self._spoil(_DELETE, place, int(self._max_load * 1000))
 
     async def expire(self, place: Place) -> bool:
-        """Make an entry stale; whether there was one.
+        """Make an entry stale and void its load; whether there was one.
 
         Raises:
             OddswireError: It is not certain that it was done.
         """
-        reply = await self._wire.script(
-            _EXPIRE,
-            (place.entry, place.lease),
-            (),
-            self._drop_hook(place),
-            repeatable=True,
-        )
-        return bool(reply)
+        return await self._spoil(_EXPIRE, place)
 
-    def _drop_hook(self, place: Place) -> Any:
+    async def _spoil(self, script: scripts.Script, place: Place, *args: int) -> bool:
         def hook(reply: Any, *, current: bool) -> None:
             del reply, current
             self._memory.drop(place.key)
 
-        return hook
+        keys = (place.entry, place.lease)
+        return bool(await self._wire.script(script, keys, args, hook, repeatable=True))
 
     # --- the load lease
 

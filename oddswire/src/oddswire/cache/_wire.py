@@ -58,7 +58,7 @@ class Listener(Protocol):
         """Take it; `own`: by our own write, with what was expected of it."""
 
 
-_LABEL = Named("cache")
+LABEL = Named("cache")
 _UNLINK = scripts.load("cache_unlink")
 
 
@@ -76,6 +76,7 @@ class TrackedWire:
             may be held.
         listens: Changes are told on the channel, not by the server.
         client: Who sends.
+        expected: Own writes whose message comes next: what is known of them, by key.
     """
 
     def __init__(self, client: Client, timeout: float, channel: str = "") -> None:
@@ -88,7 +89,7 @@ class TrackedWire:
         self._base = client
         self._listeners: list[tuple[bytes, Listener]] = []
         self._on_drop: list[Callable[[], None]] = []
-        self._expected: dict[bytes, Any] = {}
+        self.expected: dict[bytes, Any] = {}
         self.client = client.tracked(self._on_push)
         self._unsubscribe = client.events.subscribe(self._on_event, Disconnected)
 
@@ -114,12 +115,12 @@ class TrackedWire:
             # We do not tell ourselves. What comes from here on was written later.
             self._tell(name, what, own=True)
         else:
-            self._expected[name] = what
+            self.expected[name] = what
 
     def drop(self) -> None:
         """Make void all that is held."""
         self.epoch += 1
-        self._expected.clear()
+        self.expected.clear()
         for handler in self._on_drop:
             handler()
 
@@ -135,8 +136,8 @@ class TrackedWire:
             self.drop()
             return
         for name in names:
-            own = name in self._expected
-            expected = self._expected.pop(name, None)
+            own = name in self.expected
+            expected = self.expected.pop(name, None)
             self._tell(name, expected, own=own)
 
     def _on_message(self, message: list[Any]) -> None:
@@ -244,12 +245,12 @@ class TrackedWire:
                 wire = self.client.open_wire()
                 if wire is None:
                     reply = await self.client.send_once(
-                        data, deadline, _LABEL, raw=True, on_reply=on_reply
+                        data, deadline, LABEL, raw=True, on_reply=on_reply
                     )
                 else:
                     # The usual case, without a coroutine of its own.
                     future = wire.send(
-                        data, deadline - sent, _LABEL, raw=True, on_reply=on_reply
+                        data, deadline - sent, LABEL, raw=True, on_reply=on_reply
                     )
                     try:
                         reply = await future
@@ -280,7 +281,7 @@ class TrackedWire:
 
         def on_reply(reply: Any) -> None:
             # The message of an own write follows its reply directly, or never.
-            self._expected.clear()
+            self.expected.clear()
             if hook is not None:
                 hook(reply, current=epoch == self.epoch and not self.plain)
 

@@ -2,7 +2,7 @@
 -- KEYS: 1 entry, 2 load lease (one slot).
 -- ARGV: none.
 -- Returns 1 if there was an entry, else 0.
--- Cost: O(1). Bytes 10 to 17 are the time until which it is fresh. Without the look at
+-- Cost: O(1). Bytes 2 to 9 are the time until which it is fresh. Without the look at
 --   the head, SETRANGE would make a key without a life of its own.
 redis.call('EXISTS', KEYS[1], KEYS[2])
 redis.call('UNLINK', KEYS[2])
@@ -11,5 +11,5 @@ if type(head) ~= 'string' or #head < 10 or string.byte(head) ~= 193
   or string.byte(head, 2) ~= 1 then
   return 0
 end
-redis.call('SETRANGE', KEYS[1], 10, string.rep('\0', 8))
+redis.call('SETRANGE', KEYS[1], 2, string.rep('\0', 8))
 return 1

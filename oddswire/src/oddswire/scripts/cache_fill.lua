@@ -10,9 +10,9 @@ if type(holder) ~= 'string' or string.sub(holder, 1, #ARGV[1]) ~= ARGV[1] then
   return 0
 end
 if ARGV[4] ~= '' then
-  local head = redis.pcall('GETRANGE', KEYS[1], 0, 9)
-  if type(head) == 'string' and #head == 10 and string.byte(head) == 193
-    and string.sub(head, 3) > ARGV[4] then
+  local head = redis.pcall('GETRANGE', KEYS[1], 0, 17)
+  if type(head) == 'string' and #head == 18 and string.byte(head) == 193
+    and string.sub(head, 11) > ARGV[4] then
     redis.call('UNLINK', KEYS[2])
     return -1
   end

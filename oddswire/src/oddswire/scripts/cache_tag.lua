@@ -1,11 +1,11 @@
--- Return the nonce of a tag, making one where there is none.
--- KEYS: 1 nonce.
--- ARGV: 1 a random nonce, new for each attempt, 2 milliseconds it must live at most.
--- Returns {nonce, 1 if the key was written else 0}.
+-- Return the nonces of a tag, the hard and the soft one, made where there are none.
+-- KEYS: 1 nonces.
+-- ARGV: 1 random nonces, new for each attempt, 2 milliseconds it must live at most.
+-- Returns {nonces, 1 if the key was written else 0}.
 -- Cost: O(1). It is written only when less than half of its life is left, for PEXPIRE
 --   tells every process that the key has changed.
 local nonce = redis.pcall('GET', KEYS[1])
-if type(nonce) == 'string' and #nonce == 8 then
+if type(nonce) == 'string' and #nonce == 16 then
   if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) / 2 then
     redis.call('PEXPIRE', KEYS[1], ARGV[2])
     redis.call('EXISTS', KEYS[1])

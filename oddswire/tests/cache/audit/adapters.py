@@ -24,7 +24,7 @@ class Adapter(Protocol):
 
 
 class Oddswire:
-    """Ours: two tiers; half of the keys are invalidated by their tag."""
+    """Ours: two tiers; keys are invalidated by name, by tag, and softly by tag."""
 
     def __init__(self, cache: Any) -> None:
         self._cache = cache
@@ -42,16 +42,23 @@ class Oddswire:
         return cls(await stack.enter_async_context(cache))
 
     async def read(self, key: str, loader: Callable[[], Awaitable[int]]) -> int:
-        """Read."""
-        value: int = await self._cache.get_or_set(
-            f"m:{key}", loader, tags=(f"tag:{key}",)
-        )
+        """Read; what is made stale softly may serve, so who minds asks for fresh."""
+        name, tags = f"m:{key}", (f"tag:{key}",)
+        value: int | None = None
+        if int(key) % 3 == 2:
+            value = await self._cache.get(name)
+            if value is None:
+                value = await self._cache.refresh(name, loader, tags=tags)
+        else:
+            value = await self._cache.get_or_set(name, loader, tags=tags)
+        assert value is not None
         return value
 
     async def invalidate(self, key: str) -> None:
-        """By tag or by key."""
-        if int(key) % 2:
-            await self._cache.invalidate_tags(f"tag:{key}")
+        """By key, by tag or softly."""
+        if int(key) % 3:
+            soft = int(key) % 3 == 2
+            await self._cache.invalidate_tags(f"tag:{key}", soft=soft)
         else:
             await self._cache.delete(f"m:{key}")
 
