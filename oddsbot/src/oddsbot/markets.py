@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import functools
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,12 @@ from oddsbot.polymarket import (
     PricePoint,
 )
 from oddswire.cache import Namespace
-from oddswire.errors import OddswireError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from oddsbot.limits import Upstream
-    from oddsbot.polymarket import Clob, Gamma
+    from oddsbot.polymarket import Clob, Gamma, MarketPage
     from oddswire.cache import Cache
 
 
@@ -61,6 +60,7 @@ class Liquidity(msgspec.Struct, frozen=True):
     resting: Decimal | None
 
 
+_PAGE = 100  # markets in one answer of Gamma
 _MINUTE = 60.0
 _HOUR = 3_600.0
 _DAY = 86_400.0
@@ -76,6 +76,9 @@ NAMESPACES = (
     Namespace(name="markets", type=tuple[GammaMarket, ...], ttl=600.0, stale=_HOUR),
     Namespace(name="book", type=OrderBook, ttl=30.0, stale=120.0, negative_ttl=10.0),
     Namespace(name="history", type=tuple[PricePoint, ...], ttl=_MINUTE, stale=600.0),
+    Namespace(name="busiest", type=tuple[str, ...], ttl=600.0, stale=_HOUR),
+    # Less than `Ages.liquidity`, so that what is warm never ages.
+    Namespace(name="warm", type=int, ttl=45.0, stale=0.0),
 )
 """How long each is fresh, and how long it may serve when Polymarket does not answer.
 What is not there is remembered too, for less long."""
@@ -128,11 +131,17 @@ class Markets:
         self._gamma = gamma
         self._clob = clob
         self._upstream = upstream
-        self._ages = ages or Ages()
-        self._market = cache.batched(
-            self._load_markets, key="market:{id}", tags=("market:{id}",)
+        ages = ages or Ages()
+        # The same entries, and not as old for each: who asks together shares a load.
+        market = functools.partial(
+            cache.batched, self._load_markets, key="market:{id}", tags=("market:{id}",)
         )
-        self._book = cache.batched(self._load_books, key="book:{token}")
+        self._market = market()
+        self._market_for_volume = market(max_age=ages.volume)
+        self._market_for_liquidity = market(max_age=ages.liquidity)
+        book = functools.partial(cache.batched, self._load_books, key="book:{token}")
+        self._book = book()
+        self._whole_book = book(max_age=ages.book)
 
     # --- what there is
 
@@ -173,16 +182,45 @@ class Markets:
         """Return the open markets with the most volume, at most 100."""
 
         async def load() -> tuple[GammaMarket, ...]:
-            page = await self._upstream.call(
-                "gamma",
-                "markets",
-                lambda: self._gamma.markets(
-                    limit=limit, closed=False, order="volumeNum", ascending=False
-                ),
-            )
-            return page.markets
+            return (await self._page(limit)).markets
 
         return await self._cache.get_or_set(f"markets:{limit}", load)
+
+    async def warm(self, most: int = 500) -> None:
+        """Load the answers about the busiest markets before somebody asks.
+
+        One request brings 100 of them. Call it again and again, a few times a minute:
+        one process of all does it, once in 45 s, and the others return at once.
+
+        Args:
+            most: Markets, those with the most volume.
+        """
+        load = functools.partial(self._warm, most)
+        await self._cache.get_or_set(f"warm:{most}", load)
+
+    async def _warm(self, most: int) -> int:
+        ids = await self._cache.get_or_set(
+            f"busiest:{most}", functools.partial(self._busiest_ids, most)
+        )
+        for at in range(0, len(ids), _PAGE):
+            keys = [f"market:{each}" for each in ids[at : at + _PAGE]]
+            await self._cache.refresh_many(
+                keys, self._load_keys, tags=lambda key: (key,)
+            )
+        return len(ids)
+
+    async def _busiest_ids(self, most: int) -> tuple[str, ...]:
+        # The markets in the list are not stored: what was invalidated since it was
+        # made would be back. Asked for by their ids they are fenced, as any load is.
+        ids: list[str] = []
+        cursor = None
+        while len(ids) < most:
+            page = await self._page(min(_PAGE, most - len(ids)), cursor)
+            ids += [market.condition_id for market in page.markets]
+            cursor = page.next_cursor
+            if cursor is None or not page.markets:
+                break
+        return tuple(ids)
 
     # --- how it stands
 
@@ -203,19 +241,16 @@ class Markets:
 
     async def book(self, token_id: str) -> OrderBook | None:
         """Return the whole book of a token, best level last."""
-        await self._age(f"book:{token_id}", self._ages.book)
-        return await self._book(token_id)
+        return await self._whole_book(token_id)
 
     async def volume(self, condition_id: str) -> Volume | None:
         """Return what was traded in a market."""
-        await self._age(f"market:{condition_id}", self._ages.volume)
-        market = await self._market(condition_id)
+        market = await self._market_for_volume(condition_id)
         return None if market is None else Volume(market.volume, market.volume24hr)
 
     async def liquidity(self, condition_id: str) -> Liquidity | None:
         """Return what rests in the books of a market."""
-        await self._age(f"market:{condition_id}", self._ages.liquidity)
-        market = await self._market(condition_id)
+        market = await self._market_for_liquidity(condition_id)
         return None if market is None else Liquidity(market.liquidity)
 
     async def history(self, token_id: str) -> tuple[PricePoint, ...]:
@@ -240,15 +275,23 @@ class Markets:
 
     # --- inside
 
-    async def _age(self, key: str, most: float) -> None:
-        """Make an entry stale that is too old for what is asked of it.
+    async def _page(self, limit: int, cursor: str | None = None) -> MarketPage:
+        return await self._upstream.call(
+            "gamma",
+            "markets",
+            lambda: self._gamma.markets(
+                after_cursor=cursor,
+                limit=limit,
+                closed=False,
+                order="volumeNum",
+                ascending=False,
+            ),
+        )
 
-        Where Redis cannot be asked there is none: what follows loads it without.
-        """
-        with suppress(OddswireError):
-            entry = await self._cache.get_entry(key)
-            if entry is not None and not entry.stale and entry.age > most:
-                await self._cache.expire(key)
+    async def _load_keys(self, keys: list[str]) -> dict[str, GammaMarket]:
+        ids = [key.partition(":")[2] for key in keys]
+        found = await self._load_markets(ids)
+        return {f"market:{each}": market for each, market in found.items()}
 
     async def _load_markets(self, ids: list[str]) -> dict[str, GammaMarket]:
         return await self._upstream.call(

@@ -133,6 +133,61 @@ async def test_a_part_that_ages_sooner_is_asked_for_again(
     assert await markets.volume(market_id) is not None
 
 
+@pytest.mark.requirement("K9", "K3")
+@pytest.mark.integration
+async def test_parts_that_age_together_are_asked_for_once(
+    replay, recording, known, asked, cache, client
+):
+    """Volume and liquidity, both too old, cost one request and void no load."""
+    market_id = next(iter(recording.markets))
+    markets, _ = known(replay.gamma_url, ages=Ages(volume=0.01, liquidity=0.01))
+    await markets.market(market_id)
+    key = f"market:{market_id}"
+    async with asyncio.timeout(10):
+        while (await cache.get_entry(key)).age <= 0.01:
+            await client.ping()
+        await asyncio.gather(markets.volume(market_id), markets.liquidity(market_id))
+        while sum(cache.stats().load_time.counts) < 2:  # until the refresh is done
+            await client.ping()
+
+    assert asked["/markets/keyset"] == 2
+    assert (cache.stats().loads, cache.stats().fenced) == (2, 0)
+
+
+@pytest.mark.requirement("K9", "K5")
+@pytest.mark.integration
+async def test_the_busiest_are_there_before_somebody_asks(
+    replay, recording, known, asked
+):
+    """Two requests warm them all, once for all processes; a look costs none then."""
+    markets, _ = known(replay.gamma_url)
+    other, _ = known(replay.gamma_url)
+    await asyncio.gather(markets.warm(), other.warm())
+    assert dict(asked) == {"/markets/keyset": 2}
+
+    for market_id, market in recording.markets.items():
+        assert (await markets.market(market_id)).slug == market.slug
+        await markets.liquidity(market_id)
+    await other.warm()
+
+    assert dict(asked) == {"/markets/keyset": 2}
+
+
+@pytest.mark.requirement("K9", "K4")
+@pytest.mark.integration
+async def test_warming_brings_back_nothing_that_was_decided(recording, known, cache):
+    """A market that resolved since the list was made is warmed as it is now."""
+    market = next(iter(recording.markets.values()))
+    async with Replay(recording, speed=INF) as replay:
+        markets, _ = known(replay.gamma_url)
+        await cache.set("busiest:500", (market.market_id,))
+        replay.start()
+        await replay.finished()
+        await markets.resolved(market.market_id)
+        await markets.warm()
+        assert (await markets.market(market.market_id)).resolved
+
+
 @pytest.mark.requirement("K9", "K1")
 @pytest.mark.integration
 async def test_a_resolution_makes_the_market_go(recording, known):

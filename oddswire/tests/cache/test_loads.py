@@ -17,6 +17,7 @@ from oddswire.errors import (
     ClosedError,
     CodecError,
     OddswireError,
+    SettingsError,
 )
 from oddswire.testing import FaultProxy
 
@@ -468,3 +469,23 @@ async def test_two_types_of_one_key_share_a_load(fleet):
     assert await first == {"id": 1}
     assert await second == Market(1)
     assert other.calls == 0
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("K1")
+async def test_a_value_may_be_too_old_for_one_caller(fleet):
+    """Older than `max_age` it serves that caller as a stale one, others as fresh."""
+    a = await fleet.cache()
+    load = Loader()
+
+    async def loaded(keys):
+        return dict.fromkeys(keys, await load())
+
+    assert await a.get_or_set_many(["m:1"], loaded, ttl=60, stale=60) == {"m:1": 1}
+    assert await a.get_or_set_many(["m:1"], loaded, max_age=60) == {"m:1": 1}
+    assert load.calls == 1
+    assert await a.get_or_set_many(["m:1"], loaded, max_age=0) == {"m:1": 1}
+    await until(lambda: a.peek("m:1") == 2)
+    assert load.calls == 2
+    with pytest.raises(SettingsError, match="max_age"):
+        await a.get_or_set_many(["m:1"], loaded, max_age=-1)

@@ -8,7 +8,7 @@ import pytest
 
 from oddswire import OddswireError
 
-from .conftest import Loader, until
+from .conftest import Loader, told, until
 
 pytestmark = pytest.mark.requirement("K4")
 
@@ -93,3 +93,61 @@ async def test_a_refresh_without_redis_says_so(own_fleet):
     with pytest.raises(OddswireError):
         await a.refresh("m:1", load)
     assert load.calls == 0
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("K5")
+async def test_many_keys_are_refreshed_by_one_call(fleet):
+    """Fresh, stale and absent ones alike; one that is left out has the value None."""
+    a, b = await fleet.cache(), await fleet.cache()
+    await a.set("m:1", "old")
+    await a.set("m:2", "old")
+    await a.expire("m:2")
+    calls = []
+
+    async def load(keys):
+        calls.append(sorted(keys))
+        return {key: "new" for key in keys if key != "m:4"}
+
+    names = ["m:1", "m:2", "m:3", "m:4"]
+    got = await a.refresh_many(names, load, negative_ttl=60)
+    assert got == {"m:1": "new", "m:2": "new", "m:3": "new", "m:4": None}
+    assert calls == [names]
+    await told(a, b)
+    assert await b.get_many(names) == got
+
+
+@pytest.mark.advanced
+async def test_of_many_what_is_invalidated_meanwhile_is_not_stored(fleet):
+    """KG4, for each key by itself: the others of the call are stored."""
+    a, b = await fleet.cache(), await fleet.cache()
+    slow = Loader(held=True)
+
+    async def load(keys):
+        await slow()
+        return dict.fromkeys(keys, "old")
+
+    def tags(key):
+        return (f"t:{key}",)
+
+    refreshing = spawn(a.refresh_many(["m:1", "m:2"], load, tags=tags))
+    await slow.started.wait()
+    await b.invalidate_tags("t:m:1")
+    slow.go.set()
+    assert await refreshing == {"m:1": "old", "m:2": "old"}
+    await told(a, b)
+    assert await b.get_many(["m:1", "m:2"]) == {"m:2": "old"}
+
+
+@pytest.mark.errors
+async def test_a_failed_refresh_of_many_leaves_what_is_there(fleet):
+    """What the loader raised is raised, and the old values serve."""
+    a = await fleet.cache()
+    await a.set("m:1", "old")
+
+    async def load(keys):
+        raise ConnectionError(*keys)
+
+    with pytest.raises(ConnectionError, match="m:1"):
+        await a.refresh_many(["m:1"], load)
+    assert await a.get("m:1") == "old"

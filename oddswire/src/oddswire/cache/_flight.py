@@ -32,6 +32,7 @@ class Want(NamedTuple):
         negative_ttl: Seconds for which a None is fresh; 0: not kept; None: as others.
         tags: Digests.
         version: Of the value, or a function from the value to it.
+        max_age: Seconds after which a value is stale for this caller, fresh or not.
     """
 
     place: Place
@@ -42,6 +43,7 @@ class Want(NamedTuple):
     negative_ttl: float | None
     tags: tuple[bytes, ...]
     version: int | Callable[[Any], int] | None
+    max_age: float | None = None
 
 
 class Load:

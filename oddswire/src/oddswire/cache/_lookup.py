@@ -142,6 +142,7 @@ class Lookup:
         negative_ttl: float | None = None,
         version: int | Callable[[Any], int] | None = None,
         kind: Any = None,
+        max_age: float | None = None,
     ) -> Want:
         """Return what a caller asks for, checked.
 
@@ -158,6 +159,8 @@ class Lookup:
             check_ttl("stale", stale, zero=True)
         if negative_ttl is not None:
             check_ttl("negative_ttl", negative_ttl, zero=True)
+        if max_age is not None:
+            check_ttl("max_age", max_age, zero=True)
         if version is not None and not callable(version):
             version = check_version(version)
         return Want(
@@ -169,6 +172,7 @@ class Lookup:
             config.negative_ttl if negative_ttl is None else negative_ttl,
             self._nonces.digests(tags) if tags else (),
             version,
+            max_age,
         )
 
     async def obtain(self, want: Want, soft: float | None, hard: float | None) -> Item:
@@ -229,7 +233,10 @@ class Lookup:
         """Serve what is there, refreshing it if it is stale or about to be."""
         now = self._now()
         key = want.place.key
-        if now < item.fresh_until:
+        too_old = (
+            want.max_age is not None and now - item.details.stored_at > want.max_age
+        )
+        if now < item.fresh_until and not too_old:
             if now >= item.calm_until and self._is_due(want, item, now):
                 self.refresh(want, head, item)
             return item

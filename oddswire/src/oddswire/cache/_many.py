@@ -52,6 +52,7 @@ class Many(Refreshing):
         tags: Callable[[str], Iterable[str]] | Iterable[str] = (),
         stale: float | None = None,
         negative_ttl: float | None = None,
+        max_age: float | None = None,
         type: Any = None,  # noqa: A002 - the surface's word
     ) -> dict[str, T]:
         """Return the values of all keys, loading by one call those that are missing.
@@ -66,6 +67,8 @@ class Many(Refreshing):
             stale: Likewise.
             negative_ttl: Likewise.
             type: Likewise.
+            max_age: Seconds after which a value is stale for this caller, though it is
+                fresh for others.
             tags: Of all, or a function from the key to its tags. Not from the value:
                 what was invalidated while it loaded could not be told.
 
@@ -84,6 +87,7 @@ class Many(Refreshing):
                 stale=stale,
                 negative_ttl=negative_ttl,
                 kind=type,
+                max_age=max_age,
             )
             for key in names
         ]
@@ -100,6 +104,7 @@ class Many(Refreshing):
         tags: Iterable[str] = (),
         stale: float | None = None,
         negative_ttl: float | None = None,
+        max_age: float | None = None,
         type: Any = None,  # noqa: A002 - the surface's word
     ) -> Callable[[A], Awaitable[T]]:
         """Return a function of one argument that loads what is asked for together.
@@ -114,7 +119,8 @@ class Many(Refreshing):
             ttl: As for `get_or_set`, like all that follow.
             stale: Likewise.
             negative_ttl: Likewise.
-            type: Likewise.
+            max_age: As for `get_or_set_many`.
+            type: As for `get_or_set`.
 
         Raises:
             InvalidKey: The key has no field, or several.
@@ -145,6 +151,7 @@ class Many(Refreshing):
                 tags=tagged,
                 stale=stale,
                 negative_ttl=negative_ttl,
+                max_age=max_age,
                 type=type,
             )
             return {names[name]: value for name, value in found.items()}
