@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 from oddswire import keys as families
 from oddswire._lines import Lines
 from oddswire.clock import SystemClock
-from oddswire.errors import ClosedError, LockLost, OddswireError
+from oddswire.errors import ClosedError, CommandTimeout, LockLost, OddswireError
 from oddswire.keys import KeySpace
 from oddswire.scripts import Script, load
 
@@ -99,6 +99,10 @@ class Locks:
         self._wires += 1
         try:
             await self.client.xread({released: last}, block=round(most * 1e3))
+        except CommandTimeout:
+            # A server whose clock went back blocks for longer than it was asked to.
+            # One that is gone is told of by the next look.
+            return
         finally:
             self._wires -= 1
 

@@ -358,3 +358,25 @@ async def test_a_server_that_is_away_is_an_error_and_nothing_is_held(prefix):
             async with locks.lock("x", 5):
                 pass
         assert len(locks.lines) == 0
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("L1")
+async def test_a_server_that_blocks_for_too_long_is_asked_again(prefix):
+    """A wait that is not answered in time ends as one in which nothing happened.
+
+    A server blocks by its wall clock: set back, it would wake nobody for as long.
+    """
+    async with (
+        EmbeddedServer() as server,
+        Client.from_url(server.url) as admin,
+        Client.from_url(server.url, command_timeout=0.2) as client,
+    ):
+        locks = Locks(client, prefix=prefix)
+        waiting = asyncio.get_running_loop().create_task(
+            locks.wait(f"{prefix}released", "0-0", 0.5)
+        )
+        while not (await admin.info("clients"))["blocked_clients"]:
+            pass
+        with frozen(server):
+            assert await waiting is None
