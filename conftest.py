@@ -184,7 +184,7 @@ class Reporting:
             and session.config.args_source is pytest.Config.ArgsSource.TESTPATHS
             and not (option.lf or option.ignore or option.ignore_glob)
             and self.unseen == 0
-            and len(self.outcomes) == self.collected > 0
+            and len(self.outcomes) == self.collected == self.kinds.total() > 0
         )
 
     def _by_row(self) -> dict[str, list[dict[str, str]]]:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import importlib
+import inspect
 import subprocess
 import sys
+from enum import Enum
 
 import pytest
 
@@ -36,6 +39,29 @@ def test_every_public_name_resolves_to_the_object_of_its_home():
     assert all(getattr(oddswire, name) is not None for name in NAMES)
     assert oddswire.Client is Client
     assert oddswire.connect is connect
+
+
+@pytest.mark.basic
+@pytest.mark.parametrize(
+    "module",
+    [
+        "cache",
+        "locks",
+        "pubsub",
+        "queue",
+        "ratelimit",
+        "sessions",
+        "health",
+        "embedded",
+    ],
+)
+def test_help_can_tell_how_everything_public_is_called(module):
+    """Editors and `help()` get the parameters of each public class and function."""
+    home = importlib.import_module(f"oddswire.{module}")
+    for name in home.__all__:
+        thing = getattr(home, name)
+        if inspect.isclass(thing) and not issubclass(thing, Enum | Exception):
+            assert inspect.signature(thing) is not None
 
 
 @pytest.mark.errors

@@ -244,8 +244,10 @@ def test_shared_tests_go_with_the_recordings(project, processes):
     without = project.runpytest(*processes)
     wrote_without = (project.path / "build").exists()
     recordings.mkdir(parents=True, exist_ok=True)
-    with_them = project.runpytest(*processes)
-    recordings.rmdir()
+    try:
+        with_them = project.runpytest(*processes)
+    finally:
+        recordings.rmdir()
 
     without.assert_outcomes(passed=1)
     assert not wrote_without

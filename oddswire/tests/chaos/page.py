@@ -24,7 +24,7 @@ outside acknowledged .. acknowledged + unknown; - where the fault itself takes d
 away, so that it is not judged. **wrong**: a reply of another key.
 **late**: past the deadline and a tenth, time for which the event loop itself was late
 not counted. **back**: seconds from the end of the fault to the first good call begun
-after it. **conns**: new connections from the fault on.
+after it, without that time. **conns**: new connections from the fault on.
 
 Some rows look at a part of the library under that load: a rate limit, two caches,
 topics, sessions and the queue of processes that are killed; see their verdict.

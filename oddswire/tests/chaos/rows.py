@@ -70,7 +70,10 @@ _NEVER = (
 
 def _back_within(seconds: float) -> tuple[str, Callable[[Result], bool]]:
     return (
-        f"good calls within {seconds:g} s of its end",
+        (
+            f"good calls within {seconds:g} s of its end, or twice what the server "
+            "took to start"
+        ),
         # The pauses between attempts grow with the time that a server takes to start.
         lambda r: (
             r.recovery is not None

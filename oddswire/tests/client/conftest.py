@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 
 from oddswire import Client
+from oddswire.testing.proxy import close_listener
 
 
 class Cutter:
@@ -37,15 +38,14 @@ class Cutter:
 
     async def close(self):
         """Cut everything."""
-        self._listener.close()
-        for _ in range(3):  # turns of the loop: one may just be coming in
-            for writer in self._writers:
-                writer.transport.abort()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            await asyncio.sleep(0)
-        await self._listener.wait_closed()
+        await close_listener(self._listener, self._end)
+
+    async def _end(self):
+        for writer in self._writers:
+            writer.transport.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _take(self, reader, writer):
         self.connections += 1

@@ -220,3 +220,30 @@ async def test_a_new_certificate_drops_no_wire(ours, speaking_tls, tmp_path):
                 await late.ping()
         async with Client.from_url(url, tls_ca_file=theirs.file) as late:
             assert await late.ping()
+
+
+@pytest.mark.requirement("C1")
+@pytest.mark.advanced
+@pytest.mark.parametrize("transport", ["multiplexed", "pool"])
+async def test_a_wire_that_connects_again_reads_the_files_of_now(
+    ours, speaking_tls, tmp_path, transport
+):
+    """After a change of authority, old connections' successors know the new one."""
+    server, url = await speaking_tls(ours, ours.issue("server"))
+    theirs = Authority(tmp_path, "theirs")
+    certificate, key = theirs.issue("server")
+    known = tmp_path / "known.pem"
+    shutil.copyfile(ours.file, known)
+    async with (
+        Client.from_url(url, tls_ca_file=str(known), transport=transport) as client,
+        Client.from_url(server.url) as plain,
+    ):
+        await client.ping()
+        assert await client.blpop("nothing", 0.01) is None
+        await plain.execute_command(
+            *("CONFIG", "SET", "tls-cert-file", certificate, "tls-key-file", key)
+        )
+        shutil.copyfile(theirs.file, known)
+        await plain.client_kill_filter(_type="normal", skipme=True)
+        assert await client.ping()
+        assert await client.blpop("nothing", 0.01) is None

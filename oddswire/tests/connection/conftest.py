@@ -9,6 +9,7 @@ import pytest
 
 from oddswire.connection.multiplexer import Multiplexer
 from oddswire.connection.traffic import Traffic
+from oddswire.testing.proxy import close_listener
 
 HELLO_REPLY = (
     b"%4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.2.0\r\n"
@@ -107,12 +108,12 @@ async def open_peer():
     try:
         yield peer
     finally:
-        listener.close()
-        for _ in range(3):  # turns of the loop: one may just be coming in
+
+        async def end():
             for writer in lines:
                 writer.transport.abort()
-            await asyncio.sleep(0)
-        await listener.wait_closed()
+
+        await close_listener(listener, end)
 
 
 @pytest.fixture

@@ -70,9 +70,11 @@ async def test_silent_link_is_given_up(pair, name, soon_silent):
     later = wire.send(b"x", 60.0, name())
     with pytest.raises(CommandTimeout):
         await call
-    with pytest.raises(ConnectionLost, match=r"nothing arrived for 0\.[5-9]") as caught:
+    with pytest.raises(ConnectionLost, match="nothing arrived for") as caught:
         await later
 
+    silent = re.search(r"for (\S+) s", str(caught.value))
+    assert float(silent[1]) >= 0.5
     assert caught.value.outcome is Outcome.UNKNOWN
     await line.ended()
 
@@ -121,9 +123,10 @@ def test_stalled_loop_is_not_the_servers_fault(server, prefix, new_loop):
 
     async def main():
         async with Client.from_url(server.url, command_timeout=0.5) as client:
-            # More than one read of the socket takes in.
+            # More than one read of the socket takes in, and less than what the system
+            # holds: what the server could not send has not arrived.
             await client.set(f"{prefix}k", b"v" * 10_000, ex=60)
-            calls = [client.get(f"{prefix}k") for _ in range(200)]
+            calls = [client.get(f"{prefix}k") for _ in range(60)]
             *values, _ = await asyncio.gather(*calls, stall())
             return {len(value) for value in values}, client.statistics().timeouts
 
@@ -133,8 +136,11 @@ def test_stalled_loop_is_not_the_servers_fault(server, prefix, new_loop):
 
 @LOOPS
 @pytest.mark.errors
-def test_busy_loop_does_not_put_timeouts_off_for_ever(peers, name, new_loop):
-    """On a loop that is late in every turn, silence still ends in a timeout."""
+@pytest.mark.parametrize(
+    "other", [b"", b">1\r\n$4\r\nnews\r\n"], ids=["silent", "pushes"]
+)
+def test_busy_loop_does_not_put_timeouts_off_for_ever(peers, name, new_loop, other):
+    """On a loop that is late in every turn, no answer still ends in a timeout."""
     from oddswire.connection.multiplexer import Multiplexer
     from oddswire.connection.traffic import Traffic
 
@@ -144,11 +150,13 @@ def test_busy_loop_does_not_put_timeouts_off_for_ever(peers, name, new_loop):
             _, wire = await loop.create_connection(
                 lambda: Multiplexer(traffic=Traffic()), "127.0.0.1", peer.port
             )
+            line = await peer.line()
             call = wire.send(b"x", 0.1, name())
 
             def work():
                 _stall(0.03)
                 if not call.done():
+                    line.say(other)
                     loop.call_soon(work)
 
             loop.call_soon(work)

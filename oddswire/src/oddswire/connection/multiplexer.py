@@ -247,7 +247,8 @@ class Multiplexer(asyncio.Protocol):
         if late > _STALL:
             self._traffic.stalls.observe(late)
             # What came meanwhile may take some time to read, and no longer than that.
-            until = now + late
+            # A loop that is late each time spends some of it each time.
+            until = (until or now) + late
         if self._resuming or (now < until and self.last_read != seen):
             # The loop did not run for a while, or there are replies that were not
             # looked at. Let it read before judging.

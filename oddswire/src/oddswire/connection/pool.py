@@ -8,6 +8,7 @@ WATCH, blocking commands, MONITOR, raw pub/sub and very large batches. It is a r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,11 @@ class _Whole:
         """Connect (redis-py's); every way of connecting comes by here."""
         try:
             if isinstance(self, SSLConnection) and not self.is_connected:
-                await asyncio.to_thread(self.ssl_context.get)  # it reads files
+                # It reads files, those of now: certificates rotate. What it raises is
+                # raised again below, as any failure to connect.
+                self.ssl_context.context = None
+                with contextlib.suppress(Exception):
+                    await asyncio.to_thread(self.ssl_context.get)
             await super().connect_check_health(*args, **options)  # type: ignore[misc]
         except BaseException:
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]

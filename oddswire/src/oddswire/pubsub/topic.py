@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 from enum import StrEnum
 from fnmatch import translate
@@ -51,7 +52,7 @@ class Topic(msgspec.Struct, Generic[T], frozen=True):
     """
 
     name: str
-    type: type[T]  # noqa: A003 - the word that msgspec's decoders use
+    type: builtins.type[T]  # by its module: in here `type` is this very field
     delivery: Delivery = msgspec.field(default=Delivery.VOLATILE)
     history: int = msgspec.field(default=1000)
     retention: float = msgspec.field(default=3600.0)

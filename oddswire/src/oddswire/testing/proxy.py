@@ -18,6 +18,7 @@ from oddswire.testing._frames import Frames
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
 _CHUNK = 64 * 1024
@@ -156,13 +157,14 @@ class FaultProxy:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        self._listener.close()
-        self.refuse()  # one may just be coming in
+        await close_listener(self._listener, self._end)
+
+    async def _end(self) -> None:
+        self.refuse()
         self.reset()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._listener.wait_closed()
 
     async def quiet(self) -> None:
         """Wait until no link is up: the end of one is noticed a moment later."""
@@ -307,6 +309,29 @@ class FaultProxy:
         flipped = bytearray(data)
         flipped[self._random.randrange(len(flipped))] ^= 1 << self._random.randrange(8)
         return bytes(flipped)
+
+
+async def close_listener(
+    listener: asyncio.Server, end: Callable[[], Awaitable[object]]
+) -> None:
+    """Close a listener, and what it accepted.
+
+    A connection that was accepted takes some turns of the loop to reach whoever serves
+    it. asyncio drops one that is accepted in the turn in which the listener closes, and
+    leaves its socket open (Python 3.11): so no more come in before that.
+
+    Args:
+        listener: It.
+        end: Ends what is being served; called for each of those turns.
+    """
+    loop = asyncio.get_running_loop()
+    for listening in listener.sockets:
+        loop.remove_reader(listening.fileno())
+    for _ in range(4):
+        await end()
+        await asyncio.sleep(0)
+    listener.close()
+    await listener.wait_closed()
 
 
 class _Link:
