@@ -46,7 +46,6 @@ def test_every_public_name_resolves_to_the_object_of_its_home():
     "module",
     [
         "cache",
-        "locks",
         "pubsub",
         "queue",
         "ratelimit",
