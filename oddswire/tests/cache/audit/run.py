@@ -236,6 +236,17 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def _keep(file: Path, results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Add results to those of earlier runs; a short one replaces no whole one."""
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    for name, each in results.items():
+        if each["seconds"] >= min(WHOLE, kept.get(name, {}).get("seconds", 0)):
+            kept[name] = each
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(kept, indent=1))
+    return kept
+
+
 def main() -> int:
     """Audit everybody; 1 if ours served what it must not."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -244,6 +255,7 @@ def main() -> int:
     parser.add_argument("--only", choices=list(ADAPTERS))
     parser.add_argument("--json", action="store_true", help="print JSON, no table")
     options = parser.parse_args()
+    kept = ROOT / "build" / "audit.json"
     results: dict[str, dict[str, Any]] = {}
     for name in [options.only] if options.only else ADAPTERS:
         verdict, run = asyncio.run(audit(name, options.seconds, options.seed))
@@ -252,12 +264,14 @@ def main() -> int:
             "faults": run.faults,
             **verdict._asdict(),
         }
+        _keep(kept, {name: results[name]})
     text = table(results)
-    build = ROOT / "build"
-    build.mkdir(exist_ok=True)
-    (build / "audit.json").write_text(json.dumps(results, indent=1))
-    if not options.only and options.seconds >= WHOLE:
-        page = _PAGE.format(processes=PROCESSES, keys=KEYS, bound=BOUND, table=text)
+    whole = _keep(kept, {})
+    if all(whole.get(name, {}).get("seconds", 0) >= WHOLE for name in ADAPTERS):
+        whole_text = table({name: whole[name] for name in ADAPTERS})
+        page = _PAGE.format(
+            processes=PROCESSES, keys=KEYS, bound=BOUND, table=whole_text
+        )
         (ROOT / "docs/audit.md").write_text(page)
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
