@@ -147,6 +147,7 @@ class Lock:
         name: As given.
         ttl: As given.
         fence: A number greater than that of any earlier holder.
+        contended: Whether the server answered that others come first.
     """
 
     def __init__(
@@ -161,6 +162,7 @@ class Lock:
         self.name = name
         self.ttl = ttl
         self.fence = 0
+        self.contended = False
         self._locks = locks
         self._keys = locks.keys(name)
         self._lock, self._fence, self._queue, self._waiting, self._released = self._keys
@@ -307,6 +309,7 @@ class Lock:
                 if self.left > 0:
                     return
                 continue  # the answer took longer than the lease: take it again
+            self.contended = True
             wait, last = rest
             await self._locks.wait(self._released, last, wait / 1e3)
 
