@@ -64,7 +64,7 @@ class Locks:
     Args:
         client: Where. Waiting for a lock that another process holds takes an exclusive
             wire, four of them at most for each `Locks`; the tasks that want the same
-            lock share one. Who has none, or has it cut, looks ten times a second.
+            lock share one. Who waits for a further one looks ten times a second.
         prefix: What the keys begin with.
         clock: Of this process.
     """
