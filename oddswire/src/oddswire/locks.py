@@ -18,7 +18,14 @@ from redis.exceptions import ResponseError
 from oddswire import keys as families
 from oddswire._lines import Lines
 from oddswire.clock import SystemClock
-from oddswire.errors import ClosedError, CommandTimeout, LockLost, OddswireError
+from oddswire.errors import (
+    ClosedError,
+    CommandTimeout,
+    ConnectionLost,
+    LockLost,
+    OddswireError,
+    Unavailable,
+)
 from oddswire.keys import KeySpace
 from oddswire.scripts import Script, load
 
@@ -36,6 +43,9 @@ _REMEMBERED = 86_400.0
 """Seconds that a fencing number is kept after its holder."""
 _WIRES = 4
 """Exclusive wires that waiting may take at once; the pool has others to serve."""
+_FOR_A_WIRE = 0.25
+"""Seconds, beside those of the wait itself, that one may take to come: together with
+the wait they stay within the patience."""
 _LOOK_AGAIN = 0.1
 """Seconds between two looks of who waits without one."""
 _FAMILIES = (
@@ -53,7 +63,8 @@ class Locks:
 
     Args:
         client: Where. Waiting for a lock that another process holds takes an exclusive
-            wire, four of them at most; the tasks that want the same lock share one.
+            wire, four of them at most for each `Locks`; the tasks that want the same
+            lock share one. Who waits for a further one looks ten times a second.
         prefix: What the keys begin with.
         clock: Of this process.
     """
@@ -97,12 +108,14 @@ class Locks:
             await self.clock.sleep(min(most, _LOOK_AGAIN))
             return
         self._wires += 1
+        client = self.client.bounded(_FOR_A_WIRE)
         try:
-            await self.client.xread({released: last}, block=round(most * 1e3))
-        except CommandTimeout:
-            # A server whose clock went back blocks for longer than it was asked to.
-            # One that is gone is told of by the next look.
-            return
+            await client.xread({released: last}, block=round(most * 1e3))
+        except (CommandTimeout, ConnectionLost, Unavailable):
+            # A server whose clock went back blocks for longer than it was asked to,
+            # something between cuts wires that are silent, others have the whole pool.
+            # A server that is gone is told of by the next look.
+            await self.clock.sleep(min(most, _LOOK_AGAIN))
         finally:
             self._wires -= 1
 
@@ -134,6 +147,7 @@ class Lock:
         name: As given.
         ttl: As given.
         fence: A number greater than that of any earlier holder.
+        contended: Whether the server answered that others come first.
     """
 
     def __init__(
@@ -148,6 +162,7 @@ class Lock:
         self.name = name
         self.ttl = ttl
         self.fence = 0
+        self.contended = False
         self._locks = locks
         self._keys = locks.keys(name)
         self._lock, self._fence, self._queue, self._waiting, self._released = self._keys
@@ -159,7 +174,7 @@ class Lock:
         self._on_lost = on_lost
         self._lost = False
         self._until = 0.0
-        self._turn: asyncio.Future[None]
+        self._turn: asyncio.Future[None] | None = None
         self._scope: asyncio.Timeout | None = None
         self._renewing: asyncio.Task[None] | None = None
 
@@ -217,12 +232,12 @@ class Lock:
     # --- holding it
 
     async def __aenter__(self) -> Self:
-        if self._renewing is not None:
+        if self._turn is not None:
             raise ClosedError("a Lock is used once; ask for another")
         lines = self._locks.lines
-        self._turn = lines.line_up(self.name)
+        turn = self._turn = lines.line_up(self.name)
         try:
-            await self._turn
+            await turn
             try:
                 await self._acquire()
             except BaseException:
@@ -231,7 +246,8 @@ class Lock:
                     await self._give_up()
                 raise
         except BaseException:
-            lines.leave(self.name, self._turn)
+            self._turn = None
+            lines.leave(self.name, turn)
             raise
         loop = asyncio.get_running_loop()
         if self._on_lost is None:
@@ -247,6 +263,7 @@ class Lock:
         tb: TracebackType | None,
     ) -> None:
         assert self._renewing is not None  # noqa: S101 - it was entered
+        assert self._turn is not None  # noqa: S101 - as above
         lost = self.left <= 0
         self._renewing.cancel()
         try:
@@ -292,6 +309,7 @@ class Lock:
                 if self.left > 0:
                     return
                 continue  # the answer took longer than the lease: take it again
+            self.contended = True
             wait, last = rest
             await self._locks.wait(self._released, last, wait / 1e3)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 
 import pytest
@@ -10,9 +11,14 @@ from oddswire import Client
 from oddswire.adapters._turns import name
 from oddswire.adapters.aiogram import EventIsolation
 from oddswire.adapters.aiogram._parts import parts
-from oddswire.errors import ConversationBusy, OddswireError, SettingsError
-from oddswire.keys import LOCK, LOCK_QUEUE, KeySpace
-from oddswire.testing import Resources
+from oddswire.errors import (
+    CommandTimeout,
+    ConversationBusy,
+    OddswireError,
+    SettingsError,
+)
+from oddswire.keys import LOCK, KeySpace
+from oddswire.testing import Resources, frozen
 
 KEY = StorageKey(bot_id=42, chat_id=1, user_id=1)
 OTHER = StorageKey(bot_id=42, chat_id=2, user_id=2)
@@ -115,8 +121,12 @@ async def test_the_lock_of_a_killed_process_ends_by_its_lease(
 
 
 @pytest.mark.advanced
-async def test_who_waits_is_woken_and_does_not_poll(server, prefix, client, eventually):
+async def test_who_waits_is_woken_and_does_not_poll(
+    server, prefix, client, eventually, monkeypatch
+):
     """While another process holds the lock, no commands are sent to look at it."""
+    # Or it would look by itself each second.
+    monkeypatch.setattr("oddswire.locks._PATIENCE", 300.0)
     async with Client.from_url(server.url) as far:
         here, there = (EventIsolation(each, prefix=prefix) for each in (client, far))
         inside = Inside(here)
@@ -127,16 +137,14 @@ async def test_who_waits_is_woken_and_does_not_poll(server, prefix, client, even
             other.go.set()
             waiting = tasks.create_task(other.enter(2))
             async with asyncio.timeout(60):
-                while not await client.zcard(name_of(prefix, LOCK_QUEUE)):
+                while not (await client.info("clients"))["blocked_clients"]:
                     pass
-            asked = far.statistics().calls["EVALSHA"]
-            loop = asyncio.get_running_loop()
-            before = loop.time()
+            calls = far.statistics().calls
+            assert (calls["EVALSHA"], calls["XREAD"]) == (1, 1)
             inside.go.set()
             await waiting
-            # To have it and to give it back; it looks by itself each second and a half.
-            assert far.statistics().calls["EVALSHA"] <= asked + 3
-            assert loop.time() - before < 1.0
+            # To have it and to give it back.
+            assert far.statistics().calls["EVALSHA"] == 3
     assert other.order == [2]
 
 
@@ -305,6 +313,56 @@ async def test_without_redis_it_raises_or_keeps_its_own_order(own):
     assert inside.order == [0, 1, 2]
     assert inside.most == 1
     assert isolation.turns.local == 3
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S9")
+async def test_a_redis_that_hangs_is_redis_away_and_no_busy_conversation(own):
+    """A server that does not answer: its error, or by choice this process's order."""
+    async with Client.from_url(own.url) as client:
+        await client.ping()
+        with frozen(own):
+            with pytest.raises(CommandTimeout):
+                async with EventIsolation(client, timeout=0.5).lock(KEY):
+                    pytest.fail("it has no turn")
+            isolation = EventIsolation(client, timeout=0.5, on_error="local")
+            async with isolation.lock(OTHER):
+                assert isolation.turns.local == 1
+
+
+@pytest.mark.errors
+async def test_a_turn_that_comes_at_the_last_moment_is_taken(isolation, monkeypatch):
+    """The time went by in this process's line, and nobody else has the lock."""
+    later = itertools.count(0, 50).__next__
+    monkeypatch.setattr("oddswire.adapters._turns.monotonic", later)
+    async with isolation.lock(KEY):
+        assert later() > 60
+    assert isolation.turns.local == 0
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S9")
+async def test_who_waits_for_another_and_has_its_wire_cut_waits_on(
+    server, prefix, client, eventually
+):
+    """A wire lost while the server is there is no reason to run beside the holder."""
+    async with Client.from_url(server.url) as far:
+        holder = Inside(EventIsolation(client, prefix=prefix))
+        there = EventIsolation(far, prefix=prefix, on_error="local")
+        other = Inside(there)
+        other.go.set()
+        async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+            tasks.create_task(holder.enter(1))
+            await eventually(lambda: holder.order == [1])
+            tasks.create_task(other.enter(2))
+            while not far.statistics().failures:
+                for one in await client.client_list():
+                    if one["cmd"] == "xread" and "b" in one["flags"]:
+                        await client.client_kill_filter(_id=one["id"])
+            assert other.order == []
+            holder.go.set()
+    assert other.order == [2]
+    assert there.turns.local == 0
 
 
 @pytest.mark.errors

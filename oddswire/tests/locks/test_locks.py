@@ -348,6 +348,25 @@ async def test_errors_of_the_block_and_of_the_caller(locks):
 
 
 @pytest.mark.errors
+@pytest.mark.requirement("L1")
+async def test_a_lock_entered_by_two_tasks_at_once_is_refused_to_the_second(locks):
+    """The first one has it, or waits on, and the name is free afterwards."""
+    held, waiting = locks.lock("x", 5), locks.lock("x", 5)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        async with held:
+            first = group.create_task(waiting.__aenter__())
+            await asyncio.sleep(0)
+            for again in (held, waiting):
+                with pytest.raises(ClosedError):
+                    await again.__aenter__()
+        await first
+        await waiting.__aexit__(None, None, None)
+        async with locks.lock("x", 5):
+            pass
+    assert len(locks.lines) == 0
+
+
+@pytest.mark.errors
 async def test_a_server_that_is_away_is_an_error_and_nothing_is_held(prefix):
     """Without a server, entering raises what the client raises."""
     async with Client.from_url(
@@ -362,21 +381,51 @@ async def test_a_server_that_is_away_is_an_error_and_nothing_is_held(prefix):
 
 @pytest.mark.errors
 @pytest.mark.requirement("L1")
-async def test_a_server_that_blocks_for_too_long_is_asked_again(prefix):
+async def test_a_server_that_blocks_for_too_long_is_asked_again(
+    locks, client, monkeypatch
+):
     """A wait that is not answered in time ends as one in which nothing happened.
 
     A server blocks by its wall clock: set back, it would wake nobody for as long.
     """
-    async with (
-        EmbeddedServer() as server,
-        Client.from_url(server.url) as admin,
-        Client.from_url(server.url, command_timeout=0.2) as client,
-    ):
+    monkeypatch.setattr("oddswire.client._exclusive._BLOCKING_GRACE", -60.0)
+    await locks.wait(locks.lock("x", 5)._released, "0-0", 60.0)
+    assert client.statistics().failures["CommandTimeout"] == 1
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("L1")
+async def test_a_waiter_whose_wire_is_cut_gets_its_turn(locks, others):
+    """A wire killed while it waits costs neither the place nor an error."""
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        async with others.lock("x", 5):
+            waiting = group.create_task(_take(locks, "x"))
+            while not locks.client.statistics().failures:
+                await _cut_waiting(others.client)
+            assert not waiting.done()
+        assert await waiting
+
+
+async def _cut_waiting(client):
+    for one in await client.client_list():
+        if one["cmd"] == "xread" and "b" in one["flags"]:
+            await client.client_kill_filter(_id=one["id"])
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("L1")
+async def test_a_waiter_without_a_wire_gets_its_turn(server, prefix, others):
+    """Where others have the whole pool, it looks by itself and raises nothing."""
+    async with Client.from_url(server.url, pool_max=3) as client:
         locks = Locks(client, prefix=prefix)
-        waiting = asyncio.get_running_loop().create_task(
-            locks.wait(f"{prefix}released", "0-0", 0.5)
-        )
-        while not (await admin.info("clients"))["blocked_clients"]:
-            pass
-        with frozen(server):
-            assert await waiting is None
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            using = group.create_task(client.blpop([f"{prefix}none"], timeout=0))
+            while not client.statistics().calls.get("BLPOP"):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            async with others.lock("x", 5):
+                waiting = group.create_task(_take(locks, "x"))
+                while not client.statistics().failures:  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+                assert not waiting.done()
+            assert await waiting
+            using.cancel()

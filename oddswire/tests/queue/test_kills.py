@@ -63,6 +63,7 @@ async def test_ten_thousand_messages_survive_the_killing_of_their_workers(
         for name in ("one", "two")
     ]
     await until(lambda: empty(queue))
+    assert not any(task.done() for task in lasting), "it ended by itself"
     for task in lasting:
         task.cancel()
     await asyncio.gather(*lasting, return_exceptions=True)

@@ -263,6 +263,19 @@ async def test_a_shadow_tells_and_does_not_deny(limiter_of):
     assert (await limiter.peek("new")).remaining == 0
 
 
+@pytest.mark.errors
+@pytest.mark.requirement("R2")
+async def test_a_penalty_of_a_shadow_is_told_and_denies_nobody(limiter_of):
+    """As for its limit: in the process that heard of it, and in any other."""
+    rule = Rule("new", SlidingWindow(2, 30.0), shadow=True)
+    limiter, other = limiter_of(ALL, rule), limiter_of(ALL, rule)
+    await limiter.penalize("new", 60.0)
+    for each in (limiter, other):
+        decision = await each.hit("all", "new")
+        assert (decision.allowed, decision.shadow) == (True, ("new",))
+        assert (await each.acquire("all", "new", timeout=0)).allowed
+
+
 @pytest.mark.basic
 @pytest.mark.requirement("R1")
 async def test_every_key_ends_by_itself(limiter_of, client, prefix):

@@ -231,3 +231,23 @@ def test_what_is_booked_counts_whatever_the_limit(scripts):
         denied = scripts.hit(START + 2, (name, limit, 1))
         assert (denied.allowed, denied.remaining) == (False, 0)
         assert scripts.hit(START + denied.retry + 2, (name, limit, 1)).allowed
+
+
+@pytest.mark.errors
+def test_what_is_booked_beyond_a_byte_wears_off_whole(scripts):
+    """A count that its limit's bytes cannot hold ages, is given back and is gone."""
+    limit = SlidingWindow(250, 1.0)
+    width, first = limit.width, START // limit.width * limit.width
+    scripts.hit(first, ("w", limit, 340), mode="book")
+    scripts.hit(first + 2 * width, ("w", limit, 10), mode="book")
+    at = first + 3 * width
+    denied = scripts.hit(at, ("w", limit, 1))
+    assert (denied.allowed, denied.retry) == (False, 18 * width)
+    assert scripts.refund(at, first, ("w", limit, 1)) == 1
+    assert scripts.refund(at, first, ("w", limit, 400)) == 339
+    scripts.forget()
+    scripts.hit(first, ("w", limit, 340), mode="book")
+    scripts.hit(first + 2 * width, ("w", limit, 10), mode="book")
+    over = first + 21 * width
+    assert not scripts.hit(over - 1, ("w", limit, 1)).allowed
+    assert scripts.hit(over, ("w", limit, 1), mode="look").remaining == 240

@@ -170,7 +170,8 @@ async def test_who_is_denied_by_another_rule_at_last_is_told_then(limiter_of):
         Rule("short", SlidingWindow(1, 0.2)),
         Rule("long", SlidingWindow(5, 60.0), key="user"),
     )
-    await limiter.hit("short")
+    # Lasts until it is lifted, however slow this machine is.
+    await limiter.penalize("short", 20.0)
     loop = asyncio.get_running_loop()
     waiting = [
         loop.create_task(limiter.acquire("short", "long", timeout=30, user=1))
@@ -179,6 +180,7 @@ async def test_who_is_denied_by_another_rule_at_last_is_told_then(limiter_of):
     patient = loop.create_task(limiter.acquire("short", "long", user=1))
     await asyncio.sleep(0)
     await limiter.hit("long", cost=5, user=1)
+    await limiter.reset("short")
     async with asyncio.timeout(15):
         told = await asyncio.gather(*waiting, return_exceptions=True)
     # The head of the line, and who waited behind it as much in vain.

@@ -16,6 +16,7 @@ import asyncio
 import os
 import signal
 import sys
+import traceback
 from collections import Counter
 from contextlib import suppress
 from typing import Annotated
@@ -208,9 +209,11 @@ def fork(*args):
     os.close(reader)
     try:
         os.write(writer, "\n".join(asyncio.run(live(*args))).encode())
-    finally:
-        sys.stderr.flush()
         os._exit(0)
+    except BaseException:  # noqa: BLE001 - no child ever goes on in the parent's code
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def run_all(url, prefix, keys):

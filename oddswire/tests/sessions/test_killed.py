@@ -141,6 +141,7 @@ async def test_killed_between_any_two_steps_a_session_is_whole(
     steps = {call: {} for call in dying.CALLS}
     for _, call, number, step, _ in cases:
         steps[call][int(number)] = step
+    assert all(steps.values()), "a call without a step was never made"
     for where, call, number, step, _ in cases:
         state = await found(client, where, keys)
         old, new = states[call]

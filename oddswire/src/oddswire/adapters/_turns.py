@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from oddswire._lines import Lines
-from oddswire.errors import ConversationBusy, OddswireError, SettingsError
+from oddswire.errors import (
+    CommandTimeout,
+    ConversationBusy,
+    OddswireError,
+    SettingsError,
+)
 from oddswire.locks import Locks
 
 if TYPE_CHECKING:
@@ -31,7 +36,8 @@ class Turns:
         client: Where the locks are kept.
         prefix: What their keys begin with.
         lease: Seconds after which the turn of a dead process is over.
-        timeout: Seconds somebody waits for a turn at most.
+        timeout: Seconds somebody waits for a turn at most; when it comes at the end of
+            them, Redis is asked all the same, within the client's deadline.
         queue: How many may wait for the same key in this process.
         on_error: ``"raise"``, or ``"local"``: without Redis, this process keeps its own
             order and does not know of the others.
@@ -67,6 +73,7 @@ class Turns:
         self._locks = Locks(client, prefix=prefix)
         self._lease = lease
         self._timeout = timeout
+        self._to_ask = min(timeout, client.timeout)
         self._queue = queue
         self._on_error = on_error
         # Not those of the locks: without Redis there are turns in this process yet.
@@ -110,22 +117,30 @@ class Turns:
                 ) from None
             async with AsyncExitStack() as stack:
                 lock = self._locks.lock(key, self._lease, on_lost=self._note_lost)
+                left = max(until - monotonic(), self._to_ask)
                 try:
-                    async with asyncio.timeout(until - monotonic()):
+                    async with asyncio.timeout(left):
                         await stack.enter_async_context(lock)
                 except OddswireError as error:
-                    if self._on_error == "raise":
-                        raise
-                    self.local += 1
-                    _log.warning("a turn is kept in this process only: %r", error)
+                    self._go_on_alone(error)
                 except TimeoutError:
-                    raise ConversationBusy(
-                        "another process handles an update of this conversation for "
-                        "longer than the timeout"
-                    ) from None
+                    if lock.contended:
+                        raise ConversationBusy(
+                            "another process handles an update of this conversation "
+                            "for longer than the timeout"
+                        ) from None
+                    self._go_on_alone(
+                        CommandTimeout(f"no answer about a turn within {left:g} s")
+                    )
                 yield
         finally:
             self._lines.leave(key, turn)
+
+    def _go_on_alone(self, error: OddswireError) -> None:
+        if self._on_error == "raise":
+            raise error
+        self.local += 1
+        _log.warning("a turn is kept in this process only: %r", error)
 
     def _note_lost(self) -> None:
         self.lost += 1

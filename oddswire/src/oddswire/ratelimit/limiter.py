@@ -330,7 +330,7 @@ class RateLimiter:
 
         For an upstream's 429 with its retry-after. A longer penalty that is there
         stays. While Redis cannot be asked, it holds in the processes that have heard of
-        it.
+        it. One of a shadow rule is told of and denies nobody.
 
         Raises:
             RuleError: The seconds are not above 0 and at most 31 days.
@@ -339,12 +339,13 @@ class RateLimiter:
         seconds("retry_after", retry_after, 0.000_001)
         request = self._book.request((rule,), 1, subjects)
         bucket = request.parts[0].bucket
-        # Known here from now on, whatever becomes of the call.
-        now = self._now()
-        bucket.weight = 0
-        bucket.remaining = 0
-        bucket.retry_at = bucket.until = max(bucket.until, now + retry_after)
-        bucket.reset_at = max(bucket.reset_at, bucket.until)
+        if not bucket.rule.shadow:
+            # Known here from now on, whatever becomes of the call.
+            now = self._now()
+            bucket.weight = 0
+            bucket.remaining = 0
+            bucket.retry_at = bucket.until = max(bucket.until, now + retry_after)
+            bucket.reset_at = max(bucket.reset_at, bucket.until)
         await self._deciding.run(_PENALIZE, bucket.keys[1:2], [ceil(retry_after * 1e6)])
 
     async def set_limit(

@@ -42,5 +42,5 @@ local wait
 if holder and holder ~= token then wait = redis.call('PTTL', lock)
 else wait = tonumber(redis.call('ZSCORE', waiting, head)) - ms end
 local last = redis.call('XREVRANGE', released, '+', '-', 'COUNT', 1)[1]
-return {0, math.max(1, math.min(wait + 1, math.floor(patience / 2))),
+return {0, math.max(1, math.min(wait + 1, math.floor(patience / 3))),
         last and last[1] or '0-0'}
