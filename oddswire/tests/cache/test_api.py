@@ -69,6 +69,35 @@ async def test_many_values_are_loaded_by_one_call(fleet):
 
 
 @pytest.mark.advanced
+@pytest.mark.parametrize("tier", ["l1", "l2"])
+@pytest.mark.parametrize("why", ["stale", "too old"])
+async def test_what_is_refreshed_of_many_is_loaded_by_one_call(fleet, why, tier):
+    """Stale, or too old for this caller: it serves at once, one call loads them all."""
+    a = await fleet.cache(l1_bytes=0 if tier == "l2" else 10**6)
+    keys = [f"m:{n}" for n in range(20)]
+    await a.set_many(dict.fromkeys(keys, "old"), stale=100)
+    if why == "stale":
+        await a.expire(*keys)
+    slow = Loader(held=True)
+    calls = []
+
+    async def load(asked):
+        calls.append(sorted(asked))
+        await slow()
+        return dict.fromkeys(asked, "new")
+
+    age = 0 if why == "too old" else None
+    async with asyncio.timeout(5):
+        got = await a.get_or_set_many(keys, load, max_age=age)
+        assert got == dict.fromkeys(keys, "old")
+        await slow.started.wait()
+    slow.go.set()
+    await until(lambda: a.stats().writes == 2 * len(keys))
+    assert calls == [sorted(keys)]
+    assert await a.get_many(keys) == dict.fromkeys(keys, "new")
+
+
+@pytest.mark.advanced
 async def test_batches_of_two_processes_load_each_key_once(fleet):
     """Overlapping batches: each key is loaded by one process."""
     a, b = await fleet.cache(), await fleet.cache()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -112,15 +113,19 @@ async def obtain_many(
             want.place.space.counts.misses += 1
 
     async def one(want: Want, item: Item | None, head: bytes | None) -> Item:
-        key = want.place.key
+        settle = functools.partial(batch.settle, want.place.key)
+        if item is not None:
+            flight = lookup.refresh(want, item, head, settle)
+            if flight is None:
+                settle()
+            else:
+                # Whether it is ours shows when this caller has been served.
+                flight.future.add_done_callback(lambda _: settle())
+            return item
         try:
-            if item is not None:
-                return await lookup.serve(want, item, head, None)
-            return await lookup.load(
-                want, head, None, bypass=bypass, elsewhere=lambda: batch.settle(key)
-            )
+            return await lookup.load(want, head, None, bypass=bypass, elsewhere=settle)
         finally:
-            batch.settle(key)
+            settle()
 
     try:
         items = await asyncio.gather(
