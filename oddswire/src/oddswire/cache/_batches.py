@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from oddswire.cache._flight import Want
+    from oddswire.cache._flights import Flights
     from oddswire.cache._lookup import Lookup
     from oddswire.cache._memory import Item
 
@@ -23,17 +24,19 @@ class Batch:
     Args:
         loader: Returns values by key; a key it leaves out has the value None.
         keys: Those that may have to be loaded.
+        flights: They run the call: who asked may leave before it has ended.
     """
 
     def __init__(
         self,
         loader: Callable[[list[str]], Awaitable[Mapping[str, Any]]],
         keys: Sequence[str],
+        flights: Flights,
     ) -> None:
         self._loader = loader
         self._undecided = set(keys)
         self._wanted: dict[str, asyncio.Future[Any]] = {}
-        self._calls: set[asyncio.Task[None]] = set()
+        self._flights = flights
 
     async def load(self, key: str) -> Any:
         """Return the value of a key that is ours to load."""
@@ -53,11 +56,7 @@ class Batch:
         ):
             return
         wanted, self._wanted = self._wanted, {}
-        task = asyncio.get_running_loop().create_task(
-            self._call(wanted), name="oddswire batch"
-        )
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
+        task = self._flights.spawn(self._call(wanted), "oddswire batch")
         for future in wanted.values():
             future.add_done_callback(lambda _: self._end_if_unwanted(wanted, task))
 
@@ -82,11 +81,6 @@ class Batch:
             for future in wanted.values():
                 if not future.done():
                     future.set_exception(error)
-
-    async def aclose(self) -> None:
-        """Wait for the calls that are under way."""
-        if self._calls:
-            await asyncio.wait(self._calls)
 
 
 async def obtain_many(
@@ -127,16 +121,13 @@ async def obtain_many(
         finally:
             settle()
 
-    try:
-        items = await asyncio.gather(
-            *(
-                one(want, item, head)
-                for want, (item, head) in zip(wants, found, strict=True)
-            ),
-            return_exceptions=True,
-        )
-    finally:
-        await batch.aclose()
+    items = await asyncio.gather(
+        *(
+            one(want, item, head)
+            for want, (item, head) in zip(wants, found, strict=True)
+        ),
+        return_exceptions=True,
+    )
     found_items = {}
     for want, result in zip(wants, items, strict=True):
         if isinstance(result, BaseException):

@@ -152,7 +152,7 @@ class Flights:
     ) -> Flight:
         key = flight.want.place.key
         self._flights[key] = flight
-        flight.task = self._spawn(
+        flight.task = self.spawn(
             self._run(flight, head, rob, bypass=bypass), f"oddswire load {key}"
         )
         self._loads.add(flight.task)
@@ -229,7 +229,8 @@ class Flights:
 
     # --- the load
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Begin what closing waits for."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -263,7 +264,7 @@ class Flights:
             if self._flights.get(key) is flight:
                 del self._flights[key]
             if flight.held:
-                self._spawn(self._release(flight), f"oddswire release {key}")
+                self.spawn(self._release(flight), f"oddswire release {key}")
 
     async def _release(self, flight: Flight) -> None:
         with suppress(OddswireError):  # then it ends by itself
@@ -364,7 +365,7 @@ class Flights:
         counts = want.place.space.counts
         counts.loads += 1
         counts.refreshes += flight.keep
-        renewals = Renewals(self._shared, flight, self._lease, self._spawn)
+        renewals = Renewals(self._shared, flight, self._lease, self.spawn)
         if flight.held:
             renewals.plan()
         started = self._clock.monotonic()
