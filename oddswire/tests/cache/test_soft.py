@@ -99,6 +99,28 @@ async def test_who_comes_after_gets_a_load_that_began_after(fleet):
 
 
 @pytest.mark.advanced
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+async def test_softened_faster_than_it_loads_it_is_loaded_all_the_same(fleet, where):
+    """Readers who are served what is stale void no refresh that is under way."""
+    a, b = await fleet.cache(), await fleet.cache()
+    await a.set("m:1", "old", tags=("t",), stale=100)
+    slow = Loader("new", held=True)
+    for _ in range(5):
+        await by_tag(a if where == "here" else b)
+        await told(a)
+        assert await a.get_or_set("m:1", slow, tags=("t",), stale=100) == "old"
+        await slow.started.wait()
+    assert slow.calls == 1
+    slow.go.set()
+    await until(lambda: a.stats().writes == 2)
+    entry = await b.get_entry("m:1")
+    assert (entry.value, entry.stale) == ("new", True)
+    assert await b.get_or_set("m:1", Loader("newest"), tags=("t",), stale=100) == "new"
+    await until(lambda: b.stats().writes == 1)
+    assert await b.get("m:1") == "newest"
+
+
+@pytest.mark.advanced
 async def test_a_repeated_call_revives_nothing(fleet):
     """2.3, 2.16: the same bytes sent again make another nonce, never an old one."""
     a = await fleet.cache()

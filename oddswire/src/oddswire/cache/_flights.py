@@ -18,7 +18,7 @@ from oddswire.cache._aside import Aside
 from oddswire.cache._backoff import Backoff
 from oddswire.cache._claims import Claims, Elsewhere
 from oddswire.cache._flight import Flight, Fresh, Load, takes_load
-from oddswire.cache._record import check_version
+from oddswire.cache._record import NONCE_BYTES, check_version
 from oddswire.cache._renewals import Renewals
 from oddswire.cache.namespace import check_ttl
 from oddswire.errors import CacheLoadTimeout, ClosedError, OddswireError
@@ -111,16 +111,12 @@ class Flights:
         """
         key = want.place.key
         known = self._flights.get(key)
-        if known is not None and self._joinable(known, want):
+        if known is not None and self._joinable(known, want, keep=keep):
             if elsewhere is not None:
                 elsewhere()
             return known
         rob = b""
-        if (
-            known is not None
-            and known.want.kind is want.kind
-            and self._is_watched(known)
-        ):
+        if known and known.want.kind is want.kind and self._is_watched(known):
             # Its tags were invalidated while it loads: it must not hold us up.
             known.dead = True
             rob = known.token
@@ -159,7 +155,7 @@ class Flights:
         flight.task.add_done_callback(self._loads.discard)
         return flight
 
-    def _joinable(self, flight: Flight, want: Want) -> bool:
+    def _joinable(self, flight: Flight, want: Want, *, keep: bool) -> bool:
         if flight.dead or flight.want.kind is not want.kind:
             return False
         if not self._is_watched(flight):
@@ -171,8 +167,12 @@ class Flights:
         # invalidation that the caller has seen.
         if not untouched and not set(want.tags) <= set(flight.want.tags):
             return False
+        # Who is served what is stale lets it go on though it was softened: replaced by
+        # each of them, a refresh would never end. It is stored as stale.
+        part = slice(NONCE_BYTES if keep else None)
         return all(
-            nonce in (cell.nonce, cell.coming) for cell, nonce in flight.snapshot
+            nonce[part] in ((cell.nonce or b"")[part], (cell.coming or b"")[part])
+            for cell, nonce in flight.snapshot
         )
 
     def _is_watched(self, flight: Flight) -> bool:
