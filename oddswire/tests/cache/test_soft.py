@@ -155,6 +155,18 @@ async def test_a_hard_invalidation_ends_what_a_soft_one_left(fleet):
 
 
 @pytest.mark.errors
+async def test_where_memory_is_full_what_is_softened_is_gone(own_fleet):
+    """A server that takes no write cannot keep it as stale, and still voids it."""
+    a = await own_fleet.cache()
+    await a.set_many({"m:1": 1, "m:2": 2}, tags=("t", "u"), stale=100)
+    await a.client.config_set("maxmemory", 1)
+    await a.invalidate_tags("t", "u", soft=True)
+    await a.client.config_set("maxmemory", 0)
+    assert await a.get_entry("m:1") is None
+    assert await a.get_entry("m:2") is None
+
+
+@pytest.mark.errors
 async def test_an_unconfirmed_soft_invalidation_is_said():
     """Redis away: `InvalidationNotConfirmed`, as for a hard one."""
     async with (
