@@ -87,7 +87,7 @@ async def test_a_load_from_before_the_refresh_is_neither_joined_nor_stored(
 async def test_a_refresh_that_was_replaced_does_not_void_the_later_one(
     fleet, monkeypatch
 ):
-    """Of two refreshes the one that was asked for last is stored, if it claims first."""
+    """Of two refreshes the later one is stored, also if it claims before the other."""
     a = await fleet.cache()
     look, late, looks = a._shared.look, asyncio.Event(), []
 
