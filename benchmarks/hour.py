@@ -332,9 +332,9 @@ waiting is overstated.
 
 What limits a cache that waits to be asked is how often the same is asked: with these
 ages one that loses nothing would still need {least:,} calls, for most of the
-{markets:,} markets are asked about less often than their answer ages. So the bot keeps
-the answers about the busiest 500 markets warm (`Markets.warm`): one request brings 100
-of them, and they never age. That what is asked about most is also what has the most
+{markets:,} markets are asked about less often than their answer ages. So a bot can keep
+the answers about the busiest 500 markets warm (`Markets.warm`, here every 15 s): one
+request brings 100 of them. That what is asked about most is also what has the most
 volume is an assumption of the model.
 
 Without the cache each action takes as few requests as it can: the answer about a

@@ -77,8 +77,9 @@ NAMESPACES = (
     Namespace(name="book", type=OrderBook, ttl=30.0, stale=120.0, negative_ttl=10.0),
     Namespace(name="history", type=tuple[PricePoint, ...], ttl=_MINUTE, stale=600.0),
     Namespace(name="busiest", type=tuple[str, ...], ttl=600.0, stale=_HOUR),
-    # Less than `Ages.liquidity`, so that what is warm never ages.
-    Namespace(name="warm", type=int, ttl=45.0, stale=0.0),
+    # With the time until the next call of `Markets.warm`, and that of its load, less
+    # than `Ages.liquidity`.
+    Namespace(name="warm", type=int, ttl=30.0, stale=0.0),
 )
 """How long each is fresh, and how long it may serve when Polymarket does not answer.
 What is not there is remembered too, for less long."""
@@ -189,24 +190,42 @@ class Markets:
     async def warm(self, most: int = 500) -> None:
         """Load the answers about the busiest markets before somebody asks.
 
-        One request brings 100 of them. Call it again and again, a few times a minute:
-        one process of all does it, once in 45 s, and the others return at once.
+        One request brings 100 of them. Called at least every 15 s it keeps all of them
+        younger than `Ages.liquidity`, while Polymarket answers: one process of all does
+        it, once in 30 s, and the others return at once. Without Redis it asks for
+        nothing.
 
         Args:
             most: Markets, those with the most volume.
+
+        Raises:
+            OddswireError: Redis could not be asked.
+            PolymarketError: Of the requests, the first that failed; what the others
+                brought is kept.
         """
         load = functools.partial(self._warm, most)
         await self._cache.get_or_set(f"warm:{most}", load)
 
     async def _warm(self, most: int) -> int:
+        key = f"busiest:{most}"
+        # It raises without Redis, where `get_or_set` would ask Polymarket.
+        await self._cache.get(key)
         ids = await self._cache.get_or_set(
-            f"busiest:{most}", functools.partial(self._busiest_ids, most)
+            key, functools.partial(self._busiest_ids, most)
         )
-        for at in range(0, len(ids), _PAGE):
-            keys = [f"market:{each}" for each in ids[at : at + _PAGE]]
-            await self._cache.refresh_many(
-                keys, self._load_keys, tags=lambda key: (key,)
-            )
+        keys = [f"market:{each}" for each in ids]
+        pages = await asyncio.gather(
+            *(
+                self._cache.refresh_many(
+                    keys[at : at + _PAGE], self._load_keys, tags=lambda key: (key,)
+                )
+                for at in range(0, len(keys), _PAGE)
+            ),
+            return_exceptions=True,
+        )
+        for page in pages:
+            if isinstance(page, BaseException):
+                raise page
         return len(ids)
 
     async def _busiest_ids(self, most: int) -> tuple[str, ...]:

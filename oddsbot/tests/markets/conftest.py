@@ -63,7 +63,7 @@ async def session(asked):
 def known(session, cache, limiter):
     """Make `Markets` and `Wallets` of the Polymarket at an address."""
 
-    def make(url, **options):
+    def make(url, *, cache=cache, **options):
         gamma = Gamma(session, url)
         upstream = limits.Upstream(limiter)
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from decimal import Decimal
 
 import pytest
@@ -13,6 +14,7 @@ from oddsbot.polymarket import Clob, Gamma, UpstreamUnavailable
 from oddsbot.replay import Recording, Replay, sample
 from oddswire import Client, EmbeddedServer
 from oddswire.cache import Cache
+from oddswire.errors import OddswireError
 from oddswire.ratelimit import RateLimiter
 
 INF = float("inf")
@@ -22,6 +24,54 @@ INF = float("inf")
 def recording():
     """The recording that comes with the bot."""
     return Recording.load(sample())
+
+
+class Watched:
+    """A Gamma whose answers about markets are held back, or fail.
+
+    Attributes:
+        answered: It has answered.
+        go: The answer may be returned.
+        failing: A request with this id fails.
+    """
+
+    def __init__(self, gamma):
+        self._gamma = gamma
+        self.answered = asyncio.Event()
+        self.go = asyncio.Event()
+        self.go.set()
+        self.failing = None
+
+    async def markets_by_condition(self, *ids):
+        """Answer as Gamma."""
+        if self.failing in ids:
+            raise UpstreamUnavailable("by the test")
+        found = await self._gamma.markets_by_condition(*ids)
+        self.answered.set()
+        await self.go.wait()
+        return found
+
+
+@asynccontextmanager
+async def apart(server, session, url="http://127.0.0.1:9"):
+    """`Markets` with a cache on a server of their own."""
+    async with (
+        Client.from_url(server.url) as client,
+        Cache(client, NAMESPACES, timeout=0.2) as cache,
+        RateLimiter(client, limits.POLYMARKET, deadline=0.2) as limiter,
+    ):
+        upstream = limits.Upstream(limiter)
+        yield Markets(cache, Gamma(session, url), Clob(session, url), upstream)
+
+
+@pytest.fixture
+async def second(server, prefix):
+    """The cache of another process."""
+    async with (
+        Client.from_url(server.url) as client,
+        Cache(client, NAMESPACES, prefix=prefix, timeout=2.0) as cache,
+    ):
+        yield cache
 
 
 @pytest.fixture
@@ -157,17 +207,18 @@ async def test_parts_that_age_together_are_asked_for_once(
 @pytest.mark.requirement("K9", "K5")
 @pytest.mark.integration
 async def test_the_busiest_are_there_before_somebody_asks(
-    replay, recording, known, asked
+    replay, recording, known, asked, second
 ):
     """Two requests warm them all, once for all processes; a look costs none then."""
     markets, _ = known(replay.gamma_url)
-    other, _ = known(replay.gamma_url)
+    other, _ = known(replay.gamma_url, cache=second)
     await asyncio.gather(markets.warm(), other.warm())
     assert dict(asked) == {"/markets/keyset": 2}
 
     for market_id, market in recording.markets.items():
-        assert (await markets.market(market_id)).slug == market.slug
-        await markets.liquidity(market_id)
+        for each in (markets, other):
+            assert (await each.market(market_id)).slug == market.slug
+            await each.liquidity(market_id)
     await other.warm()
 
     assert dict(asked) == {"/markets/keyset": 2}
@@ -176,16 +227,53 @@ async def test_the_busiest_are_there_before_somebody_asks(
 @pytest.mark.requirement("K9", "K4")
 @pytest.mark.integration
 async def test_warming_brings_back_nothing_that_was_decided(recording, known, cache):
-    """A market that resolved since the list was made is warmed as it is now."""
+    """A market that resolves while it is warmed is not kept as it was before."""
     market = next(iter(recording.markets.values()))
     async with Replay(recording, speed=INF) as replay:
         markets, _ = known(replay.gamma_url)
+        gamma = markets._gamma = Watched(markets._gamma)
+        gamma.go.clear()
         await cache.set("busiest:500", (market.market_id,))
+        warming = asyncio.get_running_loop().create_task(markets.warm())
+        await gamma.answered.wait()
         replay.start()
         await replay.finished()
         await markets.resolved(market.market_id)
-        await markets.warm()
+        gamma.go.set()
+        await warming
+        assert await cache.get(f"market:{market.market_id}") is None
         assert (await markets.market(market.market_id)).resolved
+
+
+@pytest.mark.requirement("K9", "K5")
+@pytest.mark.errors
+async def test_a_request_that_fails_keeps_no_other_from_being_warmed(
+    replay, recording, known, cache
+):
+    """Its error is raised at the end, and what the other requests brought is kept."""
+    markets, _ = known(replay.gamma_url)
+    gamma = markets._gamma = Watched(markets._gamma)
+    absent = tuple(f"0x{number:064x}" for number in range(100))
+    gamma.failing = absent[0]
+    real = tuple(recording.markets)
+    await cache.set("busiest:500", absent + real)
+    with pytest.raises(UpstreamUnavailable, match="by the test"):
+        await markets.warm()
+    found = await cache.get_many(f"market:{each}" for each in real)
+    assert len(found) == len(real)
+
+
+@pytest.mark.requirement("K9", "K3")
+@pytest.mark.errors
+async def test_without_redis_nothing_is_warmed(session, asked):
+    """What is asked for could not be kept, so Polymarket is not asked."""
+    async with EmbeddedServer() as server, apart(server, session) as markets:
+        server.kill()
+        await server.wait_exit()
+        for _ in range(2):
+            with pytest.raises(OddswireError):
+                await markets.warm()
+    assert not asked
 
 
 @pytest.mark.requirement("K9", "K1")
@@ -228,13 +316,8 @@ async def test_redis_away_every_part_of_a_market_is_loaded(replay, recording, se
     market = next(iter(recording.markets.values()))
     async with (
         EmbeddedServer() as server,
-        Client.from_url(server.url) as client,
-        Cache(client, NAMESPACES, timeout=0.2) as cache,
-        RateLimiter(client, limits.POLYMARKET, deadline=0.2) as limiter,
+        apart(server, session, replay.gamma_url) as markets,
     ):
-        clob = Clob(session, replay.gamma_url)
-        gamma = Gamma(session, replay.gamma_url)
-        markets = Markets(cache, gamma, clob, limits.Upstream(limiter))
         server.kill()
         await server.wait_exit()
         assert await markets.volume(market.market_id) is not None

@@ -9,10 +9,11 @@ import pytest
 
 import oddswire
 from oddswire import Client, EmbeddedServer
-from oddswire.cache import Namespace
+from oddswire.cache import Cache, Namespace
 from oddswire.errors import InvalidKey, SettingsError
 
 from .conftest import Loader, Market, until
+from .test_fences import spawn
 
 pytestmark = pytest.mark.requirement("K5")
 
@@ -69,6 +70,35 @@ async def test_many_values_are_loaded_by_one_call(fleet):
 
 
 @pytest.mark.advanced
+@pytest.mark.parametrize("tier", ["l1", "l2"])
+@pytest.mark.parametrize("why", ["stale", "too old"])
+async def test_what_is_refreshed_of_many_is_loaded_by_one_call(fleet, why, tier):
+    """Stale, or too old for this caller: it serves at once, one call loads them all."""
+    a = await fleet.cache(l1_bytes=0 if tier == "l2" else 10**6)
+    keys = [f"m:{n}" for n in range(20)]
+    await a.set_many(dict.fromkeys(keys, "old"), stale=100)
+    if why == "stale":
+        await a.expire(*keys)
+    slow = Loader(held=True)
+    calls = []
+
+    async def load(asked):
+        calls.append(sorted(asked))
+        await slow()
+        return dict.fromkeys(asked, "new")
+
+    age = 0 if why == "too old" else None
+    async with asyncio.timeout(5):
+        got = await a.get_or_set_many(keys, load, max_age=age)
+        assert got == dict.fromkeys(keys, "old")
+        await slow.started.wait()
+    slow.go.set()
+    await until(lambda: a.stats().writes == 2 * len(keys))
+    assert calls == [sorted(keys)]
+    assert await a.get_many(keys) == dict.fromkeys(keys, "new")
+
+
+@pytest.mark.advanced
 async def test_batches_of_two_processes_load_each_key_once(fleet):
     """Overlapping batches: each key is loaded by one process."""
     a, b = await fleet.cache(), await fleet.cache()
@@ -102,6 +132,52 @@ async def test_batch_that_fails_fails_for_its_callers_only(fleet):
 
     async with asyncio.timeout(2):
         assert await a.get_or_set_many(["m:1"], load) == {"m:1": "value"}
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("how", ["get_or_set_many", "refresh_many"])
+async def test_who_leaves_a_batch_does_not_wait_for_who_joined_it(fleet, how):
+    """Cancelled, a caller returns at once; another who waits for a key gets it."""
+    a = await fleet.cache()
+    slow = Loader(held=True)
+
+    async def load(keys):
+        await slow()
+        return dict.fromkeys(keys, "value")
+
+    first = spawn(getattr(a, how)(["m:1", "m:2"], load))
+    await slow.started.wait()
+    joined = spawn(a.get_or_set("m:1", Loader("other")))
+    await until(lambda: a.stats().shared == 1)
+    first.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.wait([first])
+    assert first.cancelled()
+    slow.go.set()
+    assert await joined == "value"
+    assert slow.calls == 1
+    assert await a.get("m:2") is None
+
+
+@pytest.mark.errors
+async def test_closing_ends_the_call_of_a_batch(fleet):
+    """The cache is closed while a batch refreshes behind its caller: that ends too."""
+    async with Client.from_url(fleet.url) as client:
+        async with Cache(client, prefix=fleet.prefix, timeout=5.0) as a:
+            await a.set("m:1", "old", stale=100)
+            await a.expire("m:1")
+            slow = Loader(held=True)
+            ended = asyncio.Event()
+
+            async def load(keys):
+                try:
+                    await slow()
+                finally:
+                    ended.set()
+
+            assert await a.get_or_set_many(["m:1"], load) == {"m:1": "old"}
+            await slow.started.wait()
+        assert ended.is_set()
 
 
 @pytest.mark.basic

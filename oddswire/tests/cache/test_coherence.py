@@ -124,6 +124,36 @@ async def test_lost_wire_drops_everything_held(fleet):
 
 
 @pytest.mark.errors
+async def test_wire_lost_while_nonces_are_read_leaves_nothing_unwatched(
+    fleet, monkeypatch
+):
+    """KG1: what is stored under nonces of two wires would hear of no invalidation."""
+    a, b = await fleet.cache(), await fleet.cache()
+    await a.set("m:0", 1, tags=("t",))
+    await until(lambda: a.peek("m:0") == 1)
+    number = await a._wire.call(("CLIENT", "ID"))
+    script = a._wire.script
+
+    async def lost_after(*args, **options):
+        reply = await script(*args, **options)
+        if not a.stats().generations:
+            await b.client.client_kill_filter(_id=number)
+            await until(lambda: a.stats().generations == 1)
+        return reply
+
+    monkeypatch.setattr(a._wire, "script", lost_after)
+    # The nonce of "t" is known, that of "u" is asked for.
+    await a.set("m:1", "old", tags=("t", "u"))
+    await a.get("m:2")  # reads the nonce of the namespace
+    await fleet.believed(a)
+    await until(lambda: a.peek("m:1") == "old")
+    await b.invalidate_tags("t")
+    await told(a)
+    assert a.peek("m:1") is None
+    assert await a.get("m:1") is None
+
+
+@pytest.mark.errors
 @pytest.mark.parametrize("fault", ["both", "to us", "frozen server"])
 async def test_half_open_link_ends_the_belief_in_time(own_fleet, fault):
     """KG3: cut off without knowing it, a process believes its memory 2 s at most."""

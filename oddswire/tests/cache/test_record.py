@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from oddswire.cache._record import Record, version_bytes
 from oddswire.errors import CodecError
 
+from .conftest import Loader
+
 U64 = st.integers(0, 2**64 - 1)
 U32 = st.integers(0, 2**32 - 1)
 EIGHT = st.binary(min_size=8, max_size=8)
@@ -68,3 +70,26 @@ def test_versions_sort_as_bytes():
     numbers = [1, 2, 255, 256, 2**32, 2**63, 2**64 - 1]
     assert sorted(numbers, key=version_bytes) == numbers
     assert version_bytes(None) == b""
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("K3")
+@pytest.mark.parametrize("kind", [1, 2])
+async def test_a_record_of_the_former_form_is_replaced(fleet, kind):
+    """Where it has a time, the version is now: no source could ever be newer."""
+    a = await fleet.cache()
+    place = a._spaces.place("m:1")
+    former = bytes((0xC1, kind)) + (4).to_bytes(8, "big") + b"\0\0\1" + bytes(50)
+    former = former if kind == 1 else former[:18]
+    for write in (
+        lambda: a.set("m:1", "new", version=5),
+        lambda: a.get_or_set("m:1", Loader("new"), version=5),
+    ):
+        await a.client.set(place.entry, former)
+        assert await a.expire("m:1") == 0
+        assert await a.client.get(place.entry) == former
+        assert await write() in (True, "new")
+        assert await a.get("m:1") == "new"
+    await a.client.set(place.entry, former)
+    await a.delete("m:1")
+    assert await a.client.get(place.entry) is None

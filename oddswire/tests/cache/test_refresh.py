@@ -83,6 +83,33 @@ async def test_a_load_from_before_the_refresh_is_neither_joined_nor_stored(
     assert await a.get("m:1") == await b.get("m:1") == "new"
 
 
+@pytest.mark.advanced
+async def test_a_refresh_that_was_replaced_does_not_void_the_later_one(
+    fleet, monkeypatch
+):
+    """Of two refreshes the later one is stored, also if it claims before the other."""
+    a = await fleet.cache()
+    look, late, looks = a._shared.look, asyncio.Event(), []
+
+    async def first_is_late(*args, **options):
+        looks.append(args)
+        if len(looks) == 1:
+            await late.wait()
+        return await look(*args, **options)
+
+    monkeypatch.setattr(a._shared, "look", first_is_late)
+    first = spawn(a.refresh("m:1", Loader("first")))
+    await until(lambda: looks)
+    slow = Loader("second", held=True)
+    second = spawn(a.refresh("m:1", slow))
+    await slow.started.wait()
+    late.set()
+    assert await first == "first"
+    slow.go.set()
+    assert await second == "second"
+    assert await a.get("m:1") == "second"
+
+
 @pytest.mark.errors
 async def test_a_refresh_without_redis_says_so(own_fleet):
     """Nobody else could be told of the new value: the function is not even called."""

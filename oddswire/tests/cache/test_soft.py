@@ -99,6 +99,28 @@ async def test_who_comes_after_gets_a_load_that_began_after(fleet):
 
 
 @pytest.mark.advanced
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+async def test_softened_faster_than_it_loads_it_is_loaded_all_the_same(fleet, where):
+    """Readers who are served what is stale void no refresh that is under way."""
+    a, b = await fleet.cache(), await fleet.cache()
+    await a.set("m:1", "old", tags=("t",), stale=100)
+    slow = Loader("new", held=True)
+    for _ in range(5):
+        await by_tag(a if where == "here" else b)
+        await told(a)
+        assert await a.get_or_set("m:1", slow, tags=("t",), stale=100) == "old"
+        await slow.started.wait()
+    assert slow.calls == 1
+    slow.go.set()
+    await until(lambda: a.stats().writes == 2)
+    entry = await b.get_entry("m:1")
+    assert (entry.value, entry.stale) == ("new", True)
+    assert await b.get_or_set("m:1", Loader("newest"), tags=("t",), stale=100) == "new"
+    await until(lambda: b.stats().writes == 1)
+    assert await b.get("m:1") == "newest"
+
+
+@pytest.mark.advanced
 async def test_a_repeated_call_revives_nothing(fleet):
     """2.3, 2.16: the same bytes sent again make another nonce, never an old one."""
     a = await fleet.cache()
@@ -130,6 +152,18 @@ async def test_a_hard_invalidation_ends_what_a_soft_one_left(fleet):
     assert await b.get_entry("m:1") is None
     await a.invalidate_tags("t", "never used", soft=True)
     assert not [name async for name in a.client.scan_iter(f"{fleet.prefix}cache-tag*")]
+
+
+@pytest.mark.errors
+async def test_where_memory_is_full_what_is_softened_is_gone(own_fleet):
+    """A server that takes no write cannot keep it as stale, and still voids it."""
+    a = await own_fleet.cache()
+    await a.set_many({"m:1": 1, "m:2": 2}, tags=("t", "u"), stale=100)
+    await a.client.config_set("maxmemory", 1)
+    await a.invalidate_tags("t", "u", soft=True)
+    await a.client.config_set("maxmemory", 0)
+    assert await a.get_entry("m:1") is None
+    assert await a.get_entry("m:2") is None
 
 
 @pytest.mark.errors

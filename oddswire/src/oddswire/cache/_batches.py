@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from oddswire.cache._flight import Want
+    from oddswire.cache._flights import Flights
     from oddswire.cache._lookup import Lookup
     from oddswire.cache._memory import Item
 
@@ -22,17 +24,19 @@ class Batch:
     Args:
         loader: Returns values by key; a key it leaves out has the value None.
         keys: Those that may have to be loaded.
+        flights: They run the call: who asked may leave before it has ended.
     """
 
     def __init__(
         self,
         loader: Callable[[list[str]], Awaitable[Mapping[str, Any]]],
         keys: Sequence[str],
+        flights: Flights,
     ) -> None:
         self._loader = loader
         self._undecided = set(keys)
         self._wanted: dict[str, asyncio.Future[Any]] = {}
-        self._calls: set[asyncio.Task[None]] = set()
+        self._flights = flights
 
     async def load(self, key: str) -> Any:
         """Return the value of a key that is ours to load."""
@@ -52,11 +56,7 @@ class Batch:
         ):
             return
         wanted, self._wanted = self._wanted, {}
-        task = asyncio.get_running_loop().create_task(
-            self._call(wanted), name="oddswire batch"
-        )
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
+        task = self._flights.spawn(self._call(wanted), "oddswire batch")
         for future in wanted.values():
             future.add_done_callback(lambda _: self._end_if_unwanted(wanted, task))
 
@@ -81,11 +81,6 @@ class Batch:
             for future in wanted.values():
                 if not future.done():
                     future.set_exception(error)
-
-    async def aclose(self) -> None:
-        """Wait for the calls that are under way."""
-        if self._calls:
-            await asyncio.wait(self._calls)
 
 
 async def obtain_many(
@@ -112,26 +107,27 @@ async def obtain_many(
             want.place.space.counts.misses += 1
 
     async def one(want: Want, item: Item | None, head: bytes | None) -> Item:
-        key = want.place.key
+        settle = functools.partial(batch.settle, want.place.key)
+        if item is not None:
+            flight = lookup.refresh(want, item, head, settle)
+            if flight is None:
+                settle()
+            else:
+                # Whether it is ours shows when this caller has been served.
+                flight.future.add_done_callback(lambda _: settle())
+            return item
         try:
-            if item is not None:
-                return await lookup.serve(want, item, head, None)
-            return await lookup.load(
-                want, head, None, bypass=bypass, elsewhere=lambda: batch.settle(key)
-            )
+            return await lookup.load(want, head, None, bypass=bypass, elsewhere=settle)
         finally:
-            batch.settle(key)
+            settle()
 
-    try:
-        items = await asyncio.gather(
-            *(
-                one(want, item, head)
-                for want, (item, head) in zip(wants, found, strict=True)
-            ),
-            return_exceptions=True,
-        )
-    finally:
-        await batch.aclose()
+    items = await asyncio.gather(
+        *(
+            one(want, item, head)
+            for want, (item, head) in zip(wants, found, strict=True)
+        ),
+        return_exceptions=True,
+    )
     found_items = {}
     for want, result in zip(wants, items, strict=True):
         if isinstance(result, BaseException):

@@ -85,6 +85,8 @@ class Claims:
                     continue
                 assert isinstance(answer, Held)  # noqa: S101 - the third of three
                 if flight.force:
+                    if flight.dead:
+                        return None  # by another that was begun after it
                     rob = answer.holder
                     continue
                 if flight.elsewhere is not None:

@@ -18,7 +18,7 @@ from oddswire.cache._aside import Aside
 from oddswire.cache._backoff import Backoff
 from oddswire.cache._claims import Claims, Elsewhere
 from oddswire.cache._flight import Flight, Fresh, Load, takes_load
-from oddswire.cache._record import check_version
+from oddswire.cache._record import NONCE_BYTES, check_version
 from oddswire.cache._renewals import Renewals
 from oddswire.cache.namespace import check_ttl
 from oddswire.errors import CacheLoadTimeout, ClosedError, OddswireError
@@ -111,16 +111,12 @@ class Flights:
         """
         key = want.place.key
         known = self._flights.get(key)
-        if known is not None and self._joinable(known, want):
+        if known is not None and self._joinable(known, want, keep=keep):
             if elsewhere is not None:
                 elsewhere()
             return known
         rob = b""
-        if (
-            known is not None
-            and known.want.kind is want.kind
-            and self._is_watched(known)
-        ):
+        if known and known.want.kind is want.kind and self._is_watched(known):
             # Its tags were invalidated while it loads: it must not hold us up.
             known.dead = True
             rob = known.token
@@ -152,14 +148,14 @@ class Flights:
     ) -> Flight:
         key = flight.want.place.key
         self._flights[key] = flight
-        flight.task = self._spawn(
+        flight.task = self.spawn(
             self._run(flight, head, rob, bypass=bypass), f"oddswire load {key}"
         )
         self._loads.add(flight.task)
         flight.task.add_done_callback(self._loads.discard)
         return flight
 
-    def _joinable(self, flight: Flight, want: Want) -> bool:
+    def _joinable(self, flight: Flight, want: Want, *, keep: bool) -> bool:
         if flight.dead or flight.want.kind is not want.kind:
             return False
         if not self._is_watched(flight):
@@ -171,8 +167,12 @@ class Flights:
         # invalidation that the caller has seen.
         if not untouched and not set(want.tags) <= set(flight.want.tags):
             return False
+        # Who is served what is stale lets it go on though it was softened: replaced by
+        # each of them, a refresh would never end. It is stored as stale.
+        part = slice(NONCE_BYTES if keep else None)
         return all(
-            nonce in (cell.nonce, cell.coming) for cell, nonce in flight.snapshot
+            nonce[part] in ((cell.nonce or b"")[part], (cell.coming or b"")[part])
+            for cell, nonce in flight.snapshot
         )
 
     def _is_watched(self, flight: Flight) -> bool:
@@ -229,7 +229,8 @@ class Flights:
 
     # --- the load
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Begin what closing waits for."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -263,7 +264,7 @@ class Flights:
             if self._flights.get(key) is flight:
                 del self._flights[key]
             if flight.held:
-                self._spawn(self._release(flight), f"oddswire release {key}")
+                self.spawn(self._release(flight), f"oddswire release {key}")
 
     async def _release(self, flight: Flight) -> None:
         with suppress(OddswireError):  # then it ends by itself
@@ -364,7 +365,7 @@ class Flights:
         counts = want.place.space.counts
         counts.loads += 1
         counts.refreshes += flight.keep
-        renewals = Renewals(self._shared, flight, self._lease, self._spawn)
+        renewals = Renewals(self._shared, flight, self._lease, self.spawn)
         if flight.held:
             renewals.plan()
         started = self._clock.monotonic()

@@ -231,20 +231,8 @@ class Lookup:
         self, want: Want, item: Item, head: bytes | None, soft: float | None
     ) -> Item:
         """Serve what is there, refreshing it if it is stale or about to be."""
-        now = self._now()
-        key = want.place.key
-        too_old = (
-            want.max_age is not None and now - item.details.stored_at > want.max_age
-        )
-        if now < item.fresh_until and not too_old:
-            if now >= item.calm_until and self._is_due(want, item, now):
-                self.refresh(want, head, item)
-            return item
-        if self._flights.backing_off(key):
-            item.counts.stale_on_error += 1
-            return item
-        flight = self.refresh(want, head, item)
-        if soft is None:
+        flight = self.refresh(want, item, head)
+        if soft is None or flight is None or self.is_fresh(item):
             return item
         try:
             return await self._flights.wait(flight, soft)
@@ -252,9 +240,25 @@ class Lookup:
             item.counts.stale_on_error += 1
             return item
 
-    def refresh(self, want: Want, head: bytes | None, item: Item | None) -> Flight:
-        """Load it behind the caller's back."""
-        return self._flights.start(want, head, item, keep=True)
+    def refresh(
+        self,
+        want: Want,
+        item: Item,
+        head: bytes | None,
+        elsewhere: Callable[[], None] | None = None,
+    ) -> Flight | None:
+        """Load it behind the caller's back, if it is stale or about to be."""
+        now = self._now()
+        too_old = (
+            want.max_age is not None and now - item.details.stored_at > want.max_age
+        )
+        if now < item.fresh_until and not too_old:
+            if now < item.calm_until or not self._is_due(want, item, now):
+                return None
+        elif self._flights.backing_off(want.place.key):
+            item.counts.stale_on_error += 1
+            return None
+        return self._flights.start(want, head, item, keep=True, elsewhere=elsewhere)
 
     def _is_due(self, want: Want, item: Item, now: float) -> bool:
         """Whether to refresh a value that is still fresh.

@@ -77,7 +77,7 @@ class Many(Refreshing):
         """
         self._require_open()
         names = list(dict.fromkeys(keys))
-        batch = Batch(batch_loader, names)
+        batch = Batch(batch_loader, names, self._flights)
         wants = [
             self._lookup.want(
                 key,

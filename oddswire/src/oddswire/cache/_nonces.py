@@ -147,6 +147,17 @@ class Nonces:
         Raises:
             OddswireError: They could not be read.
         """
+        while True:
+            epoch = self._wire.epoch
+            pairs = await self._snapshot(space, tags, life)
+            # The wire was lost half way: a cell of before would hear of no change, and
+            # beside the namespace's new one it would be believed.
+            if epoch == self._wire.epoch:
+                return pairs
+
+    async def _snapshot(
+        self, space: Space, tags: Sequence[bytes], life: float
+    ) -> Snapshot:
         until = self._clock.boottime() + life
         known: list[tuple[Cell, bytes]] = []
         cells = [space.cell, *(self.cell(tag) for tag in tags)]
@@ -164,10 +175,7 @@ class Nonces:
                 for tag, cell in zip(tags, cells[1:], strict=True)
             ),
         )
-        return tuple(
-            (cell, nonce)
-            for cell, nonce in zip([space.cell, *cells[1:]], nonces, strict=True)
-        )
+        return tuple(zip(cells, nonces, strict=True))
 
     async def verify(self, tags: Iterable[tuple[bytes, Cell]]) -> None:
         """Read the nonces of tags into their cells, where there are any.
@@ -249,7 +257,9 @@ class Nonces:
 
     async def _look(self, tag: bytes, cell: Cell) -> None:
         def read(reply: Any, *, current: bool) -> None:
-            if current or self._wire.plain:
+            # Two cells of one tag, and one of them would not hear of a change.
+            heard = current and self._tags.setdefault(tag, cell) is cell
+            if heard or self._wire.plain:
                 self._change(cell, reply if type(reply) is bytes else None)
 
         await self._wire.call(

@@ -4,7 +4,8 @@
 offset bytes content, numbers big-endian
 ====== ===== =====================================================================
 0      1     0xC1: no UTF-8 text and no MessagePack begins so
-1      1     kind: 1 value, 2 what a deleted entry with a version leaves behind
+1      1     kind: 3 value, 4 what a deleted entry with a version leaves behind (1
+             and 2 had their version elsewhere)
 2      8     fresh until; `cache_expire.lua` sets it to 0
 10     8     version, 0 without; the scripts compare these bytes
 18     8     usable until
@@ -37,8 +38,8 @@ from oddswire.errors import CodecError, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VALUE = 1
-TOMBSTONE = 2
+VALUE = 3
+TOMBSTONE = 4
 NONCE_BYTES = 8
 TAG_NONCE_BYTES = 16
 """Of a tag: one of each kind, hard and soft."""
@@ -60,6 +61,7 @@ _U64 = 2**64 - 1
 head_of = _HEAD.unpack_from
 hit_of = cast("Callable[[bytes], Hit]", struct.Struct(">2xQ8xQ8xI14x8sB").unpack_from)
 _VALUE = bytes((_MARK, VALUE))
+_KINDS = (_VALUE, bytes((_MARK, TOMBSTONE)))
 
 assert _HEAD.size == SEEN_BYTES  # noqa: S101 - the table above
 
@@ -156,7 +158,7 @@ def opened(data: bytes) -> tuple[Hit, bytes] | None:
         CodecError: ``foreign`` or ``damaged``.
     """
     if data[:2] != _VALUE or len(data) < SEEN_BYTES:
-        if data[:1] != _VALUE[:1]:
+        if data[:2] not in _KINDS:
             raise CodecError("not an entry of the cache", reason="foreign")
         if len(data) == _TOMBSTONE_BYTES and data[1] == TOMBSTONE:
             return None

@@ -86,12 +86,12 @@ class Refreshing(Invalidating):
         tags: Callable[[str], Iterable[str]] | Iterable[str] = (),
         stale: float | None = None,
         negative_ttl: float | None = None,
-        hard_timeout: float | None = None,
         type: Any = None,  # noqa: A002 - the surface's word
     ) -> dict[str, Any]:
         """Load many values now by one call, whatever there is, and return them.
 
-        Each key goes the way of `refresh`, with the same fence.
+        Each key goes the way of `refresh`, with the same fence. Cancelled, nothing is
+        stored but what somebody else waits for.
 
         Args:
             keys: Each ``namespace:rest``.
@@ -101,16 +101,14 @@ class Refreshing(Invalidating):
             tags: Likewise.
             stale: Likewise.
             negative_ttl: Likewise.
-            hard_timeout: As for `get_or_set`, of each key.
             type: As for `get_or_set_many`.
 
         Raises:
             Exception: What the loader raised, and as `refresh`; of several, the first.
         """
         self._require_open()
-        check_ttl("hard_timeout", hard_timeout, optional=True)
         names = list(dict.fromkeys(keys))
-        batch = Batch(batch_loader, names)
+        batch = Batch(batch_loader, names, self._flights)
         wants = [
             self._lookup.want(
                 key,
@@ -127,14 +125,11 @@ class Refreshing(Invalidating):
         async def one(want: Want) -> Any:
             try:
                 flight = self._flights.force(want)
-                return (await self._flights.wait(flight, hard_timeout)).value
+                return (await self._flights.wait(flight, None)).value
             finally:
                 batch.settle(want.place.key)
 
-        try:
-            values = await asyncio.gather(*map(one, wants), return_exceptions=True)
-        finally:
-            await batch.aclose()
+        values = await asyncio.gather(*map(one, wants), return_exceptions=True)
         for value in values:
             if isinstance(value, BaseException):
                 raise value

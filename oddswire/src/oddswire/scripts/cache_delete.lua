@@ -7,10 +7,10 @@
 redis.call('EXISTS', KEYS[1], KEYS[2])
 local head = redis.pcall('GETRANGE', KEYS[1], 0, 17)
 redis.call('UNLINK', KEYS[2])
-if type(head) == 'string' and #head == 18 and string.byte(head) == 193
-  and string.sub(head, 11) ~= string.rep('\0', 8) then
-  local rest = string.char(193, 2) .. string.rep('\0', 8) .. string.sub(head, 11)
+if type(head) == 'string' and #head == 18
+  and string.find(head, '^\193[\3\4]') and string.sub(head, 11) ~= string.rep('\0', 8) then
+  local rest = string.char(193, 4) .. string.rep('\0', 8) .. string.sub(head, 11)
   redis.call('SET', KEYS[1], rest, 'PX', ARGV[1])
-  return string.byte(head, 2) == 2 and 0 or 1
+  return string.byte(head, 2) == 4 and 0 or 1
 end
 return redis.call('UNLINK', KEYS[1])

@@ -7,8 +7,7 @@
 redis.call('EXISTS', KEYS[1], KEYS[2])
 redis.call('UNLINK', KEYS[2])
 local head = redis.pcall('GETRANGE', KEYS[1], 0, 9)
-if type(head) ~= 'string' or #head < 10 or string.byte(head) ~= 193
-  or string.byte(head, 2) ~= 1 then
+if type(head) ~= 'string' or #head < 10 or string.sub(head, 1, 2) ~= '\193\3' then
   return 0
 end
 redis.call('SETRANGE', KEYS[1], 2, string.rep('\0', 8))

@@ -11,8 +11,8 @@ if type(holder) ~= 'string' or string.sub(holder, 1, #ARGV[1]) ~= ARGV[1] then
 end
 if ARGV[4] ~= '' then
   local head = redis.pcall('GETRANGE', KEYS[1], 0, 17)
-  if type(head) == 'string' and #head == 18 and string.byte(head) == 193
-    and string.sub(head, 11) > ARGV[4] then
+  if type(head) == 'string' and #head == 18
+    and string.find(head, '^\193[\3\4]') and string.sub(head, 11) > ARGV[4] then
     redis.call('UNLINK', KEYS[2])
     return -1
   end

@@ -6,8 +6,8 @@
 redis.call('EXISTS', KEYS[1], KEYS[2])
 if ARGV[3] ~= '' then
   local head = redis.pcall('GETRANGE', KEYS[1], 0, 17)
-  if type(head) == 'string' and #head == 18 and string.byte(head) == 193
-    and string.sub(head, 11) > ARGV[3] then
+  if type(head) == 'string' and #head == 18
+    and string.find(head, '^\193[\3\4]') and string.sub(head, 11) > ARGV[3] then
     return 0
   end
 end

@@ -2,7 +2,8 @@
 -- KEYS: nonces of tags (one slot).
 -- ARGV: 1 eight random bytes.
 -- Returns how many of the tags were in use.
--- Cost: O(number of keys). Another soft nonce is made of the one that was there and of
+-- Cost: O(number of keys). Where memory is full and SET is refused they are removed: gone
+--   is more than stale. Another soft nonce is made of the one that was there and of
 --   chance: a call that is repeated makes yet another, so none ever comes back.
 local found = 0
 for _, key in ipairs(KEYS) do
@@ -12,7 +13,10 @@ for _, key in ipairs(KEYS) do
     local soft = string.gsub(hex, '..', function(byte)
       return string.char(tonumber(byte, 16))
     end)
-    redis.call('SET', key, string.sub(nonces, 1, 8) .. soft, 'KEEPTTL')
+    local set = redis.pcall('SET', key, string.sub(nonces, 1, 8) .. soft, 'KEEPTTL')
+    if set.err then
+      redis.call('UNLINK', key)
+    end
     found = found + 1
   end
 end
