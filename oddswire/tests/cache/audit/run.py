@@ -136,11 +136,14 @@ class Audit:
             await asyncio.sleep(pause / 2)
             proxy.heal()
         elif fault == "stop":
-            worker.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(pause)
-            worker.send_signal(signal.SIGCONT)
+            # One of a peer's may have ended by itself, at an error of its library.
+            with suppress(ProcessLookupError):
+                worker.send_signal(signal.SIGSTOP)
+                await asyncio.sleep(pause)
+                worker.send_signal(signal.SIGCONT)
         elif fault == "kill":
-            worker.kill()
+            with suppress(ProcessLookupError):
+                worker.kill()
             await worker.wait()
             self._workers[at] = await self._start(at)
         elif fault == "flush":
