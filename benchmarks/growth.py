@@ -84,7 +84,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> str:
         *_panel(0, "Memory in Redis, MB", sizes, memory),
         *_panel(1, "Server time of one script, us", sizes, times),
     ]
-    width, height = 2 * (_WIDTH + _LEFT + 20), _HEIGHT + 2 * _TOP + 10
+    width, height = 2 * (_WIDTH + _LEFT + 20) + 16, _HEIGHT + 2 * _TOP + 10
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" font-family="sans-serif" font-size="11">'
