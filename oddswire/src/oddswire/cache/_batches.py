@@ -7,7 +7,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from oddswire.cache._flight import Want
     from oddswire.cache._flights import Flights
@@ -34,9 +34,27 @@ class Batch:
         flights: Flights,
     ) -> None:
         self._loader = loader
+        self._keys = keys
         self._undecided = set(keys)
         self._wanted: dict[str, asyncio.Future[Any]] = {}
         self._flights = flights
+
+    def wants(
+        self,
+        lookup: Lookup,
+        tags: Callable[[str], Iterable[str]] | Iterable[str],
+        **options: Any,
+    ) -> list[Want]:
+        """Return what is asked for of each key; `options` as for `Lookup.want`."""
+        return [
+            lookup.want(
+                key,
+                functools.partial(self.load, key),
+                tags=tags(key) if callable(tags) else tags,
+                **options,
+            )
+            for key in self._keys
+        ]
 
     async def load(self, key: str) -> Any:
         """Return the value of a key that is ours to load."""

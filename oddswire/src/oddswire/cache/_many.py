@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oddswire.cache._batches import Batch, Gatherer, obtain_many
@@ -78,19 +77,15 @@ class Many(Refreshing):
         self._require_open()
         names = list(dict.fromkeys(keys))
         batch = Batch(batch_loader, names, self._flights)
-        wants = [
-            self._lookup.want(
-                key,
-                functools.partial(batch.load, key),
-                ttl=ttl,
-                tags=tags(key) if callable(tags) else tags,
-                stale=stale,
-                negative_ttl=negative_ttl,
-                kind=type,
-                max_age=max_age,
-            )
-            for key in names
-        ]
+        wants = batch.wants(
+            self._lookup,
+            tags,
+            ttl=ttl,
+            stale=stale,
+            negative_ttl=negative_ttl,
+            kind=type,
+            max_age=max_age,
+        )
         items = await obtain_many(self._lookup, wants, batch)
         return {key: item.value for key, item in items.items()}
 

@@ -109,18 +109,14 @@ class Refreshing(Invalidating):
         self._require_open()
         names = list(dict.fromkeys(keys))
         batch = Batch(batch_loader, names, self._flights)
-        wants = [
-            self._lookup.want(
-                key,
-                functools.partial(batch.load, key),
-                ttl=ttl,
-                tags=tags(key) if callable(tags) else tags,
-                stale=stale,
-                negative_ttl=negative_ttl,
-                kind=type,
-            )
-            for key in names
-        ]
+        wants = batch.wants(
+            self._lookup,
+            tags,
+            ttl=ttl,
+            stale=stale,
+            negative_ttl=negative_ttl,
+            kind=type,
+        )
 
         async def one(want: Want) -> Any:
             try:
