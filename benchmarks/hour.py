@@ -21,7 +21,7 @@ import sys
 import tomllib
 from bisect import bisect
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from decimal import Decimal
 from itertools import accumulate
 from pathlib import Path
@@ -36,6 +36,7 @@ from oddsbot.markets import NAMESPACES, Ages, Markets
 from oddsbot.polymarket import GammaMarket, Level, MarketPage, OrderBook
 from oddswire import Client, EmbeddedServer
 from oddswire.cache import Cache
+from oddswire.errors import OddswireError
 from oddswire.ratelimit import RateLimiter
 
 if TYPE_CHECKING:
@@ -288,7 +289,8 @@ async def with_cache(
 
         async def keep_warm() -> None:
             while True:
-                await markets.warm()
+                with suppress(OddswireError):  # the next round is soon
+                    await markets.warm()
                 await asyncio.sleep(15 / speed)
 
         keeping = asyncio.create_task(keep_warm()) if warm else None  # noqa: TID251 - ended below
