@@ -323,7 +323,7 @@ before anything was measured.
 
 {users:,} users, {actions} actions each, over {markets:,} recorded markets by Zipf
 {zipf:g}; each watches {watched} markets. Prices of watched markets are the feed's in
-both columns and cost no call, so alerts do not either. An answer of the stand-in for
+every column and cost no call, so alerts do not either. An answer of the stand-in for
 Polymarket takes {latency:g} ms. Played {speed} times as fast with times to live as
 much shorter, the answers not: more people come during a load than in a real hour, so
 waiting is overstated.
