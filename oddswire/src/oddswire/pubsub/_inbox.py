@@ -88,6 +88,7 @@ class Inbox(ABC):
     def take(self) -> Message[Any] | Gap | None:
         """Return the next event; None: there is none, or see `behind`."""
 
+    @abstractmethod
     async def recover(self) -> None:
         """Read from the server what was missed; clears `behind` if that is all.
 
@@ -96,4 +97,3 @@ class Inbox(ABC):
         Raises:
             OddswireError: As from any command.
         """
-        raise NotImplementedError

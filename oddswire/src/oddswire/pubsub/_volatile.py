@@ -78,6 +78,9 @@ class VolatileInbox(Inbox):
     def interrupted(self) -> None:
         self._why = GapReason.DISCONNECTED
 
+    async def recover(self) -> None:
+        """Nothing: it is never `behind`, what a live topic lost is gone."""
+
     def take(self) -> Message[Any] | Gap | None:
         queue = self._queue
         while queue:

@@ -11,21 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
+from oddswire.connection.outage import PASSING
 from oddswire.erasure import Erased
-from oddswire.errors import (
-    Busy,
-    ClusterDown,
-    CommandTimeout,
-    ConnectionLost,
-    Loading,
-    Misconfigured,
-    NoReplicas,
-    OddswireError,
-    OutOfMemory,
-    ProtocolBroken,
-    ReadOnly,
-    Unavailable,
-)
+from oddswire.errors import OddswireError, ProtocolBroken
 from oddswire.ratelimit._bucket import HIT, Bucket, Part, Request
 from oddswire.ratelimit._shares import BucketShare, SlotsShare, WindowShare
 from oddswire.ratelimit.decision import Decision, Taken
@@ -39,10 +27,7 @@ if TYPE_CHECKING:
     from oddswire.ratelimit._shares import Share
     from oddswire.scripts import Script
 
-AWAY = (
-    Unavailable, ConnectionLost, CommandTimeout, ProtocolBroken, Loading, ReadOnly,
-    OutOfMemory, Misconfigured, Busy, NoReplicas, ClusterDown,
-)  # fmt: skip
+AWAY = (*PASSING, ProtocolBroken)
 """What means that Redis cannot be asked now; other errors are somebody's mistake."""
 
 # With the module: reading a file in a running loop would hold it up.
