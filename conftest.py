@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from oddswire import EmbeddedServer
 
-pytest_plugins = ["pytester", "oddswire.testing.fixtures"]
+pytest_plugins = ["pytester", "oddswire.testing.fixtures", "support.fixtures"]
 
 KINDS = ("basic", "advanced", "errors", "performance", "integration")
 

@@ -51,13 +51,6 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture(scope="session")
-def program(request):
-    """The server's program; None: the one that comes along."""
-    name = getattr(request, "param", None)
-    return None if name is None else shutil.which(name)
-
-
-@pytest.fixture(scope="session")
 def oldest_server():
     """One for the whole run, as `redis_server` is."""
     program = shutil.which("redis-server")
@@ -71,13 +64,6 @@ def server(request, program):
     return request.getfixturevalue(
         "redis_server" if program is None else "oldest_server"
     )
-
-
-@pytest.fixture
-async def own(program):
-    """A server of the test's own."""
-    async with EmbeddedServer(binary=program) as server:
-        yield server
 
 
 class Telegram:
