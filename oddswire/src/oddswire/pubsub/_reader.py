@@ -17,6 +17,7 @@ from oddswire.connection.calls import Named
 from oddswire.connection.packing import pack
 from oddswire.errors import (
     ClosedError,
+    Loading,
     OddswireError,
     ReadOnly,
     TopicError,
@@ -230,14 +231,16 @@ class Reader:
                 self._subscribed.add(channel)
             await self._ask_head(wire, route)
         except OddswireError as error:
-            if wire.error is None:
-                self.refused += 1
-                route.refuse(error)
-                if isinstance(error, ReadOnly):
-                    self._client.demoted(wire.connected_at)
-            else:
+            # As a plain call does: it waits while the server loads, and goes to the new
+            # primary when the old one was demoted.
+            waits = isinstance(error, Loading) or (
+                isinstance(error, ReadOnly) and self._client.demoted(wire.connected_at)
+            )
+            if wire.error is not None or waits:
                 route.asks = True
                 raise
+            self.refused += 1
+            route.refuse(error)
 
     async def _ask_head(self, wire: Multiplexer, route: _Route) -> None:
         head = route.line.head
