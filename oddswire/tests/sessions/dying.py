@@ -90,8 +90,9 @@ CALLS = {
 
 
 def open_sessions(client, prefix, keys):
-    """Return sessions of one process."""
-    return Sessions(client, Person, prefix=prefix, keyring=Keyring.from_text(keys))
+    """Return sessions of one process; without keys nothing is sealed."""
+    keyring = Keyring.from_text(keys) if keys else None
+    return Sessions(client, Person, prefix=prefix, keyring=keyring)
 
 
 async def prepare(client, prefix, keys):
