@@ -22,6 +22,7 @@ from oddswire.sessions import (
     Secret,
     Sessions,
 )
+from support.hooks import session_keys
 
 WORKER = Path(__file__).with_name("rotating.py")
 BYTES = Path(__file__).with_name("sealed.json")
@@ -107,11 +108,11 @@ async def written(client):
     sessions = Sessions(client, Owner, prefix=PREFIX, keyring=keyring, ttl=CENTURY)
     await sessions.update(-42, fill, create=True)
     await sessions.add_to(-42, "wallets", "0xaa", "whale")
-    hashes = [await client.hgetall(key) for key in sessions._store.pair(-42)]
+    hashes = [await client.hgetall(key) for key in session_keys(sessions).pair(-42)]
     source = Memory()
     await SealedSource(source, keyring).save(Kept(user_id=-42, data=b"kept", **KEPT), 0)
     return {
-        "keys": [list(sessions._store.pair(-42))],
+        "keys": [list(session_keys(sessions).pair(-42))],
         "hashes": [{k.hex(): v.hex() for k, v in each.items()} for each in hashes],
         "user": BlindNames(keyring).of_user(-42),
         "value": BlindNames(keyring).of_value("wallet", "0xaa"),
@@ -155,7 +156,7 @@ async def test_bytes_that_were_sealed_once_stay_readable(client):
     try:
         for ring in (both, keyring):
             sessions = Sessions(client, Owner, prefix=PREFIX, keyring=ring)
-            assert list(sessions._store.pair(-42)) == keys
+            assert list(session_keys(sessions).pair(-42)) == keys
             owner = await sessions.get(-42)
             assert (owner.city, owner.token) == ("Trondheim", "hunter2")
             assert owner.limits == {"price": 0.0517}
@@ -228,11 +229,12 @@ async def test_a_key_does_not_leave_while_the_source_needs_it(client, prefix):
 @pytest.mark.requirement("S7")
 def test_the_index_line_opens_nothing():
     """What stays in the key file after a rotation is no key that ever sealed."""
-    ring = Keyring.from_text(Keyring.new_line(1))
+    text = Keyring.new_line(1)
+    ring = Keyring.from_text(text)
     backup = AesGcm(ring).seal(b"seed", "42", b"place")
     line = ring.index_line()
     digits = line.split()[1]
-    assert digits not in {ring.key_for(1, "42").hex(), ring._keys[1].hex()}
+    assert digits != text.split()[1] and digits != ring.key_for(1, "42").hex()
     with pytest.raises(CodecError):
         AesGcm(Keyring({1: bytes.fromhex(digits)})).open(backup, "42", b"place")
     kept = Keyring.from_text(Keyring.new_line(2) + line)

@@ -6,10 +6,12 @@ import sys
 
 import pytest
 
+from oddswire.clock import SystemClock
 from oddswire.codec import AesGcm, Keyring, PlainNames
 from oddswire.codec.compression import Zstd
 from oddswire.errors import CodecError, SessionDamaged, SessionError, SettingsError
 from oddswire.sessions._header import Header
+from support.hooks import session_keys
 
 
 def fill(person):
@@ -95,7 +97,7 @@ async def test_a_blob_in_another_place_does_not_open(people, keyring):
         await sessions.update(user, fill, create=True)
         await sessions.add_to(user, "wallets", "0xaa", people.Wallet("a"))
         await sessions.add_to(user, "wallets", "0xbb", people.Wallet("b"))
-    (mine, short), (theirs, _) = sessions._store.pair(1), sessions._store.pair(2)
+    (mine, short), (theirs, _) = map(session_keys(sessions).pair, (1, 2))
     main = await client.hgetall(mine)
     members = [name for name in main if b":" in name]
     swaps = [
@@ -131,7 +133,7 @@ async def test_a_flipped_bit_anywhere_is_found(people, keyring):
     await sessions.update(1, fill, create=True)
     await sessions.add_to(1, "wallets", "0xaa", people.Wallet("a"))
     for key, fields in zip(
-        sessions._store.pair(1), await people.raw(sessions, 1), strict=True
+        session_keys(sessions).pair(1), await people.raw(sessions, 1), strict=True
     ):
         for field, blob in fields.items():
             for place in range(0, len(blob), 1 + len(blob) // 40):
@@ -144,7 +146,7 @@ async def test_a_flipped_bit_anywhere_is_found(people, keyring):
                 assert await whole(sessions, 1) == "damaged", (field, cut)
             await client.hset(key, field, blob)
     assert (await sessions.get(1)).wallets
-    await client.hset(sessions._store.pair(1)[0], "h", "1 2 3")
+    await client.hset(session_keys(sessions).pair(1)[0], "h", "1 2 3")
     for call in (
         sessions.get(1),
         sessions.update(1, lambda _: None),
@@ -166,7 +168,7 @@ async def test_a_session_opens_whole_or_not_at_all(people, keyring):
     await sessions.update(1, fill, create=True)
     for wallet in ("0xaa", "0xbb"):
         await sessions.add_to(1, "wallets", wallet, people.Wallet("a"))
-    keys, was = sessions._store.pair(1), await people.raw(sessions, 1)
+    keys, was = session_keys(sessions).pair(1), await people.raw(sessions, 1)
     await sessions.update(1, lambda p: setattr(p, "token", "another"))
     await sessions.update(1, lambda p: p.limits.update(threshold=1.0))
     stored = await people.raw(sessions, 1)
@@ -211,7 +213,7 @@ async def test_no_word_of_the_header_can_be_changed(people, keyring, place):
     """Version, times, deadline, schema, activity and generation are authenticated."""
     sessions, client = people(keyring=keyring), people.client
     await sessions.update(1, fill, create=True)
-    main, _ = sessions._store.pair(1)
+    main, _ = session_keys(sessions).pair(1)
     header = await client.hget(main, "h")
     words = header.split(b" ", 8)
     numbers = (b"0", b"1", b"7", b"9" * 16, words[place] + b"0", b"9" * 5000)
@@ -251,13 +253,19 @@ async def test_what_lapsed_with_its_conversation_is_no_damage(people, keyring):
     assert (await sessions.get(33)).token == "new"
 
 
+class Wrong(SystemClock):
+    """A machine's clock that is some seconds ahead of the server's."""
+
+    def __init__(self, ahead):
+        self.now = lambda: SystemClock.now() + ahead
+
+
 @pytest.mark.advanced
 @pytest.mark.requirement("S7")
 async def test_sealed_processes_with_wrong_clocks_agree(people, keyring):
     """The server's clock decides, though each process seals by its own."""
-    one, two = people(keyring=keyring), people(keyring=keyring)
-    one._store._ahead += 3_600_000_000
-    two._store._ahead -= 3_600_000_000
+    one = people(keyring=keyring, clock=Wrong(3600.0))
+    two = people(keyring=keyring, clock=Wrong(-3600.0))
     await one.update(1, fill, create=True)
     for turn in range(5):
         for each in (one, two):
@@ -295,7 +303,7 @@ async def test_an_older_whole_record_is_the_limit(people, keyring):
     """Somebody who can write to Redis can put a whole session back as it was."""
     sessions = people(keyring=keyring)
     await sessions.update(1, fill, create=True)
-    main, short = sessions._store.pair(1)
+    main, short = session_keys(sessions).pair(1)
     older = await people.raw(sessions, 1)
     await sessions.update(1, lambda p: p.limits.update(threshold=1.0))
     await people.client.hset(main, mapping=older[0])
@@ -321,11 +329,11 @@ async def test_a_bomb_is_refused(people, keyring, sealed):
         from oddswire.codec import Envelope
 
         blob = Envelope(body=bomb, compressed=True).to_bytes()
-    await people.client.hset(sessions._store.pair(1)[0], "D", blob)
+    await people.client.hset(session_keys(sessions).pair(1)[0], "D", blob)
     with pytest.raises(SessionDamaged) as caught:
         await sessions.get(1)
     assert caught.value.reason == "too_large"
-    await people.client.hset(sessions._store.pair(1)[0], "D", b"\xf5" * 300_000)
+    await people.client.hset(session_keys(sessions).pair(1)[0], "D", b"\xf5" * 300_000)
     with pytest.raises(SessionDamaged) as caught:
         await sessions.get(1)
     assert caught.value.reason == "too_large"
@@ -350,12 +358,13 @@ async def test_the_authentication_section_is_never_compressed(people, keyring):
 @pytest.mark.requirement("S7")
 async def test_keys_rotate_without_losing_a_session(people):
     """Old keys open, the new one seals, and a key leaves only when nothing needs it."""
-    old = Keyring.from_text(Keyring.new_line(1))
+    first = Keyring.new_line(1)
+    old = Keyring.from_text(first)
     sessions = people(keyring=old)
     for user in range(5):
         await sessions.update(user, fill, create=True)
         await sessions.add_to(user, "wallets", "0xaa", people.Wallet())
-    text = Keyring.new_line(2) + _line(old, 1) + old.index_line()
+    text = Keyring.new_line(2) + first + old.index_line()
     both = people(keyring=Keyring.from_text(text))
     assert (await both.get(0)).city == "Trondheim"
     assert await both.users_for("wallet", "0xaa") == set(range(5))
@@ -371,10 +380,6 @@ async def test_keys_rotate_without_losing_a_session(people):
     with pytest.raises(SessionDamaged, match="key 2") as caught:
         await sessions.get(1)
     assert caught.value.reason == "key"
-
-
-def _line(keyring, number):
-    return f"{number} {keyring._keys[number].hex()}\n"
 
 
 @pytest.mark.errors
@@ -427,7 +432,9 @@ async def test_a_sealer_of_the_users_own_takes_its_place(people):
     assert (await sessions.get(1)).wallets == {"0xaa": people.Wallet("whale")}
     main, _ = await people.raw(sessions, 1)
     assert main[b"D"].startswith(b"KMS")
-    await people.client.hset(sessions._store.pair(1)[0], "D", main[b"D"][:-1] + b"?")
+    await people.client.hset(
+        session_keys(sessions).pair(1)[0], "D", main[b"D"][:-1] + b"?"
+    )
     assert await whole(sessions, 1) == "damaged"
     with pytest.raises(SessionError, match="Keyring"):
         await sessions.retire(9)
