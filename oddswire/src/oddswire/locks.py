@@ -8,7 +8,6 @@ grows, and what it writes goes through a script that refuses any number but the 
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from contextlib import suppress
 from functools import lru_cache
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
     from oddswire.client import Client
     from oddswire.clock import Clock
-
-_log = logging.getLogger(__name__)
 
 _PATIENCE = 3.0
 """Seconds after which a waiter that says nothing is taken for dead."""
@@ -298,7 +295,7 @@ class Lock:
     async def _acquire(self) -> None:
         client, clock = self._locks.client, self._locks.clock
         args = (*self._terms, round(_PATIENCE * 1e3))
-        outage = Outage(f"waiting for lock {self.name}", _log, logging.DEBUG)
+        outage = Outage()
         while True:
             # From before it is asked for: the server counts from later.
             sent = clock.boottime()
