@@ -65,7 +65,13 @@ async def send(client, prefix, url, bot):
         RateLimiter(client, prefix=prefix, deadline=2.0) as limiter,
     ):
         sending = Sending(
-            limiter, overall=rule, chat=None, group=None, timeout=None, retries=0
+            limiter,
+            overall=rule,
+            chat=None,
+            group=None,
+            timeout=None,
+            retries=0,
+            retry_after=lambda error: error.args[0],
         )
 
         async def post():
@@ -81,7 +87,7 @@ async def send(client, prefix, url, bot):
                 post,
                 bot=int(bot),
                 chat=2,
-                retry_after=lambda error: error.args[0],
+                messages=1,
                 priority=Priority.NORMAL,
             )
 
