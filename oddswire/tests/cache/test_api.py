@@ -6,13 +6,16 @@ import asyncio
 import inspect
 
 import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
 
 import oddswire
 from oddswire import Client, EmbeddedServer
 from oddswire.cache import Cache, Namespace
 from oddswire.errors import InvalidKey, SettingsError
+from support import eventually
 
-from .conftest import Loader, Market, until
+from .conftest import Loader, Market
 from .test_fences import spawn
 
 pytestmark = pytest.mark.requirement("K5")
@@ -93,7 +96,7 @@ async def test_what_is_refreshed_of_many_is_loaded_by_one_call(fleet, why, tier)
         assert got == dict.fromkeys(keys, "old")
         await slow.started.wait()
     slow.go.set()
-    await until(lambda: a.stats().writes == 2 * len(keys))
+    await eventually(lambda: a.stats().writes == 2 * len(keys))
     assert calls == [sorted(keys)]
     assert await a.get_many(keys) == dict.fromkeys(keys, "new")
 
@@ -148,7 +151,7 @@ async def test_who_leaves_a_batch_does_not_wait_for_who_joined_it(fleet, how):
     first = spawn(getattr(a, how)(["m:1", "m:2"], load))
     await slow.started.wait()
     joined = spawn(a.get_or_set("m:1", Loader("other")))
-    await until(lambda: a.stats().shared == 1)
+    await eventually(lambda: a.stats().shared == 1)
     first.cancel()
     async with asyncio.timeout(5):
         await asyncio.wait([first])
@@ -232,6 +235,58 @@ async def _failing(values):
     return values
 
 
+_LITERALS = st.text(":-_|/.%~ ,1a2C", max_size=3)
+_VALUES = st.integers(-12, 112) | st.text(":-_|/.%~ ,1a2C5", min_size=1, max_size=4)
+_TUPLES = st.tuples(_VALUES, _VALUES, _VALUES)
+
+
+@pytest.mark.errors
+@given(
+    literals=st.lists(_LITERALS, min_size=4, max_size=4),
+    fields=st.permutations(["a", "b", "c"]),
+    used=st.integers(1, 3),
+    one=_TUPLES,
+    two=_TUPLES,
+)
+def test_two_tuples_of_arguments_share_no_key(literals, fields, used, one, two):
+    """Whatever stands between the fields, other arguments have another key."""
+    fields = fields[:used]
+    text = "".join(f"{{{f}}}{lit}" for f, lit in zip(fields, literals, strict=False))
+
+    async def load(a: object, b: object, c: object) -> int:
+        return 1
+
+    cache = Cache(Client.from_url("redis://localhost"), [Namespace(name="n", type=int)])
+    try:
+        cached = cache.cached(ttl=1, key=f"n:{text}")(load)
+    except InvalidKey:
+        event("refused")
+        assert used > 1
+        return
+    texts = [
+        tuple(str(value["abc".index(field)]) for field in fields)
+        for value in (one, two)
+    ]
+    assert (cached.key(*one) == cached.key(*two)) == (texts[0] == texts[1])
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("between", [":", "|", "/", "-:-", ", "])
+def test_a_separator_in_an_argument_is_escaped(between):
+    """Each character that may separate two fields may stand in them."""
+    cache = Cache(Client.from_url("redis://localhost"), [Namespace(name="n", type=int)])
+
+    @cache.cached(ttl=1, key="n:{a}" + between + "{b}")
+    async def load(a: str, b: str) -> int:
+        return 1
+
+    assert load.key("x" + between + "y", "z") != load.key("x", "y" + between + "z")
+    assert load.key("x", "y") == f"n:x{between}y"
+    for unsafe in ("n:{a}{b}", "n:{a}-{b}", "n:{a}_{b}", "n:{a}1{b}", "n:{a}%{b}"):
+        with pytest.raises(InvalidKey, match="put a colon"):
+            cache.cached(ttl=1, key=unsafe)(load.__wrapped__)
+
+
 @pytest.mark.basic
 async def test_a_decorated_function_is_called_once(fleet):
     """A decorated function returns what it returned, with its own type."""
@@ -267,7 +322,7 @@ async def test_a_decorated_function_is_called_once(fleet):
     await fleet.believed(a)
     assert one.peek(7) == Market(7)
     assert await two.invalidate(7)
-    await until(lambda: one.peek(7) is None)
+    await eventually(lambda: one.peek(7) is None)
     await one.prime(Market(7, "primed"), 7)
     assert await two(7) == Market(7, "primed")
     assert await two.refresh(7) == Market(7)
