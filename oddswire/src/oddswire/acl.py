@@ -90,7 +90,7 @@ SESSIONS: Final = Component(
     families=(
         keys.SESSION, keys.SESSION_SHORT, keys.SESSION_EXPIRY, keys.SESSION_ACTIVITY,
         keys.SESSION_OFF, keys.SESSION_STATS, keys.SESSION_LOG, keys.SESSION_INDEX,
-        keys.SESSION_MARKS, keys.SESSION_NOTED,
+        keys.SESSION_MARKS, keys.SESSION_NOTED, keys.SESSION_BEAT,
     ),
 )  # fmt: skip
 LOCKS: Final = Component(

@@ -132,6 +132,9 @@ class Wires:
             self._tasks.add(leaving)
             leaving.add_done_callback(self._tasks.discard)
 
+    def ask(self) -> None:
+        """Have the sentinels asked at once: the primary may have been deposed."""
+
     async def aclose(self, drain: float) -> None:
         """Close the command wire; see `Link.aclose`."""
         try:
