@@ -232,8 +232,6 @@ class Shared:
             hook,
             repeatable=True,
         )
-        if isinstance(reply, list):
-            return Held(reply[0])
         if isinstance(reply, int):
             return None
         if found.unjudged is not None:
@@ -241,7 +239,7 @@ class Shared:
         if not self._lease.reads.accept(ticket):
             # As if nothing had been found yet: the caller looks again.
             return Found(self._reader, place, kind)
-        return found
+        return Held(reply[0]) if isinstance(reply, list) else found
 
     # --- writing
 

@@ -120,6 +120,8 @@ class Calling(aredis.Redis):
         """Not connected, no room, or not an ordinary command."""
         command.calls += 1
         alone = self.single_connection_client or self.connection is not None
+        if not alone:
+            self._wires.follow()
         route = command.route_for(args)
         if self.multiplexed and not alone and route is Route.SHARED:
             return await self._shared(command, args, options)
@@ -380,6 +382,7 @@ class Calling(aredis.Redis):
         """
         if isinstance(error, ReadOnly):
             self._link.demoted(sent)
+            self._wires.ask()
         elif isinstance(error, NoReplicas):
             self._wires.ask()
 

@@ -19,7 +19,7 @@ full disk must not make a cache useless.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -37,6 +37,7 @@ from oddswire.errors import (
 )
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable
 
     from oddswire.client._client import Client
@@ -130,9 +131,7 @@ class ReadLease:
             raise copy_of(self._refusal, self._refusal.outcome)
         return False
 
-    async def read(
-        self, call: Callable[[], Awaitable[T]], *, renew: bool = False
-    ) -> T:
+    async def read(self, call: Callable[[], Awaitable[T]], *, renew: bool = False) -> T:
         """Return what a read answers, once its server is believed.
 
         Args:
@@ -156,10 +155,8 @@ class ReadLease:
         sent = self._now()
         if sent < self.until and not renew:
             return
-        try:
+        with contextlib.suppress(OutOfMemory, Misconfigured):
             await self._client().execute_command(*self.command)
-        except (OutOfMemory, Misconfigured):
-            pass
         self.until = sent + self.length
 
     def renew(self, connection: Multiplexer) -> None:
