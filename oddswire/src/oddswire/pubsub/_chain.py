@@ -149,6 +149,10 @@ class Chain:
         except ValueError:
             return False  # somebody else's
 
+    def is_behind(self, mark: bytes) -> bool:
+        """Whether the history of this mark ended before the place."""
+        return mark in self._passed and mark != mark_of(self.link)
+
     def advance(self, n: int, link: bytes) -> None:
         """Go to the next message."""
         self.n, self.link = n, link
