@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from oddswire import keys as families
-from oddswire.errors import SessionError
+from oddswire.errors import NoPermission, SessionError
 from oddswire.sessions import _scripts as scripts
 from oddswire.sessions._scripts import (
     Answer,
@@ -323,8 +323,13 @@ class Store:
         ]
         if await client.sismember(self.off, name):
             left.append(self.off)
-        every = client.scan_iter(match=self.index_pattern(), count=1000)
-        left += [text(key) async for key in every if await client.sismember(key, name)]
+        try:
+            every = client.scan_iter(match=self.index_pattern(), count=1000)
+            left += [
+                text(key) async for key in every if await client.sismember(key, name)
+            ]
+        except NoPermission:
+            left.append("the indexes were not looked at: SCAN is not allowed")
         log: Any = await client.xrange(self.log)
         for _, content in log:
             if name in (text(value) for value in content.values()):
