@@ -302,7 +302,10 @@ class Sessions(Members[T]):
             found = await self._found(tag)
             names = await self._store.pages(tag) if isinstance(found, int) else found
         user = self._store.names.user
-        return frozenset([user(name) for name in names])
+        try:
+            return frozenset([user(name) for name in names])
+        except ValueError:
+            return frozenset([user_id for _, user_id in self._store.users(names)])
 
     async def _found(self, tag: Tag) -> list[str] | int:
         if self._rebuilding is None:
