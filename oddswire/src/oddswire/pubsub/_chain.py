@@ -130,7 +130,7 @@ class Chain:
         self._known = {at.link}
         # The newest link that was passed of each mark, in the order of the marks.
         self._passed = {mark_of(at.link): at.link}
-        self._began = mark_of(at.link)
+        self._began = at.link
 
     @property
     def at(self) -> Head:
@@ -145,10 +145,13 @@ class Chain:
         if mark == _NO_MARK:
             return False
         newest = self._passed.get(mark)
-        if newest is None:
-            # Never seen here: one that was over before this reader began?
-            return self._began != _NO_MARK and mark[:4] < self._began[:4]
         try:
+            if newest is None:
+                # Never seen here: was that process over before this reader began? On
+                # one server the ids of a later process are higher, whatever its clock.
+                began = self._began
+                earlier = mark[:4] < mark_of(began)[:4]
+                return earlier and _id_of(link) < _id_of(began)
             if mark == mark_of(oldest):
                 return _id_of(link) < _id_of(oldest)
             marks = list(self._passed)
@@ -156,6 +159,10 @@ class Chain:
             return not remembered and _id_of(link) <= _id_of(newest)
         except ValueError:
             return False  # somebody else's
+
+    def is_behind(self, mark: bytes) -> bool:
+        """Whether the history of this mark ended before the place."""
+        return mark in self._passed and mark != mark_of(self.link)
 
     def advance(self, n: int, link: bytes) -> None:
         """Go to the next message."""

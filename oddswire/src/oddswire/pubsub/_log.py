@@ -141,7 +141,8 @@ class LogInbox(Inbox):
         except ValueError:
             return  # somebody else's frame
         mark = mark_of(link)
-        self._heard[mark] = max(number, self._heard.get(mark, 0))
+        if not self._chain.is_behind(mark):
+            self._heard[mark] = max(number, self._heard.get(mark, 0))
 
     def take(self) -> Message[Any] | Gap | None:
         gap, self._gap = self._gap, None
@@ -230,6 +231,9 @@ class LogInbox(Inbox):
         if self._replay or self._gap is not None:
             return
         line, chain = self.line, self._chain
+        # The answer may come from a server that has not got what was heard of: the
+        # command connection can be back before the subscriber notices its loss.
+        self._note(self._newest)
         # From here on frames are queued again; what came before is in the answer.
         self._queue.clear()
         self.behind = False
