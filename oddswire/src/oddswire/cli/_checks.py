@@ -270,15 +270,18 @@ async def permissions(patient: Patient) -> Verdict:
 
 async def privilege(patient: Patient) -> Verdict:
     """What this user may do and nothing here needs."""
-    user, shapes = await _who(patient)
-    more = await allowed(patient.client, user, acl.DANGEROUS, shapes)
+    user, _ = await _who(patient)
+    names = await _dangerous(patient.client)
+    shapes = await Shapes.of(patient.client, names)
+    more = await allowed(patient.client, user, names, shapes)
     # Never the present one: the lines replace what a user may do.
     new = "oddswire-bot" if user == "oddswire" else "oddswire"
     return Verdict(
         status=Status.WARN if more and patient.deployed else Status.PASS,
         seen=f"user {user!r} may also run {', '.join(more)}"
         if more
-        else f"user {user!r} may run nothing that ends or empties the server",
+        else f"user {user!r} may run nothing that ends, empties, reads or rules the "
+        "server",
         fix=f"a new user for the bot: oddswire acl --user {new}, then its name and "
         "password in REDIS_URL",
         values={"user": user, "allowed": " ".join(more)},
@@ -295,6 +298,18 @@ async def _who(patient: Patient) -> tuple[str, Shapes]:
     if patient.user is not None:
         return patient.user, shapes
     return _text(await patient.client.execute_command("ACL WHOAMI")), shapes
+
+
+async def _dangerous(client: Client) -> tuple[str, ...]:
+    """Return what no part needs: of our list, and of the server's own categories."""
+    names = list(acl.DANGEROUS)
+    for category in acl.CATEGORIES:
+        try:
+            names += map(_text, await client.execute_command("ACL CAT", category))
+        except OddswireError:
+            continue  # it may not be asked, or has no such category
+    needed = acl.needed()
+    return tuple(dict.fromkeys(name for name in names if name not in needed))
 
 
 class _NotTold(OddswireError):

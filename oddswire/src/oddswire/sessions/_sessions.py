@@ -301,7 +301,10 @@ class Sessions(Members[T]):
         if names is None:
             names = await self._reads.read(lambda: self._looked_up(tag))
         user = self._store.names.user
-        return frozenset([user(name) for name in names])
+        try:
+            return frozenset([user(name) for name in names])
+        except ValueError:
+            return frozenset([user_id for _, user_id in self._store.users(names)])
 
     async def _looked_up(self, tag: Tag) -> list[str]:
         found = await self._found(tag)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -9,7 +10,7 @@ import msgspec
 
 from oddswire.errors import ClosedError, NoPermission, OddswireError
 from oddswire.events import Degradation
-from oddswire.sessions._scripts import text
+from oddswire.sessions._scripts import plain, text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,7 +23,10 @@ _BLOCK = 0.75
 """Seconds; two in a row, and the asking, are less than what memory is believed for."""
 _PAUSE = 0.2
 _REFUSED = 60.0
+_LOOK_BACK = 100
 _ENTRIES = msgspec.json.Decoder(list[tuple[str, str]])
+_FIELDS = frozenset("pxuvojl")
+_NUMBER = re.compile(r"[0-9]{1,19}")
 
 
 class Announced(msgspec.Struct, frozen=True):
@@ -93,11 +97,15 @@ class LogFeed:
         log: The key of the stream.
         clock: Of this process.
         reads: Whether the server is believed.
+
+    Attributes:
+        foreign: Entries that were no changes.
     """
 
     def __init__(
         self, client: Client, log: str, clock: Clock, reads: ReadLease
     ) -> None:
+        self.foreign = 0
         self._client = client
         self._log = log
         self._clock = clock
@@ -134,11 +142,17 @@ class LogFeed:
                 if entries:
                     changes = []
                     for position, fields in entries:  # noqa: B007 - the last one stays
+                        change = _announced(fields)
+                        if change is None:
+                            # Somebody else's. Nothing of ours is missed by that: the
+                            # next change names the last one.
+                            self.foreign += 1
+                            continue
                         if fields["p"] != link:
                             reason = "the log was cut, or is another one"
                             break
                         link = fields["x"]
-                        changes.append(_announced(fields))
+                        changes.append(change)
                     else:
                         self._degraded.end()
                         yield Heard(at, tuple(changes), more=more)
@@ -159,11 +173,18 @@ class LogFeed:
                 await self._clock.sleep(_PAUSE)
 
     async def _newest(self) -> tuple[str, str]:
-        newest: Any = await self._client.xrevrange(self._log, count=1)
-        if not newest:
-            return "0-0", ""
-        position, fields = newest[0]
-        return text(position), _texts(fields)["x"]
+        # Nearly always the newest entry is a change; behind somebody else's, the last
+        # change is looked for.
+        newest: Any = []
+        for count in (1, _LOOK_BACK):
+            newest = await self._client.xrevrange(self._log, count=count)
+            for _, fields in newest:
+                entry = _texts(fields)
+                if _announced(entry) is not None:
+                    return text(newest[0][0]), entry["x"]
+            if not newest:
+                break
+        return text(newest[0][0]) if newest else "0-0", ""
 
     async def _wait(self, position: str) -> bool:
         """Wait until there is a change, or for a moment; whether there is one."""
@@ -185,16 +206,23 @@ class LogFeed:
 
 
 def _texts(fields: dict[Any, Any]) -> dict[str, str]:
-    return {text(name): text(value) for name, value in fields.items()}
+    return {plain(name): plain(value) for name, value in fields.items()}
 
 
-def _announced(fields: dict[str, str]) -> Announced:
+def _announced(fields: dict[str, str]) -> Announced | None:
+    """Return a change; None for what is none."""
+    if not fields.keys() >= _FIELDS or _NUMBER.fullmatch(fields["v"]) is None:
+        return None
+    try:
+        joins, leaves = _entries(fields["j"]), _entries(fields["l"])
+    except (msgspec.DecodeError, UnicodeError):
+        return None
     return Announced(
         name=fields["u"],
         version=int(fields["v"]),
         on=fields["o"] == "1",
-        joins=_entries(fields["j"]),
-        leaves=_entries(fields["l"]),
+        joins=joins,
+        leaves=leaves,
     )
 
 
