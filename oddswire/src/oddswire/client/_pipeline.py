@@ -16,7 +16,7 @@ from oddswire.client._exclusive import refused_by_replica, unhurried
 from oddswire.client._retries import again
 from oddswire.connection.packing import pack, unencodable
 from oddswire.connection.reply_errors import from_redis
-from oddswire.errors import CommandTimeout, NotShared, OddswireError, ReadOnly
+from oddswire.errors import CommandTimeout, NotShared, OddswireError
 
 if TYPE_CHECKING:
     from oddswire.client._calling import Calling
@@ -224,8 +224,8 @@ class Pipeline(RedisPipeline):
             zip(results, commands, stack, strict=True)
         ):
             if isinstance(result, Exception):
-                if isinstance(result, ReadOnly):
-                    self._client.demoted(sent)
+                if isinstance(result, OddswireError):
+                    self._client.refused(result, sent)
                 if EMPTY_RESPONSE in options and isinstance(result, ResponseError):
                     results[position] = options[EMPTY_RESPONSE]
             elif command.callback is None:
