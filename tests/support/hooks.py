@@ -159,6 +159,16 @@ async def read_from_redis(cache, key, kind=object):
     return (await cache._shared.fetch(cache._spaces.place(key), kind)).item
 
 
+async def remember_use(cache, key):
+    """Have a cache count a key of its memory among the hot ones once more."""
+    await cache._hot.remember([cache._items[key]])
+
+
+def loads_behind(cache):
+    """Return the loads that go on behind their callers."""
+    return cache._flights._tasks
+
+
 async def weigh(cache, client, limit=None):
     """Have a cache keep to its cap (or another) now."""
     if limit is not None:

@@ -21,8 +21,10 @@ from oddswire.errors import (
 )
 from oddswire.testing import FaultProxy
 from support import eventually
+from support.hooks import read_from_redis, told
+from support.keys import lease_key
 
-from .conftest import Loader, Market, told
+from .conftest import Loader, Market
 
 pytestmark = pytest.mark.requirement("K3")
 
@@ -124,10 +126,10 @@ async def test_a_load_that_outlives_its_lease_is_waited_for(fleet):
     await slow.started.wait()
     other = Loader("other")
     second = spawn(b.get_or_set("m:1", other))
-    place = a._spaces.place("m:1")
+    lease = lease_key(fleet.prefix, "m:1")
     holders = set()
     while len(holders) < 4:  # renewed three times: longer than one lease
-        holders.add(await a.client.get(place.lease))
+        holders.add(await a.client.get(lease))
         await asyncio.sleep(0.01)
     assert None not in holders
     slow.go.set()
@@ -140,8 +142,7 @@ async def test_a_load_that_outlives_its_lease_is_waited_for(fleet):
 async def test_lease_of_a_dead_loader_under_a_clock_that_went_back(fleet):
     """2.16: a lease nobody renews is taken, whatever time the server thinks it has."""
     a = await fleet.cache(load_lease=0.3)
-    place = a._spaces.place("m:1")
-    await a.client.set(place.lease, b"x" * 16, px=600_000)
+    await a.client.set(lease_key(fleet.prefix, "m:1"), b"x" * 16, px=600_000)
     assert await a.get_or_set("m:1", Loader("mine")) == "mine"
     assert await a.get("m:1") == "mine"
 
@@ -266,7 +267,7 @@ async def test_a_value_is_refreshed_before_its_time(fleet):
     await a.get_or_set("m:1", costly, ttl=2.0)
     for _ in range(200):
         await a.get_or_set("m:1", again, ttl=2.0)
-        await a._wire.call(("PING",))  # lets the refresh begin
+        await told(a)  # lets the refresh begin
         if again.calls:
             break
     assert again.calls == 1
@@ -419,10 +420,7 @@ async def test_adaptive_counts_are_shared_by_the_fleet(fleet):
     for cache, value in ((b, 1), (a, 2), (b, 2)):
         await cache.expire("m:1")
         await cache.get_or_set("m:1", Loader(value), soft_timeout=5)
-    found = await a._shared.fetch(
-        a._spaces.place("m:1"), a._spaces.named("m").config.type
-    )
-    details = found.item.details
+    details = (await read_from_redis(a, "m:1")).details
     assert (details.refreshes, details.changes) == (3, 2)
 
 
