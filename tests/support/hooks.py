@@ -9,6 +9,7 @@ in memory. `.ci/check_reaches.py` counts the others.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 
 from oddswire.errors import ConnectionLost
 from support.keys import SessionKeys
@@ -198,7 +199,7 @@ async def publish_as(pubsub, topic, data):
         def encode(self, _):
             return data
 
-    line = pubsub._line(topic)
+    line = pubsub._line(getattr(topic, "topic", topic))
     codec, line.codec = line.codec, Raw()
     try:
         return await pubsub.publish(topic, None)
@@ -206,12 +207,13 @@ async def publish_as(pubsub, topic, data):
         line.codec = codec
 
 
-async def publish_unheard(pubsub, topic, value):
-    """Publish, while the message itself gets lost on its way to the readers."""
+@contextmanager
+def unheard(pubsub, topic):
+    """While the block lasts, what is published gets lost on its way to the readers."""
     line = pubsub._line(topic)
     channel, line.channel = line.channel, b"nowhere"
     try:
-        return await pubsub.publish(topic, value)
+        yield
     finally:
         line.channel = channel
 
