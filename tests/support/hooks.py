@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 
+from oddswire.embedded._ask import ask, info
 from oddswire.errors import ConnectionLost
 from support.keys import SessionKeys
 
@@ -219,7 +220,7 @@ def unheard(pubsub, topic):
 
 
 def push_to(pubsub):
-    """Return what the parser calls with each message of the subscriber connection."""
+    """Return what the parser calls with each message for subscribers."""
     return pubsub._reader._on_push
 
 
@@ -249,6 +250,9 @@ def leases(queue):
 
 
 # --- embedded servers
+
+# `ask(url, *command)`, `info(url, section)`: one question on a connection of its own.
+__all__ = ["ask", "info"]
 
 
 def watched_by_process(server, watched):

@@ -18,6 +18,7 @@ from oddswire.errors import (
     WrongType,
 )
 from oddswire.testing import FaultProxy
+from support.hooks import drop_connection
 
 
 class Pushes:
@@ -91,7 +92,7 @@ async def test_tracked_wire_is_armed_again_after_a_loss(own):
         pushes = Pushes()
         tracked = client.tracked(pushes)
         await tracked.get("k")
-        tracked._link.wire.abort(ConnectionLost("cut"))
+        drop_connection(tracked)
         await tracked.get("k")
         await client.set("k", "1")
         await pushes.wait(1)
@@ -159,7 +160,7 @@ async def test_simple_client_is_one_connection(own):
         assert len(await client.client_list()) == 1
         with pytest.raises(WrongType):
             await client.incr("h")
-        client._wire.abort(ConnectionLost("cut"))
+        drop_connection(client)
         assert await client.get("n") == "200"
         assert len(await client.client_list()) == 1
     assert await client.get("n") == "200"  # closed is not the end: it connects again

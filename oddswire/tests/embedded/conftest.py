@@ -18,7 +18,6 @@ import pytest
 _PARENT = """
 import asyncio, sys
 from oddswire.embedded import EmbeddedServer
-from oddswire.embedded._ask import ask, info
 
 async def main(watched, data_dir):
     server = EmbeddedServer(data_dir=data_dir or None, aof=bool(data_dir))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from oddswire.embedded import EmbeddedServer
-from oddswire.embedded._ask import ask
 from oddswire.errors import EmbeddedFailed
+from support.hooks import ask
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -118,14 +118,14 @@ except EmbeddedFailed as error:
 
 @pytest.mark.requirement("O4")
 @pytest.mark.errors
-async def test_a_damaged_append_only_file_is_named():
+async def test_a_damaged_append_only_file_is_named(tmp_path):
     """A byte that flipped in the middle is no empty server: it says what is damaged."""
-    async with EmbeddedServer(aof=True, args=ALWAYS) as server:
+    async with EmbeddedServer(data_dir=tmp_path, aof=True, args=ALWAYS) as server:
         for number in range(100):
             await ask(server.unix_url, "SET", f"key:{number}", number)
         server.kill()
         await server.wait_exit()
-        (file,) = server._home.data.glob("*/*.incr.aof")
+        (file,) = tmp_path.glob("*/*.incr.aof")
         data = bytearray(file.read_bytes())
         data[len(data) // 2 :] = data[len(data) // 2 :].replace(b"*3", b"!3", 1)
         file.write_bytes(data)
