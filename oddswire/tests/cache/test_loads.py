@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from pathlib import Path
 from time import monotonic
 
 import pytest
@@ -28,40 +29,17 @@ from .conftest import Loader, Market
 
 pytestmark = pytest.mark.requirement("K3")
 
-_PROCESS = """
-import asyncio, sys
-from oddswire import Client
-from oddswire.cache import Cache
-
-async def main(url, prefix):
-    async with Client.from_url(url) as client:
-        async with Cache(client, prefix=prefix, timeout=10.0) as cache:
-            async def load():
-                await client.incr(prefix + "loads")
-                await asyncio.sleep(0.3)
-                return "value"
-            print("ready", flush=True)
-            await asyncio.to_thread(sys.stdin.readline)
-            got = await asyncio.gather(
-                *(cache.get_or_set("m:cold", load, tags=("t",)) for _ in range(100))
-            )
-            print(got.count("value"), flush=True)
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-
 
 def spawn(work):
     """Start it beside the test."""
     return asyncio.get_running_loop().create_task(work)
 
 
-async def process(code, *args):
+async def process(name, *args):
     """Start a process of its own and wait until it says that it is ready."""
     started = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-c",
-        code,
+        Path(__file__).with_name(f"{name}.py"),
         *args,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -74,7 +52,7 @@ async def process(code, *args):
 async def test_four_processes_of_a_hundred_tasks_load_once(server, prefix):
     """A cold key that 400 callers in four processes want is loaded once."""
     processes = await asyncio.gather(
-        *(process(_PROCESS, server.url, prefix) for _ in range(4))
+        *(process("loads_once", server.url, prefix) for _ in range(4))
     )
     for each in processes:
         each.stdin.write(b"go\n")
@@ -85,29 +63,12 @@ async def test_four_processes_of_a_hundred_tasks_load_once(server, prefix):
         assert await client.get(prefix + "loads") == b"1"
 
 
-_LEADER = """
-import asyncio, sys
-from oddswire import Client
-from oddswire.cache import Cache
-
-async def main(url, prefix):
-    async with Client.from_url(url) as client:
-        async with Cache(client, prefix=prefix, timeout=5.0, load_lease=0.4) as cache:
-            async def load():
-                print("ready", flush=True)
-                await asyncio.sleep(60)
-            await cache.get_or_set("m:1", load)
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-
 @pytest.mark.integration
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 async def test_load_of_a_process_that_died_is_taken_over(fleet, how):
     """A leader that is killed or frozen holds the others up for one lease."""
     a = await fleet.cache(load_lease=0.4)
-    leader = await process(_LEADER, fleet.url, fleet.prefix)
+    leader = await process("leader", fleet.url, fleet.prefix)
     os.kill(leader.pid, how)
     started = monotonic()
     assert await a.get_or_set("m:1", Loader("taken over")) == "taken over"

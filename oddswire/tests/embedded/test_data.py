@@ -84,27 +84,12 @@ async def test_data_dir_on_a_read_only_file_system():
 @pytest.mark.errors
 def test_data_dir_of_somebody_else(root):
     """A directory without permission to write is refused by name."""
-    script = """
-import asyncio, os, sys
-from oddswire.embedded import EmbeddedServer
-from oddswire.errors import EmbeddedFailed
-async def main(data_dir):
-    async with EmbeddedServer(data_dir=data_dir):
-        pass
-asyncio.run(main(None))  # imports what later, as nobody, might not be readable
-if os.getuid() == 0:
-    os.setgroups([]); os.setgid(65534); os.setuid(65534)
-try:
-    asyncio.run(main(sys.argv[1]))
-except EmbeddedFailed as error:
-    print(error)
-"""
     with tempfile.TemporaryDirectory(dir="/tmp") as outer:
         Path(outer).chmod(0o755)
         data = Path(outer, "data")
         data.mkdir(mode=0o555)
         ran = subprocess.run(
-            [sys.executable, "-c", script, str(data)],
+            [sys.executable, Path(__file__).with_name("nobody.py"), data],
             check=True,
             capture_output=True,
             text=True,
