@@ -52,6 +52,11 @@ def session_keys(sessions):
     return SessionKeys(sessions._store._space.prefix, sessions._store.names)
 
 
+async def reconcile(sessions, user_id):
+    """Have a session in Redis be made as the source of record has it."""
+    await sessions._backing.reconcile(user_id)
+
+
 async def traces(sessions, user_id):
     """Return the keys that speak of a user, as erasing looks for them."""
     return await sessions._store.traces(user_id)

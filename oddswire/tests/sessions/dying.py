@@ -91,8 +91,8 @@ CALLS = {
 
 
 def open_sessions(client, prefix, keys, **options):
-    """Return sessions of one process."""
-    keyring = Keyring.from_text(keys)
+    """Return sessions of one process; without keys nothing is sealed."""
+    keyring = Keyring.from_text(keys) if keys else None
     return Sessions(client, Person, prefix=prefix, keyring=keyring, **options)
 
 
