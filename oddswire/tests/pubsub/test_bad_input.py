@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -92,6 +94,47 @@ async def test_other_peoples_messages_are_counted_and_left(client, prefix, take,
         events = await take(sub, 1)
         assert events[-1].value == Price(1)
         assert pubsub.statistics().topics[topic.name].foreign >= 4
+
+
+@pytest.mark.requirement("X4")
+@pytest.mark.parametrize("topic", ALL, ids=lambda topic: topic.delivery.value)
+@pytest.mark.parametrize(
+    "link",
+    [
+        b"junk",
+        b"\xff\xfe-1-" + b"a" * 16,
+        b"9" * 400 + b"-1-" + b"a" * 16,
+        b"9" * 5000 + b"-1-" + b"a" * 16,
+        b"-" * 20,
+        b"1-1-" + b"a" * 16,
+    ],
+    ids=["word", "bytes", "future", "number", "dashes", "root"],
+)
+async def test_a_frame_that_looks_like_ours_ends_no_subscription(
+    client, prefix, take, topic, link
+):
+    """What follows our last message and is none of ours is a gap at most."""
+    async with (
+        PubSub(client, prefix=prefix, check_every=0.2) as pubsub,
+        pubsub.subscribe(topic) as sub,
+    ):
+        before = await pubsub.publish(topic, Price(1))
+        assert [e.value for e in await take(sub, 1)] == [Price(1)]
+        keys = TopicKeys(topic, prefix)
+        for number in (b"2", b"9" * 5000, b"-1"):
+            frame = b" ".join((number, link, before.id.encode(), b"", b"3", b"\xc1"))
+            await client.publish(keys.channel, frame)
+        await client.set(keys.head, b"2 " + link + b" epoch")
+        await pubsub.publish(topic, Price(2))
+        async with asyncio.timeout(10):
+            async for event in sub:
+                if not isinstance(event, Gap) and event.value == Price(2):
+                    break
+        await pubsub.publish(topic, Price(3))
+        async with asyncio.timeout(10):
+            async for event in sub:
+                if not isinstance(event, Gap) and event.value == Price(3):
+                    break
 
 
 @pytest.mark.requirement("P2")
