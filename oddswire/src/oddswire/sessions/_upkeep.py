@@ -108,11 +108,9 @@ class Upkeep(Generic[T]):
         if self._rebuilding is not None:
             await self._rebuilding.start()
         self._near.following = True
-<<<<<<< HEAD
-        feed = LogFeed(self._store.client, self._store.log, clock, self._reads)
-=======
-        feed = self._feed = LogFeed(self._store.client, self._store.log, clock)
->>>>>>> 9cacecbf58063c26c8d263c2efce49876d3de92c
+        feed = self._feed = LogFeed(
+            self._store.client, self._store.log, clock, self._reads
+        )
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._keep_sweeping(cleanup), name="sessions: sweeper"),
