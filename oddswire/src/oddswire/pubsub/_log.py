@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from oddswire.pubsub._chain import Chain, Head, began_anew, link_of, mark_of
+from oddswire.pubsub._chain import (
+    Chain,
+    Head,
+    began_anew,
+    is_link,
+    link_of,
+    mark_of,
+)
 from oddswire.pubsub._inbox import Inbox
 from oddswire.pubsub._line import dice
 from oddswire.pubsub.messages import GapReason
@@ -235,6 +242,9 @@ class LogInbox(Inbox):
             if after is None:
                 link = chain.link
                 after = link.rpartition(b"-")[0]
+            if self._from is None and not is_link(link):
+                # A frame of somebody else followed ours: its id is none of the log.
+                after, link = b"-", b"-"
             packed, follows, page = await _RECOVER(
                 self._client,
                 [line.head, line.log],
