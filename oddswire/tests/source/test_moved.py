@@ -1,4 +1,4 @@
-"""Processes that reach a new primary one after the other: SQL and Redis stay the same."""
+"""Processes that reach a new primary at different times: SQL and Redis agree."""
 
 from __future__ import annotations
 
