@@ -13,6 +13,9 @@ from contextlib import contextmanager
 
 from oddswire.embedded._ask import ask, info
 from oddswire.errors import ConnectionLost
+from oddswire.queue import _store
+from oddswire.scripts import load
+from oddswire.sessions import _scripts
 from support.keys import SessionKeys
 
 # --- connections
@@ -252,6 +255,17 @@ async def save_position(subscription):
 def leases(queue):
     """Return what hands out leases, for a consumer by hand: take, renew, settle."""
     return queue._store
+
+
+def script_hash(name):
+    """Return by which hash the server knows a script of a part."""
+    if name in _QUEUE_SCRIPTS:
+        return _QUEUE_SCRIPTS[name].sha
+    return _SESSION_SCRIPTS.get(name, load(name)).sha
+
+
+_QUEUE_SCRIPTS = {f"queue_{name}": script for name, script in _store._SCRIPTS.items()}
+_SESSION_SCRIPTS = {"session_ended": _scripts.ENDED}
 
 
 # --- embedded servers
