@@ -33,6 +33,7 @@ from oddswire.errors import (
     Unavailable,
     WrongType,
 )
+from oddswire.plain import plain
 
 # redis-py knows these words; the error's class decides.
 _BY_CLASS: dict[type[Exception], type[OddswireError]] = {
@@ -133,4 +134,6 @@ def from_redis(error: Exception, *, outcome: Outcome | None = None) -> Exception
 
 def reply_error(text: str) -> Exception:
     """Return the error for an error reply; hiredis calls this for each one it reads."""
+    # A script may raise what it likes, and errors end up in logs and terminals.
+    text = text if text.isprintable() else plain(text)
     return from_redis(BaseParser.parse_error(text))
