@@ -99,7 +99,7 @@ SESSIONS: Final = Component(
     families=(
         keys.SESSION, keys.SESSION_SHORT, keys.SESSION_EXPIRY, keys.SESSION_ACTIVITY,
         keys.SESSION_OFF, keys.SESSION_STATS, keys.SESSION_LOG, keys.SESSION_INDEX,
-        keys.SESSION_MARKS, keys.SESSION_NOTED,
+        keys.SESSION_MARKS, keys.SESSION_NOTED, keys.SESSION_BEAT,
     ),
 )  # fmt: skip
 LOCKS: Final = Component(
@@ -125,7 +125,7 @@ RATELIMIT: Final = Component(
 PUBSUB: Final = Component(
     name="pubsub",
     commands=(
-        "evalsha", "eval", "ping", "time", "get", "set", "pexpire",
+        "evalsha", "eval", "ping", "time", "get", "mget", "set", "pexpire",
         "hget", "hset", "hgetall", "xadd", "xrange", "xrevrange",
         "publish", "subscribe", "unsubscribe",
     ),

@@ -86,6 +86,7 @@ class Store:
         self.log = space.key(families.SESSION_LOG, shard)
         self.marks = space.key(families.SESSION_MARKS, shard)
         self.noted = space.key(families.SESSION_NOTED, shard)
+        self.beat = space.key(families.SESSION_BEAT, shard)
         # What names came from, so that a process with another key is told.
         self.naming = names.of_user(0)
 

@@ -32,6 +32,7 @@ from oddswire.sessions.statistics import SessionStatistics
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from oddswire.client import ReadLease
     from oddswire.clock import Clock
     from oddswire.sessions._form import Form
     from oddswire.sessions._near import Near
@@ -58,6 +59,7 @@ class Upkeep(Generic[T]):
         store: Of them.
         form: Of them.
         near: Of them.
+        reads: Whether the server is believed.
         rebuilding: From the source of record, if there is one.
 
     Attributes:
@@ -71,6 +73,7 @@ class Upkeep(Generic[T]):
         store: Store,
         form: Form[T],
         near: Near[T],
+        reads: ReadLease,
         rebuilding: Rebuilding[T] | None = None,
     ) -> None:
         self.failures = 0
@@ -79,6 +82,7 @@ class Upkeep(Generic[T]):
         self._store = store
         self._form = form
         self._near = near
+        self._reads = reads
         self._rebuilding = rebuilding
         self._tasks: list[asyncio.Task[None]] = []
         self._clock: Clock
@@ -104,7 +108,9 @@ class Upkeep(Generic[T]):
         if self._rebuilding is not None:
             await self._rebuilding.start()
         self._near.following = True
-        feed = self._feed = LogFeed(self._store.client, self._store.log, clock)
+        feed = self._feed = LogFeed(
+            self._store.client, self._store.log, clock, self._reads
+        )
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._keep_sweeping(cleanup), name="sessions: sweeper"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -14,7 +15,7 @@ from oddswire.sessions._scripts import plain, text
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from oddswire.client import Client
+    from oddswire.client import Client, ReadLease
     from oddswire.clock import Clock
 
 BATCH = 500
@@ -87,26 +88,35 @@ class LogFeed:
     Each entry names a random link of the one before it, so that trimming, a server that
     came back without its data and a failover that lost some are noticed.
 
+    The exclusive connection on which it waits may still lead to a primary that was
+    deposed. So it only wakes: what counts is read on the command connection, together
+    with the write that proves that its server may still write.
+
     Args:
         client: Where; it lends an exclusive wire.
         log: The key of the stream.
         clock: Of this process.
+        reads: Whether the server is believed.
 
     Attributes:
         foreign: Entries that were no changes.
     """
 
-    def __init__(self, client: Client, log: str, clock: Clock) -> None:
+    def __init__(
+        self, client: Client, log: str, clock: Clock, reads: ReadLease
+    ) -> None:
         self.foreign = 0
         self._client = client
         self._log = log
         self._clock = clock
+        self._reads = reads
         self._degraded = Degradation(client.events, "sessions", "stale", clock.boottime)
 
     async def follow(self) -> AsyncIterator[Heard | Missed]:
         """Yield for ever; while the server cannot be asked, nothing."""
         reason: str | None = "start"
         position, link = "0-0", ""
+        more = woken = False
         while True:
             try:
                 if reason is not None:
@@ -116,7 +126,19 @@ class LogFeed:
                     at = float("-inf")
                 before, at = at, self._clock.boottime()
                 # At the start and after a pause, what is there now comes first.
-                entries = await self._read(position, block=at - before < 2 * _BLOCK)
+                if at - before < 2 * _BLOCK and not more:
+                    woken = await self._wait(position)
+                    at = self._clock.boottime()
+                entries = await self._reads.read(
+                    partial(self._read, position), renew=True
+                )
+                # Nothing is missing of the time before the write that was acknowledged.
+                at = min(at, self._reads.until - self._reads.length)
+                more = len(entries) == BATCH
+                if woken and not entries:
+                    # Another server has more than the one that is believed.
+                    await self._clock.sleep(_PAUSE)
+                woken = False
                 if entries:
                     changes = []
                     for position, fields in entries:  # noqa: B007 - the last one stays
@@ -133,13 +155,12 @@ class LogFeed:
                         changes.append(change)
                     else:
                         self._degraded.end()
-                        yield Heard(at, tuple(changes), more=len(entries) == BATCH)
+                        yield Heard(at, tuple(changes), more=more)
                     continue
-                at = self._clock.boottime()
                 if (await self._newest())[0] == position:
                     self._degraded.end()
                     yield Heard(at)
-                elif not await self._read(position, block=False):
+                elif not await self._read(position):
                     # The newest entry is older than what was read: a log lost its end.
                     reason = "the log went back"
             except ClosedError:
@@ -165,14 +186,16 @@ class LogFeed:
                 break
         return text(newest[0][0]) if newest else "0-0", ""
 
-    async def _read(
-        self, position: str, *, block: bool
-    ) -> list[tuple[str, dict[str, str]]]:
-        reply: Any = await self._client.xread(
-            {self._log: position},
-            count=BATCH,
-            block=round(_BLOCK * 1e3) if block else None,
+    async def _wait(self, position: str) -> bool:
+        """Wait until there is a change, or for a moment; whether there is one."""
+        return bool(
+            await self._client.xread(
+                {self._log: position}, count=1, block=round(_BLOCK * 1e3)
+            )
         )
+
+    async def _read(self, position: str) -> list[tuple[str, dict[str, str]]]:
+        reply: Any = await self._client.xread({self._log: position}, count=BATCH)
         if not reply:
             return []
         if isinstance(reply, dict):  # RESP3
