@@ -37,6 +37,7 @@ from oddswire.errors import (
     SourceUnavailable,
 )
 from oddswire.sessions import Kept, SealedSource, Sessions
+from support import eventually
 
 WALLET = "0x" + "ab" * 20
 
@@ -182,9 +183,7 @@ async def test_a_user_of_the_bot_is_kept_and_comes_back(engine, server, prefix):
 @pytest.mark.errors
 @pytest.mark.requirement("S8")
 @pytest.mark.system("postgres", package="postgresql")
-async def test_postgresql_killed_in_the_middle_of_writes(
-    killable, server, prefix, until
-):
+async def test_postgresql_killed_in_the_middle_of_writes(killable, server, prefix):
     """Each change that was acknowledged is in both; each other is whole or absent."""
     postgres, engine = killable
     acknowledged, failed = {}, []
@@ -218,12 +217,12 @@ async def test_postgresql_killed_in_the_middle_of_writes(
                 tasks.create_task(work(user))
             await enough.wait()
             await asyncio.to_thread(postgres.kill)
-            await until(lambda: len(failed) >= 8)
+            await eventually(lambda: len(failed) >= 8)
             for user in range(4):
                 assert await sessions.get(user) is not None
             await asyncio.to_thread(postgres.start)
             before = dict(acknowledged)
-            await until(
+            await eventually(
                 lambda: all(acknowledged[user] > before[user] for user in range(4))
             )
             go_on = False

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from time import monotonic
 from typing import Annotated
 
 import msgspec
 import pytest
 
-from oddswire import Client
 from oddswire.codec import Keyring
 from oddswire.sessions import Collection, Expiring, Indexed, Record, Secret, Sessions
 
@@ -58,13 +55,6 @@ class People:
 
 
 @pytest.fixture
-async def client(server):
-    """Return a client of the shared server."""
-    async with Client.from_url(server.url) as client:
-        yield client
-
-
-@pytest.fixture
 def people(client, prefix):
     """Return the maker of sessions."""
     return People(client, prefix)
@@ -74,24 +64,6 @@ def people(client, prefix):
 def keyring():
     """Return a keyring with one key."""
     return Keyring.from_text(Keyring.new_line(1))
-
-
-@pytest.fixture
-def until():
-    """Return what waits until something holds, and fails when it never does."""
-
-    async def wait(holds, seconds=10.0):
-        deadline = monotonic() + seconds
-        while True:
-            result = holds()
-            if asyncio.iscoroutine(result):
-                result = await result
-            if result:
-                return result
-            assert monotonic() < deadline, "it never came to hold"
-            await asyncio.sleep(0.01)
-
-    return wait
 
 
 @pytest.fixture

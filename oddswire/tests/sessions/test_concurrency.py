@@ -12,6 +12,7 @@ from oddswire.errors import (
     SessionGone,
 )
 from oddswire.testing import FaultProxy, frozen
+from support import eventually
 
 
 def count(person):
@@ -50,11 +51,11 @@ async def test_two_processes_that_change_one_session_lose_nothing(people):
 
 @pytest.mark.advanced
 @pytest.mark.requirement("S3")
-async def test_a_stale_read_from_memory_loses_nothing(people, until):
+async def test_a_stale_read_from_memory_loses_nothing(people):
     """A process whose memory is out of date retries on the newest state."""
     async with people() as near:
         await near.update(1, count, create=True)
-        await until(lambda: near._upkeep.mirrored(("wallet", "")) is not None)
+        await eventually(lambda: near._upkeep.mirrored(("wallet", "")) is not None)
         await asyncio.gather(*(near.get(1) for _ in range(3)))
         # Its follower is stopped, and its memory believed for ever.
         for task in near._upkeep._tasks:
@@ -262,7 +263,7 @@ async def test_a_save_from_before_another_change_is_refused_when_it_arrives(peop
 
 @pytest.mark.integration
 @pytest.mark.requirement("S3")
-async def test_a_server_that_comes_back_empty_is_no_source_of_old_data(people, until):
+async def test_a_server_that_comes_back_empty_is_no_source_of_old_data(people):
     """After a restart without data, memory is dropped and nobody is resurrected."""
     async with (
         EmbeddedServer() as own,
@@ -270,13 +271,13 @@ async def test_a_server_that_comes_back_empty_is_no_source_of_old_data(people, u
         people(client=client) as sessions,
     ):
         await sessions.update(1, lambda p: setattr(p, "city", "Oslo"), create=True)
-        await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
-        await until(lambda: _found(sessions, "Oslo", {1}))
+        await eventually(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
+        await eventually(lambda: _found(sessions, "Oslo", {1}))
         own.kill()
         await own.restart()
         with pytest.raises(SessionGone):
             await sessions.update(1, count)
-        await until(lambda: _found(sessions, "Oslo", set()))
+        await eventually(lambda: _found(sessions, "Oslo", set()))
         assert await sessions.get(1) is None
         assert (await sessions.update(1, count, create=True)).city == ""
 

@@ -6,6 +6,7 @@ import pytest
 
 from oddswire.clock import ManualClock
 from oddswire.errors import SessionConflict, SessionGone
+from support import eventually
 
 
 def talking(person):
@@ -145,7 +146,7 @@ async def test_redis_itself_ends_what_expires(people):
 
 @pytest.mark.integration
 @pytest.mark.requirement("S2")
-async def test_what_has_ended_is_removed_every_five_minutes(people, until):
+async def test_what_has_ended_is_removed_every_five_minutes(people):
     """Inside `async with` the sweeper runs on its clock, and survives a failure."""
     clock = ManualClock()
     sessions = people(ttl=3600, touch_interval=0, clock=clock)
@@ -158,7 +159,7 @@ async def test_what_has_ended_is_removed_every_five_minutes(people, until):
         await clock.advance(299)
         assert await people.client.zcard(activity) == 1
         await clock.advance(1)
-        await until(lambda: _empty(people.client, activity))
+        await eventually(lambda: _empty(people.client, activity))
 
 
 async def _empty(client, key):

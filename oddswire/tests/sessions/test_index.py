@@ -8,6 +8,7 @@ from oddswire import Client, EmbeddedServer
 from oddswire.errors import OddswireError
 from oddswire.sessions import Announced, Heard, Missed
 from oddswire.testing import FaultProxy, frozen
+from support import eventually
 
 
 async def watch(people, sessions, *users):
@@ -25,9 +26,7 @@ async def watchers(sessions, **options):
 @pytest.mark.integration
 @pytest.mark.requirement("S5")
 @pytest.mark.parametrize("sealed", [False, True])
-async def test_changes_of_others_reach_the_index_in_memory(
-    people, keyring, until, sealed
-):
+async def test_changes_of_others_reach_the_index_in_memory(people, keyring, sealed):
     """What another process adds, removes, switches, moves or deletes is seen here."""
     options = {"keyring": keyring} if sealed else {}
     other = people(**options)
@@ -36,12 +35,14 @@ async def test_changes_of_others_reach_the_index_in_memory(
     async with people(**options) as sessions:
 
         async def seen(*users):
-            await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
+            await eventually(
+                lambda: sessions._upkeep.mirrored(("wallet", "")) is not None
+            )
 
             async def same():
                 return await watchers(sessions) == set(users)
 
-            await until(same)
+            await eventually(same)
 
         await seen(1, 2)
         await watch(people, other, 3)
@@ -67,7 +68,7 @@ async def test_changes_of_others_reach_the_index_in_memory(
 
 @pytest.mark.integration
 @pytest.mark.requirement("S5")
-async def test_a_cut_link_bypasses_memory_and_loses_no_change(people, until):
+async def test_a_cut_link_bypasses_memory_and_loses_no_change(people):
     """While the link is down nothing old is answered; afterwards nothing is missing."""
     async with (
         EmbeddedServer() as own,
@@ -78,10 +79,14 @@ async def test_a_cut_link_bypasses_memory_and_loses_no_change(people, until):
         other = people(client=direct)
         await watch(people, other, 1)
         async with people(client=client) as sessions:
-            await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
+            await eventually(
+                lambda: sessions._upkeep.mirrored(("wallet", "")) is not None
+            )
             assert await watchers(sessions) == {1}
             with frozen(own):
-                await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is None)
+                await eventually(
+                    lambda: sessions._upkeep.mirrored(("wallet", "")) is None
+                )
                 for call in (watchers(sessions), sessions.get(1)):
                     with pytest.raises(OddswireError):
                         await call
@@ -93,17 +98,17 @@ async def test_a_cut_link_bypasses_memory_and_loses_no_change(people, until):
                     ("wallet", "")
                 ) is not None and await watchers(sessions) == {1, 2}
 
-            await until(both)
+            await eventually(both)
 
 
 @pytest.mark.integration
 @pytest.mark.requirement("S5")
-async def test_a_log_that_was_cut_is_noticed_and_memory_built_anew(people, until):
+async def test_a_log_that_was_cut_is_noticed_and_memory_built_anew(people):
     """Changes that nobody can replay lead to a rebuild, not to a wrong answer."""
     other = people()
     await watch(people, other, 1)
     async with people() as sessions:
-        await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
+        await eventually(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
         log = sessions._store.log
         for _ in range(3):
             built = sessions._upkeep.mirror.rebuilt
@@ -114,16 +119,16 @@ async def test_a_log_that_was_cut_is_noticed_and_memory_built_anew(people, until
                                 "j": "", "l": ""})  # fmt: skip
                 pipe.hset(sessions._store.stats, "link", "y")
                 await pipe.execute()
-            await until(lambda b=built: sessions._upkeep.mirror.rebuilt > b)
+            await eventually(lambda b=built: sessions._upkeep.mirror.rebuilt > b)
         await people.client.delete(log)
         built = sessions._upkeep.mirror.rebuilt
-        await until(lambda: sessions._upkeep.mirror.rebuilt > built)
+        await eventually(lambda: sessions._upkeep.mirror.rebuilt > built)
         await watch(people, other, 2)
 
         async def right():
             return await watchers(sessions) >= {2}
 
-        await until(right)
+        await eventually(right)
 
 
 @pytest.mark.advanced
@@ -184,9 +189,7 @@ async def test_memory_is_not_believed_without_word_from_the_feed(people):
 
 @pytest.mark.integration
 @pytest.mark.requirement("S5", "C14")
-async def test_changes_are_followed_only_while_somebody_reads(
-    people, until, monkeypatch
-):
+async def test_changes_are_followed_only_while_somebody_reads(people, monkeypatch):
     """Without reads for some seconds no command is sent; what changed then is seen."""
     monkeypatch.setattr("oddswire.sessions._upkeep.IDLE", 1.0)
     async with EmbeddedServer() as own, Client.from_url(own.url) as direct:
@@ -208,9 +211,9 @@ async def test_changes_are_followed_only_while_somebody_reads(
             async def followed():
                 return await watchers(sessions) == {1, 5} and await sessions.get(1)
 
-            await until(followed)
-            await until(lambda: upkeep.mirrored(("wallet", "")) is not None)
-            await until(lambda: not upkeep._wanted.is_set())
+            await eventually(followed)
+            await eventually(lambda: upkeep.mirrored(("wallet", "")) is not None)
+            await eventually(lambda: not upkeep._wanted.is_set())
             before = await _reads(direct)
             await watch(people, other, 2)
             await other.update(1, lambda person: setattr(person, "city", "Oslo"))
@@ -221,7 +224,7 @@ async def test_changes_are_followed_only_while_somebody_reads(
             assert upkeep._clock.boottime() >= sessions._near.trusted_until
             assert (await sessions.get(1)).city == "Oslo"
             assert await watchers(sessions) == {1, 2, 5}
-            await until(lambda: upkeep.mirrored(("wallet", "")) is not None)
+            await eventually(lambda: upkeep.mirrored(("wallet", "")) is not None)
             calls = client.statistics().calls
             assert await watchers(sessions) == {1, 2, 5}
             assert (await sessions.get(1)).city == "Oslo"
@@ -279,10 +282,10 @@ async def test_a_crowd_is_found_in_pages(people):
 
 
 @pytest.mark.basic
-async def test_memory_is_bounded(people, until):
+async def test_memory_is_bounded(people):
     """No more sessions are kept in memory than was said."""
     async with people(near=10) as sessions:
-        await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
+        await eventually(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
         for user in range(30):
             await sessions.update(user, lambda _: None, create=True)
         assert len(sessions._near) == 10

@@ -13,6 +13,7 @@ import pytest
 from oddswire.clock import SystemClock
 from oddswire.codec import Keyring
 from oddswire.errors import SessionFull
+from support import eventually
 
 WORKER = Path(__file__).with_name("dying.py")
 _spec = importlib.util.spec_from_file_location("session_dying", WORKER)
@@ -120,9 +121,7 @@ async def expected(client, prefix, keys):
 @pytest.mark.errors
 @pytest.mark.timeout(120)
 @pytest.mark.requirement("S3", "S5")
-async def test_killed_between_any_two_steps_a_session_is_whole(
-    server, client, prefix, until
-):
+async def test_killed_between_any_two_steps_a_session_is_whole(server, client, prefix):
     """After kill -9 at each step another process finds old or new, indexes, the cap."""
     keys = Keyring.new_line(2) + Keyring.new_line(1)
     states = await expected(client, prefix, keys)
@@ -137,7 +136,7 @@ async def test_killed_between_any_two_steps_a_session_is_whole(
         wires = await client.client_list()
         return not any(each["name"] == dying.NAME for each in wires)
 
-    await until(gone)
+    await eventually(gone)
     steps = {call: {} for call in dying.CALLS}
     for _, call, number, step, _ in cases:
         steps[call][int(number)] = step

@@ -9,6 +9,7 @@ from oddswire import Client, EmbeddedServer
 from oddswire.clock import SystemClock
 from oddswire.errors import NoPermission
 from oddswire.sessions import Sessions
+from support import eventually
 
 
 @pytest.mark.integration
@@ -143,7 +144,7 @@ async def test_reading_all_sessions_does_not_stop_at_a_damaged_one(people, keyri
 
 
 @pytest.mark.basic
-async def test_sessions_work_through_a_client_that_decodes(server, prefix, until):
+async def test_sessions_work_through_a_client_that_decodes(server, prefix):
     """A client that decodes its replies to text changes nothing."""
     from oddswire import Client
     from oddswire.codec import Keyring
@@ -154,7 +155,7 @@ async def test_sessions_work_through_a_client_that_decodes(server, prefix, until
         Sessions(client, prefix=prefix, keyring=ring) as sessions,
     ):
         await sessions.update(1, lambda s: s.metadata.update(a="b"), create=True)
-        await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
+        await eventually(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
         assert (await sessions.get(1, fresh=True)).metadata == {"a": "b"}
         assert (await sessions.erase(1)).left == ()
 

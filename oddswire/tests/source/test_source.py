@@ -20,6 +20,7 @@ from oddswire.errors import (
     SourceUnavailable,
 )
 from oddswire.sessions import SealedSource, Source
+from support import eventually
 
 LATER = 3_000_000  # microseconds: a mark is old then
 
@@ -376,16 +377,18 @@ async def test_at_the_cap_the_least_active_leaves_and_comes_back(people, source)
 
 @pytest.mark.advanced
 @pytest.mark.requirement("S8")
-async def test_the_mirror_has_those_who_are_away(people, until):
+async def test_the_mirror_has_those_who_are_away(people):
     """Lookups from memory find users whose session is not in Redis."""
     async with people(cap=2) as sessions:
         for user in range(5):
             await sessions.update(user, lives_in("Oslo"), create=True)
         async with people(cap=2) as other:
-            await until(lambda: other._upkeep.mirrored(("city", "Oslo")) is not None)
+            await eventually(
+                lambda: other._upkeep.mirrored(("city", "Oslo")) is not None
+            )
             assert await other.users_for("city", "Oslo") == frozenset(range(5))
             await sessions.update(0, lambda person: setattr(person, "city", "Rome"))
-            await until(lambda: other._upkeep.mirrored(("city", "Rome")) == ["0"])
+            await eventually(lambda: other._upkeep.mirrored(("city", "Rome")) == ["0"])
             assert await other.users_for("city", "Oslo") == {1, 2, 3, 4}
 
 
@@ -624,7 +627,7 @@ async def test_sessions_from_before_the_source_enter_it_with_their_next_change(
 
 @pytest.mark.advanced
 @pytest.mark.requirement("S8")
-async def test_the_mender_finishes_what_was_left(people, source, client, until):
+async def test_the_mender_finishes_what_was_left(people, source, client):
     """Inside `async with`, nobody has to read for a left change to be finished."""
     clock = ManualClock()
     async with people(clock=clock) as sessions:
@@ -639,5 +642,5 @@ async def test_the_mender_finishes_what_was_left(people, source, client, until):
             await clock.advance(1.1)
             return not await client.exists(sessions._store.marks)
 
-        await until(mended)
+        await eventually(mended)
         assert await sessions.users_for("city", "Rome", fresh=True) == {1}

@@ -18,6 +18,7 @@ from oddswire.client._statistics import Statistics, summarize
 from oddswire.client._wires import Wires
 from oddswire.errors import NotShared, OddswireError, SettingsError
 from oddswire.events import Events
+from oddswire.logs import log_events
 from oddswire.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Client(Calling):
         transport: ``"multiplexed"``, or ``"pool"``: one connection per running call,
             as redis-py does it; the way out should the first misbehave.
         single_connection_client: redis-py's: everything on one exclusive connection.
-        events: Where changes of state are told; default: a hub of its own.
+        events: Where changes of state go; default: events of its own, which are
+            logged (`oddswire.logs`).
         **options: Fields of `Settings`, and redis-py's arguments.
 
     Raises:
@@ -98,7 +100,9 @@ class Client(Calling):
         self._borrowed = False
         self._altered = False
         self._start_counting()
-        self.events = Events() if events is None else events
+        self.events = events or Events()
+        if events is None:
+            log_events(self.events)
         dialer = Dialer(self._settings, pool)
         self._use(Wires(self._settings, pool, dialer, self.events))
 

@@ -34,6 +34,7 @@ from oddswire.events import (
     Failover,
     Ready,
     Reconnecting,
+    Refused,
 )
 
 if TYPE_CHECKING:
@@ -197,7 +198,10 @@ class Link:
         self._next_attempt = loop.time() + delay
         self._emit(
             Reconnecting(
-                wire=self._name, attempt=self._backoff.failures + 1, delay=delay
+                wire=self._name,
+                attempt=self._backoff.failures + 1,
+                delay=delay,
+                reason=str(self._last_error or ""),
             )
         )
         if self.circuit_open:
@@ -226,6 +230,7 @@ class Link:
             self._last_error = error
             if _is_final(error):
                 self._next_attempt = loop.time() + _REFUSED_FOR
+                self._emit(Refused(wire=self._name, reason=str(error)))
                 self._fail_waiters(lambda: copy_of(error, error.outcome))
             else:
                 self._backoff.failed()
@@ -321,7 +326,9 @@ class Link:
         now = wire.loop.time()
         self._lost_at = now
         self._backoff.lost(now)
-        self._emit(Disconnected(wire=self._name, reason=str(error)))
+        self._emit(
+            Disconnected(wire=self._name, reason=str(error), closed=self._closed)
+        )
         if not self._closed:
             # At once and unasked: the next caller finds the wire ready.
             self._start()
