@@ -233,19 +233,7 @@ class Wire:
         settings = self.settings
         client = self.client
         if settings.cache_url is not None:
-            # Its own credentials are in its URL.
-            client = Client.from_settings(
-                msgspec.structs.replace(
-                    settings,
-                    url=settings.cache_url,
-                    username=None,
-                    password=None,
-                    database=None,
-                    sentinels=None,
-                    sentinel_password=None,
-                ),
-                events=self.events,
-            )
+            client = Client.from_settings(settings.for_cache(), events=self.events)
             stack.push_async_callback(client.aclose)
         return Cache(
             client,

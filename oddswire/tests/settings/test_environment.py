@@ -417,9 +417,9 @@ def test_a_strangers_dotenv_is_refused(tmp_path, monkeypatch, mode, owner, says)
     file.write_text("REDIS_URL=redis://evil\n")
     file.chmod(mode)
     if owner is not None:
-        monkeypatch.setattr("os.geteuid", lambda: os.stat(file).st_uid + owner)
+        monkeypatch.setattr("os.geteuid", lambda: file.stat().st_uid + owner)
         file.chmod(mode)
-        if os.stat(file).st_uid == 0:
+        if file.stat().st_uid == 0:
             os.chown(file, owner + 1, -1)
     with pytest.raises(SettingsError) as caught:
         _read({}, file)

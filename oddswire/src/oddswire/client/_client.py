@@ -13,7 +13,7 @@ import msgspec
 from oddswire.client._calling import Calling
 from oddswire.client._dialer import Dialer
 from oddswire.client._pipeline import Pipeline
-from oddswire.client._pools import open_pool, split_options
+from oddswire.client._pools import open_pool, refuse_insecure, split_options
 from oddswire.client._statistics import Statistics, summarize
 from oddswire.client._wires import Wires
 from oddswire.errors import NotShared, OddswireError, SettingsError
@@ -82,14 +82,16 @@ class Client(Calling):
             settings = msgspec.structs.replace(settings, **ours)
         self._settings = settings
         self.timeout = self._settings.command_timeout
-        pool = connection_pool or open_pool(self._settings, theirs)
-        if transport == "multiplexed" and not single_connection_client:
+        multiplexed = transport == "multiplexed" and not single_connection_client
+        pool = connection_pool or open_pool(settings, theirs, shared=multiplexed)
+        if multiplexed:
             _refuse_special(pool)
+        refuse_insecure(settings, pool)
         super().__init__(
             connection_pool=pool, single_connection_client=single_connection_client
         )
         self.auto_close_connection_pool = connection_pool is None
-        self.multiplexed = transport == "multiplexed" and not single_connection_client
+        self.multiplexed = multiplexed
         encoder = pool.get_encoder()
         self.decodes = encoder.decode_responses
         # hiredis packs text as strict UTF-8; any other encoding takes the long way.

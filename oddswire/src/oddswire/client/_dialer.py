@@ -62,7 +62,7 @@ class Dialer:
         self.traffic = Traffic(settings.slow_above)
         self._settings = settings
         self._pool = pool
-        self.primary = primary_of(pool)
+        self.primary = primary_of(settings, pool)
         self._protocol = protocol
         self._on_push = on_push
         self._arm = arm

@@ -18,7 +18,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from oddswire.connection.pool import WirePool, whole
-from oddswire.errors import Unavailable
+from oddswire.errors import Outcome, Unavailable
+from oddswire.settings import Endpoint, endpoint, plaintext_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,21 +43,29 @@ class Primary:
     Args:
         manager: The sentinels.
         name: The name under which they know it.
+        refused: Says why an address is not connected to; None: it is.
 
     Attributes:
         named: The address that the exclusive wires were last left for.
     """
 
-    def __init__(self, manager: Sentinel, name: str) -> None:
+    def __init__(
+        self,
+        manager: Sentinel,
+        name: str,
+        refused: Callable[[Address], str | None] = lambda _: None,
+    ) -> None:
         self.name = name
         self.named: Address | None = None
         self._manager = manager
+        self._refused = refused
 
     async def address(self) -> Address:
         """Ask until one of the sentinels answers; the one that did is asked first next.
 
         Raises:
-            Unavailable: None answered, or none knows a primary of that name.
+            Unavailable: None answered, or none knows a primary of that name, or the
+                profile allows no connection to its address.
         """
         # It swaps the list while it asks; two at a time would lose a sentinel.
         asked = copy.copy(self._manager)
@@ -68,7 +77,13 @@ class Primary:
                 f"the sentinels name no primary {self.name!r}: {error}"
             ) from error
         self._manager.sentinels = asked.sentinels
-        return str(host), int(port)
+        found = str(host), int(port)
+        if why := self._refused(found):
+            raise Unavailable(
+                f"the sentinels name {found[0]}:{found[1]} as the primary: {why}",
+                outcome=Outcome.REJECTED,
+            )
+        return found
 
     async def aclose(self) -> None:
         """Close the connections to the sentinels."""
@@ -163,6 +178,7 @@ def sentinel_pool(settings: Settings, arguments: dict[str, Any]) -> SentinelPool
     manager = Sentinel(
         addresses(settings.sentinels or ""),
         sentinel_kwargs={
+            "username": settings.sentinel_username,
             "password": settings.sentinel_password,
             "socket_timeout": _ANSWER,
             "socket_connect_timeout": _ANSWER,
@@ -176,19 +192,28 @@ def sentinel_pool(settings: Settings, arguments: dict[str, Any]) -> SentinelPool
     arguments["connection_class"] = (
         SentinelManagedSSLConnection if secure else SentinelManagedConnection
     )
-    return SentinelPool(Primary(manager, name), **arguments)
+    primary = Primary(manager, name, _refusing(settings, secure=secure))
+    return SentinelPool(primary, **arguments)
 
 
 def addresses(text: str) -> list[Address]:
-    """Return the addresses in ``host:port,host:port``; the port may be left out."""
-    found = []
-    for each in text.split(","):
-        host, _, port = each.strip().rpartition(":")
-        found.append((host, int(port)) if host else (port, 26379))
-    return found
+    """Return the addresses in ``host:port, [::1]:port``; the port may be left out."""
+    return list(endpoint.addresses(text, 26379))
 
 
-def primary_of(pool: aredis.ConnectionPool) -> Primary | None:
+def _refusing(settings: Settings, *, secure: bool) -> Callable[[Address], str | None]:
+    """Return what says why the profile allows no connection to an address."""
+
+    def refused(address: Address) -> str | None:
+        if settings.profile != "production":
+            return None
+        there = Endpoint(host=address[0], port=address[1], tls=secure)
+        return plaintext_refused(there, settings.private_hosts)
+
+    return refused
+
+
+def primary_of(settings: Settings, pool: aredis.ConnectionPool) -> Primary | None:
     """Return where a pool's primary is asked for, if its address is not fixed.
 
     redis-py's own Sentinel pool will do too: ``Sentinel.master_for(name,
@@ -197,7 +222,11 @@ def primary_of(pool: aredis.ConnectionPool) -> Primary | None:
     if isinstance(pool, SentinelPool):
         return pool.primary
     manager = getattr(pool, "sentinel_manager", None)
-    return None if manager is None else Primary(manager, pool.service_name)  # type: ignore[attr-defined]
+    if manager is None:
+        return None
+    secure = issubclass(pool.connection_class, SSLConnection)
+    name = pool.service_name  # type: ignore[attr-defined]
+    return Primary(manager, name, _refusing(settings, secure=secure))
 
 
 def _text(value: Any) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MIB = 1024 * 1024
 _SECRETS = frozenset(option.field for option in OPTIONS if option.secret)
+_OPTION = {option.field: option for option in OPTIONS}
 _URLS = frozenset({"url", "cache_url"})
 # Stands where nothing was given and the profile decides.
 _BY_PROFILE: Any = msgspec.UNSET
@@ -239,7 +240,7 @@ def _judged(
     values: Mapping[str, Any], names: Mapping[str, str]
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the values that are accepted, by field, and a line for each problem."""
-    values, clashes = _with_url_options(values, names)
+    values, names, clashes = _with_url_options(values, names)
     # A wrong profile is a problem of its own, not one of each field it decides.
     decided = PROFILES["development"]
     for profile, decides in PROFILES.items():
@@ -266,26 +267,46 @@ def _judged(
 
 def _with_url_options(
     values: Mapping[str, Any], names: Mapping[str, str]
-) -> tuple[Mapping[str, Any], list[str]]:
-    """Return the values with what the URL's options say, and a line for each clash."""
-    try:
-        endpoint = Endpoint.from_url(values["url"])
-    except (KeyError, TypeError, AttributeError, ValueError):
-        return values, []  # absent, or a problem of its own
+) -> tuple[Mapping[str, Any], Mapping[str, str], list[str]]:
+    """Return the values with what the URL's options say, and a line for each problem.
+
+    A value that an option gave is called by both names.
+    """
+    problems = []
+    for each, said in _endpoint(values, "cache_url").fields.items():
+        try:
+            _OPTION[each].kind.check(said)
+        except ValueError as error:
+            problems.append(f"{names['cache_url']}, by its {_by_url(each)}: {error}")
+    endpoint = _endpoint(values, "url")
     if endpoint.without_fields() == endpoint:
-        return values, []
+        return values, names, problems
     defaults = _defaults()
-    clashes = []
+    names = dict(names)
     for field, said in endpoint.fields.items():
         given = values.get(field, defaults[field])
+        by = f"{names['url']}, by its {_by_url(field)}"
         if given not in (defaults[field], said):
-            [option] = [o for o, (f, _) in url_options.FIELDS.items() if f == field]
-            clashes.append(
-                f"{names['url']}, by its option {option}, and {names[field]} say two "
-                "different things: give it in one of them"
+            problems.append(
+                f"{by}, and {names[field]} say two different things: give it in one of "
+                "them"
             )
+        names[field] = by
     url = endpoint.without_fields().url
-    return {**values, **endpoint.fields, "url": url}, clashes
+    return {**values, **endpoint.fields, "url": url}, names, problems
+
+
+def _endpoint(values: Mapping[str, Any], field: str) -> Endpoint:
+    """Return where a URL leads; one without options if it is absent or wrong."""
+    try:
+        return Endpoint.from_url(values[field])
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return Endpoint()
+
+
+def _by_url(field: str) -> str:
+    [option] = [o for o, (f, _) in url_options.FIELDS.items() if f == field]
+    return f"option {option}"
 
 
 def not_a_setting(name: str, also: Iterable[str] = ()) -> str:
