@@ -17,6 +17,7 @@ from redis.exceptions import ResponseError
 
 from oddswire import keys as families
 from oddswire._lines import Lines
+from oddswire.client import keyspace
 from oddswire.clock import SystemClock
 from oddswire.errors import (
     ClosedError,
@@ -26,7 +27,6 @@ from oddswire.errors import (
     OddswireError,
     Unavailable,
 )
-from oddswire.keys import KeySpace
 from oddswire.scripts import Script, load
 
 if TYPE_CHECKING:
@@ -65,15 +65,15 @@ class Locks:
         client: Where. Waiting for a lock that another process holds takes an exclusive
             wire, four of them at most for each `Locks`; the tasks that want the same
             lock share one. Who waits for a further one looks ten times a second.
-        prefix: What the keys begin with.
+        prefix: What the keys begin with; None: as its settings say.
         clock: Of this process.
     """
 
     def __init__(
-        self, client: Client, *, prefix: str = "oddswire:", clock: Clock | None = None
+        self, client: Client, *, prefix: str | None = None, clock: Clock | None = None
     ) -> None:
         self.client = client
-        self.space = KeySpace(prefix)
+        self.space = keyspace(client, prefix)
         self.clock: Clock = SystemClock() if clock is None else clock
         self.lines: Lines[str] = Lines()
         self.keys = lru_cache(1024)(self._make_keys)

@@ -1,8 +1,17 @@
 """redis-py's asyncio API on a multiplexed wire: every command, the same reply types."""
 
 from oddswire.client._client import Client
+from oddswire.client._keyspace import keyspace
 from oddswire.client._pipeline import Pipeline
 from oddswire.client._simple import SimpleClient
 from oddswire.client._statistics import Latency, Statistics, WireCounts
 
-__all__ = ["Client", "Latency", "Pipeline", "SimpleClient", "Statistics", "WireCounts"]
+__all__ = [
+    "Client",
+    "Latency",
+    "Pipeline",
+    "SimpleClient",
+    "Statistics",
+    "WireCounts",
+    "keyspace",
+]

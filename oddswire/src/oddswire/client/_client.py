@@ -131,6 +131,11 @@ class Client(Calling):
         """Return a client for the server that the settings name; see `from_url`."""
         return cls(settings=settings, **options)
 
+    @property
+    def settings(self) -> Settings:
+        """The settings it was made with: timeouts, caps, and the prefix of the keys."""
+        return self._settings
+
     # --- views of the same wires
 
     def bounded(self, seconds: float) -> Self:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from aiogram import BaseMiddleware
 from aiogram.types import Update
 
+from oddswire.client import keyspace
 from oddswire.errors import OddswireError, SettingsError
-from oddswire.keys import UPDATE_SEEN, KeySpace
+from oddswire.keys import UPDATE_SEEN
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,7 +32,7 @@ class Once(BaseMiddleware):
 
     Args:
         client: Where it is noted.
-        prefix: What the keys begin with.
+        prefix: What the keys begin with; None: as its settings say.
         ttl: Seconds an update that was handled is known; Telegram keeps undelivered
             ones for a day.
         lease: Seconds after which an update is free again whose process died while it
@@ -50,7 +51,7 @@ class Once(BaseMiddleware):
         self,
         client: Client,
         *,
-        prefix: str = "oddswire:",
+        prefix: str | None = None,
         ttl: float = 86_400.0,
         lease: float = 60.0,
         deadline: float = 0.5,
@@ -63,7 +64,7 @@ class Once(BaseMiddleware):
         if not deadline > 0:
             raise SettingsError(f"deadline {deadline!r}: accepted are seconds above 0")
         self._client = client.bounded(deadline)
-        self._keys = KeySpace(prefix)
+        self._keys = keyspace(client, prefix)
         self._ttl = ceil(ttl * 1000)
         self._lease = ceil(lease * 1000)
         self.dropped = 0
