@@ -53,6 +53,9 @@ settings.register_profile(
 
 def pytest_configure(config: pytest.Config) -> None:
     env = os.environ  # noqa: TID251 (pytest is the application here)
+    # Child programs of tests take what they share from tests/support too.
+    paths = (str(config.rootpath / "tests"), env.get("PYTHONPATH", ""))
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     settings.load_profile(env.get("HYPOTHESIS_PROFILE", "default"))
     config.pluginmanager.register(
         Reporting(config, forbid_skips=env.get("FORBID_SKIPS", "") not in ("", "0"))

@@ -38,6 +38,7 @@ from oddswire.errors import (
 )
 from oddswire.sessions import Kept, SealedSource, Sessions
 from support import eventually
+from support.hooks import advance_server_clock
 
 WALLET = "0x" + "ab" * 20
 
@@ -206,7 +207,7 @@ async def test_postgresql_killed_in_the_middle_of_writes(killable, server, prefi
                 except SourceError as error:
                     failed.append(error)
                     # Its mark may be left: it is old now.
-                    sessions._store.shift += 3_000_000
+                    advance_server_clock(sessions, 3)
                 else:
                     acknowledged[user] = count
                     if len(acknowledged) == 4 and count > 10:
@@ -228,7 +229,7 @@ async def test_postgresql_killed_in_the_middle_of_writes(killable, server, prefi
             go_on = False
         assert {Outcome.NOT_SENT} <= {error.outcome for error in failed}
         assert all(isinstance(error, SourceError) for error in failed)
-        sessions._store.shift += 3_000_000
+        advance_server_clock(sessions, 3)
         rows = {row.user_id: row for row in await options["source"].scan(None, 10)}
         for user, count in acknowledged.items():
             session = await sessions.get(user, fresh=True)

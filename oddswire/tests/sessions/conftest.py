@@ -9,8 +9,7 @@ import pytest
 
 from oddswire.codec import Keyring
 from oddswire.sessions import Collection, Expiring, Indexed, Record, Secret, Sessions
-
-HOUR = 3_600_000_000  # microseconds, as `shift` counts
+from support.hooks import advance_server_clock, session_keys
 
 
 class Wallet(msgspec.Struct):
@@ -46,11 +45,11 @@ class People:
 
     async def passed(self, sessions, hours):
         """Have the server's clock stand so many hours on, for these sessions."""
-        sessions._store.shift += int(hours * HOUR)
+        advance_server_clock(sessions, hours * 3600)
 
     async def raw(self, sessions, user_id):
         """Return the two hashes of a user, as they are stored."""
-        main, short = sessions._store.pair(user_id)
+        main, short = session_keys(sessions).pair(user_id)
         return await self.client.hgetall(main), await self.client.hgetall(short)
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from oddswire.clock import SystemClock
-from oddswire.codec import Keyring
+from oddswire.codec import AesGcm, Keyring
 from oddswire.errors import SessionFull
 from support import eventually
+from support.hooks import session_keys
 
 WORKER = Path(__file__).with_name("dying.py")
 _spec = importlib.util.spec_from_file_location("session_dying", WORKER)
@@ -32,9 +33,9 @@ async def found(client, prefix, keys):
         person = await sessions.get(user)
         if person is not None:
             halves = round((SystemClock().now() - person.last_activity) / 1800)
-            main, short = sessions._store.pair(user)
+            main, short = session_keys(sessions).pair(user)
             blobs = {**await client.hgetall(main), **await client.hgetall(short)}
-            sealer = sessions._form.sealer
+            sealer = AesGcm(Keyring.from_text(keys))
             people[user] = (
                 (person.city, person.wallets, person.dialog, person.token),
                 (person.is_active, halves),
@@ -48,13 +49,14 @@ async def found(client, prefix, keys):
         )
         for value in values
     }
-    stats, store = await client.hgetall(sessions._store.stats), sessions._store
-    total = await client.zcard(store.activity)
+    keys = session_keys(sessions)
+    stats = await client.hgetall(keys.stats)
+    total = await client.zcard(keys.activity)
     counted = {
         "all": total,
         "with wallets": int(stats[b"with:wallets"]),
-        "off": await client.scard(store.off),
-        "may end": await client.zcard(store.expiry),
+        "off": await client.scard(keys.off),
+        "may end": await client.zcard(keys.expiry),
     }
     return people, index, counted, await strays(client, sessions)
 
@@ -62,22 +64,23 @@ async def found(client, prefix, keys):
 async def strays(client, sessions):
     """Return keys of sessions that nobody counts."""
     left = set()
-    async for key in client.scan_iter(match=sessions._store._space.prefix + "*"):
+    keys = session_keys(sessions)
+    async for key in client.scan_iter(match=keys.prefix + "*"):
         left.add(key)
-    async for page in sessions._store.everybody():
-        for name in page:
-            main, short = sessions._store._pair(name)
-            assert main.encode() in left
-            left -= {main.encode(), short.encode()}
-    own = sessions._store._pair("")
-    return {key for key in left if key.startswith(tuple(k.encode() for k in own))}
+    for name in await client.zrange(keys.activity, 0, -1):
+        main, short = keys.pair(keys.names.user(name.decode()))
+        assert main.encode() in left
+        left -= {main.encode(), short.encode()}
+    own = tuple(key[: key.index("}:") + 2].encode() for key in keys.pair(0))
+    return {key for key in left if key.startswith(own)}
 
 
 async def goes_on(client, prefix, keys):
     """Assert that the cap is exact, and that nothing is stuck."""
     sessions = dying.open_sessions(client, prefix, keys)
     await sessions.sweep()
-    sessions._cap = await client.zcard(sessions._store.activity) + 1
+    cap = await client.zcard(session_keys(sessions).activity) + 1
+    sessions = dying.open_sessions(client, prefix, keys, cap=cap)
     await sessions.update(77, dying.born, create=True)
     with pytest.raises(SessionFull):
         await sessions.update(78, dying.born, create=True)
@@ -167,14 +170,19 @@ def changing(step):
 @pytest.mark.requirement("S3")
 @pytest.mark.parametrize("others", ["change", "delete"])
 @pytest.mark.parametrize(
-    ("call", "step"),
-    [("update", "save1.before"), ("update", "save1.sent"), ("add", "member1.before")],
+    ("call", "step", "sealed"),
+    [
+        ("update", "save1.before", True),
+        ("update", "save1.sent", True),
+        ("add", "save1.before", True),
+        ("add", "member1.before", False),
+    ],
 )
 async def test_a_process_that_was_stopped_writes_late_and_undoes_nothing(
-    server, client, prefix, call, step, others
+    server, client, prefix, call, step, sealed, others
 ):
     """SIGSTOP in a call while another process changes or deletes: both are done."""
-    keys = Keyring.new_line(2) + Keyring.new_line(1)
+    keys = Keyring.new_line(2) + Keyring.new_line(1) if sealed else ""
     process = await start(server.url, prefix, keys, call, step)
     assert await process.stdout.readline() == b"stopped\n"
     sessions = dying.open_sessions(client, prefix, keys)

@@ -13,6 +13,7 @@ from oddswire.errors import (
     CodecError,
     Outcome,
     SessionConflict,
+    SessionDamaged,
     SessionError,
     SessionFull,
     SessionGone,
@@ -20,9 +21,17 @@ from oddswire.errors import (
     SourceUnavailable,
 )
 from oddswire.sessions import SealedSource, Source
+from oddswire.sessions._header import Header
 from support import eventually
+from support.hooks import (
+    advance_server_clock,
+    mirrored,
+    reconcile,
+    session_keys,
+    session_steps,
+)
 
-LATER = 3_000_000  # microseconds: a mark is old then
+LATER = 3.0  # seconds: a mark is old then
 
 
 def lives_in(city):
@@ -137,7 +146,7 @@ async def test_the_database_away(client, people, source):
     assert await sessions.users_for("city", "Oslo", fresh=True) == {1}
     # A conversation needs no source.
     await sessions.update(1, lambda person: person.dialog.append("hi"))
-    assert not await client.exists(sessions._store.marks)
+    assert not await client.exists(session_keys(sessions).marks)
 
     source.before.clear()
     assert source.rows().keys() == {1}
@@ -158,17 +167,17 @@ async def test_an_answer_of_the_database_that_was_lost(client, people, source):
         await sessions.update(1, lives_in("Rome"))
     assert caught.value.outcome is Outcome.UNKNOWN
     source.after.clear()
-    sessions._store.shift += LATER
+    advance_server_clock(sessions, LATER)
     assert (await sessions.get(1)).city == "Rome"
     assert await sessions.users_for("city", "Rome") == {1}
     assert await sessions.users_for("city", "Oslo") == frozenset()
-    assert not await client.exists(sessions._store.marks)
+    assert not await client.exists(session_keys(sessions).marks)
 
     source.before["save"] = "lost"
     with pytest.raises(SourceError):
         await sessions.update(1, lives_in("Bonn"))
     source.before.clear()
-    sessions._store.shift += LATER
+    advance_server_clock(sessions, LATER)
     assert (await sessions.get(1)).city == "Rome"
 
 
@@ -212,7 +221,7 @@ async def test_the_late_write_of_a_paused_process_changes_nothing_acknowledged(
 
     late = asyncio.get_running_loop().create_task(one.update(1, count))
     await there.wait()
-    two._store.shift += LATER
+    advance_server_clock(two, LATER)
     after = await two.update(1, lambda person: setattr(person, "city", "Rome"))
     assert after.count == (point == "after")
     go.set()
@@ -277,17 +286,18 @@ async def test_a_paused_switch_does_not_undo_a_later_one(people, source):
     source.after["save"] = stop
     late = asyncio.get_running_loop().create_task(one.deactivate(1))
     await there.wait()
-    two._store.shift += LATER
+    advance_server_clock(two, LATER)
     assert not (await two.get(1)).is_active
     await two.activate(1)
-    restore, restored = one._backing.ledger.restore, asyncio.Event()
+    ledger, _ = session_steps(one)["restore"]
+    restore, restored = ledger.restore, asyncio.Event()
 
     async def die(*args, **kwargs):
         await restore(*args, **kwargs)
         restored.set()
         await asyncio.Event().wait()
 
-    one._backing.ledger.restore = die
+    ledger.restore = die
     go.set()
     await restored.wait()
     late.cancel()
@@ -315,7 +325,7 @@ async def test_a_paused_creation_does_not_bring_back_the_deleted(people, source)
         one.update(1, lambda person: setattr(person, "city", "Oslo"), create=True)
     )
     await there.wait()
-    two._store.shift += LATER
+    advance_server_clock(two, LATER)
     assert await two.delete(1)
     go.set()
     await late
@@ -340,7 +350,7 @@ async def test_a_paused_deletion_deletes_in_both_or_in_neither(people, source):
     source.before["delete"] = stop
     late = asyncio.get_running_loop().create_task(one.delete(1))
     await there.wait()
-    two._store.shift += LATER
+    advance_server_clock(two, LATER)
     await two.update(1, lives_in("Rome"))
     go.set()
     assert await late
@@ -383,12 +393,10 @@ async def test_the_mirror_has_those_who_are_away(people):
         for user in range(5):
             await sessions.update(user, lives_in("Oslo"), create=True)
         async with people(cap=2) as other:
-            await eventually(
-                lambda: other._upkeep.mirrored(("city", "Oslo")) is not None
-            )
+            await eventually(lambda: mirrored(other, "city", "Oslo") is not None)
             assert await other.users_for("city", "Oslo") == frozenset(range(5))
             await sessions.update(0, lambda person: setattr(person, "city", "Rome"))
-            await eventually(lambda: other._upkeep.mirrored(("city", "Rome")) == ["0"])
+            await eventually(lambda: mirrored(other, "city", "Rome") == ["0"])
             assert await other.users_for("city", "Oslo") == {1, 2, 3, 4}
 
 
@@ -494,7 +502,7 @@ async def test_who_asked_for_nothing_leaves_the_source_too(people, source):
     await sessions.update(1, lambda person: person.dialog.append("hi"), create=True)
     await sessions.update(2, lives_in("Oslo"), create=True)
     assert source.rows().keys() == {1, 2}
-    sessions._store.shift += 61_000_000
+    advance_server_clock(sessions, 61)
     assert await sessions.get(1) is None
     await sessions.sweep()
     assert source.rows().keys() == {2}
@@ -574,6 +582,35 @@ async def test_a_sealed_source_shows_nothing_and_takes_a_new_key(
         await only.load([2])
 
 
+@pytest.mark.errors
+@pytest.mark.requirement("S7", "S8")
+async def test_what_somebody_changed_in_redis_is_made_from_the_source(
+    people, source, client
+):
+    """Sealed: damage is an error, and after a reconciliation nothing of it is left."""
+    keyring = Keyring({1: bytes(range(32))})
+    sessions = people(keyring=keyring)
+    await sessions.update(1, lives_in("Oslo"), create=True)
+    await sessions.update(1, lambda p: setattr(p, "token", "secret"))
+    main, _ = session_keys(sessions).pair(1)
+    words = (await client.hget(main, "h")).split(b" ")
+    words[3] = b"9" * 16  # the conversation's end
+    await client.hset(main, "h", b" ".join(words))
+    with pytest.raises(SessionDamaged):
+        await sessions.get(1)
+    await reconcile(sessions, 1)
+    person = await sessions.get(1)
+    assert (person.city, person.token) == ("Oslo", "")
+    assert Header.parse(await client.hget(main, "h")).expiry == 0
+    # What is whole keeps its conversation.
+    await sessions.update(1, lambda p: setattr(p, "token", "another"))
+    await reconcile(sessions, 1)
+    assert (await sessions.get(1)).token == "another"
+    assert await sessions.touch(1)
+    assert await sessions.deactivate(1)
+    assert (await people(keyring=keyring).get(1)).token == "another"
+
+
 def asdict(struct):
     """Return a struct's fields."""
     import msgspec
@@ -636,11 +673,11 @@ async def test_the_mender_finishes_what_was_left(people, source, client):
         with pytest.raises(SourceError):
             await sessions.update(1, lives_in("Rome"))
         source.after.clear()
-        sessions._store.shift += LATER
+        advance_server_clock(sessions, LATER)
 
         async def mended():
             await clock.advance(1.1)
-            return not await client.exists(sessions._store.marks)
+            return not await client.exists(session_keys(sessions).marks)
 
         await eventually(mended)
         assert await sessions.users_for("city", "Rome", fresh=True) == {1}

@@ -90,7 +90,7 @@ class Engine(Generic[T]):
             compress_above=compress_above,
             max_size=max_size,
         )
-        self._store = Store(client, space, names)
+        self._store = Store(client, space, names, self._clock, self._form.snapshot)
         # A touch that was left out must not end a conversation early.
         ttl_ms = round((ttl + touch_interval) * 1e3)
         self._terms = Terms(ttl=ttl_ms, absolute=round((absolute or 0) * 1e3))
@@ -220,7 +220,7 @@ class Engine(Generic[T]):
         reading = self._near.begin(user_id)
         try:
             stored = await self._stored(user_id)
-            if not isinstance(stored, Stored):
+            if stored is None:
                 self._near.drop(user_id)
                 return None
             snapshot = self._opened(user_id, stored)
@@ -230,17 +230,17 @@ class Engine(Generic[T]):
         finally:
             self._near.end(user_id, reading)
 
-    async def _stored(self, user_id: int) -> Stored | bool:
+    async def _stored(self, user_id: int) -> Stored | None:
         """Read it from Redis; from the source where Redis has not got it."""
         if self._backing is None:
             return await self._store.get(user_id)
         stored, marked = await asyncio.gather(
             self._store.get(user_id), self._backing.ledger.marked(user_id)
         )
-        if not isinstance(stored, Stored):
+        if stored is None:
             kept = await self._backing.load(user_id)
             if kept is None or self._backing.is_empty(kept):
-                return False
+                return None
             await self._backing.reconcile(user_id)
             return await self._store.get(user_id)
         assert self._rebuilding is not None  # noqa: S101 - they come together
@@ -274,6 +274,14 @@ class Engine(Generic[T]):
             secrets.token_hex(8) if snapshot is None else snapshot.header.generation
         )
         change = self._form.change(user_id, snapshot, content, generation)
+        seal = self._form.seal_saved(
+            user_id,
+            snapshot,
+            change,
+            generation=generation,
+            terms=self._terms,
+            active=active,
+        )
         reading = self._near.begin(user_id)
         try:
             if self._backing and (snapshot is None or change.main or change.main_gone):
@@ -286,6 +294,7 @@ class Engine(Generic[T]):
                     terms=self._terms,
                     cap=self._cap,
                     active=active,
+                    seal=seal,
                 )
             else:
                 answer = await self._store.save(
@@ -299,6 +308,7 @@ class Engine(Generic[T]):
                     generation=generation,
                     active=active,
                     mark="-" if self._backing else "",
+                    seal=seal,
                 )
             if answer.kind == "kept":
                 self._near.drop(user_id)
@@ -317,6 +327,7 @@ class Engine(Generic[T]):
                     plain=content.plain,
                     members=content.members,
                     tags=content.tags,
+                    seals=change.seals,
                 )
                 remember(self._generations, user_id, generation)
                 self._near.put(user_id, after, value, now, reading)

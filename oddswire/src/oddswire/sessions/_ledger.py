@@ -16,8 +16,9 @@ from oddswire.sessions import _scripts as scripts
 from oddswire.sessions._scripts import Tag, flat, link, text, told
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 
+    from oddswire.sessions._seal import HeaderSeal
     from oddswire.sessions._store import Store
     from oddswire.sessions.source import Kept
 
@@ -51,11 +52,14 @@ class Place(msgspec.Struct, frozen=True):
         header: As it is there; empty when it is not.
         tags: Index entries that it has.
         held: Collections that have members.
+        short: Total of its conversation; None where what is there is not whole, or
+            nothing is sealed.
     """
 
     header: bytes
     tags: list[Tag]
     held: list[str]
+    short: bytes | None = None
 
 
 class Ledger:
@@ -154,6 +158,7 @@ class Ledger:
         tags: Iterable[Tag] = (),
         held: Iterable[str] = (),
         fields: Mapping[str, bytes] | None = None,
+        seal: HeaderSeal | None = None,
     ) -> str:
         """Have Redis be as the source is, under a mark; return what came of it."""
         store = self._store
@@ -175,11 +180,14 @@ class Ledger:
             int(kept.on if kept else True), self._cap, link(), told(tags), told(leaves),
             told(tags) or b"[]", store.naming,
             len(tags), len(leaves), len(fields), len(balance),
-            *flat(fields), *flat(balance),
         ]  # fmt: skip
-        reply = await scripts.RESTORE(store.client, keys, args)
-        answer: str = reply[0].decode()
-        return answer
+        rest = [*flat(fields), *flat(balance)]
+
+        # The script compares the header read by itself, sealed or not.
+        def call(at: Any, _: bytes, header: bytes) -> Awaitable[list[Any]]:
+            return scripts.RESTORE(store.client, keys, [*args, at, header, *rest])
+
+        return (await store.sealed(seal, call)).kind
 
     async def least_active(self, most: int) -> list[int]:
         """Return users in the order in which they are to leave."""

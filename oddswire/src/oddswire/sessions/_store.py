@@ -8,16 +8,34 @@ from typing import TYPE_CHECKING, Any
 from oddswire import keys as families
 from oddswire.errors import SessionError
 from oddswire.sessions import _scripts as scripts
-from oddswire.sessions._scripts import answer, fields, flat, link, stored, text, told
+from oddswire.sessions._scripts import (
+    Answer,
+    answer,
+    fields,
+    flat,
+    link,
+    stored,
+    text,
+    told,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
 
     from oddswire.client import Client
+    from oddswire.clock import Clock
     from oddswire.codec import Names
     from oddswire.keys import KeySpace
     from oddswire.sessions._form import Change
-    from oddswire.sessions._scripts import Answer, Fields, Stored, Tag, Terms
+    from oddswire.sessions._scripts import Fields, Stored, Tag, Terms
+    from oddswire.sessions._seal import HeaderSeal
 
 TRIES = 16
 """Attempts at what other processes get ahead of."""
@@ -31,13 +49,27 @@ class Store:
         client: Where.
         space: The prefix of the keys.
         names: Of users and values.
+        clock: Of this process.
+        check: Raises `SessionDamaged` for what is not whole.
 
     Attributes:
         shift: Microseconds added to the server's clock; only tests change it.
     """
 
-    def __init__(self, client: Client, space: KeySpace, names: Names) -> None:
+    def __init__(
+        self,
+        client: Client,
+        space: KeySpace,
+        names: Names,
+        clock: Clock,
+        check: Callable[[int, Stored], object],
+    ) -> None:
         self.client = client
+        self._check = check
+        self._clock = clock
+        # Until the server says otherwise, its clock shows what this machine's shows.
+        self._ahead = round((clock.now() - clock.boottime()) * 1e6)
+        self._last = 0
         self.names = names
         self.shift = 0
         self._space = space
@@ -71,12 +103,52 @@ class Store:
         """Return the pattern of every key of every index."""
         return self._space.pattern(families.SESSION_INDEX, _SHARD)
 
+    # --- sealed headers
+
+    async def sealed(
+        self,
+        seal: HeaderSeal | None,
+        call: Callable[[int | str, bytes, bytes], Awaitable[list[Any]]],
+    ) -> Answer:
+        """Call a script with a sealed header; ``again`` when another one is stored.
+
+        Args:
+            seal: Makes the header; None without sealing.
+            call: Of the script, with a time, the header read and the one to write.
+        """
+        if seal is None:
+            return answer(await call("", b"", b""))
+        for _ in range(TRIES):
+            sent = round(self._clock.boottime() * 1e6)
+            now = sent + self._ahead
+            header = seal.header(now, self._last)
+            reply = answer(await call(now, seal.before, header))
+            if reply.kind != "header":
+                return reply
+            server, last, stored = reply.detail
+            # From the sending on: the way there is in it, as it will be again.
+            self._ahead = int(server) - sent
+            self._last = int(last)
+            if not seal.adopt(stored):
+                break
+        return Answer("again")
+
     # --- one session
 
-    async def get(self, user_id: int, have: int = 0) -> Stored | bool:
-        """Read it; False for none, True when it is the version that the caller has."""
-        reply = await scripts.GET(self.client, self.pair(user_id), (self.shift, have))
-        return stored(reply) if len(reply) > 1 else bool(reply)
+    async def get(self, user_id: int) -> Stored | None:
+        """Read it; None for none.
+
+        Raises:
+            SessionDamaged: Sealed, it looks as if it had ended, and has not.
+        """
+        reply = await scripts.GET(self.client, self.pair(user_id), (self.shift,))
+        if not reply:
+            return None
+        found = stored(reply[:3])
+        if len(reply) == 3:
+            return found
+        self._check(user_id, found)
+        return None
 
     async def save(
         self,
@@ -92,6 +164,7 @@ class Store:
         active: bool,
         mark: str = "",
         sourced: str = "",
+        seal: HeaderSeal | None = None,
     ) -> Answer:
         """Write a change of the version that was read; 0 to create.
 
@@ -113,12 +186,17 @@ class Store:
             len(change.short), len(change.short_gone), len(change.held),
             mark, sourced,
         ]  # fmt: skip
-        args += flat(change.main)
-        args += change.main_gone
-        args += flat(change.short)
-        args += change.short_gone
-        args += flat(change.held)
-        return answer(await scripts.SAVE(self.client, keys, args))
+        rest = [
+            *flat(change.main),
+            *change.main_gone,
+            *flat(change.short),
+            *change.short_gone,
+            *flat(change.held),
+        ]
+        return await self.sealed(
+            seal,
+            lambda *header: scripts.SAVE(self.client, keys, [*args, *header, *rest]),
+        )
 
     async def member(
         self,
@@ -148,18 +226,26 @@ class Store:
         args += () if sealed is None else (sealed,)
         return answer(await scripts.MEMBER(self.client, keys, args))
 
-    async def touch(self, user_id: int, terms: Terms) -> bool:
-        """Note activity; False when there is no session."""
+    async def touch(
+        self, user_id: int, terms: Terms, seal: HeaderSeal | None = None
+    ) -> Answer:
+        """Note activity."""
         name = self.names.of_user(user_id)
-        keys = (*self.pair(user_id), self.activity, self.expiry)
+        keys = (*self.pair(user_id), self.activity, self.expiry, self.stats)
         args = (self.shift, name, terms.ttl, terms.absolute)
-        return bool(await scripts.TOUCH(self.client, keys, args))
+        return await self.sealed(
+            seal, lambda *header: scripts.TOUCH(self.client, keys, (*args, *header))
+        )
 
-    async def switch(self, user_id: int, *, on: bool) -> bool:
-        """Switch it on or off; False when there is no session."""
+    async def switch(
+        self, user_id: int, *, on: bool, seal: HeaderSeal | None = None
+    ) -> Answer:
+        """Switch it on or off."""
         keys = (self.pair(user_id)[0], self.expiry, self.off, self.stats, self.log)
         args = (self.shift, self.names.of_user(user_id), int(on), link())
-        return bool(await scripts.SWITCH(self.client, keys, args))
+        return await self.sealed(
+            seal, lambda *header: scripts.SWITCH(self.client, keys, (*args, *header))
+        )
 
     async def fields(self, user_id: int) -> Fields:
         """Return the main fields, whether it lives, has ended or is damaged."""
@@ -189,6 +275,7 @@ class Store:
         tags: Sequence[Tag],
         main: Mapping[str, bytes],
         short: Mapping[str, bytes],
+        seal: HeaderSeal | None = None,
     ) -> Answer:
         """Give a session another user."""
         keys = [
@@ -198,9 +285,12 @@ class Store:
         args = [
             self.shift, self.names.of_user(old), self.names.of_user(new), read,
             generation, link(), link(), told(tags), len(main), len(short), schema,
-            *flat(main), *flat(short),
         ]  # fmt: skip
-        return answer(await scripts.MOVE(self.client, keys, args))
+        rest = [*flat(main), *flat(short)]
+        return await self.sealed(
+            seal,
+            lambda *header: scripts.MOVE(self.client, keys, [*args, *header, *rest]),
+        )
 
     async def purge(self, user_id: int) -> int:
         """Drop the log if it speaks of a user; return how often it did.

@@ -19,11 +19,13 @@ from oddswire.errors import (
     SessionGone,
     SourceError,
 )
+from oddswire.sessions._header import Header
 from oddswire.sessions._mirror import Mirror
-from oddswire.sessions._scripts import Stored, text
+from oddswire.sessions._scripts import text
 from oddswire.sessions._store import TRIES, named_otherwise
 from oddswire.sessions.feed import Heard, LogFeed, Missed
 from oddswire.sessions.record import Record
+from oddswire.sessions.source import SealedSource
 from oddswire.sessions.statistics import SessionStatistics
 
 if TYPE_CHECKING:
@@ -269,7 +271,7 @@ class Upkeep(Generic[T]):
                 self._near.drop(new)
         for _ in range(TRIES):
             stored = await self._store.get(old)
-            if not isinstance(stored, Stored):
+            if stored is None:
                 return False
             before = self._form.snapshot(old, stored)
             value = self._form.value(old, before)
@@ -285,6 +287,7 @@ class Upkeep(Generic[T]):
                 tags=sorted(before.tags | content.tags),
                 main=change.main,
                 short=change.short,
+                seal=self._form.seal_moved(new, before, change, generation),
             )
             self._near.drop(old)
             self._near.drop(new)
@@ -307,6 +310,9 @@ class Upkeep(Generic[T]):
                     rewritten += await self._rewrite(user_id)
                 except SessionDamaged as error:
                     damaged.append(error)
+        source = self._sealed_source()
+        if source is not None:
+            await source.reseal()
         if damaged:
             raise SessionDamaged(
                 f"{rewritten} sessions were rewritten, and {len(damaged)} sessions do "
@@ -317,7 +323,7 @@ class Upkeep(Generic[T]):
 
     async def _rewrite(self, user_id: int) -> bool:
         stored = await self._store.get(user_id)
-        if not isinstance(stored, Stored):
+        if stored is None:
             return False
         found = self._form.snapshot(user_id, stored)
         old = found.header.schema < self._form.layout.type.schema
@@ -345,14 +351,23 @@ class Upkeep(Generic[T]):
             raise SessionError(
                 f"{used} sessions are sealed under key {number}: run reencrypt first"
             )
+        source = self._sealed_source()
+        if source is not None:
+            await source.retire(number)
         sealer.use(keyring)
+
+    def _sealed_source(self) -> SealedSource | None:
+        source = self._rebuilding and self._rebuilding.backing.source
+        return source if isinstance(source, SealedSource) else None
 
     async def _uses(self, user_id: int, number: int) -> bool:
         stored = await self._store.get(user_id)
-        if not isinstance(stored, Stored):
+        if stored is None:
             return False
         blobs = [data for name, data in stored.main.items() if name not in (b"h", b"i")]
         blobs += (stored.short or {}).values()
+        with suppress(SessionDamaged):
+            blobs.append(Header.parse(stored.main.get(b"h", b"")).seal)
         return any(self._number(data) == number for data in blobs)
 
     def _number(self, data: bytes) -> int | None:
