@@ -157,8 +157,8 @@ class Lock:
         ttl: float,
         on_lost: Callable[[], object] | None = None,
     ) -> None:
-        if not 0.1 <= ttl <= 86_400:
-            raise ValueError("the ttl of a lock is 0.1 to 86,400 seconds")
+        if not isinstance(ttl, int | float) or not 0.1 <= ttl <= 86_400:
+            raise ValueError(f"ttl must be seconds, 0.1 to 86400, not {ttl!r}")
         self.name = name
         self.ttl = ttl
         self.fence = 0

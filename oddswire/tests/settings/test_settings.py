@@ -34,8 +34,8 @@ def test_settings_are_frozen_and_keyword_only() -> None:
     settings = Settings()
     with pytest.raises(AttributeError):
         settings.pool_min = 3
-    with pytest.raises(TypeError):
-        Settings("test")
+    with pytest.raises(SettingsError, match=r"by name: Settings\(url=...\)"):
+        Settings("redis://:CANARY@h")
     with pytest.raises(SettingsError, match="pool_mim is not a setting; did you mean"):
         Settings(pool_mim=3)
 

@@ -4,6 +4,7 @@ from oddswire.settings._rules import is_example_key, plaintext_refused
 from oddswire.settings._settings import Settings, not_a_setting
 from oddswire.settings.endpoint import Endpoint
 from oddswire.settings.options import OPTIONS, UNUSED, Option
+from oddswire.settings.overrides import Overrides
 from oddswire.settings.profiles import PROFILES
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "UNUSED",
     "Endpoint",
     "Option",
+    "Overrides",
     "Settings",
     "is_example_key",
     "not_a_setting",

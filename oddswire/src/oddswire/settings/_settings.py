@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import msgspec
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from oddswire.settings.overrides import Overrides
+
 _MIB = 1024 * 1024
 _SECRETS = frozenset(option.field for option in OPTIONS if option.secret)
 _OPTION = {option.field: option for option in OPTIONS}
@@ -29,11 +31,18 @@ _BY_PROFILE: Any = msgspec.UNSET
 class _Named(type(msgspec.Struct)):  # type: ignore[misc]
     """Refuses an unknown field by a `SettingsError` that says which was meant."""
 
-    def __call__(cls, *args: Any, **given: Any) -> Any:
-        unknown = given.keys() - set(cls.__struct_fields__)
-        if unknown:
-            raise SettingsError(*(not_a_setting(name) for name in sorted(unknown)))
-        return super().__call__(*args, **given)
+    # A type checker looks at the fields themselves.
+    if not TYPE_CHECKING:
+
+        def __call__(cls, *args: Any, **given: Any) -> Any:
+            if args:
+                raise SettingsError(
+                    "Settings takes its fields by name: Settings(url=...)"
+                )
+            unknown = given.keys() - set(cls.__struct_fields__)
+            if unknown:
+                raise SettingsError(*(not_a_setting(name) for name in sorted(unknown)))
+            return super().__call__(**given)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, metaclass=_Named):
@@ -128,7 +137,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, metaclass=_Named):
         cls,
         environ: Mapping[str, str] = os.environ,  # noqa: TID251 - its one home
         dotenv: str | Path | None = ".env",
-        **overrides: Any,
+        **overrides: Unpack[Overrides],
     ) -> Self:
         """Read settings: overrides, then the environment, then `dotenv`, then defaults.
 
@@ -151,7 +160,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, metaclass=_Named):
         if unknown:
             raise SettingsError(*(not_a_setting(name) for name in sorted(unknown)))
         reading = _environment.read(environ, dotenv, overrides)
-        given = {**reading.values, **overrides}
+        given: dict[str, Any] = {**reading.values, **overrides}
         values = {**_defaults(), **given}
         names = {
             option.field: option.field if option.field in overrides else option.variable
