@@ -126,6 +126,9 @@ def open_pool(
     arguments |= {name: v for name, v in options.items() if name not in _OURS}
     if settings.endpoint is not None:
         arguments |= settings.endpoint.arguments
+    if "host" in options and arguments.pop("path", None) is not None:
+        # The address of the arguments stands in place of the settings' socket.
+        arguments["connection_class"] = options.get("connection_class", Connection)
     path = arguments.pop("unix_socket_path", None)
     if path is not None:
         arguments |= {"path": path, "connection_class": UnixDomainSocketConnection}

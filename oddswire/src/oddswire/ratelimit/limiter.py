@@ -72,9 +72,10 @@ class RateLimiter:
         whole("processes", processes)
         seconds("deadline", deadline, 0.001)
         seconds("remember", remember, 0.0)
+        space = keyspace(client, prefix)
         self._client = client.bounded(deadline)
         self._now = now
-        self._book = RuleBook(keyspace(client, prefix), now)
+        self._book = RuleBook(space, now)
         self._rules = self._book.rules
         self._deciding = Deciding(self._client, processes, remember, now)
         self._waiting = Waiting(self._deciding.decide, self._drop, now)

@@ -63,8 +63,8 @@ class Once(BaseMiddleware):
             )
         if not deadline > 0:
             raise SettingsError(f"deadline {deadline!r}: accepted are seconds above 0")
-        self._client = client.bounded(deadline)
         self._keys = keyspace(client, prefix)
+        self._client = client.bounded(deadline)
         self._ttl = ceil(ttl * 1000)
         self._lease = ceil(lease * 1000)
         self.dropped = 0
