@@ -39,7 +39,6 @@ def _pool(url, **options):
             .connection_pool
         },
     ],
-    ids=str,
 )
 def test_production_refuses_a_server_however_it_is_named(options):
     """redis-py's arguments and pools are judged as the settings' URL is."""

@@ -78,9 +78,9 @@ class Engine(Generic[T]):
             sealer = AesGcm(keyring) if sealer is None else sealer
             names = BlindNames(keyring) if names is None else names
         names = PlainNames() if names is None else names
-        space = keyspace(client, prefix)
         self._clock: Clock = SystemClock() if clock is None else clock
         self._layout = Layout(type)
+        space = keyspace(client, prefix)
         self._form = Form(
             self._layout,
             sealer=sealer,

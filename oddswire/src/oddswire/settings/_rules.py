@@ -141,7 +141,7 @@ def _addresses(values: Mapping[str, Any]) -> Iterator[tuple[str, Endpoint]]:
         tls = endpoint.tls
         if sentinels is None:  # else its host is a name that the sentinels know
             yield "url", endpoint
-    for host, port in addresses(sentinels or "", 26379):
+    for host, port in addresses(sentinels, 26379) if sentinels else ():
         yield "sentinels", Endpoint(host=host, port=port, tls=tls)
     if values.get("cache_url") is not None:
         yield "cache_url", Endpoint.from_url(values["cache_url"])

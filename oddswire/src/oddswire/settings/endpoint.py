@@ -248,7 +248,7 @@ def _decoded(text: str) -> str:
 
 
 def addresses(text: str, port: int) -> Iterator[tuple[str, int]]:
-    """Yield the addresses of ``host:port, [::1]:port, host``; blank ones are left out.
+    """Yield the addresses of ``host:port, [::1]:port, host``; a comma may end it.
 
     Args:
         text: Names, IPv4 addresses, IPv6 addresses (in brackets, if a port follows).
@@ -257,10 +257,8 @@ def addresses(text: str, port: int) -> Iterator[tuple[str, int]]:
     Raises:
         SettingsError: One of them is no address.
     """
-    for each in text.split(","):
+    for each in text.strip().removesuffix(",").split(","):
         address = each.strip()
-        if not address:
-            continue
         try:
             yield str(ipaddress.IPv6Address(address)), port
         except ValueError:

@@ -172,11 +172,11 @@ class Addresses(msgspec.Struct, frozen=True):
 
     port: int
     accepts: str = (
-        "host:port of each, with commas between; an IPv6 address is [::1]:26379"
+        "host:port of each sentinel, with commas between; of IPv6 [::1]:26379"
     )
 
     def check(self, value: object) -> str:
-        """Take a str; white space and empty places between commas do not count."""
+        """Take a str; white space and a comma at the end do not count."""
         try:
             if isinstance(value, str) and list(addresses(value, self.port)):
                 return value.strip()
