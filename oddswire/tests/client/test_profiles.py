@@ -7,7 +7,6 @@ import redis.asyncio as aredis
 from redis.asyncio.sentinel import Sentinel
 
 from oddswire import Client, Settings
-from oddswire.client._sentinel import Primary, primary_of
 from oddswire.embedded import EmbeddedSentinels
 from oddswire.errors import Outcome, PoolTimeout, SettingsError, Unavailable
 
@@ -68,21 +67,19 @@ def test_production_takes_what_is_allowed():
 
 @pytest.mark.errors
 @pytest.mark.requirement("G2")
-async def test_the_primary_that_the_sentinels_name_is_judged():
+@pytest.mark.system("redis-sentinel", package="redis-sentinel")
+async def test_the_primary_that_the_sentinels_name_is_judged(own_group):
     """A private sentinel that names a public primary gets no plaintext there."""
-
-    class Manager:
-        sentinels = ()
-
-        async def discover_master(self, name):
-            return "8.8.8.8", 6379
-
-    pool = Sentinel([("10.0.0.1", 26379)]).master_for("m").connection_pool
-    pool.sentinel_manager = Manager()
-    with pytest.raises(Unavailable, match="sends no plaintext") as caught:
-        await primary_of(PRODUCTION, pool).address()
+    where = [(each.host, each.port) for each in own_group.sentinels]
+    sentinel = Sentinel(where, force_master_ip="8.8.8.8")
+    pool = sentinel.master_for(own_group.name).connection_pool
+    async with Client(settings=PRODUCTION, connection_pool=pool) as client:
+        with pytest.raises(Unavailable, match="8.8.8.8.*sends no plaintext") as caught:
+            await client.get("k")
     assert caught.value.outcome is Outcome.REJECTED
-    assert await Primary(Manager(), "m").address() == ("8.8.8.8", 6379)
+    await pool.disconnect()
+    for each in sentinel.sentinels:
+        await each.aclose()
 
 
 @pytest.mark.integration

@@ -3,6 +3,7 @@
 from oddswire.client._client import Client
 from oddswire.client._keyspace import keyspace
 from oddswire.client._pipeline import Pipeline
+from oddswire.client._read_lease import ReadLease, ReadTicket
 from oddswire.client._simple import SimpleClient
 from oddswire.client._statistics import Latency, Statistics, WireCounts
 
@@ -10,6 +11,8 @@ __all__ = [
     "Client",
     "Latency",
     "Pipeline",
+    "ReadLease",
+    "ReadTicket",
     "SimpleClient",
     "Statistics",
     "WireCounts",
