@@ -71,10 +71,14 @@ def test_production_takes_what_is_allowed():
 async def test_the_primary_that_the_sentinels_name_is_judged(own_group):
     """A private sentinel that names a public primary gets no plaintext there."""
     where = [(each.host, each.port) for each in own_group.sentinels]
-    sentinel = Sentinel(where, force_master_ip="8.8.8.8")
+    sentinel = Sentinel(
+        where,
+        sentinel_kwargs={"password": own_group.password},
+        force_master_ip="8.8.8.8",
+    )
     pool = sentinel.master_for(own_group.name).connection_pool
     async with Client(settings=PRODUCTION, connection_pool=pool) as client:
-        with pytest.raises(Unavailable, match="8.8.8.8.*sends no plaintext") as caught:
+        with pytest.raises(Unavailable, match=r"8.8.8.8.*no plaintext") as caught:
             await client.get("k")
     assert caught.value.outcome is Outcome.REJECTED
     await pool.disconnect()
