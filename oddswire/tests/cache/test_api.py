@@ -204,6 +204,37 @@ async def test_batched_gathers_what_is_asked_for_together(fleet):
         a.batched(fetch, key="m:x")
 
 
+@pytest.mark.errors
+@pytest.mark.requirement("K3", "K5")
+async def test_one_key_of_a_batch_fails_alone(fleet):
+    """A key to which the loader gives an exception fails with it; no other does."""
+    a = await fleet.cache()
+    broken = {2}
+
+    async def fetch(ids):
+        return {
+            each: LookupError(f"no {each}") if each in broken else f"market {each}"
+            for each in ids
+        }
+
+    market = a.batched(fetch, key="m:{id}", negative_ttl=60.0)
+    got = await asyncio.gather(*map(market, (1, 2, 3)), return_exceptions=True)
+
+    assert got[0::2] == ["market 1", "market 3"]
+    assert repr(got[1]) == repr(LookupError("no 2"))
+    assert await a.get_entry("m:2") is None
+    with pytest.raises(LookupError):
+        await a.get_or_set_many(
+            ["m:2"], lambda keys: _failing(dict.fromkeys(keys, LookupError()))
+        )
+    broken.clear()
+    assert await market(2) == "market 2"
+
+
+async def _failing(values):
+    return values
+
+
 _LITERALS = st.text(":-_|/.%~ ,1a2C", max_size=3)
 _VALUES = st.integers(-12, 112) | st.text(":-_|/.%~ ,1a2C5", min_size=1, max_size=4)
 _TUPLES = st.tuples(_VALUES, _VALUES, _VALUES)

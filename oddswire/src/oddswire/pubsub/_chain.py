@@ -14,6 +14,7 @@ came back with older data: of each mark it keeps the newest id.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from typing import NamedTuple
 
@@ -41,11 +42,21 @@ class Head(NamedTuple):
             ValueError: It is not that.
         """
         n, link, epoch, *_ = data.split(b" ", 3)
-        return cls(int(n), link, epoch)
+        if is_link(link):
+            return cls(int(n), link, epoch)
+        raise ValueError("no link of a message")
 
     def to_bytes(self) -> bytes:
         """Return what `parse` reads."""
         return b"%d %b %b" % self
+
+
+_LINK = re.compile(rb"\d{1,20}-\d{1,20}-\S*")
+
+
+def is_link(link: bytes) -> bool:
+    """Whether a log can be asked for what follows this link."""
+    return _LINK.fullmatch(link) is not None
 
 
 def link_of(frame: bytes | Head) -> bytes:
@@ -148,6 +159,10 @@ class Chain:
             return not remembered and _id_of(link) <= _id_of(newest)
         except ValueError:
             return False  # somebody else's
+
+    def is_behind(self, mark: bytes) -> bool:
+        """Whether the history of this mark ended before the place."""
+        return mark in self._passed and mark != mark_of(self.link)
 
     def advance(self, n: int, link: bytes) -> None:
         """Go to the next message."""

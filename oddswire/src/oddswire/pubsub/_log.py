@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from oddswire.pubsub._chain import Chain, Head, began_anew, link_of, mark_of
+from oddswire.pubsub._chain import (
+    Chain,
+    Head,
+    began_anew,
+    is_link,
+    link_of,
+    mark_of,
+)
 from oddswire.pubsub._inbox import Inbox
 from oddswire.pubsub._line import dice
 from oddswire.pubsub.messages import GapReason
@@ -134,7 +141,8 @@ class LogInbox(Inbox):
         except ValueError:
             return  # somebody else's frame
         mark = mark_of(link)
-        self._heard[mark] = max(number, self._heard.get(mark, 0))
+        if not self._chain.is_behind(mark):
+            self._heard[mark] = max(number, self._heard.get(mark, 0))
 
     def take(self) -> Message[Any] | Gap | None:
         gap, self._gap = self._gap, None
@@ -223,6 +231,9 @@ class LogInbox(Inbox):
         if self._replay or self._gap is not None:
             return
         line, chain = self.line, self._chain
+        # The answer may come from a server that has not got what was heard of: the
+        # command connection can be back before the subscriber notices its loss.
+        self._note(self._newest)
         # From here on frames are queued again; what came before is in the answer.
         self._queue.clear()
         self.behind = False
@@ -231,6 +242,9 @@ class LogInbox(Inbox):
             if after is None:
                 link = chain.link
                 after = link.rpartition(b"-")[0]
+            if self._from is None and not is_link(link):
+                # A frame of somebody else followed ours: its id is none of the log.
+                after, link = b"-", b"-"
             packed, follows, page = await _RECOVER(
                 self._client,
                 [line.head, line.log],

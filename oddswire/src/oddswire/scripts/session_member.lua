@@ -31,12 +31,12 @@ if member then
   redis.call('HSET', main, field, member)
   if there == 0 then joins = ARGV[12] end
   if index then redis.call('SADD', index, name) end
-  if count == 0 then redis.call('HINCRBY', stats, 'with:' .. ARGV[9], 1) end
+  if count == 0 then bump(stats, 'with:' .. ARGV[9], 1) end
 else
   redis.call('HDEL', main, field)
   leaves = ARGV[12]
   if index then redis.call('SREM', index, name) end
-  if count == 1 then redis.call('HINCRBY', stats, 'with:' .. ARGV[9], -1) end
+  if count == 1 then bump(stats, 'with:' .. ARGV[9], -1) end
 end
 r.v = math.max(r.v + 1, now)
 write(main, r, '')

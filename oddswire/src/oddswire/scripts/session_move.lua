@@ -17,7 +17,7 @@ if text(r.v) ~= ARGV[4] then return {'conflict'} end
 local other = read(new)
 if other and (other.damaged or not ended(new, other, now)) then return {'taken'} end
 if other then forget(new, newshort, activity, expiry, off, stats, ARGV[3], other) end
-local last = math.max(tonumber(redis.call('HGET', stats, 'v') or 0), r.v)
+local last = math.max(newest(stats), r.v)
 r.v = math.max(last + 1, now)
 r.g = ARGV[5]
 r.s = ARGV[11]

@@ -41,9 +41,15 @@ local function agreed(main, r, before, sealed)
   return (redis.call('HGET', main, 'h') or '') == before
     and string.sub(sealed, 1, #plain) == plain
 end
+-- Count; what is no number there, by somebody else, begins again.
+local function bump(stats, name, by)
+  local done = redis.pcall('HINCRBY', stats, name, by)
+  if type(done) == 'table' and done.err then redis.call('HSET', stats, name, by) end
+end
+local function newest(stats) return tonumber(redis.call('HGET', stats, 'v') or 0) or 0 end
 -- What the caller needs to seal the right header.
 local function disagreed(main, stats, shift)
-  return {'header', text(clock(shift)), redis.call('HGET', stats, 'v') or '0',
+  return {'header', text(clock(shift)), text(newest(stats)),
           redis.call('HGET', main, 'h') or ''}
 end
 local function write(main, r, sealed)
@@ -87,10 +93,9 @@ local function forget(main, short, activity, expiry, off, stats, name, r)
   redis.call('ZREM', expiry, name)
   redis.call('SREM', off, name)
   if r and not r.damaged then
-    redis.call('HINCRBY', stats, 'created', text(-math.floor(r.c / 1000)))
+    bump(stats, 'created', text(-math.floor(r.c / 1000)))
     -- A session that is created again goes on above this, whatever the clock says.
-    local last = tonumber(redis.call('HGET', stats, 'v') or 0)
-    if r.v > last then redis.call('HSET', stats, 'v', text(r.v)) end
+    if r.v > newest(stats) then redis.call('HSET', stats, 'v', text(r.v)) end
   end
   return had
 end

@@ -25,7 +25,7 @@ if whole and not r and redis.call('ZCARD', activity) >= tonumber(ARGV[12]) then
 end
 if whole then
   if not r or r.damaged then
-    was, r = r, {v = tonumber(redis.call('HGET', stats, 'v') or 0), c = tonumber(ARGV[9]),
+    was, r = r, {v = newest(stats), c = tonumber(ARGV[9]),
                  a = tonumber(ARGV[10]), e = 0, x = 0, g = ARGV[8], begins = true}
   elseif r.s ~= ARGV[7] then
     -- What was sealed for another schema does not open under this one.
@@ -41,12 +41,12 @@ for i = 1, joins do redis.call('SADD', KEYS[9 + i], name) end
 for i = 1, leaves do redis.call('SREM', KEYS[9 + joins + i], name) end
 local at = 24 + 2 * tonumber(ARGV[20])
 for i = 1, tonumber(ARGV[21]) do
-  redis.call('HINCRBY', stats, 'with:' .. ARGV[at], ARGV[at + 1]); at = at + 2
+  bump(stats, 'with:' .. ARGV[at], ARGV[at + 1]); at = at + 2
 end
 if whole then
   if was then forget(main, short, activity, expiry, off, stats, name, was) end
   if r.begins then
-    redis.call('HINCRBY', stats, 'created', text(math.floor(ARGV[9] / 1000)))
+    bump(stats, 'created', text(math.floor(ARGV[9] / 1000)))
   end
   if r.e == 0 then redis.call('UNLINK', short) end
   redis.call('UNLINK', main)

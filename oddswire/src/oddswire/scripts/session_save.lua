@@ -42,7 +42,7 @@ else
   redis.call('HSETNX', stats, 'names', ARGV[14])
   if redis.call('HGET', stats, 'names') ~= ARGV[14] then return {'names'} end
   if redis.call('ZCARD', activity) >= tonumber(ARGV[7]) then return {'full'} end
-  local last = tonumber(redis.call('HGET', stats, 'v') or 0)
+  local last = newest(stats)
   local v = math.max(last + 1, now)
   r = {v = v, c = now, a = 0, e = 0, x = 0, o = '1', g = ARGV[9]}
 end
@@ -51,8 +51,8 @@ local acts, over = ARGV[10] == '1' or r.e == 0, false
 if acts then over = renew(r, now, ARGV[5], ARGV[6]) end
 if not agreed(main, r, ARGV[25], ARGV[26]) then return disagreed(main, stats, shift) end
 if begins then
-  redis.call('HINCRBY', stats, 'created', text(math.floor(now / 1000)))
-  redis.call('HINCRBY', stats, 'creations', 1)
+  bump(stats, 'created', text(math.floor(now / 1000)))
+  bump(stats, 'creations', 1)
 end
 if acts then active(short, activity, name, r, over, shift) end
 local at = 27
@@ -68,7 +68,7 @@ for i = 1, tonumber(ARGV[19]) do
 end
 for i = 1, tonumber(ARGV[20]) do redis.call('HDEL', short, ARGV[at]); at = at + 1 end
 for i = 1, tonumber(ARGV[21]) do
-  redis.call('HINCRBY', stats, 'with:' .. ARGV[at], ARGV[at + 1]); at = at + 2
+  bump(stats, 'with:' .. ARGV[at], ARGV[at + 1]); at = at + 2
 end
 write(main, r, ARGV[26])
 redis.call('PEXPIREAT', short, text(r.e - tonumber(shift) / 1000))

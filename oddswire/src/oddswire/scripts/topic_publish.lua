@@ -19,7 +19,7 @@ if KEYS[3] then
   local first = redis.call('GET', KEYS[3])
   if first then
     local n, link = string.match(first, '^(%d+) (%S+)$')
-    return {n, link, 1, 0}
+    if n then return {n, link, 1, 0} end
   end
 end
 local head = redis.call('GET', KEYS[1])

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from oddswire._lines import Lines
+from oddswire.client import ReadLease
 from oddswire.clock import SystemClock
 from oddswire.codec import AesGcm, BlindNames, PlainNames, Zstd
 from oddswire.errors import (
@@ -25,12 +26,13 @@ from oddswire.sessions._form import Content, Form, Snapshot, stamp
 from oddswire.sessions._groups import Groups, Wish
 from oddswire.sessions._header import Header
 from oddswire.sessions._layout import Layout
-from oddswire.sessions._ledger import LEASE, Ledger
+from oddswire.sessions._ledger import LEASE as MARK_LEASE
+from oddswire.sessions._ledger import Ledger
 from oddswire.sessions._near import Near
 from oddswire.sessions._rebuilding import Rebuilding
 from oddswire.sessions._scripts import Answer, Stored, Terms
 from oddswire.sessions._store import TRIES, Store, named_otherwise
-from oddswire.sessions._upkeep import Upkeep
+from oddswire.sessions._upkeep import LEASE, Upkeep
 from oddswire.sessions.record import Record, Session
 
 if TYPE_CHECKING:
@@ -91,6 +93,9 @@ class Engine(Generic[T]):
             max_size=max_size,
         )
         self._store = Store(client, space, names, self._clock, self._form.snapshot)
+        self._reads = ReadLease(
+            lambda: client, self._store.beat, self._clock.boottime, length=LEASE
+        )
         # A touch that was left out must not end a conversation early.
         ttl_ms = round((ttl + touch_interval) * 1e3)
         self._terms = Terms(ttl=ttl_ms, absolute=round((absolute or 0) * 1e3))
@@ -110,7 +115,12 @@ class Engine(Generic[T]):
             )
             self._rebuilding = Rebuilding(self._backing, self._store, self._clock)
         self._upkeep = Upkeep(
-            self._rewrite, self._store, self._form, self._near, self._rebuilding
+            self._rewrite,
+            self._store,
+            self._form,
+            self._near,
+            self._reads,
+            self._rebuilding,
         )
         self._cleanup = cleanup
 
@@ -244,7 +254,7 @@ class Engine(Generic[T]):
             await self._backing.reconcile(user_id)
             return await self._store.get(user_id)
         assert self._rebuilding is not None  # noqa: S101 - they come together
-        doubtful = marked is not None and abs(stored.now / 1e3 - marked) >= LEASE
+        doubtful = marked is not None and abs(stored.now / 1e3 - marked) >= MARK_LEASE
         if doubtful or self._rebuilding.due:
             # With the source away, what Redis has is answered.
             with suppress(SourceError):

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from oddswire.errors import CodecError, SessionDamaged, SessionFull
+from oddswire.errors import CodecError, InvalidKey, SessionDamaged, SessionFull
+from oddswire.keys import SESSION_INDEX, KeySpace
 from oddswire.sessions._header import (
     HEADER,
     Header,
@@ -103,6 +104,7 @@ class Form(Packing, Generic[T]):
         super().__init__(layout.type.schema, **packing)
         self.layout = layout
         self.names = names
+        self._keys = KeySpace(packing["space"])
 
     def member_field(self, collection: str, key: str) -> str:
         """Return the name of a member's field."""
@@ -130,11 +132,20 @@ class Form(Packing, Generic[T]):
         names = {name.decode("utf-8", "replace").partition(":")[0] for name in main}
         held = sorted(names & self.layout.collections.keys())
         try:
-            return self.tags_of(main), held
+            tags = self.tags_of(main)
         except SessionDamaged:
             # What the list said is lost; members tell their own entries.
             rest = {k: v for k, v in main.items() if k != INDEX.encode()}
-            return self.tags_of(rest), held
+            tags = self.tags_of(rest)
+        # No index has an entry that makes no key: nobody of ours wrote it.
+        return [tag for tag in tags if self._makes_a_key(tag)], held
+
+    def _makes_a_key(self, tag: Tag) -> bool:
+        try:
+            self._keys.key(SESSION_INDEX, 0, *tag)
+        except InvalidKey:
+            return False
+        return True
 
     def member_tag(self, collection: str, key: str) -> Tag | None:
         """Return the index entry of a member, if its collection has an index."""

@@ -103,6 +103,11 @@ def text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode()
 
 
+def plain(value: str | bytes) -> str:
+    """Return text of somebody else too: bytes that are none become marks."""
+    return value if isinstance(value, str) else value.decode(errors="replace")
+
+
 def flat(pairs: Mapping[str, Any]) -> list[Any]:
     return [each for pair in pairs.items() for each in pair]
 

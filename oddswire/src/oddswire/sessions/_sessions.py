@@ -97,7 +97,7 @@ class Sessions(Members[T]):
             if near is not None:
                 return near
             self._upkeep.want()
-        loaded = await self._load(user_id)
+        loaded = await self._reads.read(lambda: self._load(user_id))
         return None if loaded is None else loaded[1]
 
     async def update(
@@ -299,10 +299,16 @@ class Sessions(Members[T]):
         if not fresh:
             names = self._upkeep.mirrored(tag)
         if names is None:
-            found = await self._found(tag)
-            names = await self._store.pages(tag) if isinstance(found, int) else found
+            names = await self._reads.read(lambda: self._looked_up(tag))
         user = self._store.names.user
-        return frozenset([user(name) for name in names])
+        try:
+            return frozenset([user(name) for name in names])
+        except ValueError:
+            return frozenset([user_id for _, user_id in self._store.users(names)])
+
+    async def _looked_up(self, tag: Tag) -> list[str]:
+        found = await self._found(tag)
+        return await self._store.pages(tag) if isinstance(found, int) else found
 
     async def _found(self, tag: Tag) -> list[str] | int:
         if self._rebuilding is None:

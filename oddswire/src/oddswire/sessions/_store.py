@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from oddswire import keys as families
-from oddswire.errors import SessionError
+from oddswire.errors import NoPermission, SessionError, WrongType
 from oddswire.sessions import _scripts as scripts
 from oddswire.sessions._scripts import (
     Answer,
@@ -14,6 +14,7 @@ from oddswire.sessions._scripts import (
     fields,
     flat,
     link,
+    plain,
     stored,
     text,
     told,
@@ -54,6 +55,8 @@ class Store:
 
     Attributes:
         shift: Microseconds added to the server's clock; only tests change it.
+        foreign: Names, entries and numbers that no session wrote, and that were
+            skipped.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Store:
         self._last = 0
         self.names = names
         self.shift = 0
+        self.foreign = 0
         self._space = space
         self._pair = lru_cache(16_384)(self._make_pair)
         shard = _SHARD
@@ -82,6 +86,7 @@ class Store:
         self.log = space.key(families.SESSION_LOG, shard)
         self.marks = space.key(families.SESSION_MARKS, shard)
         self.noted = space.key(families.SESSION_NOTED, shard)
+        self.beat = space.key(families.SESSION_BEAT, shard)
         # What names came from, so that a process with another key is told.
         self.naming = names.of_user(0)
 
@@ -102,6 +107,19 @@ class Store:
     def index_pattern(self) -> str:
         """Return the pattern of every key of every index."""
         return self._space.pattern(families.SESSION_INDEX, _SHARD)
+
+    # --- what somebody else wrote
+
+    def users(self, names: Iterable[str | bytes]) -> list[tuple[str, int]]:
+        """Return names with their users; what is no name is left out and counted."""
+        found = []
+        for each in names:
+            try:
+                name = text(each)
+                found.append((name, self.names.user(name)))
+            except ValueError:
+                self.foreign += 1
+        return found
 
     # --- sealed headers
 
@@ -301,7 +319,7 @@ class Store:
         name = self.names.of_user(user_id)
         entries: Any = await self.client.xrange(self.log)
         count = sum(
-            name in [text(value) for value in content.values()]
+            name in [plain(value) for value in content.values()]
             for _, content in entries
         )
         if count:
@@ -323,11 +341,16 @@ class Store:
         ]
         if await client.sismember(self.off, name):
             left.append(self.off)
-        every = client.scan_iter(match=self.index_pattern(), count=1000)
-        left += [text(key) async for key in every if await client.sismember(key, name)]
+        try:
+            every = client.scan_iter(match=self.index_pattern(), count=1000)
+            left += [
+                plain(key) async for key in every if await client.sismember(key, name)
+            ]
+        except NoPermission:
+            left.append("the indexes were not looked at: SCAN is not allowed")
         log: Any = await client.xrange(self.log)
         for _, content in log:
-            if name in (text(value) for value in content.values()):
+            if name in (plain(value) for value in content.values()):
                 left.append(self.log)
                 break
         return left
@@ -343,7 +366,7 @@ class Store:
         """
         keys = (self.index(tag), self.off, *((self.stats,) if sourced else ()))
         reply = await scripts.LOOKUP(self.client, keys, (most,))
-        return reply if isinstance(reply, int) else [name.decode() for name in reply]
+        return reply if isinstance(reply, int) else [plain(name) for name in reply]
 
     async def pages(self, tag: Tag) -> list[str]:
         """Return the names of an index's value, read in pages."""
@@ -356,14 +379,14 @@ class Store:
             if names:
                 off = await self.client.smismember(self.off, names)
                 found += [
-                    text(name)
+                    plain(name)
                     for name, gone in zip(names, off, strict=True)
                     if not int(gone)
                 ]
         return list(dict.fromkeys(found))
 
-    async def everybody(self) -> AsyncIterator[list[str]]:
-        """Yield the names of all sessions, a page at a time.
+    async def everybody(self) -> AsyncIterator[list[tuple[str, int]]]:
+        """Yield the names and users of all sessions, a page at a time.
 
         Whoever is there all the while is in some page, and may be in two.
         """
@@ -373,11 +396,11 @@ class Store:
             cursor, page = await self.client.zscan(
                 self.activity, cursor or 0, count=500
             )
-            yield [text(name) for name, _ in page]
+            yield self.users(name for name, _ in page)
 
     async def switched_off(self) -> set[str]:
         """Return the names of users that are not active."""
-        return {text(name) for name in await self.client.smembers(self.off)}
+        return {plain(name) for name in await self.client.smembers(self.off)}
 
     async def entries(self, names: Sequence[str]) -> list[tuple[str, Fields]]:
         """Return names with their sessions' field names and index entries, unopened."""
@@ -386,22 +409,37 @@ class Store:
             main = self._pair(name)[0]
             pipe.hkeys(main)
             pipe.hget(main, "i")
-        replies = await pipe.execute()
+        replies = await pipe.execute(raise_on_error=False)
         found = []
         for name, listed, entries in zip(
             names, replies[::2], replies[1::2], strict=True
         ):
-            known = {text(field).encode(): b"" for field in listed}
+            if isinstance(listed, WrongType):
+                self.foreign += 1
+                continue
+            for reply in (listed, entries):
+                if isinstance(reply, BaseException):
+                    raise reply
+            known = {plain(field).encode(): b"" for field in listed}
             known.pop(b"i", None)
             if entries is not None:
-                known[b"i"] = text(entries).encode()
+                known[b"i"] = plain(entries).encode()
             found.append((name, known))
         return found
 
-    async def ended(self, most: int) -> list[str]:
-        """Return names of sessions that have ended and are still stored."""
+    async def ended(self, most: int) -> tuple[list[tuple[str, int]], bool]:
+        """Return sessions that have ended and are still stored, and if there are more.
+
+        What is no name is taken out of the set: or the first page would hold the same
+        for ever.
+        """
         reply = await scripts.ENDED(self.client, (self.expiry,), (self.shift, most))
-        return [name.decode() for name in reply]
+        found = self.users(reply)
+        known = {name.encode() for name, _ in found}
+        foreign = [name for name in reply if name not in known]
+        if foreign:
+            await self.client.zrem(self.expiry, *foreign)
+        return found, len(reply) == most
 
     async def reap(self, names: Iterable[str]) -> int:
         """Remove those of them that have ended; return how many."""
