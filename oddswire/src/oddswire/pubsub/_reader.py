@@ -18,6 +18,7 @@ from oddswire.connection.calls import Named
 from oddswire.connection.packing import pack
 from oddswire.errors import (
     ClosedError,
+    Loading,
     OddswireError,
     ReadOnly,
     TopicError,
@@ -242,11 +243,16 @@ class Reader:
             self._refused(wire, self._routes[channels[0]], refusals[0])
 
     def _refused(self, wire: Multiplexer, route: _Route, error: OddswireError) -> None:
+        """Tell those who join; what passes by waiting is raised, to be tried again."""
+        # As a plain call does: it waits while the server loads, and goes to the new
+        # primary when the old one was demoted.
+        route.asks = isinstance(error, Loading) or (
+            isinstance(error, ReadOnly) and self._client.demoted(wire.connected_at)
+        )
+        if route.asks:
+            raise error
         self.refused += 1
-        route.asks = False
         route.refuse(error)
-        if isinstance(error, ReadOnly):
-            self._client.demoted(wire.connected_at)
 
     async def _ask_heads(self, wire: Multiplexer, routes: Sequence[_Route]) -> None:
         """Ask where topics end by one command, or one by one where it is refused.
@@ -278,9 +284,10 @@ class Reader:
                 + [self._keep(wire, each) for each in routes if each.keeps_alive(now)]
             )
         except OddswireError as error:
-            if wire.error is not None:
+            if wire.error is not None or len(routes) > 1:
                 for route in routes:
                     route.asks = True
+            if wire.error is not None:
                 raise
             if len(routes) > 1:
                 for route in routes:
