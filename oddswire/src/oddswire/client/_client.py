@@ -16,6 +16,7 @@ from oddswire.client._pipeline import Pipeline
 from oddswire.client._pools import open_pool, split_options
 from oddswire.client._statistics import Statistics, summarize
 from oddswire.client._wires import Wires
+from oddswire.connection.access import access_of
 from oddswire.errors import NotShared, OddswireError, SettingsError
 from oddswire.events import Events
 from oddswire.settings import Settings
@@ -99,7 +100,8 @@ class Client(Calling):
         self._altered = False
         self._start_counting()
         self.events = Events() if events is None else events
-        dialer = Dialer(self._settings, pool)
+        self._access = access_of(pool)
+        dialer = Dialer(self._settings, pool, self._access)
         self._use(Wires(self._settings, pool, dialer, self.events))
 
     def _use(self, wires: Wires) -> None:
@@ -206,6 +208,7 @@ class Client(Calling):
         dialer = Dialer(
             self._settings,
             self.connection_pool,
+            self._access,
             protocol=3,
             on_push=on_push,
             arm=arm,

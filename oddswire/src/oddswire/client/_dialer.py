@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
-from redis.connection import (  # type: ignore[attr-defined]
-    DEFAULT_RESP_VERSION,
-)
 from redis.exceptions import RedisError
 
 from oddswire.client._sentinel import primary_of
-from oddswire.connection.dial import Target, dial
+from oddswire.connection.access import hello_of
+from oddswire.connection.dial import Progress, Target, dial
 from oddswire.connection.gate import Caps
-from oddswire.connection.handshake import Hello
 from oddswire.connection.multiplexer import Multiplexer
+from oddswire.connection.threads import in_own_thread
 from oddswire.connection.traffic import Traffic
-from oddswire.errors import Outcome, Unavailable
+from oddswire.errors import ConnectionLost, Outcome, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import redis.asyncio as aredis
 
-    from oddswire.connection.handshake import Greeting
+    from oddswire.connection.access import Access
+    from oddswire.connection.handshake import Greeting, Hello
     from oddswire.errors import OddswireError
     from oddswire.settings import Settings
 
@@ -37,6 +35,7 @@ class Dialer:
         settings: Timeouts and caps.
         pool: Its connection arguments are redis-py's; they are read at each call, so
             that credentials and certificates which rotate are read when needed.
+        access: Shared by all connections of the client.
         protocol: RESP version; None: what the pool's connections speak.
         on_push: Called by the parser with each push message.
         arm: Commands sent in the handshake after the usual ones; they must succeed.
@@ -44,6 +43,8 @@ class Dialer:
 
     Attributes:
         traffic: Counted over all the wires opened here.
+        pacer: Spaces the attempts while callers wait.
+        progress: How far the attempt under way has come.
         primary: Where to ask for the address, if it can change.
         user: Whom the server knows us as, since the last wire; for errors.
         client_name: What the caller has named the wire since, by CLIENT SETNAME.
@@ -53,6 +54,7 @@ class Dialer:
         self,
         settings: Settings,
         pool: aredis.ConnectionPool,
+        access: Access,
         *,
         protocol: int | None = None,
         on_push: Callable[[list[Any]], None] | None = None,
@@ -63,13 +65,15 @@ class Dialer:
         self._settings = settings
         self._pool = pool
         self.primary = primary_of(pool)
+        self._access = access
+        self.pacer = access.pacer
+        self.progress = Progress()
+        # Whether the handshake under way asks for INFO and has no HELLO.
+        self._asked_info = False
         self._protocol = protocol
         self._on_push = on_push
         self._arm = arm
         self._channels = channels
-        # Whether the user may ask which server process it is, until told otherwise:
-        # each refusal is an entry in the server's ACL LOG.
-        self._identify = True
         self.client_name: str | bytes | None = None
         self.user = str(pool.connection_kwargs.get("username") or "default")
 
@@ -77,6 +81,23 @@ class Dialer:
         self, on_closed: Callable[[Multiplexer, OddswireError], None] | None = None
     ) -> tuple[Multiplexer, Greeting]:
         """Open a wire; see `oddswire.connection.dial`."""
+        try:
+            return await self._dial(on_closed)
+        except Unavailable as error:
+            if not (self._asked_info and isinstance(error.__cause__, ConnectionLost)):
+                raise
+        # A proxy without HELLO hung up: some do at a command they do not know, and INFO
+        # was the only one that it need not know. Once without it.
+        self._access.refusals.identify = True
+        try:
+            return await self._dial(on_closed)
+        except BaseException:
+            self._access.refusals.identify = False
+            raise
+
+    async def _dial(
+        self, on_closed: Callable[[Multiplexer, OddswireError], None] | None
+    ) -> tuple[Multiplexer, Greeting]:
         settings = self._settings
         arguments = self._pool.connection_kwargs
         # A key in a push message need not be text, and the parser that fails on one
@@ -93,85 +114,72 @@ class Dialer:
                 on_closed=on_closed,
             )
 
-        address = await self._ask()
-        try:
-            target = await self._target()
-        except (OSError, ValueError, RedisError) as error:
-            # The certificates: they are read from disk for each wire.
-            raise Unavailable(
-                f"TLS cannot be set up: {error}; check {_files(arguments)}",
-                outcome=Outcome.REJECTED,
-            ) from error
-        if address is not None:
-            host, port = address
-            target = msgspec.structs.replace(target, host=host, port=port)
+        self._asked_info = False
         wire, greeting = await dial(
-            target, self._introduce, make, settings.connect_timeout
+            self._locate,
+            self._introduce,
+            make,
+            settings.connect_timeout,
+            refusals=self._access.refusals,
+            progress=self.progress,
         )
-        if greeting.secretive:
-            self._identify = False
-        if address is not None and greeting.role != "master":
+        if self.primary is not None and greeting.role not in ("master", ""):
             refusal = Unavailable(
-                f"{target}: the sentinels name it as the primary and it is a "
+                f"{greeting.address}: the sentinels name it as the primary and it is a "
                 f"{greeting.role}"
             )
             wire.abort(refusal)
             raise refusal
         return wire, greeting
 
-    async def _ask(self) -> tuple[str, int] | None:
-        """Return where the primary is now, where that can change."""
-        if self.primary is None:
-            return None
-        limit = self._settings.connect_timeout
-        try:
-            async with asyncio.timeout(limit):
-                return await self.primary.address()
-        except TimeoutError:
-            raise Unavailable(
-                f"no sentinel answered within {limit:g} s; check their addresses"
-            ) from None
-
-    async def _target(self) -> Target:
+    async def _locate(self) -> Target:
+        """Return where to connect now, with what verifies the server."""
         arguments = self._pool.connection_kwargs
         kind = self._pool.connection_class
         if issubclass(kind, UnixDomainSocketConnection):
             return Target(path=arguments["path"])
+        host = arguments.get("host", "localhost")
+        port = int(arguments.get("port", 6379))
+        if self.primary is not None:
+            self.progress.stage = "no sentinel answered yet; check their addresses"
+            host, port = await self.primary.address()
         tls = None
         if issubclass(kind, SSLConnection):
-            # Made by redis-py's class, so that both kinds of wire verify alike; in a
-            # thread, since it reads files.
-            tls = await asyncio.to_thread(self._pool.make_connection().ssl_context.get)
+            self.progress.stage = f"reading the certificates, {_files(arguments)}"
+            try:
+                # Made by redis-py's class, so that both kinds of wire verify alike; in
+                # a thread, since it reads files.
+                tls = await in_own_thread(self._pool.make_connection().ssl_context.get)
+            except (OSError, ValueError, RedisError) as error:
+                # They are read from disk for each wire.
+                raise Unavailable(
+                    f"TLS cannot be set up: {error}; check {_files(arguments)}",
+                    outcome=Outcome.REJECTED,
+                ) from error
         return Target(
-            host=arguments.get("host", "localhost"),
-            port=int(arguments.get("port", 6379)),
+            host=host,
+            port=port,
             tls=tls,
             keepalive=self._settings.keepalive,
             user_timeout=self._settings.tcp_user_timeout,
         )
 
     async def _introduce(self) -> Hello:
-        arguments = self._pool.connection_kwargs
-        username, password = arguments.get("username"), arguments.get("password")
-        provider = arguments.get("credential_provider")
-        if provider is not None:
-            credentials = await provider.get_credentials_async()
-            username, password = (
-                credentials if len(credentials) == 2 else (None, credentials[0])
-            )
-        elif username and not password:
-            password = ""
-        self.user = username or "default"
-        protocol = self._protocol or arguments.get("protocol") or DEFAULT_RESP_VERSION
-        return Hello(
-            protocol=int(protocol),
-            username=username,
-            password=password,
-            database=int(arguments.get("db") or 0),
-            client_name=self.client_name or arguments.get("client_name"),
+        refusals = self._access.refusals
+        arguments = dict(self._pool.connection_kwargs)
+        if self._protocol is not None:
+            arguments["protocol"] = self._protocol
+        if self.client_name is not None:
+            arguments["client_name"] = self.client_name
+        hello = await hello_of(arguments, refusals)
+        self.user = hello.username or "default"
+        self._asked_info = hello.protocol < 3 and not refusals.identify
+        return msgspec.structs.replace(
+            hello,
             arm=self._arm,
             channels=self._channels,
-            identify=self._identify,
+            identify=not refusals.identify,
+            ask_role=self.primary is not None,
         )
 
 

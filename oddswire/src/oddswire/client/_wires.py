@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from weakref import WeakMethod, WeakSet
 
 from oddswire.connection.backoff import Backoff, BackoffPolicy
-from oddswire.connection.gate import Caps
 from oddswire.connection.link import Link
 from oddswire.connection.owner import Owner
 from oddswire.errors import ConnectionLost
@@ -67,7 +66,8 @@ class Wires:
                 settings.heartbeat if idle is None else idle,
                 settings.heartbeat_answer,
             ),
-            most_waiting=Caps(settings.inflight_commands, settings.inflight_bytes),
+            pacer=dialer.pacer,
+            progress=dialer.progress,
         )
         self.dialer = dialer
         self._primary = dialer.primary
@@ -91,19 +91,18 @@ class Wires:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and all with it
             loop.call_soon_threadsafe(_abandon, self.link, self._tasks)
 
-    async def ready(self, timeout: float, size: int = 0) -> Multiplexer:
+    async def ready(self, timeout: float) -> Multiplexer:
         """Return the command wire, connecting on first use.
 
         Args:
             timeout: Seconds to wait for it.
-            size: Bytes to be sent on it; they wait in memory meanwhile.
 
         Raises:
             WrongLoop: This is not the loop, or not the process, of the first use.
             OddswireError: See `Link.ready`.
         """
         self.owner.claim()
-        wire = await self.link.ready(timeout, size)
+        wire = await self.link.ready(timeout)
         if self._primary is not None and self._watch is None and not self.link.idle:
             self._watch = asyncio.get_running_loop().create_task(
                 self._primary.watch(_weakly(self._moved)), name="oddswire sentinels"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from oddswire.connection.calls import Named
-from oddswire.connection.handshake import Greeting, Hello, accept
+from oddswire.connection.handshake import Greeting, Hello, Refusals, accept
 from oddswire.connection.packing import pack
-from oddswire.errors import OddswireError, Outcome, Unavailable
+from oddswire.errors import OddswireError, Outcome, ProtocolBroken, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -49,11 +49,27 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         return self.path or f"{self.host}:{self.port}"
 
 
+class Progress:
+    """How far an attempt to connect has come, for callers who give up on it.
+
+    Attributes:
+        stage: What is being waited for; empty between attempts.
+    """
+
+    __slots__ = ("stage",)
+
+    def __init__(self) -> None:
+        self.stage = ""
+
+
 async def dial(
-    target: Target,
+    locate: Callable[[], Awaitable[Target]],
     introduce: Callable[[], Awaitable[Hello]],
     make: Callable[[], Multiplexer],
     timeout: float,
+    *,
+    refusals: Refusals | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Multiplexer, Greeting]:
     """Return a wire on which the handshake is done, and what the server said.
 
@@ -61,65 +77,102 @@ async def dial(
     is closed.
 
     Args:
-        target: Where to.
+        locate: Returns where to; called for each wire, within the timeout.
         introduce: Returns what to say; called for each wire, so that credentials which
             rotate are read when they are needed.
         make: Returns a new multiplexer.
         timeout: Seconds for all of it.
+        refusals: Notes what the user may not do and need not.
+        progress: Says what is being waited for.
 
     Raises:
         Unavailable: Nobody answers there, or not in time, or not in our language. With
             `Outcome.REJECTED` the same attempt will fail again: TLS, the database.
         AuthFailed: Wrong password or user.
     """
+    progress = progress or Progress()
+    where: Target | None = None
+    hint = ""
     wire: Multiplexer | None = None
     finished = False
     try:
         async with asyncio.timeout(timeout):
+            where = await locate()
+            hint = lost_hint(tls=where.tls is not None)
+            progress.stage = f"{where}: waiting for the credentials"
             hello = await introduce()
-            commands = hello.commands()
-            packed = b"".join(map(pack, commands))
-            wire = await _open(target, make)
-            if wire.error is not None:
-                # Refused before we said anything: too many clients.
-                raise Unavailable(f"{target}: {wire.error}")  # noqa: TRY301 - it is closed below
-            replies = await wire.send(
-                packed, timeout, Named("handshake"), count=len(commands), raw=True
-            )
-            greeting = accept(
-                hello, replies if len(commands) > 1 else [replies], str(target)
-            )
+            progress.stage = f"{where}: connecting{_silence(where, None)}"
+            wire = await _open(where, make)
+            progress.stage = f"{where}: no answer yet{_silence(where, wire)}"
+            greeting = await _shake_hands(wire, hello, str(where), timeout, refusals)
             if hello.channels:
                 await _subscribe(wire, hello.channels, timeout)
         finished = True
     except TimeoutError:
+        late = f"no connection within {timeout:g} s"
         raise Unavailable(
-            f"{target}: no connection within {timeout:g} s{_silence(target, wire)}"
+            f"{where}: {late}{_silence(where, wire)}"
+            if where is not None
+            else f"{late}: {progress.stage}"
         ) from None
     except ssl.SSLError as error:
         raise Unavailable(
-            f"{target}: TLS failed: {error}{_tls_hint(error)}",
+            f"{where}: TLS failed: {error}{_tls_hint(error)}",
             outcome=Outcome.REJECTED,
         ) from error
     except OSError as error:
-        raise Unavailable(f"{target}: {error.strerror or error}") from error
+        raise Unavailable(f"{where}: {error.strerror or error}") from error
+    except ProtocolBroken as error:
+        # An alert of TLS, a page of HTTP: it will be the same the next time.
+        raise Unavailable(
+            f"{where}: {error}{hint}",
+            outcome=Outcome.REJECTED,
+        ) from error
     except OddswireError as error:
         if error.outcome is Outcome.UNKNOWN:
             # Lost in the handshake: no caller's bytes were on the way.
             raise Unavailable(
-                f"{target}: {error}, during the handshake{_lost_hint(target)}"
+                f"{where}: {error}, during the handshake{hint}"
             ) from error
-        if wire is not None and wire.error is not None:
-            # Its last word, before it closed: too many clients.
-            raise Unavailable(f"{target}: {error}", outcome=error.outcome) from error
         raise
     except Exception as error:
         # Whatever a provider of credentials raises: an attempt that failed.
-        raise Unavailable(f"{target}: {type(error).__name__}: {error}") from error
+        raise Unavailable(f"{where}: {type(error).__name__}: {error}") from error
     finally:
+        progress.stage = ""
         if wire is not None and not finished:
             wire.abort(Unavailable("the handshake did not finish"))
     return wire, greeting
+
+
+async def _shake_hands(
+    wire: Multiplexer,
+    hello: Hello,
+    where: str,
+    timeout: float,
+    refusals: Refusals | None,
+) -> Greeting:
+    commands = hello.commands()
+    packed = b"".join(map(pack, commands))
+    if wire.error is not None:
+        # It spoke before we did, and closed: too many clients, protected mode.
+        accept(hello, [wire.error], where)
+        raise wire.error
+    replies: list[Any] = []
+    try:
+        reply = await wire.send(
+            packed,
+            timeout,
+            Named("handshake"),
+            count=len(commands),
+            raw=True,
+            into=replies,
+        )
+    except OddswireError:
+        # What it said before it closed is the cause; that it closed is not.
+        accept(hello, replies, where)
+        raise
+    return accept(hello, replies or [reply], where, refusals)
 
 
 async def _subscribe(
@@ -210,8 +263,9 @@ def _silence(target: Target, wire: Multiplexer | None) -> str:
     return "; it accepts and stays silent; if it wants TLS here, use rediss://"
 
 
-def _lost_hint(target: Target) -> str:
-    if target.tls is None:
+def lost_hint(*, tls: bool) -> str:
+    """Say what a server may have wanted that hung up in the handshake."""
+    if not tls:
         return "; if the server wants TLS here, use rediss://"
     # TLS 1.3 tells of a missing client certificate only after its own handshake.
     return (

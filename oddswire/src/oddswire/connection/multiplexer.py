@@ -133,6 +133,7 @@ class Multiplexer(asyncio.Protocol):
         raw: bool = False,
         on_reply: Callable[[Any], None] | None = None,
         until: bytes | None = None,
+        into: list[Any] | None = None,
     ) -> asyncio.Future[Any]:
         """Queue packed bytes; the future resolves to the reply, error replies included.
 
@@ -152,6 +153,8 @@ class Multiplexer(asyncio.Protocol):
             until: For commands that are answered by push messages, or by an error:
                 end `data` with a PING of this text. The future then resolves to the
                 list of the replies before its echo.
+            into: The list for these replies; what it holds when the wire ends came
+                before the end.
         """
         loop = self.loop
         gate = self.gate
@@ -174,7 +177,7 @@ class Multiplexer(asyncio.Protocol):
         if count == 1 and on_reply is None and not raw and until is None:
             plan = None
         else:
-            plan = Plan(count, on_reply, raw, until)
+            plan = Plan(count, on_reply, raw, until, into)
         future = loop.create_future()
         self._calls.append((future, now, deadline, size, label, plan))
         gate.commands += 1
@@ -486,8 +489,6 @@ class Multiplexer(asyncio.Protocol):
             # The oldest call on the wire is the one whose reply broke it.
             blamed = position == 0 and outcome is Outcome.UNKNOWN
             failure = (copy_of if blamed else for_others)(error, outcome)
-            if call[5] is not None and call[5].last_word is not None:
-                failure = copy_of(call[5].last_word, Outcome.NOT_SENT)
             if call[5] is not None:
                 call[5].tell(failure, self.loop)
             if not call[0].done():

@@ -11,20 +11,34 @@ import asyncio
 import contextlib
 import random
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio as aredis
 from redis import exceptions as redis_errors
+from redis._parsers import _AsyncHiredisParser
 from redis.asyncio.connection import SSLConnection
 
-from oddswire.connection.dial import staggered
+from oddswire.connection.access import Access, hello_of
+from oddswire.connection.dial import lost_hint, staggered
+from oddswire.connection.handshake import Refusals, accept
 from oddswire.connection.owner import Owner
+from oddswire.connection.packing import pack
 from oddswire.connection.reply_errors import from_redis
 from oddswire.connection.roster import Roster, Work
-from oddswire.errors import ClosedError, Outcome, PoolTimeout, Unavailable
+from oddswire.connection.threads import in_own_thread
+from oddswire.errors import (
+    ClosedError,
+    CommandTimeout,
+    ConnectionLost,
+    Outcome,
+    PoolTimeout,
+    ProtocolBroken,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from redis.asyncio.connection import AbstractConnection
 
@@ -34,6 +48,17 @@ if TYPE_CHECKING:
 # Seconds that a connection which is closed may take to send what was written, and to
 # end TLS.
 _IN_ORDER = 0.5
+
+
+_INTRODUCED = (
+    *("username", "password", "credential_provider", "protocol", "db", "client_name"),
+)
+
+_LIBRARY = ("driver_info", "lib_name", "lib_version")
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Whole:
@@ -49,6 +74,58 @@ class _Whole:
 
     __slots__ = ()
 
+    # What its pool sets on each connection; those to sentinels have no such pool.
+    access: Access | None = None
+    library: Mapping[str, Any] = MappingProxyType({})
+
+    async def on_connect_check_health(
+        self: Any,
+        check_health: bool = True,  # noqa: FBT001, FBT002 - redis-py's signature
+    ) -> None:
+        """Shake hands (redis-py's) as the command connection does.
+
+        In one write, with the same words when it is refused, and without asking for
+        what another connection of the client was refused.
+        """
+        if not isinstance(self._parser, _AsyncHiredisParser):
+            await super().on_connect_check_health(check_health=check_health)  # type: ignore[misc]
+            return
+        # A server session of its own begins (redis-py 8.1).
+        getattr(self, "_reset_himport_state", _nothing)()
+        self._parser.on_connect(self)
+        refusals = Refusals() if self.access is None else self.access.refusals
+        own = {name: getattr(self, name) for name in _INTRODUCED}
+        hello = await hello_of({**self.library, **own}, refusals)
+        commands = hello.commands()
+        await self.send_packed_command(
+            [pack(command) for command in commands], check_health=False
+        )
+        where = self._host_error()
+        replies: list[Any] = []
+        lost: Exception | None = None
+        for _ in commands:
+            try:
+                replies.append(await self.read_response(disable_decoding=True))
+            except redis_errors.RedisError as error:
+                ours = from_redis(error)
+                if isinstance(ours, ConnectionLost | CommandTimeout | ProtocolBroken):
+                    lost = ours
+                    break
+                replies.append(ours)
+        # What it said before it closed is the cause; that it closed is not.
+        accept(hello, replies, where, refusals)
+        if lost is not None:
+            tls = isinstance(self, SSLConnection)
+            raise Unavailable(
+                f"{where}: {lost}, during the handshake{lost_hint(tls=tls)}",
+                outcome=Outcome.REJECTED if isinstance(lost, ProtocolBroken) else None,
+            ) from lost
+        activate = getattr(
+            self, "activate_maint_notifications_handling_if_enabled", None
+        )
+        if activate is not None:  # since redis-py 8
+            await activate(check_health=check_health)
+
     async def connect_check_health(self, *args: Any, **options: Any) -> None:
         """Connect (redis-py's); every way of connecting comes by here."""
         try:
@@ -57,7 +134,7 @@ class _Whole:
                 # raised again below, as any failure to connect.
                 self.ssl_context.context = None
                 with contextlib.suppress(Exception):
-                    await asyncio.to_thread(self.ssl_context.get)
+                    await in_own_thread(self.ssl_context.get)
             await super().connect_check_health(*args, **options)  # type: ignore[misc]
         except BaseException:
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
@@ -149,6 +226,7 @@ class WirePool(aredis.ConnectionPool):
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
         self._owner = Owner()
+        self.access = Access()
         kind = connection.pop("connection_class", aredis.Connection)
         super().__init__(
             connection_class=whole(kind), max_connections=most, **connection
@@ -156,6 +234,18 @@ class WirePool(aredis.ConnectionPool):
 
     def __repr__(self) -> str:
         return f"<WirePool {self._roster!r}>"
+
+    def make_connection(self) -> AbstractConnection:
+        """Return a new connection (redis-py's), not connected yet."""
+        connection: Any = super().make_connection()
+        connection.access = self.access
+        connection.library = {
+            name: value
+            for name, value in self.connection_kwargs.items()
+            if name in _LIBRARY
+        }
+        made: AbstractConnection = connection
+        return made
 
     @property
     def roster(self) -> Roster[AbstractConnection, _Turn]:
