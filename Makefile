@@ -1,8 +1,14 @@
-# Each target sets up .venv by itself; nothing else has to be installed first.
+# Each target sets up its environment by itself; nothing else has to be installed first.
 
+# `make test PYTHON=python3.13` and `make test REDIS=7` (redis-py's line) have environments
+# of their own, .venv-3.13 and .venv-redis7, so that they live beside .venv.
 PYTHON ?= python3
-BIN := .venv/bin
-STAMP := .venv/.ready
+REDIS ?=
+VERSION := 'import sys; print("-%d.%d" % sys.version_info[:2])'
+OTHER := $(if $(filter-out python3,$(PYTHON)),$(or $(shell $(PYTHON) -c $(VERSION)),$(error PYTHON=$(PYTHON) does not run)))
+VENV := .venv$(OTHER)$(REDIS:%=-redis%)
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
 PEERS := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.ready
 
@@ -57,13 +63,16 @@ lock: $(STAMP)  ## requirements.lock for .venv, requirements-peers.lock for .ven
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 	  --all-extras --group pyproject.toml:peers --no-emit-package oddswire --no-header \
 	  --no-annotate -o requirements-peers.lock oddswire/pyproject.toml
+	echo 'redis>=7.4,<8' | $(BIN)/uv pip compile --quiet --universal --generate-hashes \
+	  --python-version 3.11 --no-deps --no-header --no-annotate -o requirements-redis7.lock -
 
 # Without --no-build-isolation pip would fetch the build backend a second time, unhashed.
-$(STAMP): requirements.lock oddswire/pyproject.toml oddsbot/pyproject.toml
-	@echo "Setting up .venv (once, about a minute)"
+$(STAMP): requirements.lock $(REDIS:%=requirements-redis%.lock) oddswire/pyproject.toml oddsbot/pyproject.toml
+	@echo "Setting up $(VENV) (once, about a minute)"
 	@$(PYTHON) -c 'import sys; sys.exit("oddswire needs Python 3.11 or newer: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(if $(REDIS),$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --no-deps -r requirements-redis$(REDIS).lock)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e oddswire -e oddsbot
 	@touch $(STAMP)
 
@@ -76,4 +85,4 @@ $(PEERS_STAMP): requirements-peers.lock oddswire/pyproject.toml
 	@touch $(PEERS_STAMP)
 
 clean:  ## everything that was built
-	rm -rf .venv .venv-peers build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

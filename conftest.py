@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import shutil
+import sys
 import tomllib
 import uuid
 from collections import Counter, defaultdict
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
@@ -49,6 +53,9 @@ settings.register_profile(
 
 def pytest_configure(config: pytest.Config) -> None:
     env = os.environ  # noqa: TID251 (pytest is the application here)
+    # Child programs of tests take what they share from tests/support too.
+    paths = (str(config.rootpath / "tests"), env.get("PYTHONPATH", ""))
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     settings.load_profile(env.get("HYPOTHESIS_PROFILE", "default"))
     config.pluginmanager.register(
         Reporting(config, forbid_skips=env.get("FORBID_SKIPS", "") not in ("", "0"))
@@ -60,7 +67,11 @@ class Reporting:
 
     def __init__(self, config: pytest.Config, *, forbid_skips: bool) -> None:
         self.forbid_skips = forbid_skips
-        self.results = config.rootpath / "build" / "requirements.json"
+        # The page of features is made of what .venv found. Another environment of the
+        # Makefile leaves a file of its own, such as requirements-3.13.json.
+        other = Path(sys.prefix).name.removeprefix(".venv")
+        suffix = other if other.startswith("-") else ""
+        self.results = config.rootpath / "build" / f"requirements{suffix}.json"
         self.recordings = _recordings(config)
         self.rows = _rows(config.rootpath / "docs" / "requirements.toml")
         self.kinds: Counter[str] = Counter()
@@ -82,11 +93,10 @@ class Reporting:
         # One of several processes cannot end the run: there its test fails.
         if problems and not hasattr(config, "workerinput"):
             raise pytest.UsageError(*dict.fromkeys(problems))
-        if not self.recordings.is_dir():
-            shared = [item for item in items if item.get_closest_marker("shared")]
-            if shared:
-                items[:] = [item for item in items if item not in shared]
-                config.hook.pytest_deselected(items=shared)
+        absent = [item for item in items if not self._belongs_here(item)]
+        if absent:
+            items[:] = [item for item in items if item not in absent]
+            config.hook.pytest_deselected(items=absent)
         for item in items:
             # With the reports, for those come from other processes too (pytest -n).
             item.user_properties += [("kind", kind) for kind in _kinds_of(item)]
@@ -108,8 +118,14 @@ class Reporting:
         ):
             yield f"{where}: uses shared_data, so it needs @pytest.mark.shared"
 
+    def _belongs_here(self, item: pytest.Item) -> bool:
+        if item.get_closest_marker("shared") and not self.recordings.is_dir():
+            return False
+        return _versions_suffice(item)
+
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
-        self.unseen += len(items)
+        # A test of a newer Python is none of this one: without it the run is whole.
+        self.unseen += sum(map(_versions_suffice, items))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self.collected = len(session.items)
@@ -208,10 +224,10 @@ class Reporting:
             if self.written:
                 say(
                     f"requirements: {len(self.by_row)} of {len(self.rows)} rows have a "
-                    "test, see build/requirements.json"
+                    f"test, see build/{self.results.name}"
                 )
             else:
-                say("requirements: not every test ran, no build/requirements.json")
+                say(f"requirements: not every test ran, no build/{self.results.name}")
 
 
 def _installed(command: str) -> bool:
@@ -219,6 +235,22 @@ def _installed(command: str) -> bool:
     return shutil.which(command) is not None or any(
         Path("/usr/lib/postgresql").glob(f"*/bin/{command}")
     )
+
+
+def _versions_suffice(item: pytest.Item) -> bool:
+    wanted = {
+        name: version
+        for mark in item.iter_markers("needs")
+        for name, version in mark.kwargs.items()
+    }
+    found = {"python": platform.python_version(), "redis_py": redis.__version__}
+    return all(
+        _numbers(found[name]) >= _numbers(version) for name, version in wanted.items()
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 def _kinds_of(item: pytest.Item) -> list[str]:

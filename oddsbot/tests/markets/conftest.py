@@ -9,19 +9,11 @@ import pytest
 
 from oddsbot import limits, markets, wallets
 from oddsbot.polymarket import Clob, Data, Gamma
-from oddswire import Client
 from oddswire.cache import Cache
 from oddswire.ratelimit import RateLimiter
 
 # The deadline of a cache that spares a busy test machine.
 PATIENT = 2.0
-
-
-@pytest.fixture
-async def client(server):
-    """A client of the server that the tests share."""
-    async with Client.from_url(server.url) as client:
-        yield client
 
 
 @pytest.fixture

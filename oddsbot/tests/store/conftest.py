@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 from pathlib import Path
-from time import monotonic
 
 import pytest
 from sqlalchemy import text
@@ -78,16 +77,3 @@ async def engine(empty):
     """Return an engine on a database with the bot's tables."""
     await upgrade(empty)
     return empty
-
-
-@pytest.fixture
-def until():
-    """Return what waits until something holds, and fails when it never does."""
-
-    async def wait(holds, seconds=15.0):
-        deadline = monotonic() + seconds
-        while not holds():
-            assert monotonic() < deadline, "it never came to hold"
-            await asyncio.sleep(0.01)
-
-    return wait

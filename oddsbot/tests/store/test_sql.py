@@ -37,6 +37,8 @@ from oddswire.errors import (
     SourceUnavailable,
 )
 from oddswire.sessions import Kept, SealedSource, Sessions
+from support import eventually
+from support.hooks import advance_server_clock
 
 WALLET = "0x" + "ab" * 20
 
@@ -182,9 +184,7 @@ async def test_a_user_of_the_bot_is_kept_and_comes_back(engine, server, prefix):
 @pytest.mark.errors
 @pytest.mark.requirement("S8")
 @pytest.mark.system("postgres", package="postgresql")
-async def test_postgresql_killed_in_the_middle_of_writes(
-    killable, server, prefix, until
-):
+async def test_postgresql_killed_in_the_middle_of_writes(killable, server, prefix):
     """Each change that was acknowledged is in both; each other is whole or absent."""
     postgres, engine = killable
     acknowledged, failed = {}, []
@@ -207,7 +207,7 @@ async def test_postgresql_killed_in_the_middle_of_writes(
                 except SourceError as error:
                     failed.append(error)
                     # Its mark may be left: it is old now.
-                    sessions._store.shift += 3_000_000
+                    advance_server_clock(sessions, 3)
                 else:
                     acknowledged[user] = count
                     if len(acknowledged) == 4 and count > 10:
@@ -218,18 +218,18 @@ async def test_postgresql_killed_in_the_middle_of_writes(
                 tasks.create_task(work(user))
             await enough.wait()
             await asyncio.to_thread(postgres.kill)
-            await until(lambda: len(failed) >= 8)
+            await eventually(lambda: len(failed) >= 8)
             for user in range(4):
                 assert await sessions.get(user) is not None
             await asyncio.to_thread(postgres.start)
             before = dict(acknowledged)
-            await until(
+            await eventually(
                 lambda: all(acknowledged[user] > before[user] for user in range(4))
             )
             go_on = False
         assert {Outcome.NOT_SENT} <= {error.outcome for error in failed}
         assert all(isinstance(error, SourceError) for error in failed)
-        sessions._store.shift += 3_000_000
+        advance_server_clock(sessions, 3)
         rows = {row.user_id: row for row in await options["source"].scan(None, 10)}
         for user, count in acknowledged.items():
             session = await sessions.get(user, fresh=True)

@@ -18,6 +18,7 @@ from oddswire import Client
 from oddswire.codec import Keyring
 from oddswire.errors import CodecError, SessionFull
 from oddswire.sessions import Sessions
+from support.hooks import advance_server_clock
 
 WALLET = "0x" + "ab" * 20
 
@@ -65,7 +66,7 @@ async def test_silent_for_48_hours_she_keeps_everything_but_the_dialogue(session
 
     await sessions.update(1, begin, create=True)
     await sessions.add_to(1, "wallets", WALLET, TrackedWallet("whale"))
-    sessions._store.shift += 48 * 3_600_000_000
+    advance_server_clock(sessions, 48 * 3600)
     await sessions.sweep()
     user = await sessions.get(1)
     assert await sessions.users_for("wallet", WALLET) == {1}

@@ -185,25 +185,31 @@ def commands(components: Iterable[Component]) -> tuple[str, ...]:
 
 
 def rules(
-    components: Iterable[Component], prefix: str, *, without: Collection[str] = ()
+    components: Iterable[Component],
+    prefix: str,
+    *,
+    without: Collection[str] = (),
+    add: bool = False,
 ) -> tuple[str, ...]:
     """Return the rules of ACL SETUSER for a user who can be these parts at once.
 
-    They replace what the user could do before, and leave its passwords as they are.
+    They replace what the user could do before, or add to it; its passwords stay.
 
     Args:
         components: The parts; the client's own commands are added.
         prefix: What every key begins with, as in `Settings.prefix`.
         without: Commands to leave out: one that the server does not know makes it
             refuse all of them.
+        add: Whether what the user may do already stays.
 
     Raises:
         InvalidKey: The prefix is none.
     """
     parts = tuple(components)
     allowed = [name for name in commands(parts) if name not in set(without)]
+    resets = ("resetkeys", "resetchannels", "clearselectors", "-@all")
     return (
-        *("resetkeys", "resetchannels", "clearselectors", "-@all"),
+        *(() if add else resets),
         *(f"+{name}" for name in allowed),
         *(f"~{pattern}" for pattern in key_patterns(parts, prefix)),
         *(f"&{pattern}" for pattern in channel_patterns(parts, prefix)),

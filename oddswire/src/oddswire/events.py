@@ -1,7 +1,7 @@
-"""What happens to the connections, as frozen details for whoever subscribed.
+"""Changes of state, as frozen details for each subscriber.
 
-The library emits; it logs and exports nothing from here. A logger, a metric, a status
-page are subscribers.
+The library emits; it logs and exports nothing from here. A logger (`oddswire.logs`), a
+metric, a status page are subscribers.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """The root of all events.
 
     Attributes:
-        wire: The connection it is about: ``"command"``, ``"tracked"``, ...
+        wire: The connection it is about: ``"command"``, ``"tracked"``, ...; empty for
+            an event of a part.
     """
 
-    wire: str
+    wire: str = ""
 
 
 class Connecting(Event, frozen=True, kw_only=True):
@@ -46,13 +47,15 @@ class Ready(Event, frozen=True, kw_only=True):
 
 
 class Disconnected(Event, frozen=True, kw_only=True):
-    """The wire ended, whoever ended it.
+    """The connection ended.
 
     Attributes:
         reason: One line.
+        closed: Whether this process closed it, at the end of its use.
     """
 
     reason: str
+    closed: bool = False
 
 
 class Reconnecting(Event, frozen=True, kw_only=True):
@@ -61,10 +64,24 @@ class Reconnecting(Event, frozen=True, kw_only=True):
     Attributes:
         attempt: Its number since the last success, from 1.
         delay: Seconds until it starts.
+        reason: What the last attempt, or the connection, ended with, one line.
     """
 
     attempt: int
     delay: float
+    reason: str = ""
+
+
+class Refused(Event, frozen=True, kw_only=True):
+    """The server refuses the credentials, or what the connection has to be.
+
+    The client tries again only when the next caller comes.
+
+    Attributes:
+        reason: The server's words, one line.
+    """
+
+    reason: str
 
 
 class CircuitOpened(Event, frozen=True, kw_only=True):
@@ -105,6 +122,35 @@ class DataReset(Event, frozen=True, kw_only=True):
     """
 
     reason: str
+
+
+class Degraded(Event, frozen=True, kw_only=True):
+    """A part goes on with less than it promises; `Restored` ends it.
+
+    Attributes:
+        part: ``"limiter"``, ``"cache"``, ``"sessions"``, ``"source"``, ``"pubsub"``,
+            ``"queue"``, ...
+        mode: What it does meanwhile, in one word: ``"local"``, ``"bypassed"``, ...
+        reason: One line.
+    """
+
+    part: str
+    mode: str
+    reason: str
+
+
+class Restored(Event, frozen=True, kw_only=True):
+    """A part does again all that it promises.
+
+    Attributes:
+        part: As in `Degraded`.
+        mode: As in `Degraded`.
+        outage: Seconds since `Degraded`.
+    """
+
+    part: str
+    mode: str
+    outage: float
 
 
 E = TypeVar("E", bound=Event)
@@ -191,3 +237,48 @@ class _Subscription:
     ) -> None:
         self.handler = handler
         self.types = types
+
+
+class Degradation:
+    """One mode of one part that is less than it promises: begins and ends once.
+
+    Args:
+        events: Where `Degraded` and `Restored` are emitted.
+        part: As in `Degraded`.
+        mode: As in `Degraded`.
+        now: A clock that never goes back, seconds.
+
+    Attributes:
+        active: Whether the part is in this mode now.
+    """
+
+    __slots__ = ("_events", "_mode", "_now", "_part", "_since", "active")
+
+    def __init__(
+        self, events: Events, part: str, mode: str, now: Callable[[], float]
+    ) -> None:
+        self.active = False
+        self._events = events
+        self._part = part
+        self._mode = mode
+        self._now = now
+        self._since = 0.0
+
+    def begin(self, reason: object) -> None:
+        """Emit `Degraded`, unless the part is in this mode already."""
+        if self.active:
+            return
+        self.active = True
+        self._since = self._now()
+        self._events.emit(
+            Degraded(part=self._part, mode=self._mode, reason=str(reason))
+        )
+
+    def end(self) -> None:
+        """Emit `Restored`, unless the part is not in this mode."""
+        if not self.active:
+            return
+        self.active = False
+        self._events.emit(
+            Restored(part=self._part, mode=self._mode, outage=self._now() - self._since)
+        )

@@ -19,6 +19,7 @@ from oddswire.errors import ClosedError, SettingsError
 from oddswire.events import Events
 from oddswire.health import Bound, Health, Thresholds
 from oddswire.locks import Locks
+from oddswire.logs import log_events
 from oddswire.pubsub import PubSub
 from oddswire.queue import Queue
 from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
@@ -134,6 +135,7 @@ class Wire:
         self._rules = tuple(rules)
         self._queue_type = queue
         self.events = Events()
+        log_events(self.events)
         self._session = session
         self._source = source
         self._keyring = keyring
@@ -240,6 +242,7 @@ class Wire:
                     password=None,
                     database=None,
                     sentinels=None,
+                    sentinel_username=None,
                     sentinel_password=None,
                 ),
                 events=self.events,

@@ -31,13 +31,6 @@ def names():
 
 
 @pytest.fixture
-async def own():
-    """A server of the test's own."""
-    async with EmbeddedServer() as server:
-        yield server
-
-
-@pytest.fixture
 async def admin(own):
     """A client that may do everything."""
     async with Client.from_url(own.url) as client:

@@ -13,7 +13,6 @@ from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.types import Update
 
-from oddswire import Client, EmbeddedServer
 from oddswire.ratelimit import RateLimiter
 
 
@@ -40,37 +39,10 @@ def update_of(message_of):
 
 
 @pytest.fixture
-async def client(server):
-    """A client of the shared server."""
-    async with Client.from_url(server.url) as client:
-        yield client
-
-
-@pytest.fixture
-async def own():
-    """A server of the test's own."""
-    async with EmbeddedServer() as server:
-        yield server
-
-
-@pytest.fixture
 async def limiter(client, prefix):
     """A limiter on the shared server."""
     async with RateLimiter(client, prefix=prefix, deadline=2.0) as limiter:
         yield limiter
-
-
-async def until(condition, seconds=10.0):
-    """Look at a condition each turn of the loop until it holds."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - any condition
-            await asyncio.sleep(0.005)
-
-
-@pytest.fixture
-def eventually():
-    """Wait for a condition."""
-    return until
 
 
 @pytest.fixture

@@ -415,9 +415,7 @@ def test_rules_that_count_by_something_else_are_refused(limiter):
 
 @pytest.mark.errors
 @pytest.mark.requirement("S9")
-async def test_redis_killed_a_dispatcher_says_so_and_recovers(
-    own, bot_of, update_of, eventually
-):
+async def test_redis_killed_a_dispatcher_says_so_and_recovers(own, bot_of, update_of):
     """An update that needs Redis fails with a typed error; after a restart it works."""
     async with Client.from_url(own.url, command_timeout=0.3) as client:
         dispatcher = counting(client, "oddswire:")

@@ -19,6 +19,7 @@ from oddswire.errors import (
 )
 from oddswire.keys import LOCK, KeySpace
 from oddswire.testing import Resources, frozen
+from support import eventually
 
 KEY = StorageKey(bot_id=42, chat_id=1, user_id=1)
 OTHER = StorageKey(bot_id=42, chat_id=2, user_id=2)
@@ -70,7 +71,7 @@ async def test_updates_of_a_user_run_one_at_a_time_in_order(isolation, client, p
 
 
 @pytest.mark.basic
-async def test_updates_of_two_users_run_at_the_same_time(isolation, eventually):
+async def test_updates_of_two_users_run_at_the_same_time(isolation):
     """A turn is that of one conversation only."""
     inside = Inside(isolation)
     tasks = [
@@ -122,7 +123,7 @@ async def test_the_lock_of_a_killed_process_ends_by_its_lease(
 
 @pytest.mark.advanced
 async def test_who_waits_is_woken_and_does_not_poll(
-    server, prefix, client, eventually, monkeypatch
+    server, prefix, client, monkeypatch
 ):
     """While another process holds the lock, no commands are sent to look at it."""
     # Or it would look by itself each second.
@@ -149,7 +150,7 @@ async def test_who_waits_is_woken_and_does_not_poll(
 
 
 @pytest.mark.advanced
-async def test_more_waits_than_wires_are_all_served(server, prefix, client, eventually):
+async def test_more_waits_than_wires_are_all_served(server, prefix, client):
     """Many contended conversations do not use up the pool."""
     keys = [StorageKey(42, number, number) for number in range(1, 13)]
     async with Client.from_url(server.url) as far:
@@ -169,7 +170,7 @@ async def test_more_waits_than_wires_are_all_served(server, prefix, client, even
 
 
 @pytest.mark.errors
-async def test_too_many_waiting_updates_are_refused(client, prefix, eventually):
+async def test_too_many_waiting_updates_are_refused(client, prefix):
     """The queue of one user has a cap; the others are not held up."""
     isolation = EventIsolation(client, prefix=prefix, queue=2)
     inside = Inside(isolation)
@@ -185,7 +186,7 @@ async def test_too_many_waiting_updates_are_refused(client, prefix, eventually):
 
 
 @pytest.mark.errors
-async def test_waiting_for_a_turn_has_an_end(client, server, prefix, eventually):
+async def test_waiting_for_a_turn_has_an_end(client, server, prefix):
     """After the timeout it is refused, in this process and for another's lock."""
     isolation = EventIsolation(client, prefix=prefix, timeout=0.2)
     inside = Inside(isolation)
@@ -203,7 +204,7 @@ async def test_waiting_for_a_turn_has_an_end(client, server, prefix, eventually)
 
 
 @pytest.mark.errors
-async def test_a_cancelled_update_leaves_the_line(isolation, eventually):
+async def test_a_cancelled_update_leaves_the_line(isolation):
     """Its place goes to the next, wherever it was cancelled."""
     inside = Inside(isolation)
     async with asyncio.TaskGroup() as group:
@@ -270,9 +271,7 @@ async def test_a_handler_that_raises_gives_the_turn_back(isolation, client, pref
 
 @pytest.mark.errors
 @pytest.mark.requirement("S9")
-async def test_a_lost_lock_is_told_and_the_handler_succeeds(
-    client, prefix, caplog, eventually
-):
+async def test_a_lost_lock_is_told_and_the_handler_succeeds(client, prefix, caplog):
     """A lock that another took is a warning and a count, never an error."""
     isolation = EventIsolation(client, prefix=prefix, lease=0.3)
     with caplog.at_level(logging.WARNING, "oddswire.adapters"):
@@ -343,7 +342,7 @@ async def test_a_turn_that_comes_at_the_last_moment_is_taken(isolation, monkeypa
 @pytest.mark.errors
 @pytest.mark.requirement("S9")
 async def test_who_waits_for_another_and_has_its_wire_cut_waits_on(
-    server, prefix, client, eventually
+    server, prefix, client
 ):
     """A wire lost while the server is there is no reason to run beside the holder."""
     async with Client.from_url(server.url) as far:

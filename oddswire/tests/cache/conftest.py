@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from time import monotonic
 
 import msgspec
 import pytest
@@ -38,14 +37,6 @@ class Loader:
         self.started.set()
         await self.go.wait()
         return value() if callable(value) else value
-
-
-async def until(condition, seconds=5.0):
-    """Wait for a condition that other tasks bring about."""
-    end = monotonic() + seconds
-    while not condition():
-        assert monotonic() < end, "it did not come about"
-        await asyncio.sleep(0.002)
 
 
 async def told(*caches):

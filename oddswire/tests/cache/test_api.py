@@ -11,8 +11,9 @@ import oddswire
 from oddswire import Client, EmbeddedServer
 from oddswire.cache import Cache, Namespace
 from oddswire.errors import InvalidKey, SettingsError
+from support import eventually
 
-from .conftest import Loader, Market, until
+from .conftest import Loader, Market
 from .test_fences import spawn
 
 pytestmark = pytest.mark.requirement("K5")
@@ -93,7 +94,7 @@ async def test_what_is_refreshed_of_many_is_loaded_by_one_call(fleet, why, tier)
         assert got == dict.fromkeys(keys, "old")
         await slow.started.wait()
     slow.go.set()
-    await until(lambda: a.stats().writes == 2 * len(keys))
+    await eventually(lambda: a.stats().writes == 2 * len(keys))
     assert calls == [sorted(keys)]
     assert await a.get_many(keys) == dict.fromkeys(keys, "new")
 
@@ -148,7 +149,7 @@ async def test_who_leaves_a_batch_does_not_wait_for_who_joined_it(fleet, how):
     first = spawn(getattr(a, how)(["m:1", "m:2"], load))
     await slow.started.wait()
     joined = spawn(a.get_or_set("m:1", Loader("other")))
-    await until(lambda: a.stats().shared == 1)
+    await eventually(lambda: a.stats().shared == 1)
     first.cancel()
     async with asyncio.timeout(5):
         await asyncio.wait([first])
@@ -236,7 +237,7 @@ async def test_a_decorated_function_is_called_once(fleet):
     await fleet.believed(a)
     assert one.peek(7) == Market(7)
     assert await two.invalidate(7)
-    await until(lambda: one.peek(7) is None)
+    await eventually(lambda: one.peek(7) is None)
     await one.prime(Market(7, "primed"), 7)
     assert await two(7) == Market(7, "primed")
     assert await two.refresh(7) == Market(7)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import until
+from support import eventually
 
 pytestmark = pytest.mark.requirement("K6")
 
@@ -27,9 +27,9 @@ async def test_the_cache_stays_below_its_cap_and_sessions_stay(own_fleet):
     await a.client.mset(others)
     for number in range(400):
         await a.set(f"m:{number}", f"{number:04d}" * 4 * KIB)
-    await until(lambda: a.stats().l2_evicted > 100)
+    await eventually(lambda: a.stats().l2_evicted > 100)
     # Looks after each hundredth: here, each second entry.
-    await until(lambda: not a._cap._due.is_set())
+    await eventually(lambda: not a._cap._due.is_set())
     await a._cap.enforce(a.client)
     assert 0.5 * MIB < await bytes_of(a.client, "own:cache:*") <= 2 * MIB
     assert await a.client.mget(list(others)) == [b"s" * 10 * KIB] * 300
@@ -81,5 +81,5 @@ async def test_a_server_that_refuses_to_weigh_is_said(own_fleet, caplog):
     url = f"redis://u:p@127.0.0.1:{own_fleet.server.port}"
     a = await own_fleet.cache(url=url, max_size=1)
     await a.set("m:1", 1)
-    await until(lambda: "not bounded" in caplog.text)
+    await eventually(lambda: "not bounded" in caplog.text)
     assert await a.get("m:1") == 1

@@ -13,8 +13,9 @@ from oddswire.cache import Cache
 from oddswire.clock import ManualClock
 from oddswire.errors import AuthFailed, OddswireError, OutOfMemory
 from oddswire.testing import FaultProxy, frozen
+from support import eventually
 
-from .conftest import Loader, told, until
+from .conftest import Loader, told
 
 pytestmark = pytest.mark.requirement("K2")
 
@@ -99,7 +100,7 @@ async def test_flush_drops_everything_held(own_fleet):
     assert await b.get("m:1") == 1
     await own_fleet.believed(a, b)
     await a.client.flushdb()
-    await until(lambda: a.peek("m:1") is None and b.peek("m:1") is None)
+    await eventually(lambda: a.peek("m:1") is None and b.peek("m:1") is None)
     assert await b.get("m:1") is None
     assert b.stats().generations == 1
     assert await b.get_or_set("m:1", Loader("again")) == "again"
@@ -110,10 +111,10 @@ async def test_lost_wire_drops_everything_held(fleet):
     """A connection that ends, by whatever cause, ends the belief in memory at once."""
     a, b = await fleet.cache(), await fleet.cache()
     await a.set_many({"m:1": 1, "m:2": 1})
-    await until(lambda: a.peek("m:1") == a.peek("m:2") == 1)
+    await eventually(lambda: a.peek("m:1") == a.peek("m:2") == 1)
     number = await a._wire.call(("CLIENT", "ID"))
     await b.client.client_kill_filter(_id=number)
-    await until(lambda: a.stats().generations == 1)
+    await eventually(lambda: a.stats().generations == 1)
     assert a.peek("m:1") is None
     await b.set_many({"m:1": 2, "m:2": 2})
     assert await a.get("m:1") == 2
@@ -130,7 +131,7 @@ async def test_wire_lost_while_nonces_are_read_leaves_nothing_unwatched(
     """KG1: what is stored under nonces of two wires would hear of no invalidation."""
     a, b = await fleet.cache(), await fleet.cache()
     await a.set("m:0", 1, tags=("t",))
-    await until(lambda: a.peek("m:0") == 1)
+    await eventually(lambda: a.peek("m:0") == 1)
     number = await a._wire.call(("CLIENT", "ID"))
     script = a._wire.script
 
@@ -138,7 +139,7 @@ async def test_wire_lost_while_nonces_are_read_leaves_nothing_unwatched(
         reply = await script(*args, **options)
         if not a.stats().generations:
             await b.client.client_kill_filter(_id=number)
-            await until(lambda: a.stats().generations == 1)
+            await eventually(lambda: a.stats().generations == 1)
         return reply
 
     monkeypatch.setattr(a._wire, "script", lost_after)
@@ -146,7 +147,7 @@ async def test_wire_lost_while_nonces_are_read_leaves_nothing_unwatched(
     await a.set("m:1", "old", tags=("t", "u"))
     await a.get("m:2")  # reads the nonce of the namespace
     await fleet.believed(a)
-    await until(lambda: a.peek("m:1") == "old")
+    await eventually(lambda: a.peek("m:1") == "old")
     await b.invalidate_tags("t")
     await told(a)
     assert a.peek("m:1") is None
@@ -172,7 +173,7 @@ async def test_half_open_link_ends_the_belief_in_time(own_fleet, fault):
         if fault == "frozen server":
             with frozen(server):
                 cut = now()
-                await until(lambda: a.peek("m:1") is None)
+                await eventually(lambda: a.peek("m:1") is None)
                 assert a._lease.until <= cut + length
             return
         if fault == "both":
@@ -181,7 +182,7 @@ async def test_half_open_link_ends_the_belief_in_time(own_fleet, fault):
             proxy.down.blackhole = True
         cut = now()
         await b.set("m:1", "new")
-        await until(lambda: a.peek("m:1") is None)
+        await eventually(lambda: a.peek("m:1") is None)
         assert a._lease.until <= cut + length
         with pytest.raises(OddswireError):
             await a.get("m:1")

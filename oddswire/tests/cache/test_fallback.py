@@ -10,8 +10,9 @@ import pytest
 from oddswire import OddswireError
 from oddswire.clock import ManualClock
 from oddswire.testing import FaultProxy
+from support import eventually
 
-from .conftest import Loader, told, until
+from .conftest import Loader, told
 from .test_coherence import _stress
 
 pytestmark = pytest.mark.requirement("K2")
@@ -57,10 +58,10 @@ async def test_a_process_without_tracking_hears_of_every_invalidation(
         "soft": lambda: b.invalidate_tags("t", soft=True),
         "namespace": lambda: b.clear("m"),
     }[how]()
-    await until(lambda: a.peek("m:1") is None)
+    await eventually(lambda: a.peek("m:1") is None)
     assert await a.get("m:1") == (2 if how == "set" else None)
     await a.set("m:1", 3, tags=("t",))
-    await until(lambda: b.peek("m:1") is None)
+    await eventually(lambda: b.peek("m:1") is None)
     assert await b.get("m:1") == 3
 
 
@@ -110,7 +111,7 @@ async def test_a_lost_subscription_drops_everything_held(own_fleet):
     number = await a._wire.call(("CLIENT", "ID"))
     before = a.stats().generations
     await b.client.client_kill_filter(_id=number)
-    await until(lambda: a.stats().generations > before)
+    await eventually(lambda: a.stats().generations > before)
     assert a.peek("m:1") is None
     await b.set_many({"m:1": 2, "m:2": 2})
     assert await a.get("m:1") == 2
@@ -119,7 +120,7 @@ async def test_a_lost_subscription_drops_everything_held(own_fleet):
     assert a.peek("m:2") is None
     # It is subscribed again.
     await b.set("m:1", 3)
-    await until(lambda: a.peek("m:1") is None)
+    await eventually(lambda: a.peek("m:1") is None)
 
 
 @pytest.mark.errors
@@ -138,7 +139,7 @@ async def test_a_link_that_is_silently_cut_ends_the_belief(own_fleet):
         proxy.down.blackhole = True
         cut_at = a._clock.boottime()
         await b.set("m:1", "new")
-        await until(lambda: a.peek("m:1") is None)
+        await eventually(lambda: a.peek("m:1") is None)
         assert a._lease.until <= cut_at + 0.6
         with pytest.raises(OddswireError):
             await a.get("m:1")

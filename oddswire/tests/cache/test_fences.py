@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import Loader, told, until
+from support import eventually
+
+from .conftest import Loader, told
 
 pytestmark = pytest.mark.requirement("K4")
 
@@ -99,7 +101,7 @@ async def test_background_refresh_is_fenced_too(fleet):
     await refresh.started.wait()
     await b.delete("m:1")
     refresh.go.set()
-    await until(lambda: a.stats("m").fenced == 1)
+    await eventually(lambda: a.stats("m").fenced == 1)
     assert await a.get("m:1") is None
     assert await b.get("m:1") is None
 
@@ -129,7 +131,7 @@ async def test_cancelled_invalidation_leaves_nothing_old_in_memory(fleet):
     for number in range(40):
         invalidate = (delete, tag)[number % 2]
         await a.set("m:1", number, tags=("t",))
-        await until(lambda number=number: a.peek("m:1") == number)
+        await eventually(lambda number=number: a.peek("m:1") == number)
         # In flight before it: its old reply comes first.
         read = spawn(a._shared.fetch(a._spaces.place("m:1"), Any))
         task = spawn(invalidate(a))
@@ -191,7 +193,7 @@ async def test_restart_from_disk_brings_nothing_old_back(own_fleet):
     server.kill()
     await server.restart()
     await a.client.ping()
-    await until(lambda: a._wire.run_id != run)
+    await eventually(lambda: a._wire.run_id != run)
     assert await a.client.exists(a._spaces.place("m:1").entry) == 1  # it is back
     assert await a.get("m:1") is None
     b = await own_fleet.cache()

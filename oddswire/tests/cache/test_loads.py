@@ -20,8 +20,9 @@ from oddswire.errors import (
     SettingsError,
 )
 from oddswire.testing import FaultProxy
+from support import eventually
 
-from .conftest import Loader, Market, told, until
+from .conftest import Loader, Market, told
 
 pytestmark = pytest.mark.requirement("K3")
 
@@ -154,7 +155,7 @@ async def test_waiters_are_woken_by_the_server(fleet, monkeypatch):
     first = spawn(a.get_or_set("m:1", slow))
     await slow.started.wait()
     second = spawn(b.get_or_set("m:1", Loader("other")))
-    await until(lambda: b.stats().waits == 1)
+    await eventually(lambda: b.stats().waits == 1)
     slow.go.set()
     async with asyncio.timeout(5):
         assert await first == await second == "slow"
@@ -167,7 +168,7 @@ async def test_last_waiter_ends_the_load_and_gives_the_lease_back(fleet):
     slow = Loader("slow", held=True)
     first, second = (spawn(a.get_or_set("m:1", slow)) for _ in range(2))
     await slow.started.wait()
-    await until(lambda: a.stats().shared == 1)
+    await eventually(lambda: a.stats().shared == 1)
     first.cancel()
     await asyncio.wait([first])
     assert not second.done()
@@ -186,7 +187,7 @@ async def test_leader_that_times_out_leaves_its_followers_alone(fleet):
     # In one turn of the loop, so that the second joins long before the first leaves.
     first = spawn(a.get_or_set("m:1", slow, hard_timeout=2))
     second = spawn(a.get_or_set("m:1", slow))
-    await until(lambda: a.stats().shared == 1)
+    await eventually(lambda: a.stats().shared == 1)
     with pytest.raises(CacheLoadTimeout, match=r"m:1.*2 s"):
         await first
     slow.go.set()
@@ -208,7 +209,7 @@ async def test_stale_value_serves_at_once_and_is_refreshed_once(fleet):
     assert (await a.get_entry("m:1")).stale
     await slow.started.wait()
     slow.go.set()
-    await until(lambda: a.stats().writes + b.stats().writes == 2)
+    await eventually(lambda: a.stats().writes + b.stats().writes == 2)
     await told(a, b)
     assert await b.get_or_set("m:1", slow, stale=100) == "second"
     assert slow.calls == 1
@@ -248,7 +249,7 @@ async def test_soft_timeout_waits_for_the_refresh_so_long(fleet):
     slow = Loader("third", held=True)
     assert await a.get_or_set("m:1", slow, soft_timeout=0.02) == "first"
     slow.go.set()  # it went on in the background
-    await until(lambda: a.stats().writes == 4)
+    await eventually(lambda: a.stats().writes == 4)
     assert await a.get("m:1") == "third"
 
 
@@ -464,7 +465,7 @@ async def test_two_types_of_one_key_share_a_load(fleet):
     first = spawn(a.get_or_set("m:1", slow, type=dict))
     await slow.started.wait()
     second = spawn(a.get_or_set("m:1", other, type=Market))
-    await until(lambda: a.stats().waits == 1)
+    await eventually(lambda: a.stats().waits == 1)
     slow.go.set()
     assert await first == {"id": 1}
     assert await second == Market(1)
@@ -485,7 +486,7 @@ async def test_a_value_may_be_too_old_for_one_caller(fleet):
     assert await a.get_or_set_many(["m:1"], loaded, max_age=60) == {"m:1": 1}
     assert load.calls == 1
     assert await a.get_or_set_many(["m:1"], loaded, max_age=0) == {"m:1": 1}
-    await until(lambda: a.peek("m:1") == 2)
+    await eventually(lambda: a.peek("m:1") == 2)
     assert load.calls == 2
     with pytest.raises(SettingsError, match="max_age"):
         await a.get_or_set_many(["m:1"], loaded, max_age=-1)

@@ -14,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from oddswire import Client
 from oddswire.cache import Cache
 from oddswire.clock import SystemClock
+from support import eventually
 
-from .conftest import told, until
+from .conftest import told
 
 WHO = st.integers(0, 1)
 KEYS = st.sampled_from(["m:1", "m:2", "w:1"])
@@ -106,7 +107,7 @@ class Machine(RuleBasedStateMachine):
 
         async def obtain():
             got = await cache.get_or_set(key, load, tags=tags)
-            await until(lambda: not cache._flights._tasks)  # a refresh
+            await eventually(lambda: not cache._flights._tasks)  # a refresh
             return got
 
         got = self.do(obtain())
@@ -166,7 +167,7 @@ class Machine(RuleBasedStateMachine):
             number = await cache._wire.call(("CLIENT", "ID"))
             before = cache._wire.epoch
             await cache._wire._base.client_kill_filter(_id=number)
-            await until(lambda: cache._wire.epoch != before)
+            await eventually(lambda: cache._wire.epoch != before)
 
         self.do(kill())
 

@@ -17,8 +17,9 @@ import pytest
 
 from oddswire.clock import ManualClock
 from oddswire.errors import OutOfMemory
+from support import eventually
 
-from .conftest import Loader, told, until
+from .conftest import Loader, told
 
 
 async def calls(client, *commands):
@@ -141,7 +142,7 @@ async def test_a_lost_ordinary_connection_empties_nothing(fleet):
     """redis/docs 719: only the wire on which changes are told matters to memory."""
     a, b = await fleet.cache(), await fleet.cache()
     await a.set("m:1", 1)
-    await until(lambda: a.peek("m:1") == 1)
+    await eventually(lambda: a.peek("m:1") == 1)
     number = await a.client.execute_command("CLIENT", "ID")
     await b.client.client_kill_filter(_id=number)
     await a.client.ping()

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from oddswire import OddswireError
+from support import eventually
 
-from .conftest import Loader, told, until
+from .conftest import Loader, told
 
 pytestmark = pytest.mark.requirement("K4")
 
@@ -60,7 +61,7 @@ async def test_a_refresh_replaces_a_fresh_value_everywhere(fleet):
     load.go.set()
     assert await refreshing == "new"
     assert await a.get("m:1") == "new"
-    await until(lambda: b.peek("m:1") != "old")
+    await eventually(lambda: b.peek("m:1") != "old")
     assert await b.get("m:1") == "new"
     with pytest.raises(ZeroDivisionError):
         await b.refresh("m:1", lambda: 1 // 0)
@@ -99,7 +100,7 @@ async def test_a_refresh_that_was_replaced_does_not_void_the_later_one(
 
     monkeypatch.setattr(a._shared, "look", first_is_late)
     first = spawn(a.refresh("m:1", Loader("first")))
-    await until(lambda: looks)
+    await eventually(lambda: looks)
     slow = Loader("second", held=True)
     second = spawn(a.refresh("m:1", slow))
     await slow.started.wait()

@@ -7,8 +7,9 @@ import pytest
 from oddswire import Client, EmbeddedServer, scripts
 from oddswire.cache import Cache
 from oddswire.errors import InvalidationNotConfirmed
+from support import eventually
 
-from .conftest import Loader, told, until
+from .conftest import Loader, told
 from .test_fences import spawn
 
 pytestmark = pytest.mark.requirement("K1", "K3")
@@ -43,7 +44,7 @@ async def test_a_stale_value_serves_until_it_is_refreshed(fleet, how, tier):
     assert await b.get_many(["m:1", "m:2"]) == {"m:2": "other"}
     load = Loader("new")
     assert await b.get_or_set("m:1", load, tags=("t", "u"), stale=100) == "old"
-    await until(lambda: b.stats().writes == 1)
+    await eventually(lambda: b.stats().writes == 1)
     assert load.calls == 1
     assert await b.get("m:1") == "new"
     await told(a)
@@ -112,11 +113,11 @@ async def test_softened_faster_than_it_loads_it_is_loaded_all_the_same(fleet, wh
         await slow.started.wait()
     assert slow.calls == 1
     slow.go.set()
-    await until(lambda: a.stats().writes == 2)
+    await eventually(lambda: a.stats().writes == 2)
     entry = await b.get_entry("m:1")
     assert (entry.value, entry.stale) == ("new", True)
     assert await b.get_or_set("m:1", Loader("newest"), tags=("t",), stale=100) == "new"
-    await until(lambda: b.stats().writes == 1)
+    await eventually(lambda: b.stats().writes == 1)
     assert await b.get("m:1") == "newest"
 
 

@@ -8,8 +8,9 @@ import pytest
 from oddswire import Client
 from oddswire.cache import Namespace
 from oddswire.errors import CodecError, InvalidKey, SettingsError
+from support import eventually
 
-from .conftest import Loader, Market, until
+from .conftest import Loader, Market
 
 
 @pytest.mark.basic
@@ -64,15 +65,15 @@ async def test_what_another_process_writes_is_seen(fleet):
     await fleet.believed(b)
     assert b.peek("m:1") == 1
     await a.set("m:1", 2, tags=("t",))
-    await until(lambda: b.peek("m:1") is None)
+    await eventually(lambda: b.peek("m:1") is None)
     assert await b.get("m:1") == 2
     await a.invalidate_tags("t")
-    await until(lambda: b.peek("m:1") is None)
+    await eventually(lambda: b.peek("m:1") is None)
     assert await b.get("m:1") is None
     await a.set("m:1", 3)
     assert await b.get("m:1") == 3
     assert await a.delete("m:1", "m:2") == 1
-    await until(lambda: b.peek("m:1") is None)
+    await eventually(lambda: b.peek("m:1") is None)
     assert await b.get("m:1") is None
 
 
@@ -85,7 +86,7 @@ async def test_clearing_a_namespace_leaves_the_others(fleet):
     assert await b.get("m:1") == 1
     await a.clear("m")
     assert [await a.get(key) for key in ("m:1", "m:2", "w:1")] == [None, None, 3]
-    await until(lambda: b.peek("m:1") is None)
+    await eventually(lambda: b.peek("m:1") is None)
     assert [await b.get(key) for key in ("m:1", "m:2", "w:1")] == [None, None, 3]
 
 
@@ -150,7 +151,7 @@ async def test_control_bytes_in_a_key_are_only_text(fleet):
     for name in names:
         await a.delete(name)
     for name in names:
-        await until(lambda name=name: b.peek(name) is None)
+        await eventually(lambda name=name: b.peek(name) is None)
 
 
 @pytest.mark.errors

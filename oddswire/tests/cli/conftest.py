@@ -7,7 +7,6 @@ import asyncio
 import pytest
 from typer.testing import CliRunner
 
-from oddswire import Client, EmbeddedServer
 from oddswire.cli._app import app
 
 
@@ -36,14 +35,6 @@ def _beside(run):
 
 
 @pytest.fixture
-async def own():
-    """A server of the test's own."""
-    async with EmbeddedServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def client(own):
-    """A client of the test's own server."""
-    async with Client.from_url(own.url) as client:
-        yield client
+def server(own):
+    """Each test has a server of its own."""
+    return own

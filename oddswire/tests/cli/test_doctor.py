@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from datetime import UTC, datetime, timedelta
 
@@ -50,6 +51,8 @@ def test_a_server_without_faults_ends_with_0(run, server):
     assert done.stdout.startswith(f"main: 127.0.0.1:{server.port} (durable): warn")
     assert "  pass    reachable" in done.stdout
     assert "do:  CONFIG SET appendonly yes, CONFIG REWRITE" in done.stdout
+    assert done.stdout.index("  warn    ") < done.stdout.index("  pass    ")
+    assert re.fullmatch(r"warn: \d warnings, \d\d passed", done.stdout.splitlines()[-1])
     assert done.stderr == ""
 
 
@@ -70,7 +73,14 @@ def test_a_server_that_is_away_ends_with_1(run, unused_tcp_port):
     )
     assert done.exit_code == 1
     assert "  fail    reachable" in done.stdout
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("  fail")] == lines[1:2]
     assert "redis-cli -u $REDIS_URL ping" in done.stdout
+    assert lines[-2:] == [
+        "  19 checks skipped: no connection",
+        "fail: 1 failed, 19 skipped, 5 passed",
+    ]
+    assert done.stderr == ""
 
 
 @pytest.mark.errors
@@ -131,6 +141,7 @@ def test_json_has_the_fields_that_are_documented(run, server):
         "status",
         "checks",
         "features",
+        "skipped",
     ]
     assert [check["name"] for check in finding["checks"]][14:] == [
         *(name for name, _, _ in CHECKS),
@@ -324,7 +335,7 @@ async def test_a_user_who_may_ask_little_is_told_what_is_unknown(own, client):
         "privilege",
         "features",
     }
-    assert all("oddswire acl doctor" in checks[name].fix for name in unknown)
+    assert all("oddswire doctor --url" in checks[name].fix for name in unknown)
 
 
 @pytest.mark.errors
@@ -337,11 +348,65 @@ async def test_commands_that_are_refused_are_named_by_part(own, client):
     check = (await looked(f"redis://some:pw@127.0.0.1:{own.port}"))["permissions"]
     assert check.status == "warn"
     assert check.values["lacking"].split() == [
-        *("client", "doctor", "cache", "sessions", "locks", "ratelimit", "pubsub"),
-        "queue",
+        *("client", "cache", "sessions", "locks", "ratelimit", "pubsub", "queue"),
     ]
     assert "'select'" in check.seen
-    assert check.fix.startswith("if these are used: oddswire acl --user some client")
+    assert check.fix == (
+        "if these are used: oddswire acl --add --user some client cache sessions locks "
+        "ratelimit pubsub queue"
+    )
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("X2")
+async def test_advice_on_permissions_converges_and_takes_nothing_away(
+    own, client, beside
+):
+    """The line that the check names mends it, and what the user could do stays."""
+    await client.execute_command(
+        *("ACL SETUSER", "some", "on", ">pw", "-@all", "+geoadd", "~places:*"),
+        *("+info", "+ping", "+acl|whoami", "+acl|dryrun", "+command|info"),
+    )
+    url = f"redis://some:pw@127.0.0.1:{own.port}"
+    fix = (await looked(url))["permissions"].fix
+    words = fix.partition("oddswire ")[2].split()
+    printed = await beside(*words, url=own.url)
+    for line in printed.stdout.splitlines():
+        await client.execute_command(*line.split())
+
+    assert (await looked(url))["permissions"].status == "pass"
+    async with Client.from_url(url) as some:
+        assert await some.geoadd("places:home", (1.0, 2.0, "here")) == 1
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("X2")
+@pytest.mark.parametrize("user", ["default", "oddswire"])
+async def test_advice_on_privilege_names_another_user_than_the_present_one(
+    own, client, user
+):
+    """No line that doctor names replaces what the user of a running bot may do."""
+    await client.execute_command("ACL SETUSER", user, "on", ">pw", "+@all", "~*", "&*")
+    url = f"redis://{user}:pw@127.0.0.1:{own.port}"
+    check = (await looked(url, profile="staging"))["privilege"]
+
+    assert check.status == "warn"
+    assert f"--user {user}," not in check.fix
+
+
+@pytest.mark.basic
+async def test_an_administrator_looks_at_the_rights_of_the_bot(own, client):
+    """With `user` the rights of that user are judged, by whoever may ask for them."""
+    await client.execute_command("ACL SETUSER", "bot", "on", ">pw", "-@all", "+ping")
+    found = await examine(
+        servers(Settings(url=own.url)), SystemClock(), quiet, user="bot"
+    )
+    checks = {check.name: check for check in found.servers[0].checks}
+
+    assert checks["permissions"].values["user"] == "bot"
+    assert checks["permissions"].status == "warn"
+    assert checks["privilege"].status == "pass"
+    assert checks["durability"].status != "unknown"
 
 
 @pytest.mark.integration

@@ -119,10 +119,3 @@ async def through(server, cutter):
     yield connect
     for client in clients:
         await client.aclose()
-
-
-@pytest.fixture
-async def client(server):
-    """A client of the shared server."""
-    async with Client.from_url(server.url) as client:
-        yield client

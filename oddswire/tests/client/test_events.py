@@ -18,6 +18,7 @@ from oddswire.events import (
     Disconnected,
     Ready,
     Reconnecting,
+    Refused,
 )
 from oddswire.testing import FaultProxy, frozen
 
@@ -230,10 +231,10 @@ async def test_the_story_of_a_password_that_is_taken_away(own):
         told.events.clear()
         await admin.config_set("requirepass", "another")
         await admin.client_kill_filter(skipme=True)
-        await told.more(Connecting)
+        await told.more(Refused)
         with pytest.raises(AuthFailed):
             await client.ping()
-        assert told.kinds == [Disconnected, Reconnecting, Connecting]
+        assert told.kinds == [Disconnected, Reconnecting, Connecting, Refused]
         told.events.clear()
         await admin.config_set("requirepass", own.password)
         client._link._next_attempt = 0.0  # as if a second had passed

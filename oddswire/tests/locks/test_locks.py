@@ -19,13 +19,6 @@ WRITE = Script("write", "return redis.call('SET', KEYS[1], ARGV[1])")
 
 
 @pytest.fixture
-async def client(server):
-    """Return a client of the shared server."""
-    async with Client.from_url(server.url) as client:
-        yield client
-
-
-@pytest.fixture
 def locks(client, prefix):
     """Return the locks of one process."""
     return Locks(client, prefix=prefix)

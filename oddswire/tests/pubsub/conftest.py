@@ -7,15 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from oddswire import Client, EmbeddedServer
+from oddswire import Client
 from oddswire.pubsub import Gap, PubSub
-
-
-@pytest.fixture
-async def client(server):
-    """A client of the shared server."""
-    async with Client.from_url(server.url) as client:
-        yield client
+from support import eventually
 
 
 @pytest.fixture
@@ -23,13 +17,6 @@ async def pubsub(client, prefix):
     """Topics of this test alone, on the shared server."""
     async with PubSub(client, prefix=prefix, check_every=0.2) as pubsub:
         yield pubsub
-
-
-@pytest.fixture
-async def own():
-    """A server of the test's own."""
-    async with EmbeddedServer() as server:
-        yield server
 
 
 @pytest.fixture
@@ -57,23 +44,6 @@ def take():
             return [await anext(sub) for _ in range(count)]
 
     return take_
-
-
-@pytest.fixture
-def until():
-    """Await ``until(condition)`` to poll an observable until it is true."""
-    return _until
-
-
-async def _until(condition, within=10.0):
-    async with asyncio.timeout(within):
-        while True:
-            result = condition()
-            if asyncio.iscoroutine(result):
-                result = await result
-            if result:
-                return result
-            await asyncio.sleep(0.005)
 
 
 class Collector:
@@ -112,7 +82,7 @@ class Collector:
 
     async def saw(self, value, within=15.0):
         """Wait until this value was yielded."""
-        await _until(lambda: value in self.values[-500:], within)
+        await eventually(lambda: value in self.values[-500:], within)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 
 from oddswire.errors import ClosedError, TopicError
 from oddswire.pubsub import Delivery, Gap, GapReason, Message, PubSub, Topic
+from support import eventually
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -69,14 +70,14 @@ async def test_keys_and_patterns_select(pubsub, take):
         assert [each.value for each in await take(all_, 4)] == [0, 1, 2, 3]
 
 
-async def test_several_topics_in_one_subscription(pubsub, take, until):
+async def test_several_topics_in_one_subscription(pubsub, take):
     """A subscription merges topics of every class, and no topic silences another."""
     async with pubsub.subscribe(TICKS, EVENTS, PRICES) as sub:
         for n in range(20):
             await pubsub.publish(TICKS, n)
         await pubsub.publish(EVENTS, 1)
         await pubsub.publish(PRICES["m"], Price(0.1, 0.2))
-        await until(lambda: sub.depth == 22)
+        await eventually(lambda: sub.depth == 22)
         events = await take(sub, 22)
 
     assert {each.topic for each in events[:4]} == {"ticks", "events", "prices"}
@@ -201,7 +202,7 @@ async def test_closing_ends_the_iteration(client, prefix):
     assert [each.value for each in seen] in ([1], [])
 
 
-async def test_volatile_drops_the_oldest_and_says_how_many(pubsub, take, until):
+async def test_volatile_drops_the_oldest_and_says_how_many(pubsub, take):
     """A full queue keeps the newest; the gap says what was dropped."""
     async with pubsub.subscribe(TICKS, queue=10) as sub:
         await pubsub.publish(TICKS, 0)
@@ -209,7 +210,7 @@ async def test_volatile_drops_the_oldest_and_says_how_many(pubsub, take, until):
         for n in range(1, 31):
             await pubsub.publish(TICKS, n)
         dropped = pubsub.statistics
-        await until(lambda: dropped().topics["ticks"].dropped == 20)
+        await eventually(lambda: dropped().topics["ticks"].dropped == 20)
         gap, *messages = await take(sub, 11)
 
     assert isinstance(gap, Gap)

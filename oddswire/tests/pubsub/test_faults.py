@@ -15,6 +15,7 @@ from oddswire.errors import OddswireError
 from oddswire.events import Disconnected
 from oddswire.pubsub import Delivery, GapReason, PubSub, Topic
 from oddswire.testing import FaultProxy, frozen
+from support import eventually
 
 LOG = Topic("log", int, delivery=Delivery.LOG, history=5000)
 LIVE = Topic("live", int)
@@ -452,7 +453,7 @@ async def test_a_failover_that_loses_a_tail_is_told(collect, check_runs):
 
 
 @pytest.mark.requirement("P2")
-async def test_a_failover_keeps_the_newest_value(own, opened, take, until):
+async def test_a_failover_keeps_the_newest_value(own, opened, take):
     """A value that a failover lost is given back by who has it, and never goes back."""
     async with (
         opened(own.url) as pubsub,
@@ -472,14 +473,14 @@ async def test_a_failover_keeps_the_newest_value(own, opened, take, until):
         async def given_back():
             return await pubsub.latest(PRICES) == {"a": 2, "b": 1}
 
-        await until(given_back)
+        await eventually(given_back)
         assert not refresh.done()
         await pubsub.publish(PRICES["b"], 5, version=5)
         assert (await refresh).value == 5
 
 
 @pytest.mark.requirement("P2")
-async def test_a_flushed_value_is_not_brought_back(own, opened, take, until):
+async def test_a_flushed_value_is_not_brought_back(own, opened, take):
     """What somebody deleted stays deleted: a new chain is not a rollback."""
     async with (
         opened(own.url) as pubsub,
@@ -492,13 +493,13 @@ async def test_a_flushed_value_is_not_brought_back(own, opened, take, until):
         recoveries = lambda: pubsub.statistics().topics["prices"].recoveries  # noqa: E731 - polled
         reading = loop.create_task(anext(sub))
         # It knows the chain that is about to end.
-        await until(recoveries)
+        await eventually(recoveries)
         await admin.flushall()
         before = recoveries()
         await pubsub.publish(PRICES["b"], 2, version=1)
         assert (await reading).key == "b"
         reading = loop.create_task(anext(sub))
-        await until(lambda: recoveries() > before)
+        await eventually(lambda: recoveries() > before)
         assert await pubsub.latest(PRICES) == {"b": 2}
         reading.cancel()
 
@@ -528,7 +529,7 @@ async def test_a_reader_waits_while_redis_is_away(collect, opened):
         assert got.gaps == []
 
 
-async def test_an_unasked_unsubscribe_is_subscribed_again(own, opened, take, until):
+async def test_an_unasked_unsubscribe_is_subscribed_again(own, opened, take):
     """A server that takes the subscription away is asked again."""
     async with (
         FaultProxy(own.url) as proxy,
@@ -548,4 +549,4 @@ async def test_an_unasked_unsubscribe_is_subscribed_again(own, opened, take, unt
             info = await publisher._client.info("commandstats")
             return info["cmdstat_subscribe"]["calls"] == 2
 
-        await until(asked_twice)
+        await eventually(asked_twice)

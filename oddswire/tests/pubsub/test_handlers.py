@@ -8,6 +8,7 @@ import pytest
 
 from oddswire.errors import TopicError
 from oddswire.pubsub import Delivery, Gap, GapReason, Topic
+from support import eventually
 
 TICKS = Topic("ticks", int)
 EVENTS = Topic("events", int, delivery=Delivery.LOG)
@@ -15,7 +16,7 @@ EVENTS = Topic("events", int, delivery=Delivery.LOG)
 
 @pytest.mark.advanced
 @pytest.mark.requirement("P1")
-async def test_a_topic_has_any_number_of_handlers(pubsub, until):
+async def test_a_topic_has_any_number_of_handlers(pubsub):
     """Each handler of a topic is called with each message, in order."""
     first, second = [], []
 
@@ -29,13 +30,13 @@ async def test_a_topic_has_any_number_of_handlers(pubsub, until):
     ):
         for n in range(20):
             await pubsub.publish(TICKS, n)
-        await until(lambda: len(first) == len(second) == 20)
+        await eventually(lambda: len(first) == len(second) == 20)
     assert first == second == list(range(20))
 
 
 @pytest.mark.errors
 @pytest.mark.requirement("P1")
-async def test_a_handler_that_fails_harms_nobody(pubsub, until):
+async def test_a_handler_that_fails_harms_nobody(pubsub):
     """One that raises, hangs or is cancelled is reported, and the next is called."""
     good, bad, told = [], [], []
 
@@ -61,7 +62,7 @@ async def test_a_handler_that_fails_harms_nobody(pubsub, until):
     ):
         for n in range(5):
             await pubsub.publish(TICKS, n)
-        await until(lambda: len(good) == len(bad) == 5)
+        await eventually(lambda: len(good) == len(bad) == 5)
         counts = pubsub.statistics().topics["ticks"]
     assert good == bad == list(range(5))
     assert told == [
@@ -75,7 +76,7 @@ async def test_a_handler_that_fails_harms_nobody(pubsub, until):
 
 
 @pytest.mark.errors
-async def test_a_handler_that_hangs_does_not_hold_the_reader(pubsub, take, until):
+async def test_a_handler_that_hangs_does_not_hold_the_reader(pubsub, take):
     """While one handler hangs, other subscriptions of the wire are served."""
     hangs = asyncio.Event()
 
@@ -92,7 +93,7 @@ async def test_a_handler_that_hangs_does_not_hold_the_reader(pubsub, take, until
 
 
 @pytest.mark.advanced
-async def test_concurrency_keeps_the_order_of_a_key(pubsub, until):
+async def test_concurrency_keeps_the_order_of_a_key(pubsub):
     """Several handlers run at once, and messages of one key stay in order."""
     done, running, most = {}, 0, 0
 
@@ -107,13 +108,13 @@ async def test_concurrency_keeps_the_order_of_a_key(pubsub, until):
     async with pubsub.handle(handler, EVENTS, concurrency=4):
         for n in range(60):
             await pubsub.publish(EVENTS[f"k{n % 6}"], n)
-        await until(lambda: sum(map(len, done.values())) == 60)
+        await eventually(lambda: sum(map(len, done.values())) == 60)
     assert all(values == sorted(values) for values in done.values())
     assert 2 <= most <= 4
 
 
 @pytest.mark.advanced
-async def test_gaps_are_handled_in_their_place(own, opened, until):
+async def test_gaps_are_handled_in_their_place(own, opened):
     """`on_gap` is called when the messages before the gap are done."""
     seen = []
 
@@ -127,10 +128,10 @@ async def test_gaps_are_handled_in_their_place(own, opened, until):
     ):
         for n in range(5):
             await pubsub.publish(EVENTS[f"k{n}"], n)
-        await until(lambda: pubsub.statistics().topics["events"].delivered == 5)
+        await eventually(lambda: pubsub.statistics().topics["events"].delivered == 5)
         await pubsub._client.flushall()
         await pubsub.publish(EVENTS, 5)
-        await until(lambda: 5 in seen)
+        await eventually(lambda: 5 in seen)
     gap = next(each for each in seen if isinstance(each, Gap))
     assert gap.reason is GapReason.RESET
     assert set(seen[:5]) == set(range(5))
@@ -138,7 +139,7 @@ async def test_gaps_are_handled_in_their_place(own, opened, until):
 
 
 @pytest.mark.errors
-async def test_a_message_whose_handler_was_cancelled_comes_again(pubsub, until):
+async def test_a_message_whose_handler_was_cancelled_comes_again(pubsub):
     """A position stays before the message whose handling did not end."""
     begun = asyncio.Event()
 
@@ -155,7 +156,7 @@ async def test_a_message_whose_handler_was_cancelled_comes_again(pubsub, until):
     async with pubsub.handle(
         lambda message: seen.append(message.value), EVENTS, position="worker"
     ):
-        await until(lambda: seen)
+        await eventually(lambda: seen)
     assert seen == [1]
 
 

@@ -10,6 +10,7 @@ import pytest
 from oddswire import Client
 from oddswire.errors import ClosedError, NoPermission, OutOfMemory, Unavailable
 from oddswire.pubsub import Delivery, PubSub, Topic
+from support import eventually
 
 TICKS = Topic("ticks", int)
 OTHERS = Topic("others", int)
@@ -23,7 +24,7 @@ async def _calls(client, command):
 
 @pytest.mark.advanced
 @pytest.mark.requirement("P1")
-async def test_a_thousand_subscriptions_are_one_at_the_server(own, opened, until):
+async def test_a_thousand_subscriptions_are_one_at_the_server(own, opened):
     """A topic is subscribed once, on one wire; the last to leave unsubscribes it."""
     async with opened(own.url) as pubsub, Client.from_url(own.url) as admin:
         subs = [pubsub.subscribe(TICKS[f"k{n}"]) for n in range(500)]
@@ -50,7 +51,7 @@ async def test_a_thousand_subscriptions_are_one_at_the_server(own, opened, until
         async def left():
             return not await admin.client_list(_type="pubsub")
 
-        await until(left)
+        await eventually(left)
         assert await _calls(admin, "unsubscribe") == 2
 
 
@@ -67,7 +68,7 @@ async def test_leaving_and_entering_again_at_once(pubsub, take):
 
 
 @pytest.mark.errors
-async def test_cancelled_while_entering_nothing_is_left(own, opened, until):
+async def test_cancelled_while_entering_nothing_is_left(own, opened):
     """An entering that was cancelled leaves no subscription behind."""
     async with opened(own.url) as pubsub, Client.from_url(own.url) as admin:
         for turns in range(12):
@@ -82,7 +83,7 @@ async def test_cancelled_while_entering_nothing_is_left(own, opened, until):
         async def nothing():
             return not await admin.pubsub_channels("*")
 
-        await until(nothing)
+        await eventually(nothing)
         statistics = pubsub.statistics()
         assert all(topic.subscriptions == 0 for topic in statistics.topics.values())
 
@@ -144,7 +145,7 @@ async def test_used_twice_or_closed(pubsub, client, prefix):
 
 
 @pytest.mark.errors
-async def test_nothing_is_left_running(own, until):
+async def test_nothing_is_left_running(own):
     """After closing there is no task and no connection of ours."""
     before = asyncio.all_tasks()
     async with Client.from_url(own.url) as admin:
@@ -157,7 +158,7 @@ async def test_nothing_is_left_running(own, until):
         async def gone():
             return len(await admin.client_list()) == 1
 
-        await until(gone)
+        await eventually(gone)
     gc.collect()
     assert asyncio.all_tasks() <= before
 

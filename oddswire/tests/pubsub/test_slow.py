@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from oddswire.pubsub import Delivery, Topic
+from support import eventually
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -26,7 +27,7 @@ LOG = Topic("log", Price, delivery=Delivery.LOG, history=1000)
 
 @pytest.mark.performance
 @pytest.mark.requirement("P3")
-async def test_a_hundred_thousand_updates_to_a_sleeper(own, opened, until, take):
+async def test_a_hundred_thousand_updates_to_a_sleeper(own, opened, take):
     """Memory stays flat while the reader sleeps, and it is given the newest values.
 
     1,000 markets. The frames are published as the script publishes them.
@@ -71,7 +72,7 @@ async def test_a_hundred_thousand_updates_to_a_sleeper(own, opened, until, take)
 
 @pytest.mark.advanced
 @pytest.mark.requirement("P3")
-async def test_a_sleeper_converges_over_the_real_way(own, opened, take, until):
+async def test_a_sleeper_converges_over_the_real_way(own, opened, take):
     """5,000 published updates of 50 markets: one value each, the newest."""
     async with opened(own.url) as pubsub, pubsub.subscribe(PRICES) as sub:
 
@@ -84,7 +85,7 @@ async def test_a_sleeper_converges_over_the_real_way(own, opened, take, until):
             for market in range(50):
                 group.create_task(update(market))
         counts = pubsub.statistics
-        await until(lambda: counts().topics["prices"].conflated == 4950)
+        await eventually(lambda: counts().topics["prices"].conflated == 4950)
         events = await take(sub, 50)
         assert {each.value.version for each in events} == {100}
         assert sub.depth == 0

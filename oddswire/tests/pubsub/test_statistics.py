@@ -8,6 +8,7 @@ import pytest
 
 from oddswire import Client
 from oddswire.pubsub import Delivery, Gap, PubSub, Topic
+from support import eventually
 
 TICKS = Topic("ticks", int)
 PRICES = Topic("prices", int, delivery=Delivery.LATEST)
@@ -16,12 +17,12 @@ EVENTS = Topic("events", int, delivery=Delivery.LOG)
 pytestmark = [pytest.mark.integration, pytest.mark.requirement("P6")]
 
 
-async def test_published_delivered_and_depth(pubsub, take, until):
+async def test_published_delivered_and_depth(pubsub, take):
     """Publishes and deliveries are counted once each, by topic, and what waits is."""
     async with pubsub.subscribe(TICKS) as one, pubsub.subscribe(TICKS["a"]) as other:
         for n in range(30):
             await pubsub.publish(TICKS["a" if n % 3 else "b"], n)
-        await until(lambda: one.depth == other.depth == 30)
+        await eventually(lambda: one.depth == other.depth == 30)
         await take(one, 30)
         await take(other, 20)
         counts = pubsub.statistics().topics["ticks"]
@@ -34,7 +35,7 @@ async def test_published_delivered_and_depth(pubsub, take, until):
     assert pubsub.statistics().topics["ticks"].subscriptions == 0
 
 
-async def test_dropped_and_gaps_agree(pubsub, until):
+async def test_dropped_and_gaps_agree(pubsub):
     """Dropped, delivered and the gap's count add up to what was published."""
     events = []
     async with pubsub.subscribe(TICKS, queue=16) as sub:
@@ -53,14 +54,14 @@ async def test_dropped_and_gaps_agree(pubsub, until):
     assert counts.gaps == {"overflow": len(gaps)}
 
 
-async def test_conflated_and_outdated(pubsub, take, until):
+async def test_conflated_and_outdated(pubsub, take):
     """A value that was replaced unread and a version that was refused are counted."""
     async with pubsub.subscribe(PRICES) as sub:
         for version in range(1, 11):
             await pubsub.publish(PRICES["m"], version, version=version)
         for version in (3, 10):
             await pubsub.publish(PRICES["m"], 0, version=version)
-        await until(lambda: pubsub.statistics().topics["prices"].conflated == 9)
+        await eventually(lambda: pubsub.statistics().topics["prices"].conflated == 9)
         (event,) = await take(sub, 1)
         counts = pubsub.statistics().topics["prices"]
     assert event.value == 10

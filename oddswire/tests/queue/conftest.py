@@ -8,21 +8,14 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from oddswire import Client
 from oddswire.queue import Queue
+from support import eventually
 
 
 class Note(msgspec.Struct, frozen=True):
     """A notification."""
 
     text: str
-
-
-@pytest.fixture
-async def client(server):
-    """A client of the shared server."""
-    async with Client.from_url(server.url) as client:
-        yield client
 
 
 @pytest.fixture
@@ -52,18 +45,6 @@ async def consuming(queue, handler, **options):
         stop.set()
 
 
-async def until(condition, seconds=60):
-    """Wait until an (async) condition holds, looking at it again and again."""
-    async with asyncio.timeout(seconds):
-        while True:
-            found = condition()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
-                return
-            await asyncio.sleep(0.01)
-
-
 async def empty(queue):
     """Whether nothing is left to deliver."""
     return (await queue.statistics()).depth == 0
@@ -72,7 +53,7 @@ async def empty(queue):
 async def drained(queue, handler, **options):
     """Consume until nothing is left to deliver."""
     async with consuming(queue, handler, **options):
-        await until(lambda: empty(queue))
+        await eventually(lambda: empty(queue))
 
 
 class Inbox:

@@ -14,8 +14,9 @@ from oddswire import Client, EmbeddedServer
 from oddswire.embedded import EmbeddedSentinels
 from oddswire.errors import NoPermission, OddswireError
 from oddswire.queue import Queue
+from support import eventually
 
-from .conftest import Inbox, Note, consuming, empty, until
+from .conftest import Inbox, Note, consuming, empty
 
 _spec = importlib.util.spec_from_file_location(
     "failover", Path(__file__).parents[1] / "client" / "failover.py"
@@ -61,11 +62,11 @@ async def test_a_server_that_is_killed_and_keeps_its_data_loses_nothing():
         inbox = Inbox(lambda _: asyncio.sleep(0.005))
         async with consuming(queue, inbox):
             for share in (3, 2):
-                await until(lambda: len(inbox.got) > USERS * EACH / share)  # noqa: B023
+                await eventually(lambda: len(inbox.got) > USERS * EACH / share)  # noqa: B023
                 server.kill(signal.SIGKILL)
                 await server.wait_exit()
                 await server.restart()
-            await until(lambda: empty(queue))
+            await eventually(lambda: empty(queue))
         for user in range(USERS):
             assert without_repeats(inbox.of(user)) == WANTED
         repeats = len(inbox.got) - USERS * EACH
@@ -101,11 +102,11 @@ async def test_a_server_that_lost_its_data_is_gone_on_with(how):
                 await server.restart()
             # The very same ids and positions, while the old message is still held.
             assert await queue.enqueue(1, Note("again"), dedup_id="x")
-            await until(lambda: inbox.of(1) == ["again"])
+            await eventually(lambda: inbox.of(1) == ["again"])
             leave.set()
-            await until(lambda: queue.counts.lost == 1)
+            await eventually(lambda: queue.counts.lost == 1)
             await queue.enqueue(1, Note("new"))
-            await until(lambda: empty(queue))
+            await eventually(lambda: empty(queue))
         assert [t for t in inbox.of(1) if t != "hold"] == ["again", "new"]
         assert (await queue.statistics()).delivered == 2
 
@@ -119,14 +120,14 @@ async def test_consuming_waits_for_a_server_that_is_away():
         inbox = Inbox()
         async with consuming(queue, inbox):
             await queue.enqueue(1, Note("before"))
-            await until(lambda: inbox.of(1) == ["before"])
+            await eventually(lambda: inbox.of(1) == ["before"])
             await server.stop()
             with pytest.raises(OddswireError) as caught:
                 await queue.enqueue(1, Note("during"), dedup_id="x")
             assert caught.value.outcome in ("not_sent", "unknown")
             await server.restart()
-            await until(lambda: _enqueued(queue))
-            await until(lambda: len(inbox.got) == 2)
+            await eventually(lambda: _enqueued(queue))
+            await eventually(lambda: len(inbox.got) == 2)
         assert inbox.of(1) == ["before", "during"]
 
 
@@ -165,9 +166,9 @@ async def test_what_was_delivered_during_an_outage_is_not_delivered_again(caplog
             await held.wait()
             await server.stop()
             leave.set()
-            await until(lambda: "settling" in caplog.text)
+            await eventually(lambda: "settling" in caplog.text)
             await server.restart()
-            await until(lambda: _emptied(queue))
+            await eventually(lambda: _emptied(queue))
         assert inbox.of(1) == ["first", "second"]
         assert queue.counts.delivered == 2
 
@@ -188,15 +189,15 @@ async def test_an_outage_longer_than_the_leases_repeats_nothing_here(caplog):
         await queue.enqueue_many({1: Note("delivered"), 2: Note("in hand")})
         inbox = Inbox(hold)
         async with consuming(queue, inbox):
-            await until(lambda: len(inbox.messages) == 2)
+            await eventually(lambda: len(inbox.messages) == 2)
             await server.stop()
             leave.set()
             # A settlement has failed, which takes longer than a lease.
-            await until(lambda: "settling" in caplog.text)
+            await eventually(lambda: "settling" in caplog.text)
             await server.restart()
-            await until(lambda: queue.counts.delivered == 1)
+            await eventually(lambda: queue.counts.delivered == 1)
             longer.set()
-            await until(lambda: _emptied(queue))
+            await eventually(lambda: _emptied(queue))
         assert sorted(inbox.got) == [(1, "delivered"), (2, "in hand")]
         assert len(inbox.messages) == 2
         assert (queue.counts.delivered, queue.counts.lost) == (2, 0)
@@ -234,9 +235,9 @@ async def test_workers_go_on_after_a_failover():
             assert await client.wait(1, 5_000) == 1
             inbox = Inbox(lambda _: asyncio.sleep(0.005))
             async with consuming(queue, inbox):
-                await until(lambda: len(inbox.got) > USERS * EACH / 3)
+                await eventually(lambda: len(inbox.got) > USERS * EACH / 3)
                 await failover.switch(group, "kill")
-                await until(lambda: _emptied(queue))
+                await eventually(lambda: _emptied(queue))
             for user in range(USERS):
                 assert list(dict.fromkeys(inbox.of(user))) == WANTED
             assert (await queue.statistics()).accounted == USERS * EACH

@@ -16,8 +16,9 @@ import pytest
 
 from oddswire.clock import ManualClock
 from oddswire.queue import Queue
+from support import eventually
 
-from .conftest import Inbox, Note, consuming, empty, until
+from .conftest import Inbox, Note, consuming, empty
 from .worker import STEPS
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -62,7 +63,7 @@ async def test_ten_thousand_messages_survive_the_killing_of_their_workers(
         asyncio.get_running_loop().create_task(work(server, prefix, "none"), name=name)
         for name in ("one", "two")
     ]
-    await until(lambda: empty(queue))
+    await eventually(lambda: empty(queue))
     assert not any(task.done() for task in lasting), "it ended by itself"
     for task in lasting:
         task.cancel()
@@ -104,17 +105,17 @@ async def test_a_worker_that_was_stopped_does_no_harm_when_it_goes_on(
         stdout=asyncio.subprocess.PIPE,
     )
     try:
-        await until(lambda: client.exists(prefix + "held"))
+        await eventually(lambda: client.exists(prefix + "held"))
         os.kill(stopped.pid, signal.SIGSTOP)
         inbox = Inbox()
         async with consuming(queue, inbox):
-            await until(lambda: empty(queue))
+            await eventually(lambda: empty(queue))
         assert inbox.of(1) == ["hold", "next"]
         assert [each.uncertain for each in inbox.messages] == [True, False]
         await queue.enqueue(1, Note("last"))
         await client.rpush(prefix + "go", 1)
         os.kill(stopped.pid, signal.SIGCONT)
-        await until(lambda: empty(queue))
+        await eventually(lambda: empty(queue))
         stopped.terminate()
         output, _ = await stopped.communicate()
     finally:
@@ -148,9 +149,9 @@ async def test_a_handler_whose_lease_was_lost_is_cancelled(make):
     await queue.enqueue(1, Note("a"))
     async with consuming(queue, hold):
         await held.wait()
-        await until(taken_away)
+        await eventually(taken_away)
         await cancelled.wait()
-        await until(lambda: queue.counts.lost == 1)
+        await eventually(lambda: queue.counts.lost == 1)
     counted = await queue.statistics()
     assert (counted.waiting, counted.leased, counted.delivered) == (1, 1, 0)
 

@@ -11,8 +11,9 @@ from oddswire import Client, EmbeddedServer
 from oddswire.clock import ManualClock
 from oddswire.errors import CodecError, QueueError, RateLimited, Undeliverable
 from oddswire.queue import Queue
+from support import eventually
 
-from .conftest import Inbox, Note, consuming, drained, empty, until
+from .conftest import Inbox, Note, consuming, drained, empty
 
 
 @pytest.mark.basic
@@ -87,13 +88,13 @@ async def test_a_delayed_message_waits_until_it_is_due(make):
     await queue.enqueue(1, Note("past"), at=clock.now() - 10)
     inbox = Inbox()
     async with consuming(queue, inbox):
-        await until(lambda: inbox.got == [(1, "past")])
+        await eventually(lambda: inbox.got == [(1, "past")])
         await clock.advance(9.99)
         await queue.pause()
         await queue.enqueue(1, Note("new"))
         await clock.advance(0.01)
         await queue.resume()
-        await until(lambda: empty(queue))
+        await eventually(lambda: empty(queue))
     assert inbox.of(1) == ["past", "later", "new"]
 
 
@@ -127,12 +128,12 @@ async def test_a_failure_holds_up_its_user_and_nobody_else(queue):
         await queue.enqueue(1, Note(text))
     inbox = Inbox(fail)
     async with consuming(queue, inbox):
-        await until(lambda: len(inbox.messages) >= 3)
+        await eventually(lambda: len(inbox.messages) >= 3)
         assert inbox.got == []
         await queue.enqueue(2, Note("other"))
-        await until(lambda: inbox.got == [(2, "other")])
+        await eventually(lambda: inbox.got == [(2, "other")])
         others.set()
-        await until(lambda: empty(queue))
+        await eventually(lambda: empty(queue))
     assert inbox.of(1) == ["bad", "after"]
     attempts = [each.attempt for each in inbox.messages if each.value.text == "bad"]
     assert attempts == list(range(1, len(attempts) + 1))
@@ -202,13 +203,13 @@ async def test_being_limited_is_no_failure(make):
     await queue.enqueue(1, Note("a"))
     inbox = Inbox(fail)
     async with consuming(queue, inbox):
-        await until(lambda: queue.counts.postponed == 1)
+        await eventually(lambda: queue.counts.postponed == 1)
         limited = False
         await clock.advance(29.9)
         await queue.enqueue(2, Note("b"))
-        await until(lambda: inbox.got == [(2, "b")])
+        await eventually(lambda: inbox.got == [(2, "b")])
         await clock.advance(0.1)
-        await until(lambda: empty(queue))
+        await eventually(lambda: empty(queue))
     assert inbox.of(1) == ["a"]
     assert inbox.messages[-1].attempt == 1
     assert await queue.dead() == []
@@ -280,11 +281,11 @@ async def test_what_is_paused_waits_and_comes_back_in_its_order(queue, label):
     await queue.enqueue(1, Note("other"), kind="result", key="m2")
     inbox = Inbox()
     async with consuming(queue, inbox):
-        await until(lambda: inbox.got == [(1, "other")])
+        await eventually(lambda: inbox.got == [(1, "other")])
         assert (await queue.statistics()).parked == 300
         assert await queue.resume(**label)
         assert not await queue.resume(**label)
-        await until(lambda: empty(queue))
+        await eventually(lambda: empty(queue))
     assert inbox.of(1) == ["other", *(str(number) for number in range(300))]
 
 
@@ -297,13 +298,13 @@ async def test_everything_can_be_paused(queue):
     inbox = Inbox()
     async with consuming(queue, inbox):
         # A worker that has nothing to do takes the tokens of what comes in.
-        await until(lambda: _woken(queue))
+        await eventually(lambda: _woken(queue))
         assert (await queue.statistics()).paused == {"*"}
         assert queue.counts.expired == 0
         assert inbox.got == []
         await queue.enqueue(1, Note("a"))
         await queue.resume()
-        await until(lambda: empty(queue))
+        await eventually(lambda: empty(queue))
     assert inbox.got == [(1, "a")]
 
 
@@ -346,7 +347,7 @@ async def test_purge_removes_what_it_is_told_in_every_state(make):
         await queue.enqueue(3, Note("next"), key="m1")
         assert await queue.purge(user_id=3, key="m1") == 1
         leave.set()
-        await until(lambda: empty(queue))
+        await eventually(lambda: empty(queue))
     assert (await queue.statistics()).delivered == 1
 
 
@@ -357,7 +358,7 @@ async def drained_of_ready(queue):
         return (await queue.statistics()).parked > 0
 
     async with consuming(queue, Inbox()):
-        await until(parked)
+        await eventually(parked)
 
 
 @pytest.mark.errors
@@ -495,7 +496,7 @@ async def test_an_idle_worker_is_woken_and_does_not_poll(make):
     async with consuming(queue, inbox):
         for number in range(5):
             await queue.enqueue(1, Note(f"{number}"))
-            await until(lambda: len(inbox.got) == number + 1, seconds=5)  # noqa: B023
+            await eventually(lambda: len(inbox.got) == number + 1, within=5)  # noqa: B023
     assert queue.counts.lag.count == 5
     assert queue.counts.lag.max < 5
 
@@ -521,9 +522,9 @@ async def test_what_is_counted_is_what_happened(make):
     assert (before.depth, before.waiting, before.delayed) == (4, 3, 1)
     assert (before.users, before.lag) == (3, 5.0)
     async with consuming(queue, Inbox(fail)):
-        await until(lambda: queue.counts.retried == 1)
+        await eventually(lambda: queue.counts.retried == 1)
         await clock.advance(1)
-        await until(lambda: queue.counts.dead == 1 and queue.counts.delivered == 1)
+        await eventually(lambda: queue.counts.dead == 1 and queue.counts.delivered == 1)
     after = await queue.statistics()
     assert (after.enqueued, after.duplicates, after.delivered) == (4, 1, 1)
     assert (after.retried, after.dead, after.expired) == (1, 1, 1)
@@ -560,7 +561,7 @@ async def test_an_erased_message_in_hand_is_not_settled(make):
         # The next renewal tells its worker, which cancels the handler.
         await asyncio.wait_for(gone.wait(), 10)
         await queue.enqueue(2, Note("another"))
-        await until(lambda: empty(queue))
+        await eventually(lambda: empty(queue))
     found = await queue.statistics()
     assert (found.delivered, found.purged, found.leased) == (1, 2, 0)
     assert found.accounted == found.enqueued

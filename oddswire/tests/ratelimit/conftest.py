@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import re
 
 import pytest
 import redis
 
-from oddswire import Client, EmbeddedServer
 from oddswire.ratelimit import RateLimiter
 from oddswire.ratelimit._bucket import PACKED
 from oddswire.scripts import load
@@ -103,43 +100,12 @@ class Answer:
         self.retry = max(rule[3] for rule in self.rules)
 
 
-async def _eventually(condition, within=20.0):
-    async with asyncio.timeout(within):
-        while True:
-            held = condition()
-            if inspect.isawaitable(held):
-                held = await held
-            if held:
-                return
-            await asyncio.sleep(0.001)
-
-
-@pytest.fixture
-def eventually():
-    """Return a coroutine function that waits until a condition holds."""
-    return _eventually
-
-
 @pytest.fixture
 def scripts(server, prefix):
     """The scripts at a time of the test's choice."""
     scripts = Scripts(server, prefix)
     yield scripts
     scripts.redis.close()
-
-
-@pytest.fixture
-async def client(server):
-    """A client of the shared server."""
-    async with Client.from_url(server.url) as client:
-        yield client
-
-
-@pytest.fixture
-async def own():
-    """A server of the test's own."""
-    async with EmbeddedServer() as server:
-        yield server
 
 
 @pytest.fixture

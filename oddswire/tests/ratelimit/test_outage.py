@@ -23,6 +23,7 @@ from oddswire.ratelimit import (
 )
 from oddswire.ratelimit._shares import BucketShare, WindowShare
 from oddswire.testing import frozen
+from support import eventually
 
 RULES = (
     Rule("open", SlidingWindow(2, 60.0), on_error="open"),
@@ -95,7 +96,7 @@ async def test_each_rule_decides_by_its_own_policy(own, how):
 
 @pytest.mark.performance
 @pytest.mark.requirement("R3")
-async def test_a_decision_takes_no_longer_than_its_deadline(own, eventually):
+async def test_a_decision_takes_no_longer_than_its_deadline(own):
     """While the server is killed and gone, p99 of a decision is at most 60 ms."""
     async with Client.from_url(own.url) as client:
         limiter = RateLimiter(client, RULES)
@@ -125,7 +126,7 @@ async def test_a_decision_takes_no_longer_than_its_deadline(own, eventually):
 
 @pytest.mark.errors
 @pytest.mark.requirement("R3")
-async def test_a_process_alone_stays_exact_through_an_outage(eventually):
+async def test_a_process_alone_stays_exact_through_an_outage():
     """Before, while and after the server is killed: never above the limit."""
     limit, per = 30, 0.2
     admitted = []
@@ -260,7 +261,7 @@ async def test_a_full_server_degrades_and_recovers(own):
 
 @pytest.mark.errors
 @pytest.mark.requirement("R3", "R5")
-async def test_who_waits_goes_on_when_redis_is_back(own, eventually):
+async def test_who_waits_goes_on_when_redis_is_back(own):
     """A closed rule keeps its waiters through the outage, and lets them in after it."""
     async with (
         Client.from_url(own.url) as client,

@@ -11,6 +11,7 @@ import pytest
 
 from oddswire.ratelimit import Concurrency, Rule
 from oddswire.testing import frozen
+from support import eventually
 
 HAMMER = """
 import asyncio, json, multiprocessing, sys, time
@@ -118,9 +119,7 @@ async def test_eight_processes_never_exceed_the_limit(server, prefix):
 
 @pytest.mark.errors
 @pytest.mark.requirement("R1")
-async def test_slots_of_a_killed_process_come_back(
-    server, prefix, limiter_of, client, eventually
-):
+async def test_slots_of_a_killed_process_come_back(server, prefix, limiter_of, client):
     """After their time, not before, and without anybody cleaning up."""
     limiter = limiter_of(Rule("s", Concurrency(2, 0.6)))
     holder = await start(HOLDER, server.url, prefix)
@@ -146,7 +145,7 @@ async def test_slots_of_a_killed_process_come_back(
 @pytest.mark.errors
 @pytest.mark.requirement("R1")
 async def test_a_stopped_holder_is_counted_again_when_it_goes_on(
-    server, prefix, limiter_of, eventually
+    server, prefix, limiter_of
 ):
     """A process that stood still for too long loses its slot, and takes it back."""
     limiter = limiter_of(Rule("s", Concurrency(2, 0.6)))

@@ -16,6 +16,7 @@ from oddswire.errors import LockLost
 from oddswire.locks import Locks
 from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
 from oddswire.scripts import Script
+from support import eventually
 
 LIMIT, WINDOW = 20, 0.25
 
@@ -77,7 +78,7 @@ def most_in_a_window(admitted):
     )
 
 
-async def step_through(stepped, eventually, progress, on_forward):
+async def step_through(stepped, progress, on_forward):
     """Step the clock each time that `progress` has grown by two limits.
 
     `on_forward` is called before and after each step forward.
@@ -98,7 +99,7 @@ async def step_through(stepped, eventually, progress, on_forward):
 
 @pytest.mark.errors
 @pytest.mark.requirement("R1")
-async def test_a_window_is_exact_while_a_real_clock_is_stepped(stepped, eventually):
+async def test_a_window_is_exact_while_a_real_clock_is_stepped(stepped):
     """Steps back admit nothing extra and shut nothing; forward, each side is exact."""
     # A step forward ends windows early, so what is admitted is judged on each side.
     # Every second list is of what was asked during the step itself.
@@ -129,7 +130,6 @@ async def test_a_window_is_exact_while_a_real_clock_is_stepped(stepped, eventual
                 group.create_task(ask())
             await step_through(
                 stepped,
-                eventually,
                 lambda: sum(map(len, sides)),
                 lambda: sides.append([]),
             )
@@ -140,7 +140,7 @@ async def test_a_window_is_exact_while_a_real_clock_is_stepped(stepped, eventual
 
 @pytest.mark.errors
 @pytest.mark.requirement("L1")
-async def test_a_lock_is_fenced_while_a_real_clock_is_stepped(stepped, eventually):
+async def test_a_lock_is_fenced_while_a_real_clock_is_stepped(stepped):
     """Whatever the clock does, no older holder counts after a newer one."""
     count = Script("count", "return redis.call('INCR', KEYS[1])")
     told, going = [], True
@@ -164,7 +164,7 @@ async def test_a_lock_is_fenced_while_a_real_clock_is_stepped(stepped, eventuall
             async with asyncio.TaskGroup() as group:
                 for client in clients:
                     group.create_task(work(client))
-                await step_through(stepped, eventually, lambda: len(told), int)
+                await step_through(stepped, lambda: len(told), int)
                 going = False
     fences = [fence for _, fence in sorted(told)]
     assert all(older < newer for older, newer in pairwise(fences))

@@ -19,6 +19,7 @@ from oddswire.ratelimit import (
     TokenBucket,
 )
 from oddswire.testing import Resources, frozen
+from support import eventually
 
 
 @pytest.mark.basic
@@ -44,7 +45,7 @@ async def test_first_in_first_out_for_one_subject(limiter_of):
 
 @pytest.mark.advanced
 @pytest.mark.requirement("R5")
-async def test_subjects_take_turns_whoever_has_more_waiting(limiter_of, eventually):
+async def test_subjects_take_turns_whoever_has_more_waiting(limiter_of):
     """A chat with 60 waiting gets no more than another while both wait."""
     limiter = limiter_of(
         Rule("all", TokenBucket(500.0, 1)),
@@ -98,7 +99,7 @@ async def test_turns_are_counted_by_cost(limiter_of):
 
 @pytest.mark.advanced
 @pytest.mark.requirement("R5")
-async def test_ten_thousand_broadcasts_delay_a_reply_by_a_slot(limiter_of, eventually):
+async def test_ten_thousand_broadcasts_delay_a_reply_by_a_slot(limiter_of):
     """However many wait with low priority, a reply waits for one admission at most."""
     limiter = limiter_of(
         Rule("all", TokenBucket(100.0, 1)),
@@ -130,7 +131,7 @@ async def test_ten_thousand_broadcasts_delay_a_reply_by_a_slot(limiter_of, event
 
 @pytest.mark.advanced
 @pytest.mark.requirement("R5")
-async def test_low_priority_leaves_the_reserve_to_a_reply(limiter_of, eventually):
+async def test_low_priority_leaves_the_reserve_to_a_reply(limiter_of):
     """While broadcasts have used all they may, a reply is admitted at once."""
     limiter = limiter_of(Rule("all", SlidingWindow(30, 20.0), reserve=0.2))
     for _ in range(24):
@@ -200,7 +201,7 @@ async def test_who_is_denied_by_another_rule_at_last_is_told_then(limiter_of):
 
 @pytest.mark.basic
 @pytest.mark.requirement("R5")
-async def test_who_waited_too_long_is_told_and_out_of_line(limiter_of, eventually):
+async def test_who_waited_too_long_is_told_and_out_of_line(limiter_of):
     """A timeout in the line raises, and those behind move up."""
     limiter = limiter_of(Rule("r", SlidingWindow(1, 20.0)))
     used = await limiter.hit("r")
@@ -219,7 +220,7 @@ async def test_who_waited_too_long_is_told_and_out_of_line(limiter_of, eventuall
 
 @pytest.mark.errors
 @pytest.mark.requirement("R5")
-async def test_a_cancelled_waiter_takes_nothing_with_it(limiter_of, eventually):
+async def test_a_cancelled_waiter_takes_nothing_with_it(limiter_of):
     """Half of those who wait are cancelled at any moment; the others get it all."""
     rate = 400.0
     limiter = limiter_of(
@@ -255,7 +256,7 @@ async def test_a_cancelled_waiter_takes_nothing_with_it(limiter_of, eventually):
 
 @pytest.mark.errors
 @pytest.mark.requirement("R5")
-async def test_what_nobody_wants_any_more_goes_back(own, eventually):
+async def test_what_nobody_wants_any_more_goes_back(own):
     """Cancelled while the question is on its way, with nobody next: it is refunded."""
     rule = Rule("r", SlidingWindow(1, 20.0))
     async with (
@@ -283,7 +284,7 @@ async def test_what_nobody_wants_any_more_goes_back(own, eventually):
 
 @pytest.mark.errors
 @pytest.mark.requirement("R5")
-async def test_no_waiter_leaves_no_task(limiter_of, eventually):
+async def test_no_waiter_leaves_no_task(limiter_of):
     """When the last one gave up, nothing runs on."""
     limiter = limiter_of(Rule("r", SlidingWindow(1, 20.0)))
     await limiter.hit("r")
@@ -344,7 +345,7 @@ async def test_a_slot_gives_back_only_the_slot(limiter_of):
 
 
 @pytest.mark.errors
-async def test_an_error_of_the_server_reaches_its_waiter_alone(own, eventually):
+async def test_an_error_of_the_server_reaches_its_waiter_alone(own):
     """Who waits for what the server refuses is told; the others go on."""
     from oddswire.errors import NoPermission
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from time import monotonic
 from typing import Annotated
 
 import msgspec
 import pytest
 
-from oddswire import Client
 from oddswire.codec import Keyring
 from oddswire.sessions import Collection, Expiring, Indexed, Record, Secret, Sessions
-
-HOUR = 3_600_000_000  # microseconds, as `shift` counts
+from support.hooks import advance_server_clock, session_keys
 
 
 class Wallet(msgspec.Struct):
@@ -49,19 +45,12 @@ class People:
 
     async def passed(self, sessions, hours):
         """Have the server's clock stand so many hours on, for these sessions."""
-        sessions._store.shift += int(hours * HOUR)
+        advance_server_clock(sessions, hours * 3600)
 
     async def raw(self, sessions, user_id):
         """Return the two hashes of a user, as they are stored."""
-        main, short = sessions._store.pair(user_id)
+        main, short = session_keys(sessions).pair(user_id)
         return await self.client.hgetall(main), await self.client.hgetall(short)
-
-
-@pytest.fixture
-async def client(server):
-    """Return a client of the shared server."""
-    async with Client.from_url(server.url) as client:
-        yield client
 
 
 @pytest.fixture
@@ -74,24 +63,6 @@ def people(client, prefix):
 def keyring():
     """Return a keyring with one key."""
     return Keyring.from_text(Keyring.new_line(1))
-
-
-@pytest.fixture
-def until():
-    """Return what waits until something holds, and fails when it never does."""
-
-    async def wait(holds, seconds=10.0):
-        deadline = monotonic() + seconds
-        while True:
-            result = holds()
-            if asyncio.iscoroutine(result):
-                result = await result
-            if result:
-                return result
-            assert monotonic() < deadline, "it never came to hold"
-            await asyncio.sleep(0.01)
-
-    return wait
 
 
 @pytest.fixture

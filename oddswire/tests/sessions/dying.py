@@ -28,11 +28,12 @@ from oddswire.errors import SessionGone
 from oddswire.scripts import Script
 from oddswire.sessions import Collection, Expiring, Indexed, Record, Secret, Sessions
 from oddswire.sessions import _scripts as scripts
+from support.hooks import advance_server_clock, mirror_complete, session_steps
 
 NAME = "dying"
 """Of the wires of processes that are to die."""
 AT_ONCE = 6
-HOUR = 3_600_000_000  # microseconds, as `shift` counts
+HOUR = 3600
 
 SCRIPTS = {
     each.sha.encode(): name.lower()
@@ -89,18 +90,19 @@ CALLS = {
 }
 
 
-def open_sessions(client, prefix, keys):
+def open_sessions(client, prefix, keys, **options):
     """Return sessions of one process."""
-    return Sessions(client, Person, prefix=prefix, keyring=Keyring.from_text(keys))
+    keyring = Keyring.from_text(keys)
+    return Sessions(client, Person, prefix=prefix, keyring=keyring, **options)
 
 
 async def prepare(client, prefix, keys):
     """Store two users that are alike, one whose time is over, one switched off."""
     # Without the newest key, so that there is something to encrypt again.
     sessions = open_sessions(client, prefix, keys.partition("\n")[2])
-    sessions._store.shift = -48 * HOUR
+    advance_server_clock(sessions, -48 * HOUR)
     await sessions.update(3, lambda p: p.dialog.append("over"), create=True)
-    sessions._store.shift = -HOUR // 2
+    advance_server_clock(sessions, 47.5 * HOUR)
     for user in (1, 2, 4):
         await sessions.update(user, born, create=True)
     await sessions.deactivate(4)
@@ -178,14 +180,13 @@ async def live(url, prefix, call, keys, where, deadly=signal.SIGKILL):
         sessions = open_sessions(client, prefix, keys)
         async with sessions:
             make, announced = CALLS[call]
-            while not sessions._upkeep.mirror.whole:
+            while not mirror_complete(sessions):
                 await sessions.users_for("city", "Oslo")
             for user in (1, 2, 4):
                 await sessions.get(user, fresh=True)
             sessions._generations.clear()
-            steps.watch(sessions._near, "put", "near")
-            steps.watch(sessions._near, "drop", "near")
-            steps.watch(sessions._upkeep.mirror, "apply", "mirror")
+            for step, name in (("keep", "near"), ("forget", "near"), ("mirror",) * 2):
+                steps.watch(*session_steps(sessions)[step], name)
             steps.on = True
             with suppress(SessionGone if deadly == signal.SIGSTOP else ()):
                 await make(sessions)

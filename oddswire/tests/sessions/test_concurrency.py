@@ -12,6 +12,8 @@ from oddswire.errors import (
     SessionGone,
 )
 from oddswire.testing import FaultProxy, frozen
+from support import eventually
+from support.hooks import lines_of, mirrored, session_keys, stop_follower
 
 
 def count(person):
@@ -35,7 +37,7 @@ async def test_fifty_changes_at_once_are_all_there(people, keyring):
         await asyncio.gather(*(sessions.update(1, change) for _ in range(50)))
         assert (await sessions.get(1)).limits == {"n": 51}
         assert runs == 50
-        assert len(sessions._turns) == 0
+        assert lines_of(sessions) == 0
 
 
 @pytest.mark.integration
@@ -50,16 +52,14 @@ async def test_two_processes_that_change_one_session_lose_nothing(people):
 
 @pytest.mark.advanced
 @pytest.mark.requirement("S3")
-async def test_a_stale_read_from_memory_loses_nothing(people, until):
+async def test_a_stale_read_from_memory_loses_nothing(people):
     """A process whose memory is out of date retries on the newest state."""
     async with people() as near:
         await near.update(1, count, create=True)
-        await until(lambda: near._upkeep.mirrored(("wallet", "")) is not None)
+        await eventually(lambda: mirrored(near, "wallet") is not None)
         await asyncio.gather(*(near.get(1) for _ in range(3)))
         # Its follower is stopped, and its memory believed for ever.
-        for task in near._upkeep._tasks:
-            task.cancel()
-        near._near.trusted_until = float("inf")
+        await stop_follower(near)
         await people().update(1, count)
         assert (await near.get(1)).limits == {"n": 1}
         assert (await near.update(1, count)).limits == {"n": 3}
@@ -135,7 +135,7 @@ async def test_a_cancelled_change_is_whole_or_not_there(people):
         person = await sessions.get(1, fresh=True)
         found = await sessions.users_for("city", city)
         assert (person.city == city) == (found == {1})
-    assert len(sessions._turns) == 0
+    assert lines_of(sessions) == 0
     await asyncio.wait_for(sessions.update(1, count), 5)
 
 
@@ -214,12 +214,12 @@ async def test_a_write_that_comes_late_is_fenced_off(people, server):
         assert arrived.is_set()
         assert caught.value.outcome == "unknown"
         await sessions.update(1, lambda p: setattr(p, "city", "Oslo"))
-        before = await direct.hgetall(sessions._store.pair(1)[0])
+        before = await direct.hgetall(session_keys(sessions).pair(1)[0])
         refused = await _evals(direct)
         proxy.up.hold = False
         while await _evals(direct) == refused:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        assert await direct.hgetall(sessions._store.pair(1)[0]) == before
+        assert await direct.hgetall(session_keys(sessions).pair(1)[0]) == before
         with frozen(own), pytest.raises(CommandTimeout):
             await late.update(1, count)
         # In the stopped server's socket it was next: nobody came between, so it ran.
@@ -262,7 +262,7 @@ async def test_a_save_from_before_another_change_is_refused_when_it_arrives(peop
 
 @pytest.mark.integration
 @pytest.mark.requirement("S3")
-async def test_a_server_that_comes_back_empty_is_no_source_of_old_data(people, until):
+async def test_a_server_that_comes_back_empty_is_no_source_of_old_data(people):
     """After a restart without data, memory is dropped and nobody is resurrected."""
     async with (
         EmbeddedServer() as own,
@@ -270,13 +270,13 @@ async def test_a_server_that_comes_back_empty_is_no_source_of_old_data(people, u
         people(client=client) as sessions,
     ):
         await sessions.update(1, lambda p: setattr(p, "city", "Oslo"), create=True)
-        await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
-        await until(lambda: _found(sessions, "Oslo", {1}))
+        await eventually(lambda: mirrored(sessions, "wallet") is not None)
+        await eventually(lambda: _found(sessions, "Oslo", {1}))
         own.kill()
         await own.restart()
         with pytest.raises(SessionGone):
             await sessions.update(1, count)
-        await until(lambda: _found(sessions, "Oslo", set()))
+        await eventually(lambda: _found(sessions, "Oslo", set()))
         assert await sessions.get(1) is None
         assert (await sessions.update(1, count, create=True)).city == ""
 

@@ -6,6 +6,8 @@ import pytest
 
 from oddswire.clock import ManualClock
 from oddswire.errors import SessionConflict, SessionGone
+from support import eventually
+from support.hooks import session_keys
 
 
 def talking(person):
@@ -134,7 +136,7 @@ async def test_redis_itself_ends_what_expires(people):
     """With no process alive, the conversation and the token leave Redis on time."""
     sessions = people(ttl=60, touch_interval=0)
     await sessions.update(1, talking, create=True)
-    main, short = sessions._store.pair(1)
+    main, short = session_keys(sessions).pair(1)
     assert 59_000 < await people.client.pttl(short) <= 60_000
     assert await people.client.pttl(main) == -1
     await people.client.pexpire(short, 1)
@@ -145,20 +147,20 @@ async def test_redis_itself_ends_what_expires(people):
 
 @pytest.mark.integration
 @pytest.mark.requirement("S2")
-async def test_what_has_ended_is_removed_every_five_minutes(people, until):
+async def test_what_has_ended_is_removed_every_five_minutes(people):
     """Inside `async with` the sweeper runs on its clock, and survives a failure."""
     clock = ManualClock()
     sessions = people(ttl=3600, touch_interval=0, clock=clock)
     async with sessions:
         await sessions.update(1, talking, create=True)
         await people.passed(sessions, 2)
-        activity = sessions._store.activity
+        activity = session_keys(sessions).activity
         assert await people.client.zcard(activity) == 1
         await clock.wait_sleeping()
         await clock.advance(299)
         assert await people.client.zcard(activity) == 1
         await clock.advance(1)
-        await until(lambda: _empty(people.client, activity))
+        await eventually(lambda: _empty(people.client, activity))
 
 
 async def _empty(client, key):

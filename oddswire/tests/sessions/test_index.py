@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 
 import pytest
 
@@ -8,6 +9,15 @@ from oddswire import Client, EmbeddedServer
 from oddswire.errors import OddswireError
 from oddswire.sessions import Announced, Heard, Missed
 from oddswire.testing import FaultProxy, frozen
+from support import eventually
+from support.hooks import (
+    follow,
+    is_following,
+    kept_in_memory,
+    mirrored,
+    session_keys,
+    stop_follower,
+)
 
 
 async def watch(people, sessions, *users):
@@ -25,9 +35,7 @@ async def watchers(sessions, **options):
 @pytest.mark.integration
 @pytest.mark.requirement("S5")
 @pytest.mark.parametrize("sealed", [False, True])
-async def test_changes_of_others_reach_the_index_in_memory(
-    people, keyring, until, sealed
-):
+async def test_changes_of_others_reach_the_index_in_memory(people, keyring, sealed):
     """What another process adds, removes, switches, moves or deletes is seen here."""
     options = {"keyring": keyring} if sealed else {}
     other = people(**options)
@@ -36,12 +44,12 @@ async def test_changes_of_others_reach_the_index_in_memory(
     async with people(**options) as sessions:
 
         async def seen(*users):
-            await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
+            await eventually(lambda: mirrored(sessions, "wallet") is not None)
 
             async def same():
                 return await watchers(sessions) == set(users)
 
-            await until(same)
+            await eventually(same)
 
         await seen(1, 2)
         await watch(people, other, 3)
@@ -58,7 +66,7 @@ async def test_changes_of_others_reach_the_index_in_memory(
         await seen(2)
         await other.update(2, lambda p: p.wallets.clear())
         await seen()
-        assert sessions._upkeep.mirror.rebuilt == 1
+        assert (await sessions.stats()).mirror_rebuilt == 1
         # It really is memory: the server is not asked.
         calls = people.client.statistics().calls
         await watchers(sessions)
@@ -67,7 +75,7 @@ async def test_changes_of_others_reach_the_index_in_memory(
 
 @pytest.mark.integration
 @pytest.mark.requirement("S5")
-async def test_a_cut_link_bypasses_memory_and_loses_no_change(people, until):
+async def test_a_cut_link_bypasses_memory_and_loses_no_change(people):
     """While the link is down nothing old is answered; afterwards nothing is missing."""
     async with (
         EmbeddedServer() as own,
@@ -78,10 +86,10 @@ async def test_a_cut_link_bypasses_memory_and_loses_no_change(people, until):
         other = people(client=direct)
         await watch(people, other, 1)
         async with people(client=client) as sessions:
-            await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
+            await eventually(lambda: mirrored(sessions, "wallet") is not None)
             assert await watchers(sessions) == {1}
             with frozen(own):
-                await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is None)
+                await eventually(lambda: mirrored(sessions, "wallet") is None)
                 for call in (watchers(sessions), sessions.get(1)):
                     with pytest.raises(OddswireError):
                         await call
@@ -89,41 +97,44 @@ async def test_a_cut_link_bypasses_memory_and_loses_no_change(people, until):
             await direct.execute_command("CLIENT", "KILL", "TYPE", "normal")
 
             async def both():
-                return sessions._upkeep.mirrored(
-                    ("wallet", "")
-                ) is not None and await watchers(sessions) == {1, 2}
+                believed = mirrored(sessions, "wallet") is not None
+                return believed and await watchers(sessions) == {1, 2}
 
-            await until(both)
+            await eventually(both)
 
 
 @pytest.mark.integration
 @pytest.mark.requirement("S5")
-async def test_a_log_that_was_cut_is_noticed_and_memory_built_anew(people, until):
+async def test_a_log_that_was_cut_is_noticed_and_memory_built_anew(people):
     """Changes that nobody can replay lead to a rebuild, not to a wrong answer."""
     other = people()
     await watch(people, other, 1)
     async with people() as sessions:
-        await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
-        log = sessions._store.log
+        await eventually(lambda: mirrored(sessions, "wallet") is not None)
+        keys = session_keys(sessions)
+
+        async def rebuilt():
+            return (await sessions.stats()).mirror_rebuilt
+
         for _ in range(3):
-            built = sessions._upkeep.mirror.rebuilt
+            built = await rebuilt()
             # As when more was written than the log keeps, in one instant.
             async with people.client.pipeline() as pipe:
-                pipe.srem(sessions._store.index(("wallet", "0xaa")), "1")
-                pipe.xadd(log, {"p": "x", "x": "y", "u": "1", "v": 1, "o": "1",
+                pipe.srem(keys.index("wallet", "0xaa"), "1")
+                pipe.xadd(keys.log, {"p": "x", "x": "y", "u": "1", "v": 1, "o": "1",
                                 "j": "", "l": ""})  # fmt: skip
-                pipe.hset(sessions._store.stats, "link", "y")
+                pipe.hset(keys.stats, "link", "y")
                 await pipe.execute()
-            await until(lambda b=built: sessions._upkeep.mirror.rebuilt > b)
-        await people.client.delete(log)
-        built = sessions._upkeep.mirror.rebuilt
-        await until(lambda: sessions._upkeep.mirror.rebuilt > built)
+            await eventually(rebuilt, holds=lambda now, built=built: now > built)
+        await people.client.delete(keys.log)
+        built = await rebuilt()
+        await eventually(rebuilt, holds=lambda now: now > built)
         await watch(people, other, 2)
 
         async def right():
             return await watchers(sessions) >= {2}
 
-        await until(right)
+        await eventually(right)
 
 
 @pytest.mark.advanced
@@ -154,39 +165,35 @@ async def test_memory_is_not_believed_without_word_from_the_feed(people):
         await items.join()
         await asyncio.sleep(0)
 
-    sessions._upkeep._clock = clock
-    sessions._near.following = True
     following = asyncio.get_running_loop().create_task(
-        sessions._upkeep.follow(Own()), name="follower"
+        follow(sessions, Own(), clock), name="follower"
     )
-    mirrored = lambda: sessions._upkeep.mirrored(("wallet", "0xaa"))  # noqa: E731
-    assert mirrored() is None, "it follows from the first lookup on"
+    found = functools.partial(mirrored, sessions, "wallet", "0xaa")
+    assert found() is None, "it follows from the first lookup on"
     await say(Missed("start"))
-    assert mirrored() is None
+    assert found() is None
     await say(
         Heard(
             clock.boottime(), (Announced("2", 5, on=True, joins=(("wallet", "0xaa"),)),)
         )
     )
-    assert sorted(mirrored()) == ["1", "2"]
+    assert sorted(found()) == ["1", "2"]
     await clock.advance(1.9)
-    assert mirrored() is not None
+    assert found() is not None
     await clock.advance(0.2)
-    assert mirrored() is None
+    assert found() is None
     assert await watchers(sessions) == {1}
     await say(Heard(clock.boottime()))
-    assert mirrored() is not None
+    assert found() is not None
     await say(Missed("a gap"))
-    assert mirrored() is None
+    assert found() is None
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
 
 
 @pytest.mark.integration
 @pytest.mark.requirement("S5", "C14")
-async def test_changes_are_followed_only_while_somebody_reads(
-    people, until, monkeypatch
-):
+async def test_changes_are_followed_only_while_somebody_reads(people, monkeypatch):
     """Without reads for some seconds no command is sent; what changed then is seen."""
     monkeypatch.setattr("oddswire.sessions._upkeep.IDLE", 1.0)
     async with EmbeddedServer() as own, Client.from_url(own.url) as direct:
@@ -197,36 +204,31 @@ async def test_changes_are_followed_only_while_somebody_reads(
             Client.from_url(own.url, heartbeat=1000) as client,
             people(client=client) as sessions,
         ):
-            upkeep = sessions._upkeep
-            follower = next(t for t in upkeep._tasks if "follower" in t.get_name())
             await watch(people, sessions, 5)
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(follower), 0.5)
+            await asyncio.sleep(0.5)
             sent = await direct.info("commandstats")
             assert not {"cmdstat_xread", "cmdstat_xrevrange"} & sent.keys()
 
             async def followed():
                 return await watchers(sessions) == {1, 5} and await sessions.get(1)
 
-            await until(followed)
-            await until(lambda: upkeep.mirrored(("wallet", "")) is not None)
-            await until(lambda: not upkeep._wanted.is_set())
+            await eventually(followed)
+            await eventually(lambda: mirrored(sessions, "wallet") is not None)
+            await eventually(lambda: not is_following(sessions))
             before = await _reads(direct)
             await watch(people, other, 2)
             await other.update(1, lambda person: setattr(person, "city", "Oslo"))
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(follower), 2.1)
+            await asyncio.sleep(2.1)
             assert await _reads(direct) == before
             # Two seconds after the last word, memory is bypassed.
-            assert upkeep._clock.boottime() >= sessions._near.trusted_until
             assert (await sessions.get(1)).city == "Oslo"
             assert await watchers(sessions) == {1, 2, 5}
-            await until(lambda: upkeep.mirrored(("wallet", "")) is not None)
+            await eventually(lambda: mirrored(sessions, "wallet") is not None)
             calls = client.statistics().calls
             assert await watchers(sessions) == {1, 2, 5}
             assert (await sessions.get(1)).city == "Oslo"
             assert client.statistics().calls == calls, "from memory"
-            assert upkeep.mirror.rebuilt == 1
+            assert (await sessions.stats()).mirror_rebuilt == 1
 
 
 async def _reads(client):
@@ -241,10 +243,7 @@ async def test_a_read_that_a_change_overtook_is_not_kept(people):
     async with people() as sessions:
         await sessions.update(1, lambda p: setattr(p, "city", "Oslo"), create=True)
         near = sessions._near
-        for task in sessions._upkeep._tasks:
-            task.cancel()
-        await asyncio.gather(*sessions._upkeep._tasks, return_exceptions=True)
-        near.trusted_until = float("inf")
+        await stop_follower(sessions)
         stored = await sessions._store.get(1)
         reading = near.begin(1)
         snapshot = sessions._opened(1, stored)
@@ -272,23 +271,23 @@ async def test_a_crowd_is_found_in_pages(people):
     sessions = people()
     await watch(people, sessions, 1, 2)
     crowd = range(10, 5010)
-    index = sessions._store.index(("wallet", "0xaa"))
+    index = session_keys(sessions).index("wallet", "0xaa")
     await people.client.sadd(index, *crowd)
     await sessions.deactivate(2)
     assert await watchers(sessions) == {1, *crowd}
 
 
 @pytest.mark.basic
-async def test_memory_is_bounded(people, until):
+async def test_memory_is_bounded(people):
     """No more sessions are kept in memory than was said."""
     async with people(near=10) as sessions:
-        await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
+        await eventually(lambda: mirrored(sessions, "wallet") is not None)
         for user in range(30):
             await sessions.update(user, lambda _: None, create=True)
-        assert len(sessions._near) == 10
+        assert kept_in_memory(sessions) == 10
         assert (await sessions.get(29)).user_id == 29
         assert (await sessions.stats()).near_hits == 1
-    assert len(sessions._near) == 0
+    assert kept_in_memory(sessions) == 0
 
 
 @pytest.mark.errors

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from oddswire.clock import SystemClock
-from oddswire.codec import Keyring
+from oddswire.codec import AesGcm, Keyring
 from oddswire.errors import SessionFull
+from support import eventually
+from support.hooks import session_keys
 
 WORKER = Path(__file__).with_name("dying.py")
 _spec = importlib.util.spec_from_file_location("session_dying", WORKER)
@@ -31,9 +33,9 @@ async def found(client, prefix, keys):
         person = await sessions.get(user)
         if person is not None:
             halves = round((SystemClock().now() - person.last_activity) / 1800)
-            main, short = sessions._store.pair(user)
+            main, short = session_keys(sessions).pair(user)
             blobs = {**await client.hgetall(main), **await client.hgetall(short)}
-            sealer = sessions._form.sealer
+            sealer = AesGcm(Keyring.from_text(keys))
             people[user] = (
                 (person.city, person.wallets, person.dialog, person.token),
                 (person.is_active, halves),
@@ -47,13 +49,14 @@ async def found(client, prefix, keys):
         )
         for value in values
     }
-    stats, store = await client.hgetall(sessions._store.stats), sessions._store
-    total = await client.zcard(store.activity)
+    keys = session_keys(sessions)
+    stats = await client.hgetall(keys.stats)
+    total = await client.zcard(keys.activity)
     counted = {
         "all": total,
         "with wallets": int(stats[b"with:wallets"]),
-        "off": await client.scard(store.off),
-        "may end": await client.zcard(store.expiry),
+        "off": await client.scard(keys.off),
+        "may end": await client.zcard(keys.expiry),
     }
     return people, index, counted, await strays(client, sessions)
 
@@ -61,22 +64,23 @@ async def found(client, prefix, keys):
 async def strays(client, sessions):
     """Return keys of sessions that nobody counts."""
     left = set()
-    async for key in client.scan_iter(match=sessions._store._space.prefix + "*"):
+    keys = session_keys(sessions)
+    async for key in client.scan_iter(match=keys.prefix + "*"):
         left.add(key)
-    async for page in sessions._store.everybody():
-        for name in page:
-            main, short = sessions._store._pair(name)
-            assert main.encode() in left
-            left -= {main.encode(), short.encode()}
-    own = sessions._store._pair("")
-    return {key for key in left if key.startswith(tuple(k.encode() for k in own))}
+    for name in await client.zrange(keys.activity, 0, -1):
+        main, short = keys.pair(keys.names.user(name.decode()))
+        assert main.encode() in left
+        left -= {main.encode(), short.encode()}
+    own = tuple(key[: key.index("}:") + 2].encode() for key in keys.pair(0))
+    return {key for key in left if key.startswith(own)}
 
 
 async def goes_on(client, prefix, keys):
     """Assert that the cap is exact, and that nothing is stuck."""
     sessions = dying.open_sessions(client, prefix, keys)
     await sessions.sweep()
-    sessions._cap = await client.zcard(sessions._store.activity) + 1
+    cap = await client.zcard(session_keys(sessions).activity) + 1
+    sessions = dying.open_sessions(client, prefix, keys, cap=cap)
     await sessions.update(77, dying.born, create=True)
     with pytest.raises(SessionFull):
         await sessions.update(78, dying.born, create=True)
@@ -120,9 +124,7 @@ async def expected(client, prefix, keys):
 @pytest.mark.errors
 @pytest.mark.timeout(120)
 @pytest.mark.requirement("S3", "S5")
-async def test_killed_between_any_two_steps_a_session_is_whole(
-    server, client, prefix, until
-):
+async def test_killed_between_any_two_steps_a_session_is_whole(server, client, prefix):
     """After kill -9 at each step another process finds old or new, indexes, the cap."""
     keys = Keyring.new_line(2) + Keyring.new_line(1)
     states = await expected(client, prefix, keys)
@@ -137,7 +139,7 @@ async def test_killed_between_any_two_steps_a_session_is_whole(
         wires = await client.client_list()
         return not any(each["name"] == dying.NAME for each in wires)
 
-    await until(gone)
+    await eventually(gone)
     steps = {call: {} for call in dying.CALLS}
     for _, call, number, step, _ in cases:
         steps[call][int(number)] = step

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 from oddswire import Client
 from oddswire.codec import Keyring
 from oddswire.errors import SessionFull, SessionGone
+from support.hooks import advance_server_clock
 
 TTL = 3600
 CAP = 3
@@ -159,7 +160,7 @@ def machine_for(server_url, make, prefix):
         def time_passes(self, hours):
             self.now += hours * 3600
             for part in self.parts:
-                part._store.shift += int(hours * 3600e6)
+                advance_server_clock(part, hours * 3600)
 
         @rule()
         def sweep(self):

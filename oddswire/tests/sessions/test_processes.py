@@ -15,6 +15,7 @@ from oddswire import Client, EmbeddedServer
 from oddswire.codec import Keyring
 from oddswire.sessions import Sessions
 from oddswire.testing import Call, not_linearizable
+from support.hooks import session_keys
 
 WORKER = Path(__file__).with_name("worker.py")
 _spec = importlib.util.spec_from_file_location("session_worker", WORKER)
@@ -161,4 +162,4 @@ async def test_a_killed_server_with_aof_loses_nothing_acknowledged(tmp_path, pre
             )
             assert await judge(calls, sessions) == []
             total = (await sessions.stats()).total
-            assert total == await client.zcard(sessions._store.activity)
+            assert total == await client.zcard(session_keys(sessions).activity)

@@ -9,6 +9,8 @@ from oddswire import Client, EmbeddedServer
 from oddswire.clock import SystemClock
 from oddswire.errors import NoPermission
 from oddswire.sessions import Sessions
+from support import eventually
+from support.hooks import mirrored, session_keys, traces
 
 
 @pytest.mark.integration
@@ -17,6 +19,7 @@ async def test_statistics_are_what_a_full_scan_finds(people):
     """Every figure equals what reading all the sessions gives, after random changes."""
     sessions = people(ttl=3600, touch_interval=0)
     chance = random.Random(3)
+    later = 0.0
     for step in range(300):
         user = chance.randrange(40)
         await sessions.update(user, lambda p: p.dialog.append("?"), create=True)
@@ -36,10 +39,12 @@ async def test_statistics_are_what_a_full_scan_finds(people):
             case 5:
                 await sessions.update(user, lambda p: p.wallets.clear())
         if step % 60 == 59:
-            await people.passed(sessions, chance.choice((0.3, 0.6, 1.1)))
+            hours = chance.choice((0.3, 0.6, 1.1))
+            await people.passed(sessions, hours)
+            later += hours
     found = [p for user in range(40) if (p := await sessions.get(user))]
     stats = await sessions.stats(windows=(1800.0, 7200.0))
-    now = SystemClock().now() + sessions._store.shift / 1e6
+    now = SystemClock().now() + 3600 * later
     assert stats.total == len(found) > 10
     assert stats.active == sum(p.is_active for p in found)
     assert stats.inactive == sum(not p.is_active for p in found) > 0
@@ -94,8 +99,8 @@ async def test_an_erased_user_is_nowhere(people, keyring, sealed):
     for user in (7_000_123, 8):
         await sessions.update(user, fill, create=True)
     await sessions.deactivate(7_000_123)
-    name = sessions._store.names.of_user(7_000_123)
-    assert len(await sessions._store.traces(7_000_123)) == 8
+    name = session_keys(sessions).names.of_user(7_000_123)
+    assert len(await traces(sessions, 7_000_123)) == 8
     erased = await sessions.erase(7_000_123)
     assert erased.part == "sessions"
     assert erased.removed >= 5
@@ -117,33 +122,35 @@ async def test_a_receipt_says_what_is_left(people):
     """An index entry that survived by accident is in the receipt."""
     sessions = people()
     await sessions.update(1, lambda p: setattr(p, "city", "Oslo"), create=True)
-    stray = sessions._store.index(("wallet", "0xff"))
+    stray = session_keys(sessions).index("wallet", "0xff")
     await people.client.sadd(stray, "1")
     erased = await sessions.erase(1)
     assert erased.left == (stray,)
 
 
 @pytest.mark.errors
-async def test_reading_all_sessions_does_not_stop_at_a_damaged_one(people, keyring):
+async def test_reading_all_sessions_does_not_stop_at_a_damaged_one(people):
     """Re-encrypting goes on past a session that does not open, and then says so."""
-    from oddswire.codec import Keyring
+    from oddswire.codec import AesGcm, Keyring
     from oddswire.errors import SessionDamaged
 
-    sessions = people(keyring=keyring)
+    first = Keyring.new_line(1)
+    old = Keyring.from_text(first)
+    sessions = people(keyring=old)
     for user in range(4):
         await sessions.update(user, lambda p: p.limits.update(x=1.0), create=True)
-    await people.client.hset(sessions._store.pair(2)[0], "D", b"broken")
-    text = Keyring.new_line(2) + f"1 {keyring._keys[1].hex()}\n" + keyring.index_line()
-    both = people(keyring=Keyring.from_text(text))
+    await people.client.hset(session_keys(sessions).pair(2)[0], "D", b"broken")
+    new = Keyring.from_text(Keyring.new_line(2) + first + old.index_line())
+    both = people(keyring=new)
     with pytest.raises(SessionDamaged, match="1 sessions do not open"):
         await both.reencrypt()
     for user in (0, 1, 3):
         main, _ = await people.raw(both, user)
-        assert both._form.sealer.key_number(main[b"D"]) == 2
+        assert AesGcm(new).key_number(main[b"D"]) == 2
 
 
 @pytest.mark.basic
-async def test_sessions_work_through_a_client_that_decodes(server, prefix, until):
+async def test_sessions_work_through_a_client_that_decodes(server, prefix):
     """A client that decodes its replies to text changes nothing."""
     from oddswire import Client
     from oddswire.codec import Keyring
@@ -154,7 +161,7 @@ async def test_sessions_work_through_a_client_that_decodes(server, prefix, until
         Sessions(client, prefix=prefix, keyring=ring) as sessions,
     ):
         await sessions.update(1, lambda s: s.metadata.update(a="b"), create=True)
-        await until(lambda: sessions._upkeep.mirrored(("wallet", "")) is not None)
+        await eventually(lambda: mirrored(sessions, "wallet") is not None)
         assert (await sessions.get(1, fresh=True)).metadata == {"a": "b"}
         assert (await sessions.erase(1)).left == ()
 
@@ -170,7 +177,7 @@ async def test_a_sealed_session_without_conversation_is_one_packed_key(people, k
         person.wallets = {f"0x{n:040x}": people.Wallet("whale") for n in range(3)}
 
     await sessions.update(1, settle, create=True)
-    main, short = sessions._store.pair(1)
+    main, short = session_keys(sessions).pair(1)
     assert await people.client.object("ENCODING", main) in (b"listpack", "listpack")
     assert not await people.client.exists(short)
     assert max(map(len, (await people.client.hgetall(main)).values())) > 64

@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 
 from oddswire import Client
 from oddswire.errors import Outcome, SessionGone, SourceError
+from support.hooks import advance_server_clock
 
 users = st.integers(1, 4)
 cities = st.sampled_from(["", "Oslo", "Rome"])
@@ -77,7 +78,7 @@ def machine_for(url, prefix):
                     self.model[user] = states | {change(state) for state in states}
                 # A mark that was left is old now.
                 for part in self.parts:
-                    part._store.shift += 3_000_000
+                    advance_server_clock(part, 3)
             finally:
                 self.source.before.clear()
                 self.source.after.clear()

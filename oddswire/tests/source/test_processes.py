@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from support.hooks import advance_server_clock, session_keys
+
 WORKER = Path(__file__).with_name("worker.py")
 CODE = (
     "import sys, importlib.util as u; sys.path.insert(0, {folder!r});"
@@ -48,7 +50,7 @@ async def agree(sessions, source):
     if person is None:
         # A read finds her in neither, and leaves what is left to the mender.
         await sessions._rebuilding.mend()
-    assert not await sessions._store.client.exists(sessions._store.marks)
+    assert not await sessions._store.client.exists(session_keys(sessions).marks)
     return person
 
 
@@ -93,7 +95,7 @@ async def test_killed_between_any_two_steps_both_say_the_same(
     assert said.split() == [b"%d" % -signal.SIGKILL] * len(deaths)
     for (what, where), (sessions, desk) in zip(deaths, all_of_them, strict=True):
         with desk:
-            sessions._store.shift += 3_000_000
+            advance_server_clock(sessions, 3)
             person = await agree(sessions, desk)
             committed = where.startswith("after") and where != "after.mark"
             done = committed or where in ("before.store", "before.restore")
@@ -143,7 +145,7 @@ async def test_processes_that_change_one_user_lose_nothing(
         assert await process.stderr.read() == b""
         await process.wait()
     sessions = people()
-    sessions._store.shift += 3_000_000
+    advance_server_clock(sessions, 3)
     person = await agree(sessions, source)
     acknowledged = sorted(count for counts in seen for count in counts)
     assert len(set(acknowledged)) == len(acknowledged), "one update lost another"

@@ -20,8 +20,10 @@ from oddswire.errors import (
     SourceUnavailable,
 )
 from oddswire.sessions import SealedSource, Source
+from support import eventually
+from support.hooks import advance_server_clock, mirrored, session_keys, session_steps
 
-LATER = 3_000_000  # microseconds: a mark is old then
+LATER = 3.0  # seconds: a mark is old then
 
 
 def lives_in(city):
@@ -136,7 +138,7 @@ async def test_the_database_away(client, people, source):
     assert await sessions.users_for("city", "Oslo", fresh=True) == {1}
     # A conversation needs no source.
     await sessions.update(1, lambda person: person.dialog.append("hi"))
-    assert not await client.exists(sessions._store.marks)
+    assert not await client.exists(session_keys(sessions).marks)
 
     source.before.clear()
     assert source.rows().keys() == {1}
@@ -157,17 +159,17 @@ async def test_an_answer_of_the_database_that_was_lost(client, people, source):
         await sessions.update(1, lives_in("Rome"))
     assert caught.value.outcome is Outcome.UNKNOWN
     source.after.clear()
-    sessions._store.shift += LATER
+    advance_server_clock(sessions, LATER)
     assert (await sessions.get(1)).city == "Rome"
     assert await sessions.users_for("city", "Rome") == {1}
     assert await sessions.users_for("city", "Oslo") == frozenset()
-    assert not await client.exists(sessions._store.marks)
+    assert not await client.exists(session_keys(sessions).marks)
 
     source.before["save"] = "lost"
     with pytest.raises(SourceError):
         await sessions.update(1, lives_in("Bonn"))
     source.before.clear()
-    sessions._store.shift += LATER
+    advance_server_clock(sessions, LATER)
     assert (await sessions.get(1)).city == "Rome"
 
 
@@ -211,7 +213,7 @@ async def test_the_late_write_of_a_paused_process_changes_nothing_acknowledged(
 
     late = asyncio.get_running_loop().create_task(one.update(1, count))
     await there.wait()
-    two._store.shift += LATER
+    advance_server_clock(two, LATER)
     after = await two.update(1, lambda person: setattr(person, "city", "Rome"))
     assert after.count == (point == "after")
     go.set()
@@ -276,17 +278,18 @@ async def test_a_paused_switch_does_not_undo_a_later_one(people, source):
     source.after["save"] = stop
     late = asyncio.get_running_loop().create_task(one.deactivate(1))
     await there.wait()
-    two._store.shift += LATER
+    advance_server_clock(two, LATER)
     assert not (await two.get(1)).is_active
     await two.activate(1)
-    restore, restored = one._backing.ledger.restore, asyncio.Event()
+    ledger, _ = session_steps(one)["restore"]
+    restore, restored = ledger.restore, asyncio.Event()
 
     async def die(*args, **kwargs):
         await restore(*args, **kwargs)
         restored.set()
         await asyncio.Event().wait()
 
-    one._backing.ledger.restore = die
+    ledger.restore = die
     go.set()
     await restored.wait()
     late.cancel()
@@ -314,7 +317,7 @@ async def test_a_paused_creation_does_not_bring_back_the_deleted(people, source)
         one.update(1, lambda person: setattr(person, "city", "Oslo"), create=True)
     )
     await there.wait()
-    two._store.shift += LATER
+    advance_server_clock(two, LATER)
     assert await two.delete(1)
     go.set()
     await late
@@ -339,7 +342,7 @@ async def test_a_paused_deletion_deletes_in_both_or_in_neither(people, source):
     source.before["delete"] = stop
     late = asyncio.get_running_loop().create_task(one.delete(1))
     await there.wait()
-    two._store.shift += LATER
+    advance_server_clock(two, LATER)
     await two.update(1, lives_in("Rome"))
     go.set()
     assert await late
@@ -376,16 +379,16 @@ async def test_at_the_cap_the_least_active_leaves_and_comes_back(people, source)
 
 @pytest.mark.advanced
 @pytest.mark.requirement("S8")
-async def test_the_mirror_has_those_who_are_away(people, until):
+async def test_the_mirror_has_those_who_are_away(people):
     """Lookups from memory find users whose session is not in Redis."""
     async with people(cap=2) as sessions:
         for user in range(5):
             await sessions.update(user, lives_in("Oslo"), create=True)
         async with people(cap=2) as other:
-            await until(lambda: other._upkeep.mirrored(("city", "Oslo")) is not None)
+            await eventually(lambda: mirrored(other, "city", "Oslo") is not None)
             assert await other.users_for("city", "Oslo") == frozenset(range(5))
             await sessions.update(0, lambda person: setattr(person, "city", "Rome"))
-            await until(lambda: other._upkeep.mirrored(("city", "Rome")) == ["0"])
+            await eventually(lambda: mirrored(other, "city", "Rome") == ["0"])
             assert await other.users_for("city", "Oslo") == {1, 2, 3, 4}
 
 
@@ -491,7 +494,7 @@ async def test_who_asked_for_nothing_leaves_the_source_too(people, source):
     await sessions.update(1, lambda person: person.dialog.append("hi"), create=True)
     await sessions.update(2, lives_in("Oslo"), create=True)
     assert source.rows().keys() == {1, 2}
-    sessions._store.shift += 61_000_000
+    advance_server_clock(sessions, 61)
     assert await sessions.get(1) is None
     await sessions.sweep()
     assert source.rows().keys() == {2}
@@ -624,7 +627,7 @@ async def test_sessions_from_before_the_source_enter_it_with_their_next_change(
 
 @pytest.mark.advanced
 @pytest.mark.requirement("S8")
-async def test_the_mender_finishes_what_was_left(people, source, client, until):
+async def test_the_mender_finishes_what_was_left(people, source, client):
     """Inside `async with`, nobody has to read for a left change to be finished."""
     clock = ManualClock()
     async with people(clock=clock) as sessions:
@@ -633,11 +636,11 @@ async def test_the_mender_finishes_what_was_left(people, source, client, until):
         with pytest.raises(SourceError):
             await sessions.update(1, lives_in("Rome"))
         source.after.clear()
-        sessions._store.shift += LATER
+        advance_server_clock(sessions, LATER)
 
         async def mended():
             await clock.advance(1.1)
-            return not await client.exists(sessions._store.marks)
+            return not await client.exists(session_keys(sessions).marks)
 
-        await until(mended)
+        await eventually(mended)
         assert await sessions.users_for("city", "Rome", fresh=True) == {1}

@@ -17,6 +17,7 @@ from source_desk import Desk, Person, Sessions
 
 from oddswire import Client
 from oddswire.errors import SessionError
+from support.hooks import session_steps
 
 
 def dying(function, when):
@@ -34,13 +35,8 @@ def dying(function, when):
 def arm(sessions, source, where):
     """Have the process die at a step."""
     when, _, step = where.partition(".")
-    owner, name = {
-        "mark": (sessions._backing.ledger, "mark"),
-        "save": (source, "save"),
-        "delete": (source, "delete"),
-        "store": (sessions._store, "save"),
-        "restore": (sessions._backing.ledger, "restore"),
-    }[step]
+    steps = {"save": (source, "save"), "delete": (source, "delete")}
+    owner, name = (session_steps(sessions) | steps)[step]
     setattr(owner, name, dying(getattr(owner, name), when))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from oddswire.connection.outage import Outage
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
     from .outbox import Entry
 
-_log = logging.getLogger("oddsbot.delivery")
 
 _LOOK_AGAIN = 0.02
 
@@ -65,7 +63,7 @@ class Courier:
 
     async def wait_empty(self) -> None:
         """Wait until the queue has nothing to deliver; through outages too."""
-        outage = Outage("courier", _log)
+        outage = Outage()
         while True:
             try:
                 if (await self.queue.statistics()).depth == 0:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,12 +12,12 @@ import msgspec
 from oddsbot.alerts import Alert, PriceCrossed
 from oddswire.connection.outage import Outage
 from oddswire.errors import OddswireError
+from oddswire.events import Degradation
 from oddswire.queue import Queue
 
 if TYPE_CHECKING:
     from oddswire import Client
 
-_log = logging.getLogger("oddsbot.delivery")
 
 # A lease is for another courier to take over from one that died. The courier of a
 # server that was away for longer goes on with what it has in hand.
@@ -44,7 +44,9 @@ class Outbox:
 
     def __init__(self, queue: Queue[Entry]) -> None:
         self._queue = queue
-        self._outage = Outage("outbox", _log)
+        self._outage = Outage(
+            Degradation(queue.client.events, "outbox", "waiting", time.monotonic)
+        )
         self._turn = asyncio.Lock()
         # Alerts are named by counting from 1 in each run, so their names alone would
         # have those of the next run taken for repeats.

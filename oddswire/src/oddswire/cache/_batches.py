@@ -116,8 +116,8 @@ async def obtain_many(
             found = await lookup.find_many(
                 [want.place for want in wants], [want.kind for want in wants]
             )
-        except lookup.UNREACHABLE:
-            lookup.gone_away()
+        except lookup.UNREACHABLE as error:
+            lookup.gone_away(error)
             bypass = True
     if bypass:
         found = [(None, None)] * len(wants)

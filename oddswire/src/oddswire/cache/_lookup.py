@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oddswire.cache._shared import Shared
     from oddswire.cache._space import Place, Spaces
     from oddswire.clock import Clock
+    from oddswire.events import Degradation
 
 # After Redis did not answer, loads do without it for so long.
 _AWAY = 1.0
@@ -41,6 +42,7 @@ class Lookup:
         flights: The loads.
         clock: The time.
         ttl: Seconds for which a value is fresh, where nothing else says.
+        degraded: The mode in which loads go on without Redis.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Lookup:
         clock: Clock,
         *,
         ttl: float,
+        degraded: Degradation,
     ) -> None:
         self._spaces = spaces
         self._items = memory.items
@@ -64,6 +67,7 @@ class Lookup:
         self._now = clock.boottime
         self._ttl = ttl
         self._away_until = -math.inf
+        self._degraded = degraded
 
     UNREACHABLE = OddswireError
     """What a lookup raises when Redis cannot be asked."""
@@ -187,10 +191,12 @@ class Lookup:
                 else:
                     found = await self._shared.fetch(want.place, want.kind)
                     item, head = found.item, found.head
+                    if self._degraded.active:
+                        self._degraded.end()
                     if item is not None and found.calm:
                         return item
-            except OddswireError:
-                self.gone_away()
+            except OddswireError as error:
+                self.gone_away(error)
                 bypass = True
         if bypass:
             want.place.space.counts.misses += 1
@@ -198,9 +204,10 @@ class Lookup:
             return await self.load(want, head, hard, bypass=bypass)
         return await self.serve(want, item, head, soft)
 
-    def gone_away(self) -> None:
+    def gone_away(self, error: OddswireError) -> None:
         """Redis did not answer: let the next loads do without it for a moment."""
         self._away_until = self._now() + _AWAY
+        self._degraded.begin(error)
 
     @property
     def away(self) -> bool:

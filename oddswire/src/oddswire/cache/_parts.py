@@ -28,6 +28,7 @@ from oddswire.errors import (
     SettingsError,
     WrongLoop,
 )
+from oddswire.events import Degradation
 from oddswire.keys import KeySpace
 
 if TYPE_CHECKING:
@@ -131,6 +132,9 @@ class Parts:
             self._flights,
             self._clock,
             ttl=ttl,
+            degraded=Degradation(
+                client.events, "cache", "bypassed", self._clock.boottime
+            ),
         )
         self._gatherers: list[Gatherer] = []
         self._tasks: list[asyncio.Task[None]] = []

@@ -35,7 +35,7 @@ from oddswire.errors import (
     ReadOnly,
     Unavailable,
 )
-from oddswire.events import Disconnected, Event
+from oddswire.events import Degraded, Disconnected, Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -297,6 +297,13 @@ class TrackedWire:
             return
         self.listens = bool(self.channel) and not self.listens
         self.plain = not self.listens
+        self._base.events.emit(
+            Degraded(
+                part="cache",
+                mode="published" if self.listens else "untracked",
+                reason="the server refuses CLIENT TRACKING, or it does not hold",
+            )
+        )
         self.client = (
             self._base.subscriber(self._on_message, self.channel)
             if self.listens

@@ -43,6 +43,13 @@ _JSON = typer.Option("--json", help="One JSON object on stdout.")
 def doctor(
     *,
     url: Annotated[str | None, _URL] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            help="Judge the rights of this user; the one in the URL has to be allowed "
+            "ACL DRYRUN."
+        ),
+    ] = None,
     json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Check the servers: what was seen, why it matters, what to type.
@@ -53,7 +60,7 @@ def doctor(
     with _reported():
         found = servers(_settings(url))
         with progress(sys.stderr) as tell:
-            diagnosis = asyncio.run(_doctor.examine(found, SystemClock(), tell))
+            diagnosis = asyncio.run(_doctor.examine(found, SystemClock(), tell, user))
     _print(diagnosis, _text.diagnosis(diagnosis), json=json)
     if diagnosis.status is Status.FAIL:
         raise typer.Exit(FAILED)
@@ -85,6 +92,12 @@ def acl(
     user: Annotated[
         str | None, typer.Option(help="One user that can be all of these parts.")
     ] = None,
+    add: Annotated[
+        bool,
+        typer.Option(
+            "--add", help="Add to what the user may do already, and take nothing away."
+        ),
+    ] = False,
     url: Annotated[str | None, _URL] = None,
     offline: Annotated[
         bool,
@@ -94,8 +107,9 @@ def acl(
 ) -> None:
     """Print ACL SETUSER lines that allow just what parts of the library need.
 
-    They set no password. The exit code is 1 if the server does not answer, 2 if the
-    settings or the names are wrong.
+    They set no password. Without --add a line replaces what the user could do before:
+    do not run it for the user of a program that runs. The exit code is 1 if the
+    server does not answer, 2 if the settings or the names are wrong.
     """
     with _reported():
         settings = _settings(url)
@@ -108,7 +122,7 @@ def acl(
         if not offline:
             main = servers(settings)[0]
             without = asyncio.run(_grants.unknown_commands(main, chosen))
-        found = _grants.grants(chosen, user, settings.prefix, without)
+        found = _grants.grants(chosen, user, settings.prefix, without, add=add)
     _print(found, "\n".join(each.line for each in found.users), json=json)
     if found.left_out:
         _say(f"left out, unknown to this server: {', '.join(found.left_out)}")

@@ -17,6 +17,7 @@ from oddswire.clock import Clock
 from oddswire.errors import NoPermission, OddswireError
 from oddswire.health import Bound, Status
 from oddswire.health.report import Verdict, unknown
+from oddswire.health.units import short, size
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,7 +26,10 @@ _PINGS = 200
 _ROUND_TRIP = Bound(0.05, 1.0)
 _SKEW = Bound(1.0)
 _RENEWED = 14.0  # days before its end in which a certificate has to be renewed
-_ASK = "let an administrator run what `oddswire acl doctor` prints"
+_ASK = (
+    "look with an administrator's URL at the bot's user: "
+    "oddswire doctor --url redis://<administrator>@... --user <user>"
+)
 _CONFIG = (
     "maxmemory",
     "save",
@@ -46,6 +50,7 @@ class Patient(msgspec.Struct, frozen=True, kw_only=True):
         replicas: How many it has; None if it did not tell.
         config: Its configuration by name; empty if it may not be read.
         shapes: Its commands; None if they may not be asked for.
+        user: Whose rights are judged; None: those of the user who looks.
     """
 
     server: Server
@@ -55,6 +60,7 @@ class Patient(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int | None
     config: dict[str, str]
     shapes: Shapes | None
+    user: str | None = None
 
     @property
     def deployed(self) -> bool:
@@ -140,7 +146,7 @@ async def round_trip(patient: Patient) -> Verdict:
     status = _ROUND_TRIP.judge(p99)
     return Verdict(
         status=status,
-        seen=f"p50 {p50 * 1e3:.3g} ms, p99 {p99 * 1e3:.3g} ms of {_PINGS}",
+        seen=f"p50 {short(p50)}, p99 {short(p99)} of {_PINGS}",
         fix="bring the bot nearer to the server; redis-cli --latency measures alone",
         values={"p50": p50, "p99": p99, "count": _PINGS},
     )
@@ -155,7 +161,7 @@ async def clock_skew(patient: Patient) -> Verdict:
     status = _SKEW.judge(abs(skew))
     return Verdict(
         status=status,
-        seen=f"the server is {abs(skew):.3g} s {'ahead' if skew > 0 else 'behind'}",
+        seen=f"the server is {short(abs(skew))} {'ahead' if skew > 0 else 'behind'}",
         fix="timedatectl set-ntp true, on both",
         values={"seconds": skew, "uncertain": (after - before) / 2},
     )
@@ -166,7 +172,7 @@ async def maxmemory(patient: Patient) -> Verdict:
     limit = int(_configured(patient, "maxmemory"))
     return Verdict(
         status=Status.PASS if limit else Status.WARN,
-        seen=f"{limit} bytes" if limit else "not set",
+        seen=size(limit) if limit else "not set",
         fix="CONFIG SET maxmemory <three quarters of the machine>, CONFIG REWRITE",
         values={"maxmemory": limit},
     )
@@ -224,13 +230,13 @@ async def permissions(patient: Patient) -> Verdict:
     """What the parts of the library need and this user may not."""
     user, shapes = await _who(patient)
     prefix = patient.server.settings.prefix
+    # The doctor looks as whoever calls it; the bot's user need not be able to.
+    parts_of_bot = [part for part in acl.COMPONENTS if part is not acl.DOCTOR]
     found = await asyncio.gather(
-        *(denied(patient.client, user, part, shapes, prefix) for part in acl.COMPONENTS)
+        *(denied(patient.client, user, part, shapes, prefix) for part in parts_of_bot)
     )
     lacking = {
-        part.name: said
-        for part, said in zip(acl.COMPONENTS, found, strict=True)
-        if said
+        part.name: said for part, said in zip(parts_of_bot, found, strict=True) if said
     }
     parts = " ".join(lacking)
     return Verdict(
@@ -239,7 +245,8 @@ async def permissions(patient: Patient) -> Verdict:
             f"{part} may not {', '.join(said)}" for part, said in lacking.items()
         )
         or f"user {user!r} may do what every part needs",
-        fix=f"if these are used: oddswire acl --user {user} {parts}",
+        # Added to what the user may do: this is the user that the bot runs as.
+        fix=f"if these are used: oddswire acl --add --user {user} {parts}",
         values={"user": user, "lacking": parts},
     )
 
@@ -248,23 +255,28 @@ async def privilege(patient: Patient) -> Verdict:
     """What this user may do and nothing here needs."""
     user, shapes = await _who(patient)
     more = await allowed(patient.client, user, acl.DANGEROUS, shapes)
+    # Never the present one: the lines replace what a user may do.
+    new = "oddswire-bot" if user == "oddswire" else "oddswire"
     return Verdict(
         status=Status.WARN if more and patient.deployed else Status.PASS,
         seen=f"user {user!r} may also run {', '.join(more)}"
         if more
         else f"user {user!r} may run nothing that ends or empties the server",
-        fix="a user of its own: oddswire acl --user oddswire",
+        fix=f"a new user for the bot: oddswire acl --user {new}, then its name and "
+        "password in REDIS_URL",
         values={"user": user, "allowed": " ".join(more)},
     )
 
 
 async def _who(patient: Patient) -> tuple[str, Shapes]:
-    """Return our user, and what commands look like."""
+    """Return the user to judge, and what commands look like."""
     shapes = patient.shapes
     if shapes is None:
         raise _NotTold("this user may not run COMMAND INFO")
     if not shapes.knows("acl|dryrun"):
         raise _NotTold("this server has no ACL DRYRUN")
+    if patient.user is not None:
+        return patient.user, shapes
     return _text(await patient.client.execute_command("ACL WHOAMI")), shapes
 
 

@@ -12,6 +12,7 @@ from oddswire.cli._features import COMMANDS, WHY, Feature, features, judge
 from oddswire.cli._permissions import Shapes
 from oddswire.client import Client
 from oddswire.errors import OddswireError
+from oddswire.events import Events
 from oddswire.health import Check, Health, Status
 from oddswire.health.report import worst
 
@@ -32,6 +33,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         status: Of all its checks together.
         checks: Those of its health first; always all of them, in the same order.
         features: What it can do; empty if it does not answer.
+        skipped: Checks that found nothing out, because there is no connection.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     checks: tuple[Check, ...]
     features: tuple[Feature, ...] = ()
+    skipped: int = 0
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +60,10 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def examine(
-    servers: Sequence[Server], clock: Clock, tell: Callable[[str], object]
+    servers: Sequence[Server],
+    clock: Clock,
+    tell: Callable[[str], object],
+    user: str | None = None,
 ) -> Diagnosis:
     """Look at each server; what fails is in what is returned.
 
@@ -65,17 +71,23 @@ async def examine(
         servers: Which.
         clock: Ours, to compare theirs with.
         tell: Told what is being looked at.
+        user: Whose rights are judged; None: those of the user in the settings.
     """
     found = []
     for server in servers:
-        async with Client.from_settings(server.settings) as client:
-            found.append(await _examine(server, client, clock, tell))
+        # What goes wrong is in the findings, so it is no line of the log too.
+        async with Client.from_settings(server.settings, events=Events()) as client:
+            found.append(await _examine(server, client, clock, tell, user))
     checks = [check for each in found for check in each.checks]
     return Diagnosis(status=worst(checks), servers=tuple(found))
 
 
 async def _examine(
-    server: Server, client: Client, clock: Clock, tell: Callable[[str], object]
+    server: Server,
+    client: Client,
+    clock: Clock,
+    tell: Callable[[str], object],
+    user: str | None,
 ) -> Finding:
     tell(f"{server.name}: health")
     health = Health(
@@ -92,6 +104,7 @@ async def _examine(
         replicas=_replicas(report["replication"]),
         config=await _checks.config_of(client) if reachable else {},
         shapes=shapes,
+        user=user,
     )
     checks = list(report.checks)
     for name, why, look in _checks.CHECKS:
@@ -107,6 +120,9 @@ async def _examine(
         status=worst(checks),
         checks=tuple(checks),
         features=table,
+        skipped=0
+        if reachable
+        else sum(check.status is Status.UNKNOWN for check in checks),
     )
 
 

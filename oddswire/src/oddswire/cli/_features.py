@@ -89,7 +89,7 @@ def judge(table: tuple[Feature, ...]) -> Verdict:
         status, fix = Status.WARN, "Valkey 7.2 or Redis 7.0, or later, has them"
     elif unsure:
         status = Status.UNKNOWN
-        fix = "let an administrator run what `oddswire acl doctor` prints"
+        fix = "look as an administrator: oddswire doctor --url redis://..."
     here = ", ".join(each.name for each in table if each.present)
     return Verdict(
         status=status,

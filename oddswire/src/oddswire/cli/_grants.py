@@ -11,6 +11,7 @@ from oddswire import acl
 from oddswire.cli._permissions import Shapes
 from oddswire.client import Client
 from oddswire.errors import SettingsError
+from oddswire.events import Events
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -57,6 +58,8 @@ def grants(
     user: str | None,
     prefix: str,
     without: Collection[str],
+    *,
+    add: bool = False,
 ) -> Grants:
     """Return a user for each component, or the one that can be all of them.
 
@@ -65,6 +68,7 @@ def grants(
         user: The name of the one user; None: ``oddswire-<component>`` for each.
         prefix: What every key begins with.
         without: Commands that the server does not have.
+        add: To what the user may do already.
 
     Raises:
         SettingsError: The name of the user is none.
@@ -78,7 +82,8 @@ def grants(
     users = []
     for name, parts in wanted.items():
         # A user without a password cannot log in: the line opens nothing by itself.
-        rules = ("on", *acl.rules(parts, prefix, without=without))
+        allowed = acl.rules(parts, prefix, without=without, add=add)
+        rules = allowed if add else ("on", *allowed)
         line = f"ACL SETUSER {name} {' '.join(rules)}"
         names = tuple(each.name for each in parts)
         users.append(Grant(user=name, components=names, rules=rules, line=line))
@@ -95,6 +100,6 @@ async def unknown_commands(
     Raises:
         OddswireError: It does not answer, or may not be asked.
     """
-    async with Client.from_settings(server.settings) as client:
+    async with Client.from_settings(server.settings, events=Events()) as client:
         shapes = await Shapes.of(client, acl.commands(components))
     return shapes.missing()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from oddswire.client import Client, Statistics
+from oddswire.events import Events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +95,7 @@ async def snapshots(servers: Sequence[Server]) -> Snapshots:
     """
     found = []
     for server in servers:
-        async with Client.from_settings(server.settings) as client:
+        async with Client.from_settings(server.settings, events=Events()) as client:
             info = await client.info("everything")
             found.append(_snapshot(server, info, client.statistics()))
     return Snapshots(servers=tuple(found))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from oddswire.health import Status
+from oddswire.health.units import long, short, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,27 +17,47 @@ if TYPE_CHECKING:
 _PRESENT = {True: "yes", False: "no", None: "?"}
 
 
+_ORDER = (Status.FAIL, Status.WARN, Status.UNKNOWN, Status.PASS)
+
+
 def diagnosis(found: Diagnosis) -> str:
-    """Return every check in a line, and what to do about those that do not pass."""
-    return "\n".join(line for each in found.servers for line in _finding(each))
+    """Return the problems of each server first, what passes after them, and a sum."""
+    lines = [line for each in found.servers for line in _finding(each)]
+    return "\n".join((*lines, _sum(found)))
 
 
 def _finding(found: Finding) -> Iterator[str]:
     kind = "durable" if found.durable else "disposable"
     yield f"{found.name}: {found.address} ({kind}): {found.status}"
-    told = [check for check in found.checks if check.status is not Status.UNKNOWN]
-    silent = len(found.checks) - len(told) if told[0].status is Status.FAIL else 0
-    for check in told if silent else found.checks:
+    # Without a connection there is one cause; the checks that need one say nothing.
+    away = found.skipped
+    for check in sorted(found.checks, key=lambda each: _ORDER.index(each.status)):
+        if away and check.status in (Status.UNKNOWN, Status.PASS):
+            continue
         yield f"  {check.status:<8}{check.name:<14}{check.seen}"
         if check.status in (Status.WARN, Status.FAIL):
             yield f"          why: {check.why}"
         if check.fix:
             yield f"          do:  {check.fix}"
-    if silent:
-        yield f"  unknown {silent} more checks, for want of an answer"
+    if away:
+        yield f"  {away} checks skipped: no connection"
     for feature in found.features:
         present = _PRESENT[feature.present]
         yield f"  {present:<8}{feature.name:<22}{feature.what}"
+
+
+def _sum(found: Diagnosis) -> str:
+    counts = Counter(check.status for each in found.servers for check in each.checks)
+    skipped = sum(each.skipped for each in found.servers)
+    words = {
+        "failed": counts[Status.FAIL],
+        "warnings": counts[Status.WARN],
+        "unknown": counts[Status.UNKNOWN] - skipped,
+        "skipped": skipped,
+        "passed": counts[Status.PASS],
+    }
+    text = ", ".join(f"{count} {word}" for word, count in words.items() if count)
+    return f"{found.status}: {text}"
 
 
 def snapshots(found: Snapshots, top: int) -> str:
@@ -45,22 +67,23 @@ def snapshots(found: Snapshots, top: int) -> str:
 
 def _snapshot(found: Snapshot, top: int) -> Iterator[str]:
     hits = "no lookups yet" if found.hit_rate is None else f"{found.hit_rate:.1%}"
-    limit = f"{found.memory_limit:,}" if found.memory_limit else "no limit"
+    limit = size(found.memory_limit) if found.memory_limit else "no limit"
     ours = found.client
-    yield f"{found.name}: {found.address}, {found.version}, up {found.uptime} s"
+    yield f"{found.name}: {found.address}, {found.version}, up {long(found.uptime)}"
     yield f"  clients   {found.clients}, {found.blocked} blocked"
-    yield f"  memory    {found.memory:,} of {limit} bytes"
-    yield f"  keys      {found.keys}, {found.expired} expired, {found.evicted} evicted"
+    yield f"  memory    {size(found.memory)} of {limit}"
+    ended = f"{found.expired:,} expired, {found.evicted:,} evicted"
+    yield f"  keys      {found.keys:,}, {ended}"
     yield f"  hits      {hits}"
     yield f"  commands  {found.per_second} a second"
     for each in found.commands[:top]:
         yield (
-            f"    {each.name:<20}{each.calls:>12,} calls  {each.mean * 1e6:>10,.1f} us"
+            f"    {each.name:<20}{each.calls:>12,} calls  {short(each.mean):>10}"
             f"  {each.failed} failed, {each.rejected} rejected"
         )
     for kind, count in found.errors.items():
         yield f"  error     {kind} {count}"
     yield (
-        f"  our own   {ours.total} calls, p50 {ours.latency.p50 * 1e3:.3g} ms, "
+        f"  our own   {ours.total} calls, p50 {short(ours.latency.p50)}, "
         f"{sum(ours.failures.values())} failed"
     )

@@ -19,6 +19,7 @@ from oddswire.client._wires import Wires
 from oddswire.connection.access import access_of
 from oddswire.errors import NotShared, OddswireError, SettingsError
 from oddswire.events import Events
+from oddswire.logs import log_events
 from oddswire.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class Client(Calling):
         transport: ``"multiplexed"``, or ``"pool"``: one connection per running call,
             as redis-py does it; the way out should the first misbehave.
         single_connection_client: redis-py's: everything on one exclusive connection.
-        events: Where changes of state are told; default: a hub of its own.
+        events: Where changes of state go; default: events of its own, which are
+            logged (`oddswire.logs`).
         **options: Fields of `Settings`, and redis-py's arguments.
 
     Raises:
@@ -99,7 +101,9 @@ class Client(Calling):
         self._borrowed = False
         self._altered = False
         self._start_counting()
-        self.events = Events() if events is None else events
+        self.events = events or Events()
+        if events is None:
+            log_events(self.events)
         self._access = access_of(pool)
         dialer = Dialer(self._settings, pool, self._access)
         self._use(Wires(self._settings, pool, dialer, self.events))

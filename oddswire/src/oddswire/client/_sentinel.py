@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import re
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ class Primary:
             host, port = await asked.discover_master(self.name)
         except (RedisError, OSError) as error:
             raise Unavailable(
-                f"the sentinels name no primary {self.name!r}: {error}"
+                f"the sentinels name no primary {self.name!r}: {_briefly(error)}"
             ) from error
         self._manager.sentinels = asked.sentinels
         return str(host), int(port)
@@ -163,6 +164,7 @@ def sentinel_pool(settings: Settings, arguments: dict[str, Any]) -> SentinelPool
     manager = Sentinel(
         addresses(settings.sentinels or ""),
         sentinel_kwargs={
+            "username": settings.sentinel_username,
             "password": settings.sentinel_password,
             "socket_timeout": _ANSWER,
             "socket_connect_timeout": _ANSWER,
@@ -198,6 +200,21 @@ def primary_of(pool: aredis.ConnectionPool) -> Primary | None:
         return pool.primary
     manager = getattr(pool, "sentinel_manager", None)
     return None if manager is None else Primary(manager, pool.service_name)  # type: ignore[attr-defined]
+
+
+# redis-py names a sentinel by the whole of its client, some 700 characters.
+_ITS_CLIENT = re.compile(r"<redis\.asyncio\.client\.Redis\(.*?\)>\)>\)>", re.DOTALL)
+_ITS_ADDRESS = re.compile(r"\bhost=([^,]+),port=(\d+)")
+
+
+def _briefly(error: Exception) -> str:
+    """Return what redis-py says of the sentinels, each by its address."""
+
+    def address(its_client: re.Match[str]) -> str:
+        found = _ITS_ADDRESS.search(its_client[0])
+        return ":".join(found.groups()) if found else "a sentinel"
+
+    return _ITS_CLIENT.sub(address, str(error))
 
 
 def _text(value: Any) -> str:

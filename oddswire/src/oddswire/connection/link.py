@@ -35,6 +35,7 @@ from oddswire.events import (
     Failover,
     Ready,
     Reconnecting,
+    Refused,
 )
 
 if TYPE_CHECKING:
@@ -232,7 +233,10 @@ class Link:
         delay = self._until_next_attempt()
         self._emit(
             Reconnecting(
-                wire=self._name, attempt=self._backoff.failures + 1, delay=delay
+                wire=self._name,
+                attempt=self._backoff.failures + 1,
+                delay=delay,
+                reason=str(self._last_error or ""),
             )
         )
         if self.circuit_open:
@@ -265,6 +269,7 @@ class Link:
             self._last_error = error
             if _is_final(error):
                 self._next_attempt = loop.time() + _REFUSED_FOR
+                self._emit(Refused(wire=self._name, reason=str(error)))
                 self._fail_waiters(lambda: copy_of(error, error.outcome))
             else:
                 if started >= self._scheduled:
@@ -369,7 +374,9 @@ class Link:
         now = wire.loop.time()
         self._lost_at = now
         self._backoff.lost(now)
-        self._emit(Disconnected(wire=self._name, reason=str(error)))
+        self._emit(
+            Disconnected(wire=self._name, reason=str(error), closed=self._closed)
+        )
         if not self._closed:
             # At once and unasked: the next caller finds the wire ready.
             self._start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from logging import WARNING
 from typing import TYPE_CHECKING
 
 from oddswire.connection.backoff import Backoff, BackoffPolicy
@@ -22,9 +21,8 @@ from oddswire.errors import (
 )
 
 if TYPE_CHECKING:
-    import logging
-
     from oddswire.errors import OddswireError
+    from oddswire.events import Degradation
 
 PASSING = (
     *(Busy, ClusterDown, CommandTimeout, ConnectionLost, Loading, Misconfigured),
@@ -37,18 +35,15 @@ _OUTAGE = BackoffPolicy(base=0.02, cap=1.0, attempts=1_000_000_000)
 
 
 class Outage:
-    """Waits between attempts while Redis is away, and says when it went and came back.
+    """Waits between attempts while Redis is away.
 
     Args:
-        what: What is being attempted, for the log.
-        log: Where to say it.
-        level: How loud, where somebody else says so already.
+        degradation: Begins with the first failure and ends with the next success;
+            None, where another attempt of the same part says it already.
     """
 
-    def __init__(self, what: str, log: logging.Logger, level: int = WARNING) -> None:
-        self._what = what
-        self._log = log
-        self._level = level
+    def __init__(self, degradation: Degradation | None = None) -> None:
+        self._degradation = degradation
         self._backoff = Backoff(_OUTAGE, random.random)
 
     async def wait(self, error: OddswireError) -> None:
@@ -59,15 +54,14 @@ class Outage:
         """
         if not isinstance(error, PASSING):
             raise error
-        if self._backoff.failures == 0:
-            self._log.log(
-                self._level, "%s: Redis is away, waiting: %s", self._what, error
-            )
+        if self._degradation is not None:
+            self._degradation.begin(error)
         self._backoff.failed()
         await asyncio.sleep(self._backoff.delay())
 
     def over(self) -> None:
         """An attempt succeeded."""
+        if self._degradation is not None:
+            self._degradation.end()
         if self._backoff.failures:
-            self._log.log(self._level, "%s: Redis is back", self._what)
-        self._backoff = Backoff(_OUTAGE, random.random)
+            self._backoff = Backoff(_OUTAGE, random.random)

@@ -15,6 +15,7 @@ from oddswire.errors import (
     WrongLoop,
 )
 from oddswire.health.report import Status, Verdict, unknown
+from oddswire.health.units import short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +90,7 @@ def heartbeat(seen: Reading, limits: Thresholds) -> Verdict:
     status = limits.silence.judge(silent)
     return Verdict(
         status=status,
-        seen=f"last heard of {silent:.3g} s ago",
+        seen=f"last heard of {short(silent)} ago",
         fix="see the check loop; is REDIS_HEALTH_CHECK_INTERVAL below the threshold?",
         values={"seconds": silent},
     )
@@ -103,7 +104,7 @@ def latency(seen: Reading, limits: Thresholds) -> Verdict:
     status = limits.latency.judge(typical)
     return Verdict(
         status=status,
-        seen=f"{typical * 1e3:.3g} ms, at worst {max(seen.pings) * 1e3:.3g} ms",
+        seen=f"{short(typical)}, at worst {short(max(seen.pings))}",
         fix="if the check loop passes: redis-cli --latency, and SLOWLOG GET 10",
         values={"median": typical, "worst": max(seen.pings)},
     )
@@ -114,7 +115,7 @@ def loop(seen: Reading, limits: Thresholds) -> Verdict:
     status = limits.loop_lag.judge(seen.loop_lag)
     return Verdict(
         status=status,
-        seen=f"{seen.loop_lag * 1e3:.3g} ms late",
+        seen=f"{short(seen.loop_lag)} late",
         fix="run with PYTHONASYNCIODEBUG=1 to be told which callback blocks",
         values={"seconds": seen.loop_lag},
     )
@@ -133,7 +134,7 @@ def calls(seen: Reading, limits: Thresholds) -> Verdict:
         "slow": slow,
     }
     by_class = ", ".join(f"{many} {kind}" for kind, many in recent.failures.items())
-    text = f"{count} in the last minute, failed: {by_class or 'none'}"
+    text = f"{count:,} in the last minute, failed: {by_class or 'none'}"
     if count < limits.failures_least:
         status = Status.PASS
     else:

@@ -6,6 +6,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from oddswire.health.report import Check, Status, Verdict, unknown
+from oddswire.health.units import long, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +101,7 @@ def _server(info: dict[str, Any]) -> Verdict:
     loading = bool(info.get("loading")) or bool(info.get("async_loading"))
     return Verdict(
         status=Status.FAIL if loading else Status.PASS,
-        seen=f"{product} {version}, up {_duration(uptime)}"
+        seen=f"{product} {version}, up {long(uptime)}"
         + (", loading its data" if loading else ""),
         fix="wait: INFO persistence has loading_eta_seconds",
         values={
@@ -144,7 +145,7 @@ def _replication(info: dict[str, Any], limits: Thresholds) -> Verdict:
         status = Status.WARN
     seen = f"{count} replicas" if count else "no replicas"
     if lags:
-        seen += f", the one furthest behind was heard of {lag:g} s ago"
+        seen += f", the one furthest behind was heard of {long(lag)} ago"
     if syncing:
         seen += f", {syncing} not in step yet"
     return Verdict(
@@ -201,7 +202,7 @@ def _eviction(info: dict[str, Any], *, durable: bool) -> Verdict:
     return Verdict(
         status=status,
         seen=f"{policy}{'' if limit else ' without maxmemory'}, "
-        f"{evicted} keys evicted since it started",
+        f"{evicted:,} keys evicted since it started",
         fix=fix,
         values={"policy": policy, "evicted": evicted, "durable": int(durable)},
     )
@@ -247,7 +248,7 @@ def _connections(info: dict[str, Any], seen: Reading, limits: Thresholds) -> Ver
         status, fix = Status.WARN, "a higher REDIS_POOL_MAX, or fewer blocking calls"
     return Verdict(
         status=status,
-        seen=f"{connected} of {most} at the server; ours: {wires.shared} shared, "
+        seen=f"{connected:,} of {most:,} at the server; ours: {wires.shared} shared, "
         f"{wires.leased} in use, {wires.idle} idle, {wires.waiting} calls waiting",
         fix=fix,
         values={
@@ -267,22 +268,6 @@ def _keys(info: dict[str, Any]) -> Verdict:
     expiring = sum(int(_number(each, "expires")) for each in databases)
     return Verdict(
         status=Status.PASS,
-        seen=f"{keys} keys, {expiring} of them with a lifetime",
+        seen=f"{keys:,} keys, {expiring:,} of them with a lifetime",
         values={"keys": keys, "expiring": expiring},
     )
-
-
-def size(count: float) -> str:
-    """Return a number of bytes as people write it."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} TiB"
-
-
-def _duration(seconds: float) -> str:
-    for length, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} seconds"

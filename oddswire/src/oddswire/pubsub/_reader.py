@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from typing import TYPE_CHECKING, Any
 
 from oddswire.connection.calls import Named
@@ -22,7 +23,7 @@ from oddswire.errors import (
     TopicError,
     Unavailable,
 )
-from oddswire.events import Disconnected
+from oddswire.events import Degradation, Disconnected
 from oddswire.pubsub._chain import Head, started
 from oddswire.pubsub._line import dice
 
@@ -66,6 +67,7 @@ class Reader:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._last_error: Exception | None = None
+        self._degraded = Degradation(client.events, "pubsub", "deaf", time.monotonic)
         self._forget = client.events.subscribe(self._on_lost, Disconnected)
 
     def inboxes(self, line: Line) -> list[Inbox]:
@@ -169,10 +171,12 @@ class Reader:
             except Exception as error:  # noqa: BLE001 - whatever it is, a deaf process is worse
                 self._last_error = error
                 self.errors += 1
+                self._degraded.begin(error)
                 await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - to spread the attempts
                 pause = min(pause * 2, _PAUSE_MOST)
                 continue
             pause = _PAUSE
+            self._degraded.end()
             try:
                 async with asyncio.timeout(self._every):
                     await self._wake.wait()

@@ -53,6 +53,7 @@ class Queue(Generic[T]):
             decides what is due and expired; waiting still takes real time.
 
     Attributes:
+        client: As given.
         name: As given.
         counts: What this process did.
 
@@ -90,6 +91,7 @@ class Queue(Generic[T]):
         )
         if max_attempts < 1 or dead_limit < 1:
             raise QueueError("max_attempts and dead_limit are 1 or more")
+        self.client = client
         self.name = name
         self.counts = Counts()
         self._window = duration("dedup_window", dedup_window)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -12,6 +13,7 @@ import msgspec
 
 from oddswire.connection.outage import PASSING, Outage
 from oddswire.errors import CodecError, OddswireError, RateLimited, Undeliverable
+from oddswire.events import Degradation
 from oddswire.queue._store import Settlement
 from oddswire.queue.messages import Message
 
@@ -143,7 +145,9 @@ class Worker(Generic[T]):
     # --- taking
 
     async def _serve(self, tasks: asyncio.TaskGroup) -> None:
-        outage = Outage("taking", _log)
+        outage = Outage(
+            Degradation(self._store.client.events, "queue", "waiting", time.monotonic)
+        )
         while not (self._stopping or self._failure):
             # Before looking, so that what happens from here on is not missed.
             self._stir.clear()
@@ -195,7 +199,7 @@ class Worker(Generic[T]):
 
     async def _listen(self) -> None:
         """Block on the list of tokens while idle; a lost token costs `poll` at most."""
-        outage = Outage("waiting for messages", _log, logging.DEBUG)
+        outage = Outage()
         while not self._failure:
             await self._idle.wait()
             try:
@@ -301,7 +305,7 @@ class Worker(Generic[T]):
 
     async def _settle(self, held: _Held, ending: _Ending) -> None:
         """End the lease, through outages: until an answer, the message would return."""
-        outage = Outage(f"settling message {held.taken.id}", _log, logging.DEBUG)
+        outage = Outage()
         unsure = False
         while True:
             taken = held.taken
@@ -311,6 +315,7 @@ class Worker(Generic[T]):
                 if not self._passes(error):
                     return
                 unsure = True
+                _log.debug("message %s: settling it failed: %s", taken.id, error)
                 await outage.wait(error)
                 continue
             if not ours and held.taken is not taken:

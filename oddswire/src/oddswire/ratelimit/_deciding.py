@@ -14,6 +14,7 @@ from redis.exceptions import NoScriptError
 from oddswire.connection.outage import PASSING
 from oddswire.erasure import Erased
 from oddswire.errors import OddswireError, ProtocolBroken
+from oddswire.events import Degradation
 from oddswire.ratelimit._bucket import HIT, Bucket, Part, Request
 from oddswire.ratelimit._shares import BucketShare, SlotsShare, WindowShare
 from oddswire.ratelimit.decision import Decision, Taken
@@ -69,6 +70,7 @@ class Deciding:
         self._me = secrets.token_hex(6)
         self._leases = count()
         self._away_until: float | None = None
+        self._degraded = Degradation(client.events, "limiter", "local", now)
         self._shares: set[Bucket] = set()
         self.asked = self.failed = 0
 
@@ -130,7 +132,8 @@ class Deciding:
             except NoScriptError:
                 args = (request.packed, mode, lease)
                 reply = await HIT(self._client, request.keys, args)
-        except AWAY:
+        except AWAY as error:
+            self._degraded.begin(error)
             reply = None
         finally:
             for bucket, cost, _ in parts:
@@ -303,6 +306,7 @@ class Deciding:
             bucket.share = None
         self._shares.clear()
         self._away_until = None
+        self._degraded.end()
         return True
 
     def _share(self, bucket: Bucket, now: float) -> Share:

@@ -17,6 +17,7 @@ from oddswire.errors import (
     SessionDamaged,
     SourceError,
 )
+from oddswire.events import Degradation
 from oddswire.sessions._form import Snapshot
 from oddswire.sessions._header import HEADER, Header
 from oddswire.sessions._layout import DURABLE
@@ -82,6 +83,9 @@ class Restoring(Generic[T]):
         self._store = store
         self._form = form
         self._clock = clock
+        self._degraded = Degradation(
+            store.client.events, "source", "away", clock.boottime
+        )
 
     # --- the source
 
@@ -89,13 +93,22 @@ class Restoring(Generic[T]):
         """Await a call of the source; what it raises is a `SourceError`."""
         try:
             async with asyncio.timeout(DEADLINE):
-                return await call
+                answer = await call
+        except SourceError as error:
+            self._degraded.begin(error)
+            raise
         except OddswireError:
             raise
         except TimeoutError:
-            raise SourceError(f"the source did not answer in {DEADLINE} s") from None
+            why = f"the source did not answer in {DEADLINE} s"
+            self._degraded.begin(why)
+            raise SourceError(why) from None
         except Exception as error:
+            # Without its text: it may hold the values of a statement.
+            self._degraded.begin(f"the source failed: {type(error).__name__}")
             raise SourceError(f"the source failed: {error}") from error
+        self._degraded.end()
+        return answer
 
     async def load(self, user_id: int) -> Kept | None:
         """Return a user's record."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from oddswire.errors import ClosedError, NoPermission, OddswireError
+from oddswire.events import Degradation
 from oddswire.sessions._scripts import text
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class LogFeed:
         self._client = client
         self._log = log
         self._clock = clock
+        self._degraded = Degradation(client.events, "sessions", "stale", clock.boottime)
 
     async def follow(self) -> AsyncIterator[Heard | Missed]:
         """Yield for ever; while the server cannot be asked, nothing."""
@@ -116,19 +118,23 @@ class LogFeed:
                         link = fields["x"]
                         changes.append(_announced(fields))
                     else:
+                        self._degraded.end()
                         yield Heard(at, tuple(changes), more=len(entries) == BATCH)
                     continue
                 at = self._clock.boottime()
                 if (await self._newest())[0] == position:
+                    self._degraded.end()
                     yield Heard(at)
                 elif not await self._read(position, block=False):
                     # The newest entry is older than what was read: a log lost its end.
                     reason = "the log went back"
             except ClosedError:
                 raise
-            except NoPermission:
+            except NoPermission as error:
+                self._degraded.begin(error)
                 await self._clock.sleep(_REFUSED)
-            except OddswireError:
+            except OddswireError as error:
+                self._degraded.begin(error)
                 await self._clock.sleep(_PAUSE)
 
     async def _newest(self) -> tuple[str, str]:

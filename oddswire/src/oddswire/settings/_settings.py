@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     password: str | None = None
     database: int | None = None
     sentinels: str | None = None
+    sentinel_username: str | None = None
     sentinel_password: str | None = None
     prefix: str = _BY_PROFILE
     tls_verify: bool = True

@@ -64,6 +64,8 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option("sentinels", "ODDSWIRE_SENTINELS", _SENTINELS,
            "who knows where the primary is; the host of the URL is then its name",
            optional=True),
+    Option("sentinel_username", "ODDSWIRE_SENTINEL_USERNAME", Text("an ACL user name"),
+           "of the sentinels themselves", optional=True),
     Option("sentinel_password", "ODDSWIRE_SENTINEL_PASSWORD", Text("a password"),
            "of the sentinels themselves", optional=True, secret=True),
     Option("prefix", "REDIS_KEY_PREFIX", Prefix(),

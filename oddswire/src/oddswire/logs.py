@@ -1,0 +1,225 @@
+"""Changes of state as log lines: one line a change, with a stable name and fields.
+
+A record's `event` is its name, and each field of the line is an attribute of the record
+too, so that a JSON formatter finds them:
+
+| event | level | fields |
+|---|---|---|
+| ``connection_lost`` | WARNING | connection, reason |
+| ``connection_failed`` | WARNING | connection, reason |
+| ``connection_refused`` | ERROR | connection, reason |
+| ``connection_retry`` | DEBUG | connection, attempt, delay, reason |
+| ``circuit_open`` | ERROR | connection, attempts, reason |
+| ``connection_ready`` | INFO | connection, took |
+| ``connection_back`` | WARNING | connection, outage |
+| ``failover`` | WARNING | connection, old, new |
+| ``data_reset`` | WARNING | connection, reason |
+| ``degraded`` | WARNING | part, mode, reason |
+| ``restored`` | WARNING | part, mode, outage |
+
+What ends an outage has the level of what began it: a log that shows one shows both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from oddswire.events import (
+    CircuitOpened,
+    DataReset,
+    Degraded,
+    Disconnected,
+    Failover,
+    Ready,
+    Reconnecting,
+    Refused,
+    Restored,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oddswire.events import Event, Events
+
+_EACH = 6
+_WINDOW = 10.0
+
+
+def log_events(
+    events: Events,
+    log: logging.Logger | None = None,
+    *,
+    now: Callable[[], float] = time.monotonic,
+) -> Callable[[], None]:
+    """Log each change of state of these events; see the table of this module.
+
+    `Client` and `Wire` do so for events of their own making. Repeats are summarised:
+    of the lines about one connection or part, 6 are written in 10 seconds; of those
+    after them the last one is written at the end of the 10 seconds, with their number.
+
+    Args:
+        events: Whose changes.
+        log: Where; default: the logger ``oddswire``.
+        now: A clock that never goes back, seconds.
+
+    Returns:
+        A function that ends it.
+    """
+    return events.subscribe(_EventLog(log or logging.getLogger("oddswire"), now))
+
+
+class _EventLog:
+    """Writes the lines, and counts what it leaves out."""
+
+    def __init__(self, log: logging.Logger, now: Callable[[], float]) -> None:
+        self._log = log
+        self._now = now
+        self._repeats: dict[str, _Repeats] = {}
+        # Connections that are lost or never came: their first failure is a line.
+        self._down: set[str] = set()
+
+    def __call__(self, event: Event) -> None:
+        """Write the line of an event, if it has one."""
+        name = event.wire
+        match event:
+            case Disconnected(closed=True):
+                pass
+            case Disconnected(reason=reason):
+                self._down.add(name)
+                self._write(
+                    logging.WARNING, "connection_lost", connection=name, reason=reason
+                )
+            case Reconnecting(attempt=attempt, delay=delay, reason=reason):
+                if name not in self._down:
+                    self._down.add(name)
+                    self._write(
+                        logging.WARNING,
+                        "connection_failed",
+                        connection=name,
+                        reason=reason,
+                    )
+                self._write(
+                    logging.DEBUG,
+                    "connection_retry",
+                    connection=name,
+                    attempt=attempt,
+                    delay=delay,
+                    reason=reason,
+                )
+            case Refused(reason=reason):
+                self._down.add(name)
+                self._write(
+                    logging.ERROR, "connection_refused", connection=name, reason=reason
+                )
+            case CircuitOpened(attempts=attempts, reason=reason):
+                self._write(
+                    logging.ERROR,
+                    "circuit_open",
+                    connection=name,
+                    attempts=attempts,
+                    reason=reason,
+                )
+            case Ready(outage=outage, took=took):
+                if name in self._down:
+                    self._down.discard(name)
+                    self._write(
+                        logging.WARNING,
+                        "connection_back",
+                        connection=name,
+                        outage=outage,
+                    )
+                else:
+                    self._write(
+                        logging.INFO, "connection_ready", connection=name, took=took
+                    )
+            case Failover(old=old, new=new):
+                self._write(
+                    logging.WARNING, "failover", connection=name, old=old, new=new
+                )
+            case DataReset(reason=reason):
+                self._write(
+                    logging.WARNING, "data_reset", connection=name, reason=reason
+                )
+            case Degraded(part=part, mode=mode, reason=reason):
+                self._write(
+                    logging.WARNING, "degraded", part=part, mode=mode, reason=reason
+                )
+            case Restored(part=part, mode=mode, outage=outage):
+                self._write(
+                    logging.WARNING, "restored", part=part, mode=mode, outage=outage
+                )
+
+    def _write(self, level: int, event: str, **fields: Any) -> None:
+        if not self._log.isEnabledFor(level):
+            return
+        line = _Line(level, event, fields)
+        # Attempts are spaced by the backoff already.
+        if level <= logging.DEBUG:
+            self._put(line, 0)
+            return
+        about = str(fields.get("connection") or fields.get("part"))
+        repeats = self._repeats.setdefault(about, _Repeats())
+        now = self._now()
+        if now >= repeats.until:
+            repeats.until, repeats.written = now + _WINDOW, 0
+        if repeats.written < _EACH:
+            repeats.written += 1
+            left_out, repeats.left_out = repeats.left_out, []
+            self._put(line, len(left_out))
+            return
+        repeats.left_out.append(line)
+        if len(repeats.left_out) == 1:
+            # The last line about a thing has to be true: without this one the log of
+            # a connection that came back in the end would say that it is lost.
+            with suppress(RuntimeError):  # no loop: the next event writes
+                asyncio.get_running_loop().call_later(
+                    repeats.until - now, self._summarise, repeats
+                )
+
+    def _summarise(self, repeats: _Repeats) -> None:
+        left_out, repeats.left_out = repeats.left_out, []
+        if left_out:
+            self._put(left_out[-1], len(left_out) - 1)
+
+    def _put(self, line: _Line, left_out: int) -> None:
+        text = " ".join(
+            (
+                line.event,
+                *(f"{key}={_text(value)}" for key, value in line.fields.items()),
+            )
+        )
+        self._log.log(
+            line.level,
+            "%s%s",
+            text,
+            f" ({left_out} more left out)" if left_out else "",
+            extra={"event": line.event, **line.fields, "left_out": left_out},
+        )
+
+
+class _Line(NamedTuple):
+    level: int
+    event: str
+    fields: dict[str, Any]
+
+
+class _Repeats:
+    """The lines about one connection or part, in the present window."""
+
+    __slots__ = ("left_out", "until", "written")
+
+    def __init__(self) -> None:
+        self.until = float("-inf")
+        self.written = 0
+        self.left_out: list[_Line] = []
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}s"
+    text = str(value)
+    return f'"{text}"' if " " in text else text
