@@ -10,12 +10,14 @@ from redis.exceptions import RedisError
 
 from oddswire.client._sentinel import primary_of
 from oddswire.connection.access import hello_of
+from oddswire.connection.calls import Named
 from oddswire.connection.dial import Progress, Target, dial
 from oddswire.connection.gate import Caps
 from oddswire.connection.multiplexer import Multiplexer
+from oddswire.connection.packing import pack
 from oddswire.connection.threads import in_own_thread
 from oddswire.connection.traffic import Traffic
-from oddswire.errors import ConnectionLost, Outcome, Unavailable
+from oddswire.errors import Outcome, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,8 +70,7 @@ class Dialer:
         self._access = access
         self.pacer = access.pacer
         self.progress = Progress()
-        # Whether the handshake under way asks for INFO and has no HELLO.
-        self._asked_info = False
+        self._token = access.token
         self._protocol = protocol
         self._on_push = on_push
         self._arm = arm
@@ -81,18 +82,18 @@ class Dialer:
         self, on_closed: Callable[[Multiplexer, OddswireError], None] | None = None
     ) -> tuple[Multiplexer, Greeting]:
         """Open a wire; see `oddswire.connection.dial`."""
+        refusals = self._access.refusals
+        known = refusals.identify
         try:
             return await self._dial(on_closed)
-        except Unavailable as error:
-            if not (self._asked_info and isinstance(error.__cause__, ConnectionLost)):
+        except Unavailable:
+            if known or not refusals.identify:
                 raise
-        # A proxy without HELLO hung up: some do at a command they do not know, and INFO
-        # was the only one that it need not know. Once without it.
-        self._access.refusals.identify = True
+        # A proxy hung up at INFO, as some do at a command they do not know.
         try:
             return await self._dial(on_closed)
         except BaseException:
-            self._access.refusals.identify = False
+            refusals.identify = False  # a server that went away, after all
             raise
 
     async def _dial(
@@ -114,7 +115,6 @@ class Dialer:
                 on_closed=on_closed,
             )
 
-        self._asked_info = False
         wire, greeting = await dial(
             self._locate,
             self._introduce,
@@ -123,6 +123,13 @@ class Dialer:
             refusals=self._access.refusals,
             progress=self.progress,
         )
+        if self._token != self._access.token:
+            # It came between the question for the credentials and the answer to them.
+            try:
+                await self.authenticate(wire)
+            except BaseException:
+                wire.abort(Unavailable("the new credentials were refused"))
+                raise
         if self.primary is not None and greeting.role not in ("master", ""):
             refusal = Unavailable(
                 f"{greeting.address}: the sentinels name it as the primary and it is a "
@@ -131,6 +138,21 @@ class Dialer:
             wire.abort(refusal)
             raise refusal
         return wire, greeting
+
+    async def authenticate(self, wire: Multiplexer) -> None:
+        """Authenticate an open wire by the newest token.
+
+        Raises:
+            OddswireError: The server refused it, or did not answer.
+        """
+        words = self._access.words
+        reply = await wire.send(
+            pack(words), self._settings.command_timeout, Named("AUTH"), raw=True
+        )
+        if isinstance(reply, Exception):
+            raise reply
+        if len(words) > 2:
+            self.user = words[1]
 
     async def _locate(self) -> Target:
         """Return where to connect now, with what verifies the server."""
@@ -171,9 +193,9 @@ class Dialer:
             arguments["protocol"] = self._protocol
         if self.client_name is not None:
             arguments["client_name"] = self.client_name
+        self._token = self._access.token
         hello = await hello_of(arguments, refusals)
         self.user = hello.username or "default"
-        self._asked_info = hello.protocol < 3 and not refusals.identify
         return msgspec.structs.replace(
             hello,
             arm=self._arm,

@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from oddswire.client._sentinel import sentinel_pool
+from oddswire.connection.credentials import fan_out
 from oddswire.connection.dial import probes
 from oddswire.connection.pool import WirePool
 from oddswire.errors import SettingsError
@@ -100,6 +101,9 @@ def open_pool(settings: Settings, options: dict[str, Any]) -> WirePool:
     """Return the pool of exclusive wires; it opens none before somebody asks."""
     arguments = _arguments(settings)
     arguments |= {name: v for name, v in options.items() if name not in _OURS}
+    if arguments.get("credential_provider") is not None:
+        # Not its own: redis-py's pub/sub would take the only callback it has.
+        arguments["credential_provider"] = fan_out(arguments["credential_provider"])
     path = arguments.pop("unix_socket_path", None)
     if path is not None:
         arguments |= {"path": path, "connection_class": UnixDomainSocketConnection}

@@ -131,6 +131,15 @@ class Wires:
             self._tasks.add(leaving)
             leaving.add_done_callback(self._tasks.discard)
 
+    async def authenticate(self) -> None:
+        """Authenticate the open connection by the newest token.
+
+        Raises:
+            OddswireError: The server refused it; what the connection may is unchanged.
+        """
+        if self.link.wire is not None:
+            await self.dialer.authenticate(self.link.wire)
+
     async def aclose(self, drain: float) -> None:
         """Close the command wire; see `Link.aclose`."""
         try:

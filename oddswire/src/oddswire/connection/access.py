@@ -23,11 +23,20 @@ class Access:
     Attributes:
         pacer: Spaces their attempts while callers wait.
         refusals: What the server refused one of them and the others need not ask.
+        token: Counts the tokens of a streaming provider of credentials.
+        words: The command that authenticates by the newest of them.
     """
 
     def __init__(self) -> None:
         self.pacer = AttemptPacer()
         self.refusals = Refusals()
+        self.token = 0
+        self.words: tuple[str, ...] = ()
+
+    def renewed(self, words: tuple[str, ...]) -> None:
+        """There is a new token: connections opened with an older one have to follow."""
+        self.token += 1
+        self.words = words
 
 
 def access_of(pool: aredis.ConnectionPool) -> Access:

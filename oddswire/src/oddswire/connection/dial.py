@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from oddswire.connection.calls import Named
 from oddswire.connection.handshake import Greeting, Hello, Refusals, accept
 from oddswire.connection.packing import pack
-from oddswire.errors import OddswireError, Outcome, ProtocolBroken, Unavailable
+from oddswire.errors import (
+    ConnectionLost,
+    OddswireError,
+    Outcome,
+    ProtocolBroken,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from oddswire.connection.multiplexer import Multiplexer
 
@@ -24,6 +31,14 @@ if TYPE_CHECKING:
 # Seconds after which the next address of a name is tried beside the one before: RFC
 # 8305's recommendation.
 _NEXT_ADDRESS = 0.25
+
+
+# Seconds after which a TLS handshake that is not answered is looked into, and that the
+# answer to that may take.
+_TLS_TAKES = 0.5
+_PLAINTEXT_TAKES = 2.0
+
+_Opened = TypeVar("_Opened")
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +136,9 @@ async def dial(
             outcome=Outcome.REJECTED,
         ) from error
     except OSError as error:
-        raise Unavailable(f"{where}: {error.strerror or error}") from error
+        raise Unavailable(
+            f"{where}: {with_system_words(error.strerror or str(error), error)}"
+        ) from error
     except ProtocolBroken as error:
         # An alert of TLS, a page of HTTP: it will be the same the next time.
         raise Unavailable(
@@ -152,27 +169,33 @@ async def _shake_hands(
     timeout: float,
     refusals: Refusals | None,
 ) -> Greeting:
-    commands = hello.commands()
-    packed = b"".join(map(pack, commands))
     if wire.error is not None:
-        # It spoke before we did, and closed: too many clients, protected mode.
-        accept(hello, [wire.error], where)
+        if not isinstance(wire.error, ConnectionLost):
+            # It spoke before we did, and closed: too many clients, protected mode.
+            accept(hello, [wire.error], where)
         raise wire.error
     replies: list[Any] = []
-    try:
-        reply = await wire.send(
-            packed,
-            timeout,
-            Named("handshake"),
-            count=len(commands),
-            raw=True,
-            into=replies,
-        )
-    except OddswireError:
-        # What it said before it closed is the cause; that it closed is not.
-        accept(hello, replies, where)
-        raise
-    return accept(hello, replies or [reply], where, refusals)
+    batches = hello.batches()
+    for position, batch in enumerate(batches, start=1):
+        answered: list[Any] = []
+        data = b"".join(map(pack, batch))
+        try:
+            reply = await wire.send(
+                data,
+                timeout,
+                Named("handshake"),
+                count=len(batch),
+                raw=True,
+                into=answered,
+            )
+        except OddswireError:
+            # What it said before it closed is the cause; that it closed is not.
+            accept(hello, [*replies, *answered], where)
+            if refusals is not None and position == len(batches) > 1:
+                refusals.identify |= hello.identify
+            raise
+        replies += answered or [reply]
+    return accept(hello, replies, where, refusals)
 
 
 async def _subscribe(
@@ -200,9 +223,11 @@ async def _open(target: Target, make: Callable[[], Multiplexer]) -> Multiplexer:
     if target.tls is not None:
         options = {"ssl": target.tls, "server_hostname": target.host}
     options |= staggered(target.host)
-    transport, wire = await loop.create_connection(
-        make, target.host, target.port, **options
-    )
+    opening = loop.create_connection(make, target.host, target.port, **options)
+    if target.tls is None:
+        transport, wire = await opening
+    else:
+        transport, wire = await unless_plaintext(target.host, target.port, opening)
     try:
         _watch(transport.get_extra_info("socket"), target)
     except BaseException:
@@ -224,8 +249,10 @@ def staggered(host: str) -> dict[str, float]:
     return {}
 
 
-def _watch(sock: socket.socket, target: Target) -> None:
+def _watch(sock: socket.socket | None, target: Target) -> None:
     """Let the kernel find dead links, idle or with unacknowledged bytes."""
+    if sock is None:
+        return  # closed already; the handshake will say so
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in probes(target.keepalive, target.user_timeout).items():
@@ -261,6 +288,63 @@ def _silence(target: Target, wire: Multiplexer | None) -> str:
     if wire is None:
         return ""
     return "; it accepts and stays silent; if it wants TLS here, use rediss://"
+
+
+def with_system_words(text: str, error: BaseException | None) -> str:
+    """Return a text with the system's words for an error, which asyncio leaves out."""
+    number = (error.errno or 0) if isinstance(error, OSError) else 0
+    words = os.strerror(number) if number > 0 else ""
+    return text if words in text else f"{text}: {words}"
+
+
+async def unless_plaintext(
+    host: str, port: int, opening: Coroutine[Any, Any, _Opened]
+) -> _Opened:
+    """Return what opens a TLS connection, or find out that the port speaks plaintext.
+
+    A Redis without TLS takes a TLS handshake for the beginning of a command and waits
+    for the rest of it. A second connection asks such a silent server in plaintext.
+
+    Raises:
+        Unavailable: Rejected: the port answers in plaintext.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(opening, name="oddswire TLS handshake")
+    asking: asyncio.Task[bool] | None = None
+    try:
+        await asyncio.wait([task], timeout=_TLS_TAKES)
+        if not task.done():
+            asking = loop.create_task(
+                _answers_in_plaintext(host, port), name="oddswire asking for plaintext"
+            )
+            await asyncio.wait([task, asking], return_when=asyncio.FIRST_COMPLETED)
+            if not task.done() and asking.result():
+                raise Unavailable(
+                    f"{host}:{port}: the TLS handshake is not answered, and plaintext "
+                    "is; does this port speak TLS? if not, use redis://",
+                    outcome=Outcome.REJECTED,
+                )
+        return await task
+    finally:
+        for each in (task, asking):
+            if each is not None and not each.done():
+                each.cancel()
+                await asyncio.wait([each])
+
+
+async def _answers_in_plaintext(host: str, port: int) -> bool:
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(_PLAINTEXT_TAKES):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(b"PING\r\n")
+            # TLS answers with an alert, or not at all.
+            return await reader.read(1) in {b"+", b"-"}
+    except (OSError, TimeoutError):
+        return False
+    finally:
+        if writer is not None:
+            writer.transport.abort()
 
 
 def lost_hint(*, tls: bool) -> str:

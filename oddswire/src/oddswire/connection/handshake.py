@@ -1,7 +1,7 @@
 """The first commands on a connection and what their replies must be. No I/O.
 
-All of them leave in one write, and the connection counts as open only when every reply
-is there: a socket on which AUTH or SELECT was lost must never serve a caller.
+With HELLO all of them leave in one write. The connection counts as open only when every
+reply is there: a socket on which AUTH or SELECT was lost must never serve a caller.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Refusals:
     whichever connection comes first, and never again on any.
 
     Attributes:
-        identify: INFO was refused: which process it is remains unknown.
+        identify: INFO was refused, or a proxy hung up at it: which process it is
+            remains unknown.
         name: CLIENT SETNAME was refused (only without HELLO, which carries the name).
         library: CLIENT SETINFO was refused.
     """
@@ -78,6 +79,15 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     def commands(self) -> list[tuple[str | bytes | int, ...]]:
         """Return the commands to send, in order, in one write."""
         return [command for _, command in self.steps()]
+
+    def batches(self) -> list[list[tuple[str | bytes | int, ...]]]:
+        """Return the commands as they are to be sent, each batch in one write.
+
+        Without HELLO there may be a proxy that answers some of them itself, before
+        those that it passed on: then one after the other.
+        """
+        commands = self.commands()
+        return [commands] if self.protocol >= 3 else [[each] for each in commands]
 
     def steps(self) -> list[tuple[_Step, tuple[str | bytes | int, ...]]]:
         """Return the commands, each with what it is for."""

@@ -23,6 +23,7 @@ from oddswire.errors import (
     NoPermission,
     OddswireError,
     Outcome,
+    ProtocolBroken,
     Unavailable,
 )
 from oddswire.events import (
@@ -103,8 +104,8 @@ class Link:
         self._pacer = pacer or AttemptPacer()
         self._progress = progress or Progress()
         self._paused: Pause | None = None
-        # When the backoff wants the next attempt. One that a caller hastens comes
-        # before that and does not count: else callers who wait would open the circuit
+        # When the backoff wants the next attempt. One that a caller hastens and that
+        # fails before that time does not count: else callers who wait would open the circuit
         # early, and a failover of some seconds would be refused, not waited out.
         self._scheduled = 0.0
         # A caller was refused since the last attempt began: the next one is hastened.
@@ -272,7 +273,7 @@ class Link:
                 self._emit(Refused(wire=self._name, reason=str(error)))
                 self._fail_waiters(lambda: copy_of(error, error.outcome))
             else:
-                if started >= self._scheduled:
+                if loop.time() >= self._scheduled:
                     self._backoff.failed()
                 if self.circuit_open and not was_open:
                     self._emit(
@@ -305,7 +306,10 @@ class Link:
         self._scheduled = 0.0
         self._pacer.server_answers()
         self._pulse = Heartbeat(
-            wire, idle=self._heartbeat[0], answer=self._heartbeat[1]
+            wire,
+            idle=self._heartbeat[0],
+            answer=self._heartbeat[1],
+            echoes=greeting.echoes,
         )
         self._emit(Connected(wire=self._name))
         if was_open:
@@ -375,7 +379,12 @@ class Link:
         self._lost_at = now
         self._backoff.lost(now)
         self._emit(
-            Disconnected(wire=self._name, reason=str(error), closed=self._closed)
+            Disconnected(
+                wire=self._name,
+                reason=str(error),
+                closed=self._closed,
+                out_of_step=isinstance(error, ProtocolBroken),
+            )
         )
         if not self._closed:
             # At once and unasked: the next caller finds the wire ready.

@@ -76,6 +76,7 @@ class Multiplexer(asyncio.Protocol):
         connected_at: When it was connected, by `time.monotonic`.
         last_read: When bytes last arrived.
         tick: What counts as the sending time of the newest call.
+        unchecked: Replies since the last echo was sent, which proves their order.
     """
 
     def __init__(
@@ -110,6 +111,11 @@ class Multiplexer(asyncio.Protocol):
         self.tick = 0.0
         self._crowded = False
         self._resuming = False
+        self.unchecked = 0
+        self._check_above: float = math.inf
+        self._check_order: Callable[[], None] | None = None
+        self._nobody: asyncio.Future[None] = self.loop.create_future()
+        self._nobody.set_result(None)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._drained: asyncio.Future[None] | None = None
@@ -187,6 +193,30 @@ class Multiplexer(asyncio.Protocol):
         if deadline < self._timer_at:
             self._set_timer(deadline, now)
         return future
+
+    def send_unawaited(
+        self, data: bytes, label: Label, on_reply: Callable[[Any], None]
+    ) -> None:
+        """Queue a packed command whose reply only the hook takes.
+
+        No deadline ends it, closing does not wait for it, and it makes no task. It is
+        a write of its own, never within a batch: what belongs together is sent by one
+        `send`.
+        """
+        if not self._unwritten:
+            self.tick = monotonic()
+            self.loop.call_soon(self._flush)
+        self._unwritten.append(data)
+        plan = Plan(1, on_reply, True, None)  # noqa: FBT003 - by position for speed
+        # As for its silence: as much as any call is granted at least.
+        self._calls.append((self._nobody, self.tick, self.tick, len(data), label, plan))
+        self.gate.commands += 1
+        self.gate.bytes += len(data)
+
+    def when_unchecked(self, replies: int, check: Callable[[], None] | None) -> None:
+        """Have `check` called whenever so many replies came without an echo."""
+        self._check_above = replies if check is not None else math.inf
+        self._check_order = check
 
     def _flush(self) -> None:
         out = self._unwritten
@@ -326,6 +356,8 @@ class Multiplexer(asyncio.Protocol):
         if more:
             self._resuming = True
             self.loop.call_soon(self._resume)
+        if self.unchecked >= self._check_above and self._check_order is not None:
+            self._check_order()
         # Several callers were answered at once: what they send next is worth joining.
         self._crowded = before - len(self._calls) > 1
         if not self.gate.open:
@@ -392,6 +424,7 @@ class Multiplexer(asyncio.Protocol):
                 label.slow += 1
             if not future.done():
                 future.set_result(reply)
+        self.unchecked += answered + ended
         self._traffic.pushes += pushes
         if together:
             latency.observe(now - sent, together)

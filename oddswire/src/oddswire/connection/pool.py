@@ -20,7 +20,12 @@ from redis._parsers import _AsyncHiredisParser
 from redis.asyncio.connection import SSLConnection
 
 from oddswire.connection.access import Access, hello_of
-from oddswire.connection.dial import lost_hint, staggered
+from oddswire.connection.dial import (
+    lost_hint,
+    staggered,
+    unless_plaintext,
+    with_system_words,
+)
 from oddswire.connection.handshake import Refusals, accept
 from oddswire.connection.owner import Owner
 from oddswire.connection.packing import pack
@@ -76,6 +81,7 @@ class _Whole:
 
     # What its pool sets on each connection; those to sentinels have no such pool.
     access: Access | None = None
+    token = 0  # which of a streaming provider's tokens it was opened with
     library: Mapping[str, Any] = MappingProxyType({})
 
     async def on_connect_check_health(
@@ -94,24 +100,24 @@ class _Whole:
         getattr(self, "_reset_himport_state", _nothing)()
         self._parser.on_connect(self)
         refusals = Refusals() if self.access is None else self.access.refusals
+        if self.access is not None:
+            self.token = self.access.token
         own = {name: getattr(self, name) for name in _INTRODUCED}
         hello = await hello_of({**self.library, **own}, refusals)
-        commands = hello.commands()
-        await self.send_packed_command(
-            [pack(command) for command in commands], check_health=False
-        )
         where = self._host_error()
         replies: list[Any] = []
         lost: Exception | None = None
-        for _ in commands:
+        for batch in hello.batches():
+            if not self.is_connected:
+                # Sending would connect again, and shake hands from the start.
+                lost = ConnectionLost("the connection was closed")
+                break
             try:
-                replies.append(await self.read_response(disable_decoding=True))
-            except redis_errors.RedisError as error:
-                ours = from_redis(error)
-                if isinstance(ours, ConnectionLost | CommandTimeout | ProtocolBroken):
-                    lost = ours
-                    break
-                replies.append(ours)
+                await self.send_packed_command(map(pack, batch), check_health=False)
+                replies += [await self._reply_or_refusal() for _ in batch]
+            except (ConnectionLost, CommandTimeout, ProtocolBroken) as error:
+                lost = error
+                break
         # What it said before it closed is the cause; that it closed is not.
         accept(hello, replies, where, refusals)
         if lost is not None:
@@ -126,6 +132,16 @@ class _Whole:
         if activate is not None:  # since redis-py 8
             await activate(check_health=check_health)
 
+    async def _reply_or_refusal(self: Any) -> Any:
+        """Read a reply; an error reply is returned, a lost connection raised."""
+        try:
+            return await self.read_response(disable_decoding=True)
+        except redis_errors.RedisError as error:
+            ours = from_redis(error)
+            if isinstance(ours, ConnectionLost | CommandTimeout | ProtocolBroken):
+                raise ours from error
+            return ours
+
     async def connect_check_health(self, *args: Any, **options: Any) -> None:
         """Connect (redis-py's); every way of connecting comes by here."""
         try:
@@ -139,6 +155,13 @@ class _Whole:
         except BaseException:
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
             raise
+
+    async def _connect(self: Any) -> None:
+        """Open the socket (redis-py's); TLS to a plain port is found out at once."""
+        opening = super()._connect()  # type: ignore[misc]
+        if isinstance(self, SSLConnection):
+            opening = unless_plaintext(self.host, self.port, opening)
+        await opening
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """Pack (redis-py's), with the bytes of a memoryview as they are meant."""
@@ -246,6 +269,11 @@ class WirePool(aredis.ConnectionPool):
         }
         made: AbstractConnection = connection
         return made
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that uses it; None before the first use."""
+        return self._owner.loop
 
     @property
     def roster(self) -> Roster[AbstractConnection, _Turn]:
@@ -384,9 +412,37 @@ class WirePool(aredis.ConnectionPool):
         Raises:
             KeyError: It was not leased from this pool.
         """
-        self._in_use_connections.discard(connection)
         usable = connection.is_connected and not connection.should_reconnect()
-        self._do(self._roster.back(connection, self._now(), usable=usable))
+        try:
+            if usable and getattr(connection, "token", 0) != self.access.token:
+                usable = False  # also if this is cancelled
+                usable = await self._follow(connection)
+        finally:
+            self._in_use_connections.discard(connection)
+            self._do(self._roster.back(connection, self._now(), usable=usable))
+
+    async def authenticate(self) -> None:
+        """Authenticate the idle wires by the newest token; others follow when idle."""
+        idle = self._roster.lend_idle()
+        self._in_use_connections.update(idle)
+        await asyncio.gather(*(self.release(wire) for wire in idle))
+
+    async def _follow(self, connection: Any) -> bool:
+        """Authenticate a wire by the newest token; False: it is of no more use."""
+        token = self.access.token
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await connection.send_command(*self.access.words)
+                await connection.read_response()
+        except (aredis.RedisError, OSError, TimeoutError):
+            # Replaced when it is needed; the handshake then says what is wrong.
+            await connection.disconnect(nowait=True)
+            return False
+        except BaseException:
+            await connection.disconnect(nowait=True)  # half an answer may come yet
+            raise
+        connection.token = token
+        return True
 
     async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's signature
         """Close the idle wires, and those in use if asked; the pool stays open."""
@@ -433,9 +489,11 @@ async def _close(wire: AbstractConnection) -> None:
 
 def _unsent(error: Exception) -> Exception:
     """The error of a connection attempt: no caller's bytes were on the way."""
+    if isinstance(error.__cause__, Unavailable):
+        return error.__cause__  # ours, which redis-py wrapped
     ours = from_redis(error)
     if isinstance(error, OSError):
-        return Unavailable(str(error))
+        return Unavailable(with_system_words(str(error), error))
     if getattr(ours, "outcome", None) is Outcome.UNKNOWN:
-        return Unavailable(str(error))
+        return Unavailable(with_system_words(str(error), error.__context__))
     return ours
