@@ -198,7 +198,9 @@ class Reporting:
         return (
             exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
             and session.config.args_source is pytest.Config.ArgsSource.TESTPATHS
-            and not (option.lf or option.ignore or option.ignore_glob)
+            and not (
+                getattr(option, "lf", False) or option.ignore or option.ignore_glob
+            )
             and self.unseen == 0
             and len(self.outcomes) == self.collected == self.kinds.total() > 0
         )

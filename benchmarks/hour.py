@@ -33,7 +33,7 @@ import uvloop
 
 from oddsbot import limits
 from oddsbot.markets import NAMESPACES, Ages, Markets
-from oddsbot.polymarket import GammaMarket, Level, MarketPage, OrderBook
+from oddsbot.polymarket import Found, GammaMarket, Level, MarketPage, OrderBook
 from oddswire import Client, EmbeddedServer
 from oddswire.cache import Cache
 from oddswire.errors import OddswireError
@@ -92,10 +92,10 @@ class Polymarket:
         self.calls[what] += 1
         await asyncio.sleep(self._latency)
 
-    async def markets_by_condition(self, *ids: str) -> dict[str, GammaMarket]:
+    async def markets_by_condition(self, *ids: str) -> Found[GammaMarket]:
         """Answer as Gamma."""
         await self._answer("markets")
-        return {each: self._markets[each] for each in ids}
+        return Found({each: self._markets[each] for each in ids})
 
     async def markets(
         self, *, limit: int, after_cursor: str | None = None, **_: Any
@@ -106,17 +106,19 @@ class Polymarket:
         page = tuple(self._markets.values())[at : at + limit]
         return MarketPage(page, str(at + limit), 0)
 
-    async def books(self, *tokens: str) -> dict[str, OrderBook]:
+    async def books(self, *tokens: str) -> Found[OrderBook]:
         """Answer as the CLOB: 20 levels a side."""
         await self._answer("books")
         bids = tuple(Level(Decimal(n) / 100, Decimal(500)) for n in range(20, 40))
         asks = tuple(Level(Decimal(n) / 100, Decimal(500)) for n in range(60, 40, -1))
-        return {
-            each: OrderBook(
-                market="0x", asset_id=each, timestamp=0, bids=bids, asks=asks
-            )
-            for each in tokens
-        }
+        return Found(
+            {
+                each: OrderBook(
+                    market="0x", asset_id=each, timestamp=None, bids=bids, asks=asks
+                )
+                for each in tokens
+            }
+        )
 
 
 def condition(market: int) -> str:

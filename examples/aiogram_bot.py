@@ -21,7 +21,14 @@ from aiogram.fsm.state import State, StatesGroup
 from aiogram.types import Message, TelegramObject, Update
 
 import oddswire
-from oddswire.adapters.aiogram import EventIsolation, Once, Outgoing, Storage, Throttle
+from oddswire.adapters.aiogram import (
+    EventIsolation,
+    Once,
+    Outgoing,
+    Storage,
+    Throttle,
+    before_turns,
+)
 from oddswire.ratelimit import Decision, RateLimiter, Rule, SlidingWindow, TokenBucket
 
 if TYPE_CHECKING:
@@ -78,8 +85,11 @@ async def serve(bot: Bot, client: Client, limiter: RateLimiter) -> None:
         storage=Storage(client, prefix=PREFIX),
         events_isolation=EventIsolation(client, prefix=PREFIX),
     )
-    dispatcher.update.outer_middleware(Once(client, prefix=PREFIX))
-    dispatcher.update.outer_middleware(Throttle(limiter, ASKING, on_limited=too_fast))
+    before_turns(
+        dispatcher,
+        Throttle(limiter, ASKING, on_limited=too_fast),
+        Once(client, prefix=PREFIX),
+    )
     bot.session.middleware(
         Outgoing(limiter, overall=SENDING, chat=TO_A_CHAT, group=TO_A_GROUP)
     )

@@ -19,6 +19,7 @@ from oddswire.errors import (
 )
 from oddswire.ratelimit import Rule, SlidingWindow
 from support.hooks import session_keys
+from support.keys import entry_key
 
 
 def alive(pid: int) -> bool:
@@ -187,7 +188,7 @@ async def test_an_erased_user_is_in_no_part():
         assert await wire.queue.dead() == []
         assert await wire.cache.get("portfolio:7000123") is None
         # What is left of her in the server is what no process reads any more.
-        entry = wire.cache._spaces.place("portfolio:7000123").entry
+        entry = entry_key("oddswire:", "portfolio:7000123")
         assert await mentions(wire.client, "7000123") == {entry.encode()}
         assert (await wire.limiter.hit("sends", user=7_000_123)).allowed
         assert await wire.queue.enqueue(7_000_123, "again", dedup_id="once")

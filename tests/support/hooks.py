@@ -9,7 +9,9 @@ in memory. `.ci/check_reaches.py` counts the others.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 
+from oddswire.embedded._ask import ask, info
 from oddswire.errors import ConnectionLost
 from support.keys import SessionKeys
 
@@ -48,6 +50,11 @@ def advance_server_clock(sessions, seconds):
 def session_keys(sessions):
     """Return the keys of sessions, with users and values named as they name them."""
     return SessionKeys(sessions._store._space.prefix, sessions._store.names)
+
+
+async def reconcile(sessions, user_id):
+    """Have a session in Redis be made as the source of record has it."""
+    await sessions._backing.reconcile(user_id)
 
 
 async def traces(sessions, user_id):
@@ -159,6 +166,16 @@ async def read_from_redis(cache, key, kind=object):
     return (await cache._shared.fetch(cache._spaces.place(key), kind)).item
 
 
+async def remember_use(cache, key):
+    """Have a cache count a key of its memory among the hot ones once more."""
+    await cache._hot.remember([cache._items[key]])
+
+
+def loads_behind(cache):
+    """Return the loads that go on behind their callers."""
+    return cache._flights._tasks
+
+
 async def weigh(cache, client, limit=None):
     """Have a cache keep to its cap (or another) now."""
     if limit is not None:
@@ -188,7 +205,7 @@ async def publish_as(pubsub, topic, data):
         def encode(self, _):
             return data
 
-    line = pubsub._line(topic)
+    line = pubsub._line(getattr(topic, "topic", topic))
     codec, line.codec = line.codec, Raw()
     try:
         return await pubsub.publish(topic, None)
@@ -196,18 +213,19 @@ async def publish_as(pubsub, topic, data):
         line.codec = codec
 
 
-async def publish_unheard(pubsub, topic, value):
-    """Publish, while the message itself gets lost on its way to the readers."""
+@contextmanager
+def unheard(pubsub, topic):
+    """While the block lasts, what is published gets lost on its way to the readers."""
     line = pubsub._line(topic)
     channel, line.channel = line.channel, b"nowhere"
     try:
-        return await pubsub.publish(topic, value)
+        yield
     finally:
         line.channel = channel
 
 
 def push_to(pubsub):
-    """Return what the parser calls with each message of the subscriber connection."""
+    """Return what the parser calls with each message for subscribers."""
     return pubsub._reader._on_push
 
 
@@ -237,6 +255,9 @@ def leases(queue):
 
 
 # --- embedded servers
+
+# `ask(url, *command)`, `info(url, section)`: one question on a connection of its own.
+__all__ = ["ask", "info"]
 
 
 def watched_by_process(server, watched):

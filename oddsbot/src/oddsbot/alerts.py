@@ -84,7 +84,8 @@ class PriceCrossed(msgspec.Struct, frozen=True, kw_only=True, tag="price"):
         direction: As in the rule.
         level: As in the rule.
         price: The bid or ask that reached the level.
-        at: When it happened: the market's own time, in ms.
+        at: When it happened: the market's own time, in ms; where the market says none,
+            when this process saw it.
         seen_at: When this process saw it: its own clock, in seconds.
     """
 
@@ -109,7 +110,8 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True, tag="resolved"):
         market: The market's condition id.
         asset_id: The token id of the outcome that won.
         outcome: Its name.
-        at: When it happened: the market's own time, in ms.
+        at: When it happened: the market's own time, in ms; where the market says none,
+            when this process saw it.
         seen_at: When this process saw it: its own clock, in seconds.
     """
 
@@ -265,7 +267,7 @@ class Alerts:
                     direction=rule.direction,
                     level=rule.level,
                     price=price,
-                    at=quote.at,
+                    at=_when(quote.at, seen_at),
                     seen_at=seen_at,
                 )
             )
@@ -288,8 +290,12 @@ class Alerts:
                 market=event.market,
                 asset_id=event.winning_asset_id,
                 outcome=event.winning_outcome,
-                at=event.timestamp,
+                at=_when(event.timestamp, seen_at),
                 seen_at=seen_at,
             )
             for user_id in self._followers.pop(event.market, {})
         ]
+
+
+def _when(at: int | None, seen_at: float) -> int:
+    return int(seen_at * 1000) if at is None else at

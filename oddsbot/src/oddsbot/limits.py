@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from oddsbot.polymarket import RateLimitedUpstream
-from oddswire.errors import OddswireError
-from oddswire.ratelimit import Rule, SlidingWindow, TokenBucket
+from oddswire.adapters import upstream
+from oddswire.ratelimit import Priority, Rule, SlidingWindow, TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from oddswire.ratelimit import Priority, RateLimiter
+    from oddswire.ratelimit import RateLimiter
 
 T = TypeVar("T")
 
@@ -41,14 +40,24 @@ POLYMARKET = (
 """Requests in 10 s by address, as docs.polymarket.com published them in 2026, less a
 tenth. Every request counts for its endpoint and for its host."""
 
-TELEGRAM = (
-    Rule("telegram", SlidingWindow(28, 1.0), reserve=0.2),
-    Rule("telegram.chat", TokenBucket(1.0, 3), key="chat"),
-    Rule("telegram.group", SlidingWindow(20, 60.0), key="group"),
+
+class SendRules(NamedTuple):
+    """The rules of what a bot sends, by the names that `Outgoing` takes them by."""
+
+    overall: Rule
+    chat: Rule
+    group: Rule
+
+
+TELEGRAM = SendRules(
+    overall=Rule("telegram", SlidingWindow(28, 1.0), key="bot", reserve=0.2),
+    chat=Rule("telegram.chat", TokenBucket(1.0, 3), key="chat"),
+    group=Rule("telegram.group", SlidingWindow(20, 60.0), key="chat"),
 )
 """Messages of one bot: about 30 a second in all, one a second to a chat with a short
-burst, 20 a minute to a group. Telegram does not say how exactly it counts: a 429 is
-obeyed whatever these say. `Priority.LOW`, the broadcasts, leaves a fifth to replies."""
+burst, 20 a minute to a group: ``Outgoing(limiter, **TELEGRAM._asdict())``. Telegram
+does not say how exactly it counts: a 429 is obeyed whatever these say. `Priority.LOW`,
+the broadcasts, leaves a fifth to replies."""
 
 COMMANDS = (Rule("commands", SlidingWindow(20, 60.0), key="user"),)
 """What one user may ask of the bot."""
@@ -63,8 +72,9 @@ class Upstream:
     """
 
     def __init__(self, limiter: RateLimiter, *, timeout: float = 5.0) -> None:
-        self._limiter = limiter
-        self._timeout = timeout
+        self._calls = upstream.Upstream(
+            limiter, retry_after=_retry_after, timeout=timeout
+        )
 
     async def call(
         self,
@@ -72,7 +82,7 @@ class Upstream:
         endpoint: str,
         fetch: Callable[[], Awaitable[T]],
         *,
-        priority: Priority | None = None,
+        priority: Priority = Priority.NORMAL,
     ) -> T:
         """Wait for a turn, call, and return what the call returns.
 
@@ -84,18 +94,16 @@ class Upstream:
 
         Raises:
             RateLimited: There would be no turn in time; nothing was sent.
-            RateLimitedUpstream: Polymarket refused all the same. Until its retry-after
-                nobody asks it for this again.
+            RateLimitedUpstream: Polymarket refused all the same. Until its retry-after,
+                at most ten minutes, nobody asks it for this again.
             PolymarketError: As the call.
         """
-        rules = (host, f"{host}.{endpoint}") if endpoint else (host,)
-        given = {} if priority is None else {"priority": priority}
-        await self._limiter.acquire(*rules, timeout=self._timeout, **given)
-        try:
-            return await fetch()
-        except RateLimitedUpstream as error:
-            # Its failure is dropped: the penalty holds in this process whatever becomes
-            # of it, and the caller has to hear of the 429, not of Redis.
-            with suppress(OddswireError):
-                await self._limiter.penalize(rules[-1], error.retry_after or 1.0)
-            raise
+        # The first of the rules is the one that a 429 blocks.
+        rules = (f"{host}.{endpoint}", host) if endpoint else (host,)
+        return await self._calls.call(fetch, *rules, priority=priority)
+
+
+def _retry_after(error: Exception) -> float | None:
+    if not isinstance(error, RateLimitedUpstream):
+        return None
+    return error.retry_after or 1.0

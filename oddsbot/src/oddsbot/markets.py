@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import functools
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from oddsbot.polymarket import (
+    Found,
     GammaEvent,
     GammaMarket,
     NotFound,
     OrderBook,
     PricePoint,
+    Unreadable,
 )
 from oddswire.cache import Namespace
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from oddsbot.polymarket import Clob, Gamma, MarketPage
     from oddswire.cache import Cache
 
+T = TypeVar("T")
+
 
 class Price(msgspec.Struct, frozen=True):
     """The top of one token's book.
@@ -32,12 +36,12 @@ class Price(msgspec.Struct, frozen=True):
     Attributes:
         bid: The highest price somebody pays, None when nobody does.
         ask: The lowest price somebody sells at, None when nobody does.
-        at: When, in the market's time: Unix milliseconds.
+        at: When, in the market's time: Unix milliseconds; None where nothing says.
     """
 
     bid: Decimal | None
     ask: Decimal | None
-    at: int
+    at: int | None
 
     @property
     def middle(self) -> Decimal | None:
@@ -224,7 +228,8 @@ class Markets:
             return_exceptions=True,
         )
         for page in pages:
-            if isinstance(page, BaseException):
+            # A market that cannot be read is warmed by nobody, and costs no other.
+            if isinstance(page, BaseException) and not isinstance(page, Unreadable):
                 raise page
         return len(ids)
 
@@ -307,17 +312,33 @@ class Markets:
             ),
         )
 
-    async def _load_keys(self, keys: list[str]) -> dict[str, GammaMarket]:
+    async def _load_keys(self, keys: list[str]) -> dict[str, GammaMarket | Exception]:
         ids = [key.partition(":")[2] for key in keys]
         found = await self._load_markets(ids)
         return {f"market:{each}": market for each, market in found.items()}
 
-    async def _load_markets(self, ids: list[str]) -> dict[str, GammaMarket]:
-        return await self._upstream.call(
-            "gamma", "markets", lambda: self._gamma.markets_by_condition(*ids)
+    async def _load_markets(self, ids: list[str]) -> dict[str, GammaMarket | Exception]:
+        return _known(
+            await self._upstream.call(
+                "gamma", "markets", lambda: self._gamma.markets_by_condition(*ids)
+            )
         )
 
-    async def _load_books(self, tokens: list[str]) -> dict[str, OrderBook]:
-        return await self._upstream.call(
-            "clob", "books", lambda: self._clob.books(*tokens)
+    async def _load_books(self, tokens: list[str]) -> dict[str, OrderBook | Exception]:
+        return _known(
+            await self._upstream.call(
+                "clob", "books", lambda: self._clob.books(*tokens)
+            )
         )
+
+
+def _known(found: Found[T]) -> dict[str, T | Exception]:
+    """Return what is known: a value, or that there is an answer nobody can read.
+
+    What is absent from both does not exist, and is remembered as that. So what could
+    not be read must not be absent.
+    """
+    known: dict[str, T | Exception] = dict(found)
+    for each in found.unread:
+        known[each] = Unreadable(f"{each}: Polymarket's answer about it is unreadable")
+    return known

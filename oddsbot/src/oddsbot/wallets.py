@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from oddsbot.polymarket import Activity, NotFound, Position, Profile
+from oddsbot.polymarket import Activity, NotFound, Position, Profile, Unreadable
 from oddswire.cache import Namespace
 
 if TYPE_CHECKING:
     from oddsbot.limits import Upstream
-    from oddsbot.polymarket import Data, Gamma
+    from oddsbot.polymarket import Data, Gamma, Page
     from oddswire.cache import Cache
 
 
@@ -23,6 +23,7 @@ NAMESPACES = (
 )
 
 _MOST_POSITIONS = 5_000
+_Row = TypeVar("_Row", Activity, Position)
 
 
 class Wallets:
@@ -57,7 +58,7 @@ class Wallets:
             page = await self._upstream.call(
                 "data", "", lambda: self._data.activity(wallet)
             )
-            return page.rows
+            return _readable(page)
 
         return await self._cache.get_or_set(
             f"activity:{wallet}", load, tags=(f"wallet:{wallet}",)
@@ -75,9 +76,9 @@ class Wallets:
                     self._data.positions, wallet, cursor=cursor, limit=1_000
                 )
                 page = await self._upstream.call("data", "positions", fetch)
-                rows += page.rows
-                cursor = page.next_cursor
-                if cursor is None or len(rows) >= _MOST_POSITIONS:
+                rows += _readable(page)
+                before, cursor = cursor, page.next_cursor
+                if cursor in (None, before) or len(rows) >= _MOST_POSITIONS:
                     return tuple(rows[:_MOST_POSITIONS])
 
         return await self._cache.get_or_set(
@@ -107,3 +108,14 @@ class Wallets:
             InvalidationNotConfirmed: It may be served for as long as its time lasts.
         """
         await self._cache.invalidate_tags(f"wallet:{wallet.lower()}")
+
+
+def _readable(page: Page[_Row]) -> tuple[_Row, ...]:
+    """Return the rows of a page.
+
+    Raises:
+        Unreadable: There are some, and none can be read: that is not "nothing".
+    """
+    if page.skipped and not page.rows:
+        raise Unreadable(f"none of {page.skipped} rows can be read")
+    return page.rows

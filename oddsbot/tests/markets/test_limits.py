@@ -9,6 +9,7 @@ import pytest
 from oddsbot.limits import COMMANDS, POLYMARKET, TELEGRAM, Upstream
 from oddsbot.polymarket import RateLimitedUpstream
 from oddswire import Client
+from oddswire.adapters.aiogram import Outgoing
 from oddswire.errors import RateLimited
 from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
 
@@ -102,3 +103,38 @@ def test_presets_are_below_what_is_published(rules):
         assert by_name["clob"] == SlidingWindow(8_100, 10.0)
     if rules is TELEGRAM:
         assert by_name["telegram"].limit < 30
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("R4")
+async def test_telegrams_limits_are_what_outgoing_takes(server, prefix):
+    """The preset goes to the outgoing limiter as it is, and is what then holds."""
+    async with (
+        Client.from_url(server.url) as client,
+        RateLimiter(client, TELEGRAM, prefix=prefix, deadline=2.0) as limiter,
+    ):
+        Outgoing(limiter, **TELEGRAM._asdict())
+        Outgoing(
+            limiter, overall=TELEGRAM[0], chat=TELEGRAM[1], group=TELEGRAM[2], retries=0
+        )
+        await limiter.hit(*(rule.name for rule in TELEGRAM), bot=42, chat="42:7")
+        used = await limiter.peek("telegram", bot=42)
+
+    assert used.limit - used.remaining == 1
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("R4")
+async def test_a_429_of_a_month_blocks_ten_minutes(server, prefix):
+    """A mistaken or hostile Retry-After does not silence the bot for a month."""
+    async with (
+        Client.from_url(server.url) as client,
+        RateLimiter(client, POLYMARKET, prefix=prefix, deadline=2.0) as limiter,
+    ):
+        upstream = Upstream(limiter, timeout=0.0)
+        with pytest.raises(RateLimitedUpstream):
+            await upstream.call("clob", "books", refusing(2_600_000.0))
+        with pytest.raises(RateLimited) as caught:
+            await upstream.call("clob", "books", answer)
+
+    assert 590.0 < caught.value.retry_after <= 600.0

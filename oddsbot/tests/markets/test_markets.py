@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 
 import pytest
+from aiohttp import web
 
 from oddsbot import limits
 from oddsbot.markets import NAMESPACES, Ages, Markets
-from oddsbot.polymarket import Clob, Gamma, UpstreamUnavailable
+from oddsbot.polymarket import Clob, Gamma, Unreadable, UpstreamUnavailable
 from oddsbot.replay import Recording, Replay, sample
 from oddswire import Client, EmbeddedServer
 from oddswire.cache import Cache
@@ -161,7 +162,7 @@ async def test_what_is_not_there_is_remembered_too(replay, known, asked):
         assert await markets.price("77") is None
         assert await markets.prices(["77"]) == {}
 
-    assert asked["/markets/keyset"] == 1
+    assert asked["/markets/keyset"] == 2  # among the open ones, and the closed ones
     assert asked["/markets/slug/no-such-market"] == 1
     assert asked["/books"] == 1
 
@@ -274,6 +275,111 @@ async def test_without_redis_nothing_is_warmed(session, asked):
             with pytest.raises(OddswireError):
                 await markets.warm()
     assert not asked
+
+
+@pytest.mark.requirement("B1", "K9")
+@pytest.mark.integration
+async def test_a_resolution_that_the_stream_missed_is_found(recording, known):
+    """Once decided a market is no longer in Gamma's list, and is found all the same."""
+    async with Replay(recording, speed=INF) as replay:
+        markets, _ = known(replay.gamma_url)
+        replay.start()
+        await replay.finished()
+        first, second = recording.markets
+        found = await asyncio.gather(markets.market(first), markets.market(second))
+
+    assert [(each.resolved, each.winner) for each in found] == [
+        (True, market.outcomes[market.winner]) for market in recording.markets.values()
+    ]
+
+
+class Odd:
+    """A Polymarket one of whose markets, and one of whose books, cannot be read.
+
+    Attributes:
+        mended: Everything can be read.
+    """
+
+    def __init__(self) -> None:
+        self.mended = False
+
+    async def serve(self, request):
+        """Answer one request."""
+        odd = None if self.mended else "?"
+        if request.path == "/books":
+            tokens = [each["token_id"] for each in await request.json()]
+            book = {"market": "0x1", "timestamp": 1_770_921_570_954, "asks": []}
+            return web.json_response(
+                [
+                    book
+                    | {"asset_id": each, "bids": [{"price": "0.4", "size": "1"}]}
+                    | ({"tick_size": odd} if each == "2" else {})
+                    for each in tokens
+                    if each != "3"
+                ]
+            )
+        ids = request.query.getall("condition_ids")
+        closed = request.query.get("closed") == "true"
+        return web.json_response(
+            {
+                "markets": [
+                    {"id": each, "conditionId": each}
+                    | ({"volume": odd} if each == "2" else {})
+                    for each in ids
+                    if each != "3" and not closed
+                ]
+            }
+        )
+
+
+@pytest.fixture
+async def odd():
+    """A local Polymarket with things that cannot be read; `.url` is its address."""
+    odd = Odd()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", odd.serve)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    odd.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield odd
+    await runner.cleanup()
+
+
+@pytest.mark.requirement("B1", "K3")
+@pytest.mark.errors
+@pytest.mark.parametrize("what", ["market", "book"])
+async def test_what_cannot_be_read_is_not_remembered_as_absent(odd, known, what):
+    """Of three asked for at once: one is there, one is not, one nobody can read."""
+    markets, _ = known(odd.url)
+    ask = getattr(markets, what)
+    there, unreadable, absent = await asyncio.gather(
+        ask("1"), ask("2"), ask("3"), return_exceptions=True
+    )
+
+    assert there is not None
+    assert isinstance(unreadable, Unreadable)
+    assert absent is None
+    odd.mended = True
+    assert await ask("2") is not None
+    assert await ask("3") is None
+
+
+@pytest.mark.requirement("K5")
+@pytest.mark.errors
+async def test_one_unreadable_market_keeps_no_other_from_being_warmed(
+    odd, known, cache
+):
+    """The busiest are warmed although one of them cannot be read, and once."""
+    markets, _ = known(odd.url)
+    await cache.set("busiest:500", ("1", "2", "4"))
+    await markets.warm()
+
+    assert set(await cache.get_many(["market:1", "market:2", "market:4"])) == {
+        "market:1",
+        "market:4",
+    }
+    assert await cache.get("warm:500") is not None
 
 
 @pytest.mark.requirement("K9", "K1")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from aiohttp import web
 
+from oddsbot.polymarket import Unreadable
+
 WALLET = "0x56687BF447DB6ffa42ffe2204A05EDAA20F55839"
 
 
@@ -13,6 +15,7 @@ class Polymarket:
 
     def __init__(self) -> None:
         self.trades = 1
+        self.price = "0.5"
         self.pages = 1
 
     async def serve(self, request):
@@ -23,8 +26,13 @@ class Polymarket:
             return web.json_response({"proxyWallet": WALLET, "name": "Ana"})
         if request.path == "/v2/activity":
             rows = [
-                {"proxy_wallet": WALLET, "timestamp": n, "price": "0.5", "size": "1"}
-                for n in range(self.trades)
+                {
+                    "proxy_wallet": WALLET,
+                    "timestamp": n,
+                    "price": self.price,
+                    "size": "1",
+                }
+                for n in range(1, self.trades + 1)
             ]
             return web.json_response({"data": rows, "pagination": {}})
         page = int(request.query.get("cursor", "1"))
@@ -91,3 +99,16 @@ async def test_all_pages_of_positions_are_read(polymarket, known, asked):
 
     assert [each.condition_id for each in found] == ["0x1", "0x2", "0x3"]
     assert asked["/v2/positions"] == 3
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("K3")
+async def test_rows_that_nobody_can_read_are_not_remembered_as_none(polymarket, known):
+    """An activity of unreadable rows is an error, and asked for again."""
+    _, wallets = known(polymarket.url)
+    polymarket.price = "?"
+    with pytest.raises(Unreadable):
+        await wallets.activity(WALLET)
+    polymarket.price = "0.5"
+
+    assert len(await wallets.activity(WALLET)) == 1

@@ -87,7 +87,7 @@ async def test_data_keeps_a_link_alive(venue, session):
         link, _ = await connect(venue, stream)
         loop = asyncio.get_running_loop()
         until = loop.time() + 1.3
-        sent = 0
+        sent = 1
         while loop.time() < until:
             await link.ws.send_str(book(sent))
             (event,) = await read(stream, 1)
@@ -97,15 +97,88 @@ async def test_data_keeps_a_link_alive(venue, session):
     assert stream.counters.reconnects == 0
 
 
+NEW = {"event_type": "new_market", "market": "0xother", "timestamp": "1770921570954"}
+OTHERS = [
+    json.dumps(NEW | {"assets_ids": ["8", "9"], "outcomes": ["Yes", "No"]}),
+    json.dumps(json.loads(book(5)) | {"asset_id": "other"}),
+    json.dumps(json.loads(book(5)) | {"bids": "broken"}),
+    "[]",
+    "{}",
+    "INVALID OPERATION",
+    '{"event_type": "heartbeat"}',
+]
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1")
+async def test_only_what_is_subscribed_is_a_sign_of_life(venue, session):
+    """New markets, other assets and unreadable frames keep no frozen link alive."""
+    async with MarketStream(
+        session, venue.url, ["a"], stale_after=0.3, backoff=(0.001, 0.01)
+    ) as stream:
+        link, _ = await connect(venue, stream)
+        await link.ws.send_str(book(1))
+        seen = await read(stream, 1)
+
+        async def chatter():
+            while not link.ws.closed:
+                for frame in OTHERS:
+                    await link.ws.send_str(frame)
+                await asyncio.sleep(0.02)
+
+        async with asyncio.TaskGroup() as group:
+            chatting = group.create_task(chatter())
+            while not isinstance(seen[-1], Disconnected):
+                seen += await read(stream, 1)
+            chatting.cancel()
+
+    assert seen[-1] == Disconnected("no data for 0.3 s")
+    assert stream.counters.last_sign_at < stream.counters.last_frame_at
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("B1")
+async def test_a_busy_consumer_makes_no_link_stale(venue, session):
+    """Time that the consumer spends elsewhere is no silence of the server."""
+    async with MarketStream(
+        session, venue.url, ["a"], stale_after=0.2, backoff=(0.001, 0.01)
+    ) as stream:
+        link, _ = await connect(venue, stream)
+        for number in (1, 2, 3):
+            await link.ws.send_str(book(number))
+            await asyncio.sleep(0.3)
+            (event,) = await read(stream, 1)
+            assert event.timestamp == number
+
+    assert stream.counters.reconnects == 0
+
+
+@pytest.mark.errors
+async def test_what_is_skipped_is_named_once(venue, session, caplog):
+    """However often one kind of event cannot be read, one line says which and why."""
+    caplog.set_level(logging.WARNING)
+    bad = json.dumps(json.loads(book(5)) | {"bids": "broken"})
+    async with MarketStream(session, venue.url, ["a"], **QUICK) as stream:
+        link, _ = await connect(venue, stream)
+        for _ in range(5):
+            await link.ws.send_str(bad)
+        await link.ws.send_str(book(1))
+        await read(stream, 1)
+
+    assert stream.counters.skipped == {"book": 5}
+    (line,) = [each.message for each in caplog.records]
+    assert "asset_id 'a': `bids`" in line
+
+
 @pytest.mark.advanced
 async def test_nothing_subscribed_is_not_stale(venue, session):
     """Without assets there is no data to miss: the connection stays."""
     async with MarketStream(
-        session, venue.url, [], stale_after=0.01, backoff=(0.001, 0.01)
+        session, venue.url, [], stale_after=0.2, backoff=(0.001, 0.01)
     ) as stream:
         link, first = await connect(venue, stream)
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.1):
+            async with asyncio.timeout(0.5):
                 await read(stream, 1)
         await stream.subscribe("a")
         await link.received.get()

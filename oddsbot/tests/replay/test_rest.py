@@ -73,8 +73,10 @@ async def test_gamma_lists_pages_and_filters(small, session):
         replay.start()
         await replay.finished()
         all_closed = await gamma.markets(closed=True)
+        unasked = await gamma.markets()
+        found = await gamma.markets_by_condition("0xbb", "0xff")
         async with session.get(
-            f"{replay.gamma_url}/markets?slug=other&limit=5&offset=0"
+            f"{replay.gamma_url}/markets?slug=other&closed=true&limit=5&offset=0"
         ) as response:
             by_slug = await response.json()
 
@@ -84,6 +86,8 @@ async def test_gamma_lists_pages_and_filters(small, session):
     assert list(known) == ["0xbb"]
     assert none_closed.markets == ()
     assert len(all_closed.markets) == 2
+    assert unasked.markets == ()  # as Gamma does it
+    assert list(found) == ["0xbb"]
     assert [market["conditionId"] for market in by_slug] == ["0xbb"]
 
 

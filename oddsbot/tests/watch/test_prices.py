@@ -118,6 +118,26 @@ async def test_a_thousand_ticks_are_one_write(pubsub):
     assert pubsub.statistics().topics["prices"].published == 5
 
 
+@pytest.mark.errors
+@pytest.mark.requirement("P4")
+async def test_an_older_quote_replaces_no_newer_one(pubsub):
+    """By the market's time, whether the newer one waits or was written before."""
+    clock = ManualClock(now=1e9)
+    prices = Prices(pubsub, clock)
+    async with running(prices):
+        prices.put(quote("1", "0.5", at=7))
+        prices.put(quote("1", "0.4", at=6))
+        await clock.wait_sleeping()
+        prices.put(quote("1", "0.3", at=5))
+        prices.put(quote("2", "0.3", at=5))
+        await clock.advance(0.1)
+        await clock.wait_sleeping()
+        found = await latest_prices(pubsub, [MARKET])
+
+    assert {asset: each.at for asset, each in found.items()} == {"1": 7, "2": 5}
+    assert prices.outdated == 2
+
+
 @pytest.mark.integration
 async def test_the_newest_price_survives_an_outage():
     """Prices put while the server is down are there later, the newest only."""

@@ -21,7 +21,7 @@ MARKET = "0xmarket"
 UP = "1" * 77
 
 
-def top(at: int, bid: str | None, ask: str | None = None) -> BestBidAsk:
+def top(at: int | None, bid: str | None, ask: str | None = None) -> BestBidAsk:
     """Make the event of a new top of the book."""
     bids, asks = (None if price is None else Decimal(price) for price in (bid, ask))
     return BestBidAsk(
@@ -121,6 +121,52 @@ async def test_only_a_changed_top_is_a_tick():
     ]
     assert watcher.seen_until == 4
     assert outbox.told == []
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1", "G6")
+async def test_an_older_quote_is_no_tick():
+    """A book from before the fall neither fires nor takes the place of a newer one."""
+    seen = []
+    feed = Feed(
+        top(1_000, "0.70"),
+        top(5_000, "0.40"),
+        Disconnected("gone"),
+        Connected(1),
+        top(2_000, "0.70"),
+        top(5_000, "0.41"),  # of the same moment: the later one to arrive
+    )
+    feed.close()
+    outbox = Outbox()
+    watcher = Watcher(
+        feed, alerts(), outbox.put, ManualClock(now=1e9), on_tick=seen.append
+    )
+    await watcher.run()
+
+    assert [quote.at for quote in seen] == [1_000, 5_000, 5_000]
+    assert (watcher.outdated, outbox.told) == (1, [])
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1")
+@pytest.mark.parametrize("odd", [None, 9 * 10**13])
+async def test_a_quote_with_no_believable_time_silences_nothing(odd):
+    """Without a time, or with one far ahead, it counts as it arrives; others go on."""
+    emitted = []
+
+    async def emit(alert) -> None:
+        emitted.append(alert)
+
+    feed = Feed(
+        top(1_000, "0.50"), top(odd, "0.60"), top(2_000, "0.50"), top(3_000, "0.6")
+    )
+    feed.close()
+    watcher = Watcher(feed, alerts(), emit, ManualClock(now=1e9))
+    await watcher.run()
+
+    assert [alert.id for alert in emitted] == ["rule:1", "rule:2"]
+    assert emitted[0].at == (odd or 10**12)
+    assert watcher.outdated == 0
 
 
 @pytest.mark.basic

@@ -27,6 +27,10 @@ class Component(msgspec.Struct, frozen=True, kw_only=True):
             ``"client|setname"``.
         optional: Those it sends too and whose refusal it stands: something is then
             reported as unknown, or left out.
+        revealing: As `optional`, and each shows the names of every key of the server,
+            whatever key patterns a user has. In no rules unless they are asked for.
+        administering: As `optional`, and each is as good as the administrator's
+            password: CONFIG GET shows it. In no rules.
         families: The keys that it reads and writes.
         channels: The families whose keys name the channels that it uses.
     """
@@ -34,6 +38,8 @@ class Component(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     commands: tuple[str, ...]
     optional: tuple[str, ...] = ()
+    revealing: tuple[str, ...] = ()
+    administering: tuple[str, ...] = ()
     families: tuple[Family[*tuple[Any, ...]], ...] = ()
     channels: tuple[Family[*tuple[Any, ...]], ...] = ()
 
@@ -50,9 +56,11 @@ DOCTOR: Final = Component(
     name="doctor",
     commands=("ping", "info"),
     optional=(
-        "time", "config|get", "command|info", "command|docs", "client|tracking",
-        "acl|whoami", "acl|dryrun",
+        "time", "command|info", "command|docs", "acl|whoami", "acl|dryrun", "acl|cat",
     ),
+    revealing=("client|tracking",),
+    # How the server is set up is looked at by its administrator.
+    administering=("config|get",),
 )  # fmt: skip
 STATS: Final = Component(name="stats", commands=("info",))
 
@@ -66,8 +74,10 @@ CACHE: Final = Component(
         # What is hot, for warming.
         "zunionstore", "zincrby", "zremrangebyrank", "zcard", "zrevrange",
     ),
-    # Without tracking nothing is kept in memory; TOUCH is against eviction.
-    optional=("client|tracking", "touch"),
+    # TOUCH is against eviction.
+    optional=("touch",),
+    # Without tracking nothing is kept in memory. With BCAST it tells of every key.
+    revealing=("client|tracking",),
     families=(
         keys.CACHE, keys.CACHE_LEASE, keys.CACHE_TAG, keys.CACHE_NAMESPACE,
         keys.CACHE_RUN, keys.CACHE_BEAT, keys.CACHE_HOT,
@@ -84,13 +94,12 @@ SESSIONS: Final = Component(
         "zadd", "zrem", "zcard", "zcount", "zscore", "zscan", "zrangebyscore",
         "xadd", "xrange", "xrevrange", "xread",
     ),
-    # The second look of `erase`, which fails without it. It shows the names of all
-    # keys of the server: drop it where nobody is erased.
-    optional=("scan",),
+    # The second look of `erase`, which says without it that it did not look.
+    revealing=("scan",),
     families=(
         keys.SESSION, keys.SESSION_SHORT, keys.SESSION_EXPIRY, keys.SESSION_ACTIVITY,
         keys.SESSION_OFF, keys.SESSION_STATS, keys.SESSION_LOG, keys.SESSION_INDEX,
-        keys.SESSION_MARKS, keys.SESSION_NOTED,
+        keys.SESSION_MARKS, keys.SESSION_NOTED, keys.SESSION_BEAT,
     ),
 )  # fmt: skip
 LOCKS: Final = Component(
@@ -149,15 +158,44 @@ COMPONENTS: Final[tuple[Component, ...]] = (
 """Every part; each of them needs `CLIENT` as well."""
 
 DANGEROUS: Final = (
-    "flushall", "flushdb", "keys", "swapdb", "migrate", "shutdown", "debug",
-    "replicaof", "config|set", "config|rewrite", "acl|setuser", "client|kill",
-    "client|pause", "script|flush", "function|flush", "module|load", "monitor",
+    # Who may do what, and every password.
+    "acl|deluser", "acl|genpass", "acl|getuser", "acl|list", "acl|load", "acl|log",
+    "acl|save", "acl|setuser", "acl|users",
+    "config|get", "config|resetstat", "config|rewrite", "config|set",
+    # Every key and value, or what others send.
+    "commandlog|get", "commandlog|len", "commandlog|reset", "dump", "keys", "migrate",
+    "monitor", "psync", "randomkey", "replconf", "restore", "restore-asking",
+    "slowlog|get", "slowlog|len", "slowlog|reset", "sort", "sort_ro", "sync",
+    # Other connections.
+    "client|kill", "client|list", "client|no-evict", "client|pause", "client|unblock",
+    "client|unpause",
+    # The whole server.
+    "bgrewriteaof", "bgsave", "debug", "failover", "flushall", "flushdb", "lastsave",
+    "latency|doctor", "latency|graph", "latency|histogram", "latency|history",
+    "latency|latest", "latency|reset", "module|list", "module|load", "module|loadex",
+    "module|unload", "pfdebug", "pfselftest", "replicaof", "role", "save", "shutdown",
+    "slaveof", "swapdb",
+    # Code that others run.
+    "function|delete", "function|flush", "function|kill", "function|load",
+    "function|restore", "script|debug", "script|flush", "script|kill",
+    # The cluster.
+    "cluster|addslots", "cluster|addslotsrange", "cluster|bumpepoch",
+    "cluster|cancelslotmigrations", "cluster|count-failure-reports",
+    "cluster|delslots", "cluster|delslotsrange", "cluster|failover",
+    "cluster|flushslot", "cluster|flushslots", "cluster|forget",
+    "cluster|getslotmigrations", "cluster|meet", "cluster|migrateslots",
+    "cluster|migration", "cluster|replicas", "cluster|replicate", "cluster|reset",
+    "cluster|saveconfig", "cluster|set-config-epoch", "cluster|setslot",
+    "cluster|slaves", "cluster|syncslots",
 )  # fmt: skip
-"""What no part needs, and what ends, empties or reads a whole server.
+"""What no part needs, and what ends, empties, reads or rules a whole server.
 
-``+@read +@write`` allows FLUSHALL, KEYS, SWAPDB and MIGRATE: only lists are least
-privilege.
+More than any server that was looked at has in its categories ``@dangerous`` and
+``@admin``, less what a part needs. ``+@read +@write`` allows FLUSHALL, KEYS, SWAPDB and
+MIGRATE: only lists are least privilege.
 """
+CATEGORIES: Final = ("dangerous", "admin")
+"""The server's own, which `doctor` asks for too."""
 
 
 def component(name: str) -> Component:
@@ -179,8 +217,35 @@ def commands(components: Iterable[Component]) -> tuple[str, ...]:
         dict.fromkeys(
             command
             for each in (CLIENT, *components)
-            for command in (*each.commands, *each.optional)
+            for command in (
+                *(*each.commands, *each.optional),
+                *(*each.revealing, *each.administering),
+            )
         )
+    )
+
+
+def withheld(
+    components: Iterable[Component], *, revealing: bool = False
+) -> tuple[str, ...]:
+    """Return what these send too and no rules have; `revealing`: or only on request."""
+    return tuple(
+        dict.fromkeys(
+            command
+            for each in components
+            for command in (
+                *each.administering, *(() if revealing else each.revealing)
+            )
+        )
+    )  # fmt: skip
+
+
+def needed() -> frozenset[str]:
+    """Return what the parts cannot do without, or send and may be given to anybody."""
+    return frozenset(
+        command
+        for each in COMPONENTS
+        for command in (*each.commands, *each.optional, *each.revealing)
     )
 
 
@@ -190,6 +255,7 @@ def rules(
     *,
     without: Collection[str] = (),
     add: bool = False,
+    revealing: bool = False,
 ) -> tuple[str, ...]:
     """Return the rules of ACL SETUSER for a user who can be these parts at once.
 
@@ -201,12 +267,14 @@ def rules(
         without: Commands to leave out: one that the server does not know makes it
             refuse all of them.
         add: Whether what the user may do already stays.
+        revealing: Whether to grant what shows the names of every key of the server.
 
     Raises:
         InvalidKey: The prefix is none.
     """
     parts = tuple(components)
-    allowed = [name for name in commands(parts) if name not in set(without)]
+    left_out = set(without) | set(withheld(parts, revealing=revealing))
+    allowed = [name for name in commands(parts) if name not in left_out]
     resets = ("resetkeys", "resetchannels", "clearselectors", "-@all")
     return (
         *(() if add else resets),

@@ -272,6 +272,14 @@ class ConversationBusy(OddswireError):
     """Too many updates of one conversation wait, or one waited too long; none ran."""
 
 
+class UpdateInProgress(OddswireError):
+    """Another process handles this update, or was killed while it did.
+
+    It is not handled here and must not be answered as if it were: its second delivery
+    is handled, or finds that it is done.
+    """
+
+
 class RuleError(OddswireError, ValueError):
     """A rule of a rate limit is malformed or misused.
 

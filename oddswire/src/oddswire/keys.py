@@ -269,6 +269,8 @@ SESSION_MARKS = Family("session-marks", int, tag=1, group="s")
 """shard: users whose change is on its way to the source of record"""
 SESSION_NOTED = Family("session-noted", int, tag=1, group="s")
 """shard: users by their version in the source of record"""
+SESSION_BEAT = Family("session-beat", int, tag=1, group="s")
+"""shard: never written; what the server is asked to remove, to prove that it may"""
 SESSION_INDEX = Family("session-index", int, str, str, tag=1, group="s")
 """shard, index, value: users with that value, such as a tracked wallet"""
 

@@ -23,7 +23,7 @@ from oddswire.logs import log_events
 from oddswire.pubsub import PubSub
 from oddswire.queue import Queue
 from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
-from oddswire.sessions import Record, Session, Sessions
+from oddswire.sessions import Record, SealedSource, Session, Sessions
 from oddswire.settings import Settings, is_example_key
 
 if TYPE_CHECKING:
@@ -215,6 +215,11 @@ class Wire:
             self._keyring = await asyncio.to_thread(_keyring_of, settings)
         if self._keyring is not None:
             _refuse_examples(self._keyring, settings)
+            if self._source is not None and not isinstance(self._source, SealedSource):
+                _log.warning(
+                    "sessions are sealed in Redis, and the source of record gets their "
+                    "content readable; SealedSource(source, keyring) seals it there too"
+                )
         compress = settings.session_compression
         return Sessions(
             self.client,

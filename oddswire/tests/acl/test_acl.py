@@ -9,6 +9,8 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from oddswire import Client, EmbeddedServer, acl
 from oddswire.cli._permissions import Shapes, allowed, denied
@@ -62,9 +64,94 @@ def test_every_entry_is_run():
 @pytest.mark.parametrize("name", USES)
 async def test_a_part_works_with_its_entry_and_nothing_else(own, admin, name):
     """As a user with just these rights the part does all it does, refused nothing."""
-    await make_user(admin, acl.rules([acl.component(name)], PREFIX))
+    part = acl.component(name)
+    await make_user(admin, acl.rules([part], PREFIX, revealing=True))
     await USES[name](f"redis://part:pw@127.0.0.1:{own.port}", PREFIX)
-    assert await refused(admin) == set()
+    assert await refused(admin) == set(part.administering)
+
+
+READ = "return redis.call(unpack(ARGV))"
+OF_OTHERS = (
+    ("CONFIG", "GET", "*"),
+    ("ACL", "LIST"),
+    ("ACL", "GETUSER", "default"),
+    ("ACL", "SETUSER", "part", "allcommands", "allkeys"),
+    ("CLIENT", "LIST"),
+    ("CLIENT", "KILL", "TYPE", "normal"),
+    ("CLIENT", "TRACKING", "ON", "BCAST"),
+    ("SLOWLOG", "GET"),
+    ("MONITOR",),
+    ("KEYS", "*"),
+    ("SCAN", "0"),
+    ("RANDOMKEY",),
+    ("SYNC",),
+    ("PSUBSCRIBE", "*"),
+    ("SUBSCRIBE", "of-others"),
+    ("PUBLISH", "of-others", "1"),
+    ("GET", "of-others"),
+    ("MGET", "of-others", "of-others"),
+    ("GETRANGE", "of-others", "0", "-1"),
+    ("SET", "of-others", "1"),
+    ("UNLINK", "of-others"),
+    ("EXISTS", "of-others"),
+    ("HGETALL", "of-others"),
+    ("ZUNIONSTORE", "of-others", "1", "of-others"),
+    ("XRANGE", "of-others", "-", "+"),
+    ("XREAD", "STREAMS", "of-others", "0"),
+    ("SSCAN", "of-others", "0"),
+    ("EVAL", READ, "0", "GET", "of-others"),
+    ("EVAL", READ, "1", "of-others", "GET", "of-others"),
+    ("EVAL", READ, "0", "CONFIG", "GET", "requirepass"),
+    ("EVAL", READ, "0", "ACL", "LIST"),
+)
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("name", [*USES, "all"])
+async def test_no_printed_line_opens_more_than_a_part(own, admin, name):
+    """Its user reads no secret, sees no key of others and becomes nobody else."""
+    parts = acl.COMPONENTS if name == "all" else [acl.component(name)]
+    await make_user(admin, acl.rules(parts, PREFIX))
+    await admin.set("of-others", "secret")
+    url = f"redis://part:pw@127.0.0.1:{own.port}"
+    async with Redis.from_url(url, protocol=3) as user:
+        for call in OF_OTHERS:
+            with pytest.raises(RedisError, match=r"(?i)perm|acl|not allowed"):
+                await user.execute_command(*call)
+        # CLIENT TRACKING without BCAST would be a way too.
+        with pytest.raises(RedisError, match=r"(?i)perm"):
+            await user.execute_command("CLIENT", "TRACKING", "ON")
+    assert await admin.get("of-others") == b"secret"
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "program",
+    [
+        None,
+        pytest.param(
+            "redis-server",
+            marks=pytest.mark.system("redis-server", package="redis-server"),
+        ),
+    ],
+    indirect=True,
+)
+async def test_the_privilege_check_knows_what_the_server_calls_dangerous(admin):
+    """Each command of the server's own categories is found, unless a part needs it."""
+    theirs = set()
+    for category in acl.CATEGORIES:
+        found = await admin.execute_command("ACL CAT", category)
+        theirs |= set(found)
+    theirs -= acl.needed()
+    assert theirs <= set(acl.DANGEROUS)
+    assert not acl.needed() & set(acl.DANGEROUS)
+    shapes = await Shapes.of(admin, acl.DANGEROUS)
+    known = [name for name in acl.DANGEROUS if shapes.knows(name)]
+    for name in known:
+        await admin.execute_command(
+            "ACL SETUSER", "part", "reset", "on", "-@all", "~*", "&*", f"+{name}"
+        )
+        assert await allowed(admin, "part", acl.DANGEROUS, shapes) == (name,)
 
 
 @pytest.mark.integration
@@ -74,8 +161,9 @@ async def test_no_entry_has_more_than_its_part_sends(own, admin, name):
     part = acl.component(name)
     url = f"redis://part:pw@127.0.0.1:{own.port}"
     spared = set()
-    for command in (*part.commands, *part.optional):
-        await make_user(admin, acl.rules([part], PREFIX, without=[command]))
+    for command in (*part.commands, *part.optional, *part.revealing):
+        rules = acl.rules([part], PREFIX, without=[command], revealing=True)
+        await make_user(admin, rules)
         with suppress(OddswireError, AssertionError, TimeoutError):
             await USES[name](url, PREFIX)
         if command not in await refused(admin):
@@ -94,7 +182,8 @@ async def test_dry_run_agrees(admin, names):
     for one in acl.COMPONENTS:
         await make_user(admin, acl.rules([one], PREFIX))
         for other in acl.COMPONENTS:
-            lacks = set(acl.commands([other])) - set(acl.commands([one])) - ANYBODY
+            needs = {*other.commands, *other.optional}
+            lacks = needs - set(acl.commands([one])) - ANYBODY
             for patterns in (acl.key_patterns, acl.channel_patterns):
                 lacks |= {*patterns([other], PREFIX)} - {*patterns([one], PREFIX)}
             found = await denied(admin, "part", other, shapes, PREFIX)
@@ -140,6 +229,14 @@ def test_rules_grant_what_is_listed(families, commands, without):
     assert rules[:4] == ("resetkeys", "resetchannels", "clearselectors", "-@all")
     granted = [rule[1:] for rule in rules[4:] if rule[0] == "+"]
     assert sorted(granted) == sorted(set(acl.commands([part])) - without)
+    withheld = acl.Component(
+        name="y", commands=("x",), revealing=("scan",), administering=("config|get",)
+    )
+    for revealing in (False, True):
+        rules = acl.rules([withheld], PREFIX, revealing=revealing)
+        assert ("+scan" in rules) == revealing
+        assert "+config|get" not in rules
+    rules = acl.rules([part, part], PREFIX, without=without)
     keys = [rule for rule in rules if rule[0] == "~"]
     assert len(keys) == len(set(keys)) == len(families)
     assert all(key.startswith(f"~{PREFIX}") for key in keys)
@@ -169,14 +266,16 @@ async def test_an_older_server_takes_what_is_printed_for_it():
         assert shapes.missing() == ("client|setinfo",)
         with pytest.raises(OddswireError, match="client\\|setinfo"):
             await make_user(admin, acl.rules(acl.COMPONENTS, PREFIX))
-        rules = acl.rules(acl.COMPONENTS, PREFIX, without=shapes.missing())
+        rules = acl.rules(
+            acl.COMPONENTS, PREFIX, without=shapes.missing(), revealing=True
+        )
         await make_user(admin, rules)
         url = f"redis://part:pw@127.0.0.1:{old.port}"
         for use in USES.values():
             await use(url, PREFIX)
-        assert await refused(admin) == set()
+        assert await refused(admin) == {"config|get"}
         for part in acl.COMPONENTS:
-            only = acl.rules([part], PREFIX, without=shapes.missing())
+            only = acl.rules([part], PREFIX, without=shapes.missing(), revealing=True)
             await make_user(admin, only)
             await USES[part.name](url, PREFIX)
-            assert await refused(admin) == set()
+            assert await refused(admin) == set(part.administering)

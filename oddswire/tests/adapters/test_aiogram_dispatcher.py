@@ -9,9 +9,8 @@ from aiogram.fsm.context import FSMContext  # noqa: TC002 - aiogram reads annota
 from aiogram.types import Message  # noqa: TC002 - aiogram reads annotations
 
 from oddswire import Client
-from oddswire.adapters.aiogram import EventIsolation, Once, Outgoing, Storage, Throttle
+from oddswire.adapters.aiogram import EventIsolation, Outgoing, Storage, Throttle
 from oddswire.errors import OddswireError, RateLimited, RuleError, SettingsError
-from oddswire.keys import UPDATE_SEEN, KeySpace
 from oddswire.ratelimit import Priority, RateLimiter, Rule, SlidingWindow
 
 OVERALL = Rule("bot", SlidingWindow(1000, 1.0), key="bot")
@@ -74,104 +73,6 @@ async def test_two_dispatchers_count_the_taps_of_one_user(
         )
         context = dispatchers[0].fsm.get_context(bot, 1, 1)
         assert await context.get_value("taps") == 50
-
-
-# --- each update once
-
-
-@pytest.fixture
-def once(client, prefix):
-    """A dispatcher that notes what it handles, behind `Once`."""
-    dispatcher = Dispatcher()
-    dispatcher["handled"] = []
-    dispatcher["fail"] = []
-    middleware = Once(client, prefix=prefix, deadline=2.0)
-    dispatcher.update.outer_middleware(middleware)
-
-    @dispatcher.message()
-    async def note(message: Message, bot, handled, fail):
-        await asyncio.sleep(0)
-        if message.message_id in fail:
-            raise ZeroDivisionError
-        handled.append((bot.id, message.message_id))
-
-    dispatcher["once"] = middleware
-    return dispatcher
-
-
-@pytest.mark.integration
-@pytest.mark.requirement("S9")
-async def test_an_update_delivered_again_is_handled_once(once, bot_of, update_of):
-    """At the same time or later; an update of another bot is another one."""
-    bot, other = bot_of(42), bot_of(43)
-    await asyncio.gather(*(once.feed_update(bot, update_of(7)) for _ in range(10)))
-    await once.feed_update(bot, update_of(7))
-    await once.feed_update(other, update_of(7))
-    await once.feed_update(bot, update_of(8))
-
-    assert once["handled"] == [(42, 7), (43, 7), (42, 8)]
-    assert once["once"].dropped == 10
-
-
-@pytest.mark.errors
-async def test_an_update_whose_handler_failed_is_handled_again(once, bot_of, update_of):
-    """A webhook that answers 500 gets the update again, and it is not dropped."""
-    bot = bot_of(42)
-    once["fail"].append(7)
-    with pytest.raises(ZeroDivisionError):
-        await once.feed_update(bot, update_of(7))
-    once["fail"].clear()
-    await once.feed_update(bot, update_of(7))
-
-    assert once["handled"] == [(42, 7)]
-
-
-@pytest.mark.errors
-async def test_an_update_of_a_killed_process_is_free_after_its_lease(
-    once, client, prefix, bot_of, update_of
-):
-    """It is known for the lease while it is handled, and for a day when it was."""
-    key = KeySpace(prefix).key(UPDATE_SEEN, 42, 7)
-    left = []
-
-    @once.message.middleware()
-    async def look(handler, event, data):
-        left.append(await client.pttl(key))
-        return await handler(event, data)
-
-    await once.feed_update(bot_of(42), update_of(7))
-
-    assert 50_000 < left[0] <= 60_000
-    assert await client.pttl(key) > 86_000_000
-
-
-@pytest.mark.errors
-async def test_without_redis_every_update_is_handled(own, bot_of, update_of):
-    """Redis away: handled, perhaps twice, and counted."""
-    async with Client.from_url(own.url) as client:
-        await client.ping()
-        once = Once(client, deadline=0.2)
-        dispatcher = Dispatcher()
-        dispatcher.update.outer_middleware(once)
-        handled = []
-
-        @dispatcher.message()
-        async def note(message: Message):
-            handled.append(message.message_id)
-
-        own.kill()
-        for _ in range(2):
-            await dispatcher.feed_update(bot_of(42), update_of(7))
-    assert handled == [7, 7]
-    assert once.unchecked == 2
-
-
-@pytest.mark.errors
-def test_wrong_options_of_once_are_named(client):
-    """Numbers out of range raise at once."""
-    for options in ({"ttl": 1.0}, {"lease": 0}, {"ttl": 1e9}, {"deadline": 0}):
-        with pytest.raises(SettingsError):
-            Once(client, **options)
 
 
 # --- limits on what comes in

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from datetime import UTC, datetime
 from decimal import Decimal
+from uuid import uuid4
 
+import msgspec
 import pytest
 from aiogram.exceptions import DataNotDictLikeError
 from aiogram.fsm.context import FSMContext
@@ -251,12 +254,77 @@ async def test_a_damaged_conversation_hurts_that_user_only(storage, client, pref
 
 
 @pytest.mark.errors
-async def test_a_key_of_another_kind_is_an_error(storage, client, prefix):
-    """What is no conversation is neither read as none nor overwritten."""
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda storage: storage.clear(KEY),
+        lambda storage: storage.set_data(KEY, {"a": 1}),
+        lambda storage: storage.replace(KEY, "s", {"a": 1}),
+    ],
+    ids=["clear", "set_data", "replace"],
+)
+async def test_a_key_of_another_kind_ends_with_what_overwrites(
+    storage, client, prefix, call
+):
+    """It is not read as an empty conversation; overwriting and deleting work on it."""
     await client.set(key_of(prefix), "x")
-    for call in (storage.get_state(KEY), storage.set_data(KEY, {"a": 1})):
+    for read in (storage.get_state(KEY), storage.update_data(KEY, {"a": 1})):
         with pytest.raises(OddswireError):
-            await call
+            await read
+    await call(storage)
+    assert await storage.get_data(KEY) in ({}, {"a": 1})
+    assert await storage.get_state(KEY) in (None, "s")
+
+
+# --- order
+
+NAMES = st.text("abc019", max_size=3)
+DICTS = st.dictionaries(NAMES, st.integers(0, 9) | st.text("x", max_size=80))
+
+
+class Ordered(msgspec.Struct):
+    """What a bot does with its data, and where it is kept."""
+
+    storage: Storage
+    expected: dict
+
+    async def run(self, steps):
+        """Replace or merge, and compare each time with a dict."""
+        for kind, data in steps:
+            if kind == "replace":
+                self.expected = dict(data)
+                await self.storage.set_data(KEY, data)
+            else:
+                self.expected |= data
+                found = await self.storage.update_data(KEY, data)
+                assert list(found.items()) == list(self.expected.items())
+            stored = await self.storage.get_data(KEY)
+            assert list(stored.items()) == list(self.expected.items())
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("S9")
+@given(st.lists(st.tuples(st.sampled_from(["replace", "merge"]), DICTS), max_size=5))
+def test_data_comes_back_in_the_order_of_a_dict(redis_server, steps):
+    """After any replacements and merges the data has the order that a dict would."""
+
+    async def main():
+        async with Client.from_url(redis_server.url) as client:
+            storage = Storage(client, prefix=f"order-{uuid4().hex[:12]}:")
+            await Ordered(storage, {}).run(steps)
+            await storage.clear(KEY)
+
+    asyncio.run(main())
+
+
+@pytest.mark.advanced
+async def test_data_without_places_comes_first(storage, client, prefix):
+    """What was stored before values had places is read, and keeps its place."""
+    await client.hset(key_of(prefix), mapping={"db": b"1", "da": b'"@7:x"'})
+    assert await storage.get_data(KEY) == {"a": "@7:x", "b": 1}
+    assert await storage.get_value(KEY, "a") == "@7:x"
+    found = await storage.update_data(KEY, {"c": 2, "b": 3})
+    assert list(found.items()) == [("a", "@7:x"), ("b", 3), ("c", 2)]
 
 
 @pytest.mark.errors
@@ -385,18 +453,87 @@ async def test_the_mark_lives_as_long_as_the_old_record(client, prefix):
     await legacy.set_data(user, {})
 
 
-@pytest.mark.errors
-@pytest.mark.parametrize("data", [b"{", b"[]", b"\xff"])
-async def test_an_old_record_that_cannot_be_read_is_an_error(client, prefix, data):
-    """It is neither taken over nor taken for none."""
-    await client.set(f"{prefix}fsm:-100:7:data", data)
+@pytest.mark.integration
+async def test_the_order_of_an_old_record_goes_on(client, prefix, legacy):
+    """JSON kept the order of the dict, and so does what takes it over."""
+    data = {f"q{number}": number for number in (3, 1, 2, 9, 7, 8, 4, 6, 5, 0)}
+    await legacy.set_data(KEY, data)
     storage = Storage(client, prefix=prefix, legacy_prefix=prefix + "fsm")
+    found = await storage.update_data(KEY, {"q1": 0, "new": 1})
+    assert list(found) == [*data, "new"]
 
-    for _ in range(2):
-        with pytest.raises(CodecError) as caught:
-            await storage.get_data(KEY)
-        assert caught.value.reason == "foreign"
-    assert await client.get(f"{prefix}fsm:-100:7:data") == data
+
+UNREADABLE = [
+    b"{",
+    b"[]",
+    b"\xff",
+    pickle.dumps({"a": 1}),
+    b'{"a": "\\ud800"}',
+    b"[" * 100_000,
+    b'{"a": ' * 100 + b"1" + b"}" * 100,
+    None,
+]
+KINDS = ["json", "list", "bytes", "pickle", "unicode", "brackets", "deep", "kind"]
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S9")
+@pytest.mark.parametrize("data", UNREADABLE, ids=KINDS)
+async def test_an_old_record_that_cannot_be_read_ends_with_what_overwrites(
+    server, prefix, data
+):
+    """Reading it is an error, all else works, and the old record stays as it was."""
+    name = f"{prefix}fsm:-100:7:data"
+    for number, end in enumerate(("set_data", "clear", "replace")):
+        key = StorageKey(bot_id=43 + number, chat_id=-100, user_id=7)
+        async with (
+            Client.from_url(server.url) as client,
+            Client.from_url(server.url, decode_responses=True) as text,
+        ):
+            if data is None:
+                await client.lpush(name, "x")
+            else:
+                await client.set(name, data)
+            await client.set(f"{prefix}fsm:-100:7:state", "old")
+            storage = Storage(
+                (client, text)[number % 2], prefix=prefix, legacy_prefix=prefix + "fsm"
+            )
+            for _ in range(2):
+                for call in (storage.get_data(key), storage.get_value(key, "a")):
+                    with pytest.raises(CodecError) as caught:
+                        await call
+                    assert caught.value.reason == "foreign"
+            assert await storage.get_state(key) == "old"
+            await storage.set_state(key, "s")
+            with pytest.raises(CodecError) as caught:
+                await storage.update_data(key, {"a": 1})
+            assert caught.value.outcome is Outcome.UNKNOWN
+            arguments = {"set_data": ({"b": 2},), "replace": ("s", {"b": 2})}
+            await getattr(storage, end)(key, *arguments.get(end, ()))
+            assert await storage.get_data(key) == ({} if end == "clear" else {"b": 2})
+            assert await storage.update_data(key, {"b": 3}) == {"b": 3}
+            if data is None:
+                assert await client.lrange(name, 0, -1) == [b"x"]
+            else:
+                assert await client.get(name) == data
+            await client.delete(name)
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("state", [b"\xff", None], ids=["bytes", "list"])
+async def test_an_old_state_that_cannot_be_read_ends_with_a_new_one(
+    client, prefix, state
+):
+    """The data beside it is taken over all the same."""
+    name = f"{prefix}fsm:-100:7:state"
+    await (client.lpush(name, "x") if state is None else client.set(name, state))
+    await client.set(f"{prefix}fsm:-100:7:data", b'{"a": 1}')
+    storage = Storage(client, prefix=prefix, legacy_prefix=prefix + "fsm")
+    with pytest.raises(CodecError):
+        await storage.get_state(KEY)
+    assert await storage.get_data(KEY) == {"a": 1}
+    await storage.set_state(KEY, "s")
+    assert await storage.get_state(KEY) == "s"
 
 
 @pytest.mark.basic

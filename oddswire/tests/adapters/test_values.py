@@ -6,12 +6,13 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddswire.adapters._values import decode, encode
+from oddswire.adapters._values import decode, encode, place_of, placed
 from oddswire.errors import CodecError
 
 ZONES = st.one_of(
@@ -68,6 +69,30 @@ def typed(value):
     return [type(value).__name__, repr(value) if isinstance(value, float) else value]
 
 
+def order(value):
+    """Return the keys of all dicts in a value, in their order."""
+    if isinstance(value, dict):
+        return [(list(value), [order(each) for each in value.values()])]
+    if isinstance(value, (list, tuple)):
+        return [order(each) for each in value]
+    return None
+
+
+@pytest.mark.advanced
+@given(VALUES)
+def test_every_dict_inside_keeps_its_order(value):
+    """Also one whose keys are no text."""
+    assert order(decode(encode(value))) == order(value)
+
+
+@pytest.mark.advanced
+@given(VALUES, st.integers(-1, 10**15 - 1))
+def test_a_place_and_a_value_come_back(value, place):
+    """Whatever the value is, also one that looks like a place."""
+    encoded = encode(value)
+    assert place_of(placed(place, encoded)) == (place, encoded)
+
+
 @pytest.mark.advanced
 @given(VALUES)
 def test_a_value_comes_back_equal_and_of_its_type(value):
@@ -117,7 +142,17 @@ def test_an_enum_of_text_or_numbers_comes_back_as_what_it_equals():
 
 @pytest.mark.errors
 @pytest.mark.parametrize(
-    "value", [object(), [lambda: 0], {"a": Enum("E", "X").X}, "\ud800", {"\ud800": 1}]
+    "value",
+    [
+        object(),
+        [lambda: 0],
+        {"a": Enum("E", "X").X},
+        "\ud800",
+        {"\ud800": 1},
+        10**5000,
+        time(12, tzinfo=ZoneInfo("Europe/Berlin")),
+    ],
+    ids=["object", "function", "enum", "text", "key", "digits", "zone"],
 )
 def test_what_cannot_be_kept_is_refused(value):
     """A value of another type raises, and is not turned into its text."""

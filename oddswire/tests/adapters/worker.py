@@ -3,7 +3,7 @@
 ``python worker.py <what> <url of Redis> <prefix> <further arguments>``
 """
 
-# ruff: noqa: T201, D103 - it talks to the test
+# ruff: noqa: D103 - it talks to the test
 
 from __future__ import annotations
 
@@ -51,6 +51,28 @@ async def hold(client, prefix, lease):
         await asyncio.Event().wait()
 
 
+async def once(client, prefix, lease):
+    """Begin to handle an update, and wait to be killed."""
+    from aiogram import Bot, Dispatcher
+    from aiogram.types import Message, Update
+
+    from oddswire.adapters.aiogram import Once
+
+    dispatcher = Dispatcher()
+    middleware = Once(client, prefix=prefix, lease=float(lease), deadline=2.0)
+    dispatcher.update.outer_middleware(middleware)
+
+    async def begin(event):
+        say("begun")
+        await asyncio.Event().wait()
+
+    dispatcher.message.register(begin)
+    message = {"message_id": 7, "date": 1, "chat": {"id": 1, "type": "private"}}
+    message["from"] = {"id": 1, "is_bot": False, "first_name": "f"}
+    update = Update(update_id=7, message=Message.model_validate(message))
+    await dispatcher.feed_update(Bot("42:TEST"), update)
+
+
 class Refused(Exception):
     """A 429."""
 
@@ -65,7 +87,13 @@ async def send(client, prefix, url, bot):
         RateLimiter(client, prefix=prefix, deadline=2.0) as limiter,
     ):
         sending = Sending(
-            limiter, overall=rule, chat=None, group=None, timeout=None, retries=0
+            limiter,
+            overall=rule,
+            chat=None,
+            group=None,
+            timeout=None,
+            retries=0,
+            retry_after=lambda error: error.args[0],
         )
 
         async def post():
@@ -81,7 +109,7 @@ async def send(client, prefix, url, bot):
                 post,
                 bot=int(bot),
                 chat=2,
-                retry_after=lambda error: error.args[0],
+                messages=1,
                 priority=Priority.NORMAL,
             )
 
@@ -156,7 +184,14 @@ async def main(what, url, prefix, *arguments):
         await WHAT[what](client, prefix, *arguments)
 
 
-WHAT = {"count": count, "hold": hold, "send": send, "ask": ask, "ptb": ptb}
+WHAT = {
+    "count": count,
+    "hold": hold,
+    "send": send,
+    "ask": ask,
+    "ptb": ptb,
+    "once": once,
+}
 
 if __name__ == "__main__":
     asyncio.run(main(*sys.argv[1:]))

@@ -6,6 +6,8 @@ import asyncio
 import inspect
 
 import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
 
 import oddswire
 from oddswire import Client, EmbeddedServer
@@ -200,6 +202,89 @@ async def test_batched_gathers_what_is_asked_for_together(fleet):
     assert calls[1:] == [[3]]
     with pytest.raises(InvalidKey, match="one field"):
         a.batched(fetch, key="m:x")
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("K3", "K5")
+async def test_one_key_of_a_batch_fails_alone(fleet):
+    """A key to which the loader gives an exception fails with it; no other does."""
+    a = await fleet.cache()
+    broken = {2}
+
+    async def fetch(ids):
+        return {
+            each: LookupError(f"no {each}") if each in broken else f"market {each}"
+            for each in ids
+        }
+
+    market = a.batched(fetch, key="m:{id}", negative_ttl=60.0)
+    got = await asyncio.gather(*map(market, (1, 2, 3)), return_exceptions=True)
+
+    assert got[0::2] == ["market 1", "market 3"]
+    assert repr(got[1]) == repr(LookupError("no 2"))
+    assert await a.get_entry("m:2") is None
+    with pytest.raises(LookupError):
+        await a.get_or_set_many(
+            ["m:2"], lambda keys: _failing(dict.fromkeys(keys, LookupError()))
+        )
+    broken.clear()
+    assert await market(2) == "market 2"
+
+
+async def _failing(values):
+    return values
+
+
+_LITERALS = st.text(":-_|/.%~ ,1a2C", max_size=3)
+_VALUES = st.integers(-12, 112) | st.text(":-_|/.%~ ,1a2C5", min_size=1, max_size=4)
+_TUPLES = st.tuples(_VALUES, _VALUES, _VALUES)
+
+
+@pytest.mark.errors
+@given(
+    literals=st.lists(_LITERALS, min_size=4, max_size=4),
+    fields=st.permutations(["a", "b", "c"]),
+    used=st.integers(1, 3),
+    one=_TUPLES,
+    two=_TUPLES,
+)
+def test_two_tuples_of_arguments_share_no_key(literals, fields, used, one, two):
+    """Whatever stands between the fields, other arguments have another key."""
+    fields = fields[:used]
+    text = "".join(f"{{{f}}}{lit}" for f, lit in zip(fields, literals, strict=False))
+
+    async def load(a: object, b: object, c: object) -> int:
+        return 1
+
+    cache = Cache(Client.from_url("redis://localhost"), [Namespace(name="n", type=int)])
+    try:
+        cached = cache.cached(ttl=1, key=f"n:{text}")(load)
+    except InvalidKey:
+        event("refused")
+        assert used > 1
+        return
+    texts = [
+        tuple(str(value["abc".index(field)]) for field in fields)
+        for value in (one, two)
+    ]
+    assert (cached.key(*one) == cached.key(*two)) == (texts[0] == texts[1])
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("between", [":", "|", "/", "-:-", ", "])
+def test_a_separator_in_an_argument_is_escaped(between):
+    """Each character that may separate two fields may stand in them."""
+    cache = Cache(Client.from_url("redis://localhost"), [Namespace(name="n", type=int)])
+
+    @cache.cached(ttl=1, key="n:{a}" + between + "{b}")
+    async def load(a: str, b: str) -> int:
+        return 1
+
+    assert load.key("x" + between + "y", "z") != load.key("x", "y" + between + "z")
+    assert load.key("x", "y") == f"n:x{between}y"
+    for unsafe in ("n:{a}{b}", "n:{a}-{b}", "n:{a}_{b}", "n:{a}1{b}", "n:{a}%{b}"):
+        with pytest.raises(InvalidKey, match="put a colon"):
+            cache.cached(ttl=1, key=unsafe)(load.__wrapped__)
 
 
 @pytest.mark.basic

@@ -8,8 +8,9 @@ import pytest
 
 from oddswire import OddswireError
 from support import eventually
+from support.hooks import told
 
-from .conftest import Loader, told
+from .conftest import Loader
 
 pytestmark = pytest.mark.requirement("K4")
 

@@ -20,6 +20,7 @@ from oddswire.cli._doctor import Diagnosis, examine
 from oddswire.cli._servers import servers
 from oddswire.clock import ManualClock, SystemClock
 from oddswire.embedded.server import free_port
+from support import eventually
 
 pytestmark = pytest.mark.requirement("O2")
 
@@ -232,6 +233,30 @@ async def test_replicas_without_a_minimum_warn(own, client):
         after = (await looked(own.url))["min_replicas"]
     assert (before.status, after.status) == ("warn", "pass")
     assert "min-replicas-to-write 1" in before.fix
+    assert "older than 6 s" in after.seen
+
+
+@pytest.mark.errors
+async def test_a_minimum_that_a_deposed_primary_can_keep_warns(own, client):
+    """Two replicas and a minimum of 1: cut off with one of them, it goes on."""
+    await client.config_set("repl-diskless-sync-delay", 0)
+    await client.config_set("min-replicas-to-write", 1)
+    args = ("--replicaof", "127.0.0.1", str(own.port), "--masterauth", own.password)
+    async with EmbeddedServer(args=args), EmbeddedServer(args=args):
+
+        async def replicas():
+            return (await client.info("replication"))["min_slaves_good_slaves"]
+
+        await eventually(replicas, holds=lambda count: count == 2)
+        before = (await looked(own.url))["min_replicas"]
+        await client.execute_command("ACL", "SETUSER", "default", "-config|get")
+        untold = (await looked(own.url))["min_replicas"]
+        await client.execute_command("ACL", "SETUSER", "default", "+config|get")
+        await client.config_set("min-replicas-to-write", 2)
+        after = (await looked(own.url))["min_replicas"]
+    assert (before.status, untold.status, after.status) == ("warn", "unknown", "pass")
+    assert "a deposed primary goes on" in before.seen
+    assert "min-replicas-to-write 2" in before.fix
 
 
 @pytest.mark.errors
@@ -329,7 +354,6 @@ async def test_a_user_who_may_ask_little_is_told_what_is_unknown(own, client):
         "clock",
         "maxmemory",
         "durability",
-        "min_replicas",
         "idle_timeout",
         "permissions",
         "privilege",

@@ -108,7 +108,7 @@ def test_acl_json_has_the_fields_that_are_documented(run):
     one = json.loads(
         run("acl", "client", "stats", "--offline", "--json", "--user", "bot").stdout
     )
-    assert list(each) == ["schema", "left_out", "users"]
+    assert list(each) == ["schema", "left_out", "withheld", "users"]
     assert [user["user"] for user in each["users"]] == [
         "oddswire-client",
         "oddswire-stats",

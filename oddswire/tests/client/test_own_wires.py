@@ -10,6 +10,7 @@ from redis.credentials import CredentialProvider
 
 from oddswire import Client
 from oddswire.errors import CommandTimeout, NotShared, Outcome, PoolTimeout
+from support.hooks import connection_of
 
 SMALL = {"pool_max": 3}  # one of them is exclusive
 
@@ -223,6 +224,6 @@ async def test_tracked_wire_closes_with_its_block(own, options):
         async with client.tracked(lambda push: None) as tracked:
             await asyncio.gather(*(tracked.get("k") for _ in range(10)))
             assert tracked.statistics().connects == 1
-            wire = tracked._link.wire
+            wire = connection_of(tracked)
         assert wire.error is not None
         assert await client.ping()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import signal
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,16 +17,29 @@ from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import Sentinel
 
 from oddswire import Client, EmbeddedServer
-from oddswire.client._sentinel import Primary
+from oddswire.client import _sentinel
+from oddswire.client._sentinel import Named, Primary
 from oddswire.embedded import EmbeddedSentinels
-from oddswire.errors import ConnectionLost, ReadOnly, SettingsError, Unavailable
+from oddswire.errors import (
+    ConnectionLost,
+    NoReplicas,
+    ReadOnly,
+    SettingsError,
+    Unavailable,
+)
 from oddswire.events import Connected, Connecting, DataReset, Failover, Ready
+from support import eventually
 
 _spec = importlib.util.spec_from_file_location(
     "failover", Path(__file__).with_name("failover.py")
 )
 failover = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(failover)
+
+
+async def _port(client):
+    """Return the port of the server that a client's commands reach."""
+    return (await client.info("server"))["tcp_port"]
 
 
 @asynccontextmanager
@@ -98,7 +111,7 @@ async def test_a_demoted_primary_is_left_at_once(monkeypatch):
         await failover.switch(group, "command")
         # The old one becomes a replica a moment later, and says so.
         async with asyncio.timeout(10):
-            while client._link.greeting.address.endswith(f":{group.primary.port}"):
+            while await _port(client) == group.primary.port:
                 await client.set("k", 2)
         assert await client.set("k", 3)
 
@@ -120,8 +133,8 @@ async def test_a_replica_named_as_the_primary_is_not_taken(monkeypatch):
         monkeypatch.setattr(Primary, "address", behind)
         assert await client.set("k", "v")
         assert len(asked) >= 3
-        assert client._link.greeting.address.endswith(f":{group.primary.port}")
-        assert client._link.connects == 1
+        assert await _port(client) == group.primary.port
+        assert client.statistics().connects == 1
 
 
 @pytest.mark.requirement("C12")
@@ -136,7 +149,7 @@ async def test_redis_pys_sentinel_makes_our_client():
         )
         async with manager.master_for(group.name, redis_class=Client) as client:
             assert await client.set("k", "v")
-            assert client._link.greeting.role == "master"
+            assert (await client.role())[0] == b"master"
         for sentinel in manager.sentinels:
             await sentinel.aclose()
 
@@ -316,9 +329,9 @@ async def test_blocked_callers_move_though_the_command_wire_did_first(monkeypatc
             back = asyncio.Event()
             client.events.subscribe(lambda _: back.set(), Ready)
             here[:] = [(new.host, new.port)]
-            await admin.client_kill_filter(_id=client._link.greeting.connection_id)
+            await admin.client_kill_filter(_id=await client.client_id())
             await back.wait()
-        assert client._link.greeting.address == f"{new.host}:{new.port}"
+        assert await _port(client) == new.port
         assert not blocked.done()
         announce[0](here[0])
         with pytest.raises(ConnectionLost):
@@ -328,45 +341,193 @@ async def test_blocked_callers_move_though_the_command_wire_did_first(monkeypatc
         assert await client.blpop("list", 1) == (b"list", b"x")
 
 
-@pytest.mark.requirement("C12")
-@pytest.mark.errors
-@given(st.text() | st.from_regex(r"mymaster \S* \S* \S* \S*", fullmatch=True))
-def test_whatever_a_sentinel_says_the_watch_goes_on(text):
-    """Any text is an address of this primary, or nothing."""
-    told = []
-    Primary(None, "mymaster")._announced(text, told.append)
-    parts = text.split(" ")
-    if told:
-        assert parts[0] == "mymaster"
-        assert told == [(parts[3], int(parts[4]))]
-    elif len(parts) == 5 and parts[0] == "mymaster" and parts[4].isascii():
-        assert not parts[4].isdigit()
+@asynccontextmanager
+async def _watched(servers, monkeypatch):
+    """The questions that a watch of these sentinels asks."""
+    monkeypatch.setattr(_sentinel, "_ASK_AGAIN", 1000.0)
+    monkeypatch.setattr(_sentinel, "_ASK_AT_MOST", 0.0)
+    asked = []
+
+    async def address(primary):
+        asked.append(primary)
+        return "host", 1
+
+    monkeypatch.setattr(Primary, "address", address)
+    async with AsyncExitStack() as stack:
+        sentinels = [
+            await stack.enter_async_context(aredis.Redis.from_url(server.url))
+            for server in servers
+        ]
+        primary = Primary(SimpleNamespace(sentinels=sentinels), "mymaster")
+        token = primary.follow(lambda _: None)
+        for sentinel in sentinels:
+            await eventually(lambda each=sentinel: _subscribed(each))
+        await eventually(lambda: asked)
+        yield primary, sentinels, asked
+        primary.unfollow(token)
+        await primary.rest()
+
+
+async def _subscribed(sentinel):
+    return dict(await sentinel.pubsub_numsub("+switch-master"))[b"+switch-master"]
 
 
 @pytest.mark.requirement("C12")
 @pytest.mark.errors
-async def test_announcements_that_are_none_do_not_end_the_watch():
-    """Foreign names, missing words and bytes that are no text: the next one counts."""
-    async with EmbeddedServer() as sentinel:
-        sentinels = aredis.Redis.from_url(sentinel.url)
-        primary, told = Primary(None, "mymaster"), asyncio.Queue()
-        primary.address = lambda: asyncio.sleep(0, ("start", 1))
-        primary._manager = SimpleNamespace(sentinels=[sentinels])
-        watching = asyncio.get_running_loop().create_task(
-            primary.watch(told.put_nowait)
-        )
-        async with sentinels, asyncio.timeout(10):
-            assert await told.get() == ("start", 1)
-            for message in (
-                "",
-                "other a 1 b 2",
-                "mymaster a 1 b",
-                "mymaster a 1 b \u00b2",
-                b"mymaster \xff\xff 1 b port",
-                "mymaster a 1 right 7000",
+async def test_an_announcement_of_any_sentinel_is_heard(monkeypatch):
+    """Each sentinel is listened to, for the new primary and for a promotion."""
+    async with (
+        EmbeddedServer() as first,
+        EmbeddedServer() as second,
+        _watched([first, second], monkeypatch) as (_, sentinels, asked),
+    ):
+        for sentinel in sentinels:
+            for channel, text in (
+                ("+switch-master", "mymaster a 1 b 2"),
+                ("+promoted-slave", "slave b:2 b 2 @ mymaster a 1"),
             ):
-                assert await sentinels.publish("+switch-master", message) == 1
-            assert await told.get() == ("right", 7000)
-            watching.cancel()
-            await asyncio.wait([watching])
-        assert watching.cancelled()
+                before = len(asked)
+                assert await sentinel.publish(channel, text) == 1
+                await eventually(lambda before=before: len(asked) > before)
+
+
+@pytest.mark.requirement("C12")
+@pytest.mark.errors
+async def test_whatever_a_sentinel_says_the_watch_goes_on(monkeypatch):
+    """Foreign names, missing words and bytes that are no text: the next one counts."""
+    async with (
+        EmbeddedServer() as server,
+        _watched([server], monkeypatch) as (_, [sentinel], asked),
+    ):
+        before = len(asked)
+        for message in ("", "other a 1 b 2", b"\xff\xff 1 b port", "\u00b2 mymaster1"):
+            assert await sentinel.publish("+switch-master", message) == 1
+        assert await sentinel.publish("+switch-master", "mymaster right 7000") == 1
+        await eventually(lambda: len(asked) > before)
+
+
+@pytest.mark.requirement("C12")
+@pytest.mark.errors
+async def test_a_sentinel_that_is_lost_is_subscribed_to_again(monkeypatch):
+    """After its connection was cut the next announcement is heard."""
+    async with (
+        EmbeddedServer() as server,
+        _watched([server], monkeypatch) as (_, [sentinel], asked),
+    ):
+        before = len(asked)
+        await sentinel.client_kill_filter(_type="pubsub")
+        await eventually(lambda: len(asked) > before)  # asked, for what it missed
+        before = len(asked)
+        await sentinel.publish("+switch-master", "mymaster a 1 b 2")
+        await eventually(lambda: len(asked) > before)
+
+
+@pytest.mark.requirement("C12")
+@pytest.mark.errors
+async def test_a_refused_write_asks_the_sentinels_at_once(monkeypatch):
+    """NOREPLICAS may come from a primary that was deposed: nobody waits for 5 s."""
+    monkeypatch.setattr(_sentinel, "_ASK_AGAIN", 1000.0)
+    async with (
+        EmbeddedSentinels(replicas=0, sentinels=1) as group,
+        _client(group) as client,
+        Client.from_url(group.primary.url) as admin,
+    ):
+        await client.set("k", 1)
+        asked, right = [], Primary.address
+
+        async def address(primary):
+            asked.append(primary)
+            return await right(primary)
+
+        monkeypatch.setattr(Primary, "address", address)
+        await admin.config_set("min-replicas-to-write", 1)
+
+        async def refused():
+            with pytest.raises(NoReplicas):
+                await client.set("k", 2)
+            return asked
+
+        await eventually(refused, pause=0.1)
+        del asked[:]
+
+        async def batch_refused():
+            async with client.pipeline(transaction=False) as pipe:
+                pipe.set("k", 2)
+                with pytest.raises(NoReplicas):
+                    await pipe.execute()
+            return asked
+
+        await eventually(batch_refused, pause=0.1)
+
+
+@pytest.mark.requirement("C12")
+@pytest.mark.errors
+@given(
+    known=st.none() | st.integers(0, 4),
+    answers=st.lists(st.none() | st.integers(0, 4), min_size=1, max_size=5),
+)
+async def test_a_sentinel_that_is_behind_is_outvoted(known, answers):
+    """The newest epoch counts; an older one only when a majority knows no newer one."""
+    primary = Primary(SimpleNamespace(sentinels=answers), "mymaster")
+    primary._known = None if known is None else Named(known, (f"h{known}", 1))
+
+    async def ask(epoch):
+        if epoch is None:
+            raise Unavailable("away")
+        return Named(epoch, (f"h{epoch}", 1))
+
+    primary._ask = ask
+    epochs = [epoch for epoch in answers if epoch is not None]
+    if not epochs:
+        with pytest.raises(Unavailable, match="name no primary 'mymaster'"):
+            await primary.address()
+        return
+    found = int((await primary.address())[0][1:])
+    majority = len(answers) // 2 + 1
+    if known is None:
+        known = -1
+    assert found in {*epochs, known}
+    if len(epochs) < majority:
+        assert found == max(known, *epochs)
+    elif max(epochs) < known:
+        assert found == max(epochs)  # they were set up again
+    else:
+        assert found >= known
+        # A majority was asked, and the newest of those counts.
+        assert sum(epoch <= found for epoch in epochs) >= majority
+
+
+@pytest.mark.requirement("C12")
+@pytest.mark.integration
+async def test_every_connection_moves_at_the_announcement():
+    """Command, tracking and blocked connections leave the old primary together."""
+    safe = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")
+    async with (
+        EmbeddedSentinels(replicas=2, args=safe) as group,
+        _client(group) as client,
+    ):
+        moved = set()
+        client.events.subscribe(lambda event: moved.add(event.wire), Failover)
+        tracked = client.tracked(lambda _: None)
+        await client.set("k", 1)
+        await tracked.get("k")
+        loop = asyncio.get_running_loop()
+        blocked = loop.create_task(client.blpop("list", 0))
+        await eventually(lambda: _blocked(client))
+        await failover.switch(group, "command")
+        with pytest.raises(ConnectionLost):
+            await blocked
+        await eventually(lambda: moved == {"command", "tracked"})
+
+        async def written():
+            try:
+                return await client.set("k", 2)
+            except NoReplicas:  # the new primary waits for the other replica
+                return False
+
+        await eventually(written)
+        await tracked.aclose()
+
+
+async def _blocked(client):
+    return (await client.info("clients"))["blocked_clients"]

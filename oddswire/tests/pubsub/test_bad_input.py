@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -12,6 +14,8 @@ from oddswire.codec import Codec
 from oddswire.errors import CodecError, TopicError
 from oddswire.pubsub import Delivery, Gap, GapReason, PubSub, Topic
 from oddswire.pubsub.topic import Selection
+from support.hooks import publish_as
+from support.keys import TopicKeys
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -62,17 +66,9 @@ async def test_what_cannot_be_read_is_a_gap(client, prefix, take, topic, what):
         PubSub(client, prefix=prefix) as pubsub,
         pubsub.subscribe(topic) as sub,
     ):
-        codec = pubsub._line(topic).codec
         await pubsub.publish(topic["a"], Price(1))
         first = await take(sub, 1)
-
-        class Broken:
-            def encode(self, value):
-                return bad
-
-        pubsub._line(topic).codec = Broken()
-        published = await pubsub.publish(topic["b"], Price(2))
-        pubsub._line(topic).codec = codec
+        published = await publish_as(pubsub, topic["b"], bad)
         await pubsub.publish(topic["c"], Price(3))
         events = first + await take(sub, 2)
         counts = pubsub.statistics().topics[topic.name]
@@ -91,7 +87,7 @@ async def test_other_peoples_messages_are_counted_and_left(client, prefix, take,
         PubSub(client, prefix=prefix) as pubsub,
         pubsub.subscribe(topic) as sub,
     ):
-        channel = pubsub._line(topic).channel
+        channel = TopicKeys(topic, prefix).channel
         for data in (b"", b"hello", b"a b c d e f g", b"1 2 3", b"\xff" * 100):
             await client.publish(channel, data)
         await pubsub.publish(topic, Price(1))
@@ -100,15 +96,56 @@ async def test_other_peoples_messages_are_counted_and_left(client, prefix, take,
         assert pubsub.statistics().topics[topic.name].foreign >= 4
 
 
+@pytest.mark.requirement("X4")
+@pytest.mark.parametrize("topic", ALL, ids=lambda topic: topic.delivery.value)
+@pytest.mark.parametrize(
+    "link",
+    [
+        b"junk",
+        b"\xff\xfe-1-" + b"a" * 16,
+        b"9" * 400 + b"-1-" + b"a" * 16,
+        b"9" * 5000 + b"-1-" + b"a" * 16,
+        b"-" * 20,
+        b"1-1-" + b"a" * 16,
+    ],
+    ids=["word", "bytes", "future", "number", "dashes", "root"],
+)
+async def test_a_frame_that_looks_like_ours_ends_no_subscription(
+    client, prefix, take, topic, link
+):
+    """What follows our last message and is none of ours is a gap at most."""
+    async with (
+        PubSub(client, prefix=prefix, check_every=0.2) as pubsub,
+        pubsub.subscribe(topic) as sub,
+    ):
+        before = await pubsub.publish(topic, Price(1))
+        assert [e.value for e in await take(sub, 1)] == [Price(1)]
+        keys = TopicKeys(topic, prefix)
+        for number in (b"2", b"9" * 5000, b"-1"):
+            frame = b" ".join((number, link, before.id.encode(), b"", b"3", b"\xc1"))
+            await client.publish(keys.channel, frame)
+        await client.set(keys.head, b"2 " + link + b" epoch")
+        await pubsub.publish(topic, Price(2))
+        async with asyncio.timeout(10):
+            async for event in sub:
+                if not isinstance(event, Gap) and event.value == Price(2):
+                    break
+        await pubsub.publish(topic, Price(3))
+        async with asyncio.timeout(10):
+            async for event in sub:
+                if not isinstance(event, Gap) and event.value == Price(3):
+                    break
+
+
 @pytest.mark.requirement("P2")
 @pytest.mark.parametrize("start", ["earliest", "id"])
 @pytest.mark.parametrize("foreign", [500, 1_100])
 async def test_a_log_goes_on_behind_pages_of_other_peoples_entries(
-    client, pubsub, take, start, foreign
+    client, prefix, pubsub, take, start, foreign
 ):
     """However much somebody else wrote into the stream, our messages are found."""
     topic = Topic("shared", Price, delivery=Delivery.LOG, history=10_000)
-    log = pubsub._line(topic).log
+    log = TopicKeys(topic, prefix).log
 
     async def others():
         async with client.pipeline(transaction=False) as pipe:
@@ -133,10 +170,10 @@ async def test_a_log_goes_on_behind_pages_of_other_peoples_entries(
 async def test_damaged_keys_of_ours_are_survived(own, opened, take):
     """A head and entries that are not ours: the topic begins anew, with a gap."""
     async with opened(own.url) as pubsub, pubsub.subscribe(EVENTS) as sub:
-        line = pubsub._line(EVENTS)
+        keys = TopicKeys(EVENTS)
         await pubsub.publish(EVENTS, Price(1))
-        await pubsub._client.set(line.head, "garbage")
-        await pubsub._client.xadd(line.log, {"what": "ever"})
+        await pubsub.client.set(keys.head, "garbage")
+        await pubsub.client.xadd(keys.log, {"what": "ever"})
         await pubsub.publish(EVENTS, Price(2))
         first, gap, second = await take(sub, 3)
         while isinstance(second, Gap):

@@ -11,6 +11,7 @@ from oddswire import Client
 from oddswire.errors import ClosedError, NoPermission, OutOfMemory, Unavailable
 from oddswire.pubsub import Delivery, PubSub, Topic
 from support import eventually
+from support.hooks import save_position
 
 TICKS = Topic("ticks", int)
 OTHERS = Topic("others", int)
@@ -103,7 +104,7 @@ async def test_entering_without_a_server_is_an_error_within_the_deadline():
 async def test_a_channel_that_the_acl_forbids_is_named(own, opened, take):
     """A forbidden topic fails by itself; the others of the wire go on."""
     async with opened(own.url) as admin:
-        client = admin._client
+        client = admin.client
         await client.acl_setuser(
             "reader",
             enabled=True,
@@ -216,14 +217,12 @@ async def test_a_cancelled_catching_up_is_begun_again(pubsub, take, turns):
 async def test_positions_that_cannot_be_written_stop_nobody(own, opened, take):
     """A position that Redis refuses is written later; the messages go on."""
     async with opened(own.url) as pubsub:
-        client = pubsub._client
+        client = pubsub.client
         async with pubsub.subscribe(EVENTS, position="p") as sub:
             await pubsub.publish(EVENTS, 1)
             await take(sub, 1)
-            sub._positions.note(sub._inboxes)
             await client.config_set("maxmemory", 1)
-            await sub._positions.save()
-            assert sub._positions.errors == 1
+            assert await save_position(sub) == 1
             await client.config_set("maxmemory", 0)
         async with pubsub.subscribe(EVENTS, position="p") as sub:
             await pubsub.publish(EVENTS, 2)
@@ -235,11 +234,11 @@ async def test_out_of_memory_is_the_publishers_error_alone(own, opened, take):
     """A full server refuses a publish, typed; subscriptions stay and go on after it."""
     async with opened(own.url) as pubsub, pubsub.subscribe(EVENTS) as sub:
         await pubsub.publish(EVENTS, 1)
-        await pubsub._client.config_set("maxmemory", 1)
+        await pubsub.client.config_set("maxmemory", 1)
         with pytest.raises(OutOfMemory):
             await pubsub.publish(EVENTS, 2)
         await asyncio.sleep(0.5)  # two position checks under a full server
-        await pubsub._client.config_set("maxmemory", 0)
+        await pubsub.client.config_set("maxmemory", 0)
         await pubsub.publish(EVENTS, 3)
         assert [each.value for each in await take(sub, 2)] == [1, 3]
         assert pubsub.statistics().refused == 0

@@ -113,7 +113,14 @@ def test_ranges_end_where_they_say(option) -> None:
         ),
         ({"tls_cert_file": "c"}, "tls_cert_file is set without tls_key_file"),
         ({"tls_key_file": "k"}, "tls_key_file is set without tls_cert_file"),
-        ({"encryption_key": KEY, "encryption_key_file": "k"}, "keep one"),
+        (
+            {
+                "encryption_key": KEY,
+                "encryption_key_file": "k",
+                "session_encryption": True,
+            },
+            "keep one",
+        ),
         ({"encryption_key": "short"}, "64 hexadecimal digits"),
         ({"session_encryption": True}, "set encryption_key_file"),
         ({"prefix": "a"}, "a colon"),
@@ -296,6 +303,21 @@ def test_encryption_without_a_key_is_refused(profile) -> None:
     assert Settings(**given, encryption_key=KEY).session_encryption
 
 
+@pytest.mark.errors
+@pytest.mark.requirement("G2", "S7")
+@pytest.mark.parametrize("profile", list(PROFILES))
+@pytest.mark.parametrize("key", ["encryption_key", "encryption_key_file"])
+def test_a_key_while_nothing_is_sealed_is_refused(profile, key) -> None:
+    """A key that seals nothing is an error that names it, in every profile."""
+    given = {"profile": profile, "url": "redis://localhost", key: KEY}
+
+    [line] = _problems(**given)
+    assert line.startswith(f"{key} is set and nothing is sealed with it")
+    assert "session_encryption" in line
+    assert KEY not in line
+    assert Settings(**given, session_encryption=True).session_encryption
+
+
 @pytest.mark.basic
 @pytest.mark.requirement("G2")
 @pytest.mark.parametrize("profile", list(PROFILES))
@@ -313,7 +335,12 @@ def test_encryption_without_a_key_is_refused(profile) -> None:
 )
 def test_example_keys_and_profiles(profile, key) -> None:
     """Keys that nobody drew at random are refused in service, else warned of."""
-    given = {"profile": profile, "url": "redis://localhost", "encryption_key": key}
+    given = {
+        "profile": profile,
+        "url": "redis://localhost",
+        "encryption_key": key,
+        "session_encryption": True,
+    }
     if profile in ("staging", "production"):
         [line] = _problems(**given)
         assert "openssl rand -hex 32" in line
@@ -332,7 +359,12 @@ def test_random_keys_are_no_examples(key) -> None:
     text = any(byte > 0x7E or byte < 0x20 for byte in key)
     steps = len({(b - a) % 256 for a, b in pairwise(key)})
     if text and steps > 1:
-        Settings(profile="production", url="redis://h", encryption_key=key.hex())
+        Settings(
+            profile="production",
+            url="redis://h",
+            encryption_key=key.hex(),
+            session_encryption=True,
+        )
 
 
 @pytest.mark.basic
@@ -371,6 +403,7 @@ def test_secrets_are_not_shown(profile) -> None:
         password="canary2",
         cache_url="rediss://:canary3@c",
         encryption_key="ca7a" + KEY[4:],
+        session_encryption=True,
         tls_verify=profile == "production",
     )
 

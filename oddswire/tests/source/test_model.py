@@ -12,12 +12,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     rule,
     run_state_machine_as_test,
 )
 
 from oddswire import Client
+from oddswire.codec import Keyring
 from oddswire.errors import Outcome, SessionGone, SourceError
 from support.hooks import advance_server_clock
 
@@ -44,14 +46,23 @@ def machine_for(url, prefix):
             self.source = desk.Desk(Path(self.folder.name) / "source.db")
             own = f"{prefix[:-1]}-{next(count)}:"
             self.prefix = own
+            self.parts = []
+            # By user: every state that may be: (city, wallets, active) or None.
+            self.model = {user: {None} for user in range(1, 5)}
+
+        @initialize(sealed=st.booleans())
+        def begin(self, sealed):
             self.parts = [
                 desk.Sessions(
-                    self.client, desk.Person, prefix=own, source=self.source, cap=2
+                    self.client,
+                    desk.Person,
+                    prefix=self.prefix,
+                    source=self.source,
+                    cap=2,
+                    keyring=Keyring({1: bytes(range(32))}) if sealed else None,
                 )
                 for _ in range(2)
             ]
-            # By user: every state that may be: (city, wallets, active) or None.
-            self.model = {user: {None} for user in range(1, 5)}
 
         def do(self, call):
             return self.runner.run(call)
@@ -137,7 +148,8 @@ def machine_for(url, prefix):
 
         @invariant()
         def the_same(self):
-            self.do(self.compare())
+            if self.parts:
+                self.do(self.compare())
 
         async def compare(self):
             found = {}

@@ -13,6 +13,7 @@ from oddswire.errors import (
     CodecError,
     Outcome,
     SessionConflict,
+    SessionDamaged,
     SessionError,
     SessionFull,
     SessionGone,
@@ -20,8 +21,15 @@ from oddswire.errors import (
     SourceUnavailable,
 )
 from oddswire.sessions import SealedSource, Source
+from oddswire.sessions._header import Header
 from support import eventually
-from support.hooks import advance_server_clock, mirrored, session_keys, session_steps
+from support.hooks import (
+    advance_server_clock,
+    mirrored,
+    reconcile,
+    session_keys,
+    session_steps,
+)
 
 LATER = 3.0  # seconds: a mark is old then
 
@@ -572,6 +580,35 @@ async def test_a_sealed_source_shows_nothing_and_takes_a_new_key(
     source._put(type(swapped)(**{**asdict(swapped), "user_id": 2}))
     with pytest.raises(CodecError):
         await only.load([2])
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S7", "S8")
+async def test_what_somebody_changed_in_redis_is_made_from_the_source(
+    people, source, client
+):
+    """Sealed: damage is an error, and after a reconciliation nothing of it is left."""
+    keyring = Keyring({1: bytes(range(32))})
+    sessions = people(keyring=keyring)
+    await sessions.update(1, lives_in("Oslo"), create=True)
+    await sessions.update(1, lambda p: setattr(p, "token", "secret"))
+    main, _ = session_keys(sessions).pair(1)
+    words = (await client.hget(main, "h")).split(b" ")
+    words[3] = b"9" * 16  # the conversation's end
+    await client.hset(main, "h", b" ".join(words))
+    with pytest.raises(SessionDamaged):
+        await sessions.get(1)
+    await reconcile(sessions, 1)
+    person = await sessions.get(1)
+    assert (person.city, person.token) == ("Oslo", "")
+    assert Header.parse(await client.hget(main, "h")).expiry == 0
+    # What is whole keeps its conversation.
+    await sessions.update(1, lambda p: setattr(p, "token", "another"))
+    await reconcile(sessions, 1)
+    assert (await sessions.get(1)).token == "another"
+    assert await sessions.touch(1)
+    assert await sessions.deactivate(1)
+    assert (await people(keyring=keyring).get(1)).token == "another"
 
 
 def asdict(struct):

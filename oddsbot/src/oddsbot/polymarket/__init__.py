@@ -6,6 +6,7 @@ in, so the same code talks to the live service and to `oddsbot.replay`.
 
 from __future__ import annotations
 
+from ._http import Found
 from .clob import Clob, ClobMarket, ClobToken, OrderBook, PricePoint
 from .data import Activity, Data, Page, Position
 from .errors import (
@@ -16,6 +17,7 @@ from .errors import (
     RateLimitedUpstream,
     RequestRefused,
     TooManyAssets,
+    Unreadable,
     UpstreamUnavailable,
 )
 from .events import (
@@ -54,6 +56,7 @@ __all__ = [
     "Connected",
     "Data",
     "Disconnected",
+    "Found",
     "Frame",
     "Gamma",
     "GammaEvent",
@@ -81,6 +84,7 @@ __all__ = [
     "TickSizeChange",
     "Token",
     "TooManyAssets",
+    "Unreadable",
     "UpstreamUnavailable",
     "parse_frame",
     "quotes",

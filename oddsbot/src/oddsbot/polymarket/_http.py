@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
 import msgspec
 from aiohttp import ClientError, ClientTimeout
 from yarl import URL
 
+from ._reading import decoder
 from .errors import (
     BadAnswer,
     NotFound,
@@ -19,12 +21,14 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from aiohttp import ClientResponse, ClientSession
 
-# float_hook: a price that comes as a JSON number must not pass through a float.
-_decoder = msgspec.json.Decoder(float_hook=Decimal)
+_T = TypeVar("_T")
+_MOST_NAMES = 1_000
+
+_log = logging.getLogger("oddsbot.polymarket")
 
 
 async def call(
@@ -70,7 +74,7 @@ async def call(
         raise UpstreamUnavailable(f"{where}: {reason}") from error
     _check_status(where, response)
     try:
-        return _decoder.decode(body)
+        return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise BadAnswer(f"{where}: the answer is not JSON ({error})") from error
 
@@ -89,6 +93,57 @@ def segment(text: str) -> str:
 def bad_answer(where: str, error: Exception) -> BadAnswer:
     """Return the error for an answer that is JSON of another shape."""
     return BadAnswer(f"{where}: the answer has another shape ({error})")
+
+
+def next_cursor(sent: Any) -> str | None:
+    """Return the cursor of the next page as text; None on the last page."""
+    if sent is None or sent == "" or isinstance(sent, (bool, dict, list)):
+        return None
+    return str(sent)
+
+
+class Found(dict[str, _T], Generic[_T]):
+    """What was found of several things that were asked for, by the name they have.
+
+    Attributes:
+        unread: Of those that are absent here, the ones whose answer could not be read:
+            whether they exist is not known. All others that are absent do not exist.
+    """
+
+    unread: frozenset[str] = frozenset()
+
+
+class LeftOut:
+    """Counts the elements of answers that could not be read, and logs each once.
+
+    Attributes:
+        counts: How many, by the endpoint.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._named: set[str] = set()
+
+    def note(self, where: str, lines: Sequence[str]) -> None:
+        """Count elements; log the first of them that was not logged before.
+
+        Args:
+            where: The endpoint.
+            lines: For each element its name, a colon, and what is wrong with it.
+        """
+        self.counts[where] += len(lines)
+        new = [line for line in lines if self._is_new(where, line)]
+        if new:
+            _log.warning("%s: left out %d, such as %s", where, len(lines), new[0][:300])
+
+    def _is_new(self, where: str, line: str) -> bool:
+        name, _, _ = line.partition(": ")
+        # Places in a list are no names: the next answer has others.
+        name = f"{where} {'element' if name.startswith('element ') else name}"
+        if name in self._named or len(self._named) >= _MOST_NAMES:
+            return False
+        self._named.add(name)
+        return True
 
 
 def _check_status(where: str, response: ClientResponse) -> None:

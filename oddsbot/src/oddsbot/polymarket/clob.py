@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-import msgspec
 from msgspec import Struct
 
-from ._http import bad_answer, call, segment
-from .events import Level, Side, Timestamp, check_levels, check_price, check_size
+from ._http import Found, LeftOut, bad_answer, call, segment
+from ._reading import (
+    EACH,
+    Id,
+    Milliseconds,
+    Seconds,
+    check_milliseconds,
+    ids_of,
+    read,
+    read_each,
+)
+from .events import (
+    Level,
+    Side,
+    best_ask,
+    best_bid,
+    check_levels,
+    check_price,
+    check_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,18 +34,18 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
 Interval = Literal["1h", "6h", "1d", "1w", "1m", "max", "all"]
-_Answer = TypeVar("_Answer")
+_Answer = TypeVar("_Answer", bound=Struct)
 
 
 class OrderBook(Struct, frozen=True, kw_only=True):
     """The whole book of one token.
 
-    ``bids`` ascend and ``asks`` descend: the best level of a side is its last.
+    ``bids`` mostly ascend and ``asks`` descend; `bid` and `ask` do not rely on it.
     """
 
-    market: str
-    asset_id: str
-    timestamp: Timestamp
+    market: Id
+    asset_id: Id
+    timestamp: Milliseconds | None
     bids: tuple[Level, ...] = ()
     asks: tuple[Level, ...] = ()
     hash: str = ""
@@ -38,6 +55,7 @@ class OrderBook(Struct, frozen=True, kw_only=True):
     last_trade_price: Decimal | None = None
 
     def __post_init__(self) -> None:
+        check_milliseconds(self.timestamp)
         check_levels(self.bids)
         check_levels(self.asks)
         check_size(self.min_order_size)
@@ -47,18 +65,18 @@ class OrderBook(Struct, frozen=True, kw_only=True):
     @property
     def bid(self) -> Decimal | None:
         """The best bid, None when nobody bids."""
-        return self.bids[-1].price if self.bids else None
+        return best_bid(self.bids)
 
     @property
     def ask(self) -> Decimal | None:
         """The best ask, None when nobody asks."""
-        return self.asks[-1].price if self.asks else None
+        return best_ask(self.asks)
 
 
 class ClobToken(Struct, frozen=True, rename={"token_id": "t", "outcome": "o"}):
     """One side of a market: its token and its name."""
 
-    token_id: str
+    token_id: Id
     outcome: str
 
 
@@ -82,7 +100,7 @@ class ClobMarket(
     Fees are in basis points.
     """
 
-    condition_id: str
+    condition_id: Id
     tokens: tuple[ClobToken, ...]
     min_order_size: Decimal | None = None
     tick_size: Decimal | None = None
@@ -99,7 +117,7 @@ class ClobMarket(
 class PricePoint(Struct, frozen=True):
     """One point of a price history: ``t`` in Unix seconds, ``p`` a price."""
 
-    t: Timestamp
+    t: Seconds
     p: Decimal
 
     def __post_init__(self) -> None:
@@ -117,11 +135,15 @@ class Clob:
         session: Makes the calls; stays the caller's.
         base_url: Such as ``https://clob.polymarket.com``.
         timeout: Seconds for one call, everything included.
+
+    Attributes:
+        left_out: Counts what could not be read.
     """
 
     def __init__(
         self, session: ClientSession, base_url: str, *, timeout: float = 10.0
     ) -> None:
+        self.left_out = LeftOut()
         self._session = session
         self._base_url = base_url.rstrip("/")
         self._timeout = timeout
@@ -130,8 +152,11 @@ class Clob:
         """Return the book of one token."""
         return await self._get("/book", {"token_id": token_id}, OrderBook)
 
-    async def books(self, *token_ids: str) -> dict[str, OrderBook]:
-        """Return the books of these tokens, by token id; those without are absent."""
+    async def books(self, *token_ids: str) -> Found[OrderBook]:
+        """Return the books of these tokens, by token id; those without are absent.
+
+        A book that cannot be read is absent too, and named in ``unread``.
+        """
         body = [{"token_id": token_id} for token_id in token_ids]
         answer = await call(
             self._session,
@@ -141,7 +166,16 @@ class Clob:
             timeout=self._timeout,
             json=body,
         )
-        return {book.asset_id: book for book in read_books(answer)}
+        where = "POST /books"
+        lines: list[str] = []
+        books = read_books(answer, lines)
+        found = Found({book.asset_id: book for book in books})
+        if lines:
+            self.left_out.note(where, lines)
+            missing = frozenset(token_ids) - found.keys()
+            illegible = ids_of(answer, "asset_id")
+            found.unread = missing if "" in illegible else missing & illegible
+        return found
 
     async def market(self, condition_id: str) -> ClobMarket:
         """Return the market with this condition id."""
@@ -177,16 +211,26 @@ class Clob:
             start: From when, Unix seconds.
             end: Until when, Unix seconds; None for now.
             fidelity: Minutes between points.
+
+        A point that cannot be read is left out.
         """
         params = {"market": token_id, "fidelity": str(fidelity)}
         given = {"interval": interval, "startTs": start, "endTs": end}
         params |= {
             name: str(value) for name, value in given.items() if value is not None
         }
-        return (await self._get("/prices-history", params, _History)).history
+        lines: list[str] = []
+        answer = await self._get("/prices-history", params, _History, lines)
+        if lines and not answer.history:
+            raise bad_answer("GET /prices-history", ValueError(lines[0]))
+        return answer.history
 
     async def _get(
-        self, path: str, params: Mapping[str, str], kind: type[_Answer]
+        self,
+        path: str,
+        params: Mapping[str, str],
+        kind: type[_Answer],
+        left_out: list[str] | None = None,
     ) -> _Answer:
         answer = await call(
             self._session,
@@ -196,7 +240,11 @@ class Clob:
             timeout=self._timeout,
             params=params.items(),
         )
-        return _read(f"GET {path}", answer, kind)
+        lines: list[str] = [] if left_out is None else left_out
+        found = _read(f"GET {path}", answer, kind, lines)
+        if lines:
+            self.left_out.note(f"GET {path}", lines)
+        return found
 
 
 class _Price(Struct):
@@ -214,7 +262,7 @@ class _Mid(Struct):
 
 
 class _History(Struct):
-    history: tuple[PricePoint, ...]
+    history: Annotated[tuple[PricePoint, ...], EACH]
 
 
 def read_market(answer: Any) -> ClobMarket:
@@ -223,33 +271,26 @@ def read_market(answer: Any) -> ClobMarket:
     Raises:
         BadAnswer: It has another shape.
     """
-    return _read("GET /clob-markets", answer, ClobMarket)
+    return _read("GET /clob-markets", answer, ClobMarket, [])
 
 
-def read_books(answer: Any) -> tuple[OrderBook, ...]:
+def read_books(answer: Any, left_out: list[str] | None = None) -> tuple[OrderBook, ...]:
     """Turn the decoded answer of ``POST /books`` into books.
+
+    Args:
+        answer: The answer.
+        left_out: Gets a line for each book that could not be read.
 
     Raises:
         BadAnswer: It has another shape.
     """
-    return _read("POST /books", answer, tuple[OrderBook, ...])
+    if not isinstance(answer, list):
+        raise bad_answer("POST /books", ValueError("a list was expected"))
+    return read_each(answer, OrderBook, [] if left_out is None else left_out)
 
 
-def _read(where: str, answer: Any, kind: type[_Answer]) -> _Answer:
+def _read(where: str, answer: Any, kind: type[_Answer], left_out: list[str]) -> _Answer:
     try:
-        return msgspec.convert(_plain(answer), kind, strict=False)
-    except (msgspec.ValidationError, RecursionError) as error:
+        return read(answer, kind, left_out)
+    except ValueError as error:
         raise bad_answer(where, error) from error
-
-
-def _plain(value: Any) -> Any:
-    """Drop what is null or empty: the CLOB writes ``""`` for a price nobody has."""
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: _plain(each)
-        for key, each in value.items()
-        if each is not None and each != ""
-    }

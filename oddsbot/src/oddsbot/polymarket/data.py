@@ -1,7 +1,6 @@
 """The Data API, version 2: what a wallet did, and what it holds.
 
-Every answer is ``{"data": ..., "pagination": {...}}``. ``""`` stands for an absent text
-and 999 for an absent outcome; here both are the field's default.
+Every answer is ``{"data": ..., "pagination": {...}}``.
 """
 
 from __future__ import annotations
@@ -9,10 +8,10 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import msgspec
 from msgspec import Struct
 
-from ._http import bad_answer, call
+from ._http import LeftOut, bad_answer, call, next_cursor
+from ._reading import Id, OutcomeIndex, Seconds, check_number, read_each
 from .events import check_price, check_size
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
 PAGE_MAX = 1_000
-_NO_OUTCOME = 999
 _Row = TypeVar("_Row", bound=Struct)
 
 
@@ -43,8 +41,8 @@ class Activity(Struct, frozen=True, kw_only=True):
         outcome_index: None where no outcome is meant.
     """
 
-    proxy_wallet: str
-    timestamp: int
+    proxy_wallet: Id
+    timestamp: Seconds
     type: str = "TRADE"
     condition_id: str = ""
     token_id: str = ""
@@ -53,7 +51,7 @@ class Activity(Struct, frozen=True, kw_only=True):
     usdc_size: Decimal | None = None
     price: Decimal | None = None
     outcome: str = ""
-    outcome_index: int | None = None
+    outcome_index: OutcomeIndex | None = None
     title: str = ""
     slug: str = ""
     event_slug: str = ""
@@ -64,6 +62,7 @@ class Activity(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         check_size(self.size)
         check_size(self.usdc_size)
+        check_number(self.price)
         if self.type == "TRADE":
             check_price(self.price)
 
@@ -71,7 +70,7 @@ class Activity(Struct, frozen=True, kw_only=True):
 class Position(Struct, frozen=True, kw_only=True):
     """What a wallet holds of one token, in shares and dollars."""
 
-    condition_id: str
+    condition_id: Id
     token_id: str = ""
     current_size: Decimal = Decimal(0)
     avg_price: Decimal | None = None
@@ -86,7 +85,7 @@ class Position(Struct, frozen=True, kw_only=True):
     mergeable: bool = False
     negative_risk: bool = False
     outcome: str = ""
-    outcome_index: int | None = None
+    outcome_index: OutcomeIndex | None = None
     title: str = ""
     slug: str = ""
     event_slug: str = ""
@@ -122,11 +121,15 @@ class Data:
         session: Makes the calls; stays the caller's.
         base_url: Such as ``https://data-api.polymarket.com``.
         timeout: Seconds for one call.
+
+    Attributes:
+        left_out: Counts the rows that could not be read.
     """
 
     def __init__(
         self, session: ClientSession, base_url: str, *, timeout: float = 10.0
     ) -> None:
+        self.left_out = LeftOut()
         self._session = session
         self._base_url = base_url.rstrip("/")
         self._timeout = timeout
@@ -202,10 +205,16 @@ class Data:
             timeout=self._timeout,
             params=params,
         )
-        return _read_page(f"GET {path}", answer, kind)
+        lines: list[str] = []
+        page = _read_page(f"GET {path}", answer, kind, lines)
+        if lines:
+            self.left_out.note(f"GET {path}", lines)
+        return page
 
 
-def _read_page(where: str, answer: Any, kind: type[_Row]) -> Page[_Row]:
+def _read_page(
+    where: str, answer: Any, kind: type[_Row], left_out: list[str]
+) -> Page[_Row]:
     if not isinstance(answer, dict) or "data" not in answer:
         raise bad_answer(where, ValueError("no data"))
     data = answer["data"]
@@ -213,26 +222,7 @@ def _read_page(where: str, answer: Any, kind: type[_Row]) -> Page[_Row]:
         data = []  # the documented way to say that there is nothing
     if not isinstance(data, list):
         raise bad_answer(where, ValueError("data is no list"))
-    rows: list[_Row] = []
-    skipped = 0
-    for each in data:
-        try:
-            rows.append(msgspec.convert(_plain(each), kind, strict=False))
-        except (msgspec.ValidationError, RecursionError):
-            skipped += 1
+    rows = read_each(data, kind, left_out)
     pagination = answer.get("pagination")
     cursor = pagination.get("next_cursor") if isinstance(pagination, dict) else None
-    return Page(tuple(rows), cursor or None, skipped)
-
-
-def _plain(row: Any) -> Any:
-    """Drop what is null or empty, and the outcome that stands for none."""
-    if not isinstance(row, dict):
-        return row
-    return {
-        key: value
-        for key, value in row.items()
-        if value is not None
-        and value != ""
-        and not (key == "outcome_index" and value == _NO_OUTCOME)
-    }
+    return Page(rows, next_cursor(cursor), len(data) - len(rows))

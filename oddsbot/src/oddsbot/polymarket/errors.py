@@ -59,3 +59,10 @@ class UpstreamUnavailable(PolymarketError):
 
 class BadAnswer(PolymarketError, ValueError):
     """An answer came and does not have the shape this endpoint promises."""
+
+
+class Unreadable(BadAnswer):
+    """Polymarket answered about this, and this part of the answer cannot be read.
+
+    Whether it exists, and how it stands, is not known.
+    """

@@ -1,9 +1,9 @@
 """The events of the market channel, as Polymarket's websocket sends them.
 
 Prices and sizes are `Decimal`, exact as written on the wire; a price is a
-probability, 0 to 1; a size is in shares. ``timestamp`` is Unix time in milliseconds.
-Unknown fields are ignored; a field of the wrong type, or a number outside its range,
-refuses the event.
+probability, 0 to 1; a size is in shares. ``timestamp`` is Unix time in milliseconds,
+None where the event says none. Unknown fields are ignored; a field of the wrong type,
+or a number outside its range, refuses the event.
 
 A price of None is an empty side of the book or a value nobody has yet (the wire
 writes ``""``); it is never zero.
@@ -14,28 +14,46 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Struct, UnsetType
+
+from ._reading import EACH, Id, Milliseconds, check_milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-Timestamp = Annotated[int, Meta(ge=0)]
 Side = Literal["BUY", "SELL"]
-
+MaybeSide = Literal["BUY", "SELL", ""]
 
 _ZERO = Decimal(0)
 _ONE = Decimal(1)
+# Smaller ones are not prices but a way to make a text of a million digits.
+_LEAST = Decimal("1e-100")
+_LARGEST = Decimal(10) ** 21
 
 
-def check_price(price: Decimal | None) -> None:
+def check_price(price: Decimal | UnsetType | None) -> None:
     """Refuse what no probability can be.
 
     Raises:
         ValueError: The price is not a finite number from 0 to 1.
     """
+    if price is None or price is UNSET:
+        return
     # is_finite first: to compare with a NaN raises another error than ValueError.
-    if price is not None and not (price.is_finite() and _ZERO <= price <= _ONE):
+    if not (price.is_finite() and (_LEAST <= price <= _ONE or not price)):
         raise ValueError(f"a price must be from 0 to 1, not {price}")
+
+
+def check_amount(amount: Decimal | None) -> None:
+    """Refuse what is not finite, or too large for a text.
+
+    Raises:
+        ValueError: It is.
+    """
+    if amount is not None and not (
+        amount.is_finite() and -_LARGEST < amount < _LARGEST
+    ):
+        raise ValueError(f"{amount} is out of range")
 
 
 def check_size(size: Decimal | None) -> None:
@@ -44,8 +62,26 @@ def check_size(size: Decimal | None) -> None:
     Raises:
         ValueError: The size is negative or not a finite number.
     """
-    if size is not None and not (size.is_finite() and size >= _ZERO):
+    if size is not None and not (size.is_finite() and _ZERO <= size < _LARGEST):
         raise ValueError(f"a size must be 0 or more, not {size}")
+
+
+def best_bid(levels: Iterable[Level]) -> Decimal | None:
+    """Return the highest price at which something rests; None where nothing does.
+
+    No order of the levels is promised. A level of size 0 is none, and no order can rest
+    at 0 or 1.
+    """
+    return max(_prices(levels), default=None)
+
+
+def best_ask(levels: Iterable[Level]) -> Decimal | None:
+    """Return the lowest price at which something rests; None where nothing does."""
+    return min(_prices(levels), default=None)
+
+
+def _prices(levels: Iterable[Level]) -> list[Decimal]:
+    return [each.price for each in levels if each.size and _ZERO < each.price < _ONE]
 
 
 def check_levels(levels: Iterable[Level]) -> None:
@@ -59,9 +95,9 @@ def check_levels(levels: Iterable[Level]) -> None:
         price, size = level.price, level.size
         if not (
             price.is_finite()
-            and _ZERO <= price <= _ONE
+            and (_LEAST <= price <= _ONE or not price)
             and size.is_finite()
-            and size >= _ZERO
+            and _ZERO <= size < _LARGEST
         ):
             check_price(price)
             check_size(size)
@@ -77,12 +113,12 @@ class Level(Struct, frozen=True):
 class Book(Struct, frozen=True, tag_field="event_type", tag="book"):
     """The whole book of one token: the first event after each (re)subscription.
 
-    ``bids`` ascend and ``asks`` descend: the best level of a side is its last.
+    ``bids`` mostly ascend and ``asks`` descend; `quotes` does not rely on it.
     """
 
-    market: str
-    asset_id: str
-    timestamp: Timestamp
+    market: Id
+    asset_id: Id
+    timestamp: Milliseconds | None
     bids: tuple[Level, ...] = ()
     asks: tuple[Level, ...] = ()
     hash: str = ""
@@ -90,6 +126,7 @@ class Book(Struct, frozen=True, tag_field="event_type", tag="book"):
     last_trade_price: Decimal | None = None
 
     def __post_init__(self) -> None:
+        check_milliseconds(self.timestamp)
         check_levels(self.bids)
         check_levels(self.asks)
         check_price(self.tick_size)
@@ -97,14 +134,17 @@ class Book(Struct, frozen=True, tag_field="event_type", tag="book"):
 
 
 class LevelChange(Struct, frozen=True):
-    """The new total at one price of one token; ``size`` 0 removes the level."""
+    """The new total at one price of one token; ``size`` 0 removes the level.
 
-    asset_id: str
+    A best price of None is an empty side; one that is unset was not told of.
+    """
+
+    asset_id: Id
     price: Decimal
     size: Decimal
-    side: Side
-    best_bid: Decimal | None
-    best_ask: Decimal | None
+    side: MaybeSide = ""
+    best_bid: Decimal | UnsetType | None = UNSET
+    best_ask: Decimal | UnsetType | None = UNSET
     hash: str = ""
 
     def __post_init__(self) -> None:
@@ -115,11 +155,17 @@ class LevelChange(Struct, frozen=True):
 
 
 class PriceChange(Struct, frozen=True, tag_field="event_type", tag="price_change"):
-    """Levels that changed in one market, usually of both its tokens."""
+    """Levels that changed in one market, usually of both its tokens.
 
-    market: str
-    timestamp: Timestamp
-    price_changes: tuple[LevelChange, ...]
+    An entry that cannot be read is left out; each tells of its own token.
+    """
+
+    market: Id
+    timestamp: Milliseconds | None
+    price_changes: Annotated[tuple[LevelChange, ...], EACH]
+
+    def __post_init__(self) -> None:
+        check_milliseconds(self.timestamp)
 
 
 class TickSizeChange(
@@ -127,13 +173,14 @@ class TickSizeChange(
 ):
     """The price step of a token changed; a fresh `Book` follows."""
 
-    market: str
-    asset_id: str
-    timestamp: Timestamp
+    market: Id
+    asset_id: Id
+    timestamp: Milliseconds | None
     new_tick_size: Decimal
     old_tick_size: Decimal | None = None
 
     def __post_init__(self) -> None:
+        check_milliseconds(self.timestamp)
         check_price(self.new_tick_size)
         check_price(self.old_tick_size)
 
@@ -143,40 +190,47 @@ class LastTradePrice(
 ):
     """One trade; ``side`` is the taker's."""
 
-    market: str
-    asset_id: str
-    timestamp: Timestamp
+    market: Id
+    asset_id: Id
+    timestamp: Milliseconds | None
     price: Decimal
     size: Decimal | None = None
-    side: str = ""
+    side: MaybeSide = ""
     fee_rate_bps: Decimal | None = None
     transaction_hash: str = ""
 
     def __post_init__(self) -> None:
+        check_milliseconds(self.timestamp)
         check_price(self.price)
         check_size(self.size)
+        check_amount(self.fee_rate_bps)
 
 
 class BestBidAsk(Struct, frozen=True, tag_field="event_type", tag="best_bid_ask"):
-    """The top of one token's book changed."""
+    """The top of one token's book changed.
 
-    market: str
-    asset_id: str
-    timestamp: Timestamp
-    best_bid: Decimal | None
-    best_ask: Decimal | None
+    A best price of None is an empty side; one that is unset was not told of.
+    """
+
+    market: Id
+    asset_id: Id
+    timestamp: Milliseconds | None
+    best_bid: Decimal | UnsetType | None = UNSET
+    best_ask: Decimal | UnsetType | None = UNSET
     spread: Decimal | None = None
 
     def __post_init__(self) -> None:
+        check_milliseconds(self.timestamp)
         check_price(self.best_bid)
         check_price(self.best_ask)
+        check_amount(self.spread)
 
 
 class NewMarket(Struct, frozen=True, tag_field="event_type", tag="new_market"):
     """A market was created; sent for every market, whatever is subscribed."""
 
-    market: str
-    timestamp: Timestamp
+    market: Id
+    timestamp: Milliseconds | None
     id: str = ""
     question: str = ""
     slug: str = ""
@@ -187,6 +241,10 @@ class NewMarket(Struct, frozen=True, tag_field="event_type", tag="new_market"):
     group_item_title: str = ""
     order_price_min_tick_size: Decimal | None = None
 
+    def __post_init__(self) -> None:
+        check_milliseconds(self.timestamp)
+        check_price(self.order_price_min_tick_size)
+
 
 class MarketResolved(
     Struct, frozen=True, tag_field="event_type", tag="market_resolved"
@@ -196,8 +254,8 @@ class MarketResolved(
     ``winning_asset_id`` and ``winning_outcome`` are empty when no single outcome won.
     """
 
-    market: str
-    timestamp: Timestamp
+    market: Id
+    timestamp: Milliseconds | None
     winning_asset_id: str = ""
     winning_outcome: str = ""
     assets_ids: tuple[str, ...] = ()
@@ -206,6 +264,9 @@ class MarketResolved(
     question: str = ""
     slug: str = ""
     tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_milliseconds(self.timestamp)
 
 
 MarketEvent = (

@@ -1,19 +1,19 @@
 """Gamma: what markets and events there are. Models and the calls that return them.
 
 Gamma writes lists as JSON text inside strings, some numbers as strings, and leaves
-out what is null. Here a list is a tuple, a number a `Decimal`, and what is absent,
-null or ``""`` is the field's default.
+out what is null. Here a list is a tuple and a number a `Decimal`.
 """
 
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from ._http import bad_answer, call, segment
+from ._http import Found, LeftOut, bad_answer, call, next_cursor, segment
+from ._reading import EACH, Id, ids_of, read, read_each
 from .events import check_price
 
 if TYPE_CHECKING:
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 PAGE_MAX = 100
 Model = TypeVar("Model", bound=Struct)
 
-_TEXT_LISTS = frozenset(
-    {"clobTokenIds", "outcomePrices", "outcomes", "umaResolutionStatuses"}
+_FINAL = frozenset({"resolved", "settled"})
+# A proposal can be disputed, and a dispute can end either way.
+_PENDING = frozenset(
+    {"requested", "proposed", "reproposed", "challenged", "disputed", "arbitration"}
 )
 
 
@@ -50,8 +52,8 @@ class GammaMarket(Struct, frozen=True, kw_only=True, rename="camel"):
     `tokens` pairs them. Dates are ISO text as Gamma sent it.
     """
 
-    id: str
-    condition_id: str
+    id: Id
+    condition_id: Id
     slug: str = ""
     question: str = ""
     description: str = ""
@@ -66,6 +68,7 @@ class GammaMarket(Struct, frozen=True, kw_only=True, rename="camel"):
     start_date: str = ""
     end_date: str = ""
     closed_time: str = ""
+    automatically_resolved: bool = False
     volume: Decimal | None = None
     volume24hr: Decimal | None = None
     liquidity: Decimal | None = None
@@ -82,7 +85,7 @@ class GammaMarket(Struct, frozen=True, kw_only=True, rename="camel"):
     uma_resolution_statuses: tuple[str, ...] = ()
     resolution_status: str = ""
     image: str = ""
-    events: tuple[GammaEvent, ...] = ()
+    events: Annotated[tuple[GammaEvent, ...], EACH] = ()
 
     def __post_init__(self) -> None:
         # Pairing by index is only sound when there is one of each.
@@ -105,11 +108,34 @@ class GammaMarket(Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def resolved(self) -> bool:
-        """Whether the outcome is final."""
-        return self.closed and "resolved" in {
-            self.uma_resolution_status,
-            self.resolution_status,
-        }
+        """Whether the outcome is final, whichever of Gamma's fields says so.
+
+        A market of protocol 1 has the state of UMA, one of protocol 2 a state of its
+        own, and one that was resolved by itself only its end and its payouts. While a
+        state says that something is proposed or disputed, nothing is final.
+        """
+        states = {self.uma_resolution_status.lower(), self.resolution_status.lower()}
+        states.discard("")
+        if not states and self.uma_resolution_statuses:
+            # The states that it went through; the last one is where it stands.
+            states = {self.uma_resolution_statuses[-1].lower()}
+        if states & _PENDING:
+            return False
+        if states & _FINAL or self.automatically_resolved:
+            return True
+        ended = self.closed and self.closed_time != ""
+        return ended and self.payouts is not None
+
+    @property
+    def payouts(self) -> tuple[Decimal, ...] | None:
+        """What a share of each outcome pays, if the prices are that: one 1, the rest 0.
+
+        None for prices, and for a payout that is shared: `resolved` tells them apart.
+        """
+        one = sorted(self.outcome_prices, reverse=True)
+        if one and one[0] == 1 and not any(one[1:]):
+            return self.outcome_prices
+        return None
 
     @property
     def winner(self) -> str | None:
@@ -121,9 +147,13 @@ class GammaMarket(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class GammaEvent(Struct, frozen=True, kw_only=True, rename="camel"):
-    """A question with its markets: one, or one for each possible answer."""
+    """A question with its markets: one, or one for each possible answer.
 
-    id: str
+    Attributes:
+        skipped: How many of its markets could not be read.
+    """
+
+    id: Id
     slug: str = ""
     title: str = ""
     description: str = ""
@@ -138,7 +168,8 @@ class GammaEvent(Struct, frozen=True, kw_only=True, rename="camel"):
     neg_risk: bool = False
     neg_risk_market_id: str = msgspec.field(default="", name="negRiskMarketID")
     image: str = ""
-    markets: tuple[GammaMarket, ...] = ()
+    markets: Annotated[tuple[GammaMarket, ...], EACH] = ()
+    skipped: int = 0
 
 
 class Profile(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -159,11 +190,13 @@ class MarketPage(Struct, frozen=True):
         markets: Those of the page that could be read.
         next_cursor: For the next page, None on the last one.
         skipped: How many markets of the page could not be read.
+        unread: Their condition ids, "" among them for one without.
     """
 
     markets: tuple[GammaMarket, ...]
     next_cursor: str | None = None
     skipped: int = 0
+    unread: frozenset[str] = frozenset()
 
 
 class Gamma:
@@ -176,11 +209,15 @@ class Gamma:
         session: Makes the calls; stays the caller's.
         base_url: Such as ``https://gamma-api.polymarket.com``.
         timeout: Seconds for one call, everything included.
+
+    Attributes:
+        left_out: Counts what could not be read.
     """
 
     def __init__(
         self, session: ClientSession, base_url: str, *, timeout: float = 10.0
     ) -> None:
+        self.left_out = LeftOut()
         self._session = session
         self._base_url = base_url.rstrip("/")
         self._timeout = timeout
@@ -201,17 +238,39 @@ class Gamma:
         """Return what the wallet with this address shows of itself."""
         return await self._one("/public-profile", Profile, [("address", wallet)])
 
-    async def markets_by_condition(self, *condition_ids: str) -> dict[str, GammaMarket]:
+    async def markets_by_condition(self, *condition_ids: str) -> Found[GammaMarket]:
         """Return the markets with these condition ids, by condition id.
 
-        Those Gamma does not know are absent. At most 100 go into one call; more
-        make several.
+        Open or closed: Gamma leaves closed markets out of a list unless it is asked for
+        closed ones, so those that are missing are asked for again as closed ones. At
+        most 100 go into one call. A market that Gamma does not know is absent; one that
+        cannot be read is absent too, and named in ``unread``.
         """
-        found: dict[str, GammaMarket] = {}
+        found: Found[GammaMarket] = Found()
+        unread: set[str] = set()
         for at in range(0, len(condition_ids), PAGE_MAX):
-            chunk = condition_ids[at : at + PAGE_MAX]
-            page = await self.markets(limit=PAGE_MAX, condition_ids=chunk)
-            found |= {market.condition_id: market for market in page.markets}
+            missing = [each for each in condition_ids[at : at + PAGE_MAX] if each]
+            illegible: set[str] = set()
+            for closed in (None, True):
+                cursor = None
+                while missing:
+                    page = await self.markets(
+                        after_cursor=cursor,
+                        limit=PAGE_MAX,
+                        condition_ids=missing,
+                        closed=closed,
+                    )
+                    illegible |= page.unread
+                    got = {market.condition_id: market for market in page.markets}
+                    found |= {each: got[each] for each in missing if each in got}
+                    # The cursor belongs to what was asked for.
+                    cursor = page.next_cursor
+                    if cursor is None or not page.markets:
+                        break
+                missing = [each for each in missing if each not in found]
+            # One whose very id cannot be read may be any of them.
+            unread.update(missing if "" in illegible else illegible & set(missing))
+        found.unread = frozenset(unread)
         return found
 
     async def markets(
@@ -251,15 +310,16 @@ class Gamma:
         answer = await self._get(path, params)
         if not isinstance(answer, dict) or not isinstance(answer.get("markets"), list):
             raise bad_answer(f"GET {path}", ValueError("no list of markets"))
-        markets: list[GammaMarket] = []
-        skipped = 0
-        for each in answer["markets"]:
-            try:
-                markets.append(read(each, GammaMarket))
-            except ValueError:
-                skipped += 1
-        cursor = answer.get("next_cursor")
-        return MarketPage(tuple(markets), cursor or None, skipped)
+        lines: list[str] = []
+        markets = read_each(answer["markets"], GammaMarket, lines)
+        if lines:
+            self.left_out.note(f"GET {path}", lines)
+        cursor = next_cursor(answer.get("next_cursor"))
+        skipped = len(answer["markets"]) - len(markets)
+        unread = ids_of(answer["markets"], "conditionId") - {
+            market.condition_id for market in markets
+        }
+        return MarketPage(markets, cursor, skipped, frozenset(unread))
 
     async def _get(self, path: str, params: Iterable[tuple[str, str]] = ()) -> Any:
         return await call(
@@ -275,34 +335,14 @@ class Gamma:
         self, path: str, kind: type[Model], params: Iterable[tuple[str, str]] = ()
     ) -> Model:
         answer = await self._get(path, params)
+        lines: list[str] = []
         try:
-            return read(answer, kind)
+            found = read(answer, kind, lines)
         except ValueError as error:
             raise bad_answer(f"GET {path}", error) from error
-
-
-def read(answer: Any, kind: type[Model]) -> Model:
-    """Turn one decoded object of Gamma's into its model.
-
-    Raises:
-        ValueError: It has another shape.
-    """
-    try:
-        return msgspec.convert(_plain(answer), kind, strict=False)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise ValueError(str(error)) from error
-
-
-def _plain(value: Any) -> Any:
-    """Drop what is null or empty, and open the lists that are JSON text."""
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    plain = {}
-    for key, each in value.items():
-        if each is None or each == "":
-            continue
-        opened = key in _TEXT_LISTS and isinstance(each, str)
-        plain[key] = _plain(msgspec.json.decode(each) if opened else each)
-    return plain
+        if lines:
+            self.left_out.note(f"GET {path}", lines)
+            if isinstance(found, GammaEvent):
+                skipped = len(answer.get("markets", ())) - len(found.markets)
+                return msgspec.structs.replace(found, skipped=skipped)
+        return found

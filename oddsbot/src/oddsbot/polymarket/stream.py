@@ -1,10 +1,11 @@
 """The market channel as one endless, typed stream that heals itself.
 
 What goes wrong in the field, and the line here that meets it: the link drops
-(reconnect for ever, resubscribe), the link stays up and falls silent while PONG
-still comes (the watchdog counts data only), one event is broken or new (skipped and
-counted, the rest delivered), the consumer is slow (nothing is read ahead but one
-frame and what aiohttp holds before it stops reading the socket).
+(reconnect for ever, resubscribe), the link stays up and falls silent while PONG and
+news of other markets still come (only events of what is subscribed feed the
+watchdog), one event is broken or new (skipped and counted, the rest delivered), the
+consumer is slow (nothing is read ahead but one frame and what aiohttp holds before it
+stops reading the socket).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from aiohttp import ClientError, ClientWSTimeout, WSMsgType
 from yarl import URL
 
 from .errors import BadFrame, TooManyAssets
+from .events import MarketResolved, NewMarket, PriceChange
 from .frames import parse_frame
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class StreamCounters:
         reconnects: Connections after the first one.
         failed_attempts: Tries to connect that failed.
         last_frame_at: When the last data frame came, on the stream's clock.
+        last_sign_at: When the last event of a subscribed asset came.
     """
 
     def __init__(self) -> None:
@@ -78,6 +81,7 @@ class StreamCounters:
         self.reconnects = 0
         self.failed_attempts = 0
         self.last_frame_at: float | None = None
+        self.last_sign_at: float | None = None
 
 
 def reconnect_delay(attempt: int, jitter: float, *, base: float, cap: float) -> float:
@@ -113,8 +117,10 @@ class MarketStream:
         url: Of the market channel.
         asset_ids: Token ids, at most `MAX_ASSETS`.
         ping_every: Seconds between PINGs; Polymarket asks for one every 10.
-        stale_after: Seconds without data, PONG not counted, after which the
-            connection is replaced.
+        stale_after: Seconds without an event of what is subscribed, after which the
+            connection is replaced. PONG, announcements of new markets and what cannot
+            be read prove nothing. Only the time spent waiting counts, so that a slow
+            consumer replaces no connection.
         connect_timeout: Seconds for a try to connect.
         backoff: The base and the cap of `reconnect_delay`, in seconds. A connection
             that ended sooner than the base after it began counts as a failed try
@@ -147,6 +153,7 @@ class MarketStream:
         self._url = url
         # A dict, for the order: the books come in the order of the subscription.
         self._assets: dict[str, None] = {}
+        self._silence = 0.0  # seconds waited since the last sign of life
         self._add(asset_ids)
         self._ping_every = ping_every
         self._stale_after = stale_after
@@ -163,6 +170,7 @@ class MarketStream:
         self._connections = 0
         self._connected_at = 0.0
         self._had_data = False
+        self._named: set[str] = set()
 
     @property
     def assets(self) -> tuple[str, ...]:
@@ -245,6 +253,7 @@ class MarketStream:
             await ws.close()
             return
         self._had_data = False
+        self._silence = 0.0
         self._connected_at = self._clock()
         self.counters.reconnects += self._connections > 0
         self._connections += 1
@@ -261,13 +270,22 @@ class MarketStream:
 
     async def _receive(self, ws: ClientWebSocketResponse) -> None:
         """Read until there is a data frame or the connection has ended."""
-        deadline = asyncio.get_running_loop().time() + self._stale_after
+        loop = asyncio.get_running_loop()
         while True:
+            if not self._assets:  # while nothing is subscribed, nothing is missing
+                self._silence = 0.0
+            began = loop.time()
+            message = None
             try:
+                deadline = began + self._stale_after - self._silence
                 async with asyncio.timeout_at(deadline):
                     message = await ws.receive()
             except TimeoutError:
-                # While nothing is subscribed, nothing is missing.
+                pass
+            finally:
+                # Also of a consumer that gives up waiting: it may come back at once.
+                self._silence += loop.time() - began
+            if message is None:
                 if self._assets:
                     await self._drop(f"no data for {self._stale_after:g} s")
                 return
@@ -281,7 +299,6 @@ class MarketStream:
     def _take(self, data: str | bytes) -> None:
         self.counters.frames += 1
         self.counters.last_frame_at = self._clock()
-        self._had_data = True
         try:
             frame = parse_frame(data)
         except BadFrame as error:
@@ -289,11 +306,33 @@ class MarketStream:
             _log.warning("market stream skipped a frame: %s", error)
             return
         skipped = self.counters.skipped
-        for kind in frame.skipped_kinds:
+        for kind, problem in zip(frame.skipped_kinds, frame.problems, strict=True):
             known = kind in skipped or len(skipped) < _MAX_KINDS
             skipped[kind if known else "other"] += 1
+            if kind not in self._named and len(self._named) < _MAX_KINDS:
+                self._named.add(kind)
+                _log.warning("market stream skipped an event: %s", problem[:300])
         self.counters.events += len(frame.events)
         self._pending.extend(frame.events)
+        if any(map(self._concerns_us, frame.events)):
+            self._had_data = True
+            self._silence = 0.0
+            self.counters.last_sign_at = self._clock()
+
+    def _concerns_us(self, event: MarketEvent) -> bool:
+        """Return whether an event is of an asset that is subscribed to."""
+        match event:
+            case NewMarket():  # sent to everybody
+                return False
+            case PriceChange():
+                return any(
+                    each.asset_id in self._assets for each in event.price_changes
+                )
+            case MarketResolved():
+                ids = (event.winning_asset_id, *event.assets_ids)
+                return any(each in self._assets for each in ids)
+            case _:
+                return event.asset_id in self._assets
 
     async def _ping(self, ws: ClientWebSocketResponse) -> None:
         while not ws.closed:
@@ -341,5 +380,7 @@ class MarketStream:
                 f"{len(self._assets) + len(new)} assets on one connection: Polymarket "
                 f"sends first books of {MAX_ASSETS}; open another MarketStream"
             )
+        if not self._assets:  # until now nothing was missing
+            self._silence = 0.0
         self._assets.update(dict.fromkeys(new))
         return new

@@ -108,16 +108,14 @@ class _Rest:
     def _filtered(self, query: MultiMapping[str]) -> list[RecordedMarket]:
         conditions = set(query.getall("condition_ids", []))
         slugs = set(query.getall("slug", []))
-        closed = query.get("closed")
+        # Gamma leaves closed markets out of a list unless it is asked for them.
+        closed = query.get("closed") == "true"
         return [
             market
             for market in self._exchange.markets.values()
             if (not conditions or market.market_id in conditions)
             and (not slugs or market.slug in slugs)
-            and (
-                closed is None
-                or (market.market_id in self._exchange.resolved) == (closed == "true")
-            )
+            and (market.market_id in self._exchange.resolved) == closed
         ]
 
     def _gamma(self, market: RecordedMarket) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from oddsbot.polymarket import Quote
 from oddswire.errors import CodecError, OddswireError, TopicError
 from oddswire.pubsub import Delivery, Topic
 
+from ._order import QuoteOrder
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -30,21 +32,24 @@ class Prices:
     """Publishes each asset's latest quote; `run` it in a task.
 
     Conflated: at most ten rounds a second, each with what changed since the last one
-    and only its newest state. While Redis is away the newest state waits, of bounded
-    size, and is published when it is back.
+    and only its newest state, by the market's time. While Redis is away the newest
+    state waits, of bounded size, and is published when it is back.
 
     Args:
         pubsub: Where to publish.
-        clock: Sleeps.
+        clock: Sleeps, and tells which times cannot be.
 
     Attributes:
         writes: Rounds done.
+        outdated: Quotes that were older than their asset's last one, and dropped.
         refused: Quotes that cannot be published, such as for the text of their token.
     """
 
     def __init__(self, pubsub: PubSub, clock: Clock) -> None:
         self.writes = 0
         self.refused = 0
+        self.outdated = 0
+        self._order = QuoteOrder()
         self._pubsub = pubsub
         self._clock = clock
         self._changed: dict[str, Quote] = {}
@@ -52,6 +57,9 @@ class Prices:
 
     def put(self, quote: Quote) -> None:
         """Have a quote published soon; never waits."""
+        if self._order.is_outdated(quote, self._clock.now()):
+            self.outdated += 1
+            return
         self._changed[quote.asset_id] = quote
         self._work.set()
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from oddsbot.polymarket import Connected, Disconnected, MarketResolved, quotes
 
+from ._order import QuoteOrder
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
     from decimal import Decimal
@@ -21,6 +23,9 @@ class Watcher:
 
     A tick is a quote whose bid or ask differs from the asset's last one: the feed tells
     of most changes twice, and repeats every book after a reconnect.
+
+    A quote that is older than its asset's last one, by the market's time, is counted
+    and dropped: after a reconnect a book may come from before what was seen.
 
     Alerts wait in a queue for `emit`, so that one that waits for Redis does not stop
     the reading. When the queue is full the reading waits, and then the feed: nothing is
@@ -37,6 +42,7 @@ class Watcher:
 
     Attributes:
         ticks: Quotes that differed from the last one.
+        outdated: Quotes that were older than their asset's last one.
         alerted: Alerts that were found.
         seen_until: The latest market time of an event so far, ms.
     """
@@ -54,6 +60,7 @@ class Watcher:
     ) -> None:
         self.ticks = 0
         self.alerted = 0
+        self.outdated = 0
         self.seen_until = 0
         self._feed = feed
         self._alerts = alerts
@@ -62,6 +69,7 @@ class Watcher:
         self._on_tick = on_tick or (lambda _: None)
         self._on_resolved = on_resolved or (lambda _: None)
         self._tops: dict[str, tuple[Decimal | None, Decimal | None]] = {}
+        self._order = QuoteOrder()
         self._queue: asyncio.Queue[Alert] = asyncio.Queue(queue_size)
         self._progress = asyncio.Condition()
         self._reading: asyncio.Task[None] | None = None
@@ -109,6 +117,9 @@ class Watcher:
             self._on_resolved(event)
             await self._queue_all(self._alerts.on_resolved(event, seen_at))
         for quote in quotes(event):
+            if self._order.is_outdated(quote, seen_at):
+                self.outdated += 1
+                continue
             if self._tops.get(quote.asset_id) == (quote.bid, quote.ask):
                 continue
             self._tops[quote.asset_id] = quote.bid, quote.ask
@@ -117,7 +128,7 @@ class Watcher:
             await self._queue_all(self._alerts.on_quote(quote, seen_at))
         # Last, so that whoever waits for it finds the alerts in the queue.
         async with self._progress:
-            self.seen_until = max(self.seen_until, event.timestamp)
+            self.seen_until = max(self.seen_until, event.timestamp or 0)
             self._progress.notify_all()
 
     async def _queue_all(self, alerts: Sequence[Alert]) -> None:

@@ -3,11 +3,15 @@
 JSON as aiogram and others write it, except for what JSON has not: that becomes an
 object with one key, such as ``{"$decimal": "0.61"}``. A dict that looks like one, or
 has keys that are no text, is written as ``{"$dict": [[key, value], ...]}``.
+
+Redis keeps no order of a hash's fields. Where each value of a dict is a field, it is
+stored with its place in the dict, as ``@7:"text"``.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
@@ -21,6 +25,7 @@ from oddswire.errors import CodecError
 
 _DEEPEST = 64
 _INT64 = 2**63
+_PLACED = re.compile(rb"@(\d{1,15}):")
 
 
 def _span(parts: Any) -> timedelta:
@@ -28,11 +33,21 @@ def _span(parts: Any) -> timedelta:
     return timedelta(days, seconds, microseconds)
 
 
+def _iso(at: datetime | time) -> str:
+    if at.tzinfo is not None and at.utcoffset() is None:
+        raise CodecError(
+            f"a {type(at).__name__} whose zone {at.tzinfo} has no offset of its own "
+            "cannot be stored: give it one, or keep the zone's name beside it",
+            reason="type",
+        )
+    return at.isoformat()
+
+
 # A subclass stands before its base: a datetime is a date.
 _WRITE: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
-    (datetime, "$datetime", datetime.isoformat),
+    (datetime, "$datetime", _iso),
     (date, "$date", date.isoformat),
-    (time, "$time", time.isoformat),
+    (time, "$time", _iso),
     (timedelta, "$timedelta", lambda it: [it.days, it.seconds, it.microseconds]),
     (Decimal, "$decimal", str),
     (UUID, "$uuid", str),
@@ -95,6 +110,17 @@ def decode(data: bytes) -> Any:
         ) from None
 
 
+def placed(place: int, value: bytes) -> bytes:
+    """Return an encoded value with its place in a dict; below 0: without."""
+    return value if place < 0 else b"@%d:%b" % (place, value)
+
+
+def place_of(stored: bytes) -> tuple[int, bytes]:
+    """Return the place and the encoded value; -1 for one that was stored without."""
+    found = _PLACED.match(stored)
+    return (-1, stored) if found is None else (int(found[1]), stored[found.end() :])
+
+
 def _plain(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
@@ -102,7 +128,7 @@ def _plain(value: Any, depth: int) -> Any:
         return str.__str__(value)
     if isinstance(value, int):
         number = int.__int__(value)
-        return number if -_INT64 <= number < _INT64 else {"$int": str(number)}
+        return number if -_INT64 <= number < _INT64 else {"$int": _digits(number)}
     if isinstance(value, float):
         real = float.__float__(value)
         return real if math.isfinite(real) else {"$float": repr(real)}
@@ -132,6 +158,13 @@ def _plain(value: Any, depth: int) -> Any:
         "and texts",
         reason="type",
     )
+
+
+def _digits(number: int) -> str:
+    try:
+        return str(number)
+    except ValueError:  # longer than Python reads back
+        raise CodecError("a number has too many digits", reason="type") from None
 
 
 def _revived(value: Any) -> Any:

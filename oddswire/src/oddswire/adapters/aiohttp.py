@@ -5,13 +5,13 @@ Needs the extra ``oddswire[web]``: aiohttp 3.12 or newer, which has client middl
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
+from oddswire.adapters.upstream import Upstream
 from oddswire.clock import SystemClock
-from oddswire.errors import OddswireError, SettingsError
+from oddswire.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,9 +21,19 @@ if TYPE_CHECKING:
     from oddswire.clock import Clock
     from oddswire.ratelimit import RateLimiter, Rule
 
-_log = logging.getLogger("oddswire.adapters")
-
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class _Refused(Exception):
+    """A 429, with the seconds to hold back."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+def _seconds_of(error: Exception) -> float | None:
+    return error.seconds if isinstance(error, _Refused) else None
 
 
 class UpstreamLimits:
@@ -67,11 +77,16 @@ class UpstreamLimits:
             )
         self._limiter = limiter
         self._pick = pick
-        self._timeout = timeout
-        self._retries = retries
         self._pause = pause
-        self._longest = longest
         self._clock = clock or SystemClock()
+        self._upstream = Upstream(
+            limiter,
+            retry_after=_seconds_of,
+            timeout=timeout,
+            retries=retries,
+            longest=longest,
+            clock=self._clock,
+        )
 
     async def __call__(
         self, request: ClientRequest, handler: ClientHandlerType
@@ -87,34 +102,32 @@ class UpstreamLimits:
         if not rules:
             return await handler(request)
         self._limiter.add(*rules)
-        names = [rule.name for rule in rules]
-        until = None
-        if self._timeout is not None:
-            until = self._clock.monotonic() + self._timeout
-        left = self._retries if request.method in _REPEATABLE else 0
-        while True:
-            wait = None
-            if until is not None:
-                wait = max(0.0, until - self._clock.monotonic())
-            await self._limiter.acquire(*names, timeout=wait)
-            response = await handler(request)
-            if response.status != 429:
-                return response
-            await self._hold_back(names[0], response)
-            if left == 0:
-                return response
-            left -= 1
-            response.release()
+        refused: ClientResponse | None = None
 
-    async def _hold_back(self, rule: str, response: ClientResponse) -> None:
-        seconds = self._seconds(response)
-        if not seconds > 0:  # at once; or a date that has passed
-            return
+        async def fetch() -> ClientResponse:
+            nonlocal refused
+            if refused is not None:
+                refused.release()
+                refused = None
+            response = await handler(request)
+            if response.status == 429:
+                refused = response
+                raise _Refused(self._seconds(response))
+            return response
+
         try:
-            await self._limiter.penalize(rule, min(seconds, self._longest))
-        except OddswireError as error:
-            # This process keeps to it all the same.
-            _log.warning("other processes were not told of a 429: %r", error)
+            return await self._upstream.call(
+                fetch,
+                *(rule.name for rule in rules),
+                retries=None if request.method in _REPEATABLE else 0,
+            )
+        except _Refused:
+            assert refused is not None  # noqa: S101 - it was raised with it
+            return refused
+        except BaseException:
+            if refused is not None:
+                refused.release()
+            raise
 
     def _seconds(self, response: ClientResponse) -> float:
         """Return what Retry-After (RFC 9110, 10.2.3) says, or our own pause."""

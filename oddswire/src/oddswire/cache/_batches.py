@@ -22,7 +22,8 @@ class Batch:
     called as soon as it is known of every key whether it is ours.
 
     Args:
-        loader: Returns values by key; a key it leaves out has the value None.
+        loader: Returns values by key; a key it leaves out has the value None, and one
+            whose value is an `Exception` failed with it.
         keys: Those that may have to be loaded.
         flights: They run the call: who asked may leave before it has ended.
     """
@@ -89,8 +90,13 @@ class Batch:
         try:
             values = await self._loader(list(wanted))
             for key, future in wanted.items():
-                if not future.done():
-                    future.set_result(values.get(key))
+                if future.done():
+                    continue
+                value = values.get(key)
+                if isinstance(value, Exception):
+                    future.set_exception(value)
+                else:
+                    future.set_result(value)
         except asyncio.CancelledError:
             for future in wanted.values():
                 future.cancel()
@@ -103,11 +109,10 @@ class Batch:
 
 async def obtain_many(
     lookup: Lookup, wants: Sequence[Want], batch: Batch
-) -> dict[str, Item]:
+) -> dict[str, Item | Exception]:
     """Return the entries of many keys, loading by one call those that are not there.
 
-    Raises:
-        Exception: What the loader raised.
+    In place of an entry that could not be loaded there is what was raised for it.
     """
     found: list[tuple[Item | None, bytes | None]]
     bypass = lookup.away
@@ -146,9 +151,9 @@ async def obtain_many(
         ),
         return_exceptions=True,
     )
-    found_items = {}
+    found_items: dict[str, Item | Exception] = {}
     for want, result in zip(wants, items, strict=True):
-        if isinstance(result, BaseException):
+        if isinstance(result, BaseException) and not isinstance(result, Exception):
             raise result
         found_items[want.place.key] = result
     return found_items
@@ -158,7 +163,7 @@ class Gatherer:
     """Gathers what is asked for within one turn of the loop into one batch.
 
     Args:
-        obtain: Returns values by argument.
+        obtain: Returns values by argument; an `Exception` for one that failed.
         most: Arguments in one batch.
     """
 
@@ -209,7 +214,11 @@ class Gatherer:
                 future.set_exception(error)
         else:
             for argument, future in part.items():
-                future.set_result(values[argument])
+                value = values[argument]
+                if isinstance(value, Exception):
+                    future.set_exception(value)
+                else:
+                    future.set_result(value)
 
     async def aclose(self) -> None:
         """End what is under way."""

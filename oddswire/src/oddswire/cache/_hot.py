@@ -57,7 +57,12 @@ class Hot:
         found: list[Any] = await self._client.zrevrange(
             self._name(namespace), 0, limit - 1
         )
-        return [each if isinstance(each, str) else each.decode() for each in found]
+        texts = [
+            each if isinstance(each, str) else each.decode(errors="replace")
+            for each in found
+        ]
+        # Of another namespace is nothing here, whoever wrote it.
+        return [text for text in texts if text.startswith(f"{namespace}:")]
 
     def _name(self, namespace: str) -> str:
         return self._keyspace.key(keys.CACHE_HOT, namespace)

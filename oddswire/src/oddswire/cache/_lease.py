@@ -6,6 +6,9 @@ memory is right as of the moment the write was sent, and is believed for two sec
 from then. A link that is dead in one direction, a frozen process, a primary that was
 deposed: all of them end the belief, by the clock of this process alone. Nothing read,
 nothing sent.
+
+The same write is what the server itself is believed by, also where nothing is kept in
+memory: see `ReadLease`.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from oddswire import keys, scripts
+from oddswire.client import ReadLease
 from oddswire.errors import OddswireError
 
 if TYPE_CHECKING:
@@ -55,6 +59,7 @@ class CoherenceLease:
 
     Attributes:
         until: Memory is believed until then, by the boot-time clock.
+        reads: Whether the server is believed.
         offset: Seconds to add to the boot-time clock for the server's time.
         want: To be called when memory would be read if it were believed.
         timely_until: Until then the server's time is known well enough.
@@ -97,11 +102,26 @@ class CoherenceLease:
         self._beat_key = keyspace.key(keys.CACHE_BEAT, process, "beat")
         self._proof_key = keyspace.key(keys.CACHE_BEAT, process, "proof")
         self._proof_lease = keyspace.key(keys.CACHE_BEAT, process, "proof-lease")
+        self.reads = ReadLease(
+            lambda: wire.client,
+            self._beat_key,
+            clock.boottime,
+            length=length,
+            on_reply=self._replied,
+        )
         wire.on_drop(self._lapse)
         wire.listen(self._proof_key.encode(), self._hear)
 
     def _lapse(self) -> None:
         self.until = -math.inf
+
+    def _replied(self, sent: float | None) -> None:
+        """From the parser: the server acknowledged, or refused, a write."""
+        self._wire.expected.clear()  # as for every reply
+        if sent is None:
+            self.until = -math.inf
+        elif self._proven == self._wire.epoch and not self._wire.plain:
+            self.until = max(self.until, sent + self.length)
 
     def _hear(self, name: bytes, _: Any, *, own: bool) -> None:
         del own
@@ -137,15 +157,14 @@ class CoherenceLease:
             self._forgot = sent
             self._forget()
 
-        def acknowledged(reply: Any, *, current: bool) -> None:
-            # An error is no acknowledgement: a replica, a primary without replicas.
-            if current and reply == b"OK":
-                self.until = max(self.until, sent + self.length)
+        def replied(reply: Any, *, current: bool) -> None:
+            connection = self._wire.client.command_connection()
+            if current and connection is not None:
+                self.reads.replied(connection, sent, reply)
 
-        # A write, for a primary that was deposed goes on answering reads.
         await self._wire.call(
-            ("SET", self._beat_key, "1", "PX", str(int(self.length * 10_000))),
-            acknowledged,
+            self.reads.command,
+            replied,
             timeout=max(self.length / 2, timeout or 0.0),
         )
         if sent > self.timely_until - _SYNC_EVERY:

@@ -45,7 +45,7 @@ class Many(Refreshing):
     async def get_or_set_many(
         self,
         keys: Iterable[str],
-        batch_loader: Callable[[list[str]], Awaitable[Mapping[str, T]]],
+        batch_loader: Callable[[list[str]], Awaitable[Mapping[str, T | Exception]]],
         *,
         ttl: float | None = None,
         tags: Callable[[str], Iterable[str]] | Iterable[str] = (),
@@ -61,7 +61,8 @@ class Many(Refreshing):
         Args:
             keys: Each ``namespace:rest``.
             batch_loader: Called with the keys that it falls to this process to load;
-                one that it leaves out has the value None.
+                one that it leaves out has the value None, and one to which it gives an
+                `Exception` failed with it: nothing is stored for that key.
             ttl: As for `get_or_set`, like all that follow.
             stale: Likewise.
             negative_ttl: Likewise.
@@ -72,26 +73,46 @@ class Many(Refreshing):
                 what was invalidated while it loaded could not be told.
 
         Raises:
-            Exception: What the loader raised, and as `get_or_set`.
+            Exception: What the loader raised or gave, of several the first; and as
+                `get_or_set`.
         """
+        found = await self._obtain_many(
+            keys,
+            batch_loader,
+            ttl=ttl,
+            tags=tags,
+            stale=stale,
+            negative_ttl=negative_ttl,
+            max_age=max_age,
+            kind=type,
+        )
+        for each in found.values():
+            if isinstance(each, Exception):
+                raise each
+        return found
+
+    async def _obtain_many(
+        self,
+        keys: Iterable[str],
+        batch_loader: Callable[[list[str]], Awaitable[Mapping[str, Any]]],
+        *,
+        tags: Callable[[str], Iterable[str]] | Iterable[str],
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Do what `get_or_set_many` does; what failed has its exception as value."""
         self._require_open()
         names = list(dict.fromkeys(keys))
         batch = Batch(batch_loader, names, self._flights)
-        wants = batch.wants(
-            self._lookup,
-            tags,
-            ttl=ttl,
-            stale=stale,
-            negative_ttl=negative_ttl,
-            kind=type,
-            max_age=max_age,
-        )
+        wants = batch.wants(self._lookup, tags, **options)
         items = await obtain_many(self._lookup, wants, batch)
-        return {key: item.value for key, item in items.items()}
+        return {
+            key: item if isinstance(item, Exception) else item.value
+            for key, item in items.items()
+        }
 
     def batched(
         self,
-        batch_loader: Callable[[list[A]], Awaitable[Mapping[A, T]]],
+        batch_loader: Callable[[list[A]], Awaitable[Mapping[A, T | Exception]]],
         *,
         key: str,
         max_batch: int = 100,
@@ -107,7 +128,8 @@ class Many(Refreshing):
         Calls within one turn of the loop become one call of `get_or_set_many`.
 
         Args:
-            batch_loader: Called with arguments; returns values by argument.
+            batch_loader: Called with arguments; returns values by argument, and an
+                `Exception` for one that failed: only who asked for it gets it.
             key: With one field, for the argument: ``"market:{market_id}"``.
             max_batch: Arguments of one call.
             tags: Templates with the same field.
@@ -129,7 +151,7 @@ class Many(Refreshing):
         async def obtain(arguments: list[A]) -> dict[A, T]:
             names = {start + field_text(field, each) + end: each for each in arguments}
 
-            async def load(keys: list[str]) -> dict[str, T]:
+            async def load(keys: list[str]) -> dict[str, T | Exception]:
                 values = await batch_loader([names[each] for each in keys])
                 return {
                     each: values[names[each]] for each in keys if names[each] in values
@@ -139,7 +161,7 @@ class Many(Refreshing):
                 text = field_text(field, names[name])
                 return [mark.replace("{" + field + "}", text) for mark in marks]
 
-            found = await self.get_or_set_many(
+            found = await self._obtain_many(
                 names,
                 load,
                 ttl=ttl,
@@ -147,7 +169,7 @@ class Many(Refreshing):
                 stale=stale,
                 negative_ttl=negative_ttl,
                 max_age=max_age,
-                type=type,
+                kind=type,
             )
             return {names[name]: value for name, value in found.items()}
 

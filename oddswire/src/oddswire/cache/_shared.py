@@ -10,6 +10,7 @@ from oddswire import scripts
 from oddswire.cache._reading import Found, Held, Reader
 from oddswire.cache._record import SEEN_BYTES, version_bytes
 from oddswire.cache._wire import LABEL
+from oddswire.client import ReadTicket
 from oddswire.errors import ConnectionLost, OddswireError, WrongType
 
 if TYPE_CHECKING:
@@ -76,16 +77,22 @@ class Shared:
             OddswireError: Redis did not answer.
         """
         wire, lease, space = self._wire, self._lease, place.space
+        reads = lease.reads
         if space.config.l1:
             lease.want()
         while True:
             epoch = wire.epoch
-            if self._now() > lease.timely_until:
+            now = self._now()
+            if now > lease.timely_until:
                 await lease.sync()
             if space.cell.nonce is None or wire.plain:
                 await self._nonces.namespace(space)
             found = Found(self._reader, place, kind)
             link = wire.client.open_wire()
+            ticket = None
+            if now >= reads.until or link is not reads.connection:
+                # Rarely: while memory is read, the heartbeat keeps the lease.
+                ticket = reads.begin()
             try:
                 if link is None:
                     await wire.send(place.ask, found, repeatable=True)
@@ -107,6 +114,8 @@ class Shared:
                         left = sent + wire.timeout - monotonic()
                         if left <= 0.0:
                             raise
+                        # By another server, perhaps: read again when it is believed.
+                        ticket = ReadTicket(None, now)
                         await wire.send(place.ask, found, timeout=left)
                     else:
                         if isinstance(reply, Exception):
@@ -116,6 +125,8 @@ class Shared:
                 space.counts.corrupt += 1
             if found.unjudged is not None:
                 await self._settle(found, place)
+            if ticket is not None and not reads.accept(ticket):
+                continue
             # The wire was lost half way: what was read is judged by nonces that were
             # dropped, and would be missing for that alone.
             if found.item is not None or epoch == wire.epoch:
@@ -132,7 +143,9 @@ class Shared:
         """
         while True:
             epoch = self._wire.epoch
-            found = await self._fetch_many(places, kinds)
+            found = await self._lease.reads.read(
+                lambda: self._fetch_many(places, kinds)
+            )
             if epoch == self._wire.epoch:
                 return found
 
@@ -195,6 +208,7 @@ class Shared:
             OddswireError: Redis did not answer; the lease may be ours all the same.
         """
         found = Found(self._reader, place, kind)
+        ticket = self._lease.reads.begin()
 
         def hook(reply: Any, *, current: bool) -> None:
             if isinstance(reply, bytes):
@@ -218,13 +232,14 @@ class Shared:
             hook,
             repeatable=True,
         )
-        if isinstance(reply, list):
-            return Held(reply[0])
         if isinstance(reply, int):
             return None
         if found.unjudged is not None:
             await self._settle(found, place)
-        return found
+        if not self._lease.reads.accept(ticket):
+            # As if nothing had been found yet: the caller looks again.
+            return Found(self._reader, place, kind)
+        return Held(reply[0]) if isinstance(reply, list) else found
 
     # --- writing
 

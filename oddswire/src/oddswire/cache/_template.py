@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from enum import Enum
-from string import Formatter
+from string import Formatter, ascii_letters, digits
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -13,22 +13,29 @@ from oddswire.errors import InvalidKey
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_NOT_BETWEEN = frozenset(f"%{ascii_letters}{digits}_.~-")
+
 
 class Template:
     """Fills a text with the arguments of a function.
 
-    Two different tuples of arguments never give the same text: what a field contributes
-    has its colons and percent signs escaped, if there is more than one field.
+    Two tuples of arguments give the same text only where each argument is the same text
+    in both: ``f(1)`` and ``f("1")`` share a key, ``f("a:b", "c")`` and
+    ``f("a", "b:c")`` do not. With more than one field, one character stands in all the
+    texts between them and is escaped in what a field contributes.
 
     Args:
         text: With the function's parameters in braces.
         function: Whose parameters.
 
     Raises:
-        InvalidKey: A field that is no parameter, or has a conversion or a format.
+        InvalidKey: A field that is no parameter, or has a conversion or a format; or
+            no such character is between the fields.
     """
 
-    __slots__ = ("_fields", "_signature", "_single", "_start", "text")
+    __slots__ = (
+        "_escape", "_fields", "_separator", "_signature", "_single", "_start", "text",
+    )  # fmt: skip
 
     def __init__(self, text: str, function: Callable[..., Any]) -> None:
         self.text = text
@@ -60,7 +67,9 @@ class Template:
         self._fields = [
             (*field, after) for field, after in zip(fields, literals[1:], strict=True)
         ]
-        self._single = len(fields) == 1
+        self._single = len(fields) <= 1
+        self._separator = ":" if self._single else _separator(text, literals[1:-1])
+        self._escape = f"%{ord(self._separator):02X}"
 
     def fill(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Return the text for these arguments.
@@ -87,14 +96,34 @@ class Template:
                 value = field_text(name, value)
             elif not value:
                 raise InvalidKey(f"{self.text!r}: {name} is empty")
-            if not self._single and (":" in value or "%" in value):
-                value = value.replace("%", "%25").replace(":", "%3A")
+            if not self._single and (self._separator in value or "%" in value):
+                value = value.replace("%", "%25").replace(self._separator, self._escape)
             text = f"{text}{value}{after}"
         return text
 
     def fields(self) -> list[str]:
         """Return the names of the fields."""
         return [name for _, name, *_ in self._fields]
+
+
+def _separator(text: str, between: list[str]) -> str:
+    """Return a character of every literal that no field contributes unescaped.
+
+    Numbers are not escaped, and the escapes are percent signs and digits: so none of
+    these, and nothing that would be escaped in most names.
+    """
+    common = set(between[0]).intersection(*between[1:])
+    usable = sorted(
+        each for each in common if each.isascii() and each not in _NOT_BETWEEN
+    )
+    if ":" in usable:
+        return ":"
+    if not usable:
+        raise InvalidKey(
+            f"{text!r}: nothing tells where a field ends: put a colon between the "
+            'fields, such as "position:{user}:{wallet}"'
+        )
+    return usable[0]
 
 
 def field_text(name: str, value: Any) -> str:

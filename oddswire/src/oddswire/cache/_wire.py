@@ -262,8 +262,8 @@ class TrackedWire:
                         wire.give_up()
                         raise
                 if isinstance(reply, Exception):
-                    if isinstance(reply, ReadOnly):
-                        self.client.demoted(sent)
+                    if isinstance(reply, OddswireError):
+                        self.client.refused(reply, sent)
                     raise reply
             except (ConnectionLost, Unavailable, ReadOnly) as error:
                 if not self.plain and _refused(error):

@@ -98,6 +98,14 @@ def acl(
             "--add", help="Add to what the user may do already, and take nothing away."
         ),
     ] = False,
+    revealing: Annotated[
+        bool,
+        typer.Option(
+            "--revealing",
+            help="Also allow what shows the names of every key of the server: the "
+            "tracking of the cache, and the second look of erase.",
+        ),
+    ] = False,
     url: Annotated[str | None, _URL] = None,
     offline: Annotated[
         bool,
@@ -122,10 +130,18 @@ def acl(
         if not offline:
             main = servers(settings)[0]
             without = asyncio.run(_grants.unknown_commands(main, chosen))
-        found = _grants.grants(chosen, user, settings.prefix, without, add=add)
+        found = _grants.grants(
+            chosen, user, settings.prefix, without, add=add, revealing=revealing
+        )
     _print(found, "\n".join(each.line for each in found.users), json=json)
     if found.left_out:
         _say(f"left out, unknown to this server: {', '.join(found.left_out)}")
+    if found.withheld:
+        _say(
+            f"not allowed, for they show more than a part's own: "
+            f"{', '.join(found.withheld)}"
+            + ("" if revealing else "; --revealing allows those that show names only")
+        )
     _say("no password was set: ACL SETUSER <user> '>...', then ACL SAVE")
 
 

@@ -26,6 +26,8 @@ _PINGS = 200
 _ROUND_TRIP = Bound(0.05, 1.0)
 _SKEW = Bound(1.0)
 _RENEWED = 14.0  # days before its end in which a certificate has to be renewed
+_SERVER = 2  # seconds in which a server notices, beyond min-replicas-max-lag
+_LEASE = 2  # seconds that it is believed after a write that it acknowledged
 _ASK = (
     "look with an administrator's URL at the bot's user: "
     "oddswire doctor --url redis://<administrator>@... --user <user>"
@@ -35,6 +37,7 @@ _CONFIG = (
     "save",
     "appendonly",
     "min-replicas-to-write",
+    "min-replicas-max-lag",
     "timeout",
 )
 
@@ -48,6 +51,7 @@ class Patient(msgspec.Struct, frozen=True, kw_only=True):
         clock: Ours.
         reachable: Whether it answers.
         replicas: How many it has; None if it did not tell.
+        bounded: Whether INFO shows that min-replicas-to-write is set.
         config: Its configuration by name; empty if it may not be read.
         shapes: Its commands; None if they may not be asked for.
         user: Whose rights are judged; None: those of the user who looks.
@@ -58,6 +62,7 @@ class Patient(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     reachable: bool
     replicas: int | None
+    bounded: bool = False
     config: dict[str, str]
     shapes: Shapes | None
     user: str | None = None
@@ -200,16 +205,28 @@ async def durability(patient: Patient) -> Verdict:
 
 
 async def min_replicas(patient: Patient) -> Verdict:
-    """Whether a primary that was cut off goes on taking writes."""
-    if patient.replicas is None:
+    """Whether a primary that was deposed goes on taking writes, and is believed."""
+    there = patient.replicas
+    if there is None:
         raise _NotTold("the server did not tell its replicas")
-    wanted = int(_configured(patient, "min-replicas-to-write"))
-    needed = patient.server.durable and patient.replicas > 0
+    if "min-replicas-to-write" in patient.config:
+        wanted = int(_configured(patient, "min-replicas-to-write"))
+    elif patient.bounded and there > 1:
+        raise _NotTold("min-replicas-to-write is set, and to how many is not told")
+    else:
+        wanted = int(patient.bounded)
+    seen = f"{there} replicas, writes need {wanted} of them"
+    if 0 < wanted < there:
+        seen += f": with {wanted} of them beside it, a deposed primary goes on"
+    elif wanted and "min-replicas-max-lag" in patient.config:
+        lag = int(patient.config["min-replicas-max-lag"])
+        seen += f": in a failover nothing read is older than {lag + _SERVER + _LEASE} s"
     return Verdict(
-        status=Status.WARN if needed and not wanted else Status.PASS,
-        seen=f"{patient.replicas} replicas, writes need {wanted} of them",
-        fix="CONFIG SET min-replicas-to-write 1 min-replicas-max-lag 2, CONFIG REWRITE",
-        values={"replicas": patient.replicas, "needed": wanted},
+        status=Status.WARN if wanted < there else Status.PASS,
+        seen=seen,
+        fix=f"CONFIG SET min-replicas-to-write {there} min-replicas-max-lag 2, CONFIG "
+        "REWRITE; fewer, if so many cannot be cut off together with the primary",
+        values={"replicas": there, "needed": wanted},
     )
 
 
@@ -253,15 +270,18 @@ async def permissions(patient: Patient) -> Verdict:
 
 async def privilege(patient: Patient) -> Verdict:
     """What this user may do and nothing here needs."""
-    user, shapes = await _who(patient)
-    more = await allowed(patient.client, user, acl.DANGEROUS, shapes)
+    user, _ = await _who(patient)
+    names = await _dangerous(patient.client)
+    shapes = await Shapes.of(patient.client, names)
+    more = await allowed(patient.client, user, names, shapes)
     # Never the present one: the lines replace what a user may do.
     new = "oddswire-bot" if user == "oddswire" else "oddswire"
     return Verdict(
         status=Status.WARN if more and patient.deployed else Status.PASS,
         seen=f"user {user!r} may also run {', '.join(more)}"
         if more
-        else f"user {user!r} may run nothing that ends or empties the server",
+        else f"user {user!r} may run nothing that ends, empties, reads or rules the "
+        "server",
         fix=f"a new user for the bot: oddswire acl --user {new}, then its name and "
         "password in REDIS_URL",
         values={"user": user, "allowed": " ".join(more)},
@@ -278,6 +298,18 @@ async def _who(patient: Patient) -> tuple[str, Shapes]:
     if patient.user is not None:
         return patient.user, shapes
     return _text(await patient.client.execute_command("ACL WHOAMI")), shapes
+
+
+async def _dangerous(client: Client) -> tuple[str, ...]:
+    """Return what no part needs: of our list, and of the server's own categories."""
+    names = list(acl.DANGEROUS)
+    for category in acl.CATEGORIES:
+        try:
+            names += map(_text, await client.execute_command("ACL CAT", category))
+        except OddswireError:
+            continue  # it may not be asked, or has no such category
+    needed = acl.needed()
+    return tuple(dict.fromkeys(name for name in names if name not in needed))
 
 
 class _NotTold(OddswireError):

@@ -102,6 +102,7 @@ async def _examine(
         clock=clock,
         reachable=reachable,
         replicas=_replicas(report["replication"]),
+        bounded="good" in report["replication"].values,
         config=await _checks.config_of(client) if reachable else {},
         shapes=shapes,
         user=user,

@@ -45,11 +45,14 @@ class Grants(msgspec.Struct, frozen=True, kw_only=True):
         schema: Counts up when a field changes its meaning or goes.
         left_out: Commands that this server does not have; with one of them in it the
             whole line would be refused.
+        withheld: Commands that these parts send too and that are in no line, for they
+            show more than a part's own.
         users: One for each.
     """
 
     schema: int = 1
     left_out: tuple[str, ...]
+    withheld: tuple[str, ...] = ()
     users: tuple[Grant, ...]
 
 
@@ -60,6 +63,7 @@ def grants(
     without: Collection[str],
     *,
     add: bool = False,
+    revealing: bool = False,
 ) -> Grants:
     """Return a user for each component, or the one that can be all of them.
 
@@ -69,6 +73,7 @@ def grants(
         prefix: What every key begins with.
         without: Commands that the server does not have.
         add: To what the user may do already.
+        revealing: With what shows the names of every key of the server.
 
     Raises:
         SettingsError: The name of the user is none.
@@ -82,14 +87,17 @@ def grants(
     users = []
     for name, parts in wanted.items():
         # A user without a password cannot log in: the line opens nothing by itself.
-        allowed = acl.rules(parts, prefix, without=without, add=add)
+        allowed = acl.rules(
+            parts, prefix, without=without, add=add, revealing=revealing
+        )
         rules = allowed if add else ("on", *allowed)
         line = f"ACL SETUSER {name} {' '.join(rules)}"
         names = tuple(each.name for each in parts)
         users.append(Grant(user=name, components=names, rules=rules, line=line))
     asked = acl.commands(components)
     left_out = tuple(name for name in asked if name in set(without))
-    return Grants(left_out=left_out, users=tuple(users))
+    withheld = acl.withheld(components, revealing=revealing)
+    return Grants(left_out=left_out, withheld=withheld, users=tuple(users))
 
 
 async def unknown_commands(

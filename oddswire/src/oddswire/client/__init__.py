@@ -2,7 +2,17 @@
 
 from oddswire.client._client import Client
 from oddswire.client._pipeline import Pipeline
+from oddswire.client._read_lease import ReadLease, ReadTicket
 from oddswire.client._simple import SimpleClient
 from oddswire.client._statistics import Latency, Statistics, WireCounts
 
-__all__ = ["Client", "Latency", "Pipeline", "SimpleClient", "Statistics", "WireCounts"]
+__all__ = [
+    "Client",
+    "Latency",
+    "Pipeline",
+    "ReadLease",
+    "ReadTicket",
+    "SimpleClient",
+    "Statistics",
+    "WireCounts",
+]

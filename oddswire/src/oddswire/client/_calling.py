@@ -22,6 +22,7 @@ from oddswire.errors import (
     CommandTimeout,
     Loading,
     NoPermission,
+    NoReplicas,
     NotShared,
     OddswireError,
     Outcome,
@@ -119,6 +120,8 @@ class Calling(aredis.Redis):
         """Not connected, no room, or not an ordinary command."""
         command.calls += 1
         alone = self.single_connection_client or self.connection is not None
+        if not alone:
+            self._wires.follow()
         route = command.route_for(args)
         if self.multiplexed and not alone and route is Route.SHARED:
             return await self._shared(command, args, options)
@@ -189,6 +192,11 @@ class Calling(aredis.Redis):
         if wire is None or not wire.gate.open or wire.loop is not get_running_loop():
             return None
         return wire
+
+    def command_connection(self) -> Multiplexer | None:
+        """Return the command connection, if there is one in this loop."""
+        wire = self._link.wire
+        return None if wire is None or wire.loop is not get_running_loop() else wire
 
     async def send_once(
         self,
@@ -300,6 +308,8 @@ class Calling(aredis.Redis):
         ):
             sent = monotonic()
             reply = await self._send(command, args, data, deadline, raw=raw)
+        if isinstance(reply, NoReplicas):
+            self._wires.ask()
         if not isinstance(reply, Exception):
             return await self.shaped(reply, command, options)
         if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
@@ -361,6 +371,20 @@ class Calling(aredis.Redis):
     def demoted(self, sent: float) -> None:
         """Leave the server of a call sent then: it refused a write as a replica."""
         self._link.demoted(sent)
+
+    def refused(self, error: OddswireError, sent: float) -> None:
+        """Ask where the primary is: the server refused a write that was sent then.
+
+        Args:
+            error: `ReadOnly`: the server is left. `NoReplicas`: it may have been
+                deposed. Of anything else, nothing follows.
+            sent: By `time.monotonic`.
+        """
+        if isinstance(error, ReadOnly):
+            self._link.demoted(sent)
+            self._wires.ask()
+        elif isinstance(error, NoReplicas):
+            self._wires.ask()
 
     def counted(self, error: Exception, command: Command | None = None) -> Exception:
         """Count a failed call, and return its error.

@@ -14,7 +14,7 @@ from oddswire.client._commands import TAKES_OVER, Retry, Route
 from oddswire.client._retries import again
 from oddswire.connection.packing import pack, unencodable
 from oddswire.connection.reply_errors import from_redis
-from oddswire.errors import CommandTimeout, NotShared, OddswireError, ReadOnly
+from oddswire.errors import CommandTimeout, NotShared, OddswireError
 
 if TYPE_CHECKING:
     from oddswire.client._calling import Calling
@@ -189,8 +189,8 @@ class Pipeline(RedisPipeline):
             zip(results, commands, stack, strict=True)
         ):
             if isinstance(result, Exception):
-                if isinstance(result, ReadOnly):
-                    self._client.demoted(sent)
+                if isinstance(result, OddswireError):
+                    self._client.refused(result, sent)
                 if EMPTY_RESPONSE in options and isinstance(result, ResponseError):
                     results[position] = options[EMPTY_RESPONSE]
             elif command.callback is None:

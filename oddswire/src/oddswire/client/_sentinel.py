@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import copy
-import re
 import weakref
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
@@ -22,7 +21,7 @@ from oddswire.connection.pool import WirePool, whole
 from oddswire.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import redis.asyncio as aredis
 
@@ -30,15 +29,40 @@ if TYPE_CHECKING:
 
     Address = tuple[str, int]
 
-# Seconds that one sentinel may take to answer before the next is asked.
+# Seconds in which a sentinel has to answer; it may be asked thrice.
 _ANSWER = 1.0
 
-# Seconds of silence after which the sentinels are asked: an announcement can be missed.
+# Seconds after which the sentinels are asked though they announced nothing, for an
+# announcement can be missed; and after which a silent one is asked whether it is there.
 _ASK_AGAIN = 5.0
+
+# Seconds between two questions, however often servers refuse.
+_ASK_AT_MOST = 0.1
+
+# The sentinel that leads a failover announces the new primary at its end, the others as
+# soon as they hear of it. Only the leader announces the promotion itself.
+_CHANNELS = ("+switch-master", "+promoted-slave")
+
+
+class Named(NamedTuple):
+    """What a sentinel says of a primary.
+
+    Attributes:
+        epoch: Counts failovers; a sentinel that is behind has a lower one.
+        address: Of the primary.
+    """
+
+    epoch: int
+    address: Address
 
 
 class Primary:
-    """The address of the primary of one name.
+    """The address of the primary of one name, for all connections of a pool.
+
+    Sentinels hear of a failover one after the other, and one that is cut off does not.
+    So all of them are listened to and all are asked, and the highest epoch counts. It
+    goes back to a lower one only when a majority answers and nobody has the higher one:
+    then the sentinels were set up again.
 
     Args:
         manager: The sentinels.
@@ -52,27 +76,184 @@ class Primary:
         self.name = name
         self.named: Address | None = None
         self._manager = manager
+        self._known: Named | None = None
+        self._due = asyncio.Event()
+        self._followers: dict[object, Callable[[Address], None]] = {}
+        self._watch: asyncio.Task[None] | None = None
+        self._asked: set[asyncio.Task[Named]] = set()
+
+    # --- asking
 
     async def address(self) -> Address:
-        """Ask until one of the sentinels answers; the one that did is asked first next.
+        """Ask all sentinels, and wait for a majority of them. Followers are told.
 
         Raises:
-            Unavailable: None answered, or none knows a primary of that name.
+            Unavailable: None answered, or none knows a primary of that name that is up.
         """
-        # It swaps the list while it asks; two at a time would lose a sentinel.
-        asked = copy.copy(self._manager)
-        asked.sentinels = list(self._manager.sentinels)
-        try:
-            host, port = await asked.discover_master(self.name)
-        except (RedisError, OSError) as error:
+        loop = asyncio.get_running_loop()
+        waiting: set[asyncio.Task[Named]] = set()
+        for sentinel in self._manager.sentinels:
+            # A task of its own: who is late still answers, for the next question.
+            task = loop.create_task(self._ask(sentinel), name="oddswire sentinel asked")
+            waiting.add(task)
+            self._asked.add(task)
+            task.add_done_callback(self._answered)
+        majority = len(waiting) // 2 + 1
+        answers: list[Named] = []
+        errors: list[str] = []
+        while waiting and not (
+            len(answers) >= majority
+            and (self._known is None or max(answers).epoch >= self._known.epoch)
+        ):
+            done, waiting = await asyncio.wait(
+                waiting, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    answers.append(task.result())
+                elif isinstance(error, RedisError | OSError | Unavailable):
+                    errors.append(str(error) or type(error).__name__)
+                else:
+                    raise error
+        if not answers:
             raise Unavailable(
-                f"the sentinels name no primary {self.name!r}: {_briefly(error)}"
-            ) from error
-        self._manager.sentinels = asked.sentinels
-        return str(host), int(port)
+                f"the sentinels name no primary {self.name!r}: {'; '.join(errors)}"
+            )
+        newest, known = max(answers), self._known
+        if known is not None and newest.epoch < known.epoch and len(answers) < majority:
+            return known.address
+        self._known = newest
+        self._tell(newest.address)
+        return newest.address
+
+    def _answered(self, task: asyncio.Task[Named]) -> None:
+        self._asked.discard(task)
+        if not task.cancelled():
+            task.exception()  # it was late, and nobody waits for it any more
+
+    async def _ask(self, sentinel: aredis.Redis) -> Named:
+        # redis-py's types leave out what it returns.
+        client: Any = sentinel
+        async with asyncio.timeout(3 * _ANSWER):
+            state = await client.sentinel_master(self.name)
+            if "failover_in_progress" in state["flags"].split(","):
+                # The leader names the replica that it promoted before it has changed
+                # its own record; what it names is as new as the epoch read after it.
+                found = await client.sentinel_get_master_addr_by_name(self.name)
+                promoted = (_text(found[0]), int(found[1])) if found else None
+                if promoted and promoted != (state["ip"], state["port"]):
+                    state = await client.sentinel_master(self.name)
+                    return Named(state["config-epoch"], self._address(*promoted))
+        if not self._manager.check_master_state(state, self.name):
+            raise Unavailable(
+                f"{state['ip']}:{state['port']} is down ({state['flags']})"
+            )
+        return Named(state["config-epoch"], self._address(state["ip"], state["port"]))
+
+    def _address(self, host: str, port: int) -> Address:
+        # What redis-py lets a caller set who sees the primary behind another address.
+        forced = getattr(self._manager, "_force_master_ip", None)
+        return forced or host, port
+
+    # --- following
+
+    def follow(self, moved: Callable[[Address], None]) -> object:
+        """Have `moved` called with the address of the primary, whenever it is heard.
+
+        Returns:
+            What `unfollow` takes.
+        """
+        token = object()
+        self._followers[token] = moved
+        self.ask()
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().create_task(
+                self.watch(self._tell), name="oddswire sentinels"
+            )
+        return token
+
+    def unfollow(self, token: object) -> None:
+        """Call it no longer; with the last one the watch ends."""
+        self._followers.pop(token, None)
+        if not self._followers and self._watch is not None:
+            self._watch.cancel()
+
+    def ask(self) -> None:
+        """Have the sentinels asked at once: a server has refused a write."""
+        self._due.set()
+
+    async def rest(self) -> None:
+        """Wait until the watch has ended, if nobody follows any more."""
+        watch = self._watch
+        if watch is not None and not self._followers:
+            await _end([watch])
+            if self._watch is watch:
+                self._watch = None
+
+    def _tell(self, address: Address) -> None:
+        for moved in list(self._followers.values()):
+            moved(address)
+
+    async def watch(self, moved: Callable[[Address], None]) -> None:
+        """Tell of the address at each announcement; ends by cancellation.
+
+        Announcements of every sentinel are listened to. One that was made while nobody
+        listened is made up for by asking, after each subscription and every 5 seconds.
+
+        Args:
+            moved: Called with the address of the primary, also when it has not changed.
+        """
+        loop = asyncio.get_running_loop()
+        listening = [
+            loop.create_task(self._listen(each), name="oddswire sentinel heard")
+            for each in self._manager.sentinels
+        ]
+        try:
+            while True:
+                self._due.clear()
+                with suppress(Unavailable):
+                    moved(await self.address())
+                await asyncio.sleep(_ASK_AT_MOST)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_ASK_AGAIN):
+                        await self._due.wait()
+        finally:
+            await _end(listening)
+
+    async def _listen(self, sentinel: aredis.Redis) -> None:
+        while True:
+            try:
+                async with sentinel.pubsub() as pubsub:
+                    await pubsub.subscribe(*_CHANNELS)
+                    self.ask()
+                    pinged = False
+                    while True:
+                        message = await pubsub.get_message(timeout=_ASK_AGAIN)
+                        if message is not None:
+                            pinged = False
+                            self._heard(message)
+                        elif pinged:
+                            break  # half-open
+                        else:
+                            await pubsub.ping()
+                            pinged = True
+            except (RedisError, OSError):
+                pass
+            await asyncio.sleep(_ANSWER)
+
+    def _heard(self, message: dict[str, Any]) -> None:
+        # What it says of the address is not used: a sentinel that is behind announces
+        # an older failover later.
+        if message["type"] == "message" and self.name in _text(message["data"]).split():
+            self.ask()
 
     async def aclose(self) -> None:
         """Close the connections to the sentinels."""
+        self._followers.clear()
+        if self._watch is not None:
+            await _end([self._watch])
+        await _end(list(self._asked))
         loop = asyncio.get_running_loop()
         # Each in a task of its own, which no cancellation reaches.
         closing = [
@@ -81,43 +262,22 @@ class Primary:
         ]
         await asyncio.wait(closing)
 
-    async def watch(self, moved: Callable[[Address], None]) -> None:
-        """Tell of each address that the sentinels announce; ends by cancellation.
 
-        It listens to one sentinel at a time for ``+switch-master``. An announcement
-        made while nobody listened is made up for by asking, after each subscription
-        and every few seconds of silence.
-
-        Args:
-            moved: Called with the address of the primary, also when it has not changed.
-        """
-        turn = 0
-        while True:
-            sentinel = self._manager.sentinels[turn % len(self._manager.sentinels)]
-            try:
-                await self._listen(sentinel, moved)
-            except (RedisError, OSError, Unavailable):
-                turn += 1
-                await asyncio.sleep(_ANSWER)
-
-    async def _listen(
-        self, sentinel: aredis.Redis, moved: Callable[[Address], None]
-    ) -> None:
-        async with sentinel.pubsub() as pubsub:
-            await pubsub.subscribe("+switch-master")
-            while True:
-                moved(await self.address())
-                message = await pubsub.get_message(timeout=_ASK_AGAIN)
-                while message is not None:
-                    if message["type"] == "message":
-                        self._announced(_text(message["data"]), moved)
-                    message = await pubsub.get_message(timeout=_ASK_AGAIN)
-
-    def _announced(self, text: str, moved: Callable[[Address], None]) -> None:
-        parts = text.split(" ")
-        # Whatever else is said there must not end the watch.
-        if len(parts) == 5 and parts[0] == self.name and parts[4].isdecimal():
-            moved((parts[3], int(parts[4])))
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for their end, also when cancelled meanwhile."""
+    cancelled = False
+    left = {task for task in tasks if not task.done()}
+    while left:
+        # Again and again: before Python 3.12 redis-py may swallow it.
+        for task in left:
+            task.cancel()
+        try:
+            _, left = await asyncio.wait(left, timeout=0.1)
+        except asyncio.CancelledError:
+            cancelled = True
+            left = {task for task in left if not task.done()}
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 class SentinelPool(WirePool):
@@ -200,21 +360,6 @@ def primary_of(pool: aredis.ConnectionPool) -> Primary | None:
         return pool.primary
     manager = getattr(pool, "sentinel_manager", None)
     return None if manager is None else Primary(manager, pool.service_name)  # type: ignore[attr-defined]
-
-
-# redis-py names a sentinel by the whole of its client, some 700 characters.
-_ITS_CLIENT = re.compile(r"<redis\.asyncio\.client\.Redis\(.*?\)>\)>\)>", re.DOTALL)
-_ITS_ADDRESS = re.compile(r"\bhost=([^,]+),port=(\d+)")
-
-
-def _briefly(error: Exception) -> str:
-    """Return what redis-py says of the sentinels, each by its address."""
-
-    def address(its_client: re.Match[str]) -> str:
-        found = _ITS_ADDRESS.search(its_client[0])
-        return ":".join(found.groups()) if found else "a sentinel"
-
-    return _ITS_CLIENT.sub(address, str(error))
 
 
 def _text(value: Any) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import redis.asyncio as aredis
 
     from oddswire.client._dialer import Dialer
+    from oddswire.client._sentinel import Primary
     from oddswire.connection.multiplexer import Multiplexer
     from oddswire.events import Events
     from oddswire.settings import Settings
@@ -71,7 +72,7 @@ class Wires:
         )
         self.dialer = dialer
         self._primary = dialer.primary
-        self._watch: asyncio.Task[None] | None = None
+        self._following: object | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         _all.add(self)
 
@@ -81,7 +82,7 @@ class Wires:
         loop = self.owner.loop
         if loop is None or not self.owner.is_this_process():
             return
-        if self.link.idle and not self._tasks:
+        if self.link.idle and not self._tasks and self._following is None:
             return
         warnings.warn(
             "a client was dropped without `await client.aclose()`",
@@ -89,7 +90,9 @@ class Wires:
             stacklevel=2,
         )
         with contextlib.suppress(RuntimeError):  # the loop is closed, and all with it
-            loop.call_soon_threadsafe(_abandon, self.link, self._tasks)
+            loop.call_soon_threadsafe(
+                _abandon, self.link, self._tasks, self._primary, self._following
+            )
 
     async def ready(self, timeout: float) -> Multiplexer:
         """Return the command wire, connecting on first use.
@@ -103,13 +106,14 @@ class Wires:
         """
         self.owner.claim()
         wire = await self.link.ready(timeout)
-        if self._primary is not None and self._watch is None and not self.link.idle:
-            self._watch = asyncio.get_running_loop().create_task(
-                self._primary.watch(_weakly(self._moved)), name="oddswire sentinels"
-            )
-            self._tasks.add(self._watch)
-            self._watch.add_done_callback(self._tasks.discard)
+        if not self.link.idle:
+            self.follow()
         return wire
+
+    def follow(self) -> None:
+        """Have the connections leave a primary that was deposed, from the first use."""
+        if self._primary is not None and self._following is None:
+            self._following = self._primary.follow(_weakly(self._moved))
 
     def _moved(self, address: tuple[str, int]) -> None:
         """The sentinels name this address; leave whoever was the primary before."""
@@ -140,8 +144,17 @@ class Wires:
         if self.link.wire is not None:
             await self.dialer.authenticate(self.link.wire)
 
+    def ask(self) -> None:
+        """Have the sentinels asked at once: the primary may have been deposed."""
+        if self._primary is not None:
+            self._primary.ask()
+
     async def aclose(self, drain: float) -> None:
         """Close the command wire; see `Link.aclose`."""
+        primary, self._primary = self._primary, None
+        if primary is not None:
+            primary.unfollow(self._following)
+        self._following = None
         try:
             await self.link.aclose(drain)
         finally:
@@ -153,6 +166,8 @@ class Wires:
                 await asyncio.wait(tasks, timeout=0.1)
                 for task in tasks:
                     task.cancel()
+            if primary is not None:
+                await primary.rest()
 
 
 def _weakly(
@@ -168,7 +183,14 @@ def _weakly(
     return call
 
 
-def _abandon(link: Link, tasks: set[asyncio.Task[None]]) -> None:
+def _abandon(
+    link: Link,
+    tasks: set[asyncio.Task[None]],
+    primary: Primary | None,
+    following: object,
+) -> None:
+    if primary is not None:
+        primary.unfollow(following)
     for task in tasks:
         task.cancel()
     link.abandon()

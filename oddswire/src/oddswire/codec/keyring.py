@@ -23,13 +23,15 @@ _LINE = re.compile(r"(\d{1,5}|index)\s+([0-9A-Fa-f]{64})")
 class Keyring:
     """Master keys by number. The first one seals; every one of them opens.
 
-    To rotate, put a new key with a higher number first, run `Sessions.reencrypt`, then
-    `Sessions.retire` the old number. Names in keys and indexes come from a key that
-    does not rotate: `index`, or one that is derived from the lowest number.
+    To rotate: add a new key with a higher number behind the first one in every process,
+    then put it first in every process, run `Sessions.reencrypt`, then `Sessions.retire`
+    the old number; docs/codec.md has the steps. Names in keys and indexes come from a
+    key that does not rotate: `index`, or one that is derived from the lowest number.
 
     Args:
         keys: 32 random bytes by number, 1 to 65,535; the first one seals.
-        index: 32 bytes for names; give it before the lowest number is retired.
+        index: 32 bytes for names, as in `index_line`; give it before the lowest number
+            is retired.
 
     Raises:
         SettingsError: No key, a number or a length that is not as above, one key twice.
@@ -51,6 +53,10 @@ class Keyring:
             raise SettingsError("a key is in the keyring under two numbers")
         if index is not None and len(index) != KEY_BYTES:
             raise SettingsError(f"the index key has {len(index)} bytes, 32 are needed")
+        if index in keys.values():
+            raise SettingsError(
+                "the index key is a key that seals: take the line of Keyring.index_line"
+            )
         self._keys = dict(keys)
         self._index = index
 
@@ -156,8 +162,12 @@ class Keyring:
 
     def naming_key(self, purpose: str) -> bytes:
         """Return the key for one kind of names."""
-        source = self._index or self._keys[min(self._keys)]
-        return _derived(source, f"name:{purpose}")
+        return _derived(self._names(), f"name:{purpose}")
+
+    def _names(self) -> bytes:
+        # Derived: it stays in the key file when the key that it comes from is retired,
+        # and nobody gets that key from it.
+        return self._index or _derived(self._keys[min(self._keys)], "names")
 
     def without(self, number: int) -> Keyring:
         """Return this keyring without a key.
@@ -177,7 +187,7 @@ class Keyring:
 
     def index_line(self) -> str:
         """Return the line that keeps names as they are when the lowest key leaves."""
-        return f"index {(self._index or self._keys[min(self._keys)]).hex()}\n"
+        return f"index {self._names().hex()}\n"
 
     def examples(self, is_example: Callable[[str], bool]) -> tuple[int, ...]:
         """Return the numbers of keys of whose hexadecimal digits `is_example` holds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from oddswire.codec.keyring import Keyring
 
 _HALF = 1 << 63
+_DIGITS = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_BLIND = re.compile(r"[A-Za-z0-9_-]{22}")
 _CACHED = 16_384
 
 
@@ -46,9 +49,13 @@ class PlainNames:
         """Return the number.
 
         Raises:
-            ValueError: It is none.
+            ValueError: It is none, or not written as `of_user` does.
         """
-        return int(name)
+        # "007", "1_0", "+7" and digits of other scripts are no names: two names must
+        # not be one user.
+        if _DIGITS.fullmatch(name) is None or not -_HALF <= (user := int(name)) < _HALF:
+            raise ValueError("not the name of a user")
+        return user
 
     def of_value(self, index: str, value: str) -> str:  # noqa: ARG002 - the protocol's
         """Return the value."""
@@ -84,11 +91,15 @@ class BlindNames:
         return urlsafe_b64encode(self._encryptor.update(block))[:22].decode()
 
     def _user(self, name: str) -> int:
-        block = self._decryptor.update(urlsafe_b64decode(name + "=="))
-        number = int.from_bytes(block, "big")
-        if number >= 2 * _HALF:
-            raise ValueError("not the name of a user under this key")
-        return number - _HALF
+        # A decryptor keeps what is no whole block, and would give every later name
+        # another user: so what is decrypted is one block, always.
+        block = urlsafe_b64decode(name + "==") if _BLIND.fullmatch(name) else b""
+        if len(block) == 16:
+            number = int.from_bytes(self._decryptor.update(block), "big")
+            # The last character has bits that are in no block.
+            if number < 2 * _HALF and self.of_user(number - _HALF) == name:
+                return number - _HALF
+        raise ValueError("not the name of a user under this key")
 
     def _of_value(self, index: str, value: str) -> str:
         told = f"{len(index)}:{index}{value}".encode()

@@ -104,9 +104,9 @@ class Link:
         self._pacer = pacer or AttemptPacer()
         self._progress = progress or Progress()
         self._paused: Pause | None = None
-        # When the backoff wants the next attempt. One that a caller hastens and that
-        # fails before that time does not count: else callers who wait would open the circuit
-        # early, and a failover of some seconds would be refused, not waited out.
+        # When the backoff wants the next attempt. One that a caller hastens, and that
+        # fails before that time, does not count: else callers who wait would open the
+        # circuit early: a failover of some seconds would be refused, not waited out.
         self._scheduled = 0.0
         # A caller was refused since the last attempt began: the next one is hastened.
         self._wanted = False

@@ -152,7 +152,17 @@ def _replication(info: dict[str, Any], limits: Thresholds) -> Verdict:
         status=status,
         seen=seen,
         fix="INFO replication on the primary names it; look at its log and network",
-        values={"replicas": count, "lag": lag, "syncing": syncing},
+        values={
+            "replicas": count,
+            "lag": lag,
+            "syncing": syncing,
+            # There exactly where min-replicas-to-write is set.
+            **(
+                {"good": int(_number(info, "min_slaves_good_slaves"))}
+                if "min_slaves_good_slaves" in info
+                else {}
+            ),
+        },
     )
 
 

@@ -1,14 +1,20 @@
 """`Chain`: where a reader is among messages that each name their predecessor. No I/O.
 
-A link is ``<ms>-<number>-<random>``: the id of a message and 64 random bits. Ids alone
-can repeat: a server that was rolled back within a millisecond gives them out again.
+A link is ``<ms>-<number>-<random>``: the id of a message and 16 digits. Ids alone can
+repeat: a server that was rolled back within a millisecond gives them out again.
 
 An epoch is the random name of the whole chain, drawn when it begins. It does not tell
 a rollback, which keeps it; it tells a topic that began anew from one that was trimmed.
+
+A mark is the part of a LOG's link that names the server process that wrote it:
+`topic_publish.lua` says how. Messages of one mark are one history, ordered by their
+ids. So a reader needs no memory of links to know what it was given before a server
+came back with older data: of each mark it keeps the newest id.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from typing import NamedTuple
 
@@ -30,17 +36,27 @@ class Head(NamedTuple):
 
     @classmethod
     def parse(cls, data: bytes) -> Head:
-        """Read ``number link epoch``.
+        """Read ``number link epoch``, and whatever stands behind it.
 
         Raises:
             ValueError: It is not that.
         """
-        n, link, epoch = data.split(b" ")
-        return cls(int(n), link, epoch)
+        n, link, epoch, *_ = data.split(b" ", 3)
+        if is_link(link):
+            return cls(int(n), link, epoch)
+        raise ValueError("no link of a message")
 
     def to_bytes(self) -> bytes:
         """Return what `parse` reads."""
         return b"%d %b %b" % self
+
+
+_LINK = re.compile(rb"\d{1,20}-\d{1,20}-\S*")
+
+
+def is_link(link: bytes) -> bool:
+    """Whether a log can be asked for what follows this link."""
+    return _LINK.fullmatch(link) is not None
 
 
 def link_of(frame: bytes | Head) -> bytes:
@@ -66,8 +82,25 @@ def started(dice: str) -> bytes:
     return f"0 0-0-{dice} {dice}".encode()
 
 
+_NO_MARK = b"0000000000"
+
+
+def mark_of(link: bytes) -> bytes:
+    """Return the mark of a link; zeros where it has none, as the root of a chain."""
+    return _NO_MARK if began_anew(link) else link[-16:-6]
+
+
+def _id_of(link: bytes) -> tuple[int, int]:
+    ms, number, _ = link.split(b"-", 2)
+    return int(ms), int(number)
+
+
 class Chain:
-    """A place in a chain, and which messages led there lately.
+    """A place in a chain, and which messages led there.
+
+    What was passed is known by link for the last `remembers` messages. Older ones are
+    known by their mark and id. Between the two, a link that is not remembered belongs
+    to another history of the same process: a dump that somebody restored into it.
 
     Args:
         at: The place.
@@ -79,13 +112,25 @@ class Chain:
         epoch: Of the chain; empty when not known.
     """
 
-    __slots__ = ("_known", "_past", "_remembers", "epoch", "link", "n")
+    __slots__ = (
+        "_began",
+        "_known",
+        "_passed",
+        "_past",
+        "_remembers",
+        "epoch",
+        "link",
+        "n",
+    )
 
     def __init__(self, at: Head, remembers: int) -> None:
         self.n, self.link, self.epoch = at
         self._remembers = remembers
         self._past: deque[bytes] = deque([at.link])
         self._known = {at.link}
+        # The newest link that was passed of each mark, in the order of the marks.
+        self._passed = {mark_of(at.link): at.link}
+        self._began = at.link
 
     @property
     def at(self) -> Head:
@@ -93,12 +138,36 @@ class Chain:
         return Head(self.n, self.link, self.epoch)
 
     def knows(self, link: bytes) -> bool:
-        """Whether this message was passed before."""
-        return link in self._known
+        """Whether this message was passed before, or came before the beginning."""
+        if link in self._known:
+            return True
+        mark, oldest = mark_of(link), self._past[0]
+        if mark == _NO_MARK:
+            return False
+        newest = self._passed.get(mark)
+        try:
+            if newest is None:
+                # Never seen here: was that process over before this reader began? On
+                # one server the ids of a later process are higher, whatever its clock.
+                began = self._began
+                earlier = mark[:4] < mark_of(began)[:4]
+                return earlier and _id_of(link) < _id_of(began)
+            if mark == mark_of(oldest):
+                return _id_of(link) < _id_of(oldest)
+            marks = list(self._passed)
+            remembered = marks.index(mark) > marks.index(mark_of(oldest))
+            return not remembered and _id_of(link) <= _id_of(newest)
+        except ValueError:
+            return False  # somebody else's
+
+    def is_behind(self, mark: bytes) -> bool:
+        """Whether the history of this mark ended before the place."""
+        return mark in self._passed and mark != mark_of(self.link)
 
     def advance(self, n: int, link: bytes) -> None:
         """Go to the next message."""
         self.n, self.link = n, link
+        self._passed[link[-16:-6]] = link  # a message is no root
         self._past.append(link)
         self._known.add(link)
         if len(self._past) > self._remembers:
@@ -106,8 +175,12 @@ class Chain:
 
     def jump(self, to: Head) -> None:
         """Go on from somewhere else: there was a gap."""
-        self.epoch = to.epoch
-        self.advance(to.n, to.link)
+        known = self.knows(to.link)
+        self.n, self.link, self.epoch = to
+        if not known:
+            self._passed[mark_of(to.link)] = to.link
+            self._past.append(to.link)
+            self._known.add(to.link)
 
     def loss(
         self, head: Head, unseen: Head | None, *, rejoins: bool

@@ -93,7 +93,8 @@ class Line:
                 link.decode(),
                 self._at,
             )
-        except ValueError:  # CodecError is one; the others are somebody else's data
+        # CodecError is one; the others are somebody else's data.
+        except (ValueError, OverflowError):
             self.counts.unreadable += 1
             return self.gap(prev, None, 1, GapReason.UNREADABLE)
         lags = self._lags
@@ -112,7 +113,8 @@ class Line:
                 link.decode(),
                 int(link.partition(b"-")[0]) / 1000,
             )
-        except ValueError:  # CodecError is one; the others are somebody else's data
+        # CodecError is one; the others are somebody else's data.
+        except (ValueError, OverflowError):
             self.counts.unreadable += 1
             return None
 
@@ -122,8 +124,10 @@ class Line:
         """Return a gap to deliver."""
         gaps = self.counts.gaps
         gaps[reason] = gaps.get(reason, 0) + 1
-        next_id = None if following is None else following.decode()
-        return Gap(self.topic.name, after.decode(), next_id, lost, reason)
+        # Of a frame of somebody else they may be any bytes.
+        next_id = None if following is None else following.decode(errors="replace")
+        before = after.decode(errors="replace")
+        return Gap(self.topic.name, before, next_id, lost, reason)
 
 
 def dice() -> str:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from oddswire.pubsub._chain import Chain, Head, began_anew, link_of
+from oddswire.pubsub._chain import (
+    Chain,
+    Head,
+    began_anew,
+    is_link,
+    link_of,
+    mark_of,
+)
 from oddswire.pubsub._inbox import Inbox
 from oddswire.pubsub._line import dice
 from oddswire.pubsub.messages import GapReason
@@ -63,6 +70,8 @@ class LogInbox(Inbox):
         self._from: bytes | None = None
         self._chain: Chain
         self._newest: bytes | Head = Head(-1, b"", b"")
+        # How far the history of each mark is known to go, by number.
+        self._heard: dict[bytes, int] = {}
 
     @property
     def depth(self) -> int:
@@ -88,8 +97,8 @@ class LogInbox(Inbox):
             start = head
         # Every frame that is in the queue when we read the log is behind us after that,
         # and is known by its link.
-        remembers = max(self.line.topic.history, self._most) + 128
-        self._chain = Chain(start or head, remembers)
+        self._remembers = max(self.line.topic.history, self._most) + 128
+        self._chain = Chain(start or head, self._remembers)
         self.behind = self._from is not None or self._chain.link != head.link
         if self.behind:
             self._wake()
@@ -111,13 +120,29 @@ class LogInbox(Inbox):
     def mark(self, head: Head) -> None:
         if head.link == link_of(self._newest):
             return
+        self._note(self._newest)
         self._newest = head
         if not self.behind:
             self._queue.append(head)
             self._wake()
 
     def interrupted(self) -> None:
-        """The head says whether anything was missed."""
+        """The head says whether anything was missed, if the server still has it all."""
+        self._note(self._newest)
+
+    def _note(self, newest: bytes | Head) -> None:
+        """Remember how far the history of a server process was known to go."""
+        try:
+            if isinstance(newest, Head):
+                number, link = newest.n, newest.link
+            else:
+                word, link, _ = newest.split(b" ", 2)
+                number = int(word)
+        except ValueError:
+            return  # somebody else's frame
+        mark = mark_of(link)
+        if not self._chain.is_behind(mark):
+            self._heard[mark] = max(number, self._heard.get(mark, 0))
 
     def take(self) -> Message[Any] | Gap | None:
         gap, self._gap = self._gap, None
@@ -145,6 +170,9 @@ class LogInbox(Inbox):
                     continue
             n, link, prev, key, payload = entry
             if prev == chain.link:
+                if link[-16:-6] != prev[-16:-6] and (gap := self._tail_of(link)):
+                    replay.appendleft(entry)
+                    return gap
                 chain.advance(n, link)
                 if self.selection.everything or self.selection.takes(key):
                     return self.line.event(link, prev, key, payload)
@@ -157,6 +185,20 @@ class LogInbox(Inbox):
             else:
                 self._lose_step()
                 return None
+
+    def _tail_of(self, following: bytes) -> Gap | None:
+        """Another server process goes on here: return what the last one had beyond it.
+
+        Without this a reader that was behind would go on without a word, although it
+        knew that there was more.
+        """
+        chain = self._chain
+        number = self._heard.pop(mark_of(chain.link), 0)
+        if number <= chain.n or chain.n < 0:
+            return None
+        return self.line.gap(
+            chain.link, following, number - chain.n, GapReason.ROLLBACK
+        )
 
     def _agrees(self, head: Head) -> bool:
         if head.link == self._chain.link:
@@ -189,6 +231,9 @@ class LogInbox(Inbox):
         if self._replay or self._gap is not None:
             return
         line, chain = self.line, self._chain
+        # The answer may come from a server that has not got what was heard of: the
+        # command connection can be back before the subscriber notices its loss.
+        self._note(self._newest)
         # From here on frames are queued again; what came before is in the answer.
         self._queue.clear()
         self.behind = False
@@ -197,6 +242,9 @@ class LogInbox(Inbox):
             if after is None:
                 link = chain.link
                 after = link.rpartition(b"-")[0]
+            if self._from is None and not is_link(link):
+                # A frame of somebody else followed ours: its id is none of the log.
+                after, link = b"-", b"-"
             packed, follows, page = await _RECOVER(
                 self._client,
                 [line.head, line.log],
@@ -228,7 +276,8 @@ class LogInbox(Inbox):
             self._from = None
             if entries:
                 n, _, prev, *_ = entries[0]
-                chain.jump(Head(n - 1, prev, head.epoch))
+                at = Head(n - 1, prev, head.epoch)
+                chain = self._chain = Chain(at, self._remembers)
             elif chain.link != head.link:
                 self.behind = True
         elif chain.link == head.link:
@@ -267,6 +316,7 @@ class LogInbox(Inbox):
         self._gap = line.gap(
             chain.link, None if first is None else first.link, lost, reason
         )
+        self._heard.clear()  # what was known to come is part of this gap
         if unseen:
             chain.jump(Head(unseen[0][0] - 1, unseen[0][2], head.epoch))
         else:

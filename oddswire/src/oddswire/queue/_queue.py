@@ -345,12 +345,12 @@ class Queue(Generic[T]):
         except CodecError:
             value = None
         return DeadLetter(
-            id=id_.decode(),
+            id=id_.decode(errors="replace"),
             user_id=int(user),
             value=value,
             data=data,
-            kind=kind.decode(),
-            key=key.decode(),
+            kind=kind.decode(errors="replace"),
+            key=key.decode(errors="replace"),
             attempts=attempts,
             uncertain=bool(uncertain),
             reason=reason.decode(errors="replace"),

@@ -18,7 +18,7 @@ import msgspec
 
 from oddswire import keys as families
 from oddswire.queue.messages import QueueStatistics
-from oddswire.scripts import load
+from oddswire.scripts import Script, load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,8 +38,17 @@ _HOLDING = {"messages": 0, "ids": 7}
 
 # Read with the module: a queue is made within a running loop, which must not wait for
 # a disk.
+_MESSAGE = load("queue_message").source
+
+
+def _script(name: str) -> Script:
+    # The flags of a script are its first line.
+    flags, _, rest = load(name).source.partition("\n")
+    return Script(name, f"{flags}\n{_MESSAGE}\n{rest}")
+
+
 _SCRIPTS = {
-    name: load(f"queue_{name}")
+    name: _script(f"queue_{name}")
     for name in (
         *("enqueue", "take", "settle", "renew", "pause", "purge", "dead", "replay"),
         *("statistics", "erase"),
@@ -48,7 +57,7 @@ _SCRIPTS = {
 
 _COUNTERS = (
     *("enqueued", "duplicates", "delivered", "retried", "reclaimed"),
-    *("expired", "dead", "replayed", "purged", "dropped"),
+    *("expired", "dead", "replayed", "purged", "dropped", "foreign"),
 )
 
 
@@ -263,7 +272,7 @@ class Store:
             leased=leased,
             users=users,
             lag=lag / 1000,
-            paused=frozenset(label.decode() for label in paused),
+            paused=frozenset(label.decode(errors="replace") for label in paused),
             **{name: counters.get(name.encode(), 0) for name in _COUNTERS},
         )
 
@@ -293,8 +302,8 @@ def _taken(token: str, fields: list[Any]) -> Taken:
         token=token,
         id=id_.decode(),
         user=int(user),
-        kind=kind.decode(),
-        key=key.decode(),
+        kind=kind.decode(errors="replace"),
+        key=key.decode(errors="replace"),
         due=due,
         expires=expires,
         attempts=attempts,

@@ -95,6 +95,7 @@ class QueueStatistics(msgspec.Struct, frozen=True, kw_only=True):
         replayed: Dead letters put back.
         purged: Removed by `Queue.purge`.
         dropped: Dead letters removed because there were too many.
+        foreign: What somebody else wrote in the place of a user or a message, removed.
     """
 
     waiting: int
@@ -115,6 +116,7 @@ class QueueStatistics(msgspec.Struct, frozen=True, kw_only=True):
     replayed: int
     purged: int
     dropped: int
+    foreign: int
 
     @property
     def depth(self) -> int:

@@ -67,7 +67,7 @@ class RuleBook:
     def request(
         self,
         rules: tuple[str, ...],
-        cost: int,
+        cost: int | dict[str, int],
         subjects: dict[str, int | str],
         priority: Priority = Priority.NORMAL,
     ) -> Request:
@@ -78,7 +78,8 @@ class RuleBook:
             InvalidKey: A subject is too long or not valid Unicode.
         """
         if type(cost) is not int or cost < 1:
-            whole("cost", cost)
+            for each in cost.values() if isinstance(cost, dict) else (cost,):
+                whole("cost", each)
         if len(rules) == cost == 1 and priority is not Priority.LOW:
             # By far the most: made once.
             bucket = self.state(rules[0]).bucket(subjects, self._now())
@@ -90,11 +91,20 @@ class RuleBook:
             raise RuleError(
                 f"name 1 to {_MOST_RULES} different rules, not {list(rules)}"
             )
+        if isinstance(cost, dict) and cost.keys() != set(rules):
+            raise RuleError(
+                f"the costs are of {sorted(cost)}: name one for each of {list(rules)}"
+            )
         now, low = self._now(), priority is Priority.LOW
         return Request(
             tuple(
-                Part(state.bucket(subjects, now), *state.weight(cost, low=low))
-                for state in states
+                Part(
+                    state.bucket(subjects, now),
+                    *state.weight(
+                        cost[name] if isinstance(cost, dict) else cost, low=low
+                    ),
+                )
+                for name, state in zip(rules, states, strict=True)
             )
         )
 

@@ -163,7 +163,7 @@ class RateLimiter:
     async def acquire(
         self,
         *rules: str,
-        cost: int = 1,
+        cost: int | dict[str, int] = 1,
         timeout: float | None = None,
         priority: Priority = Priority.NORMAL,
         **subjects: int | str,
@@ -178,7 +178,7 @@ class RateLimiter:
 
         Args:
             *rules: As `hit`.
-            cost: As `hit`.
+            cost: As `hit`; or the cost for each rule by its name.
             timeout: Seconds; None waits for ever, 0 does not wait.
             priority: Who goes first.
             **subjects: As `hit`.

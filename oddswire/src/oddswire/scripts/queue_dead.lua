@@ -12,8 +12,8 @@ local letters = {}
 for _, id in ipairs(ids) do
   local packed = redis.call('HGET', messages, id)
   if packed then
-    local message = cmsgpack.unpack(packed)
-    letters[#letters + 1] = {
+    local message = message_of(packed)
+    letters[#letters + 1] = message and string.match(message[1], '^%-?%d+$') and {
       id, message[1], message[2], message[3], message[4], message[6], message[7],
       message[8], message[9], message[10],
     }

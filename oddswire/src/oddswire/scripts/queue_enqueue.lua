@@ -47,7 +47,13 @@ end
 
 local starts = math.max(due, now)
 local expires = ttl > 0 and starts + ttl or 0
-local last = redis.call('HINCRBY', meta, 'last', wanted) - wanted
+local last = redis.pcall('HINCRBY', meta, 'last', wanted)
+if type(last) == 'table' then
+  -- Somebody else's. Above every id that was given: they count, and this is a time.
+  last = now * 4096 + wanted
+  redis.call('HSET', meta, 'last', string.format('%.0f', last))
+end
+last = last - wanted
 local ids, packed, joining, waiting = {}, {}, {}, {}
 for n = 1, wanted do
   ids[n] = ''
@@ -66,8 +72,8 @@ for n = 1, wanted do
   end
 end
 local added = #packed / 2
-redis.call('HINCRBY', meta, 'enqueued', added)
-redis.call('HINCRBY', meta, 'duplicates', wanted - added)
+bump(meta, 'enqueued', added)
+bump(meta, 'duplicates', wanted - added)
 if added == 0 then
   return ids
 end

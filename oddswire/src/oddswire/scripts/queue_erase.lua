@@ -20,7 +20,8 @@ end
 local page = redis.call('HSCAN', messages, ARGV[4], 'COUNT', ARGV[5])
 for n = 1, #page[2], 2 do
   local id = page[2][n]
-  if cmsgpack.unpack(page[2][n + 1])[1] == user then
+  local message = message_of(page[2][n + 1])
+  if message and message[1] == user then
     if erases then
       redis.call('HDEL', messages, id)
       redis.call('ZREM', lines, user .. ':' .. id)
@@ -35,7 +36,7 @@ if erases then
   -- With the lease gone, whatever its worker says about the message is refused.
   redis.call('HDEL', leases, user)
   redis.call('ZREM', users, user)
-  if found > 0 then redis.call('HINCRBY', meta, 'purged', found) end
+  if found > 0 then bump(meta, 'purged', found) end
 elseif redis.call('HGET', leases, user) or redis.call('ZMSCORE', users, user)[1] then
   found = found + 1
 end

@@ -15,8 +15,8 @@ local page = redis.call('HSCAN', messages, ARGV[2], 'COUNT', ARGV[3])
 local removed = 0
 for n = 1, #page[2], 2 do
   local id = page[2][n]
-  local message = cmsgpack.unpack(page[2][n + 1])
-  local matches = (user == '' or message[1] == user)
+  local message = message_of(page[2][n + 1])
+  local matches = message and (user == '' or message[1] == user)
     and (kind == '' or message[2] == kind)
     and (key == '' or message[3] == key)
   local lease = matches and redis.call('HGET', leases, message[1])
@@ -39,6 +39,6 @@ for n = 1, #page[2], 2 do
   end
 end
 if removed > 0 then
-  redis.call('HINCRBY', meta, 'purged', removed)
+  bump(meta, 'purged', removed)
 end
 return { page[1], removed }

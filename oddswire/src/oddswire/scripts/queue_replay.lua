@@ -14,8 +14,8 @@ local replayed = 0
 for n = 3, #ARGV do
   local id = ARGV[n]
   local packed = redis.call('ZREM', dead, id) == 1 and redis.call('HGET', messages, id)
-  if packed then
-    local message = cmsgpack.unpack(packed)
+  local message = message_of(packed)
+  if message then
     message[5] = ttl > 0 and now + ttl or 0
     message[6], message[8], message[9] = 0, '', 0
     redis.call('HSET', messages, id, cmsgpack.pack(message))
@@ -25,7 +25,7 @@ for n = 3, #ARGV do
   end
 end
 if replayed > 0 then
-  redis.call('HINCRBY', meta, 'replayed', replayed)
+  bump(meta, 'replayed', replayed)
   redis.call('LPUSH', wake, 1)
 end
 return replayed

@@ -19,11 +19,11 @@ if redis.call('HGET', leases, user) ~= token .. ':' .. id then
 end
 redis.call('HDEL', leases, user)
 local packed = redis.call('HGET', messages, id)
-local message = packed and cmsgpack.unpack(packed)
+local message = message_of(packed)
 if what == 'done' then
   redis.call('HDEL', messages, id)
   redis.call('ZREM', lines, user .. ':' .. id)
-  redis.call('HINCRBY', meta, 'delivered', 1)
+  bump(meta, 'delivered', 1)
 elseif message then
   if what == 'retry' or what == 'dead' then
     message[6] = message[6] + 1
@@ -36,14 +36,14 @@ elseif message then
     message[9] = now
     redis.call('ZREM', lines, user .. ':' .. id)
     redis.call('ZADD', dead, 0, id)
-    redis.call('HINCRBY', meta, 'dead', 1)
+    bump(meta, 'dead', 1)
     for _ = tonumber(ARGV[9]) + 1, redis.call('ZCARD', dead) do
       local oldest = redis.call('ZPOPMIN', dead)[1]
       redis.call('HDEL', messages, oldest)
-      redis.call('HINCRBY', meta, 'dropped', 1)
+      bump(meta, 'dropped', 1)
     end
   elseif what == 'retry' then
-    redis.call('HINCRBY', meta, 'retried', 1)
+    bump(meta, 'retried', 1)
   end
   if redis.call('HEXISTS', messages, id) == 1 then
     redis.call('HSET', messages, id, cmsgpack.pack(message))

@@ -19,7 +19,7 @@ local more = false
 
 local function read(id)
   local packed = redis.call('HGET', messages, id)
-  return packed and cmsgpack.unpack(packed)
+  return message_of(packed)
 end
 
 local function join_line(user, id)
@@ -80,7 +80,18 @@ end
 local ready = redis.call('ZRANGE', users, '-inf', now, 'BYSCORE', 'LIMIT', 0, want)
 more = more or #ready == want
 for _, user in ipairs(ready) do
-  while true do
+  -- Somebody else's: no user has this name.
+  local foreign = not string.match(user, '^-?%d+$') or #user > 20
+  if foreign then
+    redis.call('ZREM', users, user)
+    redis.call('HDEL', leases, user)
+    for _, member in ipairs(redis.call('ZRANGE', lines, '[' .. user .. ':',
+      '(' .. user .. ';', 'BYLEX', 'LIMIT', 0, 1000)) do
+      redis.call('ZREM', lines, member)
+    end
+    bump(meta, 'foreign', 1)
+  end
+  while not foreign do
     if steps == 0 then
       more = true
       break
@@ -98,6 +109,7 @@ for _, user in ipairs(ready) do
     local message = read(id)
     if not message then
       redis.call('ZREM', lines, member)
+      if redis.call('HDEL', messages, id) == 1 then bump(meta, 'foreign', 1) end
     elseif message[5] > 0 and message[5] <= now then
       redis.call('ZREM', lines, member)
       redis.call('HDEL', messages, id)
@@ -126,10 +138,10 @@ for _, user in ipairs(ready) do
   end
 end
 if expired > 0 then
-  redis.call('HINCRBY', meta, 'expired', expired)
+  bump(meta, 'expired', expired)
 end
 if reclaimed > 0 then
-  redis.call('HINCRBY', meta, 'reclaimed', reclaimed)
+  bump(meta, 'reclaimed', reclaimed)
 end
 if more then
   return { now, 0, expired, reclaimed, taken }

@@ -9,7 +9,7 @@ local name = ARGV[1]
 if (redis.call('HGET', main, 'h') or '') ~= ARGV[2] then return 0 end
 local r = read(main)
 for i = 8, #KEYS do redis.call('SREM', KEYS[i], name) end
-for i = 5, #ARGV do redis.call('HINCRBY', stats, 'with:' .. ARGV[i], -1) end
+for i = 5, #ARGV do bump(stats, 'with:' .. ARGV[i], -1) end
 forget(main, short, activity, expiry, off, stats, name, r)
 announce(log, stats, ARGV[3], name, 0, '1', '', ARGV[4])
 return 1

@@ -9,7 +9,7 @@ local s = string.match(redis.call('HGET', noted, name) or '', '^%d+')
 if not s or redis.call('HEXISTS', marks, name) == 1 then return 0 end
 if redis.call('HGET', main, 'h') ~= ARGV[2] then return 0 end
 local r = read(main)
-for i = 4, #ARGV do redis.call('HINCRBY', stats, 'with:' .. ARGV[i], -1) end
+for i = 4, #ARGV do bump(stats, 'with:' .. ARGV[i], -1) end
 forget(main, short, activity, expiry, off, stats, name, r)
 if r.o == '0' then redis.call('SADD', off, name) end
 redis.call('HSET', noted, name, s .. ' ' .. ARGV[3])

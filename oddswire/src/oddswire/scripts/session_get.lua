@@ -1,13 +1,15 @@
 -- Read a session; changes nothing.
--- KEYS: main, short. ARGV: shift, version that the caller has (0: none).
--- Returns {} for none; {now ms} when its version is the caller's and the conversation
--- lives; else {now ms, fields of main, fields of short or false}. Cost: O(fields).
+-- KEYS: main, short. ARGV: shift.
+-- Returns {} for none, else {now ms, fields of main, fields of short or false}, and 1 behind
+-- them when it has ended; only with sealing, where a session that somebody stripped of its
+-- fields looks so, and the caller can tell. Cost: O(fields).
 local now = clock(ARGV[1])
 local r = read(KEYS[1])
 if not r then return {} end
 local ms = math.floor(now / 1000)
 if r.damaged then return {ms, redis.call('HGETALL', KEYS[1]), {}} end
-if ended(KEYS[1], r, now) then return {} end
+if ended(KEYS[1], r, now) then
+  return r.sealed and {ms, redis.call('HGETALL', KEYS[1]), false, 1} or {}
+end
 local live = r.e > ms
-if live and text(r.v) == ARGV[2] then return {ms} end
 return {ms, redis.call('HGETALL', KEYS[1]), live and redis.call('HGETALL', KEYS[2])}

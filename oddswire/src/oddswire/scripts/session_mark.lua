@@ -10,15 +10,16 @@ local name = ARGV[2]
 local v, kind = now, 'marked'
 local held = redis.call('HGET', marks, name)
 if held then
+  -- What is no mark is as good as one whose owner does not come back.
   local was, at = string.match(held, '^(%d+) (%d+) ')
-  if math.abs(now - tonumber(at)) < tonumber(ARGV[5]) then return {'busy'} end
-  kind, v = 'taken', math.max(v, tonumber(was) + 1)
+  if at and math.abs(now - tonumber(at)) < tonumber(ARGV[5]) then return {'busy'} end
+  kind, v = 'taken', math.max(v, (tonumber(was) or 0) + 1)
 elseif ARGV[4] ~= '' then
   local r = read(main)
   local there = r and (r.damaged and '?' or not ended(main, r, now) and text(r.v))
   if (there or '0') ~= ARGV[4] then return {'conflict'} end
 end
-local s = string.match(redis.call('HGET', noted, name) or '0', '^%d+')
+local s = string.match(redis.call('HGET', noted, name) or '0', '^%d+') or '0'
 v = math.max(v, tonumber(s) + 1)
 local mark = text(v) .. ' ' .. text(now) .. ' ' .. ARGV[3]
 redis.call('HSET', marks, name, mark)

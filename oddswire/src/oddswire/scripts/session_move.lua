@@ -3,11 +3,13 @@
 -- KEYS: old main, old short, new main, new short, activity, expiry, off, stats, log, then
 -- the index sets it is in.
 -- ARGV: 1 shift, 2 old name, 3 new name, 4 version read, 5 generation, 6 and 7 links,
--- 8 index entries as text for the log, 9 fields of main, 10 of short, 11 schema, then the
--- fields as pairs.
--- Returns {"saved", header} | {"conflict"} | {"gone"} | {"taken"}.
+-- 8 index entries as text for the log, 9 fields of main, 10 of short, 11 schema, with
+-- sealing 12 caller's time, 13 header read, 14 sealed header, else '', then the fields as
+-- pairs.
+-- Returns {"saved", header} | {"conflict"} | {"gone"} | {"taken"} | {"header", now us,
+-- newest version of what was deleted, header}.
 -- Cost: O(log sessions + fields).
-local now = clock(ARGV[1])
+local now = clock(ARGV[1], ARGV[12])
 local old, oldshort, new, newshort, activity, expiry, off, stats, log = unpack(KEYS, 1, 9)
 local r = read(old)
 if not r or r.damaged or ended(old, r, now) then return {'gone'} end
@@ -15,17 +17,17 @@ if text(r.v) ~= ARGV[4] then return {'conflict'} end
 local other = read(new)
 if other and (other.damaged or not ended(new, other, now)) then return {'taken'} end
 if other then forget(new, newshort, activity, expiry, off, stats, ARGV[3], other) end
-local was = r.v
+local last = math.max(newest(stats), r.v)
+r.v = math.max(last + 1, now)
+r.g = ARGV[5]
+r.s = ARGV[11]
+if not agreed(old, r, ARGV[13], ARGV[14]) then return disagreed(old, stats, ARGV[1]) end
 -- The old session's time of creation goes on in the new one, so it stays in the sum.
 redis.call('UNLINK', old, oldshort)
 redis.call('ZREM', activity, ARGV[2])
 redis.call('ZREM', expiry, ARGV[2])
-local last = math.max(tonumber(redis.call('HGET', stats, 'v') or 0), was)
 redis.call('HSET', stats, 'v', text(last))
-r.v = math.max(last + 1, now)
-r.g = ARGV[5]
-r.s = ARGV[11]
-local at = 12
+local at = 15
 for i = 1, tonumber(ARGV[9]) do
   redis.call('HSET', new, ARGV[at], ARGV[at + 1]); at = at + 2
 end
@@ -42,7 +44,7 @@ for i = 10, #KEYS do
   redis.call('SADD', KEYS[i], ARGV[3])
 end
 redis.call('ZADD', activity, text(r.a), ARGV[3])
-write(new, r)
+write(new, r, ARGV[14])
 settle(new, expiry, ARGV[3], r)
 announce(log, stats, ARGV[6], ARGV[2], 0, '1', '', ARGV[8])
 announce(log, stats, ARGV[7], ARGV[3], r.v, r.o, ARGV[8], '')

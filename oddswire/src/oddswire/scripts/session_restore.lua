@@ -1,14 +1,16 @@
 -- Have here what the source of record has of a session, if the caller's mark still holds.
 -- KEYS: main, short, activity, expiry, off, stats, log, marks, noted, then the index sets
 -- to join, then those to leave.
--- ARGV: 1 shift, 2 name, 3 mark, 4 header read ("" for none), 5 "whole", "away" (its index
--- entries only) or "gone", 6 version in the source, 7 schema, 8 generation, 9 created us,
+-- ARGV: 1 shift, 2 name, 3 mark, 4 header read ("" for none), 5 "whole", "anew" (whole, and
+-- what is here is not believed), "away" (its index entries only) or "gone", 6 version in the source, 7 schema, 8 generation, 9 created us,
 -- 10 last active ms, 11 active or not, 12 cap, 13 link, 14 joins and 15 leaves as text for
 -- the log, 16 all index entries as text, 17 who names, then counts: 18 sets to join, 19 to
--- leave, 20 fields, 21 collections; then fields as pairs, collections with 1 or -1.
--- Returns {"saved"} | {"lost"} | {"conflict"} | {"full"} | {"names"}.
+-- leave, 20 fields, 21 collections, with sealing 22 caller's time, 23 sealed header, else
+-- ''; then fields as pairs, collections with 1 or -1.
+-- Returns {"saved"} | {"lost"} | {"conflict"} | {"full"} | {"names"} | {"header", now us,
+-- newest version of what was deleted, header}.
 -- Cost: O(log sessions + arguments).
-local now = clock(ARGV[1])
+local now = clock(ARGV[1], ARGV[22])
 local main, short, activity, expiry, off, stats, log, marks, noted = unpack(KEYS, 1, 9)
 local name, mode, on = ARGV[2], ARGV[5], ARGV[11]
 if redis.call('HGET', marks, name) ~= ARGV[3] then return {'lost'} end
@@ -16,42 +18,44 @@ if (redis.call('HGET', main, 'h') or '') ~= ARGV[4] then return {'conflict'} end
 redis.call('HSETNX', stats, 'names', ARGV[17])
 if redis.call('HGET', stats, 'names') ~= ARGV[17] then return {'names'} end
 local r = read(main)
-if mode == 'whole' and not r and redis.call('ZCARD', activity) >= tonumber(ARGV[12]) then
+local whole, v, was = mode == 'whole' or mode == 'anew', 0, nil
+if r and mode == 'anew' then r.damaged = true end
+if whole and not r and redis.call('ZCARD', activity) >= tonumber(ARGV[12]) then
   return {'full'}
+end
+if whole then
+  if not r or r.damaged then
+    was, r = r, {v = newest(stats), c = tonumber(ARGV[9]),
+                 a = tonumber(ARGV[10]), e = 0, x = 0, g = ARGV[8], begins = true}
+  elseif r.s ~= ARGV[7] then
+    -- What was sealed for another schema does not open under this one.
+    r.e = 0
+  end
+  r.s, r.o = ARGV[7], on
+  v = math.max(r.v + 1, now)
+  r.v = v
+  if not agreed(main, r, ARGV[4], ARGV[23]) then return disagreed(main, stats, ARGV[1]) end
 end
 local joins, leaves = tonumber(ARGV[18]), tonumber(ARGV[19])
 for i = 1, joins do redis.call('SADD', KEYS[9 + i], name) end
 for i = 1, leaves do redis.call('SREM', KEYS[9 + joins + i], name) end
-local at = 22 + 2 * tonumber(ARGV[20])
+local at = 24 + 2 * tonumber(ARGV[20])
 for i = 1, tonumber(ARGV[21]) do
-  redis.call('HINCRBY', stats, 'with:' .. ARGV[at], ARGV[at + 1]); at = at + 2
+  bump(stats, 'with:' .. ARGV[at], ARGV[at + 1]); at = at + 2
 end
-local v = 0
-if mode == 'whole' then
-  if r and r.damaged then
-    forget(main, short, activity, expiry, off, stats, name, r)
-    r = nil
+if whole then
+  if was then forget(main, short, activity, expiry, off, stats, name, was) end
+  if r.begins then
+    bump(stats, 'created', text(math.floor(ARGV[9] / 1000)))
   end
-  if not r then
-    redis.call('HINCRBY', stats, 'created', text(math.floor(ARGV[9] / 1000)))
-    r = {v = tonumber(redis.call('HGET', stats, 'v') or 0), c = tonumber(ARGV[9]),
-         a = tonumber(ARGV[10]), e = 0, x = 0, g = ARGV[8]}
-    redis.call('UNLINK', short)
-  elseif r.s ~= ARGV[7] then
-    -- What was sealed for another schema does not open under this one.
-    redis.call('UNLINK', short)
-    r.e = 0
-  end
-  r.s, r.o = ARGV[7], on
-  r.v = math.max(r.v + 1, now)
-  v = r.v
+  if r.e == 0 then redis.call('UNLINK', short) end
   redis.call('UNLINK', main)
-  at = 22
+  at = 24
   for i = 1, tonumber(ARGV[20]) do
     redis.call('HSET', main, ARGV[at], ARGV[at + 1]); at = at + 2
   end
   redis.call('ZADD', activity, text(r.a), name)
-  write(main, r)
+  write(main, r, ARGV[23])
   settle(main, expiry, name, r)
   redis.call('HSET', noted, name, ARGV[6])
 else

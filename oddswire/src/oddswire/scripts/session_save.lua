@@ -7,11 +7,12 @@
 -- 14 who names (for a new one), then counts: 15 sets to join, 16 sets to leave, 17 fields
 -- of main to set, 18 to delete, 19 of short to set, 20 to delete, 21 collections whose
 -- emptiness changed; 22 mark of the caller ('-': nobody may have one, '': there is no
--- source), 23 version in the source; then those, fields to set as pairs, collections with
--- 1 or -1.
+-- source), 23 version in the source; with sealing 24 caller's time, 25 header read, 26
+-- sealed header, else ''; then those, fields to set as pairs, collections with 1 or -1.
 -- Returns {"saved", header, now ms} | {"conflict", now ms, main, short or false} | {"gone"} |
--- {"full"} | {"names"} | {"damaged"} | {"busy"} | {"lost"}. Cost: O(log sessions + arguments).
-local now = clock(ARGV[1])
+-- {"full"} | {"names"} | {"damaged"} | {"busy"} | {"lost"} | {"header", now us, newest
+-- version of what was deleted, header}. Cost: O(log sessions + arguments).
+local now = clock(ARGV[1], ARGV[24])
 local ms = math.floor(now / 1000)
 local main, short, activity, expiry, off, stats, log = unpack(KEYS, 1, 7)
 local shift, name = ARGV[1], ARGV[2]
@@ -28,6 +29,7 @@ if r and ended(main, r, now) then
   r = nil
 end
 if not r and ARGV[3] ~= '0' then return {'gone'} end
+local begins = not r
 if r then
   local live = r.e > ms
   -- What was part of a conversation when it was read must not begin the next one.
@@ -40,17 +42,20 @@ else
   redis.call('HSETNX', stats, 'names', ARGV[14])
   if redis.call('HGET', stats, 'names') ~= ARGV[14] then return {'names'} end
   if redis.call('ZCARD', activity) >= tonumber(ARGV[7]) then return {'full'} end
-  local last = tonumber(redis.call('HGET', stats, 'v') or 0)
+  local last = newest(stats)
   local v = math.max(last + 1, now)
   r = {v = v, c = now, a = 0, e = 0, x = 0, o = '1', g = ARGV[9]}
-  redis.call('HINCRBY', stats, 'created', text(math.floor(now / 1000)))
-  redis.call('HINCRBY', stats, 'creations', 1)
 end
 r.s = ARGV[8]
-if ARGV[10] == '1' or r.e == 0 then
-  active(short, activity, name, r, now, ARGV[5], ARGV[6], shift)
+local acts, over = ARGV[10] == '1' or r.e == 0, false
+if acts then over = renew(r, now, ARGV[5], ARGV[6]) end
+if not agreed(main, r, ARGV[25], ARGV[26]) then return disagreed(main, stats, shift) end
+if begins then
+  bump(stats, 'created', text(math.floor(now / 1000)))
+  bump(stats, 'creations', 1)
 end
-local at = 24
+if acts then active(short, activity, name, r, over, shift) end
+local at = 27
 local joins, leaves = tonumber(ARGV[15]), tonumber(ARGV[16])
 for i = 1, joins do redis.call('SADD', KEYS[7 + i], name) end
 for i = 1, leaves do redis.call('SREM', KEYS[7 + joins + i], name) end
@@ -63,9 +68,9 @@ for i = 1, tonumber(ARGV[19]) do
 end
 for i = 1, tonumber(ARGV[20]) do redis.call('HDEL', short, ARGV[at]); at = at + 1 end
 for i = 1, tonumber(ARGV[21]) do
-  redis.call('HINCRBY', stats, 'with:' .. ARGV[at], ARGV[at + 1]); at = at + 2
+  bump(stats, 'with:' .. ARGV[at], ARGV[at + 1]); at = at + 2
 end
-write(main, r)
+write(main, r, ARGV[26])
 redis.call('PEXPIREAT', short, text(r.e - tonumber(shift) / 1000))
 settle(main, expiry, name, r)
 if mark ~= '' and mark ~= '-' then

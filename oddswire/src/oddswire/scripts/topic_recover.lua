@@ -7,7 +7,7 @@
 -- Returns {head, 1 if the entries follow the link and 0 if they do not, entries}.
 -- Cost  one read of the head, one XRANGE of at most that many entries.
 local head = redis.call('GET', KEYS[1])
-if not head or not string.match(head, '^%d+ %S+ %S+$') then
+if not head or not string.match(head, '^%d+ %S+ %S+ ?%S*$') then
   -- A random root, so that the loss of this head would be seen too.
   head = '0 0-0-' .. ARGV[4] .. ' ' .. ARGV[4]
   redis.call('SET', KEYS[1], head, 'PX', ARGV[5])

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from oddswire.sessions._form import Change, Content, Snapshot
     from oddswire.sessions._ledger import Mark
     from oddswire.sessions._scripts import Terms
+    from oddswire.sessions._seal import HeaderSeal
     from oddswire.sessions.source import Kept
 
 T = TypeVar("T", bound=Record)
@@ -49,6 +50,7 @@ class Backing(Restoring[T]):
         terms: Terms,
         cap: int,
         active: bool,
+        seal: HeaderSeal | None,
     ) -> Answer:
         """Write a change through; ``again`` when it is to be made on a newer state.
 
@@ -81,6 +83,7 @@ class Backing(Restoring[T]):
                 active=active,
                 mark=mark.value,
                 sourced=str(kept.version),
+                seal=seal,
             )
             if answer.kind == "saved":
                 return answer
@@ -213,7 +216,7 @@ class Backing(Restoring[T]):
         done = False
         try:
             kept = await self.load(user_id)
-            if await self._store.get(user_id) is False:
+            if await self._store.get(user_id) is None:
                 done = kept is None or (
                     self.is_empty(kept)
                     and await self.ask(self.source.delete(user_id, kept.version))

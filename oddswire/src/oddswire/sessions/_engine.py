@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from oddswire._lines import Lines
+from oddswire.client import ReadLease
 from oddswire.clock import SystemClock
 from oddswire.codec import AesGcm, BlindNames, PlainNames, Zstd
 from oddswire.errors import (
@@ -25,12 +26,13 @@ from oddswire.sessions._form import Content, Form, Snapshot, stamp
 from oddswire.sessions._groups import Groups, Wish
 from oddswire.sessions._header import Header
 from oddswire.sessions._layout import Layout
-from oddswire.sessions._ledger import LEASE, Ledger
+from oddswire.sessions._ledger import LEASE as MARK_LEASE
+from oddswire.sessions._ledger import Ledger
 from oddswire.sessions._near import Near
 from oddswire.sessions._rebuilding import Rebuilding
 from oddswire.sessions._scripts import Answer, Stored, Terms
 from oddswire.sessions._store import TRIES, Store, named_otherwise
-from oddswire.sessions._upkeep import Upkeep
+from oddswire.sessions._upkeep import LEASE, Upkeep
 from oddswire.sessions.record import Record, Session
 
 if TYPE_CHECKING:
@@ -90,7 +92,10 @@ class Engine(Generic[T]):
             compress_above=compress_above,
             max_size=max_size,
         )
-        self._store = Store(client, space, names)
+        self._store = Store(client, space, names, self._clock, self._form.snapshot)
+        self._reads = ReadLease(
+            lambda: client, self._store.beat, self._clock.boottime, length=LEASE
+        )
         # A touch that was left out must not end a conversation early.
         ttl_ms = round((ttl + touch_interval) * 1e3)
         self._terms = Terms(ttl=ttl_ms, absolute=round((absolute or 0) * 1e3))
@@ -110,7 +115,12 @@ class Engine(Generic[T]):
             )
             self._rebuilding = Rebuilding(self._backing, self._store, self._clock)
         self._upkeep = Upkeep(
-            self._rewrite, self._store, self._form, self._near, self._rebuilding
+            self._rewrite,
+            self._store,
+            self._form,
+            self._near,
+            self._reads,
+            self._rebuilding,
         )
         self._cleanup = cleanup
 
@@ -220,7 +230,7 @@ class Engine(Generic[T]):
         reading = self._near.begin(user_id)
         try:
             stored = await self._stored(user_id)
-            if not isinstance(stored, Stored):
+            if stored is None:
                 self._near.drop(user_id)
                 return None
             snapshot = self._opened(user_id, stored)
@@ -230,21 +240,21 @@ class Engine(Generic[T]):
         finally:
             self._near.end(user_id, reading)
 
-    async def _stored(self, user_id: int) -> Stored | bool:
+    async def _stored(self, user_id: int) -> Stored | None:
         """Read it from Redis; from the source where Redis has not got it."""
         if self._backing is None:
             return await self._store.get(user_id)
         stored, marked = await asyncio.gather(
             self._store.get(user_id), self._backing.ledger.marked(user_id)
         )
-        if not isinstance(stored, Stored):
+        if stored is None:
             kept = await self._backing.load(user_id)
             if kept is None or self._backing.is_empty(kept):
-                return False
+                return None
             await self._backing.reconcile(user_id)
             return await self._store.get(user_id)
         assert self._rebuilding is not None  # noqa: S101 - they come together
-        doubtful = marked is not None and abs(stored.now / 1e3 - marked) >= LEASE
+        doubtful = marked is not None and abs(stored.now / 1e3 - marked) >= MARK_LEASE
         if doubtful or self._rebuilding.due:
             # With the source away, what Redis has is answered.
             with suppress(SourceError):
@@ -274,6 +284,14 @@ class Engine(Generic[T]):
             secrets.token_hex(8) if snapshot is None else snapshot.header.generation
         )
         change = self._form.change(user_id, snapshot, content, generation)
+        seal = self._form.seal_saved(
+            user_id,
+            snapshot,
+            change,
+            generation=generation,
+            terms=self._terms,
+            active=active,
+        )
         reading = self._near.begin(user_id)
         try:
             if self._backing and (snapshot is None or change.main or change.main_gone):
@@ -286,6 +304,7 @@ class Engine(Generic[T]):
                     terms=self._terms,
                     cap=self._cap,
                     active=active,
+                    seal=seal,
                 )
             else:
                 answer = await self._store.save(
@@ -299,6 +318,7 @@ class Engine(Generic[T]):
                     generation=generation,
                     active=active,
                     mark="-" if self._backing else "",
+                    seal=seal,
                 )
             if answer.kind == "kept":
                 self._near.drop(user_id)
@@ -317,6 +337,7 @@ class Engine(Generic[T]):
                     plain=content.plain,
                     members=content.members,
                     tags=content.tags,
+                    seals=change.seals,
                 )
                 remember(self._generations, user_id, generation)
                 self._near.put(user_id, after, value, now, reading)

@@ -6,19 +6,27 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from oddswire.errors import CodecError, SessionDamaged, SessionFull
-from oddswire.sessions._header import HEADER, Header
+from oddswire.errors import CodecError, InvalidKey, SessionDamaged, SessionFull
+from oddswire.keys import SESSION_INDEX, KeySpace
+from oddswire.sessions._header import (
+    HEADER,
+    Header,
+    begun,
+    next_version,
+    renewed,
+)
 from oddswire.sessions._layout import AUTH, CONVERSATION, SECTIONS
 from oddswire.sessions._packing import Packing, decoded, encoded
 from oddswire.sessions._scripts import Tag
+from oddswire.sessions._seal import NOTHING, HeaderSeal, Seals, digests, total
 from oddswire.sessions.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from oddswire.codec import Names
     from oddswire.sessions._layout import Layout
-    from oddswire.sessions._scripts import Stored
+    from oddswire.sessions._scripts import Stored, Terms
 
 T = TypeVar("T", bound=Record)
 
@@ -50,11 +58,13 @@ class Snapshot(Content, kw_only=True):
         live: Whether the conversation had not ended then.
         stale: Fields sealed under another key than the one that seals now, or all of
             them, when their schema is an older one.
+        seals: Of what was read; empty without sealing.
     """
 
     header: Header
     live: bool
     stale: frozenset[str] = frozenset()
+    seals: Seals = Seals()
 
 
 class Change(msgspec.Struct):
@@ -68,6 +78,7 @@ class Change(msgspec.Struct):
         joins: Indexes to enter.
         leaves: Indexes to leave.
         held: By collection, 1 where it got its first member, -1 where it lost its last.
+        seals: Of everything that is stored after it; empty without sealing.
     """
 
     main: dict[str, bytes]
@@ -77,6 +88,7 @@ class Change(msgspec.Struct):
     joins: list[Tag]
     leaves: list[Tag]
     held: dict[str, int]
+    seals: Seals
 
 
 class Form(Packing, Generic[T]):
@@ -92,6 +104,7 @@ class Form(Packing, Generic[T]):
         super().__init__(layout.type.schema, **packing)
         self.layout = layout
         self.names = names
+        self._keys = KeySpace(packing["space"])
 
     def member_field(self, collection: str, key: str) -> str:
         """Return the name of a member's field."""
@@ -119,11 +132,20 @@ class Form(Packing, Generic[T]):
         names = {name.decode("utf-8", "replace").partition(":")[0] for name in main}
         held = sorted(names & self.layout.collections.keys())
         try:
-            return self.tags_of(main), held
+            tags = self.tags_of(main)
         except SessionDamaged:
             # What the list said is lost; members tell their own entries.
             rest = {k: v for k, v in main.items() if k != INDEX.encode()}
-            return self.tags_of(rest), held
+            tags = self.tags_of(rest)
+        # No index has an entry that makes no key: nobody of ours wrote it.
+        return [tag for tag in tags if self._makes_a_key(tag)], held
+
+    def _makes_a_key(self, tag: Tag) -> bool:
+        try:
+            self._keys.key(SESSION_INDEX, 0, *tag)
+        except InvalidKey:
+            return False
+        return True
 
     def member_tag(self, collection: str, key: str) -> Tag | None:
         """Return the index entry of a member, if its collection has an index."""
@@ -173,6 +195,9 @@ class Form(Packing, Generic[T]):
                 members[field] = body
             else:
                 plain[field] = body
+        seals = self._sealed(user_id, header, stored)
+        if self.sealer and self.sealer.key_number(header.seal) != self.sealer.primary:
+            stale.add(HEADER)
         if header.schema < self.layout.type.schema:
             stale.update(plain, members)
         return Snapshot(
@@ -182,7 +207,44 @@ class Form(Packing, Generic[T]):
             members=members,
             tags=frozenset(self.tags_of(main)),
             stale=frozenset(stale),
+            seals=seals,
         )
+
+    def _sealed(self, user_id: int, header: Header, stored: Stored) -> Seals:
+        """Compare the header and the set of fields with what was sealed.
+
+        Raises:
+            SessionDamaged: A field, a member or a section was removed, added or put
+                back, or the header was changed.
+        """
+        if self.sealer is None:
+            if header.seal:
+                raise SessionDamaged("sealed, and there is no key here", reason="key")
+            return Seals()
+        seals = Seals(digests(stored.main), digests(stored.short or {}))
+        try:
+            short = self.open_header(user_id, header, total(seals.main))
+        except CodecError as error:
+            raise SessionDamaged(
+                f"the header, or what it says is stored: {error}", reason=error.reason
+            ) from None
+        # What lapsed with its conversation is no damage.
+        if stored.short is not None and short != total(seals.short):
+            raise SessionDamaged(
+                "a part of the conversation is missing, or is another one",
+                reason="damaged",
+            )
+        return seals
+
+    def conversation_of(
+        self, user_id: int, main: Mapping[bytes, bytes]
+    ) -> bytes | None:
+        """Return the total of the expiring hash; None where the rest is not whole."""
+        try:
+            header = Header.parse(main[HEADER.encode()])
+            return self.open_header(user_id, header, total(digests(main)))
+        except (CodecError, SessionDamaged, KeyError):
+            return None
 
     def _old(self, snapshot: Snapshot) -> bool:
         return snapshot.header.schema < self.layout.type.schema
@@ -299,19 +361,138 @@ class Form(Packing, Generic[T]):
             # deleting a session that does not open.
             packed[INDEX] = msgspec.json.encode(sorted(scalar))
         short = {CONVERSATION, AUTH}
+        parts = (
+            {f: data for f, data in packed.items() if f not in short},
+            [f for f in gone if f not in short],
+            {f: data for f, data in packed.items() if f in short},
+            [f for f in gone if f in short],
+        )
+        seals = Seals() if before is None else before.seals
         had = {field.partition(":")[0] for field in was if ":" in field}
         has = {field.partition(":")[0] for field in content.members}
         known = self.layout.collections.keys()
         return Change(
-            main={f: data for f, data in packed.items() if f not in short},
-            main_gone=[f for f in gone if f not in short],
-            short={f: data for f, data in packed.items() if f in short},
-            short_gone=[f for f in gone if f in short],
+            *parts,
             # What an older schema was indexed by is not known for certain.
             joins=sorted(tags if before and self._old(before) else tags - old_tags),
             leaves=sorted(old_tags - tags),
             held={name: 1 if name in has else -1 for name in (had ^ has) & known},
+            seals=Seals() if self.sealer is None else seals.after(*parts),
         )
+
+    # --- the header that a script will write, sealed; None without sealing
+
+    def seal_saved(
+        self,
+        user_id: int,
+        before: Snapshot | None,
+        change: Change,
+        *,
+        generation: str,
+        terms: Terms,
+        active: bool,
+    ) -> HeaderSeal | None:
+        """Return what a save writes."""
+        schema = self.layout.type.schema
+
+        def follows(header: Header | None, now: int, last: int) -> Header:
+            if header is None:
+                after = begun(now, last, schema, generation)
+            else:
+                after = next_version(header, now)
+                after = msgspec.structs.replace(after, schema=schema)
+            begins = after.expiry == 0
+            return renewed(after, now, terms) if active or begins else after
+
+        return self._seal(user_id, before, change.seals, follows)
+
+    def seal_touched(
+        self, user_id: int, before: Snapshot, terms: Terms
+    ) -> HeaderSeal | None:
+        """Return what a touch writes."""
+
+        def follows(header: Header | None, now: int, _: int) -> Header:
+            assert header is not None  # noqa: S101 - it was read
+            return renewed(header, now, terms)
+
+        return self._seal(user_id, before, before.seals, follows)
+
+    def seal_switched(
+        self, user_id: int, before: Snapshot, *, on: bool
+    ) -> HeaderSeal | None:
+        """Return what switching on or off writes."""
+
+        def follows(header: Header | None, now: int, _: int) -> Header:
+            assert header is not None  # noqa: S101 - it was read
+            return msgspec.structs.replace(next_version(header, now), on=on)
+
+        return self._seal(user_id, before, before.seals, follows)
+
+    def seal_moved(
+        self, new: int, before: Snapshot, change: Change, generation: str
+    ) -> HeaderSeal | None:
+        """Return what a move writes for the new user."""
+        schema = self.layout.type.schema
+
+        def follows(header: Header | None, now: int, last: int) -> Header:
+            assert header is not None  # noqa: S101 - it was read
+            return msgspec.structs.replace(
+                next_version(header, now, last), schema=schema, generation=generation
+            )
+
+        if self.sealer is None:
+            return None
+        main, short = total(change.seals.main), total(change.seals.short)
+        return HeaderSeal(self, new, before.header, None, main, short, follows)
+
+    def seal_restored(
+        self,
+        user_id: int,
+        before: Header | None,
+        change: Change,
+        *,
+        begins: Header,
+        short: bytes,
+    ) -> HeaderSeal | None:
+        """Return what a restore writes.
+
+        Args:
+            user_id: Whose.
+            before: What is there and whole; None: nothing that is believed.
+            change: Of the durable part, all of it.
+            begins: What is written where there is nothing.
+            short: Total of the conversation that stays.
+        """
+        if self.sealer is None:
+            return None
+        schema = self.layout.type.schema
+        if before is None or before.schema != schema:
+            # What was sealed for another schema does not open under this one.
+            short = NOTHING
+
+        def follows(header: Header | None, now: int, last: int) -> Header:
+            if header is None:
+                after = msgspec.structs.replace(begins, version=last)
+            else:
+                expiry = header.expiry if header.schema == schema else 0
+                after = msgspec.structs.replace(header, expiry=expiry, on=begins.on)
+            return msgspec.structs.replace(next_version(after, now), schema=schema)
+
+        main = total(change.seals.main)
+        return HeaderSeal(self, user_id, before, None, main, short, follows)
+
+    def _seal(
+        self,
+        user_id: int,
+        before: Snapshot | None,
+        then: Seals,
+        follows: Callable[[Header | None, int, int], Header],
+    ) -> HeaderSeal | None:
+        if self.sealer is None:
+            return None
+        header, was = (None, None) if before is None else (before.header, before.seals)
+        main, short = total(then.main), total(then.short)
+        return HeaderSeal(self, user_id, header, was, main, short, follows)
 
     def _sections(self, before: Snapshot | None, value: T) -> dict[str, bytes]:
         plain = {}

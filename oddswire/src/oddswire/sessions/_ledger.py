@@ -7,23 +7,28 @@ the source, by giving the record a newer version, before anything else is done.
 
 from __future__ import annotations
 
+import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from oddswire.sessions import _scripts as scripts
-from oddswire.sessions._scripts import Tag, flat, link, text, told
+from oddswire.sessions._scripts import Tag, flat, link, plain, text, told
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 
+    from oddswire.sessions._seal import HeaderSeal
     from oddswire.sessions._store import Store
     from oddswire.sessions.source import Kept
 
 LEASE = 2.0
 """Seconds that a mark keeps other processes out."""
 _TAGS = msgspec.json.Decoder(list[tuple[str, str]])
+_MARK = re.compile(r"[0-9]{1,19} ([0-9]{1,19}) .*")
+_VERSION = re.compile(r"[0-9]{1,19}")
+_USER = re.compile(r"-?[0-9]{1,19}")
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -51,11 +56,14 @@ class Place(msgspec.Struct, frozen=True):
         header: As it is there; empty when it is not.
         tags: Index entries that it has.
         held: Collections that have members.
+        short: Total of its conversation; None where what is there is not whole, or
+            nothing is sealed.
     """
 
     header: bytes
     tags: list[Tag]
     held: list[str]
+    short: bytes | None = None
 
 
 class Ledger:
@@ -97,7 +105,7 @@ class Ledger:
         """Return when a session was marked, in seconds of the server's clock."""
         store = self._store
         found: Any = await store.client.hget(store.marks, store.names.of_user(user_id))
-        return None if found is None else int(text(found).split()[1]) / 1e6
+        return None if found is None else _marked_at(found) / 1e6
 
     async def abandoned(self) -> list[int]:
         """Return users whose mark is so old that its owner may not come back."""
@@ -107,11 +115,12 @@ class Ledger:
             return []
         seconds, micros = await store.client.time()
         now = seconds * 1_000_000 + micros + store.shift
-        return [
-            store.names.user(text(name))
+        old = [
+            name
             for name, value in found.items()
-            if abs(now - int(text(value).split()[1])) >= LEASE * 1e6
+            if abs(now - _marked_at(value)) >= LEASE * 1e6
         ]
+        return [user_id for _, user_id in store.users(old)]
 
     async def noted(self, user_ids: Sequence[int]) -> dict[int, int]:
         """Return the versions that Redis knows of."""
@@ -120,26 +129,29 @@ class Ledger:
         names = [self._store.names.of_user(each) for each in user_ids]
         found: Any = await self._store.client.hmget(self._store.noted, names)
         return {
-            user_id: int(text(value).partition(" ")[0])
+            user_id: int(version[0])
             for user_id, value in zip(user_ids, found, strict=True)
-            if value is not None
+            if value is not None and (version := _VERSION.match(plain(value)))
         }
 
-    async def everybody(self) -> AsyncIterator[list[tuple[str, list[Tag] | None]]]:
-        """Yield names in pages, with the index entries of those who are away."""
+    async def everybody(self) -> AsyncIterator[list[tuple[str, int, list[Tag] | None]]]:
+        """Yield names and users in pages, with the index entries of those away."""
         cursor = None
         while cursor != 0:
             page: Any
             cursor, page = await self._store.client.hscan(
                 self._store.noted, cursor or 0, count=500
             )
-            yield [(text(name), _away(text(value))) for name, value in page.items()]
+            away = {plain(name): _away(plain(value)) for name, value in page.items()}
+            yield [
+                (name, user_id, away[name]) for name, user_id in self._store.users(away)
+            ]
 
     async def away(self, user_id: int) -> list[Tag]:
         """Return the index entries of one whose session is not in Redis."""
         name = self._store.names.of_user(user_id)
         found: Any = await self._store.client.hget(self._store.noted, name)
-        return (_away(text(found)) if found is not None else None) or []
+        return (_away(plain(found)) if found is not None else None) or []
 
     async def restore(
         self,
@@ -154,6 +166,7 @@ class Ledger:
         tags: Iterable[Tag] = (),
         held: Iterable[str] = (),
         fields: Mapping[str, bytes] | None = None,
+        seal: HeaderSeal | None = None,
     ) -> str:
         """Have Redis be as the source is, under a mark; return what came of it."""
         store = self._store
@@ -175,16 +188,19 @@ class Ledger:
             int(kept.on if kept else True), self._cap, link(), told(tags), told(leaves),
             told(tags) or b"[]", store.naming,
             len(tags), len(leaves), len(fields), len(balance),
-            *flat(fields), *flat(balance),
         ]  # fmt: skip
-        reply = await scripts.RESTORE(store.client, keys, args)
-        answer: str = reply[0].decode()
-        return answer
+        rest = [*flat(fields), *flat(balance)]
+
+        # The script compares the header read by itself, sealed or not.
+        def call(at: Any, _: bytes, header: bytes) -> Awaitable[list[Any]]:
+            return scripts.RESTORE(store.client, keys, [*args, at, header, *rest])
+
+        return (await store.sealed(seal, call)).kind
 
     async def least_active(self, most: int) -> list[int]:
         """Return users in the order in which they are to leave."""
         names: Any = await self._store.client.zrange(self._store.activity, 0, most - 1)
-        return [self._store.names.user(text(name)) for name in names]
+        return [user_id for _, user_id in self._store.users(names)]
 
     async def evict(self, user_id: int, place: Place) -> bool:
         """Have a session leave Redis; False when it is not to."""
@@ -216,7 +232,7 @@ class Ledger:
             await client.hsetnx(stats, "rebuild", f"{process}:{link()} ")
             found = await client.hget(stats, "rebuild")
         run, _, after = text(found or f"{process}: ").partition(" ")
-        return run, int(after) if after else None
+        return run, int(after) if _USER.fullmatch(after) else None
 
     async def progress(self, run: str, after: int | None, process: str = "") -> bool:
         """Note how far a run is; with a process: all is done. False: begin again."""
@@ -228,4 +244,13 @@ class Ledger:
 
 def _away(value: str) -> list[Tag] | None:
     _, _, tags = value.partition(" ")
-    return _TAGS.decode(tags) if tags else None
+    try:
+        return _TAGS.decode(tags) if tags else None
+    except (msgspec.DecodeError, UnicodeError):
+        return None
+
+
+def _marked_at(value: str | bytes) -> int:
+    """Return when, in microseconds; for what is no mark long ago: it is taken."""
+    match = _MARK.fullmatch(plain(value))
+    return 0 if match is None else int(match[1])

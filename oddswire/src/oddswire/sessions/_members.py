@@ -40,7 +40,7 @@ class Members(Engine[T]):
         """
         mark = self._collection(collection)
         body = self._form.check_member(collection, key, value)
-        if self._backing is not None:
+        if self._whole:
             return await self._added(user_id, collection, key, body, active=active)
         field = self._form.member_field(collection, key)
         generation = self._generations.get(user_id, "")
@@ -84,7 +84,7 @@ class Members(Engine[T]):
             SessionGone: There is no session.
         """
         mark = self._collection(collection)
-        if self._backing is not None:
+        if self._whole:
             return await self._removed(user_id, collection, key, active=active)
         answer = await self._store.member(
             user_id,
@@ -103,7 +103,12 @@ class Members(Engine[T]):
             await self._after(user_id, answer, create=False)
         return bool(answer.detail[0])
 
-    # With a source the whole record is written, so the rest is read first.
+    # With a source the whole record is written, and a sealed header stands for every
+    # field: so the rest is read first.
+
+    @property
+    def _whole(self) -> bool:
+        return self._backing is not None or self._form.sealer is not None
 
     async def _added(
         self, user_id: int, collection: str, key: str, body: bytes, *, active: bool

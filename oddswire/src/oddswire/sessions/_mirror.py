@@ -63,12 +63,14 @@ class Mirror:
         self.clear()
         self.rebuilt += 1
         async for page in store.everybody():
-            for name, fields in await store.entries(page):
-                for tag in form.tags_of(fields):
+            for name, fields in await store.entries([name for name, _ in page]):
+                # Also where it is damaged: one session must not keep all the others
+                # from being found.
+                for tag in form.place(fields)[0]:
                     self._names.setdefault(tag, set()).add(name)
         if ledger is not None:
             async for known in ledger.everybody():
-                for name, away in known:
+                for name, _, away in known:
                     for tag in away or ():
                         self._names.setdefault(tag, set()).add(name)
         self._off = await store.switched_off()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from oddswire.sessions._header import Header
 
 _PLAIN = b"\0"
+_TOTAL = 32
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -112,6 +113,28 @@ class Packing:
         if self._compressor.id != kind - 1:
             raise CodecError(f"compressed by compressor {kind - 1}", reason="type")
         return self._compressor.decompress(inside, self.max_size)
+
+    # --- the header, and with it the set of fields
+
+    def seal_header(self, user_id: int, text: str, main: bytes, short: bytes) -> bytes:
+        """Return the seal of a header's text and of the totals of both hashes."""
+        assert self.sealer is not None  # noqa: S101 - nobody asks without sealing
+        return self.sealer.seal(short, str(user_id), self._header_place(text, main))
+
+    def open_header(self, user_id: int, header: Header, main: bytes) -> bytes:
+        """Return the total of the expiring hash that a header was sealed with.
+
+        Raises:
+            CodecError: The header or the durable hash is not what was sealed.
+        """
+        assert self.sealer is not None  # noqa: S101 - nobody asks without sealing
+        if len(header.seal) > _TOTAL + self.sealer.overhead:
+            raise CodecError("larger than its limit", reason="too_large")
+        where = self._header_place(header.text, main)
+        return self.sealer.open(header.seal, str(user_id), where)
+
+    def _header_place(self, text: str, main: bytes) -> bytes:
+        return place(self._space, "session header", text, main.hex())
 
     def _place(self, schema: int, generation: str, field: str) -> bytes:
         return place(self._space, "session", str(schema), generation, field)

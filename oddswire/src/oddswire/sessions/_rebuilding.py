@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from oddswire.errors import ClosedError, CodecError, OddswireError, SessionDamaged
+from oddswire.errors import ClosedError, CodecError, SessionDamaged
 from oddswire.events import DataReset, Failover
 from oddswire.sessions._scripts import text
 from oddswire.sessions.record import Record
@@ -108,7 +108,7 @@ class Rebuilding(Generic[T]):
                 await self.mend()
             except ClosedError:
                 return
-            except OddswireError:
+            except Exception:  # noqa: BLE001 - the next round is the repair
                 self.failures += 1
 
     async def mend(self) -> None:
@@ -186,7 +186,7 @@ class Rebuilding(Generic[T]):
         """Remove sessions without a record: Redis went back to before a deletion."""
         backing, removed = self.backing, 0
         async for page in backing.ledger.everybody():
-            users = [self._store.names.user(name) for name, _ in page]
+            users = [user_id for _, user_id, _ in page]
             kept = await backing.ask(backing.source.load(users)) if users else []
             gone = set(users) - {each.user_id for each in kept}
             await self._reconcile(sorted(gone))

@@ -23,6 +23,7 @@ from oddswire.sessions._header import HEADER, Header
 from oddswire.sessions._layout import DURABLE
 from oddswire.sessions._ledger import LEASE, Mark, Place
 from oddswire.sessions._packing import decoded, encoded
+from oddswire.sessions._seal import NOTHING
 from oddswire.sessions._store import TRIES, named_otherwise
 from oddswire.sessions.record import Record
 from oddswire.sessions.source import Kept
@@ -269,32 +270,40 @@ class Restoring(Generic[T]):
         if kept is None or (self.is_empty(kept) and not place.header):
             return await ledger.restore(user_id, mark, place, mode="gone")
         snapshot = self._snapshot(kept)
-        try:
-            generation = Header.parse(place.header).generation
-        except SessionDamaged:
-            generation = secrets.token_hex(8)
+        header = _header_of(place)
+        whole = "whole"
+        if form.sealer and place.short is None:
+            # Somebody changed it: nothing of it is believed, its times neither.
+            header, whole = None, "anew"
+        generation = secrets.token_hex(8) if header is None else header.generation
         value = form.value(user_id, snapshot)
         content = form.content(snapshot, value)
         change = form.change(user_id, snapshot, content, generation)
         held = {field.partition(":")[0] for field in content.members}
+        begins = msgspec.structs.replace(snapshot.header, generation=generation)
+        seal = form.seal_restored(
+            user_id, header, change, begins=begins, short=place.short or NOTHING
+        )
         return await ledger.restore(
             user_id,
             mark,
             place,
-            mode="away" if away else "whole",
+            mode="away" if away else whole,
             kept=kept,
             schema=form.layout.type.schema,
             generation=generation,
             tags=content.tags,
             held=() if away else sorted(held & form.layout.collections.keys()),
             fields={} if away else change.main,
+            seal=None if away else seal,
         )
 
     async def _place(self, user_id: int) -> Place:
         main = await self._store.fields(user_id)
         if not main:
             return Place(b"", await self.ledger.away(user_id), [])
-        return Place(main.get(HEADER.encode(), b""), *self._form.place(main))
+        short = self._form.conversation_of(user_id, main) if self._form.sealer else None
+        return Place(main.get(HEADER.encode(), b""), *self._form.place(main), short)
 
     async def _make_room(self) -> bool:
         """Have the least active session leave Redis; False when none can."""
@@ -303,3 +312,10 @@ class Restoring(Generic[T]):
             if place.header and await self.ledger.evict(user_id, place):
                 return True
         return False
+
+
+def _header_of(place: Place) -> Header | None:
+    try:
+        return Header.parse(place.header)
+    except SessionDamaged:
+        return None

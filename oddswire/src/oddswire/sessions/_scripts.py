@@ -81,7 +81,7 @@ class Answer(msgspec.Struct, frozen=True):
     kind: Literal[
         "saved", "conflict", "gone", "full", "names", "damaged", "schema",
         "generation", "taken", "busy", "lost", "again",
-        "kept",
+        "kept", "header",
     ]  # fmt: skip
     header: bytes = b""
     stored: Stored | None = None
@@ -103,6 +103,11 @@ def text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode()
 
 
+def plain(value: str | bytes) -> str:
+    """Return text of somebody else too: bytes that are none become marks."""
+    return value if isinstance(value, str) else value.decode(errors="replace")
+
+
 def flat(pairs: Mapping[str, Any]) -> list[Any]:
     return [each for pair in pairs.items() for each in pair]
 
@@ -120,7 +125,8 @@ def answer(reply: list[Any]) -> Answer:
     kind = reply[0].decode()
     match kind:
         case "saved":
-            return Answer(kind, header=reply[1], detail=reply[2:])
+            header = reply[1] if len(reply) > 1 else b""
+            return Answer(kind, header=header, detail=reply[2:])
         case "conflict" if len(reply) > 1:
             return Answer(kind, stored=stored(reply[1:]))
         case _:

@@ -97,7 +97,7 @@ class Sessions(Members[T]):
             if near is not None:
                 return near
             self._upkeep.want()
-        loaded = await self._load(user_id)
+        loaded = await self._reads.read(lambda: self._load(user_id))
         return None if loaded is None else loaded[1]
 
     async def update(
@@ -181,14 +181,29 @@ class Sessions(Members[T]):
         last = self._touched.get(user_id)
         if last is not None and now - last < self._touch_interval:
             return True
-        there = await self._store.touch(user_id, self._terms)
+        there = await self._touch(user_id)
         if not there and self._backing and await self._stored(user_id):
-            there = await self._store.touch(user_id, self._terms)
+            there = await self._touch(user_id)
         if there:
             remember(self._touched, user_id, now)
         # What is in memory believes that the conversation ends sooner: let it go.
         self._near.drop(user_id)
         return there
+
+    async def _touch(self, user_id: int) -> bool:
+        if self._form.sealer is None:
+            answer = await self._store.touch(user_id, self._terms)
+            return answer.kind == "saved"
+        for _ in range(TRIES):
+            stored = await self._store.get(user_id)
+            if stored is None:
+                return False
+            snapshot = self._opened(user_id, stored)
+            seal = self._form.seal_touched(user_id, snapshot, self._terms)
+            answer = await self._store.touch(user_id, self._terms, seal)
+            if answer.kind != "again":
+                return answer.kind == "saved"
+        raise SessionConflict(f"others changed the session first, {TRIES} times")
 
     async def activate(self, user_id: int) -> bool:
         """Have lookups find the user again; False when there is no session."""
@@ -200,14 +215,20 @@ class Sessions(Members[T]):
 
     async def _switch(self, user_id: int, *, on: bool) -> bool:
         try:
-            if self._backing is None:
-                return await self._store.switch(user_id, on=on)
+            if not self._whole:
+                return (await self._store.switch(user_id, on=on)).kind == "saved"
             for _ in range(TRIES):
                 snapshot = await self._snapshot(user_id)
                 if snapshot is None or snapshot.header.on == on:
                     return snapshot is not None
-                if await self._backing.switch(user_id, snapshot, on=on):
-                    return True
+                if self._backing is not None:
+                    if await self._backing.switch(user_id, snapshot, on=on):
+                        return True
+                    continue
+                seal = self._form.seal_switched(user_id, snapshot, on=on)
+                answer = await self._store.switch(user_id, on=on, seal=seal)
+                if answer.kind != "again":
+                    return answer.kind == "saved"
         finally:
             self._near.drop(user_id)
         raise SessionConflict(f"others changed the session first, {TRIES} times")
@@ -278,10 +299,16 @@ class Sessions(Members[T]):
         if not fresh:
             names = self._upkeep.mirrored(tag)
         if names is None:
-            found = await self._found(tag)
-            names = await self._store.pages(tag) if isinstance(found, int) else found
+            names = await self._reads.read(lambda: self._looked_up(tag))
         user = self._store.names.user
-        return frozenset([user(name) for name in names])
+        try:
+            return frozenset([user(name) for name in names])
+        except ValueError:
+            return frozenset([user_id for _, user_id in self._store.users(names)])
+
+    async def _looked_up(self, tag: Tag) -> list[str]:
+        found = await self._found(tag)
+        return await self._store.pages(tag) if isinstance(found, int) else found
 
     async def _found(self, tag: Tag) -> list[str] | int:
         if self._rebuilding is None:
@@ -333,16 +360,19 @@ class Sessions(Members[T]):
     async def reencrypt(self) -> int:
         """Seal anew what is not sealed under the primary key; return how many sessions.
 
-        Sessions of an older schema are brought up to date too. Interrupted, it can be
-        run again.
+        Sessions of an older schema are brought up to date too, and the records of a
+        `SealedSource` are sealed anew. Interrupted, it can be run again.
         """
         return await self._upkeep.reencrypt()
 
     async def retire(self, number: int) -> None:
         """Drop a key from the keyring, once nothing is sealed under it.
 
+        A `SealedSource` is asked too, and drops its key.
+
         Raises:
-            SessionError: Sessions are still sealed under it; run `reencrypt`.
+            SessionError: Sessions, or records of the source, are still sealed under it;
+                run `reencrypt`.
             SettingsError: It is the primary key, or names come from it.
         """
         await self._upkeep.retire(number)

@@ -6,18 +6,37 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from oddswire import keys as families
-from oddswire.errors import SessionError
+from oddswire.errors import NoPermission, SessionError, WrongType
 from oddswire.sessions import _scripts as scripts
-from oddswire.sessions._scripts import answer, fields, flat, link, stored, text, told
+from oddswire.sessions._scripts import (
+    Answer,
+    answer,
+    fields,
+    flat,
+    link,
+    plain,
+    stored,
+    text,
+    told,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
 
     from oddswire.client import Client
+    from oddswire.clock import Clock
     from oddswire.codec import Names
     from oddswire.keys import KeySpace
     from oddswire.sessions._form import Change
-    from oddswire.sessions._scripts import Answer, Fields, Stored, Tag, Terms
+    from oddswire.sessions._scripts import Fields, Stored, Tag, Terms
+    from oddswire.sessions._seal import HeaderSeal
 
 TRIES = 16
 """Attempts at what other processes get ahead of."""
@@ -31,15 +50,32 @@ class Store:
         client: Where.
         space: The prefix of the keys.
         names: Of users and values.
+        clock: Of this process.
+        check: Raises `SessionDamaged` for what is not whole.
 
     Attributes:
         shift: Microseconds added to the server's clock; only tests change it.
+        foreign: Names, entries and numbers that no session wrote, and that were
+            skipped.
     """
 
-    def __init__(self, client: Client, space: KeySpace, names: Names) -> None:
+    def __init__(
+        self,
+        client: Client,
+        space: KeySpace,
+        names: Names,
+        clock: Clock,
+        check: Callable[[int, Stored], object],
+    ) -> None:
         self.client = client
+        self._check = check
+        self._clock = clock
+        # Until the server says otherwise, its clock shows what this machine's shows.
+        self._ahead = round((clock.now() - clock.boottime()) * 1e6)
+        self._last = 0
         self.names = names
         self.shift = 0
+        self.foreign = 0
         self._space = space
         self._pair = lru_cache(16_384)(self._make_pair)
         shard = _SHARD
@@ -50,6 +86,7 @@ class Store:
         self.log = space.key(families.SESSION_LOG, shard)
         self.marks = space.key(families.SESSION_MARKS, shard)
         self.noted = space.key(families.SESSION_NOTED, shard)
+        self.beat = space.key(families.SESSION_BEAT, shard)
         # What names came from, so that a process with another key is told.
         self.naming = names.of_user(0)
 
@@ -71,12 +108,65 @@ class Store:
         """Return the pattern of every key of every index."""
         return self._space.pattern(families.SESSION_INDEX, _SHARD)
 
+    # --- what somebody else wrote
+
+    def users(self, names: Iterable[str | bytes]) -> list[tuple[str, int]]:
+        """Return names with their users; what is no name is left out and counted."""
+        found = []
+        for each in names:
+            try:
+                name = text(each)
+                found.append((name, self.names.user(name)))
+            except ValueError:
+                self.foreign += 1
+        return found
+
+    # --- sealed headers
+
+    async def sealed(
+        self,
+        seal: HeaderSeal | None,
+        call: Callable[[int | str, bytes, bytes], Awaitable[list[Any]]],
+    ) -> Answer:
+        """Call a script with a sealed header; ``again`` when another one is stored.
+
+        Args:
+            seal: Makes the header; None without sealing.
+            call: Of the script, with a time, the header read and the one to write.
+        """
+        if seal is None:
+            return answer(await call("", b"", b""))
+        for _ in range(TRIES):
+            sent = round(self._clock.boottime() * 1e6)
+            now = sent + self._ahead
+            header = seal.header(now, self._last)
+            reply = answer(await call(now, seal.before, header))
+            if reply.kind != "header":
+                return reply
+            server, last, stored = reply.detail
+            # From the sending on: the way there is in it, as it will be again.
+            self._ahead = int(server) - sent
+            self._last = int(last)
+            if not seal.adopt(stored):
+                break
+        return Answer("again")
+
     # --- one session
 
-    async def get(self, user_id: int, have: int = 0) -> Stored | bool:
-        """Read it; False for none, True when it is the version that the caller has."""
-        reply = await scripts.GET(self.client, self.pair(user_id), (self.shift, have))
-        return stored(reply) if len(reply) > 1 else bool(reply)
+    async def get(self, user_id: int) -> Stored | None:
+        """Read it; None for none.
+
+        Raises:
+            SessionDamaged: Sealed, it looks as if it had ended, and has not.
+        """
+        reply = await scripts.GET(self.client, self.pair(user_id), (self.shift,))
+        if not reply:
+            return None
+        found = stored(reply[:3])
+        if len(reply) == 3:
+            return found
+        self._check(user_id, found)
+        return None
 
     async def save(
         self,
@@ -92,6 +182,7 @@ class Store:
         active: bool,
         mark: str = "",
         sourced: str = "",
+        seal: HeaderSeal | None = None,
     ) -> Answer:
         """Write a change of the version that was read; 0 to create.
 
@@ -113,12 +204,17 @@ class Store:
             len(change.short), len(change.short_gone), len(change.held),
             mark, sourced,
         ]  # fmt: skip
-        args += flat(change.main)
-        args += change.main_gone
-        args += flat(change.short)
-        args += change.short_gone
-        args += flat(change.held)
-        return answer(await scripts.SAVE(self.client, keys, args))
+        rest = [
+            *flat(change.main),
+            *change.main_gone,
+            *flat(change.short),
+            *change.short_gone,
+            *flat(change.held),
+        ]
+        return await self.sealed(
+            seal,
+            lambda *header: scripts.SAVE(self.client, keys, [*args, *header, *rest]),
+        )
 
     async def member(
         self,
@@ -148,18 +244,26 @@ class Store:
         args += () if sealed is None else (sealed,)
         return answer(await scripts.MEMBER(self.client, keys, args))
 
-    async def touch(self, user_id: int, terms: Terms) -> bool:
-        """Note activity; False when there is no session."""
+    async def touch(
+        self, user_id: int, terms: Terms, seal: HeaderSeal | None = None
+    ) -> Answer:
+        """Note activity."""
         name = self.names.of_user(user_id)
-        keys = (*self.pair(user_id), self.activity, self.expiry)
+        keys = (*self.pair(user_id), self.activity, self.expiry, self.stats)
         args = (self.shift, name, terms.ttl, terms.absolute)
-        return bool(await scripts.TOUCH(self.client, keys, args))
+        return await self.sealed(
+            seal, lambda *header: scripts.TOUCH(self.client, keys, (*args, *header))
+        )
 
-    async def switch(self, user_id: int, *, on: bool) -> bool:
-        """Switch it on or off; False when there is no session."""
+    async def switch(
+        self, user_id: int, *, on: bool, seal: HeaderSeal | None = None
+    ) -> Answer:
+        """Switch it on or off."""
         keys = (self.pair(user_id)[0], self.expiry, self.off, self.stats, self.log)
         args = (self.shift, self.names.of_user(user_id), int(on), link())
-        return bool(await scripts.SWITCH(self.client, keys, args))
+        return await self.sealed(
+            seal, lambda *header: scripts.SWITCH(self.client, keys, (*args, *header))
+        )
 
     async def fields(self, user_id: int) -> Fields:
         """Return the main fields, whether it lives, has ended or is damaged."""
@@ -189,6 +293,7 @@ class Store:
         tags: Sequence[Tag],
         main: Mapping[str, bytes],
         short: Mapping[str, bytes],
+        seal: HeaderSeal | None = None,
     ) -> Answer:
         """Give a session another user."""
         keys = [
@@ -198,9 +303,12 @@ class Store:
         args = [
             self.shift, self.names.of_user(old), self.names.of_user(new), read,
             generation, link(), link(), told(tags), len(main), len(short), schema,
-            *flat(main), *flat(short),
         ]  # fmt: skip
-        return answer(await scripts.MOVE(self.client, keys, args))
+        rest = [*flat(main), *flat(short)]
+        return await self.sealed(
+            seal,
+            lambda *header: scripts.MOVE(self.client, keys, [*args, *header, *rest]),
+        )
 
     async def purge(self, user_id: int) -> int:
         """Drop the log if it speaks of a user; return how often it did.
@@ -211,7 +319,7 @@ class Store:
         name = self.names.of_user(user_id)
         entries: Any = await self.client.xrange(self.log)
         count = sum(
-            name in [text(value) for value in content.values()]
+            name in [plain(value) for value in content.values()]
             for _, content in entries
         )
         if count:
@@ -233,11 +341,16 @@ class Store:
         ]
         if await client.sismember(self.off, name):
             left.append(self.off)
-        every = client.scan_iter(match=self.index_pattern(), count=1000)
-        left += [text(key) async for key in every if await client.sismember(key, name)]
+        try:
+            every = client.scan_iter(match=self.index_pattern(), count=1000)
+            left += [
+                plain(key) async for key in every if await client.sismember(key, name)
+            ]
+        except NoPermission:
+            left.append("the indexes were not looked at: SCAN is not allowed")
         log: Any = await client.xrange(self.log)
         for _, content in log:
-            if name in (text(value) for value in content.values()):
+            if name in (plain(value) for value in content.values()):
                 left.append(self.log)
                 break
         return left
@@ -253,7 +366,7 @@ class Store:
         """
         keys = (self.index(tag), self.off, *((self.stats,) if sourced else ()))
         reply = await scripts.LOOKUP(self.client, keys, (most,))
-        return reply if isinstance(reply, int) else [name.decode() for name in reply]
+        return reply if isinstance(reply, int) else [plain(name) for name in reply]
 
     async def pages(self, tag: Tag) -> list[str]:
         """Return the names of an index's value, read in pages."""
@@ -266,14 +379,14 @@ class Store:
             if names:
                 off = await self.client.smismember(self.off, names)
                 found += [
-                    text(name)
+                    plain(name)
                     for name, gone in zip(names, off, strict=True)
                     if not int(gone)
                 ]
         return list(dict.fromkeys(found))
 
-    async def everybody(self) -> AsyncIterator[list[str]]:
-        """Yield the names of all sessions, a page at a time.
+    async def everybody(self) -> AsyncIterator[list[tuple[str, int]]]:
+        """Yield the names and users of all sessions, a page at a time.
 
         Whoever is there all the while is in some page, and may be in two.
         """
@@ -283,11 +396,11 @@ class Store:
             cursor, page = await self.client.zscan(
                 self.activity, cursor or 0, count=500
             )
-            yield [text(name) for name, _ in page]
+            yield self.users(name for name, _ in page)
 
     async def switched_off(self) -> set[str]:
         """Return the names of users that are not active."""
-        return {text(name) for name in await self.client.smembers(self.off)}
+        return {plain(name) for name in await self.client.smembers(self.off)}
 
     async def entries(self, names: Sequence[str]) -> list[tuple[str, Fields]]:
         """Return names with their sessions' field names and index entries, unopened."""
@@ -296,22 +409,37 @@ class Store:
             main = self._pair(name)[0]
             pipe.hkeys(main)
             pipe.hget(main, "i")
-        replies = await pipe.execute()
+        replies = await pipe.execute(raise_on_error=False)
         found = []
         for name, listed, entries in zip(
             names, replies[::2], replies[1::2], strict=True
         ):
-            known = {text(field).encode(): b"" for field in listed}
+            if isinstance(listed, WrongType):
+                self.foreign += 1
+                continue
+            for reply in (listed, entries):
+                if isinstance(reply, BaseException):
+                    raise reply
+            known = {plain(field).encode(): b"" for field in listed}
             known.pop(b"i", None)
             if entries is not None:
-                known[b"i"] = text(entries).encode()
+                known[b"i"] = plain(entries).encode()
             found.append((name, known))
         return found
 
-    async def ended(self, most: int) -> list[str]:
-        """Return names of sessions that have ended and are still stored."""
+    async def ended(self, most: int) -> tuple[list[tuple[str, int]], bool]:
+        """Return sessions that have ended and are still stored, and if there are more.
+
+        What is no name is taken out of the set: or the first page would hold the same
+        for ever.
+        """
         reply = await scripts.ENDED(self.client, (self.expiry,), (self.shift, most))
-        return [name.decode() for name in reply]
+        found = self.users(reply)
+        known = {name.encode() for name, _ in found}
+        foreign = [name for name in reply if name not in known]
+        if foreign:
+            await self.client.zrem(self.expiry, *foreign)
+        return found, len(reply) == most
 
     async def reap(self, names: Iterable[str]) -> int:
         """Remove those of them that have ended; return how many."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -19,16 +20,19 @@ from oddswire.errors import (
     SessionGone,
     SourceError,
 )
+from oddswire.sessions._header import Header
 from oddswire.sessions._mirror import Mirror
-from oddswire.sessions._scripts import Stored, text
+from oddswire.sessions._scripts import plain, text
 from oddswire.sessions._store import TRIES, named_otherwise
 from oddswire.sessions.feed import Heard, LogFeed, Missed
 from oddswire.sessions.record import Record
+from oddswire.sessions.source import SealedSource
 from oddswire.sessions.statistics import SessionStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from oddswire.client import ReadLease
     from oddswire.clock import Clock
     from oddswire.sessions._form import Form
     from oddswire.sessions._near import Near
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=Record)
 
 _SWEEP = 200
+_COUNT = re.compile(rb"-?[0-9]{1,19}")
 LEASE = 2.0
 """Seconds that memory is believed after the last word of changes."""
 IDLE = 5.0
@@ -54,6 +59,7 @@ class Upkeep(Generic[T]):
         store: Of them.
         form: Of them.
         near: Of them.
+        reads: Whether the server is believed.
         rebuilding: From the source of record, if there is one.
 
     Attributes:
@@ -67,6 +73,7 @@ class Upkeep(Generic[T]):
         store: Store,
         form: Form[T],
         near: Near[T],
+        reads: ReadLease,
         rebuilding: Rebuilding[T] | None = None,
     ) -> None:
         self.failures = 0
@@ -75,9 +82,11 @@ class Upkeep(Generic[T]):
         self._store = store
         self._form = form
         self._near = near
+        self._reads = reads
         self._rebuilding = rebuilding
         self._tasks: list[asyncio.Task[None]] = []
         self._clock: Clock
+        self._feed: LogFeed | None = None
         self._asked = 0
         self._wanted = asyncio.Event()
 
@@ -99,7 +108,9 @@ class Upkeep(Generic[T]):
         if self._rebuilding is not None:
             await self._rebuilding.start()
         self._near.following = True
-        feed = LogFeed(self._store.client, self._store.log, clock)
+        feed = self._feed = LogFeed(
+            self._store.client, self._store.log, clock, self._reads
+        )
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._keep_sweeping(cleanup), name="sessions: sweeper"),
@@ -125,7 +136,7 @@ class Upkeep(Generic[T]):
             await self._clock.sleep(cleanup)
             try:
                 await self.sweep()
-            except OddswireError:
+            except Exception:  # noqa: BLE001 - the next round is the repair
                 self.failures += 1
 
     def want(self) -> None:
@@ -149,9 +160,9 @@ class Upkeep(Generic[T]):
                     await self._rebuild()
                 case Heard():
                     for change in item.changes:
-                        user_id = self._store.names.user(change.name)
-                        self._near.announced(user_id, change.version)
-                        self.mirror.apply(change)
+                        for _, user_id in self._store.users([change.name]):
+                            self._near.announced(user_id, change.version)
+                            self.mirror.apply(change)
                     if not item.more:
                         self.mirror.whole = True
                         # From before it was asked for: a process that was stopped in
@@ -190,17 +201,16 @@ class Upkeep(Generic[T]):
 
     async def sweep(self) -> int:
         """Remove what has ended; any number may run at once, or be killed."""
-        removed = 0
-        while names := await self._store.ended(_SWEEP):
+        removed, more = 0, True
+        while more:
+            found, more = await self._store.ended(_SWEEP)
             if self._rebuilding is None:
-                removed += await self._store.reap(names)
-            else:
-                # At the source too, so one after the other.
-                for name in names:
-                    user_id = self._store.names.user(name)
-                    removed += await self._rebuilding.backing.end(user_id)
-            if len(names) < _SWEEP:
-                break
+                if found:
+                    removed += await self._store.reap(name for name, _ in found)
+                continue
+            # At the source too, so one after the other.
+            for _, user_id in found:
+                removed += await self._rebuilding.backing.end(user_id)
         return removed
 
     async def stats(self, terms: Terms, windows: Sequence[float]) -> SessionStatistics:
@@ -211,24 +221,26 @@ class Upkeep(Generic[T]):
         milliseconds = [round(each * 1e3) for each in windows]
         reply = await self._store.count(terms.ttl, milliseconds)
         now, total, off, flat, conversations, within = reply
-        names = [name.decode() for name in flat[::2]]
-        counters = dict(zip(names, flat[1::2], strict=True))
-        age = now - int(counters.get("created", 0)) / total if total else 0.0
+        names = [plain(name) for name in flat[::2]]
+        counters = dict(zip(names, map(_whole, flat[1::2]), strict=True))
+        age = now - counters.get("created", 0) / total if total else 0.0
         return SessionStatistics(
             total=total,
             active=total - off,
             inactive=off,
             conversations=conversations,
             having={
-                name: int(counters.get(f"with:{name}", 0))
+                name: counters.get(f"with:{name}", 0)
                 for name in self._form.layout.collections
             },
             mean_age=age / 1e3,
             active_within=dict(zip(windows, within, strict=True)),
-            created=int(counters.get("creations", 0)),
+            created=counters.get("creations", 0),
             near_hits=self._near.hits,
             mirror_rebuilt=self.mirror.rebuilt,
             upkeep_failures=self.failures,
+            foreign=self._store.foreign
+            + (0 if self._feed is None else self._feed.foreign),
         )
 
     async def delete(self, user_id: int) -> bool:
@@ -269,7 +281,7 @@ class Upkeep(Generic[T]):
                 self._near.drop(new)
         for _ in range(TRIES):
             stored = await self._store.get(old)
-            if not isinstance(stored, Stored):
+            if stored is None:
                 return False
             before = self._form.snapshot(old, stored)
             value = self._form.value(old, before)
@@ -285,6 +297,7 @@ class Upkeep(Generic[T]):
                 tags=sorted(before.tags | content.tags),
                 main=change.main,
                 short=change.short,
+                seal=self._form.seal_moved(new, before, change, generation),
             )
             self._near.drop(old)
             self._near.drop(new)
@@ -301,12 +314,14 @@ class Upkeep(Generic[T]):
         """Rewrite every session in which something is sealed under another key."""
         rewritten, damaged = 0, []
         async for page in self._store.everybody():
-            for name in page:
-                user_id = self._store.names.user(name)
+            for _, user_id in page:
                 try:
                     rewritten += await self._rewrite(user_id)
                 except SessionDamaged as error:
                     damaged.append(error)
+        source = self._sealed_source()
+        if source is not None:
+            await source.reseal()
         if damaged:
             raise SessionDamaged(
                 f"{rewritten} sessions were rewritten, and {len(damaged)} sessions do "
@@ -317,7 +332,7 @@ class Upkeep(Generic[T]):
 
     async def _rewrite(self, user_id: int) -> bool:
         stored = await self._store.get(user_id)
-        if not isinstance(stored, Stored):
+        if stored is None:
             return False
         found = self._form.snapshot(user_id, stored)
         old = found.header.schema < self._form.layout.type.schema
@@ -339,20 +354,29 @@ class Upkeep(Generic[T]):
         keyring = sealer.keyring.without(number)
         used = 0
         async for page in self._store.everybody():
-            for name in page:
-                used += await self._uses(self._store.names.user(name), number)
+            for _, user_id in page:
+                used += await self._uses(user_id, number)
         if used:
             raise SessionError(
                 f"{used} sessions are sealed under key {number}: run reencrypt first"
             )
+        source = self._sealed_source()
+        if source is not None:
+            await source.retire(number)
         sealer.use(keyring)
+
+    def _sealed_source(self) -> SealedSource | None:
+        source = self._rebuilding and self._rebuilding.backing.source
+        return source if isinstance(source, SealedSource) else None
 
     async def _uses(self, user_id: int, number: int) -> bool:
         stored = await self._store.get(user_id)
-        if not isinstance(stored, Stored):
+        if stored is None:
             return False
         blobs = [data for name, data in stored.main.items() if name not in (b"h", b"i")]
         blobs += (stored.short or {}).values()
+        with suppress(SessionDamaged):
+            blobs.append(Header.parse(stored.main.get(b"h", b"")).seal)
         return any(self._number(data) == number for data in blobs)
 
     def _number(self, data: bytes) -> int | None:
@@ -361,3 +385,8 @@ class Upkeep(Generic[T]):
             return self._form.sealer.key_number(data)
         except CodecError:
             return None
+
+
+def _whole(value: bytes) -> int:
+    """Return a counter; 0 for what is none."""
+    return int(value) if _COUNT.fullmatch(value) else 0

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from oddswire.errors import ClosedError, NoPermission, OddswireError
 from oddswire.events import Degradation
-from oddswire.sessions._scripts import text
+from oddswire.sessions._scripts import plain, text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from oddswire.client import Client
+    from oddswire.client import Client, ReadLease
     from oddswire.clock import Clock
 
 BATCH = 500
@@ -21,7 +23,10 @@ _BLOCK = 0.75
 """Seconds; two in a row, and the asking, are less than what memory is believed for."""
 _PAUSE = 0.2
 _REFUSED = 60.0
+_LOOK_BACK = 100
 _ENTRIES = msgspec.json.Decoder(list[tuple[str, str]])
+_FIELDS = frozenset("pxuvojl")
+_NUMBER = re.compile(r"[0-9]{1,19}")
 
 
 class Announced(msgspec.Struct, frozen=True):
@@ -83,22 +88,35 @@ class LogFeed:
     Each entry names a random link of the one before it, so that trimming, a server that
     came back without its data and a failover that lost some are noticed.
 
+    The exclusive connection on which it waits may still lead to a primary that was
+    deposed. So it only wakes: what counts is read on the command connection, together
+    with the write that proves that its server may still write.
+
     Args:
         client: Where; it lends an exclusive wire.
         log: The key of the stream.
         clock: Of this process.
+        reads: Whether the server is believed.
+
+    Attributes:
+        foreign: Entries that were no changes.
     """
 
-    def __init__(self, client: Client, log: str, clock: Clock) -> None:
+    def __init__(
+        self, client: Client, log: str, clock: Clock, reads: ReadLease
+    ) -> None:
+        self.foreign = 0
         self._client = client
         self._log = log
         self._clock = clock
+        self._reads = reads
         self._degraded = Degradation(client.events, "sessions", "stale", clock.boottime)
 
     async def follow(self) -> AsyncIterator[Heard | Missed]:
         """Yield for ever; while the server cannot be asked, nothing."""
         reason: str | None = "start"
         position, link = "0-0", ""
+        more = woken = False
         while True:
             try:
                 if reason is not None:
@@ -108,24 +126,41 @@ class LogFeed:
                     at = float("-inf")
                 before, at = at, self._clock.boottime()
                 # At the start and after a pause, what is there now comes first.
-                entries = await self._read(position, block=at - before < 2 * _BLOCK)
+                if at - before < 2 * _BLOCK and not more:
+                    woken = await self._wait(position)
+                    at = self._clock.boottime()
+                entries = await self._reads.read(
+                    partial(self._read, position), renew=True
+                )
+                # Nothing is missing of the time before the write that was acknowledged.
+                at = min(at, self._reads.until - self._reads.length)
+                more = len(entries) == BATCH
+                if woken and not entries:
+                    # Another server has more than the one that is believed.
+                    await self._clock.sleep(_PAUSE)
+                woken = False
                 if entries:
                     changes = []
                     for position, fields in entries:  # noqa: B007 - the last one stays
+                        change = _announced(fields)
+                        if change is None:
+                            # Somebody else's. Nothing of ours is missed by that: the
+                            # next change names the last one.
+                            self.foreign += 1
+                            continue
                         if fields["p"] != link:
                             reason = "the log was cut, or is another one"
                             break
                         link = fields["x"]
-                        changes.append(_announced(fields))
+                        changes.append(change)
                     else:
                         self._degraded.end()
-                        yield Heard(at, tuple(changes), more=len(entries) == BATCH)
+                        yield Heard(at, tuple(changes), more=more)
                     continue
-                at = self._clock.boottime()
                 if (await self._newest())[0] == position:
                     self._degraded.end()
                     yield Heard(at)
-                elif not await self._read(position, block=False):
+                elif not await self._read(position):
                     # The newest entry is older than what was read: a log lost its end.
                     reason = "the log went back"
             except ClosedError:
@@ -138,20 +173,29 @@ class LogFeed:
                 await self._clock.sleep(_PAUSE)
 
     async def _newest(self) -> tuple[str, str]:
-        newest: Any = await self._client.xrevrange(self._log, count=1)
-        if not newest:
-            return "0-0", ""
-        position, fields = newest[0]
-        return text(position), _texts(fields)["x"]
+        # Nearly always the newest entry is a change; behind somebody else's, the last
+        # change is looked for.
+        newest: Any = []
+        for count in (1, _LOOK_BACK):
+            newest = await self._client.xrevrange(self._log, count=count)
+            for _, fields in newest:
+                entry = _texts(fields)
+                if _announced(entry) is not None:
+                    return text(newest[0][0]), entry["x"]
+            if not newest:
+                break
+        return text(newest[0][0]) if newest else "0-0", ""
 
-    async def _read(
-        self, position: str, *, block: bool
-    ) -> list[tuple[str, dict[str, str]]]:
-        reply: Any = await self._client.xread(
-            {self._log: position},
-            count=BATCH,
-            block=round(_BLOCK * 1e3) if block else None,
+    async def _wait(self, position: str) -> bool:
+        """Wait until there is a change, or for a moment; whether there is one."""
+        return bool(
+            await self._client.xread(
+                {self._log: position}, count=1, block=round(_BLOCK * 1e3)
+            )
         )
+
+    async def _read(self, position: str) -> list[tuple[str, dict[str, str]]]:
+        reply: Any = await self._client.xread({self._log: position}, count=BATCH)
         if not reply:
             return []
         if isinstance(reply, dict):  # RESP3
@@ -162,16 +206,23 @@ class LogFeed:
 
 
 def _texts(fields: dict[Any, Any]) -> dict[str, str]:
-    return {text(name): text(value) for name, value in fields.items()}
+    return {plain(name): plain(value) for name, value in fields.items()}
 
 
-def _announced(fields: dict[str, str]) -> Announced:
+def _announced(fields: dict[str, str]) -> Announced | None:
+    """Return a change; None for what is none."""
+    if not fields.keys() >= _FIELDS or _NUMBER.fullmatch(fields["v"]) is None:
+        return None
+    try:
+        joins, leaves = _entries(fields["j"]), _entries(fields["l"])
+    except (msgspec.DecodeError, UnicodeError):
+        return None
     return Announced(
         name=fields["u"],
         version=int(fields["v"]),
         on=fields["o"] == "1",
-        joins=_entries(fields["j"]),
-        leaves=_entries(fields["l"]),
+        joins=joins,
+        leaves=leaves,
     )
 
 

@@ -13,14 +13,12 @@ import msgspec
 
 from oddswire.codec import AesGcm
 from oddswire.codec.sealing import place
-from oddswire.errors import CodecError
+from oddswire.errors import CodecError, SessionError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from oddswire.codec import Keyring
-
-_PLACE = place("source", "session")
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,23 +79,35 @@ class Source(Protocol):
 class SealedSource:
     """Seals the content of another source's records with AES-256-GCM.
 
-    Which users there are, their versions and times stay readable.
+    A record opens only as it was sealed: under its name, user, version and schema, with
+    its times and whether the user is active. Those stay readable, and a changed one is
+    damage. Somebody who can write there can still delete a record, or put back an older
+    one, whole.
 
     Args:
         source: Where.
         keyring: Its primary key seals; any of its keys opens.
+        name: Of the table, or what else tells its records from those of another source
+            under the same keys: what is sealed under one name opens under no other.
     """
 
-    def __init__(self, source: Source, keyring: Keyring) -> None:
+    def __init__(
+        self, source: Source, keyring: Keyring, *, name: str = "sessions"
+    ) -> None:
         self._source = source
         self._sealer = AesGcm(keyring)
+        self._name = name
+
+    def _place(self, kept: Kept) -> bytes:
+        numbers = (kept.version, kept.schema, kept.created, kept.active, int(kept.on))
+        return place("source", self._name, *map(str, numbers))
 
     def _sealed(self, kept: Kept) -> Kept:
-        data = self._sealer.seal(kept.data, str(kept.user_id), _PLACE)
+        data = self._sealer.seal(kept.data, str(kept.user_id), self._place(kept))
         return msgspec.structs.replace(kept, data=data)
 
     def _opened(self, kept: Kept) -> Kept:
-        data = self._sealer.open(kept.data, str(kept.user_id), _PLACE)
+        data = self._sealer.open(kept.data, str(kept.user_id), self._place(kept))
         return msgspec.structs.replace(kept, data=data)
 
     async def load(self, user_ids: Sequence[int]) -> list[Kept]:
@@ -134,17 +144,51 @@ class SealedSource:
         """Seal under the primary key what is sealed under another; return how many.
 
         What somebody else changes meanwhile is sealed under the primary key by that.
-        Interrupted, it can be run again.
+        Interrupted, it can be run again. A record that does not open is left as it is:
+        `retire` finds it.
         """
-        resealed, after = 0, None
+        resealed = 0
+        async for kept in self._every(page):
+            if self._number(kept) == self._sealer.primary:
+                continue
+            try:
+                again = self._sealed(self._opened(kept))
+            except CodecError:
+                continue
+            # The version is the same: what it means has not changed.
+            resealed += await self._source.save(again, kept.version)
+        return resealed
+
+    async def retire(self, number: int, *, page: int = 200) -> None:
+        """Drop a key from the keyring, once no record is sealed under it.
+
+        Raises:
+            SessionError: Records are still sealed under it; run `reseal`.
+            SettingsError: It is the primary key, or names come from it.
+        """
+        keyring = self._sealer.keyring.without(number)
+        used = 0
+        async for kept in self._every(page):
+            used += self._number(kept) == number
+        if used:
+            raise SessionError(
+                f"{used} records of the source are sealed under key {number}: run "
+                "SealedSource.reseal first; those that it leaves do not open"
+            )
+        self._sealer.use(keyring)
+
+    async def _every(self, page: int) -> AsyncIterator[Kept]:
+        after = None
         while records := await self._source.scan(after, page):
             for kept in records:
                 after = kept.user_id
-                if self._sealer.key_number(kept.data) != self._sealer.primary:
-                    again = self._sealed(self._opened(kept))
-                    # The version is the same: what it means has not changed.
-                    resealed += await self._source.save(again, kept.version)
-        return resealed
+                yield kept
+
+    def _number(self, kept: Kept) -> int | None:
+        try:
+            return self._sealer.key_number(kept.data)
+        except CodecError:
+            return None
 
 
 class Rebuilt(msgspec.Struct, frozen=True):

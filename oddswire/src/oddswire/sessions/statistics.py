@@ -22,6 +22,8 @@ class SessionStatistics(msgspec.Struct, frozen=True):
         mirror_rebuilt: How often this process built its mirror of the indexes.
         upkeep_failures: Removals of what has ended that failed here, and were tried
             again later.
+        foreign: Names and entries that no session wrote, and that this process has
+            skipped.
     """
 
     total: int
@@ -35,3 +37,4 @@ class SessionStatistics(msgspec.Struct, frozen=True):
     near_hits: int
     mirror_rebuilt: int
     upkeep_failures: int
+    foreign: int = 0

@@ -127,6 +127,14 @@ def _keys(values: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[str]:
             f"{names['session_encryption']} asks for encryption and there is no key: "
             f"set {names['encryption_key_file']}"
         )
+    if values.get("session_encryption") is False and not key is file is None:
+        # A key that nothing is sealed with: plain text is written where somebody thinks
+        # of sealed sessions.
+        given = "encryption_key" if file is None else "encryption_key_file"
+        yield (
+            f"{names[given]} is set and nothing is sealed with it: set "
+            f"{names['session_encryption']}, or remove the key"
+        )
     served = values.get("profile") in ("staging", "production")
     if served and key is not None and is_example_key(key):
         yield (

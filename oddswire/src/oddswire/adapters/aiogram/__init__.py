@@ -5,8 +5,9 @@ Needs the extra ``oddswire[aiogram]``.
 
 from oddswire.adapters.aiogram.isolation import EventIsolation
 from oddswire.adapters.aiogram.once import Once
+from oddswire.adapters.aiogram.order import before_turns
 from oddswire.adapters.aiogram.outgoing import Outgoing
 from oddswire.adapters.aiogram.storage import Storage
 from oddswire.adapters.aiogram.throttle import Throttle
 
-__all__ = ["EventIsolation", "Once", "Outgoing", "Storage", "Throttle"]
+__all__ = ["EventIsolation", "Once", "Outgoing", "Storage", "Throttle", "before_turns"]

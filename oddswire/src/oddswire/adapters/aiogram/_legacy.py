@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiogram.fsm.storage.base import DefaultKeyBuilder, KeyBuilder
+from redis.client import NEVER_DECODE
 
-from oddswire.errors import CodecError
+from oddswire.errors import WrongType
 
 if TYPE_CHECKING:
     from aiogram.fsm.storage.base import StorageKey
@@ -20,13 +21,13 @@ class Record(msgspec.Struct, frozen=True):
     """A conversation there.
 
     Attributes:
-        state: Its state.
-        data: Its data.
+        state: Its state, as it is.
+        data: Its data; what is no dict could not be read.
         milliseconds: How long the longer-lived of both stays there; 0: for ever.
     """
 
-    state: str | None
-    data: dict[str, Any]
+    state: bytes | None
+    data: Any
     milliseconds: int
 
 
@@ -41,7 +42,6 @@ class Legacy:
         """Return a record, unless there is none or the mark says it was taken over.
 
         Raises:
-            CodecError: It is not what RedisStorage writes.
             OddswireError: As any command.
         """
         try:
@@ -51,35 +51,32 @@ class Legacy:
         async with self._client.pipeline(transaction=False) as pipe:
             pipe.exists(mark)
             for name in names:
-                pipe.get(name)
+                # Bytes, whatever the client decodes to: it may be no text.
+                pipe.execute_command("GET", name, **{NEVER_DECODE: True})
                 pipe.pttl(name)
-            taken, state, state_left, data, data_left = await pipe.execute()
+            replies = await pipe.execute(raise_on_error=False)
+        for reply in replies:
+            # What is no text at all is a record that cannot be read.
+            if isinstance(reply, Exception) and not isinstance(reply, WrongType):
+                raise reply
+        taken, state, state_left, data, data_left = replies
         if taken or (state is None and data is None):
             return None
         # -1: for ever; -2: gone meanwhile, which leaves the other's.
         lasting = -1 in (state_left, data_left)
         return Record(
-            state=None if state is None else _text(state),
-            data={} if data is None else _object(data),
+            # No text: as ours it is an error when it is read, too.
+            state=b"\xff" if isinstance(state, WrongType) else state,
+            data={} if data is None else _read(data),
             milliseconds=0 if lasting else max(1, state_left, data_left),
         )
 
 
-def _text(value: bytes | str) -> str:
-    try:
-        return value if isinstance(value, str) else value.decode()
-    except UnicodeDecodeError:
-        raise CodecError("a legacy state is no text", reason="foreign") from None
-
-
-def _object(value: bytes | str) -> dict[str, Any]:
+def _read(value: bytes | WrongType) -> Any:
+    if isinstance(value, WrongType):
+        return None
     try:
         # The module that RedisStorage writes with: it lets NaN through.
-        found = json.loads(value)
+        return json.loads(value)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise CodecError(
-            "legacy data is not what RedisStorage writes", reason="foreign"
-        )
-    return found
+        return None

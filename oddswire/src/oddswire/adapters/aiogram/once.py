@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from aiogram import BaseMiddleware
+from aiogram.dispatcher.event.bases import CancelHandler
 from aiogram.types import Update
 
-from oddswire.errors import OddswireError, SettingsError
+from oddswire.clock import SystemClock
+from oddswire.errors import OddswireError, SettingsError, UpdateInProgress
 from oddswire.keys import UPDATE_SEEN, KeySpace
+from oddswire.scripts import load
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -18,16 +22,29 @@ if TYPE_CHECKING:
     from aiogram.types import TelegramObject
 
     from oddswire.client import Client
+    from oddswire.clock import Clock
 
 _log = logging.getLogger("oddswire.adapters")
 
+_RELEASE = load("once_release")
+
+# What a handled update is noted by; while it is handled, the token of its process.
+_DONE = "1"
+_PAUSE = 0.2  # seconds between two looks at an update that another process has
+
+
+class _UpdateInProgress(UpdateInProgress, CancelHandler):
+    """Passes the dispatcher's error handlers: one that returns would make it a 200."""
+
 
 class Once(BaseMiddleware):
-    """Drops an update that another process has, or had, by bot and update id.
+    """Drops an update that was handled, by bot and update id.
 
-    ``dispatcher.update.outer_middleware(Once(client))``. A handler that raises gives
-    the update back, so that a webhook's second delivery is handled. While Redis is away
-    every update is handled, perhaps twice.
+    ``before_turns(dispatcher, Once(client))``. A handler that raises gives the update
+    back, so that a webhook's second delivery is handled. While another process has it
+    `UpdateInProgress` is raised: the webhook answers 500, and Telegram delivers the
+    update again until it was handled. So a process that is killed loses none. While
+    Redis is away every update is handled, perhaps twice.
 
     Args:
         client: Where it is noted.
@@ -37,12 +54,18 @@ class Once(BaseMiddleware):
         lease: Seconds after which an update is free again whose process died while it
             was handled; longer than any handler runs.
         deadline: Seconds that asking may take.
+        wait: Seconds to wait for an update that another process has, before
+            `UpdateInProgress`. With polling nobody delivers it again: give the lease
+            and some seconds.
+        clock: For `wait`.
 
     Raises:
         SettingsError: One of them is out of range.
 
     Attributes:
-        dropped: Updates that were not handled here.
+        dropped: Updates that were not handled here, because they had been.
+        in_progress: Updates that were not handled here, because another process has
+            them.
         unchecked: Updates that were handled without asking.
     """
 
@@ -54,6 +77,8 @@ class Once(BaseMiddleware):
         ttl: float = 86_400.0,
         lease: float = 60.0,
         deadline: float = 0.5,
+        wait: float = 0.0,
+        clock: Clock | None = None,
     ) -> None:
         if not 0.001 <= lease <= ttl < 31 * 86_400.0:
             raise SettingsError(
@@ -62,11 +87,16 @@ class Once(BaseMiddleware):
             )
         if not deadline > 0:
             raise SettingsError(f"deadline {deadline!r}: accepted are seconds above 0")
+        if not wait >= 0:
+            raise SettingsError(f"wait {wait!r}: accepted are seconds, or 0")
         self._client = client.bounded(deadline)
         self._keys = KeySpace(prefix)
         self._ttl = ceil(ttl * 1000)
         self._lease = ceil(lease * 1000)
+        self._wait = wait
+        self._clock = clock or SystemClock()
         self.dropped = 0
+        self.in_progress = 0
         self.unchecked = 0
 
     async def __call__(
@@ -75,32 +105,55 @@ class Once(BaseMiddleware):
         event: TelegramObject,
         data: dict[str, Any],
     ) -> Any:
-        """Handle an update, unless it was or is handled. Other events pass."""
+        """Handle an update, unless it was or is handled. Other events pass.
+
+        Raises:
+            UpdateInProgress: Another process has it.
+        """
         if not isinstance(event, Update):
             return await handler(event, data)
         key = self._keys.key(UPDATE_SEEN, data["bot"].id, event.update_id)
+        token = secrets.token_hex(8)
         try:
-            # Not repeated by the client: after a lost reply it would be its own
-            # duplicate, and the update would be dropped.
-            ours = await self._client.set(key, 1, nx=True, px=self._lease)
+            if not await self._claim(key, token):
+                self.dropped += 1
+                return None
+        except UpdateInProgress:
+            self.in_progress += 1
+            raise
         except OddswireError as error:
             self.unchecked += 1
             _log.warning("update %d is handled unchecked: %r", event.update_id, error)
-            return await handler(event, data)
-        if not ours:
-            self.dropped += 1
-            return None
         try:
             result = await handler(event, data)
         except BaseException:
-            await self._note(self._client.unlink(key))
+            # By the token: after the lease another process may have it.
+            await self._note(_RELEASE(self._client, [key], [token]))
             raise
-        await self._note(self._client.set(key, 1, px=self._ttl))
+        await self._note(self._client.set(key, _DONE, px=self._ttl))
         return result
+
+    async def _claim(self, key: str, token: str) -> bool:
+        """Return whether the update is ours to handle; False: it was handled."""
+        until = self._clock.monotonic() + self._wait
+        while True:
+            # A client that repeats it after a lost reply finds its own token.
+            held = await self._client.set(key, token, nx=True, get=True, px=self._lease)
+            text = held.decode() if isinstance(held, bytes) else held
+            if text is None or text == token:
+                return True
+            if text == _DONE:
+                return False
+            if self._clock.monotonic() >= until:
+                raise _UpdateInProgress(
+                    "another process handles this update: it is neither handled here "
+                    "nor done"
+                )
+            await self._clock.sleep(_PAUSE)
 
     async def _note(self, command: Awaitable[Any]) -> None:
         try:
             await command
         except OddswireError as error:
             # The lease stays: until it ends the update counts as being handled.
-            _log.warning("what became of an update was not noted: %r", error)
+            _log.warning("the outcome of an update was not noted: %r", error)

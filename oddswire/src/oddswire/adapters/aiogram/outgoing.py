@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aiogram.client.session.middlewares.base import BaseRequestMiddleware
-from aiogram.exceptions import TelegramRetryAfter
+from aiogram.exceptions import TelegramAPIError, TelegramRetryAfter
 
-from oddswire.adapters._sending import Sending
+from oddswire.adapters._sending import Sending, messages, refusal
 from oddswire.ratelimit import Priority
 
 if TYPE_CHECKING:
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 
 
 class Outgoing(BaseRequestMiddleware):
-    """Waits before each request that goes to a chat; a 429 stops every process.
+    """Waits before each message to a chat; a 429 stops every process.
 
     ``bot.session.middleware(Outgoing(limiter, overall=..., chat=..., group=...))``.
-    Requests without a chat, such as getUpdates or answerCallbackQuery, pass.
+    An album and copies count each of their messages, an edit counts as one. What sends
+    nothing, such as getChatMember or sendChatAction, costs nothing and does not wait;
+    a 429 that it gets is obeyed all the same.
 
     Args:
         limiter: Keeps the rules, which are added to it.
-        overall: For everything a bot sends to chats; its key is ``"bot"``.
+        overall: For every message of a bot; its key is ``"bot"``.
         chat: For each private chat; its key is ``"chat"``.
         group: For each group and channel; its key is ``"chat"``.
         timeout: Seconds that a request waits at most; None: for ever.
@@ -59,6 +61,7 @@ class Outgoing(BaseRequestMiddleware):
             group=group,
             timeout=timeout,
             retries=retries,
+            retry_after=_retry_after,
         )
         self._priority = priority
 
@@ -74,14 +77,13 @@ class Outgoing(BaseRequestMiddleware):
             RateLimited: It would have to wait for longer than the timeout.
             TelegramRetryAfter: The last of its tries got a 429 too.
         """
-        chat = getattr(method, "chat_id", None)
-        if chat is None:
-            return await make_request(bot, method)
         return await self._sending.send(
             lambda: make_request(bot, method),
             bot=bot.id,
-            chat=chat,
-            retry_after=_retry_after,
+            chat=getattr(method, "chat_id", None),
+            messages=messages(
+                method.__api_method__, lambda name: getattr(method, name, None)
+            ),
             priority=Priority.NORMAL
             if self._priority is None
             else self._priority(method),
@@ -89,4 +91,10 @@ class Outgoing(BaseRequestMiddleware):
 
 
 def _retry_after(error: Exception) -> float | None:
-    return error.retry_after if isinstance(error, TelegramRetryAfter) else None
+    return refusal(error, _asked)
+
+
+def _asked(error: BaseException) -> float | str | None:
+    if isinstance(error, TelegramRetryAfter):
+        return error.retry_after
+    return error.message if isinstance(error, TelegramAPIError) else None

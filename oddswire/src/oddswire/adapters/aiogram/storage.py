@@ -38,6 +38,7 @@ _ADOPT = load("conversation_adopt")
 
 _STATE = b"s"
 _DATA = b"d"
+_FOREIGN = b"x"  # data of another storage that could not be read
 _MAY_REPEAT_READ = (Unavailable, ConnectionLost, CommandTimeout)
 _PAUSE = 0.1  # seconds between two tries while Redis is away
 
@@ -45,8 +46,9 @@ _PAUSE = 0.1  # seconds between two tries while Redis is away
 class Storage(BaseStorage):
     """State and data of a conversation in one hash, a field for each value.
 
-    `update_data` merges in the server, so of updates at the same time none is lost. Bot
-    and destiny are part of the key: several bots may share one Redis.
+    `update_data` merges in the server, so of updates at the same time none is lost. The
+    data comes back in its order, as a dict has it. Bot and destiny are part of the key:
+    several bots may share one Redis.
 
     Args:
         client: Where. It stays yours to close.
@@ -108,14 +110,14 @@ class Storage(BaseStorage):
             CodecError: What is stored is no text.
             OddswireError: As any command.
         """
-        state = await self._read(key, _STATE)
+        (state,) = await self._read(key, _STATE)
         try:
             return None if state is None else state.decode()
         except UnicodeDecodeError:
             raise CodecError("a stored state is no text", reason="damaged") from None
 
     async def set_data(self, key: StorageKey, data: Mapping[str, Any]) -> None:
-        """Replace the data. The state stays.
+        """Replace the data, also data that cannot be read. The state stays.
 
         Raises:
             DataNotDictLikeError: It is no mapping.
@@ -143,8 +145,13 @@ class Storage(BaseStorage):
             CodecError: As `get_data`.
             OddswireError: As any command.
         """
-        value = await self._read(storage_key, _DATA + _name(dict_key))
-        return default if value is None else _values.decode(value)
+        field = _DATA + _name(dict_key)
+        value, foreign = await self._read(storage_key, field, _FOREIGN)
+        if value is not None:
+            return _values.decode(_values.place_of(value)[1])
+        if foreign is not None:
+            raise _foreign()
+        return default
 
     async def update_data(
         self, key: StorageKey, data: Mapping[str, Any]
@@ -253,11 +260,26 @@ class Storage(BaseStorage):
     async def _adopt(self, legacy: Legacy, key: StorageKey, ours: str) -> None:
         mark = self._keys.key(CONVERSATION_ADOPTED, *parts(key))
         record = await legacy.read(key, mark)
-        if record is not None:
-            state = [] if record.state is None else [_STATE, record.state]
-            fields = _fields(record.data)
-            arguments = [self._ttl, record.milliseconds, *state, *fields]
-            await _ADOPT(self._client, [ours, mark], arguments)
+        if record is None:
+            return
+        fields = [] if record.state is None else [_STATE, record.state]
+        try:
+            data = _fields(record.data)
+        except (CodecError, DataNotDictLikeError):
+            # Reading it is an error from now on; what overwrites or deletes it works.
+            fields += [_FOREIGN, b"1"]
+        else:
+            for place, at in enumerate(range(0, len(data), 2), 1):
+                fields += [data[at], _values.placed(place, data[at + 1])]
+        arguments = [self._ttl, record.milliseconds, *fields]
+        await _ADOPT(self._client, [ours, mark], arguments)
+
+
+def _foreign() -> CodecError:
+    return CodecError(
+        "legacy data is not what RedisStorage writes; set_data and clear end it",
+        reason="foreign",
+    )
 
 
 def _name(name: str) -> bytes:
@@ -283,11 +305,16 @@ def _fields(data: Mapping[str, Any]) -> list[bytes]:
 
 
 def _values_of(reply: list[bytes]) -> dict[str, Any]:
-    found = {}
-    for field, value in zip(reply[::2], reply[1::2], strict=True):
+    fields = dict(zip(reply[::2], reply[1::2], strict=True))
+    if _FOREIGN in fields:
+        raise _foreign()
+    found = []
+    for field, stored in fields.items():
         if field.startswith(_DATA):
-            try:
-                found[field[1:].decode()] = _values.decode(value)
-            except UnicodeDecodeError:
-                raise CodecError("a stored name is no text", reason="damaged") from None
-    return found
+            place, value = _values.place_of(stored)
+            found.append((place, field[1:], value))
+    found.sort()
+    try:
+        return {name.decode(): _values.decode(value) for _, name, value in found}
+    except UnicodeDecodeError:
+        raise CodecError("a stored name is no text", reason="damaged") from None

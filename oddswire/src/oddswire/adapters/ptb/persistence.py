@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.client import NEVER_DECODE
 from telegram.ext import BasePersistence
@@ -24,10 +25,24 @@ Data = dict[Any, Any]
 _Fields = dict[bytes, bytes]
 _Name = tuple[str, int]
 
-_Change = tuple[_Fields, list[bytes]]
 _Writing = Coroutine[Any, Any, None]
 
 _CALLBACKS = "callbacks"
+_MOST_REPORTED = 10_000
+
+
+class _Change(NamedTuple):
+    """What is to be written of a dict.
+
+    Attributes:
+        new: Fields that are new or have another value.
+        gone: Fields that are there no more.
+        refused: What is left out, by key as a text: too large, or not to be stored.
+    """
+
+    new: _Fields
+    gone: list[bytes]
+    refused: dict[str, CodecError]
 
 
 class Persistence(BasePersistence[Data, Data, Data]):
@@ -36,7 +51,13 @@ class Persistence(BasePersistence[Data, Data, Data]):
     Data is read before each handler, and what a handler changed is written: key by key,
     so processes that change different keys keep each other's changes. Write at once
     with `UpdateProcessor`; without it, the application writes each `update_interval`.
-    What changed here and was not written yet survives a read.
+    What changed here and was not written yet survives a read. A dict comes back in its
+    order.
+
+    A value that cannot be stored, or is too large, costs itself: the others are
+    written, and the application's error handlers hear of it once. What is stored and
+    cannot be read is left out, named in the log once, and stays as it is until its key
+    is set or dropped.
 
     At the start only bot data, callback data and conversations are read; the data of a
     user comes with the first update. Conversations and callback data are this process's
@@ -47,7 +68,8 @@ class Persistence(BasePersistence[Data, Data, Data]):
         prefix: What the keys begin with.
         preload: Read the data of all users and chats at the start, for applications
             that iterate over `user_data`.
-        max_size: Bytes that the data of one user, chat or bot may have.
+        max_size: Bytes that the data of one user, chat or bot may have; of callback
+            data, those of one keyboard: how many there are is the framework's to limit.
         store_data: As `BasePersistence`.
         update_interval: As `BasePersistence`.
 
@@ -55,7 +77,16 @@ class Persistence(BasePersistence[Data, Data, Data]):
         SettingsError: The size is out of range.
     """
 
-    __slots__ = ("_client", "_keys", "_max_size", "_preload", "_seen", "_unsaved")
+    __slots__ = (
+        "_client",
+        "_keys",
+        "_max_size",
+        "_preload",
+        "_refused",
+        "_reported",
+        "_seen",
+        "_unsaved",
+    )
 
     def __init__(
         self,
@@ -78,6 +109,10 @@ class Persistence(BasePersistence[Data, Data, Data]):
         self._seen: dict[_Name, _Fields] = {}
         # What could not be written yet: fields that are new, and those that are gone.
         self._unsaved: dict[_Name, _Change] = {}
+        # Keys that are left out of what is written, and an error told so.
+        self._refused: dict[_Name, set[str]] = {}
+        # Fields that cannot be read, and the log says so.
+        self._reported: set[tuple[str, bytes]] = set()
 
     # --- at the start
 
@@ -85,7 +120,6 @@ class Persistence(BasePersistence[Data, Data, Data]):
         """Return the bot's data.
 
         Raises:
-            CodecError: It cannot be read.
             OddswireError: As any command.
         """
         return await self._load(("bot", 0))
@@ -112,7 +146,7 @@ class Persistence(BasePersistence[Data, Data, Data]):
         Raises:
             OddswireError: As `get_bot_data`.
         """
-        return (await self._load((_CALLBACKS, 0))).get("data")
+        return _callbacks_of(await self._load((_CALLBACKS, 0)))
 
     async def get_conversations(self, name: str) -> Any:
         """Return the states of a handler's conversations.
@@ -120,7 +154,8 @@ class Persistence(BasePersistence[Data, Data, Data]):
         Raises:
             OddswireError: As `get_bot_data`.
         """
-        return _decoded(await self._read(self._conversations(name)))
+        key = self._conversations(name)
+        return self._readable(key, await self._read(key))[1]
 
     # --- before each handler
 
@@ -128,8 +163,7 @@ class Persistence(BasePersistence[Data, Data, Data]):
         """Bring a user's data up to date, in place.
 
         Raises:
-            CodecError: It cannot be read; `user_data` stays as it was.
-            OddswireError: As any command.
+            OddswireError: As any command; `user_data` stays as it was.
         """
         await self._refresh(("user", user_id), user_data)
 
@@ -158,7 +192,8 @@ class Persistence(BasePersistence[Data, Data, Data]):
         by `flush`.
 
         Raises:
-            CodecError: It cannot be stored, or is too large; nothing was written.
+            CodecError: A value cannot be stored, or is too large, and this was not said
+                of its key before; the others were written. Or it is no dict.
             OddswireError: As any command; it may have been written.
         """
         return self._save(("user", user_id), data)
@@ -185,7 +220,11 @@ class Persistence(BasePersistence[Data, Data, Data]):
         Raises:
             OddswireError: As `update_user_data`.
         """
-        return self._save((_CALLBACKS, 0), {"data": data})
+        try:
+            fields = _fields_of_callbacks(data)
+        except CodecError as error:
+            return _raising(error)
+        return self._save((_CALLBACKS, 0), fields)
 
     async def update_conversation(
         self, name: str, key: tuple[int | str, ...], new_state: object | None
@@ -250,10 +289,29 @@ class Persistence(BasePersistence[Data, Data, Data]):
         return fields
 
     async def _load(self, name: _Name) -> Data:
-        fields = await self._read(self._key(name))
-        data = _decoded(fields)
+        key = self._key(name)
+        fields, data = self._readable(key, await self._read(key))
         self._seen[name] = fields
         return data
+
+    def _readable(self, key: str, fields: _Fields) -> tuple[_Fields, Data]:
+        """Return what can be read of a hash, in its order, as it is and decoded."""
+        there: _Fields = {}
+        data: Data = {}
+        for field, stored in sorted(fields.items(), key=_place):
+            try:
+                name, value = _key_of(field), _value_of(stored)
+            except CodecError as error:
+                # Not written over: it counts neither as here nor as gone.
+                if (key, field) not in self._reported:
+                    if len(self._reported) >= _MOST_REPORTED:
+                        self._reported.clear()
+                    self._reported.add((key, field))
+                    _log.warning("a value of %s is left out: %s", key, error)
+                continue
+            there[field] = stored
+            data[name] = value
+        return there, data
 
     async def _load_all(self, kind: str) -> dict[int, Data]:
         if not self._preload:
@@ -267,56 +325,96 @@ class Persistence(BasePersistence[Data, Data, Data]):
         return found
 
     async def _refresh(self, name: _Name, data: Data) -> None:
+        key = self._key(name)
         while True:
             seen = self._seen.get(name)
-            there = await self._read(self._key(name))
+            fields = await self._read(key)
             # Else it was written meanwhile, and what was read may be older than that.
             if self._seen.get(name) is seen:
                 break
         seen = seen or {}
-        changed = [
-            field
-            for field in there.keys() | seen.keys()
-            if there.get(field) != seen.get(field)
-        ]
+        if fields == seen:
+            return
         # All of it is read before anything is changed.
-        values = _decoded({field: there[field] for field in changed if field in there})
-        for field in changed:
-            key = _key_of(field)
+        there, values = self._readable(key, fields)
+        for field in there.keys() | seen.keys():
+            if there.get(field) == seen.get(field):
+                continue
+            each = _key_of(field)
             # What changed here too, and was not written yet, is the newer.
-            if _field_of(data, key) != seen.get(field):
+            if _field_of(data, each) != _without_place(seen.get(field)):
                 continue
             if field in there:
-                data[key] = values[key]
+                data[each] = values[each]
             else:
-                data.pop(key, None)
+                data.pop(each, None)
         self._seen[name] = there
+        _sort(data, there)
 
     def _save(self, name: _Name, data: Data) -> _Writing:
         # What changed is told now, not when the coroutine has its turn: the application
         # makes it with a copy of the data, and a read in between would make that copy
         # look like a change back.
         try:
-            return self._write(name, self._changed(name, data))
+            return self._write_and_say(name, self._changed(name, data))
         except CodecError as error:
             return _raising(error)
 
     def _changed(self, name: _Name, data: Data) -> _Change:
-        fields = _encoded(data)
-        size = sum(len(field) + len(value) for field, value in fields.items())
-        if size > self._max_size:
-            raise CodecError(
-                f"{name[0]} data of {size} bytes is above its cap of {self._max_size}",
+        seen = self._seen.get(name, {})
+        values, refused = _encoded(data)
+        kept = {field for field in seen if field in values}
+        fields = {field: value for field, value in values.items() if value is not None}
+        for field in self._too_large(name, fields, seen):
+            size = len(field) + len(fields.pop(field))
+            refused[field.decode()] = CodecError(
+                f"its {size} bytes would bring the {name[0]} data above its cap of "
+                f"{self._max_size}",
                 reason="too_large",
             )
-        seen = self._seen.get(name, {})
         new = {
-            field: value for field, value in fields.items() if seen.get(field) != value
+            field: value
+            for field, value in _placed(fields, seen).items()
+            if seen.get(field) != value
         }
-        return new, [field for field in seen if field not in fields]
+        return _Change(new, [field for field in seen if field not in kept], refused)
+
+    def _too_large(self, name: _Name, fields: _Fields, seen: _Fields) -> list[bytes]:
+        """Return the fields to leave out, so that the rest is within the cap."""
+        sizes = {field: len(field) + len(value) for field, value in fields.items()}
+        if name[0] == _CALLBACKS:
+            return [field for field, size in sizes.items() if size > self._max_size]
+        # What is left out stays as it was, which has a size too.
+        before = {
+            field: len(field) + len(_values.place_of(stored)[1])
+            for field, stored in seen.items()
+        }
+        total = sum(sizes.values())
+        left_out = []
+        for field in sorted(sizes, key=lambda it: before.get(it, 0) - sizes[it]):
+            more = sizes[field] - before.get(field, 0)
+            if total <= self._max_size or more <= 0:
+                break
+            left_out.append(field)
+            total -= more
+        return left_out
+
+    async def _write_and_say(self, name: _Name, change: _Change) -> None:
+        await self._write(name, change)
+        known = self._refused.pop(name, set())
+        if not change.refused:
+            return
+        self._refused[name] = set(change.refused)
+        said = [key for key in change.refused if key not in known]
+        if said:
+            error = change.refused[said[0]]
+            raise CodecError(
+                f"{name[0]} data is stored without {_listed(said)}: {error}",
+                reason=error.reason,
+            )
 
     async def _write(self, name: _Name, change: _Change) -> None:
-        new, gone = change
+        new, gone, _ = change
         if not (new or gone):
             self._unsaved.pop(name, None)  # what is there is what is here
             return
@@ -342,23 +440,126 @@ class Persistence(BasePersistence[Data, Data, Data]):
         await self._client.unlink(self._key(name))
         self._seen.pop(name, None)
         self._unsaved.pop(name, None)
+        self._refused.pop(name, None)
 
 
 async def _raising(error: CodecError) -> None:
     raise error
 
 
-def _encoded(data: Data) -> _Fields:
+def _encoded(
+    data: Data,
+) -> tuple[dict[bytes, bytes | None], dict[str, CodecError]]:
+    """Return fields and values, and what cannot be stored: its field has None."""
     if not isinstance(data, dict):
         raise CodecError(
             f"the data of a user, chat or bot is a dict, not {type(data).__name__}",
             reason="type",
         )
-    return {_values.encode(key): _values.encode(value) for key, value in data.items()}
+    fields: dict[bytes, bytes | None] = {}
+    refused: dict[str, CodecError] = {}
+    for key, value in data.items():
+        try:
+            field = _values.encode(key)
+        except CodecError as error:
+            refused[f"a key of type {type(key).__name__}"] = error
+            continue
+        try:
+            fields[field] = _values.encode(value)
+        except CodecError as error:
+            fields[field] = None
+            refused[field.decode()] = error
+    return fields, refused
 
 
-def _decoded(fields: _Fields) -> Data:
-    return {_key_of(field): _values.decode(value) for field, value in fields.items()}
+def _placed(fields: _Fields, seen: _Fields) -> _Fields:
+    """Return the fields with places that go up as the dict goes.
+
+    What has a place keeps it where it can: writing a value for its place alone could
+    undo what another process made of it.
+    """
+    places = {field: _values.place_of(stored)[0] for field, stored in seen.items()}
+    highest = max(places.values(), default=0)
+    last = (-inf, b"")
+    found = {}
+    for field, value in fields.items():
+        place = places.get(field)
+        if place is None or (place, field) <= last:
+            highest += 1
+            place = highest
+        last = (place, field)
+        found[field] = _values.placed(place, value)
+    return found
+
+
+def _sort(data: Data, there: _Fields) -> None:
+    """Bring a dict into the order of what is stored; what is not comes last."""
+
+    def place(key: Any) -> tuple[float, bytes]:
+        try:
+            field = _values.encode(key)
+        except CodecError:
+            return inf, b""
+        stored = there.get(field)
+        return (inf, b"") if stored is None else (_values.place_of(stored)[0], field)
+
+    keys = sorted(data, key=place)
+    if keys != list(data):
+        items = [(key, data[key]) for key in keys]
+        data.clear()
+        data.update(items)
+
+
+def _place(item: tuple[bytes, bytes]) -> tuple[int, bytes]:
+    return _values.place_of(item[1])[0], item[0]
+
+
+def _value_of(stored: bytes) -> Any:
+    return _values.decode(_values.place_of(stored)[1])
+
+
+def _without_place(stored: bytes | None) -> bytes | None:
+    return None if stored is None else _values.place_of(stored)[1]
+
+
+def _listed(keys: list[str]) -> str:
+    shown = ", ".join(key[:40] for key in keys[:3])
+    return shown if len(keys) <= 3 else f"{shown} and {len(keys) - 3} more"
+
+
+def _fields_of_callbacks(data: Any) -> Data:
+    """Return callback data with a key for each keyboard and query."""
+    try:
+        keyboards, queries = data
+        fields: Data = {
+            ("keyboard", uuid): (used, buttons) for uuid, used, buttons in keyboards
+        }
+        return fields | {("query", each): uuid for each, uuid in queries.items()}
+    except (TypeError, ValueError, AttributeError):
+        raise CodecError(
+            "callback data is a list of keyboards and a dict of queries, as "
+            "CallbackDataCache.persistence_data is",
+            reason="type",
+        ) from None
+
+
+def _callbacks_of(fields: Data) -> Any:
+    """Return callback data as the framework has it; None: there is none."""
+    keyboards: list[tuple[Any, ...]] = []
+    queries: dict[Any, Any] = {}
+    for key, value in fields.items():
+        match key, value:
+            case ("keyboard", uuid), (used, buttons):
+                keyboards.append((uuid, used, buttons))
+            case ("query", query), uuid:
+                queries[query] = uuid
+            case "data", (list() as old, dict() as old_queries):
+                # All of it was one value once.
+                keyboards += old
+                queries |= old_queries
+            case _:
+                _log.warning("callback data of an unknown kind is left out")
+    return (keyboards, queries) if keyboards or queries else None
 
 
 def _key_of(field: bytes) -> Any:

@@ -6,10 +6,10 @@ import warnings
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from telegram.error import RetryAfter
+from telegram.error import RetryAfter, TelegramError
 from telegram.ext import BaseRateLimiter
 
-from oddswire.adapters._sending import Sending
+from oddswire.adapters._sending import Sending, messages, refusal
 from oddswire.ratelimit import Priority
 
 if TYPE_CHECKING:
@@ -20,15 +20,18 @@ if TYPE_CHECKING:
 
 
 class RateLimiter(BaseRateLimiter[Priority]):
-    """Waits before each request that goes to a chat; a 429 stops every process.
+    """Waits before each message to a chat; a 429 stops every process.
 
     ``ApplicationBuilder().rate_limiter(RateLimiter(limiter, bot_id=42, ...))``.
-    Requests without a chat pass. ``rate_limit_args`` of a call is its `Priority`.
+    An album and copies count each of their messages, an edit counts as one. What sends
+    nothing, such as getChatMember or sendChatAction, costs nothing and does not wait;
+    a 429 that it gets is obeyed all the same. ``rate_limit_args`` of a call is its
+    `Priority`.
 
     Args:
         limiter: Keeps the rules, which are added to it.
         bot_id: The bot's id: the number before the colon of its token.
-        overall: For everything a bot sends to chats; its key is ``"bot"``.
+        overall: For every message of a bot; its key is ``"bot"``.
         chat: For each private chat; its key is ``"chat"``.
         group: For each group and channel; its key is ``"chat"``.
         timeout: Seconds that a request waits at most; None: for ever.
@@ -58,6 +61,7 @@ class RateLimiter(BaseRateLimiter[Priority]):
             group=group,
             timeout=timeout,
             retries=retries,
+            retry_after=_retry_after,
         )
 
     async def initialize(self) -> None:
@@ -71,7 +75,7 @@ class RateLimiter(BaseRateLimiter[Priority]):
         callback: Callable[..., Coroutine[Any, Any, Any]],
         args: Any,
         kwargs: dict[str, Any],
-        endpoint: str,  # noqa: ARG002 - of the interface
+        endpoint: str,
         data: dict[str, Any],
         rate_limit_args: Priority | None,
     ) -> Any:
@@ -81,23 +85,24 @@ class RateLimiter(BaseRateLimiter[Priority]):
             RateLimited: It would have to wait for longer than the timeout.
             RetryAfter: The last of its tries got a 429 too.
         """
-        chat = data.get("chat_id")
-        if chat is None:
-            return await callback(*args, **kwargs)
         return await self._sending.send(
             lambda: callback(*args, **kwargs),
             bot=self._bot,
-            chat=chat,
-            retry_after=_retry_after,
+            chat=data.get("chat_id"),
+            messages=messages(endpoint, data.get),
             priority=Priority.NORMAL if rate_limit_args is None else rate_limit_args,
         )
 
 
 def _retry_after(error: Exception) -> float | None:
-    if not isinstance(error, RetryAfter):
-        return None
-    with warnings.catch_warnings():
-        # That it is a number, unless an environment variable makes it a timedelta.
-        warnings.simplefilter("ignore")
-        after = error.retry_after
-    return after.total_seconds() if isinstance(after, timedelta) else float(after)
+    return refusal(error, _asked)
+
+
+def _asked(error: BaseException) -> float | str | None:
+    if isinstance(error, RetryAfter):
+        with warnings.catch_warnings():
+            # That it is a number, unless an environment variable makes it a timedelta.
+            warnings.simplefilter("ignore")
+            after = error.retry_after
+        return after.total_seconds() if isinstance(after, timedelta) else float(after)
+    return error.message if isinstance(error, TelegramError) else None

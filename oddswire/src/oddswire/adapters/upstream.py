@@ -1,0 +1,142 @@
+"""`Upstream`: calls to somebody else's service, within its limits.
+
+The adapters of aiohttp, aiogram and python-telegram-bot send through it. Use it alone
+where calls are neither: it needs no extra.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, TypeVar
+
+from oddswire.clock import SystemClock
+from oddswire.errors import OddswireError, SettingsError
+from oddswire.ratelimit import Priority
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from oddswire.clock import Clock
+    from oddswire.ratelimit import RateLimiter
+
+R = TypeVar("R")
+
+_log = logging.getLogger("oddswire.adapters")
+
+
+class Upstream:
+    """Each call waits for its rules; a refusal of the service stops all processes.
+
+    Args:
+        limiter: Has the rules.
+        retry_after: Called with the exception that a call raised: the seconds that the
+            service asks to wait, or None when it is no refusal.
+        timeout: Seconds that one call waits at most, all its tries together; None: for
+            ever.
+        retries: How often a call that was refused is sent again.
+        longest: Seconds that a refusal may stop the calls at most.
+        clock: The time.
+
+    Raises:
+        SettingsError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        limiter: RateLimiter,
+        *,
+        retry_after: Callable[[Exception], float | None],
+        timeout: float | None = 60.0,
+        retries: int = 0,
+        longest: float = 600.0,
+        clock: Clock | None = None,
+    ) -> None:
+        if not 0 < longest <= 31 * 86_400.0:
+            raise SettingsError(
+                f"longest {longest!r}: accepted are seconds above 0, at most 31 days"
+            )
+        if not (timeout is None or timeout >= 0):
+            raise SettingsError(
+                f"timeout {timeout!r}: accepted are seconds, 0, or None to wait for "
+                "ever"
+            )
+        if retries < 0:
+            raise SettingsError(f"retries {retries!r}: accepted are 0 and more")
+        self._limiter = limiter
+        self._retry_after = retry_after
+        self._timeout = timeout
+        self._retries = retries
+        self._longest = longest
+        self._clock = clock or SystemClock()
+
+    async def call(
+        self,
+        fetch: Callable[[], Awaitable[R]],
+        *rules: str,
+        cost: int | dict[str, int] = 1,
+        priority: Priority = Priority.NORMAL,
+        retries: int | None = None,
+        blocks: str | None = None,
+        **subjects: int | str,
+    ) -> R:
+        """Call when the rules admit it; what the last try raises is raised.
+
+        Cancelled while it waits, nothing was sent.
+
+        Args:
+            fetch: Makes the call.
+            *rules: Names of rules, all of which have to admit it. None: the call goes
+                out at once, and a refusal stops the calls of the rule `blocks`.
+            cost: What it costs each of the rules, or the cost by the rule's name.
+            priority: Who goes first of those who wait in this process.
+            retries: Instead of the declared ones.
+            blocks: The rule that a refusal stops; by default the first.
+            **subjects: What the rules count by.
+
+        Raises:
+            RateLimited: It would have to wait for longer than the timeout.
+            OddswireError: As `RateLimiter.acquire`.
+        """
+        left = self._retries if retries is None else retries
+        until = None
+        if self._timeout is not None:
+            until = self._clock.monotonic() + self._timeout
+        blocks = blocks or (rules[0] if rules else None)
+        while True:
+            if rules:
+                await self._limiter.acquire(
+                    *rules,
+                    cost=cost,
+                    timeout=self._left(until),
+                    priority=priority,
+                    **subjects,
+                )
+            try:
+                return await fetch()
+            except Exception as error:
+                asked = self._retry_after(error)
+                if asked is None:
+                    raise
+                seconds = min(asked, self._longest)
+                if blocks is not None:
+                    await self._hold_back(blocks, seconds, subjects)
+                wait = self._left(until)
+                if left == 0 or (not rules and wait is not None and seconds > wait):
+                    raise
+                left -= 1
+            if not rules:  # there is no rule to wait for
+                await self._clock.sleep(max(0.0, seconds))
+
+    def _left(self, until: float | None) -> float | None:
+        return None if until is None else max(0.0, until - self._clock.monotonic())
+
+    async def _hold_back(
+        self, rule: str, seconds: float, subjects: dict[str, int | str]
+    ) -> None:
+        if not seconds > 0:  # at once; or a date that has passed
+            return
+        try:
+            await self._limiter.penalize(rule, seconds, **subjects)
+        except OddswireError as error:
+            # This process keeps to it all the same.
+            _log.warning("other processes do not know of a refusal: %r", error)

@@ -1,0 +1,7 @@
+-- Give an update back that was not handled, unless another process has it by now.
+-- KEYS: 1 update. ARGV: 1 token of the process.
+-- Returns 1, or 0: it was not the process's any more, nothing changed.
+-- Cost: O(1).
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+return 1

@@ -1,0 +1,18 @@
+-- The beginning of scripts that read messages, not a script of its own.
+-- What somebody else wrote in the place of a message is none, and harms no other one.
+local TYPES = { 'string', 'string', 'string', 'number', 'number', 'number', 'number',
+  'string', 'number', 'string' }
+local function message_of(packed)
+  if not packed then return nil end
+  local read, message = pcall(cmsgpack.unpack, packed)
+  if not read or type(message) ~= 'table' then return nil end
+  for n = 1, #TYPES do
+    if type(message[n]) ~= TYPES[n] then return nil end
+  end
+  return message
+end
+-- Count; what is no number there begins again.
+local function bump(meta, name, by)
+  local done = redis.pcall('HINCRBY', meta, name, by)
+  if type(done) == 'table' and done.err then redis.call('HSET', meta, name, by) end
+end

@@ -1,0 +1,162 @@
+"""`Throttle`: whom an update is counted for, and what a flood costs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiogram import Dispatcher
+from aiogram.types import Message, Update
+
+from oddswire import Client
+from oddswire.adapters.aiogram import (
+    EventIsolation,
+    Once,
+    Storage,
+    Throttle,
+    before_turns,
+)
+from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
+
+# The users of anonymous admins, of people who write as a channel, and of posts that are
+# forwarded from the linked channel.
+SHARED = (1087968824, 136817688, 777000)
+ONE = Rule("user", SlidingWindow(1, 600.0), key="user")
+
+
+def dispatcher_behind(throttle, **options):
+    """Return a dispatcher behind a throttle, and the chats that it handled."""
+    dispatcher = Dispatcher(**options)
+    before_turns(dispatcher, throttle)
+    handled = []
+
+    async def note(event):
+        message = getattr(event, "message", event)
+        handled.append(message.chat.id)
+
+    dispatcher.message.register(note)
+    dispatcher.edited_message.register(note)
+    dispatcher.callback_query.register(note)
+    return dispatcher, handled
+
+
+def anonymous(number, chat, user, sender=None, kind="message"):
+    """Make the update of somebody who writes as a chat."""
+    group = {"id": chat, "type": "supergroup", "title": "g"}
+    message = {"message_id": number, "date": 1, "chat": group, "text": "x"}
+    message["from"] = {"id": user, "is_bot": True, "first_name": "G"}
+    if sender is not None:
+        message["sender_chat"] = {"id": sender, "type": "channel", "title": "c"}
+    return Update.model_validate({"update_id": number, kind: message})
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("R4")
+@pytest.mark.parametrize("user", SHARED)
+@pytest.mark.parametrize("kind", ["message", "edited_message"])
+async def test_who_writes_as_a_chat_is_limited_as_that_chat(
+    limiter, bot_of, user, kind
+):
+    """The same user comes from every group: only its own chat's use counts."""
+    dispatcher, handled = dispatcher_behind(Throttle(limiter, ONE))
+    bot = bot_of(42)
+    for number, (chat, sender) in enumerate(
+        [(-1, -1), (-1, -1), (-2, -2), (-1, -51), (-2, -51), (-3, None), (-4, None)]
+    ):
+        update = anonymous(number, chat, user, sender, kind)
+        await dispatcher.feed_update(bot, update)
+
+    # As the chat that wrote: one of a group, and a channel also in another group.
+    assert handled == [-1, -2, -1, -3, -4]
+
+
+@pytest.mark.basic
+async def test_a_tap_of_such_a_user_counts_for_its_chat(limiter, bot_of):
+    """A callback query names no sender: the chat of its message is taken."""
+    dispatcher, handled = dispatcher_behind(Throttle(limiter, ONE))
+    for number, chat in enumerate((-1, -1, -2)):
+        message = anonymous(number, chat, SHARED[0]).message.model_dump(
+            mode="json", by_alias=True, exclude_none=True
+        )
+        query = {"id": "1", "chat_instance": "1", "data": "x", "message": message}
+        query["from"] = message["from"]
+        update = {"update_id": number, "callback_query": query}
+        await dispatcher.feed_update(bot_of(42), Update.model_validate(update))
+    assert handled == [-1, -2]
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("R4")
+async def test_a_flood_is_limited_before_it_takes_a_turn(own, bot_of, update_of):
+    """Of 400 at once the admitted are handled, nothing fails and few ask Redis."""
+    handled = []
+    async with (
+        Client.from_url(own.url) as client,
+        RateLimiter(client, deadline=2.0) as limiter,
+    ):
+        dispatcher = Dispatcher(
+            storage=Storage(client), events_isolation=EventIsolation(client)
+        )
+        rule = Rule("asking", SlidingWindow(20, 600.0), key="user")
+        before_turns(dispatcher, Throttle(limiter, rule), Once(client))
+
+        @dispatcher.message()
+        async def note(message: Message):
+            handled.append(message.message_id)
+            await asyncio.sleep(0.01)
+
+        bot = bot_of(42)
+        await asyncio.gather(
+            *(dispatcher.feed_update(bot, update_of(number)) for number in range(400))
+        )
+        asked = limiter.statistics().asked
+
+    assert handled == list(range(20))
+    # 20 were admitted; a denial is asked for again once a second.
+    assert 20 < asked < 40
+
+
+@pytest.mark.basic
+async def test_middlewares_before_turns_keep_their_order(
+    client, prefix, bot_of, update_of
+):
+    """First those given first, then the turn, then what was registered before."""
+    seen = []
+
+    class Isolation(EventIsolation):
+        def lock(self, key):
+            seen.append("turn")
+            return super().lock(key)
+
+    def named(name):
+        async def middleware(handler, event, data):
+            seen.append(name)
+            assert "event_from_user" in data
+            return await handler(event, data)
+
+        return middleware
+
+    dispatcher = Dispatcher(events_isolation=Isolation(client, prefix=prefix))
+    dispatcher.update.outer_middleware(named("late"))
+    before_turns(dispatcher, named("a"), named("b"))
+    before_turns(dispatcher, named("c"))
+    await dispatcher.feed_update(bot_of(42), update_of(1))
+    assert seen == ["a", "b", "c", "turn", "late"]
+
+    seen.clear()
+    stateless = Dispatcher(disable_fsm=True)
+    before_turns(stateless, named("a"))
+    await stateless.feed_update(bot_of(42), update_of(1))
+    assert seen == ["a"]
+
+
+@pytest.mark.errors
+async def test_a_throttle_behind_the_turns_says_so_once(
+    client, prefix, limiter, bot_of, update_of, caplog
+):
+    """Registered where a flood waits for turns first, it names the better place."""
+    dispatcher = Dispatcher(events_isolation=EventIsolation(client, prefix=prefix))
+    dispatcher.update.outer_middleware(Throttle(limiter, ONE))
+    for number in range(3):
+        await dispatcher.feed_update(bot_of(42), update_of(number))
+    assert caplog.text.count("before_turns") == 1
