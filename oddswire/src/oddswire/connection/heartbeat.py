@@ -62,6 +62,8 @@ class Heartbeat:
     def stop(self) -> None:
         """Send no more pings."""
         self._timer.cancel()
+        # Each holds the other: a wire that ended would stay for the garbage collector.
+        self._wire.when_unchecked(0, None)
 
     def _beat(self) -> None:
         wire = self._wire
