@@ -116,6 +116,21 @@ def session_steps(sessions):
     }
 
 
+def rebuilds(*sessions):
+    """Return how often these processes built everything from the source of record."""
+    return sum(each._rebuilding.rebuilt for each in sessions)
+
+
+async def mend(sessions):
+    """Have sessions look once for what is to be mended."""
+    await sessions._rebuilding.mend()
+
+
+async def built_in(sessions):
+    """Return the run id of the server that everything was built in."""
+    return (await sessions._backing.ledger.built())[0]
+
+
 # --- cache
 
 
@@ -133,6 +148,11 @@ async def believed(*caches, within=20.0):
 def believed_until(cache):
     """Return until when a cache believes its memory, by the boot-time clock."""
     return cache._lease.until
+
+
+def leased_connection(cache):
+    """Return the connection whose server a cache believes, and the one that it has."""
+    return cache._lease.reads.connection, cache._wire.client.command_connection()
 
 
 async def told(*caches):

@@ -18,14 +18,8 @@ from redis.exceptions import ResponseError
 from oddswire import keys as families
 from oddswire._lines import Lines
 from oddswire.clock import SystemClock
-from oddswire.errors import (
-    ClosedError,
-    CommandTimeout,
-    ConnectionLost,
-    LockLost,
-    OddswireError,
-    Unavailable,
-)
+from oddswire.connection.outage import TRANSIENT_ERRORS, Outage
+from oddswire.errors import ClosedError, LockLost, OddswireError
 from oddswire.keys import KeySpace
 from oddswire.scripts import Script, load
 
@@ -111,10 +105,11 @@ class Locks:
         client = self.client.bounded(_FOR_A_WIRE)
         try:
             await client.xread({released: last}, block=round(most * 1e3))
-        except (CommandTimeout, ConnectionLost, Unavailable):
+        except TRANSIENT_ERRORS:
             # A server whose clock went back blocks for longer than it was asked to,
-            # something between cuts wires that are silent, others have the whole pool.
-            # A server that is gone is told of by the next look.
+            # something between cuts wires that are silent, others have the whole pool,
+            # and a primary that is demoted ends what blocks on it. The next look says
+            # what has become of the server.
             await self.clock.sleep(min(most, _LOOK_AGAIN))
         finally:
             self._wires -= 1
@@ -131,7 +126,8 @@ class Lock:
     """A lock: ``async with wire.lock("settle:0xabc", ttl=10) as lock``.
 
     Entering waits, for as long as it takes: among the tasks of a process and among
-    processes, first come first served. Bound it by `asyncio.timeout`. While the block
+    processes, first come first served. Once it has a place in the queue it waits out
+    outages of the server too. Bound it by `asyncio.timeout`. While the block
     runs the lock is renewed. Should the lease end all the same (the server is away, or
     somebody else has the lock), the block is cancelled and ends with `LockLost`.
 
@@ -299,10 +295,20 @@ class Lock:
     async def _acquire(self) -> None:
         client, clock = self._locks.client, self._locks.clock
         args = (*self._terms, round(_PATIENCE * 1e3))
+        outage = Outage()
         while True:
             # From before it is asked for: the server counts from later.
             sent = clock.boottime()
-            taken, *rest = await _ACQUIRE(client, self._keys, args)
+            try:
+                taken, *rest = await _ACQUIRE(client, self._keys, args)
+            except OddswireError as error:
+                if not self.contended:
+                    raise
+                # It asks again under the same token, so if the server did take the
+                # lock for it before the answer was lost, that is what it will hear.
+                await outage.wait(error)
+                continue
+            outage.over()
             if taken:
                 self.fence = int(rest[0])
                 self._until = sent + self.ttl

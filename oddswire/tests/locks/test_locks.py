@@ -391,7 +391,7 @@ async def test_a_server_that_blocks_for_too_long_is_asked_again(
 
     A server blocks by its wall clock: set back, it would wake nobody for as long.
     """
-    monkeypatch.setattr("oddswire.client._exclusive._BLOCKING_GRACE", -60.0)
+    monkeypatch.setattr("oddswire.client._exclusive.BLOCKING_GRACE", -60.0)
     await locks.wait(keys.released, "0-0", 60.0)
     assert client.statistics().failures["CommandTimeout"] == 1
 

@@ -12,6 +12,7 @@ import msgspec
 
 from oddswire.client._calling import Calling
 from oddswire.client._dialer import Dialer
+from oddswire.client._listening import Monitor, PubSub
 from oddswire.client._pipeline import Pipeline
 from oddswire.client._pools import open_pool, split_options
 from oddswire.client._rotation import Rotation
@@ -292,6 +293,19 @@ class Client(Calling):
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:  # noqa: FBT001, FBT002 - redis-py's signature
         """Return a pipeline: commands are collected and sent together by `execute`."""
         return Pipeline(self, transaction, shard_hint)
+
+    def pubsub(self, **kwargs: Any) -> PubSub:
+        """Return redis-py's pub/sub object, on an exclusive connection.
+
+        It waits for a message for as long as it is asked to, however long a command
+        may take.
+        """
+        kwargs.setdefault("event_dispatcher", self._event_dispatcher)
+        return PubSub(self.connection_pool, **kwargs)
+
+    def monitor(self) -> Monitor:
+        """Return redis-py's MONITOR, on an exclusive connection."""
+        return Monitor(self.connection_pool)
 
     # --- the one command that is faster than redis-py's
 

@@ -13,6 +13,7 @@ from oddswire.connection.access import hello_of
 from oddswire.connection.calls import Named
 from oddswire.connection.dial import Progress, Target, dial
 from oddswire.connection.gate import Caps
+from oddswire.connection.handshake import Hello
 from oddswire.connection.multiplexer import Multiplexer
 from oddswire.connection.packing import pack
 from oddswire.connection.threads import in_own_thread
@@ -20,12 +21,12 @@ from oddswire.connection.traffic import Traffic
 from oddswire.errors import Outcome, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     import redis.asyncio as aredis
 
     from oddswire.connection.access import Access
-    from oddswire.connection.handshake import Greeting, Hello
+    from oddswire.connection.handshake import Greeting
     from oddswire.errors import OddswireError
     from oddswire.settings import Settings
 
@@ -84,20 +85,42 @@ class Dialer:
         """Open a wire; see `oddswire.connection.dial`."""
         refusals = self._access.refusals
         known = refusals.identify
+        limit = self._settings.connect_timeout
         try:
-            return await self._dial(on_closed)
+            return await self._open(self._introduce, limit, on_closed)
         except Unavailable:
             if known or not refusals.identify:
                 raise
         # A proxy hung up at INFO, as some do at a command they do not know.
         try:
-            return await self._dial(on_closed)
+            return await self._open(self._introduce, limit, on_closed)
         except BaseException:
             refusals.identify = False  # a server that went away, after all
             raise
 
-    async def _dial(
-        self, on_closed: Callable[[Multiplexer, OddswireError], None] | None
+    async def aside(self, timeout: float) -> Multiplexer:
+        """Open a wire for one command, which says nothing but who it is.
+
+        A server that a script holds up answers HELLO and AUTH, and no SELECT.
+        """
+
+        async def introduce() -> Hello:
+            hello = await self._introduce()
+            return Hello(
+                protocol=hello.protocol,
+                username=hello.username,
+                password=hello.password,
+            )
+
+        limit = min(timeout, self._settings.connect_timeout)
+        wire, _ = await self._open(introduce, limit, None)
+        return wire
+
+    async def _open(
+        self,
+        introduce: Callable[[], Awaitable[Hello]],
+        limit: float,
+        on_closed: Callable[[Multiplexer, OddswireError], None] | None,
     ) -> tuple[Multiplexer, Greeting]:
         settings = self._settings
         arguments = self._pool.connection_kwargs
@@ -117,9 +140,9 @@ class Dialer:
 
         wire, greeting = await dial(
             self._locate,
-            self._introduce,
+            introduce,
             make,
-            settings.connect_timeout,
+            limit,
             refusals=self._access.refusals,
             progress=self.progress,
         )

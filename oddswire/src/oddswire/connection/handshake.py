@@ -12,16 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from redis import exceptions as redis_errors
 
+from oddswire.connection.outage import TRANSIENT_ERRORS
 from oddswire.connection.reply_errors import PROTECTED_MODE
-from oddswire.errors import (
-    AuthFailed,
-    Busy,
-    ClusterDown,
-    Loading,
-    NoPermission,
-    Outcome,
-    Unavailable,
-)
+from oddswire.errors import AuthFailed, NoPermission, Outcome, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -240,9 +233,9 @@ def _explained(
             else "check the password and the user name"
         )
         return AuthFailed(f"{where}: {text} (user {user!r}); {hint}")
-    if isinstance(error, Unavailable | Loading | Busy | ClusterDown):
-        # Too many clients will pass, so nothing about us was refused; protected mode
-        # will not.
+    if isinstance(error, TRANSIENT_ERRORS):
+        # It will pass, so nothing about us was refused: a cache would do without
+        # tracking for ever. Protected mode will not pass.
         lasts = PROTECTED_MODE in text
         return Unavailable(
             f"{where}: {text}", outcome=Outcome.REJECTED if lasts else None

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 from functools import cache
+from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,8 @@ class _Whole:
     cancellation.
     """
 
-    __slots__ = ()
+    connected_at = 0.0
+    """By `time.monotonic`."""
 
     # What its pool sets on each connection; those to sentinels have no such pool.
     access: Access | None = None
@@ -152,6 +154,7 @@ class _Whole:
                 with contextlib.suppress(Exception):
                     await in_own_thread(self.ssl_context.get)
             await super().connect_check_health(*args, **options)  # type: ignore[misc]
+            self.connected_at = monotonic()
         except BaseException:
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
             raise
@@ -443,6 +446,18 @@ class WirePool(aredis.ConnectionPool):
             raise
         connection.token = token
         return True
+
+    def leave(self, before: float) -> None:
+        """Close what was opened before: idle wires now, the others when they come back.
+
+        Args:
+            before: By `time.monotonic`.
+        """
+        for wire in self._roster.empty():
+            self._spawn(_close(wire), self._closing, "closing")
+        for wire in self._in_use_connections:
+            if wire.connected_at <= before:  # type: ignore[attr-defined]
+                wire.mark_for_reconnect()
 
     async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's signature
         """Close the idle wires, and those in use if asked; the pool stays open."""
