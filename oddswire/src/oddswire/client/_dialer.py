@@ -67,7 +67,7 @@ class Dialer:
         self.traffic = Traffic(settings.slow_above)
         self._settings = settings
         self._pool = pool
-        self.primary = primary_of(pool)
+        self.primary = primary_of(settings, pool)
         self._access = access
         self.pacer = access.pacer
         self.progress = Progress()

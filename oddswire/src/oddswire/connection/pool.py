@@ -255,7 +255,7 @@ class WirePool(aredis.ConnectionPool):
         self.access = Access()
         kind = connection.pop("connection_class", aredis.Connection)
         super().__init__(
-            connection_class=whole(kind), max_connections=most, **connection
+            connection_class=whole(kind), max_connections=max(most, 1), **connection
         )
 
     def __repr__(self) -> str:
@@ -300,6 +300,11 @@ class WirePool(aredis.ConnectionPool):
         self._owner.claim()
         if self._closed:
             raise ClosedError("the client was closed")
+        if self._roster.most == 0:
+            raise PoolTimeout(
+                "max_connections=1 is the connection for commands, and leaves none for "
+                "exclusive use; give 2 or more"
+            )
         loop = asyncio.get_running_loop()
         turn: _Turn = loop.create_future()
         self._do(self._roster.ask(turn, loop.time()))
