@@ -232,7 +232,13 @@ class Lookup:
             want, head, None, bypass=bypass, elsewhere=elsewhere
         )
         want.place.space.counts.shared += bool(flight.waiters)
-        return await self._flights.wait(flight, hard)
+        try:
+            return await self._flights.wait(flight, hard)
+        except OddswireError as error:
+            if flight.unstored is not error:
+                raise
+        # A refresh that this caller joined could not ask Redis, and loads nothing then.
+        return await self.load(want, None, hard, bypass=True, elsewhere=elsewhere)
 
     async def serve(
         self, want: Want, item: Item, head: bytes | None, soft: float | None
