@@ -9,7 +9,9 @@ in memory. `.ci/check_reaches.py` counts the others.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 
+from oddswire.embedded._ask import ask, info
 from oddswire.errors import ConnectionLost
 from support.keys import SessionKeys
 
@@ -114,6 +116,21 @@ def session_steps(sessions):
     }
 
 
+def rebuilds(*sessions):
+    """Return how often these processes built everything from the source of record."""
+    return sum(each._rebuilding.rebuilt for each in sessions)
+
+
+async def mend(sessions):
+    """Have sessions look once for what is to be mended."""
+    await sessions._rebuilding.mend()
+
+
+async def built_in(sessions):
+    """Return the run id of the server that everything was built in."""
+    return (await sessions._backing.ledger.built())[0]
+
+
 # --- cache
 
 
@@ -131,6 +148,11 @@ async def believed(*caches, within=20.0):
 def believed_until(cache):
     """Return until when a cache believes its memory, by the boot-time clock."""
     return cache._lease.until
+
+
+def leased_connection(cache):
+    """Return the connection whose server a cache believes, and the one that it has."""
+    return cache._lease.reads.connection, cache._wire.client.command_connection()
 
 
 async def told(*caches):
@@ -164,6 +186,16 @@ async def read_from_redis(cache, key, kind=object):
     return (await cache._shared.fetch(cache._spaces.place(key), kind)).item
 
 
+async def remember_use(cache, key):
+    """Have a cache count a key of its memory among the hot ones once more."""
+    await cache._hot.remember([cache._items[key]])
+
+
+def loads_behind(cache):
+    """Return the loads that go on behind their callers."""
+    return cache._flights._tasks
+
+
 async def weigh(cache, client, limit=None):
     """Have a cache keep to its cap (or another) now."""
     if limit is not None:
@@ -193,7 +225,7 @@ async def publish_as(pubsub, topic, data):
         def encode(self, _):
             return data
 
-    line = pubsub._line(topic)
+    line = pubsub._line(getattr(topic, "topic", topic))
     codec, line.codec = line.codec, Raw()
     try:
         return await pubsub.publish(topic, None)
@@ -201,18 +233,19 @@ async def publish_as(pubsub, topic, data):
         line.codec = codec
 
 
-async def publish_unheard(pubsub, topic, value):
-    """Publish, while the message itself gets lost on its way to the readers."""
+@contextmanager
+def unheard(pubsub, topic):
+    """While the block lasts, what is published gets lost on its way to the readers."""
     line = pubsub._line(topic)
     channel, line.channel = line.channel, b"nowhere"
     try:
-        return await pubsub.publish(topic, value)
+        yield
     finally:
         line.channel = channel
 
 
 def push_to(pubsub):
-    """Return what the parser calls with each message of the subscriber connection."""
+    """Return what the parser calls with each message for subscribers."""
     return pubsub._reader._on_push
 
 
@@ -242,6 +275,9 @@ def leases(queue):
 
 
 # --- embedded servers
+
+# `ask(url, *command)`, `info(url, section)`: one question on a connection of its own.
+__all__ = ["ask", "info"]
 
 
 def watched_by_process(server, watched):

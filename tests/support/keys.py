@@ -16,6 +16,11 @@ def lease_key(prefix, key):
     return KeySpace(prefix).key(keys.CACHE_LEASE, *key.split(":", 1))
 
 
+def tag_pattern(prefix):
+    """Return the pattern of the keys of a cache's tags."""
+    return KeySpace(prefix).pattern(keys.CACHE_TAG)
+
+
 class SessionKeys:
     """The keys of sessions.
 

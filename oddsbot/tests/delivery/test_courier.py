@@ -11,6 +11,7 @@ from oddswire import Client
 from oddswire.clock import ManualClock, SystemClock
 from oddswire.queue import Queue
 from oddswire.scripts import load
+from support.hooks import leases
 
 TAKE, SETTLE = (load(f"queue_{name}").sha.encode() for name in ("take", "settle"))
 
@@ -163,7 +164,8 @@ async def test_what_cannot_be_decoded_becomes_a_dead_letter(queue, prefix, alert
     chat = Chat()
     outbox = Outbox(queue)
     await outbox.put(alert(0))
-    await Queue(queue._store.client, "alerts", str, prefix=prefix).enqueue(1, "damaged")
+    damaged = Queue(leases(queue).client, "alerts", str, prefix=prefix)
+    await damaged.enqueue(1, "damaged")
     await outbox.put(alert(1))
     courier = Courier(queue, chat, SystemClock())
     async with running(courier):

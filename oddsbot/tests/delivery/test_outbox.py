@@ -9,19 +9,20 @@ from oddswire import Client
 from oddswire.errors import OddswireError
 from oddswire.keys import QUEUE_LINES
 from oddswire.scripts import load
+from support.hooks import leases
 
 ENQUEUE = load("queue_enqueue").sha.encode()
 
 
 async def written(queue) -> list[str]:
     """Return the ids of the alerts that wait in the queue, in order."""
-    batch = await queue._store.take(100, 0.001)
+    batch = await leases(queue).take(100, 0.001)
     if not batch.taken:
         return []
     done = []
     for taken in batch.taken:
         done.append(queue._codec.decode(taken.data).alert.id)
-        await queue._store.settle(taken, "done")
+        await leases(queue).settle(taken, "done")
     return done + await written(queue)
 
 

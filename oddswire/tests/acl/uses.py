@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from contextlib import AsyncExitStack
 from typing import Annotated
 
@@ -12,7 +11,7 @@ from oddswire.cache import Cache
 from oddswire.cli._doctor import examine
 from oddswire.cli._servers import servers
 from oddswire.cli._stats import snapshots
-from oddswire.clock import SystemClock
+from oddswire.clock import ManualClock, SystemClock
 from oddswire.errors import Undeliverable
 from oddswire.health import Bound, Health, Thresholds
 from oddswire.locks import Locks
@@ -27,6 +26,7 @@ from oddswire.ratelimit import (
 )
 from oddswire.scripts import Script
 from oddswire.sessions import Collection, Expiring, Indexed, Record, Sessions
+from support.hooks import beat, believed, is_subscribed, mirror_complete
 
 
 async def use_client(url, prefix):
@@ -66,18 +66,19 @@ async def use_stats(url, prefix):
 
 async def use_cache(url, prefix):
     """Load, store, read together, expire, delete and invalidate, with memory."""
+    clock = ManualClock()
     async with (
         Client.from_url(url) as client,
-        Cache(client, prefix=prefix, timeout=1.0) as cache,
+        Cache(client, prefix=prefix, timeout=1.0, clock=clock) as cache,
     ):
         for ttl in (1, 60):  # the second one prolongs the life of its tag
             await cache.set("a:1", 1, ttl=ttl, tags=["t"])
         assert await cache.get_or_set("a:2", lambda: 2) == 2
         assert await cache.get_many(["a:1", "a:2", "a:3"]) == {"a:1": 1, "a:2": 2}
-        assert await cache._lease.wait(1)
+        await believed(cache)
         # A minute later, what is held is touched.
-        cache._lease._touched = -math.inf
-        await cache._lease.beat()
+        clock.suspend(61)
+        await beat(cache)
         assert (await cache.warm_hot("a")).failed == {}
         assert await cache.expire("a:1") == 1
         assert await cache.delete("a:2") == 1
@@ -106,8 +107,7 @@ async def use_sessions(url, prefix):
         await sessions.add_to(1, "wallets", "0xa", "mine")
         assert (await sessions.get(1, fresh=True)).dialog == ["hello"]
         assert await sessions.users_for("city", "Paris", fresh=True) == {1}
-        tag = ("city", sessions._store.names.of_value("city", "Paris"))
-        assert await sessions._store.pages(tag) == ["1"]
+        assert await sessions._store.pages(("city", "Paris")) == ["1"]
         assert await sessions.touch(1)
         assert await sessions.deactivate(1)
         assert await sessions.activate(1)
@@ -118,7 +118,7 @@ async def use_sessions(url, prefix):
         await sessions.reencrypt()
         # Changes are followed while somebody looks.
         async with asyncio.timeout(5):
-            while not sessions._upkeep.mirror.whole:
+            while not mirror_complete(sessions):
                 await sessions.users_for("city", "Paris")
         assert (await sessions.erase(2)).left == ()
 
@@ -186,7 +186,7 @@ async def use_pubsub(url, prefix):
                 assert (await anext(sub)).value == 7
             await pubsub.publish(LOG, 8, dedup_id="eight")
             assert (await anext(log)).value == 8
-        await holds(lambda: not pubsub._reader._subscribed)
+        await holds(lambda: not is_subscribed(pubsub))
         # After a message that nobody knows: all that is there, after a gap.
         start = "1-0-0123456789abcdef"
         async with asyncio.timeout(2), pubsub.subscribe(LOG, start=start) as log:

@@ -3,7 +3,7 @@
 ``python worker.py <what> <url of Redis> <prefix> <further arguments>``
 """
 
-# ruff: noqa: T201, D103 - it talks to the test
+# ruff: noqa: D103 - it talks to the test
 
 from __future__ import annotations
 

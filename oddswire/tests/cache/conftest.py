@@ -10,6 +10,7 @@ import pytest
 
 from oddswire import Client
 from oddswire.cache import Cache
+from support.hooks import believed
 
 
 class Market(msgspec.Struct, frozen=True):
@@ -39,12 +40,6 @@ class Loader:
         return value() if callable(value) else value
 
 
-async def told(*caches):
-    """Have each read what its server has said until now: replies come in order."""
-    for cache in caches:
-        await cache._wire.call(("PING",))
-
-
 class Fleet:
     """Caches, each with a client and wires of its own, as in processes."""
 
@@ -67,8 +62,7 @@ class Fleet:
 
     async def believed(self, *caches):
         """Wait until each believes its memory."""
-        for cache in caches:
-            assert await cache._lease.wait(5.0)
+        await believed(*caches)
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from support import eventually
+from support.hooks import weigh
+from support.keys import entry_key
 
 pytestmark = pytest.mark.requirement("K6")
 
@@ -29,8 +31,7 @@ async def test_the_cache_stays_below_its_cap_and_sessions_stay(own_fleet):
         await a.set(f"m:{number}", f"{number:04d}" * 4 * KIB)
     await eventually(lambda: a.stats().l2_evicted > 100)
     # Looks after each hundredth: here, each second entry.
-    await eventually(lambda: not a._cap._due.is_set())
-    await a._cap.enforce(a.client)
+    await weigh(a, a.client)
     assert 0.5 * MIB < await bytes_of(a.client, "own:cache:*") <= 2 * MIB
     assert await a.client.mget(list(others)) == [b"s" * 10 * KIB] * 300
     left = len([name async for name in a.client.scan_iter("own:cache:*")])
@@ -45,7 +46,7 @@ async def test_what_was_used_lately_stays(own_fleet):
         await a.set(f"m:{number}", "x" * 16 * KIB)
     # As a server that has run for a while: `OBJECT IDLETIME` cannot be set otherwise.
     for number in range(100):
-        name = a._spaces.place(f"m:{number}").entry
+        name = entry_key(own_fleet.prefix, f"m:{number}")
         value = await a.client.dump(name)
         if value is not None:
             idle = 10 if number % 4 == 0 else 5000
@@ -53,8 +54,7 @@ async def test_what_was_used_lately_stays(own_fleet):
     used = [f"m:{number}" for number in range(0, 100, 4)]
     before = set(await a.get_many(used))
     await a.client.config_set("maxmemory", "0")
-    a._cap.limit = 600 * KIB
-    await a._cap.enforce(a.client)
+    await weigh(a, a.client, limit=600 * KIB)
     assert await bytes_of(a.client, "own:cache:*") <= 600 * KIB
     assert set(await a.get_many(used)) == before
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from oddswire.clock import ManualClock
+from support.hooks import beat, remember_use
 
 pytestmark = pytest.mark.requirement("K5")
+
+
+async def hot(cache, fleet):
+    """Return the keys that are remembered, those used most first."""
+    names = await cache.client.zrevrange(f"{fleet.prefix}cache-hot:m", 0, -1)
+    return [name.decode() for name in names]
 
 
 async def used(fleet):
@@ -14,12 +21,12 @@ async def used(fleet):
     clock = ManualClock()
     a = await fleet.cache(clock=clock)
     await a.set_many({f"m:{number}": number for number in range(20)})
-    await a._lease.beat()
+    await beat(a)
     for number in range(5):
         for _ in range(number + 1):
             assert await a.get(f"m:{number}") == number
     clock.suspend(61)
-    await a._lease.beat()
+    await beat(a)
     return a
 
 
@@ -33,7 +40,7 @@ async def test_a_new_process_warms_what_others_use_most(fleet):
     await fleet.believed(b)
     # The uses of a key are counted up to three.
     assert {b.peek(f"m:{number}") for number in (2, 3, 4)} == {2, 3, 4}
-    assert await b._hot.of("m", 100) == ["m:4", "m:3", "m:2", "m:1", "m:0"]
+    assert await hot(b, fleet) == ["m:4", "m:3", "m:2", "m:1", "m:0"]
     assert b.stats("m").loads == 0
     assert b.peek("m:7") is None
 
@@ -58,8 +65,8 @@ async def test_the_memory_of_hot_keys_is_bounded_and_ends(fleet, monkeypatch):
     """So many keys and no more, old uses make room, and a day later it is gone."""
     monkeypatch.setattr("oddswire.cache._hot._KEPT", 3)
     a = await used(fleet)
-    assert await a._hot.of("m", 100) == ["m:4", "m:3", "m:2"]
+    assert await hot(a, fleet) == ["m:4", "m:3", "m:2"]
     assert 0 < await a.client.pttl(f"{fleet.prefix}cache-hot:m") <= 86_400_000
     for _ in range(60):
-        await a._hot.remember([a._items["m:0"]])
-    assert (await a._hot.of("m", 100))[0] == "m:0"
+        await remember_use(a, "m:0")
+    assert (await hot(a, fleet))[0] == "m:0"

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from pathlib import Path
 from time import monotonic
 
 import pytest
@@ -21,32 +22,12 @@ from oddswire.errors import (
 )
 from oddswire.testing import FaultProxy
 from support import eventually
+from support.hooks import read_from_redis, told
+from support.keys import lease_key
 
-from .conftest import Loader, Market, told
+from .conftest import Loader, Market
 
 pytestmark = pytest.mark.requirement("K3")
-
-_PROCESS = """
-import asyncio, sys
-from oddswire import Client
-from oddswire.cache import Cache
-
-async def main(url, prefix):
-    async with Client.from_url(url) as client:
-        async with Cache(client, prefix=prefix, timeout=10.0) as cache:
-            async def load():
-                await client.incr(prefix + "loads")
-                await asyncio.sleep(0.3)
-                return "value"
-            print("ready", flush=True)
-            await asyncio.to_thread(sys.stdin.readline)
-            got = await asyncio.gather(
-                *(cache.get_or_set("m:cold", load, tags=("t",)) for _ in range(100))
-            )
-            print(got.count("value"), flush=True)
-
-asyncio.run(main(*sys.argv[1:]))
-"""
 
 
 def spawn(work):
@@ -54,12 +35,11 @@ def spawn(work):
     return asyncio.get_running_loop().create_task(work)
 
 
-async def process(code, *args):
+async def process(name, *args):
     """Start a process of its own and wait until it says that it is ready."""
     started = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-c",
-        code,
+        Path(__file__).with_name(f"{name}.py"),
         *args,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -72,7 +52,7 @@ async def process(code, *args):
 async def test_four_processes_of_a_hundred_tasks_load_once(server, prefix):
     """A cold key that 400 callers in four processes want is loaded once."""
     processes = await asyncio.gather(
-        *(process(_PROCESS, server.url, prefix) for _ in range(4))
+        *(process("loads_once", server.url, prefix) for _ in range(4))
     )
     for each in processes:
         each.stdin.write(b"go\n")
@@ -83,29 +63,12 @@ async def test_four_processes_of_a_hundred_tasks_load_once(server, prefix):
         assert await client.get(prefix + "loads") == b"1"
 
 
-_LEADER = """
-import asyncio, sys
-from oddswire import Client
-from oddswire.cache import Cache
-
-async def main(url, prefix):
-    async with Client.from_url(url) as client:
-        async with Cache(client, prefix=prefix, timeout=5.0, load_lease=0.4) as cache:
-            async def load():
-                print("ready", flush=True)
-                await asyncio.sleep(60)
-            await cache.get_or_set("m:1", load)
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-
 @pytest.mark.integration
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 async def test_load_of_a_process_that_died_is_taken_over(fleet, how):
     """A leader that is killed or frozen holds the others up for one lease."""
     a = await fleet.cache(load_lease=0.4)
-    leader = await process(_LEADER, fleet.url, fleet.prefix)
+    leader = await process("leader", fleet.url, fleet.prefix)
     os.kill(leader.pid, how)
     started = monotonic()
     assert await a.get_or_set("m:1", Loader("taken over")) == "taken over"
@@ -124,10 +87,10 @@ async def test_a_load_that_outlives_its_lease_is_waited_for(fleet):
     await slow.started.wait()
     other = Loader("other")
     second = spawn(b.get_or_set("m:1", other))
-    place = a._spaces.place("m:1")
+    lease = lease_key(fleet.prefix, "m:1")
     holders = set()
     while len(holders) < 4:  # renewed three times: longer than one lease
-        holders.add(await a.client.get(place.lease))
+        holders.add(await a.client.get(lease))
         await asyncio.sleep(0.01)
     assert None not in holders
     slow.go.set()
@@ -140,8 +103,7 @@ async def test_a_load_that_outlives_its_lease_is_waited_for(fleet):
 async def test_lease_of_a_dead_loader_under_a_clock_that_went_back(fleet):
     """2.16: a lease nobody renews is taken, whatever time the server thinks it has."""
     a = await fleet.cache(load_lease=0.3)
-    place = a._spaces.place("m:1")
-    await a.client.set(place.lease, b"x" * 16, px=600_000)
+    await a.client.set(lease_key(fleet.prefix, "m:1"), b"x" * 16, px=600_000)
     assert await a.get_or_set("m:1", Loader("mine")) == "mine"
     assert await a.get("m:1") == "mine"
 
@@ -266,7 +228,7 @@ async def test_a_value_is_refreshed_before_its_time(fleet):
     await a.get_or_set("m:1", costly, ttl=2.0)
     for _ in range(200):
         await a.get_or_set("m:1", again, ttl=2.0)
-        await a._wire.call(("PING",))  # lets the refresh begin
+        await told(a)  # lets the refresh begin
         if again.calls:
             break
     assert again.calls == 1
@@ -419,10 +381,7 @@ async def test_adaptive_counts_are_shared_by_the_fleet(fleet):
     for cache, value in ((b, 1), (a, 2), (b, 2)):
         await cache.expire("m:1")
         await cache.get_or_set("m:1", Loader(value), soft_timeout=5)
-    found = await a._shared.fetch(
-        a._spaces.place("m:1"), a._spaces.named("m").config.type
-    )
-    details = found.item.details
+    details = (await read_from_redis(a, "m:1")).details
     assert (details.refreshes, details.changes) == (3, 2)
 
 

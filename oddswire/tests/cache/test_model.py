@@ -15,8 +15,7 @@ from oddswire import Client
 from oddswire.cache import Cache
 from oddswire.clock import SystemClock
 from support import eventually
-
-from .conftest import told
+from support.hooks import loads_behind, told, tracking_id
 
 WHO = st.integers(0, 1)
 KEYS = st.sampled_from(["m:1", "m:2", "w:1"])
@@ -40,7 +39,7 @@ class Machine(RuleBasedStateMachine):
     async def open(self):
         """Make two caches."""
         prefix = f"test-{uuid.uuid4().hex[:12]}:"
-        self.caches = []
+        self.caches, self.clients = [], []
         for _ in range(2):
             # Wires are lost often here; the pauses before the next are not in point.
             client = Client.from_url(
@@ -51,6 +50,7 @@ class Machine(RuleBasedStateMachine):
             )
             self.stack.push_async_callback(client.aclose)
             cache = Cache(client, prefix=prefix, timeout=10.0, clock=SystemClock())
+            self.clients.append(client)
             self.caches.append(await self.stack.enter_async_context(cache))
 
     def teardown(self):
@@ -107,7 +107,7 @@ class Machine(RuleBasedStateMachine):
 
         async def obtain():
             got = await cache.get_or_set(key, load, tags=tags)
-            await eventually(lambda: not cache._flights._tasks)  # a refresh
+            await eventually(lambda: not loads_behind(cache))  # a refresh
             return got
 
         got = self.do(obtain())
@@ -155,7 +155,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def flush(self):
         """Flush the server."""
-        self.do(self.caches[0]._wire._base.flushdb())
+        self.do(self.clients[0].flushdb())
         self.model, self.floors = {}, {}
 
     @rule(who=WHO)
@@ -164,10 +164,10 @@ class Machine(RuleBasedStateMachine):
 
         async def kill():
             cache = self.caches[who]
-            number = await cache._wire.call(("CLIENT", "ID"))
-            before = cache._wire.epoch
-            await cache._wire._base.client_kill_filter(_id=number)
-            await eventually(lambda: cache._wire.epoch != before)
+            number = await tracking_id(cache)
+            before = cache.stats().generations
+            await self.clients[who].client_kill_filter(_id=number)
+            await eventually(lambda: cache.stats().generations != before)
 
         self.do(kill())
 

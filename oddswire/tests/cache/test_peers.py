@@ -18,8 +18,9 @@ import pytest
 from oddswire.clock import ManualClock
 from oddswire.errors import OutOfMemory
 from support import eventually
+from support.hooks import held, told
 
-from .conftest import Loader, told
+from .conftest import Loader
 
 
 async def calls(client, *commands):
@@ -148,7 +149,7 @@ async def test_a_lost_ordinary_connection_empties_nothing(fleet):
     await a.client.ping()
     assert await a.client.execute_command("CLIENT", "ID") != number
     assert a.stats().generations == 0
-    assert "m:1" in a._items
+    assert held(a) == {"m:1": 1}
 
 
 @pytest.mark.errors

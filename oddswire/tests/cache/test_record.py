@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from oddswire.cache._record import Record, version_bytes
 from oddswire.errors import CodecError
+from support.keys import entry_key
 
 from .conftest import Loader
 
@@ -78,18 +79,18 @@ def test_versions_sort_as_bytes():
 async def test_a_record_of_the_former_form_is_replaced(fleet, kind):
     """Where it has a time, the version is now: no source could ever be newer."""
     a = await fleet.cache()
-    place = a._spaces.place("m:1")
+    key = entry_key(fleet.prefix, "m:1")
     former = bytes((0xC1, kind)) + (4).to_bytes(8, "big") + b"\0\0\1" + bytes(50)
     former = former if kind == 1 else former[:18]
     for write in (
         lambda: a.set("m:1", "new", version=5),
         lambda: a.get_or_set("m:1", Loader("new"), version=5),
     ):
-        await a.client.set(place.entry, former)
+        await a.client.set(key, former)
         assert await a.expire("m:1") == 0
-        assert await a.client.get(place.entry) == former
+        assert await a.client.get(key) == former
         assert await write() in (True, "new")
         assert await a.get("m:1") == "new"
-    await a.client.set(place.entry, former)
+    await a.client.set(key, former)
     await a.delete("m:1")
-    assert await a.client.get(place.entry) is None
+    assert await a.client.get(key) is None

@@ -11,8 +11,9 @@ import pytest
 from oddswire import OddswireError
 from oddswire.cache import Namespace
 from support import eventually
+from support.hooks import told
 
-from .conftest import Loader, told
+from .conftest import Loader
 
 pytestmark = pytest.mark.requirement("K4")
 

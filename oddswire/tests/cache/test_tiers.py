@@ -9,6 +9,7 @@ from oddswire import Client
 from oddswire.cache import Namespace
 from oddswire.errors import CodecError, InvalidKey, SettingsError
 from support import eventually
+from support.keys import entry_key, lease_key
 
 from .conftest import Loader, Market
 
@@ -186,7 +187,7 @@ async def test_bad_tags_are_refused(fleet):
 async def test_foreign_bytes_are_a_counted_miss(fleet, data):
     """What cannot be read is missing, is counted, and is overwritten."""
     a = await fleet.cache()
-    name = a._spaces.place("m:1").entry
+    name = entry_key(fleet.prefix, "m:1")
     await a.client.set(name, data)
     assert await a.get("m:1") is None
     assert a.stats("m").corrupt == 1
@@ -198,9 +199,8 @@ async def test_foreign_bytes_are_a_counted_miss(fleet, data):
 async def test_a_key_of_another_type_is_a_miss(fleet):
     """A list under the name of an entry is missing, and is overwritten."""
     a = await fleet.cache()
-    place = a._spaces.place("m:1")
-    await a.client.rpush(place.entry, "x")
-    await a.client.rpush(place.lease, "x")
+    await a.client.rpush(entry_key(fleet.prefix, "m:1"), "x")
+    await a.client.rpush(lease_key(fleet.prefix, "m:1"), "x")
     assert await a.get_or_set("m:1", Loader("mine")) == "mine"
     assert await a.get("m:1") == "mine"
 
@@ -236,9 +236,9 @@ async def test_large_values_are_compressed(fleet):
     a, b = await fleet.cache(), await fleet.cache()
     await a.set("m:small", "x" * 1000)
     await a.set("m:large", "x" * 100_000)
-    name = a._spaces.place("m:large").entry
+    name = entry_key(fleet.prefix, "m:large")
     assert await a.client.strlen(name) < 1000
-    assert await a.client.strlen(a._spaces.place("m:small").entry) > 1000
+    assert await a.client.strlen(entry_key(fleet.prefix, "m:small")) > 1000
     assert await b.get("m:large") == "x" * 100_000
 
 

@@ -4,8 +4,6 @@ Writes build/chaos.json and, after a whole run, docs/chaos.md. Exit status 1: ou
 missed a criterion.
 """
 
-# ruff: noqa: T201 - a command talks
-
 from __future__ import annotations
 
 import argparse

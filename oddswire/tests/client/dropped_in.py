@@ -3,8 +3,6 @@
 Prints a JSON object with what each of them did; `test_dropin.py` judges it.
 """
 
-# ruff: noqa: T201 - it answers on standard output
-
 from __future__ import annotations
 
 import asyncio

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -323,8 +324,9 @@ async def test_server_that_cannot_persist():
 
 async def _fail_a_save(server, client):
     # Where its file should go there is a directory that cannot be replaced by one.
-    (server._home.data / "dump.rdb").mkdir()
-    (server._home.data / "dump.rdb" / "full").touch()
+    folder = Path((await client.config_get("dir"))["dir"])
+    (folder / "dump.rdb").mkdir()
+    (folder / "dump.rdb" / "full").touch()
     await client.bgsave()
     async with asyncio.timeout(5):
         while (await client.info("persistence"))["rdb_last_bgsave_status"] == "ok":

@@ -21,6 +21,7 @@ from oddswire.events import (
     Refused,
 )
 from oddswire.testing import FaultProxy, frozen
+from support.hooks import skip_backoff
 
 _QUICK = {
     "connect_timeout": 0.1,
@@ -237,7 +238,7 @@ async def test_the_story_of_a_password_that_is_taken_away(own):
         assert told.kinds == [Disconnected, Reconnecting, Connecting, Refused]
         told.events.clear()
         await admin.config_set("requirepass", own.password)
-        client._link._next_attempt = 0.0  # as if a second had passed
+        skip_backoff(client)
         await client.ping()
 
     assert told.kinds == [Reconnecting, Connecting, Connected, Ready, Disconnected]

@@ -12,7 +12,7 @@ import tracemalloc
 import pytest
 
 from oddswire import Client
-from oddswire.errors import ConnectionLost
+from support.hooks import drop_connection
 
 pytestmark = pytest.mark.performance
 
@@ -78,7 +78,7 @@ async def test_reconnects(server):
         async def work():
             for _ in range(10):
                 await client.ping()
-                client._link.wire.abort(ConnectionLost("cut"))
+                drop_connection(client)
             await client.ping()
 
         grown, objects = await _growth(work, 10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from oddswire.errors import (
     WrongType,
 )
 from oddswire.testing import FaultProxy
+from support.hooks import drop_connection
 
 
 class Pushes:
@@ -91,7 +93,7 @@ async def test_tracked_wire_is_armed_again_after_a_loss(own):
         pushes = Pushes()
         tracked = client.tracked(pushes)
         await tracked.get("k")
-        tracked._link.wire.abort(ConnectionLost("cut"))
+        drop_connection(tracked)
         await tracked.get("k")
         await client.set("k", "1")
         await pushes.wait(1)
@@ -159,7 +161,7 @@ async def test_simple_client_is_one_connection(own):
         assert len(await client.client_list()) == 1
         with pytest.raises(WrongType):
             await client.incr("h")
-        client._wire.abort(ConnectionLost("cut"))
+        drop_connection(client)
         assert await client.get("n") == "200"
         assert len(await client.client_list()) == 1
     assert await client.get("n") == "200"  # closed is not the end: it connects again
@@ -227,16 +229,11 @@ async def test_simple_client_makes_one_attempt_for_all_callers(server, prefix):
 @pytest.mark.performance
 def test_simple_client_is_small():
     """Importing it loads no part of the library above the client, and is measured."""
-    script = (
-        "import sys; from time import perf_counter as now\n"
-        "began = now(); import redis.asyncio, hiredis, msgspec\n"
-        "theirs = now(); from oddswire import SimpleClient\n"
-        "took = (now() - theirs) / (theirs - began)\n"
-        "ours = sorted(m for m in sys.modules if m.startswith('oddswire.'))\n"
-        "print(took); print(*ours)"
-    )
     out = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        [sys.executable, Path(__file__).with_name("importing.py")],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split("\n")
     parts = {module.split(".")[1] for module in out[1].split()}
 

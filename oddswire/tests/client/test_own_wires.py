@@ -10,6 +10,7 @@ from redis.credentials import CredentialProvider
 
 from oddswire import Client
 from oddswire.errors import CommandTimeout, NotShared, Outcome, PoolTimeout
+from support.hooks import connection_of
 
 SMALL = {"pool_max": 3}  # one of them is exclusive
 
@@ -60,17 +61,6 @@ async def test_changed_connection_lasts_as_long_as_its_client(own):
         await alone.ping()
         assert await alone.client_id() == first
         assert (await alone.client_info())["db"] == 5
-
-
-@pytest.mark.errors
-@pytest.mark.parametrize("command", [("MONITOR",), ("SUBSCRIBE", "channel")])
-async def test_wire_that_was_taken_over_is_not_lent_again(own, command):
-    """After a raw MONITOR or SUBSCRIBE the next caller gets another wire."""
-    async with Client.from_url(own.url, protocol=2, **SMALL) as client:
-        await client.execute_command(*command)
-        assert client.connection_pool.roster.idle == 0
-        await client.rpush("list", 1)
-        assert await client.blpop("list", 1) == (b"list", b"1")
 
 
 class Slow(CredentialProvider):
@@ -223,6 +213,6 @@ async def test_tracked_wire_closes_with_its_block(own, options):
         async with client.tracked(lambda push: None) as tracked:
             await asyncio.gather(*(tracked.get("k") for _ in range(10)))
             assert tracked.statistics().connects == 1
-            wire = tracked._link.wire
+            wire = connection_of(tracked)
         assert wire.error is not None
         assert await client.ping()

@@ -16,6 +16,7 @@ from oddswire.errors import (
     Unavailable,
 )
 from oddswire.testing import LoopLag
+from support.hooks import drop_connection
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -165,7 +166,7 @@ async def test_what_never_left_is_sent_whatever_it_is(through, cutter, client, p
     """A call that finds no connection waits for the next one, INCR too."""
     one = through()
     await one.ping()
-    one._link.wire.abort(ConnectionLost("cut"))
+    drop_connection(one)
 
     assert await one.incr(f"{prefix}n") == 1
     assert await client.getdel(f"{prefix}n") == b"1"

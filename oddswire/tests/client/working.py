@@ -72,7 +72,7 @@ async def main(url, drain):
     # The pool tells nobody.
     while len(tally.acknowledged) < TASKS or client.statistics().wires.leased < 1:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-    print("working", flush=True)  # noqa: T201 - its purpose
+    print("working", flush=True)
     await told.wait()
     began = monotonic()
     await asyncio.wait(closing)
@@ -87,7 +87,7 @@ async def main(url, drain):
         "errors": tally.errors,
         "left": [str(task) for task in left],
     }
-    print(json.dumps(found))  # noqa: T201 - its purpose
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -5,60 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-# The parts of one program: limit the memory, then open the bomb in one of two ways.
-START = """
-import resource, sys
-from oddswire.codec import Codec, Envelope, Zstd
-from oddswire.errors import CodecError
-from oddswire.codec import compression
-
-bomb = sys.stdin.buffer.read()
-size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (size + {spare}, size + {spare}))
-"""
-NAIVE = (
-    START
-    + """
-try:
-    compression.zstd.decompress(bomb)
-except MemoryError:
-    print("out of memory")
-"""
-)
-OURS = (
-    START
-    + """
-for each in bomb.split(b"--"):
-    data = Envelope(body=each, compressed=True).to_bytes()
-    try:
-        Codec(bytes, max_size={limit}).decode(data)
-        print("opened")
-    except CodecError as error:
-        print(error.reason)
-"""
-)
+HERE = Path(__file__)
 MIB = 1024 * 1024
 
 
 def _bomb(mebibytes: int) -> bytes:
     """Return a frame of zeros, made in a process so that this one stays small."""
-    program = (
-        "import sys\n"
-        "from oddswire.codec.compression import zstd\n"
-        "writer = zstd.ZstdCompressor(1)\n"
-        "zeros = bytes(1024 * 1024)\n"
-        f"parts = [writer.compress(zeros) for _ in range({mebibytes})]\n"
-        "sys.stdout.buffer.write(b''.join(parts) + writer.flush())\n"
-    )
-    return _run(program, b"")
+    return _run("making.py", mebibytes)
 
 
-def _run(program: str, stdin: bytes) -> bytes:
+def _run(program: str, *args: object, stdin: bytes = b"") -> bytes:
     return subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, HERE.with_name(program), *map(str, args)],
         input=stdin,
         stdout=subprocess.PIPE,
         check=True,
@@ -85,8 +47,8 @@ def test_a_bomb_is_refused_in_little_memory() -> None:
     spare = 64 * MIB
 
     assert len(bomb) < 100_000
-    assert _run(NAIVE.format(spare=spare), bomb) == b"out of memory\n"
-    assert _run(OURS.format(spare=spare, limit=16 * MIB), bomb) == b"too_large\n"
+    assert _run("opening.py", "naive", spare, stdin=bomb) == b"out of memory\n"
+    assert _run("opening.py", "ours", spare, stdin=bomb) == b"too_large\n"
 
 
 @pytest.mark.performance
@@ -105,5 +67,5 @@ def test_what_a_frame_claims_costs_nothing() -> None:
     # In one process, that takes a while to start; it may not hold any of them.
     frames = b"--".join(_lying(size, window) for size, window in answers)
 
-    said = _run(OURS.format(spare=64 * MIB, limit=16 * MIB), frames)
+    said = _run("opening.py", "ours", 64 * MIB, stdin=frames)
     assert dict(zip(answers, said.split(), strict=True)) == answers

@@ -7,8 +7,6 @@ with the tests of their own source distributions, once on redis-py's class and o
 a difference. Writes docs/dropin.md.
 """
 
-# ruff: noqa: T201 - a command talks
-
 from __future__ import annotations
 
 import asyncio

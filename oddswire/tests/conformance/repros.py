@@ -4,8 +4,6 @@ Each function provokes one fault with the client that `open_client` opens and re
 what was seen and whether that is right. The numbers are those of docs/conformance.md.
 """
 
-# ruff: noqa: T201 - a command talks
-
 from __future__ import annotations
 
 import asyncio

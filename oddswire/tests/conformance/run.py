@@ -9,8 +9,6 @@ status 1: there is a difference, or ours is wrong in a repro. A whole run writes
 docs/conformance.md.
 """
 
-# ruff: noqa: T201 - a command talks
-
 from __future__ import annotations
 
 import argparse

@@ -82,7 +82,8 @@ class Peer:
         self.accepted = 0
         self.port = 0
 
-    def _take(self, reader, writer):
+    def take(self, reader, writer):
+        """Have the test take a connection."""
         self.accepted += 1
         self.lines.put_nowait(Line(reader, writer))
 
@@ -97,11 +98,10 @@ async def open_peer():
     """Open a peer; its connections are cut at the end."""
     peer = Peer()
     lines = []
-    take = peer._take
 
     def taken(reader, writer):
         lines.append(writer)
-        take(reader, writer)
+        peer.take(reader, writer)
 
     listener = await asyncio.start_server(taken, "127.0.0.1", 0)
     peer.port = listener.sockets[0].getsockname()[1]

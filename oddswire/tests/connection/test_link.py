@@ -25,6 +25,7 @@ from oddswire.events import (
     Reconnecting,
 )
 from oddswire.testing import LoopLag
+from support.hooks import skip_backoff, start_connecting
 
 QUICK = {
     "reconnect_delay": 0.01,
@@ -205,7 +206,7 @@ async def test_server_that_accepts_and_drops_is_not_hammered(peer):
     """Connections that end right after the handshake are spaced out."""
     client = Client(host="127.0.0.1", port=peer.port, command_timeout=0.5)
     heard = Heard(client)
-    client._link._start()
+    start_connecting(client)
     for _ in range(4):
         line = await peer.line()
         await line.greet()
@@ -256,7 +257,7 @@ async def test_another_process_is_noticed_over_a_connection_that_did_not_tell(
     heard = Heard(client)
     for info in (_process("one"), b"-BUSY a script is running\r\n", _process(now)):
         ready = asyncio.get_running_loop().create_task(heard.wait(Ready))
-        client._link._start()
+        start_connecting(client)
         line = await peer.line()
         await line.greet(info)
         await ready
@@ -296,7 +297,7 @@ async def test_password_that_changes_is_noticed():
         with pytest.raises(AuthFailed):
             await client.get("a")
         await admin.config_set("requirepass", server.password)
-        client._link._next_attempt = 0.0  # as if a second had passed
+        skip_backoff(client)
         assert await client.get("a") is None
         await client.aclose()
         await admin.aclose()

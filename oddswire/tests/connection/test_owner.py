@@ -9,7 +9,8 @@ import os
 import pytest
 
 from oddswire import Client, SimpleClient
-from oddswire.errors import ConnectionLost, Outcome, WrongLoop
+from oddswire.errors import Outcome, WrongLoop
+from support.hooks import drop_connection
 
 pytestmark = pytest.mark.errors
 
@@ -43,7 +44,7 @@ async def _call(client, use, key):
 
 
 async def _drop(client):
-    client._link.wire.abort(ConnectionLost("cut"))
+    drop_connection(client)
 
 
 def test_other_loop_is_refused_by_the_simple_client(server):

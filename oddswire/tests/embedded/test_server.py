@@ -14,9 +14,9 @@ import pytest
 from redis.exceptions import ResponseError
 
 from oddswire.embedded import EmbeddedServer
-from oddswire.embedded._ask import ask, info
 from oddswire.embedded.server import free_port
 from oddswire.errors import ClosedError, EmbeddedFailed
+from support.hooks import ask, info, pick_ports, watched_by_process
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -35,8 +35,7 @@ def watched(request):
 @pytest.mark.basic
 async def test_answers_on_each_listener(watched):
     """The server of the block answers over TCP and over its socket, as itself."""
-    server = EmbeddedServer()
-    server._watched = watched
+    server = watched_by_process(EmbeddedServer(), watched)
     async with server:
         for url in (server.url, server.unix_url):
             assert await pid_at(url) == server.pid
@@ -116,8 +115,7 @@ async def test_secrets_and_files_are_private():
 @pytest.mark.basic
 async def test_stop_is_orderly_and_repeatable(watched):
     """`stop` lets the server end by itself, with code 0; a second one does nothing."""
-    server = EmbeddedServer()
-    server._watched = watched
+    server = watched_by_process(EmbeddedServer(), watched)
     async with server:
         await server.stop()
         await server.stop()
@@ -128,8 +126,7 @@ async def test_stop_is_orderly_and_repeatable(watched):
 @pytest.mark.advanced
 async def test_restart_keeps_address_and_password(watched):
     """After a kill the same port, socket and password lead to a new process."""
-    server = EmbeddedServer()
-    server._watched = watched
+    server = watched_by_process(EmbeddedServer(), watched)
     async with server:
         before = (server.url, server.unix_url, server.password)
         pid = server.pid
@@ -168,8 +165,7 @@ async def test_wait_exit_may_be_cancelled():
 @pytest.mark.advanced
 async def test_stops_a_stopped_process(watched):
     """A server held by SIGSTOP is woken and ends in order, not after a timeout."""
-    server = EmbeddedServer()
-    server._watched = watched
+    server = watched_by_process(EmbeddedServer(), watched)
     async with server:
         server.kill(signal.SIGSTOP)
         await server.stop()
@@ -180,8 +176,7 @@ async def test_stops_a_stopped_process(watched):
 async def test_kills_what_does_not_stop(monkeypatch, watched):
     """A server that does not act on SIGTERM in time is killed."""
     monkeypatch.setattr("oddswire.embedded.server._STOP_SECONDS", 0.1)
-    server = EmbeddedServer()
-    server._watched = watched
+    server = watched_by_process(EmbeddedServer(), watched)
     async with server:
         await _keep_busy(server)
         await server.stop()
@@ -194,8 +189,7 @@ async def test_cancelled_while_leaving(end_of, watched):
     entered = asyncio.Event()
 
     async def use():
-        server = EmbeddedServer()
-        server._watched = watched
+        server = watched_by_process(EmbeddedServer(), watched)
         async with server:
             await _keep_busy(server)
             entered.server = server
@@ -233,8 +227,7 @@ async def _keep_busy(server):
 @pytest.mark.parametrize("milliseconds", [0, 1, 5, 20, 40, 60, 80])
 async def test_cancelled_while_starting(root, milliseconds, watched):
     """Whenever a start is cancelled, no process and no directory is left."""
-    server = EmbeddedServer()
-    server._watched = watched
+    server = watched_by_process(EmbeddedServer(), watched)
     start = asyncio.get_running_loop().create_task(server.__aenter__())
     asyncio.get_running_loop().call_later(milliseconds / 1000, start.cancel)
     try:
@@ -249,8 +242,7 @@ async def test_cancelled_while_starting(root, milliseconds, watched):
 async def test_cancelled_at_any_step(root, watched):
     """Cancelled in the middle of making its files, a start still removes them."""
     for steps in [*range(1, 30), *range(30, 300, 30)]:
-        server = EmbeddedServer()
-        server._watched = watched
+        server = watched_by_process(EmbeddedServer(), watched)
         start = asyncio.get_running_loop().create_task(server.__aenter__())
         for _ in range(steps):
             await asyncio.sleep(0)  # one step of the loop
@@ -269,8 +261,7 @@ async def test_nothing_leaks(watched):
     """Starts, kills, restarts and ends leave no descriptor and no task behind."""
 
     async def live():
-        server = EmbeddedServer()
-        server._watched = watched
+        server = watched_by_process(EmbeddedServer(), watched)
         async with server:
             server.kill()
             await server.wait_exit()
@@ -290,7 +281,7 @@ async def test_taken_port_is_given_up():
     async with EmbeddedServer() as other:
         server = EmbeddedServer()
         ports = iter([other.port, other.port, free_port()])
-        server._pick_port = lambda: next(ports)
+        pick_ports(server, lambda: next(ports))
         async with server:
             assert next(ports, None) is None
             assert server.port != other.port
@@ -302,7 +293,7 @@ async def test_no_port_at_all():
     """A machine whose ports are all taken is an error with a way out."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         server = EmbeddedServer()
-        server._pick_port = lambda: other.getsockname()[1]
+        pick_ports(server, lambda: other.getsockname()[1])
         with pytest.raises(EmbeddedFailed, match="use tcp=False"):
             await server.__aenter__()
 

@@ -11,9 +11,9 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from oddswire.embedded import EmbeddedCluster, EmbeddedSentinels
-from oddswire.embedded._ask import ask
-from oddswire.embedded.topology import _until
 from oddswire.errors import ClosedError, EmbeddedFailed
+from support import eventually
+from support.hooks import ask
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -40,11 +40,11 @@ async def test_cluster_routes_keys():
         cluster.primaries[0].kill()
         await cluster.primaries[0].wait_exit()
         other = cluster.primaries[1].url
-        await _until(lambda: _cluster_is(other, "fail"), "the cluster to notice")
+        await eventually(lambda: _cluster_is(other, "fail"))
         with pytest.raises(ResponseError, match="CLUSTERDOWN"):
             await ask(other, "GET", "key")
         await cluster.primaries[0].restart()
-        await _until(lambda: _cluster_is(other, "ok"), "the cluster to recover")
+        await eventually(lambda: _cluster_is(other, "ok"))
 
 
 async def _cluster_is(url, state):
@@ -60,9 +60,9 @@ async def test_cluster_survives_a_kill():
         primary, replica = cluster.primaries[0], cluster.replicas[0]
         assert (await ask(replica.url, "ROLE"))[2] == primary.port
         primary.kill()
-        await _until(lambda: _is(replica, "master"), "the replica to take over")
+        await eventually(lambda: _is(replica, "master"))
         await primary.restart()
-        await _until(lambda: _is(primary, "slave"), "the killed node to follow")
+        await eventually(lambda: _is(primary, "slave"))
 
 
 async def _is(server, role):
@@ -99,9 +99,9 @@ async def test_sentinels_replace_a_killed_primary():
 
         port = await _switched(group, kill)
         (new,) = (server for server in group.replicas if server.port == port)
-        await _until(lambda: _is(new, "master"), "the new primary")
+        await eventually(lambda: _is(new, "master"))
         await group.primary.restart()
-        await _until(lambda: _is(group.primary, "slave"), "the old primary to follow")
+        await eventually(lambda: _is(group.primary, "slave"))
 
 
 async def _switched(group, act):

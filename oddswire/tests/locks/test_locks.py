@@ -13,9 +13,17 @@ from oddswire.errors import ClosedError, LockLost, OddswireError
 from oddswire.locks import Locks
 from oddswire.scripts import Script
 from oddswire.testing import frozen
+from support import eventually
+from support.keys import LockKeys
 
 WORKER = Path(__file__).with_name("worker.py")
 WRITE = Script("write", "return redis.call('SET', KEYS[1], ARGV[1])")
+
+
+@pytest.fixture
+def keys(prefix):
+    """Return the keys of the lock that most tests take."""
+    return LockKeys(prefix, "x")
 
 
 @pytest.fixture
@@ -122,7 +130,7 @@ async def test_a_hundred_additions_are_a_hundred(locks, others, client):
 
 @pytest.mark.basic
 @pytest.mark.requirement("L1")
-async def test_first_come_first_served(locks, others):
+async def test_first_come_first_served(locks, others, keys):
     """Tasks of one process, and processes, get the lock in the order they asked."""
     order = []
 
@@ -135,20 +143,21 @@ async def test_first_come_first_served(locks, others):
             group.create_task(take(locks, number))
             await asyncio.sleep(0)
         group.create_task(take(others, 10))
-        await _waits(others.client, others.lock("x", 5)._queue, 1)
+        await _waits(others.client, keys, 1)
     assert sorted(order) == list(range(11))
     assert [n for n in order if n < 10] == list(range(10))
 
 
-async def _waits(client, queue, count):
-    async with asyncio.timeout(5):
-        while await client.zcard(queue) < count:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+async def _waits(client, keys, count):
+    async def enough():
+        return await client.zcard(keys.queue) >= count
+
+    await eventually(enough)
 
 
 @pytest.mark.integration
 @pytest.mark.requirement("L1")
-async def test_processes_are_served_in_their_order(server, prefix):
+async def test_processes_are_served_in_their_order(server, prefix, keys):
     """Three processes that wait for one lock get it in the order they came."""
     order = []
     clients = [Client.from_url(server.url) for _ in range(4)]
@@ -158,24 +167,25 @@ async def test_processes_are_served_in_their_order(server, prefix):
         async with part.lock("x", 5):
             order.append(number)
 
-    async with asyncio.TaskGroup() as group, parts[3].lock("x", 5) as held:
+    async with asyncio.TaskGroup() as group, parts[3].lock("x", 5):
         for number in range(3):
             group.create_task(take(parts[number], number))
-            await _waits(clients[3], held._queue, number + 1)
+            await _waits(clients[3], keys, number + 1)
     assert order == [0, 1, 2]
     await asyncio.gather(*(client.aclose() for client in clients))
 
 
 @pytest.mark.advanced
 @pytest.mark.requirement("L1")
-async def test_it_is_renewed_while_it_is_held(locks, others, client):
+async def test_it_is_renewed_while_it_is_held(locks, others, client, keys):
     """A block that lasts several leases keeps the lock, and nobody gets in."""
     async with locks.lock("x", 0.3) as lock:
         waiting = asyncio.get_running_loop().create_task(_take(others, "x"))
+        token = await client.get(keys.holder)
         for _ in range(40):
             await asyncio.sleep(0.02)
             assert 0 < lock.left <= 0.3
-            assert await client.get(lock._lock) == lock._token.encode()
+            assert await client.get(keys.holder) == token
         assert not waiting.done()
     assert await waiting > lock.fence
 
@@ -187,21 +197,21 @@ async def _take(part, name):
 
 @pytest.mark.errors
 @pytest.mark.requirement("L1")
-async def test_a_lock_that_was_taken_away_ends_the_block(locks, client):
+async def test_a_lock_that_was_taken_away_ends_the_block(locks, client, keys):
     """Somebody else's token in the key is noticed by the next renewal."""
     with pytest.raises(LockLost):  # noqa: PT012
-        async with locks.lock("x", 0.3) as lock:
-            await client.set(lock._lock, "somebody")
+        async with locks.lock("x", 0.3):
+            await client.set(keys.holder, "somebody")
             async with asyncio.timeout(5):
                 await asyncio.Event().wait()
-    assert await client.get(lock._lock) == b"somebody", "it is not ours to delete"
+    assert await client.get(keys.holder) == b"somebody", "it is not ours to delete"
 
 
 @pytest.mark.errors
 @pytest.mark.requirement("L1")
 @pytest.mark.parametrize("ends", ["in the block", "at its end"])
 async def test_by_choice_a_lock_that_was_lost_is_told_and_the_block_goes_on(
-    locks, client, ends
+    locks, client, ends, keys
 ):
     """With `on_lost` it is called once, nothing is raised, nothing is cancelled."""
     told, known = [], asyncio.Event()
@@ -212,13 +222,13 @@ async def test_by_choice_a_lock_that_was_lost_is_told_and_the_block_goes_on(
 
     lock = locks.lock("x", 0.3 if ends == "in the block" else 60, on_lost=on_lost)
     async with asyncio.timeout(5), lock:
-        await client.set(lock._lock, "somebody")
+        await client.set(keys.holder, "somebody")
         if ends == "in the block":
             await known.wait()
             with pytest.raises(LockLost):
                 lock.check()
     assert told == [0]
-    assert await client.get(lock._lock) == b"somebody", "it is not ours to delete"
+    assert await client.get(keys.holder) == b"somebody", "it is not ours to delete"
 
 
 @pytest.mark.errors
@@ -264,12 +274,12 @@ class frozen_later:  # noqa: N801 - reads like `frozen`
 
 @pytest.mark.errors
 @pytest.mark.requirement("L1")
-async def test_a_late_write_of_an_older_holder_is_refused(locks, others, client):
+async def test_a_late_write_of_an_older_holder_is_refused(locks, others, client, keys):
     """The script checks the number: who overran cannot write over the next holder."""
     with pytest.raises(LockLost, match="ended before"):  # noqa: PT012
         async with locks.lock("x", 5) as old:
             # As if it had been paused past its lease: the server gave it to another.
-            await client.delete(old._lock)
+            await client.delete(keys.holder)
             async with others.lock("x", 5) as new:
                 await new.run(WRITE, [new.key("n")], ["new"])
                 with pytest.raises(LockLost, match="somebody else"):
@@ -282,7 +292,7 @@ async def test_a_late_write_of_an_older_holder_is_refused(locks, others, client)
 
 @pytest.mark.errors
 @pytest.mark.requirement("L1")
-async def test_cancelled_waiters_leave_no_trace(locks, others, client):
+async def test_cancelled_waiters_leave_no_trace(locks, others, client, keys):
     """Who stops waiting, at any step, holds nothing up and leaves nothing behind."""
     for steps in range(15):
         async with others.lock("x", 5):
@@ -296,7 +306,7 @@ async def test_cancelled_waiters_leave_no_trace(locks, others, client):
                 task.cancel()
         await asyncio.wait_for(tasks[2], 5)
         assert len(locks.lines) == 0
-        assert await client.zcard(locks.lock("x", 5)._queue) == 0
+        assert await client.zcard(keys.queue) == 0
         await asyncio.gather(*tasks, return_exceptions=True)
     async with asyncio.timeout(2), locks.lock("x", 5):
         pass
@@ -304,12 +314,12 @@ async def test_cancelled_waiters_leave_no_trace(locks, others, client):
 
 @pytest.mark.errors
 @pytest.mark.requirement("L1")
-async def test_a_dead_waiter_holds_nobody_up(locks, client):
+async def test_a_dead_waiter_holds_nobody_up(locks, client, keys):
     """A waiter that was killed loses its place in three seconds."""
     lock = locks.lock("x", 5)
-    await client.zadd(lock._queue, {"dead": 1})
+    await client.zadd(keys.queue, {"dead": 1})
     now = int((await client.time())[0]) * 1000
-    await client.zadd(lock._waiting, {"dead": now + 1500})
+    await client.zadd(keys.waiting, {"dead": now + 1500})
     async with asyncio.timeout(5), lock:
         pass
 
@@ -375,14 +385,14 @@ async def test_a_server_that_is_away_is_an_error_and_nothing_is_held(prefix):
 @pytest.mark.errors
 @pytest.mark.requirement("L1")
 async def test_a_server_that_blocks_for_too_long_is_asked_again(
-    locks, client, monkeypatch
+    locks, client, monkeypatch, keys
 ):
     """A wait that is not answered in time ends as one in which nothing happened.
 
     A server blocks by its wall clock: set back, it would wake nobody for as long.
     """
-    monkeypatch.setattr("oddswire.client._exclusive._BLOCKING_GRACE", -60.0)
-    await locks.wait(locks.lock("x", 5)._released, "0-0", 60.0)
+    monkeypatch.setattr("oddswire.client._exclusive.BLOCKING_GRACE", -60.0)
+    await locks.wait(keys.released, "0-0", 60.0)
     assert client.statistics().failures["CommandTimeout"] == 1
 
 

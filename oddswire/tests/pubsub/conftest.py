@@ -30,6 +30,7 @@ def opened():
             Client.from_url(url, **options) as client,
             PubSub(client, check_every=check_every) as pubsub,
         ):
+            pubsub.client = client
             yield pubsub
 
     return open_

@@ -14,6 +14,7 @@ from oddswire.codec import Codec
 from oddswire.errors import CodecError, TopicError
 from oddswire.pubsub import Delivery, Gap, GapReason, PubSub, Topic
 from oddswire.pubsub.topic import Selection
+from support.hooks import publish_as
 from support.keys import TopicKeys
 
 
@@ -65,17 +66,9 @@ async def test_what_cannot_be_read_is_a_gap(client, prefix, take, topic, what):
         PubSub(client, prefix=prefix) as pubsub,
         pubsub.subscribe(topic) as sub,
     ):
-        codec = pubsub._line(topic).codec
         await pubsub.publish(topic["a"], Price(1))
         first = await take(sub, 1)
-
-        class Broken:
-            def encode(self, value):
-                return bad
-
-        pubsub._line(topic).codec = Broken()
-        published = await pubsub.publish(topic["b"], Price(2))
-        pubsub._line(topic).codec = codec
+        published = await publish_as(pubsub, topic["b"], bad)
         await pubsub.publish(topic["c"], Price(3))
         events = first + await take(sub, 2)
         counts = pubsub.statistics().topics[topic.name]
@@ -94,7 +87,7 @@ async def test_other_peoples_messages_are_counted_and_left(client, prefix, take,
         PubSub(client, prefix=prefix) as pubsub,
         pubsub.subscribe(topic) as sub,
     ):
-        channel = pubsub._line(topic).channel
+        channel = TopicKeys(topic, prefix).channel
         for data in (b"", b"hello", b"a b c d e f g", b"1 2 3", b"\xff" * 100):
             await client.publish(channel, data)
         await pubsub.publish(topic, Price(1))
@@ -148,11 +141,11 @@ async def test_a_frame_that_looks_like_ours_ends_no_subscription(
 @pytest.mark.parametrize("start", ["earliest", "id"])
 @pytest.mark.parametrize("foreign", [500, 1_100])
 async def test_a_log_goes_on_behind_pages_of_other_peoples_entries(
-    client, pubsub, take, start, foreign
+    client, prefix, pubsub, take, start, foreign
 ):
     """However much somebody else wrote into the stream, our messages are found."""
     topic = Topic("shared", Price, delivery=Delivery.LOG, history=10_000)
-    log = pubsub._line(topic).log
+    log = TopicKeys(topic, prefix).log
 
     async def others():
         async with client.pipeline(transaction=False) as pipe:
@@ -177,10 +170,10 @@ async def test_a_log_goes_on_behind_pages_of_other_peoples_entries(
 async def test_damaged_keys_of_ours_are_survived(own, opened, take):
     """A head and entries that are not ours: the topic begins anew, with a gap."""
     async with opened(own.url) as pubsub, pubsub.subscribe(EVENTS) as sub:
-        line = pubsub._line(EVENTS)
+        keys = TopicKeys(EVENTS)
         await pubsub.publish(EVENTS, Price(1))
-        await pubsub._client.set(line.head, "garbage")
-        await pubsub._client.xadd(line.log, {"what": "ever"})
+        await pubsub.client.set(keys.head, "garbage")
+        await pubsub.client.xadd(keys.log, {"what": "ever"})
         await pubsub.publish(EVENTS, Price(2))
         first, gap, second = await take(sub, 3)
         while isinstance(second, Gap):

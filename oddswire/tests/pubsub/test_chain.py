@@ -18,6 +18,8 @@ from oddswire import Client
 from oddswire.pubsub import Delivery, Gap, PubSub, Topic
 from oddswire.pubsub._chain import Chain, Head
 from oddswire.pubsub.messages import GapReason
+from support.hooks import drop_subscriber, unheard
+from support.keys import TopicKeys
 
 EVENTS = Topic("events", int, delivery=Delivery.LOG, history=10)
 
@@ -54,12 +56,12 @@ def test_any_history_of_a_log_is_told_truly(server):
             await self.pubsub.__aenter__()
             self.sub = self.pubsub.subscribe(EVENTS, queue=4)
             await self.sub.__aenter__()
-            self.line = self.pubsub._line(EVENTS)
+            self.keys = TopicKeys(EVENTS, f"model-{id(self):x}:")
 
         def teardown(self):
             async def close():
                 await self.pubsub.__aexit__(None, None, None)
-                await self.client.delete(self.line.head, self.line.log)
+                await self.client.delete(self.keys.head, self.keys.log)
                 await self.client.aclose()
 
             self.run(close())
@@ -79,38 +81,35 @@ def test_any_history_of_a_log_is_told_truly(server):
         @rule()
         def unheard(self):
             """Publish while the message itself gets lost on the way."""
-            channel, self.line.channel = self.line.channel, b"nowhere"
-            self.publish(1)
-            self.line.channel = channel
+            with unheard(self.pubsub, EVENTS):
+                self.publish(1)
 
         @rule()
         def disconnect(self):
             async def kill():
-                wire = self.pubsub._reader._wire
-                if wire is not None and wire.error is None:
-                    wire._transport.abort()
-                    await asyncio.sleep(0)
+                drop_subscriber(self.pubsub)
+                await asyncio.sleep(0)
 
             self.run(kill())
 
         @rule(keep=st.integers(0, 5))
         def trim(self, keep):
-            self.run(self.client.xtrim(self.line.log, maxlen=keep, approximate=False))
+            self.run(self.client.xtrim(self.keys.log, maxlen=keep, approximate=False))
 
         @rule()
         def lose_the_log(self):
-            self.run(self.client.delete(self.line.log))
+            self.run(self.client.delete(self.keys.log))
 
         @rule()
         def flush(self):
-            self.run(self.client.delete(self.line.log, self.line.head))
+            self.run(self.client.delete(self.keys.log, self.keys.head))
             # What comes next follows nothing.
             self.last = ("anew", self.next)
 
         @rule()
         def lose_the_head(self):
             """Evict the head alone: a new chain begins in the old log."""
-            self.run(self.client.delete(self.line.head))
+            self.run(self.client.delete(self.keys.head))
             self.last = ("anew", self.next)
 
         @rule()
@@ -118,7 +117,7 @@ def test_any_history_of_a_log_is_told_truly(server):
             async def dump():
                 return [
                     await self.client.dump(key)
-                    for key in (self.line.head, self.line.log)
+                    for key in (self.keys.head, self.keys.log)
                 ]
 
             self.saved = (self.run(dump()), self.last)
@@ -129,7 +128,7 @@ def test_any_history_of_a_log_is_told_truly(server):
             dumps, last = self.saved
 
             async def restore():
-                keys = (self.line.head, self.line.log)
+                keys = (self.keys.head, self.keys.log)
                 # At once: the reader makes a head where it finds none.
                 async with self.client.pipeline(transaction=True) as pipe:
                     pipe.delete(*keys)

@@ -129,7 +129,7 @@ async def test_gaps_are_handled_in_their_place(own, opened):
         for n in range(5):
             await pubsub.publish(EVENTS[f"k{n}"], n)
         await eventually(lambda: pubsub.statistics().topics["events"].delivered == 5)
-        await pubsub._client.flushall()
+        await pubsub.client.flushall()
         await pubsub.publish(EVENTS, 5)
         await eventually(lambda: 5 in seen)
     gap = next(each for each in seen if isinstance(each, Gap))

@@ -9,8 +9,11 @@ from time import monotonic
 import msgspec
 import pytest
 
+from oddswire.codec import Codec
 from oddswire.pubsub import Delivery, Topic
 from support import eventually
+from support.hooks import last_link, push_to
+from support.keys import TopicKeys
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -33,16 +36,15 @@ async def test_a_hundred_thousand_updates_to_a_sleeper(own, opened, take):
     1,000 markets. The frames are published as the script publishes them.
     """
     async with opened(own.url, check_every=60) as pubsub:
-        line = pubsub._line(PRICES)
-        values = [line.codec.encode(Price(n / 1000, n)) for n in range(1000)]
+        channel, other = TopicKeys(PRICES).channel, TopicKeys(LIVE).channel
+        encode = Codec(Price).encode
+        values = [encode(Price(n / 1000, n)) for n in range(1000)]
         async with pubsub.subscribe(PRICES) as sub, pubsub.subscribe(LIVE) as live:
             for market in range(1000):
                 await pubsub.publish(PRICES[f"m{market}"], Price(0, 0), version=1)
             await take(sub, 1000)
-            inbox = sub._inboxes[0]
             # The parser's hook is what would grow: it is given 100,000 frames.
-            push = pubsub._reader._on_push
-            other = pubsub._line(LIVE).channel
+            push = push_to(pubsub)
             before = 0
             try:
                 for n in range(100_000):
@@ -52,9 +54,9 @@ async def test_a_hundred_thousand_updates_to_a_sleeper(own, opened, take):
                         before = tracemalloc.get_traced_memory()[0]
                     market, round_ = n % 1000, n // 1000
                     link = b"1-%d-%016x" % (n, n)
-                    head = b"%d %b %b" % (n, link, inbox._link)
+                    head = b"%d %b %b" % (n, link, last_link(sub))
                     value = b"m%d %d %b" % (market, n + 2, values[round_])
-                    push([b"message", line.channel, head + b" " + value])
+                    push([b"message", channel, head + b" " + value])
                 grown = tracemalloc.get_traced_memory()[0] - before
             finally:
                 tracemalloc.stop()

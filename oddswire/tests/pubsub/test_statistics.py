@@ -75,7 +75,7 @@ async def test_duplicates_recoveries_and_gaps(own, opened, take):
             for n in range(20):
                 await pubsub.publish(EVENTS, n, dedup_id=f"id:{n % 15}")
             await take(sub, 15)
-            await pubsub._client.flushall()
+            await pubsub.client.flushall()
             await pubsub.publish(EVENTS, 100)
             await take(sub, 2)
             counts = pubsub.statistics().topics["events"]

@@ -17,6 +17,7 @@ import pytest
 from oddswire.clock import ManualClock
 from oddswire.queue import Queue
 from support import eventually
+from support.hooks import leases
 
 from .conftest import Inbox, Note, consuming, empty
 from .worker import STEPS
@@ -144,7 +145,7 @@ async def test_a_handler_whose_lease_was_lost_is_cancelled(make):
 
     async def taken_away():
         await clock.advance(0.15)
-        return (await queue._store.take(1, 60)).taken
+        return (await leases(queue).take(1, 60)).taken
 
     await queue.enqueue(1, Note("a"))
     async with consuming(queue, hold):
@@ -162,7 +163,7 @@ async def test_a_late_settlement_is_refused(make):
     """Who lost a lease can neither finish, fail nor bury what another one has."""
     clock = ManualClock()
     queue = make(clock=clock)
-    store = queue._store
+    store = leases(queue)
     await queue.enqueue(1, Note("a"))
     (late,) = (await store.take(1, 10)).taken
     assert (await store.take(1, 10)).taken == []

@@ -22,6 +22,7 @@ from oddswire import Client
 from oddswire.clock import ManualClock
 from oddswire.keys import QUEUE_USERS, KeySpace
 from oddswire.queue import Queue
+from support.hooks import leases
 
 WINDOW = 50.0
 LEASE = 10.0
@@ -150,7 +151,7 @@ class Model(RuleBasedStateMachine):
     def take(self):
         """Have everything handed out that may be."""
         now = self.clock.now()
-        batch = self.run(self.queue._store.take(10, LEASE))
+        batch = self.run(leases(self.queue).take(10, LEASE))
         for id_, item in self.items.items():
             due = item.state == "delayed" and item.due <= now
             resumed = item.state == "parked" and not item.is_paused(self.paused)
@@ -199,7 +200,7 @@ class Model(RuleBasedStateMachine):
         now = self.clock.now()
         taken = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
         ours = self.run(
-            self.queue._store.settle(
+            leases(self.queue).settle(
                 *(taken, what), delay=8.0, uncertain=uncertain, dead_limit=100
             )
         )
@@ -225,7 +226,7 @@ class Model(RuleBasedStateMachine):
     @rule()
     def renew(self):
         """Prolong every lease that anybody thinks to have."""
-        kept = self.run(self.queue._store.renew(LEASE, self.held))
+        kept = self.run(leases(self.queue).renew(LEASE, self.held))
         for taken, ours in zip(self.held, kept, strict=True):
             mine = self.leases.get(taken.user, (None,))[0] is taken
             assert ours == mine

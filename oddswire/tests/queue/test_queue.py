@@ -10,8 +10,10 @@ from redis.exceptions import OutOfMemoryError
 from oddswire import Client, EmbeddedServer
 from oddswire.clock import ManualClock
 from oddswire.errors import CodecError, QueueError, RateLimited, Undeliverable
+from oddswire.keys import QUEUE_DEDUP, KeySpace
 from oddswire.queue import Queue
 from support import eventually
+from support.hooks import leases
 
 from .conftest import Inbox, Note, consuming, drained, empty
 
@@ -309,7 +311,7 @@ async def test_everything_can_be_paused(queue):
 
 
 async def _woken(queue):
-    store = queue._store
+    store = leases(queue)
     return not await store.client.exists(store.wake)
 
 
@@ -539,7 +541,7 @@ async def test_what_is_counted_is_what_happened(make):
 
 @pytest.mark.errors
 @pytest.mark.requirement("P5", "X5")
-async def test_an_erased_message_in_hand_is_not_settled(make):
+async def test_an_erased_message_in_hand_is_not_settled(make, client, prefix):
     """What its worker says of it later is refused, and the others are served."""
     queue = make(lease=0.3)
     entered, gone = asyncio.Event(), asyncio.Event()
@@ -567,8 +569,8 @@ async def test_an_erased_message_in_hand_is_not_settled(make):
     assert found.accounted == found.enqueued
     assert (await queue.erase(1)).removed == 0
     # A stray id is found, and named.
-    store = queue._store
     await queue.enqueue(12, Note("of a longer id"), dedup_id="a")
-    assert await store.traces("1") == ()
-    await store.client.zadd(store._keys["erase"][7], {"1:stray": 2**52})
-    assert await store.traces("1") == (store._keys["erase"][7],)
+    assert (await queue.erase(1)).left == ()
+    stray = KeySpace(prefix).key(QUEUE_DEDUP, "notes")
+    await client.zadd(stray, {"1:stray": 2**52})
+    assert await leases(queue).traces("1") == (stray,)

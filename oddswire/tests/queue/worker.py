@@ -17,6 +17,7 @@ import msgspec
 
 from oddswire import Client
 from oddswire.queue import Queue
+from support.hooks import leases
 
 LEASE = 0.5
 
@@ -80,7 +81,7 @@ async def main(url, prefix, step=None):
             retry_base=0.01,
             max_attempts=3,
         )
-        fate, store = Fate(step), queue._store
+        fate, store = Fate(step), leases(queue)
         store.take = fate.at("taking", store.take)
         store.settle = fate.at("settling", store.settle, "settled")
         store.renew = fate.at("renewing", store.renew)

@@ -6,72 +6,13 @@ import asyncio
 import json
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
 from oddswire.ratelimit import Concurrency, Rule
 from oddswire.testing import frozen
 from support import eventually
-
-HAMMER = """
-import asyncio, json, multiprocessing, sys, time
-from oddswire import Client
-from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
-
-PROCESSES, ENOUGH = 8, 120  # three limits: however slow the machine is
-# Forked, for each of them to import everything anew takes longer than the test.
-fork = multiprocessing.get_context("fork")
-ready = fork.Barrier(PROCESSES)
-total = fork.Value("i", 0)
-
-async def main(number, url, prefix):
-    rules = [
-        Rule("w", SlidingWindow(40, 0.5)), Rule("u", SlidingWindow(9, 0.2), key="u"),
-    ]
-    async with Client.from_url(url) as client:
-        limiter = RateLimiter(
-            client, rules, prefix=prefix, deadline=5.0,
-            now=lambda: time.monotonic() + 3.0 * number,
-        )
-        admitted = []
-        await client.ping()
-        ready.wait()  # so that they all work at the same time
-        async def one(user):
-            while total.value < ENOUGH:
-                decision = await limiter.hit("w", "u", u=user, cost=1 + user % 3)
-                if decision.allowed:
-                    admitted.append([decision.taken.at, 1 + user % 3, user])
-                    with total:
-                        total.value += 1 + user % 3
-                elif decision.source == "memory":
-                    await asyncio.sleep(0.001)
-        async with asyncio.timeout(30):
-            await asyncio.gather(*(one(user) for user in range(6)))
-        await limiter.aclose()
-    return admitted
-
-def work(number):
-    return asyncio.run(main(number, *sys.argv[1:]))
-
-with fork.Pool(PROCESSES) as pool:
-    print(json.dumps(pool.map(work, range(PROCESSES), chunksize=1)))
-"""
-
-HOLDER = """
-import asyncio, sys
-from oddswire import Client
-from oddswire.ratelimit import Concurrency, RateLimiter, Rule
-
-async def main(url, prefix):
-    async with Client.from_url(url) as client:
-        rule = Rule("s", Concurrency(2, 0.6))
-        async with RateLimiter(client, [rule], prefix=prefix, deadline=5.0) as limiter:
-            async with limiter.slot("s"):
-                print("held", flush=True)
-                await asyncio.Event().wait()
-
-asyncio.run(main(*sys.argv[1:]))
-"""
 
 
 def worst(admitted, window):
@@ -86,12 +27,11 @@ def worst(admitted, window):
     return most
 
 
-async def start(code, *args):
-    """Start a Python process."""
+async def start(name, *args):
+    """Start a process of a file beside this one."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        "-c",
-        code,
+        Path(__file__).with_name(f"{name}.py"),
         *map(str, args),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -102,7 +42,7 @@ async def start(code, *args):
 @pytest.mark.requirement("R1")
 async def test_eight_processes_never_exceed_the_limit(server, prefix):
     """Clocks three seconds apart, one limit: exact in any window of the server's."""
-    running = await start(HAMMER, server.url, prefix)
+    running = await start("hammer", server.url, prefix)
     output, _ = await running.communicate()
     assert running.returncode == 0
     each = json.loads(output)
@@ -122,7 +62,7 @@ async def test_eight_processes_never_exceed_the_limit(server, prefix):
 async def test_slots_of_a_killed_process_come_back(server, prefix, limiter_of, client):
     """After their time, not before, and without anybody cleaning up."""
     limiter = limiter_of(Rule("s", Concurrency(2, 0.6)))
-    holder = await start(HOLDER, server.url, prefix)
+    holder = await start("holder", server.url, prefix)
     assert await holder.stdout.readline() == b"held\n"
     (key,) = await client.keys(f"{prefix}*")
     ((lease, began),) = await client.zrange(key, 0, -1, withscores=True)
@@ -153,7 +93,7 @@ async def test_a_stopped_holder_is_counted_again_when_it_goes_on(
     async def free(slots):
         return (await limiter.peek("s")).remaining == slots
 
-    holder = await start(HOLDER, server.url, prefix)
+    holder = await start("holder", server.url, prefix)
     assert await holder.stdout.readline() == b"held\n"
     try:
         with frozen(holder.pid):

@@ -235,18 +235,18 @@ def run_all(url, prefix, keys):
             os.close(reader)
             running[child] = where, *case
         child, status = os.wait()
-        print(*running.pop(child), os.waitstatus_to_exitcode(status))  # noqa: T201
+        print(*running.pop(child), os.waitstatus_to_exitcode(status))
 
 
 def stop_at(url, prefix, keys, call, step):
     """Stop a process at a step, and let it go on."""
     child, _ = fork(url, prefix, call, keys, step, signal.SIGSTOP)
     _, status = os.waitpid(child, os.WUNTRACED)
-    print("stopped" if os.WIFSTOPPED(status) else "ended", flush=True)  # noqa: T201
+    print("stopped" if os.WIFSTOPPED(status) else "ended", flush=True)
     sys.stdin.readline()
     os.kill(child, signal.SIGCONT)
     _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status))  # noqa: T201
+    print(os.waitstatus_to_exitcode(status))
 
 
 if __name__ == "__main__":

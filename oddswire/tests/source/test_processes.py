@@ -12,24 +12,12 @@ import pytest
 from support.hooks import advance_server_clock, session_keys
 
 WORKER = Path(__file__).with_name("worker.py")
-CODE = (
-    "import sys, importlib.util as u; sys.path.insert(0, {folder!r});"
-    "s = u.spec_from_file_location('source_desk', {desk!r});"
-    "sys.modules['source_desk'] = m = u.module_from_spec(s); s.loader.exec_module(m);"
-    "import runpy; sys.argv = sys.argv[0:1] + sys.argv[1:];"
-    "runpy.run_path({worker!r}, run_name='__main__')"
-)
 
 
 async def start(url, *lists):
     """Start a worker."""
-    code = CODE.format(
-        folder=str(WORKER.parent),
-        desk=str(WORKER.with_name("desk.py")),
-        worker=str(WORKER),
-    )
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, url, *map(str, lists),
+        sys.executable, WORKER, url, *map(str, lists),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
 

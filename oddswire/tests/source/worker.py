@@ -13,7 +13,7 @@ import signal
 import sys
 from contextlib import suppress
 
-from source_desk import Desk, Person, Sessions
+from desk import Desk, Person, Sessions
 
 from oddswire import Client
 from oddswire.errors import SessionError

@@ -6,8 +6,6 @@ docs/audit.md. Exit status 1: ours served what it must not. The same audit of ou
 alone, in short, is a test.
 """
 
-# ruff: noqa: T201 - a command talks
-
 from __future__ import annotations
 
 import argparse
