@@ -77,6 +77,9 @@ _OF_PIPELINE = "of pipeline caused error: ('"
 
 _MAX_CLIENTS = "max number of clients reached"
 
+PROTECTED_MODE = "is running in protected mode"
+"""In the last word of a server without a password, to a client from elsewhere."""
+
 
 def _both(theirs: type[Exception]) -> type[CommandRejected]:
     """A class for redis-py's finer ones: caught as theirs and as `CommandRejected`."""
@@ -138,7 +141,7 @@ def from_redis(error: Exception, *, outcome: Outcome | None = None) -> Exception
         return error
     text = str(error)
     cls: type[OddswireError]
-    if _MAX_CLIENTS in text:
+    if _MAX_CLIENTS in text or PROTECTED_MODE in text:
         cls, outcome = Unavailable, Outcome.REJECTED
     else:
         cls = _class_for(error)
