@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from oddswire.embedded._ask import ask, info
 from oddswire.errors import ConnectionLost
+from oddswire.queue._store import _SCRIPTS
 from support.keys import SessionKeys
 
 # --- connections
@@ -116,6 +117,21 @@ def session_steps(sessions):
     }
 
 
+def rebuilds(*sessions):
+    """Return how often these processes built everything from the source of record."""
+    return sum(each._rebuilding.rebuilt for each in sessions)
+
+
+async def mend(sessions):
+    """Have sessions look once for what is to be mended."""
+    await sessions._rebuilding.mend()
+
+
+async def built_in(sessions):
+    """Return the run id of the server that everything was built in."""
+    return (await sessions._backing.ledger.built())[0]
+
+
 # --- cache
 
 
@@ -133,6 +149,11 @@ async def believed(*caches, within=20.0):
 def believed_until(cache):
     """Return until when a cache believes its memory, by the boot-time clock."""
     return cache._lease.until
+
+
+def leased_connection(cache):
+    """Return the connection whose server a cache believes, and the one that it has."""
+    return cache._lease.reads.connection, cache._wire.client.command_connection()
 
 
 async def told(*caches):
@@ -252,6 +273,11 @@ async def save_position(subscription):
 def leases(queue):
     """Return what hands out leases, for a consumer by hand: take, renew, settle."""
     return queue._store
+
+
+def queue_script(name):
+    """Return the digest by which a script of the queue is called."""
+    return _SCRIPTS[name].sha.encode()
 
 
 # --- embedded servers

@@ -129,7 +129,11 @@ class TrackedWire:
             handler()
 
     def _on_event(self, event: Event) -> None:
-        if event.wire == ("subscriber" if self.listens else "tracked"):
+        # Out of step on any connection: what was computed from wrong replies may be
+        # held as well.
+        if event.wire == ("subscriber" if self.listens else "tracked") or (
+            isinstance(event, Disconnected) and event.out_of_step
+        ):
             self.drop()
 
     def _on_push(self, message: list[Any]) -> None:
