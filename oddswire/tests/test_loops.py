@@ -19,7 +19,7 @@ from oddswire.pubsub import Delivery, PubSub, Topic
 from oddswire.queue import Queue
 from oddswire.ratelimit import Concurrency, Rule, SlidingWindow
 from support import eventually
-from support.hooks import script_hash
+from support.hooks import script
 from support.refusing import Refusing
 
 REFUSALS = {
@@ -145,7 +145,7 @@ SHOWN_BY = {
 
 
 def _counted_as(shown):
-    return (shown if shown.isupper() else script_hash(shown)).encode()
+    return shown.encode() if shown.isupper() else script(shown)
 
 
 class Everything:

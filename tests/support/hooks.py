@@ -13,9 +13,9 @@ from contextlib import contextmanager
 
 from oddswire.embedded._ask import ask, info
 from oddswire.errors import ConnectionLost
-from oddswire.queue import _store
+from oddswire.queue._store import _SCRIPTS
 from oddswire.scripts import load
-from oddswire.sessions import _scripts
+from oddswire.sessions._scripts import ENDED
 from support.keys import SessionKeys
 
 # --- connections
@@ -119,6 +119,21 @@ def session_steps(sessions):
     }
 
 
+def rebuilds(*sessions):
+    """Return how often these processes built everything from the source of record."""
+    return sum(each._rebuilding.rebuilt for each in sessions)
+
+
+async def mend(sessions):
+    """Have sessions look once for what is to be mended."""
+    await sessions._rebuilding.mend()
+
+
+async def built_in(sessions):
+    """Return the run id of the server that everything was built in."""
+    return (await sessions._backing.ledger.built())[0]
+
+
 # --- cache
 
 
@@ -136,6 +151,11 @@ async def believed(*caches, within=20.0):
 def believed_until(cache):
     """Return until when a cache believes its memory, by the boot-time clock."""
     return cache._lease.until
+
+
+def leased_connection(cache):
+    """Return the connection whose server a cache believes, and the one that it has."""
+    return cache._lease.reads.connection, cache._wire.client.command_connection()
 
 
 async def told(*caches):
@@ -257,15 +277,17 @@ def leases(queue):
     return queue._store
 
 
-def script_hash(name):
-    """Return by which hash the server knows a script of a part."""
-    if name in _QUEUE_SCRIPTS:
-        return _QUEUE_SCRIPTS[name].sha
-    return _SESSION_SCRIPTS.get(name, load(name)).sha
+def queue_script(name):
+    """Return the digest by which a script of the queue is called."""
+    return _SCRIPTS[name].sha.encode()
 
 
-_QUEUE_SCRIPTS = {f"queue_{name}": script for name, script in _store._SCRIPTS.items()}
-_SESSION_SCRIPTS = {"session_ended": _scripts.ENDED}
+def script(name):
+    """Return the digest by which a script is called, by the part that its name has."""
+    part, _, rest = name.partition("_")
+    if part == "queue":
+        return queue_script(rest)
+    return (ENDED if name == ENDED.name else load(name)).sha.encode()
 
 
 # --- embedded servers

@@ -10,7 +10,7 @@ import redis.asyncio as aredis
 from oddswire import Client, connect
 from oddswire.testing import FaultProxy
 from support import eventually
-from support.hooks import advance_server_clock
+from support.hooks import advance_server_clock, built_in, mend, rebuilds
 
 from .test_source import lives_in, type_of
 
@@ -42,7 +42,9 @@ async def _promote(pair, link, sessions):
     link.cut()
     async with aredis.Redis.from_url(pair.replica.url) as admin:
         run_id = (await admin.info("server"))["run_id"]
-        await eventually(lambda: _built(sessions, run_id))
+        await eventually(
+            lambda: built_in(sessions), holds=lambda process: process == run_id
+        )
 
 
 async def _in_step(pair):
@@ -53,12 +55,6 @@ async def _in_step(pair):
         # What was acknowledged is there; so nothing is missing but by the test.
         await old.set("last", 1)
         await eventually(lambda: new.exists("last"))
-
-
-async def _built(sessions, run_id):
-    client = sessions._store.client
-    found = await client.hget(sessions._store.stats, "source")
-    return found is not None and found.decode() == run_id
 
 
 async def _moved_late(sessions):
@@ -113,17 +109,17 @@ async def test_one_process_compares_each_hour(people, source):
     """What the source got by other ways is found within the hour, by one of them."""
     async with people() as a, people() as b:
         await a.update(1, lives_in("Oslo"), create=True)
-        built = a._rebuilding.rebuilt + b._rebuilding.rebuilt
+        built = rebuilds(a, b)
         # The first comparison, another a minute later, then each hour.
         for count, seconds in enumerate((61, 61, 3601, 3601), start=1):
             for sessions in (a, b):
                 advance_server_clock(sessions, seconds)
             await eventually(
-                lambda: a._rebuilding.rebuilt + b._rebuilding.rebuilt - built,
+                lambda: rebuilds(a, b) - built,
                 holds=lambda found, count=count: found == count,
             )
         advance_server_clock(a, 3000)
         advance_server_clock(b, 3000)
-        await a._rebuilding.mend()
-        await b._rebuilding.mend()
-        assert a._rebuilding.rebuilt + b._rebuilding.rebuilt == built + 4
+        await mend(a)
+        await mend(b)
+        assert rebuilds(a, b) == built + 4
