@@ -13,6 +13,8 @@ _ANSWERED_BY_PUSHES = {b"SUBSCRIBE", b"UNSUBSCRIBE"}
 # A server that refuses commands still greets.
 _GREETING = {b"HELLO", b"AUTH", b"CLIENT", b"INFO"}
 _BLOCKING = {b"BLPOP", b"XREAD"}
+_PRIMARY = b"$4\r\nrole\r\n$6\r\nmaster\r\n"
+_REPLICA = b"$4\r\nrole\r\n$5\r\nslave\r\n"
 
 
 class Refusing:
@@ -55,9 +57,19 @@ class Refusing:
             for link in self._links:
                 link.end_blocking(self._error)
 
+    def blocks(self, name):
+        """Whether a command of this name waits at the server for its answer."""
+        return any(link.first == name for link in self._links)
+
     def accept(self):
         """Bring what comes from now on to the server."""
         self._error = None
+
+    def _said(self, reply):
+        """Return a reply of the server; a replica greets as one."""
+        if self._error is not None and self._error.startswith(b"-READONLY"):
+            return reply.replace(_PRIMARY, _REPLICA)
+        return reply
 
     def _refuses(self, what):
         return self._error is not None and self._only in (None, what)
@@ -67,7 +79,7 @@ class Refusing:
         up_reader, up_writer = await asyncio.open_connection(
             self._server.host, self._server.port
         )
-        link = _Link(writer, self.refused)
+        link = _Link(writer, self.refused, self._said)
         self._links.add(link)
         down = asyncio.get_running_loop().create_task(link.replies(up_reader))
         self._tasks.add(down)
@@ -91,14 +103,19 @@ class Refusing:
 class _Link:
     """The replies that a client still has to get on one connection, in order."""
 
-    def __init__(self, writer, refused):
+    def __init__(self, writer, refused, said):
         self.greets = True
+        self._said = said
         self._writer = writer
         self._refused = refused
         # Names of commands at the server, and errors that wait for their turn.
         self._due = deque()
         # Replies of the server to what was answered here.
         self._swallow = 0
+
+    @property
+    def first(self):
+        return self._due[0] if self._due else None
 
     def forward(self, name):
         if name not in _ANSWERED_BY_PUSHES:
@@ -141,7 +158,7 @@ class _Link:
             self._swallow -= 1
         else:
             self._due.popleft()
-            self._writer.write(reply)
+            self._writer.write(self._said(reply))
             self._flush()
 
 
