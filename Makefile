@@ -44,7 +44,7 @@ chaos: $(PEERS_STAMP)  ## server and link broken under load: ours and its peers
 
 SECONDS ?= 600
 audit: $(PEERS_STAMP)  ## stale reads of the cache under faults, for SECONDS: ours and its peers
-	@$(PEERS)/python oddswire/tests/cache/audit/run.py --seconds $(SECONDS) $(if $(ONLY),--only $(ONLY))
+	@$(PEERS)/python oddswire/tests/cache/audit/run.py --seconds $(SECONDS) $(if $(ONLY),--only $(ONLY)) $(if $(TOPOLOGY),--topology $(TOPOLOGY))
 
 bench: $(PEERS_STAMP)  ## every figure in the docs, peers beside; wants a quiet machine
 	@$(PEERS)/python benchmarks/run.py
