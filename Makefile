@@ -24,6 +24,7 @@ check: $(STAMP)  ## lint, types, layers, docs, wheels
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory docs
 	$(BIN)/python .ci/check_wheels.py

@@ -336,6 +336,10 @@ class CacheLoadTimeout(OddswireError, TimeoutError):
     """A loader took longer than the hard timeout and no stale value may be served."""
 
 
+class CacheLoadCycle(OddswireError, RuntimeError):
+    """A loader waits for a load that waits for it; the message names the ring."""
+
+
 class InvalidationNotConfirmed(OddswireError):
     """An invalidation was sent and not acknowledged."""
 

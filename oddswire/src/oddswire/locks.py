@@ -17,10 +17,10 @@ from redis.exceptions import ResponseError
 
 from oddswire import keys as families
 from oddswire._lines import Lines
+from oddswire.client import keyspace
 from oddswire.clock import SystemClock
 from oddswire.connection.outage import TRANSIENT_ERRORS, Outage
 from oddswire.errors import ClosedError, LockLost, OddswireError
-from oddswire.keys import KeySpace
 from oddswire.scripts import Script, load
 
 if TYPE_CHECKING:
@@ -59,15 +59,15 @@ class Locks:
         client: Where. Waiting for a lock that another process holds takes an exclusive
             wire, four of them at most for each `Locks`; the tasks that want the same
             lock share one. Who waits for a further one looks ten times a second.
-        prefix: What the keys begin with.
+        prefix: What the keys begin with; None: as its settings say.
         clock: Of this process.
     """
 
     def __init__(
-        self, client: Client, *, prefix: str = "oddswire:", clock: Clock | None = None
+        self, client: Client, *, prefix: str | None = None, clock: Clock | None = None
     ) -> None:
         self.client = client
-        self.space = KeySpace(prefix)
+        self.space = keyspace(client, prefix)
         self.clock: Clock = SystemClock() if clock is None else clock
         self.lines: Lines[str] = Lines()
         self.keys = lru_cache(1024)(self._make_keys)
@@ -153,8 +153,8 @@ class Lock:
         ttl: float,
         on_lost: Callable[[], object] | None = None,
     ) -> None:
-        if not 0.1 <= ttl <= 86_400:
-            raise ValueError("the ttl of a lock is 0.1 to 86,400 seconds")
+        if not isinstance(ttl, int | float) or not 0.1 <= ttl <= 86_400:
+            raise ValueError(f"ttl must be seconds, 0.1 to 86400, not {ttl!r}")
         self.name = name
         self.ttl = ttl
         self.fence = 0

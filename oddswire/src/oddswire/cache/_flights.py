@@ -17,11 +17,18 @@ from typing import TYPE_CHECKING, Any
 from oddswire.cache._aside import Aside
 from oddswire.cache._backoff import Backoff
 from oddswire.cache._claims import Claims, Elsewhere
-from oddswire.cache._flight import Flight, Fresh, Load, takes_load
+from oddswire.cache._flight import (
+    Flight,
+    Fresh,
+    Load,
+    loading,
+    refuse_cycle,
+    takes_load,
+)
 from oddswire.cache._record import NONCE_BYTES, check_version
 from oddswire.cache._renewals import Renewals
 from oddswire.cache.namespace import check_ttl
-from oddswire.errors import CacheLoadTimeout, ClosedError, OddswireError
+from oddswire.errors import CacheLoadCycle, CacheLoadTimeout, ClosedError, OddswireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -139,6 +146,18 @@ class Flights:
         # Any record begins with nothing, so none is of use.
         return self._begin(flight, b"", known.token if known else b"", bypass=False)
 
+    async def wait_stored(self, flight: Flight, timeout: float | None) -> Item:
+        """Return what a forced flight brings, once Redis has it.
+
+        Raises:
+            OddswireError: Redis could not be asked, or did not confirm the value.
+            Exception: As of `wait`.
+        """
+        item = await self.wait(flight, timeout)
+        if flight.unstored is not None:
+            raise flight.unstored
+        return item
+
     def _flight(self, want: Want, old: Item | None, *, keep: bool) -> Flight:
         now = self._clock.boottime()
         return Flight(want, self._nonces.invalidations, old, keep=keep, began=now)
@@ -161,7 +180,7 @@ class Flights:
         if not self._is_watched(flight):
             return False
         untouched = flight.born == self._nonces.invalidations
-        if flight.snapshot is None:
+        if flight.snapshot is None or self._nonces.untold:
             return untouched
         # It loads for what it was asked for: with other tags it may be older than an
         # invalidation that the caller has seen.
@@ -190,11 +209,16 @@ class Flights:
 
         Raises:
             CacheLoadTimeout: It took longer than `timeout` seconds.
+            CacheLoadCycle: It waits for the caller.
             Exception: What the loader raised.
         """
         flight.waiters += 1
+        loaders = loading.get()
         scope = asyncio.timeout(timeout)
         try:
+            if loaders:
+                refuse_cycle(loaders, flight.want)
+                flight.loaders += loaders
             async with scope:
                 return await asyncio.shield(flight.future)
         except TimeoutError:
@@ -206,6 +230,9 @@ class Flights:
             ) from None
         finally:
             flight.waiters -= 1
+            for each in loaders:
+                with suppress(ValueError):  # the ring was found
+                    flight.loaders.remove(each)
             if not (flight.waiters or flight.keep or flight.future.done()):
                 self._abandon(flight)
 
@@ -284,14 +311,18 @@ class Flights:
                     longest + want.stale + self._max_load,
                 )
                 item = await self._claims.claim(flight, head, rob)
-            except OddswireError:
+            except CacheLoadCycle:
+                raise
+            except OddswireError as error:
                 if flight.force:
+                    flight.unstored = error
                     raise
                 bypass = True
             else:
                 if item is not None:
                     return item
         if bypass:
+            flight.bypassed = True
             kept = self.aside(want.place.key, want.kind)
             if kept is not None:
                 return kept
@@ -318,9 +349,9 @@ class Flights:
             return item
         try:
             stored = await self._shared.fill(want.place, flight.token, item, data, life)
-        except OddswireError:
-            if flight.force:
-                raise
+        except OddswireError as error:
+            # The caller who forced it wants to know; those who joined have their value.
+            flight.unstored = error
             self._put_aside(flight, item, started)
             return item
         flight.held = False
@@ -369,6 +400,7 @@ class Flights:
         if flight.held:
             renewals.plan()
         started = self._clock.monotonic()
+        loading.set((flight,))  # of this task, which is the flight's own
         scope = asyncio.timeout(self._max_load)
         try:
             async with scope:

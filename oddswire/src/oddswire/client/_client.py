@@ -14,9 +14,12 @@ from oddswire.client._calling import Calling
 from oddswire.client._dialer import Dialer
 from oddswire.client._listening import Monitor, PubSub
 from oddswire.client._pipeline import Pipeline
-from oddswire.client._pools import open_pool, split_options
+from oddswire.client._pools import open_pool, refuse_insecure, split_options
+from oddswire.client._rotation import Rotation
 from oddswire.client._statistics import Statistics, summarize
 from oddswire.client._wires import Wires
+from oddswire.connection.access import access_of
+from oddswire.connection.credentials import FannedOut, fan_out
 from oddswire.errors import NotShared, OddswireError, SettingsError
 from oddswire.events import Events
 from oddswire.logs import log_events
@@ -83,14 +86,16 @@ class Client(Calling):
             settings = msgspec.structs.replace(settings, **ours)
         self._settings = settings
         self.timeout = self._settings.command_timeout
-        pool = connection_pool or open_pool(self._settings, theirs)
-        if transport == "multiplexed" and not single_connection_client:
+        multiplexed = transport == "multiplexed" and not single_connection_client
+        pool = connection_pool or open_pool(settings, theirs, shared=multiplexed)
+        if multiplexed:
             _refuse_special(pool)
+        refuse_insecure(settings, pool)
         super().__init__(
             connection_pool=pool, single_connection_client=single_connection_client
         )
         self.auto_close_connection_pool = connection_pool is None
-        self.multiplexed = transport == "multiplexed" and not single_connection_client
+        self.multiplexed = multiplexed
         encoder = pool.get_encoder()
         self.decodes = encoder.decode_responses
         # hiredis packs text as strict UTF-8; any other encoding takes the long way.
@@ -104,12 +109,21 @@ class Client(Calling):
         self.events = events or Events()
         if events is None:
             log_events(self.events)
-        dialer = Dialer(self._settings, pool)
+        self._access = access_of(pool)
+        provider = fan_out(pool.connection_kwargs.get("credential_provider"))
+        self._rotation = (
+            Rotation(provider, pool, self._access)
+            if isinstance(provider, FannedOut)
+            else None
+        )
+        dialer = Dialer(self._settings, pool, self._access)
         self._use(Wires(self._settings, pool, dialer, self.events))
 
     def _use(self, wires: Wires) -> None:
         self._wires = wires
         self._link = wires.link
+        if self._rotation is not None:
+            self._rotation.add(wires)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:  # type: ignore[override]
@@ -129,6 +143,11 @@ class Client(Calling):
     def from_settings(cls, settings: Settings, **options: Any) -> Self:
         """Return a client for the server that the settings name; see `from_url`."""
         return cls(settings=settings, **options)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings it was made with: timeouts, caps, and the prefix of the keys."""
+        return self._settings
 
     # --- views of the same wires
 
@@ -211,6 +230,7 @@ class Client(Calling):
         dialer = Dialer(
             self._settings,
             self.connection_pool,
+            self._access,
             protocol=3,
             on_push=on_push,
             arm=arm,
