@@ -1,10 +1,10 @@
 """``make failovers``: SQL and Redis after failovers of processes that are moved apart.
 
-Three processes change sessions with a source of record while the primary is deposed, by
-command, killed, frozen or cut off. Each time some of them hear no sentinel and reach the
-new primary late; every other time one of these is killed before that. At the end
-every user is compared: what was acknowledged, what SQL has, what Redis has, and what
-its index finds. Exit status 1: they differ.
+Three processes change sessions with a source of record while the primary is deposed,
+by command, killed, frozen or cut off. Each time some of them hear no sentinel and reach
+the new primary late; every other time one of these is killed before that. At the end
+every user is compared: what was acknowledged, what SQL has, what Redis has and what its
+index finds. Exit status 1: they differ.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from urllib.parse import urlsplit
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent / "client")]
 
-from desk import Desk, Person
-from topple import HOWS, Toppled
+from desk import Desk, Person  # noqa: E402 - beside this
+from topple import HOWS, Toppled  # noqa: E402 - beside the tests of the client
 
-from oddswire import connect
-from oddswire.errors import OddswireError
-from oddswire.testing import FaultProxy
+from oddswire import connect  # noqa: E402
+from oddswire.errors import OddswireError  # noqa: E402
+from oddswire.testing import FaultProxy  # noqa: E402
 
 PROCESSES = 3
 USERS = 20
@@ -51,23 +51,30 @@ def opened(url, sentinels, password, source):
 
 async def work(url, sentinels, password, path, log, first):
     """Change sessions, and write down what was acknowledged; until it is killed."""
-    rng, count = random.Random(), 0
     with Desk(path) as source, open(log, "a", buffering=1, encoding="utf-8") as lines:  # noqa: ASYNC230, PTH123 - before the work
-        async with opened(url, sentinels, password, source) as wire:
-            while True:
-                count += 1
-                user = int(first) + rng.randrange(USERS)
-                value = f"{user}-{monotonic()}"
+        while True:
+            # It does not open while the primary refuses writes.
+            with suppress(OddswireError):
+                async with opened(url, sentinels, password, source) as wire:
+                    while True:
+                        await change(wire.sessions, lines, int(first))
+            await asyncio.sleep(0.5)
 
-                def change(person, value=value):
-                    person.city = value
 
-                lines.write(json.dumps(["began", user, value]) + "\n")
-                with suppress(OddswireError, TimeoutError):
-                    async with asyncio.timeout(5):
-                        await wire.sessions.update(user, change, create=True)
-                    lines.write(json.dumps(["done", user, value]) + "\n")
-                await asyncio.sleep(0.02)
+async def change(sessions, lines, first):
+    """Change one session of this process's users."""
+    user = first + random.randrange(USERS)
+    value = f"{user}-{monotonic()}"
+
+    def fn(person):
+        person.city = value
+
+    lines.write(json.dumps(["began", user, value]) + "\n")
+    with suppress(OddswireError, TimeoutError):
+        async with asyncio.timeout(5):
+            await sessions.update(user, fn, create=True)
+        lines.write(json.dumps(["done", user, value]) + "\n")
+    await asyncio.sleep(0.02)
 
 
 class Proof:
@@ -127,7 +134,8 @@ class Proof:
         old = await self._group.depose(how)
         await asyncio.sleep(self._rng.random() * 4)
         if number % 2:
-            self._workers[late[0]].kill()
+            with suppress(ProcessLookupError):
+                self._workers[late[0]].kill()
             await self._workers[late[0]].wait()
             self.killed += 1
         for at in late:
