@@ -79,6 +79,15 @@ class Nonces:
 
     # --- what is held
 
+    @property
+    def untold(self) -> bool:
+        """Whether nobody tells of changes: then a load's nonces stay as it read them.
+
+        A caller that invalidated something meanwhile cannot see by them whether the
+        load is older than that.
+        """
+        return self._wire.plain
+
     def digests(self, tags: Iterable[str]) -> tuple[bytes, ...]:
         """Return the digests of tags.
 
