@@ -37,6 +37,7 @@ from oddswire.errors import (
     Unblocked,
     WrongType,
 )
+from oddswire.plain import plain
 
 # redis-py knows these words; the error's class decides.
 _BY_CLASS: dict[type[Exception], type[OddswireError]] = {
@@ -156,6 +157,8 @@ def from_redis(error: Exception, *, outcome: Outcome | None = None) -> Exception
 
 def reply_error(text: str) -> Exception:
     """Return the error for an error reply; hiredis calls this for each one it reads."""
+    # A script may raise what it likes, and errors end up in logs and terminals.
+    text = text if text.isprintable() else plain(text)
     try:
         error = BaseParser.parse_error(text)
     except ValueError:
