@@ -383,6 +383,13 @@ class Link:
         self._left.add(wire)
         wire.loop.call_later(_LINGER, self._forget, wire, error)
 
+    def server_moved(self) -> None:
+        """The server is elsewhere now: connect at once, if there is no connection."""
+        self._backoff.forget()
+        self._scheduled = 0.0
+        if self._paused is not None:
+            self._paused.end_at(0.0)
+
     def _forget(self, wire: Multiplexer, error: OddswireError) -> None:
         self._left.discard(wire)
         wire.abort(error)
