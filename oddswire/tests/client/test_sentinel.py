@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -28,13 +26,7 @@ from oddswire.errors import (
     Unavailable,
 )
 from oddswire.events import Connected, Connecting, DataReset, Failover, Ready
-from support import eventually
-
-_spec = importlib.util.spec_from_file_location(
-    "failover", Path(__file__).with_name("failover.py")
-)
-failover = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(failover)
+from support import eventually, failover
 
 
 async def _port(client):

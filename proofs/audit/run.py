@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from adapters import ADAPTERS
 from judge import Verdict, judge
-from worker import KEYS
+from process import KEYS
 
 from oddswire import Client
 from oddswire.embedded import EmbeddedServer
@@ -34,7 +34,7 @@ from oddswire.testing import FaultProxy, frozen
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[2]
 WHOLE = 600.0
 PROCESSES = 3
 # Two seconds are promised; the rest is for a machine that is busy with the audit.
@@ -101,7 +101,7 @@ class Audit:
         self._started += 1
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            str(Path(__file__).parent / "worker.py"),
+            str(Path(__file__).parent / "process.py"),
             self._name,
             self._proxies[at].url,
             self._truth.url,
