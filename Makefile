@@ -20,11 +20,12 @@ demo: $(STAMP)  ## recorded Polymarket order books become alerts, in this termin
 test: $(STAMP)  ## every test; writes build/requirements.json for make docs
 	@$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
-check: $(STAMP)  ## lint, types, layers, docs, wheels
+check: $(STAMP)  ## lint, types, layers, reaches of tests, docs, wheels
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/check_reaches.py
 	@$(MAKE) --no-print-directory docs
 	$(BIN)/python .ci/check_wheels.py
 

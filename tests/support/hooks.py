@@ -15,6 +15,35 @@ from oddswire.embedded._ask import ask, info
 from oddswire.errors import ConnectionLost
 from support.keys import SessionKeys
 
+# --- sentinels
+
+
+def answer_as_sentinels(primary, known, ask):
+    """Have a primary know an answer, and be told others: `ask` in place of asking."""
+    primary._known, primary._ask = known, ask
+
+
+# --- waits and bounds that are too long for a test
+
+_LIMITS = {
+    "blocking grace": "oddswire.client._exclusive._BLOCKING_GRACE",
+    "cluster settles": "oddswire.embedded.topology._SETTLE_SECONDS",
+    "data directory": "oddswire.embedded.server._LOCK_SECONDS",
+    "hot keys": "oddswire.cache._hot._KEPT",
+    "look at a load": "oddswire.cache._claims._POLL",
+    "look at a lock": "oddswire.locks._PATIENCE",
+    "page of rules": "oddsbot.store.rules._PAGE",
+    "server starts": "oddswire.embedded.server._START_SECONDS",
+    "server stops": "oddswire.embedded.server._STOP_SECONDS",
+    "silence": "oddswire.connection.calls._SILENT_AT_LEAST",
+}
+
+
+def limit(monkeypatch, name, value):
+    """Have a wait (seconds) or a bound of the library be another for this test."""
+    monkeypatch.setattr(_LIMITS[name], value)
+
+
 # --- connections
 
 
@@ -37,6 +66,31 @@ def start_connecting(client):
 def skip_backoff(client):
     """Let the next call connect at once, as if the pause before it had passed."""
     client._link._next_attempt = 0.0
+
+
+def sentinels_of(client):
+    """Return redis-py's clients of the sentinels that a client asks."""
+    return client.connection_pool.primary._manager.sentinels
+
+
+def half_of(connection, data):
+    """Send the first half of some bytes, and no more."""
+    connection._transport.write(data[: len(data) // 2])
+
+
+def pushes_of(client):
+    """Return how many push messages the connections of a client have read."""
+    return client._wires.traffic.pushes
+
+
+def commands_known(client):
+    """Return how many names of commands a client remembers."""
+    return len(client._known)
+
+
+def failures_of(client, name):
+    """Return the window in which a client counts the failures of a kind."""
+    return client._failing[name]
 
 
 # --- sessions
@@ -103,6 +157,54 @@ def lines_of(sessions):
     return len(sessions._turns)
 
 
+@contextmanager
+def tapped(sessions, tap):
+    """While the block lasts, have sessions send their commands through `tap`."""
+    client, sessions._store.client = sessions._store.client, tap
+    try:
+        yield
+    finally:
+        sessions._store.client = client
+
+
+async def mend(sessions):
+    """Have what interrupted changes left at the source mended now."""
+    await sessions._rebuilding.mend()
+
+
+async def noted(sessions, users):
+    """Return the versions of users in the source of record, as Redis knows them."""
+    return await sessions._backing.ledger.noted(users)
+
+
+def memory_of(sessions):
+    """Return the sessions in memory, to be put there by hand."""
+    return sessions._near
+
+
+async def stored_session(sessions, user_id):
+    """Return what is stored of a user: what is known of it, its value, and when."""
+    stored = await sessions._store.get(user_id)
+    snapshot = sessions._opened(user_id, stored)
+    return snapshot, sessions._form.value(user_id, snapshot), stored.now
+
+
+async def index_in_pages(sessions, index, value):
+    """Return the names of an index's value, read as those of a crowd."""
+    return await sessions._store.pages((index, value))
+
+
+def forget_generations(sessions):
+    """Forget which life of each session this process has seen."""
+    sessions._generations.clear()
+
+
+def sealed_section(sessions, user_id, generation, section, data):
+    """Return bytes sealed as the content of a section, whatever they are."""
+    place = sessions._form._place(user_id, generation, section)
+    return sessions._form.sealer.seal(data, str(user_id), place)
+
+
 def session_steps(sessions):
     """Return the steps of a change, by name: (owner, name of the method)."""
     ledger = None if sessions._backing is None else sessions._backing.ledger
@@ -146,6 +248,16 @@ async def tracking_id(cache):
     return await cache._wire.call(("CLIENT", "ID"))
 
 
+def tracking_client(cache):
+    """Return the client that a cache sends its commands with."""
+    return cache._wire.client
+
+
+def reading_connection(cache):
+    """Return the connection whose writes prove that a cache may read from it."""
+    return cache._lease.reads.connection
+
+
 def void(cache):
     """Make void all that a cache has in memory, as when its connection is lost."""
     cache._wire.drop()
@@ -174,6 +286,16 @@ async def remember_use(cache, key):
 def loads_behind(cache):
     """Return the loads that go on behind their callers."""
     return cache._flights._tasks
+
+
+def cache_steps(cache):
+    """Return the steps of a load, by name: (owner, name of the method)."""
+    return {"script": (cache._wire, "script"), "look": (cache._shared, "look")}
+
+
+async def look_at_size(cache, client):
+    """Have a cache look whether it has to keep to its cap."""
+    await cache._cap._look(client)
 
 
 async def weigh(cache, client, limit=None):
@@ -246,12 +368,79 @@ async def save_position(subscription):
     return subscription._positions.errors
 
 
+def size_of_memory(memory):
+    """Return how many places the two queues of a memory have, those of ghosts too."""
+    return len(memory._small) + len(memory._main)
+
+
+def reads_under_way(near):
+    """Return the reads whose result may enter memory."""
+    return near._readings
+
+
+def links_known(chain):
+    """Return how many links a chain remembers."""
+    assert len(chain._known) == len(chain._past)
+    return len(chain._known)
+
+
+# --- limiter
+
+
+def limit_of(limiter, name):
+    """Return a rule at work, with what is known of its subjects."""
+    return limiter._book.rules[name]
+
+
+def wake(limiter, subject):
+    """Have a limiter ask again for a subject, as when its time has come."""
+    limiter._waiting.kick(subject)
+
+
+def is_idle(limiter):
+    """Return whether nobody waits and nothing is under way for who waited."""
+    return limiter._waiting._task.done()
+
+
+# --- adapters
+
+
+def persistence_key(persistence, name):
+    """Return the key of what python-telegram-bot keeps under a name."""
+    return persistence._key(name)
+
+
+def conversations_key(persistence, name):
+    """Return the key of the states of a conversation handler."""
+    return persistence._conversations(name)
+
+
+def unsaved(persistence, name, data):
+    """Return the fields of data that Redis does not have yet."""
+    return persistence._changed(name, data).new
+
+
+def seen_before(persistence, data):
+    """Have a persistence know what Redis had when this process last looked."""
+    persistence._seen, persistence._reported = data, set()
+
+
 # --- queue
 
 
 def leases(queue):
     """Return what hands out leases, for a consumer by hand: take, renew, settle."""
     return queue._store
+
+
+def decoded(queue, taken):
+    """Return the value of a message that was handed out by hand."""
+    return queue._codec.decode(taken.data)
+
+
+def slots_of(window):
+    """Return how many slots a window of counts takes."""
+    return len(window._total)
 
 
 # --- embedded servers
@@ -264,6 +453,11 @@ def watched_by_process(server, watched):
     """Have a server be ended by a watching process, as where the kernel cannot."""
     server._watched = watched
     return server
+
+
+def is_released(server):
+    """Return whether the process of a server has left nothing open here."""
+    return server._run._transport.is_closing()
 
 
 def pick_ports(server, pick):

@@ -9,7 +9,7 @@ from oddswire import Client
 from oddswire.errors import OddswireError
 from oddswire.keys import QUEUE_LINES
 from oddswire.scripts import load
-from support.hooks import leases
+from support.hooks import decoded, leases
 
 ENQUEUE = load("queue_enqueue").sha.encode()
 
@@ -21,7 +21,7 @@ async def written(queue) -> list[str]:
         return []
     done = []
     for taken in batch.taken:
-        done.append(queue._codec.decode(taken.data).alert.id)
+        done.append(decoded(queue, taken).alert.id)
         await leases(queue).settle(taken, "done")
     return done + await written(queue)
 

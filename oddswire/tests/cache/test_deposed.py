@@ -9,9 +9,10 @@ import pytest
 
 from oddswire import Client, EmbeddedServer
 from oddswire.cache import Namespace
-from oddswire.clock import ManualClock
+from oddswire.clock import ManualClock, SystemClock
 from oddswire.errors import NoReplicas
 from support import eventually
+from support.hooks import beat, reading_connection, tracking_client, tracking_id
 
 from .conftest import Fleet, Loader, told
 
@@ -121,10 +122,10 @@ async def test_a_lease_costs_one_write_in_two_seconds(fleet):
         stats = await cache.client.info("commandstats")
         return stats["cmdstat_unlink"]["calls"]
 
-    before, started = await writes(), cache._clock.boottime()
+    before, started = await writes(), SystemClock().boottime()
     for _ in range(1_000):
         assert await cache.get("m:1") == 1
-    passed = cache._clock.boottime() - started
+    passed = SystemClock().boottime() - started
     assert await writes() - before <= 1 + passed / 2
 
 
@@ -134,11 +135,11 @@ async def test_another_connection_begins_without_a_lease(own_fleet):
     cache = await own_fleet.cache(Namespace(name="m", type=int, l1=False))
     await cache.set("m:1", 1)
     assert await cache.get("m:1") == 1
-    first, client = cache._lease.reads.connection, cache._wire.client
-    await cache.client.client_kill_filter(_id=client._link.greeting.connection_id)
+    first, client = reading_connection(cache), tracking_client(cache)
+    await cache.client.client_kill_filter(_id=await tracking_id(cache))
     await eventually(lambda: client.command_connection() not in (first, None))
     assert await cache.get("m:1") == 1
-    assert cache._lease.reads.connection is client.command_connection()
+    assert reading_connection(cache) is client.command_connection()
 
 
 @pytest.mark.errors
@@ -189,6 +190,6 @@ async def test_memory_ends_with_the_first_refusal(fleet, pair):
     assert cache.peek("m:1") == 1
     await pair.depose()
     with pytest.raises(NoReplicas):
-        await cache._lease.beat()
+        await beat(cache)
     await told(cache)
     assert cache.peek("m:1") is None

@@ -21,6 +21,7 @@ from oddswire.errors import (
     ProtocolBroken,
     Unavailable,
 )
+from support import eventually
 
 pytestmark = pytest.mark.advanced
 
@@ -182,13 +183,12 @@ async def test_heartbeat_finds_a_dead_link(pair):
 
 async def test_messages_in_front_of_the_echo_are_a_sign_of_life(pair):
     """A ping that waits behind push messages does not end the wire."""
-    wire, line = await pair()
+    traffic = Traffic()
+    wire, line = await pair(traffic=traffic)
     pulse = Heartbeat(wire, idle=0.01, answer=0.05)
     await line.heard(("PING", b"oddswire-1"))
     line.say(b">2\r\n$7\r\nmessage\r\n$1\r\nx\r\n")
-    async with asyncio.timeout(5):
-        while wire._traffic.timeouts == 0:  # noqa: ASYNC110 - a counter
-            await asyncio.sleep(0.005)
+    await eventually(lambda: traffic.timeouts)
     assert wire.error is None
     pulse.stop()
 
