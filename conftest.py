@@ -30,6 +30,7 @@ from hypothesis import settings
 # repository's folder for the package if the real one were not imported yet.
 import oddsbot
 import oddswire
+from oddswire.settings import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -288,8 +289,20 @@ def no_blocking_calls() -> Iterator[None]:
             function.can_block_in("testing/resources.py", {"_sockets", "_count"})
             # asyncpg looks for a file of passwords with each connection it makes.
             function.can_block_in("asyncpg/connect_utils.py", {"_read_password_file"})
+            # A .env is read by whoever connects without settings: once, as a module is.
+            function.can_block_in("settings/_environment.py", "_dotenv")
             # A Lua script is read as a module is: once, by whoever imports it first.
             function.can_block_in("scripts/_script.py", "load")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_of_ours() -> Iterator[None]:
+    """`oddswire.connect()` reads the environment; that of the tests names no server."""
+    with pytest.MonkeyPatch.context() as patch:
+        for option in OPTIONS:
+            if not option.program:
+                patch.delenv(option.variable, raising=False)
         yield
 
 

@@ -38,10 +38,12 @@ _ON_EACH = {
     "test_fallback",
     "test_fences",
     "test_hosted",
+    "test_overtaking",
     "test_pipelines",
     "test_refresh",
     "test_scripts",
     "test_tiers",
+    "test_wait",
 }
 
 # They wait, for the same on every server.

@@ -13,10 +13,14 @@ from oddswire.embedded import EmbeddedServer
 from oddswire.errors import (
     AuthFailed,
     ClosedError,
+    QueueError,
+    SessionError,
     SettingsError,
     Unavailable,
     Undeliverable,
 )
+from oddswire.pubsub import Topic
+from oddswire.queue import QueueKey
 from oddswire.ratelimit import Rule, SlidingWindow
 from support.hooks import session_keys
 from support.keys import entry_key
@@ -109,8 +113,10 @@ async def test_entering_with_a_wrong_password_is_fatal():
 @pytest.mark.parametrize("profile", ["staging", "production"])
 def test_deployed_profiles_want_a_url(profile):
     """Where it is deployed, a missing URL is an error and never an embedded server."""
-    with pytest.raises(SettingsError, match="url"):
+    with pytest.raises(SettingsError, match="REDIS_URL is not set"):
         oddswire.connect(profile=profile)
+    with pytest.raises(SettingsError, match="url is not set"):
+        oddswire.connect(oddswire.Settings(), profile=profile)
 
 
 @pytest.mark.integration
@@ -275,3 +281,154 @@ async def test_a_wire_has_the_queue_it_was_given_a_type_for(server, prefix):
     async with oddswire.connect(url=server.url) as wire:
         with pytest.raises(ClosedError, match=r"connect\(queue=\.\.\.\)"):
             _ = wire.queue
+
+
+# --- from the environment, and what is said to bad input
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("G1")
+async def test_a_wire_without_settings_reads_the_environment(
+    server, prefix, monkeypatch, tmp_path, caplog
+):
+    """REDIS_URL and a .env count; `Settings()` and a URL by keyword read neither."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REDIS_URL", server.url)
+    (tmp_path / ".env").write_text(f"REDIS_KEY_PREFIX={prefix}\n")
+    with caplog.at_level(logging.WARNING, "oddswire"):
+        async with oddswire.connect() as wire:
+            assert wire.settings.prefix == prefix
+            assert wire.client.settings.endpoint.port == server.port
+            await wire.client.set(f"{prefix}k", "v", ex=60)
+        assert await _value(server.url, f"{prefix}k") == b"v"
+    assert not any("no REDIS_URL" in record.getMessage() for record in caplog.records)
+    assert oddswire.connect(oddswire.Settings()).settings.url is None
+    other = oddswire.connect(url="redis://h", pool_max=7).settings
+    assert (other.url, other.pool_max, other.prefix) == ("redis://h", 7, prefix)
+
+
+async def _value(url, key):
+    async with oddswire.Client.from_url(url) as client:
+        return await client.get(key)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("G1", "X2")
+async def test_a_url_by_keyword_takes_no_password_of_the_environment(monkeypatch):
+    """What completes REDIS_URL is not sent to another server, and a warning says so."""
+    monkeypatch.setenv("REDIS_PASSWORD", "CANARY")
+    monkeypatch.setenv("ODDSWIRE_USERNAME", "CANARY")
+    monkeypatch.setenv("REDIS_DATABASE", "3")
+    monkeypatch.setenv("ODDSWIRE_SENTINELS", "10.0.0.1")
+    settings = oddswire.connect(url="redis://elsewhere").settings
+
+    assert (settings.username, settings.password) == (None, None)
+    assert (settings.database, settings.sentinels) == (None, None)
+    assert len(settings.warnings) == 4
+    assert "CANARY" not in "".join(settings.warnings)
+    assert oddswire.connect(url="redis://h", password="p").settings.password == "p"
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("G2")
+def test_production_starts_no_server_of_its_own(monkeypatch):
+    """The profile of the environment holds for a wire without settings."""
+    monkeypatch.setenv("ODDSWIRE_PROFILE", "production")
+    with pytest.raises(SettingsError, match="REDIS_URL is not set and production"):
+        oddswire.connect()
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X1")
+async def test_bad_input_is_one_sentence_that_names_the_argument():
+    """A URL as settings, an unknown field, a part too early, a text for an id."""
+    with pytest.raises(SettingsError, match=r"give a URL as connect\(url=") as caught:
+        oddswire.connect("redis://:CANARY@h")
+    assert "CANARY" not in str(caught.value)
+    with pytest.raises(SettingsError, match="timeout is not a setting; did you mean"):
+        oddswire.connect(timeout=1)
+    with pytest.raises(SettingsError, match="pool_mx is not a setting; did you mean"):
+        oddswire.connect(oddswire.Settings(), pool_mx=1)
+    with pytest.raises(SettingsError, match="did you mean command_timeout"):
+        oddswire.Client.from_url("redis://h", timeout=1)
+    wire = oddswire.connect(oddswire.Settings())
+    for part in ("client", "cache", "sessions", "limiter", "pubsub", "locks", "queues"):
+        with pytest.raises(ClosedError, match=f"no {part} yet: enter it"):
+            getattr(wire, part)
+    with pytest.raises(AttributeError, match="no attribute 'cleint'"):
+        _ = wire.cleint
+    async with wire:
+        sessions = wire.sessions
+        for call in (
+            sessions.get("77"),
+            sessions.update("77", lambda s: None, create=True),
+            sessions.delete(7.0),
+            sessions.touch(None),
+            sessions.activate(b"77"),
+            sessions.get(True),
+        ):
+            with pytest.raises(SessionError, match="user_id must be an int, not "):
+                await call
+        with pytest.raises(ValueError, match="ttl must be seconds"):
+            wire.lock("a", "5")
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("P5", "X5")
+async def test_several_queues_are_opened_by_their_keys_and_erased(server, prefix):
+    """Each key gives its own queue, of its type; a user is erased from all of them."""
+    alerts, numbers = QueueKey("alerts", str), QueueKey("numbers", int, max_attempts=2)
+    async with oddswire.connect(
+        url=server.url, prefix=prefix, queue=float, queues=[alerts, numbers]
+    ) as wire:
+        await wire.queues[alerts].enqueue(7, "up")
+        await wire.queues[numbers].enqueue(7, 1)
+        await wire.queues[numbers].enqueue(8, 2)
+        await wire.queue.enqueue(7, 0.5)
+        assert (len(wire.queues), set(wire.queues)) == (2, {alerts, numbers})
+        receipt = await wire.erase(7)
+        assert receipt.complete
+        removed = {part.part: part.removed > 0 for part in receipt.parts}
+        assert removed == {
+            "queue": True, "queue:alerts": True, "queue:numbers": True,
+            "ratelimit": False, "cache": False, "sessions": False,
+        }  # fmt: skip
+        assert (await wire.queues[numbers].statistics()).waiting == 1
+        with pytest.raises(QueueError, match="'other'"):
+            _ = wire.queues[QueueKey("other", str)]
+    for wrong in (
+        {"queues": [alerts, alerts]},
+        {"queues": [QueueKey("messages", int)]},
+    ):
+        with pytest.raises(SettingsError, match="name of two queues"):
+            oddswire.connect(url=server.url, queue=int, **wrong)
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("G1")
+async def test_a_wire_works_on_a_url_that_decodes(server, prefix):
+    """`?decode_responses=True` shapes the client's replies, and no part minds."""
+    topic = Topic("ticks", int)
+    async with oddswire.connect(
+        url=f"{server.url}?decode_responses=True", prefix=prefix, queue=int,
+        topics=[topic], side_timeout=2.0,
+    ) as wire:  # fmt: skip
+        await wire.client.set(f"{prefix}k", "v", ex=60)
+        assert await wire.client.get(f"{prefix}k") == "v"
+        await wire.sessions.update(7, lambda s: s.metadata.update(a=1), create=True)
+        assert (await wire.sessions.get(7, fresh=True)).metadata == {"a": 1}
+        assert await wire.limiter.hit("default", user=7)
+        await wire.cache.set("market:1", {"a": 1}, tags=["t:1"])
+        assert await wire.cache.get("market:1") == {"a": 1}
+        await wire.cache.invalidate_tags("t:1")
+        assert await wire.cache.get("market:1") is None
+        async with wire.lock("l", 2) as lock:
+            assert lock.fence > 0
+        async with wire.pubsub.subscribe(topic) as subscription:
+            await wire.pubsub.publish(topic, 5)
+            async for event in subscription:
+                assert event.value == 5
+                break
+        await wire.queue.enqueue(7, 42)
+        assert (await wire.queue.statistics()).waiting == 1
+        assert (await wire.erase(7)).complete

@@ -10,6 +10,10 @@ REASONS = {
         "begins with SELECT 10: on a shared connection it would move every caller to "
         "another database, so it is refused (NotShared); `client.client()` may"
     ),
+    "test_client_no_evict": (
+        "CLIENT NO-EVICT is about the connection it is sent on, which every caller "
+        "shares, and gone with it, so it is refused (NotShared); `client.client()` may"
+    ),
     "test_client_no_touch": (
         "CLIENT NO-TOUCH would change the shared connection for every caller, so it is "
         "refused (NotShared); `client.client()` may"

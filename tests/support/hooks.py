@@ -26,7 +26,7 @@ def answer_as_sentinels(primary, known, ask):
 # --- waits and bounds that are too long for a test
 
 _LIMITS = {
-    "blocking grace": "oddswire.client._exclusive._BLOCKING_GRACE",
+    "blocking grace": "oddswire.client._exclusive.BLOCKING_GRACE",
     "cluster settles": "oddswire.embedded.topology._SETTLE_SECONDS",
     "data directory": "oddswire.embedded.server._LOCK_SECONDS",
     "hot keys": "oddswire.cache._hot._KEPT",
@@ -167,11 +167,6 @@ def tapped(sessions, tap):
         sessions._store.client = client
 
 
-async def mend(sessions):
-    """Have what interrupted changes left at the source mended now."""
-    await sessions._rebuilding.mend()
-
-
 async def noted(sessions, users):
     """Return the versions of users in the source of record, as Redis knows them."""
     return await sessions._backing.ledger.noted(users)
@@ -218,6 +213,21 @@ def session_steps(sessions):
     }
 
 
+def rebuilds(*sessions):
+    """Return how often these processes built everything from the source of record."""
+    return sum(each._rebuilding.rebuilt for each in sessions)
+
+
+async def mend(sessions):
+    """Have sessions look once for what is to be mended."""
+    await sessions._rebuilding.mend()
+
+
+async def built_in(sessions):
+    """Return the run id of the server that everything was built in."""
+    return (await sessions._backing.ledger.built())[0]
+
+
 # --- cache
 
 
@@ -237,6 +247,11 @@ def believed_until(cache):
     return cache._lease.until
 
 
+def leased_connection(cache):
+    """Return the connection whose server a cache believes, and the one that it has."""
+    return cache._lease.reads.connection, cache._wire.client.command_connection()
+
+
 async def told(*caches):
     """Have each cache read what its server has said until now: replies are in order."""
     for cache in caches:
@@ -246,16 +261,6 @@ async def told(*caches):
 async def tracking_id(cache):
     """Return the id of a cache's tracking connection."""
     return await cache._wire.call(("CLIENT", "ID"))
-
-
-def tracking_client(cache):
-    """Return the client that a cache sends its commands with."""
-    return cache._wire.client
-
-
-def reading_connection(cache):
-    """Return the connection whose writes prove that a cache may read from it."""
-    return cache._lease.reads.connection
 
 
 def void(cache):

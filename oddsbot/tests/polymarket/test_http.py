@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 from decimal import Decimal
 
 import pytest
@@ -256,3 +257,20 @@ async def test_a_clob_market_is_asked_for_by_condition(serve, session):
         ("7", "Yes")
     ]
     assert (market.tick_size, market.neg_risk) == (Decimal("0.001"), True)
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize(
+    "error",
+    [
+        RequestRefused("no", status=422),
+        RateLimitedUpstream("slower", retry_after=2.0),
+        NotFound("gone"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_survives_pickle(error):
+    """What a process of a pool raises arrives with its attributes."""
+    there = pickle.loads(pickle.dumps(error))
+    assert type(there) is type(error)
+    assert (str(there), vars(there)) == (str(error), vars(error))

@@ -125,7 +125,7 @@ RATELIMIT: Final = Component(
 PUBSUB: Final = Component(
     name="pubsub",
     commands=(
-        "evalsha", "eval", "ping", "time", "get", "set", "pexpire",
+        "evalsha", "eval", "ping", "time", "get", "mget", "set", "pexpire",
         "hget", "hset", "hgetall", "xadd", "xrange", "xrevrange",
         "publish", "subscribe", "unsubscribe",
     ),

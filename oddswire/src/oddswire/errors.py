@@ -15,12 +15,12 @@ An error says one of three things about what it asked of the server, in `.outcom
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as redis_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 class Outcome(StrEnum):
@@ -31,8 +31,19 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"
 
 
+def _revive(kind: type[OddswireError], args: tuple[Any, ...]) -> OddswireError:
+    """Return an error of this class without calling it: some take more arguments."""
+    error = kind.__new__(kind, *args)
+    # `OSError`, which a `TimeoutError` is, leaves them to `__init__`.
+    error.args = args
+    return error
+
+
 class OddswireError(Exception):
     """The root of the library's errors.
+
+    It survives pickle and copy, with its message, its outcome and its other
+    attributes; as with every exception, its cause and its traceback stay behind.
 
     Attributes:
         outcome: What is known of the call: `Outcome.NOT_SENT`, ``REJECTED`` or
@@ -45,6 +56,10 @@ class OddswireError(Exception):
         super().__init__(*args)
         if outcome is not None:
             self.outcome = outcome
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], Any]:
+        """Return how to make it again, for pickle and copy."""
+        return _revive, (type(self), self.args), vars(self)
 
 
 # --- before anything is sent
@@ -167,6 +182,21 @@ class WrongType(CommandRejected):
 
 class ClusterDown(CommandRejected, redis_errors.ClusterDownError):
     """The cluster has no owner for the slot at the moment."""
+
+
+class MasterDown(CommandRejected, redis_errors.MasterDownError):
+    """The server is a replica without its primary and serves no stale data."""
+
+
+class TryAgain(CommandRejected, redis_errors.TryAgainError):
+    """The keys of the command are being moved to another node of the cluster."""
+
+
+class Unblocked(CommandRejected):
+    """The server ended a blocking command: its role changed, or CLIENT UNBLOCK did.
+
+    Nothing was taken, so the command may be sent again.
+    """
 
 
 class NoReplicas(CommandRejected):
@@ -304,6 +334,10 @@ class RateLimited(OddswireError):
 
 class CacheLoadTimeout(OddswireError, TimeoutError):
     """A loader took longer than the hard timeout and no stale value may be served."""
+
+
+class CacheLoadCycle(OddswireError, RuntimeError):
+    """A loader waits for a load that waits for it; the message names the ring."""
 
 
 class InvalidationNotConfirmed(OddswireError):

@@ -17,16 +17,10 @@ from redis.exceptions import ResponseError
 
 from oddswire import keys as families
 from oddswire._lines import Lines
+from oddswire.client import keyspace
 from oddswire.clock import SystemClock
-from oddswire.errors import (
-    ClosedError,
-    CommandTimeout,
-    ConnectionLost,
-    LockLost,
-    OddswireError,
-    Unavailable,
-)
-from oddswire.keys import KeySpace
+from oddswire.connection.outage import TRANSIENT_ERRORS, Outage
+from oddswire.errors import ClosedError, LockLost, OddswireError
 from oddswire.scripts import Script, load
 
 if TYPE_CHECKING:
@@ -65,15 +59,15 @@ class Locks:
         client: Where. Waiting for a lock that another process holds takes an exclusive
             wire, four of them at most for each `Locks`; the tasks that want the same
             lock share one. Who waits for a further one looks ten times a second.
-        prefix: What the keys begin with.
+        prefix: What the keys begin with; None: as its settings say.
         clock: Of this process.
     """
 
     def __init__(
-        self, client: Client, *, prefix: str = "oddswire:", clock: Clock | None = None
+        self, client: Client, *, prefix: str | None = None, clock: Clock | None = None
     ) -> None:
         self.client = client
-        self.space = KeySpace(prefix)
+        self.space = keyspace(client, prefix)
         self.clock: Clock = SystemClock() if clock is None else clock
         self.lines: Lines[str] = Lines()
         self.keys = lru_cache(1024)(self._make_keys)
@@ -111,10 +105,11 @@ class Locks:
         client = self.client.bounded(_FOR_A_WIRE)
         try:
             await client.xread({released: last}, block=round(most * 1e3))
-        except (CommandTimeout, ConnectionLost, Unavailable):
+        except TRANSIENT_ERRORS:
             # A server whose clock went back blocks for longer than it was asked to,
-            # something between cuts wires that are silent, others have the whole pool.
-            # A server that is gone is told of by the next look.
+            # something between cuts wires that are silent, others have the whole pool,
+            # and a primary that is demoted ends what blocks on it. The next look says
+            # what has become of the server.
             await self.clock.sleep(min(most, _LOOK_AGAIN))
         finally:
             self._wires -= 1
@@ -131,7 +126,8 @@ class Lock:
     """A lock: ``async with wire.lock("settle:0xabc", ttl=10) as lock``.
 
     Entering waits, for as long as it takes: among the tasks of a process and among
-    processes, first come first served. Bound it by `asyncio.timeout`. While the block
+    processes, first come first served. Once it has a place in the queue it waits out
+    outages of the server too. Bound it by `asyncio.timeout`. While the block
     runs the lock is renewed. Should the lease end all the same (the server is away, or
     somebody else has the lock), the block is cancelled and ends with `LockLost`.
 
@@ -157,8 +153,8 @@ class Lock:
         ttl: float,
         on_lost: Callable[[], object] | None = None,
     ) -> None:
-        if not 0.1 <= ttl <= 86_400:
-            raise ValueError("the ttl of a lock is 0.1 to 86,400 seconds")
+        if not isinstance(ttl, int | float) or not 0.1 <= ttl <= 86_400:
+            raise ValueError(f"ttl must be seconds, 0.1 to 86400, not {ttl!r}")
         self.name = name
         self.ttl = ttl
         self.fence = 0
@@ -299,10 +295,20 @@ class Lock:
     async def _acquire(self) -> None:
         client, clock = self._locks.client, self._locks.clock
         args = (*self._terms, round(_PATIENCE * 1e3))
+        outage = Outage()
         while True:
             # From before it is asked for: the server counts from later.
             sent = clock.boottime()
-            taken, *rest = await _ACQUIRE(client, self._keys, args)
+            try:
+                taken, *rest = await _ACQUIRE(client, self._keys, args)
+            except OddswireError as error:
+                if not self.contended:
+                    raise
+                # It asks again under the same token, so if the server did take the
+                # lock for it before the answer was lost, that is what it will hear.
+                await outage.wait(error)
+                continue
+            outage.over()
             if taken:
                 self.fence = int(rest[0])
                 self._until = sent + self.ttl

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, Unpack
 
 import msgspec
 
@@ -15,7 +15,7 @@ from oddswire.clock import SystemClock
 from oddswire.codec import Keyring
 from oddswire.embedded import EmbeddedServer
 from oddswire.erasure import Receipt
-from oddswire.errors import ClosedError, SettingsError
+from oddswire.errors import ClosedError, QueueError, SettingsError
 from oddswire.events import Events
 from oddswire.health import Bound, Health, Thresholds
 from oddswire.locks import Locks
@@ -24,16 +24,32 @@ from oddswire.pubsub import PubSub
 from oddswire.queue import Queue
 from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
 from oddswire.sessions import Record, SealedSource, Session, Sessions
-from oddswire.settings import Settings, is_example_key
+from oddswire.settings import Settings, is_example_key, not_a_setting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
+    # Of the type checker alone: a parameter with a default, before Python 3.13.
+    from typing_extensions import TypeVar
+
     from oddswire.cache import Namespace
+    from oddswire.erasure import Erased
     from oddswire.locks import Lock
     from oddswire.pubsub import Topic
+    from oddswire.queue import QueueKey
     from oddswire.sessions import Source
+    from oddswire.settings import Overrides
+
+    S = TypeVar("S", bound=Record, default=Session)
+    M = TypeVar("M", default=Any)
+else:
+    from typing import TypeVar
+
+    S = TypeVar("S", bound=Record)
+    M = TypeVar("M")
+
+T = TypeVar("T")
 
 _log = logging.getLogger("oddswire.wire")
 
@@ -45,20 +61,23 @@ _SESSION_BYTES = 1024 * 1024
 def connect(
     settings: Settings | None = None,
     *,
-    session: type[Record] = Session,
+    session: type[S] = Session,  # type: ignore[assignment]
     source: Source | None = None,
     keyring: Keyring | None = None,
     namespaces: Iterable[Namespace] = (),
     topics: Iterable[Topic[Any]] = (),
     rules: Iterable[Rule] = (),
-    queue: type[Any] | None = None,
-    **overrides: Any,
-) -> Wire:
+    queue: type[M] | None = None,
+    queues: Iterable[QueueKey[Any]] = (),
+    **overrides: Unpack[Overrides],
+) -> Wire[S, M]:
     """Return a `Wire`; entering it connects.
 
     Args:
-        settings: Where and how; default: development settings, with a server of our
-            own started for as long as the wire is open.
+        settings: Where and how; they are used as they are. Default: what
+            `Settings.from_env` finds in the environment and in ``.env``, a small file
+            that is read at once. Without a URL, development and test start a server of
+            their own for as long as the wire is open.
         session: The type of the sessions.
         source: Of record, where sessions are kept for good; see docs/source.md.
         keyring: Seals the sessions; default: the settings' key, where
@@ -68,7 +87,10 @@ def connect(
         rules: Of the rate limiter, beside ``default``: `Settings.rate_limit_requests`
             in `Settings.rate_limit_window` for each ``user``, unless it is among them.
         queue: The type of the messages of `Wire.queue`; None: there is none.
-        **overrides: Fields of `Settings` that replace those of `settings`.
+        queues: The queues of `Wire.queues`.
+        **overrides: Fields of `Settings` that replace those of `settings` or of the
+            environment. With `url` nothing that completes a URL (user, password,
+            database, sentinels) is taken from the environment.
 
     Raises:
         SettingsError: A setting is wrong.
@@ -78,8 +100,17 @@ def connect(
         ...     await wire.client.set("greeting", "hello")
     """
     if settings is None:
-        settings = Settings(**overrides)
+        settings = Settings.from_env(**overrides)
+    elif not isinstance(settings, Settings):
+        # Not repeated: it may be a URL with a password.
+        raise SettingsError(
+            f"settings must be oddswire.Settings, not {type(settings).__name__}: "
+            "give a URL as connect(url=...)"
+        )
     elif overrides:
+        unknown = overrides.keys() - set(Settings.__struct_fields__)
+        if unknown:
+            raise SettingsError(*(not_a_setting(name) for name in sorted(unknown)))
         settings = msgspec.structs.replace(settings, **overrides)
     return Wire(
         settings,
@@ -90,11 +121,43 @@ def connect(
         topics=topics,
         rules=rules,
         queue=queue,
+        queues=queues,
     )
 
 
-class Wire:
+class Queues:
+    """The queues that `connect` was given, each by its key."""
+
+    def __init__(self, queues: dict[QueueKey[Any], Queue[Any]]) -> None:
+        self._queues = queues
+
+    def __getitem__(self, key: QueueKey[T]) -> Queue[T]:
+        """Return the queue of a key.
+
+        Raises:
+            QueueError: `connect` was not given this key.
+        """
+        queue = self._queues.get(key)
+        if queue is None:
+            raise QueueError(
+                f"this Wire has no such queue: give connect(queues=[...]) the key "
+                f"{getattr(key, 'name', key)!r}"
+            )
+        return queue
+
+    def __iter__(self) -> Iterator[QueueKey[Any]]:
+        return iter(self._queues)
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+
+class Wire(Generic[S, M]):
     """Everything a process needs of Redis, behind one `async with`. Single use.
+
+    ``Wire[UserSession, Greeting]`` is one whose sessions are `UserSession` and whose
+    `queue` has `Greeting` messages. Before it is entered, its parts raise
+    `ClosedError`.
 
     Attributes:
         settings: What it was opened with; with an embedded server, `url` is filled in.
@@ -106,28 +169,31 @@ class Wire:
         cache: The `Cache`, on the server of `cache_url` where that is set.
         pubsub: The topics.
         limiter: The `RateLimiter`.
+        queues: The queues that `connect` was given by `QueueKey`.
     """
 
     settings: Settings
     client: Client
     health: Health
-    sessions: Sessions[Any]
+    sessions: Sessions[S]
     locks: Locks
     cache: Cache
     pubsub: PubSub
     limiter: RateLimiter
+    queues: Queues
 
     def __init__(
         self,
         settings: Settings,
         *,
-        session: type[Record] = Session,
+        session: type[S] = Session,  # type: ignore[assignment]
         source: Source | None = None,
         keyring: Keyring | None = None,
         namespaces: Iterable[Namespace] = (),
         topics: Iterable[Topic[Any]] = (),
         rules: Iterable[Rule] = (),
-        queue: type[Any] | None = None,
+        queue: type[M] | None = None,
+        queues: Iterable[QueueKey[Any]] = (),
     ) -> None:
         self.settings = settings
         self._namespaces = tuple(namespaces)
@@ -141,10 +207,28 @@ class Wire:
         self._keyring = keyring
         self._stack = AsyncExitStack()
         self._opened = False
-        self._queue: Queue[Any] | None = None
+        self._queue: Queue[M] | None = None
+        self._keys = tuple(queues)
+        _refuse_twice(self._keys, also=queue is not None)
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, params: Any) -> Any:
+            # `Wire[UserSession]`, before Python 3.13 knows that M has a default.
+            given = params if isinstance(params, tuple) else (params, Any)
+            return super().__class_getitem__(given)
+
+        def __getattr__(self, name: str) -> Any:
+            # Asked for what is not there: a part, before it was opened.
+            if name in Wire.__annotations__:
+                raise ClosedError(
+                    f"this Wire has no {name} yet: enter it, as in "
+                    "`async with oddswire.connect() as wire`"
+                )
+            raise AttributeError(f"a Wire has no attribute {name!r}")
 
     @property
-    def queue(self) -> Queue[Any]:
+    def queue(self) -> Queue[M]:
         """The queue named ``messages``, of the type that `connect` was given.
 
         Raises:
@@ -206,10 +290,16 @@ class Wire:
                     self._queue_type,
                     prefix=self.settings.prefix,
                 )
+            self.queues = Queues(
+                {
+                    key: key.open(self.client, prefix=self.settings.prefix)
+                    for key in self._keys
+                }
+            )
             self._stack = stack.pop_all()
         return self
 
-    async def _sessions(self) -> Sessions[Any]:
+    async def _sessions(self) -> Sessions[S]:
         settings = self.settings
         if self._keyring is None and settings.session_encryption:
             self._keyring = await asyncio.to_thread(_keyring_of, settings)
@@ -238,19 +328,7 @@ class Wire:
         settings = self.settings
         client = self.client
         if settings.cache_url is not None:
-            # Its own credentials are in its URL.
-            client = Client.from_settings(
-                msgspec.structs.replace(
-                    settings,
-                    url=settings.cache_url,
-                    username=None,
-                    password=None,
-                    database=None,
-                    sentinels=None,
-                    sentinel_password=None,
-                ),
-                events=self.events,
-            )
+            client = Client.from_settings(settings.for_cache(), events=self.events)
             stack.push_async_callback(client.aclose)
         return Cache(
             client,
@@ -277,7 +355,7 @@ class Wire:
     async def erase(self, user_id: int) -> Receipt:
         """Remove a user from every part, and look again whether anything is left.
 
-        Her session; messages in the queue and their ids; what rules that count by
+        Her session; messages in the queues and their ids; what rules that count by
         ``user`` know of her; cache entries with the tag ``user:<id>``, which no
         process reads any more. Topics and locks are not looked at: docs/operations.md
         has what ends by itself. Cancelled or failed half way, some parts are done; it
@@ -287,9 +365,14 @@ class Wire:
             OddswireError: A part could not be asked; nothing is claimed.
         """
         # First what could still reach her, last what she asked for.
-        queue = () if self._queue is None else (await self._queue.erase(user_id),)
+        queues: list[Erased] = []
+        if self._queue is not None:
+            queues.append(await self._queue.erase(user_id))
+        for key in self.queues:
+            erased = await self.queues[key].erase(user_id)
+            queues.append(msgspec.structs.replace(erased, part=f"queue:{key.name}"))
         parts = (
-            *queue,
+            *queues,
             await self.limiter.erase(user=user_id),
             await self.cache.erase(user_id),
             await self.sessions.erase(user_id),
@@ -310,6 +393,16 @@ def _with_default(rules: tuple[Rule, ...], settings: Settings) -> tuple[Rule, ..
         return rules
     window = SlidingWindow(settings.rate_limit_requests, settings.rate_limit_window)
     return (*rules, Rule("default", window, key="user"))
+
+
+def _refuse_twice(keys: tuple[QueueKey[Any], ...], *, also: bool) -> None:
+    names = [key.name for key in keys] + (["messages"] if also else [])
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SettingsError(
+            f"queues: {twice[0]!r} is the name of two queues"
+            + (", one of them connect(queue=...)" if twice[0] == "messages" else "")
+        )
 
 
 def _keyring_of(settings: Settings) -> Keyring:

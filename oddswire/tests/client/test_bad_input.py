@@ -198,7 +198,10 @@ async def test_closing_a_view_closes_nothing(client):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"comand_timeout": 2.0}, "comand_timeout: neither a setting nor redis-py's"),
+        (
+            {"comand_timeout": 2.0},
+            "comand_timeout is not a setting; did you mean command_timeout",
+        ),
         ({"command_timeout": -1}, "command_timeout"),
         ({"command_timeout": "soon"}, "command_timeout"),
         ({"pool_max": 0}, "pool_max"),

@@ -7,7 +7,13 @@ import asyncio
 import pytest
 
 from oddswire import Client
-from oddswire.errors import CommandTimeout, ConnectionLost, NotShared, WrongType
+from oddswire.errors import (
+    CommandTimeout,
+    ConnectionLost,
+    NotShared,
+    Outcome,
+    WrongType,
+)
 from oddswire.testing import LoopLag
 
 
@@ -150,38 +156,44 @@ async def test_pubsub_and_monitor(client, prefix):
     assert await client.ping()
 
 
-@pytest.mark.errors
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda c: c.select(1),
-        lambda c: c.auth("x"),
-        lambda c: c.execute_command("HELLO", 3),
-        lambda c: c.reset(),
-        lambda c: c.quit(),
-        lambda c: c.execute_command("MULTI"),
-        lambda c: c.execute_command("exec"),
-        lambda c: c.execute_command(b"DISCARD"),
-        lambda c: c.execute_command("WATCH", "k"),
-        lambda c: c.execute_command("UNWATCH"),
-        lambda c: c.client_reply("OFF"),
-        lambda c: c.execute_command("CLIENT TRACKING", "ON"),
-        lambda c: c.execute_command("CLIENT", "TRACKING", "ON"),
-        lambda c: c.execute_command("SCRIPT", "DEBUG", "YES"),
-        lambda c: c.execute_command("client", b"reply", "off"),
-        lambda c: c.readonly(),
-        lambda c: c.readwrite(),
-        lambda c: c.execute_command("ASKING"),
+ABOUT_ITS_CONNECTION = {
+    "client": [
+        *(("AUTH", "x"), ("HELLO", 3), ("RESET",), ("QUIT",), ("READONLY",)),
+        *(("READWRITE",), ("ASKING",), ("SYNC",), ("PSYNC", "?", -1)),
+        *(("REPLCONF", "capa", "eof"), ("SELECT", 1), ("client", b"reply", "off")),
+        *(("CLIENT TRACKING", "ON"), ("CLIENT", "TRACKING", "ON")),
+        *(("CLIENT NO-EVICT", "ON"), ("CLIENT", "NO-TOUCH", "ON")),
+        *(("CLIENT SETINFO", "LIB-NAME", "x"), ("CLIENT CACHING", "YES")),
+        *(("CLIENT", "IMPORT-SOURCE", "ON"), ("CLIENT", "CAPA", "redirect")),
+        *(("CLIENT", "MAINT_NOTIFICATIONS", "ON"), ("SCRIPT", "DEBUG", "YES")),
     ],
-    ids=range(18),
-)
+    "pipeline": [
+        *(("MULTI",), ("exec",), (b"DISCARD",), ("WATCH", "k"), ("UNWATCH",)),
+    ],
+    "pubsub": [
+        *(("SUBSCRIBE", "c"), ("PSUBSCRIBE", "c*"), ("SSUBSCRIBE", "c")),
+        *(("UNSUBSCRIBE",), ("PUNSUBSCRIBE",), ("SUNSUBSCRIBE",)),
+    ],
+    "monitor": [("MONITOR",)],
+}
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("way", ABOUT_ITS_CONNECTION)
 @pytest.mark.parametrize("transport", ["multiplexed", "pool"])
-async def test_what_changes_the_connection_is_refused(server, call, transport):
-    """What would change the connection under everybody is refused, with what to do."""
+async def test_what_is_about_its_connection_is_refused(server, way, transport):
+    """What is about the connection it is sent on is refused, with the right way."""
     async with Client.from_url(server.url, transport=transport) as client:
-        with pytest.raises(NotShared, match=r"use it on `client\.client\(\)`"):
-            await call(client)
-        assert await client.ping()
+        before = await client.client_info()
+        for args in ABOUT_ITS_CONNECTION[way]:
+            with pytest.raises(
+                NotShared, match=rf"use .*`client\.{way}\(\)`"
+            ) as caught:
+                await client.execute_command(*args)
+            assert caught.value.outcome is Outcome.NOT_SENT
+        after = await client.client_info()
+        same = ("id", "flags", "db", "name", "lib-name", "redir", "resp")
+        assert [after.get(name) for name in same] == [before.get(name) for name in same]
 
 
 @pytest.mark.advanced

@@ -63,17 +63,6 @@ async def test_changed_connection_lasts_as_long_as_its_client(own):
         assert (await alone.client_info())["db"] == 5
 
 
-@pytest.mark.errors
-@pytest.mark.parametrize("command", [("MONITOR",), ("SUBSCRIBE", "channel")])
-async def test_wire_that_was_taken_over_is_not_lent_again(own, command):
-    """After a raw MONITOR or SUBSCRIBE the next caller gets another wire."""
-    async with Client.from_url(own.url, protocol=2, **SMALL) as client:
-        await client.execute_command(*command)
-        assert client.connection_pool.roster.idle == 0
-        await client.rpush("list", 1)
-        assert await client.blpop("list", 1) == (b"list", b"1")
-
-
 class Slow(CredentialProvider):
     """Credentials that are there at once, then never."""
 

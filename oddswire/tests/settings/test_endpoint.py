@@ -57,6 +57,14 @@ SOCKETS = st.builds(
         ("redis://10.0.0.1", Endpoint(host="10.0.0.1")),
         ("redis://h.example.com.", Endpoint(host="h.example.com.")),
         ("unix:///run/r.sock", Endpoint(path="/run/r.sock")),
+        ("valkey://h/1", Endpoint(host="h", database=1)),
+        ("ValKeys://h", Endpoint(host="h", tls=True)),
+        ("unix:///s?db=1&password=pw", Endpoint(path="/s", database=1, password="pw")),
+        ("redis://:pw@h?password=pw", Endpoint(host="h", password="pw")),
+        (
+            "redis://h?protocol=3&client_name=a%20b",
+            Endpoint(host="h", options=(("client_name", "a b"), ("protocol", "3"))),
+        ),
         (
             "unix://me:pw@/run/a%20b?db=2",
             Endpoint(path="/run/a b", username="me", password="pw", database=2),
@@ -103,7 +111,10 @@ def test_urls_are_read(url, expected) -> None:
         ("redis://h/2147483648", "database"),
         ("redis://h/1?db=2", "two databases"),
         ("redis://h?db=1&db=2", "?db="),
-        ("redis://h?password=CANARY", "?db="),
+        ("redis://h?password=CANARY&password=CANARY", "?password= twice"),
+        ("redis://:CANARY@h?password=CANARY2", "two passwords"),
+        ("redis://:CAN?ARY=1@h", "%3F"),
+        ("redis://h?socket_timeout=CANARY", "socket_timeout must be seconds"),
         ("redis://h?CANARY", "?db="),
         ("redis://h?db=", "database"),
         ("redis://CANARY CANARY", "white space"),
@@ -231,6 +242,40 @@ def test_who_we_are_is_never_shown(username, password) -> None:
 def test_reach_is_judged_by_the_address(host, reach) -> None:
     """Loopback is local, unrouted addresses and names are private, others public."""
     assert Endpoint(host=host).reach == reach
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("G2")
+@pytest.mark.parametrize(
+    ("host", "reach"),
+    [
+        ("localhost", "local"),
+        ("LocalHost.", "local"),
+        ("a.localhost", "public"),
+        ("redis", "public"),
+        ("db.internal", "public"),
+        ("db.local", "public"),
+        ("cache-1", "private"),
+        ("CACHE-1.", "private"),
+        ("a.prod.svc", "private"),
+        ("prod.svc", "public"),
+        ("xprod.svc", "public"),
+        ("10.0.0.1", "private"),
+        ("::1", "local"),
+        ("8.8.8.8", "public"),
+        ("2002:808:808::1", "public"),
+        ("2001:0:4136:e378:8000:63bf:f7f7:f7f7", "public"),
+        ("64:ff9b::808:808", "public"),
+        ("::ffff:8.8.8.8", "public"),
+    ],
+)
+def test_no_name_is_private_that_nobody_declared(host, reach) -> None:
+    """A name is private if it is declared; a tunnel's address leads where it leads."""
+    declared = "cache-1, .prod.svc"
+
+    assert Endpoint(host=host).reach_declared(declared) == reach
+    if reach == "public":
+        assert Endpoint(host=host).reach_declared(None) == "public"
 
 
 @pytest.mark.basic

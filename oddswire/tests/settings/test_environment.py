@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 from decimal import Decimal
@@ -169,7 +170,8 @@ def _accepted(option) -> st.SearchStrategy[tuple[str, object]]:
         "profile": ["development", "test"],
         "url": ["redis://h/1", "unix:///s"],
         "cache_url": ["rediss://:x@h"],
-        "sentinels": ["h", "10.0.0.1:26379", "a:1, b:2,c"],
+        "sentinels": ["h", "10.0.0.1:26379", "a:1, b:2,c", "[::1]:1,::1", "a,"],
+        "private_hosts": ["redis", "redis, db.internal", ".svc.cluster.local,h."],
         "prefix": ["a:", "polymarket:", "A-b_c.9:"],
         "encryption_key": [
             "0123456789abcdefFEDCBA98765432100f1e2d3c4b5a69788796a5b4c3d2e1f0"
@@ -205,8 +207,12 @@ def test_any_other_text_is_one_line_that_names_the_variable(option, text) -> Non
         return
     settings = _read({option.variable: text})
     value = getattr(settings, option.field)
+    if option.blank and not text:
+        assert value is None
+        return
     assert value == option.kind.check(value)
-    assert text == text.strip() != ""
+    assert text.strip() != ""
+    assert text == text.strip() or option.field == "sentinels"
 
 
 @pytest.mark.errors
@@ -394,3 +400,100 @@ def test_no_environment_raises_anything_else(environ) -> None:
     if not problems:
         assert _read(environ).profile in PROFILES
     assert len(problems) == len(set(problems))
+
+
+# --- whose file, whose password
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X2")
+@pytest.mark.parametrize(
+    ("mode", "owner", "says"),
+    [
+        (0o600, 12345, "belongs to another user"),
+        (0o602, None, "everybody may write to it"),
+        (0o666, None, "everybody may write to it"),
+    ],
+)
+def test_a_strangers_dotenv_is_refused(tmp_path, monkeypatch, mode, owner, says):
+    """A file that another user can write decides nothing, and the line says why."""
+    file = tmp_path / ".env"
+    file.write_text("REDIS_URL=redis://evil\n")
+    file.chmod(mode)
+    if owner is not None:
+        monkeypatch.setattr("os.geteuid", lambda: file.stat().st_uid + owner)
+        file.chmod(mode)
+        if file.stat().st_uid == 0:
+            os.chown(file, owner + 1, -1)
+    with pytest.raises(SettingsError) as caught:
+        _read({}, file)
+
+    assert says in str(caught.value)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X2")
+def test_a_file_names_no_program(tmp_path) -> None:
+    """The server's program comes from the environment or an argument, never a file."""
+    file = tmp_path / ".env"
+    file.write_text("ODDSWIRE_SERVER_BIN=./evil.sh\n")
+    with pytest.raises(SettingsError, match=r"SERVER_BIN in .*: a program is named by"):
+        _read({}, file)
+
+    assert _read({"ODDSWIRE_SERVER_BIN": "/bin/x"}, file).server_bin == "/bin/x"
+    assert _read({}, file, server_bin="/bin/y").server_bin == "/bin/y"
+
+
+COMPLETES = {
+    "ODDSWIRE_USERNAME": "me",
+    "REDIS_PASSWORD": "CANARY",
+    "REDIS_DATABASE": "1",
+    "ODDSWIRE_SENTINELS": "10.0.0.1",
+    "ODDSWIRE_SENTINEL_USERNAME": "me",
+    "ODDSWIRE_SENTINEL_PASSWORD": "CANARY",
+}
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X2", "G1")
+@pytest.mark.parametrize("variable", COMPLETES)
+def test_a_password_is_not_sent_where_another_source_says(tmp_path, variable) -> None:
+    """What completes a URL comes from where the URL is, or it is refused or unused."""
+    assert {o.variable for o in OPTIONS if o.completes} == set(COMPLETES)
+    field = BY_VARIABLE[variable].field
+    file = tmp_path / ".env"
+    url, other = "REDIS_URL=redis://h\n", f"{variable}={COMPLETES[variable]}\n"
+    for content, environ in (
+        (url, {variable: COMPLETES[variable]}),
+        (other, {"REDIS_URL": "redis://h"}),
+    ):
+        file.write_text(content)
+        with pytest.raises(SettingsError) as caught:
+            _read(environ, file)
+        assert variable in str(caught.value)
+        assert "give both in one place" in str(caught.value)
+        assert "CANARY" not in str(caught.value)
+        # The URL of an argument is completed by arguments alone.
+        settings = _read(environ, file, url="redis://other")
+        assert getattr(settings, field) is None
+        assert any(variable in line for line in settings.warnings)
+    file.write_text(url + other)
+    assert getattr(_read({}, file), field) is not None
+    both = {"REDIS_URL": "redis://h", variable: COMPLETES[variable]}
+    assert getattr(_read(both, file), field) is not None
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("G1")
+@pytest.mark.parametrize(
+    "variable",
+    ["ODDSWIRE_USERNAME", "REDIS_PASSWORD", "REDIS_DATABASE",
+     "ODDSWIRE_SENTINEL_USERNAME", "ODDSWIRE_SENTINEL_PASSWORD"],
+)  # fmt: skip
+def test_an_empty_credential_is_none(variable) -> None:
+    """A server without a password has ``REDIS_PASSWORD=``, and so may the arguments."""
+    settings = _read({"REDIS_URL": "redis://h", variable: ""})
+    field = BY_VARIABLE[variable].field
+
+    assert getattr(settings, field) is None
+    assert getattr(Settings(url="redis://h", **{field: ""}), field) is None

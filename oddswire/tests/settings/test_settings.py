@@ -34,9 +34,9 @@ def test_settings_are_frozen_and_keyword_only() -> None:
     settings = Settings()
     with pytest.raises(AttributeError):
         settings.pool_min = 3
-    with pytest.raises(TypeError):
-        Settings("test")
-    with pytest.raises(TypeError, match="pool_mim"):
+    with pytest.raises(SettingsError, match=r"by name: Settings\(url=...\)"):
+        Settings("redis://:CANARY@h")
+    with pytest.raises(SettingsError, match="pool_mim is not a setting; did you mean"):
         Settings(pool_mim=3)
 
 
@@ -250,8 +250,8 @@ def test_a_server_of_our_own_is_for_development_and_test(profile) -> None:
         ("redis://[2606:4700::1111]", "public"),
         ("redis://10.0.0.5", "private"),
         ("redis://100.64.0.1", "private"),
-        ("redis://redis", "private"),
-        ("redis://db.internal", "private"),
+        ("redis://redis", "named"),
+        ("redis://db.internal", "named"),
         ("redis://localhost", "local"),
         ("redis://127.0.0.1", "local"),
         ("unix:///run/r.sock", "local"),
@@ -261,11 +261,15 @@ def test_a_server_of_our_own_is_for_development_and_test(profile) -> None:
 def test_plaintext_and_profiles(field, profile, url, reach) -> None:
     """Production refuses plaintext to the public, warns of private; local is fine."""
     given = {"profile": profile, "url": "unix:///run/r.sock"} | {field: url}
-    if (profile, reach) == ("production", "public"):
+    if profile == "production" and reach in ("public", "named"):
         [line] = _problems(**given)
         assert line.startswith(f"{field}='redis://")
         assert "use rediss://" in line
-        return
+        if reach == "public":
+            return
+        # A name that only looks private is private once it is declared.
+        given["private_hosts"] = "redis, .internal"
+    reach = "private" if reach == "named" else reach
     warned = Settings(**given).warnings
     served = profile in ("staging", "production")
     if served and reach in ("public", "private"):
@@ -280,14 +284,40 @@ def test_plaintext_and_profiles(field, profile, url, reach) -> None:
 @pytest.mark.requirement("G2")
 @pytest.mark.parametrize("profile", list(PROFILES))
 def test_an_unchecked_certificate_and_profiles(profile) -> None:
-    """Production refuses tls_verify=False; elsewhere it is warned of."""
-    given = {"profile": profile, "url": "rediss://db.example.com", "tls_verify": False}
-    if profile == "production":
-        [line] = _problems(**given)
-        assert "tls_ca_file" in line
-        return
-    [line] = Settings(**given).warnings
-    assert "not checked" in line
+    """Staging and production refuse it however it is spelled; elsewhere a warning."""
+    plain = "rediss://db.example.com"
+    for spelled in (
+        {"url": plain, "tls_verify": False},
+        {"url": plain, "tls_check_hostname": False},
+        {"url": f"{plain}?ssl_cert_reqs=none"},
+        {"url": f"{plain}?ssl_cert_reqs=CERT_NONE"},
+        {"url": f"{plain}?ssl_check_hostname=no"},
+        {"url": f"{plain}/0?ssl_check_hostname=False&ssl_ca_certs=ca.pem"},
+        {"url": plain, "cache_url": "rediss://c.example.com?ssl_cert_reqs=None"},
+        {"url": plain, "cache_url": "valkeys://c.example.com?ssl_check_hostname=0"},
+    ):
+        if profile in ("staging", "production"):
+            [line] = _problems(profile=profile, **spelled)
+            assert "trust your own authority" in line
+        else:
+            warned = Settings(profile=profile, **spelled).warnings
+            assert any("not checked" in line for line in warned)
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("G2")
+def test_the_sentinels_are_addresses_too() -> None:
+    """Each sentinel is judged; the primary's name is no address."""
+    production = {"profile": "production", "url": "redis://mymaster"}
+
+    assert Settings(**production, sentinels="10.0.0.1,[fd00::1]:26380").url is not None
+    lines = _problems(**production, sentinels="10.0.0.1, 8.8.8.8:1, sentinel-1")
+    assert [re.findall("'(.*)'", line) for line in lines] == [
+        ["redis://8.8.8.8:1"],
+        ["redis://sentinel-1:26379"],
+    ]
+    tls = production | {"url": "rediss://mymaster"}
+    assert Settings(**tls, sentinels="8.8.8.8").sentinels == "8.8.8.8"
 
 
 @pytest.mark.basic
@@ -361,7 +391,7 @@ def test_random_keys_are_no_examples(key) -> None:
     if text and steps > 1:
         Settings(
             profile="production",
-            url="redis://h",
+            url="rediss://h",
             encryption_key=key.hex(),
             session_encryption=True,
         )
@@ -404,7 +434,7 @@ def test_secrets_are_not_shown(profile) -> None:
         cache_url="rediss://:canary3@c",
         encryption_key="ca7a" + KEY[4:],
         session_encryption=True,
-        tls_verify=profile == "production",
+        tls_verify=profile in ("staging", "production"),
     )
 
     shown = _everything_shown(settings)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_type
 
+import msgspec
+
 import oddswire
 from oddswire.health import Report
-from oddswire.queue import Message, Queue
+from oddswire.queue import Message, Queue, QueueKey
 from oddswire.ratelimit import Decision, RateLimiter
+from oddswire.sessions import Record, Session
 
 if TYPE_CHECKING:
     from oddswire.cache import Cache
@@ -69,3 +72,62 @@ async def cached(cache: Cache) -> None:
     assert_type(await cache.get_or_set("price:1", load), float)
     assert_type(await cache.get("price:1", type=float), float | None)
     assert_type(await cache.get("price:1", 0.0, type=float), float)
+
+
+class UserSession(Record):
+    """A session with typed preferences."""
+
+    language: str = "en"
+
+
+class Alert(msgspec.Struct):
+    """A message of a queue."""
+
+    text: str
+
+
+ALERTS = QueueKey("alerts", Alert)
+NUMBERS = QueueKey("numbers", int)
+
+
+async def typed_wire() -> None:
+    """A misspelt field, a wrong message and an unknown override are type errors."""
+    wire = oddswire.connect(session=UserSession, queue=Alert, queues=[ALERTS, NUMBERS])
+    assert_type(wire, oddswire.Wire[UserSession, Alert])
+    assert_type(wire.queue, Queue[Alert])
+    assert_type(wire.queues[ALERTS], Queue[Alert])
+    assert_type(wire.queues[NUMBERS], Queue[int])
+    session = await wire.sessions.get(7)
+    assert_type(session, UserSession | None)
+    if session is not None:
+        assert_type(session.language, str)
+        _ = session.langauge  # type: ignore[attr-defined]
+
+    def german(session: UserSession) -> None:
+        session.language = "de"
+
+    def wrong(session: UserSession) -> None:
+        session.langauge = "de"  # type: ignore[attr-defined]
+
+    assert_type(await wire.sessions.update(7, german), UserSession)
+    await wire.sessions.update(7, wrong)
+    await wire.queue.enqueue(7, Alert("up"))
+    await wire.queue.enqueue(7, "up")  # type: ignore[arg-type]
+    await wire.queues[ALERTS].enqueue(7, 5)  # type: ignore[arg-type]
+    await wire.queues[NUMBERS].enqueue(7, Alert("up"))  # type: ignore[arg-type]
+    _ = wire.cleint  # type: ignore[attr-defined]
+
+    plain = oddswire.connect()
+    assert_type(plain, oddswire.Wire)
+    assert_type(await plain.sessions.get(7), Session | None)
+    oddswire.connect(pool_mx=3)  # type: ignore[call-arg]
+    oddswire.connect(pool_max="3")  # type: ignore[arg-type]
+    oddswire.connect("redis://localhost")  # type: ignore[arg-type]
+    oddswire.Settings.from_env(timeout=1)  # type: ignore[call-arg]
+    oddswire.Settings(timeout=1)  # type: ignore[call-arg]
+
+
+async def denied(limiter: RateLimiter) -> str:
+    """A decision is asked as a bool."""
+    decision = await limiter.hit("user", user=7)
+    return "yes" if decision else "no"

@@ -36,7 +36,8 @@ class RequestRefused(PolymarketError):
         status: The HTTP status, 400 to 499.
     """
 
-    def __init__(self, *args: object, status: int) -> None:
+    def __init__(self, *args: object, status: int = 400) -> None:
+        # The default is for pickle, which calls the class without it.
         super().__init__(*args)
         self.status = status
 

@@ -31,7 +31,7 @@ def price_rules(engine: AsyncEngine) -> SqlRules[PriceRule]:
 @asynccontextmanager
 async def remembered(
     settings: Settings, engine: AsyncEngine, **options: Any
-) -> AsyncIterator[tuple[Wire, Alerts]]:
+) -> AsyncIterator[tuple[Wire[UserSession], Alerts]]:
     """Hold a wire whose sessions are as the database says, and the alerts to watch.
 
     First the tables, then the users and their indexes in Redis, whatever it had, then

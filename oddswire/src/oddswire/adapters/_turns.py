@@ -54,7 +54,7 @@ class Turns:
         self,
         client: Client,
         *,
-        prefix: str,
+        prefix: str | None,
         lease: float,
         timeout: float,
         queue: int,

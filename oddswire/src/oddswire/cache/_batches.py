@@ -6,10 +6,12 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING, Any
 
+from oddswire.cache._flight import loading
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-    from oddswire.cache._flight import Want
+    from oddswire.cache._flight import Flight, Want
     from oddswire.cache._flights import Flights
     from oddswire.cache._lookup import Lookup
     from oddswire.cache._memory import Item
@@ -38,6 +40,7 @@ class Batch:
         self._keys = keys
         self._undecided = set(keys)
         self._wanted: dict[str, asyncio.Future[Any]] = {}
+        self._loading: tuple[Flight, ...] = ()
         self._flights = flights
 
     def wants(
@@ -61,6 +64,7 @@ class Batch:
         """Return the value of a key that is ours to load."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._wanted[key] = future
+        self._loading += loading.get()
         self.settle(key)
         try:
             return await future
@@ -87,6 +91,8 @@ class Batch:
             task.cancel()
 
     async def _call(self, wanted: dict[str, asyncio.Future[Any]]) -> None:
+        # It is the loader of all of them.
+        loading.set(self._loading)
         try:
             values = await self._loader(list(wanted))
             for key, future in wanted.items():
@@ -175,6 +181,7 @@ class Gatherer:
         self._obtain = obtain
         self._most = most
         self._waiting: dict[Any, asyncio.Future[Any]] = {}
+        self._loading: dict[Any, tuple[Flight, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, argument: Any) -> Any:
@@ -187,22 +194,29 @@ class Gatherer:
             future = self._waiting[argument] = loop.create_future()
             # It may be that nobody is left to hear of an error.
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._loading[argument] = self._loading.get(argument, ()) + loading.get()
         return await asyncio.shield(future)
 
     def _go(self) -> None:
         waiting, self._waiting = self._waiting, {}
+        loaders, self._loading = self._loading, {}
         arguments = list(waiting)
         for start in range(0, len(arguments), self._most):
             part = {
                 each: waiting[each] for each in arguments[start : start + self._most]
             }
             task = asyncio.get_running_loop().create_task(
-                self._run(part), name="oddswire gathered batch"
+                self._run(part, sum((loaders[each] for each in part), ())),
+                name="oddswire gathered batch",
             )
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, part: dict[Any, asyncio.Future[Any]]) -> None:
+    async def _run(
+        self, part: dict[Any, asyncio.Future[Any]], loaders: tuple[Flight, ...]
+    ) -> None:
+        # Who waits for one of them waits for all, whoever was the first.
+        loading.set(loaders)
         try:
             values = await self._obtain(list(part))
         except asyncio.CancelledError:

@@ -32,7 +32,7 @@ class Cache(Many):
     Args:
         client: Whose server. It stays yours to close.
         namespaces: What is declared; other names get the defaults.
-        prefix: What every key in Redis begins with.
+        prefix: What every key in Redis begins with; None: as the client's settings say.
         ttl: Seconds for which a value is fresh, where nothing else says.
         l1_bytes: Memory of this process, at most; 0 keeps nothing here.
         timeout: Seconds for one call of Redis.

@@ -6,6 +6,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING
 
+from oddswire.cache._flight import refuse_cycle
 from oddswire.cache._reading import Found, Held
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Claims:
 
         Raises:
             Elsewhere: Nobody waits for the flight, and another process loads.
+            CacheLoadCycle: That load waits for this one.
             OddswireError: Redis did not answer.
         """
         want = flight.want
@@ -89,6 +91,7 @@ class Claims:
                         return None  # by another that was begun after it
                     rob = answer.holder
                     continue
+                refuse_cycle(flight.loaders, want, answer.holder)
                 if flight.elsewhere is not None:
                     flight.elsewhere()
                 if flight.keep and not flight.waiters:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import secrets
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from oddswire.errors import CacheLoadCycle
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from oddswire.cache._memory import Item
     from oddswire.cache._nonces import Snapshot
@@ -85,6 +88,8 @@ class Flight:
         dead: It must not be joined, and what it loads must not be stored.
         held: The lease is, or may be, ours.
         waiters: Callers who wait for it.
+        loaders: Flights whose loaders are among them, as often as they wait.
+        bypassed: It loads without Redis.
         keep: It goes on when the last of them has left.
         elsewhere: Called when it turns out that another process loads.
         force: It loads whatever is there, and robs whoever loads.
@@ -93,12 +98,14 @@ class Flight:
     __slots__ = (
         "began",
         "born",
+        "bypassed",
         "dead",
         "elsewhere",
         "force",
         "future",
         "held",
         "keep",
+        "loaders",
         "old",
         "snapshot",
         "task",
@@ -122,6 +129,8 @@ class Flight:
         self.force = False
         self.held = False
         self.waiters = 0
+        self.loaders: list[Flight] = []
+        self.bypassed = False
         self.future: asyncio.Future[Item] = asyncio.get_running_loop().create_future()
         # All may have left; an error that nobody waits for is counted, not reported.
         self.future.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -130,6 +139,49 @@ class Flight:
     def hold(self) -> None:
         """From the parser: the lease is ours, or may be."""
         self.held = True
+
+
+loading: ContextVar[tuple[Flight, ...]] = ContextVar("oddswire_loading", default=())
+"""The flights whose loader this code is part of, also in tasks that the loader began.
+
+One, but for the loader of a batch: it is that of every key of the batch.
+"""
+
+
+def refuse_cycle(waiting: Iterable[Flight], wanted: Want, token: bytes = b"") -> None:
+    """Make sure that a load does not wait for one that waits for it.
+
+    Each flight knows the flights whose loaders wait for it. Followed upwards from who
+    is about to wait, that is a chain of loads, and the ring is closed where it gets to
+    what is about to be waited for. Over processes a chain is not known: a load that
+    another process holds is told from one of the chain by the token of its lease.
+
+    Args:
+        waiting: Who is about to wait.
+        wanted: For what.
+        token: What holds its lease, where that is not a flight of this cache.
+
+    Raises:
+        CacheLoadCycle: It does.
+    """
+    chains: list[tuple[Flight, ...]] = [(flight,) for flight in waiting]
+    seen: set[Flight] = set()
+    for chain in chains:
+        flight = chain[-1]
+        # What has ended waits for nothing: a task may outlive the loader that began it.
+        if flight in seen or flight.future.done():
+            continue
+        seen.add(flight)
+        if token:
+            found = token.startswith(flight.token)
+        else:
+            place = flight.want.place
+            found = place.key == wanted.place.key and place.space is wanted.place.space
+        if found:
+            keys = [each.want.place.key for each in reversed(chain)]
+            ring = " -> ".join([*keys, wanted.place.key])
+            raise CacheLoadCycle(f"a loader waits for itself: {ring}")
+        chains += [(*chain, each) for each in flight.loaders]
 
 
 def takes_load(loader: Callable[..., Any]) -> bool:

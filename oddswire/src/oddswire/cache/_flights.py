@@ -17,11 +17,18 @@ from typing import TYPE_CHECKING, Any
 from oddswire.cache._aside import Aside
 from oddswire.cache._backoff import Backoff
 from oddswire.cache._claims import Claims, Elsewhere
-from oddswire.cache._flight import Flight, Fresh, Load, takes_load
+from oddswire.cache._flight import (
+    Flight,
+    Fresh,
+    Load,
+    loading,
+    refuse_cycle,
+    takes_load,
+)
 from oddswire.cache._record import NONCE_BYTES, check_version
 from oddswire.cache._renewals import Renewals
 from oddswire.cache.namespace import check_ttl
-from oddswire.errors import CacheLoadTimeout, ClosedError, OddswireError
+from oddswire.errors import CacheLoadCycle, CacheLoadTimeout, ClosedError, OddswireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -190,11 +197,16 @@ class Flights:
 
         Raises:
             CacheLoadTimeout: It took longer than `timeout` seconds.
+            CacheLoadCycle: It waits for the caller.
             Exception: What the loader raised.
         """
         flight.waiters += 1
+        loaders = loading.get()
         scope = asyncio.timeout(timeout)
         try:
+            if loaders:
+                refuse_cycle(loaders, flight.want)
+                flight.loaders += loaders
             async with scope:
                 return await asyncio.shield(flight.future)
         except TimeoutError:
@@ -206,6 +218,9 @@ class Flights:
             ) from None
         finally:
             flight.waiters -= 1
+            for each in loaders:
+                with suppress(ValueError):  # the ring was found
+                    flight.loaders.remove(each)
             if not (flight.waiters or flight.keep or flight.future.done()):
                 self._abandon(flight)
 
@@ -284,6 +299,8 @@ class Flights:
                     longest + want.stale + self._max_load,
                 )
                 item = await self._claims.claim(flight, head, rob)
+            except CacheLoadCycle:
+                raise
             except OddswireError:
                 if flight.force:
                     raise
@@ -292,6 +309,7 @@ class Flights:
                 if item is not None:
                     return item
         if bypass:
+            flight.bypassed = True
             kept = self.aside(want.place.key, want.kind)
             if kept is not None:
                 return kept
@@ -369,6 +387,7 @@ class Flights:
         if flight.held:
             renewals.plan()
         started = self._clock.monotonic()
+        loading.set((flight,))  # of this task, which is the flight's own
         scope = asyncio.timeout(self._max_load)
         try:
             async with scope:

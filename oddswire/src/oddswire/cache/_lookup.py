@@ -224,15 +224,39 @@ class Lookup:
         elsewhere: Callable[[], None] | None = None,
     ) -> Item:
         """Load what is not there; `elsewhere` is called if another process does."""
+        key = want.place.key
         if bypass:
-            kept = self._flights.aside(want.place.key, want.kind)
+            kept = self._flights.aside(key, want.kind)
+            if kept is None and self._flights.backing_off(key):
+                kept = self._last_known(want)
             if kept is not None:
                 return kept
         flight = self._flights.start(
             want, head, None, bypass=bypass, elsewhere=elsewhere
         )
         want.place.space.counts.shared += bool(flight.waiters)
-        return await self._flights.wait(flight, hard)
+        try:
+            return await self._flights.wait(flight, hard)
+        except Exception:
+            # Neither Redis nor the source: this is what a stale value is for.
+            last = self._last_known(want) if bypass or flight.bypassed else None
+            if last is None:
+                raise
+            return last
+
+    def _last_known(self, want: Want) -> Item | None:
+        """Return what memory had when Redis went away, if it may serve stale."""
+        item = self._items.get(want.place.key)
+        if (
+            not want.stale
+            or item is None
+            or item.kind is not want.kind
+            or self._now() >= item.usable_until
+            or not self._nonces.was_alive(item, want.place.space)
+        ):
+            return None
+        item.counts.stale_on_error += 1
+        return item
 
     async def serve(
         self, want: Want, item: Item, head: bytes | None, soft: float | None

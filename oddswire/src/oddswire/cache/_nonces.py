@@ -26,6 +26,7 @@ from oddswire.errors import InvalidKey
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from oddswire.cache._memory import Item
     from oddswire.cache._space import Space, Spaces
     from oddswire.cache._wire import TrackedWire
     from oddswire.clock import Clock
@@ -115,6 +116,8 @@ class Nonces:
         invalidation was missed meanwhile.
         """
         for space in self._spaces.by_name.values():
+            if space.cell.nonce is not None:
+                space.left = (space.cell, space.cell.nonce, self.invalidations)
             self._change(space.cell, None)
             space.cell = Cell()
         self._tags = WeakValueDictionary()
@@ -129,6 +132,30 @@ class Nonces:
         for space in self._spaces.by_name.values():
             if space.nonce_key.encode() == name:
                 self._change(space.cell, nonce if own else None)
+
+    def was_alive(self, item: Item, space: Space) -> bool:
+        """Whether nothing is known to have invalidated an item.
+
+        Also one that was held when the connection was lost. What others have
+        invalidated since is not known here.
+        """
+        if item.lives():
+            return True
+        if space.left is None:
+            return False
+        cell, nonce, invalidations = space.left
+        (own, mine), *tags = item.pairs
+        return (
+            own is cell
+            and mine[:NONCE_BYTES] == nonce[:NONCE_BYTES]
+            # By this process, meanwhile: of what, is not noted.
+            and invalidations == self.invalidations
+            # The cells of tags keep what they had.
+            and all(
+                each.nonce is not None and each.nonce[:NONCE_BYTES] == had[:NONCE_BYTES]
+                for each, had in tags
+            )
+        )
 
     # --- reading
 

@@ -18,6 +18,7 @@ from oddswire.cache._space import Spaces
 from oddswire.cache._wire import TrackedWire
 from oddswire.cache.namespace import check_ttl
 from oddswire.cache.statistics import CacheStats, total
+from oddswire.client import keyspace
 from oddswire.clock import SystemClock
 from oddswire.connection.owner import Owner
 from oddswire.errors import (
@@ -29,7 +30,6 @@ from oddswire.errors import (
     WrongLoop,
 )
 from oddswire.events import Degradation
-from oddswire.keys import KeySpace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,7 +52,7 @@ class Parts:
         client: Client,
         namespaces: Iterable[Namespace] = (),
         *,
-        prefix: str = "oddswire:",
+        prefix: str | None = None,
         ttl: float = 300.0,
         l1_bytes: int = 64 * _MIB,
         timeout: float = 0.05,
@@ -83,17 +83,17 @@ class Parts:
         self._clock: Clock = clock or SystemClock()
         self._now = self._clock.boottime
         self._owner = Owner()
-        keyspace = KeySpace(prefix)
-        self._spaces = Spaces(keyspace, namespaces, compress_above)
+        space = keyspace(client, prefix)
+        self._spaces = Spaces(space, namespaces, compress_above)
         self._memory = Memory(l1_bytes)
         self._items = self._memory.items
-        channel = keyspace.key(keys.CACHE_CHANGES) if fallback == "pubsub" else ""
+        channel = space.key(keys.CACHE_CHANGES) if fallback == "pubsub" else ""
         self._wire = TrackedWire(client, timeout, channel)
-        self._nonces = Nonces(self._wire, self._spaces, keyspace, self._clock)
+        self._nonces = Nonces(self._wire, self._spaces, space, self._clock)
         self._lease = CoherenceLease(
             self._wire,
             client,
-            keyspace,
+            space,
             self._clock,
             length=coherence,
             every=heartbeat,
@@ -102,8 +102,8 @@ class Parts:
             forget=self._memory.clear,
             remember=self._remember,
         )
-        self._hot = Hot(client.bounded(timeout), keyspace)
-        self._cap = Cap(client, keyspace, max_size)
+        self._hot = Hot(client.bounded(timeout), space)
+        self._cap = Cap(client, space, max_size)
         self._shared = Shared(
             self._wire,
             self._memory,

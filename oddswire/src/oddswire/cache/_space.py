@@ -33,6 +33,8 @@ class Space:
     Attributes:
         config: What was declared.
         cell: Holds the nonce; another object after each loss of the wire.
+        left: The last one that had a nonce, with that nonce, and what this process had
+            invalidated when it was lost.
         counts: What was counted.
     """
 
@@ -44,6 +46,7 @@ class Space:
         "cell",
         "config",
         "counts",
+        "left",
         "nonce_key",
         "run_key",
     )
@@ -53,6 +56,7 @@ class Space:
     ) -> None:
         self.config = config
         self.cell = Cell()
+        self.left: tuple[Cell, bytes, int] | None = None
         self.counts = Counts()
         self.nonce_key = keyspace.key(keys.CACHE_NAMESPACE, config.name)
         self.run_key = keyspace.key(keys.CACHE_RUN, config.name)

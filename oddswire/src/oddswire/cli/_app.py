@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, TextIO
@@ -146,7 +147,9 @@ def acl(
 
 
 def _settings(url: str | None) -> Settings:
-    return Settings.from_env() if url is None else Settings.from_env(url=url)
+    environ = dict(os.environ)  # noqa: TID251 - the command is an application
+    # In place of the variable, so that REDIS_PASSWORD completes it as its help says.
+    return Settings.from_env(environ if url is None else {**environ, "REDIS_URL": url})
 
 
 @contextmanager

@@ -101,9 +101,10 @@ async def tls(patient: Patient) -> Verdict:
     """Whether somebody on the way can read or replace what is sent."""
     endpoint, options = patient.server.endpoint, patient.server.settings
     status, fix = Status.PASS, ""
+    verified = options.tls_verify and options.tls_check_hostname
     values: dict[str, float | int | str] = {
         "tls": int(endpoint.tls),
-        "verified": int(endpoint.tls and options.tls_verify),
+        "verified": int(endpoint.tls and verified),
         "reach": endpoint.reach,
     }
     if not endpoint.tls:
@@ -111,7 +112,7 @@ async def tls(patient: Patient) -> Verdict:
         if endpoint.reach != "local":
             status = Status.FAIL if endpoint.reach == "public" else Status.WARN
             fix = "rediss:// in the URL, ODDSWIRE_TLS_CA_FILE for an authority of yours"
-    elif options.tls_verify:
+    elif verified:
         seen = "encrypted, the certificate and its name are verified"
         # With sentinels the URL has the primary's name and not its address.
         if options.sentinels is None and patient.reachable:

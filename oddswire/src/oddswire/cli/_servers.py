@@ -50,13 +50,4 @@ def servers(settings: Settings) -> tuple[Server, ...]:
     _ = main.endpoint
     if settings.cache_url is None or settings.cache_url == settings.url:
         return (main,)
-    other = msgspec.structs.replace(
-        settings,
-        url=settings.cache_url,
-        cache_url=None,
-        username=None,
-        password=None,
-        database=None,
-        sentinels=None,
-    )
-    return (main, Server(name="cache", settings=other, durable=False))
+    return (main, Server(name="cache", settings=settings.for_cache(), durable=False))

@@ -1,6 +1,7 @@
 """redis-py's asyncio API on a multiplexed wire: every command, the same reply types."""
 
 from oddswire.client._client import Client
+from oddswire.client._keyspace import keyspace
 from oddswire.client._pipeline import Pipeline
 from oddswire.client._read_lease import ReadLease, ReadTicket
 from oddswire.client._simple import SimpleClient
@@ -15,4 +16,5 @@ __all__ = [
     "SimpleClient",
     "Statistics",
     "WireCounts",
+    "keyspace",
 ]

@@ -11,8 +11,8 @@ import redis.asyncio as aredis
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import RedisError, ResponseError
 
-from oddswire.client._commands import TAKES_OVER, Command, Route
-from oddswire.client._exclusive import exclusively
+from oddswire.client._commands import Command, Route
+from oddswire.client._exclusive import exclusively, refused_by_replica, unhurried
 from oddswire.client._retries import again
 from oddswire.connection.failures import for_others
 from oddswire.connection.packing import pack, pack_as_redis_py, unencodable
@@ -125,24 +125,23 @@ class Calling(aredis.Redis):
         route = command.route_for(args)
         if self.multiplexed and not alone and route is Route.SHARED:
             return await self._shared(command, args, options)
-        if alone and (route is Route.REFUSED or command.name in TAKES_OVER):
+        if alone and route is Route.REFUSED:
             self._altered = True
         try:
+            if route is Route.ASIDE and not self._altered:
+                return await self._aside(command, args, options)
             if alone or command.name == "HIMPORT":
                 return await super().execute_command(*args, **options)
             if route is Route.REFUSED:
                 raise NotShared(
-                    f"{' '.join(command.words).upper()} changes the state of a "
-                    "connection that others share; use it on `client.client()`, which "
-                    "has one for itself"
+                    f"{' '.join(command.words).upper()} is about the connection it is "
+                    f"sent on, and others share that one; {command.instead}"
                 )
             if route is Route.SHARED:
                 reply = await self._by_pool(command, args, options)
                 self._wires.traffic.answered.record(monotonic())
                 return reply
-            reply = await exclusively(
-                self.connection_pool, command, args, options, self.timeout
-            )
+            reply = await self._exclusive(command, args, options)
             self._wires.traffic.answered.record(monotonic())
         except OddswireError as error:
             self.counted(error)
@@ -275,6 +274,62 @@ class Calling(aredis.Redis):
                 f"{command.name}: no reply within {self.timeout:g} s"
             ) from None
 
+    async def _exclusive(
+        self, command: Command, args: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
+        """Run it on a wire of its own, and once more where that primary was demoted."""
+        sent = monotonic()
+        pool = self.connection_pool
+        try:
+            return await exclusively(pool, command, args, options, self.timeout)
+        except ResponseError as error:
+            if not await self.left(error, sent) or not _as_if_unsent(error):
+                raise
+        return await exclusively(pool, command, args, options, self.timeout)
+
+    async def _send_command_parse_response(
+        self, conn: Any, command_name: Any, *args: Any, **options: Any
+    ) -> Any:
+        """Send it on this very connection (redis-py's).
+
+        A command that blocks has the time it asks for, and one that a demoted primary
+        refuses is sent to the new one, unless the connection was changed by its user.
+        """
+        command = self.known_command(args[0])
+        send = super()._send_command_parse_response
+        for last in (self._altered, True):
+            sent = monotonic()
+            try:
+                if not command.longest(args):
+                    return await send(conn, command_name, *args, **options)
+                if not conn.is_connected:
+                    await conn.connect()  # within redis-py's own limit
+                async with unhurried(conn, command, args, self.timeout):
+                    return await send(conn, command_name, *args, **options)
+            except ResponseError as error:
+                if not await self.left(error, sent):
+                    raise
+                await conn.disconnect()
+                if last or not _as_if_unsent(error):
+                    raise
+        raise AssertionError("the second attempt is the last")
+
+    async def left(self, error: ResponseError, sent: float) -> bool:
+        """Leave the server that refused a call as a replica; False: it was not that."""
+        return refused_by_replica(error) and await self._wires.left(sent)
+
+    async def _aside(
+        self, command: Command, args: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
+        """Send it on a connection opened for it, past everything that waits."""
+        deadline = monotonic() + self.timeout
+        data = self.pack(command, args)
+        async with self._wires.aside(self.timeout) as wire:
+            reply = await wire.send(data, deadline - monotonic(), command)
+        if isinstance(reply, Exception):
+            raise reply
+        return await self.shaped(reply, command, options)
+
     # --- replies
 
     async def _refused(
@@ -302,7 +357,7 @@ class Calling(aredis.Redis):
         sent = deadline - self.timeout
         while (
             isinstance(reply, ReadOnly)
-            and self._link.demoted(sent)
+            and self._wires.demoted(sent)
             # A script may have written, or told somebody, before it was refused.
             and reply.outcome is Outcome.REJECTED
         ):
@@ -368,9 +423,12 @@ class Calling(aredis.Redis):
         """How often a call may be repeated, where that is safe."""
         return self._settings.retries
 
-    def demoted(self, sent: float) -> None:
-        """Leave the server of a call sent then: it refused a write as a replica."""
-        self._link.demoted(sent)
+    def demoted(self, sent: float) -> bool:
+        """Leave the server of a call sent then: it refused a write as a replica.
+
+        False where it was a replica when we connected to it: then that is the answer.
+        """
+        return self._wires.demoted(sent)
 
     def refused(self, error: OddswireError, sent: float) -> None:
         """Ask where the primary is: the server refused a write that was sent then.
@@ -381,8 +439,7 @@ class Calling(aredis.Redis):
             sent: By `time.monotonic`.
         """
         if isinstance(error, ReadOnly):
-            self._link.demoted(sent)
-            self._wires.ask()
+            self._wires.demoted(sent)
         elif isinstance(error, NoReplicas):
             self._wires.ask()
 
@@ -405,6 +462,17 @@ class Calling(aredis.Redis):
         answered = isinstance(error, ResponseError)
         self._failing[kind].record(monotonic(), calls=not answered, failed=1)
         return error
+
+
+def _as_if_unsent(error: Exception) -> bool:
+    """Whether a write that was refused changed nothing, so that it may go elsewhere.
+
+    A script may have written, or told somebody, before it was refused. What was ended
+    while it blocked has used up some of its time.
+    """
+    return isinstance(ours := from_redis(error), ReadOnly) and (
+        ours.outcome is Outcome.REJECTED
+    )
 
 
 def _translated(error: Exception) -> Exception:

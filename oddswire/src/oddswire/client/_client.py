@@ -12,8 +12,9 @@ import msgspec
 
 from oddswire.client._calling import Calling
 from oddswire.client._dialer import Dialer
+from oddswire.client._listening import Monitor, PubSub
 from oddswire.client._pipeline import Pipeline
-from oddswire.client._pools import open_pool, split_options
+from oddswire.client._pools import open_pool, refuse_insecure, split_options
 from oddswire.client._statistics import Statistics, summarize
 from oddswire.client._wires import Wires
 from oddswire.errors import NotShared, OddswireError, SettingsError
@@ -82,14 +83,16 @@ class Client(Calling):
             settings = msgspec.structs.replace(settings, **ours)
         self._settings = settings
         self.timeout = self._settings.command_timeout
-        pool = connection_pool or open_pool(self._settings, theirs)
-        if transport == "multiplexed" and not single_connection_client:
+        multiplexed = transport == "multiplexed" and not single_connection_client
+        pool = connection_pool or open_pool(settings, theirs, shared=multiplexed)
+        if multiplexed:
             _refuse_special(pool)
+        refuse_insecure(settings, pool)
         super().__init__(
             connection_pool=pool, single_connection_client=single_connection_client
         )
         self.auto_close_connection_pool = connection_pool is None
-        self.multiplexed = transport == "multiplexed" and not single_connection_client
+        self.multiplexed = multiplexed
         encoder = pool.get_encoder()
         self.decodes = encoder.decode_responses
         # hiredis packs text as strict UTF-8; any other encoding takes the long way.
@@ -128,6 +131,11 @@ class Client(Calling):
     def from_settings(cls, settings: Settings, **options: Any) -> Self:
         """Return a client for the server that the settings name; see `from_url`."""
         return cls(settings=settings, **options)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings it was made with: timeouts, caps, and the prefix of the keys."""
+        return self._settings
 
     # --- views of the same wires
 
@@ -279,6 +287,19 @@ class Client(Calling):
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:  # noqa: FBT001, FBT002 - redis-py's signature
         """Return a pipeline: commands are collected and sent together by `execute`."""
         return Pipeline(self, transaction, shard_hint)
+
+    def pubsub(self, **kwargs: Any) -> PubSub:
+        """Return redis-py's pub/sub object, on an exclusive connection.
+
+        It waits for a message for as long as it is asked to, however long a command
+        may take.
+        """
+        kwargs.setdefault("event_dispatcher", self._event_dispatcher)
+        return PubSub(self.connection_pool, **kwargs)
+
+    def monitor(self) -> Monitor:
+        """Return redis-py's MONITOR, on an exclusive connection."""
+        return Monitor(self.connection_pool)
 
     # --- the one command that is faster than redis-py's
 

@@ -22,6 +22,7 @@ class Route(Enum):
     SHARED = "the command wire"
     EXCLUSIVE = "a wire of its own: it blocks, or occupies the server for long"
     BLOCK = "a wire of its own if BLOCK is among its arguments"
+    ASIDE = "a connection opened for it: it ends what the others may wait behind"
     REFUSED = "none: it would change the connection under everybody who shares it"
 
 
@@ -70,22 +71,49 @@ _CHECKED = dict.fromkeys(_EXPIRING, (3, {b"NX", b"XX", b"GT", b"LT"})) | {
 _UNCHECKED: tuple[int, set[bytes]] = (0, set())
 
 _EXCLUSIVE = """
-BLPOP BRPOP BRPOPLPUSH BLMOVE BLMPOP BZPOPMIN BZPOPMAX BZMPOP WAIT WAITAOF MONITOR
-SUBSCRIBE PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE
-MIGRATE SHUTDOWN FAILOVER DEBUG HIMPORT SYNC PSYNC
+BLPOP BRPOP BRPOPLPUSH BLMOVE BLMOVEM BLMPOP BZPOPMIN BZPOPMAX BZMPOP WAIT WAITAOF
+MIGRATE FAILOVER DEBUG HIMPORT
 """
 
 _REFUSED = """
 SELECT AUTH HELLO RESET QUIT MULTI EXEC DISCARD WATCH UNWATCH READONLY READWRITE ASKING
+SUBSCRIBE PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE MONITOR
+SYNC PSYNC REPLCONF
 """
 
-_REFUSED_SUB = {
-    "CLIENT": {b"REPLY", b"TRACKING", b"CACHING", b"NO-TOUCH", b"CAPA"},
-    "SCRIPT": {b"DEBUG"},
-}
+# What to do instead of what is refused, where that is not `client.client()`.
+_INSTEAD = {
+    "SELECT": "name the database in the URL, or use `client.client()`",
+    **dict.fromkeys(
+        ("MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH"), "use `client.pipeline()`"
+    ),
+    **dict.fromkeys(
+        ("SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE",
+         "SUNSUBSCRIBE"), "use `client.pubsub()`"
+    ),
+    "MONITOR": "use `client.monitor()`",
+}  # fmt: skip
+
+# By the second word. What a connection is told of itself by these is gone when it is
+# dialled anew, and meanwhile holds for everybody who shares it.
+_SUBCOMMANDS = {
+    "CLIENT": {
+        **dict.fromkeys(
+            (b"REPLY", b"TRACKING", b"CACHING", b"NO-TOUCH", b"NO-EVICT", b"CAPA",
+             b"SETINFO", b"IMPORT-SOURCE", b"MAINT_NOTIFICATIONS"), Route.REFUSED
+        ),
+        b"UNBLOCK": Route.ASIDE,
+        b"UNPAUSE": Route.ASIDE,
+    },
+    "SCRIPT": {b"DEBUG": Route.REFUSED, b"KILL": Route.ASIDE},
+    # It tells which function runs, also while it runs.
+    "FUNCTION": {b"KILL": Route.ASIDE, b"STATS": Route.ASIDE},
+    "FAILOVER": {b"ABORT": Route.ASIDE},
+}  # fmt: skip
 
 _ROUTES = (
     dict.fromkeys(_EXCLUSIVE.split(), Route.EXCLUSIVE)
+    | {"SHUTDOWN": Route.ASIDE}
     | dict.fromkeys(_REFUSED.split(), Route.REFUSED)
     | {"XREAD": Route.BLOCK, "XREADGROUP": Route.BLOCK}
 )
@@ -101,12 +129,8 @@ _BLOCKS_LAST = frozenset(
     {"BLPOP", "BRPOP", "BRPOPLPUSH", "BLMOVE", "BZPOPMIN", "BZPOPMAX"}
 )
 
-
-# Where one connection is all there is, these turn it into something else: what comes
-# on it is no answer any more, or not to what was asked.
-TAKES_OVER = frozenset(
-    {"MONITOR", "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "SYNC", "PSYNC"}
-)
+# They speak of the writes made before them on the connection they are sent on.
+OF_EARLIER_WRITES = frozenset({"WAIT", "WAITAOF"})
 
 
 class Command:
@@ -144,7 +168,7 @@ class Command:
         self.retry = _RETRIES.get(self.name, Retry.NEVER)
         self.checked = _CHECKED.get(self.name, _UNCHECKED)
         self.use(callback)
-        special = self.route is not Route.SHARED or self.name in _REFUSED_SUB
+        special = self.route is not Route.SHARED or self.name in _SUBCOMMANDS
         self.plain = plain and not special and len(self.words) == 1
         self.calls = 0
         self.slow = 0
@@ -161,8 +185,20 @@ class Command:
         if self.route is Route.BLOCK:
             blocks = any(_upper(arg) == b"BLOCK" for arg in args[1:])
             return Route.EXCLUSIVE if blocks else Route.SHARED
-        refused = _REFUSED_SUB.get(self.name, set())
-        return Route.REFUSED if self.subcommand(args) in refused else self.route
+        routes = _SUBCOMMANDS.get(self.name)
+        if routes is None:
+            return self.route
+        word = self.subcommand(args)
+        if self.name == "CLIENT" and word == b"KILL":
+            return _route_of_kill(args)
+        return routes.get(word, self.route)
+
+    @property
+    def instead(self) -> str:
+        """What to do where it is refused."""
+        return _INSTEAD.get(
+            self.name, "use it on `client.client()`, which has one for itself"
+        )
 
     def subcommand(self, args: tuple[Any, ...]) -> bytes:
         """Return the second word, in capitals: TRACKING of CLIENT TRACKING."""
@@ -183,24 +219,41 @@ class Command:
     def longest(self, args: tuple[Any, ...]) -> float:
         """Return the seconds it may block at the server; infinite for "for ever".
 
-        Only for a command on an exclusive wire. What does not say is taken as 0: the
-        client's own deadline applies.
+        What does not say is taken as 0: the client's own deadline applies.
         """
         try:
             if self.name in _BLOCKS_FIRST:
                 seconds = float(args[1])
             elif self.name in _BLOCKS_LAST:
                 seconds = float(args[-1])
+            elif self.name == "BLMOVEM":
+                seconds = float(args[5])
+            elif self.name == "MIGRATE":
+                seconds = float(args[5]) / 1000.0
             elif self.route is Route.BLOCK:
                 place = [_upper(arg) for arg in args].index(b"BLOCK")
                 seconds = float(args[place + 1]) / 1000.0
-            elif self.name in {"WAIT", "WAITAOF"}:
+            elif self.name in OF_EARLIER_WRITES:
                 seconds = float(args[-1]) / 1000.0
             else:
                 return 0.0
         except (ValueError, IndexError, TypeError):
             return 0.0  # the server will say what is wrong with it
         return seconds or float("inf")
+
+
+def _route_of_kill(args: tuple[Any, ...]) -> Route:
+    """Return the route of CLIENT KILL.
+
+    Unless told otherwise the server spares the connection that asks. Where a whole kind
+    of clients is to end, that has to be the command connection, and what waits there is
+    spared with it; one that is named ends whatever is in its way here.
+    """
+    words = [*_upper(args[0]).split(), *map(_upper, args[1:])]
+    filters = words[words.index(b"KILL") + 1 :]
+    names = dict(zip(filters[::2], filters[1::2], strict=False))
+    named = len(filters) == 1 or b"ID" in names or b"ADDR" in names
+    return Route.ASIDE if named or names.get(b"SKIPME") == b"NO" else Route.SHARED
 
 
 def _lasts(args: tuple[Any, ...]) -> bool:

@@ -21,7 +21,7 @@ from oddswire.connection.traffic import Traffic
 from oddswire.errors import Outcome, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     import redis.asyncio as aredis
 
@@ -62,7 +62,7 @@ class Dialer:
         self.traffic = Traffic(settings.slow_above)
         self._settings = settings
         self._pool = pool
-        self.primary = primary_of(pool)
+        self.primary = primary_of(settings, pool)
         self._protocol = protocol
         self._on_push = on_push
         self._arm = arm
@@ -77,6 +77,34 @@ class Dialer:
         self, on_closed: Callable[[Multiplexer, OddswireError], None] | None = None
     ) -> tuple[Multiplexer, Greeting]:
         """Open a wire; see `oddswire.connection.dial`."""
+        return await self._open(
+            self._introduce, self._settings.connect_timeout, on_closed
+        )
+
+    async def aside(self, timeout: float) -> Multiplexer:
+        """Open a wire for one command, which says nothing but who it is.
+
+        A server that a script holds up answers HELLO and AUTH, and no SELECT.
+        """
+
+        async def introduce() -> Hello:
+            hello = await self._introduce()
+            return Hello(
+                protocol=hello.protocol,
+                username=hello.username,
+                password=hello.password,
+            )
+
+        limit = min(timeout, self._settings.connect_timeout)
+        wire, _ = await self._open(introduce, limit, None)
+        return wire
+
+    async def _open(
+        self,
+        introduce: Callable[[], Awaitable[Hello]],
+        limit: float,
+        on_closed: Callable[[Multiplexer, OddswireError], None] | None,
+    ) -> tuple[Multiplexer, Greeting]:
         settings = self._settings
         arguments = self._pool.connection_kwargs
         # A key in a push message need not be text, and the parser that fails on one
@@ -105,9 +133,7 @@ class Dialer:
         if address is not None:
             host, port = address
             target = msgspec.structs.replace(target, host=host, port=port)
-        wire, greeting = await dial(
-            target, self._introduce, make, settings.connect_timeout
-        )
+        wire, greeting = await dial(target, introduce, make, limit)
         if greeting.secretive:
             self._identify = False
         if address is not None and greeting.role != "master":

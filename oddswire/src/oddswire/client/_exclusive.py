@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
-from redis.exceptions import ResponseError
+from redis.exceptions import ExecAbortError, ReadOnlyError, ResponseError
 
-from oddswire.client._commands import TAKES_OVER, Command
-from oddswire.errors import CommandTimeout, PoolTimeout
+from oddswire.client._commands import OF_EARLIER_WRITES, Command
+from oddswire.errors import CommandTimeout, NotShared, PoolTimeout
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     import redis.asyncio as aredis
     from redis.asyncio.connection import AbstractConnection
 
-# Seconds that a blocking command's answer may take beyond what it asked to block for.
-_BLOCKING_GRACE = 1.0
+BLOCKING_GRACE = 1.0
+"""Seconds that a blocking command's answer may take beyond what it asked to block."""
 
-# Seconds: redis-py's own limit for one read is not to end it before ours does. redis-py
-# 7 knows no infinity here, and uvloop none anywhere.
-_FOREVER = 1e9
+# Nobody listens there.
+_WAIT_CHANNEL = "oddswire:wait"
 
 
 async def exclusively(
@@ -44,28 +46,20 @@ async def exclusively(
         PoolTimeout: No wire became free in time.
         CommandTimeout: No reply in time.
     """
-    blocks_for = command.longest(args)
-    limit = max(timeout, blocks_for + _BLOCKING_GRACE)
-    wire = await _lease(pool, timeout + blocks_for)
-    if command.name in TAKES_OVER:
-        # What comes on it from now on is no answer to whoever leases it next.
-        wire.mark_for_reconnect()
-    # redis-py's own limit, also for writing, is off meanwhile: ours may be longer.
-    usual, wire.socket_timeout = wire.socket_timeout, None
+    wire = await _lease(pool, timeout + command.longest(args))
     try:
-        async with asyncio.timeout(None if math.isinf(limit) else limit):
+        async with unhurried(wire, command, args, timeout):
+            if command.name in OF_EARLIER_WRITES:
+                await _catch_up(wire, command)
             await wire.send_command(*args)
-            return await wire.read_response(
-                disable_decoding=NEVER_DECODE in options, timeout=_FOREVER
-            )
-    except ResponseError:
+            return await wire.read_response(disable_decoding=NEVER_DECODE in options)
+    except ResponseError as error:
+        if refused_by_replica(error):
+            wire.mark_for_reconnect()
         if EMPTY_RESPONSE in options:
             return options[EMPTY_RESPONSE]
         raise
-    except TimeoutError:
-        raise CommandTimeout(f"{command.name}: no reply within {limit:g} s") from None
     finally:
-        wire.socket_timeout = usual
         await asyncio.shield(pool.release(wire))
 
 
@@ -81,3 +75,69 @@ async def _lease(pool: aredis.ConnectionPool, seconds: float) -> AbstractConnect
             raise
         raise PoolTimeout(f"no exclusive wire within {seconds:g} s") from None
     return wire
+
+
+async def _catch_up(wire: AbstractConnection, command: Command) -> None:
+    """Have WAIT on this wire speak of every write that was answered so far.
+
+    The server answers it for the newest write of the connection that asks, and the
+    caller's writes went over another one. A message on a shard channel stands in the
+    replication log like a write, behind theirs, and no pattern hears it.
+
+    Raises:
+        NotShared: It was refused.
+    """
+    await wire.send_command("SPUBLISH", _WAIT_CHANNEL, "")
+    try:
+        await wire.read_response()
+    except ResponseError as error:
+        raise NotShared(
+            f"{command.name} speaks of its own connection, and to have it speak of "
+            f"yours this client sends SPUBLISH {_WAIT_CHANNEL}, which was refused "
+            f"({error}); put the writes and {command.name} in one "
+            "`client.pipeline(transaction=False)`, or on `client.client()`"
+        ) from error
+
+
+@asynccontextmanager
+async def unhurried(
+    wire: AbstractConnection, command: Command, args: tuple[Any, ...], timeout: float
+) -> AsyncIterator[None]:
+    """Give a command the time that it may block for; redis-py's own limit is off.
+
+    Args:
+        wire: Where it is sent; when its time is over it is closed.
+        command: What is known of it.
+        args: Its name and arguments.
+        timeout: Seconds for one that does not block.
+
+    Raises:
+        CommandTimeout: Its time is over.
+    """
+    limit = max(timeout, command.longest(args) + BLOCKING_GRACE)
+    scope = asyncio.timeout(None if math.isinf(limit) else limit)
+    # Also for writing: ours may be longer.
+    usual, wire.socket_timeout = wire.socket_timeout, None
+    try:
+        async with scope:
+            yield
+    except TimeoutError:
+        if not scope.expired():
+            raise
+        raise CommandTimeout(f"{command.name}: no reply within {limit:g} s") from None
+    finally:
+        wire.socket_timeout = usual
+
+
+def refused_by_replica(error: Exception) -> bool:
+    """Whether the server refused, or ended, a command because it is a replica now.
+
+    A transaction says so in the error of EXEC, and what blocks when the server is
+    demoted is ended with UNBLOCKED.
+    """
+    if isinstance(error, ReadOnlyError):
+        return True
+    text = str(error)
+    if isinstance(error, ExecAbortError):
+        return "READONLY" in text
+    return "instance state changed" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ from redis.asyncio.client import Pipeline as RedisPipeline
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ExecAbortError, RedisError, ResponseError, WatchError
 
-from oddswire.client._commands import TAKES_OVER, Retry, Route
+from oddswire.client._commands import Retry, Route
+from oddswire.client._exclusive import refused_by_replica, unhurried
 from oddswire.client._retries import again
 from oddswire.connection.packing import pack, unencodable
 from oddswire.connection.reply_errors import from_redis
@@ -50,6 +52,8 @@ class Pipeline(RedisPipeline):
         )
         self._client = client
         self._altered = False  # as `Client._altered`, of the wire that it leases
+        # redis-py's limit for one read on that wire, while ours for the whole holds.
+        self._usual: tuple[float | None] | None = None
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - redis-py's signature
         """Send what was collected; one result or, in its place, one error per command.
@@ -103,12 +107,35 @@ class Pipeline(RedisPipeline):
                     return await self._execute_shared(
                         stack, commands, data, len(parts), atomic=atomic
                     )
+        atomic = bool(self.is_transaction or self.explicit_transaction)
+        repeatable = atomic and self.connection is None and not self.watching
+        before = self.explicit_transaction, set(self.scripts)
+        sent = monotonic()
+        try:
+            return await self._execute_exclusive(stack, atomic=atomic)
+        except ResponseError as error:
+            # Nothing of a transaction ran that a demoted primary refused.
+            if not (repeatable and await self._client.left(error, sent)):
+                raise
+        self.command_stack = stack
+        self.explicit_transaction, self.scripts = before
+        return await self._execute_exclusive(stack, atomic=atomic)
+
+    async def _execute_exclusive(self, stack: _Stack, *, atomic: bool) -> list[Any]:
+        """Run it on a wire of its own, as redis-py does."""
+        limit = self._client.timeout
         for args, _ in stack:
             self._note(args)
-        # redis-py's own limit is for each read, so that a batch of many never ends.
-        limit = self._client.timeout
+            if not atomic:  # within MULTI nothing blocks
+                limit += self._client.known_command(args[0]).longest(args)
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(None if math.isinf(limit) else limit):
+                if self.connection is None:
+                    self.connection = await self.connection_pool.get_connection()
+                # redis-py's own limit is for each read, so that a batch of many never
+                # ends, and one that blocks may take longer.
+                self._usual = (self.connection.socket_timeout,)
+                self.connection.socket_timeout = None
                 results = await super().execute(raise_on_error=False)
         except TimeoutError:
             raise CommandTimeout(
@@ -121,11 +148,14 @@ class Pipeline(RedisPipeline):
         command = self._client.known_command(args[0])
         if command.name in {"WATCH", "UNWATCH"}:
             return  # `reset` undoes them
-        if command.route_for(args) is Route.REFUSED or command.name in TAKES_OVER:
+        if command.route_for(args) is Route.REFUSED:
             self._altered = True
 
     async def reset(self) -> None:  # type: ignore[override]
         """Forget the commands and give the wire back (redis-py's)."""
+        if self._usual is not None and self.connection is not None:
+            (self.connection.socket_timeout,) = self._usual
+        self._usual = None
         if self._altered and self.connection is not None:
             # The next one to lease it would have this one's database or user.
             self.connection.mark_for_reconnect()
@@ -181,8 +211,13 @@ class Pipeline(RedisPipeline):
         reads = not atomic and all(command.retry is Retry.READ for command in commands)
         # What the batch is called in errors, and where a slow one is counted.
         label = self._client.known_command("MULTI" if atomic else "PIPELINE")
+        deadline = monotonic() + self._client.timeout
         sent = monotonic()
-        replies = await self._send(data, count, label, reads=reads)
+        replies = await self._send(data, count, label, deadline, reads=reads)
+        # Nothing of a transaction ran that a demoted primary refused.
+        while atomic and _refused(replies) and self._client.demoted(sent):
+            sent = monotonic()
+            replies = await self._send(data, count, label, deadline, reads=reads)
         results = self._from_exec(stack, replies) if atomic else replies
         # Before errors are looked for: some commands take one for an empty answer.
         for position, (result, command, (_, options)) in enumerate(
@@ -202,10 +237,9 @@ class Pipeline(RedisPipeline):
         return results
 
     async def _send(
-        self, data: bytes, count: int, label: Command, *, reads: bool
+        self, data: bytes, count: int, label: Command, deadline: float, *, reads: bool
     ) -> list[Any]:
         client = self._client
-        deadline = monotonic() + client.timeout
 
         async def attempt() -> Any:
             return await client.send_once(data, deadline, label, count=count)
@@ -259,6 +293,28 @@ class Pipeline(RedisPipeline):
             if not there:
                 script.sha = await execute("SCRIPT LOAD", script.script)
 
+    async def parse_response(
+        self, connection: Any, command_name: str | bytes, **options: Any
+    ) -> Any:
+        """Read a reply on this pipeline's own wire (redis-py's)."""
+        try:
+            return await super().parse_response(connection, command_name, **options)
+        except ResponseError as error:
+            if refused_by_replica(error) and self._client.demoted(monotonic()):
+                self._altered = True  # nobody else is to have this wire
+            raise
+
+    async def _send_command_parse_response(
+        self, conn: Any, command_name: Any, *args: Any, **options: Any
+    ) -> Any:
+        """Send while watching (redis-py's); what blocks has the time it asks for."""
+        command = self._client.known_command(args[0])
+        send = super()._send_command_parse_response
+        if not command.longest(args):
+            return await send(conn, command_name, *args, **options)
+        async with unhurried(conn, command, args, self._client.timeout):
+            return await send(conn, command_name, *args, **options)
+
     async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
         """WATCH, and what is read while watching, on this pipeline's own wire."""
         self._note(args)
@@ -270,6 +326,13 @@ class Pipeline(RedisPipeline):
         except (RedisError, OSError) as error:
             command = self._client.known_command(args[0])
             raise self._client.counted(from_redis(error), command) from error
+
+
+def _refused(replies: list[Any]) -> bool:
+    """Whether the server refused a transaction because it is a replica."""
+    return isinstance(replies[-1], ExecAbortError) and any(
+        isinstance(reply, Exception) and refused_by_replica(reply) for reply in replies
+    )
 
 
 def _may_share(command: Command, args: tuple[Any, ...]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import ssl
 from functools import cache
 from typing import Any
 
@@ -18,11 +19,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from oddswire.client._sentinel import sentinel_pool
+from oddswire.client._sentinel import primary_of, sentinel_pool
 from oddswire.connection.dial import probes
 from oddswire.connection.pool import WirePool
 from oddswire.errors import SettingsError
-from oddswire.settings import Settings
+from oddswire.settings import Endpoint, Settings, not_a_setting, plaintext_refused
 
 _FIELDS = frozenset(field.name for field in msgspec.structs.fields(Settings))
 
@@ -60,26 +61,41 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     with_url = bool(options.get("url"))
     ours: dict[str, Any] = {}
     theirs: dict[str, Any] = {}
+    if with_url:
+        options = _url_first(options)
     for name, value in options.items():
         if name == "db" and with_url:
-            ours["database"] = int(value)
+            ours["database"] = None if value in (None, "") else int(value)
         elif name in alike and not with_url:
             theirs[alike[name]] = value
         else:
             (ours if name in _FIELDS else theirs)[name] = value
-    unknown = theirs.keys() - _redis_options()
+    known = _redis_options()
+    unknown = theirs.keys() - known
     if unknown and "connection_class" not in theirs:
-        raise SettingsError(
-            *(f"{name}: neither a setting nor redis-py's" for name in sorted(unknown))
-        )
+        raise SettingsError(*(not_a_setting(each, known) for each in sorted(unknown)))
     for name, field, kind in (
         ("socket_timeout", "command_timeout", float),
         ("socket_connect_timeout", "connect_timeout", float),
-        ("max_connections", "pool_max", int),
     ):
         if theirs.get(name) is not None:
             ours.setdefault(field, kind(theirs[name]))
     return ours, theirs
+
+
+def _url_first(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options without those that the URL has too: it wins, as redis-py's.
+
+    The size is redis-py's here, which may be any number.
+    """
+    endpoint = Endpoint.from_url(options["url"])
+    of_url = dict(endpoint.options)
+    kept = {name: value for name, value in options.items() if name not in of_url}
+    if "max_connections" in of_url:
+        kept["max_connections"] = int(of_url.pop("max_connections"))
+        left = msgspec.structs.replace(endpoint, options=tuple(of_url.items()))
+        kept["url"] = left.url
+    return kept
 
 
 @cache
@@ -96,10 +112,23 @@ def _redis_options() -> frozenset[str]:
     return frozenset(names - {"kwargs", "args"})
 
 
-def open_pool(settings: Settings, options: dict[str, Any]) -> WirePool:
-    """Return the pool of exclusive wires; it opens none before somebody asks."""
+def open_pool(
+    settings: Settings, options: dict[str, Any], *, shared: bool = True
+) -> WirePool:
+    """Return the pool of exclusive wires; it opens none before somebody asks.
+
+    Args:
+        settings: Where, and how many.
+        options: redis-py's arguments; of `max_connections` any number, as there.
+        shared: Whether the client has connections beside it, which count too.
+    """
     arguments = _arguments(settings)
     arguments |= {name: v for name, v in options.items() if name not in _OURS}
+    if settings.endpoint is not None:
+        arguments |= settings.endpoint.arguments
+    if "host" in options and arguments.pop("path", None) is not None:
+        # The address of the arguments stands in place of the settings' socket.
+        arguments["connection_class"] = options.get("connection_class", Connection)
     path = arguments.pop("unix_socket_path", None)
     if path is not None:
         arguments |= {"path": path, "connection_class": UnixDomainSocketConnection}
@@ -118,7 +147,7 @@ def open_pool(settings: Settings, options: dict[str, Any]) -> WirePool:
             ),
         }
     arguments |= {
-        "most": max(1, settings.pool_max - _SHARED),
+        "most": _exclusive_at_most(settings, options, shared=shared),
         "keep": settings.pool_min - _SHARED,
         "idle": settings.pool_idle,
         "acquire_timeout": settings.acquire_timeout,
@@ -131,6 +160,21 @@ def open_pool(settings: Settings, options: dict[str, Any]) -> WirePool:
             )
         return sentinel_pool(settings, arguments)
     return WirePool(**arguments)
+
+
+def _exclusive_at_most(
+    settings: Settings, options: dict[str, Any], *, shared: bool
+) -> int:
+    try:
+        size = int(options.get("max_connections") or 0)
+    except (TypeError, ValueError):
+        size = -1
+    if size < 0:
+        raise SettingsError("max_connections must be a whole number, 1 or more")
+    if not size:
+        return max(1, settings.pool_max - _SHARED)
+    # Of two, one for commands and one exclusive: the cache's is the third.
+    return size if not shared else size - 1 if size <= _SHARED else size - _SHARED
 
 
 def _arguments(settings: Settings) -> dict[str, Any]:
@@ -170,4 +214,38 @@ def _arguments(settings: Settings) -> dict[str, Any]:
         }
         if not settings.tls_verify:
             arguments |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+        if not settings.tls_check_hostname:
+            arguments["ssl_check_hostname"] = False
     return arguments
+
+
+def refuse_insecure(settings: Settings, pool: aredis.ConnectionPool) -> None:
+    """Refuse a pool whose connections the profile does not allow, whoever made it.
+
+    redis-py's own arguments, and pools of the caller, name a server and its TLS beside
+    the settings.
+
+    Raises:
+        SettingsError: Plaintext to a public address, or TLS that is not verified.
+    """
+    if settings.profile not in ("staging", "production"):
+        return
+    manager = getattr(pool, "sentinel_manager", None)
+    asked = [each.connection_pool for each in manager.sentinels] if manager else []
+    for each in (pool, *asked):
+        arguments, kind = each.connection_kwargs, each.connection_class
+        secure = issubclass(kind, SSLConnection)
+        if secure:
+            tls = each.make_connection().ssl_context
+            if tls.cert_reqs is ssl.CERT_NONE or not tls.check_hostname:
+                raise SettingsError(
+                    f"{settings.profile} does not talk to a server whose certificate "
+                    "is not checked: remove ssl_cert_reqs and ssl_check_hostname, or "
+                    "trust your own authority with ssl_ca_certs"
+                )
+        known = primary_of(settings, each) is None and "path" not in arguments
+        if known and settings.profile == "production":
+            host, port = arguments.get("host", "localhost"), arguments.get("port", 6379)
+            there = Endpoint(host=host, port=int(port), tls=secure)
+            if why := plaintext_refused(there, settings.private_hosts):
+                raise SettingsError(f"{there.safe_url}: {why}")

@@ -18,7 +18,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from oddswire.connection.pool import WirePool, whole
-from oddswire.errors import Unavailable
+from oddswire.errors import Outcome, Unavailable
+from oddswire.settings import Endpoint, endpoint, plaintext_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,15 +68,22 @@ class Primary:
     Args:
         manager: The sentinels.
         name: The name under which they know it.
+        refused: Says why an address is not connected to; None: it is.
 
     Attributes:
         named: The address that the exclusive wires were last left for.
     """
 
-    def __init__(self, manager: Sentinel, name: str) -> None:
+    def __init__(
+        self,
+        manager: Sentinel,
+        name: str,
+        refused: Callable[[Address], str | None] = lambda _: None,
+    ) -> None:
         self.name = name
         self.named: Address | None = None
         self._manager = manager
+        self._refused = refused
         self._known: Named | None = None
         self._due = asyncio.Event()
         self._followers: dict[object, Callable[[Address], None]] = {}
@@ -88,7 +96,8 @@ class Primary:
         """Ask all sentinels, and wait for a majority of them. Followers are told.
 
         Raises:
-            Unavailable: None answered, or none knows a primary of that name that is up.
+            Unavailable: None answered, or none knows a primary of that name that is up,
+                or the profile allows no connection to its address.
         """
         loop = asyncio.get_running_loop()
         waiting: set[asyncio.Task[Named]] = set()
@@ -123,6 +132,12 @@ class Primary:
         newest, known = max(answers), self._known
         if known is not None and newest.epoch < known.epoch and len(answers) < majority:
             return known.address
+        if why := self._refused(newest.address):
+            host, port = newest.address
+            raise Unavailable(
+                f"the sentinels name {host}:{port} as the primary: {why}",
+                outcome=Outcome.REJECTED,
+            )
         self._known = newest
         self._tell(newest.address)
         return newest.address
@@ -324,6 +339,7 @@ def sentinel_pool(settings: Settings, arguments: dict[str, Any]) -> SentinelPool
     manager = Sentinel(
         addresses(settings.sentinels or ""),
         sentinel_kwargs={
+            "username": settings.sentinel_username,
             "password": settings.sentinel_password,
             "socket_timeout": _ANSWER,
             "socket_connect_timeout": _ANSWER,
@@ -337,19 +353,28 @@ def sentinel_pool(settings: Settings, arguments: dict[str, Any]) -> SentinelPool
     arguments["connection_class"] = (
         SentinelManagedSSLConnection if secure else SentinelManagedConnection
     )
-    return SentinelPool(Primary(manager, name), **arguments)
+    primary = Primary(manager, name, _refusing(settings, secure=secure))
+    return SentinelPool(primary, **arguments)
 
 
 def addresses(text: str) -> list[Address]:
-    """Return the addresses in ``host:port,host:port``; the port may be left out."""
-    found = []
-    for each in text.split(","):
-        host, _, port = each.strip().rpartition(":")
-        found.append((host, int(port)) if host else (port, 26379))
-    return found
+    """Return the addresses in ``host:port, [::1]:port``; the port may be left out."""
+    return list(endpoint.addresses(text, 26379))
 
 
-def primary_of(pool: aredis.ConnectionPool) -> Primary | None:
+def _refusing(settings: Settings, *, secure: bool) -> Callable[[Address], str | None]:
+    """Return what says why the profile allows no connection to an address."""
+
+    def refused(address: Address) -> str | None:
+        if settings.profile != "production":
+            return None
+        there = Endpoint(host=address[0], port=address[1], tls=secure)
+        return plaintext_refused(there, settings.private_hosts)
+
+    return refused
+
+
+def primary_of(settings: Settings, pool: aredis.ConnectionPool) -> Primary | None:
     """Return where a pool's primary is asked for, if its address is not fixed.
 
     redis-py's own Sentinel pool will do too: ``Sentinel.master_for(name,
@@ -358,7 +383,11 @@ def primary_of(pool: aredis.ConnectionPool) -> Primary | None:
     if isinstance(pool, SentinelPool):
         return pool.primary
     manager = getattr(pool, "sentinel_manager", None)
-    return None if manager is None else Primary(manager, pool.service_name)  # type: ignore[attr-defined]
+    if manager is None:
+        return None
+    secure = issubclass(pool.connection_class, SSLConnection)
+    name = pool.service_name  # type: ignore[attr-defined]
+    return Primary(manager, name, _refusing(settings, secure=secure))
 
 
 def _text(value: Any) -> str:

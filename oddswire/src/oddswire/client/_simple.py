@@ -9,8 +9,9 @@ import redis.asyncio as aredis
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ResponseError
 
-from oddswire.client._commands import TAKES_OVER, Command, Route
+from oddswire.client._commands import Command, Route
 from oddswire.client._dialer import Dialer
+from oddswire.client._exclusive import BLOCKING_GRACE
 from oddswire.client._pools import open_pool, split_options
 from oddswire.connection.failures import copy_of
 from oddswire.connection.owner import Owner
@@ -57,18 +58,21 @@ class SimpleClient(aredis.Redis):
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command and return its reply; every command method ends here."""
         command = self._command(args[0])
-        if command.route_for(args) is Route.REFUSED or command.name in TAKES_OVER:
+        route = command.route_for(args)
+        if route is Route.REFUSED:
             raise NotShared(
                 f"{' '.join(command.words).upper()}: all calls share one connection "
                 "here; use oddswire.Client"
             )
         data = pack_as_redis_py(command.words, args[1:], self.get_encoder().encode)
-        wire = await self._connected()
+        aside = route is Route.ASIDE
+        usual = self._settings.command_timeout
+        wire = await (self._dial.aside(usual) if aside else self._connected())
         if wire.error is not None:
             raise copy_of(wire.error, Outcome.NOT_SENT)
         future = wire.send(
             data,
-            self._settings.command_timeout,
+            max(usual, command.longest(args) + BLOCKING_GRACE),
             command,
             raw=NEVER_DECODE in options,
         )
@@ -77,6 +81,9 @@ class SimpleClient(aredis.Redis):
         except asyncio.CancelledError:
             wire.give_up()
             raise
+        finally:
+            if aside:
+                wire.abort(ClosedError("its one command is done"))
         if isinstance(reply, Exception):
             if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
                 return options[EMPTY_RESPONSE]

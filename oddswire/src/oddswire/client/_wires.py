@@ -7,17 +7,19 @@ import contextlib
 import os
 import random
 import warnings
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, WeakSet
 
 from oddswire.connection.backoff import Backoff, BackoffPolicy
 from oddswire.connection.gate import Caps
 from oddswire.connection.link import Link
 from oddswire.connection.owner import Owner
-from oddswire.errors import ConnectionLost
+from oddswire.connection.pool import WirePool
+from oddswire.errors import ClosedError, ConnectionLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     import redis.asyncio as aredis
 
@@ -73,6 +75,7 @@ class Wires:
         self.dialer = dialer
         self._primary = dialer.primary
         self._following: object | None = None
+        self._leaving: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         _all.add(self)
 
@@ -116,6 +119,61 @@ class Wires:
         if self._primary is not None and self._following is None:
             self._following = self._primary.follow(_weakly(self._moved))
 
+    @asynccontextmanager
+    async def aside(self, timeout: float) -> AsyncIterator[Multiplexer]:
+        """Open a connection for one command that must wait for nothing; then close it.
+
+        It is none of the pool's: that may be lent out to what the command is to end.
+
+        Raises:
+            OddswireError: As from any connect.
+        """
+        self.owner.claim()
+        if self.link.closed:
+            raise ClosedError("the client was closed")
+        wire = await self.dialer.aside(timeout)
+        try:
+            yield wire
+        finally:
+            wire.abort(ClosedError("its one command is done"))
+
+    def demoted(self, sent: float) -> bool:
+        """Leave a primary that has become a replica, with every connection.
+
+        The command connection ends and the next one asks anew who the primary is; idle
+        exclusive ones are closed, and those in use when they come back.
+
+        Args:
+            sent: When the call was sent that it refused, by `time.monotonic`.
+
+        Returns:
+            False: it was a replica all along, so that its refusal is the answer.
+        """
+        if self.link.greeting is not None and not self.link.demoted(sent):
+            return False
+        self.ask()
+        if isinstance(self.pool, WirePool):
+            self.pool.leave(sent)
+        elif self._leaving is None or self._leaving.done():
+            self._leaving = self._spawn(
+                self.pool.disconnect(inuse_connections=False),
+                "oddswire leaving a demoted primary",
+            )
+        return True
+
+    async def left(self, sent: float) -> bool:
+        """Do as `demoted`, and wait until no idle connection to it is left."""
+        demoted = self.demoted(sent)
+        if demoted and self._leaving is not None:
+            await asyncio.wait([self._leaving])
+        return demoted
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     def _moved(self, address: tuple[str, int]) -> None:
         """The sentinels name this address; leave whoever was the primary before."""
         host, port = address
@@ -130,11 +188,7 @@ class Wires:
         before, primary.named = primary.named, address
         if before is not None:
             # Those in use too: who blocks there would wait for what comes elsewhere.
-            leaving = asyncio.get_running_loop().create_task(
-                self.pool.disconnect(), name="oddswire leaving the old primary"
-            )
-            self._tasks.add(leaving)
-            leaving.add_done_callback(self._tasks.discard)
+            self._spawn(self.pool.disconnect(), "oddswire leaving the old primary")
 
     def ask(self) -> None:
         """Have the sentinels asked at once: the primary may have been deposed."""

@@ -12,6 +12,7 @@ import msgspec
 
 from oddswire.connection.calls import Named
 from oddswire.connection.handshake import Greeting, Hello, accept
+from oddswire.connection.outage import TRANSIENT_ERRORS
 from oddswire.connection.packing import pack
 from oddswire.errors import OddswireError, Outcome, Unavailable
 
@@ -131,6 +132,8 @@ async def _subscribe(
         data, timeout, Named("handshake"), raw=True, until=b"subscribed"
     )
     for reply in replies:
+        if isinstance(reply, TRANSIENT_ERRORS):
+            raise Unavailable(f"SUBSCRIBE {' '.join(channels)}: {reply}") from reply
         if isinstance(reply, Exception):
             raise Unavailable(
                 f"SUBSCRIBE {' '.join(channels)} was refused: {reply}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 from oddswire.errors import ConnectionLost, OddswireError, Outcome, ProtocolBroken
 
 
@@ -11,11 +13,10 @@ def copy_of(error: OddswireError, outcome: Outcome) -> OddswireError:
     Each call gets its own: one exception object raised in many tasks collects all
     their tracebacks.
     """
-    # Not by calling the class: some take more than their message.
-    copy = type(error).__new__(type(error), *error.args)
-    vars(copy).update(vars(error), outcome=outcome)
-    copy.__cause__ = error.__cause__
-    return copy
+    another = copy(error)
+    another.outcome = outcome
+    another.__cause__ = error.__cause__
+    return another
 
 
 def for_others(error: OddswireError, outcome: Outcome) -> OddswireError:

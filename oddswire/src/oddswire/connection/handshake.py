@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from redis import exceptions as redis_errors
 
-from oddswire.errors import (
-    AuthFailed,
-    Busy,
-    ClusterDown,
-    Loading,
-    NoPermission,
-    Outcome,
-    Unavailable,
-)
+from oddswire.connection.outage import TRANSIENT_ERRORS
+from oddswire.errors import AuthFailed, NoPermission, Outcome, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,13 +98,18 @@ def accept(hello: Hello, replies: Sequence[Any], where: str) -> Greeting:
     first = replies[0]
     if isinstance(first, Exception):
         raise _explained(hello, first, where)
+    start = 2 if hello.database else 1
+    # A refusal that passes (a script runs for too long) must not be taken for one of
+    # the database or of the tracking: a cache would do without tracking from then on.
+    for reply in replies[1 : start + len(hello.arm)]:
+        if isinstance(reply, TRANSIENT_ERRORS):
+            raise Unavailable(f"{where}: {reply}") from reply
     if hello.database and isinstance(replies[1], Exception):
         raise Unavailable(
             f"{where}: database {hello.database} cannot be selected ({replies[1]}); "
             "check the number in the URL",
             outcome=Outcome.REJECTED,
         ) from replies[1]
-    start = 2 if hello.database else 1
     for command, reply in zip(hello.arm, replies[start:], strict=False):
         if isinstance(reply, Exception):
             raise Unavailable(
@@ -146,7 +144,7 @@ def _explained(hello: Hello, error: Exception, where: str) -> Exception:
             f"{where}: the server does not know HELLO; Redis 6.2 or Valkey is needed",
             outcome=Outcome.REJECTED,
         )
-    if isinstance(error, Unavailable | Loading | Busy | ClusterDown):
+    if isinstance(error, TRANSIENT_ERRORS):
         # It will pass, so nothing about us was refused.
         return Unavailable(f"{where}: {text}")
     if isinstance(error, NoPermission):

@@ -7,6 +7,7 @@ fail at once when the circuit is open or the server refused the credentials.
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 # After credentials were refused, callers get that answer for this long without
 # another attempt: enough against a storm, short enough to notice a rotation.
 _REFUSED_FOR = 1.0
+
+# Seconds that a wire to a replica stays, where there was a primary before.
+_STAYS = 1.0
 
 # Seconds in which the replies of a wire that is left may still come.
 _LINGER = 0.2
@@ -104,11 +108,17 @@ class Link:
         self._last_error: OddswireError | None = None
         self._next_attempt = 0.0
         self._lost_at: float | None = None
+        self._was_primary = False
 
     @property
     def circuit_open(self) -> bool:
         """Whether callers are refused at once."""
         return self._backoff.circuit_open
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more calls."""
+        return self._closed
 
     @property
     def idle(self) -> bool:
@@ -253,6 +263,7 @@ class Link:
             # Not told this time (busy, loading): compare with the last that was.
             greeting = msgspec.structs.replace(greeting, run_id=before.run_id)
         self.greeting, self.wire = greeting, wire
+        self._was_primary |= greeting.role == "master"
         self._last_error = None
         self.connects += 1
         self._backoff.succeeded(loop.time())
@@ -285,18 +296,25 @@ class Link:
             )
 
     def demoted(self, sent: float) -> bool:
-        """Leave a primary that has become a replica; False if it was none to us.
+        """Leave a primary that has become a replica; False if it never was one to us.
 
-        The wire ends, and the next one asks anew who the primary is.
+        The wire ends, and the next one asks anew who the primary is. Should that be the
+        same server once more, as where a name is moved later than the role, it is left
+        again by a refusal some time after that.
 
         Args:
             sent: When the call was sent that it refused, by `time.monotonic`.
         """
-        greeting = self.greeting
-        if greeting is None or greeting.role != "master":
+        greeting, wire = self.greeting, self.wire
+        if greeting is None or not self._was_primary:
+            return False
+        if greeting.role != "master" and (
+            wire is None or monotonic() - wire.connected_at < _STAYS
+        ):
+            # The name still leads to the one that was demoted.
             return False
         # The refusal of a wire that is gone says nothing of the one after it.
-        if self.wire is not None and self.wire.connected_at <= sent:
+        if wire is not None and wire.connected_at <= sent:
             self.leave(ConnectionLost(f"{greeting.address} became a replica"))
         return True
 

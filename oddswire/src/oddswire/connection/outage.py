@@ -13,22 +13,30 @@ from oddswire.errors import (
     CommandTimeout,
     ConnectionLost,
     Loading,
+    MasterDown,
     Misconfigured,
     NoReplicas,
     OutOfMemory,
+    ProtocolBroken,
     ReadOnly,
+    TryAgain,
     Unavailable,
+    Unblocked,
 )
 
 if TYPE_CHECKING:
     from oddswire.errors import OddswireError
     from oddswire.events import Degradation
 
-PASSING = (
-    *(Busy, ClusterDown, CommandTimeout, ConnectionLost, Loading, Misconfigured),
-    *(NoReplicas, OutOfMemory, ReadOnly, Unavailable),
+TRANSIENT_ERRORS = (
+    # The connection: the next one may do.
+    *(CommandTimeout, ConnectionLost, ProtocolBroken, Unavailable),
+    # The state of the server: it restarts, is demoted, is full, is held up.
+    *(Busy, ClusterDown, Loading, MasterDown, Misconfigured, NoReplicas),
+    *(OutOfMemory, ReadOnly, TryAgain, Unblocked),
 )
-"""Errors that end without anybody changing the program; others fail so for ever."""
+"""Errors that pass by waiting, without a change of the program, of its settings or of
+its rights. A loop that runs for ever waits these out and ends with any other."""
 
 # Short, since something waits behind it.
 _OUTAGE = BackoffPolicy(base=0.02, cap=1.0, attempts=1_000_000_000)
@@ -52,7 +60,7 @@ class Outage:
         Raises:
             OddswireError: `error` itself, when it does not pass by waiting.
         """
-        if not isinstance(error, PASSING):
+        if not isinstance(error, TRANSIENT_ERRORS):
             raise error
         if self._degradation is not None:
             self._degradation.begin(error)

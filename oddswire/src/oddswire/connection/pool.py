@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 from functools import cache
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio as aredis
@@ -47,7 +48,8 @@ class _Whole:
     cancellation.
     """
 
-    __slots__ = ()
+    connected_at = 0.0
+    """By `time.monotonic`."""
 
     async def connect_check_health(self, *args: Any, **options: Any) -> None:
         """Connect (redis-py's); every way of connecting comes by here."""
@@ -59,6 +61,7 @@ class _Whole:
                 with contextlib.suppress(Exception):
                     await asyncio.to_thread(self.ssl_context.get)
             await super().connect_check_health(*args, **options)  # type: ignore[misc]
+            self.connected_at = monotonic()
         except BaseException:
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
             raise
@@ -151,7 +154,7 @@ class WirePool(aredis.ConnectionPool):
         self._owner = Owner()
         kind = connection.pop("connection_class", aredis.Connection)
         super().__init__(
-            connection_class=whole(kind), max_connections=most, **connection
+            connection_class=whole(kind), max_connections=max(most, 1), **connection
         )
 
     def __repr__(self) -> str:
@@ -179,6 +182,11 @@ class WirePool(aredis.ConnectionPool):
         self._owner.claim()
         if self._closed:
             raise ClosedError("the client was closed")
+        if self._roster.most == 0:
+            raise PoolTimeout(
+                "max_connections=1 is the connection for commands, and leaves none for "
+                "exclusive use; give 2 or more"
+            )
         loop = asyncio.get_running_loop()
         turn: _Turn = loop.create_future()
         self._do(self._roster.ask(turn, loop.time()))
@@ -297,6 +305,18 @@ class WirePool(aredis.ConnectionPool):
         self._in_use_connections.discard(connection)
         usable = connection.is_connected and not connection.should_reconnect()
         self._do(self._roster.back(connection, self._now(), usable=usable))
+
+    def leave(self, before: float) -> None:
+        """Close what was opened before: idle wires now, the others when they come back.
+
+        Args:
+            before: By `time.monotonic`.
+        """
+        for wire in self._roster.empty():
+            self._spawn(_close(wire), self._closing, "closing")
+        for wire in self._in_use_connections:
+            if wire.connected_at <= before:  # type: ignore[attr-defined]
+                wire.mark_for_reconnect()
 
     async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's signature
         """Close the idle wires, and those in use if asked; the pool stays open."""

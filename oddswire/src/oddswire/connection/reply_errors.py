@@ -8,6 +8,7 @@ code that reads messages reads the same text.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from redis import exceptions as redis_errors
 from redis._parsers.base import BaseParser
@@ -20,6 +21,7 @@ from oddswire.errors import (
     CommandTimeout,
     ConnectionLost,
     Loading,
+    MasterDown,
     Misconfigured,
     NoPermission,
     NoReplicas,
@@ -30,7 +32,9 @@ from oddswire.errors import (
     ProtocolBroken,
     ReadOnly,
     ScriptFailed,
+    TryAgain,
     Unavailable,
+    Unblocked,
     WrongType,
 )
 
@@ -42,6 +46,8 @@ _BY_CLASS: dict[type[Exception], type[OddswireError]] = {
     redis_errors.ReadOnlyError: ReadOnly,
     redis_errors.BusyLoadingError: Loading,
     redis_errors.ClusterDownError: ClusterDown,
+    redis_errors.MasterDownError: MasterDown,
+    redis_errors.TryAgainError: TryAgain,
     redis_errors.ResponseError: CommandRejected,
     redis_errors.MaxConnectionsError: PoolTimeout,
     redis_errors.InvalidResponse: ProtocolBroken,
@@ -55,6 +61,7 @@ _BY_WORD: dict[str, type[CommandRejected]] = {
     "MISCONF": Misconfigured,
     "NOREPLICAS": NoReplicas,
     "BUSY": Busy,
+    "UNBLOCKED": Unblocked,
 }
 
 # What the server appends to an error that a script raised or passed on.
@@ -73,10 +80,23 @@ _MAX_CLIENTS = "max number of clients reached"
 def _both(theirs: type[Exception]) -> type[CommandRejected]:
     """A class for redis-py's finer ones: caught as theirs and as `CommandRejected`."""
     if theirs not in _COMBINED:
+
+        def reduce(self: CommandRejected) -> tuple[Any, ...]:
+            # The class has no place of its own in which pickle could find it.
+            return _revive_both, (theirs, self.args), vars(self)
+
         _COMBINED[theirs] = type(
-            theirs.__name__, (CommandRejected, theirs), {"__doc__": theirs.__doc__}
+            theirs.__name__,
+            (CommandRejected, theirs),
+            {"__doc__": theirs.__doc__, "__reduce__": reduce},
         )
     return _COMBINED[theirs]
+
+
+def _revive_both(theirs: type[Exception], args: tuple[Any, ...]) -> CommandRejected:
+    """Return an error of such a class, unpickled perhaps in another process."""
+    kind = _both(theirs)
+    return kind.__new__(kind, *args)
 
 
 def _class_for(error: Exception) -> type[OddswireError]:
@@ -133,4 +153,10 @@ def from_redis(error: Exception, *, outcome: Outcome | None = None) -> Exception
 
 def reply_error(text: str) -> Exception:
     """Return the error for an error reply; hiredis calls this for each one it reads."""
-    return from_redis(BaseParser.parse_error(text))
+    try:
+        error = BaseParser.parse_error(text)
+    except ValueError:
+        # MOVED or ASK without an address, as a script may say it. Raised in the
+        # parser, it would end the connection for everybody.
+        error = redis_errors.ResponseError(text)
+    return from_redis(error)

@@ -88,7 +88,7 @@ class EmbeddedServer:
         self._aof = aof
         self._options = option_lines(args)
         self._wanted_binary = binary
-        self._password = secrets.token_urlsafe(24) if password is None else password
+        self._password = secrets.token_hex(16) if password is None else password
         self._home = Home(data_dir)
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._entered = self._ended = False

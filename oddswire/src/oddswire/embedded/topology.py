@@ -35,7 +35,7 @@ class _Topology(ABC):
     """Servers that start in order, share a password, and end in reverse order."""
 
     def __init__(self, binary: str | os.PathLike[str] | None) -> None:
-        self.password = secrets.token_urlsafe(24)
+        self.password = secrets.token_hex(16)
         self._binary = binary
         self._stack = AsyncExitStack()
         self._entered = False

@@ -12,12 +12,13 @@ import asyncio
 import contextlib
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from oddswire.connection.calls import Named
 from oddswire.connection.packing import pack
 from oddswire.errors import (
     ClosedError,
+    Loading,
     OddswireError,
     ReadOnly,
     TopicError,
@@ -28,15 +29,18 @@ from oddswire.pubsub._chain import Head, started
 from oddswire.pubsub._line import dice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
     from oddswire.client import Client
     from oddswire.connection.multiplexer import Multiplexer
     from oddswire.pubsub._inbox import Inbox
     from oddswire.pubsub._line import Line
 
+T = TypeVar("T")
+
 _PAUSE, _PAUSE_MOST = 0.05, 5.0
 _PROBE = 1.5
+_BATCH = 250
 
 
 class Reader:
@@ -195,22 +199,23 @@ class Reader:
                 route.asks = True
                 for inbox in route.inboxes:
                     inbox.interrupted()
-        wanted = self._routes.keys()
-        calls: list[Coroutine[Any, Any, None]] = [self._probe() for _ in range(lost)]
-        calls += [
-            self._unsubscribe(wire, channel) for channel in self._subscribed - wanted
-        ]
-        self._subscribed &= wanted
-        calls += [
-            self._ask(wire, route, subscribe=channel not in self._subscribed)
+        await _all([self._renew(wire), *(self._probe() for _ in range(lost))])
+
+    async def _renew(self, wire: Multiplexer) -> None:
+        gone = list(self._subscribed - self._routes.keys())
+        self._subscribed -= set(gone)
+        for some in _batches(gone):
+            await _say(wire, ("UNSUBSCRIBE", *some), self._timeout)
+        new = [each for each in self._routes if each not in self._subscribed]
+        for some in _batches(new):
+            await self._subscribe(wire, some)
+        asking = [
+            route
             for channel, route in self._routes.items()
-            if route.asks or channel not in self._subscribed
+            if route.asks and channel in self._subscribed
         ]
-        if calls:
-            results = await asyncio.gather(*calls, return_exceptions=True)
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
+        for routes in _batches(asking):
+            await self._ask_heads(wire, routes)
 
     async def _probe(self) -> None:
         """Find out whether the command wire, which reads the log, died with ours.
@@ -220,47 +225,96 @@ class Reader:
         with contextlib.suppress(OddswireError):
             await self._commands.bounded(_PROBE).ping()
 
-    async def _unsubscribe(self, wire: Multiplexer, channel: bytes) -> None:
-        await _say(wire, ("UNSUBSCRIBE", channel), self._timeout)
+    async def _subscribe(self, wire: Multiplexer, channels: Sequence[bytes]) -> None:
+        """Subscribe to channels by one command, or one by one where that is refused.
 
-    async def _ask(self, wire: Multiplexer, route: _Route, *, subscribe: bool) -> None:
-        route.asks = False
+        The server refuses a command whole, though one channel alone is forbidden.
+        """
+        refusals = await _say(wire, ("SUBSCRIBE", *channels), self._timeout)
+        if not refusals:
+            self._subscribed.update(channels)
+            for channel in channels:
+                if channel in self._routes:
+                    self._routes[channel].asks = True
+        elif len(channels) > 1:
+            for channel in channels:
+                await self._subscribe(wire, (channel,))
+        elif channels[0] in self._routes:
+            self._refused(wire, self._routes[channels[0]], refusals[0])
+
+    def _refused(self, wire: Multiplexer, route: _Route, error: OddswireError) -> None:
+        """Tell those who join; what passes by waiting is raised, to be tried again."""
+        # As a plain call does: it waits while the server loads, and goes to the new
+        # primary when the old one was demoted.
+        route.asks = isinstance(error, Loading) or (
+            isinstance(error, ReadOnly) and self._client.demoted(wire.connected_at)
+        )
+        if route.asks:
+            raise error
+        self.refused += 1
+        route.refuse(error)
+
+    async def _ask_heads(self, wire: Multiplexer, routes: Sequence[_Route]) -> None:
+        """Ask where topics end by one command, or one by one where it is refused.
+
+        However many topics there are, a check costs one command for hundreds of them.
+        """
+        for route in routes:
+            route.asks = False
+        unknown: list[_Route] = []
+
+        def tell(replies: Any) -> None:
+            # In the parser: the answer divides the messages into before and after.
+            if isinstance(replies, list):
+                for route, reply in zip(routes, replies, strict=True):
+                    if reply is None:
+                        unknown.append(route)
+                    else:
+                        route.told(reply)
+
         try:
-            if subscribe:
-                channel = route.line.channel
-                refusals = await _say(wire, ("SUBSCRIBE", channel), self._timeout)
-                if refusals:
-                    raise refusals[0]
-                self._subscribed.add(channel)
-            await self._ask_head(wire, route)
+            # Reading needs no right to write, and no memory.
+            heads = (route.line.head for route in routes)
+            reply = await _call(wire, ("MGET", *heads), self._timeout, tell)
+            if isinstance(reply, OddswireError):
+                raise reply
+            now = wire.loop.time()
+            await _all(
+                [self._begin(wire, route) for route in unknown]
+                + [self._keep(wire, each) for each in routes if each.keeps_alive(now)]
+            )
         except OddswireError as error:
-            if wire.error is None:
-                self.refused += 1
-                route.refuse(error)
-                if isinstance(error, ReadOnly):
-                    self._client.demoted(wire.connected_at)
-            else:
-                route.asks = True
+            if wire.error is not None or len(routes) > 1:
+                for route in routes:
+                    route.asks = True
+            if wire.error is not None:
                 raise
+            if len(routes) > 1:
+                for route in routes:
+                    await self._ask_heads(wire, (route,))
+            else:
+                self._refused(wire, routes[0], error)
 
-    async def _ask_head(self, wire: Multiplexer, route: _Route) -> None:
-        head = route.line.head
-        # Reading needs no right to write, and no memory.
-        reply = await _call(wire, ("GET", head), self._timeout, route.told)
-        if reply is None:
-            root = started(dice())
-            life = route.line.head_life
-            set_head = ("SET", head, root, "NX", "PX", life, "GET")
-            reply = await _call(
-                wire,
-                set_head,
-                self._timeout,
-                lambda before: route.told(root if before is None else before),
-            )
-        elif route.keeps_alive(wire.loop.time()):
-            reply = await _call(
-                wire, ("PEXPIRE", head, route.line.head_life), self._timeout, _ignore
-            )
+    async def _begin(self, wire: Multiplexer, route: _Route) -> None:
+        """Make the head of a topic that has none, and take its place there."""
+        root = started(dice())
+        reply = await _call(
+            wire,
+            ("SET", route.line.head, root, "NX", "PX", route.line.head_life, "GET"),
+            self._timeout,
+            lambda before: route.told(root if before is None else before),
+        )
+        if isinstance(reply, OddswireError):
+            raise reply
+
+    async def _keep(self, wire: Multiplexer, route: _Route) -> None:
+        """Have the head live on; a reader need not be allowed to."""
+        reply = await _call(
+            wire,
+            ("PEXPIRE", route.line.head, route.line.head_life),
+            self._timeout,
+            _ignore,
+        )
         if isinstance(reply, OddswireError):
             raise reply
 
@@ -322,6 +376,19 @@ class _Route:
         if due:
             self._extended = now
         return due
+
+
+def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield parts, each small enough to hold the loop for about a millisecond."""
+    for first in range(0, len(items), _BATCH):
+        yield items[first : first + _BATCH]
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all of it, and raise the first error when the last one is done."""
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 async def _say(

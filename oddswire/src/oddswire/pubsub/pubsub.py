@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from oddswire.client import keyspace
 from oddswire.clock import SystemClock
 from oddswire.errors import (
     ClosedError,
     InvalidKey,
     TopicError,
 )
-from oddswire.keys import KeySpace
 from oddswire.pubsub._chain import Head
 from oddswire.pubsub._latest import LatestInbox, read_latest
 from oddswire.pubsub._line import Line
@@ -47,7 +47,7 @@ class PubSub:
 
     Args:
         client: Publishes and reads; the subscriber wire goes to the same server.
-        prefix: What every key and channel begins with.
+        prefix: What every key and channel begins with; None: as its settings say.
         topics: Those that may be used; none: any.
         check_every: Seconds between questions where the topics end, after which a last
             message that was lost is noticed.
@@ -61,13 +61,13 @@ class PubSub:
         self,
         client: Client,
         *,
-        prefix: str = "oddswire:",
+        prefix: str | None = None,
         topics: Iterable[Topic[Any]] = (),
         check_every: float = 4.0,
         clock: Clock | None = None,
     ) -> None:
         self._client = client
-        self._space = KeySpace(prefix)
+        self._space = keyspace(client, prefix)
         self._clock = SystemClock() if clock is None else clock
         self._check_every = check_every
         self._lines: dict[str, Line] = {}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from oddswire.client import keyspace
 from oddswire.codec import Codec
 from oddswire.erasure import Erased
 from oddswire.errors import CodecError, QueueError
-from oddswire.keys import KeySpace
 from oddswire.queue._arguments import LATEST, duration, label, switch
 from oddswire.queue._store import Store
 from oddswire.queue._worker import Options, Worker
@@ -38,7 +38,7 @@ class Queue(Generic[T]):
         client: Where.
         name: Of this queue; a queue of the same name and prefix is the same queue.
         type: The type of the values: a `msgspec.Struct`, or what msgspec decodes.
-        prefix: What its keys begin with.
+        prefix: What its keys begin with; None: as its settings say.
         codec: How values are stored, for one that compresses or seals otherwise.
         dedup_window: Seconds for which a `dedup_id` is remembered.
         max_attempts: Failures of a handler after which a message is a dead letter.
@@ -68,7 +68,7 @@ class Queue(Generic[T]):
         name: str,
         type: type[T],  # noqa: A002 - the word that the codec uses
         *,
-        prefix: str = "oddswire:",
+        prefix: str | None = None,
         codec: Codec[T] | None = None,
         dedup_window: float = 86_400.0,
         max_attempts: int = 8,
@@ -96,7 +96,7 @@ class Queue(Generic[T]):
         self.counts = Counts()
         self._window = duration("dedup_window", dedup_window)
         self._codec = Codec(type) if codec is None else codec
-        self._store = Store(client, KeySpace(prefix), name, clock)
+        self._store = Store(client, keyspace(client, prefix), name, clock)
 
     # --- putting in
 

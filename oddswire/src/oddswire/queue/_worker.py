@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
-from oddswire.connection.outage import PASSING, Outage
+from oddswire.connection.outage import TRANSIENT_ERRORS, Outage
 from oddswire.errors import CodecError, OddswireError, RateLimited, Undeliverable
 from oddswire.events import Degradation
 from oddswire.queue._store import Settlement
@@ -222,7 +222,7 @@ class Worker(Generic[T]):
 
     def _passes(self, error: OddswireError) -> bool:
         """Whether an error passes by waiting; if not, the worker ends with it."""
-        if isinstance(error, PASSING):
+        if isinstance(error, TRANSIENT_ERRORS):
             return True
         self._failure = self._failure or error
         self._stir.set()

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
-from oddswire.connection.outage import PASSING
+from oddswire.connection.outage import TRANSIENT_ERRORS
 from oddswire.erasure import Erased
-from oddswire.errors import OddswireError, ProtocolBroken
+from oddswire.errors import OddswireError
 from oddswire.events import Degradation
 from oddswire.ratelimit._bucket import HIT, Bucket, Part, Request
 from oddswire.ratelimit._shares import BucketShare, SlotsShare, WindowShare
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from oddswire.client import Client
     from oddswire.ratelimit._shares import Share
     from oddswire.scripts import Script
-
-AWAY = (*PASSING, ProtocolBroken)
-"""What means that Redis cannot be asked now; other errors are somebody's mistake."""
 
 # With the module: reading a file in a running loop would hold it up.
 _REFUND, _RENEW = map(load, ("ratelimit_refund", "ratelimit_renew"))
@@ -132,7 +129,7 @@ class Deciding:
             except NoScriptError:
                 args = (request.packed, mode, lease)
                 reply = await HIT(self._client, request.keys, args)
-        except AWAY as error:
+        except TRANSIENT_ERRORS as error:
             self._degraded.begin(error)
             reply = None
         finally:
@@ -298,7 +295,7 @@ class Deciding:
                 some = Request(tuple(parts[first : first + _BOOKED_AT_ONCE]))
                 try:
                     await self.run(HIT, some.keys, [some.packed, "book"])
-                except AWAY:
+                except TRANSIENT_ERRORS:
                     self.failed += 1
                     self._away_until = self._now() + _PAUSE
                     return False

@@ -24,7 +24,7 @@ class Taken(msgspec.Struct, gc=False):
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """What became of a request under its rules.
+    """What became of a request under its rules; false if it was denied.
 
     The numbers are those of one rule: when denied, of the one that takes longest to
     admit it; when admitted, of the one with least remaining.
@@ -57,6 +57,9 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     shadow: tuple[str, ...] = ()
     taken: Taken | None = None
     waited: float = 0.0
+
+    def __bool__(self) -> bool:
+        return self.allowed
 
     @property
     def degraded(self) -> bool:

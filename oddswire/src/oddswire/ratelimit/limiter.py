@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 import msgspec
 
+from oddswire.client import keyspace
 from oddswire.counters import Histogram
 from oddswire.errors import OddswireError
 from oddswire.events import DataReset, Failover
-from oddswire.keys import KeySpace
 from oddswire.ratelimit._deciding import Deciding
 from oddswire.ratelimit._rulebook import RuleBook
 from oddswire.ratelimit._waiting import Waiting
@@ -46,7 +46,7 @@ class RateLimiter:
     Args:
         client: Where the limits are kept.
         rules: The first rules; `add` adds more.
-        prefix: What the keys begin with, one segment and a colon.
+        prefix: What the keys begin with; None: as its settings say.
         deadline: Seconds a decision may take; then the rule's `on_error` decides.
         processes: How many processes share the limits: the divisor of a local share.
         remember: Seconds that a denial is believed without asking again, at most until
@@ -63,7 +63,7 @@ class RateLimiter:
         client: Client,
         rules: Iterable[Rule] = (),
         *,
-        prefix: str = "oddswire:",
+        prefix: str | None = None,
         deadline: float = 0.05,
         processes: int = 1,
         remember: float = 1.0,
@@ -72,9 +72,10 @@ class RateLimiter:
         whole("processes", processes)
         seconds("deadline", deadline, 0.001)
         seconds("remember", remember, 0.0)
+        space = keyspace(client, prefix)
         self._client = client.bounded(deadline)
         self._now = now
-        self._book = RuleBook(KeySpace(prefix), now)
+        self._book = RuleBook(space, now)
         self._rules = self._book.rules
         self._deciding = Deciding(self._client, processes, remember, now)
         self._waiting = Waiting(self._deciding.decide, self._drop, now)

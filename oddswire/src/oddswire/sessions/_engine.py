@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from oddswire._lines import Lines
-from oddswire.client import ReadLease
+from oddswire.client import ReadLease, keyspace
 from oddswire.clock import SystemClock
 from oddswire.codec import AesGcm, BlindNames, PlainNames, Zstd
 from oddswire.errors import (
@@ -20,7 +20,6 @@ from oddswire.errors import (
     SessionGone,
     SourceError,
 )
-from oddswire.keys import KeySpace
 from oddswire.sessions._backing import Backing
 from oddswire.sessions._form import Content, Form, Snapshot, stamp
 from oddswire.sessions._groups import Groups, Wish
@@ -60,7 +59,7 @@ class Engine(Generic[T]):
         client: Client,
         type: type[T] = Session,  # type: ignore[assignment]  # noqa: A002 - as in Codec
         *,
-        prefix: str = "oddswire:",
+        prefix: str | None = None,
         keyring: Keyring | None = None,
         sealer: Sealer | None = None,
         names: Names | None = None,
@@ -80,9 +79,9 @@ class Engine(Generic[T]):
             sealer = AesGcm(keyring) if sealer is None else sealer
             names = BlindNames(keyring) if names is None else names
         names = PlainNames() if names is None else names
-        space = KeySpace(prefix)
         self._clock: Clock = SystemClock() if clock is None else clock
         self._layout = Layout(type)
+        space = keyspace(client, prefix)
         self._form = Form(
             self._layout,
             sealer=sealer,

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from oddswire.sessions._store import Store
     from oddswire.sessions.source import Kept
 
+_CLAIMED = 60
+# Seconds by which the clock of a process may differ from the server's.
+_SKEW = 5.0
 LEASE = 2.0
 """Seconds that a mark keeps other processes out."""
 _TAGS = msgspec.json.Decoder(list[tuple[str, str]])
@@ -216,10 +219,16 @@ class Ledger:
 
     # --- how far the indexes were built
 
-    async def built(self) -> str | None:
-        """Return the server process for which everything was built."""
-        found: Any = await self._store.client.hget(self._store.stats, "source")
-        return None if found is None else text(found)
+    async def built(self) -> tuple[str | None, float]:
+        """Return the server process for which everything was built.
+
+        And when it is to be compared again, in seconds of the server's clock.
+        """
+        source, due = await self._store.client.hmget(
+            self._store.stats, ["source", "due"]
+        )
+        when = _VERSION.fullmatch(plain(due)) if due is not None else None
+        return None if source is None else text(source), float(when[0]) if when else 0.0
 
     async def begin(self, process: str) -> tuple[str, int | None]:
         """Begin a run, or join the one under way; return it, and the last user done."""
@@ -234,12 +243,43 @@ class Ledger:
         run, _, after = text(found or f"{process}: ").partition(" ")
         return run, int(after) if _USER.fullmatch(after) else None
 
-    async def progress(self, run: str, after: int | None, process: str = "") -> bool:
-        """Note how far a run is; with a process: all is done. False: begin again."""
-        args = (run, "" if after is None else after, process)
-        return bool(
-            await scripts.REBUILT(self._store.client, (self._store.stats,), args)
-        )
+    async def progress(
+        self, run: str, after: int | None, process: str = "", pause: float = 0.0
+    ) -> bool:
+        """Note how far a run is; with a process: all is done. False: begin again.
+
+        Args:
+            run: Which.
+            after: The last user done.
+            process: The server process, when all are done.
+            pause: Seconds until all is compared again, if it is another process now.
+        """
+        store = self._store
+        args = (
+            run, "" if after is None else after, process,
+            store.shift, round(pause), _CLAIMED,
+        )  # fmt: skip
+        return bool(await scripts.REBUILT(store.client, (store.stats,), args))
+
+    async def claim(self, due: float, now: float) -> bool:
+        """Whether the comparison that is due is the caller's to make.
+
+        Args:
+            due: When it is, by the server's clock.
+            now: By the clock of this process, which spares most questions.
+        """
+        store = self._store
+        if now + store.shift / 1e6 < due - _SKEW:
+            return False
+        args = (store.shift, _CLAIMED)
+        return bool(await scripts.DUE(store.client, (store.stats,), args))
+
+    async def hasten(self) -> None:
+        """Have everything compared at once, from the start."""
+        async with self._store.client.pipeline(transaction=True) as pipe:
+            pipe.hdel(self._store.stats, "rebuild")
+            pipe.hset(self._store.stats, "due", "0")
+            await pipe.execute()
 
 
 def _away(value: str) -> list[Tag] | None:

@@ -28,6 +28,10 @@ PAGE = 200
 _AT_ONCE = 16
 _PAUSE = 1.0
 
+# Seconds after which a primary that was deposed acknowledges nothing any more: where it
+# needs its replicas for that, their max-lag (10 s unless set) and 5; else nobody knows.
+_BOUNDED, _UNBOUNDED = 15.0, 60.0
+
 
 class Rebuilding(Generic[T]):
     """Notices that Redis lost data, and restores it; mends what a killed process left.
@@ -49,6 +53,7 @@ class Rebuilding(Generic[T]):
         self.failures = 0
         self.rebuilt = 0
         self._resets = 0
+        self._moved = False
         self.backing = backing
         self._store = store
         self._client: Client = store.client
@@ -81,7 +86,10 @@ class Rebuilding(Generic[T]):
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
-    def _reset(self, _: Event) -> None:
+    def _reset(self, event: Event) -> None:
+        # Of another connection that comes later, too: changes go by the command one.
+        if getattr(event, "wire", "") == "command":
+            self._moved = True
         self.lost()
 
     def lost(self) -> None:
@@ -92,7 +100,14 @@ class Rebuilding(Generic[T]):
     async def _look(self) -> None:
         """Compare the server that answers with the one that everything was built in."""
         resets = self._resets
-        if await self.backing.ledger.built() != await self._process():
+        built, _ = await self.backing.ledger.built()
+        process = await self._process()
+        if self._moved:
+            # Others were here before, and built it or are building. What this process
+            # was acknowledged meanwhile, by the server that it has left, is not in it.
+            await self.backing.ledger.hasten()
+            self._moved = False
+        if built != process:
             self.lost()
         elif resets == self._resets:
             self.due = False
@@ -121,10 +136,17 @@ class Rebuilding(Generic[T]):
                 self.failures += 1
 
     async def catch_up(self) -> None:
-        """Build everything, if Redis is not the one that it was built in."""
-        if self.due or await self.backing.ledger.built() is None:
+        """Build everything, if Redis is not the one that it was built in.
+
+        And compare everything when that is due: see `session_rebuilt`.
+        """
+        built, due = await self.backing.ledger.built()
+        if self.due or built is None:
             await self._look()
             await self.ensure()
+        elif await self.backing.ledger.claim(due, self._clock.now()):
+            async with self._turn:
+                await self._run(None)
 
     async def ensure(self) -> None:
         """Build everything if that is due; one task does it, the others wait.
@@ -157,13 +179,18 @@ class Rebuilding(Generic[T]):
                 tell(state)
             else:
                 state = await self._remove(state)
-                if await ledger.progress(run, state.after, process):
+                pause = await self._pause()
+                if await ledger.progress(run, state.after, process, pause):
                     state = msgspec.structs.replace(state, done=True)
                     tell(state)
                     self.rebuilt += 1
                     if resets == self._resets:
                         self.due = False
                         return state
+
+    async def _pause(self) -> float:
+        replication: Any = await self._client.info("replication")
+        return _BOUNDED if "min_slaves_good_slaves" in replication else _UNBOUNDED
 
     async def _page(self, after: int | None) -> dict[int, int]:
         backing = self.backing

@@ -35,7 +35,8 @@ MARK = _script("session_mark")
 UNMARK = load("session_unmark")
 RESTORE = _script("session_restore")
 EVICT = _script("session_evict")
-REBUILT = load("session_rebuilt")
+REBUILT = _script("session_rebuilt")
+DUE = _script("session_due")
 
 Fields = dict[bytes, bytes]
 Tag = tuple[str, str]

@@ -40,7 +40,7 @@ class Sessions(Members[T]):
     Args:
         client: Where.
         type: A subclass of `Record`.
-        prefix: What the keys begin with.
+        prefix: What the keys begin with; None: as its settings say.
         keyring: Seals everything with AES-256-GCM and hides users and values in keys.
         sealer: Another way to seal.
         names: Another way to name; with a sealer alone, names are plain.

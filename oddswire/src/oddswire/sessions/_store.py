@@ -97,7 +97,18 @@ class Store:
         )
 
     def pair(self, user_id: int) -> tuple[str, str]:
-        """Return the keys of a user's two hashes."""
+        """Return the keys of a user's two hashes.
+
+        Every operation on a user comes by here first.
+
+        Raises:
+            SessionError: `user_id` is no int: "77" would be somebody else than 77.
+        """
+        if isinstance(user_id, bool) or not isinstance(user_id, int):
+            raise SessionError(
+                f"user_id must be an int, not {type(user_id).__name__}: "
+                "sessions.get(int(user_id))"
+            )
         return self._pair(self.names.of_user(user_id))
 
     def index(self, tag: Tag) -> str:

@@ -1,9 +1,10 @@
 """Settings: frozen, checked all at once, read from the environment only when asked."""
 
-from oddswire.settings._rules import is_example_key
-from oddswire.settings._settings import Settings
+from oddswire.settings._rules import is_example_key, plaintext_refused
+from oddswire.settings._settings import Settings, not_a_setting
 from oddswire.settings.endpoint import Endpoint
 from oddswire.settings.options import OPTIONS, UNUSED, Option
+from oddswire.settings.overrides import Overrides
 from oddswire.settings.profiles import PROFILES
 
 __all__ = [
@@ -12,6 +13,9 @@ __all__ = [
     "UNUSED",
     "Endpoint",
     "Option",
+    "Overrides",
     "Settings",
     "is_example_key",
+    "not_a_setting",
+    "plaintext_refused",
 ]

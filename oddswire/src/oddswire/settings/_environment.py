@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,28 +38,58 @@ def read(
 ) -> Reading:
     """Read every variable of `OPTIONS`, except for fields that are `given`.
 
-    The environment comes before the file. Raises nothing: what is wrong with the file
-    is a problem like any other.
+    The environment comes before the file. What completes a URL is taken only from where
+    the URL is: a password is not sent where another source says. Raises nothing: what
+    is wrong with the file is a problem like any other.
     """
     values: dict[str, Any] = {}
     unreadable: set[str] = set()
     in_file, problems = _dotenv(dotenv)
+    found: dict[str, str] = {}  # field to where its text was
+    notices: list[str] = []
     for option in OPTIONS:
         if option.field in given:
             continue
         text, where = environ.get(option.variable), ""
         if text is None:
             text, where = in_file.get(option.variable), f" in {dotenv}"
-        if text is None:
+        if text is None or (option.blank and not text):
             continue
+        if option.completes and "url" in given:
+            notices.append(
+                f"{option.variable}{where} is not used: it belongs to the server of "
+                "REDIS_URL, and url= names the server here"
+            )
+            continue
+        if option.program and where:
+            problems.append(
+                f"{option.variable}{where}: a program is named by the environment or "
+                f"by {option.field}=, not by a file"
+            )
+            continue
+        found[option.field] = where
         try:
             values[option.field] = option.kind.parse(text)
         except ValueError as error:
             unreadable.add(option.field)
             what = f"{option.variable}{shown(option, text)}{where}"
             problems.append(f"{what}: {error}" if text else f"{what}: {_empty(option)}")
-    notices = tuple(_notices({**in_file, **environ}))
-    return Reading(values, frozenset(unreadable), problems, notices)
+    problems += _strangers(found, dotenv)
+    notices += _notices({**in_file, **environ})
+    return Reading(values, frozenset(unreadable), problems, tuple(notices))
+
+
+def _strangers(found: Mapping[str, str], dotenv: object) -> list[str]:
+    """Return a line for each variable that completes the URL of another source."""
+    if "url" not in found:
+        return []
+    here = {"": "the environment", f" in {dotenv}": str(dotenv)}
+    return [
+        f"{option.variable} is in {here[found[option.field]]} and REDIS_URL in "
+        f"{here[found['url']]}: they belong to one server, so give both in one place"
+        for option in OPTIONS
+        if option.completes and found.get(option.field, found["url"]) != found["url"]
+    ]
 
 
 def shown(option: Option, value: object) -> str:
@@ -80,6 +112,8 @@ def _dotenv(path: str | Path | None) -> tuple[dict[str, str], list[str]]:
     try:
         # A file that Windows editors saved begins with a byte order mark.
         with Path(path).open(encoding="utf-8-sig") as stream:
+            if refused := _not_ours(stream.fileno()):
+                return {}, [f"{path}: {refused}"]
             # dotenv_values would skip a line that it cannot read, and log that.
             for binding in parse_stream(stream):
                 if binding.error or (binding.key and binding.value is None):
@@ -95,6 +129,21 @@ def _dotenv(path: str | Path | None) -> tuple[dict[str, str], list[str]]:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         return {}, [f"{path}: cannot be read: {why}"]
     return found, problems
+
+
+def _not_ours(file: int) -> str | None:
+    """Return why a file must not say where passwords are sent; None: it may.
+
+    It may merely lie in the directory: of a clone, a download, /tmp.
+    """
+    state = os.fstat(file)
+    if not hasattr(os, "geteuid") or not stat.S_ISREG(state.st_mode):
+        return None
+    if state.st_uid not in (0, os.geteuid()):
+        return "it belongs to another user: take it over (chown), or set dotenv=None"
+    if state.st_mode & stat.S_IWOTH:
+        return "everybody may write to it: chmod o-w"
+    return None
 
 
 def _notices(present: Mapping[str, str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from oddswire.settings.endpoint import Endpoint
+from oddswire.settings.endpoint import Endpoint, addresses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,6 +27,7 @@ def endpoint_of(values: Mapping[str, Any]) -> Endpoint | None:
         username=_first(endpoint.username, values["username"]),
         password=_first(endpoint.password, values["password"]),
         database=_first(endpoint.database, values["database"]),
+        options=endpoint.options,
     )
 
 
@@ -95,21 +96,60 @@ def _profile(values: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[st
             f"{names['url']} is not set and {profile} starts no server of its own: "
             "set it to rediss://user:password@host:6379/0"
         )
-    for field in ("url", "cache_url"):
-        if profile == "production" and values.get(field) is not None:
-            endpoint = Endpoint.from_url(values[field])
-            if not endpoint.tls and endpoint.reach == "public":
+    if profile == "production":
+        for field, endpoint in _addresses(values):
+            if refused := plaintext_refused(
+                endpoint, values.get("private_hosts"), names["private_hosts"]
+            ):
+                yield f"{names[field]}={endpoint.safe_url!r}: {refused}"
+    if served:
+        for field in ("tls_verify", "tls_check_hostname"):
+            of_cache = _cache_options(values).get(field) is False
+            if values.get(field) is False or of_cache:
+                name = names["cache_url"] if of_cache else names[field]
                 yield (
-                    f"{names[field]}={endpoint.safe_url!r}: production sends no "
-                    "plaintext to a public address: use rediss://, or the private "
-                    "address of the server"
+                    f"{name}: {profile} does not talk to a server whose certificate is "
+                    "not checked: remove it, or trust your own authority with "
+                    f"{names['tls_ca_file']}"
                 )
-    if profile == "production" and values.get("tls_verify") is False:
-        yield (
-            f"{names['tls_verify']}: production does not talk to a server whose "
-            f"certificate is not checked: remove it, or trust your own authority with "
-            f"{names['tls_ca_file']}"
-        )
+
+
+def plaintext_refused(
+    endpoint: Endpoint, private_hosts: str | None, name: str = "private_hosts"
+) -> str | None:
+    """Return why production sends no plaintext to an address; None: it may.
+
+    Args:
+        endpoint: The address.
+        private_hosts: `Settings.private_hosts`.
+        name: What to call that setting.
+    """
+    if endpoint.tls or endpoint.reach_declared(private_hosts) != "public":
+        return None
+    return (
+        "production sends no plaintext to a public address: use rediss://, the private "
+        f"address of the server, or declare its name private with {name}"
+    )
+
+
+def _addresses(values: Mapping[str, Any]) -> Iterator[tuple[str, Endpoint]]:
+    """Yield every address that is connected to, with the field it is from."""
+    sentinels = values.get("sentinels")
+    tls = False
+    if values.get("url") is not None:
+        endpoint = Endpoint.from_url(values["url"])
+        tls = endpoint.tls
+        if sentinels is None:  # else its host is a name that the sentinels know
+            yield "url", endpoint
+    for host, port in addresses(sentinels, 26379) if sentinels else ():
+        yield "sentinels", Endpoint(host=host, port=port, tls=tls)
+    if values.get("cache_url") is not None:
+        yield "cache_url", Endpoint.from_url(values["cache_url"])
+
+
+def _cache_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    url = values.get("cache_url")
+    return {} if url is None else Endpoint.from_url(url).fields
 
 
 def _keys(values: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[str]:
@@ -166,9 +206,11 @@ def warnings(values: Mapping[str, Any]) -> Iterator[str]:
             "they are not used"
         )
     strict = values["profile"] in ("staging", "production")
-    for field in ("url", "cache_url"):
-        if values[field] is not None:
-            yield from _link_warnings(field, values, strict=strict)
+    seen = set()
+    for field, each in _addresses(values):
+        if each.address not in seen:
+            seen.add(each.address)
+            yield from _link_warnings(field, each, values, strict=strict)
     if values["encryption_key"] is not None and is_example_key(
         values["encryption_key"]
     ):
@@ -179,16 +221,16 @@ def warnings(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _link_warnings(
-    field: str, values: Mapping[str, Any], *, strict: bool
+    field: str, endpoint: Endpoint, values: Mapping[str, Any], *, strict: bool
 ) -> Iterator[str]:
-    endpoint = Endpoint.from_url(values[field])
     if strict and not endpoint.tls and endpoint.reach != "local":
         yield (
             f"{field}: plaintext to {endpoint.address}, a {endpoint.reach} address: "
             "who can listen there reads everything, the password too; "
             "rediss:// encrypts"
         )
-    if endpoint.tls and not values["tls_verify"]:
+    checks = ["tls_verify", "tls_check_hostname"]
+    if endpoint.tls and not all({**values, **endpoint.fields}[name] for name in checks):
         yield (
             f"{field}: the certificate of {endpoint.address} is not checked: anybody "
             "can pretend to be that server"

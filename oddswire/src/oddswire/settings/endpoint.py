@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Any, Literal
-from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote, unquote_to_bytes, urlencode, urlsplit
 
 import msgspec
 
 from oddswire.errors import SettingsError
+from oddswire.settings import url_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Reach = Literal["local", "private", "public"]
 
 MAX_DATABASE = 2_147_483_647
 
@@ -23,6 +29,15 @@ _PRIVATE_SUFFIXES = (
 )  # fmt: skip
 
 
+_SCHEMES = {
+    "redis": "redis",
+    "rediss": "rediss",
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "unix": "unix",
+}
+
+
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A server's address, and the name and database to use there.
 
@@ -34,6 +49,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         username: ACL user; None for the default user.
         password: Never shown by `repr`, `str` or an error.
         database: Number of the database.
+        options: The other options of the URL's query, as redis-py names them.
     """
 
     host: str | None = None
@@ -43,13 +59,15 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     username: str | None = None
     password: str | None = None
     database: int | None = None
+    options: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def from_url(cls, url: str) -> Endpoint:
         """Read a ``redis://``, ``rediss://`` or ``unix://`` URL.
 
-        User and password are percent-decoded. The database is the path
-        (``redis://host/3``) or ``?db=3``.
+        ``valkey://`` and ``valkeys://`` are the first two by another name. User and
+        password are percent-decoded. The database is the path (``redis://host/3``) or
+        ``?db=3``. Other options are redis-py's; see `oddswire.settings.url_options`.
 
         Raises:
             SettingsError: One line that repeats nothing of the URL: in a malformed one
@@ -66,8 +84,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(
                 "the URL is malformed: check the brackets of the host"
             ) from None
-        scheme = parts.scheme.lower()
-        if scheme not in ("redis", "rediss", "unix") or "://" not in url:
+        scheme = _SCHEMES.get(parts.scheme.lower())
+        if scheme is None or "://" not in url:
             raise SettingsError(
                 "the URL must begin with redis://, rediss:// or unix://"
             )
@@ -75,8 +93,10 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError("the URL has a #; in a password it is written %23")
         user, _, address = parts.netloc.rpartition("@")
         name, _, secret = user.partition(":")
-        username, password = _decoded(name) or None, _decoded(secret) or None
-        queried = _queried(parts.query)
+        location, options = url_options.read(parts.query)
+        username = _once("user", _decoded(name), location.get("username"))
+        password = _once("password", _decoded(secret), location.get("password"))
+        queried = _database(location["db"]) if "db" in location else None
         if scheme == "unix":
             if address:
                 raise SettingsError(
@@ -89,12 +109,16 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
                     "the URL needs the path of a socket of at most 107 bytes"
                 )
             return cls(
-                path=path, username=username, password=password, database=queried
+                path=path,
+                username=username,
+                password=password,
+                database=queried,
+                options=options,
             )
         database = _database(parts.path.strip("/")) if parts.path.strip("/") else None
         if None not in (database, queried) and database != queried:
             raise SettingsError("the URL names two databases, in its path and in ?db=")
-        host, port = _address(address)
+        host, port, _ = _address(address)
         return cls(
             host=host,
             port=port,
@@ -102,7 +126,32 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
             username=username,
             password=password,
             database=database if queried is None else queried,
+            options=options,
         )
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the options say, by field of `Settings`."""
+        read = {
+            url_options.FIELDS[name][0]: url_options.FIELDS[name][1](text)
+            for name, text in self.options
+            if name in url_options.FIELDS
+        }
+        return {field: value for field, value in read.items() if value is not None}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the options say, by argument of redis-py's client."""
+        return {
+            name: url_options.ARGUMENTS[name](text)
+            for name, text in self.options
+            if name in url_options.ARGUMENTS
+        }
+
+    def without_fields(self) -> Endpoint:
+        """Return it without the options that `fields` has."""
+        kept = tuple(each for each in self.options if each[0] in url_options.ARGUMENTS)
+        return msgspec.structs.replace(self, options=kept)
 
     @property
     def address(self) -> str:
@@ -126,13 +175,14 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     def _url(self, who: str) -> str:
         if self.path is not None:
-            query = "" if self.database is None else f"?db={self.database}"
-            return f"unix://{who}{quote(self.path)}{query}"
+            database = () if self.database is None else (("db", str(self.database)),)
+            return f"unix://{who}{quote(self.path)}{_query(database + self.options)}"
         path = "" if self.database is None else f"/{self.database}"
-        return f"{'rediss' if self.tls else 'redis'}://{who}{self.address}{path}"
+        scheme = "rediss" if self.tls else "redis"
+        return f"{scheme}://{who}{self.address}{path}{_query(self.options)}"
 
     @property
-    def reach(self) -> Literal["local", "private", "public"]:
+    def reach(self) -> Reach:
         """How far the bytes may travel, judged by the address alone.
 
         ``local``: they stay on this machine. ``private``: an address that is not routed
@@ -141,7 +191,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.host is None:
             return "local"
-        name = self.host.lower().rstrip(".")
+        name = _plain(self.host)
         try:
             ip = ipaddress.ip_address(name)
         except ValueError:
@@ -149,11 +199,34 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
                 return "local"
             private = "." not in name or name.endswith(_PRIVATE_SUFFIXES)
             return "private" if private else "public"
-        # Before Python 3.13 the classes of ::ffff:8.8.8.8 are not those of 8.8.8.8.
-        ip = getattr(ip, "ipv4_mapped", None) or ip
-        if ip.is_loopback:
+        return _reach_of(ip)
+
+    def reach_declared(self, private_hosts: str | None) -> Reach:
+        """How far the bytes may travel, if no name is private that nobody declared.
+
+        What a name resolves to is its zone's decision, and a name that looks private
+        can be answered by anybody. Only ``localhost`` is taken by its name.
+
+        Args:
+            private_hosts: `Settings.private_hosts`: names, or suffixes that begin with
+                a dot, with commas between.
+        """
+        if self.host is None:
             return "local"
-        return "public" if ip.is_global else "private"
+        name = _plain(self.host)
+        try:
+            ip = ipaddress.ip_address(name)
+        except ValueError:
+            if name == "localhost":
+                return "local"
+            declared = [_plain(each) for each in (private_hosts or "").split(",")]
+            private = any(
+                name.endswith(each) if each.startswith(".") else name == each
+                for each in declared
+                if each
+            )
+            return "private" if private else "public"
+        return _reach_of(ip)
 
     def __repr__(self) -> str:
         return f"Endpoint({self.safe_url!r})"
@@ -174,18 +247,50 @@ def _decoded(text: str) -> str:
         raise SettingsError("the URL has %-escapes that are not UTF-8") from None
 
 
-def _queried(query: str) -> int | None:
-    if not query:
-        return None
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True)
-    except ValueError:
-        pairs = []
-    if [name for name, _ in pairs] != ["db"]:
-        raise SettingsError(
-            "the URL has a query other than ?db=; a ? in a password is %3F"
-        )
-    return _database(pairs[0][1])
+def addresses(text: str, port: int) -> Iterator[tuple[str, int]]:
+    """Yield the addresses of ``host:port, [::1]:port, host``; a comma may end it.
+
+    Args:
+        text: Names, IPv4 addresses, IPv6 addresses (in brackets, if a port follows).
+        port: Of those that name none.
+
+    Raises:
+        SettingsError: One of them is no address.
+    """
+    for each in text.strip().removesuffix(",").split(","):
+        address = each.strip()
+        try:
+            yield str(ipaddress.IPv6Address(address)), port
+        except ValueError:
+            host, given, named = _address(address)
+            yield host, given if named else port
+
+
+def _once(what: str, first: str, second: str | None) -> str | None:
+    if first and second and first != second:
+        raise SettingsError(f"the URL names two {what}s, before the @ and in its query")
+    return first or second or None
+
+
+def _query(pairs: tuple[tuple[str, str], ...]) -> str:
+    return f"?{urlencode(pairs, quote_via=quote, safe='')}" if pairs else ""
+
+
+def _plain(host: str) -> str:
+    return host.strip().lower().rstrip(".")
+
+
+def _reach_of(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Reach:
+    if isinstance(ip, ipaddress.IPv6Address):
+        # Before Python 3.13 the classes of ::ffff:8.8.8.8 are not those of 8.8.8.8. A
+        # tunnel's address leads to the IPv4 address within, whatever its own class.
+        tunnel = ip.teredo[1] if ip.teredo else None
+        inner = ip.ipv4_mapped or ip.sixtofour or tunnel
+        if inner is not None:
+            return _reach_of(inner)
+    if ip.is_loopback:
+        return "local"
+    return "public" if ip.is_global else "private"
 
 
 def _database(text: str) -> int:
@@ -196,7 +301,8 @@ def _database(text: str) -> int:
     return int(text)
 
 
-def _address(text: str) -> tuple[str, int]:
+def _address(text: str) -> tuple[str, int, bool]:
+    """Return host, port, and whether the text names the port."""
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         try:
@@ -205,7 +311,7 @@ def _address(text: str) -> tuple[str, int]:
             bracket = ""
         if not bracket or (rest and not rest.startswith(":")):
             raise SettingsError("the URL has no IPv6 address between its brackets")
-        return _decoded(host), _port(rest[1:]) if rest else 6379
+        return _decoded(host), _port(rest[1:]) if rest else 6379, bool(rest)
     host, colon, port = text.partition(":")
     if not host:
         raise SettingsError("the URL has no host; this machine is localhost")
@@ -219,7 +325,7 @@ def _address(text: str) -> tuple[str, int]:
             "the URL has no valid host name or address (in a password, write @ as %40, "
             ": as %3A and / as %2F)"
         )
-    return host, _port(port) if colon else 6379
+    return host, _port(port) if colon else 6379, bool(colon)
 
 
 def _port(text: str) -> int:

@@ -8,7 +8,16 @@ import msgspec
 
 from oddswire.settings.endpoint import MAX_DATABASE
 from oddswire.settings.profiles import PROFILES
-from oddswire.settings.values import Count, Duration, Flag, Kind, Prefix, Text, Url
+from oddswire.settings.values import (
+    Addresses,
+    Count,
+    Duration,
+    Flag,
+    Kind,
+    Prefix,
+    Text,
+    Url,
+)
 
 _DAY = 86_400.0
 _MIB = 1024 * 1024
@@ -25,6 +34,11 @@ class Option(msgspec.Struct, frozen=True):
         doc: One line.
         optional: Whether None, for "not set", is accepted.
         secret: Whether the value is hidden wherever it would be shown.
+        blank: Whether empty text is "not set", as for credentials of a server that
+            asks for none.
+        completes: Whether it says who we are at the server of the URL, or who leads
+            there: it belongs to that URL and to no other.
+        program: Whether it names a program to run, which no file may do.
     """
 
     field: str
@@ -33,15 +47,19 @@ class Option(msgspec.Struct, frozen=True):
     doc: str
     optional: bool = False
     secret: bool = False
+    blank: bool = False
+    completes: bool = False
+    program: bool = False
 
 
 def _ms(low: float, high: float) -> Duration:
     return Duration(low, high, milliseconds=True)
 
 
-_SENTINELS = Text(
-    "host:port of each sentinel, with commas between",
-    r"\s*[^\s,:]+(:\d{1,5})?(\s*,\s*[^\s,:]+(:\d{1,5})?)*\s*",
+_HOST = r"\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?"
+_HOSTS = Text(
+    'names, or suffixes such as ".svc.cluster.local", with commas between',
+    rf"{_HOST}(\s*,\s*{_HOST})*",
 )
 _CHOICES = Text(f"one of {', '.join(PROFILES)}", "|".join(PROFILES))
 
@@ -56,20 +74,28 @@ OPTIONS: Final[tuple[Option, ...]] = (
            "a second, disposable server for the cache, with its own credentials; "
            "unset: the same server", optional=True),
     Option("username", "ODDSWIRE_USERNAME", Text("an ACL user name"),
-           "completes the URL", optional=True),
+           "completes the URL", optional=True, blank=True, completes=True),
     Option("password", "REDIS_PASSWORD", Text("a password"),
-           "completes the URL", optional=True, secret=True),
+           "completes the URL", optional=True, secret=True, blank=True,
+           completes=True),
     Option("database", "REDIS_DATABASE", Count(0, MAX_DATABASE),
-           "completes the URL", optional=True),
-    Option("sentinels", "ODDSWIRE_SENTINELS", _SENTINELS,
+           "completes the URL", optional=True, blank=True, completes=True),
+    Option("sentinels", "ODDSWIRE_SENTINELS", Addresses(26379),
            "who knows where the primary is; the host of the URL is then its name",
-           optional=True),
+           optional=True, completes=True),
+    Option("sentinel_username", "ODDSWIRE_SENTINEL_USERNAME", Text("an ACL user name"),
+           "at the sentinels themselves", optional=True, blank=True, completes=True),
     Option("sentinel_password", "ODDSWIRE_SENTINEL_PASSWORD", Text("a password"),
-           "of the sentinels themselves", optional=True, secret=True),
+           "at the sentinels themselves", optional=True, secret=True, blank=True,
+           completes=True),
     Option("prefix", "REDIS_KEY_PREFIX", Prefix(),
            "what every key begins with"),
     Option("tls_verify", "REDIS_TLS_REJECT_UNAUTHORIZED", Flag(),
-           "check the server's certificate and name (rediss:// only)"),
+           "check the server's certificate and name (rediss:// only); staging and "
+           "production do"),
+    Option("tls_check_hostname", "ODDSWIRE_TLS_CHECK_HOSTNAME", Flag(),
+           "check that the certificate is for the server's name, beside its "
+           "authority; staging and production do"),
     Option("tls_ca_file", "ODDSWIRE_TLS_CA_FILE", _PATH,
            "authorities to trust instead of the system's, PEM", optional=True),
     Option("tls_cert_file", "ODDSWIRE_TLS_CERT_FILE", _PATH,
@@ -77,7 +103,11 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option("tls_key_file", "ODDSWIRE_TLS_KEY_FILE", _PATH,
            "the key of our certificate, PEM", optional=True),
     Option("server_bin", "ODDSWIRE_SERVER_BIN", _PATH,
-           "the program that a server of our own runs", optional=True),
+           "the program that a server of our own runs; not from a file",
+           optional=True, program=True),
+    Option("private_hosts", "ODDSWIRE_PRIVATE_HOSTS", _HOSTS,
+           "names that lead to a private network: production sends plaintext to no "
+           "other name", optional=True),
     # --- connections
     Option("pool_min", "REDIS_POOL_MIN", Count(2, 1000),
            "connections kept open: one for commands, one for the cache, the rest "

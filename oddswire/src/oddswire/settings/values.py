@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from oddswire.keys import KeySpace
-from oddswire.settings.endpoint import Endpoint
+from oddswire.settings.endpoint import Endpoint, addresses
 
 _DECIMAL = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,9})?")
 
@@ -159,6 +159,30 @@ class Prefix(msgspec.Struct, frozen=True):
         except ValueError:
             pass
         raise ValueError(f"must be {self.accepts}, at most 64 characters")
+
+    parse = check
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """Hosts and ports, with commas between.
+
+    Attributes:
+        port: Of those that name none.
+    """
+
+    port: int
+    accepts: str = (
+        "host:port of each sentinel, with commas between; of IPv6 [::1]:26379"
+    )
+
+    def check(self, value: object) -> str:
+        """Take a str; white space and a comma at the end do not count."""
+        try:
+            if isinstance(value, str) and list(addresses(value, self.port)):
+                return value.strip()
+        except ValueError:
+            pass
+        raise ValueError(f"must be {self.accepts}")
 
     parse = check
 

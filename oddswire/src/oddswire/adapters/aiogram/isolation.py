@@ -26,7 +26,7 @@ class EventIsolation(BaseEventIsolation):
 
     Args:
         client: Where the locks are kept. It stays yours to close.
-        prefix: What the keys begin with.
+        prefix: What the keys begin with; None: as its settings say.
         lease: Seconds after which the turn of a dead process is over.
         timeout: Seconds that an update waits for its turn at most.
         queue: How many updates of one conversation may wait in this process.
@@ -45,7 +45,7 @@ class EventIsolation(BaseEventIsolation):
         self,
         client: Client,
         *,
-        prefix: str = "oddswire:",
+        prefix: str | None = None,
         lease: float = 30.0,
         timeout: float = 60.0,
         queue: int = 100,

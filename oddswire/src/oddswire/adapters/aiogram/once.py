@@ -11,9 +11,10 @@ from aiogram import BaseMiddleware
 from aiogram.dispatcher.event.bases import CancelHandler
 from aiogram.types import Update
 
+from oddswire.client import keyspace
 from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError, SettingsError, UpdateInProgress
-from oddswire.keys import UPDATE_SEEN, KeySpace
+from oddswire.keys import UPDATE_SEEN
 from oddswire.scripts import load
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Once(BaseMiddleware):
 
     Args:
         client: Where it is noted.
-        prefix: What the keys begin with.
+        prefix: What the keys begin with; None: as its settings say.
         ttl: Seconds an update that was handled is known; Telegram keeps undelivered
             ones for a day.
         lease: Seconds after which an update is free again whose process died while it
@@ -73,7 +74,7 @@ class Once(BaseMiddleware):
         self,
         client: Client,
         *,
-        prefix: str = "oddswire:",
+        prefix: str | None = None,
         ttl: float = 86_400.0,
         lease: float = 60.0,
         deadline: float = 0.5,
@@ -89,8 +90,8 @@ class Once(BaseMiddleware):
             raise SettingsError(f"deadline {deadline!r}: accepted are seconds above 0")
         if not wait >= 0:
             raise SettingsError(f"wait {wait!r}: accepted are seconds, or 0")
+        self._keys = keyspace(client, prefix)
         self._client = client.bounded(deadline)
-        self._keys = KeySpace(prefix)
         self._ttl = ceil(ttl * 1000)
         self._lease = ceil(lease * 1000)
         self._wait = wait

@@ -13,6 +13,7 @@ from aiogram.fsm.storage.base import BaseStorage, KeyBuilder
 from oddswire.adapters import _values
 from oddswire.adapters.aiogram._legacy import Legacy
 from oddswire.adapters.aiogram._parts import parts
+from oddswire.client import keyspace
 from oddswire.clock import Clock, SystemClock
 from oddswire.errors import (
     CodecError,
@@ -23,7 +24,7 @@ from oddswire.errors import (
     SettingsError,
     Unavailable,
 )
-from oddswire.keys import CONVERSATION, CONVERSATION_ADOPTED, KeySpace
+from oddswire.keys import CONVERSATION, CONVERSATION_ADOPTED
 from oddswire.scripts import load
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Storage(BaseStorage):
 
     Args:
         client: Where. It stays yours to close.
-        prefix: What the keys begin with.
+        prefix: What the keys begin with; None: as its settings say.
         ttl: Seconds a conversation lives after it was last read or written; None: for
             ever. What a user asked for does not belong into a conversation.
         max_size: Bytes that state and data of one conversation may have.
@@ -71,7 +72,7 @@ class Storage(BaseStorage):
         self,
         client: Client,
         *,
-        prefix: str = "oddswire:",
+        prefix: str | None = None,
         ttl: float | None = 86_400.0,
         max_size: int = 262_144,
         wait: float = 0.0,
@@ -85,7 +86,7 @@ class Storage(BaseStorage):
         if not wait >= 0:
             raise SettingsError(f"wait {wait!r}: accepted are seconds, or 0")
         self._client = client
-        self._keys = KeySpace(prefix)
+        self._keys = keyspace(client, prefix)
         self._ttl = 0 if ttl is None else ceil(ttl * 1000)
         self._max_size = max_size
         self._wait = wait

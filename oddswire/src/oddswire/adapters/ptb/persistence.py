@@ -11,8 +11,9 @@ from redis.client import NEVER_DECODE
 from telegram.ext import BasePersistence
 
 from oddswire.adapters import _values
+from oddswire.client import keyspace
 from oddswire.errors import CodecError, OddswireError, SettingsError
-from oddswire.keys import PTB_CONVERSATIONS, PTB_DATA, KeySpace
+from oddswire.keys import PTB_CONVERSATIONS, PTB_DATA
 
 if TYPE_CHECKING:
     from telegram.ext import PersistenceInput
@@ -65,7 +66,7 @@ class Persistence(BasePersistence[Data, Data, Data]):
 
     Args:
         client: Where. It stays yours to close.
-        prefix: What the keys begin with.
+        prefix: What the keys begin with; None: as its settings say.
         preload: Read the data of all users and chats at the start, for applications
             that iterate over `user_data`.
         max_size: Bytes that the data of one user, chat or bot may have; of callback
@@ -92,7 +93,7 @@ class Persistence(BasePersistence[Data, Data, Data]):
         self,
         client: Client,
         *,
-        prefix: str = "oddswire:",
+        prefix: str | None = None,
         preload: bool = False,
         max_size: int = 1_048_576,
         store_data: PersistenceInput | None = None,
@@ -102,7 +103,7 @@ class Persistence(BasePersistence[Data, Data, Data]):
             raise SettingsError(f"max_size {max_size!r}: accepted are bytes above 0")
         super().__init__(store_data, update_interval)
         self._client = client
-        self._keys = KeySpace(prefix)
+        self._keys = keyspace(client, prefix)
         self._max_size = max_size
         self._preload = preload
         # What each dict was when it was last read or written, to tell what changed.

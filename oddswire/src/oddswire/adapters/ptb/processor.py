@@ -32,7 +32,7 @@ class UpdateProcessor(BaseUpdateProcessor):
 
     Args:
         client: Where the locks are kept. It stays yours to close.
-        prefix: What the keys begin with.
+        prefix: What the keys begin with; None: as its settings say.
         max_concurrent_updates: How many updates may run or wait in this process.
         lease: Seconds after which the turn of a dead process is over.
         timeout: Seconds that an update waits for its turn at most.
@@ -55,7 +55,7 @@ class UpdateProcessor(BaseUpdateProcessor):
         self,
         client: Client,
         *,
-        prefix: str = "oddswire:",
+        prefix: str | None = None,
         max_concurrent_updates: int = 256,
         lease: float = 30.0,
         timeout: float = 60.0,
