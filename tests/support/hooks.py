@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from oddswire.embedded._ask import ask, info
 from oddswire.errors import ConnectionLost
+from oddswire.queue._store import _SCRIPTS
 from support.keys import SessionKeys
 
 # --- sentinels
@@ -438,6 +439,7 @@ def leases(queue):
     return queue._store
 
 
+<<<<<<< HEAD
 def decoded(queue, taken):
     """Return the value of a message that was handed out by hand."""
     return queue._codec.decode(taken.data)
@@ -446,6 +448,11 @@ def decoded(queue, taken):
 def slots_of(window):
     """Return how many slots a window of counts takes."""
     return len(window._total)
+=======
+def queue_script(name):
+    """Return the digest by which a script of the queue is called."""
+    return _SCRIPTS[name].sha.encode()
+>>>>>>> main
 
 
 # --- embedded servers

@@ -146,6 +146,18 @@ class Flights:
         # Any record begins with nothing, so none is of use.
         return self._begin(flight, b"", known.token if known else b"", bypass=False)
 
+    async def wait_stored(self, flight: Flight, timeout: float | None) -> Item:
+        """Return what a forced flight brings, once Redis has it.
+
+        Raises:
+            OddswireError: Redis could not be asked, or did not confirm the value.
+            Exception: As of `wait`.
+        """
+        item = await self.wait(flight, timeout)
+        if flight.unstored is not None:
+            raise flight.unstored
+        return item
+
     def _flight(self, want: Want, old: Item | None, *, keep: bool) -> Flight:
         now = self._clock.boottime()
         return Flight(want, self._nonces.invalidations, old, keep=keep, began=now)
@@ -168,7 +180,7 @@ class Flights:
         if not self._is_watched(flight):
             return False
         untouched = flight.born == self._nonces.invalidations
-        if flight.snapshot is None:
+        if flight.snapshot is None or self._nonces.untold:
             return untouched
         # It loads for what it was asked for: with other tags it may be older than an
         # invalidation that the caller has seen.
@@ -301,8 +313,9 @@ class Flights:
                 item = await self._claims.claim(flight, head, rob)
             except CacheLoadCycle:
                 raise
-            except OddswireError:
+            except OddswireError as error:
                 if flight.force:
+                    flight.unstored = error
                     raise
                 bypass = True
             else:
@@ -336,9 +349,9 @@ class Flights:
             return item
         try:
             stored = await self._shared.fill(want.place, flight.token, item, data, life)
-        except OddswireError:
-            if flight.force:
-                raise
+        except OddswireError as error:
+            # The caller who forced it wants to know; those who joined have their value.
+            flight.unstored = error
             self._put_aside(flight, item, started)
             return item
         flight.held = False

@@ -15,8 +15,11 @@ from oddswire.client._dialer import Dialer
 from oddswire.client._listening import Monitor, PubSub
 from oddswire.client._pipeline import Pipeline
 from oddswire.client._pools import open_pool, refuse_insecure, split_options
+from oddswire.client._rotation import Rotation
 from oddswire.client._statistics import Statistics, summarize
 from oddswire.client._wires import Wires
+from oddswire.connection.access import access_of
+from oddswire.connection.credentials import FannedOut, fan_out
 from oddswire.errors import NotShared, OddswireError, SettingsError
 from oddswire.events import Events
 from oddswire.logs import log_events
@@ -106,12 +109,21 @@ class Client(Calling):
         self.events = events or Events()
         if events is None:
             log_events(self.events)
-        dialer = Dialer(self._settings, pool)
+        self._access = access_of(pool)
+        provider = fan_out(pool.connection_kwargs.get("credential_provider"))
+        self._rotation = (
+            Rotation(provider, pool, self._access)
+            if isinstance(provider, FannedOut)
+            else None
+        )
+        dialer = Dialer(self._settings, pool, self._access)
         self._use(Wires(self._settings, pool, dialer, self.events))
 
     def _use(self, wires: Wires) -> None:
         self._wires = wires
         self._link = wires.link
+        if self._rotation is not None:
+            self._rotation.add(wires)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:  # type: ignore[override]
@@ -218,6 +230,7 @@ class Client(Calling):
         dialer = Dialer(
             self._settings,
             self.connection_pool,
+            self._access,
             protocol=3,
             on_push=on_push,
             arm=arm,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, WeakSet
 
 from oddswire.connection.backoff import Backoff, BackoffPolicy
-from oddswire.connection.gate import Caps
 from oddswire.connection.link import Link
 from oddswire.connection.owner import Owner
 from oddswire.connection.pool import WirePool
@@ -70,7 +69,8 @@ class Wires:
                 settings.heartbeat if idle is None else idle,
                 settings.heartbeat_answer,
             ),
-            most_waiting=Caps(settings.inflight_commands, settings.inflight_bytes),
+            pacer=dialer.pacer,
+            progress=dialer.progress,
         )
         self.dialer = dialer
         self._primary = dialer.primary
@@ -97,19 +97,18 @@ class Wires:
                 _abandon, self.link, self._tasks, self._primary, self._following
             )
 
-    async def ready(self, timeout: float, size: int = 0) -> Multiplexer:
+    async def ready(self, timeout: float) -> Multiplexer:
         """Return the command wire, connecting on first use.
 
         Args:
             timeout: Seconds to wait for it.
-            size: Bytes to be sent on it; they wait in memory meanwhile.
 
         Raises:
             WrongLoop: This is not the loop, or not the process, of the first use.
             OddswireError: See `Link.ready`.
         """
         self.owner.claim()
-        wire = await self.link.ready(timeout, size)
+        wire = await self.link.ready(timeout)
         if not self.link.idle:
             self.follow()
         return wire
@@ -189,6 +188,15 @@ class Wires:
         if before is not None:
             # Those in use too: who blocks there would wait for what comes elsewhere.
             self._spawn(self.pool.disconnect(), "oddswire leaving the old primary")
+
+    async def authenticate(self) -> None:
+        """Authenticate the open connection by the newest token.
+
+        Raises:
+            OddswireError: The server refused it; what the connection may is unchanged.
+        """
+        if self.link.wire is not None:
+            await self.dialer.authenticate(self.link.wire)
 
     def ask(self) -> None:
         """Have the sentinels asked at once: the primary may have been deposed."""
