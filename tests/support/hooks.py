@@ -59,6 +59,11 @@ def connection_of(client):
     return client._link.wire
 
 
+def server_info(client):
+    """Return what the server said of itself when a client connected."""
+    return client._link.greeting
+
+
 def start_connecting(client):
     """Have a client connect, without a call that waits for it."""
     client._link._start()
@@ -439,7 +444,6 @@ def leases(queue):
     return queue._store
 
 
-<<<<<<< HEAD
 def decoded(queue, taken):
     """Return the value of a message that was handed out by hand."""
     return queue._codec.decode(taken.data)
@@ -448,11 +452,11 @@ def decoded(queue, taken):
 def slots_of(window):
     """Return how many slots a window of counts takes."""
     return len(window._total)
-=======
+
+
 def queue_script(name):
     """Return the digest by which a script of the queue is called."""
     return _SCRIPTS[name].sha.encode()
->>>>>>> main
 
 
 # --- embedded servers

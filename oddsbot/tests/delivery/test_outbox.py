@@ -8,12 +8,7 @@ from oddsbot.delivery import Outbox, alert_queue
 from oddswire import Client
 from oddswire.errors import OddswireError
 from oddswire.keys import QUEUE_LINES
-<<<<<<< HEAD
-from oddswire.scripts import load
-from support.hooks import decoded, leases
-=======
-from support.hooks import leases, queue_script
->>>>>>> main
+from support.hooks import decoded, leases, queue_script
 
 ENQUEUE = queue_script("enqueue")
 
