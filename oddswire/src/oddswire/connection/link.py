@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from oddswire.connection.deadline import Deadline
 from oddswire.connection.dial import Progress
 from oddswire.connection.failures import copy_of
 from oddswire.connection.heartbeat import Heartbeat
@@ -179,7 +180,7 @@ class Link:
         self._start()
         self._hasten()
         try:
-            async with asyncio.timeout(timeout):
+            async with Deadline(timeout):
                 return await waiter
         except TimeoutError:
             raise Unavailable(

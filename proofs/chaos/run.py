@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 HERE = Path(__file__).resolve().parent
-sys.path += [str(HERE.parent / "conformance"), str(HERE.parent / "client")]
+ROOT = HERE.parents[1]
+sys.path += [str(HERE.parent / "conformance"), str(ROOT / "tests")]
 
-import failover  # noqa: E402 - beside the tests of the client
 import load  # noqa: E402
 import page  # noqa: E402
 from clients import OPEN, NotOffered, Target  # noqa: E402
@@ -29,11 +29,11 @@ from topple import Toppled  # noqa: E402 - beside the tests of the client
 
 from oddswire import Client, EmbeddedServer  # noqa: E402
 from oddswire.testing import FaultProxy  # noqa: E402
+from support import failover  # noqa: E402
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
-ROOT = HERE.parents[2]
 OURS = "oddswire"
 
 PEERS = [name for name in OPEN if name != OURS]
