@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, WeakSet
 
+from oddswire._tasks import spawn
 from oddswire.connection.backoff import Backoff, BackoffPolicy
 from oddswire.connection.gate import Caps
 from oddswire.connection.link import Link
@@ -169,7 +170,7 @@ class Wires:
         return demoted
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        task = spawn(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from oddswire._tasks import spawn
 from oddswire.connection.failures import copy_of
 from oddswire.connection.heartbeat import Heartbeat
 from oddswire.errors import (
@@ -181,7 +182,7 @@ class Link:
     def _start(self) -> None:
         """Have exactly one task connecting."""
         if self._task is None and not self._closed:
-            self._task = asyncio.get_running_loop().create_task(
+            self._task = spawn(
                 self._connect(), name=f"oddswire {self._name} connecting"
             )
 

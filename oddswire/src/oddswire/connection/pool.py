@@ -18,6 +18,7 @@ import redis.asyncio as aredis
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import SSLConnection
 
+from oddswire._tasks import spawn
 from oddswire.connection.dial import staggered
 from oddswire.connection.owner import Owner
 from oddswire.connection.reply_errors import from_redis
@@ -272,9 +273,7 @@ class WirePool(aredis.ConnectionPool):
 
     @staticmethod
     def _spawn(coroutine: Any, tasks: set[asyncio.Task[None]], what: str) -> None:
-        task = asyncio.get_running_loop().create_task(
-            coroutine, name=f"oddswire exclusive wire {what}"
-        )
+        task = spawn(coroutine, name=f"oddswire exclusive wire {what}")
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
