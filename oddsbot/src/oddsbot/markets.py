@@ -15,10 +15,12 @@ from oddsbot.polymarket import (
     GammaMarket,
     NotFound,
     OrderBook,
+    PolymarketError,
     PricePoint,
     Unreadable,
 )
 from oddswire.cache import Namespace
+from oddswire.errors import OddswireError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -218,19 +220,19 @@ class Markets:
             key, functools.partial(self._busiest_ids, most)
         )
         keys = [f"market:{each}" for each in ids]
-        pages = await asyncio.gather(
-            *(
-                self._cache.refresh_many(
+        errors: list[Exception] = []
+        # One after the other: storing 500 answers at once would hold up everybody else.
+        for at in range(0, len(keys), _PAGE):
+            try:
+                await self._cache.refresh_many(
                     keys[at : at + _PAGE], self._load_keys, tags=lambda key: (key,)
                 )
-                for at in range(0, len(keys), _PAGE)
-            ),
-            return_exceptions=True,
-        )
-        for page in pages:
-            # A market that cannot be read is warmed by nobody, and costs no other.
-            if isinstance(page, BaseException) and not isinstance(page, Unreadable):
-                raise page
+            except Unreadable:
+                pass  # a market that cannot be read costs no other
+            except (OddswireError, PolymarketError) as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
         return len(ids)
 
     async def _busiest_ids(self, most: int) -> tuple[str, ...]:

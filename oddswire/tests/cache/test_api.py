@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import event, given
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 import oddswire
 from oddswire import Client, EmbeddedServer
 from oddswire.cache import Cache, Namespace
-from oddswire.errors import InvalidKey, SettingsError
+from oddswire.errors import CodecError, InvalidKey, SettingsError
 from support import eventually
 
 from .conftest import Loader, Market
@@ -441,3 +443,28 @@ async def test_the_wire_has_a_cache_on_a_server_of_its_own():
             load = Loader("value")
             assert await wire.cache.get_or_set("m:1", load) == "value"
             assert await wire.client.dbsize() >= 3
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("K5")
+@pytest.mark.parametrize(
+    "kind", [dict, dict[str, Any], dict[str, object], Any, None], ids=str
+)
+async def test_a_function_that_names_no_types_changes_none(fleet, kind):
+    """Decimals of a function annotated ``-> dict`` are refused, never made text."""
+    a = await fleet.cache()
+    values = [{"price": 0.5}, {"price": Decimal("0.5")}]
+
+    async def fetch(n: int):
+        return values[n]
+
+    if kind is not None:
+        fetch.__annotations__["return"] = kind
+    cached = a.cached(key="m:{n}")(fetch)
+
+    assert await cached(0) == values[0]
+    for _ in range(2):
+        with pytest.raises(CodecError, match=r"price'\] is a Decimal"):
+            await cached(1)
+    fetch.__annotations__["return"] = dict[str, Decimal]
+    assert await a.cached(key="n:{n}")(fetch)(1) == values[1]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
+import msgspec
 import pytest
 
 from oddswire import OddswireError
+from oddswire.cache import Namespace
 from support import eventually
 from support.hooks import told
 
@@ -122,6 +125,67 @@ async def test_a_refresh_without_redis_says_so(own_fleet):
     with pytest.raises(OddswireError):
         await a.refresh("m:1", load)
     assert load.calls == 0
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("K3")
+@pytest.mark.parametrize("when", ["before it asks", "while it loads"])
+async def test_who_joined_a_refresh_is_served_though_redis_went(own_fleet, when):
+    """The refresher hears that nothing was stored; others have what was loaded."""
+    server = own_fleet.server
+    a = await own_fleet.cache(timeout=0.2)
+    await a.get("m:1")
+    load = Loader(held=True)
+    if when == "before it asks":
+        server.kill()
+        await server.wait_exit()
+        load.go.set()
+    refreshing = asyncio.get_running_loop().create_task(a.refresh("m:1", load))
+    if when == "while it loads":
+        await load.started.wait()
+    reading = asyncio.get_running_loop().create_task(a.get_or_set("m:1", load))
+    if when == "while it loads":
+        await asyncio.sleep(0.05)
+        server.kill()
+        await server.wait_exit()
+        load.go.set()
+
+    assert await reading == 1
+    with pytest.raises(OddswireError):
+        await refreshing
+    assert load.calls == 1
+
+
+@pytest.mark.performance
+@pytest.mark.requirement("K5")
+async def test_a_large_batch_lets_others_go_between(fleet):
+    """While a hundred values are stored, other tasks have their turns."""
+    turn, packed = 0, []
+
+    class Seen(msgspec.Struct):
+        """Notes the turn of the loop in which it is read back while it is stored."""
+
+        def __post_init__(self) -> None:
+            packed.append(turn)
+
+    async def load(keys):
+        values = {key: Seen() for key in keys}
+        packed.clear()
+        return values
+
+    async def others():
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    a = await fleet.cache(Namespace(name="m", type=Seen))
+    beat = asyncio.get_running_loop().create_task(others())
+    await a.refresh_many([f"m:{n}" for n in range(104)], load)
+    beat.cancel()
+
+    assert len(packed) >= 104
+    assert max(Counter(packed).values()) <= 3 * 8
 
 
 @pytest.mark.advanced

@@ -445,3 +445,118 @@ def test_the_page_runs() -> None:
     codec, watch = names["codec"], names["Watch"](user=1, market="m" * 5000)
     assert codec.compressor.id == Envelope.from_bytes(codec.encode(watch)).compressor
     assert codec.decode(codec.encode(watch)) == watch
+
+
+class Loose(msgspec.Struct):
+    """A Struct that says nothing of a part of it, and may hold itself."""
+
+    meta: object = None
+    more: dict[str, object] = {}
+    inner: Loose | None = None
+    price: Decimal = Decimal(0)
+
+
+class Word(enum.StrEnum):
+    """A text that is more than a text."""
+
+    A = "a"
+
+
+_leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=4)
+    | st.binary(max_size=4)
+    | st.decimals(allow_nan=False)
+    | st.datetimes()
+    | st.datetimes(
+        timezones=st.sampled_from([dt.UTC, dt.timezone(dt.timedelta(hours=2))])
+    )
+    | st.dates()
+    | st.uuids()
+    | st.sampled_from(Side)
+    | st.sampled_from(Word)
+)
+_anything = st.recursive(
+    _leaves,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.text(max_size=2) | st.integers(0, 9), inner, max_size=3)
+        | st.frozensets(_leaves, max_size=2)
+    ),
+    max_leaves=6,
+)
+
+
+def _types(value):
+    """Return a value with the type of each part, comparable also where it is NaN."""
+    match value:
+        case dict():
+            return dict, [(_types(key), _types(each)) for key, each in value.items()]
+        case list() | tuple():
+            return type(value), [_types(each) for each in value]
+        case msgspec.Struct():
+            return type(value), [
+                _types(each) for each in msgspec.structs.astuple(value)
+            ]
+        case _:
+            return type(value), repr(value)
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("K5")
+@given(
+    value=_anything, place=st.sampled_from(["any", "dict", "object", "field", "deep"])
+)
+def test_nothing_comes_back_as_another_type(value, place):
+    """Where the type says nothing, a value is the same to the last type, or refused."""
+    kind, value = {
+        "any": (object, value),
+        "dict": (dict, {"a": value}),
+        "object": (dict[str, object], {"a": value}),
+        "field": (Loose, Loose(value)),
+        "deep": (Loose | None, Loose(inner=Loose(more={"a": [value]}))),
+    }[place]
+    codec = Codec(kind)
+    try:
+        data = codec.encode(value)
+    except CodecError:
+        return
+    assert _types(codec.decode(data)) == _types(value)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("K5")
+@pytest.mark.parametrize(
+    ("kind", "value", "where"),
+    [
+        (dict, {"price": Decimal("0.5")}, r"\['price'\] is a Decimal"),
+        (dict[str, object], {"a": [1, (2,)]}, r"\['a'\]\[1\] is a tuple"),
+        (
+            Loose,
+            Loose(inner=Loose(dt.date(2026, 1, 1))),
+            "inner.meta is a date",
+        ),
+        (list, [Word.A], r"\[0\] is a Word"),
+    ],
+    ids=["Decimal", "tuple", "date", "enum"],
+)
+def test_a_refused_value_is_named_with_its_place(kind, value, where):
+    """The error says which part it is, its type, and what to do."""
+    with pytest.raises(CodecError, match=f"{where} and would .*: declare"):
+        Codec(kind).encode(value)
+
+
+@pytest.mark.basic
+def test_what_a_type_names_is_kept_under_any_container():
+    """The same values under a type that names them come back as they were."""
+    prices = {"a": Decimal("0.50")}
+    assert (
+        Codec(dict[str, Decimal]).decode(Codec(dict[str, Decimal]).encode(prices))
+        == prices
+    )
+    loose = Loose(meta={"n": [1, None, True, b"x"]}, price=Decimal("0.1"))
+    assert Codec(Loose).decode(Codec(Loose).encode(loose)) == loose

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from oddswire.cache._lookup import Lookup
     from oddswire.cache._memory import Item
 
+# Values of a batch that are stored in one turn of the loop.
+_AT_ONCE = 8
+
 
 class Batch:
     """Calls a batch loader once with the keys that it falls to us to load.
@@ -96,7 +99,10 @@ class Batch:
         loading.set(self._loading)
         try:
             values = await self._loader(list(wanted))
-            for key, future in wanted.items():
+            for number, (key, future) in enumerate(wanted.items()):
+                if number % _AT_ONCE == _AT_ONCE - 1:
+                    # To store a hundred values takes milliseconds: others go between.
+                    await asyncio.sleep(0)
                 if future.done():
                     continue
                 value = values.get(key)

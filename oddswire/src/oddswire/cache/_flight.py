@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from oddswire.cache._memory import Item
     from oddswire.cache._nonces import Snapshot
     from oddswire.cache._space import Place
+    from oddswire.errors import OddswireError
 
 
 class Fresh(NamedTuple):
@@ -93,6 +94,7 @@ class Flight:
         keep: It goes on when the last of them has left.
         elsewhere: Called when it turns out that another process loads.
         force: It loads whatever is there, and robs whoever loads.
+        unstored: Why Redis does not have, for certain, what a forced one loaded.
     """
 
     __slots__ = (
@@ -110,6 +112,7 @@ class Flight:
         "snapshot",
         "task",
         "token",
+        "unstored",
         "waiters",
         "want",
     )
@@ -127,6 +130,7 @@ class Flight:
         self.snapshot: Snapshot | None = None
         self.dead = False
         self.force = False
+        self.unstored: OddswireError | None = None
         self.held = False
         self.waiters = 0
         self.loaders: list[Flight] = []

@@ -147,6 +147,18 @@ class Flights:
         # Any record begins with nothing, so none is of use.
         return self._begin(flight, b"", known.token if known else b"", bypass=False)
 
+    async def wait_stored(self, flight: Flight, timeout: float | None) -> Item:
+        """Return what a forced flight brings, once Redis has it.
+
+        Raises:
+            OddswireError: Redis could not be asked, or did not confirm the value.
+            Exception: As of `wait`.
+        """
+        item = await self.wait(flight, timeout)
+        if flight.unstored is not None:
+            raise flight.unstored
+        return item
+
     def _flight(self, want: Want, old: Item | None, *, keep: bool) -> Flight:
         now = self._clock.boottime()
         return Flight(want, self._nonces.invalidations, old, keep=keep, began=now)
@@ -302,8 +314,9 @@ class Flights:
                 item = await self._claims.claim(flight, head, rob)
             except CacheLoadCycle:
                 raise
-            except OddswireError:
+            except OddswireError as error:
                 if flight.force:
+                    flight.unstored = error
                     raise
                 bypass = True
             else:
@@ -337,9 +350,9 @@ class Flights:
             return item
         try:
             stored = await self._shared.fill(want.place, flight.token, item, data, life)
-        except OddswireError:
-            if flight.force:
-                raise
+        except OddswireError as error:
+            # The caller who forced it wants to know; those who joined have their value.
+            flight.unstored = error
             self._put_aside(flight, item, started)
             return item
         flight.held = False

@@ -237,12 +237,16 @@ class Lookup:
         want.place.space.counts.shared += bool(flight.waiters)
         try:
             return await self._flights.wait(flight, hard)
-        except Exception:
+        except Exception as error:
+            # A refresh that this caller joined could not ask Redis and loaded nothing.
+            unasked = flight.unstored is error
             # Neither Redis nor the source: this is what a stale value is for.
             last = self._last_known(want) if bypass or flight.bypassed else None
-            if last is None:
+            if last is None and not unasked:
                 raise
+        if last is not None:
             return last
+        return await self.load(want, None, hard, bypass=True, elsewhere=elsewhere)
 
     def _last_known(self, want: Want) -> Item | None:
         """Return what memory had when Redis went away, if it may serve stale."""

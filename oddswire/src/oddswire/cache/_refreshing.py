@@ -74,7 +74,7 @@ class Refreshing(Invalidating):
         )
         check_ttl("hard_timeout", hard_timeout, optional=True)
         flight = self._flights.force(want)
-        item = await self._flights.wait(flight, hard_timeout)
+        item = await self._flights.wait_stored(flight, hard_timeout)
         return item.value
 
     async def refresh_many(
@@ -121,7 +121,7 @@ class Refreshing(Invalidating):
         async def one(want: Want) -> Any:
             try:
                 flight = self._flights.force(want)
-                return (await self._flights.wait(flight, None)).value
+                return (await self._flights.wait_stored(flight, None)).value
             finally:
                 batch.settle(want.place.key)
 

@@ -6,6 +6,7 @@ from typing import Generic, NoReturn, TypeVar
 
 import msgspec
 
+from oddswire.codec._untyped import check_untyped, find_untyped
 from oddswire.codec.compression import Compressor, Zstd
 from oddswire.codec.envelope import HEADER_BYTES, Envelope, plain_body
 from oddswire.errors import CodecError
@@ -17,7 +18,10 @@ class Codec(Generic[T]):
     """Turns values of one type into bytes for storage, and back.
 
     Bytes are an `Envelope` around MessagePack. Whatever bytes come in, a value of the
-    type comes out or `CodecError` is raised. Fields that the type does not have are
+    type comes out or `CodecError` is raised. Where the type says nothing (`Any`, a
+    bare ``dict``), only what MessagePack itself knows is taken: None, bool, int, float,
+    str, bytes, list, dict and a datetime in UTC. Another value is refused, since it
+    would come back with another type. Fields that the type does not have are
     ignored, so that an older program reads what a newer one wrote; a missing field
     takes its default, and one without a default is an error.
 
@@ -39,7 +43,14 @@ class Codec(Generic[T]):
         True
     """
 
-    __slots__ = ("_decoder", "_encoder", "compress_above", "compressor", "max_size")
+    __slots__ = (
+        "_decoder",
+        "_encoder",
+        "_untyped",
+        "compress_above",
+        "compressor",
+        "max_size",
+    )
 
     def __init__(
         self,
@@ -58,6 +69,7 @@ class Codec(Generic[T]):
         self.max_size = max_size
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(type)
+        self._untyped = find_untyped(type)
 
     def encode(self, value: T) -> bytes:
         """Return the bytes of a value.
@@ -65,7 +77,8 @@ class Codec(Generic[T]):
         What is returned was decoded once: nothing is written that cannot be read.
 
         Raises:
-            CodecError: ``type``: not a value of the type. ``too_large``: more than
+            CodecError: ``type``: not a value of the type, or one that would come back
+                with another. ``too_large``: more than
                 `max_size` bytes, or nested too deeply.
         """
         try:
@@ -78,6 +91,8 @@ class Codec(Generic[T]):
             )
         # A Struct does not check its fields when it is made, a decoder does.
         self._decoded(body)
+        if self._untyped is not None:
+            check_untyped(self._untyped, value)
         if len(body) > self.compress_above:
             smaller = self.compressor.compress(body)
             if len(smaller) <= len(body) * 0.9:
