@@ -74,6 +74,9 @@ class Wires:
             most_waiting=Caps(settings.inflight_commands, settings.inflight_bytes),
         )
         self.dialer = dialer
+        self.events = events
+        # Stands for the command connection in a pool that counts it; None: it does not.
+        self.seat: Any = None
         self._primary = dialer.primary
         self._following: object | None = None
         self._leaving: asyncio.Task[None] | None = None
@@ -110,6 +113,8 @@ class Wires:
             OddswireError: See `Link.ready`.
         """
         self.owner.claim()
+        if self.seat is not None:
+            self.pool._in_use_connections.add(self.seat)  # noqa: SLF001 - redis-py has no other way
         wire = await self.link.ready(timeout, size)
         if not self.link.idle:
             self.follow()

@@ -106,6 +106,7 @@ class Link:
         self._left: set[Multiplexer] = set()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._resting = False
         self._last_error: OddswireError | None = None
         self._next_attempt = 0.0
         self._lost_at: float | None = None
@@ -143,6 +144,7 @@ class Link:
             raise ClosedError("the client was closed")
         if self.wire is not None:
             return self.wire
+        self._resting = False
         wait = max(0.0, self._next_attempt - loop.time())
         if self.circuit_open and self._task is not None:
             # While a probe is under way too: it may take as long as the last ones.
@@ -346,9 +348,13 @@ class Link:
         self._lost_at = now
         self._backoff.lost(now)
         self._emit(
-            Disconnected(wire=self._name, reason=str(error), closed=self._closed)
+            Disconnected(
+                wire=self._name,
+                reason=str(error),
+                closed=self._closed or self._resting,
+            )
         )
-        if not self._closed:
+        if not self._closed and not self._resting:
             # At once and unasked: the next caller finds the wire ready.
             self._start()
 
@@ -367,6 +373,14 @@ class Link:
             wire.abort(ClosedError("the client was dropped without aclose()"))
         if self.wire is not None:
             self.wire.abort(ClosedError("the client was dropped without aclose()"))
+
+    def rest(self, error: OddswireError) -> None:
+        """End the wire and do not connect again before the next caller comes."""
+        self._resting = True
+        if self._task is not None:
+            self._task.cancel()
+        if self.wire is not None:
+            self.wire.abort(error)
 
     async def aclose(self, drain: float) -> None:
         """Stop connecting, let running calls finish for `drain` seconds, close."""

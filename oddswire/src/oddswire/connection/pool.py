@@ -208,6 +208,38 @@ class WirePool(aredis.ConnectionPool):
             raise
         return wire
 
+    def get_available_connection(self) -> AbstractConnection:
+        """Lease a wire at once, open or not; `ensure_connection` opens it (redis-py's).
+
+        Raises:
+            PoolTimeout: None is free.
+            ClosedError: The pool was closed.
+            WrongLoop: Another loop, or the process this one was forked from, uses it.
+        """
+        self._owner.claim()
+        if self._closed:
+            raise ClosedError("the client was closed")
+        wire = self._roster.take(self._now(), self.make_connection)
+        if wire is None:
+            raise PoolTimeout(
+                f"no exclusive wire is free ({self._roster.leased} of "
+                f"{self._roster.most} leased); `await get_connection()` waits for one"
+            )
+        self._in_use_connections.add(wire)
+        return wire
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Open a leased wire, or replace its socket if the server closed it.
+
+        Raises:
+            Unavailable: The server cannot be reached.
+        """
+        await self._freshen(connection)
+
+    def can_get_connection(self) -> bool:
+        """Whether a wire is free, or may be opened (redis-py's)."""
+        return self._roster.idle > 0 or self._roster.size < self._roster.most
+
     async def _reclaim(self, turn: _Turn) -> None:
         if turn.exception() is None:
             await asyncio.shield(self.release(turn.result()))
