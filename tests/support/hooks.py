@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from oddswire.embedded._ask import ask, info
 from oddswire.errors import ConnectionLost
+from oddswire.queue._store import _SCRIPTS
 from support.keys import SessionKeys
 
 # --- connections
@@ -272,6 +273,11 @@ async def save_position(subscription):
 def leases(queue):
     """Return what hands out leases, for a consumer by hand: take, renew, settle."""
     return queue._store
+
+
+def queue_script(name):
+    """Return the digest by which a script of the queue is called."""
+    return _SCRIPTS[name].sha.encode()
 
 
 # --- embedded servers

@@ -17,6 +17,7 @@ from oddsbot.polymarket import PolymarketError
 from oddsbot.replay import ReplayError, sample
 from oddsbot.settings import Settings
 from oddswire.errors import OddswireError
+from oddswire.plain import plain_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,7 +118,8 @@ def demo(
             report = asyncio.run(_in_terminal(options, settings))
     except (DemoError, OddswireError, PolymarketError, ReplayError) as error:
         _refuse(error)
-    print(report.json() if json else report.text())  # noqa: T201 - its purpose
+    text = report.json() if json else plain_lines(report.text())
+    print(text)  # noqa: T201 - its purpose
     if not report.check.agrees:
         raise typer.Exit(DISAGREES)
 
@@ -129,7 +131,9 @@ def main() -> None:
 
 async def _headless(options: Options, settings: Settings, *, json: bool) -> Report:
     out = sys.stderr if json else sys.stdout
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Plain("%(message)s"))
     return await run(
         options,
         settings.redis,
@@ -150,6 +154,13 @@ async def _in_terminal(options: Options, settings: Settings) -> Report:
         write=view.write,
         view=view.show,
     )
+
+
+class _Plain(logging.Formatter):
+    """Lines for a terminal: what Polymarket or Redis said cannot steer it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain_lines(super().format(record))
 
 
 class _Lines(logging.Handler):
@@ -179,5 +190,5 @@ def _stop_on_signals() -> asyncio.Event:
 
 def _refuse(error: Exception) -> NoReturn:
     text = str(error) or type(error).__name__
-    print(f"oddsbot: {text}", file=sys.stderr)  # noqa: T201 - its purpose
+    print(f"oddsbot: {plain_lines(text)}", file=sys.stderr)  # noqa: T201 - its purpose
     raise typer.Exit(BAD_INPUT) from error

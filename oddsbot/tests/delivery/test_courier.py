@@ -10,10 +10,9 @@ from oddsbot.delivery import Courier, Outbox, alert_queue
 from oddswire import Client
 from oddswire.clock import ManualClock, SystemClock
 from oddswire.queue import Queue
-from oddswire.scripts import load
-from support.hooks import leases
+from support.hooks import leases, queue_script
 
-TAKE, SETTLE = (load(f"queue_{name}").sha.encode() for name in ("take", "settle"))
+TAKE, SETTLE = queue_script("take"), queue_script("settle")
 
 
 class Chat:

@@ -8,10 +8,9 @@ from oddsbot.delivery import Outbox, alert_queue
 from oddswire import Client
 from oddswire.errors import OddswireError
 from oddswire.keys import QUEUE_LINES
-from oddswire.scripts import load
-from support.hooks import leases
+from support.hooks import leases, queue_script
 
-ENQUEUE = load("queue_enqueue").sha.encode()
+ENQUEUE = queue_script("enqueue")
 
 
 async def written(queue) -> list[str]:

@@ -52,10 +52,12 @@ class Disconnected(Event, frozen=True, kw_only=True):
     Attributes:
         reason: One line.
         closed: Whether this process closed it, at the end of its use.
+        out_of_step: Whether replies had gone to the wrong calls, or might have.
     """
 
     reason: str
     closed: bool = False
+    out_of_step: bool = False
 
 
 class Reconnecting(Event, frozen=True, kw_only=True):

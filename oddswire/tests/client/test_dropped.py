@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from oddswire import Client
-from oddswire.errors import CommandTimeout, Outcome, Overloaded, Unavailable
+from oddswire.errors import CommandTimeout, Outcome, Unavailable
 from oddswire.events import Disconnected
 from oddswire.testing import LoopLag, frozen
 
@@ -63,26 +63,24 @@ async def test_client_that_was_closed_or_never_used_is_dropped_in_silence(server
     gc.collect()
 
 
+@pytest.mark.requirement("C4")
 @pytest.mark.errors
-async def test_bytes_that_wait_for_the_connection_are_bounded(own):
-    """What may wait in memory for a server that is away is bounded in bytes too."""
+async def test_calls_beyond_the_caps_wait_for_the_server_as_well(own):
+    """While the server is away calls above the caps wait, as they do at the gate."""
     async with Client.from_url(
-        own.url, inflight_bytes=1_000_000, command_timeout=0.5
+        own.url, inflight_commands=100, inflight_bytes=1_000_000, command_timeout=10
     ) as client:
         await client.ping()
         lost = asyncio.get_running_loop().create_future()
         client.events.subscribe(lost.set_result, Disconnected)
         own.kill(signal.SIGKILL)
         await lost
-        calls = [
-            asyncio.ensure_future(client.set(f"k{n}", b"v" * 300_000))  # noqa: TID251 - awaited below
-            for n in range(5)
-        ]
-        failures = await asyncio.gather(*calls, return_exceptions=True)
-        refused = [each for each in failures if isinstance(each, Overloaded)]
-        assert len(refused) == 2
-        assert refused[0].outcome is Outcome.NOT_SENT
-        assert "bytes wait" in str(refused[0])
+        large = [client.set(f"k{n}", b"v" * 300_000) for n in range(5)]
+        small = [client.set(f"s{n}", n) for n in range(1_000)]
+        calls = asyncio.gather(*large, *small)
+        await own.wait_exit()
+        await own.restart()
+        assert all(await calls)
 
 
 @pytest.mark.errors

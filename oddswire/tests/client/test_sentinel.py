@@ -169,6 +169,30 @@ async def test_nobody_knows_the_name():
                 await client.get("k")
 
 
+@pytest.mark.requirement("C1", "C12")
+@pytest.mark.advanced
+async def test_sentinels_and_primary_have_users_of_their_own():
+    """Sentinels whose default user is off are asked as the user of the settings."""
+    async with EmbeddedSentinels(replicas=0, sentinels=1) as group:
+        async with aredis.Redis.from_url(group.primary.url) as admin:
+            await admin.execute_command(
+                *("ACL", "SETUSER", "bot", "on", ">bp", "~*", "&*", "+@all")
+            )
+        sentinel = group.sentinels[0]
+        async with aredis.Redis.from_url(sentinel.url) as admin:
+            for words in (("su", "on", ">sp", "&*", "+@all"), ("default", "off")):
+                await admin.execute_command("ACL", "SETUSER", *words)
+        async with Client.from_url(
+            f"redis://bot:bp@{group.name}/0",
+            sentinels=f"{sentinel.host}:{sentinel.port}",
+            sentinel_username="su",
+            sentinel_password="sp",
+        ) as client:
+            assert await client.set("k", "v")
+            assert await client.execute_command("ACL WHOAMI") in {"bot", b"bot"}
+            assert await client.blpop("none", timeout=0.01) is None
+
+
 @pytest.mark.errors
 async def test_replica_on_purpose_stays_connected():
     """A write to a replica that was asked for by its URL is refused, wire and all."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime as dt
+import os
 import shutil
 import ssl
 import threading
@@ -15,6 +18,7 @@ from oddswire.embedded.server import free_port
 from oddswire.errors import Unavailable
 from oddswire.events import Disconnected
 from oddswire.testing import FaultProxy, LoopLag
+from support import eventually
 
 pytestmark = pytest.mark.system("redis-server", package="redis-server")
 
@@ -247,3 +251,61 @@ async def test_a_wire_that_connects_again_reads_the_files_of_now(
         await plain.client_kill_filter(_type="normal", skipme=True)
         assert await client.ping()
         assert await client.blpop("nothing", 0.01) is None
+
+
+@pytest.mark.requirement("C1")
+@pytest.mark.advanced
+async def test_busy_executor_threads_do_not_matter(ours, speaking_tls):
+    """With every thread of the loop's executor busy, TLS connections are made."""
+    _, url = await speaking_tls(ours, ours.issue("server"))
+    loop = asyncio.get_running_loop()
+    free = threading.Event()
+    busy = [loop.run_in_executor(None, free.wait) for _ in range(40)]
+    try:
+        async with Client.from_url(
+            url, tls_ca_file=ours.file, command_timeout=30
+        ) as client:
+            assert await client.ping()
+            assert await client.blpop("nothing", 0.01) is None
+    finally:
+        free.set()
+        await asyncio.gather(*busy)
+
+
+@pytest.mark.requirement("C1", "C4")
+@pytest.mark.errors
+async def test_certificates_that_do_not_come_count_into_the_connect_timeout(
+    ours, speaking_tls, tmp_path
+):
+    """A file that is not read in time ends the attempt, and the error names it."""
+    _, url = await speaking_tls(ours, ours.issue("server"))
+    stuck = tmp_path / "stuck.pem"
+    os.mkfifo(stuck)
+    try:
+        async with Client.from_url(
+            url, tls_ca_file=str(stuck), connect_timeout=0.3, command_timeout=20
+        ) as client:
+            with LoopLag() as lag, pytest.raises(Unavailable, match=r"stuck\.pem"):
+                await client.ping()
+        assert lag.free < 10
+    finally:
+        # Whoever reads it gets its end, and the threads theirs.
+        end = threading.Event()
+
+        def feed():
+            while not end.is_set():
+                with contextlib.suppress(OSError):
+                    os.close(os.open(stuck, os.O_WRONLY | os.O_NONBLOCK))
+                end.wait(0.01)
+
+        thread = threading.Thread(target=feed)
+        thread.start()
+        await eventually(
+            lambda: (
+                not any(
+                    each.name.startswith("oddswire_") for each in threading.enumerate()
+                )
+            )
+        )
+        end.set()
+        thread.join()

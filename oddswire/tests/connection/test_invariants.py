@@ -186,10 +186,12 @@ async def test_messages_in_front_of_the_echo_are_a_sign_of_life(pair):
     pulse = Heartbeat(wire, idle=0.01, answer=0.05)
     await line.heard(("PING", b"oddswire-1"))
     line.say(b">2\r\n$7\r\nmessage\r\n$1\r\nx\r\n")
-    async with asyncio.timeout(5):
-        while wire._traffic.timeouts == 0:  # noqa: ASYNC110 - a counter
-            await asyncio.sleep(0.005)
+    for _ in range(10):
+        line.say(b">2\r\n$7\r\nmessage\r\n$1\r\nx\r\n")
+        await asyncio.sleep(0.02)
     assert wire.error is None
+    line.say(b"$10\r\noddswire-1\r\n")
+    await line.heard(("PING", b"oddswire-2"))
     pulse.stop()
 
 

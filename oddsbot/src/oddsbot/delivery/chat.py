@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from oddswire.plain import plain
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_NAME, _TEXT = 64, 4096
 
 
 class Chat(Protocol):
@@ -32,4 +36,5 @@ class PrintedChat:
 
     async def send(self, user_id: int, text: str) -> None:
         """Write ``{user}: {text}``."""
-        self._write(f"{self._names.get(user_id, user_id)}: {text}")
+        name = plain(self._names.get(user_id, user_id), _NAME)
+        self._write(f"{name}: {plain(text, _TEXT)}")

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from oddsbot.watch import latest_prices
 from oddswire.errors import OddswireError
+from oddswire.plain import plain
 
 from .cast import PEOPLE
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _REFRESH_EVERY = 0.25
 _READ_WITHIN = 0.2
 _LINES_SHOWN = 12
+_TITLE = 120
 
 
 class View:
@@ -48,7 +50,7 @@ class View:
 
     def write(self, line: str) -> None:
         """Show a line below the others."""
-        self._lines.append(line)
+        self._lines.append(plain(line))
 
     async def show(self, stage: Stage) -> NoReturn:
         """Draw the stage, four times a second, until cancelled."""
@@ -121,8 +123,9 @@ class View:
             for token in market.tokens:
                 quote = self._prices.get(token.token_id)
                 table.add_row(
-                    market.question,
-                    token.outcome,
+                    # Text, not str: a table reads markup in those.
+                    Text(plain(market.question, _TITLE)),
+                    Text(plain(token.outcome, _TITLE)),
                     _price(quote.bid if quote else None),
                     _price(quote.ask if quote else None),
                 )
@@ -130,7 +133,7 @@ class View:
         for one in stage.told:
             counts[one.user] += 1
         told = ", ".join(f"{PEOPLE[user]} {count}" for user, count in counts.items())
-        table.caption = f"alerts: {told}"
+        table.caption = Text(f"alerts: {told}")
         return table
 
 

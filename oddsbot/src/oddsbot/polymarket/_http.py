@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -21,12 +23,18 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from aiohttp import ClientResponse, ClientSession
 
 _T = TypeVar("_T")
 _MOST_NAMES = 1_000
+_MAX_BODY = 16 * 1024 * 1024
+"""Bytes of an answer, decompressed."""
+_MAX_ERROR = 64 * 1024
+MAX_RETRY_AFTER = 600.0
+"""Seconds: one answer must not stop an endpoint for a month."""
+_SECONDS = re.compile(r"[0-9]{1,300}(\.[0-9]{1,9})?")
 
 _log = logging.getLogger("oddsbot.polymarket")
 
@@ -58,25 +66,45 @@ async def call(
         RequestRefused: Any other 4xx but 425.
         UpstreamUnavailable: 5xx, 425 (the matching engine restarts), a timeout, no
             connection.
-        BadAnswer: A 2xx or 3xx whose body is not JSON.
+        BadAnswer: A 2xx whose body is not JSON, or larger than 16 MiB; any 3xx: nobody
+            is sent to another address.
     """
     where = f"{method} {path}"
     url = URL(base_url + path, encoded=True).extend_query(list(params))
     try:
         async with session.request(
-            method, url, json=json, timeout=ClientTimeout(total=timeout)
+            method,
+            url,
+            json=json,
+            timeout=ClientTimeout(total=timeout),
+            # An answer may point at a machine of ours: nothing is sent there.
+            allow_redirects=False,
         ) as response:
-            body = await response.read()
+            good = response.status < 300
+            body = await _body(response, _MAX_BODY if good else _MAX_ERROR)
     except TimeoutError as error:
         raise UpstreamUnavailable(f"{where}: no answer in {timeout:g} s") from error
     except (ClientError, OSError) as error:
         reason = str(error) or type(error).__name__
         raise UpstreamUnavailable(f"{where}: {reason}") from error
     _check_status(where, response)
+    if body is None:
+        raise BadAnswer(f"{where}: the answer has more than {_MAX_BODY} bytes")
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise BadAnswer(f"{where}: the answer is not JSON ({error})") from error
+
+
+async def _body(response: ClientResponse, limit: int) -> bytearray | None:
+    """Return what was sent, decompressed; None, and hang up, when it is too much."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            response.close()
+            return None
+    return body
 
 
 def segment(text: str) -> str:
@@ -148,20 +176,34 @@ class LeftOut:
 
 def _check_status(where: str, response: ClientResponse) -> None:
     status = response.status
-    if status < 400:
+    if status < 300:
         return
+    if status < 400:
+        raise BadAnswer(f"{where}: sent to another address ({status})")
     if status == 404:
         raise NotFound(f"{where}: there is none (404)")
     if status == 429:
         raise RateLimitedUpstream(
             f"{where}: too many requests (429)",
-            retry_after=_seconds(response.headers.get("Retry-After", "")),
+            retry_after=_retry_after(response.headers),
         )
     if status == 425 or status >= 500:
         raise UpstreamUnavailable(f"{where}: the server cannot answer now ({status})")
     raise RequestRefused(f"{where}: refused ({status})", status=status)
 
 
-def _seconds(text: str) -> float | None:
-    """Return the seconds of a Retry-After header; None for a date or nothing."""
-    return float(text) if text.isascii() and text.isdigit() else None
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds to wait, at most ten minutes; None when nothing says so.
+
+    A date counts from the answer's own date: whose clock is right does not matter.
+    """
+    text = headers.get("Retry-After", "").strip()
+    if _SECONDS.fullmatch(text):
+        return min(float(text), MAX_RETRY_AFTER)
+    try:
+        until = parsedate_to_datetime(text)
+        since = parsedate_to_datetime(headers.get("Date", ""))
+        seconds = (until - since).total_seconds()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    return min(max(0.0, seconds), MAX_RETRY_AFTER)

@@ -23,7 +23,7 @@ from yarl import URL
 
 from .errors import BadFrame, TooManyAssets
 from .events import MarketResolved, NewMarket, PriceChange
-from .frames import parse_frame
+from .frames import max_frame, parse_frame, split_frame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 # From the 501st asset on Polymarket sends no first book (nautilus_trader's notes).
 MAX_ASSETS = 500
 _MAX_KINDS = 50
-# The first books of 500 assets come as one frame, larger than aiohttp's 4 MiB.
-_MAX_FRAME = 64 * 1024 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -153,6 +151,7 @@ class MarketStream:
         self._url = url
         # A dict, for the order: the books come in the order of the subscription.
         self._assets: dict[str, None] = {}
+        self._most_assets = 0
         self._silence = 0.0  # seconds waited since the last sign of life
         self._add(asset_ids)
         self._ping_every = ping_every
@@ -165,6 +164,8 @@ class MarketStream:
         self._pinger: asyncio.Task[None] | None = None
         # At most one frame's events and a marker: filled only when it is empty.
         self._pending: deque[MarketEvent | Connected | Disconnected] = deque()
+        # What is left of a large frame.
+        self._slices: deque[str | bytes] = deque()
         self._closed = False
         self._attempt = 0
         self._connections = 0
@@ -217,6 +218,10 @@ class MarketStream:
         while not self._closed:
             if self._pending:
                 yield self._pending.popleft()
+            elif self._slices:
+                # Between two the loop runs others; cancelled here, none is lost.
+                await asyncio.sleep(0)
+                self._read(self._slices.popleft())
             elif self._ws is None:
                 await self._connect()
             else:
@@ -238,7 +243,8 @@ class MarketStream:
                 async with asyncio.timeout(self._connect_timeout):
                     ws = await self._session.ws_connect(
                         self._url,
-                        max_msg_size=_MAX_FRAME,
+                        # The first books of 500 assets may come as one frame.
+                        max_msg_size=max_frame(MAX_ASSETS),
                         # Not aiohttp's 10 s: a dead peer never answers a close.
                         timeout=ClientWSTimeout(ws_close=1.0),
                     )
@@ -299,6 +305,16 @@ class MarketStream:
     def _take(self, data: str | bytes) -> None:
         self.counters.frames += 1
         self.counters.last_frame_at = self._clock()
+        try:
+            first, *rest = split_frame(data, max_frame(self._most_assets))
+        except BadFrame as error:
+            self.counters.bad_frames += 1
+            _log.warning("market stream skipped a frame: %s", error)
+            return
+        self._slices.extend(rest)
+        self._read(first)
+
+    def _read(self, data: str | bytes) -> None:
         try:
             frame = parse_frame(data)
         except BadFrame as error:
@@ -383,4 +399,6 @@ class MarketStream:
         if not self._assets:  # until now nothing was missing
             self._silence = 0.0
         self._assets.update(dict.fromkeys(new))
+        # What was unsubscribed may still be on its way.
+        self._most_assets = max(self._most_assets, len(self._assets))
         return new

@@ -181,7 +181,7 @@ class Flights:
         if not self._is_watched(flight):
             return False
         untouched = flight.born == self._nonces.invalidations
-        if flight.snapshot is None:
+        if flight.snapshot is None or self._nonces.untold:
             return untouched
         # It loads for what it was asked for: with other tags it may be older than an
         # invalidation that the caller has seen.

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from contextlib import contextmanager
+from json import dumps
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import msgspec
@@ -17,6 +18,7 @@ from oddswire.cli._servers import servers
 from oddswire.clock import SystemClock
 from oddswire.errors import NoPermission, OddswireError, SettingsError
 from oddswire.health import Status
+from oddswire.plain import plain_lines
 from oddswire.settings import Settings
 
 if TYPE_CHECKING:
@@ -169,11 +171,19 @@ def _reported() -> Iterator[None]:
 
 
 def _print(value: msgspec.Struct, text: str, *, json: bool) -> None:
-    typer.echo(msgspec.json.encode(value).decode() if json else text)
+    # Names and errors in it are the servers'.
+    typer.echo(_escaped(msgspec.json.encode(value)) if json else plain_lines(text))
 
 
 def _say(line: str) -> None:
-    typer.echo(line, err=True)
+    typer.echo(plain_lines(line), err=True)
+
+
+def _escaped(encoded: bytes) -> str:
+    """Return JSON whose unprintable characters are escaped as JSON does it."""
+    return "".join(
+        each if each.isprintable() else dumps(each)[1:-1] for each in encoded.decode()
+    )
 
 
 @contextmanager
@@ -182,7 +192,7 @@ def progress(out: TextIO) -> Iterator[Callable[[str], None]]:
 
     def tell(text: str) -> None:
         if out.isatty():
-            out.write(f"\r\x1b[K{text}")
+            out.write(f"\r\x1b[K{plain_lines(text)}")
             out.flush()
 
     try:

@@ -122,7 +122,7 @@ def _snapshot(server: Server, info: dict[str, Any], ours: Statistics) -> Snapsho
         per_second=info.get("instantaneous_ops_per_sec", 0),
         commands=_commands(info),
         errors={
-            name.removeprefix("errorstat_"): each["count"]
+            name.removeprefix("errorstat_"): _number(each, "count")
             for name, each in info.items()
             if name.startswith("errorstat_")
         },
@@ -148,3 +148,9 @@ def _commands(info: dict[str, Any]) -> tuple[CommandStats, ...]:
         if name.startswith("cmdstat_")
     ]
     return tuple(sorted(found, key=lambda each: each.seconds, reverse=True))
+
+
+def _number(entry: Any, name: str) -> int:
+    # Any script may make an error's name, and with it how its line is read.
+    value = entry.get(name, 0) if isinstance(entry, dict) else 0
+    return value if isinstance(value, int) else 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from oddswire.health import Status
 from oddswire.health.units import long, short, size
+from oddswire.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from oddswire.cli._doctor import Diagnosis, Finding
     from oddswire.cli._stats import Snapshot, Snapshots
 
+# Of what a server says: a name, and what a check saw.
+_NAME, _SEEN = 60, 2000
 _PRESENT = {True: "yes", False: "no", None: "?"}
 
 
@@ -34,11 +37,11 @@ def _finding(found: Finding) -> Iterator[str]:
     for check in sorted(found.checks, key=lambda each: _ORDER.index(each.status)):
         if away and check.status in (Status.UNKNOWN, Status.PASS):
             continue
-        yield f"  {check.status:<8}{check.name:<14}{check.seen}"
+        yield f"  {check.status:<8}{check.name:<14}{plain(check.seen, _SEEN)}"
         if check.status in (Status.WARN, Status.FAIL):
             yield f"          why: {check.why}"
         if check.fix:
-            yield f"          do:  {check.fix}"
+            yield f"          do:  {plain(check.fix, _SEEN)}"
     if away:
         yield f"  {away} checks skipped: no connection"
     for feature in found.features:
@@ -69,7 +72,8 @@ def _snapshot(found: Snapshot, top: int) -> Iterator[str]:
     hits = "no lookups yet" if found.hit_rate is None else f"{found.hit_rate:.1%}"
     limit = size(found.memory_limit) if found.memory_limit else "no limit"
     ours = found.client
-    yield f"{found.name}: {found.address}, {found.version}, up {long(found.uptime)}"
+    version = plain(found.version, _NAME)
+    yield f"{found.name}: {found.address}, {version}, up {long(found.uptime)}"
     yield f"  clients   {found.clients}, {found.blocked} blocked"
     yield f"  memory    {size(found.memory)} of {limit}"
     ended = f"{found.expired:,} expired, {found.evicted:,} evicted"
@@ -78,11 +82,12 @@ def _snapshot(found: Snapshot, top: int) -> Iterator[str]:
     yield f"  commands  {found.per_second} a second"
     for each in found.commands[:top]:
         yield (
-            f"    {each.name:<20}{each.calls:>12,} calls  {short(each.mean):>10}"
+            f"    {plain(each.name, _NAME):<20}{each.calls:>12,} calls"
+            f"  {short(each.mean):>10}"
             f"  {each.failed} failed, {each.rejected} rejected"
         )
     for kind, count in found.errors.items():
-        yield f"  error     {kind} {count}"
+        yield f"  error     {plain(kind, _NAME)} {count}"
     yield (
         f"  our own   {ours.total} calls, p50 {short(ours.latency.p50)}, "
         f"{sum(ours.failures.values())} failed"

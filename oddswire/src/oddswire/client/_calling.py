@@ -241,7 +241,7 @@ class Calling(aredis.Redis):
         """
         wire = self._link.wire
         if wire is None or wire.loop is not get_running_loop():
-            wire = await self._wires.ready(deadline - monotonic(), len(data))
+            wire = await self._wires.ready(deadline - monotonic())
         if wire.error is None and not wire.gate.open:
             wire.count_wait()
             await wire.gate.wait(len(data), deadline - monotonic(), wire.load)

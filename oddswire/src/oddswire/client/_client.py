@@ -22,9 +22,12 @@ from oddswire.client._pools import (
     settings_of_pool,
     split_options,
 )
+from oddswire.client._rotation import Rotation
 from oddswire.client._shared import settings_on, share, shared_wires
 from oddswire.client._statistics import Statistics, summarize
 from oddswire.client._wires import Wires
+from oddswire.connection.access import access_of
+from oddswire.connection.credentials import FannedOut, fan_out
 from oddswire.errors import NotShared, OddswireError, SettingsError
 from oddswire.events import Events
 from oddswire.logs import log_events
@@ -119,19 +122,32 @@ class Client(Calling):
         # Closing it closes nothing: the connections are the pool's.
         self._shares = connection_pool is not None and multiplexed and events is None
         if self._shares:
-            self._use(shared_wires(settings, pool))
+            self._use(shared_wires(settings, pool, self._opened))
             self.events = self._wires.events
             return
         self.events = events or Events()
         if events is None:
             log_events(self.events)
-        self._use(Wires(settings, pool, Dialer(settings, pool), self.events))
+        self._use(self._opened(pool, self.events))
         if multiplexed and events is None:
             share(settings, self._wires)
+
+    def _opened(self, pool: aredis.ConnectionPool, events: Events) -> Wires:
+        access = access_of(pool)
+        wires = Wires(
+            self._settings, pool, Dialer(self._settings, pool, access), events
+        )
+        wires.access = access
+        provider = fan_out(pool.connection_kwargs.get("credential_provider"))
+        if isinstance(provider, FannedOut):
+            wires.rotation = Rotation(provider, pool, access)
+        return wires
 
     def _use(self, wires: Wires) -> None:
         self._wires = wires
         self._link = wires.link
+        if wires.rotation is not None:
+            wires.rotation.add(wires)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:  # type: ignore[override]
@@ -239,21 +255,22 @@ class Client(Calling):
         dialer = Dialer(
             self._settings,
             self.connection_pool,
+            self._wires.access,
             protocol=3,
             on_push=on_push,
             arm=arm,
             channels=channels,
         )
-        view._use(  # noqa: SLF001 - a copy of this very object
-            Wires(
-                self._settings,
-                self.connection_pool,
-                dialer,
-                self.events,
-                name=name,
-                idle=idle,
-            )
+        wires = Wires(
+            self._settings,
+            self.connection_pool,
+            dialer,
+            self.events,
+            name=name,
+            idle=idle,
         )
+        wires.access, wires.rotation = self._wires.access, self._wires.rotation
+        view._use(wires)  # noqa: SLF001 - a copy of this very object
         return view
 
     async def wire(self, timeout: float) -> Multiplexer:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
-from redis.connection import (  # type: ignore[attr-defined]
-    DEFAULT_RESP_VERSION,
-)
 from redis.exceptions import RedisError
 
 from oddswire.client._sentinel import primary_of
-from oddswire.connection.dial import Target, dial
+from oddswire.connection.access import hello_of
+from oddswire.connection.calls import Named
+from oddswire.connection.dial import Progress, Target, dial
 from oddswire.connection.gate import Caps
 from oddswire.connection.handshake import Hello
 from oddswire.connection.multiplexer import Multiplexer
+from oddswire.connection.packing import pack
+from oddswire.connection.threads import in_own_thread
 from oddswire.connection.traffic import Traffic
 from oddswire.errors import Outcome, Unavailable
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     import redis.asyncio as aredis
 
+    from oddswire.connection.access import Access
     from oddswire.connection.handshake import Greeting
     from oddswire.errors import OddswireError
     from oddswire.settings import Settings
@@ -37,6 +38,7 @@ class Dialer:
         settings: Timeouts and caps.
         pool: Its connection arguments are redis-py's; they are read at each call, so
             that credentials and certificates which rotate are read when needed.
+        access: Shared by all connections of the client.
         protocol: RESP version; None: what the pool's connections speak.
         on_push: Called by the parser with each push message.
         arm: Commands sent in the handshake after the usual ones; they must succeed.
@@ -44,6 +46,8 @@ class Dialer:
 
     Attributes:
         traffic: Counted over all the wires opened here.
+        pacer: Spaces the attempts while callers wait.
+        progress: How far the attempt under way has come.
         primary: Where to ask for the address, if it can change.
         user: Whom the server knows us as, since the last wire; for errors.
         client_name: What the caller has named the wire since, by CLIENT SETNAME.
@@ -53,6 +57,7 @@ class Dialer:
         self,
         settings: Settings,
         pool: aredis.ConnectionPool,
+        access: Access,
         *,
         protocol: int | None = None,
         on_push: Callable[[list[Any]], None] | None = None,
@@ -63,13 +68,14 @@ class Dialer:
         self._settings = settings
         self._pool = pool
         self.primary = primary_of(settings, pool)
+        self._access = access
+        self.pacer = access.pacer
+        self.progress = Progress()
+        self._token = access.token
         self._protocol = protocol
         self._on_push = on_push
         self._arm = arm
         self._channels = channels
-        # Whether the user may ask which server process it is, until told otherwise:
-        # each refusal is an entry in the server's ACL LOG.
-        self._identify = True
         self.client_name: str | bytes | None = None
         self.user = str(pool.connection_kwargs.get("username") or "default")
 
@@ -77,9 +83,20 @@ class Dialer:
         self, on_closed: Callable[[Multiplexer, OddswireError], None] | None = None
     ) -> tuple[Multiplexer, Greeting]:
         """Open a wire; see `oddswire.connection.dial`."""
-        return await self._open(
-            self._introduce, self._settings.connect_timeout, on_closed
-        )
+        refusals = self._access.refusals
+        known = refusals.identify
+        limit = self._settings.connect_timeout
+        try:
+            return await self._open(self._introduce, limit, on_closed)
+        except Unavailable:
+            if known or not refusals.identify:
+                raise
+        # A proxy hung up at INFO, as some do at a command they do not know.
+        try:
+            return await self._open(self._introduce, limit, on_closed)
+        except BaseException:
+            refusals.identify = False  # a server that went away, after all
+            raise
 
     async def aside(self, timeout: float) -> Multiplexer:
         """Open a wire for one command, which says nothing but who it is.
@@ -121,83 +138,93 @@ class Dialer:
                 on_closed=on_closed,
             )
 
-        address = await self._ask()
-        try:
-            target = await self._target()
-        except (OSError, ValueError, RedisError) as error:
-            # The certificates: they are read from disk for each wire.
-            raise Unavailable(
-                f"TLS cannot be set up: {error}; check {_files(arguments)}",
-                outcome=Outcome.REJECTED,
-            ) from error
-        if address is not None:
-            host, port = address
-            target = msgspec.structs.replace(target, host=host, port=port)
-        wire, greeting = await dial(target, introduce, make, limit)
-        if greeting.secretive:
-            self._identify = False
-        if address is not None and greeting.role != "master":
+        wire, greeting = await dial(
+            self._locate,
+            introduce,
+            make,
+            limit,
+            refusals=self._access.refusals,
+            progress=self.progress,
+        )
+        if self._token != self._access.token:
+            # It came between the question for the credentials and the answer to them.
+            try:
+                await self.authenticate(wire)
+            except BaseException:
+                wire.abort(Unavailable("the new credentials were refused"))
+                raise
+        if self.primary is not None and greeting.role not in ("master", ""):
             refusal = Unavailable(
-                f"{target}: the sentinels name it as the primary and it is a "
+                f"{greeting.address}: the sentinels name it as the primary and it is a "
                 f"{greeting.role}"
             )
             wire.abort(refusal)
             raise refusal
         return wire, greeting
 
-    async def _ask(self) -> tuple[str, int] | None:
-        """Return where the primary is now, where that can change."""
-        if self.primary is None:
-            return None
-        limit = self._settings.connect_timeout
-        try:
-            async with asyncio.timeout(limit):
-                return await self.primary.address()
-        except TimeoutError:
-            raise Unavailable(
-                f"no sentinel answered within {limit:g} s; check their addresses"
-            ) from None
+    async def authenticate(self, wire: Multiplexer) -> None:
+        """Authenticate an open wire by the newest token.
 
-    async def _target(self) -> Target:
+        Raises:
+            OddswireError: The server refused it, or did not answer.
+        """
+        words = self._access.words
+        reply = await wire.send(
+            pack(words), self._settings.command_timeout, Named("AUTH"), raw=True
+        )
+        if isinstance(reply, Exception):
+            raise reply
+        if len(words) > 2:
+            self.user = words[1]
+
+    async def _locate(self) -> Target:
+        """Return where to connect now, with what verifies the server."""
         arguments = self._pool.connection_kwargs
         kind = self._pool.connection_class
         if issubclass(kind, UnixDomainSocketConnection):
             return Target(path=arguments["path"])
+        host = arguments.get("host", "localhost")
+        port = int(arguments.get("port", 6379))
+        if self.primary is not None:
+            self.progress.stage = "no sentinel answered yet; check their addresses"
+            host, port = await self.primary.address()
         tls = None
         if issubclass(kind, SSLConnection):
-            # Made by redis-py's class, so that both kinds of wire verify alike; in a
-            # thread, since it reads files.
-            tls = await asyncio.to_thread(self._pool.make_connection().ssl_context.get)
+            self.progress.stage = f"reading the certificates, {_files(arguments)}"
+            try:
+                # Made by redis-py's class, so that both kinds of wire verify alike; in
+                # a thread, since it reads files.
+                tls = await in_own_thread(self._pool.make_connection().ssl_context.get)
+            except (OSError, ValueError, RedisError) as error:
+                # They are read from disk for each wire.
+                raise Unavailable(
+                    f"TLS cannot be set up: {error}; check {_files(arguments)}",
+                    outcome=Outcome.REJECTED,
+                ) from error
         return Target(
-            host=arguments.get("host", "localhost"),
-            port=int(arguments.get("port", 6379)),
+            host=host,
+            port=port,
             tls=tls,
             keepalive=self._settings.keepalive,
             user_timeout=self._settings.tcp_user_timeout,
         )
 
     async def _introduce(self) -> Hello:
-        arguments = self._pool.connection_kwargs
-        username, password = arguments.get("username"), arguments.get("password")
-        provider = arguments.get("credential_provider")
-        if provider is not None:
-            credentials = await provider.get_credentials_async()
-            username, password = (
-                credentials if len(credentials) == 2 else (None, credentials[0])
-            )
-        elif username and not password:
-            password = ""
-        self.user = username or "default"
-        protocol = self._protocol or arguments.get("protocol") or DEFAULT_RESP_VERSION
-        return Hello(
-            protocol=int(protocol),
-            username=username,
-            password=password,
-            database=int(arguments.get("db") or 0),
-            client_name=self.client_name or arguments.get("client_name"),
+        refusals = self._access.refusals
+        arguments = dict(self._pool.connection_kwargs)
+        if self._protocol is not None:
+            arguments["protocol"] = self._protocol
+        if self.client_name is not None:
+            arguments["client_name"] = self.client_name
+        self._token = self._access.token
+        hello = await hello_of(arguments, refusals)
+        self.user = hello.username or "default"
+        return msgspec.structs.replace(
+            hello,
             arm=self._arm,
             channels=self._channels,
-            identify=self._identify,
+            identify=not refusals.identify,
+            ask_role=self.primary is not None,
         )
 
 

@@ -20,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from oddswire.client._sentinel import primary_of, sentinel_pool
+from oddswire.connection.credentials import fan_out
 from oddswire.connection.dial import probes
 from oddswire.connection.pool import WirePool
 from oddswire.errors import SettingsError
@@ -131,6 +132,9 @@ def open_pool(
     """
     arguments = _arguments(settings)
     arguments |= {name: v for name, v in options.items() if name not in _OURS}
+    if arguments.get("credential_provider") is not None:
+        # Not its own: redis-py's pub/sub would take the only callback it has.
+        arguments["credential_provider"] = fan_out(arguments["credential_provider"])
     if settings.endpoint is not None:
         arguments |= settings.endpoint.arguments
     if "host" in options and arguments.pop("path", None) is not None:

@@ -12,8 +12,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from oddswire.client._dialer import Dialer
-from oddswire.client._wires import Wires
 from oddswire.errors import ConnectionLost
 from oddswire.events import Events
 from oddswire.logs import log_events
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
 
     import redis.asyncio as aredis
 
+    from oddswire.client._wires import Wires
     from oddswire.settings import Settings
 
     _Held = tuple[Settings, Callable[[], Wires | None]]
@@ -31,7 +30,11 @@ if TYPE_CHECKING:
 _HELD = "_oddswire_wires"
 
 
-def shared_wires(settings: Settings, pool: aredis.ConnectionPool) -> Wires:
+def shared_wires(
+    settings: Settings,
+    pool: aredis.ConnectionPool,
+    make: Callable[[aredis.ConnectionPool, Events], Wires],
+) -> Wires:
     """Return the connections of the clients on a pool, made by the first of them.
 
     They are shared by clients of the same settings, in the same loop.
@@ -44,7 +47,7 @@ def shared_wires(settings: Settings, pool: aredis.ConnectionPool) -> Wires:
             return there
     events = Events()
     log_events(events)
-    wires = Wires(settings, pool, Dialer(settings, pool), events)
+    wires = make(pool, events)
     wires.seat = Seat(wires)
     # The pool keeps them: the clients on it come and go.
     held.append((settings, lambda: wires))

@@ -14,6 +14,7 @@ from oddswire.client._commands import Command, Route
 from oddswire.client._dialer import Dialer
 from oddswire.client._exclusive import BLOCKING_GRACE
 from oddswire.client._pools import open_pool, split_options
+from oddswire.connection.access import access_of
 from oddswire.connection.failures import copy_of
 from oddswire.connection.owner import Owner
 from oddswire.connection.packing import pack_as_redis_py
@@ -42,7 +43,9 @@ class SimpleClient(aredis.Redis):
         self._settings = settings or Settings(**ours)
         # It holds the connection's arguments; nothing is ever leased from it.
         super().__init__(connection_pool=open_pool(self._settings, theirs))
-        self._dial = Dialer(self._settings, self.connection_pool)
+        self._dial = Dialer(
+            self._settings, self.connection_pool, access_of(self.connection_pool)
+        )
         self._wire: Multiplexer | None = None
         self._owner = Owner()
         self._connecting: asyncio.Task[Multiplexer] | None = None

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, WeakSet
 
 from oddswire._tasks import spawn
+from oddswire.connection.access import Access, access_of
 from oddswire.connection.backoff import Backoff, BackoffPolicy
-from oddswire.connection.gate import Caps
 from oddswire.connection.link import Link
 from oddswire.connection.owner import Owner
 from oddswire.connection.pool import WirePool
@@ -71,12 +71,16 @@ class Wires:
                 settings.heartbeat if idle is None else idle,
                 settings.heartbeat_answer,
             ),
-            most_waiting=Caps(settings.inflight_commands, settings.inflight_bytes),
+            pacer=dialer.pacer,
+            progress=dialer.progress,
         )
         self.dialer = dialer
         self.events = events
         # Stands for the command connection in a pool that counts it; None: it does not.
         self.seat: Any = None
+        # What the connections share to get in; the same for those of their views.
+        self.access: Access = access_of(pool)
+        self.rotation: Any = None  # a `Rotation`, where credentials are renewed
         self._primary = dialer.primary
         self._following: object | None = None
         self._leaving: asyncio.Task[None] | None = None
@@ -101,12 +105,11 @@ class Wires:
                 _abandon, self.link, self._tasks, self._primary, self._following
             )
 
-    async def ready(self, timeout: float, size: int = 0) -> Multiplexer:
+    async def ready(self, timeout: float) -> Multiplexer:
         """Return the command wire, connecting on first use.
 
         Args:
             timeout: Seconds to wait for it.
-            size: Bytes to be sent on it; they wait in memory meanwhile.
 
         Raises:
             WrongLoop: This is not the loop, or not the process, of the first use.
@@ -115,7 +118,7 @@ class Wires:
         self.owner.claim()
         if self.seat is not None:
             self.pool._in_use_connections.add(self.seat)  # noqa: SLF001 - redis-py has no other way
-        wire = await self.link.ready(timeout, size)
+        wire = await self.link.ready(timeout)
         if not self.link.idle:
             self.follow()
         return wire
@@ -195,6 +198,15 @@ class Wires:
         if before is not None:
             # Those in use too: who blocks there would wait for what comes elsewhere.
             self._spawn(self.pool.disconnect(), "oddswire leaving the old primary")
+
+    async def authenticate(self) -> None:
+        """Authenticate the open connection by the newest token.
+
+        Raises:
+            OddswireError: The server refused it; what the connection may is unchanged.
+        """
+        if self.link.wire is not None:
+            await self.dialer.authenticate(self.link.wire)
 
     def ask(self) -> None:
         """Have the sentinels asked at once: the primary may have been deposed."""

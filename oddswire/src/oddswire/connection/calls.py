@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from oddswire.errors import Unavailable
-
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable
@@ -45,21 +43,13 @@ class Plan:
         on_reply: Callable[[Any], None] | None,
         raw: bool,  # noqa: FBT001 - made at every call with a hook, and words cost time
         until: bytes | None,
+        into: list[Any] | None = None,
     ) -> None:
         self.count = count
         self.on_reply = on_reply
         self.raw = raw
         self.until = until
-        self.replies: list[Any] = []
-
-    @property
-    def last_word(self) -> OddswireError | None:
-        """What the server said before it closed, where it would not take us at all.
-
-        No command is answered so; it stands in the place of the first reply.
-        """
-        first = self.replies[0] if self.replies else None
-        return first if isinstance(first, Unavailable) else None
+        self.replies: list[Any] = [] if into is None else into
 
     def tell(self, failure: OddswireError, loop: asyncio.AbstractEventLoop) -> None:
         """Tell the hook that the call ended without a reply."""

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from oddswire.connection.calls import Named
-from oddswire.connection.handshake import Greeting, Hello, accept
+from oddswire.connection.handshake import Greeting, Hello, Refusals, accept
 from oddswire.connection.outage import TRANSIENT_ERRORS
 from oddswire.connection.packing import pack
-from oddswire.errors import OddswireError, Outcome, Unavailable
+from oddswire.errors import (
+    ConnectionLost,
+    OddswireError,
+    Outcome,
+    ProtocolBroken,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from oddswire.connection.multiplexer import Multiplexer
 
@@ -25,6 +32,14 @@ if TYPE_CHECKING:
 # Seconds after which the next address of a name is tried beside the one before: RFC
 # 8305's recommendation.
 _NEXT_ADDRESS = 0.25
+
+
+# Seconds after which a TLS handshake that is not answered is looked into, and that the
+# answer to that may take.
+_TLS_TAKES = 0.5
+_PLAINTEXT_TAKES = 2.0
+
+_Opened = TypeVar("_Opened")
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,11 +65,27 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         return self.path or f"{self.host}:{self.port}"
 
 
+class Progress:
+    """How far an attempt to connect has come, for callers who give up on it.
+
+    Attributes:
+        stage: What is being waited for; empty between attempts.
+    """
+
+    __slots__ = ("stage",)
+
+    def __init__(self) -> None:
+        self.stage = ""
+
+
 async def dial(
-    target: Target,
+    locate: Callable[[], Awaitable[Target]],
     introduce: Callable[[], Awaitable[Hello]],
     make: Callable[[], Multiplexer],
     timeout: float,
+    *,
+    refusals: Refusals | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Multiplexer, Greeting]:
     """Return a wire on which the handshake is done, and what the server said.
 
@@ -62,65 +93,110 @@ async def dial(
     is closed.
 
     Args:
-        target: Where to.
+        locate: Returns where to; called for each wire, within the timeout.
         introduce: Returns what to say; called for each wire, so that credentials which
             rotate are read when they are needed.
         make: Returns a new multiplexer.
         timeout: Seconds for all of it.
+        refusals: Notes what the user may not do and need not.
+        progress: Says what is being waited for.
 
     Raises:
         Unavailable: Nobody answers there, or not in time, or not in our language. With
             `Outcome.REJECTED` the same attempt will fail again: TLS, the database.
         AuthFailed: Wrong password or user.
     """
+    progress = progress or Progress()
+    where: Target | None = None
+    hint = ""
     wire: Multiplexer | None = None
     finished = False
     try:
         async with asyncio.timeout(timeout):
+            where = await locate()
+            hint = lost_hint(tls=where.tls is not None)
+            progress.stage = f"{where}: waiting for the credentials"
             hello = await introduce()
-            commands = hello.commands()
-            packed = b"".join(map(pack, commands))
-            wire = await _open(target, make)
-            if wire.error is not None:
-                # Refused before we said anything: too many clients.
-                raise Unavailable(f"{target}: {wire.error}")  # noqa: TRY301 - it is closed below
-            replies = await wire.send(
-                packed, timeout, Named("handshake"), count=len(commands), raw=True
-            )
-            greeting = accept(
-                hello, replies if len(commands) > 1 else [replies], str(target)
-            )
+            progress.stage = f"{where}: connecting{_silence(where, None)}"
+            wire = await _open(where, make)
+            progress.stage = f"{where}: no answer yet{_silence(where, wire)}"
+            greeting = await _shake_hands(wire, hello, str(where), timeout, refusals)
             if hello.channels:
                 await _subscribe(wire, hello.channels, timeout)
         finished = True
     except TimeoutError:
+        late = f"no connection within {timeout:g} s"
         raise Unavailable(
-            f"{target}: no connection within {timeout:g} s{_silence(target, wire)}"
+            f"{where}: {late}{_silence(where, wire)}"
+            if where is not None
+            else f"{late}: {progress.stage}"
         ) from None
     except ssl.SSLError as error:
         raise Unavailable(
-            f"{target}: TLS failed: {error}{_tls_hint(error)}",
+            f"{where}: TLS failed: {error}{_tls_hint(error)}",
             outcome=Outcome.REJECTED,
         ) from error
     except OSError as error:
-        raise Unavailable(f"{target}: {error.strerror or error}") from error
+        raise Unavailable(
+            f"{where}: {with_system_words(error.strerror or str(error), error)}"
+        ) from error
+    except ProtocolBroken as error:
+        # An alert of TLS, a page of HTTP: it will be the same the next time.
+        raise Unavailable(
+            f"{where}: {error}{hint}",
+            outcome=Outcome.REJECTED,
+        ) from error
     except OddswireError as error:
         if error.outcome is Outcome.UNKNOWN:
             # Lost in the handshake: no caller's bytes were on the way.
             raise Unavailable(
-                f"{target}: {error}, during the handshake{_lost_hint(target)}"
+                f"{where}: {error}, during the handshake{hint}"
             ) from error
-        if wire is not None and wire.error is not None:
-            # Its last word, before it closed: too many clients.
-            raise Unavailable(f"{target}: {error}", outcome=error.outcome) from error
         raise
     except Exception as error:
         # Whatever a provider of credentials raises: an attempt that failed.
-        raise Unavailable(f"{target}: {type(error).__name__}: {error}") from error
+        raise Unavailable(f"{where}: {type(error).__name__}: {error}") from error
     finally:
+        progress.stage = ""
         if wire is not None and not finished:
             wire.abort(Unavailable("the handshake did not finish"))
     return wire, greeting
+
+
+async def _shake_hands(
+    wire: Multiplexer,
+    hello: Hello,
+    where: str,
+    timeout: float,
+    refusals: Refusals | None,
+) -> Greeting:
+    if wire.error is not None:
+        if not isinstance(wire.error, ConnectionLost):
+            # It spoke before we did, and closed: too many clients, protected mode.
+            accept(hello, [wire.error], where)
+        raise wire.error
+    replies: list[Any] = []
+    batches = hello.batches()
+    for position, batch in enumerate(batches, start=1):
+        answered: list[Any] = []
+        data = b"".join(map(pack, batch))
+        try:
+            reply = await wire.send(
+                data,
+                timeout,
+                Named("handshake"),
+                count=len(batch),
+                raw=True,
+                into=answered,
+            )
+        except OddswireError:
+            # What it said before it closed is the cause; that it closed is not.
+            accept(hello, [*replies, *answered], where)
+            if refusals is not None and position == len(batches) > 1:
+                refusals.identify |= hello.identify
+            raise
+        replies += answered or [reply]
+    return accept(hello, replies, where, refusals)
 
 
 async def _subscribe(
@@ -150,9 +226,11 @@ async def _open(target: Target, make: Callable[[], Multiplexer]) -> Multiplexer:
     if target.tls is not None:
         options = {"ssl": target.tls, "server_hostname": target.host}
     options |= staggered(target.host)
-    transport, wire = await loop.create_connection(
-        make, target.host, target.port, **options
-    )
+    opening = loop.create_connection(make, target.host, target.port, **options)
+    if target.tls is None:
+        transport, wire = await opening
+    else:
+        transport, wire = await unless_plaintext(target.host, target.port, opening)
     try:
         _watch(transport.get_extra_info("socket"), target)
     except BaseException:
@@ -177,8 +255,10 @@ def staggered(host: str) -> dict[str, float]:
     return {}
 
 
-def _watch(sock: socket.socket, target: Target) -> None:
+def _watch(sock: socket.socket | None, target: Target) -> None:
     """Let the kernel find dead links, idle or with unacknowledged bytes."""
+    if sock is None:
+        return  # closed already; the handshake will say so
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in probes(target.keepalive, target.user_timeout).items():
@@ -216,8 +296,66 @@ def _silence(target: Target, wire: Multiplexer | None) -> str:
     return "; it accepts and stays silent; if it wants TLS here, use rediss://"
 
 
-def _lost_hint(target: Target) -> str:
-    if target.tls is None:
+def with_system_words(text: str, error: BaseException | None) -> str:
+    """Return a text with the system's words for an error, which asyncio leaves out."""
+    number = (error.errno or 0) if isinstance(error, OSError) else 0
+    words = os.strerror(number) if number > 0 else ""
+    return text if words in text else f"{text}: {words}"
+
+
+async def unless_plaintext(
+    host: str, port: int, opening: Coroutine[Any, Any, _Opened]
+) -> _Opened:
+    """Return what opens a TLS connection, or find out that the port speaks plaintext.
+
+    A Redis without TLS takes a TLS handshake for the beginning of a command and waits
+    for the rest of it. A second connection asks such a silent server in plaintext.
+
+    Raises:
+        Unavailable: Rejected: the port answers in plaintext.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(opening, name="oddswire TLS handshake")
+    asking: asyncio.Task[bool] | None = None
+    try:
+        await asyncio.wait([task], timeout=_TLS_TAKES)
+        if not task.done():
+            asking = loop.create_task(
+                _answers_in_plaintext(host, port), name="oddswire asking for plaintext"
+            )
+            await asyncio.wait([task, asking], return_when=asyncio.FIRST_COMPLETED)
+            if not task.done() and asking.result():
+                raise Unavailable(
+                    f"{host}:{port}: the TLS handshake is not answered, and plaintext "
+                    "is; does this port speak TLS? if not, use redis://",
+                    outcome=Outcome.REJECTED,
+                )
+        return await task
+    finally:
+        for each in (task, asking):
+            if each is not None and not each.done():
+                each.cancel()
+                await asyncio.wait([each])
+
+
+async def _answers_in_plaintext(host: str, port: int) -> bool:
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(_PLAINTEXT_TAKES):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(b"PING\r\n")
+            # TLS answers with an alert, or not at all.
+            return await reader.read(1) in {b"+", b"-"}
+    except (OSError, TimeoutError):
+        return False
+    finally:
+        if writer is not None:
+            writer.transport.abort()
+
+
+def lost_hint(*, tls: bool) -> str:
+    """Say what a server may have wanted that hung up in the handshake."""
+    if not tls:
         return "; if the server wants TLS here, use rediss://"
     # TLS 1.3 tells of a missing client certificate only after its own handshake.
     return (

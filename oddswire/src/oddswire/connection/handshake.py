@@ -1,28 +1,52 @@
 """The first commands on a connection and what their replies must be. No I/O.
 
-All of them leave in one write, and the connection counts as open only when every reply
-is there: a socket on which AUTH or SELECT was lost must never serve a caller.
+With HELLO all of them leave in one write. The connection counts as open only when every
+reply is there: a socket on which AUTH or SELECT was lost must never serve a caller.
 """
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from redis import exceptions as redis_errors
 
 from oddswire.connection.outage import TRANSIENT_ERRORS
+from oddswire.connection.reply_errors import PROTECTED_MODE
 from oddswire.errors import AuthFailed, NoPermission, Outcome, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+class Refusals:
+    """What this user may not do in a handshake; shared by a client's connections.
+
+    Each refusal is an entry in the server's ACL LOG. Each of these is asked once, by
+    whichever connection comes first, and never again on any.
+
+    Attributes:
+        identify: INFO was refused, or a proxy hung up at it: which process it is
+            remains unknown.
+        name: CLIENT SETNAME was refused (only without HELLO, which carries the name).
+        library: CLIENT SETINFO was refused.
+    """
+
+    __slots__ = ("identify", "library", "name")
+
+    def __init__(self) -> None:
+        self.identify = False
+        self.name = False
+        self.library = False
+
+
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
     """What a new connection says of itself.
 
     Attributes:
-        protocol: RESP version, 3 or 2.
+        protocol: RESP version, 3 or 2. With 2 there is no HELLO, as in redis-py: Redis
+            5 and most proxies do not know it.
         username: ACL user; the default user without one.
         password: None: no authentication.
         database: Selected if not 0.
@@ -31,6 +55,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
         channels: What to subscribe to, before anybody else sees the wire.
         library: Name and version for CLIENT SETINFO.
         identify: Ask which server process this is; a refusal is no error.
+        ask_role: Ask by ROLE where HELLO does not tell it; a refusal is no error.
     """
 
     protocol: int = 3
@@ -40,27 +65,72 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     client_name: str | bytes | None = None
     arm: tuple[tuple[str | int, ...], ...] = ()
     channels: tuple[str, ...] = ()
-    library: tuple[str, str] | None = None
+    library: tuple[str | None, str | None] | None = None
     identify: bool = False
+    ask_role: bool = False
 
     def commands(self) -> list[tuple[str | bytes | int, ...]]:
         """Return the commands to send, in order, in one write."""
-        hello: tuple[str | bytes | int, ...] = ("HELLO", self.protocol)
-        if self.password is not None:
-            hello += ("AUTH", self.username or "default", self.password)
-        if self.client_name:
-            hello += ("SETNAME", self.client_name)
-        commands: list[tuple[str | bytes | int, ...]] = [hello]
+        return [command for _, command in self.steps()]
+
+    def batches(self) -> list[list[tuple[str | bytes | int, ...]]]:
+        """Return the commands as they are to be sent, each batch in one write.
+
+        Without HELLO there may be a proxy that answers some of them itself, before
+        those that it passed on: then one after the other.
+        """
+        commands = self.commands()
+        return [commands] if self.protocol >= 3 else [[each] for each in commands]
+
+    def steps(self) -> list[tuple[_Step, tuple[str | bytes | int, ...]]]:
+        """Return the commands, each with what it is for."""
+        steps: list[tuple[_Step, tuple[str | bytes | int, ...]]] = []
+        if self.protocol >= 3:
+            hello: tuple[str | bytes | int, ...] = ("HELLO", self.protocol)
+            if self.password is not None:
+                hello += ("AUTH", self.username or "default", self.password)
+            if self.client_name:
+                hello += ("SETNAME", self.client_name)
+            steps.append((_Step.HELLO, hello))
+        else:
+            if self.password is not None:
+                # Redis 5 knows no user names.
+                user = () if self.username in {None, "default"} else (self.username,)
+                steps.append((_Step.AUTH, ("AUTH", *user, self.password)))
+            # Something that is answered, if only by "who are you?".
+            steps.append((_Step.PING, ("PING",)))
+            if self.client_name:
+                name = ("CLIENT", "SETNAME", self.client_name)
+                steps.append((_Step.NAME, name))
         if self.database:
-            commands.append(("SELECT", self.database))
-        commands.extend(self.arm)
-        if self.library is not None:
-            name, version = self.library
-            commands.append(("CLIENT", "SETINFO", "LIB-NAME", name))
-            commands.append(("CLIENT", "SETINFO", "LIB-VER", version))
+            steps.append((_Step.DATABASE, ("SELECT", self.database)))
+        steps.extend((_Step.ARM, command) for command in self.arm)
+        for option, value in zip(
+            ("LIB-NAME", "LIB-VER"), self.library or (), strict=False
+        ):
+            if value:
+                steps.append((_Step.LIBRARY, ("CLIENT", "SETINFO", option, value)))
+        if self.ask_role and self.protocol < 3:
+            steps.append((_Step.ROLE, ("ROLE",)))
         if self.identify:
-            commands.append(("INFO", "server"))
-        return commands
+            # HELLO tells the version and the role; without it INFO has to.
+            sections = ("server",) if self.protocol >= 3 else ()
+            steps.append((_Step.INFO, ("INFO", *sections)))
+        return steps
+
+
+class _Step(Enum):
+    """What a command of the handshake is for."""
+
+    HELLO = "hello"
+    AUTH = "auth"
+    PING = "ping"
+    NAME = "name"
+    DATABASE = "database"
+    ARM = "arm"
+    LIBRARY = "library"
+    ROLE = "role"
+    INFO = "info"
 
 
 class Greeting(msgspec.Struct, frozen=True):
@@ -69,11 +139,11 @@ class Greeting(msgspec.Struct, frozen=True):
     Attributes:
         server: ``"valkey"`` or ``"redis"``.
         version: Its own; what it can do is found out by asking, not from this.
-        role: ``"master"`` or ``"replica"``.
-        connection_id: Of this connection, at the server.
+        role: ``"master"`` or ``"replica"``; empty when it does not tell.
+        connection_id: Of this connection, at the server; 0 without HELLO.
         run_id: Of the server process; empty when it does not tell.
         address: Where it was dialled, ``host:port`` or a path.
-        secretive: The user may not ask which process it is.
+        echoes: Whether PING returns what it was given; not every proxy's does.
     """
 
     server: str
@@ -82,54 +152,78 @@ class Greeting(msgspec.Struct, frozen=True):
     connection_id: int
     run_id: str = ""
     address: str = ""
-    secretive: bool = False
+    echoes: bool = True
 
 
-def accept(hello: Hello, replies: Sequence[Any], where: str) -> Greeting:
+def accept(
+    hello: Hello, replies: Sequence[Any], where: str, refusals: Refusals | None = None
+) -> Greeting:
     """Return the server's greeting if every reply is as it must be.
+
+    Args:
+        hello: What was said.
+        replies: One per command; fewer if the server closed after the last of them.
+        where: The address, for errors.
+        refusals: Notes what the user may not do and need not.
 
     Raises:
         AuthFailed: Wrong password or user; trying again does not help.
         NoPermission: The user may not even say HELLO.
         Unavailable: With `Outcome.REJECTED`, what trying again does not help: the
-            database, a command to arm the wire, a server without HELLO. With
-            `Outcome.NOT_SENT`, what will pass: too many clients, loading.
+            database, a command to arm the wire, a server without HELLO, protected mode.
+            With `Outcome.NOT_SENT`, what will pass: too many clients, loading.
     """
-    first = replies[0]
-    if isinstance(first, Exception):
-        raise _explained(hello, first, where)
-    start = 2 if hello.database else 1
-    # A refusal that passes (a script runs for too long) must not be taken for one of
-    # the database or of the tracking: a cache would do without tracking from then on.
-    for reply in replies[1 : start + len(hello.arm)]:
-        if isinstance(reply, TRANSIENT_ERRORS):
-            raise Unavailable(f"{where}: {reply}") from reply
-    if hello.database and isinstance(replies[1], Exception):
-        raise Unavailable(
-            f"{where}: database {hello.database} cannot be selected ({replies[1]}); "
-            "check the number in the URL",
-            outcome=Outcome.REJECTED,
-        ) from replies[1]
-    for command, reply in zip(hello.arm, replies[start:], strict=False):
-        if isinstance(reply, Exception):
-            raise Unavailable(
-                f"{where}: {' '.join(map(str, command))} was refused: {reply}",
-                outcome=Outcome.REJECTED,
-            ) from reply
-    # CLIENT SETINFO is unknown below Redis 7.2: its replies are not looked at.
-    fields = {_text(k): v for k, v in _pairs(first)}
+    refusals = refusals or Refusals()
+    fields: dict[str, Any] = {}
+    information: dict[str, str] = {}
+    for (step, command), reply in zip(hello.steps(), replies, strict=False):
+        failed = isinstance(reply, Exception)
+        if failed and _ends_it(step, reply):
+            raise _explained(hello, step, command, reply, where)
+        denied = isinstance(reply, NoPermission)
+        if step is _Step.HELLO:
+            fields = {_text(k): v for k, v in _pairs(reply)}
+        elif step is _Step.NAME:
+            refusals.name |= denied
+        elif step is _Step.LIBRARY:
+            # Unknown below Redis 7.2, and then it is not asked again either.
+            refusals.library |= failed
+        elif step is _Step.INFO:
+            refusals.identify |= denied
+            information = {} if failed else _information(reply)
+        elif step is _Step.ROLE and isinstance(reply, list):
+            fields["role"] = reply[0]
+    server = "valkey" if "valkey_version" in information else "redis"
+    version = information.get("valkey_version") or information.get("redis_version", "")
+    role = _text(fields.get("role") or information.get("role", ""))
     return Greeting(
-        server=_text(fields.get("server", "redis")),
-        version=_text(fields.get("version", "")),
-        role=_text(fields.get("role", "")),
+        server=_text(fields.get("server", server)),
+        version=_text(fields.get("version", version)),
+        role="replica" if role == "slave" else role,
         connection_id=int(fields.get("id", 0)),
-        run_id=_run_id(replies[-1]) if hello.identify else "",
+        run_id=information.get("run_id", ""),
         address=where,
-        secretive=hello.identify and isinstance(replies[-1], NoPermission),
+        echoes=hello.protocol >= 3 or bool(version),
     )
 
 
-def _explained(hello: Hello, error: Exception, where: str) -> Exception:
+_OPTIONAL = frozenset({_Step.PING, _Step.NAME, _Step.LIBRARY, _Step.ROLE, _Step.INFO})
+
+
+def _ends_it(step: _Step, error: Exception) -> bool:
+    """Whether no connection can be had after this refusal."""
+    if isinstance(error, Unavailable | redis_errors.AuthenticationError):
+        return True  # too many clients, protected mode, "who are you?"
+    return step not in _OPTIONAL
+
+
+def _explained(
+    hello: Hello,
+    step: _Step,
+    command: tuple[str | bytes | int, ...],
+    error: Exception,
+    where: str,
+) -> Exception:
     text = str(error)
     if isinstance(error, redis_errors.AuthenticationError):
         user = hello.username or "default"
@@ -139,24 +233,40 @@ def _explained(hello: Hello, error: Exception, where: str) -> Exception:
             else "check the password and the user name"
         )
         return AuthFailed(f"{where}: {text} (user {user!r}); {hint}")
-    if "unknown command" in text.lower():
-        return Unavailable(
-            f"{where}: the server does not know HELLO; Redis 6.2 or Valkey is needed",
-            outcome=Outcome.REJECTED,
-        )
     if isinstance(error, TRANSIENT_ERRORS):
-        # It will pass, so nothing about us was refused.
-        return Unavailable(f"{where}: {text}")
-    if isinstance(error, NoPermission):
+        # It will pass, so nothing about us was refused: a cache would do without
+        # tracking for ever. Protected mode will not pass.
+        lasts = PROTECTED_MODE in text
+        return Unavailable(
+            f"{where}: {text}", outcome=Outcome.REJECTED if lasts else None
+        )
+    if isinstance(error, NoPermission) and step is not _Step.ARM:
         return NoPermission(f"{where}: {text}")
+    if step is _Step.DATABASE:
+        text = (
+            f"database {hello.database} cannot be selected ({text}); "
+            "check the number in the URL"
+        )
+    elif step is _Step.ARM:
+        text = f"{' '.join(map(str, command))} was refused: {text}"
+    elif step is _Step.AUTH:
+        text = f"AUTH was refused: {text}"
+    elif step is _Step.HELLO and (
+        text.startswith("NOPROTO")
+        or "HELLO" in text.upper()
+        or "unknown command" in text
+    ):
+        text = (
+            f"the server does not know HELLO {hello.protocol} ({text}); give a Client "
+            "protocol=2; a Wire, and what listens, need Redis 6.2 or Valkey"
+        )
     return Unavailable(f"{where}: {text}", outcome=Outcome.REJECTED)
 
 
-def _run_id(reply: Any) -> str:
-    if not isinstance(reply, str | bytes):
-        return ""  # it may not be asked, or has nothing to say
-    _, _, rest = _text(reply).partition("run_id:")
-    return rest.partition("\r\n")[0]
+def _information(reply: Any) -> dict[str, str]:
+    """Return the fields of INFO's answer."""
+    lines = _text(reply).splitlines() if isinstance(reply, str | bytes) else ()
+    return {name: value for name, _, value in (line.partition(":") for line in lines)}
 
 
 def _pairs(reply: Any) -> list[tuple[Any, Any]]:

@@ -7,73 +7,128 @@ from typing import TYPE_CHECKING, Any
 
 from oddswire.connection.calls import Named
 from oddswire.connection.packing import pack
-from oddswire.errors import ConnectionLost, ProtocolBroken
+from oddswire.errors import ConnectionLost, NoPermission, ProtocolBroken
 
 if TYPE_CHECKING:
-    import asyncio
-
     from oddswire.connection.multiplexer import Multiplexer
+
+# Replies after which an echo is due, whatever the time.
+_EACH_REPLIES = 1_000
+
+# Seconds after which an echo is due while calls are in flight, or were answered: the
+# few calls of a process that is all but idle are checked by the next idle ping.
+_EACH_SECONDS = 1.0
+_FEW = 10
+
+# A loop that was held up has not read yet what may be in the socket: it gets this many
+# seconds to do so before the silence counts.
+_SECOND_LOOK = 0.05
+
+_LABEL = Named("PING")
 
 
 class Heartbeat:
-    """Pings a wire on which nothing was read for a while.
+    """Pings a wire, and compares the echo with what was sent.
 
-    The echo carries a number, so a reply that belongs to another call is found out
-    within one interval (StackExchange.Redis calls this a consistency check).
+    One reply too few or too many shifts every reply behind it to the wrong call, and
+    nothing else would show it. The echo carries a number, so it is found after 1,000
+    replies, a second of traffic or `idle` seconds, whichever comes first (only
+    StackExchange.Redis has such a check). Nobody waits for an echo, and it has no
+    deadline: behind a slow call it is as late as that one.
 
     Args:
-        wire: The wire; it is aborted when the answer is late or is not the echo.
+        wire: The wire; it is aborted when the echo is late or is not the echo.
         idle: Seconds without a reply after which a ping is sent.
-        answer: Seconds the echo may take.
+        answer: Seconds of silence in which the echo of an idle wire has to come.
+        echoes: Whether the server returns what it is given. Where a proxy does not, a
+            bare PING on an idle wire has to be answered, by whatever.
     """
 
-    def __init__(self, wire: Multiplexer, *, idle: float, answer: float) -> None:
+    def __init__(
+        self, wire: Multiplexer, *, idle: float, answer: float, echoes: bool = True
+    ) -> None:
         self._wire = wire
         self._idle = idle
         self._answer = answer
+        self._echoes = echoes
         self._beats = 0
-        self._timer = wire.loop.call_later(idle, self._beat)
+        self._pending: bytes | None = None
+        self._sent = monotonic()
+        self._suspected = False
+        if echoes:
+            wire.when_unchecked(_EACH_REPLIES, self._ping)
+        self._timer = wire.loop.call_later(min(idle, _EACH_SECONDS), self._beat)
 
     def stop(self) -> None:
         """Send no more pings."""
         self._timer.cancel()
+        # Each holds the other: a wire that ended would stay for the garbage collector.
+        self._wire.when_unchecked(0, None)
 
     def _beat(self) -> None:
         wire = self._wire
         if wire.error is not None:
             return
-        quiet = monotonic() - wire.last_read
-        if quiet < self._idle or wire.gate.commands:
-            # While calls are in flight their deadlines watch the link, and a ping
-            # behind a slow one would be judged by how long that one takes.
-            rest = self._idle - quiet if quiet < self._idle else self._answer
-            self._timer = wire.loop.call_later(rest, self._beat)
+        now = monotonic()
+        quiet = now - wire.last_read
+        rest = min(self._idle, _EACH_SECONDS)
+        if self._pending is not None:
+            # The deadlines of calls in flight watch the link; once they are gone the
+            # echo is the next reply. Push messages in front of it are a sign of life.
+            late = now - max(self._sent, wire.last_read) - self._answer
+            if late >= 0 and wire.gate.commands <= 1:
+                if self._suspected:
+                    wire.abort(
+                        ConnectionLost(
+                            f"the heartbeat was not answered within {self._answer:g} s"
+                        )
+                    )
+                    return
+                self._suspected, rest = True, _SECOND_LOOK
+            elif late < 0:
+                self._suspected, rest = False, min(rest, max(-late, 0.001))
+        elif self._is_due(now, quiet):
+            self._ping()
+            rest = min(rest, self._answer)
+        elif quiet < self._idle:
+            rest = min(rest, max(self._idle - quiet, 0.001))
+        self._timer = wire.loop.call_later(rest, self._beat)
+
+    def _is_due(self, now: float, quiet: float) -> bool:
+        wire = self._wire
+        if not wire.gate.commands and quiet >= self._idle:
+            return True
+        since = now - self._sent
+        if not self._echoes:
+            return False
+        return (
+            since >= _EACH_SECONDS
+            and (wire.gate.commands > 0 or wire.unchecked >= _FEW)
+        ) or (since >= self._idle and wire.unchecked > 0)
+
+    def _ping(self) -> None:
+        if self._pending is not None:
             return
         self._beats += 1
-        nonce = b"oddswire-%d" % self._beats
-        sent = monotonic()
-        ping = wire.send(pack(("PING", nonce)), self._answer, Named("PING"), raw=True)
-        ping.add_done_callback(lambda pong: self._judge(pong, nonce, sent))
-        self._timer = wire.loop.call_later(self._idle, self._beat)
+        self._pending = b"oddswire-%d" % self._beats
+        self._suspected = False
+        self._sent = monotonic()
+        self._wire.unchecked = 0
+        words = ("PING", self._pending) if self._echoes else ("PING",)
+        self._wire.send_unawaited(pack(words), _LABEL, self._judge)
 
-    def _judge(self, pong: asyncio.Future[Any], nonce: bytes, sent: float) -> None:
-        if pong.cancelled():
+    def _judge(self, reply: Any) -> None:
+        """Take the echo; the parser's hook, so what it raises ends the wire."""
+        nonce, self._pending = self._pending, None
+        if isinstance(reply, NoPermission):
+            # A sign of life, and an entry in the server's ACL LOG each time: only for
+            # an idle wire from here on.
+            self._echoes = False
+            self._wire.when_unchecked(0, None)
+        # Any other error (LOADING, the end of the wire) says nothing about the order.
+        if isinstance(reply, Exception) or not self._echoes or reply == nonce:
             return
-        failure = pong.exception()
-        if self._wire.error is not None:
-            return
-        if failure is not None and self._wire.last_read > sent:
-            # Push messages that wait in front of the echo: slow, and alive.
-            return
-        if failure is not None:
-            self._wire.abort(
-                ConnectionLost(f"the heartbeat was not answered: {failure}")
-            )
-        # An error reply (LOADING, NOPERM) is an answer: the link is alive.
-        elif not isinstance(pong.result(), Exception) and pong.result() != nonce:
-            self._wire.abort(
-                ProtocolBroken(
-                    f"the heartbeat {nonce!r} was answered with {pong.result()!r:.60}: "
-                    "replies and calls are out of step"
-                )
-            )
+        raise ProtocolBroken(
+            f"the heartbeat {nonce!r} was answered with {reply!r:.60}: "
+            "replies and calls are out of step"
+        )

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from oddswire._tasks import spawn
+from oddswire.connection.dial import Progress
 from oddswire.connection.failures import copy_of
 from oddswire.connection.heartbeat import Heartbeat
+from oddswire.connection.pacing import AttemptPacer
 from oddswire.errors import (
     AuthFailed,
     CircuitOpen,
@@ -23,7 +25,7 @@ from oddswire.errors import (
     NoPermission,
     OddswireError,
     Outcome,
-    Overloaded,
+    ProtocolBroken,
     Unavailable,
 )
 from oddswire.events import (
@@ -43,14 +45,19 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from oddswire.connection.backoff import Backoff
-    from oddswire.connection.gate import Caps
     from oddswire.connection.handshake import Greeting
     from oddswire.connection.multiplexer import Multiplexer
+    from oddswire.connection.pacing import Pause
     from oddswire.events import Event
 
 # After credentials were refused, callers get that answer for this long without
 # another attempt: enough against a storm, short enough to notice a rotation.
 _REFUSED_FOR = 1.0
+
+# Before the first connection, a server that was never there is more likely a wrong
+# address than one that restarts: after so many failures in a row callers get the cause
+# and do not wait out their deadlines. One failure may be a restart after all.
+_NEVER_THERE = 3
 
 # Seconds that a wire to a replica stays, where there was a primary before.
 _STAYS = 1.0
@@ -68,7 +75,8 @@ class Link:
         emit: Told of each change of state.
         name: What the events call it.
         heartbeat: Seconds of silence before a ping, and for its echo.
-        most_waiting: Callers, and bytes of theirs, that may wait for the connection.
+        pacer: Shared with the other connections of the client.
+        progress: How far the attempt under way has come.
 
     Attributes:
         wire: The live wire, or None.
@@ -87,7 +95,8 @@ class Link:
         *,
         name: str,
         heartbeat: tuple[float, float],
-        most_waiting: Caps,
+        pacer: AttemptPacer | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.wire: Multiplexer | None = None
         self.greeting: Greeting | None = None
@@ -97,12 +106,19 @@ class Link:
         self._emit = emit
         self._name = name
         self._heartbeat = heartbeat
-        self._most_waiting = most_waiting
+        self._pacer = pacer or AttemptPacer()
+        self._progress = progress or Progress()
+        self._paused: Pause | None = None
+        # When the backoff wants the next attempt. One that a caller hastens, and that
+        # fails before that time, does not count: else callers who wait would open the
+        # circuit early: a failover of some seconds would be refused, not waited out.
+        self._scheduled = 0.0
+        # A caller was refused since the last attempt began: the next one is hastened.
+        self._wanted = False
         self._pulse: Heartbeat | None = None
         # In the order they came. A caller that comes in the very tick in which the
         # wire opens may still be ahead of them.
         self._waiters: dict[asyncio.Future[Multiplexer], None] = {}
-        self._waiting_bytes = 0
         self._left: set[Multiplexer] = set()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -127,15 +143,16 @@ class Link:
         """Whether it holds nothing open and does nothing: closed, or not in use."""
         return self._closed or (self.wire is None and self._task is None)
 
-    async def ready(self, timeout: float, size: int = 0) -> Multiplexer:
+    async def ready(self, timeout: float) -> Multiplexer:
         """Return the live wire, connecting first if there is none.
 
-        Cancelled, the attempt goes on for the others.
+        However many callers wait; each only within its own deadline. A caller hastens
+        the next attempt. Cancelled, the attempt goes on for the others.
 
         Raises:
             CircuitOpen: Too many attempts failed in a row; when the next is due.
-            Overloaded: Too many callers wait for the connection already.
-            Unavailable: Not connected within `timeout` seconds.
+            Unavailable: Not connected within `timeout` seconds; or never connected yet,
+                and several attempts failed.
             AuthFailed, NoPermission: The server refused the credentials.
             ClosedError: The link was closed.
         """
@@ -145,41 +162,53 @@ class Link:
         if self.wire is not None:
             return self.wire
         self._resting = False
-        wait = max(0.0, self._next_attempt - loop.time())
         if self.circuit_open and self._task is not None:
             # While a probe is under way too: it may take as long as the last ones.
+            self._hasten()
+            wait = self._until_next_attempt()
             raise CircuitOpen(
                 f"{self._backoff.failures} attempts to connect failed in a row, "
                 f"the next is in {wait:.1f} s: {self._last_error}",
                 retry_after=wait,
             )
-        if self._last_error is not None and wait and _is_final(self._last_error):
-            raise copy_of(self._last_error, self._last_error.outcome)
         if (
-            len(self._waiters) >= self._most_waiting.commands
-            # One alone may be larger, as it may on the wire.
-            or (
-                self._waiting_bytes
-                and self._waiting_bytes + size > self._most_waiting.bytes
-            )
+            self._last_error is not None
+            and self._until_next_attempt()
+            and _is_final(self._last_error)
         ):
-            raise Overloaded(
-                f"{len(self._waiters)} calls with {self._waiting_bytes:,} bytes wait "
-                "for the connection already"
-            )
+            raise copy_of(self._last_error, self._last_error.outcome)
         waiter: asyncio.Future[Multiplexer] = loop.create_future()
         self._waiters[waiter] = None
-        self._waiting_bytes += size
         self._start()
+        self._hasten()
         try:
             async with asyncio.timeout(timeout):
                 return await waiter
         except TimeoutError:
-            why = f": {self._last_error}" if self._last_error else ""
-            raise Unavailable(f"not connected within {timeout:.3g} s{why}") from None
+            raise Unavailable(
+                f"not connected within {timeout:.3g} s: {self._why_not()}"
+            ) from None
         finally:
-            self._waiting_bytes -= size
             self._waiters.pop(waiter, None)
+
+    def _until_next_attempt(self) -> float:
+        return max(0.0, self._next_attempt - asyncio.get_running_loop().time())
+
+    def _why_not(self) -> str:
+        """Say why there is no connection, for the error of a caller that waited."""
+        why = [str(self._last_error)] if self._last_error is not None else []
+        if self._progress.stage:
+            # The attempt may outlast the caller, and would take the cause with it.
+            why.append(f"{'now ' if why else ''}{self._progress.stage}")
+        return "; ".join(why)
+
+    def _hasten(self) -> None:
+        """A caller waits, or was refused: let the next attempt come earlier."""
+        if self._paused is None:
+            self._wanted = True
+        else:
+            self._paused.hasten()
+            self._next_attempt = self._paused.due
 
     def _start(self) -> None:
         """Have exactly one task connecting."""
@@ -204,11 +233,18 @@ class Link:
                 self._start()
 
     async def _pause(self) -> None:
-        delay = self._backoff.delay()
-        loop = asyncio.get_running_loop()
-        if delay <= 0:
-            return
-        self._next_attempt = loop.time() + delay
+        now = asyncio.get_running_loop().time()
+        if self._scheduled <= now:
+            delay = self._backoff.delay()
+            if delay <= 0:
+                return
+            self._scheduled = now + delay
+        pause = self._pacer.pause(self._scheduled - now)
+        if self._wanted or self._waiters:
+            pause.hasten()
+        self._wanted = False
+        self._paused, self._next_attempt = pause, pause.due
+        delay = self._until_next_attempt()
         self._emit(
             Reconnecting(
                 wire=self._name,
@@ -225,12 +261,16 @@ class Link:
                     retry_after=delay,
                 )
             )
-        await asyncio.sleep(delay)
+        try:
+            await pause.wait()
+        finally:
+            self._paused = None
 
     async def _attempt(self) -> None:
         loop = asyncio.get_running_loop()
         was_open = self.circuit_open
         started = loop.time()
+        self._pacer.attempt_begins(started)
         self._emit(Connecting(wire=self._name))
         try:
             wire, greeting = await self._dial(self._on_closed)
@@ -246,7 +286,8 @@ class Link:
                 self._emit(Refused(wire=self._name, reason=str(error)))
                 self._fail_waiters(lambda: copy_of(error, error.outcome))
             else:
-                self._backoff.failed()
+                if loop.time() >= self._scheduled:
+                    self._backoff.failed()
                 if self.circuit_open and not was_open:
                     self._emit(
                         CircuitOpened(
@@ -255,6 +296,12 @@ class Link:
                             reason=str(error),
                         )
                     )
+                elif (
+                    self.greeting is None
+                    and self._backoff.failures >= _NEVER_THERE
+                    and not was_open
+                ):
+                    self._fail_waiters(lambda: copy_of(error, error.outcome))
             return
         if wire.error is not None:
             # Lost between the handshake's last reply and here.
@@ -270,8 +317,13 @@ class Link:
         self._last_error = None
         self.connects += 1
         self._backoff.succeeded(loop.time())
+        self._scheduled = 0.0
+        self._pacer.server_answers()
         self._pulse = Heartbeat(
-            wire, idle=self._heartbeat[0], answer=self._heartbeat[1]
+            wire,
+            idle=self._heartbeat[0],
+            answer=self._heartbeat[1],
+            echoes=greeting.echoes,
         )
         self._emit(Connected(wire=self._name))
         if was_open:
@@ -352,6 +404,7 @@ class Link:
                 wire=self._name,
                 reason=str(error),
                 closed=self._closed or self._resting,
+                out_of_step=isinstance(error, ProtocolBroken),
             )
         )
         if not self._closed and not self._resting:

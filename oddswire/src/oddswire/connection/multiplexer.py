@@ -76,6 +76,7 @@ class Multiplexer(asyncio.Protocol):
         connected_at: When it was connected, by `time.monotonic`.
         last_read: When bytes last arrived.
         tick: What counts as the sending time of the newest call.
+        unchecked: Replies since the last echo was sent, which proves their order.
     """
 
     def __init__(
@@ -110,6 +111,11 @@ class Multiplexer(asyncio.Protocol):
         self.tick = 0.0
         self._crowded = False
         self._resuming = False
+        self.unchecked = 0
+        self._check_above: float = math.inf
+        self._check_order: Callable[[], None] | None = None
+        self._nobody: asyncio.Future[None] = self.loop.create_future()
+        self._nobody.set_result(None)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._drained: asyncio.Future[None] | None = None
@@ -133,6 +139,7 @@ class Multiplexer(asyncio.Protocol):
         raw: bool = False,
         on_reply: Callable[[Any], None] | None = None,
         until: bytes | None = None,
+        into: list[Any] | None = None,
     ) -> asyncio.Future[Any]:
         """Queue packed bytes; the future resolves to the reply, error replies included.
 
@@ -152,6 +159,8 @@ class Multiplexer(asyncio.Protocol):
             until: For commands that are answered by push messages, or by an error:
                 end `data` with a PING of this text. The future then resolves to the
                 list of the replies before its echo.
+            into: The list for these replies; what it holds when the wire ends came
+                before the end.
         """
         loop = self.loop
         gate = self.gate
@@ -174,7 +183,7 @@ class Multiplexer(asyncio.Protocol):
         if count == 1 and on_reply is None and not raw and until is None:
             plan = None
         else:
-            plan = Plan(count, on_reply, raw, until)
+            plan = Plan(count, on_reply, raw, until, into)
         future = loop.create_future()
         self._calls.append((future, now, deadline, size, label, plan))
         gate.commands += 1
@@ -184,6 +193,30 @@ class Multiplexer(asyncio.Protocol):
         if deadline < self._timer_at:
             self._set_timer(deadline, now)
         return future
+
+    def send_unawaited(
+        self, data: bytes, label: Label, on_reply: Callable[[Any], None]
+    ) -> None:
+        """Queue a packed command whose reply only the hook takes.
+
+        No deadline ends it, closing does not wait for it, and it makes no task. It is
+        a write of its own, never within a batch: what belongs together is sent by one
+        `send`.
+        """
+        if not self._unwritten:
+            self.tick = monotonic()
+            self.loop.call_soon(self._flush)
+        self._unwritten.append(data)
+        plan = Plan(1, on_reply, True, None)  # noqa: FBT003 - by position for speed
+        # As for its silence: as much as any call is granted at least.
+        self._calls.append((self._nobody, self.tick, self.tick, len(data), label, plan))
+        self.gate.commands += 1
+        self.gate.bytes += len(data)
+
+    def when_unchecked(self, replies: int, check: Callable[[], None] | None) -> None:
+        """Have `check` called whenever so many replies came without an echo."""
+        self._check_above = replies if check is not None else math.inf
+        self._check_order = check
 
     def _flush(self) -> None:
         out = self._unwritten
@@ -323,6 +356,8 @@ class Multiplexer(asyncio.Protocol):
         if more:
             self._resuming = True
             self.loop.call_soon(self._resume)
+        if self.unchecked >= self._check_above and self._check_order is not None:
+            self._check_order()
         # Several callers were answered at once: what they send next is worth joining.
         self._crowded = before - len(self._calls) > 1
         if not self.gate.open:
@@ -389,6 +424,7 @@ class Multiplexer(asyncio.Protocol):
                 label.slow += 1
             if not future.done():
                 future.set_result(reply)
+        self.unchecked += answered + ended
         self._traffic.pushes += pushes
         if together:
             latency.observe(now - sent, together)
@@ -486,8 +522,6 @@ class Multiplexer(asyncio.Protocol):
             # The oldest call on the wire is the one whose reply broke it.
             blamed = position == 0 and outcome is Outcome.UNKNOWN
             failure = (copy_of if blamed else for_others)(error, outcome)
-            if call[5] is not None and call[5].last_word is not None:
-                failure = copy_of(call[5].last_word, Outcome.NOT_SENT)
             if call[5] is not None:
                 call[5].tell(failure, self.loop)
             if not call[0].done():

@@ -12,21 +12,40 @@ import contextlib
 import random
 from functools import cache
 from time import monotonic
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio as aredis
 from redis import exceptions as redis_errors
+from redis._parsers import _AsyncHiredisParser
 from redis.asyncio.connection import SSLConnection
 
 from oddswire._tasks import spawn
-from oddswire.connection.dial import staggered
+from oddswire.connection.access import Access, hello_of
+from oddswire.connection.dial import (
+    lost_hint,
+    staggered,
+    unless_plaintext,
+    with_system_words,
+)
+from oddswire.connection.handshake import Refusals, accept
 from oddswire.connection.owner import Owner
+from oddswire.connection.packing import pack
 from oddswire.connection.reply_errors import from_redis
 from oddswire.connection.roster import Roster, Work
-from oddswire.errors import ClosedError, Outcome, PoolTimeout, Unavailable
+from oddswire.connection.threads import in_own_thread
+from oddswire.errors import (
+    ClosedError,
+    CommandTimeout,
+    ConnectionLost,
+    Outcome,
+    PoolTimeout,
+    ProtocolBroken,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from redis.asyncio.connection import AbstractConnection
 
@@ -36,6 +55,17 @@ if TYPE_CHECKING:
 # Seconds that a connection which is closed may take to send what was written, and to
 # end TLS.
 _IN_ORDER = 0.5
+
+
+_INTRODUCED = (
+    *("username", "password", "credential_provider", "protocol", "db", "client_name"),
+)
+
+_LIBRARY = ("driver_info", "lib_name", "lib_version")
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Whole:
@@ -52,6 +82,69 @@ class _Whole:
     connected_at = 0.0
     """By `time.monotonic`."""
 
+    # What its pool sets on each connection; those to sentinels have no such pool.
+    access: Access | None = None
+    token = 0  # which of a streaming provider's tokens it was opened with
+    library: Mapping[str, Any] = MappingProxyType({})
+
+    async def on_connect_check_health(
+        self: Any,
+        check_health: bool = True,  # noqa: FBT001, FBT002 - redis-py's signature
+    ) -> None:
+        """Shake hands (redis-py's) as the command connection does.
+
+        In one write, with the same words when it is refused, and without asking for
+        what another connection of the client was refused.
+        """
+        if not isinstance(self._parser, _AsyncHiredisParser):
+            await super().on_connect_check_health(check_health=check_health)  # type: ignore[misc]
+            return
+        # A server session of its own begins (redis-py 8.1).
+        getattr(self, "_reset_himport_state", _nothing)()
+        self._parser.on_connect(self)
+        refusals = Refusals() if self.access is None else self.access.refusals
+        if self.access is not None:
+            self.token = self.access.token
+        own = {name: getattr(self, name) for name in _INTRODUCED}
+        hello = await hello_of({**self.library, **own}, refusals)
+        where = self._host_error()
+        replies: list[Any] = []
+        lost: Exception | None = None
+        for batch in hello.batches():
+            if not self.is_connected:
+                # Sending would connect again, and shake hands from the start.
+                lost = ConnectionLost("the connection was closed")
+                break
+            try:
+                await self.send_packed_command(map(pack, batch), check_health=False)
+                replies += [await self._reply_or_refusal() for _ in batch]
+            except (ConnectionLost, CommandTimeout, ProtocolBroken) as error:
+                lost = error
+                break
+        # What it said before it closed is the cause; that it closed is not.
+        accept(hello, replies, where, refusals)
+        if lost is not None:
+            tls = isinstance(self, SSLConnection)
+            raise Unavailable(
+                f"{where}: {lost}, during the handshake{lost_hint(tls=tls)}",
+                outcome=Outcome.REJECTED if isinstance(lost, ProtocolBroken) else None,
+            ) from lost
+        activate = getattr(
+            self, "activate_maint_notifications_handling_if_enabled", None
+        )
+        if activate is not None:  # since redis-py 8
+            await activate(check_health=check_health)
+
+    async def _reply_or_refusal(self: Any) -> Any:
+        """Read a reply; an error reply is returned, a lost connection raised."""
+        try:
+            return await self.read_response(disable_decoding=True)
+        except redis_errors.RedisError as error:
+            ours = from_redis(error)
+            if isinstance(ours, ConnectionLost | CommandTimeout | ProtocolBroken):
+                raise ours from error
+            return ours
+
     async def connect_check_health(self, *args: Any, **options: Any) -> None:
         """Connect (redis-py's); every way of connecting comes by here."""
         try:
@@ -60,12 +153,19 @@ class _Whole:
                 # raised again below, as any failure to connect.
                 self.ssl_context.context = None
                 with contextlib.suppress(Exception):
-                    await asyncio.to_thread(self.ssl_context.get)
+                    await in_own_thread(self.ssl_context.get)
             await super().connect_check_health(*args, **options)  # type: ignore[misc]
             self.connected_at = monotonic()
         except BaseException:
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
             raise
+
+    async def _connect(self: Any) -> None:
+        """Open the socket (redis-py's); TLS to a plain port is found out at once."""
+        opening = super()._connect()  # type: ignore[misc]
+        if isinstance(self, SSLConnection):
+            opening = unless_plaintext(self.host, self.port, opening)
+        await opening
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """Pack (redis-py's), with the bytes of a memoryview as they are meant."""
@@ -153,6 +253,7 @@ class WirePool(aredis.ConnectionPool):
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
         self._owner = Owner()
+        self.access = Access()
         kind = connection.pop("connection_class", aredis.Connection)
         super().__init__(
             connection_class=whole(kind), max_connections=max(most, 1), **connection
@@ -160,6 +261,23 @@ class WirePool(aredis.ConnectionPool):
 
     def __repr__(self) -> str:
         return f"<WirePool {self._roster!r}>"
+
+    def make_connection(self) -> AbstractConnection:
+        """Return a new connection (redis-py's), not connected yet."""
+        connection: Any = super().make_connection()
+        connection.access = self.access
+        connection.library = {
+            name: value
+            for name, value in self.connection_kwargs.items()
+            if name in _LIBRARY
+        }
+        made: AbstractConnection = connection
+        return made
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that uses it; None before the first use."""
+        return self._owner.loop
 
     @property
     def roster(self) -> Roster[AbstractConnection, _Turn]:
@@ -333,9 +451,37 @@ class WirePool(aredis.ConnectionPool):
         Raises:
             KeyError: It was not leased from this pool.
         """
-        self._in_use_connections.discard(connection)
         usable = connection.is_connected and not connection.should_reconnect()
-        self._do(self._roster.back(connection, self._now(), usable=usable))
+        try:
+            if usable and getattr(connection, "token", 0) != self.access.token:
+                usable = False  # also if this is cancelled
+                usable = await self._follow(connection)
+        finally:
+            self._in_use_connections.discard(connection)
+            self._do(self._roster.back(connection, self._now(), usable=usable))
+
+    async def authenticate(self) -> None:
+        """Authenticate the idle wires by the newest token; others follow when idle."""
+        idle = self._roster.lend_idle()
+        self._in_use_connections.update(idle)
+        await asyncio.gather(*(self.release(wire) for wire in idle))
+
+    async def _follow(self, connection: Any) -> bool:
+        """Authenticate a wire by the newest token; False: it is of no more use."""
+        token = self.access.token
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await connection.send_command(*self.access.words)
+                await connection.read_response()
+        except (aredis.RedisError, OSError, TimeoutError):
+            # Replaced when it is needed; the handshake then says what is wrong.
+            await connection.disconnect(nowait=True)
+            return False
+        except BaseException:
+            await connection.disconnect(nowait=True)  # half an answer may come yet
+            raise
+        connection.token = token
+        return True
 
     def leave(self, before: float) -> None:
         """Close what was opened before: idle wires now, the others when they come back.
@@ -394,9 +540,11 @@ async def _close(wire: AbstractConnection) -> None:
 
 def _unsent(error: Exception) -> Exception:
     """The error of a connection attempt: no caller's bytes were on the way."""
+    if isinstance(error.__cause__, Unavailable):
+        return error.__cause__  # ours, which redis-py wrapped
     ours = from_redis(error)
     if isinstance(error, OSError):
-        return Unavailable(str(error))
+        return Unavailable(with_system_words(str(error), error))
     if getattr(ours, "outcome", None) is Outcome.UNKNOWN:
-        return Unavailable(str(error))
+        return Unavailable(with_system_words(str(error), error.__context__))
     return ours

@@ -37,6 +37,7 @@ from oddswire.errors import (
     Unblocked,
     WrongType,
 )
+from oddswire.plain import plain
 
 # redis-py knows these words; the error's class decides.
 _BY_CLASS: dict[type[Exception], type[OddswireError]] = {
@@ -75,6 +76,9 @@ _COMBINED: dict[type[Exception], type[CommandRejected]] = {}
 _OF_PIPELINE = "of pipeline caused error: ('"
 
 _MAX_CLIENTS = "max number of clients reached"
+
+PROTECTED_MODE = "is running in protected mode"
+"""In the last word of a server without a password, to a client from elsewhere."""
 
 
 def _both(theirs: type[Exception]) -> type[CommandRejected]:
@@ -137,7 +141,7 @@ def from_redis(error: Exception, *, outcome: Outcome | None = None) -> Exception
         return error
     text = str(error)
     cls: type[OddswireError]
-    if _MAX_CLIENTS in text:
+    if _MAX_CLIENTS in text or PROTECTED_MODE in text:
         cls, outcome = Unavailable, Outcome.REJECTED
     else:
         cls = _class_for(error)
@@ -153,6 +157,8 @@ def from_redis(error: Exception, *, outcome: Outcome | None = None) -> Exception
 
 def reply_error(text: str) -> Exception:
     """Return the error for an error reply; hiredis calls this for each one it reads."""
+    # A script may raise what it likes, and errors end up in logs and terminals.
+    text = text if text.isprintable() else plain(text)
     try:
         error = BaseParser.parse_error(text)
     except ValueError:

@@ -163,6 +163,12 @@ class Roster(Generic[Wire, Waiter]):
         """Time has passed: close what was idle for too long or has become too old."""
         return self._work(now)
 
+    def lend_idle(self) -> list[Wire]:
+        """Lease every idle wire at once, to look after it; each is to come `back`."""
+        for entry in self._idle:
+            self._leased[entry.wire] = entry.expires
+        return self.empty()
+
     def empty(self) -> list[Wire]:
         """Take the idle wires off the books and return them, to be closed."""
         wires = [entry.wire for entry in self._idle]

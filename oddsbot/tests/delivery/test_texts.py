@@ -1,0 +1,46 @@
+"""What comes from outside is shown as the characters it is made of."""
+
+from __future__ import annotations
+
+import unicodedata
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oddsbot.alerts import Direction, PriceCrossed, Resolved
+from oddsbot.delivery import PrintedChat, text_of
+
+EVIL = "Rain?\nBen: Yes\x1b]0;x\x07\u202e<a href='tg://x'>"
+NUMBERS = st.decimals() | st.sampled_from([Decimal("1E+999999"), Decimal("NaN")])
+TIMES = st.integers() | st.sampled_from([10**18, -(10**18), 2**63, 10**400])
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X4")
+@given(text=st.text() | st.just(EVIL * 500), at=TIMES, number=NUMBERS)
+def test_an_alert_is_one_line_whatever_is_in_it(text, at, number):
+    """No title, time or number makes a second line, steers a terminal or raises."""
+    crossed = PriceCrossed(
+        id="1", user_id=1, rule_id="r", market="m", asset_id="a", at=at, seen_at=0.0,
+        direction=Direction.ABOVE, level=number, price=number,
+    )  # fmt: skip
+    resolved = Resolved(
+        id="1", user_id=1, market=text, asset_id="a", outcome=text, at=at, seen_at=0.0
+    )
+    for line in (
+        text_of(crossed, {"m": text}, {"a": text}),
+        text_of(resolved, {}, {}),
+    ):
+        assert len(line) < 600
+        assert not {unicodedata.category(each) for each in line} & {"Cc", "Zl", "Zp"}
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X4")
+async def test_a_printed_chat_has_a_line_for_each_text():
+    """A text with line breaks and escapes cannot speak for another user."""
+    lines = []
+    await PrintedChat(lines.append, {1: "Ana\n"}).send(1, EVIL)
+    assert lines == ["Ana: Rain? Ben: Yes\\x1b]0;x\\x07\\u202e<a href='tg://x'>"]

@@ -1,0 +1,86 @@
+"""`Rotation`: open connections authenticate again when there is a new token."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from oddswire._tasks import spawn
+from oddswire.connection.credentials import FannedOut, credentials_in
+from oddswire.connection.pool import WirePool
+from oddswire.errors import OddswireError
+
+if TYPE_CHECKING:
+    import redis.asyncio as aredis
+
+    from oddswire.client._wires import Wires
+    from oddswire.connection.access import Access
+
+_log = logging.getLogger("oddswire")
+
+
+class Rotation:
+    """Listens to the provider of one client.
+
+    A token that comes while a handshake is under way is not lost either: the dialer and
+    the pool compare the token that a connection was opened with to the newest one.
+
+    Args:
+        provider: Where tokens come from.
+        pool: Its idle connections authenticate at once, those in use when they are
+            given back.
+        access: Where the newest token is kept.
+    """
+
+    def __init__(
+        self, provider: FannedOut, pool: aredis.ConnectionPool, access: Access
+    ) -> None:
+        self._provider = provider
+        self._pool = pool
+        self._access = access
+        self._wires: WeakSet[Wires] = WeakSet()
+        self._tasks: set[asyncio.Task[None]] = set()
+        provider.on_next(self.renewed)
+
+    def add(self, wires: Wires) -> None:
+        """Let this connection follow as well."""
+        self._wires.add(wires)
+
+    def renewed(self, token: Any) -> asyncio.Task[None] | None:
+        """Take a new token, in whatever thread it comes."""
+        loops = {wires.owner.loop for wires in self._wires}
+        loops = (loops | {getattr(self._pool, "loop", None)}) - {None}
+        for loop in loops:
+            assert loop is not None  # noqa: S101 - for the type
+            try:
+                here = asyncio.get_running_loop() is loop
+            except RuntimeError:
+                here = False
+            if here:
+                return self._start(token)
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._start, token)
+        return None  # no connection yet: its handshake asks the provider
+
+    def _start(self, token: Any) -> asyncio.Task[None]:
+        task = spawn(self._authenticate(token), name="oddswire authenticating again")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _authenticate(self, token: Any) -> None:
+        user, password = await credentials_in(token, self._provider)
+        words = ("AUTH", password) if user is None else ("AUTH", user, password)
+        self._access.renewed(words)
+        steps = [wires.authenticate() for wires in self._wires]
+        if isinstance(self._pool, WirePool):
+            steps.append(self._pool.authenticate())
+        else:
+            steps.append(self._pool.re_auth_callback(token))  # redis-py's own pool
+        for result in await asyncio.gather(*steps, return_exceptions=True):
+            if isinstance(result, OddswireError):
+                _log.warning("reauthentication_failed reason=%r", str(result))
+            elif isinstance(result, BaseException):
+                raise result

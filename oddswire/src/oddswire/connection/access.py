@@ -1,0 +1,83 @@
+"""`Access`: what the connections of one client share to get in, and back in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from redis.connection import (  # type: ignore[attr-defined]
+    DEFAULT_RESP_VERSION,
+)
+
+from oddswire.connection.handshake import Hello, Refusals
+from oddswire.connection.pacing import AttemptPacer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import redis.asyncio as aredis
+
+
+class Access:
+    """Shared by the command connection, the views' connections and the pool's.
+
+    Attributes:
+        pacer: Spaces their attempts while callers wait.
+        refusals: What the server refused one of them and the others need not ask.
+        token: Counts the tokens of a streaming provider of credentials.
+        words: The command that authenticates by the newest of them.
+    """
+
+    def __init__(self) -> None:
+        self.pacer = AttemptPacer()
+        self.refusals = Refusals()
+        self.token = 0
+        self.words: tuple[str, ...] = ()
+
+    def renewed(self, words: tuple[str, ...]) -> None:
+        """There is a new token: connections opened with an older one have to follow."""
+        self.token += 1
+        self.words = words
+
+
+def access_of(pool: aredis.ConnectionPool) -> Access:
+    """Return that of a pool of ours, or one for a pool of redis-py's."""
+    access = getattr(pool, "access", None)
+    return access if isinstance(access, Access) else Access()
+
+
+async def hello_of(arguments: Mapping[str, Any], refusals: Refusals) -> Hello:
+    """Return what a connection with these arguments (redis-py's) says of itself.
+
+    Credentials are asked for here, for each connection, since they may rotate.
+    """
+    username, password = arguments.get("username"), arguments.get("password")
+    provider = arguments.get("credential_provider")
+    if provider is not None:
+        credentials = await provider.get_credentials_async()
+        username, password = (
+            credentials if len(credentials) == 2 else (None, credentials[0])
+        )
+    elif username and not password:
+        password = ""
+    if not username and not password:
+        username = password = None
+    protocol = int(arguments.get("protocol") or DEFAULT_RESP_VERSION)
+    named = protocol >= 3 or not refusals.name
+    return Hello(
+        protocol=protocol,
+        username=username,
+        password=password,
+        database=int(arguments.get("db") or 0),
+        client_name=arguments.get("client_name") if named else None,
+        library=None if refusals.library else _library(arguments),
+    )
+
+
+def _library(arguments: Mapping[str, Any]) -> tuple[str | None, str | None] | None:
+    """Return what CLIENT SETINFO is to say: only what the application gave."""
+    driver = arguments.get("driver_info")
+    if driver is not None and hasattr(driver, "formatted_name"):
+        return driver.formatted_name, driver.lib_version
+    name, version = arguments.get("lib_name"), arguments.get("lib_version")
+    given = tuple(each if isinstance(each, str) else None for each in (name, version))
+    return (given[0], given[1]) if any(given) else None

@@ -1,0 +1,121 @@
+"""`FannedOut`: a streaming provider of credentials for more than one listener.
+
+A provider (Entra ID, IAM) has one callback for new tokens: whoever registers last
+silences the others. A client, its raw pub/sub objects and a second client with the same
+provider all have to hear of a token, or their connections end when the old one expires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod, WeakValueDictionary, ref
+
+from redis.credentials import StreamingCredentialProvider
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+_log = logging.getLogger("oddswire")
+
+# The one subscription to each provider, for as long as somebody holds either.
+_fanned_out: WeakValueDictionary[int, FannedOut] = WeakValueDictionary()
+
+
+def fan_out(provider: Any) -> Any:
+    """Return what stands for a streaming provider; any other is returned as it is."""
+    if not isinstance(provider, StreamingCredentialProvider):
+        return provider
+    if isinstance(provider, FannedOut):
+        return provider
+    found = _fanned_out.get(id(provider))
+    if found is None:
+        found = _fanned_out[id(provider)] = FannedOut(provider)
+    return found
+
+
+class FannedOut(StreamingCredentialProvider):
+    """A provider whose tokens go to every callback; callbacks are held weakly.
+
+    Args:
+        provider: Whose tokens; its own callback is taken.
+    """
+
+    def __init__(self, provider: StreamingCredentialProvider) -> None:
+        self.provider = provider
+        self._callbacks: list[Callable[[], Any]] = []
+        self._running: set[asyncio.Future[Any]] = set()
+        # Before the first token is asked for: without a callback nothing is renewed.
+        # What is returned is for those that await it, as redis-py's own manager does.
+        provider.on_next(self._next)  # type: ignore[arg-type]
+        provider.on_error(self._error)  # type: ignore[arg-type]
+
+    def get_credentials(self) -> Any:
+        """Return the credentials of now (redis-py's)."""
+        return self.provider.get_credentials()
+
+    async def get_credentials_async(self) -> Any:
+        """Return the credentials of now (redis-py's)."""
+        return await self.provider.get_credentials_async()
+
+    def on_next(self, callback: Callable[[Any], Any]) -> None:
+        """Have each new token given to this callback too."""
+        if all(known() != callback for known in self._callbacks):
+            bound = inspect.ismethod(callback)
+            self._callbacks.append(WeakMethod(callback) if bound else ref(callback))
+
+    def on_error(self, callback: Callable[[Exception], Any]) -> None:
+        """Take no callback: an error of the provider is a line in the log."""
+
+    def is_streaming(self) -> bool:
+        """Return whether it renews its tokens by itself."""
+        return bool(self.provider.is_streaming())
+
+    def _next(self, token: Any) -> Awaitable[None] | None:
+        """Give a token to everybody.
+
+        A provider with a loop awaits what is returned; one with a thread does not.
+        """
+        self._callbacks = [each for each in self._callbacks if each() is not None]
+        results = [callback(token) for each in self._callbacks if (callback := each())]
+        waiting = [each for each in results if inspect.isawaitable(each)]
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            for each in waiting:
+                if inspect.iscoroutine(each):
+                    each.close()  # redis-py's own, made for a provider with a loop
+            return None
+        task = loop.create_task(_all(waiting), name="oddswire new credentials")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    def _error(self, error: Exception) -> Awaitable[None] | None:
+        _log.warning("credentials_not_renewed reason=%r", str(error))
+        try:
+            done = asyncio.get_running_loop().create_future()
+        except RuntimeError:
+            return None
+        done.set_result(None)
+        return done
+
+
+async def _all(waiting: list[Any]) -> None:
+    for result in await asyncio.gather(*waiting, return_exceptions=True):
+        if isinstance(result, Exception):
+            _log.warning("reauthentication_failed reason=%r", str(result))
+
+
+async def credentials_in(token: Any, provider: Any) -> tuple[str | None, str]:
+    """Return user and password of a new token.
+
+    redis-py takes the user from the claim ``oid``, which only Entra ID's tokens have.
+    """
+    user = token.try_get("oid")
+    if user is not None:
+        return str(user), str(token.get_value())
+    given = await provider.get_credentials_async()
+    return (given[0], given[1]) if len(given) == 2 else (None, given[0])

@@ -1,0 +1,276 @@
+"""A streaming provider hands out a new token: open connections authenticate again."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+import redis.asyncio as aredis
+from redis.auth.idp import IdentityProviderInterface
+from redis.auth.token import SimpleToken
+from redis.auth.token_manager import (
+    CredentialsListener,
+    RetryPolicy,
+    TokenManager,
+    TokenManagerConfig,
+)
+from redis.credentials import StreamingCredentialProvider
+
+from oddswire import Client
+from oddswire.clock import SystemClock
+from support import eventually
+
+pytestmark = pytest.mark.requirement("C1")
+
+
+class Provider(StreamingCredentialProvider):
+    """Hands out what the test says, when the test says so."""
+
+    def __init__(self, token="t1", user="bot"):
+        self.token, self.user = token, user
+        self.next = self.error = None
+
+    def get_credentials(self):
+        """Return those of now."""
+        return (self.user, self.token)
+
+    async def get_credentials_async(self):
+        """Return those of now."""
+        return (self.user, self.token)
+
+    def on_next(self, callback):
+        """Keep the one callback."""
+        self.next = callback
+
+    def on_error(self, callback):
+        """Keep the one callback."""
+        self.error = callback
+
+    def is_streaming(self):
+        """Return that it does."""
+        return True
+
+    def rotate(self, token, **claims):
+        """Hand out a new token."""
+        self.token = token
+        return self.next(SimpleToken(token, 4e12, 0, claims or {"oid": self.user}))
+
+
+async def _user(admin, *passwords):
+    words = [f">{each}" for each in passwords]
+    await admin.execute_command(
+        "ACL", "SETUSER", "bot", "reset", "on", *words, "~*", "&*", "+@all"
+    )
+
+
+async def _calls(admin, *names):
+    stats = await admin.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in names)
+
+
+@pytest.fixture
+async def admin(own):
+    """Somebody else, who makes users and counts."""
+    async with aredis.Redis.from_url(own.url) as admin:
+        await _user(admin, "t1", "t2")
+        yield admin
+
+
+def _client(own, provider, **options):
+    return Client(host=own.host, port=own.port, credential_provider=provider, **options)
+
+
+@pytest.mark.advanced
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_every_kind_of_open_connection_follows(own, admin, protocol):
+    """The command, tracking, subscriber and idle exclusive connections say AUTH."""
+    provider = Provider()
+    async with _client(own, provider, protocol=protocol) as client:
+        tracked = client.tracked(lambda message: None)
+        listening = client.subscriber(lambda message: None, "c")
+        for each in (client, tracked, listening):
+            await each.ping()
+        blocked = asyncio.create_task(  # noqa: TID251 - awaited below
+            client.blpop("queue", timeout=20)
+        )
+        await client.blpop("none", timeout=0.01)
+        await eventually(lambda: client.connection_pool.roster.leased == 1)
+        connects = await admin.info("stats")
+        before = await _calls(admin, "auth")
+        await provider.rotate("t2")
+        # Command, tracking, subscriber, and the one that was idle in the pool.
+        assert await _calls(admin, "auth") - before == 4
+        await admin.rpush("queue", "job")
+        assert list(await blocked) == [b"queue", b"job"]
+        # The one that was in use when it came back.
+        await eventually(lambda: client.connection_pool.roster.leased == 0)
+        assert await _calls(admin, "auth") - before == 5
+        assert [await each.ping() for each in (client, tracked, listening)]
+        later = await admin.info("stats")
+        name = "total_connections_received"
+        assert later[name] == connects[name]
+        await tracked.aclose()
+        await listening.aclose()
+
+
+@pytest.mark.advanced
+async def test_a_rotation_under_load_costs_no_call(own, admin):
+    """Calls go on while tokens change and old ones are taken away."""
+    provider = Provider()
+    async with _client(own, provider) as client:
+        done = asyncio.Event()
+
+        async def load():
+            count = 0
+            while not done.is_set():
+                await client.incr("n")
+                count += 1
+            return count
+
+        loads = [asyncio.create_task(load()) for _ in range(5)]  # noqa: TID251 - awaited below
+        for number in range(2, 8):
+            await admin.execute_command("ACL", "SETUSER", "bot", f">t{number}")
+            await provider.rotate(f"t{number}")
+            await admin.execute_command("ACL", "SETUSER", "bot", f"<t{number - 1}")
+        done.set()
+        assert sum(await asyncio.gather(*loads)) == int(await client.get("n"))
+        assert client.statistics().connects == 1
+
+
+@pytest.mark.advanced
+async def test_a_token_during_the_handshake_is_not_lost(own, admin):
+    """A token that comes while the old one is on its way is followed all the same."""
+    provider = Provider()
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly():
+        found = (provider.user, provider.token)
+        asked.set()
+        await go_on.wait()
+        return found
+
+    provider.get_credentials_async = slowly
+    async with _client(own, provider) as client:
+        call = asyncio.create_task(client.ping())  # noqa: TID251 - awaited below
+        await asked.wait()
+        await provider.rotate("t2")
+        before = await _calls(admin, "auth")
+        go_on.set()
+        assert await call
+        assert await _calls(admin, "auth") - before == 1
+
+
+@pytest.mark.advanced
+async def test_two_clients_and_a_raw_subscription_share_a_provider(own, admin):
+    """Each of them follows, though a provider has one callback."""
+    provider = Provider()
+    async with _client(own, provider) as one, _client(own, provider) as other:
+        await one.ping()
+        await other.ping()
+        raw = one.pubsub()
+        await raw.subscribe("c")
+        await raw.get_message(timeout=1)
+        before = await _calls(admin, "auth")
+        await provider.rotate("t2")
+        assert await _calls(admin, "auth") - before == 3
+        await other.publish("c", "after")
+        message = await eventually(
+            lambda: raw.get_message(timeout=1, ignore_subscribe_messages=True)
+        )
+        assert message["data"] == b"after"
+        await raw.aclose()
+
+
+@pytest.mark.advanced
+async def test_a_token_that_comes_in_another_thread(own, admin):
+    """A provider with a thread of its own is followed as well."""
+    provider = Provider()
+    async with _client(own, provider) as client:
+        await client.ping()
+        before = await _calls(admin, "auth")
+        thread = threading.Thread(target=provider.rotate, args=("t2",))
+        thread.start()
+
+        async def followed():
+            return await _calls(admin, "auth") - before == 1
+
+        await eventually(followed)
+        thread.join()
+
+
+@pytest.mark.advanced
+async def test_a_token_without_a_user_in_it(own, admin):
+    """Where the token names no user, the provider does."""
+    provider = Provider()
+    async with _client(own, provider) as client:
+        await client.ping()
+        await provider.rotate("t2", other="claim")
+        assert await client.execute_command("ACL WHOAMI") == "bot"
+        assert await _calls(admin, "auth") == 1
+
+
+@pytest.mark.errors
+async def test_a_token_that_the_server_refuses_changes_nothing(own, admin, caplog):
+    """What a connection may stays as it was, and the log says so without the token."""
+    provider = Provider()
+    async with _client(own, provider) as client:
+        await client.ping()
+        await provider.rotate("t-unknown")
+        assert await client.ping()
+        assert client.statistics().connects == 1
+    assert "reauthentication_failed" in caplog.text
+    assert "t-unknown" not in caplog.text
+
+
+@pytest.mark.advanced
+async def test_redis_pys_own_token_manager(own, admin):
+    """The manager under redis-entraid renews by itself, and the client follows."""
+    issued = []
+
+    class Issuer(IdentityProviderInterface):
+        def request_token(self, force_refresh=False):  # noqa: FBT002 - redis-py's
+            issued.append(f"t{1 + len(issued) % 2}")
+            now = SystemClock().now() * 1000
+            return SimpleToken(issued[-1], now + 1_000, now, {"oid": "bot"})
+
+    class Entra(StreamingCredentialProvider):
+        """As redis-entraid's: the listener, and the manager on the first question."""
+
+        def __init__(self):
+            config = TokenManagerConfig(0.2, 0, 1_000, RetryPolicy(1, 10))
+            self.manager = TokenManager(Issuer(), config)
+            self.listener = CredentialsListener()
+            self.started = False
+
+        def get_credentials(self):
+            raise NotImplementedError
+
+        async def get_credentials_async(self):
+            token = await self.manager.acquire_token_async()
+            if not self.started:
+                self.started = True
+                await self.manager.start_async(self.listener, block_for_initial=True)
+            return ("bot", token.get_token().get_value())
+
+        def on_next(self, callback):
+            self.listener.on_next = callback
+
+        def on_error(self, callback):
+            self.listener.on_error = callback
+
+        def is_streaming(self):
+            return self.started
+
+    provider = Entra()
+    async with _client(own, provider) as client:
+        await client.ping()
+
+        async def followed():
+            return await _calls(admin, "auth") >= 3
+
+        await eventually(followed)
+        assert client.statistics().connects == 1
+        provider.manager.stop()
+        provider.listener.on_next = None
+        provider.listener.on_error = lambda error: asyncio.sleep(0)
