@@ -12,7 +12,7 @@ STAMP := $(VENV)/.ready
 PEERS := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.ready
 
-.PHONY: demo test check docs conformance dropin chaos audit bench growth hour lock clean
+.PHONY: demo test check docs conformance dropin chaos audit failovers bench growth hour lock clean
 
 demo: $(STAMP)  ## recorded Polymarket order books become alerts, in this terminal
 	@$(BIN)/oddsbot demo
@@ -45,7 +45,10 @@ chaos: $(PEERS_STAMP)  ## server and link broken under load: ours and its peers
 
 SECONDS ?= 600
 audit: $(PEERS_STAMP)  ## stale reads of the cache under faults, for SECONDS: ours and its peers
-	@$(PEERS)/python oddswire/tests/cache/audit/run.py --seconds $(SECONDS) $(if $(ONLY),--only $(ONLY))
+	@$(PEERS)/python oddswire/tests/cache/audit/run.py --seconds $(SECONDS) $(if $(ONLY),--only $(ONLY)) $(if $(TOPOLOGY),--topology $(TOPOLOGY))
+
+failovers: $(STAMP)  ## a source of record over 20 failovers, processes moved apart; 3 minutes
+	@$(BIN)/python oddswire/tests/source/failovers.py
 
 bench: $(PEERS_STAMP)  ## every figure in the docs, peers beside; wants a quiet machine
 	@$(PEERS)/python benchmarks/run.py

@@ -27,7 +27,14 @@ from oddswire.errors import (
     SettingsError,
     Unavailable,
 )
-from oddswire.events import Connected, Connecting, DataReset, Failover, Ready
+from oddswire.events import (
+    Connected,
+    Connecting,
+    DataReset,
+    Failover,
+    Ready,
+    Reconnecting,
+)
 from support import eventually
 
 _spec = importlib.util.spec_from_file_location(
@@ -339,6 +346,56 @@ async def test_blocked_callers_move_though_the_command_wire_did_first(monkeypatc
                 await blocked
         await client.rpush("list", "x")
         assert await client.blpop("list", 1) == (b"list", b"x")
+
+
+@pytest.mark.requirement("C12", "C3")
+@pytest.mark.errors
+@pytest.mark.parametrize("lost", [True, False])
+async def test_an_announcement_is_followed_without_a_pause(monkeypatch, lost):
+    """Attempts that failed elsewhere do not hold up the connection to a new primary."""
+    announce, here = [], []
+
+    async def watch(primary, moved):
+        announce.append(moved)
+        await asyncio.Event().wait()
+
+    async def address(primary):
+        return here[0]
+
+    monkeypatch.setattr(Primary, "watch", watch)
+    monkeypatch.setattr(Primary, "address", address)
+    async with (
+        EmbeddedServer(password="same") as old,
+        EmbeddedServer(password="same") as new,
+        Client.from_url(
+            "redis://:same@mymaster/0",
+            sentinels="127.0.0.1:1",
+            reconnect_delay=60.0,
+            reconnect_cap=60.0,
+        ) as client,
+    ):
+        here[:] = [(old.host, old.port)]
+        await client.ping()
+        announce[0](here[0])
+        ready = []
+        client.events.subscribe(ready.append, Ready)
+        if lost:
+            pausing = []
+            client.events.subscribe(pausing.append, Reconnecting)
+            old.kill()
+            await eventually(lambda: pausing and pausing[-1].delay > 20.0)
+        here[:] = [(new.host, new.port)]
+        announce[0](here[0])
+        await eventually(lambda: ready)
+        assert (await client.info("server"))["tcp_port"] == new.port
+        if lost:
+            return
+        # Back at once, and again: each move counts as one, and not as a loss.
+        for server in (old, new, old):
+            here[:] = [(server.host, server.port)]
+            del ready[:]
+            announce[0](here[0])
+            await eventually(lambda: ready)
 
 
 @asynccontextmanager
