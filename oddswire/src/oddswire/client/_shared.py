@@ -12,7 +12,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from oddswire.errors import ConnectionLost
 from oddswire.events import Events
 from oddswire.logs import log_events
 
@@ -100,7 +99,7 @@ class Seat:
 
     async def disconnect(self, *_: Any, **__: Any) -> None:
         """End the command connection until the next call needs it."""
-        self._wires.link.rest(ConnectionLost("the pool was disconnected"))
+        self._wires.rest()
 
     def should_reconnect(self) -> bool:
         """Whether the pool is to replace it: it never does."""

@@ -218,6 +218,13 @@ class Wires:
         if self._primary is not None:
             self._primary.ask()
 
+    def rest(self) -> None:
+        """End the command connection until the next call needs it."""
+        if self._primary is not None and self._following is not None:
+            self._primary.unfollow(self._following)
+        self._following = None
+        self.link.rest(ConnectionLost("the pool was disconnected"))
+
     async def aclose(self, drain: float) -> None:
         """Close the command wire; see `Link.aclose`."""
         primary, self._primary = self._primary, None
