@@ -26,6 +26,9 @@ class RuleError(ValueError):
     """A rule cannot be watched: a level or hysteresis out of range, an id in use."""
 
 
+_PLACES = 30
+
+
 class Direction(StrEnum):
     """Which way a price has to go for a rule to fire."""
 
@@ -60,6 +63,10 @@ class PriceRule(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         # Asked this way round, NaN is refused as well, and before it is compared.
+        for number in (self.level, self.hysteresis):
+            # Shown or compared, a number of a million places stops the loop.
+            if number.is_finite() and not -_PLACES <= number.adjusted() <= _PLACES:
+                raise RuleError(f"rule {self.id!r}: a number has too many places")
         if not (self.level.is_finite() and 0 < self.level < 1):
             raise RuleError(
                 f"rule {self.id!r}: level {self.level} is no price; "
