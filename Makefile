@@ -15,7 +15,7 @@ PEERS_STAMP := .venv-peers/.ready
 # wheel: a part of a tool of the tests, pinned by its hash like everything else.
 WHEELS := --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test check docs conformance dropin chaos audit bench growth hour lock clean
+.PHONY: demo test check docs conformance dropin chaos audit failovers bench growth hour lock clean
 
 demo: $(STAMP)  ## recorded Polymarket order books become alerts, in this terminal
 	@$(BIN)/oddsbot demo
@@ -23,12 +23,13 @@ demo: $(STAMP)  ## recorded Polymarket order books become alerts, in this termin
 test: $(STAMP)  ## every test; writes build/requirements.json for make docs
 	@$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
-check: $(STAMP)  ## lint, types, layers, docs, wheels
+check: $(STAMP)  ## lint, types, layers, reaches of tests, docs, wheels
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/check_reaches.py
 	@$(MAKE) --no-print-directory docs
 	$(BIN)/python .ci/check_wheels.py
 
@@ -37,18 +38,21 @@ docs: $(STAMP)  ## build/docs/index.html, warnings are errors
 	$(BIN)/sphinx-build -n -W --keep-going -q -b html docs build/docs
 
 conformance: $(PEERS_STAMP)  ## redis-py's own asyncio tests with our Client, and the repros
-	@$(PEERS)/python oddswire/tests/conformance/run.py
+	@$(PEERS)/python proofs/conformance/run.py
 
 dropin: $(PEERS_STAMP)  ## aiogram's storage, limits, cashews: their own tests with our Client
-	@$(PEERS)/python oddswire/tests/conformance/dropin.py
-	@$(PEERS)/python oddswire/tests/dropin/run.py
+	@$(PEERS)/python proofs/conformance/dropin.py
+	@$(PEERS)/python proofs/dropin/run.py
 
 chaos: $(PEERS_STAMP)  ## server and link broken under load: ours and its peers
-	@$(PEERS)/python oddswire/tests/chaos/run.py $(if $(ROWS),--rows "$(ROWS)")
+	@$(PEERS)/python proofs/chaos/run.py $(if $(ROWS),--rows "$(ROWS)")
 
 SECONDS ?= 600
 audit: $(PEERS_STAMP)  ## stale reads of the cache under faults, for SECONDS: ours and its peers
-	@$(PEERS)/python oddswire/tests/cache/audit/run.py --seconds $(SECONDS) $(if $(ONLY),--only $(ONLY))
+	@$(PEERS)/python proofs/audit/run.py --seconds $(SECONDS) $(if $(ONLY),--only $(ONLY)) $(if $(TOPOLOGY),--topology $(TOPOLOGY))
+
+failovers: $(STAMP)  ## a source of record over 20 failovers, processes moved apart; 3 minutes
+	@$(BIN)/python proofs/failovers.py
 
 bench: $(PEERS_STAMP)  ## every figure in the docs, peers beside; wants a quiet machine
 	@$(PEERS)/python benchmarks/run.py

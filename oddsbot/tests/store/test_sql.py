@@ -39,7 +39,7 @@ from oddswire.errors import (
 )
 from oddswire.sessions import Kept, SealedSource, Sessions
 from support import eventually
-from support.hooks import advance_server_clock
+from support.hooks import advance_server_clock, limit
 
 WALLET = "0x" + "ab" * 20
 
@@ -284,7 +284,7 @@ async def test_an_url_that_is_none_names_what_to_give(url):
 @pytest.mark.requirement("S8")
 async def test_rules_are_kept_until_they_are_taken_back(engine, monkeypatch):
     """Rules come back as they were, in pages, and leave one by one or by user."""
-    monkeypatch.setattr("oddsbot.store.rules._PAGE", 3)
+    limit(monkeypatch, "page of rules", 3)
     rules = SqlRules(engine, PriceRule, "price")
     wanted = [rule(n, user_id=n % 2) for n in range(7)]
     for each in reversed(wanted):

@@ -151,9 +151,29 @@ QUEUE: Final = Component(
     ),
 )  # fmt: skip
 
+ADAPTERS: Final = Component(
+    name="adapters",
+    commands=(
+        "evalsha", "eval", "multi", "exec", "get", "set", "del", "unlink",
+        "pexpire", "persist", "hget", "hset", "hmget", "hgetall", "hdel",
+    ),
+    # `preload` of python-telegram-bot's persistence: off unless it is asked for.
+    revealing=("scan",),
+    families=(
+        keys.CONVERSATION, keys.CONVERSATION_ADOPTED, keys.UPDATE_SEEN,
+        keys.PTB_DATA, keys.PTB_CONVERSATIONS,
+    ),
+)  # fmt: skip
+"""Conversations and updates of aiogram and python-telegram-bot.
+
+Event isolation, the update processor and the limiters of sending stand on `LOCKS` and
+`RATELIMIT`. Records that aiogram's own storage left are under keys of its own: grant
+them beside these lines (``~fsm:*``), with EXISTS and PTTL, for `legacy_prefix`.
+"""
+
 COMPONENTS: Final[tuple[Component, ...]] = (
     *(CLIENT, HEALTH, DOCTOR, STATS),
-    *(CACHE, SESSIONS, LOCKS, RATELIMIT, PUBSUB, QUEUE),
+    *(CACHE, SESSIONS, LOCKS, RATELIMIT, PUBSUB, QUEUE, ADAPTERS),
 )
 """Every part; each of them needs `CLIENT` as well."""
 

@@ -247,6 +247,7 @@ class Lock:
             raise
         loop = asyncio.get_running_loop()
         if self._on_lost is None:
+            # Not put off by a stall: the server counts on, and others may hold it then.
             self._scope = asyncio.timeout_at(loop.time() + self.left)
             await self._scope.__aenter__()
         self._renewing = loop.create_task(self._renew(), name=f"lock {self.name}")

@@ -81,6 +81,8 @@ class _EventLog:
         self._repeats: dict[str, _Repeats] = {}
         # Connections that are lost or never came: their first failure is a line.
         self._down: set[str] = set()
+        # What the server said last when it refused a connection: said once.
+        self._refused: dict[str, str] = {}
 
     def __call__(self, event: Event) -> None:
         """Write the line of an event, if it has one."""
@@ -112,6 +114,10 @@ class _EventLog:
                 )
             case Refused(reason=reason):
                 self._down.add(name)
+                # Each caller, or a part that asks now and then, finds it again.
+                if self._refused.get(name) == reason:
+                    return
+                self._refused[name] = reason
                 self._write(
                     logging.ERROR, "connection_refused", connection=name, reason=reason
                 )
@@ -124,6 +130,7 @@ class _EventLog:
                     reason=reason,
                 )
             case Ready(outage=outage, took=took):
+                self._refused.pop(name, None)
                 if name in self._down:
                     self._down.discard(name)
                     self._write(

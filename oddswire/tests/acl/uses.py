@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from types import SimpleNamespace
 from typing import Annotated
 
+from aiogram.fsm.storage.base import StorageKey
+from aiogram.types import Update
+from telegram.ext import PersistenceInput
+
 from oddswire import Client, Settings, SimpleClient
+from oddswire.adapters.aiogram import Once, Storage
+from oddswire.adapters.ptb import Persistence
 from oddswire.cache import Cache
 from oddswire.cli._doctor import examine
 from oddswire.cli._servers import servers
@@ -26,7 +33,7 @@ from oddswire.ratelimit import (
 )
 from oddswire.scripts import Script
 from oddswire.sessions import Collection, Expiring, Indexed, Record, Sessions
-from support.hooks import beat, believed, is_subscribed, mirror_complete
+from support.hooks import beat, believed, index_in_pages, is_subscribed, mirror_complete
 
 
 async def use_client(url, prefix):
@@ -56,7 +63,7 @@ async def use_doctor(url, prefix):
     checks = found.servers[0].checks
     assert [c.name for c in checks if c.status == "fail"] == []
     unknown = {c.name for c in checks if c.status == "unknown"}
-    assert unknown == {"maxmemory", "durability", "min_replicas", "idle_timeout"}
+    assert unknown == {"maxmemory", "durability", "idle_timeout"}
 
 
 async def use_stats(url, prefix):
@@ -107,7 +114,7 @@ async def use_sessions(url, prefix):
         await sessions.add_to(1, "wallets", "0xa", "mine")
         assert (await sessions.get(1, fresh=True)).dialog == ["hello"]
         assert await sessions.users_for("city", "Paris", fresh=True) == {1}
-        assert await sessions._store.pages(("city", "Paris")) == ["1"]
+        assert await index_in_pages(sessions, "city", "Paris") == ["1"]
         assert await sessions.touch(1)
         assert await sessions.deactivate(1)
         assert await sessions.activate(1)
@@ -239,6 +246,44 @@ async def use_queue(url, prefix):
         assert (found.delivered, found.dead_letters) == (2, 1)
 
 
+async def use_adapters(url, prefix):
+    """Keep a conversation of aiogram and data of python-telegram-bot; claim updates."""
+    async with Client.from_url(url) as client:
+        for ttl in (60.0, None):
+            storage = Storage(client, prefix=prefix, ttl=ttl)
+            key = StorageKey(bot_id=1, chat_id=2, user_id=3)
+            await storage.set_state(key, "asked")
+            await storage.update_data(key, {"a": 1})
+            assert await storage.get_value(key, "a") == 1
+            await storage.set_data(key, {"b": 2})
+            await storage.set_state(key, None)
+            assert await storage.get_state(key) is None
+            assert await storage.get_data(key) == {"b": 2}
+            await storage.clear(key)
+        once = Once(client, prefix=prefix)
+        update = Update(update_id=7)
+        for fails in (True, False):
+
+            async def handle(_event, _data, fails=fails):
+                if fails:
+                    raise LookupError
+                return "done"
+
+            with suppress(LookupError):
+                await once(handle, update, {"bot": SimpleNamespace(id=1)})
+        assert once.unchecked == 0
+        stored = PersistenceInput(callback_data=False)
+        data = Persistence(client, prefix=prefix, preload=True, store_data=stored)
+        data.set_bot(SimpleNamespace(id=1))
+        await data.update_user_data(3, {"a": 1, "b": 2})
+        await data.update_user_data(3, {"a": 2})
+        assert await data.get_user_data() == {3: {"a": 2}}
+        await data.drop_user_data(3)
+        await data.update_conversation("talk", (2, 3), "asked")
+        assert await data.get_conversations("talk") == {(2, 3): "asked"}
+        await data.update_conversation("talk", (2, 3), None)
+
+
 USES = {
     "client": use_client,
     "health": use_health,
@@ -250,6 +295,7 @@ USES = {
     "ratelimit": use_ratelimit,
     "pubsub": use_pubsub,
     "queue": use_queue,
+    "adapters": use_adapters,
 }
 
 

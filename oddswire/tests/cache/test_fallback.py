@@ -180,6 +180,54 @@ async def test_where_neither_is_allowed_memory_is_off(own_fleet, rule):
     assert a.peek("m:1") is None
 
 
+@pytest.mark.advanced
+@pytest.mark.requirement("K3")
+@pytest.mark.parametrize("fallback", ["off", "pubsub"])
+@pytest.mark.parametrize("how", ["delete", "tag", "namespace"])
+async def test_a_read_after_an_invalidation_joins_no_older_load(
+    own_fleet, how, fallback
+):
+    """KG1 without tracking: a load that began before the invalidation serves nobody."""
+    a = await own_fleet.cache(url=await hosted(own_fleet), fallback=fallback)
+    slow = Loader("old", held=True)
+    loading = asyncio.get_running_loop().create_task(
+        a.get_or_set("m:1", slow, tags=("t",))
+    )
+    await slow.started.wait()
+    await {
+        "delete": lambda: a.delete("m:1"),
+        "tag": lambda: a.invalidate_tags("t"),
+        "namespace": lambda: a.clear("m"),
+    }[how]()
+    assert await a.get_or_set("m:1", Loader("new"), tags=("t",)) == "new"
+    slow.go.set()
+    assert await loading == "old"
+    assert await a.get("m:1") == "new"
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("C14")
+@pytest.mark.parametrize("fallback", ["off", "pubsub"])
+async def test_tracking_that_failed_once_is_tried_again(own_fleet, fallback):
+    """A refusal that passes weakens a process for half a minute, not for good."""
+    clock = ManualClock()
+    url = await hosted(own_fleet)
+    a = await own_fleet.cache(url=url, fallback=fallback, clock=clock)
+    assert a.stats().coherence == {"off": "off", "pubsub": "pubsub"}[fallback]
+    admin = await own_fleet.cache()
+    await admin.client.execute_command("ACL", "SETUSER", "hosted", "+client|tracking")
+
+    async def tracked():
+        await a.set("m:1", 1)
+        await a.get("m:1")
+        await clock.advance(1.0)
+        await asyncio.sleep(0)
+        return a.stats().coherence == "tracking"
+
+    await eventually(tracked)
+    assert await a.get("m:1") == 1
+
+
 @pytest.mark.errors
 async def test_messages_that_do_not_arrive_are_found_at_the_start(
     own_fleet, monkeypatch

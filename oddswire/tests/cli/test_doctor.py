@@ -369,11 +369,12 @@ async def test_commands_that_are_refused_are_named_by_part(own, client):
     assert check.status == "warn"
     assert check.values["lacking"].split() == [
         *("client", "cache", "sessions", "locks", "ratelimit", "pubsub", "queue"),
+        "adapters",
     ]
     assert "'select'" in check.seen
     assert check.fix == (
         "if these are used: oddswire acl --add --user some client cache sessions locks "
-        "ratelimit pubsub queue"
+        "ratelimit pubsub queue adapters"
     )
 
 

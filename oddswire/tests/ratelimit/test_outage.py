@@ -178,6 +178,52 @@ async def test_a_process_alone_stays_exact_through_an_outage():
 
 @pytest.mark.errors
 @pytest.mark.requirement("R3")
+@pytest.mark.parametrize(
+    "limit",
+    [SlidingWindow(20, 600.0), TokenBucket(20 / 600, burst=20)],
+    ids=["window", "bucket"],
+)
+async def test_a_share_begins_where_the_last_one_ended(own, limit):
+    """Three outages in a window, ended by another subject: the limit, once."""
+    rules = [Rule("chat", limit, key="user")]
+    async with (
+        Client.from_url(own.url) as client,
+        RateLimiter(client, rules, deadline=0.2) as limiter,
+    ):
+        admitted = []
+        for _ in range(3):
+            with frozen(own):
+                for cost in (1, 1, 8, 1, 9, 1, 1):
+                    decision = await limiter.hit("chat", user="a", cost=cost)
+                    admitted += [cost] * decision.allowed
+
+            async def asked():
+                return not (await limiter.peek("chat", user="b")).degraded
+
+            await eventually(asked)
+        assert sum(admitted) == 20
+        assert (await limiter.peek("chat", user="a")).remaining == 0
+
+
+@pytest.mark.errors
+async def test_a_share_stays_however_many_subjects_come(own, monkeypatch):
+    """A flood of others in an outage does not give a subject its limit again."""
+    monkeypatch.setattr("oddswire.ratelimit._bucket.SUBJECTS", 10)
+    rules = [Rule("chat", SlidingWindow(2, 600.0), key="user")]
+    async with (
+        Client.from_url(own.url) as client,
+        RateLimiter(client, rules, deadline=0.2) as limiter,
+    ):
+        with frozen(own):
+            found = [await limiter.hit("chat", user="a") for _ in range(3)]
+            for user in range(200):
+                await limiter.hit("chat", user=user)
+            found += [await limiter.hit("chat", user="a") for _ in range(3)]
+    assert [each.allowed for each in found] == [True, True, *[False] * 4]
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("R3")
 async def test_an_answer_on_its_way_is_counted_by_the_share(own):
     """What may still be admitted by Redis is not admitted a second time alone."""
     async with Client.from_url(own.url) as client:

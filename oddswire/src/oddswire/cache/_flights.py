@@ -28,6 +28,7 @@ from oddswire.cache._flight import (
 from oddswire.cache._record import NONCE_BYTES, check_version
 from oddswire.cache._renewals import Renewals
 from oddswire.cache.namespace import check_ttl
+from oddswire.connection.deadline import Deadline
 from oddswire.errors import CacheLoadCycle, CacheLoadTimeout, ClosedError, OddswireError
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ class Flights:
         if not self._is_watched(flight):
             return False
         untouched = flight.born == self._nonces.invalidations
-        if flight.snapshot is None:
+        if flight.snapshot is None or self._nonces.untold:
             return untouched
         # It loads for what it was asked for: with other tags it may be older than an
         # invalidation that the caller has seen.
@@ -214,7 +215,7 @@ class Flights:
         """
         flight.waiters += 1
         loaders = loading.get()
-        scope = asyncio.timeout(timeout)
+        scope = Deadline(timeout)
         try:
             if loaders:
                 refuse_cycle(loaders, flight.want)
@@ -222,8 +223,11 @@ class Flights:
             async with scope:
                 return await asyncio.shield(flight.future)
         except TimeoutError:
-            if not scope.expired() or flight.future.done():
-                raise
+            if not scope.expired():
+                raise  # the loader's own
+            if flight.future.done():
+                # In this very tick: what it brought, or what its loader raised.
+                return flight.future.result()
             flight.want.place.space.counts.load_timeouts += 1
             raise CacheLoadTimeout(
                 f"{flight.want.place.key}: not loaded within {timeout:g} s"
@@ -401,7 +405,7 @@ class Flights:
             renewals.plan()
         started = self._clock.monotonic()
         loading.set((flight,))  # of this task, which is the flight's own
-        scope = asyncio.timeout(self._max_load)
+        scope = Deadline(self._max_load)
         try:
             async with scope:
                 value = want.loader(load) if takes_load(want.loader) else want.loader()

@@ -40,6 +40,10 @@ _SYNC_EVERY = 60.0
 # Where the server does not tell of changes, memory is emptied so often: what was
 # changed without this library is then served no longer.
 _UNTOLD = 5.0
+# Seconds after which tracking is tried again, doubled each time, where it was refused
+# or its test failed.
+_RETRY = 30.0
+_RETRY_AT_MOST = 1800.0
 
 
 class CoherenceLease:
@@ -94,6 +98,7 @@ class CoherenceLease:
         self._forgot = -math.inf
         self._touched = clock.boottime()
         self._proven = -1
+        self._next_try, self._pause = math.inf, _RETRY
         self._now = clock.boottime
         self._wanted = asyncio.Event()
         self.want = self._wanted.set
@@ -135,10 +140,22 @@ class CoherenceLease:
             used = -1
             while used != (used := self._uses()):
                 with suppress(OddswireError):
-                    await self.beat()
-                if self._wire.plain:
-                    return
+                    await self._step_up()
+                    if not self._wire.plain:
+                        await self.beat()
                 await self._clock.sleep(self._every)
+
+    async def _step_up(self) -> None:
+        """Where tracking was given up: try it again, at first after half a minute."""
+        wire, now = self._wire, self._now()
+        if not (wire.plain or wire.listens):
+            self._next_try, self._pause = math.inf, _RETRY
+        elif self._next_try == math.inf:
+            self._next_try = now + self._pause
+        elif now >= self._next_try:
+            self._pause = min(2 * self._pause, _RETRY_AT_MOST)
+            self._next_try = now + self._pause
+            await wire.step_up(wire.timeout)
 
     async def beat(self, timeout: float | None = None) -> None:
         """Prove once that memory is right.
@@ -215,6 +232,7 @@ class CoherenceLease:
             return
         if good:
             self._proven = epoch
+            self._wire.proven()
         else:
             await self._wire.step_down(used)
 

@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from hashlib import sha1
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
+
+from redis.exceptions import NoScriptError
 
 from oddswire import keys, scripts
 from oddswire.cache._cell import Cell
@@ -78,6 +81,15 @@ class Nonces:
         wire.on_drop(self._drop)
 
     # --- what is held
+
+    @property
+    def untold(self) -> bool:
+        """Whether nobody tells of changes: then a load's nonces stay as it read them.
+
+        A caller that invalidated something meanwhile cannot see by them whether the
+        load is older than that.
+        """
+        return self._wire.plain
 
     def digests(self, tags: Iterable[str]) -> tuple[bytes, ...]:
         """Return the digests of tags.
@@ -227,6 +239,11 @@ class Nonces:
                 and cell.lasts_until > now
             ):
                 return cell.nonce
+            if not self._wire.run_id:
+                nonce = await self._ask_unnamed(space, cell, now)
+                if nonce is not None:
+                    return nonce
+                continue
             # The call may wait for a connection, and reach another server process than
             # the one this names: then what it answers is not used.
             run = self._wire.run_id
@@ -234,13 +251,39 @@ class Nonces:
             if run == self._wire.run_id:
                 return nonce
 
+    async def _ask_unnamed(self, space: Space, cell: Cell, now: float) -> bytes | None:
+        """Return the nonce where the server does not tell its run id; None: ask again.
+
+        1. A script is looked for that only this function loads. A server process that
+           restarted from disk, or was promoted, does not have it: scripts are neither
+           in a dump nor replicated (Redis 7, Valkey).
+        2. Without it the namespace gets a new nonce.
+        3. Then the script is loaded. Two processes that do so at once make two nonces,
+           and the first of them is of no use, which does no harm.
+        """
+        client = self._wire.client
+        before = client.command_connection()
+        marker = f"return 1 -- {space.nonce_key}"
+        digest = sha1(marker.encode(), usedforsecurity=False).hexdigest()
+        try:
+            await self._wire.call(("EVALSHA", digest, "0"), repeatable=True)
+        except NoScriptError:
+            another = secrets.token_hex(8)
+            nonce = await self._ask_namespace(space, cell, another, now)
+            await self._wire.call(("EVAL", marker, "0"), repeatable=True)
+        else:
+            nonce = await self._ask_namespace(space, cell, "", now)
+        # On one connection: between two, another process may have taken its place.
+        same = before is not None and before is client.command_connection()
+        return nonce if same else None
+
     async def _ask_namespace(
         self, space: Space, cell: Cell, run: str, now: float
     ) -> bytes:
         name = space.nonce_key.encode()
 
         def read(reply: Any, *, current: bool) -> None:
-            if current and space.cell is cell and run == self._wire.run_id:
+            if current and space.cell is cell and self._answers(run):
                 self._take(cell, name, reply, now + _NAMESPACE_LIFE / 2)
 
         reply = await self._wire.script(
@@ -250,9 +293,13 @@ class Nonces:
             read,
         )
         nonce: bytes = reply[0]
-        if self._wire.plain and run == self._wire.run_id:
+        if self._wire.plain and self._answers(run):
             self._change(space.cell, nonce)
         return nonce
+
+    def _answers(self, run: str) -> bool:
+        """Whether the server process is still the one asked, as far as it tells."""
+        return self._wire.run_id in (run, "")
 
     async def _tag(self, tag: bytes, cell: Cell, life: float) -> bytes:
         now = self._clock.boottime()

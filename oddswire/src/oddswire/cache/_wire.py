@@ -35,7 +35,7 @@ from oddswire.errors import (
     ReadOnly,
     Unavailable,
 )
-from oddswire.events import Degraded, Disconnected, Event
+from oddswire.events import Degradation, Disconnected, Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -91,6 +91,10 @@ class TrackedWire:
         self._on_drop: list[Callable[[], None]] = []
         self.expected: dict[bytes, Any] = {}
         self.client = client.tracked(self._on_push)
+        self._degraded = {
+            mode: Degradation(client.events, "cache", mode, monotonic)
+            for mode in ("published", "untracked")
+        }
         self._unsubscribe = client.events.subscribe(self._on_event, Disconnected)
 
     @property
@@ -301,20 +305,52 @@ class TrackedWire:
             return
         self.listens = bool(self.channel) and not self.listens
         self.plain = not self.listens
-        self._base.events.emit(
-            Degraded(
-                part="cache",
-                mode="published" if self.listens else "untracked",
-                reason="the server refuses CLIENT TRACKING, or it does not hold",
-            )
-        )
         self.client = (
             self._base.subscriber(self._on_message, self.channel)
             if self.listens
             else self._base
         )
         self.drop()
+        self._say_mode()
         await used.aclose()
+
+    async def step_up(self, timeout: float) -> bool:
+        """Try CLIENT TRACKING once more; False: it is refused, and nothing changes.
+
+        A self-test can fail for a reason that passes: in the middle of a failover the
+        two connections that it needs reach two servers.
+
+        Raises:
+            OddswireError: The server did not answer.
+        """
+        candidate = self._base.tracked(self._on_push)
+        try:
+            await candidate.wire(timeout)
+        except OddswireError as error:
+            await candidate.aclose()
+            if _refused(error):
+                return False
+            raise
+        used, self.client = self.client, candidate
+        self.plain = self.listens = False
+        self.drop()
+        if used is not self._base:
+            await used.aclose()
+        return True
+
+    def proven(self) -> None:
+        """The self-test held: what is promised of this mode holds again."""
+        self._say_mode()
+
+    def _say_mode(self) -> None:
+        modes = {"published": self.listens, "untracked": self.plain}
+        for mode, entered in modes.items():
+            if entered:
+                self._degraded[mode].begin(
+                    "the server refuses CLIENT TRACKING, or it does not hold"
+                )
+            else:
+                self._degraded[mode].end()
 
     async def aclose(self) -> None:
         """Close the wire; what is held is void."""

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 from oddswire.client._commands import Command, Route
 from oddswire.client._exclusive import exclusively, refused_by_replica, unhurried
 from oddswire.client._retries import again
+from oddswire.connection.deadline import Deadline
 from oddswire.connection.failures import for_others
 from oddswire.connection.packing import pack, pack_as_redis_py, unencodable
 from oddswire.connection.reply_errors import from_redis
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 # Names of commands come from code. Should they ever come from users, the table stops
 # growing here and the rest is looked up each time.
 _KNOWN_AT_MOST = 2_000
+
+# Seconds for the reply of a call that waited past its deadline: only a stall of the
+# loop lets it wait so long, and the stall is not the server's.
+_AFTER_A_STALL = 0.1
 
 
 class Calling(aredis.Redis):
@@ -225,12 +230,12 @@ class Calling(aredis.Redis):
             wire = await self._wires.ready(deadline - monotonic())
         if wire.error is None and not wire.gate.open:
             wire.count_wait()
-            await wire.gate.wait(len(data), deadline - monotonic(), wire.load)
+            await wire.gate.wait(len(data), _left(deadline), wire.load)
         if wire.error is not None:
             # It ended after it was handed over, before this task had its turn.
             raise for_others(wire.error, Outcome.NOT_SENT)
         future = wire.send(
-            data, deadline - monotonic(), label, count=count, raw=raw, on_reply=on_reply
+            data, _left(deadline), label, count=count, raw=raw, on_reply=on_reply
         )
         try:
             return await future
@@ -263,7 +268,7 @@ class Calling(aredis.Redis):
         self, command: Command, args: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
         """Run an ordinary command as redis-py does; the pool's wait counts too."""
-        scope = asyncio.timeout(self.timeout)
+        scope = Deadline(self.timeout)
         try:
             async with scope:
                 return await super().execute_command(*args, **options)
@@ -473,6 +478,11 @@ def _as_if_unsent(error: Exception) -> bool:
     return isinstance(ours := from_redis(error), ReadOnly) and (
         ours.outcome is Outcome.REJECTED
     )
+
+
+def _left(deadline: float) -> float:
+    left = deadline - monotonic()
+    return left if left > 0.0 else _AFTER_A_STALL
 
 
 def _translated(error: Exception) -> Exception:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from redis.exceptions import ExecAbortError, RedisError, ResponseError, WatchErr
 from oddswire.client._commands import Retry, Route
 from oddswire.client._exclusive import refused_by_replica, unhurried
 from oddswire.client._retries import again
+from oddswire.connection.deadline import Deadline
 from oddswire.connection.packing import pack, unencodable
 from oddswire.connection.reply_errors import from_redis
 from oddswire.errors import CommandTimeout, NotShared, OddswireError
@@ -129,7 +129,7 @@ class Pipeline(RedisPipeline):
             if not atomic:  # within MULTI nothing blocks
                 limit += self._client.known_command(args[0]).longest(args)
         try:
-            async with asyncio.timeout(None if math.isinf(limit) else limit):
+            async with Deadline(limit):
                 if self.connection is None:
                     self.connection = await self.connection_pool.get_connection()
                 # redis-py's own limit is for each read, so that a batch of many never

@@ -17,6 +17,7 @@ from redis.asyncio.sentinel import (
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from oddswire.connection.deadline import Deadline
 from oddswire.connection.pool import WirePool, whole
 from oddswire.errors import Outcome, Unavailable
 from oddswire.settings import Endpoint, endpoint, plaintext_refused
@@ -150,7 +151,7 @@ class Primary:
     async def _ask(self, sentinel: aredis.Redis) -> Named:
         # redis-py's types leave out what it returns.
         client: Any = sentinel
-        async with asyncio.timeout(3 * _ANSWER):
+        async with Deadline(3 * _ANSWER):
             state = await client.sentinel_master(self.name)
             if "failover_in_progress" in state["flags"].split(","):
                 # The leader names the replica that it promoted before it has changed
@@ -231,7 +232,7 @@ class Primary:
                     moved(await self.address())
                 await asyncio.sleep(_ASK_AT_MOST)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_ASK_AGAIN):
+                    async with asyncio.timeout(_ASK_AGAIN):  # a pause
                         await self._due.wait()
         finally:
             await _end(listening)

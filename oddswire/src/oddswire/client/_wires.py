@@ -75,6 +75,7 @@ class Wires:
         self.dialer = dialer
         self._primary = dialer.primary
         self._following: object | None = None
+        self._told: tuple[str, int] | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         _all.add(self)
@@ -182,6 +183,10 @@ class Wires:
             self.link.leave(
                 ConnectionLost(f"the primary is now {host}:{port}, say the sentinels")
             )
+            self.link.server_moved()
+        elif wire is None and self._told not in (None, address):
+            self.link.server_moved()
+        self._told = address
         if primary is None or primary.named == address:
             return
         before, primary.named = primary.named, address

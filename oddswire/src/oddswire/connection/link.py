@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from oddswire.connection.deadline import Deadline
 from oddswire.connection.dial import Progress
 from oddswire.connection.failures import copy_of
 from oddswire.connection.heartbeat import Heartbeat
@@ -179,7 +180,7 @@ class Link:
         self._start()
         self._hasten()
         try:
-            async with asyncio.timeout(timeout):
+            async with Deadline(timeout):
                 return await waiter
         except TimeoutError:
             raise Unavailable(
@@ -382,6 +383,13 @@ class Link:
         self._on_closed(wire, error)
         self._left.add(wire)
         wire.loop.call_later(_LINGER, self._forget, wire, error)
+
+    def server_moved(self) -> None:
+        """The server is elsewhere now: connect at once, if there is no connection."""
+        self._backoff.forget()
+        self._scheduled = 0.0
+        if self._paused is not None:
+            self._paused.end_at(0.0)
 
     def _forget(self, wire: Multiplexer, error: OddswireError) -> None:
         self._left.discard(wire)

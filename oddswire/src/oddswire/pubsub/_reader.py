@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oddswire.connection.calls import Named
+from oddswire.connection.deadline import Deadline
 from oddswire.connection.packing import pack
 from oddswire.errors import (
     ClosedError,
@@ -104,7 +105,7 @@ class Reader:
         self._wake.set()
         joined = False
         try:
-            async with asyncio.timeout(self._timeout):
+            async with Deadline(self._timeout):
                 await asyncio.shield(inbox.joined)
             joined = True
         except TimeoutError:
@@ -182,7 +183,7 @@ class Reader:
             pause = _PAUSE
             self._degraded.end()
             try:
-                async with asyncio.timeout(self._every):
+                async with asyncio.timeout(self._every):  # a pause
                     await self._wake.wait()
             except TimeoutError:
                 for route in self._routes.values():

@@ -7,6 +7,7 @@ import inspect
 import zlib
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from oddswire.connection.deadline import Deadline
 from oddswire.errors import TopicError
 from oddswire.pubsub.messages import Gap, Message
 
@@ -114,7 +115,7 @@ class Handling(Generic[T]):
     ) -> None:
         counts = self._counts(event.topic)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with Deadline(self._timeout):
                 result = handler(event)
                 if inspect.isawaitable(result):
                     await result

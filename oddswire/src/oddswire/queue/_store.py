@@ -126,7 +126,7 @@ class Store:
                 wake,
             ),
             "settle": (messages, lines, users, leases, dead, meta),
-            "renew": (users, leases),
+            "renew": (users, leases, messages),
             "pause": (paused, meta, wake),
             "purge": (messages, lines, users, leases, delayed, parked, dead, meta),
             "erase": (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
+from oddswire.connection.deadline import Deadline
 from oddswire.connection.outage import TRANSIENT_ERRORS, Outage
 from oddswire.errors import CodecError, OddswireError, RateLimited, Undeliverable
 from oddswire.events import Degradation
@@ -65,13 +66,29 @@ class _Held:
     `taken` changes when the lease ran out and came back to this worker.
     """
 
-    __slots__ = ("lost", "settling", "taken", "task")
+    __slots__ = ("_seconds", "_store", "lost", "settling", "taken", "task")
 
-    def __init__(self, taken: Taken) -> None:
+    def __init__(self, taken: Taken, store: Store, seconds: float) -> None:
         self.taken = taken
+        self._store = store
+        self._seconds = seconds
         self.task: asyncio.Task[None] | None = None
         self.settling = False
         self.lost = False
+
+    async def keep(self) -> bool:
+        """Prolong the lease; False: it is somebody else's, or over.
+
+        Raises:
+            OddswireError: Redis could not be asked.
+        """
+        while not (self.lost or self.settling):
+            taken = self.taken
+            (kept,) = await self._store.renew(self._seconds, [taken])
+            # It may have come back to this worker meanwhile, as another lease.
+            if kept or self.taken is taken:
+                return kept
+        return False
 
     def is_of(self, taken: Taken) -> bool:
         """Whether it is the same message, at the same attempt.
@@ -168,7 +185,7 @@ class Worker(Generic[T]):
             for taken in batch.taken:
                 if not self._adopt(taken):
                     self._counts.lag.observe(batch.now - taken.due / 1000)
-                    held = _Held(taken)
+                    held = _Held(taken, self._store, self._options.lease)
                     self._held.add(held)
                     held.task = tasks.create_task(
                         self._handle(held), name=f"queue: message {taken.id}"
@@ -193,7 +210,7 @@ class Worker(Generic[T]):
         self._idle.set()
         pause = self._options.poll if until is None else min(until, self._options.poll)
         with suppress(TimeoutError):
-            async with asyncio.timeout(pause):
+            async with asyncio.timeout(pause):  # a pause
                 await self._stir.wait()
         self._idle.clear()
 
@@ -235,7 +252,7 @@ class Worker(Generic[T]):
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            ending = await self._attempt(held.taken)
+            ending = await self._attempt(held)
             held.settling = True
             await self._settle(held, ending)
         except asyncio.CancelledError:
@@ -249,13 +266,14 @@ class Worker(Generic[T]):
             self._held.discard(held)
             self._stir.set()
 
-    async def _attempt(self, taken: Taken) -> _Ending:
+    async def _attempt(self, held: _Held) -> _Ending:
         """Call the handler; what it raises decides how the lease ends."""
+        taken = held.taken
         try:
-            message = self._message(taken)
+            message = self._message(held)
         except CodecError as error:
             return self._dead(taken, _text(error))
-        scope = asyncio.timeout(self._options.timeout)
+        scope = Deadline(self._options.timeout)
         try:
             async with scope:
                 await self._handler(message)
@@ -275,7 +293,8 @@ class Worker(Generic[T]):
             return self._failed(taken, _text(error), uncertain=False)
         return _Ending("done")
 
-    def _message(self, taken: Taken) -> Message[T]:
+    def _message(self, held: _Held) -> Message[T]:
+        taken = held.taken
         return Message(
             id=taken.id,
             user_id=taken.user,
@@ -286,6 +305,7 @@ class Worker(Generic[T]):
             uncertain=taken.uncertain,
             due_at=taken.due / 1000,
             expires_at=taken.expires / 1000 if taken.expires else None,
+            _lease=held,
         )
 
     def _failed(self, taken: Taken, reason: str, *, uncertain: bool) -> _Ending:
@@ -327,7 +347,7 @@ class Worker(Generic[T]):
     async def _part(self, taken: Taken, ending: _Ending) -> None:
         """The last word of a cancelled handler; unsaid, the lease runs out."""
         with suppress(OddswireError, TimeoutError):
-            async with asyncio.timeout(_FAREWELL):
+            async with Deadline(_FAREWELL):
                 if await self._end(taken, ending):
                     self._count(ending, ours=True)
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
 from oddswire.counters import Histogram
 
 T = TypeVar("T")
+
+
+class Lease(Protocol):
+    """The right to handle a message."""
+
+    async def keep(self) -> bool:
+        """Prolong it; False: it is somebody else's, or over."""
 
 
 class Message(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -37,6 +44,22 @@ class Message(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     uncertain: bool
     due_at: float
     expires_at: float | None
+    _lease: Lease | None = None
+
+    async def check(self) -> bool:
+        """Return whether this handler still has the message, and keep it if so.
+
+        For a handler that was slow, before what must not be done twice. True: nobody
+        else is handed the message within the queue's `lease` from when this was asked.
+        False: another worker has it or had it, or it was erased: do not go on. Nothing
+        is left of the message's handler afterwards that could have it: then it is
+        False too, as for a message that was made by hand.
+
+        Raises:
+            OddswireError: Redis could not be asked, so it is not known. Cancelled, the
+                lease may be prolonged.
+        """
+        return self._lease is not None and await self._lease.keep()
 
 
 class DeadLetter(msgspec.Struct, Generic[T], frozen=True, kw_only=True):

@@ -27,8 +27,7 @@ PACKED = Struct(">cIQIIB")
 stay free, and whether it only watches."""
 
 SUBJECTS = 10_000
-"""Subjects of a rule that are remembered; of more, the oldest denials and local shares
-are forgotten."""
+"""Subjects of a rule that are remembered; of more, the oldest denials are forgotten."""
 
 
 Call = tuple[bytes, tuple[Any, ...]]
@@ -191,8 +190,13 @@ class RuleState:
 
     def _make_room(self, now: float) -> None:
         busy = [(each, b) for each, b in self.buckets.items() if not b.idle(now)]
-        # Those with waiters stay, or a subject would have two lines.
-        kept = [(each, b) for each, b in busy[:-SUBJECTS] if b.waiting]
+        # Those with waiters stay, or a subject would have two lines; and those with a
+        # share, or what it admitted without Redis would be admitted again.
+        kept = [
+            (each, b)
+            for each, b in busy[:-SUBJECTS]
+            if b.waiting or b.share is not None
+        ]
         self.buckets = dict(kept + busy[-SUBJECTS:])
         # Not before as many came again, so that each costs the same in the long run.
         self._full = len(self.buckets) + SUBJECTS

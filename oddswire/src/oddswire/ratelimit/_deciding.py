@@ -294,11 +294,17 @@ class Deciding:
             for first in range(0, len(parts), _BOOKED_AT_ONCE):
                 some = Request(tuple(parts[first : first + _BOOKED_AT_ONCE]))
                 try:
-                    await self.run(HIT, some.keys, [some.packed, "book"])
+                    reply = await self.run(HIT, some.keys, [some.packed, "book"])
                 except TRANSIENT_ERRORS:
                     self.failed += 1
                     self._away_until = self._now() + _PAUSE
                     return False
+                # With this the share of the next outage begins. Nobody else may have
+                # asked Redis for these subjects by then.
+                now = self._now()
+                for at, (bucket, _, _) in enumerate(some.parts):
+                    bucket.limit, bucket.remaining = reply[4 * at + 1 : 4 * at + 3]
+                    bucket.reset_at = now + reply[4 * at + 3] / 1e6
         for bucket in self._shares:
             bucket.share = None
         self._shares.clear()

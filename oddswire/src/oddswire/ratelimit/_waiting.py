@@ -17,6 +17,7 @@ from itertools import count
 from math import inf
 from typing import TYPE_CHECKING
 
+from oddswire.connection.deadline import Deadline
 from oddswire.errors import ClosedError
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Waiting:
         waiter = Waiter(request, inf if timeout is None else self._now() + timeout)
         self._enter(waiter, priority)
         try:
-            async with asyncio.timeout(timeout):
+            async with Deadline(timeout):
                 return await waiter.future
         except TimeoutError:
             # It may have been admitted in the very tick in which its time was over.
@@ -320,7 +321,7 @@ class Waiting:
     async def _pause(self) -> None:
         delay = self._timers[0][0] - self._now() if self._timers else None
         with suppress(TimeoutError):
-            async with asyncio.timeout(delay):
+            async with asyncio.timeout(delay):  # a pause
                 await self._wake.wait()
 
     def _push(self, heap: _Heap, line: Line) -> None:

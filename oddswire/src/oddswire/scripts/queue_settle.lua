@@ -14,12 +14,18 @@ end
 local user, id, token, what = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local delay, uncertain, reason = tonumber(ARGV[6]), ARGV[7], ARGV[8]
 
+local packed = redis.call('HGET', messages, id)
+local message = message_of(packed)
 if redis.call('HGET', leases, user) ~= token .. ':' .. id then
+  -- The lease was lost, perhaps by a server that forgot it, and the message comes again:
+  -- it says that it may have been delivered.
+  if message and message[7] == 0 and (what == 'done' or uncertain == '1') then
+    message[7] = 1
+    redis.call('HSET', messages, id, cmsgpack.pack(message))
+  end
   return 0
 end
 redis.call('HDEL', leases, user)
-local packed = redis.call('HGET', messages, id)
-local message = message_of(packed)
 if what == 'done' then
   redis.call('HDEL', messages, id)
   redis.call('ZREM', lines, user .. ':' .. id)

@@ -91,6 +91,16 @@ for _, user in ipairs(ready) do
     end
     bump(meta, 'foreign', 1)
   end
+  -- Whoever had a message of this user went away with it, so it may have been delivered.
+  -- It says so from here on, also where it is not the next one to be handed out: it was
+  -- paused since, or another became due that goes before it.
+  local before = not foreign and redis.call('HGET', leases, user)
+  local lost = before and string.sub(before, -16)
+  local message = lost and read(lost)
+  if message and message[7] == 0 then
+    message[7] = 1
+    redis.call('HSET', messages, lost, cmsgpack.pack(message))
+  end
   while not foreign do
     if steps == 0 then
       more = true
@@ -118,15 +128,7 @@ for _, user in ipairs(ready) do
       redis.call('ZREM', lines, member)
       redis.call('ZADD', parked, 0, member)
     else
-      -- Whoever had it went away with it, so it may have been delivered.
-      local before = redis.call('HGET', leases, user)
-      if before and string.sub(before, -16) == id then
-        reclaimed = reclaimed + 1
-        if message[7] == 0 then
-          message[7] = 1
-          redis.call('HSET', messages, id, cmsgpack.pack(message))
-        end
-      end
+      if lost == id then reclaimed = reclaimed + 1 end
       redis.call('HSET', leases, user, token .. ':' .. id)
       redis.call('ZADD', users, lease_end, user)
       taken[#taken + 1] = {
