@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support import eventually
-from support.hooks import weigh
+from support.hooks import look_at_size, weigh
 from support.keys import entry_key
 
 pytestmark = pytest.mark.requirement("K6")
@@ -66,7 +66,7 @@ async def test_a_server_that_evicts_by_itself_is_left_to_it(own_fleet):
     await a.client.config_set("maxmemory-policy", "allkeys-lfu")
     await a.client.config_set("maxmemory", MIB)
     assert (await a.client.info("memory"))["used_memory"] > MIB  # so it would look
-    await a._cap._look(a.client)
+    await look_at_size(a, a.client)
     calls = await a.client.info("commandstats")
     assert "cmdstat_scan" not in calls
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -35,13 +33,8 @@ from oddswire.events import (
     Ready,
     Reconnecting,
 )
-from support import eventually
-
-_spec = importlib.util.spec_from_file_location(
-    "failover", Path(__file__).with_name("failover.py")
-)
-failover = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(failover)
+from support import eventually, failover
+from support.hooks import answer_as_sentinels, sentinels_of
 
 
 async def _port(client):
@@ -274,16 +267,16 @@ async def test_asking_at_the_same_time_loses_no_sentinel():
         primary = client.connection_pool.primary
         addresses = {
             each.connection_pool.connection_kwargs["port"]
-            for each in primary._manager.sentinels
+            for each in sentinels_of(client)
         }
-        first = primary._manager.sentinels[0].connection_pool.connection_kwargs["port"]
+        first = sentinels_of(client)[0].connection_pool.connection_kwargs["port"]
         away = next(each for each in group.sentinels if each.port == first)
         away.kill(signal.SIGKILL)
         await away.wait_exit()
         await asyncio.gather(*(primary.address() for _ in range(5)))
         left = [
             each.connection_pool.connection_kwargs["port"]
-            for each in primary._manager.sentinels
+            for each in sentinels_of(client)
         ]
         assert sorted(left) == sorted(addresses)
 
@@ -298,7 +291,7 @@ def test_tls_goes_to_the_sentinels_and_the_primary(tls):
     for client in (by_url, by_argument):
         pool = client.connection_pool
         assert issubclass(pool.connection_class, SSLConnection) is tls
-        for sentinel in pool.primary._manager.sentinels:
+        for sentinel in sentinels_of(client):
             kind = sentinel.connection_pool.connection_class
             assert issubclass(kind, SSLConnection) is tls
 
@@ -526,14 +519,14 @@ async def test_a_refused_write_asks_the_sentinels_at_once(monkeypatch):
 async def test_a_sentinel_that_is_behind_is_outvoted(known, answers):
     """The newest epoch counts; an older one only when a majority knows no newer one."""
     primary = Primary(SimpleNamespace(sentinels=answers), "mymaster")
-    primary._known = None if known is None else Named(known, (f"h{known}", 1))
 
     async def ask(epoch):
         if epoch is None:
             raise Unavailable("away")
         return Named(epoch, (f"h{epoch}", 1))
 
-    primary._ask = ask
+    last = None if known is None else Named(known, (f"h{known}", 1))
+    answer_as_sentinels(primary, last, ask)
     epochs = [epoch for epoch in answers if epoch is not None]
     if not epochs:
         with pytest.raises(Unavailable, match="name no primary 'mymaster'"):

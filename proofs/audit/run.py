@@ -23,21 +23,21 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2] / "client"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from adapters import ADAPTERS
 from judge import Verdict, judge
-from topple import HOWS, Toppled
-from worker import KEYS
+from process import KEYS
 
 from oddswire import Client
 from oddswire.embedded import EmbeddedServer
 from oddswire.testing import FaultProxy, frozen
+from support.topple import HOWS, Toppled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[2]
 WHOLE = 600.0
 PROCESSES = 3
 # Two seconds are promised; the rest is for a machine that is busy with the audit.
@@ -112,7 +112,7 @@ class Audit:
         self._started += 1
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            str(Path(__file__).parent / "worker.py"),
+            str(Path(__file__).parent / "process.py"),
             self._name,
             self._url(at),
             self._truth.url,

@@ -20,15 +20,15 @@ from pathlib import Path
 from time import monotonic
 from urllib.parse import urlsplit
 
-HERE = Path(__file__).resolve().parent
-sys.path += [str(HERE), str(HERE.parent / "client")]
+ROOT = Path(__file__).resolve().parents[1]
+sys.path += [str(ROOT / "tests"), str(ROOT / "oddswire" / "tests" / "source")]
 
-from desk import Desk, Person  # noqa: E402 - beside this
-from topple import HOWS, Toppled  # noqa: E402 - beside the tests of the client
+from desk import Desk, Person  # noqa: E402 - beside the tests of the source
 
 from oddswire import connect  # noqa: E402
 from oddswire.errors import OddswireError  # noqa: E402
 from oddswire.testing import FaultProxy  # noqa: E402
+from support.topple import HOWS, Toppled  # noqa: E402
 
 PROCESSES = 3
 USERS = 20
