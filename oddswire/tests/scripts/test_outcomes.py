@@ -261,6 +261,6 @@ async def test_the_table_of_the_page(monkeypatch, pytestconfig):
         r"^\| ([a-z]+_[a-z_]+) \| rejected \| unknown \|$", page, re.MULTILINE
     )
     assert told == refused, "\n".join(f"| {n} | rejected | unknown |" for n in refused)
-    # The others are of adapters, of the source of record, of renewals, of what is hot or
-    # too much; the rule is that of the server, so it is theirs as well.
+    # The others are of adapters, of the source of record, of renewals, of what is hot
+    # or too much; the rule is that of the server, so it is theirs as well.
     assert len(table) >= 38

@@ -82,8 +82,8 @@ _WAYS_OUT = (
     (
         "TLS failed",
         (
-            "the server answers: ODDSWIRE_TLS_CA_FILE names its authority; the host of the "
-            "URL has to be a name in its certificate, and the dates have to hold"
+            "the server answers: ODDSWIRE_TLS_CA_FILE names its authority; the host in "
+            "REDIS_URL has to be a name of its certificate, and the dates have to hold"
         ),
     ),
     ("certificate of ours", "ODDSWIRE_TLS_CERT_FILE and ODDSWIRE_TLS_KEY_FILE"),
@@ -107,8 +107,8 @@ _WAYS_OUT = (
     (
         "rediss://",
         (
-            "rediss:// in REDIS_URL if the server wants TLS; if not, look for what closes "
-            "the connection"
+            "rediss:// in REDIS_URL if the server wants TLS; if not, look for what "
+            "closes the connection"
         ),
     ),
 )
