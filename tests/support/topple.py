@@ -29,15 +29,19 @@ _SETTLED = 60.0
 
 
 class Toppled:
-    """The servers. ``async with Toppled() as group``.
+    """The servers. ``async with Toppled() as toppled``.
+
+    Args:
+        safe: Whether a primary needs one of its replicas to write.
 
     Attributes:
-        sentinels: Of the group: the servers that watch.
-        url: For clients: names the primary, not its address.
+        group: The servers.
     """
 
-    def __init__(self) -> None:
-        self._group = EmbeddedSentinels(replicas=2, args=SAFE)
+    def __init__(self, *, safe: bool = True) -> None:
+        self.group = self._group = EmbeddedSentinels(
+            replicas=2, args=SAFE if safe else ()
+        )
         self._secret = secrets.token_hex(8)
 
     async def __aenter__(self) -> Self:
@@ -115,7 +119,10 @@ class Toppled:
             primary = await self.primary()
             async with aredis.Redis.from_url(primary.url) as client:
                 info = await client.info("replication")
-            if info["role"] != "master" or info["min_slaves_good_slaves"] != 2:
+            online = sum(
+                info.get(f"slave{at}", {}).get("state") == "online" for at in range(2)
+            )
+            if info["role"] != "master" or online != 2:
                 return False
             for sentinel in self._group.sentinels:
                 async with aredis.Redis.from_url(sentinel.url) as client:
@@ -144,7 +151,7 @@ class Toppled:
         elif how == "freeze":
             old.kill(signal.SIGSTOP)
         else:
-            await self._cut_off(old)
+            await self.cut_off(old)
         async with asyncio.timeout(_SETTLED):
             while (await self.primary()) is old:  # noqa: ASYNC110 - asked of all of them
                 await asyncio.sleep(0.05)
@@ -175,7 +182,8 @@ class Toppled:
                     )
                     return
 
-    async def _cut_off(self, server: EmbeddedServer) -> None:
+    async def cut_off(self, server: EmbeddedServer) -> None:
+        """Let neither replicas nor sentinels reach a server; clients do."""
         async with aredis.Redis.from_url(server.url) as client:
             for user in ("replica", "sentinel"):
                 await client.execute_command("ACL", "SETUSER", user, "off")
