@@ -11,8 +11,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PEERS := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.ready
+# A source distribution runs code of its own when it is installed. The one exception has no
+# wheel: a part of a tool of the tests, pinned by its hash like everything else.
+WHEELS := --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test check docs conformance dropin chaos audit bench growth hour lock clean
+.PHONY: demo test check docs conformance dropin chaos audit failovers bench growth hour lock clean
 
 demo: $(STAMP)  ## recorded Polymarket order books become alerts, in this terminal
 	@$(BIN)/oddsbot demo
@@ -20,12 +23,13 @@ demo: $(STAMP)  ## recorded Polymarket order books become alerts, in this termin
 test: $(STAMP)  ## every test; writes build/requirements.json for make docs
 	@$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
-check: $(STAMP)  ## lint, types, layers, docs, wheels
+check: $(STAMP)  ## lint, types, layers, reaches of tests, docs, wheels
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/check_reaches.py
 	@$(MAKE) --no-print-directory docs
 	$(BIN)/python .ci/check_wheels.py
 
@@ -34,18 +38,21 @@ docs: $(STAMP)  ## build/docs/index.html, warnings are errors
 	$(BIN)/sphinx-build -n -W --keep-going -q -b html docs build/docs
 
 conformance: $(PEERS_STAMP)  ## redis-py's own asyncio tests with our Client, and the repros
-	@$(PEERS)/python oddswire/tests/conformance/run.py
+	@$(PEERS)/python proofs/conformance/run.py
 
 dropin: $(PEERS_STAMP)  ## aiogram's storage, limits, cashews: their own tests with our Client
-	@$(PEERS)/python oddswire/tests/conformance/dropin.py
-	@$(PEERS)/python oddswire/tests/dropin/run.py
+	@$(PEERS)/python proofs/conformance/dropin.py
+	@$(PEERS)/python proofs/dropin/run.py
 
 chaos: $(PEERS_STAMP)  ## server and link broken under load: ours and its peers
-	@$(PEERS)/python oddswire/tests/chaos/run.py $(if $(ROWS),--rows "$(ROWS)")
+	@$(PEERS)/python proofs/chaos/run.py $(if $(ROWS),--rows "$(ROWS)")
 
 SECONDS ?= 600
 audit: $(PEERS_STAMP)  ## stale reads of the cache under faults, for SECONDS: ours and its peers
-	@$(PEERS)/python oddswire/tests/cache/audit/run.py --seconds $(SECONDS) $(if $(ONLY),--only $(ONLY))
+	@$(PEERS)/python proofs/audit/run.py --seconds $(SECONDS) $(if $(ONLY),--only $(ONLY)) $(if $(TOPOLOGY),--topology $(TOPOLOGY))
+
+failovers: $(STAMP)  ## a source of record over 20 failovers, processes moved apart; 3 minutes
+	@$(BIN)/python proofs/failovers.py
 
 bench: $(PEERS_STAMP)  ## every figure in the docs, peers beside; wants a quiet machine
 	@$(PEERS)/python benchmarks/run.py
@@ -72,8 +79,8 @@ $(STAMP): requirements.lock $(REDIS:%=requirements-redis%.lock) oddswire/pyproje
 	@echo "Setting up $(VENV) (once, about a minute)"
 	@$(PYTHON) -c 'import sys; sys.exit("oddswire needs Python 3.11 or newer: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(if $(REDIS),$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --no-deps -r requirements-redis$(REDIS).lock)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(WHEELS) --require-hashes -r requirements.lock
+	@$(if $(REDIS),$(BIN)/python -m pip install -qq --disable-pip-version-check $(WHEELS) --require-hashes --no-deps -r requirements-redis$(REDIS).lock)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e oddswire -e oddsbot
 	@touch $(STAMP)
 
@@ -81,7 +88,7 @@ $(STAMP): requirements.lock $(REDIS:%=requirements-redis%.lock) oddswire/pyproje
 $(PEERS_STAMP): requirements-peers.lock oddswire/pyproject.toml
 	@echo "Setting up .venv-peers (once, about a minute)"
 	@$(PYTHON) -m venv .venv-peers
-	@$(PEERS)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements-peers.lock
+	@$(PEERS)/python -m pip install -qq --disable-pip-version-check $(WHEELS) --require-hashes -r requirements-peers.lock
 	@$(PEERS)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e oddswire
 	@touch $(PEERS_STAMP)
 

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from oddswire import EmbeddedServer
 from oddswire.testing.fixtures import on_its_own_thread
+from support.hooks import limit
 
 _SERVERS = {
     "valkey": None,
@@ -225,4 +226,4 @@ def message_of():
 @pytest.fixture
 def soon_silent(monkeypatch):
     """A link is given up after half a second of silence, not after three."""
-    monkeypatch.setattr("oddswire.connection.calls._SILENT_AT_LEAST", 0.5)
+    limit(monkeypatch, "silence", 0.5)

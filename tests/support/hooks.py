@@ -18,6 +18,35 @@ from oddswire.scripts import load
 from oddswire.sessions._scripts import ENDED
 from support.keys import SessionKeys
 
+# --- sentinels
+
+
+def answer_as_sentinels(primary, known, ask):
+    """Have a primary know an answer, and be told others: `ask` in place of asking."""
+    primary._known, primary._ask = known, ask
+
+
+# --- waits and bounds that are too long for a test
+
+_LIMITS = {
+    "blocking grace": "oddswire.client._exclusive.BLOCKING_GRACE",
+    "cluster settles": "oddswire.embedded.topology._SETTLE_SECONDS",
+    "data directory": "oddswire.embedded.server._LOCK_SECONDS",
+    "hot keys": "oddswire.cache._hot._KEPT",
+    "look at a load": "oddswire.cache._claims._POLL",
+    "look at a lock": "oddswire.locks._PATIENCE",
+    "page of rules": "oddsbot.store.rules._PAGE",
+    "server starts": "oddswire.embedded.server._START_SECONDS",
+    "server stops": "oddswire.embedded.server._STOP_SECONDS",
+    "silence": "oddswire.connection.calls._SILENT_AT_LEAST",
+}
+
+
+def limit(monkeypatch, name, value):
+    """Have a wait (seconds) or a bound of the library be another for this test."""
+    monkeypatch.setattr(_LIMITS[name], value)
+
+
 # --- connections
 
 
@@ -32,6 +61,11 @@ def connection_of(client):
     return client._link.wire
 
 
+def server_info(client):
+    """Return what the server said of itself when a client connected."""
+    return client._link.greeting
+
+
 def start_connecting(client):
     """Have a client connect, without a call that waits for it."""
     client._link._start()
@@ -40,6 +74,31 @@ def start_connecting(client):
 def skip_backoff(client):
     """Let the next call connect at once, as if the pause before it had passed."""
     client._link._next_attempt = 0.0
+
+
+def sentinels_of(client):
+    """Return redis-py's clients of the sentinels that a client asks."""
+    return client.connection_pool.primary._manager.sentinels
+
+
+def half_of(connection, data):
+    """Send the first half of some bytes, and no more."""
+    connection._transport.write(data[: len(data) // 2])
+
+
+def pushes_of(client):
+    """Return how many push messages the connections of a client have read."""
+    return client._wires.traffic.pushes
+
+
+def commands_known(client):
+    """Return how many names of commands a client remembers."""
+    return len(client._known)
+
+
+def failures_of(client, name):
+    """Return the window in which a client counts the failures of a kind."""
+    return client._failing[name]
 
 
 # --- sessions
@@ -104,6 +163,49 @@ def kept_in_memory(sessions):
 def lines_of(sessions):
     """Return how many users' changes are lined up in this process."""
     return len(sessions._turns)
+
+
+@contextmanager
+def tapped(sessions, tap):
+    """While the block lasts, have sessions send their commands through `tap`."""
+    client, sessions._store.client = sessions._store.client, tap
+    try:
+        yield
+    finally:
+        sessions._store.client = client
+
+
+async def noted(sessions, users):
+    """Return the versions of users in the source of record, as Redis knows them."""
+    return await sessions._backing.ledger.noted(users)
+
+
+def memory_of(sessions):
+    """Return the sessions in memory, to be put there by hand."""
+    return sessions._near
+
+
+async def stored_session(sessions, user_id):
+    """Return what is stored of a user: what is known of it, its value, and when."""
+    stored = await sessions._store.get(user_id)
+    snapshot = sessions._opened(user_id, stored)
+    return snapshot, sessions._form.value(user_id, snapshot), stored.now
+
+
+async def index_in_pages(sessions, index, value):
+    """Return the names of an index's value, read as those of a crowd."""
+    return await sessions._store.pages((index, value))
+
+
+def forget_generations(sessions):
+    """Forget which life of each session this process has seen."""
+    sessions._generations.clear()
+
+
+def sealed_section(sessions, user_id, generation, section, data):
+    """Return bytes sealed as the content of a section, whatever they are."""
+    place = sessions._form._place(user_id, generation, section)
+    return sessions._form.sealer.seal(data, str(user_id), place)
 
 
 def session_steps(sessions):
@@ -199,6 +301,16 @@ def loads_behind(cache):
     return cache._flights._tasks
 
 
+def cache_steps(cache):
+    """Return the steps of a load, by name: (owner, name of the method)."""
+    return {"script": (cache._wire, "script"), "look": (cache._shared, "look")}
+
+
+async def look_at_size(cache, client):
+    """Have a cache look whether it has to keep to its cap."""
+    await cache._cap._look(client)
+
+
 async def weigh(cache, client, limit=None):
     """Have a cache keep to its cap (or another) now."""
     if limit is not None:
@@ -269,12 +381,79 @@ async def save_position(subscription):
     return subscription._positions.errors
 
 
+def size_of_memory(memory):
+    """Return how many places the two queues of a memory have, those of ghosts too."""
+    return len(memory._small) + len(memory._main)
+
+
+def reads_under_way(near):
+    """Return the reads whose result may enter memory."""
+    return near._readings
+
+
+def links_known(chain):
+    """Return how many links a chain remembers."""
+    assert len(chain._known) == len(chain._past)
+    return len(chain._known)
+
+
+# --- limiter
+
+
+def limit_of(limiter, name):
+    """Return a rule at work, with what is known of its subjects."""
+    return limiter._book.rules[name]
+
+
+def wake(limiter, subject):
+    """Have a limiter ask again for a subject, as when its time has come."""
+    limiter._waiting.kick(subject)
+
+
+def is_idle(limiter):
+    """Return whether nobody waits and nothing is under way for who waited."""
+    return limiter._waiting._task.done()
+
+
+# --- adapters
+
+
+def persistence_key(persistence, name):
+    """Return the key of what python-telegram-bot keeps under a name."""
+    return persistence._key(name)
+
+
+def conversations_key(persistence, name):
+    """Return the key of the states of a conversation handler."""
+    return persistence._conversations(name)
+
+
+def unsaved(persistence, name, data):
+    """Return the fields of data that Redis does not have yet."""
+    return persistence._changed(name, data).new
+
+
+def seen_before(persistence, data):
+    """Have a persistence know what Redis had when this process last looked."""
+    persistence._seen, persistence._reported = data, set()
+
+
 # --- queue
 
 
 def leases(queue):
     """Return what hands out leases, for a consumer by hand: take, renew, settle."""
     return queue._store
+
+
+def decoded(queue, taken):
+    """Return the value of a message that was handed out by hand."""
+    return queue._codec.decode(taken.data)
+
+
+def slots_of(window):
+    """Return how many slots a window of counts takes."""
+    return len(window._total)
 
 
 def queue_script(name):
@@ -300,6 +479,11 @@ def watched_by_process(server, watched):
     """Have a server be ended by a watching process, as where the kernel cannot."""
     server._watched = watched
     return server
+
+
+def is_released(server):
+    """Return whether the process of a server has left nothing open here."""
+    return server._run._transport.is_closing()
 
 
 def pick_ports(server, pick):

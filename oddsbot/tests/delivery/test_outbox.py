@@ -8,7 +8,7 @@ from oddsbot.delivery import Outbox, alert_queue
 from oddswire import Client
 from oddswire.errors import OddswireError
 from oddswire.keys import QUEUE_LINES
-from support.hooks import leases, queue_script
+from support.hooks import decoded, leases, queue_script
 
 ENQUEUE = queue_script("enqueue")
 
@@ -20,7 +20,7 @@ async def written(queue) -> list[str]:
         return []
     done = []
     for taken in batch.taken:
-        done.append(queue._codec.decode(taken.data).alert.id)
+        done.append(decoded(queue, taken).alert.id)
         await leases(queue).settle(taken, "done")
     return done + await written(queue)
 

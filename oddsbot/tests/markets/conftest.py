@@ -55,8 +55,8 @@ async def session(asked):
 def known(session, cache, limiter):
     """Make `Markets` and `Wallets` of the Polymarket at an address."""
 
-    def make(url, *, cache=cache, **options):
-        gamma = Gamma(session, url)
+    def make(url, *, cache=cache, watch=lambda gamma: gamma, **options):
+        gamma = watch(Gamma(session, url))
         upstream = limits.Upstream(limiter)
         return (
             markets.Markets(cache, gamma, Clob(session, url), upstream, **options),

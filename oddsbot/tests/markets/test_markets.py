@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -27,6 +28,12 @@ def recording():
     return Recording.load(sample())
 
 
+def watching(watched, gamma):
+    """Watch a Gamma, and keep what does."""
+    watched.append(Watched(gamma))
+    return watched[-1]
+
+
 class Watched:
     """A Gamma whose answers about markets are held back, or fail.
 
@@ -37,7 +44,7 @@ class Watched:
     """
 
     def __init__(self, gamma):
-        self._gamma = gamma
+        self.gamma = gamma
         self.answered = asyncio.Event()
         self.go = asyncio.Event()
         self.go.set()
@@ -47,7 +54,7 @@ class Watched:
         """Answer as Gamma."""
         if self.failing in ids:
             raise UpstreamUnavailable("by the test")
-        found = await self._gamma.markets_by_condition(*ids)
+        found = await self.gamma.markets_by_condition(*ids)
         self.answered.set()
         await self.go.wait()
         return found
@@ -231,8 +238,9 @@ async def test_warming_brings_back_nothing_that_was_decided(recording, known, ca
     """A market that resolves while it is warmed is not kept as it was before."""
     market = next(iter(recording.markets.values()))
     async with Replay(recording, speed=INF) as replay:
-        markets, _ = known(replay.gamma_url)
-        gamma = markets._gamma = Watched(markets._gamma)
+        watched = []
+        markets, _ = known(replay.gamma_url, watch=partial(watching, watched))
+        (gamma,) = watched
         gamma.go.clear()
         await cache.set("busiest:500", (market.market_id,))
         warming = asyncio.get_running_loop().create_task(markets.warm())
@@ -252,8 +260,9 @@ async def test_a_request_that_fails_keeps_no_other_from_being_warmed(
     replay, recording, known, cache
 ):
     """Its error is raised at the end, and what the other requests brought is kept."""
-    markets, _ = known(replay.gamma_url)
-    gamma = markets._gamma = Watched(markets._gamma)
+    watched = []
+    markets, _ = known(replay.gamma_url, watch=partial(watching, watched))
+    (gamma,) = watched
     absent = tuple(f"0x{number:064x}" for number in range(100))
     gamma.failing = absent[0]
     real = tuple(recording.markets)

@@ -274,3 +274,58 @@ def test_an_error_survives_pickle(error):
     there = pickle.loads(pickle.dumps(error))
     assert type(there) is type(error)
     assert (str(there), vars(there)) == (str(error), vars(error))
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("G6")
+async def test_a_list_that_is_null_is_empty(serve, session):
+    """No markets, no points: some answers write null for an empty list."""
+
+    async def answer(_request):
+        return web.json_response({"markets": None, "history": None})
+
+    base = f"http://127.0.0.1:{await serve(answer)}"
+    page = await Gamma(session, base).markets()
+
+    assert (page.markets, page.skipped) == ((), 0)
+    assert await Clob(session, base).prices_history("1", interval="1h") == ()
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1")
+async def test_a_point_that_cannot_be_read_costs_itself(serve, session, caplog):
+    """A history without its odd points; named once, counted each time."""
+    points = [{"t": 1, "p": 0.5}, {"t": 2, "p": 1.01}, {"t": "x", "p": 0.5}, None]
+
+    async def answer(_request):
+        return web.json_response({"history": points})
+
+    clob = Clob(session, f"http://127.0.0.1:{await serve(answer)}")
+    for _ in range(3):
+        history = await clob.prices_history("1", interval="1h")
+
+    assert [point.t for point in history] == [1]
+    assert clob.left_out.counts == {"GET /prices-history": 9}
+    assert len(caplog.records) == 1
+    points[:] = points[1:]
+    with pytest.raises(BadAnswer, match="GET /prices-history"):
+        await clob.prices_history("1", interval="1h")
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1")
+async def test_a_market_of_an_event_is_counted_and_named_once(serve, session, caplog):
+    """An event says how many of its markets are missing; a log line says which."""
+
+    async def answer(_request):
+        odd = MARKET | {"conditionId": "0x2", "outcomes": '["A"', "slug": "b"}
+        return web.json_response({"id": "9", "markets": [MARKET, odd, None]})
+
+    gamma = Gamma(session, f"http://127.0.0.1:{await serve(answer)}")
+    for _ in range(3):
+        event = await gamma.event("e")
+
+    assert ([market.id for market in event.markets], event.skipped) == (["1"], 2)
+    assert gamma.left_out.counts == {"GET /events/slug/e": 6}
+    (line,) = [record.message for record in caplog.records]
+    assert "conditionId '0x2': `outcomes`" in line

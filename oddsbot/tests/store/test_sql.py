@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from oddsbot.alerts import Direction, PriceRule
 from oddsbot.cli import app
 from oddsbot.store import (
+    OtherOwner,
     SqlRules,
     SqlSource,
     TrackedWallet,
@@ -38,7 +39,7 @@ from oddswire.errors import (
 )
 from oddswire.sessions import Kept, SealedSource, Sessions
 from support import eventually
-from support.hooks import advance_server_clock
+from support.hooks import advance_server_clock, limit
 
 WALLET = "0x" + "ab" * 20
 
@@ -283,7 +284,7 @@ async def test_an_url_that_is_none_names_what_to_give(url):
 @pytest.mark.requirement("S8")
 async def test_rules_are_kept_until_they_are_taken_back(engine, monkeypatch):
     """Rules come back as they were, in pages, and leave one by one or by user."""
-    monkeypatch.setattr("oddsbot.store.rules._PAGE", 3)
+    limit(monkeypatch, "page of rules", 3)
     rules = SqlRules(engine, PriceRule, "price")
     wanted = [rule(n, user_id=n % 2) for n in range(7)]
     for each in reversed(wanted):
@@ -292,10 +293,15 @@ async def test_rules_are_kept_until_they_are_taken_back(engine, monkeypatch):
     changed = msgspec.structs.replace(wanted[0], level=Decimal("0.7"))
     await rules.save(changed)
     assert await anext(rules.all()) == changed
-    assert await rules.delete("rule 0000")
-    assert not await rules.delete("rule 0000")
+    assert await rules.delete(0, "rule 0000")
+    assert not await rules.delete(0, "rule 0000")
     assert await rules.delete_of(0) == 3
     assert [each.user_id async for each in rules.all()] == [1, 1, 1]
+    # By owner and id: knowing another user's id changes nothing.
+    assert not await rules.delete(2, "rule 0001")
+    with pytest.raises(OtherOwner, match="rule 0001"):
+        await rules.save(msgspec.structs.replace(wanted[1], user_id=2))
+    assert await anext(rules.all()) == wanted[1]
     others = SqlRules(engine, PriceRule, "other")
     assert [each async for each in others.all()] == []
     newer = SqlRules(engine, PriceRule, "price", schema=2)

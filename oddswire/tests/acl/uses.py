@@ -33,7 +33,7 @@ from oddswire.ratelimit import (
 )
 from oddswire.scripts import Script
 from oddswire.sessions import Collection, Expiring, Indexed, Record, Sessions
-from support.hooks import beat, believed, is_subscribed, mirror_complete
+from support.hooks import beat, believed, index_in_pages, is_subscribed, mirror_complete
 
 
 async def use_client(url, prefix):
@@ -114,7 +114,7 @@ async def use_sessions(url, prefix):
         await sessions.add_to(1, "wallets", "0xa", "mine")
         assert (await sessions.get(1, fresh=True)).dialog == ["hello"]
         assert await sessions.users_for("city", "Paris", fresh=True) == {1}
-        assert await sessions._store.pages(("city", "Paris")) == ["1"]
+        assert await index_in_pages(sessions, "city", "Paris") == ["1"]
         assert await sessions.touch(1)
         assert await sessions.deactivate(1)
         assert await sessions.activate(1)

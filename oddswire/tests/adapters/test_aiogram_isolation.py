@@ -20,6 +20,7 @@ from oddswire.errors import (
 from oddswire.keys import LOCK, KeySpace
 from oddswire.testing import Resources, frozen
 from support import eventually
+from support.hooks import limit
 
 KEY = StorageKey(bot_id=42, chat_id=1, user_id=1)
 OTHER = StorageKey(bot_id=42, chat_id=2, user_id=2)
@@ -127,7 +128,7 @@ async def test_who_waits_is_woken_and_does_not_poll(
 ):
     """While another process holds the lock, no commands are sent to look at it."""
     # Or it would look by itself each second.
-    monkeypatch.setattr("oddswire.locks._PATIENCE", 300.0)
+    limit(monkeypatch, "look at a lock", 300.0)
     async with Client.from_url(server.url) as far:
         here, there = (EventIsolation(each, prefix=prefix) for each in (client, far))
         inside = Inside(here)

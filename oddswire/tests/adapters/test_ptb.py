@@ -26,6 +26,7 @@ from oddswire.adapters.ptb import Persistence, RateLimiter, UpdateProcessor
 from oddswire.errors import CodecError, OddswireError, RateLimited, SettingsError
 from oddswire.keys import PTB_DATA, KeySpace
 from oddswire.ratelimit import Priority, Rule, SlidingWindow
+from support.hooks import conversations_key, persistence_key, seen_before, unsaved
 
 # PTB warns of itself when it makes a RetryAfter.
 pytestmark = pytest.mark.filterwarnings(
@@ -334,8 +335,7 @@ def test_a_read_keeps_what_changed_here_and_takes_what_changed_there(base, here,
             return ""
 
     persistence = object.__new__(Offline)
-    persistence._seen = {("user", 1): stored(base)}
-    persistence._reported = set()
+    seen_before(persistence, {("user", 1): stored(base)})
     data = dict(here)
     asyncio.run(persistence.refresh_user_data(1, data))
 
@@ -375,7 +375,7 @@ async def test_what_could_not_be_written_is_written_later(own, persistence_of):
                     break
                 except OddswireError:
                     await asyncio.sleep(0.05)
-        assert b'"b"' in await client.hgetall(persistence._key(("user", 1)))
+        assert b'"b"' in await client.hgetall(persistence_key(persistence, ("user", 1)))
 
 
 @pytest.mark.errors
@@ -395,7 +395,7 @@ async def test_a_value_that_cannot_be_read_costs_itself(
     """The others are read and written, it stays as it is, and the log says so once."""
     persistence = persistence_of()
     await persistence.update_bot_data({"a": 1, "c": 3})
-    key = persistence._key(("bot", 0))
+    key = persistence_key(persistence, ("bot", 0))
     await client.hset(key, field, value)
 
     restarted = persistence_of()
@@ -419,10 +419,10 @@ async def test_damaged_states_and_callbacks_cost_themselves(client, persistence_
     """A bot starts with what can be read of its conversations and keyboards."""
     one = persistence_of()
     await one.update_conversation("c", (1, 2), 5)
-    await client.hset(one._conversations("c"), b"[1]", b"{")
+    await client.hset(conversations_key(one, "c"), b"[1]", b"{")
     callbacks = ([("u1", 1.5, {"k": 1}), ("u2", 1.5, {})], {"q": "u1"})
     await one.update_callback_data(callbacks)
-    key = one._key(("callbacks", 0))
+    key = persistence_key(one, ("callbacks", 0))
     for field, value in ((b'"x"', b"1"), (b"7", b"1"), (b'["a"]', b"{")):
         await client.hset(key, field, value)
 
@@ -510,7 +510,7 @@ async def test_callback_data_of_one_value_is_read_and_replaced(client, persisten
     """What an earlier version stored goes on, and is written by keyboard."""
     old = ([("u", 1.5, {"k": 1})], {"q": "u"})
     one = persistence_of()
-    key = one._key(("callbacks", 0))
+    key = persistence_key(one, ("callbacks", 0))
     await client.hset(key, b'"data"', _values.encode(old))
     assert await one.get_callback_data() == old
     await one.update_callback_data(old)
@@ -529,12 +529,13 @@ def test_a_dict_comes_back_in_its_order(redis_server, orders, size):
 
     async def main():
         async with Client.from_url(redis_server.url) as client:
-            first = Persistence(client, prefix=f"order-{uuid4().hex[:12]}:")
+            prefix = f"order-{uuid4().hex[:12]}:"
+            first = Persistence(client, prefix=prefix)
             first.bot = SimpleNamespace(id=42)
             for number, keys in enumerate(orders):
                 data = {(key, 1): number * (key in "ab") for key in keys[:size]}
                 await first.update_user_data(1, data)
-                second = Persistence(client, prefix=first._keys.prefix)
+                second = Persistence(client, prefix=prefix)
                 second.bot = first.bot
                 await second.refresh_user_data(1, found := {})
                 assert list(found.items()) == list(data.items())
@@ -557,7 +558,7 @@ async def test_keys_of_two_processes_keep_one_order(persistence_of):
     await one.refresh_bot_data(here)
     await two.refresh_bot_data(there)
     assert list(here) == list(there) == ["b", "a", "y", "z"]
-    assert one._changed(("bot", 0), here).new == {}
+    assert unsaved(one, ("bot", 0), here) == {}
 
 
 @pytest.mark.errors

@@ -132,6 +132,17 @@ async def test_more_messages_than_a_rule_admits_take_all_of_it(limiter):
     assert 1000 - (await limiter.peek("bot", bot=42)).remaining == 60
 
 
+@pytest.mark.advanced
+async def test_a_paid_broadcast_costs_its_chat_alone(limiter):
+    """Telegram counts it apart from the bot's messages; its 429 is waited out."""
+    bot, session = bot_behind(limiter, retry_after(0.2), retries=1, timeout=5.0)
+    await bot(SendMessage(chat_id=-7, text="a", allow_paid_broadcast=True))
+    assert (await limiter.peek("bot", bot=42)).remaining == 1000
+    # It was tried twice.
+    assert (await limiter.peek("group", chat="42:-7")).remaining == 18
+    assert session.sent == ["sendMessage"]
+
+
 @pytest.mark.basic
 async def test_a_channel_has_one_limit_however_its_name_is_written(limiter):
     """Telegram's names are the same in upper and lower case."""

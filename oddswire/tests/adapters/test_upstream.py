@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from oddswire import Client
@@ -96,6 +98,10 @@ async def test_a_call_without_rules_waits_for_its_own_refusal_alone(upstream_of)
     upstream = upstream_of(timeout=1.0, retries=2)
     call, _ = answers(Refused(0.1), "answer")
     assert await upstream.call(call, blocks="books") == "answer"
+    call, left = answers(Refused(0.3), "answer")
+    began = asyncio.get_running_loop().time()
+    assert await upstream.call(call, "all", blocks="books") == "answer"
+    assert asyncio.get_running_loop().time() - began > 0.25
     call, left = answers(Refused(30.0), "answer")
     with pytest.raises(Refused):
         await upstream.call(call, blocks="books")

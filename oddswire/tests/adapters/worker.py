@@ -110,6 +110,7 @@ async def send(client, prefix, url, bot):
                 bot=int(bot),
                 chat=2,
                 messages=1,
+                paid=False,
                 priority=Priority.NORMAL,
             )
 

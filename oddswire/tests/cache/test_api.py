@@ -50,6 +50,25 @@ async def test_many_values_cost_one_trip(own_fleet):
     assert b.stats("m").l1_hits >= 1
 
 
+@pytest.mark.errors
+@pytest.mark.requirement("K5")
+async def test_of_many_one_that_fails_is_named_and_the_others_are_stored(fleet):
+    """A value that cannot be stored costs itself, and its key is in the error."""
+    a = await fleet.cache()
+    values = {f"m:{n}": n for n in range(250)} | {"m:7": object(), "m:240": object()}
+    with pytest.raises(
+        ExceptionGroup, match=r"2 of 250 not stored: m:7, m:240"
+    ) as told:
+        await a.set_many(values)
+
+    assert [each.__notes__ for each in told.value.exceptions] == [
+        ["key m:7"],
+        ["key m:240"],
+    ]
+    found = await a.get_many(values)
+    assert len(found) == 248
+
+
 @pytest.mark.basic
 async def test_many_values_are_loaded_by_one_call(fleet):
     """What is missing is loaded by one call, stored, and fenced by key."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .audit.judge import judge
-from .audit.run import audit
+from audit.judge import judge
+from audit.run import audit
 
 BOUND = 2.5
 

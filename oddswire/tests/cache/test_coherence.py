@@ -18,6 +18,7 @@ from support.hooks import (
     beat,
     believed,
     believed_until,
+    cache_steps,
     deafen,
     held,
     read_from_redis,
@@ -143,7 +144,8 @@ async def test_wire_lost_while_nonces_are_read_leaves_nothing_unwatched(
     await a.set("m:0", 1, tags=("t",))
     await eventually(lambda: a.peek("m:0") == 1)
     number = await tracking_id(a)
-    script = a._wire.script
+    connection, _ = cache_steps(a)["script"]
+    script = connection.script
 
     async def lost_after(*args, **options):
         reply = await script(*args, **options)
@@ -152,7 +154,7 @@ async def test_wire_lost_while_nonces_are_read_leaves_nothing_unwatched(
             await eventually(lambda: a.stats().generations == 1)
         return reply
 
-    monkeypatch.setattr(a._wire, "script", lost_after)
+    monkeypatch.setattr(connection, "script", lost_after)
     # The nonce of "t" is known, that of "u" is asked for.
     await a.set("m:1", "old", tags=("t", "u"))
     await a.get("m:2")  # reads the nonce of the namespace

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from oddswire.clock import ManualClock
-from support.hooks import beat, remember_use
+from support.hooks import beat, limit, remember_use
 
 pytestmark = pytest.mark.requirement("K5")
 
@@ -63,7 +63,7 @@ async def test_what_was_hot_and_is_gone_is_loaded(fleet):
 @pytest.mark.advanced
 async def test_the_memory_of_hot_keys_is_bounded_and_ends(fleet, monkeypatch):
     """So many keys and no more, old uses make room, and a day later it is gone."""
-    monkeypatch.setattr("oddswire.cache._hot._KEPT", 3)
+    limit(monkeypatch, "hot keys", 3)
     a = await used(fleet)
     assert await hot(a, fleet) == ["m:4", "m:3", "m:2"]
     assert 0 < await a.client.pttl(f"{fleet.prefix}cache-hot:m") <= 86_400_000

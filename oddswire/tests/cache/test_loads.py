@@ -22,7 +22,7 @@ from oddswire.errors import (
 )
 from oddswire.testing import FaultProxy
 from support import eventually
-from support.hooks import read_from_redis, told
+from support.hooks import limit, read_from_redis, told
 from support.keys import lease_key
 
 from .conftest import Loader, Market
@@ -111,7 +111,7 @@ async def test_lease_of_a_dead_loader_under_a_clock_that_went_back(fleet):
 @pytest.mark.advanced
 async def test_waiters_are_woken_by_the_server(fleet, monkeypatch):
     """Who waits for another process's load is told of its end, and does not poll."""
-    monkeypatch.setattr("oddswire.cache._claims._POLL", 30.0)
+    limit(monkeypatch, "look at a load", 30.0)
     a, b = await fleet.cache(), await fleet.cache()
     slow = Loader("slow", held=True)
     first = spawn(a.get_or_set("m:1", slow))

@@ -11,7 +11,7 @@ import pytest
 from oddswire import OddswireError
 from oddswire.cache import Namespace
 from support import eventually
-from support.hooks import told
+from support.hooks import cache_steps, told
 
 from .conftest import Loader
 
@@ -94,7 +94,8 @@ async def test_a_refresh_that_was_replaced_does_not_void_the_later_one(
 ):
     """Of two refreshes the later one is stored, also if it claims before the other."""
     a = await fleet.cache()
-    look, late, looks = a._shared.look, asyncio.Event(), []
+    shared, _ = cache_steps(a)["look"]
+    look, late, looks = shared.look, asyncio.Event(), []
 
     async def first_is_late(*args, **options):
         looks.append(args)
@@ -102,7 +103,7 @@ async def test_a_refresh_that_was_replaced_does_not_void_the_later_one(
             await late.wait()
         return await look(*args, **options)
 
-    monkeypatch.setattr(a._shared, "look", first_is_late)
+    monkeypatch.setattr(shared, "look", first_is_late)
     first = spawn(a.refresh("m:1", Loader("first")))
     await eventually(lambda: looks)
     slow = Loader("second", held=True)

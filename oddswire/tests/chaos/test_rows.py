@@ -11,11 +11,11 @@ from redis.credentials import CredentialProvider
 
 from oddswire import Client, EmbeddedServer
 
+CHAOS = Path(__file__).parents[3] / "proofs" / "chaos"
+
 
 def _load(name):
-    spec = importlib.util.spec_from_file_location(
-        name, Path(__file__).with_name(f"{name}.py")
-    )
+    spec = importlib.util.spec_from_file_location(name, CHAOS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

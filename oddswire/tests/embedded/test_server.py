@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from oddswire.embedded import EmbeddedServer
 from oddswire.embedded.server import free_port
 from oddswire.errors import ClosedError, EmbeddedFailed
-from support.hooks import ask, info, pick_ports, watched_by_process
+from support.hooks import ask, info, is_released, limit, pick_ports, watched_by_process
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -175,7 +175,7 @@ async def test_stops_a_stopped_process(watched):
 @pytest.mark.advanced
 async def test_kills_what_does_not_stop(monkeypatch, watched):
     """A server that does not act on SIGTERM in time is killed."""
-    monkeypatch.setattr("oddswire.embedded.server._STOP_SECONDS", 0.1)
+    limit(monkeypatch, "server stops", 0.1)
     server = watched_by_process(EmbeddedServer(), watched)
     async with server:
         await _keep_busy(server)
@@ -205,7 +205,7 @@ async def test_cancelled_while_leaving(end_of, watched):
         await task
     await end.wait()
     assert await entered.server.wait_exit() == -signal.SIGKILL
-    assert entered.server._run._transport.is_closing()
+    assert is_released(entered.server)
     assert not entered.server.unix_socket.parent.exists()
 
 

@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from oddswire.embedded import EmbeddedCluster, EmbeddedSentinels
 from oddswire.errors import ClosedError, EmbeddedFailed
 from support import eventually
-from support.hooks import ask
+from support.hooks import ask, limit
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -127,7 +127,7 @@ async def test_failing_node_takes_the_others_along(root):
 @pytest.mark.errors
 async def test_no_agreement(monkeypatch, root):
     """Nodes that do not agree in time are an error that says on what, and gone."""
-    monkeypatch.setattr("oddswire.embedded.topology._SETTLE_SECONDS", 0.2)
+    limit(monkeypatch, "cluster settles", 0.2)
     with pytest.raises(EmbeddedFailed, match=r"waited .* for the cluster state"):
         await EmbeddedCluster(primaries=1).__aenter__()
 

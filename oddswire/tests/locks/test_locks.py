@@ -14,6 +14,7 @@ from oddswire.locks import Locks
 from oddswire.scripts import Script
 from oddswire.testing import frozen
 from support import eventually
+from support.hooks import limit
 from support.keys import LockKeys
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -391,7 +392,7 @@ async def test_a_server_that_blocks_for_too_long_is_asked_again(
 
     A server blocks by its wall clock: set back, it would wake nobody for as long.
     """
-    monkeypatch.setattr("oddswire.client._exclusive.BLOCKING_GRACE", -60.0)
+    limit(monkeypatch, "blocking grace", -60.0)
     await locks.wait(keys.released, "0-0", 60.0)
     assert client.statistics().failures["CommandTimeout"] == 1
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -14,15 +12,9 @@ from oddswire import Client, EmbeddedServer
 from oddswire.embedded import EmbeddedSentinels
 from oddswire.errors import NoPermission, OddswireError
 from oddswire.queue import Queue
-from support import eventually
+from support import eventually, failover
 
 from .conftest import Inbox, Note, consuming, empty
-
-_spec = importlib.util.spec_from_file_location(
-    "failover", Path(__file__).parents[1] / "client" / "failover.py"
-)
-failover = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(failover)
 
 USERS = 20
 EACH = 15

@@ -26,6 +26,7 @@ from oddswire.ratelimit import (
     SlidingWindow,
     TokenBucket,
 )
+from support.hooks import limit_of
 
 USER = Rule("user", SlidingWindow(3, 30.0), key="user")
 ALL = Rule("all", SlidingWindow(100, 30.0))
@@ -504,7 +505,7 @@ def test_any_number_is_a_limit_or_a_rule_error(numbers):
 async def test_ten_thousand_subjects_are_remembered_and_no_more(limiter_of):
     """A flood of ever new subjects does not grow the process without end."""
     limiter = limiter_of(Rule("u", SlidingWindow(1, 30.0), key="user"))
-    rule = limiter._book.rules["u"]
+    rule = limit_of(limiter, "u")
     for user in range(35_000):
         bucket = rule.bucket({"user": user}, monotonic())
         # As if it had been denied for a long time.

@@ -20,6 +20,7 @@ from oddswire.ratelimit import (
 )
 from oddswire.testing import Resources, frozen
 from support import eventually
+from support.hooks import is_idle, limit_of, wake
 
 
 @pytest.mark.basic
@@ -268,16 +269,16 @@ async def test_what_nobody_wants_any_more_goes_back(own):
         await limiter.hit("r")
         waiting = asyncio.get_running_loop().create_task(limiter.acquire("r"))
         await eventually(lambda: limiter.statistics().waiting == 1)
-        bucket = limiter._book.rules["r"].buckets[""]
+        bucket = limit_of(limiter, "r").buckets[""]
         await eventually(lambda: bucket.resume > 0)
         await other.reset("r")
         with frozen(own):
-            limiter._waiting.kick(bucket)
+            wake(limiter, bucket)
             await eventually(lambda: bucket.pending == 1)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
 
-        await eventually(limiter._waiting._task.done)
+        await eventually(lambda: is_idle(limiter))
         assert (await other.peek("r")).remaining == 1
         assert limiter.statistics().asked == 3
 

@@ -28,7 +28,13 @@ from oddswire.errors import SessionGone
 from oddswire.scripts import Script
 from oddswire.sessions import Collection, Expiring, Indexed, Record, Secret, Sessions
 from oddswire.sessions import _scripts as scripts
-from support.hooks import advance_server_clock, mirror_complete, session_steps
+from support.hooks import (
+    advance_server_clock,
+    forget_generations,
+    half_of,
+    mirror_complete,
+    session_steps,
+)
 
 NAME = "dying"
 """Of the wires of processes that are to die."""
@@ -147,7 +153,7 @@ class Steps:
             if name.rstrip("0123456789") not in CHANGING:
                 return send(wire, data, *args, **kwargs)
             if self.last == f"{name}.half":
-                wire._transport.write(data[: len(data) // 2])
+                half_of(wire, data)
             self.reach(f"{name}.half")
             future = send(wire, data, *args, **kwargs)
             self.reach(f"{name}.sent")
@@ -184,7 +190,7 @@ async def live(url, prefix, call, keys, where, deadly=signal.SIGKILL):
                 await sessions.users_for("city", "Oslo")
             for user in (1, 2, 4):
                 await sessions.get(user, fresh=True)
-            sessions._generations.clear()
+            forget_generations(sessions)
             for step, name in (("keep", "near"), ("forget", "near"), ("mirror",) * 2):
                 steps.watch(*session_steps(sessions)[step], name)
             steps.on = True

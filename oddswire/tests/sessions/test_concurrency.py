@@ -13,7 +13,7 @@ from oddswire.errors import (
 )
 from oddswire.testing import FaultProxy, frozen
 from support import eventually
-from support.hooks import lines_of, mirrored, session_keys, stop_follower
+from support.hooks import lines_of, mirrored, session_keys, stop_follower, tapped
 
 
 def count(person):
@@ -238,26 +238,24 @@ async def test_a_save_from_before_another_change_is_refused_when_it_arrives(peop
     sessions = people()
     await sessions.update(1, count, create=True)
     calls = []
-    usual = sessions._store.client
 
     class Tap:
         """Keeps the arguments of each call, to send them again."""
 
         async def execute_command(self, *args, **options):
             calls.append(args)
-            return await usual.execute_command(*args, **options)
+            return await people.client.execute_command(*args, **options)
 
-    sessions._store.client = Tap()
-    await sessions.update(1, count)
-    sessions._store.client = usual
+    with tapped(sessions, Tap()):
+        await sessions.update(1, count)
     before = await people.raw(sessions, 1)
     save = calls[-1]
     for _ in range(3):
-        reply = await usual.execute_command(*save)
+        reply = await people.client.execute_command(*save)
         assert reply[0] == b"conflict"
     assert await people.raw(sessions, 1) == before
     await sessions.delete(1)
-    assert (await usual.execute_command(*save))[0] == b"gone"
+    assert (await people.client.execute_command(*save))[0] == b"gone"
 
 
 @pytest.mark.integration

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from oddswire.errors import CodecError, SessionFull, SessionGone
-from support.hooks import lines_of
+from support.hooks import lines_of, session_steps
 
 
 def count(person):
@@ -22,13 +22,14 @@ async def test_changes_that_wait_are_saved_together_each_with_its_own_outcome(pe
     await sessions.update(1, count, create=True)
     version = (await sessions.get(1)).version
     saves = []
-    usual = sessions._store.save
+    store, _ = session_steps(sessions)["store"]
+    usual = store.save
 
     async def save(*args, **options):
         saves.append(args)
         return await usual(*args, **options)
 
-    sessions._store.save = save
+    store.save = save
     begun = set()
 
     def change(number, person):

@@ -14,9 +14,12 @@ from support.hooks import (
     follow,
     is_following,
     kept_in_memory,
+    memory_of,
     mirrored,
+    reads_under_way,
     session_keys,
     stop_follower,
+    stored_session,
 )
 
 
@@ -242,26 +245,24 @@ async def test_a_read_that_a_change_overtook_is_not_kept(people):
     """What was read before a change was announced does not enter memory after it."""
     async with people() as sessions:
         await sessions.update(1, lambda p: setattr(p, "city", "Oslo"), create=True)
-        near = sessions._near
+        near = memory_of(sessions)
         await stop_follower(sessions)
-        stored = await sessions._store.get(1)
+        snapshot, value, now = await stored_session(sessions, 1)
         reading = near.begin(1)
-        snapshot = sessions._opened(1, stored)
         near.announced(1, snapshot.header.version + 1)
-        value = sessions._form.value(1, snapshot)
-        near.put(1, snapshot, value, stored.now, reading)
+        near.put(1, snapshot, value, now, reading)
         near.end(1, reading)
         assert near.snapshot(1) is None
         reading = near.begin(1)
         near.announced(1, 0)
-        near.put(1, snapshot, value, stored.now, reading)
+        near.put(1, snapshot, value, now, reading)
         near.end(1, reading)
         assert near.snapshot(1) is None
         reading = near.begin(1)
-        near.put(1, snapshot, value, stored.now, reading)
+        near.put(1, snapshot, value, now, reading)
         near.end(1, reading)
         assert near.snapshot(1) is snapshot, "undisturbed, it is kept"
-        assert near._readings == {}
+        assert reads_under_way(near) == {}
 
 
 @pytest.mark.advanced

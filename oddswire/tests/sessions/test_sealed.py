@@ -12,7 +12,7 @@ from oddswire.codec import AesGcm, Keyring, PlainNames
 from oddswire.codec.compression import Zstd
 from oddswire.errors import CodecError, SessionDamaged, SessionError, SettingsError
 from oddswire.sessions._header import Header
-from support.hooks import session_keys
+from support.hooks import sealed_section, session_keys
 
 
 def fill(person):
@@ -320,12 +320,10 @@ async def test_a_bomb_is_refused(people, keyring, sealed):
     sessions = people(keyring=keyring if sealed else None, max_size=100_000)
     await sessions.update(1, fill, create=True)
     bomb = Zstd().compress(bytes(200_000_000))
-    form = sessions._form
     header = (await people.raw(sessions, 1))[0][b"h"]
     generation = Header.parse(header).generation
     if sealed:
-        place = form._place(1, generation, "D")
-        blob = form.sealer.seal(b"\1" + bomb, "1", place)
+        blob = sealed_section(sessions, 1, generation, "D", b"\1" + bomb)
     else:
         from oddswire.codec import Envelope
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -41,6 +42,22 @@ async def test_what_is_stored_comes_back(people, keyring, sealed):
     assert await sessions.get(7) == stored
     assert await people(keyring=keyring if sealed else None).get(7) == stored
     assert await sessions.get(8) is None
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S1")
+@pytest.mark.parametrize("field", ["metadata", "preferences", "conversation", "auth"])
+@pytest.mark.parametrize("value", [Decimal("0.5"), (1, 2), {1}], ids=repr)
+async def test_what_would_come_back_as_another_type_is_refused(people, field, value):
+    """A Decimal in a part without a type is an error when it is set, never a text."""
+    sessions = people(Session)
+
+    def fill(session):
+        getattr(session, field)["deep"] = [value]
+
+    with pytest.raises(CodecError, match=rf"\.{field}\['deep'\]\[0\] is a"):
+        await sessions.update(1, fill, create=True)
+    assert await sessions.get(1) is None
 
 
 @pytest.mark.basic

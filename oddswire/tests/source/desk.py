@@ -110,7 +110,8 @@ class Desk:
         row = self.rows().get(user_id)
         return row.version if row else 0
 
-    def _put(self, kept):
+    def put(self, kept):
+        """Write a record, whatever was there."""
         self._db.execute(
             "INSERT OR REPLACE INTO kept VALUES (?, ?)",
             (kept.user_id, msgspec.msgpack.encode(kept)),
@@ -131,7 +132,7 @@ class Desk:
         """Write a record over a version."""
 
         def work():
-            return self._version(kept.user_id) == expected and self._put(kept)
+            return self._version(kept.user_id) == expected and self.put(kept)
 
         return await self._do("save", work)
 
@@ -149,7 +150,7 @@ class Desk:
         def work():
             if self._version(user_id) != expected or self._version(kept.user_id):
                 return False
-            return self._drop(user_id) and self._put(kept)
+            return self._drop(user_id) and self.put(kept)
 
         return await self._do("move", work)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.hooks import advance_server_clock, session_keys
+from support.hooks import advance_server_clock, mend, noted, session_keys
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -22,7 +22,7 @@ async def start(url, *lists):
     )  # fmt: skip
 
 
-async def agree(sessions, source):
+async def agree(client, sessions, source):
     """Assert that Redis, its indexes and the source say the same; return the person."""
     person = await sessions.get(1, fresh=True)
     kept = source.rows().get(1)
@@ -34,11 +34,11 @@ async def agree(sessions, source):
     if kept is not None:
         assert person.is_active == kept.on
         assert person.city.encode() in kept.data
-        assert await sessions._backing.ledger.noted([1]) == {1: kept.version}
+        assert await noted(sessions, [1]) == {1: kept.version}
     if person is None:
         # A read finds her in neither, and leaves what is left to the mender.
-        await sessions._rebuilding.mend()
-    assert not await sessions._store.client.exists(session_keys(sessions).marks)
+        await mend(sessions)
+    assert not await client.exists(session_keys(sessions).marks)
     return person
 
 
@@ -64,7 +64,7 @@ DEATHS = [
 @pytest.mark.requirement("S3", "S8")
 @pytest.mark.parametrize("there", [True, False], ids=["there", "new"])
 async def test_killed_between_any_two_steps_both_say_the_same(
-    server, prefix, people, source, tmp_path, there
+    client, server, prefix, people, source, tmp_path, there
 ):
     """After kill -9 at each step, Redis and the source agree with the first read."""
     deaths = [each for each in DEATHS if there or each[0] == "update"]
@@ -84,7 +84,7 @@ async def test_killed_between_any_two_steps_both_say_the_same(
     for (what, where), (sessions, desk) in zip(deaths, all_of_them, strict=True):
         with desk:
             advance_server_clock(sessions, 3)
-            person = await agree(sessions, desk)
+            person = await agree(client, sessions, desk)
             committed = where.startswith("after") and where != "after.mark"
             done = committed or where in ("before.store", "before.restore")
             match what:
@@ -101,13 +101,13 @@ async def test_killed_between_any_two_steps_both_say_the_same(
                 1, lambda p: setattr(p, "city", "Rome"), create=True
             )
             assert person.city == "Rome"
-            await agree(sessions, desk)
+            await agree(client, sessions, desk)
 
 
 @pytest.mark.integration
 @pytest.mark.requirement("S3", "S8")
 async def test_processes_that_change_one_user_lose_nothing(
-    server, prefix, people, source, tmp_path
+    client, server, prefix, people, source, tmp_path
 ):
     """Counts of two processes, one killed and replaced: none acknowledged is lost."""
     path = tmp_path / "source.db"
@@ -134,7 +134,7 @@ async def test_processes_that_change_one_user_lose_nothing(
         await process.wait()
     sessions = people()
     advance_server_clock(sessions, 3)
-    person = await agree(sessions, source)
+    person = await agree(client, sessions, source)
     acknowledged = sorted(count for counts in seen for count in counts)
     assert len(set(acknowledged)) == len(acknowledged), "one update lost another"
     # Each of three deaths may have left one that nobody was told of.

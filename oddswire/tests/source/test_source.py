@@ -577,7 +577,7 @@ async def test_a_sealed_source_shows_nothing_and_takes_a_new_key(
     with pytest.raises(CodecError):
         await sealed.load([2])
     swapped = source.rows()[1]
-    source._put(type(swapped)(**{**asdict(swapped), "user_id": 2}))
+    source.put(type(swapped)(**{**asdict(swapped), "user_id": 2}))
     with pytest.raises(CodecError):
         await only.load([2])
 
@@ -628,7 +628,7 @@ async def test_a_damaged_record_is_counted_and_the_others_restored(
     for user in range(3):
         await sessions.update(user, lives_in("Oslo"), create=True)
     row = asdict(source.rows()[1])
-    source._put(type(source.rows()[1])(**{**row, "data": b"\xff"}))
+    source.put(type(source.rows()[1])(**{**row, "data": b"\xff"}))
     await client.unlink(*[key async for key in client.scan_iter("test-*")])
     state = await sessions.rebuild()
     assert (state.damaged, state.restored, state.done) == (1, 2, True)

@@ -10,6 +10,7 @@ import pytest
 
 from oddswire import Client
 from oddswire.testing import FaultProxy, Resources, frozen
+from support.hooks import pushes_of
 
 PING, PONG = b"*1\r\n$4\r\nPING\r\n", b"+PONG\r\n"
 
@@ -184,7 +185,7 @@ async def test_injected_push_reaches_the_client(server, prefix):
         calls = [client.get(f"{prefix}k") for _ in range(50)]
         proxy.inject(b">2\r\n$10\r\ninvalidate\r\n_\r\n")
         assert set(await asyncio.gather(*calls)) == {b"v"}
-        assert client._wires.traffic.pushes == 1
+        assert pushes_of(client) == 1
 
 
 @pytest.mark.advanced

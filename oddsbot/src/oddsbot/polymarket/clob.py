@@ -220,10 +220,10 @@ class Clob:
             name: str(value) for name, value in given.items() if value is not None
         }
         lines: list[str] = []
-        answer = await self._get("/prices-history", params, _History, lines)
-        if lines and not answer.history:
+        points = (await self._get("/prices-history", params, _History, lines)).history
+        if lines and not points:
             raise bad_answer("GET /prices-history", ValueError(lines[0]))
-        return answer.history
+        return points
 
     async def _get(
         self,
@@ -240,6 +240,9 @@ class Clob:
             timeout=self._timeout,
             params=params.items(),
         )
+        if kind is _History and isinstance(answer, dict) and "history" in answer:
+            # An empty list is null in some answers.
+            answer = answer | {"history": answer["history"] or []}
         lines: list[str] = [] if left_out is None else left_out
         found = _read(f"GET {path}", answer, kind, lines)
         if lines:

@@ -248,8 +248,9 @@ class Gamma:
         """
         found: Found[GammaMarket] = Found()
         unread: set[str] = set()
-        for at in range(0, len(condition_ids), PAGE_MAX):
-            missing = [each for each in condition_ids[at : at + PAGE_MAX] if each]
+        wanted = [each for each in dict.fromkeys(condition_ids) if each]
+        for at in range(0, len(wanted), PAGE_MAX):
+            missing = wanted[at : at + PAGE_MAX]
             illegible: set[str] = set()
             for closed in (None, True):
                 cursor = None
@@ -308,15 +309,18 @@ class Gamma:
         params += [(name, value) for name, value in given.items() if value]
         path = "/markets/keyset"
         answer = await self._get(path, params)
-        if not isinstance(answer, dict) or not isinstance(answer.get("markets"), list):
+        if not isinstance(answer, dict) or "markets" not in answer:
+            raise bad_answer(f"GET {path}", ValueError("no list of markets"))
+        sent = [] if answer["markets"] is None else answer["markets"]
+        if not isinstance(sent, list):
             raise bad_answer(f"GET {path}", ValueError("no list of markets"))
         lines: list[str] = []
-        markets = read_each(answer["markets"], GammaMarket, lines)
+        markets = read_each(sent, GammaMarket, lines)
         if lines:
             self.left_out.note(f"GET {path}", lines)
         cursor = next_cursor(answer.get("next_cursor"))
-        skipped = len(answer["markets"]) - len(markets)
-        unread = ids_of(answer["markets"], "conditionId") - {
+        skipped = len(sent) - len(markets)
+        unread = ids_of(sent, "conditionId") - {
             market.condition_id for market in markets
         }
         return MarketPage(markets, cursor, skipped, frozenset(unread))
@@ -343,6 +347,6 @@ class Gamma:
         if lines:
             self.left_out.note(f"GET {path}", lines)
             if isinstance(found, GammaEvent):
-                skipped = len(answer.get("markets", ())) - len(found.markets)
+                skipped = len(answer.get("markets") or ()) - len(found.markets)
                 return msgspec.structs.replace(found, skipped=skipped)
         return found

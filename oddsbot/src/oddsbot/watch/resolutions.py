@@ -1,35 +1,40 @@
-"""Each market that was decided, on a topic that keeps it for who was away."""
+"""Each market that was decided, and each new one, on topics that keep them."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections import deque
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from oddsbot.polymarket import MarketResolved
-from oddswire.errors import CodecError, OddswireError, TopicError
+from oddsbot.polymarket import MarketResolved, NewMarket
 from oddswire.pubsub import Delivery, Topic
+
+from ._publishers import LogPublisher
 
 if TYPE_CHECKING:
     from oddswire.clock import Clock
     from oddswire.pubsub import PubSub
+
+_WEEK = 7 * 86_400.0
 
 RESOLUTIONS = Topic(
     "resolutions",
     MarketResolved,
     delivery=Delivery.LOG,
     history=1_000,
-    retention=7 * 86_400.0,
+    retention=_WEEK,
 )
 """By condition id; each resolution once, however often the feed tells of it."""
 
-_RETRY_EVERY = 0.5
+NEW_MARKETS = Topic(
+    "new_markets",
+    NewMarket,
+    delivery=Delivery.LOG,
+    history=1_000,
+    retention=_WEEK,
+)
+"""By condition id; each market once."""
 
-_log = logging.getLogger("oddsbot.watch")
 
-
-class Resolutions:
+class Resolutions(LogPublisher[MarketResolved]):
     """Publishes what was resolved; `run` it in a task.
 
     In order; while Redis is away they wait.
@@ -37,56 +42,29 @@ class Resolutions:
     Args:
         pubsub: Where to publish.
         clock: Sleeps.
-
-    Attributes:
-        published: Those that Redis had not had before.
-        refused: Those that cannot be published, such as for the text of their market.
     """
 
     def __init__(self, pubsub: PubSub, clock: Clock) -> None:
-        self.published = 0
-        self.refused = 0
-        self._pubsub = pubsub
-        self._clock = clock
-        self._waiting: deque[MarketResolved] = deque()
-        self._work = asyncio.Event()
-        self._done = asyncio.Event()
-        self._done.set()
+        super().__init__(pubsub, clock, RESOLUTIONS)
 
     def put(self, event: MarketResolved) -> None:
         """Have a resolution published soon; never waits."""
-        self._waiting.append(event)
-        self._done.clear()
-        self._work.set()
+        self.add(event.market, f"{event.market}:{event.winning_asset_id}", event)
 
-    async def wait_published(self) -> None:
-        """Wait until none of them waits."""
-        await self._done.wait()
 
-    async def run(self) -> NoReturn:
-        """Publish for ever. Cancelled, those that wait are not published."""
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            while self._waiting:
-                try:
-                    await self._publish(self._waiting[0])
-                except OddswireError as error:
-                    _log.warning("resolutions: cannot publish, trying on: %s", error)
-                    await self._clock.sleep(_RETRY_EVERY)
-                else:
-                    self._waiting.popleft()
-            self._done.set()
+class NewMarkets(LogPublisher[NewMarket]):
+    """Publishes which markets were created; `run` it in a task.
 
-    async def _publish(self, event: MarketResolved) -> None:
-        try:
-            done = await self._pubsub.publish(
-                RESOLUTIONS[event.market],
-                event,
-                dedup_id=f"{event.market}:{event.winning_asset_id}",
-            )
-        except (TopicError, CodecError) as error:
-            self.refused += 1
-            _log.warning("resolutions: %s", error)
-        else:
-            self.published += not done.duplicate
+    In order; while Redis is away they wait, at most 10,000.
+
+    Args:
+        pubsub: Where to publish.
+        clock: Sleeps.
+    """
+
+    def __init__(self, pubsub: PubSub, clock: Clock) -> None:
+        super().__init__(pubsub, clock, NEW_MARKETS, most=10_000)
+
+    def put(self, event: NewMarket) -> None:
+        """Have a market published soon; never waits."""
+        self.add(event.market, event.market, event)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from oddsbot.polymarket import Connected, Disconnected, MarketResolved, quotes
+from oddsbot.polymarket import (
+    Connected,
+    Disconnected,
+    MarketResolved,
+    NewMarket,
+    quotes,
+)
 
 from ._order import QuoteOrder
 
@@ -37,6 +43,7 @@ class Watcher:
         emit: Called with one alert after the other; when it returns, the alert is safe.
         on_tick: Called with each tick; must not block.
         on_resolved: Called with each resolution; must not block.
+        on_new_market: Called with each new market; must not block.
         clock: Tells when an event was seen.
         queue_size: How many alerts may wait.
 
@@ -56,6 +63,7 @@ class Watcher:
         *,
         on_tick: Callable[[Quote], object] | None = None,
         on_resolved: Callable[[MarketResolved], object] | None = None,
+        on_new_market: Callable[[NewMarket], object] | None = None,
         queue_size: int = 10_000,
     ) -> None:
         self.ticks = 0
@@ -68,6 +76,7 @@ class Watcher:
         self._clock = clock
         self._on_tick = on_tick or (lambda _: None)
         self._on_resolved = on_resolved or (lambda _: None)
+        self._on_new_market = on_new_market or (lambda _: None)
         self._tops: dict[str, tuple[Decimal | None, Decimal | None]] = {}
         self._order = QuoteOrder()
         self._queue: asyncio.Queue[Alert] = asyncio.Queue(queue_size)
@@ -106,9 +115,13 @@ class Watcher:
 
     async def _read(self) -> None:
         async for event in self._feed:
-            await self._take(event)
+            await self.take(event)
 
-    async def _take(self, event: MarketEvent | Connected | Disconnected) -> None:
+    async def take(self, event: MarketEvent | Connected | Disconnected) -> None:
+        """Look at one event of the feed, or one that was found in another way.
+
+        Cancelled, some of its alerts may not be in the queue.
+        """
         if isinstance(event, (Connected, Disconnected)):
             # What changed in between shows in the books that follow a `Connected`.
             return
@@ -116,6 +129,8 @@ class Watcher:
         if isinstance(event, MarketResolved):
             self._on_resolved(event)
             await self._queue_all(self._alerts.on_resolved(event, seen_at))
+        elif isinstance(event, NewMarket):
+            self._on_new_market(event)
         for quote in quotes(event):
             if self._order.is_outdated(quote, seen_at):
                 self.outdated += 1

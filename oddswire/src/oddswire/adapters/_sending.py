@@ -147,6 +147,7 @@ class Sending:
         bot: int,
         chat: int | str | None,
         messages: int,
+        paid: bool,
         priority: Priority,
     ) -> R:
         """Send a request when the rules admit it; what the last try raises is raised.
@@ -157,6 +158,8 @@ class Sending:
             chat: The chat's id, or its @name; None: it goes to none.
             messages: How many it counts for. Where a rule admits fewer at once, it
                 takes all that the rule has. 0: it does not wait for the rules.
+            paid: Telegram is paid not to count it among the bot's messages, so it costs
+                nothing of `overall`; its chat's limit holds.
             priority: Who goes first of those who wait in this process.
 
         Raises:
@@ -170,6 +173,8 @@ class Sending:
             chat = _known(chat)
             private = isinstance(chat, int) and chat > 0
             rules = self._chat if private else self._group
+            if paid:
+                rules = rules[:-1]
             subjects["chat"] = f"{bot}:{chat}"
         return await self._upstream.call(
             call,

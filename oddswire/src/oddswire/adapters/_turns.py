@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from oddswire._lines import Lines
+from oddswire.connection.deadline import Deadline
 from oddswire.errors import (
     CommandTimeout,
     ConversationBusy,
@@ -109,7 +109,7 @@ class Turns:
         turn = self._lines.line_up(key)
         try:
             try:
-                async with asyncio.timeout(until - monotonic()):
+                async with Deadline(until - monotonic()):
                     await turn
             except TimeoutError:
                 raise ConversationBusy(
@@ -119,7 +119,7 @@ class Turns:
                 lock = self._locks.lock(key, self._lease, on_lost=self._note_lost)
                 left = max(until - monotonic(), self._to_ask)
                 try:
-                    async with asyncio.timeout(left):
+                    async with Deadline(left):
                         await stack.enter_async_context(lock)
                 except OddswireError as error:
                     self._go_on_alone(error)

@@ -90,7 +90,8 @@ class Upstream:
             cost: What it costs each of the rules, or the cost by the rule's name.
             priority: Who goes first of those who wait in this process.
             retries: Instead of the declared ones.
-            blocks: The rule that a refusal stops; by default the first.
+            blocks: The rule that a refusal stops; by default the first. A call that
+                has not this rule waits for its own refusal alone.
             **subjects: What the rules count by.
 
         Raises:
@@ -121,10 +122,11 @@ class Upstream:
                 if blocks is not None:
                     await self._hold_back(blocks, seconds, subjects)
                 wait = self._left(until)
-                if left == 0 or (not rules and wait is not None and seconds > wait):
+                held = blocks in rules
+                if left == 0 or (not held and wait is not None and seconds > wait):
                     raise
                 left -= 1
-            if not rules:  # there is no rule to wait for
+            if not held:  # none of its rules makes it wait
                 await self._clock.sleep(max(0.0, seconds))
 
     def _left(self, until: float | None) -> float | None:

@@ -22,6 +22,10 @@ R = TypeVar("R")
 P = ParamSpec("P")
 
 
+_STORED_AT_ONCE = 100
+_NAMED = 3
+
+
 class Cache(Many):
     """Two tiers, coherent across processes, fenced, loaded once. ``async with``.
 
@@ -360,22 +364,37 @@ class Cache(Many):
         tags: Iterable[str] = (),
         stale: float | None = None,
     ) -> None:
-        """Store values, all in one trip.
+        """Store values, in one trip for each 100 of them.
+
+        Each value has the time of a `set`, and the event loop runs between two trips.
+        Cancelled, some may be stored.
 
         Raises:
-            ExceptionGroup: Of what `set` raised for some; the others are stored.
+            ExceptionGroup: Of what `set` raised for some; the message names the first
+                keys, each exception has its key as a note, the others are stored.
         """
-        marks = tuple(tags)
-        results = await asyncio.gather(
-            *(
-                self.set(key, value, ttl=ttl, tags=marks, stale=stale)
-                for key, value in mapping.items()
-            ),
-            return_exceptions=True,
-        )
-        failed = [each for each in results if isinstance(each, Exception)]
+        marks, items = tuple(tags), list(mapping.items())
+        failed: dict[str, Exception] = {}
+        for first in range(0, len(items), _STORED_AT_ONCE):
+            some = items[first : first + _STORED_AT_ONCE]
+            results = await asyncio.gather(
+                *(
+                    self.set(key, value, ttl=ttl, tags=marks, stale=stale)
+                    for key, value in some
+                ),
+                return_exceptions=True,
+            )
+            for (key, _), result in zip(some, results, strict=True):
+                if isinstance(result, Exception):
+                    result.add_note(f"key {key}")
+                    failed[key] = result
         if failed:
-            raise ExceptionGroup(f"{len(failed)} of {len(mapping)} not stored", failed)
+            named = ", ".join(list(failed)[:_NAMED])
+            more = ", ..." if len(failed) > _NAMED else ""
+            raise ExceptionGroup(
+                f"{len(failed)} of {len(items)} not stored: {named}{more}",
+                list(failed.values()),
+            )
 
 
 def _nothing() -> None:

@@ -108,7 +108,7 @@ class Claims:
                     continue
                 pause = _POLL * (0.5 + random.random() / 2)  # noqa: S311 - no secret
                 try:
-                    async with asyncio.timeout(pause):
+                    async with asyncio.timeout(pause):  # a pause
                         await event.wait()
                 except TimeoutError:
                     pass

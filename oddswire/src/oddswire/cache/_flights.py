@@ -14,6 +14,7 @@ import inspect
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from oddswire._tasks import spawn
 from oddswire.cache._aside import Aside
 from oddswire.cache._backoff import Backoff
 from oddswire.cache._claims import Claims, Elsewhere
@@ -28,6 +29,7 @@ from oddswire.cache._flight import (
 from oddswire.cache._record import NONCE_BYTES, check_version
 from oddswire.cache._renewals import Renewals
 from oddswire.cache.namespace import check_ttl
+from oddswire.connection.deadline import Deadline
 from oddswire.errors import CacheLoadCycle, CacheLoadTimeout, ClosedError, OddswireError
 
 if TYPE_CHECKING:
@@ -214,7 +216,7 @@ class Flights:
         """
         flight.waiters += 1
         loaders = loading.get()
-        scope = asyncio.timeout(timeout)
+        scope = Deadline(timeout)
         try:
             if loaders:
                 refuse_cycle(loaders, flight.want)
@@ -222,8 +224,11 @@ class Flights:
             async with scope:
                 return await asyncio.shield(flight.future)
         except TimeoutError:
-            if not scope.expired() or flight.future.done():
-                raise
+            if not scope.expired():
+                raise  # the loader's own
+            if flight.future.done():
+                # In this very tick: what it brought, or what its loader raised.
+                return flight.future.result()
             flight.want.place.space.counts.load_timeouts += 1
             raise CacheLoadTimeout(
                 f"{flight.want.place.key}: not loaded within {timeout:g} s"
@@ -258,7 +263,7 @@ class Flights:
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Begin what closing waits for."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        task = spawn(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -401,7 +406,7 @@ class Flights:
             renewals.plan()
         started = self._clock.monotonic()
         loading.set((flight,))  # of this task, which is the flight's own
-        scope = asyncio.timeout(self._max_load)
+        scope = Deadline(self._max_load)
         try:
             async with scope:
                 value = want.loader(load) if takes_load(want.loader) else want.loader()

@@ -6,6 +6,8 @@ import asyncio
 import ssl
 from typing import TYPE_CHECKING
 
+from oddswire.connection.deadline import Deadline
+
 if TYPE_CHECKING:
     from oddswire.settings import Settings
     from oddswire.settings.endpoint import Endpoint
@@ -25,7 +27,7 @@ async def days_left(endpoint: Endpoint, settings: Settings, now: float) -> float
     """
     # It reads files.
     context = await asyncio.to_thread(_context, settings)
-    async with asyncio.timeout(settings.connect_timeout):
+    async with Deadline(settings.connect_timeout):
         _, writer = await asyncio.open_connection(
             endpoint.host, endpoint.port, ssl=context
         )

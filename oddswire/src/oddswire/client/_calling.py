@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import get_running_loop
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,11 @@ import redis.asyncio as aredis
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import RedisError, ResponseError
 
+from oddswire.client import _hooks
 from oddswire.client._commands import Command, Route
 from oddswire.client._exclusive import exclusively, refused_by_replica, unhurried
 from oddswire.client._retries import again
+from oddswire.connection.deadline import Deadline
 from oddswire.connection.failures import for_others
 from oddswire.connection.packing import pack, pack_as_redis_py, unencodable
 from oddswire.connection.reply_errors import from_redis
@@ -31,7 +34,7 @@ from oddswire.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from oddswire.client._wires import Wires
     from oddswire.connection.link import Link
@@ -42,6 +45,13 @@ if TYPE_CHECKING:
 # Names of commands come from code. Should they ever come from users, the table stops
 # growing here and the rest is looked up each time.
 _KNOWN_AT_MOST = 2_000
+
+# Seconds for the reply of a call that waited past its deadline: only a stall of the
+# loop lets it wait so long, and the stall is not the server's.
+_AFTER_A_STALL = 0.1
+
+
+_Redis = aredis.Redis
 
 
 class Calling(aredis.Redis):
@@ -82,6 +92,7 @@ class Calling(aredis.Redis):
             or not command.plain
             or not wire.gate.open
             or wire.loop is not get_running_loop()
+            or _Redis.execute_command is not _hooks.PLAIN
         ):
             return await self._the_long_way(command, args, options)
         command.calls += 1
@@ -124,12 +135,12 @@ class Calling(aredis.Redis):
             self._wires.follow()
         route = command.route_for(args)
         if self.multiplexed and not alone and route is Route.SHARED:
-            return await self._shared(command, args, options)
+            return await self._seen(self._shared, command, args, options)
         if alone and route is Route.REFUSED:
             self._altered = True
         try:
             if route is Route.ASIDE and not self._altered:
-                return await self._aside(command, args, options)
+                return await self._seen(self._aside, command, args, options)
             if alone or command.name == "HIMPORT":
                 return await super().execute_command(*args, **options)
             if route is Route.REFUSED:
@@ -141,7 +152,7 @@ class Calling(aredis.Redis):
                 reply = await self._by_pool(command, args, options)
                 self._wires.traffic.answered.record(monotonic())
                 return reply
-            reply = await self._exclusive(command, args, options)
+            reply = await self._seen(self._exclusive, command, args, options)
             self._wires.traffic.answered.record(monotonic())
         except OddswireError as error:
             self.counted(error)
@@ -153,6 +164,19 @@ class Calling(aredis.Redis):
                 self._wires.traffic.answered.record(monotonic())
             raise self.counted(_translated(error), command) from error
         return await self.shaped(reply, command, options)
+
+    async def _seen(
+        self,
+        run: Callable[[Command, tuple[Any, ...], dict[str, Any]], Awaitable[Any]],
+        command: Command,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> Any:
+        """Run a command that does not go by redis-py's method, under its hooks."""
+        if _hooks.commands_are_seen():
+            done = partial(run, command, args, options)
+            return await _hooks.command(self, args, options, done)
+        return await run(command, args, options)
 
     async def _shared(
         self, command: Command, args: tuple[Any, ...], options: dict[str, Any]
@@ -225,12 +249,12 @@ class Calling(aredis.Redis):
             wire = await self._wires.ready(deadline - monotonic())
         if wire.error is None and not wire.gate.open:
             wire.count_wait()
-            await wire.gate.wait(len(data), deadline - monotonic(), wire.load)
+            await wire.gate.wait(len(data), _left(deadline), wire.load)
         if wire.error is not None:
             # It ended after it was handed over, before this task had its turn.
             raise for_others(wire.error, Outcome.NOT_SENT)
         future = wire.send(
-            data, deadline - monotonic(), label, count=count, raw=raw, on_reply=on_reply
+            data, _left(deadline), label, count=count, raw=raw, on_reply=on_reply
         )
         try:
             return await future
@@ -263,7 +287,7 @@ class Calling(aredis.Redis):
         self, command: Command, args: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
         """Run an ordinary command as redis-py does; the pool's wait counts too."""
-        scope = asyncio.timeout(self.timeout)
+        scope = Deadline(self.timeout)
         try:
             async with scope:
                 return await super().execute_command(*args, **options)
@@ -473,6 +497,11 @@ def _as_if_unsent(error: Exception) -> bool:
     return isinstance(ours := from_redis(error), ReadOnly) and (
         ours.outcome is Outcome.REJECTED
     )
+
+
+def _left(deadline: float) -> float:
+    left = deadline - monotonic()
+    return left if left > 0.0 else _AFTER_A_STALL
 
 
 def _translated(error: Exception) -> Exception:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ExecAbortError, ReadOnlyError, ResponseError
 
 from oddswire.client._commands import OF_EARLIER_WRITES, Command
+from oddswire.connection.deadline import Deadline
 from oddswire.errors import CommandTimeout, NotShared, PoolTimeout
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ async def exclusively(
 
 async def _lease(pool: aredis.ConnectionPool, seconds: float) -> AbstractConnection:
     """Return an exclusive wire; neither the pool nor the caller waits longer."""
-    scope = asyncio.timeout(None if math.isinf(seconds) else seconds)
+    scope = Deadline(seconds)
     wire: AbstractConnection
     try:
         async with scope:
@@ -115,7 +115,7 @@ async def unhurried(
         CommandTimeout: Its time is over.
     """
     limit = max(timeout, command.longest(args) + BLOCKING_GRACE)
-    scope = asyncio.timeout(None if math.isinf(limit) else limit)
+    scope = Deadline(limit)
     # Also for writing: ours may be longer.
     usual, wire.socket_timeout = wire.socket_timeout, None
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,11 @@ from redis.asyncio.client import Pipeline as RedisPipeline
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ExecAbortError, RedisError, ResponseError, WatchError
 
+from oddswire.client import _hooks
 from oddswire.client._commands import Retry, Route
 from oddswire.client._exclusive import refused_by_replica, unhurried
 from oddswire.client._retries import again
+from oddswire.connection.deadline import Deadline
 from oddswire.connection.packing import pack, unencodable
 from oddswire.connection.reply_errors import from_redis
 from oddswire.errors import CommandTimeout, NotShared, OddswireError
@@ -104,9 +106,17 @@ class Pipeline(RedisPipeline):
             if parts is not None:
                 data = b"".join(parts)
                 if len(data) <= _SHARED_BYTES:
-                    return await self._execute_shared(
-                        stack, commands, data, len(parts), atomic=atomic
+                    run = partial(
+                        self._execute_shared,
+                        stack,
+                        commands,
+                        data,
+                        len(parts),
+                        atomic=atomic,
                     )
+                    if _hooks.pipelines_are_seen():
+                        return await _hooks.pipeline(self, run)
+                    return await run()
         atomic = bool(self.is_transaction or self.explicit_transaction)
         repeatable = atomic and self.connection is None and not self.watching
         before = self.explicit_transaction, set(self.scripts)
@@ -129,7 +139,7 @@ class Pipeline(RedisPipeline):
             if not atomic:  # within MULTI nothing blocks
                 limit += self._client.known_command(args[0]).longest(args)
         try:
-            async with asyncio.timeout(None if math.isinf(limit) else limit):
+            async with Deadline(limit):
                 if self.connection is None:
                     self.connection = await self.connection_pool.get_connection()
                 # redis-py's own limit is for each read, so that a batch of many never

@@ -6,9 +6,9 @@ from typing import Generic, NoReturn, TypeVar
 
 import msgspec
 
-from oddswire.codec._untyped import check_untyped, find_untyped
 from oddswire.codec.compression import Compressor, Zstd
 from oddswire.codec.envelope import HEADER_BYTES, Envelope, plain_body
+from oddswire.codec.untyped import check_untyped, find_untyped
 from oddswire.errors import CodecError
 
 T = TypeVar("T")

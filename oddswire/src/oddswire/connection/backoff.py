@@ -72,6 +72,11 @@ class Backoff:
             self.failures = min(self.failures + 1, self.policy.attempts - 1)
         self._ready_at = None
 
+    def forget(self) -> None:
+        """The server is elsewhere now: what failed before says nothing of it."""
+        if not self.circuit_open:
+            self.failures = 0
+
     def failed(self) -> None:
         """An attempt failed."""
         self.failures += 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from oddswire.connection.calls import Named
+from oddswire.connection.deadline import Deadline
 from oddswire.connection.handshake import Greeting, Hello, Refusals, accept
 from oddswire.connection.outage import TRANSIENT_ERRORS
 from oddswire.connection.packing import pack
@@ -111,8 +112,9 @@ async def dial(
     hint = ""
     wire: Multiplexer | None = None
     finished = False
+    deadline = Deadline(timeout)
     try:
-        async with asyncio.timeout(timeout):
+        async with deadline:
             where = await locate()
             hint = lost_hint(tls=where.tls is not None)
             progress.stage = f"{where}: waiting for the credentials"
@@ -124,7 +126,12 @@ async def dial(
             if hello.channels:
                 await _subscribe(wire, hello.channels, timeout)
         finished = True
-    except TimeoutError:
+    except TimeoutError as error:
+        if not deadline.expired():
+            # The system's own, when nothing answers for minutes.
+            raise Unavailable(
+                f"{where}: {with_system_words(error.strerror or str(error), error)}"
+            ) from error
         late = f"no connection within {timeout:g} s"
         raise Unavailable(
             f"{where}: {late}{_silence(where, wire)}"
@@ -242,12 +249,15 @@ async def _open(target: Target, make: Callable[[], Multiplexer]) -> Multiplexer:
 def staggered(host: str) -> dict[str, float]:
     """Return how to try the addresses of a name: not one after the other (RFC 8305).
 
-    uvloop's `create_connection` cannot do otherwise.
+    uvloop's `create_connection` cannot do otherwise, and a loop with a task factory of
+    the application's does not.
     """
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+        loop = asyncio.get_running_loop()
+        # With eager tasks asyncio's race between addresses fails (CPython 3.12, 3.13).
+        if isinstance(loop, asyncio.BaseEventLoop) and loop.get_task_factory() is None:
             return {"happy_eyeballs_delay": _NEXT_ADDRESS}
     return {}
 
@@ -338,7 +348,7 @@ async def unless_plaintext(
 async def _answers_in_plaintext(host: str, port: int) -> bool:
     writer: asyncio.StreamWriter | None = None
     try:
-        async with asyncio.timeout(_PLAINTEXT_TAKES):
+        async with Deadline(_PLAINTEXT_TAKES):
             reader, writer = await asyncio.open_connection(host, port)
             writer.write(b"PING\r\n")
             # TLS answers with an alert, or not at all.

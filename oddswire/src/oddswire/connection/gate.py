@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from oddswire.connection.deadline import Alarm
 from oddswire.errors import OddswireError, Overloaded
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ class Gate:
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         self._turns[turn] = size
-        handle = loop.call_later(timeout, _expire, turn)
+        handle = Alarm(loop, timeout, partial(_expire, turn))
         self.update()
         try:
             await turn

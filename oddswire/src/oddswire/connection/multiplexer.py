@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import math
 from collections import deque
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from time import monotonic
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from oddswire.connection.calls import Call, Label, Plan, dead_at, overdue
+from oddswire.connection.deadline import Alarm
 from oddswire.connection.failures import copy_of, for_others, out_of_step
 from oddswire.connection.gate import Caps, Gate
 from oddswire.connection.reply_errors import reply_error
@@ -490,7 +492,7 @@ class Multiplexer(asyncio.Protocol):
                 if self._drained is None:  # or somebody else is closing it as well
                     self._drained = self.loop.create_future()
                 self.gate.fail(lambda: ClosedError("the client is closing"))
-                handle = self.loop.call_later(drain, _settle, self._drained)
+                handle = Alarm(self.loop, drain, partial(_settle, self._drained))
                 try:
                     # Shielded: whoever else waits for the same future goes on waiting.
                     await asyncio.shield(self._drained)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from functools import cache
+from functools import cache, partial
 from time import monotonic
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,9 @@ from redis import exceptions as redis_errors
 from redis._parsers import _AsyncHiredisParser
 from redis.asyncio.connection import SSLConnection
 
+from oddswire._tasks import spawn
 from oddswire.connection.access import Access, hello_of
+from oddswire.connection.deadline import Alarm, Deadline
 from oddswire.connection.dial import (
     lost_hint,
     staggered,
@@ -50,6 +52,10 @@ if TYPE_CHECKING:
 
     _Turn = asyncio.Future["AbstractConnection"]
 
+
+# Seconds: redis-py's own limit for one read is not to end it before ours does. redis-py
+# 7 knows no infinity here, and uvloop none anywhere.
+_FOREVER = 1e9
 
 # Seconds that a connection which is closed may take to send what was written, and to
 # end TLS.
@@ -115,8 +121,12 @@ class _Whole:
                 lost = ConnectionLost("the connection was closed")
                 break
             try:
-                await self.send_packed_command(map(pack, batch), check_health=False)
-                replies += [await self._reply_or_refusal() for _ in batch]
+                async with Deadline(self.socket_connect_timeout):
+                    await self.send_packed_command(map(pack, batch), check_health=False)
+                    replies += [await self._reply_or_refusal() for _ in batch]
+            except TimeoutError:
+                lost = CommandTimeout(f"no answer in {self.socket_connect_timeout:g} s")
+                break
             except (ConnectionLost, CommandTimeout, ProtocolBroken) as error:
                 lost = error
                 break
@@ -137,12 +147,31 @@ class _Whole:
     async def _reply_or_refusal(self: Any) -> Any:
         """Read a reply; an error reply is returned, a lost connection raised."""
         try:
-            return await self.read_response(disable_decoding=True)
+            return await self.read_response(disable_decoding=True, timeout=_FOREVER)
         except redis_errors.RedisError as error:
             ours = from_redis(error)
             if isinstance(ours, ConnectionLost | CommandTimeout | ProtocolBroken):
                 raise ours from error
             return ours
+
+    async def read_response(
+        self: Any, *args: Any, timeout: float | None = None, **options: Any
+    ) -> Any:
+        """Read a reply (redis-py's), within a limit that a stall does not use up."""
+        limit = self.socket_timeout
+        if timeout is not None or limit is None:
+            return await super().read_response(*args, timeout=timeout, **options)  # type: ignore[misc]
+        try:
+            async with Deadline(limit):
+                return await super().read_response(  # type: ignore[misc]
+                    *args, timeout=_FOREVER, **options
+                )
+        except TimeoutError:
+            if options.get("disconnect_on_error", True):
+                await self.disconnect(nowait=True)
+            raise redis_errors.TimeoutError(
+                f"Timeout reading from {self._host_error()}"
+            ) from None
 
     async def connect_check_health(self, *args: Any, **options: Any) -> None:
         """Connect (redis-py's); every way of connecting comes by here."""
@@ -194,7 +223,7 @@ class _Whole:
         if isinstance(command, str):
             command = command.encode()
         try:
-            async with asyncio.timeout(self.socket_timeout):
+            async with Deadline(self.socket_timeout):
                 await self._send_packed_command(
                     [command] if isinstance(command, bytes) else command
                 )
@@ -308,7 +337,7 @@ class WirePool(aredis.ConnectionPool):
         loop = asyncio.get_running_loop()
         turn: _Turn = loop.create_future()
         self._do(self._roster.ask(turn, loop.time()))
-        handle = loop.call_later(self._acquire_timeout, self._expire, turn)
+        handle = Alarm(loop, self._acquire_timeout, partial(self._expire, turn))
         try:
             wire = await turn
         except asyncio.CancelledError:
@@ -324,6 +353,38 @@ class WirePool(aredis.ConnectionPool):
             await asyncio.shield(self.release(wire))
             raise
         return wire
+
+    def get_available_connection(self) -> AbstractConnection:
+        """Lease a wire at once, open or not; `ensure_connection` opens it (redis-py's).
+
+        Raises:
+            PoolTimeout: None is free.
+            ClosedError: The pool was closed.
+            WrongLoop: Another loop, or the process this one was forked from, uses it.
+        """
+        self._owner.claim()
+        if self._closed:
+            raise ClosedError("the client was closed")
+        wire = self._roster.take(self._now(), self.make_connection)
+        if wire is None:
+            raise PoolTimeout(
+                f"no exclusive wire is free ({self._roster.leased} of "
+                f"{self._roster.most} leased); `await get_connection()` waits for one"
+            )
+        self._in_use_connections.add(wire)
+        return wire
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Open a leased wire, or replace its socket if the server closed it.
+
+        Raises:
+            Unavailable: The server cannot be reached.
+        """
+        await self._freshen(connection)
+
+    def can_get_connection(self) -> bool:
+        """Whether a wire is free, or may be opened (redis-py's)."""
+        return self._roster.idle > 0 or self._roster.size < self._roster.most
 
     async def _reclaim(self, turn: _Turn) -> None:
         if turn.exception() is None:
@@ -358,7 +419,7 @@ class WirePool(aredis.ConnectionPool):
     async def _connect(self, wire: AbstractConnection) -> None:
         """Open a wire within the connect timeout, with our errors."""
         try:
-            async with asyncio.timeout(self._connect_timeout):
+            async with Deadline(self._connect_timeout):
                 await wire.connect()
         except TimeoutError:
             raise Unavailable(
@@ -390,9 +451,7 @@ class WirePool(aredis.ConnectionPool):
 
     @staticmethod
     def _spawn(coroutine: Any, tasks: set[asyncio.Task[None]], what: str) -> None:
-        task = asyncio.get_running_loop().create_task(
-            coroutine, name=f"oddswire exclusive wire {what}"
-        )
+        task = spawn(coroutine, name=f"oddswire exclusive wire {what}")
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
@@ -439,7 +498,7 @@ class WirePool(aredis.ConnectionPool):
         """Authenticate a wire by the newest token; False: it is of no more use."""
         token = self.access.token
         try:
-            async with asyncio.timeout(self._connect_timeout):
+            async with Deadline(self._connect_timeout):
                 await connection.send_command(*self.access.words)
                 await connection.read_response()
         except (aredis.RedisError, OSError, TimeoutError):
@@ -497,7 +556,7 @@ async def _close(wire: AbstractConnection) -> None:
     """End a wire in order if that takes a moment; if not, all the same."""
     writer = wire._writer  # noqa: SLF001 - redis-py has no other way to abort
     try:
-        async with asyncio.timeout(_IN_ORDER):
+        async with asyncio.timeout(_IN_ORDER):  # a pause
             await wire.disconnect()
     except (aredis.RedisError, OSError):
         pass  # no reason to keep the others open

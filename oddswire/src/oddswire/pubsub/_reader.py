@@ -14,7 +14,9 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from oddswire._tasks import spawn
 from oddswire.connection.calls import Named
+from oddswire.connection.deadline import Deadline
 from oddswire.connection.packing import pack
 from oddswire.errors import (
     ClosedError,
@@ -92,9 +94,7 @@ class Reader:
         if self._closed:
             raise ClosedError("this PubSub was closed")
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(
-                self._run(), name="oddswire subscriber"
-            )
+            self._task = spawn(self._run(), name="oddswire subscriber")
         channel = inbox.line.channel
         route = self._routes.get(channel)
         if route is None:
@@ -104,7 +104,7 @@ class Reader:
         self._wake.set()
         joined = False
         try:
-            async with asyncio.timeout(self._timeout):
+            async with Deadline(self._timeout):
                 await asyncio.shield(inbox.joined)
             joined = True
         except TimeoutError:
@@ -182,7 +182,7 @@ class Reader:
             pause = _PAUSE
             self._degraded.end()
             try:
-                async with asyncio.timeout(self._every):
+                async with asyncio.timeout(self._every):  # a pause
                     await self._wake.wait()
             except TimeoutError:
                 for route in self._routes.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from oddswire.connection.deadline import Deadline
 from oddswire.errors import ClosedError, OddswireError, TopicError
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class Subscription(Generic[T]):
             until = saves if until is None else min(until, saves)
         self._waiter = loop.create_future()
         try:
-            async with asyncio.timeout_at(until):
+            async with Deadline(None if until is None else until - loop.time()):
                 await self._waiter
         except TimeoutError:
             if self._positions is not None and self._positions.due:

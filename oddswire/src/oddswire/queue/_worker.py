@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
+from oddswire.connection.deadline import Deadline
 from oddswire.connection.outage import TRANSIENT_ERRORS, Outage
 from oddswire.errors import CodecError, OddswireError, RateLimited, Undeliverable
 from oddswire.events import Degradation
@@ -209,7 +210,7 @@ class Worker(Generic[T]):
         self._idle.set()
         pause = self._options.poll if until is None else min(until, self._options.poll)
         with suppress(TimeoutError):
-            async with asyncio.timeout(pause):
+            async with asyncio.timeout(pause):  # a pause
                 await self._stir.wait()
         self._idle.clear()
 
@@ -272,7 +273,7 @@ class Worker(Generic[T]):
             message = self._message(held)
         except CodecError as error:
             return self._dead(taken, _text(error))
-        scope = asyncio.timeout(self._options.timeout)
+        scope = Deadline(self._options.timeout)
         try:
             async with scope:
                 await self._handler(message)
@@ -346,7 +347,7 @@ class Worker(Generic[T]):
     async def _part(self, taken: Taken, ending: _Ending) -> None:
         """The last word of a cancelled handler; unsaid, the lease runs out."""
         with suppress(OddswireError, TimeoutError):
-            async with asyncio.timeout(_FAREWELL):
+            async with Deadline(_FAREWELL):
                 if await self._end(taken, ending):
                     self._count(ending, ours=True)
 

@@ -17,6 +17,8 @@ from itertools import count
 from math import inf
 from typing import TYPE_CHECKING
 
+from oddswire._tasks import spawn
+from oddswire.connection.deadline import Deadline
 from oddswire.errors import ClosedError
 
 if TYPE_CHECKING:
@@ -120,7 +122,7 @@ class Waiting:
         waiter = Waiter(request, inf if timeout is None else self._now() + timeout)
         self._enter(waiter, priority)
         try:
-            async with asyncio.timeout(timeout):
+            async with Deadline(timeout):
                 return await waiter.future
         except TimeoutError:
             # It may have been admitted in the very tick in which its time was over.
@@ -146,9 +148,7 @@ class Waiting:
             bucket.waiting += 1
         self._wake.set()
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(
-                self._serve(), name="oddswire rate limit waiters"
-            )
+            self._task = spawn(self._serve(), name="oddswire rate limit waiters")
 
     def _leave(self, waiter: Waiter) -> None:
         waiter.future.cancel()
@@ -320,7 +320,7 @@ class Waiting:
     async def _pause(self) -> None:
         delay = self._timers[0][0] - self._now() if self._timers else None
         with suppress(TimeoutError):
-            async with asyncio.timeout(delay):
+            async with asyncio.timeout(delay):  # a pause
                 await self._wake.wait()
 
     def _push(self, heap: _Heap, line: Line) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from oddswire.codec.untyped import check_untyped
 from oddswire.errors import CodecError, InvalidKey, SessionDamaged, SessionFull
 from oddswire.keys import SESSION_INDEX, KeySpace
 from oddswire.sessions._header import (
@@ -156,8 +157,12 @@ class Form(Packing, Generic[T]):
         """Return a member encoded.
 
         Raises:
-            CodecError: ``type``: the value is not of the collection's type.
+            CodecError: ``type``: the value is not of the collection's type, or would
+                come back with another.
         """
+        untyped = self.layout.untyped_members[collection]
+        if untyped is not None:
+            check_untyped(untyped, value)
         body = encoded((key, value))
         decoded(self.layout.members[collection].decode, body)
         return body
@@ -317,9 +322,11 @@ class Form(Packing, Generic[T]):
             value: What is to be stored.
 
         Raises:
-            CodecError: ``type`` or ``too_large``: it could not be read back.
+            CodecError: ``type`` or ``too_large``: it could not be read back as it is.
             SessionFull: More members than a collection may have.
         """
+        if self.layout.untyped is not None:
+            check_untyped(self.layout.untyped, value)
         members, tags = self._collections(before, value)
         found = Content(plain=self._sections(before, value), members=members, tags=tags)
         for field, body in (*found.plain.items(), *members.items()):

@@ -16,6 +16,7 @@ from typing import (
 
 import msgspec
 
+from oddswire.codec.untyped import find_untyped
 from oddswire.sessions.record import Collection, Expiring, Indexed, Record, Secret
 
 T = TypeVar("T", bound=Record)
@@ -43,6 +44,8 @@ class Layout(Generic[T]):
         members: What checks and decodes a member's value, by field.
         indexes: Fields with an index of their own.
         index_names: Every index that `users_for` knows.
+        untyped: For `check_untyped`; None where the type names all of its parts.
+        untyped_members: The same of a member's value, by field.
     """
 
     def __init__(self, type: type[T]) -> None:  # noqa: A002 - as in Codec
@@ -52,8 +55,10 @@ class Layout(Generic[T]):
         self.sections: dict[str, list[str]] = {name: [] for name in SECTIONS}
         self.collections: dict[str, Collection] = {}
         self.members: dict[str, msgspec.msgpack.Decoder[Any]] = {}
+        self.untyped_members: dict[str, Any] = {}
         self.indexes: list[str] = []
         self.whole = msgspec.msgpack.Decoder(type)
+        self.untyped = find_untyped(type)
         hints = get_type_hints(type, include_extras=True)
         for field in msgspec.structs.fields(type):
             if field.required:
@@ -112,6 +117,7 @@ class Layout(Generic[T]):
                     self.members[name] = msgspec.msgpack.Decoder(
                         tuple[types]  # type: ignore[valid-type]
                     )
+                    self.untyped_members[name] = find_untyped(types[1])
         if name in self.indexes and section != DURABLE:
             raise TypeError(f"{name}: what expires cannot be Indexed")
         if name not in self.collections:

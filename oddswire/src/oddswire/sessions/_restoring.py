@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import secrets
 from contextlib import suppress
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from oddswire.connection.deadline import Deadline
 from oddswire.errors import (
     CodecError,
     OddswireError,
@@ -93,7 +93,7 @@ class Restoring(Generic[T]):
     async def ask(self, call: Awaitable[R]) -> R:
         """Await a call of the source; what it raises is a `SourceError`."""
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with Deadline(DEADLINE):
                 answer = await call
         except SourceError as error:
             self._degraded.begin(error)

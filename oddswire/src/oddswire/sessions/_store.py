@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from oddswire.sessions._seal import HeaderSeal
 
 TRIES = 16
+_LOOKED_AT = 2_000  # keys of a page of the search that `erase` ends with
 """Attempts at what other processes get ahead of."""
 _SHARD = 0  # one slot, in which every guarantee is exact
 
@@ -353,10 +354,16 @@ class Store:
         if await client.sismember(self.off, name):
             left.append(self.off)
         try:
-            every = client.scan_iter(match=self.index_pattern(), count=1000)
-            left += [
-                plain(key) async for key in every if await client.sismember(key, name)
-            ]
+            cursor: Any = "0"
+            while True:
+                cursor, found = await scripts.TRACES(
+                    client,
+                    [self.expiry],
+                    [cursor, self.index_pattern(), name, _LOOKED_AT],
+                )
+                left += [plain(key) for key in found]
+                if plain(cursor) == "0":
+                    break
         except NoPermission:
             left.append("the indexes were not looked at: SCAN is not allowed")
         log: Any = await client.xrange(self.log)

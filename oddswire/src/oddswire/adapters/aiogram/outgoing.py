@@ -84,6 +84,7 @@ class Outgoing(BaseRequestMiddleware):
             messages=messages(
                 method.__api_method__, lambda name: getattr(method, name, None)
             ),
+            paid=getattr(method, "allow_paid_broadcast", None) is True,
             priority=Priority.NORMAL
             if self._priority is None
             else self._priority(method),

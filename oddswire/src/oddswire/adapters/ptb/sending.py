@@ -90,6 +90,7 @@ class RateLimiter(BaseRateLimiter[Priority]):
             bot=self._bot,
             chat=data.get("chat_id"),
             messages=messages(endpoint, data.get),
+            paid=data.get("allow_paid_broadcast") is True,
             priority=Priority.NORMAL if rate_limit_args is None else rate_limit_args,
         )
 

@@ -107,13 +107,16 @@ def _failovers(found: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield (
         "Three sentinels, a primary and two replicas, `down-after` 1 s; four tasks "
-        "that write. The primary changes by command, is killed, or is stopped and goes "
-        "on after the switch. Replication is asynchronous, so the server loses what it "
-        "had acknowledged and not passed on; **later** are the lost writes that were "
-        "acknowledged half a second or more after the new primary was announced."
+        "that write. The primary changes by command, is killed, is stopped and goes on "
+        "after the switch, or is cut off from replicas and sentinels and goes on for "
+        "clients. Replication is asynchronous, so the server loses what it had "
+        "acknowledged and not passed on; **later** are the lost writes that were "
+        "acknowledged half a second or more after the new primary was announced. "
+        "**back**: seconds from the announcement to the first write that the new "
+        "primary acknowledged; *never*: none in 15 s."
     )
     yield ""
-    figures = ("acked", "failed", "lost", "later", "away, s")
+    figures = ("acked", "failed", "lost", "later", "away, s", "back, s")
     yield _row("", "`min-replicas-to-write`", "client", *figures)
     yield _row("---", "---:", "---", *("---:" for _ in figures))
     for each in found:
@@ -121,6 +124,7 @@ def _failovers(found: list[dict[str, Any]]) -> Iterator[str]:
             each["how"], 1 if each["safe"] else 0, each["client"],
             f"{each['acknowledged']:,}", each["failed"], each["lost"],
             each["lost_later"], f"{each['away']:.2f}",
+            "never" if each["back"] is None else f"{each['back']:.2f}",
         )  # fmt: skip
     yield ""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from oddswire.embedded import EmbeddedServer
 
 HERE = Path(__file__).resolve().parent
-BUILD = HERE.parents[2] / "build" / "dropin"
+BUILD = HERE.parents[1] / "build" / "dropin"
 VERSION = "3.31.0"
 SHA256 = "f2c5064fe52d88898c86af62261c405440a014216e45dd99b2c6555a5602ce30"
 TESTS = (

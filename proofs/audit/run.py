@@ -20,25 +20,30 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from adapters import ADAPTERS
 from judge import Verdict, judge
-from worker import KEYS
+from process import KEYS
 
 from oddswire import Client
 from oddswire.embedded import EmbeddedServer
 from oddswire.testing import FaultProxy, frozen
+from support.topple import HOWS, Toppled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[2]
 WHOLE = 600.0
 PROCESSES = 3
 # Two seconds are promised; the rest is for a machine that is busy with the audit.
 BOUND = 2.5
+# Six are promised where a primary is deposed: docs/guarantees.md.
+BOUND_DEPOSED = 6.5
 FAULTS = (
     "half-open", "deaf", "cut", "late", "stop", "kill", "flush", "freeze", "restart",
     "promote",
@@ -47,6 +52,8 @@ FAULTS = (
 
 class Audit:
     """One run for one library."""
+
+    bound = BOUND
 
     def __init__(
         self, name: str, folder: Path, seed: int, faults: Sequence[str] = FAULTS
@@ -72,24 +79,28 @@ class Audit:
                 for _ in range(2)
             ]
             await self._follow()
-            self._truth = await stack.enter_async_context(EmbeddedServer())
             self._proxies = [
                 await stack.enter_async_context(FaultProxy(self._server.url))
                 for _ in range(PROCESSES)
             ]
-            self._workers = [await self._start(at) for at in range(PROCESSES)]
-            end = monotonic() + seconds
-            try:
-                while (left := end - monotonic()) > 0:
-                    self._show(1 - left / seconds)
-                    await asyncio.sleep(0.3 + self._rng.random())
-                    await self._fault()
-            finally:
-                for worker in self._workers:
-                    with suppress(ProcessLookupError):
-                        worker.kill()
-                    await worker.wait()
-        return judge(self._lines(), BOUND)
+            await self._work(stack, seconds)
+        return judge(self._lines(), self.bound)
+
+    async def _work(self, stack: AsyncExitStack, seconds: float) -> None:
+        """Start the workers, and have a fault every other second."""
+        self._truth = await stack.enter_async_context(EmbeddedServer())
+        self._workers = [await self._start(at) for at in range(PROCESSES)]
+        end = monotonic() + seconds
+        try:
+            while (left := end - monotonic()) > 0:
+                self._show(1 - left / seconds)
+                await asyncio.sleep(0.3 + self._rng.random())
+                await self._fault()
+        finally:
+            for worker in self._workers:
+                with suppress(ProcessLookupError):
+                    worker.kill()
+                await worker.wait()
 
     def _show(self, share: float) -> None:
         if sys.stderr.isatty():
@@ -101,15 +112,22 @@ class Audit:
         self._started += 1
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            str(Path(__file__).parent / "worker.py"),
+            str(Path(__file__).parent / "process.py"),
             self._name,
-            self._proxies[at].url,
+            self._url(at),
             self._truth.url,
             str(self._folder / f"{self._started}.jsonl"),
             str(self._started),
+            *self._sentinels(at),
             # What peers print of their broken connections is theirs.
             stderr=None if self._name == "oddswire" else asyncio.subprocess.DEVNULL,
         )
+
+    def _url(self, at: int) -> str:
+        return self._proxies[at].url
+
+    def _sentinels(self, at: int) -> tuple[str, ...]:
+        return ()
 
     async def _fault(self) -> None:
         at = self._rng.randrange(PROCESSES)
@@ -190,12 +208,74 @@ class Audit:
         return found
 
 
+class SentinelAudit(Audit):
+    """The same by Sentinel, with a primary that is deposed each time.
+
+    It is replaced by command, killed, frozen and goes on later, or cut off from its
+    replicas and the sentinels and goes on for clients. Of the workers one, two or all
+    are cut off from the sentinels meanwhile, so that nobody tells them.
+    """
+
+    bound = BOUND_DEPOSED
+
+    async def run(self, seconds: float) -> Verdict:
+        """Depose one primary after the other, and judge."""
+        async with AsyncExitStack() as stack:
+            self._group = await stack.enter_async_context(Toppled())
+            self._links = [
+                [
+                    await stack.enter_async_context(FaultProxy(sentinel.url))
+                    for sentinel in self._group.sentinels
+                ]
+                for _ in range(PROCESSES)
+            ]
+            await self._work(stack, seconds)
+        return judge(self._lines(), self.bound)
+
+    def _url(self, at: int) -> str:
+        return self._group.url
+
+    def _sentinels(self, at: int) -> tuple[str, ...]:
+        hosts = ",".join(
+            f"127.0.0.1:{urlsplit(link.url).port}" for link in self._links[at]
+        )
+        return hosts, self._group.password
+
+    async def _fault(self) -> None:
+        fault = self._rng.choice(self._choice)
+        deaf = self._rng.sample(range(PROCESSES), self._rng.randrange(PROCESSES + 1))
+        what = f"{fault}, {len(deaf)} deaf"
+        self.faults[what] = self.faults.get(what, 0) + 1
+        for at in deaf:
+            for link in self._links[at]:
+                link.blackhole()
+        try:
+            old = await self._group.depose(fault)
+            # Longer than the bound: what is believed for longer is seen.
+            await asyncio.sleep(self._rng.random() * 2 * self.bound)
+            if fault == "freeze":
+                old.kill(signal.SIGCONT)
+                await asyncio.sleep(self._rng.random() * 2)
+        finally:
+            for at in deaf:
+                for link in self._links[at]:
+                    link.heal()
+                    link.reset()
+        await self._group.restore(old, fault)
+
+
 async def audit(
-    name: str, seconds: float, seed: int = 1, faults: Sequence[str] = FAULTS
+    name: str,
+    seconds: float,
+    seed: int = 1,
+    faults: Sequence[str] = (),
+    *,
+    sentinel: bool = False,
 ) -> tuple[Verdict, Audit]:
-    """Audit one library."""
+    """Audit one library, on a server or by Sentinel."""
+    kind, known = (SentinelAudit, HOWS) if sentinel else (Audit, FAULTS)
     with tempfile.TemporaryDirectory(prefix="audit-") as folder:
-        run = Audit(name, Path(folder), seed, faults)
+        run = kind(name, Path(folder), seed, faults or known)
         return await run.run(seconds), run
 
 
@@ -215,6 +295,21 @@ more than {bound:g} s before (2 s are promised, the rest is for a busy machine).
 *Latest*: the longest time after which something older was read. *Raised*: reads that
 ended with an error, which is no stale value. cashews with its client side cache and
 RESP2, aiocache and dogpile.cache on Redis, as their documentation has it.
+"""
+_SENTINEL = "oddswire, Sentinel"
+_SENTINEL_PAGE = """
+## A primary that is deposed
+
+`make audit TOPOLOGY=sentinel`, ours alone: three sentinels, a primary that needs one of
+its two replicas to write (`min-replicas-max-lag 2`). It is replaced by command, killed,
+frozen and goes on later, or cut off from replicas and sentinels while it goes on for
+clients. Some of the processes, or all, hear no sentinel meanwhile (deaf), for up to
+{deaf:g} s. *Others'* is here more than {bound:g} s before: 6 s are
+[promised](guarantees.md#a-deposed-primary).
+
+{table}
+
+{faults}
 """
 _COLUMNS = (
     "cache", "seconds", "reads", "invalidations", "faults", "own", "others'",
@@ -254,12 +349,18 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=WHOLE)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=list(ADAPTERS))
+    parser.add_argument("--topology", choices=["pair", "sentinel"], default="pair")
     parser.add_argument("--json", action="store_true", help="print JSON, no table")
     options = parser.parse_args()
     kept = ROOT / "build" / "audit.json"
     results: dict[str, dict[str, Any]] = {}
-    for name in [options.only] if options.only else ADAPTERS:
-        verdict, run = asyncio.run(audit(name, options.seconds, options.seed))
+    sentinel = options.topology == "sentinel"
+    names = [options.only] if options.only else ["oddswire"] if sentinel else ADAPTERS
+    for each in names:
+        verdict, run = asyncio.run(
+            audit(each, options.seconds, options.seed, sentinel=sentinel)
+        )
+        name = _SENTINEL if sentinel else each
         results[name] = {
             "seconds": options.seconds,
             "faults": run.faults,
@@ -273,11 +374,24 @@ def main() -> int:
         page = _PAGE.format(
             processes=PROCESSES, keys=KEYS, bound=BOUND, table=whole_text
         )
+        deposed = whole.get(_SENTINEL, {})
+        if deposed.get("seconds", 0) >= WHOLE:
+            page += _SENTINEL_PAGE.format(
+                deaf=2 * BOUND_DEPOSED,
+                bound=BOUND_DEPOSED,
+                table=table({_SENTINEL: deposed}),
+                faults="; ".join(
+                    f"{fault}: {count}"
+                    for fault, count in sorted(deposed["faults"].items())
+                ),
+            )
         (ROOT / "docs/audit.md").write_text(page)
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
     print(json.dumps(results, indent=1) if options.json else text)
-    ours = results.get("oddswire", {"own": 0, "others": 0, "first": ()})
+    ours = results.get(_SENTINEL if sentinel else "oddswire")
+    if ours is None:
+        return 0
     for line in ours["first"]:
         print(line, file=sys.stderr)
     return int(bool(ours["own"] or ours["others"]))

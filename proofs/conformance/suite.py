@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 HERE = Path(__file__).resolve().parent
-BUILD = HERE.parents[2] / "build" / "conformance"
+BUILD = HERE.parents[1] / "build" / "conformance"
 
 
 class Line(NamedTuple):

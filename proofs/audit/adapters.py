@@ -30,12 +30,23 @@ class Oddswire:
         self._cache = cache
 
     @classmethod
-    async def open(cls, stack: AsyncExitStack, url: str) -> Oddswire:
-        """Connect."""
+    async def open(
+        cls, stack: AsyncExitStack, url: str, sentinels: str = "", password: str = ""
+    ) -> Oddswire:
+        """Connect; to the primary that the sentinels name, where there are any."""
         from oddswire import Client
         from oddswire.cache import Cache, Namespace
 
-        client = Client.from_url(url)
+        options = (
+            {
+                "sentinels": sentinels,
+                "sentinel_password": password,
+                "reconnect_delay": 0.02,
+            }
+            if sentinels
+            else {}
+        )
+        client = Client.from_url(url, **options)
         stack.push_async_callback(client.aclose)
         space = Namespace(name="m", type=int, ttl=TTL)
         cache = Cache(client, [space], timeout=0.25)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import suppress
 from itertools import pairwise
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
     from oddswire.embedded import EmbeddedSentinels, EmbeddedServer
 
-How = Literal["command", "kill", "freeze"]
+    CutOff = Callable[[EmbeddedServer], Awaitable[None]]
+
+How = Literal["command", "kill", "freeze", "partition"]
 
 
 class Failing(msgspec.Struct):
@@ -32,6 +35,8 @@ class Failing(msgspec.Struct):
         lost_later: Those of them that were acknowledged when the sentinels had
             announced the new primary for half a second.
         away: The longest time without a good answer, in seconds.
+        back: Seconds from the announcement to the first write that the new primary
+            acknowledged; None: no such write for 15 s.
     """
 
     acknowledged: int
@@ -39,6 +44,7 @@ class Failing(msgspec.Struct):
     lost: int
     lost_later: int
     away: float
+    back: float | None
 
 
 class _Load:
@@ -81,6 +87,7 @@ async def fail_over(
     how: How,
     *,
     tasks: int = 4,
+    cut_off: CutOff | None = None,
 ) -> Failing:
     """Write keys of their own from some tasks while the primary changes.
 
@@ -88,37 +95,44 @@ async def fail_over(
         group: A primary, its replicas and the sentinels; it is used up.
         write: Writes a key, or raises.
         how: Ask a sentinel to fail over, kill the primary, or stop it and let it go on
-            after the switch.
+            after the switch, or cut it off from replicas and sentinels.
         tasks: How many write at the same time.
+        cut_off: What does that.
     """
     load = _Load(write)
     async with asyncio.TaskGroup() as writers:
         for number in range(tasks):
             writers.create_task(load.run(number))
         await load.more(100)
-        port = await switch(group, how)
+        port = await switch(group, how, cut_off)
         announced = monotonic()
-        await load.more(100)
-        if how == "freeze":
-            group.primary.kill(signal.SIGCONT)
-        # Some hundreds that are certainly later than half a second.
-        while monotonic() < announced + 1.0:
+        # A client that stays where it was is refused for ever.
+        with suppress(TimeoutError):
             await load.more(100)
+            if how == "freeze":
+                group.primary.kill(signal.SIGCONT)
+            # Some hundreds that are certainly later than half a second.
+            while monotonic() < announced + 1.0:
+                await load.more(100)
         load.stopped = True
     new = next(server for server in group.replicas if server.port == port)
     kept = await _keys(new)
     lost = load.good.keys() - kept
+    back = [load.good[key] for key in kept if load.good.get(key, 0) > announced]
     times = sorted(load.good.values())
     return Failing(
         acknowledged=len(load.good),
         failed=load.failed,
         lost=len(lost),
         lost_later=sum(load.good[key] > announced + 0.5 for key in lost),
-        away=max(b - a for a, b in pairwise(times)),
+        away=max(b - a for a, b in pairwise([*times, monotonic()])),
+        back=min(back) - announced if back else None,
     )
 
 
-async def switch(group: EmbeddedSentinels, how: How) -> int:
+async def switch(
+    group: EmbeddedSentinels, how: How, cut_off: CutOff | None = None
+) -> int:
     """Have the primary fail; return the port of the one the sentinels promoted."""
     sentinel = aredis.Redis.from_url(group.sentinels[0].url, decode_responses=True)
     async with sentinel, sentinel.pubsub() as events:
@@ -126,6 +140,8 @@ async def switch(group: EmbeddedSentinels, how: How) -> int:
         await events.get_message(timeout=5)
         if how == "command":
             await sentinel.execute_command("SENTINEL", "FAILOVER", group.name)
+        elif cut_off is not None:
+            await cut_off(group.primary)
         else:
             group.primary.kill(signal.SIGKILL if how == "kill" else signal.SIGSTOP)
         async with asyncio.timeout(20):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
+ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "dropin"
 PAGE = ROOT / "docs" / "dropin.md"
 

@@ -81,12 +81,14 @@ class Worker:
             await asyncio.sleep(self._rng.random() * 0.1)
 
 
-async def main(name: str, url: str, truth_url: str, log: str, seed: str) -> None:
-    """Run one worker."""
+async def main(
+    name: str, url: str, truth_url: str, log: str, seed: str, *sentinels: str
+) -> None:
+    """Run one worker; by sentinels, if their addresses and password are given."""
     async with AsyncExitStack() as stack:
         truth = aredis.Redis.from_url(truth_url)
         stack.push_async_callback(truth.aclose)
-        cache = await ADAPTERS[name].open(stack, url)
+        cache = await ADAPTERS[name].open(stack, url, *sentinels)
         with open(log, "a", buffering=1, encoding="utf-8") as lines:  # noqa: ASYNC230, PTH123 - before the work
             await Worker(cache, truth, lines, int(seed)).run()
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 HERE = Path(__file__).resolve().parent
-sys.path += [str(HERE.parent / "conformance"), str(HERE.parent / "client")]
+ROOT = HERE.parents[1]
+sys.path += [str(HERE.parent / "conformance"), str(ROOT / "tests")]
 
-import failover  # noqa: E402 - beside the tests of the client
 import load  # noqa: E402
 import page  # noqa: E402
 from clients import OPEN, NotOffered, Target  # noqa: E402
@@ -27,13 +27,13 @@ from redis.asyncio.sentinel import Sentinel  # noqa: E402
 from rows import ROWS, Row  # noqa: E402
 
 from oddswire import Client, EmbeddedServer  # noqa: E402
-from oddswire.embedded import EmbeddedSentinels  # noqa: E402
 from oddswire.testing import FaultProxy  # noqa: E402
+from support import failover  # noqa: E402
+from support.topple import Toppled  # noqa: E402
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
-ROOT = HERE.parents[2]
 OURS = "oddswire"
 
 PEERS = [name for name in OPEN if name != OURS]
@@ -81,8 +81,8 @@ async def look_at(row: Row, name: str, tasks: int, seconds: float) -> dict[str, 
 
 async def fail_over(name: str, how: failover.How, *, safe: bool) -> dict[str, Any]:
     """Run a failover by Sentinel with ours or redis-py."""
-    args = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")
-    async with EmbeddedSentinels(replicas=2, args=args if safe else ()) as group:
+    async with Toppled(safe=safe) as toppled:
+        group = toppled.group
         manager = Sentinel(
             [(each.host, each.port) for each in group.sentinels],
             sentinel_kwargs={"password": group.password},
@@ -94,7 +94,12 @@ async def fail_over(name: str, how: failover.How, *, safe: bool) -> dict[str, An
         client = manager.master_for(group.name, **options)
         if name == OURS:
             client.timeout = 1.0
-        found = await failover.fail_over(group, lambda key: client.set(key, "v"), how)
+        found = await failover.fail_over(
+            group,
+            lambda key: client.set(key, "v"),
+            how,
+            cut_off=toppled.cut_off if how == "partition" else None,
+        )
         await client.aclose()
         for sentinel in manager.sentinels:
             await sentinel.aclose()
@@ -112,7 +117,9 @@ async def main(options: argparse.Namespace) -> dict[str, Any]:
     switches = [
         (name, how, safe)
         for how, safe in (
-            ("command", False), ("kill", False), ("freeze", False), ("freeze", True),
+            ("command", False), ("command", True), ("kill", False), ("kill", True),
+            ("freeze", False), ("freeze", True),
+            ("partition", False), ("partition", True),
         )
         for name in (OURS, "redis-py")
         if wanted is None or wanted & {5, 6}

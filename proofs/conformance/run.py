@@ -24,7 +24,7 @@ import repros
 from exceptions import REASONS
 from suite import LINES, Line, fetch, run
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "conformance.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
 
 _PASSED = {"passed", "xpassed"}
 

@@ -1,0 +1,171 @@
+"""What every publisher does: a log that loses nothing, and the latest of each key."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
+
+from oddswire.errors import CodecError, OddswireError, TopicError
+
+if TYPE_CHECKING:
+    from oddswire.clock import Clock
+    from oddswire.pubsub import PubSub, Topic
+
+T = TypeVar("T")
+
+_WRITE_EVERY = 0.1
+_RETRY_EVERY = 0.5
+
+_log = logging.getLogger("oddsbot.watch")
+
+
+class LogPublisher(Generic[T]):
+    """Publishes each message once, in order; `run` it in a task.
+
+    While Redis is away they wait.
+
+    Args:
+        pubsub: Where to publish.
+        clock: Sleeps.
+        topic: Of LOG.
+        most: How many may wait; then the oldest is dropped. None: any number.
+
+    Attributes:
+        published: Those that Redis had not had before.
+        refused: Those that cannot be published, such as for the text of their key.
+        dropped: Those that left a full queue.
+    """
+
+    def __init__(
+        self, pubsub: PubSub, clock: Clock, topic: Topic[T], *, most: int | None = None
+    ) -> None:
+        self.published = 0
+        self.refused = 0
+        self.dropped = 0
+        self._pubsub = pubsub
+        self._clock = clock
+        self._topic = topic
+        self._most = most
+        self._waiting: deque[tuple[str, str, T]] = deque()
+        self._work = asyncio.Event()
+        self._done = asyncio.Event()
+        self._done.set()
+
+    def add(self, key: str, dedup_id: str, value: T) -> None:
+        """Have a message published soon; never waits.
+
+        Args:
+            key: Of the topic.
+            dedup_id: The same for whoever tells of the same thing.
+            value: The message.
+        """
+        if self._most is not None and len(self._waiting) >= self._most:
+            self._waiting.popleft()
+            self.dropped += 1
+        self._waiting.append((key, dedup_id, value))
+        self._done.clear()
+        self._work.set()
+
+    async def wait_published(self) -> None:
+        """Wait until none of them waits."""
+        await self._done.wait()
+
+    async def run(self) -> NoReturn:
+        """Publish for ever. Cancelled, those that wait are not published."""
+        name = self._topic.name
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._waiting:
+                message = self._waiting[0]
+                try:
+                    await self._publish(*message)
+                except OddswireError as error:
+                    _log.warning("%s: cannot publish, trying on: %s", name, error)
+                    await self._clock.sleep(_RETRY_EVERY)
+                    continue
+                # While it was published a full queue may have dropped it.
+                if self._waiting and self._waiting[0] is message:
+                    self._waiting.popleft()
+            self._done.set()
+
+    async def _publish(self, key: str, dedup_id: str, value: T) -> None:
+        try:
+            done = await self._pubsub.publish(
+                self._topic[key], value, dedup_id=dedup_id
+            )
+        except (TopicError, CodecError) as error:
+            # Trying again would hold up the others for ever.
+            self.refused += 1
+            _log.warning("%s: %s", self._topic.name, error)
+        else:
+            self.published += not done.duplicate
+
+
+class LatestPublisher(Generic[T]):
+    """Publishes the newest value of each key; `run` it in a task.
+
+    Conflated: at most ten rounds a second, each with what changed since the last one
+    and only its newest state. While Redis is away the newest state waits, of bounded
+    size, and is published when it is back.
+
+    Args:
+        pubsub: Where to publish.
+        clock: Sleeps.
+        topic: Of LATEST.
+
+    Attributes:
+        writes: Rounds done.
+        refused: Values that cannot be published, such as for the text of their key.
+    """
+
+    def __init__(self, pubsub: PubSub, clock: Clock, topic: Topic[T]) -> None:
+        self.writes = 0
+        self.refused = 0
+        self._pubsub = pubsub
+        self._clock = clock
+        self._topic = topic
+        self._changed: dict[str, T] = {}
+        self._work = asyncio.Event()
+
+    def add(self, key: str, value: T) -> None:
+        """Have a value published soon; never waits."""
+        self._changed[key] = value
+        self._work.set()
+
+    async def run(self) -> NoReturn:
+        """Publish for ever. Cancelled, what changed last may not be published."""
+        away = False
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            batch, self._changed = self._changed, {}
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for key, value in batch.items():
+                        tasks.create_task(self._publish(key, value))
+            except* OddswireError as errors:
+                if not away:
+                    _log.warning(
+                        "%s: cannot publish, trying on: %s",
+                        self._topic.name,
+                        errors.exceptions[0],
+                    )
+                away = True
+                # What came meanwhile is newer than what failed.
+                self._changed = batch | self._changed
+                self._work.set()
+            else:
+                self.writes += 1
+                away = False
+            await self._clock.sleep(_RETRY_EVERY if away else _WRITE_EVERY)
+
+    async def _publish(self, key: str, value: T) -> None:
+        try:
+            await self._pubsub.publish(self._topic[key], value)
+        except (TopicError, CodecError) as error:
+            # Trying again would hold up the others for ever.
+            self.refused += 1
+            _log.warning("%s: %s", self._topic.name, error)
