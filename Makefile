@@ -11,6 +11,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PEERS := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.ready
+# A source distribution runs code of its own when it is installed. The one exception has no
+# wheel: a part of a tool of the tests, pinned by its hash like everything else.
+WHEELS := --only-binary :all: --no-binary forbiddenfruit
 
 .PHONY: demo test check docs conformance dropin chaos audit failovers bench growth hour lock clean
 
@@ -76,8 +79,8 @@ $(STAMP): requirements.lock $(REDIS:%=requirements-redis%.lock) oddswire/pyproje
 	@echo "Setting up $(VENV) (once, about a minute)"
 	@$(PYTHON) -c 'import sys; sys.exit("oddswire needs Python 3.11 or newer: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(if $(REDIS),$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes --no-deps -r requirements-redis$(REDIS).lock)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(WHEELS) --require-hashes -r requirements.lock
+	@$(if $(REDIS),$(BIN)/python -m pip install -qq --disable-pip-version-check $(WHEELS) --require-hashes --no-deps -r requirements-redis$(REDIS).lock)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e oddswire -e oddsbot
 	@touch $(STAMP)
 
@@ -85,7 +88,7 @@ $(STAMP): requirements.lock $(REDIS:%=requirements-redis%.lock) oddswire/pyproje
 $(PEERS_STAMP): requirements-peers.lock oddswire/pyproject.toml
 	@echo "Setting up .venv-peers (once, about a minute)"
 	@$(PYTHON) -m venv .venv-peers
-	@$(PEERS)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements-peers.lock
+	@$(PEERS)/python -m pip install -qq --disable-pip-version-check $(WHEELS) --require-hashes -r requirements-peers.lock
 	@$(PEERS)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e oddswire
 	@touch $(PEERS_STAMP)
 

@@ -26,6 +26,9 @@ class RuleError(ValueError):
     """A rule cannot be watched: a level or hysteresis out of range, an id in use."""
 
 
+_PLACES = 30
+
+
 class Direction(StrEnum):
     """Which way a price has to go for a rule to fire."""
 
@@ -37,7 +40,7 @@ class PriceRule(msgspec.Struct, frozen=True, kw_only=True):
     """What one user wants to be told about one price.
 
     Attributes:
-        id: Unique among all rules; alerts are named after it.
+        id: Unique among the user's rules; alerts are named after it.
         user_id: Whom to tell.
         market: The market's condition id.
         asset_id: The outcome's token id; the price is that of this outcome.
@@ -60,6 +63,10 @@ class PriceRule(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         # Asked this way round, NaN is refused as well, and before it is compared.
+        for number in (self.level, self.hysteresis):
+            # Shown or compared, a number of a million places stops the loop.
+            if number.is_finite() and not -_PLACES <= number.adjusted() <= _PLACES:
+                raise RuleError(f"rule {self.id!r}: a number has too many places")
         if not (self.level.is_finite() and 0 < self.level < 1):
             raise RuleError(
                 f"rule {self.id!r}: level {self.level} is no price; "
@@ -178,7 +185,7 @@ class Alerts:
         followers: Pairs of user id and market: who is told of which resolution.
 
     Raises:
-        RuleError: Two rules have the same id.
+        RuleError: Two rules of a user have the same id.
     """
 
     def __init__(
@@ -186,8 +193,9 @@ class Alerts:
         rules: Iterable[PriceRule] = (),
         followers: Iterable[tuple[int, str]] = (),
     ) -> None:
-        self._by_asset: dict[str, dict[str, _Watched]] = {}
-        self._assets: dict[str, str] = {}
+        # By owner and id: nobody removes or replaces the rule of another user.
+        self._by_asset: dict[str, dict[tuple[int, str], _Watched]] = {}
+        self._assets: dict[tuple[int, str], str] = {}
         # Insertion order is the order in which followers are told.
         self._followers: dict[str, dict[int, None]] = {}
         self._resolved: set[str] = set()
@@ -200,23 +208,24 @@ class Alerts:
         """Watch a rule from its asset's next quote on.
 
         Raises:
-            RuleError: A rule with this id is already watched.
+            RuleError: A rule of this user with this id is already watched.
         """
-        if rule.id in self._assets:
+        key = (rule.user_id, rule.id)
+        if key in self._assets:
             raise RuleError(
                 f"rule {rule.id!r} is already watched; remove it first, "
                 "or give the new one another id"
             )
-        self._assets[rule.id] = rule.asset_id
-        self._by_asset.setdefault(rule.asset_id, {})[rule.id] = _Watched(rule)
+        self._assets[key] = rule.asset_id
+        self._by_asset.setdefault(rule.asset_id, {})[key] = _Watched(rule)
 
-    def remove(self, rule_id: str) -> bool:
-        """Stop watching a rule; False when there is none with this id."""
-        asset_id = self._assets.pop(rule_id, None)
+    def remove(self, user_id: int, rule_id: str) -> bool:
+        """Stop watching a user's rule; False when the user has none with this id."""
+        asset_id = self._assets.pop((user_id, rule_id), None)
         if asset_id is None:
             return False
         rules = self._by_asset[asset_id]
-        del rules[rule_id]
+        del rules[user_id, rule_id]
         if not rules:
             del self._by_asset[asset_id]
         return True

@@ -184,17 +184,30 @@ def test_who_stopped_following_is_not_told():
     assert [a.user_id for a in alerts.on_resolved(resolution(), 0.0)] == [2]
 
 
+@pytest.mark.errors
+@pytest.mark.requirement("X4")
+def test_nobody_touches_the_rule_of_another_user():
+    """Two users may call a rule the same; each removes, replaces and hears her own."""
+    alerts = Alerts([rule(), rule(user_id=2)])
+    alerts.on_quote(quote(bid="0.5"), 0.0)
+    assert not alerts.remove(3, "r")
+    with pytest.raises(RuleError, match="already watched"):
+        alerts.add(rule(user_id=2))
+    assert alerts.remove(2, "r")
+    assert [a.user_id for a in alerts.on_quote(quote(bid="0.7"), 0.0)] == [1]
+
+
 @pytest.mark.basic
 def test_a_removed_rule_is_silent():
     """A removed rule fires no more, its id is free again, the others go on."""
     alerts = Alerts([rule(), rule(id="other")])
     alerts.on_quote(quote(bid="0.5"), 0.0)
 
-    assert alerts.remove("r")
-    assert not alerts.remove("r")
+    assert alerts.remove(1, "r")
+    assert not alerts.remove(1, "r")
     assert [a.id for a in alerts.on_quote(quote(bid="0.6"), 0.0)] == ["other:1"]
     alerts.add(rule())
-    assert alerts.remove("other")
+    assert alerts.remove(1, "other")
     assert alerts.on_quote(quote(bid="0.7"), 0.0) == []
 
 

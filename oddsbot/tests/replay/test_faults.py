@@ -7,6 +7,7 @@ import json
 from contextlib import aclosing
 
 import pytest
+from aiohttp import WSServerHandshakeError
 
 from oddsbot.polymarket import (
     Book,
@@ -18,6 +19,7 @@ from oddsbot.polymarket import (
     PriceChange,
 )
 from oddsbot.replay import Replay
+from oddswire.errors import SettingsError
 
 from .conftest import DOWN, INF, UP, collect, connect
 
@@ -173,3 +175,65 @@ async def test_a_slow_subscriber_holds_the_replay_up(sampled, session):
     times = [json.loads(text)["timestamp"] for text in frames if text != big]
     assert len(times) == replay.frames_sent - 40 > 1000
     assert times == sorted(times)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X4", "B1")
+async def test_a_subscriber_that_takes_nothing_is_cut(sampled, session):
+    """One that never reads holds the others up for its patience, and no longer."""
+    tokens = [token for market in sampled.markets.values() for token in market.tokens]
+    async with Replay(sampled, speed=INF, patience=0.2) as replay:
+        port = int(replay.gamma_url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        head = (
+            f"GET /ws/market HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        writer.write(head.encode())
+        assert b" 101 " in await reader.readline()
+        text = json.dumps({"assets_ids": tokens, "type": "market"}).encode()
+        size = len(text).to_bytes(2, "big")
+        writer.write(b"\x81\xfe" + size + bytes(4) + text)
+        writer.transport.pause_reading()
+        await replay.wait_subscribed(*tokens)
+        ws = await connect(session, replay, *tokens)
+        replay.start()
+        frames = 0
+
+        async def read():
+            nonlocal frames
+            async for _ in ws:
+                frames += 1
+
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(read())
+            await replay.finished()
+            await ws.close()
+            reading.cancel()
+        assert frames > 1000
+        writer.transport.abort()
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X4", "B1")
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 421),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+    ],
+)
+async def test_no_page_of_a_browser_reaches_the_replay(small, session, headers, status):
+    """The recorded Polymarket answers programs of this machine, by its own name."""
+    async with Replay(small) as replay:
+        async with session.get(
+            f"{replay.gamma_url}/markets", headers=headers
+        ) as answer:
+            assert answer.status == status
+        with pytest.raises(WSServerHandshakeError) as caught:
+            await session.ws_connect(replay.ws_url, headers=headers)
+        assert caught.value.status == status
+    with pytest.raises(SettingsError, match="other machines"):
+        Replay(small, host="0.0.0.0")

@@ -133,14 +133,14 @@ async def test_nothing_is_watched_before_everything_is_there(empty):
         settings = Settings(url=own.url)
         async with remembered(settings, empty) as (wire, alerts):
             await ask(wire, empty)
-            assert not alerts.remove("hers")  # they are as they were at the start
+            assert not alerts.remove(42, "hers")  # they are as they were at the start
         before = {each async for each in client.scan_iter()}
         await client.flushall()
         async with remembered(settings, empty) as (_, alerts):
             assert {each async for each in client.scan_iter()} >= {
                 each for each in before if b"wallet" in each
             }
-            assert alerts.remove("hers")
+            assert alerts.remove(42, "hers")
 
 
 @pytest.mark.errors

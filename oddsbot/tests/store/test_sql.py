@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from oddsbot.alerts import Direction, PriceRule
 from oddsbot.cli import app
 from oddsbot.store import (
+    OtherOwner,
     SqlRules,
     SqlSource,
     TrackedWallet,
@@ -292,10 +293,15 @@ async def test_rules_are_kept_until_they_are_taken_back(engine, monkeypatch):
     changed = msgspec.structs.replace(wanted[0], level=Decimal("0.7"))
     await rules.save(changed)
     assert await anext(rules.all()) == changed
-    assert await rules.delete("rule 0000")
-    assert not await rules.delete("rule 0000")
+    assert await rules.delete(0, "rule 0000")
+    assert not await rules.delete(0, "rule 0000")
     assert await rules.delete_of(0) == 3
     assert [each.user_id async for each in rules.all()] == [1, 1, 1]
+    # By owner and id: knowing another user's id changes nothing.
+    assert not await rules.delete(2, "rule 0001")
+    with pytest.raises(OtherOwner, match="rule 0001"):
+        await rules.save(msgspec.structs.replace(wanted[1], user_id=2))
+    assert await anext(rules.all()) == wanted[1]
     others = SqlRules(engine, PriceRule, "other")
     assert [each async for each in others.all()] == []
     newer = SqlRules(engine, PriceRule, "price", schema=2)

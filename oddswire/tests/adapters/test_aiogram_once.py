@@ -12,6 +12,7 @@ from aiogram.webhook.aiohttp_server import SimpleRequestHandler
 
 from oddswire import Client
 from oddswire.adapters.aiogram import Once
+from oddswire.clock import ManualClock
 from oddswire.errors import OddswireError, SettingsError, UpdateInProgress
 from oddswire.keys import UPDATE_SEEN, KeySpace
 from support import eventually
@@ -200,32 +201,66 @@ async def test_a_webhook_answers_500_until_the_update_is_handled(
 
 
 @pytest.mark.errors
-async def test_who_outlived_the_lease_frees_nothing_of_the_next(
+async def test_who_lost_the_lease_frees_nothing_of_the_next(
     client, prefix, bot_of, update_of
 ):
-    """A handler that fails after its lease does not give back what another has."""
-    go_on = asyncio.Event()
+    """A handler that fails after it stood still does not give back what another has."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def fail(message: Message):
+        begun.set()
         await go_on.wait()
         raise ZeroDivisionError
 
-    slow = dispatcher_of(fail, Once(client, prefix=prefix, lease=0.05, deadline=2.0))
+    clock = ManualClock()
+    slow = dispatcher_of(fail, Once(client, prefix=prefix, deadline=2.0, clock=clock))
     bot, key = bot_of(42), KeySpace(prefix).key(UPDATE_SEEN, 42, 7)
 
     async def feed():
         with pytest.raises(ZeroDivisionError):
             await slow.feed_update(bot, update_of(7))
 
-    async def free():
-        return await client.set(key, "another", nx=True)
-
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(feed())
-        await eventually(lambda: client.exists(key))
-        await eventually(free)
+        await begun.wait()
+        await client.set(key, "another", px=60_000)
+        await clock.advance(60.0)  # it is not renewed either
         go_on.set()
     assert await client.get(key) == b"another"
+    assert await client.pttl(key) > 50_000
+
+
+@pytest.mark.integration
+async def test_a_handler_longer_than_its_lease_keeps_the_update(
+    client, prefix, bot_of, update_of
+):
+    """A second delivery is refused for as long as the first is being handled."""
+    handled, go_on = [], asyncio.Event()
+
+    async def slow(message: Message):
+        handled.append(message.message_id)
+        await go_on.wait()
+
+    clock = ManualClock()
+    once = Once(client, prefix=prefix, deadline=2.0, clock=clock)
+    dispatcher, bot = dispatcher_of(slow, once), bot_of(42)
+    key = KeySpace(prefix).key(UPDATE_SEEN, 42, 7)
+
+    async def renewed():
+        return await client.pttl(key) > 50_000
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(dispatcher.feed_update(bot, update_of(7)))
+        await eventually(lambda: handled)
+        for _ in range(3):
+            await client.pexpire(key, 10_000)
+            await clock.advance(20.0)
+            await eventually(renewed)
+            with pytest.raises(UpdateInProgress):
+                await dispatcher.feed_update(bot, update_of(7))
+        go_on.set()
+    await dispatcher.feed_update(bot, update_of(7))
+    assert handled == [7]
 
 
 @pytest.mark.advanced

@@ -8,6 +8,7 @@ from enum import Enum, IntEnum, StrEnum
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -212,3 +213,38 @@ def test_a_type_of_a_later_version_is_said_to_be_newer():
     with pytest.raises(CodecError) as caught:
         decode(b'{"$market": "x"}')
     assert caught.value.reason == "newer"
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X4")
+@pytest.mark.parametrize("group", ["$set", "$frozenset", "$dict", "tuples"])
+def test_keys_made_to_collide_are_refused(group):
+    """Keys that share a hash would cost quadratic time; as many others are read."""
+    alike = [{"$int": str(n * (2**61 - 1))} for n in range(20_000)]
+    other = list(range(20_000))
+    if group == "tuples":
+        group = "$set"
+        alike, other = (
+            [{"$tuple": [each]} for each in keys] for keys in (alike, other)
+        )
+    for keys, whole in ((alike, False), (other, True)):
+        pairs = [[key, 1] for key in keys] if group == "$dict" else keys
+        data = msgspec.json.encode({group: pairs})
+        if whole:
+            assert len(decode(data)) == 20_000
+            continue
+        with pytest.raises(CodecError, match="slow"):
+            decode(data)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X4")
+def test_a_decimal_has_an_exponent_within_bounds():
+    """What would be a text of a gigabyte is neither stored nor read."""
+    for text in ("1E999999", "1E-999999", "-1E+99999999"):
+        with pytest.raises(CodecError):
+            encode(Decimal(text))
+        with pytest.raises(CodecError):
+            decode(msgspec.json.encode({"$decimal": text}))
+    for text in ("NaN", "Infinity", "0", "1E+6000", "0.0517"):
+        assert str(decode(encode(Decimal(text)))) == text

@@ -41,12 +41,17 @@ class _Subscriber:
 class Feed:
     """All connections to the market channel.
 
+    Args:
+        exchange: What they follow.
+        patience: Seconds after which one that takes nothing is cut.
+
     Attributes:
         frames_sent: Data frames handed to sockets so far (PONG not counted).
     """
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, patience: float) -> None:
         self._exchange = exchange
+        self._patience = patience
         self._subscribers: set[_Subscriber] = set()
         self._changed = asyncio.Condition()
         self._thaw: asyncio.TimerHandle | None = None
@@ -84,8 +89,10 @@ class Feed:
             (subscriber, [each.text for each in messages if subscriber.wants(each)])
             for subscriber in self._subscribers
         ]
-        for subscriber, texts in wanted:
-            await self._send(subscriber, texts)
+        # One that takes nothing must not keep the others from theirs.
+        await asyncio.gather(
+            *(self._send(subscriber, texts) for subscriber, texts in wanted if texts)
+        )
 
     async def inject(self, text: str) -> None:
         """Send `text` as it is to every connection that subscribed to something."""
@@ -148,7 +155,13 @@ class Feed:
 
     async def _write(self, subscriber: _Subscriber, text: str) -> bool:
         try:
-            await subscriber.ws.send_str(text)
+            async with asyncio.timeout(self._patience):
+                await subscriber.ws.send_str(text)
+        except TimeoutError:
+            self._subscribers.discard(subscriber)
+            if subscriber.transport is not None:
+                subscriber.transport.abort()
+            return False
         except (ConnectionError, RuntimeError):
             # Gone, or closing: `serve` notices by itself and lets go of it.
             self._subscribers.discard(subscriber)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
+from oddswire.web.listener import Listener
+
 from . import _rest
 from ._exchange import Exchange
 from ._feed import Feed
@@ -26,15 +28,22 @@ class Replay:
     Clients may connect as soon as it is entered; nothing happens in the recorded
     time until `start`. At a finite speed an item is sent when its recorded moment
     comes; at ``float("inf")`` as fast as the subscribers take it, and every run
-    sends the same frames in the same order. A subscriber that stops reading holds
-    the replay up: nothing is dropped for it.
+    sends the same frames in the same order. A subscriber that takes nothing for
+    `patience` seconds is cut: until then the replay waits for it, and drops nothing.
+
+    It answers programs of this machine, and no page of a browser: see `Listener`.
 
     Args:
         recording: What to play.
         speed: Recorded seconds a second; above 0, may be infinite.
-        host: The address to listen on.
+        host: The address of this machine to listen on.
         port: The port to listen on; 0 takes a free one.
         until: Play nothing recorded after this moment, Unix milliseconds.
+        patience: Seconds, as above.
+
+    Raises:
+        ValueError: The speed is not above 0.
+        SettingsError: Other machines would reach the address.
     """
 
     def __init__(
@@ -45,17 +54,22 @@ class Replay:
         host: str = "127.0.0.1",
         port: int = 0,
         until: int | None = None,
+        patience: float = 2.0,
     ) -> None:
         if not speed > 0:
             raise ValueError(f"speed must be above 0, not {speed}")
         self.recording = recording
         self.speed = speed
+        app = web.Application()
+        self._listener = Listener(app, host=host, port=port)
         self._host = host
         self._port = port
         self._stop = recording.end if until is None else min(until, recording.end)
         self._exchange = Exchange(recording)
-        self._feed = Feed(self._exchange)
-        self._runner: web.AppRunner | None = None
+        self._feed = Feed(self._exchange, patience)
+        app.add_routes(_rest.routes(self._exchange, lambda: self.position))
+        app.router.add_get("/ws/market", self._feed.serve)
+        self._listening = False
         self._player: asyncio.Task[None] | None = None
         self._began = 0.0
         self._ended = asyncio.Event()
@@ -68,17 +82,12 @@ class Replay:
         Raises:
             PortUnavailable: The port is in use or may not be opened.
         """
-        app = web.Application()
-        app.add_routes(_rest.routes(self._exchange, lambda: self.position))
-        app.router.add_get("/ws/market", self._feed.serve)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            await self._listener.__aenter__()
         except OSError as error:
-            await self._runner.cleanup()
             raise PortUnavailable(_why(self._host, self._port, error)) from error
-        self._port = self._runner.addresses[0][1]
+        self._listening = True
+        self._port = self._listener.port
         return self
 
     async def __aexit__(
@@ -95,8 +104,8 @@ class Replay:
         self._feed.thaw()
         # Before cleanup, which would wait for open websockets to end by themselves.
         self._feed.disconnect()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._listening:
+            await self._listener.__aexit__(kind, error, traceback)
 
     @property
     def gamma_url(self) -> str:
@@ -145,7 +154,7 @@ class Replay:
         Raises:
             RuntimeError: It was started before, or is not entered.
         """
-        if self._runner is None or self._player is not None:
+        if not self._listening or self._player is not None:
             raise RuntimeError("start() is called once, inside `async with`")
         loop = asyncio.get_running_loop()
         self._began = loop.time()

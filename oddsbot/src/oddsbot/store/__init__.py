@@ -1,7 +1,7 @@
 """What the bot knows of each user, and the database in which it is kept for good."""
 
 from oddsbot.store.database import open_database, upgrade
-from oddsbot.store.rules import SqlRules
+from oddsbot.store.rules import OtherOwner, SqlRules
 from oddsbot.store.source import SqlSource
 from oddsbot.store.user import (
     CONVERSATION_STEPS,
@@ -24,6 +24,7 @@ __all__ = [
     "Display",
     "Kind",
     "Notifications",
+    "OtherOwner",
     "Profile",
     "QuietHours",
     "SqlRules",

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import msgspec
 from sqlalchemy import delete, insert, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from oddsbot.store.database import failure
 from oddsbot.store.tables import rules
-from oddswire.errors import CodecError, SourceUnavailable
+from oddswire.errors import CodecError, SourceError, SourceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 _PAGE = 500
 
 
+class OtherOwner(ValueError):
+    """The id is that of another user's rule."""
+
+
 class Owned(Protocol):
     """A rule of somebody: any msgspec Struct with these fields."""
 
     @property
     def id(self) -> str:
-        """Unique among the rules of its kind."""
+        """Unique among the rules of its kind; random, and no secret."""
 
     @property
     def user_id(self) -> int:
@@ -60,9 +64,10 @@ class SqlRules(Generic[R]):
         self._decoder = msgspec.json.Decoder(type)
 
     async def save(self, rule: R) -> None:
-        """Store a rule; one with the same id is replaced.
+        """Store a rule; one of the same user with the same id is replaced.
 
         Raises:
+            OtherOwner: Another user's rule has this id; nothing is changed.
             SourceError: The database failed; the outcome says what that means.
         """
         row = {
@@ -72,11 +77,19 @@ class SqlRules(Generic[R]):
             "schema": self._schema,
             "data": msgspec.json.encode(rule),
         }
-        await self._write(self._where(rules.c.id == rule.id), insert(rules).values(row))
+        mine = self._where(rules.c.id == rule.id, rules.c.user_id == rule.user_id)
+        try:
+            await self._write(mine, insert(rules).values(row))
+        except SourceError as error:
+            # Only the key can be taken: there is no other constraint on these columns.
+            if isinstance(error.__cause__, IntegrityError):
+                raise OtherOwner(f"another user has a rule {rule.id!r}") from None
+            raise
 
-    async def delete(self, rule_id: str) -> bool:
-        """Delete a rule; False when there is none."""
-        return bool(await self._write(self._where(rules.c.id == rule_id)))
+    async def delete(self, user_id: int, rule_id: str) -> bool:
+        """Delete a user's rule; False when the user has none with this id."""
+        mine = self._where(rules.c.id == rule_id, rules.c.user_id == user_id)
+        return bool(await self._write(mine))
 
     async def delete_of(self, user_id: int) -> int:
         """Delete every rule of a user, for her erasure; return how many."""
@@ -116,12 +129,17 @@ class SqlRules(Generic[R]):
                 reason="newer" if row.schema > self._schema else "type",
             )
         try:
-            return self._decoder.decode(row.data)
+            rule = self._decoder.decode(row.data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CodecError(f"rule {row.id!r}: {error}", reason="damaged") from None
+        if (rule.user_id, rule.id) != (row.user_id, row.id):
+            raise CodecError(
+                f"rule {row.id!r} holds what is another user's", reason="damaged"
+            )
+        return rule
 
-    def _where(self, condition: Any) -> Executable:
-        return delete(rules).where(rules.c.kind == self._kind, condition)
+    def _where(self, *conditions: Any) -> Executable:
+        return delete(rules).where(rules.c.kind == self._kind, *conditions)
 
     async def _write(self, deletion: Executable, *others: Executable) -> int:
         """Delete and write in one transaction; return how many were deleted."""

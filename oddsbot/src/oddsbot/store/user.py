@@ -116,7 +116,7 @@ class UserSession(Record):
     quiet: QuietHours = field(default_factory=QuietHours)
     display: Display = field(default_factory=Display)
     wallets: Annotated[
-        dict[Annotated[str, Meta(pattern=r"^0x[0-9a-f]{40}$")], TrackedWallet],
+        dict[Annotated[str, Meta(pattern=r"^0x[0-9a-f]{40}\Z")], TrackedWallet],
         Collection(MAX_WALLETS, index="wallet"),
     ] = field(default_factory=dict)
     conversation: Annotated[Conversation, Expiring()] = field(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -25,6 +26,9 @@ from oddswire.errors import CodecError
 
 _DEEPEST = 64
 _INT64 = 2**63
+_MOST_DIGITS = 6_144
+_ALIKE = 64
+"""Keys of one hash: of a hundred thousand, chance gives a handful."""
 _PLACED = re.compile(rb"@(\d{1,15}):")
 
 
@@ -43,13 +47,45 @@ def _iso(at: datetime | time) -> str:
     return at.isoformat()
 
 
+def _decimal(text: str) -> Decimal:
+    value = Decimal(text)
+    # Shown or compared, 1E999999999 is a text of a gigabyte.
+    if value.is_finite() and abs(value.adjusted()) > _MOST_DIGITS:
+        raise ArithmeticError("a decimal of an exponent that nobody meant")
+    return value
+
+
+def _decimal_text(value: Decimal) -> str:
+    if value.is_finite() and abs(value.adjusted()) > _MOST_DIGITS:
+        raise CodecError("a decimal has too large an exponent", reason="type")
+    return str(value)
+
+
+def _keys(keys: list[Any]) -> list[Any]:
+    """Return keys that a dictionary takes in linear time.
+
+    Whoever writes to Redis chooses them; numbers and tuples that share a hash cost
+    quadratic time, and the loop stands still.
+    """
+    if len(keys) > _ALIKE:
+        most = max(Counter(map(hash, keys)).values())
+        if most > _ALIKE:
+            raise CodecError("keys that only slow a dictionary down", reason="damaged")
+    return keys
+
+
+def _dict(pairs: list[Any]) -> dict[Any, Any]:
+    keys = _keys([key for key, _ in pairs])
+    return dict(zip(keys, (each for _, each in pairs), strict=True))
+
+
 # A subclass stands before its base: a datetime is a date.
 _WRITE: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
     (datetime, "$datetime", _iso),
     (date, "$date", date.isoformat),
     (time, "$time", _iso),
     (timedelta, "$timedelta", lambda it: [it.days, it.seconds, it.microseconds]),
-    (Decimal, "$decimal", str),
+    (Decimal, "$decimal", _decimal_text),
     (UUID, "$uuid", str),
     (bytes, "$bytes", lambda it: b64encode(it).decode()),
 )
@@ -63,15 +99,15 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "$date": date.fromisoformat,
     "$time": time.fromisoformat,
     "$timedelta": _span,
-    "$decimal": Decimal,
+    "$decimal": _decimal,
     "$uuid": UUID,
     "$bytes": lambda text: b64decode(text, validate=True),
     "$int": int,
     "$float": float,
     "$tuple": tuple,
-    "$set": set,
-    "$frozenset": frozenset,
-    "$dict": lambda pairs: {key: value for key, value in pairs},  # noqa: C416 - each must be a pair
+    "$set": lambda each: set(_keys(each)),
+    "$frozenset": lambda each: frozenset(_keys(each)),
+    "$dict": _dict,
 }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
+from contextlib import suppress
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("oddswire.adapters")
 
-_RELEASE = load("once_release")
+_RELEASE, _RENEW = map(load, ("once_release", "once_renew"))
 
 # What a handled update is noted by; while it is handled, the token of its process.
 _DONE = "1"
@@ -52,8 +54,8 @@ class Once(BaseMiddleware):
         prefix: What the keys begin with; None: as its settings say.
         ttl: Seconds an update that was handled is known; Telegram keeps undelivered
             ones for a day.
-        lease: Seconds after which an update is free again whose process died while it
-            was handled; longer than any handler runs.
+        lease: Seconds after which an update is free again whose process died, or stood
+            still, while it was handled. A handler that runs for longer keeps it.
         deadline: Seconds that asking may take.
         wait: Seconds to wait for an update that another process has, before
             `UpdateInProgress`. With polling nobody delivers it again: give the lease
@@ -115,8 +117,10 @@ class Once(BaseMiddleware):
             return await handler(event, data)
         key = self._keys.key(UPDATE_SEEN, data["bot"].id, event.update_id)
         token = secrets.token_hex(8)
+        claimed = False
         try:
-            if not await self._claim(key, token):
+            claimed = await self._claim(key, token)
+            if not claimed:
                 self.dropped += 1
                 return None
         except UpdateInProgress:
@@ -125,14 +129,32 @@ class Once(BaseMiddleware):
         except OddswireError as error:
             self.unchecked += 1
             _log.warning("update %d is handled unchecked: %r", event.update_id, error)
+        renewing = None
+        if claimed:
+            renewing = asyncio.get_running_loop().create_task(
+                self._renew(key, token), name="oddswire update renewal"
+            )
         try:
             result = await handler(event, data)
         except BaseException:
             # By the token: after the lease another process may have it.
             await self._note(_RELEASE(self._client, [key], [token]))
             raise
-        await self._note(self._client.set(key, _DONE, px=self._ttl))
-        return result
+        else:
+            await self._note(self._client.set(key, _DONE, px=self._ttl))
+            return result
+        finally:
+            if renewing is not None:
+                renewing.cancel()
+                await asyncio.wait([renewing])
+
+    async def _renew(self, key: str, token: str) -> None:
+        """Keep the update, each third of its lease, until this is cancelled."""
+        while True:
+            await self._clock.sleep(self._lease / 3000)
+            # The next renewal may succeed.
+            with suppress(OddswireError):
+                await _RENEW(self._client, [key], [token, self._lease])
 
     async def _claim(self, key: str, token: str) -> bool:
         """Return whether the update is ours to handle; False: it was handled."""

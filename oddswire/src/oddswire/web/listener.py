@@ -1,0 +1,244 @@
+"""`Listener`: an aiohttp application behind a `Guard`, within bounds. Extra ``web``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Self
+
+from aiohttp import web
+
+from oddswire.web.guard import LOOPBACK, Guard, check_address
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from ssl import SSLContext
+    from types import TracebackType
+
+    from aiohttp.typedefs import Handler
+
+MAX_BODY = 1024 * 1024
+MAX_CONNECTIONS = 200
+PATIENCE = 10.0
+_HEADER_BYTES = 8190
+_log = logging.getLogger("oddswire.web")
+
+
+class Listener:
+    """Listens for as long as it is open, and answers as `web.guard` says.
+
+    - A request whose Host, Origin or Sec-Fetch-Site is another's is refused before it
+      is routed; websockets and event streams too.
+    - A body has at most 1 MiB and is there within 10 s, a line of the head has 8,190
+      bytes. Above 200 connections, one more is cut.
+    - A connection that sends no whole request, or takes nothing of what it is sent, for
+      10 s is cut. So no client holds up who writes to it for longer.
+    - An error is one line without traceback, address or version. No access log.
+
+    Args:
+        app: What answers.
+        host: Where to listen; another address than this machine's needs `token` or TLS
+            that asks for certificates.
+        port: 0 takes a free one.
+        names: Hosts that it goes by; default: those of this machine.
+        token: Whether the application asks for a token.
+        tls: A server's context; None: none.
+        patience: Seconds, as above.
+        connections: Most at once.
+
+    Raises:
+        SettingsError: The address is open to others, and nothing keeps them out.
+        OSError: On entering: the port cannot be opened.
+    """
+
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        names: Sequence[str] = LOOPBACK,
+        token: bool = False,
+        tls: SSLContext | None = None,
+        patience: float = PATIENCE,
+        connections: int = MAX_CONNECTIONS,
+    ) -> None:
+        mutual = tls is not None and bool(tls.verify_mode)
+        check_address(host, token=token, mutual_tls=mutual)
+        self.port = port
+        self._host = host
+        self._names = tuple(name.lower() for name in names)
+        self._tls = tls
+        self._patience = patience
+        self._most = connections
+        self._open: dict[asyncio.BaseTransport, _Connection] = {}
+        self._server: asyncio.Server | None = None
+        app._client_max_size = MAX_BODY  # noqa: SLF001 - given to an app by its maker only
+        app.middlewares.insert(0, self._middleware())
+        app.on_response_prepare.append(_anonymous)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            # It repeats what strangers send, which may hold a token.
+            logger=logging.Logger("oddswire.web", logging.CRITICAL),  # noqa: LOG001 - of its own
+            shutdown_timeout=1.0,
+            lingering_time=1.0,
+            max_line_size=_HEADER_BYTES,
+            max_field_size=_HEADER_BYTES,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                self._connection, self._host, self.port, ssl=self._tls
+            )
+        except BaseException:
+            await self._runner.cleanup()
+            raise
+        self.port = self._server.sockets[0].getsockname()[1]
+        scheme = "http" if self._tls is None else "https"
+        self._guard = Guard(port=self.port, names=self._names, scheme=scheme)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._server is not None:
+            self._server.close()
+        await self._runner.cleanup()
+        for transport in list(self._open):
+            transport.abort()  # type: ignore[attr-defined]
+
+    def _connection(self) -> _Connection:
+        handler: Any = self._runner.server
+        return _Connection(handler(), self._open, self._most, self._patience)
+
+    def _middleware(self) -> Any:
+        @web.middleware
+        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+            connection = self._open.get(request.transport)  # type: ignore[arg-type]
+            if connection is not None:
+                connection.asked()
+            headers = request.headers
+            refusal = self._guard.refuses(
+                headers.getall("Host", ()),
+                headers.getall("Origin", ()),
+                headers.getall("Sec-Fetch-Site", ()),
+            )
+            if refusal is not None:
+                return _line(refusal.status, refusal.reason)
+            try:
+                if request.can_read_body:
+                    async with asyncio.timeout(self._patience):
+                        await request.read()
+                return await handler(request)
+            except TimeoutError:
+                return _line(408, "it took too long")
+            except web.HTTPException as error:
+                if error.status < 400:
+                    raise
+                return _line(error.status, error.reason)
+            except ConnectionError:
+                raise  # the client is gone: nobody to answer
+            except Exception:  # noqa: BLE001 - it is logged, and nothing of it is shown
+                _log.exception("a request failed")
+                return _line(500, "it failed here")
+
+        return guard
+
+
+def _line(status: int, text: str) -> web.Response:
+    # A page that is refused is not to be kept, framed or guessed at.
+    headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+    return web.Response(status=status, text=f"{status}: {text}\n", headers=headers)
+
+
+async def _anonymous(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.popall("Server", None)
+    # Whatever a handler says: no other site reads an answer.
+    response.headers.popall("Access-Control-Allow-Origin", None)
+
+
+class _Connection(asyncio.Protocol):
+    """A connection that is counted, and cut when it is silent or takes nothing.
+
+    Args:
+        inner: What serves it.
+        among: Those that are open.
+        most: Of them.
+        patience: Seconds.
+    """
+
+    def __init__(
+        self,
+        inner: asyncio.Protocol,
+        among: dict[asyncio.BaseTransport, _Connection],
+        most: int,
+        patience: float,
+    ) -> None:
+        self._inner = inner
+        self._among = among
+        self._most = most
+        self._patience = patience
+        self._transport: Any = None
+        self._served = False
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Serve it, or cut it where there are too many."""
+        self._transport = transport
+        if len(self._among) >= self._most:
+            self._cut()
+            return
+        self._among[transport] = self
+        self._served = True
+        self._wait("asks")
+        self._inner.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        for name in list(self._timers):
+            self._calm(name)
+        self._among.pop(self._transport, None)
+        if self._served:
+            self._inner.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on what it sent."""
+        if self._served:
+            self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        """Hand on that it sends no more."""
+        return self._inner.eof_received() if self._served else None
+
+    def asked(self) -> None:
+        """It sent a whole head of a request."""
+        self._calm("asks")
+
+    def pause_writing(self) -> None:
+        """It takes nothing for now."""
+        self._wait("takes")
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It took what there was."""
+        self._calm("takes")
+        self._inner.resume_writing()
+
+    def _wait(self, name: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._timers[name] = loop.call_later(self._patience, self._cut)
+
+    def _calm(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _cut(self) -> None:
+        self._transport.abort()
