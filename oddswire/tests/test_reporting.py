@@ -89,7 +89,7 @@ def test_whole_run_writes_outcomes_by_row(project, processes):
     done.stdout.fnmatch_lines(
         [
             "kinds: 1 basic, 0 advanced, 2 errors, 0 performance, 0 integration",
-            "requirements: 2 of 2 rows have a test, see build/requirements.json",
+            "requirements: 2 of 2 rows have a test, see build/requirements*.json",
         ]
     )
     one, two = (f"oddswire/tests/test_bad.py::test_is_one[{n}]" for n in (1, 2))

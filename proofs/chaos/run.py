@@ -25,11 +25,11 @@ from clients import OPEN, NotOffered, Target  # noqa: E402
 from elsewhere import Elsewhere  # noqa: E402
 from redis.asyncio.sentinel import Sentinel  # noqa: E402
 from rows import ROWS, Row  # noqa: E402
-from topple import Toppled  # noqa: E402 - beside the tests of the client
 
 from oddswire import Client, EmbeddedServer  # noqa: E402
 from oddswire.testing import FaultProxy  # noqa: E402
 from support import failover  # noqa: E402
+from support.topple import Toppled  # noqa: E402
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack

@@ -57,6 +57,9 @@ class Toppled:
                     )
                 await client.config_set("masteruser", "replica")
                 await client.config_set("masterauth", self._secret)
+        async with aredis.Redis.from_url(self.group.primary.url) as client:
+            # So that the replicas come back as that user.
+            await client.execute_command("CLIENT", "KILL", "TYPE", "replica")
         for sentinel in self._group.sentinels:
             async with aredis.Redis.from_url(sentinel.url) as client:
                 for option, value in (

@@ -17,6 +17,7 @@ from redis.exceptions import ResponseError
 
 from oddswire import keys as families
 from oddswire._lines import Lines
+from oddswire._tasks import spawn
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock
 from oddswire.connection.outage import TRANSIENT_ERRORS, Outage
@@ -250,7 +251,7 @@ class Lock:
             # Not put off by a stall: the server counts on, and others may hold it then.
             self._scope = asyncio.timeout_at(loop.time() + self.left)
             await self._scope.__aenter__()
-        self._renewing = loop.create_task(self._renew(), name=f"lock {self.name}")
+        self._renewing = spawn(self._renew(), name=f"lock {self.name}")
         return self
 
     async def __aexit__(

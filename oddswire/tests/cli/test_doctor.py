@@ -103,7 +103,7 @@ def test_a_server_that_is_away_has_the_same_checks(run, server, unused_tcp_port)
     )
     assert list(found) == list(other)
     told = {name for name, check in found.items() if check["status"] != "unknown"}
-    assert told == {"reachable", "circuit", "loop", "calls", "settings", "tls"}
+    assert told == {"reachable", "circuit", "loop", "calls", "settings"}
 
 
 @pytest.mark.errors
@@ -327,6 +327,47 @@ async def test_a_certificate_that_ends_soon_warns(tmp_path, days, status):
         checks = await looked(url, tls_ca_file=str(ca))
     assert statuses(checks, "reachable", "tls") == {"reachable": "pass", "tls": status}
     assert int(checks["tls"].values["days"]) == days
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("C1")
+@pytest.mark.parametrize(
+    ("change", "seen", "fix"),
+    [
+        (("/0", "/99"), "database 99", "database's number"),
+        (("redis://", "rediss://"), "does this port speak TLS", "the scheme"),
+    ],
+)
+async def test_a_server_that_answers_is_not_asked_for(own, change, seen, fix):
+    """Where the server answered, its words are told and the fix is about them."""
+    checks = await looked(own.url.replace(*change))
+    assert checks["reachable"].status == "fail"
+    assert seen in checks["reachable"].seen
+    assert fix in checks["reachable"].fix
+    assert checks["tls"].status != "pass" or not change[1].startswith("rediss")
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("C1")
+@pytest.mark.system("redis-server", package="redis-server")
+async def test_a_certificate_that_does_not_hold_fails(tmp_path):
+    """A verification that failed is a failure of `tls`, with the authority to name."""
+    issued, port = trustme.CA().issue_cert("127.0.0.1"), free_port()
+    pem = tmp_path / "server.pem"
+    issued.private_key_and_cert_chain_pem.write_to_path(str(pem))
+    async with EmbeddedServer(
+        binary=shutil.which("redis-server"),
+        args=(
+            *("--tls-port", str(port), "--tls-ca-cert-file", str(pem)),
+            *("--tls-cert-file", str(pem), "--tls-key-file", str(pem)),
+            *("--tls-auth-clients", "no"),
+        ),
+    ) as server:
+        checks = await looked(f"rediss://:{server.password}@127.0.0.1:{port}")
+    found = statuses(checks, "reachable", "tls")
+    assert found == {"reachable": "fail", "tls": "fail"}
+    assert "CERTIFICATE_VERIFY_FAILED" in checks["tls"].seen
+    assert "ODDSWIRE_TLS_CA_FILE" in checks["reachable"].fix
 
 
 @pytest.mark.errors

@@ -23,7 +23,7 @@ LOOPS = pytest.mark.parametrize(
     ids=["asyncio", "uvloop"],
 )
 
-LIMIT, STALL = 0.2, 0.3
+LIMIT, STALL = 0.5, 1.0
 
 
 def _stall(seconds=STALL):
@@ -59,7 +59,7 @@ def test_a_stall_makes_no_timeout(server, new_loop, what):
 
     async def main():
         found = []
-        for turns in (1, 4, 9, 16):
+        for turns in (1, 6):
             async with Client.from_url(
                 server.url, command_timeout=LIMIT, **options
             ) as client:
@@ -69,6 +69,8 @@ def test_a_stall_makes_no_timeout(server, new_loop, what):
                         await asyncio.sleep(0)
                     _stall()
 
+                if what != "the first call":
+                    await call(client)  # connected
                 value, _ = await asyncio.gather(call(client), hold())
                 found.append(value)
         return found
@@ -90,7 +92,7 @@ def test_a_stall_under_a_load_makes_no_timeout(server, prefix, new_loop):
             Cache(client, prefix=prefix, timeout=5.0) as cache,
         ):
             await cache.get_or_set("m:0", lambda: b"x", ttl=60)
-            for number in (1, 2, 4):
+            for number in (1, 4):
 
                 def load(number=number):
                     loop.call_later(number * 0.0005, _stall)
@@ -98,7 +100,7 @@ def test_a_stall_under_a_load_makes_no_timeout(server, prefix, new_loop):
 
                 found.append(
                     await cache.get_or_set(
-                        f"m:{number}", load, ttl=60, hard_timeout=LIMIT * 2
+                        f"m:{number}", load, ttl=60, hard_timeout=LIMIT
                     )
                 )
         return found

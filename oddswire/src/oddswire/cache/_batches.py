@@ -6,6 +6,7 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING, Any
 
+from oddswire._tasks import spawn
 from oddswire.cache._flight import loading
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class Gatherer:
             part = {
                 each: waiting[each] for each in arguments[start : start + self._most]
             }
-            task = asyncio.get_running_loop().create_task(
+            task = spawn(
                 self._run(part, sum((loaders[each] for each in part), ())),
                 name="oddswire gathered batch",
             )

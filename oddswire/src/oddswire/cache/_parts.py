@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Literal, Self
 
 from oddswire import keys
+from oddswire._tasks import spawn
 from oddswire.cache._cap import Cap
 from oddswire.cache._flights import Flights
 from oddswire.cache._hot import Hot
@@ -154,10 +155,9 @@ class Parts:
             raise
         except OddswireError:
             self._lease.want()
-        loop = asyncio.get_running_loop()
         self._tasks = [
-            loop.create_task(self._lease.run(), name="oddswire cache"),
-            loop.create_task(self._cap.run(), name="oddswire cache size"),
+            spawn(self._lease.run(), name="oddswire cache"),
+            spawn(self._cap.run(), name="oddswire cache size"),
         ]
         return self
 

@@ -50,6 +50,7 @@ class Patient(msgspec.Struct, frozen=True, kw_only=True):
         client: Connected to it.
         clock: Ours.
         reachable: Whether it answers.
+        cause: Why it does not.
         replicas: How many it has; None if it did not tell.
         bounded: Whether INFO shows that min-replicas-to-write is set.
         config: Its configuration by name; empty if it may not be read.
@@ -61,6 +62,7 @@ class Patient(msgspec.Struct, frozen=True, kw_only=True):
     client: Client
     clock: Clock
     reachable: bool
+    cause: str = ""
     replicas: int | None
     bounded: bool = False
     config: dict[str, str]
@@ -112,10 +114,16 @@ async def tls(patient: Patient) -> Verdict:
         if endpoint.reach != "local":
             status = Status.FAIL if endpoint.reach == "public" else Status.WARN
             fix = "rediss:// in the URL, ODDSWIRE_TLS_CA_FILE for an authority of yours"
+    elif not patient.reachable:
+        # Nothing was seen of it: neither encrypted nor verified.
+        if "TLS failed" not in patient.cause:
+            return unknown("the server does not answer")
+        status, seen = Status.FAIL, patient.cause
+        fix = "ODDSWIRE_TLS_CA_FILE for an authority of yours; the name and the dates"
     elif verified:
         seen = "encrypted, the certificate and its name are verified"
         # With sentinels the URL has the primary's name and not its address.
-        if options.sentinels is None and patient.reachable:
+        if options.sentinels is None:
             try:
                 days = await days_left(endpoint, options, patient.clock.now())
             except OSError as error:

@@ -101,6 +101,7 @@ async def _examine(
         client=client,
         clock=clock,
         reachable=reachable,
+        cause="" if reachable else report["reachable"].seen,
         replicas=_replicas(report["replication"]),
         bounded="good" in report["replication"].values,
         config=await _checks.config_of(client) if reachable else {},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import get_running_loop
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import redis.asyncio as aredis
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import RedisError, ResponseError
 
+from oddswire.client import _hooks
 from oddswire.client._commands import Command, Route
 from oddswire.client._exclusive import exclusively, refused_by_replica, unhurried
 from oddswire.client._retries import again
@@ -32,7 +34,7 @@ from oddswire.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from oddswire.client._wires import Wires
     from oddswire.connection.link import Link
@@ -47,6 +49,9 @@ _KNOWN_AT_MOST = 2_000
 # Seconds for the reply of a call that waited past its deadline: only a stall of the
 # loop lets it wait so long, and the stall is not the server's.
 _AFTER_A_STALL = 0.1
+
+
+_Redis = aredis.Redis
 
 
 class Calling(aredis.Redis):
@@ -87,6 +92,7 @@ class Calling(aredis.Redis):
             or not command.plain
             or not wire.gate.open
             or wire.loop is not get_running_loop()
+            or _Redis.execute_command is not _hooks.PLAIN
         ):
             return await self._the_long_way(command, args, options)
         command.calls += 1
@@ -129,12 +135,12 @@ class Calling(aredis.Redis):
             self._wires.follow()
         route = command.route_for(args)
         if self.multiplexed and not alone and route is Route.SHARED:
-            return await self._shared(command, args, options)
+            return await self._seen(self._shared, command, args, options)
         if alone and route is Route.REFUSED:
             self._altered = True
         try:
             if route is Route.ASIDE and not self._altered:
-                return await self._aside(command, args, options)
+                return await self._seen(self._aside, command, args, options)
             if alone or command.name == "HIMPORT":
                 return await super().execute_command(*args, **options)
             if route is Route.REFUSED:
@@ -146,7 +152,7 @@ class Calling(aredis.Redis):
                 reply = await self._by_pool(command, args, options)
                 self._wires.traffic.answered.record(monotonic())
                 return reply
-            reply = await self._exclusive(command, args, options)
+            reply = await self._seen(self._exclusive, command, args, options)
             self._wires.traffic.answered.record(monotonic())
         except OddswireError as error:
             self.counted(error)
@@ -158,6 +164,19 @@ class Calling(aredis.Redis):
                 self._wires.traffic.answered.record(monotonic())
             raise self.counted(_translated(error), command) from error
         return await self.shaped(reply, command, options)
+
+    async def _seen(
+        self,
+        run: Callable[[Command, tuple[Any, ...], dict[str, Any]], Awaitable[Any]],
+        command: Command,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> Any:
+        """Run a command that does not go by redis-py's method, under its hooks."""
+        if _hooks.commands_are_seen():
+            done = partial(run, command, args, options)
+            return await _hooks.command(self, args, options, done)
+        return await run(command, args, options)
 
     async def _shared(
         self, command: Command, args: tuple[Any, ...], options: dict[str, Any]

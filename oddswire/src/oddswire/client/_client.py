@@ -9,13 +9,21 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
+import redis.asyncio as aredis
 
+from oddswire.client import _hooks
 from oddswire.client._calling import Calling
 from oddswire.client._dialer import Dialer
 from oddswire.client._listening import Monitor, PubSub
 from oddswire.client._pipeline import Pipeline
-from oddswire.client._pools import open_pool, refuse_insecure, split_options
+from oddswire.client._pools import (
+    open_pool,
+    refuse_insecure,
+    settings_of_pool,
+    split_options,
+)
 from oddswire.client._rotation import Rotation
+from oddswire.client._shared import settings_on, share, shared_wires
 from oddswire.client._statistics import Statistics, summarize
 from oddswire.client._wires import Wires
 from oddswire.connection.access import access_of
@@ -28,7 +36,6 @@ from oddswire.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    import redis.asyncio as aredis
     from redis.typing import AbsExpiryT, EncodableT, ExpiryT, KeyT
 
     from oddswire.connection.multiplexer import Multiplexer
@@ -48,7 +55,9 @@ class Client(Calling):
     Args:
         settings: Timeouts, caps, spacing of attempts; and the server, unless a pool or
             redis-py's ``host``, ``port`` ... name it.
-        connection_pool: A pool of yours, which stays yours to close.
+        connection_pool: A pool of yours, which stays yours to close. Its timeouts,
+            retries and size hold here too; the command connection is one of its, and
+            all clients on the pool share it.
         transport: ``"multiplexed"``, or ``"pool"``: one connection per running call,
             as redis-py does it; the way out should the first misbehave.
         single_connection_client: redis-py's: everything on one exclusive connection.
@@ -80,6 +89,10 @@ class Client(Calling):
                 f"transport {transport!r}: accepted is 'multiplexed' or 'pool'"
             )
         ours, theirs = split_options(options)
+        if settings is None and connection_pool is not None:
+            settings = settings_on(connection_pool)
+            if settings is None:
+                ours = {**settings_of_pool(connection_pool), **ours}
         if settings is None:
             settings = Settings(**ours)
         elif ours:
@@ -106,24 +119,35 @@ class Client(Calling):
         self._borrowed = False
         self._altered = False
         self._start_counting()
+        # Closing it closes nothing: the connections are the pool's.
+        self._shares = connection_pool is not None and multiplexed and events is None
+        if self._shares:
+            self._use(shared_wires(settings, pool, self._opened))
+            self.events = self._wires.events
+            return
         self.events = events or Events()
         if events is None:
             log_events(self.events)
-        self._access = access_of(pool)
-        provider = fan_out(pool.connection_kwargs.get("credential_provider"))
-        self._rotation = (
-            Rotation(provider, pool, self._access)
-            if isinstance(provider, FannedOut)
-            else None
+        self._use(self._opened(pool, self.events))
+        if multiplexed and events is None:
+            share(settings, self._wires)
+
+    def _opened(self, pool: aredis.ConnectionPool, events: Events) -> Wires:
+        access = access_of(pool)
+        wires = Wires(
+            self._settings, pool, Dialer(self._settings, pool, access), events
         )
-        dialer = Dialer(self._settings, pool, self._access)
-        self._use(Wires(self._settings, pool, dialer, self.events))
+        wires.access = access
+        provider = fan_out(pool.connection_kwargs.get("credential_provider"))
+        if isinstance(provider, FannedOut):
+            wires.rotation = Rotation(provider, pool, access)
+        return wires
 
     def _use(self, wires: Wires) -> None:
         self._wires = wires
         self._link = wires.link
-        if self._rotation is not None:
-            self._rotation.add(wires)
+        if wires.rotation is not None:
+            wires.rotation.add(wires)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:  # type: ignore[override]
@@ -219,6 +243,7 @@ class Client(Calling):
         view = copy.copy(self)
         view._start_counting()  # noqa: SLF001 - a copy of this very object
         view._borrowed = False  # noqa: SLF001 - a copy of this very object
+        view._shares = False  # noqa: SLF001 - a copy of this very object
         view.auto_close_connection_pool = False
         # Whatever this client does with connections, the view has this one wire.
         view.single_connection_client = False
@@ -230,22 +255,22 @@ class Client(Calling):
         dialer = Dialer(
             self._settings,
             self.connection_pool,
-            self._access,
+            self._wires.access,
             protocol=3,
             on_push=on_push,
             arm=arm,
             channels=channels,
         )
-        view._use(  # noqa: SLF001 - a copy of this very object
-            Wires(
-                self._settings,
-                self.connection_pool,
-                dialer,
-                self.events,
-                name=name,
-                idle=idle,
-            )
+        wires = Wires(
+            self._settings,
+            self.connection_pool,
+            dialer,
+            self.events,
+            name=name,
+            idle=idle,
         )
+        wires.access, wires.rotation = self._wires.access, self._wires.rotation
+        view._use(wires)  # noqa: SLF001 - a copy of this very object
         return view
 
     async def wire(self, timeout: float) -> Multiplexer:
@@ -272,6 +297,7 @@ class Client(Calling):
             or not command.plain
             or not wire.gate.open
             or wire.loop is not get_running_loop()
+            or aredis.Redis.execute_command is not _hooks.PLAIN
         ):
             return await self._the_long_way(command, args, {})
         command.calls += 1
@@ -391,6 +417,9 @@ class Client(Calling):
         ``transport="pool"`` all) are not waited for. Calls made after this raise
         `ClosedError`. Closing twice is fine. Cancelled, it closes without waiting.
 
+        A client on a pool of the caller's closes nothing: its command connection is the
+        pool's, and ends when that is closed or disconnected.
+
         Raises:
             WrongLoop: It was used in another event loop, or before a fork.
         """
@@ -403,9 +432,10 @@ class Client(Calling):
             self._altered = False
             await super().aclose(close_connection_pool)
             return
-        self._wires.owner.claim()
         try:
-            await self._wires.aclose(self._settings.drain_timeout)
+            if not self._shares:
+                self._wires.owner.claim()
+                await self._wires.aclose(self._settings.drain_timeout)
         finally:
             if close_connection_pool or (
                 close_connection_pool is None and self.auto_close_connection_pool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from redis.asyncio.client import Pipeline as RedisPipeline
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ExecAbortError, RedisError, ResponseError, WatchError
 
+from oddswire.client import _hooks
 from oddswire.client._commands import Retry, Route
 from oddswire.client._exclusive import refused_by_replica, unhurried
 from oddswire.client._retries import again
@@ -104,9 +106,17 @@ class Pipeline(RedisPipeline):
             if parts is not None:
                 data = b"".join(parts)
                 if len(data) <= _SHARED_BYTES:
-                    return await self._execute_shared(
-                        stack, commands, data, len(parts), atomic=atomic
+                    run = partial(
+                        self._execute_shared,
+                        stack,
+                        commands,
+                        data,
+                        len(parts),
+                        atomic=atomic,
                     )
+                    if _hooks.pipelines_are_seen():
+                        return await _hooks.pipeline(self, run)
+                    return await run()
         atomic = bool(self.is_transaction or self.explicit_transaction)
         repeatable = atomic and self.connection is None and not self.watching
         before = self.explicit_transaction, set(self.scripts)

@@ -24,7 +24,14 @@ from oddswire.connection.credentials import fan_out
 from oddswire.connection.dial import probes
 from oddswire.connection.pool import WirePool
 from oddswire.errors import SettingsError
-from oddswire.settings import Endpoint, Settings, not_a_setting, plaintext_refused
+from oddswire.settings import (
+    OPTIONS,
+    Endpoint,
+    Settings,
+    not_a_setting,
+    plaintext_refused,
+)
+from oddswire.settings.values import Duration
 
 _FIELDS = frozenset(field.name for field in msgspec.structs.fields(Settings))
 
@@ -164,6 +171,31 @@ def open_pool(
             )
         return sentinel_pool(settings, arguments)
     return WirePool(**arguments)
+
+
+def settings_of_pool(pool: aredis.ConnectionPool) -> dict[str, Any]:
+    """Return what a caller's pool wishes, by field of Settings."""
+    arguments = pool.connection_kwargs
+    found: dict[str, Any] = {}
+    for name, field in (
+        ("socket_timeout", "command_timeout"),
+        ("socket_connect_timeout", "connect_timeout"),
+        ("health_check_interval", "heartbeat"),
+    ):
+        if arguments.get(name):
+            found[field] = arguments[name]
+    if isinstance(pool, aredis.BlockingConnectionPool) and pool.timeout:
+        found["acquire_timeout"] = pool.timeout
+    retry = arguments.get("retry")
+    if retry is not None:
+        times = retry.get_retries()
+        found["retries"] = min(times, 100) if times >= 0 else 100
+    kinds = {option.field: option.kind for option in OPTIONS}
+    for field, value in found.items():
+        kind = kinds[field]
+        if isinstance(kind, Duration):  # redis-py takes any number
+            found[field] = min(max(float(value), kind.low), kind.high)
+    return found
 
 
 def _exclusive_at_most(

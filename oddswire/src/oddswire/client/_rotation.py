@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from oddswire._tasks import spawn
 from oddswire.connection.credentials import FannedOut, credentials_in
 from oddswire.connection.pool import WirePool
 from oddswire.errors import OddswireError
@@ -64,9 +65,7 @@ class Rotation:
         return None  # no connection yet: its handshake asks the provider
 
     def _start(self, token: Any) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(
-            self._authenticate(token), name="oddswire authenticating again"
-        )
+        task = spawn(self._authenticate(token), name="oddswire authenticating again")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

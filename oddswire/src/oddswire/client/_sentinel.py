@@ -17,6 +17,7 @@ from redis.asyncio.sentinel import (
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from oddswire._tasks import spawn
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.pool import WirePool, whole
 from oddswire.errors import Outcome, Unavailable
@@ -100,11 +101,10 @@ class Primary:
             Unavailable: None answered, or none knows a primary of that name that is up,
                 or the profile allows no connection to its address.
         """
-        loop = asyncio.get_running_loop()
         waiting: set[asyncio.Task[Named]] = set()
         for sentinel in self._manager.sentinels:
             # A task of its own: who is late still answers, for the next question.
-            task = loop.create_task(self._ask(sentinel), name="oddswire sentinel asked")
+            task = spawn(self._ask(sentinel), name="oddswire sentinel asked")
             waiting.add(task)
             self._asked.add(task)
             task.add_done_callback(self._answered)
@@ -184,9 +184,7 @@ class Primary:
         self._followers[token] = moved
         self.ask()
         if self._watch is None:
-            self._watch = asyncio.get_running_loop().create_task(
-                self.watch(self._tell), name="oddswire sentinels"
-            )
+            self._watch = spawn(self.watch(self._tell), name="oddswire sentinels")
         return token
 
     def unfollow(self, token: object) -> None:
@@ -220,9 +218,8 @@ class Primary:
         Args:
             moved: Called with the address of the primary, also when it has not changed.
         """
-        loop = asyncio.get_running_loop()
         listening = [
-            loop.create_task(self._listen(each), name="oddswire sentinel heard")
+            spawn(self._listen(each), name="oddswire sentinel heard")
             for each in self._manager.sentinels
         ]
         try:
@@ -270,10 +267,9 @@ class Primary:
         if self._watch is not None:
             await _end([self._watch])
         await _end(list(self._asked))
-        loop = asyncio.get_running_loop()
         # Each in a task of its own, which no cancellation reaches.
         closing = [
-            loop.create_task(sentinel.aclose(), name="oddswire sentinel closing")
+            spawn(sentinel.aclose(), name="oddswire sentinel closing")
             for sentinel in self._manager.sentinels
         ]
         await asyncio.wait(closing)

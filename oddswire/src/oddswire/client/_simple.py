@@ -9,6 +9,7 @@ import redis.asyncio as aredis
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ResponseError
 
+from oddswire._tasks import spawn
 from oddswire.client._commands import Command, Route
 from oddswire.client._dialer import Dialer
 from oddswire.client._exclusive import BLOCKING_GRACE
@@ -109,9 +110,7 @@ class SimpleClient(aredis.Redis):
             return self._wire
         task = self._connecting
         if task is None or task.done():
-            task = asyncio.get_running_loop().create_task(
-                self._connect(), name="oddswire simple client connecting"
-            )
+            task = spawn(self._connect(), name="oddswire simple client connecting")
             task.add_done_callback(_look_at)
             self._connecting = task
         # Not awaited itself: who gives up leaves the attempt to the others.

@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod, WeakSet
 
+from oddswire._tasks import spawn
+from oddswire.connection.access import Access, access_of
 from oddswire.connection.backoff import Backoff, BackoffPolicy
 from oddswire.connection.link import Link
 from oddswire.connection.owner import Owner
@@ -73,6 +75,12 @@ class Wires:
             progress=dialer.progress,
         )
         self.dialer = dialer
+        self.events = events
+        # Stands for the command connection in a pool that counts it; None: it does not.
+        self.seat: Any = None
+        # What the connections share to get in; the same for those of their views.
+        self.access: Access = access_of(pool)
+        self.rotation: Any = None  # a `Rotation`, where credentials are renewed
         self._primary = dialer.primary
         self._following: object | None = None
         self._told: tuple[str, int] | None = None
@@ -109,6 +117,8 @@ class Wires:
             OddswireError: See `Link.ready`.
         """
         self.owner.claim()
+        if self.seat is not None:
+            self.pool._in_use_connections.add(self.seat)  # noqa: SLF001 - redis-py has no other way
         wire = await self.link.ready(timeout)
         if not self.link.idle:
             self.follow()
@@ -169,7 +179,7 @@ class Wires:
         return demoted
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        task = spawn(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -207,6 +217,13 @@ class Wires:
         """Have the sentinels asked at once: the primary may have been deposed."""
         if self._primary is not None:
             self._primary.ask()
+
+    def rest(self) -> None:
+        """End the command connection until the next call needs it."""
+        if self._primary is not None and self._following is not None:
+            self._primary.unfollow(self._following)
+        self._following = None
+        self.link.rest(ConnectionLost("the pool was disconnected"))
 
     async def aclose(self, drain: float) -> None:
         """Close the command wire; see `Link.aclose`."""

@@ -249,12 +249,15 @@ async def _open(target: Target, make: Callable[[], Multiplexer]) -> Multiplexer:
 def staggered(host: str) -> dict[str, float]:
     """Return how to try the addresses of a name: not one after the other (RFC 8305).
 
-    uvloop's `create_connection` cannot do otherwise.
+    uvloop's `create_connection` cannot do otherwise, and a loop with a task factory of
+    the application's does not.
     """
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+        loop = asyncio.get_running_loop()
+        # With eager tasks asyncio's race between addresses fails (CPython 3.12, 3.13).
+        if isinstance(loop, asyncio.BaseEventLoop) and loop.get_task_factory() is None:
             return {"happy_eyeballs_delay": _NEXT_ADDRESS}
     return {}
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from oddswire._tasks import spawn
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.dial import Progress
 from oddswire.connection.failures import copy_of
@@ -122,6 +123,7 @@ class Link:
         self._left: set[Multiplexer] = set()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._resting = False
         self._last_error: OddswireError | None = None
         self._next_attempt = 0.0
         self._lost_at: float | None = None
@@ -160,6 +162,7 @@ class Link:
             raise ClosedError("the client was closed")
         if self.wire is not None:
             return self.wire
+        self._resting = False
         if self.circuit_open and self._task is not None:
             # While a probe is under way too: it may take as long as the last ones.
             self._hasten()
@@ -211,7 +214,7 @@ class Link:
     def _start(self) -> None:
         """Have exactly one task connecting."""
         if self._task is None and not self._closed:
-            self._task = asyncio.get_running_loop().create_task(
+            self._task = spawn(
                 self._connect(), name=f"oddswire {self._name} connecting"
             )
 
@@ -408,11 +411,11 @@ class Link:
             Disconnected(
                 wire=self._name,
                 reason=str(error),
-                closed=self._closed,
+                closed=self._closed or self._resting,
                 out_of_step=isinstance(error, ProtocolBroken),
             )
         )
-        if not self._closed:
+        if not self._closed and not self._resting:
             # At once and unasked: the next caller finds the wire ready.
             self._start()
 
@@ -431,6 +434,14 @@ class Link:
             wire.abort(ClosedError("the client was dropped without aclose()"))
         if self.wire is not None:
             self.wire.abort(ClosedError("the client was dropped without aclose()"))
+
+    def rest(self, error: OddswireError) -> None:
+        """End the wire and do not connect again before the next caller comes."""
+        self._resting = True
+        if self._task is not None:
+            self._task.cancel()
+        if self.wire is not None:
+            self.wire.abort(error)
 
     async def aclose(self, drain: float) -> None:
         """Stop connecting, let running calls finish for `drain` seconds, close."""

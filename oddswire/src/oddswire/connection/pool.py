@@ -20,6 +20,7 @@ from redis import exceptions as redis_errors
 from redis._parsers import _AsyncHiredisParser
 from redis.asyncio.connection import SSLConnection
 
+from oddswire._tasks import spawn
 from oddswire.connection.access import Access, hello_of
 from oddswire.connection.deadline import Alarm, Deadline
 from oddswire.connection.dial import (
@@ -353,6 +354,38 @@ class WirePool(aredis.ConnectionPool):
             raise
         return wire
 
+    def get_available_connection(self) -> AbstractConnection:
+        """Lease a wire at once, open or not; `ensure_connection` opens it (redis-py's).
+
+        Raises:
+            PoolTimeout: None is free.
+            ClosedError: The pool was closed.
+            WrongLoop: Another loop, or the process this one was forked from, uses it.
+        """
+        self._owner.claim()
+        if self._closed:
+            raise ClosedError("the client was closed")
+        wire = self._roster.take(self._now(), self.make_connection)
+        if wire is None:
+            raise PoolTimeout(
+                f"no exclusive wire is free ({self._roster.leased} of "
+                f"{self._roster.most} leased); `await get_connection()` waits for one"
+            )
+        self._in_use_connections.add(wire)
+        return wire
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Open a leased wire, or replace its socket if the server closed it.
+
+        Raises:
+            Unavailable: The server cannot be reached.
+        """
+        await self._freshen(connection)
+
+    def can_get_connection(self) -> bool:
+        """Whether a wire is free, or may be opened (redis-py's)."""
+        return self._roster.idle > 0 or self._roster.size < self._roster.most
+
     async def _reclaim(self, turn: _Turn) -> None:
         if turn.exception() is None:
             await asyncio.shield(self.release(turn.result()))
@@ -418,9 +451,7 @@ class WirePool(aredis.ConnectionPool):
 
     @staticmethod
     def _spawn(coroutine: Any, tasks: set[asyncio.Task[None]], what: str) -> None:
-        task = asyncio.get_running_loop().create_task(
-            coroutine, name=f"oddswire exclusive wire {what}"
-        )
+        task = spawn(coroutine, name=f"oddswire exclusive wire {what}")
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 

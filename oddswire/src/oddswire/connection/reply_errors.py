@@ -71,6 +71,11 @@ _FROM_SCRIPT = re.compile(
     r"script: ([^ ]+, )?on @user_(script|function)|^Error (running|compiling) script"
 )
 
+# The server looks at its own state at each write of a script, and that state stands
+# still while the script runs; a full memory is no longer looked at once the script has
+# written. So where one write was refused for it, none was made.
+_NO_WRITE_WAS_MADE = (ReadOnly, NoReplicas, Misconfigured, OutOfMemory)
+
 _COMBINED: dict[type[Exception], type[CommandRejected]] = {}
 
 _OF_PIPELINE = "of pipeline caused error: ('"
@@ -148,7 +153,8 @@ def from_redis(error: Exception, *, outcome: Outcome | None = None) -> Exception
     if issubclass(cls, CommandRejected) and _FROM_SCRIPT.search(text):
         # The script may have written before it failed.
         cls = ScriptFailed if cls is CommandRejected else cls
-        outcome = Outcome.UNKNOWN
+        if not issubclass(cls, _NO_WRITE_WAS_MADE):
+            outcome = Outcome.UNKNOWN
     ours = cls(*error.args, outcome=outcome)
     if hasattr(error, "status_code"):
         ours.status_code = error.status_code  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from urllib.parse import quote as url_quote
 
 from redis.exceptions import ResponseError
 
+from oddswire._tasks import spawn
 from oddswire.embedded._ask import info
 from oddswire.embedded._config import config_text, option_lines
 from oddswire.embedded._home import Home
@@ -251,7 +252,7 @@ class EmbeddedServer:
         command = (str(self._binary), str(self._home.config), *self._argv)
         start = run.start(command, locks=self._home.locks, watched=self._watched)
         try:
-            await see_through(asyncio.get_running_loop().create_task(start))
+            await see_through(spawn(start, name="oddswire server starting"))
             async with asyncio.timeout(_START_SECONDS):
                 ready = await run.wait_ready()
                 if ready:

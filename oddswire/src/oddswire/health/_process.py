@@ -63,7 +63,55 @@ def _way_out(error: Exception) -> str:
             return "make a new client: this one was closed"
         case WrongLoop():
             return "make a client in this event loop: this one belongs to another"
-    return "is it running, and does redis-cli -u $REDIS_URL ping answer from here?"
+    return next(
+        (way for words, way in _WAYS_OUT if words in str(error)),
+        "is it running, and does redis-cli -u $REDIS_URL ping answer from here?",
+    )
+
+
+# What `connection` says of an attempt that failed, and what to do about that.
+_WAYS_OUT = (
+    (
+        "cannot be selected",
+        (
+            "the server answers: correct the database's number in REDIS_URL, or raise "
+            "--databases of the server"
+        ),
+    ),
+    ("redis://", "correct the scheme of REDIS_URL as the error says, or the port"),
+    (
+        "TLS failed",
+        (
+            "the server answers: ODDSWIRE_TLS_CA_FILE names its authority; the host in "
+            "REDIS_URL has to be a name of its certificate, and the dates have to hold"
+        ),
+    ),
+    ("certificate of ours", "ODDSWIRE_TLS_CERT_FILE and ODDSWIRE_TLS_KEY_FILE"),
+    ("TLS cannot be set up", "correct the files that are named"),
+    (
+        "protected mode",
+        (
+            "the server answers: give it a password (requirepass) and the same in "
+            "REDIS_PASSWORD, or connect from its own machine"
+        ),
+    ),
+    (
+        "max number of clients",
+        (
+            "the server answers: CLIENT LIST tells its clients, CONFIG SET maxclients "
+            "raises the limit"
+        ),
+    ),
+    ("does not know HELLO", "a server of Redis 6.2 or later, or Valkey"),
+    ("Protocol error", "something else answers at this port: correct REDIS_URL"),
+    (
+        "rediss://",
+        (
+            "rediss:// in REDIS_URL if the server wants TLS; if not, look for what "
+            "closes the connection"
+        ),
+    ),
+)
 
 
 def circuit(seen: Reading, _: Thresholds) -> Verdict:

@@ -14,6 +14,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from oddswire._tasks import spawn
 from oddswire.connection.calls import Named
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.packing import pack
@@ -93,9 +94,7 @@ class Reader:
         if self._closed:
             raise ClosedError("this PubSub was closed")
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(
-                self._run(), name="oddswire subscriber"
-            )
+            self._task = spawn(self._run(), name="oddswire subscriber")
         channel = inbox.line.channel
         route = self._routes.get(channel)
         if route is None:

@@ -7,6 +7,7 @@ import inspect
 import zlib
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from oddswire._tasks import spawn
 from oddswire.connection.deadline import Deadline
 from oddswire.errors import TopicError
 from oddswire.pubsub.messages import Gap, Message
@@ -60,11 +61,10 @@ class Handling(Generic[T]):
 
     async def __aenter__(self) -> Self:
         await self._subscription.__aenter__()
-        loop = asyncio.get_running_loop()
         self._tasks = [
-            loop.create_task(self._dispatch(), name="oddswire topic dispatcher"),
+            spawn(self._dispatch(), name="oddswire topic dispatcher"),
             *(
-                loop.create_task(self._work(lane), name="oddswire topic handler")
+                spawn(self._work(lane), name="oddswire topic handler")
                 for lane in self._lanes
             ),
         ]

@@ -17,6 +17,7 @@ from itertools import count
 from math import inf
 from typing import TYPE_CHECKING
 
+from oddswire._tasks import spawn
 from oddswire.connection.deadline import Deadline
 from oddswire.errors import ClosedError
 
@@ -147,9 +148,7 @@ class Waiting:
             bucket.waiting += 1
         self._wake.set()
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(
-                self._serve(), name="oddswire rate limit waiters"
-            )
+            self._task = spawn(self._serve(), name="oddswire rate limit waiters")
 
     def _leave(self, waiter: Waiter) -> None:
         waiter.future.cancel()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 import msgspec
 
+from oddswire._tasks import spawn
 from oddswire.client import keyspace
 from oddswire.counters import Histogram
 from oddswire.errors import OddswireError
@@ -237,9 +238,7 @@ class RateLimiter:
             *rules, cost=cost, timeout=timeout, priority=priority, **subjects
         )
         held = decision.slots()
-        renewing = asyncio.get_running_loop().create_task(
-            self._deciding.keep(held), name="oddswire slot renewal"
-        )
+        renewing = spawn(self._deciding.keep(held), name="oddswire slot renewal")
         try:
             yield decision
         finally:

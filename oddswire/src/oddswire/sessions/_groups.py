@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from oddswire._tasks import spawn
 from oddswire.sessions.record import Record
 
 if TYPE_CHECKING:
@@ -103,9 +104,7 @@ class Groups(Generic[T]):
         if group is None:
             turn = self._turns.line_up(user_id)
             group = self._open[user_id] = _Group(turn)
-            group.task = loop.create_task(
-                self._run(user_id, group), name="sessions: changes"
-            )
+            group.task = spawn(self._run(user_id, group), name="sessions: changes")
             # Not in the task: one that is cancelled before its first step runs nothing.
             group.task.add_done_callback(lambda _: self._turns.leave(user_id, turn))
         settled = loop.create_future()

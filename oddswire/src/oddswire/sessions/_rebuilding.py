@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from oddswire._tasks import spawn
 from oddswire.errors import ClosedError, CodecError, SessionDamaged
 from oddswire.events import DataReset, Failover
 from oddswire.sessions._scripts import text
@@ -74,9 +75,7 @@ class Rebuilding(Generic[T]):
         except BaseException:
             self._unsubscribe()
             raise
-        self._task = asyncio.get_running_loop().create_task(
-            self._keep_mending(), name="sessions: mender"
-        )
+        self._task = spawn(self._keep_mending(), name="sessions: mender")
 
     async def stop(self) -> None:
         """End the task and wait for it."""

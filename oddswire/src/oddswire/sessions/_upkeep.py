@@ -8,6 +8,7 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from oddswire._tasks import spawn
 from oddswire.codec import AesGcm
 from oddswire.erasure import Erased
 from oddswire.errors import (
@@ -111,10 +112,9 @@ class Upkeep(Generic[T]):
         feed = self._feed = LogFeed(
             self._store.client, self._store.log, clock, self._reads
         )
-        loop = asyncio.get_running_loop()
         self._tasks = [
-            loop.create_task(self._keep_sweeping(cleanup), name="sessions: sweeper"),
-            loop.create_task(self.follow(feed), name="sessions: follower"),
+            spawn(self._keep_sweeping(cleanup), name="sessions: sweeper"),
+            spawn(self.follow(feed), name="sessions: follower"),
         ]
 
     async def stop(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
+from oddswire.connection.deadline import Deadline
 from oddswire.web.guard import LOOPBACK, Guard, check_address
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Listener:
                 return _line(refusal.status, refusal.reason)
             try:
                 if request.can_read_body:
-                    async with asyncio.timeout(self._patience):
+                    async with Deadline(self._patience):
                         await request.read()
                 return await handler(request)
             except TimeoutError:

@@ -1,0 +1,23 @@
+"""`spawn`: a task that begins at the next turn of the loop, not at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+T = TypeVar("T")
+
+
+def spawn(coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+    """Return a task of the running loop.
+
+    With `asyncio.eager_task_factory` (Python 3.12) `create_task` runs the coroutine up
+    to its first wait, and to its end if it never waits: before the caller has stored
+    the task, in the middle of what the caller is doing. A task that clears the place
+    where it is stored when it ends would be stored after that, and stay there for ever.
+    Therefore the library's own tasks do not begin at once.
+    """
+    return asyncio.Task(coroutine, loop=asyncio.get_running_loop(), name=name)

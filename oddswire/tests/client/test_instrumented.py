@@ -1,0 +1,99 @@
+"""What replaces redis-py's methods (OpenTelemetry, Sentry) sees our commands, once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import redis.asyncio as aredis
+from redis.asyncio.client import Pipeline
+
+from oddswire import Client
+from oddswire.errors import CommandTimeout, WrongType
+from support import eventually
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What was seen: a command's name, or a batch; with what it was seen on."""
+    found = []
+    execute, batch = aredis.Redis.execute_command, Pipeline.execute
+    at_once = Pipeline.immediate_execute_command
+
+    async def execute_command(self, *args, **options):
+        found.append((args[0], self.connection_pool.connection_kwargs["port"]))
+        try:
+            return await execute(self, *args, **options)
+        except Exception as error:
+            found.append((type(error).__name__, None))
+            raise
+
+    async def execute_batch(self, *args, **options):
+        found.append(([args[0] for args, _ in self.command_stack], None))
+        return await batch(self, *args, **options)
+
+    async def immediate(self, *args, **options):
+        found.append((args[0], None))
+        return await at_once(self, *args, **options)
+
+    monkeypatch.setattr(aredis.Redis, "execute_command", execute_command)
+    monkeypatch.setattr(Pipeline, "execute", execute_batch)
+    monkeypatch.setattr(Pipeline, "immediate_execute_command", immediate)
+    return found
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("C15")
+@pytest.mark.parametrize("transport", ["multiplexed", "pool"])
+async def test_each_command_is_seen_once(server, prefix, seen, transport):
+    """Plain, blocking, failing and cancelled commands, batches and WATCH: one each."""
+    key = f"{prefix}k"
+    async with Client.from_url(server.url, transport=transport) as client:
+        assert await client.set(key, "v", ex=60)
+        assert await client.get(key) == b"v"
+        assert await asyncio.gather(*[client.get(key) for _ in range(5)]) == [b"v"] * 5
+        assert [name for name, _ in seen] == ["SET", "GET", *["GET"] * 5]
+        assert {port for _, port in seen} == {server.port}
+        seen.clear()
+        assert await client.blpop(f"{prefix}none", timeout=0.01) is None
+        with pytest.raises(WrongType):
+            await client.lpush(key, "x")
+        assert [name for name, _ in seen] == [
+            "BLPOP", "LPUSH", "WrongType" if transport == "multiplexed" else
+            "ResponseError",
+        ]  # fmt: skip
+        seen.clear()
+        for transaction in (True, False):
+            async with client.pipeline(transaction=transaction) as batch:
+                assert await batch.get(key).get(key).execute() == [b"v", b"v"]
+        async with client.pipeline() as batch:
+            await batch.watch(key)
+            batch.multi()
+            assert await batch.get(key).execute() == [b"v"]
+        assert [name for name, _ in seen] == [
+            ["GET", "GET"], ["GET", "GET"], "WATCH", ["GET"],
+        ]  # fmt: skip
+        seen.clear()
+        blocked = asyncio.ensure_future(client.blpop(f"{prefix}none", timeout=30))  # noqa: TID251
+        await eventually(lambda: seen)
+        blocked.cancel()
+        await asyncio.wait([blocked])
+        assert blocked.cancelled()
+        assert await client.get(key) == b"v"
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("C15")
+async def test_a_timeout_is_seen_and_calls_are_counted(own, seen):
+    """An instrumented call has its deadline and its place in the statistics."""
+    async with Client.from_url(own.url, command_timeout=0.3) as client:
+        await client.ping()
+        own.kill(19)
+        try:
+            with pytest.raises(CommandTimeout):
+                await client.get("k")
+        finally:
+            own.kill(18)
+        assert ("CommandTimeout", None) in seen
+        assert client.statistics().calls["GET"] == 1
+        assert client.statistics().failures == {"CommandTimeout": 1}
