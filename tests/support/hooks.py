@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from oddswire.embedded._ask import ask, info
 from oddswire.errors import ConnectionLost
 from oddswire.queue._store import _SCRIPTS
+from oddswire.scripts import load
+from oddswire.sessions._scripts import ENDED
 from support.keys import SessionKeys
 
 # --- sentinels
@@ -457,6 +459,14 @@ def slots_of(window):
 def queue_script(name):
     """Return the digest by which a script of the queue is called."""
     return _SCRIPTS[name].sha.encode()
+
+
+def script(name):
+    """Return the digest by which a script is called, by the part that its name has."""
+    part, _, rest = name.partition("_")
+    if part == "queue":
+        return queue_script(rest)
+    return (ENDED if name == ENDED.name else load(name)).sha.encode()
 
 
 # --- embedded servers

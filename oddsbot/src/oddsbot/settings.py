@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
 import oddswire
 from oddswire.errors import SettingsError
+from oddswire.settings import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -79,6 +80,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(*error.problems, *problems) from error
         if problems:
             raise SettingsError(*problems)
+        database = environ.get("DATABASE_URL")
+        if database is not None and (refused := _database_refused(database, redis)):
+            raise SettingsError(refused)
         urls = {
             field: environ.get(variable, default)
             for variable, (field, default, _) in _URLS.items()
@@ -86,6 +90,46 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if "DATABASE_URL" in environ:
             urls["database_url"] = environ["DATABASE_URL"]
         return cls(redis=redis, **urls)
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"Settings({fields})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        # msgspec's own has the database's password.
+        shown = {name: getattr(self, name) for name in self.__struct_fields__}
+        scheme, _, rest = self.database_url.partition("://")
+        shown["database_url"] = f"{scheme}://***@{rest.rpartition('@')[2]}"
+        if "@" not in rest:
+            shown["database_url"] = self.database_url
+        return list(shown.items())
+
+
+def _database_refused(url: str, redis: oddswire.Settings) -> str | None:
+    """Return why production does not connect to a database; None: it does."""
+    try:
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query))
+        there = Endpoint(host=parts.hostname)
+    except ValueError:
+        return None  # the engine refuses it, with what to give
+    verified = options.get("ssl", options.get("sslmode")) in (
+        "verify-ca",
+        "verify-full",
+    )
+    if (
+        redis.profile != "production"
+        or not parts.scheme.startswith("postgres")
+        or verified
+        or there.reach_declared(redis.private_hosts) != "public"
+    ):
+        return None
+    # Not repeated: it may hold a password.
+    return (
+        "DATABASE_URL: production sends no plaintext to a public address: add "
+        "?ssl=verify-full, give the private address of the server, or declare its name "
+        "private with ODDSWIRE_PRIVATE_HOSTS"
+    )
 
 
 def _problems(environ: Mapping[str, str]) -> Iterator[str]:

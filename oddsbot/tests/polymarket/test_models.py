@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from oddsbot.polymarket import BadAnswer, GammaEvent, GammaMarket, OrderBook, Token
 from oddsbot.polymarket._reading import decoder
-from oddsbot.polymarket.clob import read_books
+from oddsbot.polymarket.clob import read_books, read_market
 from oddsbot.polymarket.gamma import read
 
 D = Decimal
@@ -217,6 +217,17 @@ def test_ids_written_as_numbers_are_ids():
 
     assert market.id == market.events[0].id == "902661"
     assert market.clob_token_ids == (str(token), "2")
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("G6")
+def test_a_token_without_an_id_is_none():
+    """Before a market has an order book its token ids are empty: nothing to follow."""
+    assert read(MARKET | {"clobTokenIds": '["", null]'}, GammaMarket).tokens == ()
+    half = read(MARKET | {"clobTokenIds": '["", "2"]'}, GammaMarket)
+    assert half.tokens == (Token("No", "2", D("0.485")),)
+    market = read_market({"c": "0x1", "t": [{"t": "", "o": ""}, {"t": 7, "o": "Yes"}]})
+    assert [token.token_id for token in market.tokens] == ["7"]
 
 
 @pytest.mark.errors

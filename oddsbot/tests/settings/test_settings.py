@@ -88,3 +88,49 @@ def test_the_database_is_a_file_or_the_one_of_the_environment():
     url = "postgresql://bot@db/oddsbot"
     assert Settings.from_env({}, None).database_url == "sqlite:///oddsbot.db"
     assert Settings.from_env({"DATABASE_URL": url}, None).database_url == url
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("G2")
+@pytest.mark.parametrize(
+    ("database", "refused"),
+    [
+        ("postgresql://me:CANARY@db.example.com/bot", True),
+        ("postgres://db.internal/bot", True),
+        ("postgresql://8.8.8.8/bot?ssl=require", True),
+        ("postgresql://db.example.com/bot?ssl=verify-full", False),
+        ("postgresql://10.0.0.1/bot", False),
+        ("postgresql://db-1/bot", False),
+        ("postgresql://localhost/bot", False),
+        ("sqlite:///bot.db", False),
+    ],
+)
+def test_production_sends_no_plaintext_to_a_public_database(database, refused):
+    """The source of record is an address like any other."""
+    environ = {
+        "ODDSWIRE_PROFILE": "production", "REDIS_URL": "rediss://r.example.com",
+        "ODDSWIRE_PRIVATE_HOSTS": "db-1", "DATABASE_URL": database,
+    }  # fmt: skip
+    if refused:
+        with pytest.raises(SettingsError, match=r"^DATABASE_URL: production") as caught:
+            Settings.from_env(environ, None)
+        assert "CANARY" not in str(caught.value)
+    else:
+        assert Settings.from_env(environ, None).database_url == database
+    development = environ | {"ODDSWIRE_PROFILE": "development"}
+    assert Settings.from_env(development, None).database_url == database
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X3")
+def test_settings_show_no_password():
+    """Neither the database's nor Redis's is in a representation."""
+    settings = Settings.from_env(
+        {
+            "DATABASE_URL": "postgresql://me:CANARY@h/bot",
+            "REDIS_URL": "redis://:CANARY@h",
+        },
+        None,
+    )
+    assert "CANARY" not in repr(settings) + str(settings)
+    assert "h/bot" in repr(settings)

@@ -8,9 +8,16 @@ from time import monotonic
 
 import pytest
 import redis.asyncio as aredis
+from redis.maint_notifications import MaintNotificationsConfig
 
 from oddswire import Client, EmbeddedServer, connect
-from oddswire.errors import CircuitOpen, NoPermission, Outcome, Unavailable
+from oddswire.errors import (
+    CircuitOpen,
+    NoPermission,
+    Outcome,
+    SettingsError,
+    Unavailable,
+)
 from oddswire.events import (
     CircuitClosed,
     CircuitOpened,
@@ -376,3 +383,14 @@ async def test_a_server_that_sleeps_is_waited_for_and_found_awake(how):
     }
     rest = [kind.__name__ for kind in kinds[kinds.index(CircuitClosed) - 1 :]]
     assert rest[:2] == [Connected.__name__, CircuitClosed.__name__]
+
+
+@pytest.mark.errors
+async def test_maintenance_notices_are_refused_where_they_are_relied_on(own):
+    """Who asks for maintenance notices is told that they are honoured nowhere."""
+    asked = MaintNotificationsConfig(enabled=True)
+    with pytest.raises(SettingsError, match="maint_notifications_config"):
+        Client.from_url(own.url, maint_notifications_config=asked)
+    not_asked = MaintNotificationsConfig(enabled=False)
+    async with Client.from_url(own.url, maint_notifications_config=not_asked) as client:
+        assert await client.ping()

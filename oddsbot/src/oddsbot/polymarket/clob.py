@@ -77,7 +77,7 @@ class ClobToken(Struct, frozen=True, rename={"token_id": "t", "outcome": "o"}):
     """One side of a market: its token and its name."""
 
     token_id: Id
-    outcome: str
+    outcome: str = ""
 
 
 class ClobMarket(
@@ -101,7 +101,7 @@ class ClobMarket(
     """
 
     condition_id: Id
-    tokens: tuple[ClobToken, ...]
+    tokens: Annotated[tuple[ClobToken, ...], EACH]
     min_order_size: Decimal | None = None
     tick_size: Decimal | None = None
     maker_base_fee: int = 0

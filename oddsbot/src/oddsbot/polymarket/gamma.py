@@ -104,6 +104,7 @@ class GammaMarket(Struct, frozen=True, kw_only=True, rename="camel"):
             for outcome, token_id, price in zip(
                 self.outcomes, self.clob_token_ids, prices, strict=False
             )
+            if token_id  # empty before there is an order book
         )
 
     @property
@@ -320,9 +321,8 @@ class Gamma:
             self.left_out.note(f"GET {path}", lines)
         cursor = next_cursor(answer.get("next_cursor"))
         skipped = len(sent) - len(markets)
-        unread = ids_of(sent, "conditionId") - {
-            market.condition_id for market in markets
-        }
+        unread = ids_of(sent, "conditionId") if skipped else set()
+        unread -= {market.condition_id for market in markets}
         return MarketPage(markets, cursor, skipped, frozenset(unread))
 
     async def _get(self, path: str, params: Iterable[tuple[str, str]] = ()) -> Any:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import os
+import stat
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alembic.config import Config
@@ -48,17 +51,39 @@ def _engine(url: str) -> AsyncEngine:
     scheme, separator, rest = url.partition("://")
     try:
         engine = create_async_engine(
-            f"{_DRIVERS.get(scheme, scheme)}{separator}{rest}", pool_pre_ping=True
+            f"{_DRIVERS.get(scheme, scheme)}{separator}{rest}",
+            pool_pre_ping=True,
+            # They are users, wallets and rules, and errors are logged.
+            hide_parameters=True,
         )
-    except (ArgumentError, SQLAlchemyError, ImportError) as error:
+    except (ArgumentError, SQLAlchemyError, ImportError):
         # Not repeated: an URL may hold a password.
         raise SettingsError(
             "the database URL cannot be used: give one like sqlite:///bot.db or "
             "postgresql://user@host/name (pip install oddsbot[postgresql])"
-        ) from error
+        ) from None
     if engine.dialect.name == "sqlite":
         event.listen(engine.sync_engine, "connect", _pragmas)
+        _make_private(engine.url.database)
     return engine
+
+
+def _make_private(file: str | None) -> None:
+    """Make the database's file its owner's alone, before SQLite makes it for everybody.
+
+    The log and the index that SQLite puts beside it have the mode of the file.
+    """
+    if not file or file == ":memory:" or file.startswith("file:"):
+        return
+    # Where it cannot be made, SQLite says so when it connects.
+    with suppress(OSError):
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        for each in (file, f"{file}-wal", f"{file}-shm"):
+            with suppress(FileNotFoundError):
+                path = Path(each)
+                mode = stat.S_IMODE(path.stat().st_mode)
+                if mode & 0o077:
+                    path.chmod(mode & 0o700)
 
 
 def _pragmas(connection: Any, _: object) -> None:
@@ -84,7 +109,7 @@ async def upgrade(engine: AsyncEngine) -> str:
         async with engine.begin() as connection:
             await connection.run_sync(_upgrade, script)
     except (SQLAlchemyError, OSError) as error:
-        raise failure(error) from error
+        raise failure(error) from None
     head = script.get_current_head()
     assert head is not None  # noqa: S101 - the package has migrations
     return head
@@ -118,7 +143,11 @@ def _upgrade(connection: Connection, script: ScriptDirectory) -> None:
 
 
 def failure(error: Exception) -> SourceError:
-    """Return what a failure of the database is to its caller, without its values."""
+    """Return what a failure of the database is to its caller, without its values.
+
+    Raise it ``from None``: the database's own error has the statement, and what it says
+    of it may have a row.
+    """
     cause = getattr(error, "orig", None) or error
     text = f"the database: {type(cause).__name__}"
     refused = isinstance(error, DBAPIError) and not error.connection_invalidated

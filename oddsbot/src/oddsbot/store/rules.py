@@ -82,7 +82,7 @@ class SqlRules(Generic[R]):
             await self._write(mine, insert(rules).values(row))
         except SourceError as error:
             # Only the key can be taken: there is no other constraint on these columns.
-            if isinstance(error.__cause__, IntegrityError):
+            if isinstance(error.__context__, IntegrityError):
                 raise OtherOwner(f"another user has a rule {rule.id!r}") from None
             raise
 
@@ -114,7 +114,7 @@ class SqlRules(Generic[R]):
                 async with self._engine.connect() as connection:
                     rows = (await connection.execute(query)).all()
             except (SQLAlchemyError, OSError) as error:
-                raise SourceUnavailable(*failure(error).args) from error
+                raise SourceUnavailable(*failure(error).args) from None
             for row in rows:
                 yield self._decoded(row)
                 after = row.id
@@ -149,5 +149,5 @@ class SqlRules(Generic[R]):
                 for statement in others:
                     await connection.execute(statement)
         except (SQLAlchemyError, OSError) as error:
-            raise failure(error) from error
+            raise failure(error) from None
         return int(result.rowcount)

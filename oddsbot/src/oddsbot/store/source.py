@@ -89,7 +89,7 @@ class SqlSource:
                 return [_kept(row) for row in rows]
         except (SQLAlchemyError, OSError) as error:
             # A read changes nothing, whatever became of it.
-            raise SourceUnavailable(*failure(error).args) from error
+            raise SourceUnavailable(*failure(error).args) from None
 
 
 @asynccontextmanager
@@ -102,7 +102,7 @@ async def _writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         # Two wrote the first record of a user: the caller's block returns nothing.
         return
     except (SQLAlchemyError, OSError) as error:
-        raise failure(error) from error
+        raise failure(error) from None
 
 
 async def _changed(connection: AsyncConnection, statement: Executable) -> bool:

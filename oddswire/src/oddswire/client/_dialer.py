@@ -13,7 +13,6 @@ from oddswire.connection.access import hello_of
 from oddswire.connection.calls import Named
 from oddswire.connection.dial import Progress, Target, dial
 from oddswire.connection.gate import Caps
-from oddswire.connection.handshake import Hello
 from oddswire.connection.multiplexer import Multiplexer
 from oddswire.connection.packing import pack
 from oddswire.connection.threads import in_own_thread
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     import redis.asyncio as aredis
 
     from oddswire.connection.access import Access
-    from oddswire.connection.handshake import Greeting
+    from oddswire.connection.handshake import Greeting, Hello
     from oddswire.errors import OddswireError
     from oddswire.settings import Settings
 
@@ -105,11 +104,14 @@ class Dialer:
         """
 
         async def introduce() -> Hello:
-            hello = await self._introduce()
-            return Hello(
-                protocol=hello.protocol,
-                username=hello.username,
-                password=hello.password,
+            return msgspec.structs.replace(
+                await self._introduce(),
+                client_name=None,
+                database=0,
+                arm=(),
+                channels=(),
+                library=None,
+                identify=False,
             )
 
         limit = min(timeout, self._settings.connect_timeout)

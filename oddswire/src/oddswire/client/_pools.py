@@ -130,6 +130,12 @@ def open_pool(
         options: redis-py's arguments; of `max_connections` any number, as there.
         shared: Whether the client has connections beside it, which count too.
     """
+    notices = options.get("maint_notifications_config")
+    if notices is not None and notices.enabled is True:
+        raise SettingsError(
+            "maint_notifications_config: maintenance notices are honoured on no "
+            "connection of ours; leave it out, or give enabled=False"
+        )
     arguments = _arguments(settings)
     arguments |= {name: v for name, v in options.items() if name not in _OURS}
     if arguments.get("credential_provider") is not None:

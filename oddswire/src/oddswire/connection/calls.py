@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from oddswire.errors import Loading, MasterDown, Misconfigured
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
 
 # A wire that stays silent for longer after a timeout is given up.
 _SILENT_AT_LEAST = 3.0
+
+
+# What a server answers to PING and not to SUBSCRIBE.
+_REFUSES_PING_ALONE = (Loading, MasterDown, Misconfigured)
 
 
 class Label(Protocol):
@@ -50,6 +56,17 @@ class Plan:
         self.raw = raw
         self.until = until
         self.replies: list[Any] = [] if into is None else into
+
+    def ends_with(self, reply: Any) -> bool:
+        """Whether this answers the PING at the end of a call that has `until`.
+
+        A server that loads its data, cannot save, or lost its primary subscribes and
+        refuses PING; one that is held up refuses both. Waiting on for the echo, this
+        call would take in the replies of every call behind it.
+        """
+        if not isinstance(reply, Exception):
+            return bool(reply == self.until)
+        return bool(self.replies) or isinstance(reply, _REFUSES_PING_ALONE)
 
     def tell(self, failure: OddswireError, loop: asyncio.AbstractEventLoop) -> None:
         """Tell the hook that the call ended without a reply."""

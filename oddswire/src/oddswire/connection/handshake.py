@@ -69,6 +69,10 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     identify: bool = False
     ask_role: bool = False
 
+    def __repr__(self) -> str:
+        # msgspec's own has the password.
+        return f"Hello(protocol={self.protocol}, username={self.username!r})"
+
     def commands(self) -> list[tuple[str | bytes | int, ...]]:
         """Return the commands to send, in order, in one write."""
         return [command for _, command in self.steps()]

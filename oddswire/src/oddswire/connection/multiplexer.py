@@ -160,7 +160,7 @@ class Multiplexer(asyncio.Protocol):
                 that ended the call. For library code: an exception closes the wire.
             until: For commands that are answered by push messages, or by an error:
                 end `data` with a PING of this text. The future then resolves to the
-                list of the replies before its echo.
+                list of the replies before its echo, or before its refusal.
             into: The list for these replies; what it holds when the wire ends came
                 before the end.
         """
@@ -403,7 +403,7 @@ class Multiplexer(asyncio.Protocol):
                     reply = plan.replies
                     ended += plan.count - 1
                 elif plan.until is not None:
-                    if reply != plan.until:
+                    if not plan.ends_with(reply):
                         plan.replies.append(reply)
                         continue
                     reply = plan.replies

@@ -11,6 +11,8 @@ line, and ends it when the pipe, of which only the parent holds the other end, c
 
 Python ignores SIGXFSZ, and an ignored signal stays ignored in the server: a file size
 limit on it then means a failed write, as on a full disk, and not its death.
+
+The environment it is given is a small part of the application's; see `_run.py`.
 """
 
 from __future__ import annotations
@@ -93,6 +95,8 @@ def main() -> None:
     # ends the server in order. And when the parent dies this group is orphaned, which
     # makes the kernel wake a stopped server, so that it can act on its SIGTERM.
     os.setpgid(0, 0)
+    # Its files are its user's alone, whatever the application's umask is.
+    os.umask(0o077)
     try:
         if mode == "watch":
             _end_like(_watch(number, locks, command))

@@ -21,6 +21,16 @@ _LINE_MAX = 4096  # bytes kept of one line of the log
 T = TypeVar("T")
 
 
+# What a server needs of our environment. It is a program of somebody else's, and ours
+# has tokens, keys and passwords.
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
+
+
+def _environment() -> dict[str, str]:
+    ours = os.environ  # noqa: TID251 - a part of it is handed on
+    return {name: ours[name] for name in _PASSED_ON if name in ours}
+
+
 class Run(asyncio.SubprocessProtocol):
     """Follows one server process by its output and its exit; needs no task.
 
@@ -72,6 +82,7 @@ class Run(asyncio.SubprocessProtocol):
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
+                env=_environment(),
                 pass_fds=inherited,
             )
         except BaseException:
