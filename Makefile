@@ -39,6 +39,7 @@ docs: $(STAMP)  ## build/docs/index.html, warnings are errors
 
 conformance: $(PEERS_STAMP)  ## redis-py's own asyncio tests with our Client, and the repros
 	@$(PEERS)/python proofs/conformance/run.py
+	@$(PEERS)/python proofs/conformance/instrumented.py
 
 dropin: $(PEERS_STAMP)  ## aiogram's storage, limits, cashews: their own tests with our Client
 	@$(PEERS)/python proofs/conformance/dropin.py
