@@ -46,6 +46,11 @@ async def use_client(url, prefix):
         await simple.ping()
     async with Client.from_url(url, transport="pool") as pooled:
         await pooled.ping()
+    # HELLO carries a name; without it, and for a library's, there are commands.
+    async with Client.from_url(url, protocol=2, client_name="part") as older:
+        await older.ping()
+    async with Client.from_url(url, lib_name="part", lib_version="1") as named:
+        await named.ping()
 
 
 async def use_health(url, prefix):

@@ -72,12 +72,14 @@ async def _calls(admin, *names):
 @pytest.fixture
 async def admin(own):
     """Somebody else, who makes users and counts."""
-    async with aredis.Redis.from_url(own.url) as admin:
+    async with aredis.Redis.from_url(own.url, protocol=3) as admin:
         await _user(admin, "t1", "t2")
         yield admin
 
 
 def _client(own, provider, **options):
+    # redis-py 7 speaks RESP2 unless told otherwise.
+    options = {"protocol": 3, **options}
     return Client(host=own.host, port=own.port, credential_provider=provider, **options)
 
 
@@ -206,7 +208,7 @@ async def test_a_token_without_a_user_in_it(own, admin):
     async with _client(own, provider) as client:
         await client.ping()
         await provider.rotate("t2", other="claim")
-        assert await client.execute_command("ACL WHOAMI") == "bot"
+        assert await client.execute_command("ACL WHOAMI") in {"bot", b"bot"}
         assert await _calls(admin, "auth") == 1
 
 

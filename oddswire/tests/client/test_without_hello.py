@@ -132,7 +132,10 @@ async def test_a_proxy_that_knows_few_commands(own, how, kind):
 )
 async def test_without_protocol_2_the_error_says_so(own, refusal):
     """Where HELLO is not known the error names the option, at once."""
-    async with FewCommands(own, refusal) as proxy, Client.from_url(proxy.url) as client:
+    async with (
+        FewCommands(own, refusal) as proxy,
+        Client.from_url(proxy.url, protocol=3) as client,
+    ):
         for call in (client.get("k"), client.blpop("k", timeout=0.01)):
             with pytest.raises(Unavailable, match="protocol=2") as refused:
                 await call

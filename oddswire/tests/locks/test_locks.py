@@ -10,6 +10,7 @@ import pytest
 
 from oddswire import Client, EmbeddedServer
 from oddswire.errors import ClosedError, LockLost, OddswireError
+from oddswire.keys import LOCK_FENCE, KeySpace
 from oddswire.locks import Locks
 from oddswire.scripts import Script
 from oddswire.testing import frozen
@@ -433,3 +434,16 @@ async def test_a_waiter_without_a_wire_gets_its_turn(server, prefix, others):
                 assert not waiting.done()
             assert await waiting
             using.cancel()
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X4")
+@pytest.mark.parametrize("junk", ["junk", "", "9" * 400, "-1", "1e300", "0x10"])
+async def test_a_fencing_number_of_somebody_else_is_none(client, prefix, junk):
+    """Numbers go on growing by the clock, whatever stands where the last one was."""
+    locks = Locks(client, prefix=prefix)
+    async with locks.lock("x", 5.0) as first:
+        before = first.fence
+    await client.set(KeySpace(prefix).key(LOCK_FENCE, "x"), junk)
+    async with locks.lock("x", 5.0) as second:
+        assert before < second.fence < 2**53

@@ -18,6 +18,7 @@ from oddswire.errors import (
     RateLimited,
     RuleError,
 )
+from oddswire.keys import RATE_BLOCK, RATE_CHANGE, RATE_LIMIT, KeySpace
 from oddswire.ratelimit import (
     Concurrency,
     Decision,
@@ -560,3 +561,21 @@ async def test_an_erased_subject_is_forgotten_by_every_rule_that_counts_by_it(
     assert not (await limiter.hit("chats", chat=1)).allowed
     assert not (await limiter.hit("window", user=2)).allowed
     assert (await limiter.erase(nobody=1)).removed == 0
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X4")
+@pytest.mark.parametrize("junk", ["junk", "", "1", "9" * 400 + " 1", "1 0", "0 0"])
+async def test_what_somebody_else_wrote_is_no_state_of_a_rule(
+    limiter_of, client, prefix, junk
+):
+    """Junk in the place of a count, a penalty or a changed limit decides nothing."""
+    space = KeySpace(prefix)
+    limiter = limiter_of(USER)
+    await limiter.hit("user", user=1)
+    await client.set(space.key(RATE_BLOCK, "user", "1"), junk)
+    await client.set(space.key(RATE_CHANGE, "user"), junk)
+    await client.set(space.key(RATE_LIMIT, "user", "1"), junk)
+    assert await limiter_of(USER).hit("user", user=1)
+    await limiter.penalize("user", 30.0, user=1)
+    assert not await limiter_of(USER).hit("user", user=1)

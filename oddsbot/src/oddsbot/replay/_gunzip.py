@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 _GZIP = 31  # zlib's name for "a gzip header and trailer"
 # Small, because an error in a chunk loses what that chunk had decoded.
 _CHUNK = 1024
+MAX_BYTES = 1024**3
+"""Of a recording, unpacked: a day of a market has some megabytes."""
 
 
 def gunzip(path: Path) -> tuple[bytes, str | None]:
     """Return the bytes of a gzip file, and a warning when some are missing.
 
     Raises:
-        RecordingError: The file cannot be opened, or nothing of it can be read.
+        RecordingError: The file cannot be opened, nothing of it can be read, or it is
+            larger than any recording.
     """
     try:
         packed = path.read_bytes()
@@ -50,8 +53,12 @@ def gunzip(path: Path) -> tuple[bytes, str | None]:
 def _member(packed: bytes, parts: list[bytes]) -> bytes:
     """Decode one gzip member into `parts`; return what follows it."""
     decoder = zlib.decompressobj(_GZIP)
+    size = sum(map(len, parts))
     for at in range(0, len(packed), _CHUNK):
         parts.append(decoder.decompress(packed[at : at + _CHUNK]))
+        size += len(parts[-1])
+        if size > MAX_BYTES:
+            raise RecordingError(f"it unpacks to more than {MAX_BYTES} bytes")
         if decoder.eof:
             return decoder.unused_data + packed[at + _CHUNK :]
     raise EOFError

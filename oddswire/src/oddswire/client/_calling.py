@@ -375,7 +375,7 @@ class Calling(aredis.Redis):
         # An attempt that has no time left for its answer would end as unknown.
         while isinstance(reply, Loading) and monotonic() + 2 * pause < deadline:
             await asyncio.sleep(pause)
-            pause = min(pause * 2, 0.5)
+            pause = min(pause * 2, 0.25)
             reply = await self._send(command, args, data, deadline, raw=raw)
         # A primary that was demoted refused it, so it may go to the new one.
         sent = deadline - self.timeout

@@ -26,7 +26,9 @@ if (not holder or holder == token) and (not head or head == token) then
     redis.call('ZREM', waiting, token)
   end
   -- By the clock too: a number that was forgotten is not given out again.
-  local number = math.max(tonumber(redis.call('GET', fence) or 0) + 1, us)
+  local number = math.max((tonumber(redis.call('GET', fence) or 0) or 0) + 1, us)
+  -- Nor is somebody else's: a double counts no further than that.
+  if number >= 2 ^ 53 then number = us end
   local text = string.format('%.0f', number)
   redis.call('SET', fence, text, 'PX', ARGV[3])
   return {1, text}

@@ -164,6 +164,8 @@ end
 -- was asked for begins again.
 local function blocked(raw, key)
   local ends, length = string.match(raw, '^(%d+) (%d+)$')
+  -- What is no block, by somebody else, blocks nothing.
+  if not ends or #ends > 16 or #length > 16 then return 0 end
   local left = ends - now
   if left > tonumber(length) then
     left = tonumber(length)
@@ -181,9 +183,13 @@ for rule = 1, #KEYS / 3 do
   local kind, limit, width, cost, hold, watches
   kind, limit, width, cost, hold, watches, at = struct.unpack(RULE, ARGV[1], at)
   if found[key + 2] then
-    limit, width = string.match(found[key + 2], '^(%d+) (%d+)$')
-    limit, width = tonumber(limit), tonumber(width)
-    hold = math.max(math.min(hold, limit - cost), 0)
+    local changed, wide = string.match(found[key + 2], '^(%d+) (%d+)$')
+    changed, wide = tonumber(changed), tonumber(wide)
+    -- Somebody else's is no change of the limit.
+    if changed and changed < 2 ^ 32 and wide > 0 and wide < 2 ^ 53 then
+      limit, width = changed, wide
+      hold = math.max(math.min(hold, limit - cost), 0)
+    end
   end
   local of = kind == 'w' and window or kind == 'b' and bucket or slots
   local remaining, reset, retry, state = of(found[key], KEYS[key], limit, width, cost, hold)

@@ -11,8 +11,10 @@ local length = tonumber(ARGV[1])
 local raw = redis.call('GET', KEYS[1])
 if raw then
   local ends, was = string.match(raw, '^(%d+) (%d+)$')
-  -- Longer than it was asked for: the clock went back.
-  length = math.max(length, math.min(ends - now, tonumber(was)))
+  -- Longer than it was asked for: the clock went back. No block at all: somebody else's.
+  if ends and #ends <= 16 and #was <= 16 then
+    length = math.max(length, math.min(ends - now, tonumber(was)))
+  end
 end
 redis.call('SET', KEYS[1], string.format('%.0f %.0f', now + length, length),
   'PX', math.ceil(length / 1000))
