@@ -110,7 +110,13 @@ def _database_refused(url: str, redis: oddswire.Settings) -> str | None:
     try:
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query))
-        there = Endpoint(host=parts.hostname)
+        # The query may name hosts of its own, several with commas between.
+        hosts = (options.get("host") or parts.hostname or "localhost").split(",")
+        reaches = {
+            Endpoint(host=host.partition(":")[0]).reach_declared(redis.private_hosts)
+            for host in hosts
+            if not host.startswith("/")
+        }
     except ValueError:
         return None  # the engine refuses it, with what to give
     verified = options.get("ssl", options.get("sslmode")) in (
@@ -121,7 +127,7 @@ def _database_refused(url: str, redis: oddswire.Settings) -> str | None:
         redis.profile != "production"
         or not parts.scheme.startswith("postgres")
         or verified
-        or there.reach_declared(redis.private_hosts) != "public"
+        or "public" not in reaches
     ):
         return None
     # Not repeated: it may hold a password.

@@ -39,7 +39,7 @@ TRANSIENT_ERRORS = (
 its rights. A loop that runs for ever waits these out and ends with any other."""
 
 # Short, since something waits behind it.
-_OUTAGE = BackoffPolicy(base=0.02, cap=1.0, attempts=1_000_000_000)
+_OUTAGE = BackoffPolicy(base=0.02, cap=0.25, attempts=1_000_000_000)
 
 
 class Outage:

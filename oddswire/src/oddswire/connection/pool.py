@@ -220,6 +220,9 @@ class _Whole:
             await self.connect_check_health(check_health=False)
         if check_health:
             await self.check_health()
+        if self._writer is None:
+            # The server closed it during one of the checks, and redis-py does not look.
+            raise redis_errors.ConnectionError("Connection closed by server.")
         if isinstance(command, str):
             command = command.encode()
         try:
