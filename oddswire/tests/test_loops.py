@@ -50,6 +50,7 @@ PASSING_TASKS = {
     *("sessions: changes", "queue: message", "queue: wait for the stop"),
     *("oddswire exclusive wire", "oddswire simple client connecting"),
     *("oddswire topic handler", "oddswire TLS", "oddswire asking for plaintext"),
+    "oddswire server starting",
 }
 # Those of Sentinel are tried with sentinels, in their own tests.
 LOOPS = {
@@ -61,6 +62,7 @@ LOOPS = {
 ELSEWHERE = {
     *("sessions: mender", "oddswire sentinel"),
     *("oddswire new credentials", "oddswire authenticating again"),
+    "oddswire update renewal",
 }
 
 
@@ -109,7 +111,9 @@ def test_a_refusal_that_stays_ends_a_loop(text):
     assert not isinstance(reply_error(text), TRANSIENT_ERRORS)
 
 
-_MADE = re.compile(r"""create_task\((?:[^"']|"[^"]*"(?!,? *\)))*?name=f?"([^"{]+)""")
+_MADE = re.compile(
+    r"""(?:create_task|spawn)\((?:[^"']|"[^"]*"(?!,? *\)))*?name=f?"([^"{]+)"""
+)
 
 
 @pytest.mark.errors

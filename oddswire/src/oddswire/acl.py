@@ -93,6 +93,8 @@ SESSIONS: Final = Component(
         "smembers",
         "zadd", "zrem", "zcard", "zcount", "zscore", "zscan", "zrangebyscore",
         "xadd", "xrange", "xrevrange", "xread",
+        # With a source of record.
+        "hmget", "hscan", "zrange",
     ),
     # The second look of `erase`, which says without it that it did not look.
     revealing=("scan",),

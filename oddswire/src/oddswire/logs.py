@@ -175,11 +175,12 @@ class _EventLog:
             repeats.until, repeats.written = now + _WINDOW, 0
         if repeats.written < _EACH:
             repeats.written += 1
-            left_out, repeats.left_out = repeats.left_out, []
-            self._put(line, len(left_out))
+            left_out, repeats.left_out, repeats.last = repeats.left_out, 0, None
+            self._put(line, left_out)
             return
-        repeats.left_out.append(line)
-        if len(repeats.left_out) == 1:
+        repeats.left_out += 1
+        repeats.last = line
+        if repeats.left_out == 1:
             # The last line about a thing has to be true: without this one the log of
             # a connection that came back in the end would say that it is lost.
             with suppress(RuntimeError):  # no loop: the next event writes
@@ -188,9 +189,10 @@ class _EventLog:
                 )
 
     def _summarise(self, repeats: _Repeats) -> None:
-        left_out, repeats.left_out = repeats.left_out, []
-        if left_out:
-            self._put(left_out[-1], len(left_out) - 1)
+        left_out, last = repeats.left_out, repeats.last
+        repeats.left_out, repeats.last = 0, None
+        if last is not None:
+            self._put(last, left_out - 1)
 
     def _put(self, line: _Line, left_out: int) -> None:
         text = " ".join(
@@ -215,14 +217,22 @@ class _Line(NamedTuple):
 
 
 class _Repeats:
-    """The lines about one connection or part, in the present window."""
+    """The lines about one connection or part, in the present window.
 
-    __slots__ = ("left_out", "until", "written")
+    Attributes:
+        until: When the window ends.
+        written: Lines that were written in it.
+        left_out: Lines that were not, and have not been counted in one yet.
+        last: The last of these.
+    """
+
+    __slots__ = ("last", "left_out", "until", "written")
 
     def __init__(self) -> None:
         self.until = float("-inf")
         self.written = 0
-        self.left_out: list[_Line] = []
+        self.left_out = 0
+        self.last: _Line | None = None
 
 
 def _text(value: object) -> str:

@@ -133,6 +133,59 @@ async def use_sessions(url, prefix):
             while not mirror_complete(sessions):
                 await sessions.users_for("city", "Paris")
         assert (await sessions.erase(2)).left == ()
+    async with Client.from_url(url) as client:
+        await use_source(client, prefix)
+
+
+class Shelf:
+    """A source of record in memory."""
+
+    def __init__(self):
+        self.kept = {}
+
+    async def load(self, user_ids):
+        """Return records."""
+        return [self.kept[each] for each in user_ids if each in self.kept]
+
+    async def save(self, kept, expected):
+        """Write a record over a version."""
+        there = self.kept.get(kept.user_id)
+        if (there.version if there else 0) != expected:
+            return False
+        self.kept[kept.user_id] = kept
+        return True
+
+    async def delete(self, user_id, expected):
+        """Delete a record."""
+        return self.kept.pop(user_id, None) is not None
+
+    async def move(self, user_id, expected, kept):
+        """Move a record."""
+        self.kept.pop(user_id, None)
+        self.kept[kept.user_id] = kept
+        return True
+
+    async def scan(self, after, limit):
+        """Return records in order."""
+        return [self.kept[each] for each in sorted(self.kept) if each > (after or 0)]
+
+
+async def use_source(client, prefix):
+    """Write through, find, leave Redis for another, rebuild, move and delete."""
+    async with Sessions(
+        client, Person, prefix=prefix, source=Shelf(), cap=2
+    ) as sessions:
+        for user_id in (11, 12, 13):
+            await sessions.update(
+                user_id, lambda s: setattr(s, "city", "Rome"), create=True
+            )
+        found = await sessions.users_for("city", "Rome", fresh=True)
+        assert found == {11, 12, 13}
+        await sessions.rebuild()
+        assert await sessions.migrate(13, 14)
+        assert await sessions.delete(11)
+        assert (await sessions.erase(12)).left == ()
+        assert (await sessions.erase(14)).left == ()
 
 
 async def use_locks(url, prefix):

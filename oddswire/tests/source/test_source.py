@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from oddswire import EmbeddedServer, connect
+from oddswire import Client, EmbeddedServer, connect
 from oddswire.clock import ManualClock
 from oddswire.codec import Keyring
 from oddswire.errors import (
@@ -681,3 +681,29 @@ async def test_the_mender_finishes_what_was_left(people, source, client):
 
         await eventually(mended)
         assert await sessions.users_for("city", "Rome", fresh=True) == {1}
+
+
+@pytest.mark.performance
+@pytest.mark.requirement("C14")
+async def test_an_idle_process_with_a_source_asks_nothing(own, source, people):
+    """Nobody reads or writes: what killed processes left is looked at two minutes on.
+
+    A lookup after the pause looks at once, so that it misses nothing.
+    """
+    clock = ManualClock()
+    async with (
+        Client.from_url(own.url) as client,
+        Client.from_url(own.url) as admin,
+        people(client=client, clock=clock) as sessions,
+    ):
+        await sessions.update(1, lambda s: setattr(s, "city", "Rome"), create=True)
+        for _ in range(40):  # in use for half a minute, and then not
+            await clock.advance(1)
+        await admin.config_resetstat()
+        for _ in range(60):
+            await clock.advance(1)
+        calls = await admin.info("commandstats")
+        assert set(calls) <= {"cmdstat_config|resetstat", "cmdstat_ping"}
+        assert await sessions.users_for("city", "Rome", fresh=True) == {1}
+        calls = await admin.info("commandstats")
+        assert calls["cmdstat_hgetall"]["calls"] == 1

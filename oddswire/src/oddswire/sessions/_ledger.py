@@ -75,9 +75,13 @@ class Ledger:
     Args:
         store: Of the sessions.
         cap: Most sessions in Redis.
+
+    Attributes:
+        marks: Changes that this process has announced.
     """
 
     def __init__(self, store: Store, cap: int) -> None:
+        self.marks = 0
         self._store = store
         self._cap = cap
 
@@ -88,6 +92,7 @@ class Ledger:
             user_id: Whose.
             read: The session's version; 0: there was none; None: whatever it is.
         """
+        self.marks += 1
         store = self._store
         keys = (store.pair(user_id)[0], store.marks, store.noted, store.stats)
         args = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from oddswire._tasks import spawn
-from oddswire.errors import ClosedError, CodecError, SessionDamaged
+from oddswire.errors import ClosedError, CodecError, OddswireError, SessionDamaged
 from oddswire.events import DataReset, Failover
 from oddswire.sessions._scripts import text
 from oddswire.sessions.record import Record
@@ -28,6 +28,10 @@ T = TypeVar("T", bound=Record)
 PAGE = 200
 _AT_ONCE = 16
 _PAUSE = 1.0
+# Seconds without a lookup or a change after which this process looks after the others'
+# leftovers less often: an idle program costs a hosted server nothing.
+_IDLE = 30.0
+_IDLE_PAUSE = 120.0
 
 # Seconds after which a primary that was deposed acknowledges nothing any more: where it
 # needs its replicas for that, their max-lag (10 s unless set) and 5; else nobody knows.
@@ -60,6 +64,9 @@ class Rebuilding(Generic[T]):
         self._client: Client = store.client
         self._clock = clock
         self._turn = asyncio.Lock()
+        self._mending = asyncio.Lock()
+        self._used = self._mended = clock.boottime()
+        self._marks = 0
         self._unsubscribe: Callable[[], None] = lambda: None
         self._task: asyncio.Task[None] | None = None
 
@@ -119,14 +126,42 @@ class Rebuilding(Generic[T]):
         while True:
             await self._clock.sleep(_PAUSE)
             try:
-                await self.mend()
+                if self._is_due():
+                    await self.mend()
             except ClosedError:
                 return
             except Exception:  # noqa: BLE001 - the next round is the repair
                 self.failures += 1
 
+    def _is_due(self) -> bool:
+        now = self._clock.boottime()
+        marks = self.backing.ledger.marks
+        if marks != self._marks:
+            self._marks, self._used = marks, now
+        pause = _PAUSE if now - self._used < _IDLE else _IDLE_PAUSE
+        return self.due or now - self._mended >= pause
+
+    def use(self) -> None:
+        """Note a lookup: what killed processes left is looked after each second."""
+        self._used = self._clock.boottime()
+
+    async def wake(self) -> None:
+        """Note a lookup; after a pause, first do what was not done in it.
+
+        What fails here is tried again in the background: a session that cannot be
+        mended now keeps nobody else from being found.
+        """
+        self.use()
+        async with self._mending:
+            if self._clock.boottime() - self._mended > 2 * _PAUSE:
+                try:
+                    await self.mend()
+                except OddswireError:
+                    self.failures += 1
+
     async def mend(self) -> None:
         """Restore what was lost, and finish what killed processes left."""
+        self._mended = self._clock.boottime()
         await self.catch_up()
         for user_id in await self.backing.ledger.abandoned():
             try:

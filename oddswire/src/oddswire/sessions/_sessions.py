@@ -315,6 +315,7 @@ class Sessions(Members[T]):
             return await self._store.lookup(tag, _PAGE)
         while True:
             # Who is in no index yet must not look like one who asked for nothing.
+            await self._rebuilding.wake()
             await self._rebuilding.ensure()
             found = await self._store.lookup(tag, _PAGE, sourced=True)
             if found != -1:

@@ -143,6 +143,8 @@ class Upkeep(Generic[T]):
         """Note a read or a lookup that memory is to answer, now or the next time."""
         self._asked += 1
         self._wanted.set()
+        if self._rebuilding is not None:
+            self._rebuilding.use()
 
     async def follow(self, feed: Feed) -> None:
         """Apply changes to what is in memory, and believe that for a while.

@@ -13,6 +13,7 @@ from aiogram import BaseMiddleware
 from aiogram.dispatcher.event.bases import CancelHandler
 from aiogram.types import Update
 
+from oddswire._tasks import spawn
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError, SettingsError, UpdateInProgress
@@ -131,9 +132,7 @@ class Once(BaseMiddleware):
             _log.warning("update %d is handled unchecked: %r", event.update_id, error)
         renewing = None
         if claimed:
-            renewing = asyncio.get_running_loop().create_task(
-                self._renew(key, token), name="oddswire update renewal"
-            )
+            renewing = spawn(self._renew(key, token), name="oddswire update renewal")
         try:
             result = await handler(event, data)
         except BaseException:
