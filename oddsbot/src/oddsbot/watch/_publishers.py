@@ -154,7 +154,7 @@ class LatestPublisher(Generic[T]):
                         errors.exceptions[0],
                     )
                 away = True
-                # A newer value came meanwhile: it takes the place of the one that failed.
+                # A newer value takes the place of the one that failed.
                 self._changed = batch | self._changed
                 self._work.set()
             else:
