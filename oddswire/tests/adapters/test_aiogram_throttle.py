@@ -109,7 +109,7 @@ async def test_a_flood_is_limited_before_it_takes_a_turn(own, bot_of, update_of)
         await asyncio.gather(
             *(dispatcher.feed_update(bot, update_of(number)) for number in range(400))
         )
-        asked = limiter.statistics().asked
+        asked = limiter.stats().asked
 
     assert handled == list(range(20))
     # 20 were admitted; a denial is asked for again once a second.
