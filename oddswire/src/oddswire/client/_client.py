@@ -9,7 +9,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-import redis.asyncio as aredis
 
 from oddswire.client import _hooks
 from oddswire.client._calling import Calling
@@ -36,6 +35,7 @@ from oddswire.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    import redis.asyncio as aredis
     from redis.typing import AbsExpiryT, EncodableT, ExpiryT, KeyT
 
     from oddswire.connection.multiplexer import Multiplexer
@@ -297,7 +297,7 @@ class Client(Calling):
             or not command.plain
             or not wire.gate.open
             or wire.loop is not get_running_loop()
-            or aredis.Redis.execute_command is not _hooks.PLAIN
+            or _hooks.REDIS.execute_command is not _hooks.PLAIN
         ):
             return await self._the_long_way(command, args, {})
         command.calls += 1

@@ -27,7 +27,7 @@ AGES = 20
 
 
 class Priority(IntEnum):
-    """Who goes first when several wait for the same rule."""
+    """The order of the calls that wait for the same rule."""
 
     HIGH = 0
     NORMAL = 1
@@ -169,7 +169,7 @@ class _Named(msgspec.Struct, frozen=True):
 
 
 class Rule(_Named, frozen=True, kw_only=True):
-    """A limit with a name, and what it counts by.
+    """A limit with a name, and the subject it counts by.
 
     Args:
         name: ``[A-Za-z0-9_.-]``, up to 64 characters; it is part of the keys.
@@ -177,12 +177,11 @@ class Rule(_Named, frozen=True, kw_only=True):
         key: The subject it counts by: with ``key="user"`` each value of ``user=`` has a
             limit of its own. None: one limit for all.
         cost: What one hit costs it.
-        on_error: What is decided while Redis cannot be asked: ``"open"`` admits,
-            ``"closed"`` denies, ``"local"`` keeps this process within its share of the
-            limit.
+        on_error: The decision while Redis is down: ``"open"`` admits, ``"closed"``
+            denies, ``"local"`` keeps this process within its share of the limit.
         reserve: The share of the limit that `Priority.LOW` leaves to the others, 0 to
             below 1, rounded down to a whole cost.
-        shadow: It only watches: it counts and tells what it would have denied.
+        shadow: The rule denies nothing; it counts what it would have denied.
 
     Raises:
         RuleError: One of them is not as above.
