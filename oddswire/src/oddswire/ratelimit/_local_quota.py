@@ -138,10 +138,8 @@ class TokenQuota:
         return min(self._spent, ceil(self._debt(now) / self._step))
 
 
-class SlotQuota(LocalQuota):
+class SlotQuota:
     """Slots of this process, those from before the outage included.
-
-    `take` and `release` do nothing: the evaluator adds and drops the leases.
 
     Args:
         limit: The process's share.
@@ -155,6 +153,12 @@ class SlotQuota(LocalQuota):
     def free(self, now: float) -> int:
         """See `LocalQuota`."""
         return self._limit - sum(end > now for end in self._leases.values())
+
+    def take(self, now: float, cost: int) -> None:
+        """See `LocalQuota`: the evaluator adds the leases."""
+
+    def release(self, at: float, cost: int) -> None:
+        """See `LocalQuota`: the evaluator drops the leases."""
 
     def retry(self, now: float, need: int) -> float:
         """See `LocalQuota`."""
