@@ -141,6 +141,8 @@ class Deciding:
             self._away_until = now + _PAUSE
             return self._alone(request, now, mode)
         self.asked += 1
+        if self._degraded.active:
+            self._degraded.end()
         if len(reply) > 2:
             return self._judged(request, reply, lease, mode, now)
         # By far the most: one window, admitted in the sub-window of the last time.
@@ -309,7 +311,6 @@ class Deciding:
             bucket.share = None
         self._shares.clear()
         self._away_until = None
-        self._degraded.end()
         return True
 
     def _share(self, bucket: Bucket, now: float) -> Share:
