@@ -2,12 +2,12 @@
 
 A folder of ``programs/`` has `program.toml` (what is required, and what the program
 shows), `requirements.lock` (``make lock-dropin``) and `program.py`, whose ``run(url)``
-returns what it saw, by name; where the source distribution has tests of Redis that run
-with one server, they run too (`own_tests.py`). Each runs on two servers of its own: once
-on redis-py's class, once with `oddswire.Client` in its place. What it saw must be the
-same, and ours may open one connection more for each pool: commands have one beside those
-that block. Exit status 1: there is a difference. A whole run rewrites its part of
-docs/dropin.md.
+returns what it saw, by name; where the source distribution has tests of Redis that
+run with one server, they run too (`own_tests.py`). Each runs on two servers of its
+own: once on redis-py's class, once with `oddswire.Client` in its place. What it saw
+must be the same, and ours may open one connection more for each pool: commands have
+one beside those that block. Exit status 1: there is a difference. A whole run rewrites
+its part of docs/dropin.md.
 """
 
 from __future__ import annotations
