@@ -13,8 +13,13 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import RedisError, ResponseError
 
 from oddswire.client import _hooks
-from oddswire.client._commands import Command, Route
-from oddswire.client._exclusive import exclusively, refused_by_replica, unhurried
+from oddswire.client._commands import OF_EARLIER_WRITES, Command, Route
+from oddswire.client._exclusive import (
+    catch_up,
+    exclusively,
+    refused_by_replica,
+    unhurried,
+)
 from oddswire.client._retries import again
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.failures import for_others
@@ -329,6 +334,10 @@ class Calling(aredis.Redis):
                 if not conn.is_connected:
                     await conn.connect()  # within redis-py's own limit
                 async with unhurried(conn, command, args, self.timeout):
+                    if command.name in OF_EARLIER_WRITES and not self._altered:
+                        # The connection of the writes may have been lost since. Not
+                        # after what alters it: in MULTI this would be one command more.
+                        await catch_up(conn)
                     return await send(conn, command_name, *args, **options)
             except ResponseError as error:
                 if not await self.left(error, sent):
