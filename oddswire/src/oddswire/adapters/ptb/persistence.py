@@ -115,7 +115,7 @@ class Persistence(BasePersistence[Data, Data, Data]):
         # What could not be written yet: fields that are new, and those that are gone.
         self._unsaved: dict[_Name, _Change] = {}
         self._degraded = Degradation(
-            client.events, "persistence", "unsaved", time.monotonic
+            client.events, "bot_data", "unsaved", time.monotonic
         )
         # Keys that are left out of what is written, and an error told so.
         self._refused: dict[_Name, set[str]] = {}
