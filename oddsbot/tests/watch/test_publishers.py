@@ -417,3 +417,20 @@ async def test_the_numbers_of_topics_are_the_counted_truth(pubsub):
     assert sum(markets.gaps.values()) == sum(volumes.gaps.values()) == 0
     assert sum(markets.lag.counts) == 10
     assert (volumes.subscriptions, markets.subscriptions) == (1, 1)
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("P6")
+async def test_a_subscriber_that_is_too_slow_counts_what_it_dropped(pubsub):
+    """Of a log a full queue drops, reads it again and loses none; the count says so."""
+    async with (
+        asyncio.timeout(SECONDS),
+        pubsub.subscribe(NEW_MARKETS, queue=4) as log,
+    ):
+        for n in range(50):
+            await pubsub.publish(NEW_MARKETS[f"0x{n}"], NewMarket(f"0x{n}", None))
+        dropped = lambda: pubsub.statistics().topics["new_markets"].dropped  # noqa: E731 - polled
+        await eventually(lambda: dropped() > 0)
+        got = [(await anext(log)).key for _ in range(50)]
+
+    assert got == [f"0x{n}" for n in range(50)]

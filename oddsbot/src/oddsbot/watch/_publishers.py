@@ -154,7 +154,7 @@ class LatestPublisher(Generic[T]):
                         errors.exceptions[0],
                     )
                 away = True
-                # What came meanwhile is newer than what failed.
+                # A newer value takes the place of the one that failed.
                 self._changed = batch | self._changed
                 self._work.set()
             else:

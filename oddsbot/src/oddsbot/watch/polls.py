@@ -96,7 +96,7 @@ class MarketPolls:
             OddswireError: There was no turn within the limits.
         """
         ids = list(dict.fromkeys(self._followed()))
-        # Who is followed no longer may be followed again, and told again.
+        # A market that is followed again later is told of again.
         self._known = {key: self._known[key] for key in ids if key in self._known}
         self._told.intersection_update(ids)
         ids = [each for each in ids if each not in self._told]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Coroutine
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +14,9 @@ from telegram.ext import BasePersistence
 from oddswire.adapters import _values
 from oddswire.client import keyspace
 from oddswire.errors import CodecError, OddswireError, SettingsError
+from oddswire.events import Degradation
 from oddswire.keys import PTB_CONVERSATIONS, PTB_DATA
+from oddswire.plain import plain
 
 if TYPE_CHECKING:
     from telegram.ext import PersistenceInput
@@ -80,6 +83,7 @@ class Persistence(BasePersistence[Data, Data, Data]):
 
     __slots__ = (
         "_client",
+        "_degraded",
         "_keys",
         "_max_size",
         "_preload",
@@ -110,6 +114,9 @@ class Persistence(BasePersistence[Data, Data, Data]):
         self._seen: dict[_Name, _Fields] = {}
         # What could not be written yet: fields that are new, and those that are gone.
         self._unsaved: dict[_Name, _Change] = {}
+        self._degraded = Degradation(
+            client.events, "bot_data", "unsaved", time.monotonic
+        )
         # Keys that are left out of what is written, and an error told so.
         self._refused: dict[_Name, set[str]] = {}
         # Fields that cannot be read, and the log says so.
@@ -272,7 +279,12 @@ class Persistence(BasePersistence[Data, Data, Data]):
             except OddswireError as error:
                 failed = error
         if failed is not None:
-            _log.error("%d records could not be written", len(self._unsaved))
+            _log.error(
+                "records_not_written: %d: %s",
+                len(self._unsaved),
+                plain(failed),
+                extra={"event": "records_not_written"},
+            )
             raise failed
 
     # --- how
@@ -427,7 +439,11 @@ class Persistence(BasePersistence[Data, Data, Data]):
                 pipe.hset(key, mapping=values)
             if gone:
                 pipe.hdel(key, *gone)
-            await pipe.execute()
+            try:
+                await pipe.execute()
+            except OddswireError as error:
+                self._degraded.begin(error)
+                raise
         # By now another read may have seen more; this much is there.
         seen = {**self._seen.get(name, {}), **new}
         for field in gone:
@@ -436,6 +452,8 @@ class Persistence(BasePersistence[Data, Data, Data]):
         # Unless there is a newer change to write already.
         if self._unsaved.get(name) is change:
             del self._unsaved[name]
+        if not self._unsaved:
+            self._degraded.end()
 
     async def _drop(self, name: _Name) -> None:
         await self._client.unlink(self._key(name))
