@@ -24,6 +24,8 @@ end
 local function header(main)
   local h = redis.pcall('HGET', main, 'h')
   local foreign = type(h) == 'table'
+  -- Another error is no damage: a missing right, say.
+  if foreign and not string.find(h.err, 'WRONGTYPE', 1, true) then error(h) end
   return not foreign and h or '', foreign
 end
 local function read(main)
@@ -51,7 +53,10 @@ end
 -- Count; what is no number there, by somebody else, begins again.
 local function bump(stats, name, by)
   local done = redis.pcall('HINCRBY', stats, name, by)
-  if type(done) == 'table' and done.err then redis.call('HSET', stats, name, by) end
+  if type(done) == 'table' and done.err then
+    if not string.find(done.err, 'not an integer', 1, true) then error(done) end
+    redis.call('HSET', stats, name, by)
+  end
 end
 local function newest(stats) return tonumber(redis.call('HGET', stats, 'v') or 0) or 0 end
 -- What the caller needs to seal the right header.
