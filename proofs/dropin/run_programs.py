@@ -2,10 +2,12 @@
 
 A folder of ``programs/`` has `program.toml` (what is required, and what the program
 shows), `requirements.lock` (``make lock-dropin``) and `program.py`, whose ``run(url)``
-returns what it saw, by name. Each runs on two servers of its own: once on redis-py's
-class, once with `oddswire.Client` in its place. What it saw must be the same, and ours
-may open one connection more for each pool: commands have one beside those that block.
-Exit status 1: there is a difference. A whole run rewrites its part of docs/dropin.md.
+returns what it saw, by name; where the source distribution has tests of Redis that
+run with one server, they run too (`own_tests.py`). Each runs on two servers of its
+own: once on redis-py's class, once with `oddswire.Client` in its place. What it saw
+must be the same, and ours may open one connection more for each pool: commands have
+one beside those that block. Exit status 1: there is a difference. A whole run rewrites
+its part of docs/dropin.md.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import own_tests
 import redis
 
 from oddswire.embedded import EmbeddedServer
@@ -34,11 +37,13 @@ HEADING = "\n## Programs\n"
 _TEXT = """
 Each in an environment of its own, with the releases that its lock names, once on
 redis-py and once with `oddswire.Client` in its place: a small program that uses it
-(`proofs/dropin/programs/`). A result counts when it is the same with both. Beside it:
-how many connections the server was asked for, with redis-py and with ours.
+(`proofs/dropin/programs/`), whose results have to be the same with both, and the tests
+of Redis of its source distribution, where it has some that run with one server: those
+that pass with redis-py, and how many of them pass with ours. The last column is how
+many connections the small program asked the server for, with redis-py and with ours.
 
-| program | what | redis-py | results | the same with ours | connections |
-| --- | --- | --- | ---: | ---: | ---: |"""
+| program | what | redis-py | results | the same | own tests | pass | connections |
+| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"""
 
 _OVERRIDDEN = """
 \\* Asks for an older redis-py than ours needs ({pins}).
@@ -58,6 +63,7 @@ class Row(NamedTuple):
         same: Names of the results that were the same with both.
         differ: What differs, by name.
         connections: With redis-py, with ours.
+        tests: Its own tests, where they run.
         missing: Why it could not run; empty: it ran.
     """
 
@@ -69,6 +75,7 @@ class Row(NamedTuple):
     same: list[str]
     differ: dict[str, str]
     connections: tuple[int, int]
+    tests: own_tests.Compared | None = None
     missing: str = ""
 
 
@@ -171,11 +178,37 @@ async def show(folder: Path) -> Row:
         *(run(python, folder, subject) for subject in ("stock", "ours"))
     )
     differ = compare(stock, ours)
+    row = row._replace(tests=await show_tests(python, folder, program.get("tests")))
     return row._replace(
         same=[name for name in stock.get("outcomes", ()) if name not in differ],
         differ=differ,
         connections=(stock["connections"], ours["connections"]),
     )
+
+
+async def show_tests(
+    python: Path, folder: Path, tests: dict[str, Any] | None
+) -> own_tests.Compared | None:
+    """Run a program's own tests with both classes, if it has some that can run."""
+    if tests is None:
+        return None
+    try:
+        source = own_tests.fetch(BUILD / folder.name, tests)
+    except subprocess.CalledProcessError as error:
+        why = error.stderr.strip().rpartition("\n")[2]
+        return own_tests.Compared(0, {"its own tests": why}, {})
+    path = os.pathsep.join(str(each) for each in (HERE, folder, OURS))
+
+    async def on(subject: str) -> dict[str, Any]:
+        async with EmbeddedServer() as server:
+            with redis.Redis.from_url(server.url) as admin:
+                admin.config_set("requirepass", "")
+            return await own_tests.run(
+                python, folder, source, subject, server.url, path
+            )
+
+    stock, ours = await asyncio.gather(on("stock"), on("ours"))
+    return own_tests.compare(stock, ours, tests.get("clocked", {}))
 
 
 def render(rows: list[Row]) -> str:
@@ -185,11 +218,15 @@ def render(rows: list[Row]) -> str:
         mark = "\\*" if row.asked else ""
         start = f"| {row.name} {row.version} | {row.what} | {row.redis}{mark} |"
         if row.missing:
-            lines.append(f"{start} not installed | | |")
+            lines.append(f"{start} not installed | | | | |")
             continue
         results = len(row.same) + len(row.differ)
         stock, ours = row.connections
-        lines.append(f"{start} {results} | {len(row.same)} | {stock}, {ours} |")
+        own = "| |"
+        if row.tests is not None:
+            passed = row.tests.passed
+            own = f"{passed} | {passed - len(row.tests.differ)} |"
+        lines.append(f"{start} {results} | {len(row.same)} | {own} {stock}, {ours} |")
     pins = [f"{row.name} {row.asked}" for row in rows if row.asked]
     if pins:
         lines.append(_OVERRIDDEN.format(pins=", ".join(pins)).rstrip())
@@ -199,11 +236,22 @@ def render(rows: list[Row]) -> str:
     differ = [
         f"- {row.name}, {name}: {what}"
         for row in rows
-        for name, what in row.differ.items()
+        for name, what in (row.differ | _tests_of(row).differ).items()
     ]
+    clocked = [
+        f"- {row.name}, `{test}`: {why}"
+        for row in rows
+        for test, why in _tests_of(row).clocked.items()
+    ]
+    if clocked:
+        lines += ["", "Tests that are not counted, with either:", "", *clocked]
     if differ:
         lines += ["", "Those that differ and should not:", "", *differ]
     return "\n".join(lines) + "\n"
+
+
+def _tests_of(row: Row) -> own_tests.Compared:
+    return row.tests or own_tests.Compared(0, {}, {})
 
 
 async def main(only: list[str]) -> int:
@@ -216,18 +264,20 @@ async def main(only: list[str]) -> int:
         row = await show(HERE / "programs" / name)
         rows.append(row)
         stock, ours = row.connections
+        tests = _tests_of(row)
         print(
             row.missing
             or f"{name}: {len(row.same)} results the same, {len(row.differ)} differ; "
-            f"connections {stock}, {ours}",
+            f"connections {stock}, {ours}; {tests.passed} tests of its own, "
+            f"{len(tests.differ)} differ",
             file=sys.stderr,
         )
-        for what, how in row.differ.items():
+        for what, how in (row.differ | tests.differ).items():
             print(f"  differs: {what}: {how[:500]}", file=sys.stderr)
     if not only:
         head = PAGE.read_text(encoding="utf-8").partition(HEADING)[0]
         PAGE.write_text(head + HEADING + render(rows), encoding="utf-8")
-    return int(any(row.differ or row.missing for row in rows))
+    return int(any(row.differ or row.missing or _tests_of(row).differ for row in rows))
 
 
 if __name__ == "__main__":

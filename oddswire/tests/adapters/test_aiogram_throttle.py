@@ -140,7 +140,7 @@ async def test_a_flood_is_limited_before_it_takes_a_turn(
         await asyncio.gather(
             *(dispatcher.feed_update(bot, update_of(number)) for number in range(400))
         )
-        asked = limiter.statistics().asked
+        asked = limiter.stats().asked
 
     assert len(handled) == 20
     # No update is counted twice, and each of the others was told.

@@ -15,7 +15,7 @@ from oddswire.errors import OddswireError
 from support import eventually
 
 MODES = {("updates", "unchecked"), ("updates", "unnoted"), ("turns", "local"),
-         ("persistence", "unsaved")}  # fmt: skip
+         ("bot_data", "unsaved")}  # fmt: skip
 
 
 @pytest.mark.errors
