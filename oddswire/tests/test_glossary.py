@@ -45,6 +45,11 @@ WORDS = {
         "Statistics": "LimiterStats",
         "statistics": "stats",
     },
+    "embedded": {
+        "Home": "ServerDir",
+        "Run": "ServerProcess",
+        "see_through": "run_shielded",
+    },
 }
 
 

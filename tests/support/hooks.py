@@ -488,7 +488,7 @@ def watched_by_process(server, watched):
 
 def is_released(server):
     """Return whether the process of a server has left nothing open here."""
-    return server._run._transport.is_closing()
+    return server._process._transport.is_closing()
 
 
 def pick_ports(server, pick):
