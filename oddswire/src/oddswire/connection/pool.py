@@ -21,7 +21,7 @@ from redis._parsers import _AsyncHiredisParser
 from redis.asyncio.connection import SSLConnection
 
 from oddswire._tasks import spawn
-from oddswire.connection.access import Access, hello_of
+from oddswire.connection.access import Access, hello_of, server_of
 from oddswire.connection.deadline import Alarm, Deadline
 from oddswire.connection.dial import (
     lost_hint,
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 # Seconds: redis-py's own limit for one read is not to end it before ours does. redis-py
 # 7 knows no infinity here, and uvloop none anywhere.
 _FOREVER = 1e9
+
+# Seconds that an attempt after a failed one may be put off, while others take turns.
+_PACED = 5.0
 
 # Seconds that a connection which is closed may take to send what was written, and to
 # end TLS.
@@ -284,7 +287,9 @@ class WirePool(aredis.ConnectionPool):
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
         self._owner = Owner()
-        self.access = Access()
+        self.access = Access(server_of(connection))
+        # Of the newest attempt to open a wire; None: it succeeded.
+        self._failure: Exception | None = None
         kind = connection.pop("connection_class", aredis.Connection)
         super().__init__(
             connection_class=whole(kind), max_connections=max(most, 1), **connection
@@ -397,14 +402,22 @@ class WirePool(aredis.ConnectionPool):
         if turn.done():
             return
         self._roster.leave(turn)
+        within = f"within {self._acquire_timeout:g} s"
         turn.set_exception(
-            PoolTimeout(
-                f"no exclusive wire became free within {self._acquire_timeout:g} s "
+            PoolTimeout(f"no exclusive wire {within}: {self._failure}")
+            if self._failure is not None
+            else PoolTimeout(
+                f"no exclusive wire became free {within} "
                 f"({self._roster.leased} of {self._roster.most} leased, "
                 f"{self._roster.waiting} waiting); raise pool_max, or look for a WATCH "
                 "or a subscription that is never closed"
             )
         )
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the newest attempt to open a wire failed; None: it did not."""
+        return self._failure
 
     async def _freshen(self, wire: AbstractConnection) -> None:
         """Replace the socket of a wire that the server closed while it was idle."""
@@ -459,15 +472,26 @@ class WirePool(aredis.ConnectionPool):
         task.add_done_callback(tasks.discard)
 
     async def _open(self) -> None:
+        pacer = self.access.pacer
         try:
+            if self._failure is not None:
+                # Callers that try again and again are to be no storm.
+                pause = pacer.pause(_PACED)
+                pause.hasten()
+                await pause.wait()
+            pacer.attempt_begins(self._now())
             wire = self.make_connection()
             await self._connect(wire)
         except Exception as error:  # noqa: BLE001 - told to who waits for the wire
+            self._failure = error
             turn, work = self._roster.failed(self._now())
             if turn is not None and not turn.done():
                 turn.set_exception(error)
             self._do(work)
             return
+        if self._failure is not None:
+            self._failure = None
+            pacer.server_answers()
         if self._closed:
             await wire.disconnect()
             return
