@@ -722,3 +722,20 @@ async def test_an_idle_process_with_a_source_asks_nothing(own, source, people):
         assert await sessions.users_for("city", "Rome", fresh=True) == {1}
         calls = await admin.info("commandstats")
         assert calls["cmdstat_hgetall"]["calls"] == 1
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X4")
+async def test_a_key_of_another_type_is_deleted_with_its_record(people, client):
+    """Another program's list in the place of a session ends with `delete`."""
+    sessions = people()
+    async with sessions:
+        await sessions.update(1, lives_in("Oslo"), create=True)
+        main = session_keys(sessions).pair(1)[0]
+        await client.delete(main)
+        await client.rpush(main, "of somebody else")
+        await sessions.delete(1)
+        assert await client.type(main) == b"none"
+        assert await sessions.get(1) is None
+        await sessions.update(1, lives_in("Oslo"), create=True)
+        assert await sessions.get(1) is not None
