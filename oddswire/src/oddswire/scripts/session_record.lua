@@ -31,7 +31,10 @@ end
 local function read(main)
   local h, foreign = header(main)
   if foreign then return {damaged = true} end
-  if h == '' and redis.call('HEXISTS', main, 'h') == 0 then return nil end
+  if h == '' and redis.call('HEXISTS', main, 'h') == 0 then
+    -- Fields without their header: somebody took it away.
+    return redis.call('HLEN', main) > 0 and {damaged = true} or nil
+  end
   local v, c, a, e, x, s, o, g, seal =
     string.match(h, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) ([01]) (%w+)( ?.*)$')
   if not v or math.max(#v, #c, #a, #e, #x, #s) > 16

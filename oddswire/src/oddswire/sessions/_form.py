@@ -176,7 +176,7 @@ class Form(Packing, Generic[T]):
             SessionDamaged: Any part of it does not open: there is no half session.
         """
         main, short = stored.main, stored.short or {}
-        header = Header.parse(main[HEADER.encode()])
+        header = Header.parse(main.get(HEADER.encode(), b""))
         if header.schema > self.layout.type.schema:
             raise SessionDamaged(
                 f"written with schema {header.schema}, this program knows "
