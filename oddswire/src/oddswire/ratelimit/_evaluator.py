@@ -19,7 +19,7 @@ from oddswire.events import Degradation
 from oddswire.ratelimit._local_quota import SlotQuota, TokenQuota, WindowQuota
 from oddswire.ratelimit._state import HIT, Demand, Request, SubjectState
 from oddswire.ratelimit.decision import NO_RETRY, Decision, Reservation
-from oddswire.ratelimit.rules import AGES, SlidingWindow, TokenBucket
+from oddswire.ratelimit.rules import SUB_WINDOWS, SlidingWindow, TokenBucket
 from oddswire.scripts import load
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Evaluator:
         at, remaining = reply
         state = demands[0].state
         rule = state.rule
-        reset = (rule.width * (AGES + 1) - at % rule.width) / 1e6
+        reset = (rule.width * SUB_WINDOWS - at % rule.width) / 1e6
         state.limit = limit = rule.most
         state.remaining = remaining
         state.reset_at = now + reset
