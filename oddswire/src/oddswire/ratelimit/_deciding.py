@@ -221,8 +221,12 @@ class Deciding:
         """Note slots of this process, without those whose time is over."""
         for one in [one for one, end in bucket.leases.items() if end <= now]:
             del bucket.leases[one]
+        self._note(bucket, lease, cost, now)
+
+    def _note(self, bucket: Bucket, lease: str, cost: int, now: float) -> None:
+        end = now + bucket.rule.window
         for number in range(1, cost + 1):
-            bucket.leases[f"{lease}:{number}"] = now + bucket.rule.window
+            bucket.leases[f"{lease}:{number}"] = end
 
     # --- without it
 
@@ -280,8 +284,10 @@ class Deciding:
         What is used meanwhile is booked too, before anybody asks Redis again.
         """
         booked: dict[Bucket, int] = {}
+        begun: set[tuple[Bucket, str]] = set()
         while True:
             now = self._now()
+            slots = self._slots(now) - begun
             parts = []
             for bucket in list(self._shares):
                 # Read again each time: decisions go on meanwhile.
@@ -289,16 +295,20 @@ class Deciding:
                 if used > booked.get(bucket, 0):
                     parts.append(Part(bucket, used - booked.get(bucket, 0), 0))
                     booked[bucket] = used
-            if not parts:
+            if not parts and not slots:
                 break
+            try:
+                for bucket, lease in slots:
+                    await self._begin(bucket, lease)
+            except TRANSIENT_ERRORS:
+                return self._still_away()
+            begun |= slots
             for first in range(0, len(parts), _BOOKED_AT_ONCE):
                 some = Request(tuple(parts[first : first + _BOOKED_AT_ONCE]))
                 try:
                     reply = await self.run(HIT, some.keys, [some.packed, "book"])
                 except TRANSIENT_ERRORS:
-                    self.failed += 1
-                    self._away_until = self._now() + _PAUSE
-                    return False
+                    return self._still_away()
                 # With this the share of the next outage begins. Nobody else may have
                 # asked Redis for these subjects by then.
                 now = self._now()
@@ -311,6 +321,33 @@ class Deciding:
         self._away_until = None
         self._degraded.end()
         return True
+
+    def _still_away(self) -> bool:
+        self.failed += 1
+        self._away_until = self._now() + _PAUSE
+        return False
+
+    def _slots(self, now: float) -> set[tuple[Bucket, str]]:
+        """Return the leases of slots that Redis may not know of."""
+        return {
+            (bucket, name.rpartition(":")[0])
+            for bucket in self._shares
+            if bucket.rule.is_slots
+            for name, end in bucket.leases.items()
+            if end > now
+        }
+
+    async def _begin(self, bucket: Bucket, lease: str) -> None:
+        """Begin a lease that was given without Redis, or may be lost there."""
+        cost = sum(name.rpartition(":")[0] == lease for name in bucket.leases)
+        if not cost:
+            return
+        self._note(bucket, lease, cost, self._now())
+        await self._renew(bucket, lease, cost)
+        if f"{lease}:1" not in bucket.leases:
+            # Given back meanwhile, when Redis was not asked.
+            names = [f"{lease}:{number}" for number in range(1, cost + 1)]
+            await self._client.zrem(bucket.keys[0], *names)
 
     def _share(self, bucket: Bucket, now: float) -> Share:
         """Return what this process may use, beginning with what Redis said last."""
@@ -360,13 +397,14 @@ class Deciding:
         while True:
             await asyncio.sleep(min(p.bucket.rule.window for p in taken.parts) / 3)
             for bucket, cost, _ in taken.parts:
-                ends = self._now() + bucket.rule.window
-                for number in range(1, cost + 1):
-                    bucket.leases[f"{taken.lease}:{number}"] = ends
-                args = [taken.lease, cost, ceil(bucket.rule.window * 1e6)]
+                self._note(bucket, taken.lease, cost, self._now())
                 # The next renewal may succeed.
                 with suppress(OddswireError):
-                    await self.run(_RENEW, bucket.keys[:1], args)
+                    await self._renew(bucket, taken.lease, cost)
+
+    async def _renew(self, bucket: Bucket, lease: str, cost: int) -> None:
+        args = [lease, cost, ceil(bucket.rule.window * 1e6)]
+        await self.run(_RENEW, bucket.keys[:1], args)
 
     async def erase(self, buckets: Sequence[Bucket]) -> Erased:
         """Drop what is kept of buckets, here and in Redis, and look again."""
