@@ -15,7 +15,7 @@ PEERS_STAMP := .venv-peers/.ready
 # wheel: a part of a tool of the tests, pinned by its hash like everything else.
 WHEELS := --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test check docs conformance dropin chaos audit failovers bench growth hour lock clean
+.PHONY: demo test check docs conformance dropin chaos audit failovers bench growth hour lock lock-dropin clean
 
 demo: $(STAMP)  ## recorded Polymarket order books become alerts, in this terminal
 	@$(BIN)/oddsbot demo
@@ -41,9 +41,15 @@ conformance: $(PEERS_STAMP)  ## redis-py's own asyncio tests with our Client, an
 	@$(PEERS)/python proofs/conformance/run.py
 	@$(PEERS)/python proofs/conformance/instrumented.py
 
-dropin: $(PEERS_STAMP)  ## aiogram's storage, limits, cashews: their own tests with our Client
+dropin: $(PEERS_STAMP)  ## programs built on redis-py, with our Client; ONLY=arq runs one
+	@$(PEERS)/python proofs/dropin/run_programs.py $(ONLY)
+ifndef ONLY
 	@$(PEERS)/python proofs/conformance/dropin.py
 	@$(PEERS)/python proofs/dropin/run.py
+endif
+
+lock-dropin: $(PEERS_STAMP)  ## requirements.lock of each program that make dropin runs, or ONLY
+	@$(PEERS)/python proofs/dropin/lock.py $(ONLY)
 
 chaos: $(PEERS_STAMP)  ## server and link broken under load: ours and its peers
 	@$(PEERS)/python proofs/chaos/run.py $(if $(ROWS),--rows "$(ROWS)")

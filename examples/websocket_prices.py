@@ -124,7 +124,8 @@ def application(pubsub: PubSub) -> web.Application:
 async def main(port: int) -> None:
     """Serve, and publish generated prices."""
     async with oddswire.connect(topics=[PRICES]) as wire:
-        runner = web.AppRunner(application(wire.pubsub))
+        # At the end browsers that are still there are given a second, not a minute.
+        runner = web.AppRunner(application(wire.pubsub), shutdown_timeout=1.0)
         await runner.setup()
         try:
             site = web.TCPSite(runner, "127.0.0.1", port)

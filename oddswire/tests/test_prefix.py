@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
+from unittest.mock import AsyncMock
 
 import msgspec
 import pytest
+import telegram
 from aiogram.fsm.storage.base import StorageKey
+from aiogram.types import Update
 
 import oddswire
 from oddswire import Client, Settings
@@ -71,6 +75,43 @@ async def _isolation(client):
         return bool(await client.keys())
 
 
+async def _once(client):
+    handled = []
+
+    async def handle(event, _data):
+        handled.append(event.update_id)
+
+    once = aiogram.Once(client)
+    for _ in range(2):
+        await once(handle, Update(update_id=5), {"bot": SimpleNamespace(id=1)})
+    return handled == [5]
+
+
+async def _processor(client):
+    """Have a turn for a user, and find its lock under the prefix."""
+    found = []
+    processor = ptb.UpdateProcessor(client)
+    saved = AsyncMock()
+    processor.application = SimpleNamespace(
+        bot=SimpleNamespace(id=1), update_persistence=saved
+    )
+    user = telegram.User(id=7, first_name="Ana", is_bot=False)
+    message = telegram.Message(
+        message_id=1,
+        date=datetime.fromtimestamp(0, UTC),
+        chat=telegram.Chat(id=7, type="private"),
+        from_user=user,
+    )
+
+    async def handle():
+        found.extend(await client.keys())
+
+    update = telegram.Update(update_id=5, message=message)
+    await processor.do_process_update(update, handle())
+    own = client.settings.prefix.encode()
+    return any(key.startswith(own) for key in found)
+
+
 async def _persistence(client):
     persistence = ptb.Persistence(client)
     persistence.bot = SimpleNamespace(id=1)
@@ -81,7 +122,7 @@ async def _persistence(client):
 
 
 PARTS = [_limit, _cache, _queue, _sessions, _lock, _pubsub, _storage, _isolation,
-         _persistence]  # fmt: skip
+         _once, _processor, _persistence]  # fmt: skip
 
 
 @pytest.mark.integration

@@ -88,8 +88,8 @@ async def killed_while_limiting(stage: Stage) -> None:
 
     async def ask() -> None:
         decision = await limiter.hit("chaos")
-        if decision.taken is not None:
-            at = decision.taken.at
+        if decision.reservation is not None:
+            at = decision.reservation.at
             admitted.append(at if decision.degraded else at / 1e6 - offset)
             sources.add(decision.source)
 
@@ -102,7 +102,7 @@ async def killed_while_limiting(stage: Stage) -> None:
         await stage.server.wait_exit()
         await asyncio.sleep(per)
         await restarted(stage)
-        await holds(lambda: not limiter.statistics().away, 5)
+        await holds(lambda: not limiter.stats().redis_down, 5)
         await asyncio.sleep(per)
     stage.notes["admitted"] = {
         # A millisecond for two clocks that are read one after the other.

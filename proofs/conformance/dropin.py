@@ -304,7 +304,9 @@ async def main() -> int:
             print(f"differs: {test}: {reason}")
         for test in result["stale"]:
             print(f"passes, and is in REASONS: {test}")
-    PAGE.write_text(render(results), encoding="utf-8")
+    # The other part of the page is proofs/dropin/run_programs.py's.
+    _, heading, programs = PAGE.read_text(encoding="utf-8").partition("\n## Programs\n")
+    PAGE.write_text(render(results) + heading + programs, encoding="utf-8")
     return int(any(each["differ"] or each["stale"] for each in results.values()))
 
 

@@ -402,17 +402,22 @@ def links_known(chain):
 
 def limit_of(limiter, name):
     """Return a rule at work, with what is known of its subjects."""
-    return limiter._book.rules[name]
+    return limiter._rules[name]
+
+
+def request_of(limiter, name, **subjects):
+    """Return what a limiter sends for a hit of one rule."""
+    return limiter._request((name,), 1, subjects)
 
 
 def wake(limiter, subject):
     """Have a limiter ask again for a subject, as when its time has come."""
-    limiter._waiting.kick(subject)
+    limiter._queue.wake(subject)
 
 
 def is_idle(limiter):
     """Return whether nobody waits and nothing is under way for who waited."""
-    return limiter._waiting._task.done()
+    return limiter._queue._task.done()
 
 
 # --- adapters
@@ -483,7 +488,7 @@ def watched_by_process(server, watched):
 
 def is_released(server):
     """Return whether the process of a server has left nothing open here."""
-    return server._run._transport.is_closing()
+    return server._process._transport.is_closing()
 
 
 def pick_ports(server, pick):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
+import msgspec
 import typer
 from rich.console import Console
 
@@ -16,6 +17,8 @@ from oddsbot.demo import DemoError, Options, View, run
 from oddsbot.polymarket import PolymarketError
 from oddsbot.replay import ReplayError, sample
 from oddsbot.settings import Settings
+from oddsbot.standin.telegram import BotApi
+from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError
 from oddswire.plain import plain_lines
 
@@ -64,6 +67,54 @@ async def _upgraded(url: str) -> str:
 
     async with store.open_database(url) as engine:
         return await store.upgrade(engine)
+
+
+standin_app = typer.Typer(
+    help="Services that a bot talks to, on this machine.", no_args_is_help=True
+)
+app.add_typer(standin_app, name="standin")
+
+
+@standin_app.callback()
+def standin() -> None:
+    """Serve what a bot talks to, without account or network."""
+
+
+@standin_app.command()
+def telegram(
+    *,
+    port: Annotated[int, typer.Option(help="To listen on; default: any free one.")] = 0,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the addresses as one JSON object.")
+    ] = False,
+) -> None:
+    """Serve a Bot API and a page that shows its chats, until Ctrl-C.
+
+    Any bot takes the printed API as its base and the token as its own. The page's
+    address opens once; the control token is for programs that set faults.
+    """
+    try:
+        asyncio.run(_serve_telegram(port, json=json))
+    except (OSError, OverflowError) as error:
+        _refuse(error)
+
+
+async def _serve_telegram(port: int, *, json: bool) -> None:
+    stop = _stop_on_signals()
+    async with BotApi(SystemClock().now, port=port) as api:
+        addresses = {
+            "api": api.url,
+            "token": api.token,
+            "page": api.page_url(),
+            "control": api.control_token,
+        }
+        text = (
+            msgspec.json.encode(addresses).decode()
+            if json
+            else "\n".join(f"{name:<8} {value}" for name, value in addresses.items())
+        )
+        print(text, flush=True)  # noqa: T201 - its purpose
+        await stop.wait()
 
 
 @app.command()

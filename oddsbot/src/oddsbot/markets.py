@@ -107,6 +107,14 @@ class Ages(msgspec.Struct, frozen=True, kw_only=True):
     book: float = 5.0
 
 
+class _Turn:
+    """How far a page of what is warmed has come."""
+
+    def __init__(self) -> None:
+        self.claimed = asyncio.Event()
+        self.stored = asyncio.Event()
+
+
 class Markets:
     """Markets, prices, volumes, liquidity and books, each fresh for its own time.
 
@@ -220,20 +228,49 @@ class Markets:
             key, functools.partial(self._busiest_ids, most)
         )
         keys = [f"market:{each}" for each in ids]
-        errors: list[Exception] = []
-        # One after the other: storing 500 answers at once would hold up everybody else.
-        for at in range(0, len(keys), _PAGE):
-            try:
-                await self._cache.refresh_many(
-                    keys[at : at + _PAGE], self._load_keys, tags=lambda key: (key,)
+        parts = [keys[at : at + _PAGE] for at in range(0, len(keys), _PAGE)]
+        turns = [_Turn() for _ in parts]
+        async with asyncio.TaskGroup() as tasks:
+            pages = [
+                tasks.create_task(self._warm_page(part, before, turn))
+                for part, before, turn in zip(
+                    parts, [None, *turns], turns, strict=False
                 )
-            except Unreadable:
-                pass  # a market that cannot be read costs no other
-            except (OddswireError, PolymarketError) as error:
-                errors.append(error)
-        if errors:
-            raise errors[0]
+            ]
+        for page in pages:
+            if (error := page.result()) is not None:
+                raise error
         return len(ids)
+
+    async def _warm_page(
+        self, keys: list[str], before: _Turn | None, turn: _Turn
+    ) -> Exception | None:
+        """Load and store one page; return what it failed with.
+
+        To claim or to store 500 answers at once would hold up every reader, and to wait
+        for each request before the next one would let the first answers grow old. So
+        the requests overlap, and pages claim and store one after the other.
+        """
+
+        async def load(keys: list[str]) -> dict[str, GammaMarket | Exception]:
+            turn.claimed.set()
+            found = await self._load_keys(keys)
+            if before is not None:
+                await before.stored.wait()
+            return found
+
+        try:
+            if before is not None:
+                await before.claimed.wait()
+            await self._cache.refresh_many(keys, load, tags=lambda key: (key,))
+        except Unreadable:
+            pass  # a market that cannot be read costs no other
+        except (OddswireError, PolymarketError) as error:
+            return error
+        finally:
+            turn.claimed.set()
+            turn.stored.set()
+        return None
 
     async def _busiest_ids(self, most: int) -> tuple[str, ...]:
         # The markets in the list are not stored: what was invalidated since it was

@@ -9,6 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from oddsbot.cli import main
@@ -294,3 +295,33 @@ async def test_a_disagreement_is_code_1(tmp_path):
     check = json.loads(out)["check"]
     assert not check["agrees"]
     assert [line.partition(":")[0] for line in check["missing"]] == ["Ana", "Ana"]
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B10")
+async def test_a_bot_talks_to_the_stand_in_of_another_process(tmp_path):
+    """`standin telegram --json` prints where it serves; SIGTERM ends it in order."""
+    command = await Command.start(tmp_path, "standin", "telegram", "--json")
+    told = json.loads(await command.process.stdout.readline())
+    jar = aiohttp.CookieJar(unsafe=True)  # cookies of an address, too
+    async with aiohttp.ClientSession(cookie_jar=jar) as http:
+        async with http.get(f"{told['api']}/bot{told['token']}/getMe") as answer:
+            assert (await answer.json())["result"]["is_bot"] is True
+        async with http.get(told["page"]) as page:
+            assert 'id="say"' in await page.text()
+    command.process.terminate()
+    assert await command.end() == (0, "", "")
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B10")
+@pytest.mark.parametrize("port", ["taken", "70000"])
+async def test_a_port_that_cannot_be_had_is_one_line(tmp_path, port):
+    """A port that is taken, or is none, is said in a line."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        number = str(other.getsockname()[1]) if port == "taken" else port
+        code, out, err = await oddsbot(
+            tmp_path, "standin", "telegram", "--port", number
+        )
+    assert (code, out) == (2, "")
+    assert one_line(err)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 
@@ -8,12 +9,13 @@ import pytest
 
 from oddsbot.demo import DemoError, Options, Stage, run
 from oddsbot.replay import RecordingError, sample
-from oddsbot.watch import PRICES, RESOLUTIONS
+from oddsbot.watch import LIQUIDITY, PRICES, RESOLUTIONS, TOPICS, VOLUMES
 from oddswire import Settings
 from oddswire.errors import EmbeddedFailed
 from oddswire.pubsub import Gap
 
 SETTINGS = Settings(profile="test")
+NEW = '{"event_type":"new_market","market":"0xnew","timestamp":"1770921570954"}'
 
 
 class Chat(list):
@@ -109,6 +111,30 @@ async def test_prices_and_resolutions_are_on_their_topics():
     assert {each.key for each in priced} == {each.value.asset_id for each in priced}
     assert len({each.key for each in priced}) == 4
     assert not any(isinstance(each, Gap) for each in events)
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("P4")
+async def test_the_demo_publishes_on_every_topic_that_its_recording_can_fill():
+    """Prices, resolutions, new markets, health, numbers and errors reach a subscriber.
+
+    The recording has no volumes and no liquidity.
+    """
+    seen = set()
+    wanted = {topic.name for topic in TOPICS} - {VOLUMES.name, LIQUIDITY.name}
+
+    async def listen(stage: Stage) -> None:
+        async with stage.pubsub.subscribe(*TOPICS) as sub:
+            logging.getLogger("oddsbot.demo").error("seen by the handler")
+            await stage.replay.wait_subscribed(*stage.outcomes)
+            await stage.replay.inject(NEW)
+            async for event in sub:
+                seen.add(event.topic)
+
+    report = await play(Chat(), listen, speed=1_000.0)
+
+    assert report.check.agrees
+    assert seen == wanted
 
 
 @pytest.mark.errors

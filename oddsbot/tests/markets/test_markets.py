@@ -18,6 +18,7 @@ from oddswire import Client, EmbeddedServer
 from oddswire.cache import Cache
 from oddswire.errors import OddswireError
 from oddswire.ratelimit import RateLimiter
+from support import eventually
 
 INF = float("inf")
 
@@ -41,6 +42,7 @@ class Watched:
         answered: It has answered.
         go: The answer may be returned.
         failing: A request with this id fails.
+        held: Answers that are held back.
     """
 
     def __init__(self, gamma):
@@ -49,6 +51,7 @@ class Watched:
         self.go = asyncio.Event()
         self.go.set()
         self.failing = None
+        self.held = 0
 
     async def markets_by_condition(self, *ids):
         """Answer as Gamma."""
@@ -56,7 +59,9 @@ class Watched:
             raise UpstreamUnavailable("by the test")
         found = await self.gamma.markets_by_condition(*ids)
         self.answered.set()
+        self.held += 1
         await self.go.wait()
+        self.held -= 1
         return found
 
 
@@ -271,6 +276,23 @@ async def test_a_request_that_fails_keeps_no_other_from_being_warmed(
         await markets.warm()
     found = await cache.get_many(f"market:{each}" for each in real)
     assert len(found) == len(real)
+
+
+@pytest.mark.requirement("K9", "K8")
+@pytest.mark.advanced
+async def test_the_requests_of_warming_overlap(replay, known, cache):
+    """Three pages take one answer's time: none waits for the answer before it."""
+    watched = []
+    markets, _ = known(replay.gamma_url, watch=partial(watching, watched))
+    (gamma,) = watched
+    gamma.go.clear()
+    ids = tuple(f"0x{number:064x}" for number in range(300))
+    await cache.set("busiest:500", ids)
+    warming = asyncio.get_running_loop().create_task(markets.warm())
+    await eventually(lambda: gamma.held == 3)
+    gamma.go.set()
+    await warming
+    assert len(await cache.get_many(f"market:{each}" for each in ids)) == 300
 
 
 @pytest.mark.requirement("K9", "K3")

@@ -293,6 +293,27 @@ async def test_a_list_that_is_null_is_empty(serve, session):
 
 @pytest.mark.errors
 @pytest.mark.requirement("B1")
+async def test_no_order_of_points_or_books_is_relied_on(serve, session):
+    """A history is sorted; of two books the newer counts, of another token none."""
+
+    async def answer(request):
+        if request.path == "/prices-history":
+            points = [{"t": 3, "p": 0.3}, {"t": 1, "p": 0.1}, {"t": 2, "p": 0.2}]
+            return web.json_response({"history": points})
+        book = {"market": "m", "asset_id": "1", "timestamp": "1770921570954"}
+        older = book | {"timestamp": "1770921570000", "hash": "older"}
+        return web.json_response([book, older, book | {"asset_id": "77"}])
+
+    clob = Clob(session, f"http://127.0.0.1:{await serve(answer)}")
+    history = await clob.prices_history("1", interval="1h")
+    books = await clob.books("1", "2")
+
+    assert [point.t for point in history] == [1, 2, 3]
+    assert {key: book.hash for key, book in books.items()} == {"1": ""}
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1")
 async def test_a_point_that_cannot_be_read_costs_itself(serve, session, caplog):
     """A history without its odd points; named once, counted each time."""
     points = [{"t": 1, "p": 0.5}, {"t": 2, "p": 1.01}, {"t": "x", "p": 0.5}, None]

@@ -363,6 +363,36 @@ def test_one_entry_of_a_change_costs_no_other():
     assert "asset_id '8'" in frame.problems[0]
 
 
+@pytest.mark.errors
+@pytest.mark.requirement("B1")
+@pytest.mark.parametrize(
+    ("field", "value", "default"),
+    [
+        ("tags", [{"id": "1", "label": "Politics"}], ()),
+        ("tags", "politics", ()),
+        ("question", {"en": "Will it?"}, ""),
+        ("slug", True, ""),
+    ],
+)
+def test_what_is_only_shown_costs_no_resolution(field, value, default):
+    """A label that cannot be read is left empty and named; who won is told."""
+    event = {
+        "event_type": "market_resolved",
+        "market": "0xm",
+        "timestamp": NOW_MS,
+        "winning_asset_id": "1",
+        "winning_outcome": "Yes",
+    }
+    frame = parse_frame(json.dumps(event | {field: value}))
+
+    assert frame.events[0].winning_outcome == "Yes"
+    assert getattr(frame.events[0], field) == default
+    assert frame.skipped_kinds == ("market_resolved",)
+    assert f"'0xm': `{field}`" in frame.problems[0]
+    # Who won is no label: unreadable, it must not look like "nobody".
+    assert not parse_frame(json.dumps(event | {"winning_outcome": {}})).events
+
+
 @pytest.mark.shared
 @pytest.mark.basic
 @pytest.mark.requirement("G6")

@@ -208,6 +208,9 @@ async def test_a_broken_frame_is_counted_and_the_stream_goes_on(venue, session, 
     assert stream.counters.bad_frames == 2
     assert stream.counters.skipped == {"tea": 1, "book": 1}
     assert stream.counters.frames == 4
+    # One line of a kind and connection, however many there are.
+    told = [each.event for each in caplog.records if hasattr(each, "event")]
+    assert sorted(told) == ["feed_event_skipped"] * 2 + ["feed_frame_skipped"]
 
 
 @pytest.mark.errors

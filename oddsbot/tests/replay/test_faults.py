@@ -177,25 +177,31 @@ async def test_a_slow_subscriber_holds_the_replay_up(sampled, session):
     assert times == sorted(times)
 
 
+async def deaf(replay, tokens):
+    """Subscribe on a connection that never reads; return its writer."""
+    port = int(replay.gamma_url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    head = (
+        f"GET /ws/market HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    writer.write(head.encode())
+    assert b" 101 " in await reader.readline()
+    text = json.dumps({"assets_ids": tokens, "type": "market"}).encode()
+    size = len(text).to_bytes(2, "big")
+    writer.write(b"\x81\xfe" + size + bytes(4) + text)
+    writer.transport.pause_reading()
+    return writer
+
+
 @pytest.mark.errors
 @pytest.mark.requirement("X4", "B1")
 async def test_a_subscriber_that_takes_nothing_is_cut(sampled, session):
     """One that never reads holds the others up for its patience, and no longer."""
     tokens = [token for market in sampled.markets.values() for token in market.tokens]
     async with Replay(sampled, speed=INF, patience=0.2) as replay:
-        port = int(replay.gamma_url.rpartition(":")[2])
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
-        head = (
-            f"GET /ws/market HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
-            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-        )
-        writer.write(head.encode())
-        assert b" 101 " in await reader.readline()
-        text = json.dumps({"assets_ids": tokens, "type": "market"}).encode()
-        size = len(text).to_bytes(2, "big")
-        writer.write(b"\x81\xfe" + size + bytes(4) + text)
-        writer.transport.pause_reading()
+        writer = await deaf(replay, tokens)
         await replay.wait_subscribed(*tokens)
         ws = await connect(session, replay, *tokens)
         replay.start()
@@ -212,6 +218,30 @@ async def test_a_subscriber_that_takes_nothing_is_cut(sampled, session):
             await ws.close()
             reading.cancel()
         assert frames > 1000
+        writer.transport.abort()
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X4", "B1")
+async def test_at_a_finite_speed_nobody_waits_for_who_takes_nothing(small, session):
+    """The others have every frame at once; the one that is far behind is cut."""
+    tokens = [token for market in small.markets.values() for token in market.tokens]
+    big = json.dumps({"event_type": "x" * 100_000})
+    async with Replay(small, speed=1.0, patience=3600.0) as replay:
+        writer = await deaf(replay, tokens)
+        await replay.wait_subscribed(*tokens)
+        ws = await connect(session, replay, *tokens)
+        await ws.send_str("PING")
+        while await ws.receive_str() != "PONG":  # then it is subscribed too
+            pass
+        received = 0
+        for _ in range(300):  # 30 MB: more than the sockets between hold
+            await replay.inject(big)
+            while await ws.receive_str() != big:
+                pass
+            received += 1
+        assert received == 300
+        assert replay.disconnect() == 1  # the other one was cut
         writer.transport.abort()
 
 

@@ -381,6 +381,34 @@ async def test_new_markets_wait_for_redis_and_at_most_ten_thousand():
     assert [each.key for each in kept[:3]] == ["0x3", "0x4", "0x5"]
 
 
+@pytest.mark.errors
+@pytest.mark.requirement("G4")
+async def test_a_publisher_says_once_that_it_waits_for_redis(caplog):
+    """However long Redis is away: one line when it begins, one when it is over."""
+
+    def told():
+        return [
+            each.event
+            for each in caplog.records
+            if getattr(each, "part", "") == f"topic:{NEW_MARKETS.name}"
+        ]
+
+    async with (
+        EmbeddedServer() as server,
+        Client.from_url(server.url, command_timeout=0.2) as client,
+        PubSub(client) as pubsub,
+    ):
+        new = NewMarkets(pubsub, SystemClock())
+        server.kill()
+        await server.wait_exit()
+        new.put(NewMarket("0x1", None))
+        async with asyncio.timeout(60), running(new.run()):
+            await eventually(lambda: told() == ["degraded"])
+            await asyncio.sleep(1.2)  # two more attempts
+            await server.restart()
+            await eventually(lambda: told() == ["degraded", "restored"])
+
+
 @pytest.mark.basic
 def test_every_topic_has_its_own_name():
     """No two publishers share a topic."""
@@ -417,3 +445,20 @@ async def test_the_numbers_of_topics_are_the_counted_truth(pubsub):
     assert sum(markets.gaps.values()) == sum(volumes.gaps.values()) == 0
     assert sum(markets.lag.counts) == 10
     assert (volumes.subscriptions, markets.subscriptions) == (1, 1)
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("P6")
+async def test_a_subscriber_that_is_too_slow_counts_what_it_dropped(pubsub):
+    """Of a log a full queue drops, reads it again and loses none; the count says so."""
+    async with (
+        asyncio.timeout(SECONDS),
+        pubsub.subscribe(NEW_MARKETS, queue=4) as log,
+    ):
+        for n in range(50):
+            await pubsub.publish(NEW_MARKETS[f"0x{n}"], NewMarket(f"0x{n}", None))
+        dropped = lambda: pubsub.statistics().topics["new_markets"].dropped  # noqa: E731 - polled
+        await eventually(lambda: dropped() > 0)
+        got = [(await anext(log)).key for _ in range(50)]
+
+    assert got == [f"0x{n}" for n in range(50)]

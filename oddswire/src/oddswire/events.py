@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from oddswire.plain import plain
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -273,7 +275,7 @@ class Degradation:
         self.active = True
         self._since = self._now()
         self._events.emit(
-            Degraded(part=self._part, mode=self._mode, reason=str(reason))
+            Degraded(part=self._part, mode=self._mode, reason=plain(reason))
         )
 
     def end(self) -> None:

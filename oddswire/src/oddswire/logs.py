@@ -39,12 +39,14 @@ from oddswire.events import (
     Refused,
     Restored,
 )
+from oddswire.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oddswire.events import Event, Events
 
+_QUOTED = frozenset(' ="')
 _EACH = 6
 _WINDOW = 10.0
 
@@ -238,5 +240,8 @@ class _Repeats:
 def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}s"
-    text = str(value)
-    return f'"{text}"' if " " in text else text
+    # Somebody else's words end neither the line nor the quotes that they are in.
+    text = plain(value)
+    if not text or set(text) & _QUOTED:
+        text = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return text

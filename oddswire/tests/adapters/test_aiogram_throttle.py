@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from aiogram import Dispatcher
+from aiogram.fsm.storage.memory import SimpleEventIsolation
 from aiogram.types import Message, Update
 
 from oddswire import Client
@@ -85,11 +86,34 @@ async def test_a_tap_of_such_a_user_counts_for_its_chat(limiter, bot_of):
     assert handled == [-1, -2]
 
 
+def in_front(dispatcher, *middlewares):
+    """Register them as the pages advise."""
+    before_turns(dispatcher, *middlewares)
+
+
+def as_usual(dispatcher, *middlewares):
+    """Register them as any middleware of aiogram."""
+    for each in middlewares:
+        dispatcher.update.outer_middleware(each)
+
+
+class Wrapped(EventIsolation):
+    """Calls the isolation through a method of its own, as a subclass may."""
+
+    def lock(self, key):
+        """Have the conversation for a block."""
+        return super().lock(key)
+
+
 @pytest.mark.integration
 @pytest.mark.requirement("R4")
-async def test_a_flood_is_limited_before_it_takes_a_turn(own, bot_of, update_of):
+@pytest.mark.parametrize("throttle_first", [True, False])
+@pytest.mark.parametrize("register", [in_front, as_usual])
+async def test_a_flood_is_limited_before_it_takes_a_turn(
+    own, bot_of, update_of, register, throttle_first
+):
     """Of 400 at once the admitted are handled, nothing fails and few ask Redis."""
-    handled = []
+    handled, limited = [], []
     async with (
         Client.from_url(own.url) as client,
         RateLimiter(client, deadline=2.0) as limiter,
@@ -98,7 +122,14 @@ async def test_a_flood_is_limited_before_it_takes_a_turn(own, bot_of, update_of)
             storage=Storage(client), events_isolation=EventIsolation(client)
         )
         rule = Rule("asking", SlidingWindow(20, 600.0), key="user")
-        before_turns(dispatcher, Throttle(limiter, rule), Once(client))
+
+        async def on_limited(event, decision, data):
+            limited.append(event.update_id)
+
+        throttle, once = Throttle(limiter, rule, on_limited=on_limited), Once(client)
+        register(
+            dispatcher, *((throttle, once) if throttle_first else (once, throttle))
+        )
 
         @dispatcher.message()
         async def note(message: Message):
@@ -109,11 +140,37 @@ async def test_a_flood_is_limited_before_it_takes_a_turn(own, bot_of, update_of)
         await asyncio.gather(
             *(dispatcher.feed_update(bot, update_of(number)) for number in range(400))
         )
-        asked = limiter.statistics().asked
+        asked = limiter.stats().asked
 
-    assert handled == list(range(20))
+    assert len(handled) == 20
+    # No update is counted twice, and each of the others was told.
+    assert sorted(handled + limited) == list(range(400))
     # 20 were admitted; a denial is asked for again once a second.
     assert 20 < asked < 40
+
+
+@pytest.mark.advanced
+@pytest.mark.parametrize("kind", [Wrapped, SimpleEventIsolation, None])
+async def test_a_throttle_moves_itself_whatever_isolates(
+    client, prefix, limiter, bot_of, update_of, caplog, kind
+):
+    """From its first update on it runs before the state, and says nothing."""
+    read = []
+
+    class Reading(Storage):
+        async def get_state(self, key):
+            read.append(key)
+            return await super().get_state(key)
+
+    isolation = kind and (kind() if kind is SimpleEventIsolation else Wrapped(client))
+    dispatcher = Dispatcher(
+        storage=Reading(client, prefix=prefix), events_isolation=isolation
+    )
+    as_usual(dispatcher, Once(client, prefix=prefix), Throttle(limiter, ONE))
+    for number in range(5):
+        await dispatcher.feed_update(bot_of(42), update_of(number))
+    assert len(read) == 1
+    assert "Throttle" not in caplog.text
 
 
 @pytest.mark.basic
@@ -154,9 +211,19 @@ async def test_middlewares_before_turns_keep_their_order(
 async def test_a_throttle_behind_the_turns_says_so_once(
     client, prefix, limiter, bot_of, update_of, caplog
 ):
-    """Registered where a flood waits for turns first, it names the better place."""
+    """What somebody registered before it stays before it, and one line says so."""
+    seen = []
+
+    async def language(handler, event, data):
+        return await handler(event, {**data, "language": "de"})
+
+    async def on_limited(event, decision, data):
+        seen.append(data["language"])
+
     dispatcher = Dispatcher(events_isolation=EventIsolation(client, prefix=prefix))
-    dispatcher.update.outer_middleware(Throttle(limiter, ONE))
-    for number in range(3):
+    dispatcher.update.outer_middleware(language)
+    dispatcher.update.outer_middleware(Throttle(limiter, ONE, on_limited=on_limited))
+    for number in range(4):
         await dispatcher.feed_update(bot_of(42), update_of(number))
+    assert seen == ["de"] * 3
     assert caplog.text.count("before_turns") == 1

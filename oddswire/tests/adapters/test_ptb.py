@@ -432,6 +432,41 @@ async def test_damaged_states_and_callbacks_cost_themselves(client, persistence_
 
 @pytest.mark.errors
 @pytest.mark.requirement("S9")
+async def test_a_key_of_another_type_ends_with_what_is_written(
+    client, persistence_of, caplog
+):
+    """Another program's list keeps no bot from starting; it stays until a write."""
+    one = persistence_of()
+    callbacks = ([("u1", 1.5, {"k": 1})], {"q": "u1"})
+    keys = [
+        *(persistence_key(one, name) for name in (("bot", 0), ("user", 1))),
+        persistence_key(one, ("callbacks", 0)),
+        conversations_key(one, "c"),
+    ]
+    for key in keys:
+        await client.rpush(key, "of somebody else")
+
+    assert await one.get_bot_data() == {}
+    assert await one.get_callback_data() is None
+    assert await one.get_conversations("c") == {}
+    for _ in range(2):
+        await one.refresh_user_data(1, {})
+    assert caplog.text.count("is left out") == len(keys)
+    assert [await client.type(key) for key in keys] == [b"list"] * len(keys)
+
+    await one.update_bot_data({"a": 1})
+    await one.update_user_data(1, {"b": 2})
+    await one.update_callback_data(callbacks)
+    await one.update_conversation("c", (1, 2), 5)
+    other = persistence_of(preload=True)
+    assert await other.get_bot_data() == {"a": 1}
+    assert await other.get_user_data() == {1: {"b": 2}}
+    assert await other.get_callback_data() == callbacks
+    assert await other.get_conversations("c") == {(1, 2): 5}
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S9")
 async def test_a_value_that_cannot_be_stored_costs_itself(persistence_of):
     """The others are written; it is said once, and again after it was mended."""
     persistence = persistence_of()

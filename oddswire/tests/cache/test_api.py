@@ -308,6 +308,21 @@ def test_a_separator_in_an_argument_is_escaped(between):
             cache.cached(ttl=1, key=unsafe)(load.__wrapped__)
 
 
+@pytest.mark.errors
+@pytest.mark.parametrize(
+    "text", ["n:{a", "n:a}", "n:{a}:{", "n:{{a}", "n:{a!r}", "n:{}"]
+)
+def test_a_template_that_is_none_is_named(text):
+    """Braces that do not match, and Python's formats, are an `InvalidKey`."""
+    cache = Cache(Client.from_url("redis://localhost"), [Namespace(name="n", type=int)])
+
+    async def load(a: str) -> int:
+        return 1
+
+    with pytest.raises(InvalidKey, match="n:"):
+        cache.cached(ttl=1, key=text)(load)
+
+
 @pytest.mark.basic
 async def test_a_decorated_function_is_called_once(fleet):
     """A decorated function returns what it returned, with its own type."""

@@ -19,6 +19,7 @@ from oddswire.cli._checks import run as run_check
 from oddswire.cli._doctor import Diagnosis, examine
 from oddswire.cli._servers import servers
 from oddswire.clock import ManualClock, SystemClock
+from oddswire.embedded import EmbeddedSentinels
 from oddswire.embedded.server import free_port
 from support import eventually
 
@@ -183,6 +184,16 @@ async def test_a_well_kept_server_passes():
     bad = {n: c.seen for n, c in checks.items() if c.status != "pass"}
     # A busy machine may make a PING late.
     assert set(bad) <= {"latency", "loop", "round_trip"}
+
+
+@pytest.mark.errors
+async def test_a_sentinel_is_no_server_of_data():
+    """Its address as REDIS_URL fails the role, and the advice is the right form."""
+    async with EmbeddedSentinels(replicas=0, sentinels=1) as group:
+        (sentinel,) = group.sentinels
+        role = (await looked(sentinel.url))["role"]
+    assert (role.status, role.seen) == ("fail", "a Sentinel, which keeps no data")
+    assert "ODDSWIRE_SENTINELS" in role.fix
 
 
 @pytest.mark.integration

@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis.asyncio
 
@@ -65,6 +66,30 @@ async def cached(url: str) -> Any:
     return [ours, results, len(calls)]
 
 
+class Derived(redis.asyncio.Redis):
+    """What arq makes: a class of its own, with redis-py's arguments one by one."""
+
+
+async def derived(url: str) -> Any:
+    """Use a class derived from what stands in redis-py's place."""
+    at = urlsplit(url)
+    async with Derived(
+        host=at.hostname,
+        port=at.port,
+        password=at.password,
+        unix_socket_path=None,
+        ssl=False,
+        ssl_cert_reqs="required",
+        ssl_check_hostname=False,
+        max_connections=5,
+        decode_responses=True,
+    ) as client:
+        await client.set("derived", "value")
+        async with client.pipeline(transaction=True) as pipe:
+            await pipe.watch("derived")
+            return [isinstance(client, Client), await pipe.get("derived")]
+
+
 async def main(url: str) -> None:
     """Run all of them."""
     print(
@@ -73,6 +98,7 @@ async def main(url: str) -> None:
                 "aiogram": await conversation(url),
                 "limits": await limited(url),
                 "cashews": await cached(url),
+                "derived": await derived(url),
             }
         )
     )

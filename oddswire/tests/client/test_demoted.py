@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 import redis.asyncio as aredis
 
-from oddswire import Client
+from oddswire import Client, SimpleClient
 from oddswire.errors import Outcome, ReadOnly, Unblocked
 from support import eventually
 from support.replicas import pair
@@ -170,6 +170,28 @@ async def test_a_server_that_always_was_a_replica_is_not_left():
             with pytest.raises(ReadOnly):
                 await client.blpop("k", 1)
         assert client.statistics().connects == 1
+
+
+@pytest.mark.requirement("C12")
+@pytest.mark.errors
+async def test_a_simple_client_leaves_a_demoted_primary():
+    """It is told once, and its next call goes to the new primary, moved late or not."""
+    async with pair() as servers, SimpleClient.from_url(servers.name.url) as client:
+        await client.set("k", "v")
+        await servers.demote()
+        with pytest.raises(ReadOnly):
+            await client.set("k", "v")
+        with pytest.raises(ReadOnly):  # connected anew, to the same one
+            await client.set("k", "v")
+        servers.move()
+
+        async def written():
+            try:
+                return await client.set("k", "w")
+            except ReadOnly:
+                return False
+
+        await eventually(written)
 
 
 @pytest.mark.errors

@@ -30,4 +30,5 @@ async def test_what_stands_on_redis_py_runs_on_our_client():
         "aiogram": [True, "asked", {"market": "btc"}],
         "limits": [True, True, True, False],
         "cashews": [True, [42, 42, 42], 1],
+        "derived": [True, "value"],
     }

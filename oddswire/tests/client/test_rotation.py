@@ -17,7 +17,7 @@ from redis.auth.token_manager import (
 )
 from redis.credentials import StreamingCredentialProvider
 
-from oddswire import Client
+from oddswire import Client, SimpleClient
 from oddswire.clock import SystemClock
 from support import eventually
 
@@ -199,6 +199,43 @@ async def test_a_token_that_comes_in_another_thread(own, admin):
 
         await eventually(followed)
         thread.join()
+
+
+@pytest.mark.advanced
+@pytest.mark.parametrize("in_a_thread", [False, True])
+async def test_connections_that_somebody_has_follow(own, admin, in_a_thread):
+    """`SimpleClient`, `client.client()` and every pub/sub object say AUTH."""
+    provider = Provider()
+    pool = aredis.ConnectionPool(
+        host=own.host, port=own.port, credential_provider=provider, protocol=3
+    )
+    async with (
+        Client(connection_pool=pool) as client,
+        client.client() as alone,
+        SimpleClient(
+            host=own.host, port=own.port, credential_provider=provider, protocol=3
+        ) as simple,
+        client.pubsub() as one,
+        client.pubsub() as other,
+    ):
+        for each in (client, alone, simple):
+            await each.ping()
+        for each in (one, other):
+            await each.subscribe("c")
+            await each.get_message(timeout=1)
+        before = await _calls(admin, "auth")
+        if in_a_thread:
+            thread = threading.Thread(target=provider.rotate, args=("t2",))
+            thread.start()
+            await asyncio.to_thread(thread.join)
+        else:
+            await provider.rotate("t2")
+
+        async def followed():
+            return await _calls(admin, "auth") - before == 5
+
+        await eventually(followed)
+    await pool.aclose()
 
 
 @pytest.mark.advanced

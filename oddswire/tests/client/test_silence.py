@@ -62,6 +62,11 @@ async def _xread(client, ready):
     return entries[0][1][b"f"]
 
 
+async def _as_one_text(client, ready):
+    ready()
+    return (await client.execute_command("BLPOP l5 0"))[1]
+
+
 async def _batch(client, ready):
     pipe = client.pipeline(transaction=False).ping().blpop("l3", 10)
     ready()
@@ -77,7 +82,7 @@ async def _while_watching(client, ready):
 
 ON_A_CLIENT = (
     *(_listen, _get_message, _get_message_in_time, _monitor, _blpop),
-    *(_blpop_for_ever, _xread, _batch, _while_watching),
+    *(_blpop_for_ever, _xread, _batch, _while_watching, _as_one_text),
 )
 
 
@@ -94,7 +99,7 @@ async def _outlive(own, client, waits):
     await asyncio.sleep(SILENCE)
     assert [name for name, task in tasks.items() if task.done()] == []
     async with aredis.Redis.from_url(own.url) as other:
-        for number in "1234":
+        for number in "12345":
             await other.rpush(f"l{number}", "x")
         await other.xadd("s", {"f": "x"})
         await other.publish("c", "x")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
+import redis.asyncio as aredis
 
 from oddswire import Client, EmbeddedServer, SimpleClient
 from oddswire.errors import ConnectionLost, NotShared
@@ -79,6 +82,24 @@ async def test_a_replica_that_stands_still_has_acknowledged_nothing(program):
                 async with client.client() as alone:
                     await alone.set("k", "v")
                     assert await alone.wait(1, MS) == 0
+                    await alone.connection.disconnect()
+                    assert await alone.wait(1, MS) == 0
+                # The write went over another connection than the one that asks here.
+                await client.set("k", "v")
+                batch = client.pipeline(transaction=False).wait(1, MS)
+                assert await batch.execute() == [0]
+                async with client.pipeline() as pipe:
+                    await pipe.watch("k")
+                    assert await pipe.wait(1, MS) == 0
+                async with aredis.Redis.from_url(servers.primary.url) as admin:
+                    await admin.client_kill_filter(_id=await simple.client_id())
+
+                async def connected_again():
+                    with suppress(ConnectionLost):
+                        return await simple.ping()
+
+                await eventually(connected_again)
+                assert await simple.wait(1, MS) == 0
             await client.set("k", "v")
             assert await client.wait(1, 5_000) == 1
 
@@ -114,6 +135,21 @@ async def test_waiting_for_the_disk_speaks_of_the_callers_writes():
 
 
 @pytest.mark.errors
+async def test_waiting_on_a_server_without_shard_channels():
+    """Before Redis 7 an ordinary channel does what WAIT needs."""
+    old = ("--rename-command", "SPUBLISH", "")
+    async with EmbeddedServer(args=old) as server:
+        client, simple = Client.from_url(server.url), SimpleClient.from_url(server.url)
+        async with client, simple:
+            for each in (client, simple):
+                await each.set("k", "v")
+                assert await each.wait(0, MS) == 0
+                stats = await each.info("commandstats")
+                assert stats.pop("cmdstat_publish")["calls"] == 1
+                await each.config_resetstat()
+
+
+@pytest.mark.errors
 async def test_waiting_without_the_right_to_it_says_the_other_way(own):
     """Where the message that WAIT needs is forbidden, the error says what works."""
     async with Client.from_url(own.url) as admin:
@@ -130,5 +166,10 @@ async def test_waiting_without_the_right_to_it_says_the_other_way(own):
         await client.set("k", "v")
         with pytest.raises(NotShared, match=r"client\.pipeline\(transaction=False\)"):
             await client.wait(1, MS)
+        with pytest.raises(NotShared):
+            await client.pipeline(transaction=False).wait(1, MS).execute()
         pipe = client.pipeline(transaction=False).set("k", "v")
         assert await pipe.execute_command("WAIT", 1, MS).execute() == [True, 0]
+        async with client.client() as alone:
+            await alone.set("k", "v")
+            assert await alone.wait(1, MS) == 0

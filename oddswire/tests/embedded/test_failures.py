@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from oddswire.embedded import EmbeddedServer, find_binary
-from oddswire.embedded._home import Home
 from oddswire.errors import EmbeddedFailed
 from support import loaded_by
 from support.hooks import ask, limit, watched_by_process
@@ -140,7 +139,7 @@ async def test_no_temporary_directory(monkeypatch, tmp_path):
 async def test_no_space_for_the_configuration(monkeypatch):
     """A file system without space is named, and nothing is left on it."""
     full = Path("/dev/full")
-    monkeypatch.setattr(Home, "config", full)
+    monkeypatch.setattr("oddswire.embedded._server_dir._CONFIG", str(full))
     with pytest.raises(
         EmbeddedFailed, match=r"write /dev/full: No space left .*TMPDIR"
     ):

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from oddswire.ratelimit import RateLimiter
-from oddswire.ratelimit._bucket import PACKED
+from oddswire.ratelimit._state import PACKED
 from oddswire.scripts import load
 
 TIME = "redis.call('TIME')"

@@ -43,7 +43,7 @@ async def main(number, url, prefix):
             while total.value < ENOUGH:
                 decision = await limiter.hit("w", "u", u=user, cost=1 + user % 3)
                 if decision.allowed:
-                    admitted.append([decision.taken.at, 1 + user % 3, user])
+                    admitted.append([decision.reservation.at, 1 + user % 3, user])
                     with total:
                         total.value += 1 + user % 3
                 elif decision.source == "memory":

@@ -6,9 +6,8 @@ import asyncio
 
 import pytest
 
-from oddswire.keys import KeySpace
 from oddswire.ratelimit import Rule, SlidingWindow
-from oddswire.ratelimit._rulebook import RuleBook
+from support.hooks import request_of
 
 START = 1_800_000_000_000_000  # microseconds since 1970
 
@@ -47,14 +46,12 @@ async def test_a_hot_key_ends_a_window_after_its_last_sub_window(
 
 
 @pytest.mark.performance
-def test_the_usual_request_is_packed_once():
+async def test_the_usual_request_is_packed_once(limiter_of):
     """One hit of one rule costs no packing; another mode or lease has its own bytes."""
-    book = RuleBook(KeySpace("oddswire:"), lambda: 0.0)
-    book.add(Rule("r", SlidingWindow(5, 1.0), key="user"))
-    calls = [book.request(("r",), 1, {"user": user}).usual for user in (1, 1, 2)]
+    limiter = limiter_of(Rule("r", SlidingWindow(5, 1.0), key="user"))
+    requests = [request_of(limiter, "r", user=user) for user in (1, 1, 2)]
+    calls = [request.packed_fast_request for request in requests]
     assert calls[0] is calls[1]
     assert calls[0][0] != calls[2][0]
-    request = book.request(("r",), 1, {"user": 1})
-    assert request.usual is calls[0]
-    assert request.call("look")[0] != calls[0][0]
-    assert request.call("take", "lease")[0] != calls[0][0]
+    assert requests[0].call("look")[0] != calls[0][0]
+    assert requests[0].call("take", "lease")[0] != calls[0][0]

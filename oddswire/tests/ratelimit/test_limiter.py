@@ -51,7 +51,7 @@ async def test_a_decision_says_all_there_is_to_say(limiter_of):
     # Another subject, and what was denied cost the other rule nothing.
     assert (await limiter.hit("user", "all", user=43)).allowed
     assert (await limiter.peek("all")).remaining == 96
-    assert limiter.statistics().asked == 6
+    assert limiter.stats().asked == 6
 
 
 def _decision(**fields):
@@ -109,7 +109,7 @@ async def test_a_denial_is_remembered_and_costs_no_trip(limiter_of, client):
     limiter = limiter_of(USER)
     await limiter.hit("user", user=1, cost=2)
     assert not (await limiter.hit("user", user=1, cost=2)).allowed
-    asked = limiter.statistics().asked
+    asked = limiter.stats().asked
     before = client.statistics().calls["EVALSHA"]
     flood = [await limiter.hit("user", user=1, cost=2) for _ in range(500)]
     assert {each.source for each in flood} == {"memory"}
@@ -117,7 +117,7 @@ async def test_a_denial_is_remembered_and_costs_no_trip(limiter_of, client):
     waits = [each.retry_after for each in flood]
     assert waits == sorted(waits, reverse=True)
     assert client.statistics().calls["EVALSHA"] == before
-    assert limiter.statistics().asked == asked
+    assert limiter.stats().asked == asked
     assert (await limiter.hit("user", user=1, cost=1)).source == "redis"
 
 
@@ -174,7 +174,7 @@ async def test_peek_counts_nothing(limiter_of):
     for name in ("user", "s", "b"):
         for _ in range(5):
             seen = await limiter.peek(name, user=1)
-            assert (seen.allowed, seen.taken) == (True, None)
+            assert (seen.allowed, seen.reservation) == (True, None)
         assert seen.remaining == seen.limit
     await limiter.hit("user", user=1, cost=3)
     assert not (await limiter.peek("user", user=1)).allowed
@@ -259,7 +259,7 @@ async def test_a_shadow_tells_and_does_not_deny(limiter_of):
     decisions = [await limiter.hit("all", "new") for _ in range(5)]
     assert all(each.allowed for each in decisions)
     assert [each.shadow for each in decisions] == [(), (), *[("new",)] * 3]
-    assert limiter.statistics().rules["new"].would_deny == 3
+    assert limiter.stats().rules["new"].would_deny == 3
     # A refund gives back what it counted, and no more.
     assert await limiter.refund(decisions[-1]) == 1
     assert (await limiter.peek("new")).remaining == 0
@@ -304,7 +304,7 @@ async def test_every_key_ends_by_itself(limiter_of, client, prefix):
 @pytest.mark.basic
 @pytest.mark.requirement("R6")
 async def test_counts_are_those_of_what_was_told(limiter_of):
-    """Statistics by rule against a count of every decision that was returned."""
+    """Counts by rule against a count of every decision that was returned."""
     limiter = limiter_of(USER, ALL, Rule("try", SlidingWindow(5, 30.0), shadow=True))
     told = {name: dict.fromkeys(("admitted", "denied", "would", "memory"), 0)
             for name in ("user", "all", "try")}  # fmt: skip
@@ -323,7 +323,7 @@ async def test_counts_are_those_of_what_was_told(limiter_of):
         return decision.source == "redis"
 
     asked = sum(await asyncio.gather(*(one(n % 37) for n in range(400))))
-    counted = limiter.statistics()
+    counted = limiter.stats()
     for name, truth in told.items():
         rule = counted.rules[name]
         assert rule.admitted == truth["admitted"]
@@ -333,7 +333,7 @@ async def test_counts_are_those_of_what_was_told(limiter_of):
         assert (rule.waited, rule.degraded) == (0, 0)
     assert told["all"]["admitted"] == 100
     assert told["all"]["denied"] + told["user"]["denied"] == 300
-    assert (counted.asked, counted.failed, counted.away) == (asked, 0, False)
+    assert (counted.asked, counted.failed, counted.redis_down) == (asked, 0, False)
 
 
 @pytest.mark.basic
@@ -442,7 +442,7 @@ async def test_a_mistake_is_named_and_costs_nothing(limiter_of, call, says):
     limiter = limiter_of(USER, ALL)
     with pytest.raises(RuleError, match=says):
         await call(limiter)
-    assert limiter.statistics().asked == 0
+    assert limiter.stats().asked == 0
     assert (await limiter.peek("all")).remaining == 100
 
 
@@ -453,7 +453,7 @@ async def test_a_subject_of_a_bad_length_or_text_is_refused(limiter_of):
     for user in ("x" * 600, "\ud800"):
         with pytest.raises(InvalidKey):
             await limiter.hit("user", user=user)
-    assert limiter.statistics().asked == 0
+    assert limiter.stats().asked == 0
 
 
 @pytest.mark.errors
@@ -508,25 +508,25 @@ async def test_ten_thousand_subjects_are_remembered_and_no_more(limiter_of):
     limiter = limiter_of(Rule("u", SlidingWindow(1, 30.0), key="user"))
     rule = limit_of(limiter, "u")
     for user in range(35_000):
-        bucket = rule.bucket({"user": user}, monotonic())
+        state = rule.subject({"user": user}, monotonic())
         # As if it had been denied for a long time.
-        bucket.until = monotonic() + 1_000
-        bucket.waiting = user == 5
-    assert len(rule.buckets) <= 20_010
-    assert 34_999 in rule.buckets
-    # Who has somebody waiting is not forgotten.
-    assert rule.buckets[5].waiting
+        state.denied_until = monotonic() + 1_000
+        state.waiters = user == 5
+    assert len(rule.subjects) <= 20_010
+    assert 34_999 in rule.subjects
+    # A subject with a waiter is not forgotten.
+    assert rule.subjects[5].waiters
 
 
 @pytest.mark.errors
 async def test_a_closed_limiter_lets_nobody_wait(client, prefix):
-    """Who waits is sent away with ClosedError; hit goes on."""
+    """A waiting call ends with ClosedError; hit still works."""
     limiter = RateLimiter(client, [USER], prefix=prefix, deadline=2.0)
     await limiter.hit("user", user=1, cost=3)
     async with asyncio.TaskGroup() as group:
         waiting = group.create_task(_closed(limiter))
         async with asyncio.timeout(5):
-            while limiter.statistics().waiting == 0:
+            while limiter.stats().waiting == 0:
                 await asyncio.wait([waiting], timeout=0.001)
         await limiter.aclose()
     with pytest.raises(ClosedError):

@@ -1,4 +1,4 @@
-"""Redis away: decided by the rule's own choice, at once, and booked afterwards."""
+"""Redis down: each rule decides by its own choice, and the usage is reported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from oddswire.ratelimit import (
     SlidingWindow,
     TokenBucket,
 )
-from oddswire.ratelimit._shares import BucketShare, WindowShare
+from oddswire.ratelimit._local_quota import TokenQuota, WindowQuota
 from oddswire.testing import frozen
 from support import eventually
 
@@ -46,7 +46,7 @@ def worst(admitted, window):
 async def gone(limiter):
     """Kill nothing, wait until the limiter knows that Redis is away."""
     async with asyncio.timeout(10):
-        while not limiter.statistics().away:
+        while not limiter.stats().redis_down:
             await limiter.hit("open")
 
 
@@ -63,7 +63,7 @@ async def back(limiter, client, rule="open"):
 @pytest.mark.requirement("R3")
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_each_rule_decides_by_its_own_policy(own, how):
-    """Open admits, closed denies, local keeps to its share; and each says so."""
+    """Open admits, closed denies, local keeps to its quota; and each says so."""
     async with Client.from_url(own.url, reconnect_delay=0.01) as client:
         limiter = RateLimiter(client, RULES, processes=2)
         for rule in RULES:
@@ -149,7 +149,7 @@ async def test_a_process_alone_stays_exact_through_an_outage():
             while not stop.is_set():
                 decision = await limiter.hit("w")
                 if decision.allowed:
-                    at = decision.taken.at
+                    at = decision.reservation.at
                     at = at if decision.degraded else at / 1e6 - offset
                     admitted.append((at, 1))
                     sources.add(decision.source)
@@ -183,7 +183,7 @@ async def test_a_process_alone_stays_exact_through_an_outage():
     [SlidingWindow(20, 600.0), TokenBucket(20 / 600, burst=20)],
     ids=["window", "bucket"],
 )
-async def test_a_share_begins_where_the_last_one_ended(own, limit):
+async def test_a_quota_begins_where_the_last_one_ended(own, limit):
     """Three outages in a window, ended by another subject: the limit, once."""
     rules = [Rule("chat", limit, key="user")]
     async with (
@@ -206,9 +206,9 @@ async def test_a_share_begins_where_the_last_one_ended(own, limit):
 
 
 @pytest.mark.errors
-async def test_a_share_stays_however_many_subjects_come(own, monkeypatch):
+async def test_a_quota_stays_however_many_subjects_come(own, monkeypatch):
     """A flood of others in an outage does not give a subject its limit again."""
-    monkeypatch.setattr("oddswire.ratelimit._bucket.SUBJECTS", 10)
+    monkeypatch.setattr("oddswire.ratelimit._state.SUBJECTS", 10)
     rules = [Rule("chat", SlidingWindow(2, 600.0), key="user")]
     async with (
         Client.from_url(own.url) as client,
@@ -224,7 +224,7 @@ async def test_a_share_stays_however_many_subjects_come(own, monkeypatch):
 
 @pytest.mark.errors
 @pytest.mark.requirement("R3")
-async def test_an_answer_on_its_way_is_counted_by_the_share(own):
+async def test_an_answer_on_its_way_is_counted_by_the_quota(own):
     """What may still be admitted by Redis is not admitted a second time alone."""
     async with Client.from_url(own.url) as client:
         limiter = RateLimiter(client, [Rule("w", SlidingWindow(2, 60.0))], deadline=0.4)
@@ -244,7 +244,7 @@ async def test_an_answer_on_its_way_is_counted_by_the_share(own):
 
 @pytest.mark.errors
 @pytest.mark.requirement("R3")
-async def test_what_was_used_without_redis_is_booked(own):
+async def test_what_was_used_without_redis_is_reported(own):
     """When it is back, everybody sees what this process used meanwhile."""
     async with (
         Client.from_url(own.url) as client,
@@ -256,13 +256,13 @@ async def test_what_was_used_without_redis_is_booked(own):
             await gone(limiter)
             assert (await limiter.hit("local", cost=5)).degraded
             assert (await limiter.hit("bucket", cost=5)).degraded
-            unbooked = await limiter.hit("local", cost=2)
-            assert await limiter.refund(unbooked) == 2
+            unreported = await limiter.hit("local", cost=2)
+            assert await limiter.refund(unreported) == 2
         await back(limiter, client)
         assert (await limiter.peek("local")).remaining == 3
         assert (await other.peek("local")).remaining == 3
         assert (await other.peek("bucket")).remaining == 3
-        assert not limiter.statistics().away
+        assert not limiter.stats().redis_down
         await limiter.aclose()
         await other.aclose()
 
@@ -279,13 +279,13 @@ async def test_degraded_decisions_are_counted(own):
             await gone(limiter)
             told = [await limiter.hit("local") for _ in range(30)]
             shut = [await limiter.hit("closed") for _ in range(5)]
-        counted = limiter.statistics()
+        counted = limiter.stats()
         assert counted.rules["local"].degraded == len(told)
         assert counted.rules["local"].admitted == 3 + sum(d.allowed for d in told)
         assert counted.rules["local"].denied == sum(not d.allowed for d in told)
         assert counted.rules["closed"].degraded == len(shut)
         assert counted.rules["closed"].denied == len(shut)
-        assert counted.away
+        assert counted.redis_down
         assert counted.failed >= 1
         await limiter.aclose()
 
@@ -316,7 +316,7 @@ async def test_who_waits_goes_on_when_redis_is_back(own):
         with frozen(own):
             await gone(limiter)
             waiting = asyncio.get_running_loop().create_task(limiter.acquire("closed"))
-            await eventually(lambda: limiter.statistics().waiting == 1)
+            await eventually(lambda: limiter.stats().waiting == 1)
         async with asyncio.timeout(20):
             decision = await waiting
         assert (decision.allowed, decision.degraded) == (True, False)
@@ -329,21 +329,21 @@ async def test_who_waits_goes_on_when_redis_is_back(own):
     known=st.integers(0, 10),
     until=st.floats(0.0, 1.2),
 )
-def test_a_share_of_a_window_is_exact(steps, known, until):
+def test_a_quota_of_a_window_is_exact(steps, known, until):
     """With what Redis knew, never above the limit; its retry is sufficient."""
     limit = SlidingWindow(10, 1.0)
-    share = WindowShare(limit, 1, known, 100.0 + until)
+    quota = WindowQuota(limit, 1, known, 100.0 + until)
     admitted = [(100.0, known)] if known else []
     now = 100.0
     for pause, cost in steps:
         now += pause
-        if share.free(now) >= cost:
-            share.take(now, cost)
+        if quota.free(now) >= cost:
+            quota.take(now, cost)
             admitted.append((now, cost))
         else:
-            wait = share.retry(now, cost)
+            wait = quota.retry(now, cost)
             assert 0 < wait < 1.3
-            assert share.free(now + wait) >= cost
+            assert quota.free(now + wait) >= cost
     # What Redis knew counts until it said, however long before that was.
     inside = [(at, cost) for at, cost in admitted if at > 100.0 or not known]
     assert not inside or worst(inside, 1.0) <= 10
@@ -357,18 +357,18 @@ def test_a_share_of_a_window_is_exact(steps, known, until):
     steps=st.lists(st.tuples(st.floats(0.0, 0.4), st.integers(1, 3)), max_size=60),
     processes=st.integers(1, 4),
 )
-def test_a_share_of_a_bucket_is_its_part(steps, processes):
+def test_a_quota_of_a_bucket_is_its_part(steps, processes):
     """At most its part of the burst and of the rate, in any interval."""
     limit = TokenBucket(10.0, 12)
-    share = BucketShare(limit, processes, 0.0, 100.0)
+    quota = TokenQuota(limit, processes, 0.0, 100.0)
     admitted, now = [], 100.0
     for pause, cost in steps:
         now += pause
-        if share.free(now) >= cost:
-            share.take(now, cost)
+        if quota.free(now) >= cost:
+            quota.take(now, cost)
             admitted.append((now, cost))
         else:
-            assert share.free(now + share.retry(now, cost)) >= cost
+            assert quota.free(now + quota.retry(now, cost)) >= cost
     for number, (begin, _) in enumerate(admitted):
         used = 0
         for end, cost in admitted[number:]:

@@ -223,7 +223,7 @@ def test_a_rule_that_changed_its_kind_begins_anew(scripts):
 
 
 @pytest.mark.errors
-def test_what_is_booked_counts_whatever_the_limit(scripts):
+def test_what_is_reported_counts_whatever_the_limit(scripts):
     """What was used without Redis is counted above the limit, and wears off."""
     for name, limit in (("w", SlidingWindow(250, 1.0)), ("b", TokenBucket(250, 250))):
         assert scripts.hit(START, (name, limit, 240)).allowed
@@ -234,7 +234,7 @@ def test_what_is_booked_counts_whatever_the_limit(scripts):
 
 
 @pytest.mark.errors
-def test_what_is_booked_beyond_a_byte_wears_off_whole(scripts):
+def test_what_is_reported_beyond_a_byte_wears_off_whole(scripts):
     """A count that its limit's bytes cannot hold ages, is given back and is gone."""
     limit = SlidingWindow(250, 1.0)
     width, first = limit.width, START // limit.width * limit.width

@@ -38,7 +38,7 @@ async def test_first_in_first_out_for_one_subject(limiter_of):
         for number in range(30):
             group.create_task(one(number))
     assert order == list(range(30))
-    counted = limiter.statistics()
+    counted = limiter.stats()
     assert counted.rules["r"].admitted == 30
     assert counted.rules["r"].waited == counted.waits.count == 29
     assert counted.waiting == 0
@@ -62,7 +62,7 @@ async def test_subjects_take_turns_whoever_has_more_waiting(limiter_of):
     async with asyncio.TaskGroup() as group:
         for _ in range(60):
             group.create_task(one("greedy"))
-        await eventually(lambda: limiter.statistics().waiting >= 40)
+        await eventually(lambda: limiter.stats().waiting >= 40)
         for chat in ("a", "b", "c"):
             for _ in range(5):
                 group.create_task(one(chat))
@@ -114,7 +114,7 @@ async def test_ten_thousand_broadcasts_delay_a_reply_by_a_slot(limiter_of):
 
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(broadcast(chat)) for chat in range(10_000)]
-    await eventually(lambda: limiter.statistics().waiting >= 9_900)
+    await eventually(lambda: limiter.stats().waiting >= 9_900)
     overtaken = []
     for reply in range(20):
         # At any moment of a slot: after another number of turns of the loop.
@@ -127,7 +127,7 @@ async def test_ten_thousand_broadcasts_delay_a_reply_by_a_slot(limiter_of):
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert max(overtaken) <= 1, overtaken
-    assert limiter.statistics().waiting == 0
+    assert limiter.stats().waiting == 0
 
 
 @pytest.mark.advanced
@@ -141,7 +141,7 @@ async def test_low_priority_leaves_the_reserve_to_a_reply(limiter_of):
         await limiter.acquire("all", timeout=0, priority=Priority.LOW)
     loop = asyncio.get_running_loop()
     waiting = loop.create_task(limiter.acquire("all", priority=Priority.LOW))
-    await eventually(lambda: limiter.statistics().waiting >= 1)
+    await eventually(lambda: limiter.stats().waiting >= 1)
     for _ in range(6):
         reply = await limiter.acquire("all", timeout=5, priority=Priority.HIGH)
         assert reply.waited < 5
@@ -161,7 +161,7 @@ async def test_who_cannot_be_admitted_in_time_is_told_at_once(limiter_of):
             await limiter.acquire("r", timeout=timeout)
         assert 18.0 < caught.value.retry_after <= 21.1
         assert caught.value.outcome == "rejected"
-    assert limiter.statistics().rules["r"].denied == 2
+    assert limiter.stats().rules["r"].denied == 2
 
 
 @pytest.mark.errors
@@ -194,7 +194,7 @@ async def test_who_is_denied_by_another_rule_at_last_is_told_then(limiter_of):
     with pytest.raises(RateLimited, match="'long'"):
         await limiter.acquire("short", "long", timeout=30, user=1)
     # Who waits for ever goes on.
-    assert limiter.statistics().waiting == 1
+    assert limiter.stats().waiting == 1
     assert not patient.done()
     await limiter.reset("long", user=1)
     assert (await patient).allowed
@@ -208,7 +208,7 @@ async def test_who_waited_too_long_is_told_and_out_of_line(limiter_of):
     used = await limiter.hit("r")
     loop = asyncio.get_running_loop()
     first = loop.create_task(limiter.acquire("r"))
-    await eventually(lambda: limiter.statistics().waiting >= 1)
+    await eventually(lambda: limiter.stats().waiting >= 1)
     second = loop.create_task(limiter.acquire("r", timeout=0.05))
     third = loop.create_task(limiter.acquire("r"))
     with pytest.raises(RateLimited):
@@ -216,7 +216,7 @@ async def test_who_waited_too_long_is_told_and_out_of_line(limiter_of):
     assert await limiter.refund(used) == 1
     assert await limiter.refund(await first) == 1
     assert (await third).allowed
-    assert limiter.statistics().rules["r"].admitted == 3
+    assert limiter.stats().rules["r"].admitted == 3
 
 
 @pytest.mark.errors
@@ -238,7 +238,7 @@ async def test_a_cancelled_waiter_takes_nothing_with_it(limiter_of):
     started = monotonic()
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(one(number)) for number in range(90)]
-    await eventually(lambda: limiter.statistics().waiting >= 50)
+    await eventually(lambda: limiter.stats().waiting >= 50)
     for number, task in enumerate(tasks):
         if number % 2:
             # Between the question and its answer, too.
@@ -251,7 +251,7 @@ async def test_a_cancelled_waiter_takes_nothing_with_it(limiter_of):
     used = 99 - (await limiter.peek("s")).remaining
     assert len(admitted) <= used <= len(admitted) + 1
     assert took < 90 / rate + 5
-    assert limiter.statistics().waiting == 0
+    assert limiter.stats().waiting == 0
     await eventually(lambda: Resources.now().leaked(before) == [])
 
 
@@ -268,19 +268,19 @@ async def test_what_nobody_wants_any_more_goes_back(own):
     ):
         await limiter.hit("r")
         waiting = asyncio.get_running_loop().create_task(limiter.acquire("r"))
-        await eventually(lambda: limiter.statistics().waiting == 1)
-        bucket = limit_of(limiter, "r").buckets[""]
-        await eventually(lambda: bucket.resume > 0)
+        await eventually(lambda: limiter.stats().waiting == 1)
+        subject = limit_of(limiter, "r").subjects[""]
+        await eventually(lambda: subject.blocked_until > 0)
         await other.reset("r")
         with frozen(own):
-            wake(limiter, bucket)
-            await eventually(lambda: bucket.pending == 1)
+            wake(limiter, subject)
+            await eventually(lambda: subject.pending == 1)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
 
         await eventually(lambda: is_idle(limiter))
         assert (await other.peek("r")).remaining == 1
-        assert limiter.statistics().asked == 3
+        assert limiter.stats().asked == 3
 
 
 @pytest.mark.errors
@@ -291,7 +291,7 @@ async def test_no_waiter_leaves_no_task(limiter_of):
     await limiter.hit("r")
     tasks = asyncio.all_tasks()
     waiting = asyncio.get_running_loop().create_task(limiter.acquire("r"))
-    await eventually(lambda: limiter.statistics().waiting >= 1)
+    await eventually(lambda: limiter.stats().waiting >= 1)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     await eventually(lambda: asyncio.all_tasks() == tasks)
@@ -356,7 +356,7 @@ async def test_an_error_of_the_server_reaches_its_waiter_alone(own):
             await limiter.hit("r", u=1)
             loop = asyncio.get_running_loop()
             waiting = loop.create_task(limiter.acquire("r", u=1))
-            await eventually(lambda: limiter.statistics().waiting >= 1)
+            await eventually(lambda: limiter.stats().waiting >= 1)
             await admin.execute_command(
                 "ACL", "SETUSER", "default", "-evalsha", "-eval"
             )

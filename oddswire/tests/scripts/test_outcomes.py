@@ -66,6 +66,8 @@ class Recorder:
         """Return (source, arguments) of each run, by the script's name."""
         found: dict[str, list[tuple[str, list[bytes]]]] = {}
         # The text that is sent is a file, or several files put together.
+        # What a measurement in this process has frozen would not be among the objects.
+        gc.unfreeze()
         for script in (o for o in gc.get_objects() if isinstance(o, scripts.Script)):
             for words in (script.sha.encode(), script.source.encode()):
                 for arguments in self._sent.pop(words, []):

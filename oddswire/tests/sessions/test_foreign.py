@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from oddswire.codec import BlindNames, Keyring, PlainNames
-from oddswire.errors import SessionDamaged
+from oddswire.errors import CommandRejected, SessionDamaged
 from support import eventually
 from support.hooks import mirror_complete, session_keys
 
@@ -153,3 +153,23 @@ async def test_a_header_of_any_bytes_is_damage(people, options):
         with pytest.raises(SessionDamaged):
             await sessions.get(1)
     assert await sessions.delete(1)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X4", "S4")
+@pytest.mark.parametrize("which", [0, 1], ids=["durable", "expiring"])
+@pytest.mark.parametrize("end", ["delete", "erase"])
+async def test_a_key_of_another_type_is_deleted(people, options, which, end):
+    """Where another program wrote a list, deleting works, and then creating."""
+    sessions, client = people(**options), people.client
+    await sessions.update(1, lambda p: setattr(p, "city", "Oslo"), create=True)
+    key = session_keys(sessions).pair(1)[which]
+    await client.delete(key)
+    await client.rpush(key, "of somebody else")
+    with pytest.raises(CommandRejected):
+        await sessions.get(1)
+    assert await getattr(sessions, end)(1)
+    assert await sessions.get(1) is None
+    assert not await client.exists(key)
+    person = await sessions.update(1, lambda p: setattr(p, "city", "Rome"), create=True)
+    assert person.city == "Rome"

@@ -184,16 +184,31 @@ async def test_an_answer_of_the_database_that_was_lost(client, people, source):
 
 @pytest.mark.errors
 @pytest.mark.requirement("S8")
-async def test_a_source_that_raises_anything_is_a_source_error(people, source):
-    """An exception of the application's source is typed, with its cause."""
+async def test_a_source_that_raises_anything_is_a_source_error(people, source, caplog):
+    """An exception of the application's source is typed, with its cause.
+
+    Its text, which may hold the values of a statement, is in no line of the log.
+    """
 
     def bug():
-        raise ValueError("a bug")
+        raise ValueError("INSERT ... ('canary',)\n[SQL]")
 
-    source.before["save"] = bug
-    with pytest.raises(SourceError, match="a bug") as caught:
-        await people().update(1, lives_in("Oslo"), create=True)
-    assert isinstance(caught.value.__cause__, ValueError)
+    def of_its_own():
+        raise SourceError("INSERT ... ('canary',)\n[SQL]")
+
+    for fault in (bug, of_its_own):
+        source.before["save"] = fault
+        with pytest.raises(SourceError) as caught:
+            await people().update(1, lives_in("Oslo"), create=True)
+        if fault is bug:
+            assert isinstance(caught.value.__cause__, ValueError)
+            assert str(caught.value) == "the source failed: ValueError"
+    told = [each for each in caplog.records if each.msg and "degraded" in each.message]
+    assert [each.reason for each in told] == [
+        "the source failed: ValueError",
+        "the source failed: SourceError",
+    ]
+    assert "canary" not in caplog.text
     with pytest.raises(SessionError, match="give Sessions a source"):
         await people(source=None).rebuild()
     assert isinstance(source, Source)
@@ -724,3 +739,20 @@ async def test_without_the_servers_run_id_a_source_is_refused(own, people):
         admin.set_response_callback("INFO", lambda *_, **__: {"redis_version": "7"})
         with pytest.raises(SessionError, match="connect to the server itself"):
             await people(client=admin).__aenter__()
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X4")
+async def test_a_key_of_another_type_is_deleted_with_its_record(people, client):
+    """Another program's list in the place of a session ends with `delete`."""
+    sessions = people()
+    async with sessions:
+        await sessions.update(1, lives_in("Oslo"), create=True)
+        main = session_keys(sessions).pair(1)[0]
+        await client.delete(main)
+        await client.rpush(main, "of somebody else")
+        await sessions.delete(1)
+        assert await client.type(main) == b"none"
+        assert await sessions.get(1) is None
+        await sessions.update(1, lives_in("Oslo"), create=True)
+        assert await sessions.get(1) is not None

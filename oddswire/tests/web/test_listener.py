@@ -27,6 +27,12 @@ def application():
     async def fails(request):
         raise RuntimeError("secret")
 
+    async def begins(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"a part")
+        raise RuntimeError("secret")
+
     async def socket(request):
         ws = web.WebSocketResponse()
         await ws.prepare(request)
@@ -42,6 +48,7 @@ def application():
 
     app.router.add_route("*", "/", fine)
     app.router.add_get("/fails", fails)
+    app.router.add_get("/begins", begins)
     app.router.add_get("/ws", socket)
     app.router.add_get("/endless", endless)
     return app
@@ -106,16 +113,46 @@ async def test_an_error_is_one_line_and_tells_nothing(caplog):
                 assert "canary" not in text
         async with session.post(url, data=io.BytesIO(b"x" * 1_100_000)) as answer:
             assert answer.status == 413
-        for junk in (
-            b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 20_000 + b"\r\n\r\n",
-            b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n",
-            b"\x16\x03\x01\x00\xff\r\n\r\n",
-            b"GET / HTTP/1.0\r\n\r\n",
-        ):
-            data = await raw(here.port, junk)
-            assert data.split(b" ")[1][:1] == b"4"
-            assert b"Traceback" not in data
+        packed = {"Content-Encoding": "gzip"}
+        async with session.post(url, data=b"junk", headers=packed) as answer:
+            assert (answer.status, answer.reason) == (400, "Bad Request")
     assert "canary" not in caplog.text
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: canary" + b"a" * 20_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: canary\r\n" * 300 + b"\r\n",
+        b"GET /canary" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /canary HTTP/9.9\r\n\r\n",
+        b"CANARY /canary HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\ncanary\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: canary\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\ncanary",
+        b"\x16\x03\x01\x00\xffcanary\r\n\r\n",
+        b"GET /canary HTTP/1.0\r\n\r\n",
+    ],
+)
+async def test_a_malformed_request_is_answered_as_any_other(junk):
+    """One line that repeats nothing of it and names no program or version."""
+    async with Listener(application()) as here:
+        head, _, body = (await raw(here.port, junk)).partition(b"\r\n\r\n")
+    assert head.split(b" ")[1][:1] == b"4"
+    assert b"server:" not in head.lower()
+    assert body.count(b"\n") == 1
+    assert b"canary" not in body.lower()
+
+
+@pytest.mark.errors
+async def test_an_answer_that_began_is_cut_and_not_followed_by_another():
+    """A handler that fails in the middle of its answer costs the connection."""
+    async with Listener(application()) as here:
+        host = f"Host: 127.0.0.1:{here.port}".encode()
+        data = await raw(here.port, b"GET /begins HTTP/1.1\r\n" + host + b"\r\n\r\n")
+    assert data.endswith(b"6\r\na part\r\n")
+    assert data.count(b"HTTP/1.1") == 1
 
 
 @pytest.mark.errors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import aiohttp
 import msgspec
 
+from oddsbot.limits import POLYMARKET
 from oddsbot.polymarket import Gamma
 from oddsbot.replay import Recording, Replay
-from oddsbot.watch import PRICES, RESOLUTIONS
+from oddsbot.watch import TOPICS
 from oddswire import EmbeddedServer, connect
 from oddswire.errors import OddswireError
 
@@ -23,7 +25,7 @@ from .report import Check, Feed, Latency, OutboxState, Recorded, RedisUse, Repor
 from .stage import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from oddswire import Settings
     from oddswire.queue import QueueStatistics
@@ -83,7 +85,9 @@ async def run(
                 )
             )
             wire = await enter(
-                connect(_own_server(settings, server.url), topics=[PRICES, RESOLUTIONS])
+                connect(
+                    _own_server(settings, server.url), topics=TOPICS, rules=POLYMARKET
+                )
             )
             session = await enter(aiohttp.ClientSession())
             gamma = Gamma(session, replay.gamma_url)
@@ -91,9 +95,9 @@ async def run(
             stage = Stage(
                 server,
                 replay,
-                wire.client,
-                wire.pubsub,
+                wire,
                 session,
+                gamma,
                 markets=list(markets.values()),
                 until=until,
                 write=write,
@@ -130,7 +134,7 @@ class _Run:
         self, view: Callable[[Stage], Coroutine[Any, Any, object]] | None
     ) -> Report:
         stage = self._stage
-        async with stage.stream, asyncio.TaskGroup() as tasks:
+        async with stage.stream, _logged_to(stage.errors), asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(stage.watcher.run(), name="watcher")
             others = [
                 tasks.create_task(coroutine, name=name)
@@ -140,6 +144,11 @@ class _Run:
                     ("print", self._print()),
                     ("prices", stage.prices.run()),
                     ("resolutions", stage.resolutions.run()),
+                    ("new markets", stage.new_markets.run()),
+                    ("polls", stage.polls.run()),
+                    ("volumes", stage.polls.volumes.run()),
+                    ("liquidity", stage.polls.liquidity.run()),
+                    ("reports", stage.reports.run()),
                     *([("view", view(stage))] if view is not None else []),
                 )
             ]
@@ -290,6 +299,16 @@ class _Run:
             out_of_order=_lines(verdict.out_of_order),
             drained=drained,
         )
+
+
+@contextlib.asynccontextmanager
+async def _logged_to(handler: logging.Handler) -> AsyncIterator[None]:
+    logger = logging.getLogger("oddsbot")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _ms(seconds: float | None) -> float | None:

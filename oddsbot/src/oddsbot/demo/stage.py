@@ -7,23 +7,36 @@ from typing import TYPE_CHECKING
 
 from oddsbot.alerts import Alerts, PriceCrossed
 from oddsbot.delivery import Courier, Outbox, PrintedChat, alert_queue, text_of
+from oddsbot.limits import Upstream
 from oddsbot.polymarket import MarketStream
 from oddsbot.settings import PREFIX
-from oddsbot.watch import Prices, Resolutions, Watcher
+from oddsbot.watch import (
+    ErrorHandler,
+    MarketPolls,
+    NewMarkets,
+    Prices,
+    Resolutions,
+    SystemReports,
+    Watcher,
+)
 from oddswire.clock import SystemClock
 
 from . import cast, checker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import aiohttp
 
     from oddsbot.alerts import Alert
-    from oddsbot.polymarket import GammaMarket
+    from oddsbot.polymarket import Gamma, GammaMarket, MarketResolved
     from oddsbot.replay import Replay
-    from oddswire import Client, EmbeddedServer
-    from oddswire.pubsub import PubSub
+    from oddswire import EmbeddedServer, Wire
+    from oddswire.sessions import Session
+
+# Seconds between two looks at the markets, and two reports: a run may last a second.
+_EVERY = 0.5
+_PROCESS = "demo"
 
 
 class Stage:
@@ -34,9 +47,9 @@ class Stage:
     Args:
         server: The demo's own, entered.
         replay: The recorded Polymarket, entered.
-        client: Of that server.
-        pubsub: The topics there.
+        wire: Of that server, entered.
         session: Makes the websocket connection.
+        gamma: The recorded Gamma.
         markets: What the recording is about, as Gamma describes it.
         until: The recorded moment at which the playing ends, ms.
         write: Takes each line that the stand-in chat prints.
@@ -52,9 +65,9 @@ class Stage:
         self,
         server: EmbeddedServer,
         replay: Replay,
-        client: Client,
-        pubsub: PubSub,
+        wire: Wire[Session],
         session: aiohttp.ClientSession,
+        gamma: Gamma,
         *,
         markets: Sequence[GammaMarket],
         until: int,
@@ -62,8 +75,8 @@ class Stage:
     ) -> None:
         self.server = server
         self.replay = replay
-        self.client = client
-        self.pubsub = pubsub
+        self.client = client = wire.client
+        self.pubsub = pubsub = wire.pubsub
         self.markets = markets
         self.until = until
         self.clock = clock = SystemClock()
@@ -76,6 +89,7 @@ class Stage:
         self.chat = PrintedChat(write, cast.PEOPLE)
         self.prices = Prices(pubsub, clock)
         self.resolutions = Resolutions(pubsub, clock)
+        self.new_markets = NewMarkets(pubsub, clock)
         self.queue = alert_queue(client, PREFIX)
         self.outbox = Outbox(self.queue)
         self.courier = Courier(self.queue, self._deliver, clock)
@@ -93,7 +107,38 @@ class Stage:
             clock,
             on_tick=self.prices.put,
             on_resolved=self.resolutions.put,
+            on_new_market=self.new_markets.put,
         )
+        self.polls = MarketPolls(
+            gamma,
+            Upstream(wire.limiter),
+            pubsub,
+            clock,
+            followed=lambda: self.questions,
+            on_resolved=self._publish_resolution,
+            every=_EVERY,
+        )
+        self.reports = SystemReports(
+            pubsub,
+            clock,
+            _PROCESS,
+            check=wire.health.check,
+            numbers=self._numbers,
+            every=_EVERY,
+        )
+        self.errors = ErrorHandler(self.reports, _PROCESS, asyncio.get_running_loop())
+
+    def _numbers(self) -> Mapping[str, float]:
+        return {
+            "frames": self.stream.counters.frames,
+            "ticks": self.watcher.ticks,
+            "alerted": self.watcher.alerted,
+            "delivered": len(self.told),
+        }
+
+    async def _publish_resolution(self, event: MarketResolved) -> None:
+        # Published only: the checker compares the alerts with what the feed told.
+        self.resolutions.put(event)
 
     async def _deliver(self, alert: Alert) -> None:
         text = text_of(alert, self.questions, self.outcomes)

@@ -8,7 +8,8 @@
 4. A number is finite and of a size that a text can show. A time is in seconds,
    milliseconds, microseconds, nanoseconds or ISO text; 0 is nothing.
 5. What cannot be read costs the smallest element that is useful without it: the entry
-   of a list that is marked `EACH`, otherwise the whole object.
+   of a list that is marked `EACH`, a field that is marked `SHOWN`, otherwise the whole
+   object.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ Model = TypeVar("Model", bound=Struct)
 
 # A list in which an element that cannot be read costs only itself.
 EACH = Meta(extra={"each": True})
+# A text that is shown and that nothing is decided by: unreadable, it is its default.
+SHOWN = Meta(extra={"shown": True})
+Shown = Annotated[str, SHOWN]
 # An id: text that is not empty.
 Id = Annotated[str, Meta(min_length=1)]
 # Unix time; None where the wire says none.
@@ -215,10 +219,13 @@ def _iso(text: str) -> int | None:
 class _Field:
     """How one field of a model is read."""
 
-    __slots__ = ("convert", "key", "name", "no_default", "others", "required", "unset")
+    __slots__ = (
+        "convert", "key", "name", "no_default", "others", "required", "shown", "unset",
+    )  # fmt: skip
 
     def __init__(self, info: msgspec.structs.FieldInfo) -> None:
         bare, nullable, self.unset = _split(info.type)
+        self.shown = SHOWN in getattr(bare, "__metadata__", ())
         self.name = info.name
         self.key = info.encode_name
         self.others = tuple(map(_plain, (self.key, *_SYNONYMS.get(self.key, ()))))
@@ -270,7 +277,10 @@ def _struct(kind: type[Model], raw: Any, left_out: list[str]) -> Model:
             if field.no_default or (field.unset and value is not UNSET):
                 values[field.name] = None
         except ValueError as error:
-            raise ValueError(f"`{field.key}`: {error}") from None
+            line = f"`{field.key}`: {error}"
+            if not field.shown:
+                raise ValueError(line) from None
+            left_out.append(f"{name_of(raw, 0)}: {line}")
     return kind(**values)
 
 

@@ -13,6 +13,7 @@ from ._reading import (
     Id,
     Milliseconds,
     Seconds,
+    Shown,
     check_milliseconds,
     ids_of,
     read,
@@ -48,7 +49,7 @@ class OrderBook(Struct, frozen=True, kw_only=True):
     timestamp: Milliseconds | None
     bids: tuple[Level, ...] = ()
     asks: tuple[Level, ...] = ()
-    hash: str = ""
+    hash: Shown = ""
     min_order_size: Decimal | None = None
     tick_size: Decimal | None = None
     neg_risk: bool = False
@@ -168,11 +169,18 @@ class Clob:
         )
         where = "POST /books"
         lines: list[str] = []
-        books = read_books(answer, lines)
-        found = Found({book.asset_id: book for book in books})
+        wanted = frozenset(token_ids)
+        found: Found[OrderBook] = Found()
+        for book in read_books(answer, lines):
+            other = found.get(book.asset_id, book)
+            # Of two books of a token the newer one counts; no order is promised.
+            if book.asset_id in wanted and (other.timestamp or 0) <= (
+                book.timestamp or 0
+            ):
+                found[book.asset_id] = book
         if lines:
             self.left_out.note(where, lines)
-            missing = frozenset(token_ids) - found.keys()
+            missing = wanted - found.keys()
             illegible = ids_of(answer, "asset_id")
             found.unread = missing if "" in illegible else missing & illegible
         return found
@@ -223,7 +231,7 @@ class Clob:
         points = (await self._get("/prices-history", params, _History, lines)).history
         if lines and not points:
             raise bad_answer("GET /prices-history", ValueError(lines[0]))
-        return points
+        return tuple(sorted(points, key=lambda point: point.t))
 
     async def _get(
         self,

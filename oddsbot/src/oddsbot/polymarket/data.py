@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from msgspec import Struct
 
 from ._http import LeftOut, bad_answer, call, next_cursor
-from ._reading import Id, OutcomeIndex, Seconds, check_number, read_each
+from ._reading import Id, OutcomeIndex, Seconds, Shown, check_number, read_each
 from .events import check_price, check_size
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ class Activity(Struct, frozen=True, kw_only=True):
     price: Decimal | None = None
     outcome: str = ""
     outcome_index: OutcomeIndex | None = None
-    title: str = ""
-    slug: str = ""
-    event_slug: str = ""
+    title: Shown = ""
+    slug: Shown = ""
+    event_slug: Shown = ""
     transaction_hash: str = ""
-    name: str = ""
-    pseudonym: str = ""
+    name: Shown = ""
+    pseudonym: Shown = ""
 
     def __post_init__(self) -> None:
         check_size(self.size)
@@ -86,9 +86,9 @@ class Position(Struct, frozen=True, kw_only=True):
     negative_risk: bool = False
     outcome: str = ""
     outcome_index: OutcomeIndex | None = None
-    title: str = ""
-    slug: str = ""
-    event_slug: str = ""
+    title: Shown = ""
+    slug: Shown = ""
+    event_slug: Shown = ""
     end_date: str = ""
 
     def __post_init__(self) -> None:

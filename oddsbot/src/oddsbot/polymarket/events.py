@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from ._reading import EACH, Id, Milliseconds, check_milliseconds
+from ._reading import EACH, SHOWN, Id, Milliseconds, Shown, check_milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -121,7 +121,7 @@ class Book(Struct, frozen=True, tag_field="event_type", tag="book"):
     timestamp: Milliseconds | None
     bids: tuple[Level, ...] = ()
     asks: tuple[Level, ...] = ()
-    hash: str = ""
+    hash: Shown = ""
     tick_size: Decimal | None = None
     last_trade_price: Decimal | None = None
 
@@ -145,7 +145,7 @@ class LevelChange(Struct, frozen=True):
     side: MaybeSide = ""
     best_bid: Decimal | UnsetType | None = UNSET
     best_ask: Decimal | UnsetType | None = UNSET
-    hash: str = ""
+    hash: Shown = ""
 
     def __post_init__(self) -> None:
         check_price(self.price)
@@ -197,7 +197,7 @@ class LastTradePrice(
     size: Decimal | None = None
     side: MaybeSide = ""
     fee_rate_bps: Decimal | None = None
-    transaction_hash: str = ""
+    transaction_hash: Shown = ""
 
     def __post_init__(self) -> None:
         check_milliseconds(self.timestamp)
@@ -231,14 +231,14 @@ class NewMarket(Struct, frozen=True, tag_field="event_type", tag="new_market"):
 
     market: Id
     timestamp: Milliseconds | None
-    id: str = ""
-    question: str = ""
-    slug: str = ""
-    description: str = ""
+    id: Shown = ""
+    question: Shown = ""
+    slug: Shown = ""
+    description: Shown = ""
     assets_ids: tuple[str, ...] = ()
     outcomes: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    group_item_title: str = ""
+    tags: Annotated[tuple[str, ...], SHOWN] = ()
+    group_item_title: Shown = ""
     order_price_min_tick_size: Decimal | None = None
 
     def __post_init__(self) -> None:
@@ -260,10 +260,10 @@ class MarketResolved(
     winning_outcome: str = ""
     assets_ids: tuple[str, ...] = ()
     outcomes: tuple[str, ...] = ()
-    id: str = ""
-    question: str = ""
-    slug: str = ""
-    tags: tuple[str, ...] = ()
+    id: Shown = ""
+    question: Shown = ""
+    slug: Shown = ""
+    tags: Annotated[tuple[str, ...], SHOWN] = ()
 
     def __post_init__(self) -> None:
         check_milliseconds(self.timestamp)

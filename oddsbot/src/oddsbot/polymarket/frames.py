@@ -12,7 +12,7 @@ import msgspec
 
 from ._reading import decoder, name_of, read
 from .errors import BadFrame
-from .events import Book, MarketEvent, MarketResolved, NewMarket
+from .events import Book, MarketEvent, MarketResolved, NewMarket, PriceChange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,7 +49,7 @@ class Frame(msgspec.Struct, frozen=True):
 
     Attributes:
         events: The events that could be read, in the order they were sent.
-        skipped_kinds: For each event, or entry of one, that was skipped, its
+        skipped_kinds: For each event, or part of one, that was skipped, its
             ``event_type`` as sent (at most 40 characters), or ``"untyped"``. A kind
             that `MarketEvent` knows means a malformed event; any other, a kind we do
             not know.
@@ -62,7 +62,7 @@ class Frame(msgspec.Struct, frozen=True):
 
     @property
     def skipped(self) -> int:
-        """How many events, or entries of one, were skipped."""
+        """How many events, or parts of one, were skipped."""
         return len(self.skipped_kinds)
 
 
@@ -222,8 +222,9 @@ def _slowly(raw: msgspec.Raw, index: int) -> tuple[list[MarketEvent], str, list[
         event = read(item, kind, left_out)
     except ValueError as error:
         return [], sent, [f"{name_of(item, index)}: {error}"]
-    kept = not left_out or event.price_changes
-    return [event] if kept else [], sent, left_out
+    # A change of which no entry could be read says nothing.
+    emptied = left_out and isinstance(event, PriceChange) and not event.price_changes
+    return [] if emptied else [event], sent, left_out
 
 
 def _kind(item: Any) -> str:

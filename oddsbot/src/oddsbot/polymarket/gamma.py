@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from ._http import Found, LeftOut, bad_answer, call, next_cursor, segment
-from ._reading import EACH, Id, ids_of, read, read_each
+from ._reading import EACH, Id, Shown, ids_of, read, read_each
 from .events import check_price
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class GammaMarket(Struct, frozen=True, kw_only=True, rename="camel"):
 
     id: Id
     condition_id: Id
-    slug: str = ""
-    question: str = ""
-    description: str = ""
+    slug: Shown = ""
+    question: Shown = ""
+    description: Shown = ""
     outcomes: tuple[str, ...] = ()
     outcome_prices: tuple[Decimal, ...] = ()
     clob_token_ids: tuple[str, ...] = ()
@@ -80,11 +80,11 @@ class GammaMarket(Struct, frozen=True, kw_only=True, rename="camel"):
     order_price_min_tick_size: Decimal | None = None
     neg_risk: bool = False
     neg_risk_market_id: str = msgspec.field(default="", name="negRiskMarketID")
-    group_item_title: str = ""
+    group_item_title: Shown = ""
     uma_resolution_status: str = ""
     uma_resolution_statuses: tuple[str, ...] = ()
     resolution_status: str = ""
-    image: str = ""
+    image: Shown = ""
     events: Annotated[tuple[GammaEvent, ...], EACH] = ()
 
     def __post_init__(self) -> None:
@@ -155,9 +155,9 @@ class GammaEvent(Struct, frozen=True, kw_only=True, rename="camel"):
     """
 
     id: Id
-    slug: str = ""
-    title: str = ""
-    description: str = ""
+    slug: Shown = ""
+    title: Shown = ""
+    description: Shown = ""
     active: bool = False
     closed: bool = False
     archived: bool = False
@@ -168,7 +168,7 @@ class GammaEvent(Struct, frozen=True, kw_only=True, rename="camel"):
     liquidity: Decimal | None = None
     neg_risk: bool = False
     neg_risk_market_id: str = msgspec.field(default="", name="negRiskMarketID")
-    image: str = ""
+    image: Shown = ""
     markets: Annotated[tuple[GammaMarket, ...], EACH] = ()
     skipped: int = 0
 

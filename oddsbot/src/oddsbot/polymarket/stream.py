@@ -169,6 +169,7 @@ class MarketStream:
         self._closed = False
         self._attempt = 0
         self._connections = 0
+        self._bad_told = 0  # the connection whose bad frame was logged last
         self._connected_at = 0.0
         self._had_data = False
         self._named: set[str] = set()
@@ -252,7 +253,7 @@ class MarketStream:
                 self.counters.failed_attempts += 1
                 if tries == 1:  # one line for an outage, however long
                     reason = str(error) or type(error).__name__
-                    _log.warning("market stream cannot connect: %s", reason)
+                    _warn("feed_failed", reason)
                 continue
             break
         if self._closed:  # by another task, while this one waited
@@ -267,7 +268,9 @@ class MarketStream:
         self._pinger = asyncio.get_running_loop().create_task(
             self._ping(ws), name="polymarket-ping"
         )
-        _log.info("market stream connected, %d assets", len(self._assets))
+        _log.info(
+            "feed_ready assets=%d", len(self._assets), extra={"event": "feed_ready"}
+        )
         # Before the await, which may be cancelled: the marker must not get lost.
         self._pending.append(Connected(tries))
         # Its bytes are written before it waits: a `subscribe` that runs meanwhile
@@ -308,18 +311,23 @@ class MarketStream:
         try:
             first, *rest = split_frame(data, max_frame(self._most_assets))
         except BadFrame as error:
-            self.counters.bad_frames += 1
-            _log.warning("market stream skipped a frame: %s", error)
+            self._skip(error)
             return
         self._slices.extend(rest)
         self._read(first)
+
+    def _skip(self, error: BadFrame) -> None:
+        self.counters.bad_frames += 1
+        # The first of a connection: a feed of junk fills no log.
+        if self._bad_told != self._connections:
+            self._bad_told = self._connections
+            _warn("feed_frame_skipped", error)
 
     def _read(self, data: str | bytes) -> None:
         try:
             frame = parse_frame(data)
         except BadFrame as error:
-            self.counters.bad_frames += 1
-            _log.warning("market stream skipped a frame: %s", error)
+            self._skip(error)
             return
         skipped = self.counters.skipped
         for kind, problem in zip(frame.skipped_kinds, frame.problems, strict=True):
@@ -327,7 +335,7 @@ class MarketStream:
             skipped[kind if known else "other"] += 1
             if kind not in self._named and len(self._named) < _MAX_KINDS:
                 self._named.add(kind)
-                _log.warning("market stream skipped an event: %s", problem[:300])
+                _warn("feed_event_skipped", problem)
         self.counters.events += len(frame.events)
         self._pending.extend(frame.events)
         if any(map(self._concerns_us, frame.events)):
@@ -380,7 +388,7 @@ class MarketStream:
         if self._had_data and self._clock() - self._connected_at >= self._base:
             self._attempt = 0
         if reason is not None:
-            _log.warning("market stream disconnected: %s", reason)
+            _warn("feed_lost", reason)
             # Before the awaits, which may be cancelled: see `_connect`.
             self._pending.append(Disconnected(reason))
         if pinger is not None:
@@ -402,3 +410,9 @@ class MarketStream:
         # What was unsubscribed may still be on its way.
         self._most_assets = max(self._most_assets, len(self._assets))
         return new
+
+
+def _warn(event: str, reason: object) -> None:
+    # As Python writes a text: what Polymarket sends ends no line of ours.
+    text = str(reason)[:300]
+    _log.warning("%s reason=%r", event, text, extra={"event": event, "reason": text})

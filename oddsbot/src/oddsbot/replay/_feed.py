@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import WSMsgType, web
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from ._derive import Message
     from ._exchange import Exchange
+
+
+_MOST_BEHIND = 4 * 1024 * 1024
 
 
 class _Request(msgspec.Struct):
@@ -27,10 +30,19 @@ class _Request(msgspec.Struct):
 class _Subscriber:
     def __init__(self, ws: web.WebSocketResponse, request: web.Request) -> None:
         self.ws = ws
-        self.transport = request.transport
+        # A transport that writes, by asyncio or uvloop; None: the client is gone.
+        self.transport: Any = request.transport
         self.tokens: set[str] = set()
         self.custom = False
         self.frozen = False
+
+    @property
+    def behind(self) -> int:
+        """Bytes that it has not taken, beside those that the system holds."""
+        if self.transport is None:
+            return 0
+        size: int = self.transport.get_write_buffer_size()
+        return size
 
     def wants(self, message: Message) -> bool:
         return (self.custom or not message.custom) and (
@@ -44,14 +56,17 @@ class Feed:
     Args:
         exchange: What they follow.
         patience: Seconds after which one that takes nothing is cut.
+        waits: Whether the others wait for it until then. If not, one that is 4 MiB
+            behind is cut at once.
 
     Attributes:
         frames_sent: Data frames handed to sockets so far (PONG not counted).
     """
 
-    def __init__(self, exchange: Exchange, patience: float) -> None:
+    def __init__(self, exchange: Exchange, patience: float, *, waits: bool) -> None:
         self._exchange = exchange
         self._patience = patience
+        self._waits = waits
         self._subscribers: set[_Subscriber] = set()
         self._changed = asyncio.Condition()
         self._thaw: asyncio.TimerHandle | None = None
@@ -63,6 +78,9 @@ class Feed:
         ws = web.WebSocketResponse(compress=False)
         await ws.prepare(request)
         subscriber = _Subscriber(ws, request)
+        if not self._waits and subscriber.transport is not None:
+            # Never full: a send returns at once, and `_write` looks at what is there.
+            subscriber.transport.set_write_buffer_limits(high=1 << 40)
         self._subscribers.add(subscriber)
         try:
             async for message in ws:
@@ -96,17 +114,14 @@ class Feed:
 
     async def inject(self, text: str) -> None:
         """Send `text` as it is to every connection that subscribed to something."""
-        for subscriber in list(self._subscribers):
-            if subscriber.tokens:
-                await self._send(subscriber, [text])
+        sends = [self._send(each, [text]) for each in self._subscribers if each.tokens]
+        await asyncio.gather(*sends)
 
     def disconnect(self) -> int:
         """Cut every connection without a goodbye; return how many there were."""
         cut = list(self._subscribers)
         for subscriber in cut:
-            self._subscribers.discard(subscriber)
-            if subscriber.transport is not None:
-                subscriber.transport.abort()
+            self._cut(subscriber)
         return len(cut)
 
     def freeze(self, seconds: float | None) -> None:
@@ -154,16 +169,22 @@ class Feed:
                 self.frames_sent += 1
 
     async def _write(self, subscriber: _Subscriber, text: str) -> bool:
+        if not self._waits and subscriber.behind > _MOST_BEHIND:
+            self._cut(subscriber)
+            return False
         try:
             async with asyncio.timeout(self._patience):
                 await subscriber.ws.send_str(text)
         except TimeoutError:
-            self._subscribers.discard(subscriber)
-            if subscriber.transport is not None:
-                subscriber.transport.abort()
+            self._cut(subscriber)
             return False
         except (ConnectionError, RuntimeError):
             # Gone, or closing: `serve` notices by itself and lets go of it.
             self._subscribers.discard(subscriber)
             return False
         return True
+
+    def _cut(self, subscriber: _Subscriber) -> None:
+        self._subscribers.discard(subscriber)
+        if subscriber.transport is not None:
+            subscriber.transport.abort()

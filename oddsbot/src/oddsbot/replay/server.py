@@ -27,9 +27,10 @@ class Replay:
 
     Clients may connect as soon as it is entered; nothing happens in the recorded
     time until `start`. At a finite speed an item is sent when its recorded moment
-    comes; at ``float("inf")`` as fast as the subscribers take it, and every run
+    comes, and nobody is waited for: a subscriber that is 4 MiB behind is cut. At
+    ``float("inf")`` items are sent as fast as the subscribers take them, and every run
     sends the same frames in the same order. A subscriber that takes nothing for
-    `patience` seconds is cut: until then the replay waits for it, and drops nothing.
+    `patience` seconds is cut: until then that replay waits for it, and drops nothing.
 
     It answers programs of this machine, and no page of a browser: see `Listener`.
 
@@ -66,7 +67,7 @@ class Replay:
         self._port = port
         self._stop = recording.end if until is None else min(until, recording.end)
         self._exchange = Exchange(recording)
-        self._feed = Feed(self._exchange, patience)
+        self._feed = Feed(self._exchange, patience, waits=math.isinf(speed))
         app.add_routes(_rest.routes(self._exchange, lambda: self.position))
         app.router.add_get("/ws/market", self._feed.serve)
         self._listening = False

@@ -8,6 +8,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from oddswire.errors import CodecError, OddswireError, TopicError
+from oddswire.events import Degradation
+from oddswire.plain import plain
 
 if TYPE_CHECKING:
     from oddswire.clock import Clock
@@ -19,6 +21,12 @@ _WRITE_EVERY = 0.1
 _RETRY_EVERY = 0.5
 
 _log = logging.getLogger("oddsbot.watch")
+
+
+def _degradation(pubsub: PubSub, clock: Clock, topic: Topic[T]) -> Degradation:
+    # A name for each topic: one that is refused hides no other.
+    part = f"topic:{topic.name}"
+    return Degradation(pubsub.events, part, "waiting", clock.monotonic)
 
 
 class LogPublisher(Generic[T]):
@@ -52,6 +60,7 @@ class LogPublisher(Generic[T]):
         self._work = asyncio.Event()
         self._done = asyncio.Event()
         self._done.set()
+        self._degraded = _degradation(pubsub, clock, topic)
 
     def add(self, key: str, dedup_id: str, value: T) -> None:
         """Have a message published soon; never waits.
@@ -74,7 +83,6 @@ class LogPublisher(Generic[T]):
 
     async def run(self) -> NoReturn:
         """Publish for ever. Cancelled, those that wait are not published."""
-        name = self._topic.name
         while True:
             await self._work.wait()
             self._work.clear()
@@ -83,9 +91,10 @@ class LogPublisher(Generic[T]):
                 try:
                     await self._publish(*message)
                 except OddswireError as error:
-                    _log.warning("%s: cannot publish, trying on: %s", name, error)
+                    self._degraded.begin(error)
                     await self._clock.sleep(_RETRY_EVERY)
                     continue
+                self._degraded.end()
                 # While it was published a full queue may have dropped it.
                 if self._waiting and self._waiting[0] is message:
                     self._waiting.popleft()
@@ -99,7 +108,12 @@ class LogPublisher(Generic[T]):
         except (TopicError, CodecError) as error:
             # Trying again would hold up the others for ever.
             self.refused += 1
-            _log.warning("%s: %s", self._topic.name, error)
+            _log.warning(
+                "value_refused topic=%s reason=%s",
+                self._topic.name,
+                plain(error),
+                extra={"event": "value_refused"},
+            )
         else:
             self.published += not done.duplicate
 
@@ -129,6 +143,7 @@ class LatestPublisher(Generic[T]):
         self._topic = topic
         self._changed: dict[str, T] = {}
         self._work = asyncio.Event()
+        self._degraded = _degradation(pubsub, clock, topic)
 
     def add(self, key: str, value: T) -> None:
         """Have a value published soon; never waits."""
@@ -137,7 +152,6 @@ class LatestPublisher(Generic[T]):
 
     async def run(self) -> NoReturn:
         """Publish for ever. Cancelled, what changed last may not be published."""
-        away = False
         while True:
             await self._work.wait()
             self._work.clear()
@@ -147,19 +161,14 @@ class LatestPublisher(Generic[T]):
                     for key, value in batch.items():
                         tasks.create_task(self._publish(key, value))
             except* OddswireError as errors:
-                if not away:
-                    _log.warning(
-                        "%s: cannot publish, trying on: %s",
-                        self._topic.name,
-                        errors.exceptions[0],
-                    )
-                away = True
-                # What came meanwhile is newer than what failed.
+                self._degraded.begin(errors.exceptions[0])
+                # A newer value takes the place of the one that failed.
                 self._changed = batch | self._changed
                 self._work.set()
             else:
                 self.writes += 1
-                away = False
+                self._degraded.end()
+            away = self._degraded.active
             await self._clock.sleep(_RETRY_EVERY if away else _WRITE_EVERY)
 
     async def _publish(self, key: str, value: T) -> None:
@@ -168,4 +177,9 @@ class LatestPublisher(Generic[T]):
         except (TopicError, CodecError) as error:
             # Trying again would hold up the others for ever.
             self.refused += 1
-            _log.warning("%s: %s", self._topic.name, error)
+            _log.warning(
+                "value_refused topic=%s reason=%s",
+                self._topic.name,
+                plain(error),
+                extra={"event": "value_refused"},
+            )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from decimal import Decimal
 from typing import TYPE_CHECKING, NoReturn
 
 from oddsbot.markets import Liquidity, Volume
 from oddsbot.polymarket import GammaMarket, MarketResolved, PolymarketError
 from oddswire.errors import OddswireError
+from oddswire.events import Degradation
 from oddswire.pubsub import Delivery, Topic
 
 from ._publishers import LatestPublisher
@@ -26,8 +26,6 @@ VOLUMES = Topic("volumes", Volume, delivery=Delivery.LATEST, retention=3_600.0)
 
 LIQUIDITY = Topic("liquidity", Liquidity, delivery=Delivery.LATEST, retention=3_600.0)
 """By condition id."""
-
-_log = logging.getLogger("oddsbot.watch")
 
 
 class MarketPolls:
@@ -75,6 +73,7 @@ class MarketPolls:
         self._followed = followed
         self._on_resolved = on_resolved
         self._every = every
+        self._degraded = Degradation(pubsub.events, "polls", "stale", clock.monotonic)
         self._known: dict[str, tuple[Volume, Liquidity]] = {}
         self._told: set[str] = set()
 
@@ -85,7 +84,9 @@ class MarketPolls:
                 await self.look()
             except (PolymarketError, OddswireError) as error:
                 self.failed += 1
-                _log.warning("polls: cannot ask, trying on: %s", error)
+                self._degraded.begin(error)
+            else:
+                self._degraded.end()
             await self._clock.sleep(self._every)
 
     async def look(self) -> None:
@@ -96,7 +97,7 @@ class MarketPolls:
             OddswireError: There was no turn within the limits.
         """
         ids = list(dict.fromkeys(self._followed()))
-        # Who is followed no longer may be followed again, and told again.
+        # A market that is followed again later is told of again.
         self._known = {key: self._known[key] for key in ids if key in self._known}
         self._told.intersection_update(ids)
         ids = [each for each in ids if each not in self._told]

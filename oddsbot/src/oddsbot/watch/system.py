@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from oddswire.errors import OddswireError
+from oddswire.events import Degradation
 from oddswire.health import Report
 from oddswire.pubsub import Delivery, Topic
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 _MOST_WAITING = 1_000
 _MOST_TEXT = 300
-
-_log = logging.getLogger("oddsbot.watch")
 
 
 class Metrics(msgspec.Struct, frozen=True):
@@ -101,6 +100,7 @@ class SystemReports:
         self.errors = LogPublisher(pubsub, clock, ERRORS, most=_MOST_WAITING)
         self._health = LatestPublisher(pubsub, clock, HEALTH)
         self._metrics = LatestPublisher(pubsub, clock, METRICS)
+        self._degraded = Degradation(pubsub.events, "health", "stale", clock.monotonic)
         self._clock = clock
         self._process = process
         self._check = check
@@ -121,7 +121,9 @@ class SystemReports:
             try:
                 self._health.add(self._process, await self._check())
             except OddswireError as error:
-                _log.warning("health: cannot look, trying on: %s", error)
+                self._degraded.begin(error)
+            else:
+                self._degraded.end()
             await self._clock.sleep(self._every)
 
 

@@ -16,6 +16,7 @@ from oddswire.errors import (
     OddswireError,
     SettingsError,
 )
+from oddswire.events import Degradation
 from oddswire.locks import Locks
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Turns:
         self._to_ask = min(timeout, client.timeout)
         self._queue = queue
         self._on_error = on_error
+        self._degraded = Degradation(client.events, "turns", "local", monotonic)
         # Not those of the locks: without Redis there are turns in this process yet.
         self._lines: Lines[str] = Lines()
         self.local = 0
@@ -121,6 +123,7 @@ class Turns:
                 try:
                     async with Deadline(left):
                         await stack.enter_async_context(lock)
+                    self._degraded.end()
                 except OddswireError as error:
                     self._go_on_alone(error)
                 except TimeoutError:
@@ -140,12 +143,14 @@ class Turns:
         if self._on_error == "raise":
             raise error
         self.local += 1
-        _log.warning("a turn is kept in this process only: %r", error)
+        self._degraded.begin(error)
 
     def _note_lost(self) -> None:
         self.lost += 1
         _log.warning(
-            "a lock ended before its handler was done: two may have run at a time"
+            "turn_lost: a lock ended before its handler was done: two may have run at "
+            "a time",
+            extra={"event": "turn_lost"},
         )
 
 

@@ -43,7 +43,13 @@ class Template:
         names = list(self._signature.parameters)
         literals = [""]
         fields: list[tuple[int, str, Any]] = []
-        for literal, field, spec, conversion in Formatter().parse(text):
+        try:
+            pieces = list(Formatter().parse(text))
+        except ValueError as error:
+            raise InvalidKey(
+                f"{text!r}: {error}; a brace that is no field is written twice"
+            ) from None
+        for literal, field, spec, conversion in pieces:
             literals[-1] += literal
             if field is None:
                 continue

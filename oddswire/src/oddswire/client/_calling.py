@@ -13,13 +13,18 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import RedisError, ResponseError
 
 from oddswire.client import _hooks
-from oddswire.client._commands import Command, Route
-from oddswire.client._exclusive import exclusively, refused_by_replica, unhurried
+from oddswire.client._commands import OF_EARLIER_WRITES, Command, Route
+from oddswire.client._exclusive import (
+    catch_up,
+    exclusively,
+    refused_by_replica,
+    unhurried,
+)
 from oddswire.client._retries import again
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.failures import for_others
 from oddswire.connection.packing import pack, pack_as_redis_py, unencodable
-from oddswire.connection.reply_errors import from_redis
+from oddswire.connection.reply_errors import from_redis, is_from_script
 from oddswire.counters import Window
 from oddswire.errors import (
     CommandTimeout,
@@ -329,6 +334,10 @@ class Calling(aredis.Redis):
                 if not conn.is_connected:
                     await conn.connect()  # within redis-py's own limit
                 async with unhurried(conn, command, args, self.timeout):
+                    if command.name in OF_EARLIER_WRITES and not self._altered:
+                        # The connection of the writes may have been lost since. Not
+                        # after what alters it: in MULTI this would be one command more.
+                        await catch_up(conn)
                     return await send(conn, command_name, *args, **options)
             except ResponseError as error:
                 if not await self.left(error, sent):
@@ -382,8 +391,8 @@ class Calling(aredis.Redis):
         while (
             isinstance(reply, ReadOnly)
             and self._wires.demoted(sent)
-            # A script may have written, or told somebody, before it was refused.
-            and reply.outcome is Outcome.REJECTED
+            # What a script published before it was refused would be published twice.
+            and not is_from_script(reply)
         ):
             sent = monotonic()
             reply = await self._send(command, args, data, deadline, raw=raw)
@@ -489,13 +498,16 @@ class Calling(aredis.Redis):
 
 
 def _as_if_unsent(error: Exception) -> bool:
-    """Whether a write that was refused changed nothing, so that it may go elsewhere.
+    """Whether a write that was refused did nothing, so that it may go elsewhere.
 
-    A script may have written, or told somebody, before it was refused. What was ended
-    while it blocked has used up some of its time.
+    A script may have told somebody before it was refused. What was ended while it
+    blocked has used up some of its time.
     """
-    return isinstance(ours := from_redis(error), ReadOnly) and (
-        ours.outcome is Outcome.REJECTED
+    ours = from_redis(error)
+    return (
+        isinstance(ours, ReadOnly)
+        and ours.outcome is Outcome.REJECTED
+        and not is_from_script(ours)
     )
 
 

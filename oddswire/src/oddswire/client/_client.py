@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-import redis.asyncio as aredis
+from redis.event import EventDispatcher
 
 from oddswire.client import _hooks
 from oddswire.client._calling import Calling
@@ -36,6 +36,7 @@ from oddswire.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    import redis.asyncio as aredis
     from redis.typing import AbsExpiryT, EncodableT, ExpiryT, KeyT
 
     from oddswire.connection.multiplexer import Multiplexer
@@ -139,6 +140,10 @@ class Client(Calling):
         )
         wires.access = access
         provider = fan_out(pool.connection_kwargs.get("credential_provider"))
+        if provider is not None:
+            # Also in a pool of the caller's: redis-py's own classes register there, and
+            # would silence the clients on it.
+            pool.connection_kwargs["credential_provider"] = provider
         if isinstance(provider, FannedOut):
             wires.rotation = Rotation(provider, pool, access)
         return wires
@@ -297,7 +302,7 @@ class Client(Calling):
             or not command.plain
             or not wire.gate.open
             or wire.loop is not get_running_loop()
-            or aredis.Redis.execute_command is not _hooks.PLAIN
+            or _hooks.REDIS.execute_command is not _hooks.PLAIN
         ):
             return await self._the_long_way(command, args, {})
         command.calls += 1
@@ -333,7 +338,8 @@ class Client(Calling):
         It waits for a message for as long as it is asked to, however long a command
         may take.
         """
-        kwargs.setdefault("event_dispatcher", self._event_dispatcher)
+        # One for each: redis-py's has the newest of its objects authenticate again.
+        kwargs.setdefault("event_dispatcher", EventDispatcher())
         return PubSub(self.connection_pool, **kwargs)
 
     def monitor(self) -> Monitor:

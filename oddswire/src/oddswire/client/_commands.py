@@ -183,7 +183,7 @@ class Command:
     def route_for(self, args: tuple[Any, ...]) -> Route:
         """Return the wire for a call with these arguments."""
         if self.route is Route.BLOCK:
-            blocks = any(_upper(arg) == b"BLOCK" for arg in args[1:])
+            blocks = any(_upper(arg) == b"BLOCK" for arg in self._split(args)[1:])
             return Route.EXCLUSIVE if blocks else Route.SHARED
         routes = _SUBCOMMANDS.get(self.name)
         if routes is None:
@@ -203,13 +203,18 @@ class Command:
     def subcommand(self, args: tuple[Any, ...]) -> bytes:
         """Return the second word, in capitals: TRACKING of CLIENT TRACKING."""
         # It is a part of the first argument in redis-py's methods, and may be the next.
-        words = (*self.words, *args[1:2])
+        words = self._split(args)
         return _upper(words[1]) if len(words) > 1 else b""
+
+    def _split(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the arguments as they are sent: ``"BLPOP q 0"`` is three of them."""
+        return args if len(self.words) == 1 else (*self.words, *args[1:])
 
     def may_repeat(self, args: tuple[Any, ...]) -> bool:
         """Whether a second time leaves and replies what one time does."""
         if self.retry is Retry.NEVER:
             return False
+        args = self._split(args)
         start, options = self.checked
         if any(_upper(arg) in options for arg in args[start:]):
             return False
@@ -221,6 +226,7 @@ class Command:
 
         What does not say is taken as 0: the client's own deadline applies.
         """
+        args = self._split(args)
         try:
             if self.name in _BLOCKS_FIRST:
                 seconds = float(args[1])

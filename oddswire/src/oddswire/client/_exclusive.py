@@ -24,6 +24,7 @@ BLOCKING_GRACE = 1.0
 
 # Nobody listens there.
 _WAIT_CHANNEL = "oddswire:wait"
+CATCHING_UP = (("SPUBLISH", _WAIT_CHANNEL, ""), ("PUBLISH", _WAIT_CHANNEL, ""))
 
 
 async def exclusively(
@@ -49,8 +50,8 @@ async def exclusively(
     wire = await _lease(pool, timeout + command.longest(args))
     try:
         async with unhurried(wire, command, args, timeout):
-            if command.name in OF_EARLIER_WRITES:
-                await _catch_up(wire, command)
+            if command.name in OF_EARLIER_WRITES and (why := await catch_up(wire)):
+                raise not_of_earlier(command, why) from why
             await wire.send_command(*args)
             return await wire.read_response(disable_decoding=NEVER_DECODE in options)
     except ResponseError as error:
@@ -77,26 +78,39 @@ async def _lease(pool: aredis.ConnectionPool, seconds: float) -> AbstractConnect
     return wire
 
 
-async def _catch_up(wire: AbstractConnection, command: Command) -> None:
+async def catch_up(wire: Any) -> ResponseError | None:
     """Have WAIT on this wire speak of every write that was answered so far.
 
-    The server answers it for the newest write of the connection that asks, and the
-    caller's writes went over another one. A message on a shard channel stands in the
-    replication log like a write, behind theirs, and no pattern hears it.
+    The server answers it for the newest write of the connection that asks. The caller's
+    writes went over another one, or over one that was lost since. A message on a shard
+    channel stands in the replication log like a write, behind theirs, and no pattern
+    hears it.
 
-    Raises:
-        NotShared: It was refused.
+    Returns:
+        Why it was refused; then WAIT speaks of what was written on this wire alone.
     """
-    await wire.send_command("SPUBLISH", _WAIT_CHANNEL, "")
-    try:
-        await wire.read_response()
-    except ResponseError as error:
-        raise NotShared(
-            f"{command.name} speaks of its own connection, and to have it speak of "
-            f"yours this client sends SPUBLISH {_WAIT_CHANNEL}, which was refused "
-            f"({error}); put the writes and {command.name} in one "
-            "`client.pipeline(transaction=False)`, or on `client.client()`"
-        ) from error
+    refusal = None
+    for send in CATCHING_UP:
+        try:
+            await wire.send_command(*send)
+            await wire.read_response()
+        except ResponseError as error:
+            refusal = error
+            if "unknown command" in str(error):
+                continue  # before Redis 7; where a pattern may hear the other one
+            return error
+        return None
+    return refusal
+
+
+def not_of_earlier(command: Command, why: ResponseError) -> NotShared:
+    """Return the error of WAIT where what it needs was refused."""
+    return NotShared(
+        f"{command.name} speaks of its own connection, and to have it speak of "
+        f"yours this client sends SPUBLISH {_WAIT_CHANNEL}, which was refused "
+        f"({why}); put the writes and {command.name} in one "
+        "`client.pipeline(transaction=False)`, or on `client.client()`"
+    )
 
 
 @asynccontextmanager

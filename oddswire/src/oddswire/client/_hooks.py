@@ -24,15 +24,18 @@ def _is_redis_pys(method: Any) -> bool:
     return type(method) is FunctionType and method.__globals__["__name__"] == home
 
 
+# redis-py's class, also after somebody put `Client` in its place in `redis.asyncio`.
+REDIS = aredis.Redis
+
 # What the fast path compares with; None: it was replaced before we were imported.
-PLAIN: Any = aredis.Redis.execute_command
+PLAIN: Any = REDIS.execute_command
 if not _is_redis_pys(PLAIN):
     PLAIN = None
 
 
 def commands_are_seen() -> bool:
     """Whether somebody replaced redis-py's `execute_command`."""
-    return not _is_redis_pys(aredis.Redis.execute_command)
+    return not _is_redis_pys(REDIS.execute_command)
 
 
 def pipelines_are_seen() -> bool:
@@ -82,7 +85,7 @@ async def command(
     view.initialize = _nothing
     view._send_command_parse_response = send  # noqa: SLF001 - redis-py's own step
     try:
-        return await aredis.Redis.execute_command(view, *args, **options)
+        return await REDIS.execute_command(view, *args, **options)
     finally:
         view.connection = None  # or redis-py warns that it was not closed
 

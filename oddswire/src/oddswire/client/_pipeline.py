@@ -12,8 +12,13 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ExecAbortError, RedisError, ResponseError, WatchError
 
 from oddswire.client import _hooks
-from oddswire.client._commands import Retry, Route
-from oddswire.client._exclusive import refused_by_replica, unhurried
+from oddswire.client._commands import OF_EARLIER_WRITES, Retry, Route
+from oddswire.client._exclusive import (
+    catch_up,
+    not_of_earlier,
+    refused_by_replica,
+    unhurried,
+)
 from oddswire.client._retries import again
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.packing import pack, unencodable
@@ -146,6 +151,8 @@ class Pipeline(RedisPipeline):
                 # ends, and one that blocks may take longer.
                 self._usual = (self.connection.socket_timeout,)
                 self.connection.socket_timeout = None
+                if not atomic:
+                    await self._catch_up(stack)
                 results = await super().execute(raise_on_error=False)
         except TimeoutError:
             raise CommandTimeout(
@@ -153,6 +160,18 @@ class Pipeline(RedisPipeline):
                 "send fewer at once, or allow more time: client.bounded(60)"
             ) from None
         return [from_redis(r) if isinstance(r, Exception) else r for r in results]
+
+    async def _catch_up(self, stack: _Stack) -> None:
+        """Have WAIT in a batch speak of the writes before the batch too.
+
+        Raises:
+            NotShared: What that takes was refused, and the batch begins with WAIT.
+        """
+        commands = [self._client.known_command(args[0]) for args, _ in stack]
+        if not OF_EARLIER_WRITES.isdisjoint(each.name for each in commands):
+            why = await catch_up(self.connection)
+            if why is not None and commands[0].name in OF_EARLIER_WRITES:
+                raise not_of_earlier(commands[0], why) from why
 
     def _note(self, args: tuple[Any, ...]) -> None:
         command = self._client.known_command(args[0])
@@ -323,6 +342,8 @@ class Pipeline(RedisPipeline):
         if not command.longest(args):
             return await send(conn, command_name, *args, **options)
         async with unhurried(conn, command, args, self._client.timeout):
+            if command.name in OF_EARLIER_WRITES and (why := await catch_up(conn)):
+                raise not_of_earlier(command, why) from why
             return await send(conn, command_name, *args, **options)
 
     async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:

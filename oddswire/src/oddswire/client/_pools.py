@@ -19,6 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
+from oddswire.client._hooks import REDIS
 from oddswire.client._sentinel import primary_of, sentinel_pool
 from oddswire.connection.credentials import fan_out
 from oddswire.connection.dial import probes
@@ -110,7 +111,7 @@ def _url_first(options: dict[str, Any]) -> dict[str, Any]:
 def _redis_options() -> frozenset[str]:
     """Return the names of the arguments of redis-py's connections and client."""
     takers = (
-        aredis.Redis,
+        REDIS,
         AbstractConnection,
         Connection,
         SSLConnection,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
 from oddswire._tasks import spawn
@@ -15,10 +15,21 @@ from oddswire.errors import OddswireError
 if TYPE_CHECKING:
     import redis.asyncio as aredis
 
-    from oddswire.client._wires import Wires
     from oddswire.connection.access import Access
+    from oddswire.connection.owner import Owner
 
 _log = logging.getLogger("oddswire")
+
+
+class Authenticates(Protocol):
+    """What has a connection that is to follow."""
+
+    @property
+    def owner(self) -> Owner:
+        """Whose loop it is used in."""
+
+    async def authenticate(self) -> None:
+        """Authenticate what is open by the newest token."""
 
 
 class Rotation:
@@ -40,17 +51,17 @@ class Rotation:
         self._provider = provider
         self._pool = pool
         self._access = access
-        self._wires: WeakSet[Wires] = WeakSet()
+        self._followers: WeakSet[Authenticates] = WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()
         provider.on_next(self.renewed)
 
-    def add(self, wires: Wires) -> None:
-        """Let this connection follow as well."""
-        self._wires.add(wires)
+    def add(self, follower: Authenticates) -> None:
+        """Let this connection follow as well, while somebody holds it."""
+        self._followers.add(follower)
 
     def renewed(self, token: Any) -> asyncio.Task[None] | None:
         """Take a new token, in whatever thread it comes."""
-        loops = {wires.owner.loop for wires in self._wires}
+        loops = {each.owner.loop for each in self._followers}
         loops = (loops | {getattr(self._pool, "loop", None)}) - {None}
         for loop in loops:
             assert loop is not None  # noqa: S101 - for the type
@@ -74,7 +85,7 @@ class Rotation:
         user, password = await credentials_in(token, self._provider)
         words = ("AUTH", password) if user is None else ("AUTH", user, password)
         self._access.renewed(words)
-        steps = [wires.authenticate() for wires in self._wires]
+        steps = [each.authenticate() for each in self._followers]
         if isinstance(self._pool, WirePool):
             steps.append(self._pool.authenticate())
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import redis.asyncio as aredis
@@ -10,15 +11,29 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ResponseError
 
 from oddswire._tasks import spawn
-from oddswire.client._commands import Command, Route
+from oddswire.client._commands import OF_EARLIER_WRITES, Command, Route
 from oddswire.client._dialer import Dialer
-from oddswire.client._exclusive import BLOCKING_GRACE
+from oddswire.client._exclusive import (
+    BLOCKING_GRACE,
+    CATCHING_UP,
+    refused_by_replica,
+)
 from oddswire.client._pools import open_pool, split_options
+from oddswire.client._rotation import Rotation
 from oddswire.connection.access import access_of
+from oddswire.connection.calls import Named
+from oddswire.connection.credentials import FannedOut
 from oddswire.connection.failures import copy_of
+from oddswire.connection.link import LINGER, STAYS
 from oddswire.connection.owner import Owner
-from oddswire.connection.packing import pack_as_redis_py
-from oddswire.errors import ClosedError, NotShared, OddswireError, Outcome
+from oddswire.connection.packing import pack, pack_as_redis_py
+from oddswire.errors import (
+    ClosedError,
+    ConnectionLost,
+    NotShared,
+    OddswireError,
+    Outcome,
+)
 from oddswire.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,7 +44,9 @@ class SimpleClient(aredis.Redis):
     """One connection, made on first use, with redis-py's commands; for scripts.
 
     No pool, no retries, no heartbeat, no statistics. A lost connection fails the calls
-    on it and the next call makes another. Calls share the connection, so one that
+    on it and the next call makes another; so does a primary that has become a replica,
+    after it refused a call. A renewed token of a streaming provider is followed. Calls
+    share the connection, so one that
     blocks holds up those behind it; WATCH, pipelines and pub/sub are `Client`'s, and
     what would change the connection under the others is refused.
 
@@ -43,11 +60,17 @@ class SimpleClient(aredis.Redis):
         self._settings = settings or Settings(**ours)
         # It holds the connection's arguments; nothing is ever leased from it.
         super().__init__(connection_pool=open_pool(self._settings, theirs))
-        self._dial = Dialer(
-            self._settings, self.connection_pool, access_of(self.connection_pool)
-        )
+        access = access_of(self.connection_pool)
+        self._dial = Dialer(self._settings, self.connection_pool, access)
         self._wire: Multiplexer | None = None
-        self._owner = Owner()
+        self._role = ""  # of the server, when the connection was made
+        self._was_primary = False
+        self._left: set[Multiplexer] = set()
+        self.owner = Owner()
+        provider = self.connection_pool.connection_kwargs.get("credential_provider")
+        if isinstance(provider, FannedOut):
+            self._rotation = Rotation(provider, self.connection_pool, access)
+            self._rotation.add(self)
         self._connecting: asyncio.Task[Multiplexer] | None = None
 
     @classmethod
@@ -74,6 +97,9 @@ class SimpleClient(aredis.Redis):
         wire = await (self._dial.aside(usual) if aside else self._connected())
         if wire.error is not None:
             raise copy_of(wire.error, Outcome.NOT_SENT)
+        if command.name in OF_EARLIER_WRITES:
+            await self._catch_up(wire)
+        sent = monotonic()
         future = wire.send(
             data,
             max(usual, command.longest(args) + BLOCKING_GRACE),
@@ -89,6 +115,8 @@ class SimpleClient(aredis.Redis):
             if aside:
                 wire.abort(ClosedError("its one command is done"))
         if isinstance(reply, Exception):
+            if refused_by_replica(reply):
+                self._leave(wire, sent)
             if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
                 return options[EMPTY_RESPONSE]
             raise reply
@@ -105,7 +133,7 @@ class SimpleClient(aredis.Redis):
 
     async def _connected(self) -> Multiplexer:
         """Return the open wire; whoever comes meanwhile shares the one attempt."""
-        self._owner.claim()
+        self.owner.claim()
         if self._wire is not None and self._wire.error is None:
             return self._wire
         task = self._connecting
@@ -123,8 +151,47 @@ class SimpleClient(aredis.Redis):
         return task.result()
 
     async def _connect(self) -> Multiplexer:
-        self._wire, _ = await self._dial()
+        self._wire, greeting = await self._dial()
+        self._role = greeting.role
+        self._was_primary |= greeting.role == "master"
         return self._wire
+
+    async def _catch_up(self, wire: Multiplexer) -> None:
+        """Have WAIT speak of what was written on connections that were lost, too."""
+        for words in CATCHING_UP:
+            reply = await wire.send(
+                pack(words), self._settings.command_timeout, Named(words[0])
+            )
+            if "unknown command" not in str(reply):
+                return  # refused, WAIT speaks of this connection alone
+
+    def _leave(self, wire: Multiplexer, sent: float) -> None:
+        """Leave a primary that has become a replica; the next call makes a connection.
+
+        A name may be moved later than the role: what is a replica again is left again,
+        after some time.
+        """
+        young = sent - wire.connected_at < STAYS
+        if wire is self._wire and self._was_primary:
+            if self._role != "master" and young:
+                return
+            self._wire = None
+            self._left.add(wire)
+            # Meanwhile the calls on it have their replies.
+            wire.loop.call_later(LINGER, self._forget, wire)
+
+    def _forget(self, wire: Multiplexer) -> None:
+        self._left.discard(wire)
+        wire.abort(ConnectionLost("the server became a replica"))
+
+    async def authenticate(self) -> None:
+        """Authenticate the open connection by the newest token.
+
+        Raises:
+            OddswireError: The server refused it; what the connection may is unchanged.
+        """
+        if self._wire is not None and self._wire.error is None:
+            await self._dial.authenticate(self._wire)
 
     def pipeline(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not here: use `Client`."""
@@ -136,7 +203,9 @@ class SimpleClient(aredis.Redis):
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's signature
         """Wait for running calls, then close; a call after that connects again."""
         del close_connection_pool
-        self._owner.claim()
+        self.owner.claim()
+        for left in list(self._left):
+            self._forget(left)
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])

@@ -34,9 +34,13 @@ class Access:
         self.words: tuple[str, ...] = ()
 
     def renewed(self, words: tuple[str, ...]) -> None:
-        """There is a new token: connections opened with an older one have to follow."""
-        self.token += 1
-        self.words = words
+        """There is a new token: connections opened with an older one have to follow.
+
+        The clients on one pool hear of each token, and only the first has news.
+        """
+        if words != self.words:
+            self.token += 1
+            self.words = words
 
 
 def access_of(pool: aredis.ConnectionPool) -> Access:

@@ -45,7 +45,10 @@ class FannedOut(StreamingCredentialProvider):
 
     def __init__(self, provider: StreamingCredentialProvider) -> None:
         self.provider = provider
-        self._callbacks: list[Callable[[], Any]] = []
+        # Each with the loop in which it was given: tokens may come in a thread.
+        self._callbacks: list[
+            tuple[Callable[[], Any], asyncio.AbstractEventLoop | None]
+        ] = []
         self._running: set[asyncio.Future[Any]] = set()
         # Before the first token is asked for: without a callback nothing is renewed.
         # What is returned is for those that await it, as redis-py's own manager does.
@@ -62,9 +65,10 @@ class FannedOut(StreamingCredentialProvider):
 
     def on_next(self, callback: Callable[[Any], Any]) -> None:
         """Have each new token given to this callback too."""
-        if all(known() != callback for known in self._callbacks):
-            bound = inspect.ismethod(callback)
-            self._callbacks.append(WeakMethod(callback) if bound else ref(callback))
+        self._forget_the_dead()
+        if all(known() != callback for known, _ in self._callbacks):
+            weak = WeakMethod if inspect.ismethod(callback) else ref
+            self._callbacks.append((weak(callback), _running_loop()))
 
     def on_error(self, callback: Callable[[Exception], Any]) -> None:
         """Take no callback: an error of the provider is a line in the log."""
@@ -76,31 +80,47 @@ class FannedOut(StreamingCredentialProvider):
     def _next(self, token: Any) -> Awaitable[None] | None:
         """Give a token to everybody.
 
-        A provider with a loop awaits what is returned; one with a thread does not.
+        A provider with a loop awaits what is returned; one with a thread does not, and
+        redis-py's own callbacks then run in the loop in which they were given.
         """
-        self._callbacks = [each for each in self._callbacks if each() is not None]
-        results = [callback(token) for each in self._callbacks if (callback := each())]
-        waiting = [each for each in results if inspect.isawaitable(each)]
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            for each in waiting:
-                if inspect.iscoroutine(each):
-                    each.close()  # redis-py's own, made for a provider with a loop
+        self._forget_the_dead()
+        loop = _running_loop()
+        waiting = []
+        for known, home in self._callbacks:
+            result = callback(token) if (callback := known()) else None
+            if loop is not None:
+                if inspect.isawaitable(result):
+                    waiting.append(result)
+            elif inspect.iscoroutine(result):
+                if home is None or home.is_closed():
+                    result.close()
+                else:
+                    asyncio.run_coroutine_threadsafe(_all([result]), home)
+        if loop is None:
             return None
         task = loop.create_task(_all(waiting), name="oddswire new credentials")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
 
+    def _forget_the_dead(self) -> None:
+        self._callbacks = [each for each in self._callbacks if each[0]() is not None]
+
     def _error(self, error: Exception) -> Awaitable[None] | None:
         _log.warning("credentials_not_renewed reason=%r", str(error))
-        try:
-            done = asyncio.get_running_loop().create_future()
-        except RuntimeError:
+        loop = _running_loop()
+        if loop is None:
             return None
+        done = loop.create_future()
         done.set_result(None)
         return done
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 async def _all(waiting: list[Any]) -> None:

@@ -61,10 +61,10 @@ _REFUSED_FOR = 1.0
 _NEVER_THERE = 3
 
 # Seconds that a wire to a replica stays, where there was a primary before.
-_STAYS = 1.0
+STAYS = 1.0
 
 # Seconds in which the replies of a wire that is left may still come.
-_LINGER = 0.2
+LINGER = 0.2
 
 
 class Link:
@@ -365,7 +365,7 @@ class Link:
         if greeting is None or not self._was_primary:
             return False
         if greeting.role != "master" and (
-            wire is None or monotonic() - wire.connected_at < _STAYS
+            wire is None or monotonic() - wire.connected_at < STAYS
         ):
             # The name still leads to the one that was demoted.
             return False
@@ -385,7 +385,7 @@ class Link:
             return
         self._on_closed(wire, error)
         self._left.add(wire)
-        wire.loop.call_later(_LINGER, self._forget, wire, error)
+        wire.loop.call_later(LINGER, self._forget, wire, error)
 
     def server_moved(self) -> None:
         """The server is elsewhere now: connect at once, if there is no connection."""

@@ -161,6 +161,11 @@ def from_redis(error: Exception, *, outcome: Outcome | None = None) -> Exception
     return ours
 
 
+def is_from_script(error: Exception) -> bool:
+    """Whether a script ran until this error: it may have told somebody before it."""
+    return _FROM_SCRIPT.search(str(error)) is not None
+
+
 def reply_error(text: str) -> Exception:
     """Return the error for an error reply; hiredis calls this for each one it reads."""
     # A script may raise what it likes, and errors end up in logs and terminals.

@@ -1,7 +1,7 @@
-"""One command to one server: what the starters ask, before there is any client.
+"""One command to one server, for a starter that has no client yet.
 
-A connection of its own for each command, no retry, no pool: whatever cancels the
-question closes the connection, so that nothing is left of a start that is cancelled.
+Each command has its own connection, without a retry and without a pool. A cancelled
+command closes its connection, so a cancelled start leaves nothing.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from oddswire.errors import EmbeddedFailed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-# Options the starter decides, because its promises rest on them.
+# The starter sets these options itself: its promises depend on them.
 _OURS = {
     "bind": "it listens on 127.0.0.1 only",
     "daemonize": "it has to stay a child of this process",
@@ -26,10 +26,10 @@ _OURS = {
     "unixsocket": "the socket is private; read its path from .unix_socket",
     "unixsocketperm": "the socket is private",
 }
-# A session's hash is a few fields, of which one is above the usual 64 bytes: packed, it
-# takes less memory. The bounds keep the cost of a change low.
+# A session's hash has a few fields, and one of them is longer than the usual 64 bytes.
+# Packed, the hash takes less memory; the bounds keep the cost of a change low.
 _PACKED = ("hash-max-listpack-entries 128", "hash-max-listpack-value 256")
-# It looks for a signal to end so often in a second; by default 10 times.
+# How often a second the server looks for a signal to end; the default is 10.
 _ENDS_SOON = "hz 50"
 _NAME = re.compile(r"--([a-z][a-z0-9-]*)")
 

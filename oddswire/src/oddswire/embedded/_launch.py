@@ -12,7 +12,7 @@ line, and ends it when the pipe, of which only the parent holds the other end, c
 Python ignores SIGXFSZ, and an ignored signal stays ignored in the server: a file size
 limit on it then means a failed write, as on a full disk, and not its death.
 
-The environment it is given is a small part of the application's; see `_run.py`.
+Its environment is a small part of the application's; see `_server_process.py`.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ def _watch(pipe: int, locks: list[int], command: list[str]) -> int:
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
-    # Of these only the server's end matters. SIGHUP goes to the whole group when the
-    # parent dies while the server is stopped: nobody would be left to end the server.
+    # They only wake the select below. SIGHUP goes to the whole group when the parent
+    # dies while the server is stopped: it must not end the launcher before the server.
     for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     os.set_inheritable(pipe, False)  # noqa: FBT003 - positional only
-    # posix_spawn and not fork: no moment in which the child has these handlers, and
+    # posix_spawn and not fork: a forked child has these handlers for a moment, and
     # would lose a SIGTERM to them.
     environment = os.environ  # noqa: TID251 - handed on as it is
     server = os.posix_spawn(command[0], command, environment)
-    for lock in locks:  # they are free when the server is dead, not when we are
+    for lock in locks:  # free when the server has ended, not when this launcher has
         os.close(lock)
     _say(str(server))
     watched, timeout = [pipe, wake_read], None
@@ -91,9 +91,9 @@ def main() -> None:
     """Run the command line described above."""
     mode, numbers, *command = sys.argv[1:]
     number, *locks = (int(text) for text in numbers.split(","))
-    # Its own process group: Ctrl-C in a terminal reaches the application, which then
-    # ends the server in order. And when the parent dies this group is orphaned, which
-    # makes the kernel wake a stopped server, so that it can act on its SIGTERM.
+    # Its own process group: Ctrl-C in a terminal reaches the application alone, which
+    # then ends the server in order. When the parent dies, the group is orphaned, and
+    # the kernel wakes a stopped server, which then acts on its SIGTERM.
     os.setpgid(0, 0)
     # Its files are its user's alone, whatever the application's umask is.
     os.umask(0o077)

@@ -1,4 +1,4 @@
-"""`EmbeddedServer`: one Valkey or Redis process that lives as long as its block."""
+"""`EmbeddedServer`: one Valkey or Redis process for the time of a block."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from functools import partial
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 from urllib.parse import quote as url_quote
 
@@ -17,8 +17,8 @@ from redis.exceptions import ResponseError
 from oddswire._tasks import spawn
 from oddswire.embedded._ask import info
 from oddswire.embedded._config import config_text, option_lines
-from oddswire.embedded._home import Home
-from oddswire.embedded._run import Run, see_through
+from oddswire.embedded._server_dir import ServerDir
+from oddswire.embedded._server_process import ServerProcess, run_shielded
 from oddswire.embedded.binary import find_binary
 from oddswire.errors import ClosedError, EmbeddedFailed
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
     from pathlib import Path
-    from types import TracebackType
+
 T = TypeVar("T")
 
 _HOST = "127.0.0.1"
@@ -41,22 +41,23 @@ _LOG_LINES_SHOWN = 10
 
 
 class EmbeddedServer:
-    """A server of one's own: ``async with EmbeddedServer() as server``; single use.
+    """A private server: ``async with EmbeddedServer() as server``; single use.
 
-    It listens on 127.0.0.1 and on a private unix socket, wants a password on both,
-    and ends when the block ends or this process dies, however it dies. When the block
-    is entered the server has answered from its own process id on each listener.
+    The server listens on 127.0.0.1 and on a private unix socket, and both want a
+    password. It ends when the block ends or this process dies, even by SIGKILL. When
+    the block is entered, the server has answered on each listener with its own process
+    id.
 
     Cancelled while entering: the process and its directory are gone. Cancelled while
-    leaving: the server is killed instead of being asked to stop, and gone as well.
+    leaving: the same, but the server is killed and not asked to stop.
 
     Args:
         tcp: Whether to listen on TCP too; False leaves only the unix socket.
         data_dir: Where the data is kept. Without it the data is removed at the end.
             One server at a time: a second one is refused.
-        aof: Whether every write is appended to a file, fsynced once a second; while
-            the disk is busy with that, a reply may come before its write is in the
-            file. Without it nothing is written to disk unless `args` says so.
+        aof: Whether the server appends every write to a file and fsyncs it once a
+            second; while the disk is busy with that, a reply may come before its write
+            is in the file. Without it the disk gets nothing, unless by `args`.
         args: Further options as on the server's command line:
             ``("--maxmemory", "1mb")``.
         binary: The server program; see `find_binary`.
@@ -90,13 +91,13 @@ class EmbeddedServer:
         self._options = option_lines(args)
         self._wanted_binary = binary
         self._password = secrets.token_hex(16) if password is None else password
-        self._home = Home(data_dir)
+        self._dir = ServerDir(data_dir)
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._entered = self._ended = False
         self._binary: Path | None = None
         self._port = 0
-        self._run: Run | None = None
-        # Elsewhere than on Linux no signal comes when the parent dies.
+        self._process: ServerProcess | None = None
+        # Only Linux sends a signal to the server when its parent dies.
         self._watched = sys.platform != "linux"
         self._pick_port: Callable[[], int] = free_port
 
@@ -128,7 +129,7 @@ class EmbeddedServer:
     def unix_socket(self) -> Path:
         """The path of the private socket."""
         self._started()
-        return self._home.unix_socket
+        return self._dir.unix_socket
 
     @property
     def pid(self) -> int:
@@ -153,22 +154,21 @@ class EmbeddedServer:
             raise ClosedError("an EmbeddedServer is single use: make a new one")
         self._entered = True
         try:
-            self._binary = await _in_thread(partial(find_binary, self._wanted_binary))
-            await _in_thread(self._home.open)
+            self._binary = await _in_thread(find_binary, self._wanted_binary)
+            await _in_thread(self._dir.open)
             await self._claim_data()
             await self._start()
         except BaseException:
-            await self._close()
+            await self.__aexit__()
             raise
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._close()
+    async def __aexit__(self, *_: object) -> None:
+        self._ended = True
+        try:
+            await self.stop()
+        finally:
+            await _in_thread(self._dir.close)
 
     async def wait_exit(self) -> int:
         """Wait until the process ends, whoever ends it.
@@ -187,8 +187,8 @@ class EmbeddedServer:
 
         The data stays until the block ends. Cancelled: the process is killed.
         """
-        if self._run is not None:
-            await self._run.end(_STOP_SECONDS)
+        if self._process is not None:
+            await self._process.end(_STOP_SECONDS)
 
     async def restart(self) -> None:
         """Start again on the same port, socket, password and data directory.
@@ -214,14 +214,14 @@ class EmbeddedServer:
     # --- start and end
 
     async def _claim_data(self) -> None:
-        # A server whose parent was just killed is writing its last bytes: it is worth
-        # waiting for. Nothing tells when a flock is released, hence the poll.
+        # A server whose parent was just killed still writes its last bytes: wait for
+        # it. The system does not announce that a flock is released: hence the poll.
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _LOCK_SECONDS
-        while not await _in_thread(self._home.claim_data):
+        while not await _in_thread(self._dir.claim_data):
             if loop.time() > deadline:
                 raise EmbeddedFailed(
-                    f"data directory {self._home.data}: another server uses it; "
+                    f"data directory {self._dir.data}: another server uses it; "
                     "stop that one, or give another directory"
                 )
             await asyncio.sleep(_LOCK_POLL)
@@ -231,14 +231,14 @@ class EmbeddedServer:
             self._port = self._pick_port() if self._tcp else 0
             text = config_text(
                 port=self._port,
-                unix_socket=str(self._home.unix_socket),
-                directory=str(self._home.data),
+                unix_socket=str(self._dir.unix_socket),
+                directory=str(self._dir.data),
                 password=self._password,
                 aof=self._aof,
                 options=self._options,
             )
-            await _in_thread(partial(self._home.write_config, text))
-            # Between the choice of the port and the bind another process may take it.
+            await _in_thread(self._dir.write_config, text)
+            # Another process may take the port between this choice and the bind.
             if await self._launch():
                 return
         raise EmbeddedFailed(
@@ -247,36 +247,32 @@ class EmbeddedServer:
         )
 
     async def _launch(self) -> bool:
-        """Start the process and trust it: False when its port is taken."""
-        self._run = run = Run(self._marker, self._log)
-        command = (str(self._binary), str(self._home.config), *self._argv)
-        start = run.start(command, locks=self._home.locks, watched=self._watched)
+        """Start the process and verify it; False: another process has its port."""
+        self._process = process = ServerProcess(self._marker, self._log)
+        command = (str(self._binary), str(self._dir.config), *self._argv)
+        start = process.start(command, locks=self._dir.locks, watched=self._watched)
         try:
-            await see_through(spawn(start, name="oddswire server starting"))
-            async with asyncio.timeout(_START_SECONDS):
-                ready = await run.wait_ready()
-                if ready:
-                    await self._verify(run)
+            # A start that fails or is cancelled leaves no process.
+            async with AsyncExitStack() as on_failure:
+                on_failure.push_async_callback(process.end, 0)
+                await run_shielded(spawn(start, name="oddswire server starting"))
+                async with asyncio.timeout(_START_SECONDS):
+                    if await process.wait_ready():
+                        await self._verify(process)
+                        on_failure.pop_all()
+                        return True
         except TimeoutError:
-            await run.end(0)
             problem = f"was not ready after {_START_SECONDS:.0f} s"
             raise EmbeddedFailed(self._explain(problem)) from None
         except OSError as error:
-            await run.end(0)
             raise EmbeddedFailed(f"cannot start {sys.executable}: {error}") from error
-        except BaseException:
-            await run.end(0)
-            raise
-        if ready:
-            return True
-        await run.end(0)
-        if run.port_taken:
+        if process.port_taken:
             return False
-        code = run.exited.result()
+        code = process.exited.result()
         raise EmbeddedFailed(self._explain(f"ended with code {code} at its start"))
 
-    async def _verify(self, run: Run) -> None:
-        # A port, or a socket path, says nothing about who answers on it.
+    async def _verify(self, process: ServerProcess) -> None:
+        # Any process may answer on a port or a socket path: compare the process id.
         for url in dict.fromkeys((self.unix_url, self.url)):
             try:
                 pid = (await info(url, "server")).get("process_id")
@@ -284,9 +280,10 @@ class EmbeddedServer:
                 raise EmbeddedFailed(
                     self._explain(f"was ready, but did not answer INFO ({error})")
                 ) from error
-            if pid != str(run.pid):
+            if pid != str(process.pid):
                 raise EmbeddedFailed(
-                    f"process {pid} answers instead of the embedded server {run.pid}"
+                    f"process {pid} answers instead of the embedded server "
+                    f"{process.pid}"
                 )
 
     def _explain(self, problem: str) -> str:
@@ -298,17 +295,10 @@ class EmbeddedServer:
         )
         return "\n  ".join((first, f"program: {self._binary}", *lines))
 
-    def _started(self) -> Run:
-        if self._run is None:
+    def _started(self) -> ServerProcess:
+        if self._process is None:
             raise ClosedError("the embedded server is not started: use `async with`")
-        return self._run
-
-    async def _close(self) -> None:
-        self._ended = True
-        try:
-            await self.stop()
-        finally:
-            await _in_thread(self._home.close)
+        return self._process
 
     @property
     def _quoted_password(self) -> str:
@@ -337,6 +327,6 @@ def free_port() -> int:
     return port  # if none could be bound, the server will say why
 
 
-async def _in_thread(function: Callable[[], T]) -> T:
+async def _in_thread(function: Callable[..., T], *args: object) -> T:
     loop = asyncio.get_running_loop()
-    return await see_through(loop.run_in_executor(None, function))
+    return await run_shielded(loop.run_in_executor(None, function, *args))

@@ -21,7 +21,6 @@ from oddswire.errors import ClosedError, EmbeddedFailed
 if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Sequence
-    from types import TracebackType
 
 _HOST = "127.0.0.1"
 _SLOTS = 16_384
@@ -36,6 +35,7 @@ class _Topology(ABC):
 
     def __init__(self, binary: str | os.PathLike[str] | None) -> None:
         self.password = secrets.token_hex(16)
+        self.replicas: list[EmbeddedServer] = []
         self._binary = binary
         self._stack = AsyncExitStack()
         self._entered = False
@@ -51,12 +51,7 @@ class _Topology(ABC):
             raise
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
     @abstractmethod
@@ -68,6 +63,10 @@ class _Topology(ABC):
     ) -> EmbeddedServer:
         server = kind(args=args, binary=self._binary, password=self.password)
         return await self._stack.enter_async_context(server)
+
+    async def _in_touch(self) -> bool:
+        states = [await info(each.url, "replication") for each in self.replicas]
+        return all(state.get("master_link_status") == "up" for state in states)
 
 
 class EmbeddedCluster(_Topology):
@@ -107,7 +106,6 @@ class EmbeddedCluster(_Topology):
         if primaries < 1 or replicas < 0:
             raise EmbeddedFailed("a cluster has at least 1 primary and 0 replicas")
         self.primaries: list[EmbeddedServer] = []
-        self.replicas: list[EmbeddedServer] = []
         self._primary_count = primaries
         self._replica_count = replicas
         self._args = (
@@ -163,11 +161,11 @@ class EmbeddedCluster(_Topology):
             state: str = await ask(server.url, "CLUSTER", "INFO")
             if "cluster_state:ok" not in state:
                 return False
-            # The other nodes hear of a new replica later than the replica itself.
+            # The other nodes learn of a new replica later than the replica itself.
             replicas = [flags for flags in await _peers(server) if "slave" in flags]
             if len(replicas) != len(self.replicas):
                 return False
-        return all([await _in_touch(replica) for replica in self.replicas])
+        return await self._in_touch()
 
 
 class EmbeddedSentinels(_Topology):
@@ -216,7 +214,6 @@ class EmbeddedSentinels(_Topology):
         if replicas < 0 or sentinels < 1:
             raise EmbeddedFailed("a group has at least 1 sentinel and 0 replicas")
         self.name = name
-        self.replicas: list[EmbeddedServer] = []
         self.sentinels: list[EmbeddedServer] = []
         self._replica_count = replicas
         self._sentinel_count = sentinels
@@ -235,7 +232,7 @@ class EmbeddedSentinels(_Topology):
             self.replicas.append(
                 await self._start(*self._args, "--replicaof", *address)
             )
-        await _until(self._replicas_in_touch, "the replicas to follow the primary")
+        await _until(self._in_touch, "the replicas to follow the primary")
         for _ in range(self._sentinel_count):
             self.sentinels.append(await self._start_sentinel(address))
         await _until(self._sentinels_agree, "the sentinels to find each other")
@@ -262,9 +259,6 @@ class EmbeddedSentinels(_Topology):
             *("TILT-PERIOD", 1000, "PING-PERIOD", 400),
         )
         return sentinel
-
-    async def _replicas_in_touch(self) -> bool:
-        return all([await _in_touch(replica) for replica in self.replicas])
 
     async def _sentinels_agree(self) -> bool:
         for sentinel in self.sentinels:
@@ -295,13 +289,8 @@ async def _peers(server: EmbeddedServer) -> list[str]:
     ]
 
 
-async def _in_touch(replica: EmbeddedServer) -> bool:
-    state = await info(replica.url, "replication")
-    return state.get("master_link_status") == "up"
-
-
 async def _until(check: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Ask again and again: no server announces that all the others agree with it."""
+    """Poll the check: no server announces that all the others agree with it."""
     pause = _POLL_FIRST
     try:
         async with asyncio.timeout(_SETTLE_SECONDS):

@@ -114,6 +114,15 @@ def _server(info: dict[str, Any]) -> Verdict:
 
 
 def _role(info: dict[str, Any]) -> Verdict:
+    # Valkey has the second name.
+    if "sentinel" in (info.get("redis_mode"), info.get("server_mode")):
+        return Verdict(
+            status=Status.FAIL,
+            seen="a Sentinel, which keeps no data",
+            fix="set ODDSWIRE_SENTINELS to its address, and REDIS_URL to the name of "
+            "its primary: redis://mymaster",
+            values={"role": "sentinel"},
+        )
     role = _word(info, "role")
     primary = role == "master"
     link = "" if primary else f", its link is {info.get('master_link_status', '?')}"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from oddswire.client import Client
     from oddswire.clock import Clock
+    from oddswire.events import Events
     from oddswire.pubsub._inbox import Inbox
     from oddswire.pubsub.messages import Gap, Message, Published
     from oddswire.pubsub.topic import Source
@@ -77,6 +78,11 @@ class PubSub:
         for topic in topics:
             self._lines[topic.name] = self._known(topic) or self._made(topic)
         self._closed_list = bool(self._lines)
+
+    @property
+    def events(self) -> Events:
+        """Where changes of state are emitted: those of its client."""
+        return self._client.events
 
     async def __aenter__(self) -> Self:
         if self._open is not None:

@@ -15,6 +15,7 @@ from oddswire.connection.deadline import Deadline
 from oddswire.connection.outage import TRANSIENT_ERRORS, Outage
 from oddswire.errors import CodecError, OddswireError, RateLimited, Undeliverable
 from oddswire.events import Degradation
+from oddswire.plain import plain
 from oddswire.queue._store import Settlement
 from oddswire.queue.messages import Message
 
@@ -312,13 +313,24 @@ class Worker(Generic[T]):
         attempt = taken.attempts + 1
         if attempt >= self._options.max_attempts:
             return self._dead(taken, reason, uncertain=uncertain)
-        _log.info("message %s: attempt %d failed: %s", taken.id, attempt, reason)
+        _log.info(
+            "message_failed id=%s attempt=%d reason=%s",
+            taken.id,
+            attempt,
+            plain(reason),
+            extra={"event": "message_failed"},
+        )
         doubled = self._options.retry_base * 2.0 ** min(attempt - 1, 64)
         delay = min(self._options.retry_cap, doubled) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, keeps no secret
         return _Ending("retry", delay, uncertain, reason)
 
     def _dead(self, taken: Taken, reason: str, *, uncertain: bool = False) -> _Ending:
-        _log.warning("message %s is a dead letter: %s", taken.id, reason)
+        _log.warning(
+            "dead_letter id=%s reason=%s",
+            taken.id,
+            plain(reason),
+            extra={"event": "dead_letter"},
+        )
         return _Ending("dead", 0.0, uncertain, reason)
 
     # --- settling

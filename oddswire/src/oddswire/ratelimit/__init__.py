@@ -9,16 +9,16 @@ from oddswire.ratelimit.rules import (
     SlidingWindow,
     TokenBucket,
 )
-from oddswire.ratelimit.statistics import RuleCounts, Statistics
+from oddswire.ratelimit.statistics import LimiterStats, RuleCounts
 
 __all__ = [
     "Concurrency",
     "Decision",
+    "LimiterStats",
     "Priority",
     "RateLimiter",
     "Rule",
     "RuleCounts",
     "SlidingWindow",
-    "Statistics",
     "TokenBucket",
 ]

@@ -1,4 +1,4 @@
-"""`Decision`: what became of a request, and what to tell whoever made it."""
+"""`Decision`: the answer to a request, and what it shows to the caller."""
 
 from __future__ import annotations
 
@@ -7,43 +7,47 @@ from typing import Any, Literal
 
 import msgspec
 
+NO_RETRY = inf
+"""The `retry_after` of a request that no waiting admits."""
 
-# Neither is followed by the garbage collector: nothing that they hold refers to them.
-class Taken(msgspec.Struct, gc=False):
-    """What an admitted request took; emptied by the one refund it can have.
+
+# The garbage collector follows neither: nothing that they hold refers back to them.
+class Reservation(msgspec.Struct, gc=False):
+    """What an admitted request took; `RateLimiter.refund` empties it.
 
     Attributes:
-        at: When, in microseconds of the server's clock; of ours if `degraded`.
+        at: The time of the decision: microseconds of the server's clock; if `degraded`,
+            seconds of the limiter's clock.
         lease: The name of its leases, for slots.
-        parts: From which bucket, and how much.
+        demands: The subjects that it counts for, with the cost of each.
     """
 
     at: float
     lease: str
-    parts: tuple[Any, ...]
+    demands: tuple[Any, ...]
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """What became of a request under its rules; false if it was denied.
+    """The answer to a request; false if the request was denied.
 
-    The numbers are those of one rule: when denied, of the one that takes longest to
-    admit it; when admitted, of the one with least remaining.
+    The numbers are of one rule. On a denial it is the rule with the longest wait,
+    otherwise the rule with the least remaining.
 
     Attributes:
-        allowed: Whether to go on.
-        rule: The rule the numbers are of.
+        allowed: Whether the caller goes on.
+        rule: The name of the rule that the numbers are of.
         limit: Its limit.
-        remaining: What it would still admit now.
-        reset: Seconds until all of it is free, if nobody uses it.
-        retry_after: Seconds after which the same request is admitted, if nobody else
-            comes first; rounded up to a microsecond. 0 when allowed; inf when the limit
+        remaining: What it still admits now.
+        reset: Seconds until the limit is unused, if there is no other request.
+        retry_after: Seconds after which the same request is admitted, if no other comes
+            first; rounded up to a microsecond. 0 when allowed; infinity when the limit
             was lowered below the cost.
-        window: Seconds the limit speaks of.
-        source: Who decided: ``"redis"``; ``"memory"``: a denial of Redis that still
-            holds; ``"local"``: this process alone, for Redis could not be asked.
-        shadow: Rules that only watch and would have denied it.
-        taken: For `RateLimiter.refund`.
-        waited: Seconds it waited in `RateLimiter.acquire`.
+        window: Seconds of the rule's window.
+        source: ``"redis"``: Redis decided. ``"memory"``: an earlier denial of Redis
+            still holds. ``"local"``: this process decided alone, because Redis is down.
+        shadow: Names of the shadow rules that would have denied it.
+        reservation: What it took, for `RateLimiter.refund`.
+        waited: Seconds that it waited in `RateLimiter.acquire`.
     """
 
     allowed: bool
@@ -55,7 +59,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     window: float
     source: Literal["redis", "memory", "local"]
     shadow: tuple[str, ...] = ()
-    taken: Taken | None = None
+    reservation: Reservation | None = None
     waited: float = 0.0
 
     def __bool__(self) -> bool:
@@ -63,27 +67,28 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def degraded(self) -> bool:
-        """Whether Redis could not be asked, and the rules' `on_error` decided."""
+        """Whether the rules' `on_error` decided, because Redis is down."""
         return self.source == "local"
 
     def slots(self) -> Decision:
-        """Return the part that took slots, to be renewed and given back."""
-        if self.taken is None:
+        """Return the part that took slots, to renew and release it."""
+        took = self.reservation
+        if took is None:
             return self
-        parts = tuple(part for part in self.taken.parts if part.bucket.rule.is_slots)
-        taken = msgspec.structs.replace(self.taken, parts=parts)
-        return msgspec.structs.replace(self, taken=taken)
+        slots = tuple(each for each in took.demands if each.state.rule.is_slots)
+        part = Reservation(took.at, took.lease, slots)
+        return msgspec.structs.replace(self, reservation=part)
 
     def headers(self) -> dict[str, str]:
-        """Return HTTP headers; seconds are rounded up to whole ones.
+        """Return HTTP headers, with seconds rounded up to whole ones.
 
-         ``RateLimit-Policy`` and ``RateLimit`` are those of the IETF draft
-        "RateLimit header fields for HTTP"; ``Retry-After`` (RFC 9110) is on a denial.
+        ``RateLimit-Policy`` and ``RateLimit`` are those of the IETF draft "RateLimit
+        header fields for HTTP". A denial has ``Retry-After`` (RFC 9110) as well.
         """
         headers = {
-            "RateLimit-Policy": (f'"{self.rule}";q={self.limit};w={ceil(self.window)}'),
+            "RateLimit-Policy": f'"{self.rule}";q={self.limit};w={ceil(self.window)}',
             "RateLimit": f'"{self.rule}";r={self.remaining};t={ceil(self.reset)}',
         }
-        if not self.allowed and self.retry_after != inf:
+        if not self.allowed and self.retry_after != NO_RETRY:
             headers["Retry-After"] = str(max(1, ceil(self.retry_after)))
         return headers

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 from contextlib import asynccontextmanager, suppress
-from math import ceil, inf
+from math import ceil
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 import msgspec
@@ -14,14 +14,14 @@ import msgspec
 from oddswire._tasks import spawn
 from oddswire.client import keyspace
 from oddswire.counters import Histogram
-from oddswire.errors import OddswireError
+from oddswire.errors import OddswireError, RateLimited, RuleError
 from oddswire.events import DataReset, Failover
-from oddswire.ratelimit._deciding import Deciding
-from oddswire.ratelimit._rulebook import RuleBook
-from oddswire.ratelimit._waiting import Waiting
-from oddswire.ratelimit.decision import Decision
-from oddswire.ratelimit.rules import Limit, Priority, Rule, seconds, whole
-from oddswire.ratelimit.statistics import Statistics
+from oddswire.ratelimit._evaluator import Evaluator
+from oddswire.ratelimit._state import Demand, Request, RuleState
+from oddswire.ratelimit._wait_queue import WaitQueue
+from oddswire.ratelimit.decision import NO_RETRY, Decision
+from oddswire.ratelimit.rules import Limit, Priority, Rule, check_duration, check_int
+from oddswire.ratelimit.statistics import LimiterStats
 from oddswire.scripts import load
 
 if TYPE_CHECKING:
@@ -35,24 +35,25 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PENALIZE = load("ratelimit_penalize")
+_MAX_RULES = 32  # of one request
 
 
 class RateLimiter:
     """Limits that hold over all processes that use the same rules on the same Redis.
 
-    All rules of a request are decided in one script on the server's clock: all of them
-    count it, or none does. Use it as ``async with``, or call `aclose`: it ends the task
-    that serves those who wait.
+    One script decides all rules of a request, on the server's clock: all of them count
+    it, or none does. Use it as ``async with``, or call `aclose`, which ends the task
+    that serves the waiters.
 
     Args:
         client: Where the limits are kept.
         rules: The first rules; `add` adds more.
-        prefix: What the keys begin with; None: as its settings say.
+        prefix: The beginning of the keys; None: the prefix of the client's settings.
         deadline: Seconds a decision may take; then the rule's `on_error` decides.
-        processes: How many processes share the limits: the divisor of a local share.
-        remember: Seconds that a denial is believed without asking again, at most until
-            its retry-after: for so long it goes unnoticed that another process raised
-            the limit, refunded or reset. 0: every hit is asked.
+        processes: How many processes share the limits: the divisor of a local quota.
+        remember: Seconds that a denial holds without another question to Redis, at most
+            until its retry-after. During this time the limiter does not notice that
+            another process raised the limit, refunded or reset. 0: every hit asks.
         now: A clock that never goes back, seconds.
 
     Raises:
@@ -70,18 +71,17 @@ class RateLimiter:
         remember: float = 1.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        whole("processes", processes)
-        seconds("deadline", deadline, 0.001)
-        seconds("remember", remember, 0.0)
-        space = keyspace(client, prefix)
+        check_int("processes", processes)
+        check_duration("deadline", deadline, 0.001)
+        check_duration("remember", remember, 0.0)
+        self._space = keyspace(client, prefix)
         self._client = client.bounded(deadline)
         self._now = now
-        self._book = RuleBook(space, now)
-        self._rules = self._book.rules
-        self._deciding = Deciding(self._client, processes, remember, now)
-        self._waiting = Waiting(self._deciding.decide, self._drop, now)
+        self._rules: dict[str, RuleState] = {}
+        self._evaluator = Evaluator(self._client, processes, remember, now)
+        self._queue = WaitQueue(self._evaluator.decide, self._release_quietly, now)
         self._waits = Histogram()
-        # What was denied by data that is gone may be admitted now.
+        # The data that caused a denial may be gone.
         self._unsubscribe = client.events.subscribe(self._reset, DataReset, Failover)
         self.add(*rules)
 
@@ -92,75 +92,128 @@ class RateLimiter:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Send everybody who waits away with `ClosedError`; `hit` goes on working."""
+        """End each waiting call with `ClosedError`; `hit` still works."""
         self._unsubscribe()
-        await self._waiting.aclose()
+        await self._queue.aclose()
+
+    # --- rules
 
     def add(self, *rules: Rule) -> None:
-        """Add rules; the same rule again changes nothing.
+        """Add rules, all or none; the same rule again changes nothing.
 
         Raises:
-            RuleError: Another rule of that name is there; `set_limit` changes a limit.
+            RuleError: There is another rule of that name; `set_limit` changes a limit.
         """
-        self._book.add(*rules)
+        added: dict[str, RuleState] = {}
+        for rule in rules:
+            if not isinstance(rule, Rule):
+                raise RuleError(f"{rule!r} is no Rule")
+            known = self._rules.get(rule.name) or added.get(rule.name)
+            if known is None:
+                added[rule.name] = RuleState(rule, self._space)
+            elif known.rule != rule:
+                raise RuleError(
+                    f"there is another rule {rule.name!r}; give this one its own name, "
+                    "or change the limit by set_limit"
+                )
+        self._rules |= added
+
+    def _rule(self, name: str) -> RuleState:
+        try:
+            return self._rules[name]
+        except (KeyError, TypeError):
+            known = ", ".join(sorted(self._rules)) or "none"
+            raise RuleError(f"no rule {name!r}; there are: {known}") from None
+
+    def _request(
+        self,
+        rules: tuple[str, ...],
+        cost: int | dict[str, int],
+        subjects: dict[str, int | str],
+        priority: Priority = Priority.NORMAL,
+    ) -> Request:
+        if type(cost) is not int or cost < 1:
+            for each in cost.values() if isinstance(cost, dict) else (cost,):
+                check_int("cost", each)
+        now, low = self._now(), priority is Priority.LOW
+        if len(rules) == cost == 1 and not low:
+            # The usual request of a subject is made once.
+            state = self._rule(rules[0]).subject(subjects, now)
+            if state.fast_request is None:
+                state.fast_request = Request((Demand(state, state.rule.cost, 0),))
+            return state.fast_request
+        found = [self._rule(name) for name in rules]
+        if not 1 <= len(rules) <= _MAX_RULES or len(set(rules)) < len(rules):
+            raise RuleError(
+                f"name 1 to {_MAX_RULES} different rules, not {list(rules)}"
+            )
+        costs = cost if isinstance(cost, dict) else dict.fromkeys(rules, cost)
+        if costs.keys() != set(rules):
+            raise RuleError(
+                f"the costs are of {sorted(costs)}: name one for each of {list(rules)}"
+            )
+        demands = [
+            rule.demand(subjects, costs[rule.name], now, low=low) for rule in found
+        ]
+        return Request(tuple(demands))
 
     # --- asking
 
     async def hit(self, *rules: str, cost: int = 1, **subjects: int | str) -> Decision:
         """Decide whether to go on, and count it if so. Never raises on a limit.
 
-        A denial counts for nothing. It does not queue: who waits in `acquire` may be
-        overtaken by it.
+        A denial counts for nothing. A hit does not queue: it may overtake the calls
+        that wait in `acquire`.
 
         Args:
-            *rules: Names of rules, all of which have to admit it.
-            cost: What it costs each of them, times the rule's own cost.
-            **subjects: What the rules count by, such as ``user=42``; those that no rule
-                asks for are ignored.
+            *rules: Names of rules. All of them have to admit it.
+            cost: The cost for each of them, times the rule's own cost.
+            **subjects: What the rules count by, such as ``user=42``; subjects that no
+                rule counts by are ignored.
 
         Raises:
             RuleError: A rule is unknown, its subject is missing, or the cost is above
                 its limit.
             InvalidKey: A subject is too long or not valid Unicode.
-            OddswireError: Redis refused for another reason than being away, such as
-                missing rights.
+            OddswireError: Redis refused, and waiting does not help: missing rights, for
+                example.
         """
-        # A flood has to cost nothing: the answer is known without asking anybody.
+        # A flood must cost next to nothing: a remembered denial asks nobody.
         request = None
         try:
             for name in rules:
                 rule = self._rules[name]
-                bucket = rule.buckets[subjects[rule.key] if rule.key else ""]
-                if bucket.until and cost * rule.cost >= bucket.weight:
+                state = rule.subjects[subjects[rule.key] if rule.key else ""]
+                if state.denied_until and cost * rule.cost >= state.denied_weight:
                     now = self._now()
-                    if bucket.until > now:
+                    if state.denied_until > now:
                         rule.remembered += 1
-                        # `bucket.denial(now)`: the call took a tenth of all.
+                        # Not `state.denial(now)`: that call takes a tenth of all.
                         return Decision(
-                            False, name, bucket.limit, bucket.remaining,  # noqa: FBT003
-                            bucket.reset_at - now, bucket.retry_at - now,
+                            False, name, state.limit, state.remaining,  # noqa: FBT003
+                            state.reset_at - now, state.retry_at - now,
                             rule.window, "memory",
                         )  # fmt: skip
                 if cost == len(rules) == 1:
-                    request = bucket.usual
+                    request = state.fast_request
         except (KeyError, TypeError):
-            pass  # asked for the first time, or a mistake, which is named below
+            pass  # the first hit of a subject, or a mistake that `_request` names
         if request is None:
-            request = self._book.request(rules, cost, subjects)
-            decision = await self._deciding.decide(request)
+            request = self._request(rules, cost, subjects)
+            decision = await self._evaluator.decide(request)
         else:
-            decision = await self._deciding.ask(request)
-        self._book.count(request, decision)
+            decision = await self._evaluator.evaluate(request)
+        self._count(request, decision)
         return decision
 
     async def peek(self, *rules: str, cost: int = 1, **subjects: int | str) -> Decision:
-        """Return what `hit` would, and count nothing.
+        """Return the decision of `hit`, and count nothing.
 
         Raises:
             OddswireError: As `hit`.
         """
-        request = self._book.request(rules, cost, subjects)
-        return await self._deciding.decide(request, "look")
+        request = self._request(rules, cost, subjects)
+        return await self._evaluator.decide(request, "look")
 
     async def acquire(
         self,
@@ -172,47 +225,50 @@ class RateLimiter:
     ) -> Decision:
         """Wait until all rules admit it.
 
-        In this process, those with the same rules and subjects are admitted first in,
-        first out; different subjects take turns, by what they cost; a higher priority
-        goes first; `Priority.LOW` leaves the rules' `reserve` to the others. Processes
-        are not fair to each other. Cancelled, it leaves the line; what was already
-        asked for may stay used.
+        In this process, calls with the same rules and subjects are admitted first in,
+        first out. Different subjects take turns, by their cost. A higher priority goes
+        first. `Priority.LOW` leaves the rules' `reserve` to the others. Processes are
+        not fair to each other. A cancelled call leaves the queue; its request counts if
+        Redis had it already.
 
         Args:
             *rules: As `hit`.
             cost: As `hit`; or the cost for each rule by its name.
             timeout: Seconds; None waits for ever, 0 does not wait.
-            priority: Who goes first.
+            priority: Its place among the calls that wait.
             **subjects: As `hit`.
 
         Raises:
-            RateLimited: It would not be admitted in time, or never.
+            RateLimited: No waiting within `timeout` admits it.
             ClosedError: The limiter was closed.
             OddswireError: As `hit`.
         """
         if timeout is not None:
-            seconds("timeout", timeout, 0.0)
+            check_duration("timeout", timeout, 0.0)
         priority = Priority(priority)
-        request = self._book.request(rules, cost, subjects, priority)
+        request = self._request(rules, cost, subjects, priority)
         started = self._now()
         decision: Decision | None = None
-        if not any(part.contended() for part in request.parts):
-            decision = await self._deciding.decide(request)
+        # 1. Ask at once if nobody comes first: this call must not overtake a waiter.
+        if not any(demand.is_contended() for demand in request.demands):
+            decision = await self._evaluator.decide(request)
             if decision.allowed:
-                self._book.count(request, decision)
+                self._count(request, decision)
                 return decision
-        wait = None if timeout is None else started + timeout - self._now()
-        known = 0.0 if decision is None else request.least_wait(decision)
-        if known == inf or (wait is not None and (wait <= 0.0 or known > wait)):
-            raise self._book.limited(request, decision)
-        for bucket, _, _ in request.parts:
-            bucket.rule.waited += 1
-        decision = await self._waiting.wait(request, priority, wait)
+        # 2. Give up where the wait is known to be too long: nobody queues in vain.
+        left = None if timeout is None else started + timeout - self._now()
+        least = 0.0 if decision is None else request.least_wait(decision)
+        if least == NO_RETRY or (left is not None and (left <= 0.0 or least > left)):
+            raise self._denied(request, decision)
+        # 3. Queue.
+        for state, _, _ in request.demands:
+            state.rule.waited += 1
+        decision = await self._queue.wait(request, priority, left)
         if decision is None or not decision.allowed:
-            raise self._book.limited(request, decision)
+            raise self._denied(request, decision)
         waited = self._now() - started
         self._waits.observe(waited)
-        self._book.count(request, decision)
+        self._count(request, decision)
         return msgspec.structs.replace(decision, waited=waited)
 
     @asynccontextmanager
@@ -226,10 +282,10 @@ class RateLimiter:
     ) -> AsyncIterator[Decision]:
         """Hold slots of `Concurrency` rules for a block, however long it takes.
 
-        Entering is `acquire`. The leases are renewed each third of their time, and
-        given back at the end; what other rules of the call counted stays counted. A
-        process that dies, or a cancellation while they are given back, leaves them
-        until their time is over.
+        Entering is `acquire`. The leases are renewed each third of their ttl, and
+        released at the end of the block; the other rules of the call stay counted. If
+        the process dies, or is cancelled while it releases them, the leases end with
+        their ttl.
 
         Raises:
             OddswireError: As `acquire`.
@@ -238,13 +294,13 @@ class RateLimiter:
             *rules, cost=cost, timeout=timeout, priority=priority, **subjects
         )
         held = decision.slots()
-        renewing = spawn(self._deciding.keep(held), name="oddswire slot renewal")
+        renewal = spawn(self._evaluator.renew(held), name="oddswire slot renewal")
         try:
             yield decision
         finally:
-            renewing.cancel()
-            await self._drop(held)
-            await asyncio.wait([renewing])
+            renewal.cancel()
+            await self._release_quietly(held)
+            await asyncio.wait([renewal])
 
     def limited(
         self,
@@ -281,23 +337,25 @@ class RateLimiter:
     # --- correcting
 
     async def refund(self, decision: Decision) -> int:
-        """Give back what an admitted request took; return how much still counted.
+        """Release what an admitted request took; return how much still counted.
 
-        A window gets it back where it was counted: when that has passed there is
-        nothing to give back. Only the first refund of a decision does something; it is
-        never repeated, so one that fails leaves the limit too strict, never too lax.
+        A window gets it back in the sub-window that counted it; when that has passed,
+        nothing is left to refund. Only the first refund of a decision does something. A
+        refund that fails is not retried, so it leaves the limit too strict, never too
+        lax.
 
         Raises:
-            OddswireError: As any command; it may have been given back.
+            OddswireError: As any command; the refund may have run.
         """
-        parts = () if decision.taken is None else decision.taken.parts
-        given = await self._deciding.give_back(decision)
-        for part in parts:
-            self._waiting.kick(part.bucket)
-        return given
+        took = decision.reservation
+        demands = () if took is None else took.demands
+        released = await self._evaluator.release(decision)
+        for demand in demands:
+            self._queue.wake(demand.state)
+        return released
 
     async def reset(self, *rules: str, **subjects: int | str) -> None:
-        """Forget what the subjects used of these rules, and their penalties.
+        """Forget the usage and the penalties of the subjects under these rules.
 
         Other processes notice within `remember` seconds. The window that ends now and
         the one that begins may together admit twice the limit.
@@ -305,15 +363,14 @@ class RateLimiter:
         Raises:
             OddswireError: As any command; it may have run.
         """
-        parts = self._book.request(rules, 1, subjects).parts
+        states = [each.state for each in self._request(rules, 1, subjects).demands]
+        keys = [key for state in states for key in state.keys[:2]]
         try:
-            await self._client.unlink(
-                *(key for part in parts for key in part.bucket.keys[:2])
-            )
+            await self._client.unlink(*keys)
         finally:
-            for part in parts:
-                self._deciding.forget(part.bucket)
-                self._waiting.kick(part.bucket)
+            for state in states:
+                self._evaluator.forget(state)
+                self._queue.wake(state)
 
     async def erase(self, **subjects: int | str) -> Erased:
         """Forget ``user=42`` or the like in this limiter's rules that count by it.
@@ -321,39 +378,36 @@ class RateLimiter:
         Raises:
             OddswireError: As any command; it may have run.
         """
-        return await self._deciding.erase(self._book.buckets_of(subjects))
+        now = self._now()
+        rules = [rule for rule in self._rules.values() if rule.key in subjects]
+        return await self._evaluator.erase([r.subject(subjects, now) for r in rules])
 
     async def penalize(
         self, rule: str, retry_after: float, **subjects: int | str
     ) -> None:
         """Deny everything of a rule and subject for some seconds, in every process.
 
-        For an upstream's 429 with its retry-after. A longer penalty that is there
-        stays. While Redis cannot be asked, it holds in the processes that have heard of
-        it. One of a shadow rule is told of and denies nobody.
+        For an upstream's 429 with its retry-after. A longer penalty stays. While Redis
+        is down, the penalty holds in the processes that know it. A shadow rule shows
+        its penalty and denies nothing.
 
         Raises:
             RuleError: The seconds are not above 0 and at most 31 days.
             OddswireError: As any command; it may have run. This process keeps to it.
         """
-        seconds("retry_after", retry_after, 0.000_001)
-        request = self._book.request((rule,), 1, subjects)
-        bucket = request.parts[0].bucket
-        if not bucket.rule.shadow:
-            # Known here from now on, whatever becomes of the call.
-            now = self._now()
-            bucket.weight = 0
-            bucket.remaining = 0
-            bucket.retry_at = bucket.until = max(bucket.until, now + retry_after)
-            bucket.reset_at = max(bucket.reset_at, bucket.until)
-        await self._deciding.run(_PENALIZE, bucket.keys[1:2], [ceil(retry_after * 1e6)])
+        check_duration("retry_after", retry_after, 0.000_001)
+        state = self._request((rule,), 1, subjects).demands[0].state
+        if not state.rule.shadow:
+            # First here: this process keeps to the penalty if the call fails.
+            state.deny(self._now() + retry_after)
+        await _PENALIZE.run(self._client, state.keys[1:2], [ceil(retry_after * 1e6)])
 
     async def set_limit(
         self, rule: str, limit: Limit | None, *, ttl: float = 86_400.0
     ) -> None:
         """Change a rule's limit in every process, for some time.
 
-        What is used already counts under the new limit. Local shares and reserves stay
+        The usage until now counts under the new limit. Local quotas and reserves stay
         those of the declared limit.
 
         Args:
@@ -362,38 +416,70 @@ class RateLimiter:
             ttl: Seconds after which the declared one holds again, at most 31 days.
 
         Raises:
-            RuleError: It is of another kind, or leases would change their time.
+            RuleError: It is of another kind, or the leases get another ttl.
             OddswireError: As any command; it may have run.
         """
-        state = self._book.state(rule)
-        seconds("ttl", ttl, 0.001)
+        state = self._rule(rule)
+        check_duration("ttl", ttl, 0.001)
         if limit is None:
-            await self._client.unlink(state.change)
+            await self._client.unlink(state.change_key)
         else:
-            state.require_like(limit)
+            state.check_replacement(limit)
             value = f"{limit.most} {limit.width}"
-            await self._client.set(state.change, value, px=ceil(ttl * 1e3))
-        state.forget()
-        self._waiting.kick_all()
+            await self._client.set(state.change_key, value, px=ceil(ttl * 1e3))
+        state.forget_denials()
+        self._queue.wake_all()
 
-    def statistics(self) -> Statistics:
+    # --- counting
+
+    def stats(self) -> LimiterStats:
         """Return what was counted since the limiter was made."""
-        return Statistics(
-            rules={name: state.counts() for name, state in self._book.rules.items()},
-            asked=self._deciding.asked,
-            failed=self._deciding.failed,
-            away=self._deciding.away,
-            waiting=self._waiting.count,
+        return LimiterStats(
+            rules={name: rule.counts() for name, rule in self._rules.items()},
+            asked=self._evaluator.asked,
+            failed=self._evaluator.failed,
+            redis_down=self._evaluator.redis_down,
+            waiting=self._queue.count,
             waits=self._waits.snapshot(),
         )
 
-    # --- inside
+    def _count(self, request: Request, decision: Decision) -> None:
+        source = decision.source
+        if decision.allowed:
+            for state, _, _ in request.demands:
+                state.rule.admitted += 1
+        elif source == "memory":
+            self._rules[decision.rule].remembered += 1
+        else:
+            self._rules[decision.rule].denied += 1
+        if source == "local":
+            for state, _, _ in request.demands:
+                state.rule.degraded += 1
+        for name in decision.shadow:
+            self._rules[name].would_deny += 1
 
-    async def _drop(self, decision: Decision) -> None:
-        # What cannot be given back ends by itself, and nobody waits for it here.
+    def _denied(self, request: Request, decision: Decision | None) -> RateLimited:
+        """Count a denial, and return its error; None: nobody asked in time."""
+        if decision is None:
+            states = [demand.state for demand in request.demands]
+            longest = max(states, key=lambda state: state.retry_at)
+            name, wait = longest.rule.name, max(0.0, longest.retry_at - self._now())
+            longest.rule.denied += 1
+        else:
+            name, wait = decision.rule, decision.retry_after
+            self._count(request, decision)
+        when = (
+            "its limit was lowered below the cost, so it is never admitted"
+            if wait == NO_RETRY
+            else f"the next try may succeed in {wait:.3f} s"
+        )
+        return RateLimited(f"rule {name!r}: {when}", retry_after=wait)
+
+    async def _release_quietly(self, decision: Decision) -> None:
+        # What cannot be released ends by itself, and no caller waits for it here.
         with suppress(OddswireError):
             await self.refund(decision)
 
-    def _reset(self, event: Event) -> None:  # noqa: ARG002 - a handler of events
-        for state in self._book.rules.values():
-            state.forget()
+    def _reset(self, event: Event) -> None:  # noqa: ARG002 - a handler
+        for rule in self._rules.values():
+            rule.forget_denials()

@@ -22,11 +22,12 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ARGUMENTS = frozenset(
     ("self", "cost", "timeout", "priority", "rule", "rules", "retry_after")
 )
-_AGES = 20  # sub-windows of a window, as in ratelimit_hit.lua
+AGES = 20
+"""Sub-windows of a window, as in ratelimit_hit.lua; one more is kept."""
 
 
 class Priority(IntEnum):
-    """Who goes first when several wait for the same rule."""
+    """The order of the calls that wait for the same rule."""
 
     HIGH = 0
     NORMAL = 1
@@ -53,8 +54,8 @@ class SlidingWindow(msgspec.Struct, frozen=True):
     kind: ClassVar[bytes] = b"w"
 
     def __post_init__(self) -> None:
-        whole("SlidingWindow.limit", self.limit)
-        seconds("SlidingWindow.per", self.per, 0.001)
+        check_int("SlidingWindow.limit", self.limit)
+        check_duration("SlidingWindow.per", self.per, 0.001)
 
     @property
     def most(self) -> int:
@@ -69,7 +70,7 @@ class SlidingWindow(msgspec.Struct, frozen=True):
     @property
     def width(self) -> int:
         """Microseconds of a sub-window, rounded up so that 20 cover the window."""
-        return ceil(ceil(self.per * 1e6) / _AGES)
+        return ceil(ceil(self.per * 1e6) / AGES)
 
 
 class TokenBucket(msgspec.Struct, frozen=True):
@@ -93,7 +94,7 @@ class TokenBucket(msgspec.Struct, frozen=True):
     kind: ClassVar[bytes] = b"b"
 
     def __post_init__(self) -> None:
-        whole("TokenBucket.burst", self.burst)
+        check_int("TokenBucket.burst", self.burst)
         number = type(self.rate) in (int, float)
         if not (number and 0.0 < self.rate <= 1_000_000.0):
             raise RuleError(
@@ -140,8 +141,8 @@ class Concurrency(msgspec.Struct, frozen=True):
     kind: ClassVar[bytes] = b"s"
 
     def __post_init__(self) -> None:
-        whole("Concurrency.limit", self.limit)
-        seconds("Concurrency.ttl", self.ttl, 0.01)
+        check_int("Concurrency.limit", self.limit)
+        check_duration("Concurrency.ttl", self.ttl, 0.01)
 
     @property
     def most(self) -> int:
@@ -168,7 +169,7 @@ class _Named(msgspec.Struct, frozen=True):
 
 
 class Rule(_Named, frozen=True, kw_only=True):
-    """A limit with a name, and what it counts by.
+    """A limit with a name, and the subject it counts by.
 
     Args:
         name: ``[A-Za-z0-9_.-]``, up to 64 characters; it is part of the keys.
@@ -176,12 +177,11 @@ class Rule(_Named, frozen=True, kw_only=True):
         key: The subject it counts by: with ``key="user"`` each value of ``user=`` has a
             limit of its own. None: one limit for all.
         cost: What one hit costs it.
-        on_error: What is decided while Redis cannot be asked: ``"open"`` admits,
-            ``"closed"`` denies, ``"local"`` keeps this process within its share of the
-            limit.
+        on_error: The decision while Redis is down: ``"open"`` admits, ``"closed"``
+            denies, ``"local"`` keeps this process within its share of the limit.
         reserve: The share of the limit that `Priority.LOW` leaves to the others, 0 to
             below 1, rounded down to a whole cost.
-        shadow: It only watches: it counts and tells what it would have denied.
+        shadow: The rule denies nothing; it counts what it would have denied.
 
     Raises:
         RuleError: One of them is not as above.
@@ -213,9 +213,8 @@ class Rule(_Named, frozen=True, kw_only=True):
                 f"rule {self.name!r}: key {self.key!r} is not the name of a subject, "
                 'such as "user"'
             )
-        whole(f"cost of rule {self.name!r}", self.cost)
-        if self.cost > self.limit.most:
-            raise never(self, self.cost)
+        check_int(f"cost of rule {self.name!r}", self.cost)
+        check_cost(self, self.cost)
         if self.on_error not in ("open", "closed", "local"):
             raise RuleError(
                 f"rule {self.name!r}: on_error {self.on_error!r}: accepted is 'open', "
@@ -228,36 +227,41 @@ class Rule(_Named, frozen=True, kw_only=True):
             )
 
 
-def never(rule: Rule, cost: int) -> RuleError:
-    """Return the error for a cost that no waiting would admit."""
-    return RuleError(
-        f"rule {rule.name!r}: a cost of {cost} is above its limit of "
-        f"{rule.limit.most}, so it would never be admitted; split the work or raise "
-        "the limit"
-    )
-
-
-def whole(what: str, number: object, most: int = MOST) -> None:
-    """Make sure that it is a whole number from 1 to `most`.
+def check_cost(rule: Rule, cost: int) -> None:
+    """Refuse a cost that no waiting admits.
 
     Raises:
-        RuleError: It is not.
+        RuleError: The cost is above the rule's limit.
     """
-    # By exact type: True is an int.
-    if type(number) is not int or not 1 <= number <= most:
+    if cost > rule.limit.most:
         raise RuleError(
-            f"{what} {number!r}: accepted is a whole number from 1 to {most}"
+            f"rule {rule.name!r}: a cost of {cost} is above its limit of "
+            f"{rule.limit.most}, so it would never be admitted; split the work or "
+            "raise the limit"
         )
 
 
-def seconds(what: str, number: object, low: float, high: float = LONGEST) -> None:
-    """Make sure that it is a number of seconds in that range.
+def check_int(name: str, value: object) -> None:
+    """Refuse what is no whole number from 1 to `MOST`.
 
     Raises:
-        RuleError: It is not.
+        RuleError: It names the argument and the range.
+    """
+    # By exact type: True is an int.
+    if type(value) is not int or not 1 <= value <= MOST:
+        raise RuleError(
+            f"{name} {value!r}: accepted is a whole number from 1 to {MOST}"
+        )
+
+
+def check_duration(name: str, value: object, least: float) -> None:
+    """Refuse what is no number of seconds from `least` to `LONGEST`.
+
+    Raises:
+        RuleError: It names the argument and the range.
     """
     # NaN is in no range.
-    if type(number) not in (int, float) or not low <= number <= high:  # type: ignore[operator]
+    if type(value) not in (int, float) or not least <= value <= LONGEST:  # type: ignore[operator]
         raise RuleError(
-            f"{what} {number!r}: accepted are seconds from {low:g} to {high:g}"
+            f"{name} {value!r}: accepted are seconds from {least:g} to {LONGEST:g}"
         )

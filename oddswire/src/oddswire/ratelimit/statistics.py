@@ -8,15 +8,15 @@ from oddswire.counters import HistogramSnapshot
 
 
 class RuleCounts(msgspec.Struct, frozen=True):
-    """Decisions under one rule, since the limiter was made.
+    """Decisions under one rule since the limiter was made.
 
     Attributes:
         admitted: Requests that were admitted.
-        denied: Requests that this rule denied; of these:
-        remembered: denied without asking Redis.
-        would_deny: Requests that it would have denied, were it not a shadow.
-        waited: Calls of `acquire` that had to wait.
-        degraded: Requests decided while Redis could not be asked.
+        denied: Requests that this rule denied.
+        remembered: Those of `denied` that Redis was not asked for.
+        would_deny: Requests that this rule would have denied if it were no shadow.
+        waited: Calls of `acquire` that waited.
+        degraded: Requests that were decided while Redis was down.
     """
 
     admitted: int
@@ -27,21 +27,21 @@ class RuleCounts(msgspec.Struct, frozen=True):
     degraded: int
 
 
-class Statistics(msgspec.Struct, frozen=True):
-    """Counted by one limiter since it was made.
+class LimiterStats(msgspec.Struct, frozen=True):
+    """What one limiter counted since it was made.
 
     Attributes:
-        rules: By the rule's name.
-        asked: Decisions that Redis was asked for and gave.
-        failed: Those that it was asked for and did not give in time.
-        away: Whether Redis could not be asked when it was last tried.
+        rules: Counts by the rule's name.
+        asked: Decisions that Redis gave.
+        failed: Questions that Redis did not answer in time.
+        redis_down: Whether Redis did not answer the last question.
         waiting: Calls of `acquire` that wait now.
-        waits: Seconds that admitted calls waited, of those that had to.
+        waits: Seconds that admitted calls waited, of those that had to wait.
     """
 
     rules: dict[str, RuleCounts]
     asked: int
     failed: int
-    away: bool
+    redis_down: bool
     waiting: int
     waits: HistogramSnapshot

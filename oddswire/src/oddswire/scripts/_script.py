@@ -10,6 +10,7 @@ from redis.client import NEVER_DECODE
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError
 
+from oddswire.connection.packing import pack
 from oddswire.errors import InvalidKey
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 # Whatever the client decodes to, a script's reply is bytes: it may hold sealed values.
 _RAW = {NEVER_DECODE: True}
+
+PackedCall = tuple[bytes, tuple[Any, ...]]
+"""A call of a script that is sent many times: its bytes, and the command in parts."""
 
 
 class Script:
@@ -64,16 +68,28 @@ class Script:
         """
         if len(keys) > 1:
             _require_one_slot(self.name, keys)
+        return await self.run(client, keys, args)
+
+    async def run(
+        self, client: Client, keys: Sequence[str | bytes], args: Sequence[Any] = ()
+    ) -> Any:
+        """Run it on keys that are in one slot by construction; else as a call."""
+        command = ("EVALSHA", self.sha, len(keys), *keys, *args)
         try:
-            return await client.execute_command(
-                "EVALSHA", self.sha, len(keys), *keys, *args, **_RAW
-            )
+            return await client.execute_command(*command, **_RAW)
         except NoScriptError:
-            # A server that restarted, failed over or was flushed. The answer is a
-            # refusal, so nothing ran; EVAL loads and runs in one trip.
-            return await client.execute_command(
-                "EVAL", self.source, len(keys), *keys, *args, **_RAW
-            )
+            return await self.load_and_run(client, command)
+
+    def pack(self, keys: Sequence[str | bytes], args: Sequence[Any] = ()) -> PackedCall:
+        """Return a call for `Client.execute_packed`, on keys in one slot."""
+        command = ("EVALSHA", self.sha, len(keys), *keys, *args)
+        return pack(command), command
+
+    async def load_and_run(self, client: Client, command: tuple[Any, ...]) -> Any:
+        """Run an EVALSHA again that a server answered with NOSCRIPT."""
+        # The server restarted, failed over or was flushed. NOSCRIPT is a refusal:
+        # nothing ran. EVAL loads and runs the script in one round trip.
+        return await client.execute_command("EVAL", self.source, *command[2:], **_RAW)
 
 
 def load(name: str) -> Script:

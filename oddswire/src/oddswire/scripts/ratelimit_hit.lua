@@ -5,8 +5,8 @@
 --            limit (4 bytes); its width in microseconds (8: of a sub-window, between two
 --            tokens, of a lease); the cost (4); what has to stay free (4); 1 for a rule
 --            that only watches
---         2  "take" (so it is if absent), or "look": count nothing, or "book": count,
---            whatever the limit
+--         2  "take" (so it is if absent), or "look": count nothing, or "book": the usage
+--            that a process reports after an outage, counted whatever the limit
 --         3  the lease, for slots
 -- Returns the time, then for each rule four: its limit, what remains, microseconds until
 --         it is unused, and until a retry (0: it admits; -1: never). Where only the count

@@ -1,4 +1,4 @@
--- Refuses everything of one rule and subject for some time; never shortens a penalty.
+-- Denies everything of one rule and subject for some time; never shortens a penalty.
 --
 -- KEYS    1  the block
 -- ARGV    1  its length in microseconds

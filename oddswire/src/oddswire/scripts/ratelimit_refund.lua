@@ -1,10 +1,10 @@
--- Gives back what one admitted request took, as far as it still counts.
+-- Releases what one admitted request took, as far as it still counts.
 --
 -- KEYS    for each rule three: its state, its block, its changed limit
 -- ARGV    1  for each rule 22 bytes, as in ratelimit_hit.lua
 --         2  when it was admitted, microseconds of the server's clock
 --         3  the lease
--- Returns how much was given back, over all rules
+-- Returns how much was released, over all rules
 -- Cost    O(rules)
 
 local RULE = '>c1I4I8I4I4B'

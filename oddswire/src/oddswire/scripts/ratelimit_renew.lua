@@ -1,4 +1,4 @@
--- Begins the leases of a holder again, as if it had them from now.
+-- Renews the leases of an owner: their time begins now.
 --
 -- KEYS    1  the slots
 -- ARGV    1  the lease, 2  how many of it, 3  their time in microseconds

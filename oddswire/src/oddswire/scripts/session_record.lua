@@ -20,9 +20,16 @@ local function clock(shift, at)
   if at and at ~= '' and math.abs(tonumber(at) - now) <= 1000000 then now = tonumber(at) end
   return now
 end
+-- The header as it is stored; '' for none, and for a key of another type, which is damage.
+local function header(main)
+  local h = redis.pcall('HGET', main, 'h')
+  local foreign = type(h) == 'table'
+  return not foreign and h or '', foreign
+end
 local function read(main)
-  local h = redis.call('HGET', main, 'h')
-  if not h then return nil end
+  local h, foreign = header(main)
+  if foreign then return {damaged = true} end
+  if h == '' and redis.call('HEXISTS', main, 'h') == 0 then return nil end
   local v, c, a, e, x, s, o, g, seal =
     string.match(h, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) ([01]) (%w+)( ?.*)$')
   if not v or math.max(#v, #c, #a, #e, #x, #s) > 16
@@ -38,7 +45,7 @@ end
 local function agreed(main, r, before, sealed)
   if sealed == '' then return true end
   local plain = head(r) .. ' '
-  return (redis.call('HGET', main, 'h') or '') == before
+  return header(main) == before
     and string.sub(sealed, 1, #plain) == plain
 end
 -- Count; what is no number there, by somebody else, begins again.
@@ -49,8 +56,7 @@ end
 local function newest(stats) return tonumber(redis.call('HGET', stats, 'v') or 0) or 0 end
 -- What the caller needs to seal the right header.
 local function disagreed(main, stats, shift)
-  return {'header', text(clock(shift)), text(newest(stats)),
-          redis.call('HGET', main, 'h') or ''}
+  return {'header', text(clock(shift)), text(newest(stats)), (header(main))}
 end
 local function write(main, r, sealed)
   redis.call('HSET', main, 'h', sealed ~= '' and sealed or head(r))

@@ -14,7 +14,7 @@ local now = clock(ARGV[1], ARGV[22])
 local main, short, activity, expiry, off, stats, log, marks, noted = unpack(KEYS, 1, 9)
 local name, mode, on = ARGV[2], ARGV[5], ARGV[11]
 if redis.call('HGET', marks, name) ~= ARGV[3] then return {'lost'} end
-if (redis.call('HGET', main, 'h') or '') ~= ARGV[4] then return {'conflict'} end
+if header(main) ~= ARGV[4] then return {'conflict'} end
 redis.call('HSETNX', stats, 'names', ARGV[17])
 if redis.call('HGET', stats, 'names') ~= ARGV[17] then return {'names'} end
 local r = read(main)

@@ -96,7 +96,7 @@ class Restoring(Generic[T]):
             async with Deadline(DEADLINE):
                 answer = await call
         except SourceError as error:
-            self._degraded.begin(error)
+            self._degraded.begin(_failure(error))
             raise
         except OddswireError:
             raise
@@ -105,9 +105,9 @@ class Restoring(Generic[T]):
             self._degraded.begin(why)
             raise SourceError(why) from None
         except Exception as error:
-            # Without its text: it may hold the values of a statement.
-            self._degraded.begin(f"the source failed: {type(error).__name__}")
-            raise SourceError(f"the source failed: {error}") from error
+            why = _failure(error)
+            self._degraded.begin(why)
+            raise SourceError(why) from error
         self._degraded.end()
         return answer
 
@@ -312,6 +312,11 @@ class Restoring(Generic[T]):
             if place.header and await self.ledger.evict(user_id, place):
                 return True
         return False
+
+
+def _failure(error: Exception) -> str:
+    # Without its text, which may hold the values of a statement: it reaches logs.
+    return f"the source failed: {type(error.__cause__ or error).__name__}"
 
 
 def _header_of(place: Place) -> Header | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
@@ -77,16 +78,15 @@ class Listener:
         app._client_max_size = MAX_BODY  # noqa: SLF001 - given to an app by its maker only
         app.middlewares.insert(0, self._middleware())
         app.on_response_prepare.append(_anonymous)
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
+        self._bounds: dict[str, Any] = {
+            "access_log": None,
             # It repeats what strangers send, which may hold a token.
-            logger=logging.Logger("oddswire.web", logging.CRITICAL),  # noqa: LOG001 - of its own
-            shutdown_timeout=1.0,
-            lingering_time=1.0,
-            max_line_size=_HEADER_BYTES,
-            max_field_size=_HEADER_BYTES,
-        )
+            "logger": logging.Logger("oddswire.web", logging.CRITICAL),  # noqa: LOG001 - of its own
+            "lingering_time": 1.0,
+            "max_line_size": _HEADER_BYTES,
+            "max_field_size": _HEADER_BYTES,
+        }
+        self._runner = web.AppRunner(app, shutdown_timeout=1.0, **self._bounds)
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
@@ -116,8 +116,10 @@ class Listener:
             transport.abort()  # type: ignore[attr-defined]
 
     def _connection(self) -> _Connection:
-        handler: Any = self._runner.server
-        return _Connection(handler(), self._open, self._most, self._patience)
+        server: Any = self._runner.server
+        loop = asyncio.get_running_loop()
+        inner = _Requests(server, loop=loop, **self._bounds)
+        return _Connection(inner, self._open, self._most, self._patience)
 
     def _middleware(self) -> Any:
         @web.middleware
@@ -144,10 +146,15 @@ class Listener:
                 if error.status < 400:
                     raise
                 return _line(error.status, error.reason)
+            except web.RequestPayloadError:
+                return _line(400, "the body is malformed")
             except ConnectionError:
                 raise  # the client is gone: nobody to answer
             except Exception:  # noqa: BLE001 - it is logged, and nothing of it is shown
                 _log.exception("a request failed")
+                if request.writer.output_size:
+                    # A second head would be read as part of the answer that began.
+                    raise ConnectionError from None
                 return _line(500, "it failed here")
 
         return guard
@@ -156,7 +163,35 @@ class Listener:
 def _line(status: int, text: str) -> web.Response:
     # A page that is refused is not to be kept, framed or guessed at.
     headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-    return web.Response(status=status, text=f"{status}: {text}\n", headers=headers)
+    return _Line(status=status, text=f"{status}: {text}\n", headers=headers)
+
+
+class _Line(web.Response):
+    """One line. No hook of the application sees the answer to a malformed head."""
+
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        self.headers.popall("Server", None)
+
+
+class _Requests(web.RequestHandler):
+    """aiohttp's side of a connection; aiohttp's own answers repeat what was sent."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,  # noqa: ARG002
+        message: str | None = None,  # noqa: ARG002
+    ) -> web.StreamResponse:
+        """Answer a request that reached no handler, and close the connection."""
+        if request.writer.output_size:
+            raise ConnectionError  # a part of an answer is on its way
+        answer = _line(status, HTTPStatus(status).phrase)
+        answer.force_close()
+        return answer
 
 
 async def _anonymous(_: web.Request, response: web.StreamResponse) -> None:

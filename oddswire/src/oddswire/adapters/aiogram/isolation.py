@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
 
+from aiogram import Dispatcher
 from aiogram.fsm.storage.base import BaseEventIsolation
 
 from oddswire.adapters._turns import Turns
 from oddswire.adapters.aiogram._parts import parts
+from oddswire.adapters.aiogram.throttle import throttles_first
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from contextlib import _AsyncGeneratorContextManager
 
     from aiogram.fsm.storage.base import StorageKey
 
@@ -59,15 +63,29 @@ class EventIsolation(BaseEventIsolation):
             queue=queue,
             on_error=on_error,
         )
+        self._asked = False
 
-    @asynccontextmanager
-    async def lock(self, key: StorageKey) -> AsyncGenerator[None, None]:
+    def lock(self, key: StorageKey) -> _AsyncGeneratorContextManager[None, None]:
         """Have the conversation for a block.
 
         Raises:
             ConversationBusy: Too many updates wait, or the turn did not come in time.
             OddswireError: Redis could not be asked, and `on_error` is ``"raise"``.
         """
+        if not self._asked:
+            self._asked = True
+            # Before the first wait: a flood that is a process's very first updates
+            # would else line up here before any `Throttle` ran. aiogram hands an
+            # isolation the key alone; its caller has the dispatcher in its `data`. Not
+            # found there, the throttle moves itself when its first update comes.
+            data = sys._getframe(1).f_locals.get("data")  # noqa: SLF001
+            dispatcher = data.get("dispatcher") if isinstance(data, dict) else None
+            if isinstance(dispatcher, Dispatcher):
+                throttles_first(dispatcher)
+        return self._turn(key)
+
+    @asynccontextmanager
+    async def _turn(self, key: StorageKey) -> AsyncGenerator[None, None]:
         async with self.turns.take("conversation", *parts(key)):
             yield
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from contextlib import suppress
 from math import ceil
@@ -17,6 +16,7 @@ from oddswire._tasks import spawn
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError, SettingsError, UpdateInProgress
+from oddswire.events import Degradation
 from oddswire.keys import UPDATE_SEEN
 from oddswire.scripts import load
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from oddswire.client import Client
     from oddswire.clock import Clock
-
-_log = logging.getLogger("oddswire.adapters")
 
 _RELEASE, _RENEW = map(load, ("once_release", "once_renew"))
 
@@ -99,6 +97,10 @@ class Once(BaseMiddleware):
         self._lease = ceil(lease * 1000)
         self._wait = wait
         self._clock = clock or SystemClock()
+        self._unasked, self._unnoted = (
+            Degradation(client.events, "updates", mode, self._clock.monotonic)
+            for mode in ("unchecked", "unnoted")
+        )
         self.dropped = 0
         self.in_progress = 0
         self.unchecked = 0
@@ -129,7 +131,7 @@ class Once(BaseMiddleware):
             raise
         except OddswireError as error:
             self.unchecked += 1
-            _log.warning("update %d is handled unchecked: %r", event.update_id, error)
+            self._unasked.begin(error)
         renewing = None
         if claimed:
             renewing = spawn(self._renew(key, token), name="oddswire update renewal")
@@ -161,6 +163,7 @@ class Once(BaseMiddleware):
         while True:
             # A client that repeats it after a lost reply finds its own token.
             held = await self._client.set(key, token, nx=True, get=True, px=self._lease)
+            self._unasked.end()
             text = held.decode() if isinstance(held, bytes) else held
             if text is None or text == token:
                 return True
@@ -176,6 +179,7 @@ class Once(BaseMiddleware):
     async def _note(self, command: Awaitable[Any]) -> None:
         try:
             await command
+            self._unnoted.end()
         except OddswireError as error:
             # The lease stays: until it ends the update counts as being handled.
-            _log.warning("the outcome of an update was not noted: %r", error)
+            self._unnoted.begin(error)

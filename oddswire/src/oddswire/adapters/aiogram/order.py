@@ -14,7 +14,8 @@ def before_turns(dispatcher: Dispatcher, *middlewares: BaseMiddleware) -> None:
     ``before_turns(dispatcher, Throttle(...), Once(...))``. What is registered by
     ``dispatcher.update.outer_middleware`` runs after an update has waited for the turn
     of its conversation and read its state, so a flood would pay for both before it is
-    limited. The user and the chat of the update are known in either place.
+    limited. (A `Throttle` moves itself to the front when it can.) The user and the chat
+    of the update are known in either place.
 
     Args:
         dispatcher: Whose updates.

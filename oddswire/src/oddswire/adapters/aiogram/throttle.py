@@ -9,11 +9,13 @@ from aiogram import BaseMiddleware
 from aiogram.types import Update
 
 from oddswire._lines import Lines
-from oddswire.adapters.aiogram.isolation import EventIsolation
+from oddswire.adapters.aiogram.once import Once
+from oddswire.adapters.aiogram.order import before_turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from aiogram import Dispatcher
     from aiogram.types import TelegramObject
 
     from oddswire.ratelimit import Decision, RateLimiter, Rule
@@ -29,8 +31,11 @@ class Throttle(BaseMiddleware):
     """Drops updates above the limits, before any handler.
 
     ``before_turns(dispatcher, Throttle(...))`` limits everything, before an update
-    waits for the turn of its conversation; ``router.message.middleware(Throttle(...))``
-    what a handler of messages was found for. Rules with the key ``"user"``, ``"chat"``
+    waits for the turn of its conversation. ``dispatcher.update.outer_middleware`` does
+    the same as long as nothing but `Once` and other throttles is registered there
+    before it: at the first update it is moved to the front. Else it stays and says so
+    in one warning. ``router.message.middleware(Throttle(...))`` limits what a handler
+    of messages was found for, after the turn. Rules with the key ``"user"``, ``"chat"``
     or ``"bot"`` count by those; a rule whose subject an update has not (a channel post
     has no user) is left out. Who writes anonymously, as a group or as a channel, is
     counted as that chat: all of them have the same few users.
@@ -42,8 +47,9 @@ class Throttle(BaseMiddleware):
         limiter: Keeps the rules, which are added to it.
         *rules: All of them have to admit it.
         on_limited: Called with the event, the decision and the middleware's data
-            instead of the handler, such as to answer. It is called for each dropped
-            event: answer a flood only when ``decision.source == "redis"``.
+            instead of the handler, such as to answer; the conversation's state is not
+            in the data. It is called for each dropped event: answer a flood only when
+            ``decision.source == "redis"``.
 
     Raises:
         RuleError: The limiter has another rule of that name.
@@ -58,7 +64,7 @@ class Throttle(BaseMiddleware):
     ) -> None:
         limiter.add(*rules)
         self._lines: Lines[str] = Lines()
-        self._late = False
+        self._warned = False
         self._limiter = limiter
         self._rules = rules
         self._on_limited = on_limited
@@ -74,7 +80,8 @@ class Throttle(BaseMiddleware):
         Raises:
             OddswireError: As `RateLimiter.hit`.
         """
-        self._warn_if_late(event, data)
+        if "fsm_storage" in data and isinstance(event, Update):
+            self._note_late(data.get("dispatcher"))
         bot: int = data["bot"].id
         subjects: dict[str, int | str] = {"bot": bot}
         # The same person may talk to two bots.
@@ -99,17 +106,43 @@ class Throttle(BaseMiddleware):
             return await self._on_limited(event, decision, data)
         return None
 
-    def _warn_if_late(self, event: TelegramObject, data: dict[str, Any]) -> None:
-        """Say once that a flood takes turns before it is limited."""
-        if self._late or "fsm_storage" not in data or not isinstance(event, Update):
+    def _note_late(self, dispatcher: Dispatcher | None) -> None:
+        """Have the next updates limited before they take a turn; else say why not."""
+        if dispatcher is None:
             return
-        fsm = getattr(data.get("dispatcher"), "fsm", None)
-        if isinstance(getattr(fsm, "events_isolation", None), EventIsolation):
-            self._late = True
-            _log.warning(
-                "Throttle runs after an update has waited for its turn: register it "
-                "with before_turns(dispatcher, throttle)"
-            )
+        throttles_first(dispatcher)
+        if self not in _behind(dispatcher) or self._warned:
+            return
+        self._warned = True
+        _log.warning(
+            "Throttle runs after an update has waited for its turn, because other "
+            "middlewares are registered before it: register it with "
+            "before_turns(dispatcher, throttle)"
+        )
+
+
+def throttles_first(dispatcher: Dispatcher) -> None:
+    """Move the throttles behind the dispatcher's state and isolation in front of them.
+
+    Those behind a middleware of somebody else stay: `on_limited` may need its data.
+    """
+    throttles = []
+    for each in _behind(dispatcher):
+        if isinstance(each, Throttle):
+            throttles.append(each)
+        elif not isinstance(each, Once):
+            break
+    for each in throttles:
+        dispatcher.update.outer_middleware.unregister(each)
+    before_turns(dispatcher, *throttles)
+
+
+def _behind(dispatcher: Dispatcher) -> list[Any]:
+    """Return the middlewares that run after an update has its turn and its state."""
+    registered = list(dispatcher.update.outer_middleware)
+    if dispatcher.fsm not in registered:
+        return []
+    return registered[registered.index(dispatcher.fsm) + 1 :]
 
 
 def _sender(event: TelegramObject, data: dict[str, Any]) -> int | None:

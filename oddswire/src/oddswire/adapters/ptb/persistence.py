@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Coroutine
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,8 +13,10 @@ from telegram.ext import BasePersistence
 
 from oddswire.adapters import _values
 from oddswire.client import keyspace
-from oddswire.errors import CodecError, OddswireError, SettingsError
+from oddswire.errors import CodecError, OddswireError, SettingsError, WrongType
+from oddswire.events import Degradation
 from oddswire.keys import PTB_CONVERSATIONS, PTB_DATA
+from oddswire.plain import plain
 
 if TYPE_CHECKING:
     from telegram.ext import PersistenceInput
@@ -58,7 +61,7 @@ class Persistence(BasePersistence[Data, Data, Data]):
     A value that cannot be stored, or is too large, costs itself: the others are
     written, and the application's error handlers hear of it once. What is stored and
     cannot be read is left out, named in the log once, and stays as it is until its key
-    is set or dropped.
+    is set or dropped; a key of another type stays until something is written to it.
 
     At the start only bot data, callback data and conversations are read; the data of a
     user comes with the first update. Conversations and callback data are this process's
@@ -80,6 +83,7 @@ class Persistence(BasePersistence[Data, Data, Data]):
 
     __slots__ = (
         "_client",
+        "_degraded",
         "_keys",
         "_max_size",
         "_preload",
@@ -110,6 +114,9 @@ class Persistence(BasePersistence[Data, Data, Data]):
         self._seen: dict[_Name, _Fields] = {}
         # What could not be written yet: fields that are new, and those that are gone.
         self._unsaved: dict[_Name, _Change] = {}
+        self._degraded = Degradation(
+            client.events, "bot_data", "unsaved", time.monotonic
+        )
         # Keys that are left out of what is written, and an error told so.
         self._refused: dict[_Name, set[str]] = {}
         # Fields that cannot be read, and the log says so.
@@ -239,9 +246,9 @@ class Persistence(BasePersistence[Data, Data, Data]):
         hash_ = self._conversations(name)
         field = _values.encode(key)
         if new_state is None:
-            await self._client.hdel(hash_, field)
+            await self._put(hash_, {}, [field])
         else:
-            await self._client.hset(hash_, field, _values.encode(new_state))
+            await self._put(hash_, {field: _values.encode(new_state)}, [])
 
     async def drop_user_data(self, user_id: int) -> None:
         """Delete a user's data.
@@ -272,7 +279,12 @@ class Persistence(BasePersistence[Data, Data, Data]):
             except OddswireError as error:
                 failed = error
         if failed is not None:
-            _log.error("%d records could not be written", len(self._unsaved))
+            _log.error(
+                "records_not_written: %d: %s",
+                len(self._unsaved),
+                plain(failed),
+                extra={"event": "records_not_written"},
+            )
             raise failed
 
     # --- how
@@ -286,7 +298,11 @@ class Persistence(BasePersistence[Data, Data, Data]):
     async def _read(self, key: str) -> _Fields:
         # Bytes, whatever the client decodes to.
         raw = {NEVER_DECODE: True}
-        fields: _Fields = await self._client.execute_command("HGETALL", key, **raw)
+        fields: _Fields = {}
+        try:
+            fields = await self._client.execute_command("HGETALL", key, **raw)
+        except WrongType as error:
+            self._report(key, b"", error)
         return fields
 
     async def _load(self, name: _Name) -> Data:
@@ -304,15 +320,20 @@ class Persistence(BasePersistence[Data, Data, Data]):
                 name, value = _key_of(field), _value_of(stored)
             except CodecError as error:
                 # Not written over: it counts neither as here nor as gone.
-                if (key, field) not in self._reported:
-                    if len(self._reported) >= _MOST_REPORTED:
-                        self._reported.clear()
-                    self._reported.add((key, field))
-                    _log.warning("a value of %s is left out: %s", key, error)
+                self._report(key, field, error)
                 continue
             there[field] = stored
             data[name] = value
         return there, data
+
+    def _report(self, key: str, field: bytes, error: OddswireError) -> None:
+        """Say once that something stored is left out."""
+        if (key, field) in self._reported:
+            return
+        if len(self._reported) >= _MOST_REPORTED:
+            self._reported.clear()
+        self._reported.add((key, field))
+        _log.warning("a value of %s is left out: %s", key, error)
 
     async def _load_all(self, kind: str) -> dict[int, Data]:
         if not self._preload:
@@ -420,14 +441,11 @@ class Persistence(BasePersistence[Data, Data, Data]):
             self._unsaved.pop(name, None)  # what is there is what is here
             return
         self._unsaved[name] = change
-        key = self._key(name)
-        values: dict[Any, Any] = dict(new)
-        async with self._client.pipeline(transaction=True) as pipe:
-            if new:
-                pipe.hset(key, mapping=values)
-            if gone:
-                pipe.hdel(key, *gone)
-            await pipe.execute()
+        try:
+            await self._put(self._key(name), new, gone)
+        except OddswireError as error:
+            self._degraded.begin(error)
+            raise
         # By now another read may have seen more; this much is there.
         seen = {**self._seen.get(name, {}), **new}
         for field in gone:
@@ -436,6 +454,27 @@ class Persistence(BasePersistence[Data, Data, Data]):
         # Unless there is a newer change to write already.
         if self._unsaved.get(name) is change:
             del self._unsaved[name]
+        if not self._unsaved:
+            self._degraded.end()
+
+    async def _put(self, key: str, new: _Fields, gone: list[bytes]) -> None:
+        """Write fields of a hash; a key of another type goes for them."""
+        values: dict[Any, Any] = dict(new)
+        for foreign in (False, True):
+            try:
+                async with self._client.pipeline(transaction=True) as pipe:
+                    if foreign:
+                        pipe.unlink(key)
+                    if new:
+                        pipe.hset(key, mapping=values)
+                    if gone:
+                        pipe.hdel(key, *gone)
+                    await pipe.execute()
+            except WrongType:
+                if foreign:
+                    raise
+            else:
+                return
 
     async def _drop(self, name: _Name) -> None:
         await self._client.unlink(self._key(name))

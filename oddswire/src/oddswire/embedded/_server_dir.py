@@ -1,7 +1,7 @@
-"""The private directory of a server, the locks that say it lives, and the sweep.
+"""The private directory of a server, the locks that show that it lives, and the sweep.
 
-A lock is a flock on a directory. The server process inherits its descriptor, so the
-lock is free exactly when both this process and the server are gone, however they went.
+A lock is a flock on a directory. The server process inherits its descriptor. Therefore
+the lock is free exactly when this process and the server have both ended.
 """
 
 from __future__ import annotations
@@ -26,44 +26,30 @@ _CONFIG = "oddswire.conf"
 _SOCKET_PATH_MAX = 103  # bytes: macOS has 104 with the final NUL, Linux 108
 
 
-class Home:
+class ServerDir:
     """Everything of one server on disk: its private directory and its data.
 
     The methods block, each for a few system calls; run them in a thread.
 
     Attributes:
-        locks: Descriptors that the server process has to inherit.
+        locks: Descriptors that the server process inherits.
+        directory: The private directory. Like the paths below, `open` sets it.
         config: The configuration file.
         unix_socket: The path of the socket.
         data: The directory for the server's data.
     """
 
+    directory: Path
+    config: Path
+    unix_socket: Path
+    data: Path
+
     def __init__(self, data_dir: str | os.PathLike[str] | None) -> None:
         self.locks: list[int] = []
         self._given = None if data_dir is None else Path(data_dir).absolute()
-        self._directory: Path | None = None
-
-    @property
-    def directory(self) -> Path:
-        """The private directory; `open` made it."""
-        if self._directory is None:
-            raise RuntimeError("the directory is not made yet")
-        return self._directory
-
-    @property
-    def config(self) -> Path:
-        return self.directory / _CONFIG
-
-    @property
-    def unix_socket(self) -> Path:
-        return self.directory / "socket"
-
-    @property
-    def data(self) -> Path:
-        return self._given or self.directory / "data"
 
     def open(self) -> None:
-        """Sweep what dead servers left, make the directory, take the locks.
+        """Sweep the directories of dead servers, make this one, and lock it.
 
         Raises:
             EmbeddedFailed: A directory cannot be made or written.
@@ -71,9 +57,14 @@ class Home:
         root = _root()
         try:
             _sweep(root)
-            self._directory, lock = _make_private(root)
+            self.directory, lock = _make_private(root)
             self.locks.append(lock)
-            self.write_config("")  # at once: the sweep empties only what has one
+            self.config = self.directory / _CONFIG
+            self.unix_socket = self.directory / "socket"
+            self.data = self._given or self.directory / "data"
+            # First the file: if this process dies here, the next sweep may remove a
+            # directory with contents only because of it.
+            self.write_config("")
             if self._given is None:
                 self.data.mkdir(mode=0o700)
         except OSError as error:
@@ -83,17 +74,14 @@ class Home:
             ) from error
 
     def claim_data(self) -> bool:
-        """Take the lock of the data directory, unless another server holds it.
-
-        Returns:
-            Whether this server has its data directory to itself now.
+        """Lock the data directory; return whether this server owns it now.
 
         Raises:
             EmbeddedFailed: The directory cannot be made, written or locked.
         """
         if self._given is None:
             return True
-        lock = _claim(self._given)
+        lock = _lock_data(self._given)
         if lock is not None:
             self.locks.append(lock)
         return lock is not None
@@ -102,13 +90,12 @@ class Home:
         """Replace the configuration file, readable by this user only.
 
         Raises:
-            EmbeddedFailed: It cannot be written: no space is left, as a rule.
+            EmbeddedFailed: It cannot be written; mostly no space is left.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         try:
-            with os.fdopen(
-                os.open(self.config, flags, 0o600), "w", encoding="ascii"
-            ) as file:
+            descriptor = os.open(self.config, flags, 0o600)
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
                 file.write(text)
         except OSError as error:
             raise EmbeddedFailed(
@@ -117,9 +104,9 @@ class Home:
             ) from error
 
     def close(self) -> None:
-        """Remove the private directory and let go of the locks; may be repeated."""
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+        """Remove the private directory, then release the locks; may be repeated."""
+        if self.locks:
+            shutil.rmtree(self.directory, ignore_errors=True)
         while self.locks:
             os.close(self.locks.pop())
 
@@ -134,8 +121,8 @@ def _make_private(root: Path) -> tuple[Path, int]:
     while True:
         directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
         lock = None
-        # A sweep may find the directory before it is locked. Then it is locked by the
-        # sweep, or gone: either way leave it to the sweep and make another.
+        # Another process may sweep the directory before this one locks it. Then the
+        # sweep holds the lock, or has removed the directory: make another.
         with contextlib.suppress(FileNotFoundError):
             lock = _lock(directory)
             if lock is not None and os.path.samestat(os.fstat(lock), directory.stat()):
@@ -157,8 +144,8 @@ def _sweep(root: Path) -> None:
             if lock is None:
                 continue
             try:
-                # Without our file in it the directory may be somebody's data with an
-                # unlucky name: rmdir removes it only when it is empty.
+                # Without our file the directory may be the data of somebody else, with
+                # an unlucky name: rmdir removes it only when it is empty.
                 if (directory / _CONFIG).is_file():
                     shutil.rmtree(directory, ignore_errors=True)
                 else:
@@ -167,7 +154,7 @@ def _sweep(root: Path) -> None:
                 os.close(lock)
 
 
-def _claim(data_dir: Path) -> int | None:
+def _lock_data(data_dir: Path) -> int | None:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
@@ -184,7 +171,7 @@ def _claim(data_dir: Path) -> int | None:
 
 
 def _lock(directory: Path) -> int | None:
-    """Take the lock of a directory: a descriptor, or None when somebody holds it."""
+    """Lock a directory; return the descriptor, None if another process holds it."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

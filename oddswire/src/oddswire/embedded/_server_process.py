@@ -21,24 +21,28 @@ _LINE_MAX = 4096  # bytes kept of one line of the log
 T = TypeVar("T")
 
 
-# What a server needs of our environment. It is a program of somebody else's, and ours
-# has tokens, keys and passwords.
+# The variables that a server needs. The application's environment has tokens, keys and
+# passwords, and the server is a program of another author.
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 
 
 def _environment() -> dict[str, str]:
-    ours = os.environ  # noqa: TID251 - a part of it is handed on
+    ours = os.environ  # noqa: TID251 - the server gets a part of it
     return {name: ours[name] for name in _PASSED_ON if name in ours}
 
 
-class Run(asyncio.SubprocessProtocol):
+class ServerProcess(asyncio.SubprocessProtocol):
     """Follows one server process by its output and its exit; needs no task.
 
+    Args:
+        marker: A part of the log line that the server writes when it is ready.
+        log: Where the lines of the log go.
+
     Attributes:
-        pid: Of the server; None until it is known.
-        ready: Done when the server said that it accepts connections.
-        exited: The exit code, negative for a signal, once the process ended.
-        port_taken: Whether it said that its port belongs to somebody else.
+        pid: The process id of the server; None until it is known.
+        ready: Done when the server accepts connections, by its log.
+        exited: The exit code, negative for a signal, when the process has ended.
+        port_taken: Whether another process has the port, by the log.
     """
 
     pid: int | None = None
@@ -53,22 +57,23 @@ class Run(asyncio.SubprocessProtocol):
         self._marker = marker
         self._log = log
         self._partial = b""
-        # Only when watched: the end of the pipe whose closing ends the server.
+        # With the watching launcher: the end of a pipe. Its closing ends the server.
         self._lifeline: int | None = None
         self._transport: asyncio.SubprocessTransport | None = None
 
     async def start(
         self, command: Sequence[str], *, locks: Sequence[int], watched: bool
     ) -> None:
-        """Start the process, with the locks inherited.
+        """Start the process, which inherits the locks.
 
-        To be seen through when cancelled: a half made process has no owner.
+        The caller runs it shielded: a cancelled start would leave a process that
+        nobody owns.
 
         Raises:
             OSError: The launcher could not be started.
         """
-        # The kernel sends the parent-death signal when the *thread* that forked ends:
-        # subprocess_exec forks in the event loop's own thread, which outlives us.
+        # The kernel sends the parent-death signal when the *thread* that forked ends.
+        # subprocess_exec forks in the thread of the event loop, which lives longer.
         loop = asyncio.get_running_loop()
         mode, numbers, inherited = "exec", str(os.getpid()), list(locks)
         if watched:
@@ -93,11 +98,11 @@ class Run(asyncio.SubprocessProtocol):
                 os.close(inherited[0])
 
     async def wait_ready(self) -> bool:
-        """Wait until the server is ready, or has ended: whether it is ready."""
+        """Wait until the server is ready or has ended; return whether it is ready."""
         either: set[asyncio.Future[Any]] = {self.ready, self.exited}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self.exited.done():
-            # The exit is often noticed before the last lines, which say why.
+            # The loop often sees the exit before the last lines, which have the reason.
             await asyncio.wait({self._silent}, timeout=_LAST_OUTPUT)
             return False
         return True
@@ -115,18 +120,22 @@ class Run(asyncio.SubprocessProtocol):
         """
         if self._transport is None:  # it never started
             return
+        # 1. Ask it to end. SIGCONT as well: a stopped process does not act on SIGTERM.
         try:
             self.send(signal.SIGTERM)
-            self.send(signal.SIGCONT)  # a stopped one could not act on SIGTERM
+            self.send(signal.SIGCONT)
             await asyncio.wait({self.exited}, timeout=patience)
         finally:
+            # 2. Kill it, and end its launcher.
             self.send(signal.SIGKILL)
             self._hang_up()
+            # 3. Wait for the exit and then for the pipes, also when cancelled: the
+            #    loop would reap a process that has no transport any more.
             try:
-                await see_through(self.exited)
+                await run_shielded(self.exited)
             finally:
                 self._transport.close()
-                await see_through(self._closed)
+                await run_shielded(self._closed)
 
     def _hang_up(self) -> None:
         if self._lifeline is not None:
@@ -173,10 +182,10 @@ class Run(asyncio.SubprocessProtocol):
         self._closed.set_result(None)
 
 
-async def see_through(work: asyncio.Future[T]) -> T:
-    """Wait until the work is done even when cancelled, then be cancelled.
+async def run_shielded(work: asyncio.Future[T]) -> T:
+    """Wait until the work is done, also when cancelled; then raise the cancellation.
 
-    For what would leave something behind if nobody saw its end: a thread that makes a
+    For work that leaves something behind without an owner: a thread that makes a
     directory, a process that was just killed.
     """
     cancelled: asyncio.CancelledError | None = None

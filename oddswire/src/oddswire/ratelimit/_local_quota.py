@@ -1,108 +1,104 @@
-"""What one process may use of a limit while Redis cannot be asked.
+"""What one process may use of a limit while Redis is down.
 
-Each share begins with what Redis said last, so that a process that is alone with a
-limit stays within it through an outage; each is booked in Redis when that is over.
+A quota begins with the last reply of Redis. Therefore a process that is alone with a
+limit stays within it during an outage. The usage is reported to Redis afterwards.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from math import ceil, inf
+from math import ceil
 from typing import TYPE_CHECKING, Protocol
+
+from oddswire.ratelimit.decision import NO_RETRY
+from oddswire.ratelimit.rules import AGES
 
 if TYPE_CHECKING:
     from oddswire.ratelimit.rules import SlidingWindow, TokenBucket
 
-_SUBS = 21
 
-
-class Share(Protocol):
-    """The use of one subject under one rule; times are those of the limiter's clock."""
+class LocalQuota(Protocol):
+    """The usage of one subject by this process; times are of the limiter's clock."""
 
     def free(self, now: float) -> int:
-        """Return what it would still admit."""
+        """Return what the quota still admits."""
 
     def take(self, now: float, cost: int) -> None:
-        """Count a cost; the caller has looked at `free`."""
+        """Count a cost that is `free`."""
 
-    def give_back(self, at: float, cost: int) -> None:
-        """Undo a cost that was counted at that time."""
+    def release(self, at: float, cost: int) -> None:
+        """Undo a cost that was counted at a time."""
 
     def retry(self, now: float, need: int) -> float:
-        """Return seconds until `need` is free; inf: not while it is a share."""
+        """Return the seconds until `need` is free, NO_RETRY if it never is."""
 
     def used(self, now: float) -> int:
-        """Return what to book in Redis."""
+        """Return the usage to report to Redis."""
 
 
-class WindowShare:
+class WindowQuota:
     """A sliding window of 21 sub-windows, as in ratelimit_hit.lua.
 
     Args:
-        limit: Of all processes.
+        limit: The limit of all processes.
         processes: How many share it.
-        known: What Redis last said was used, by everybody.
-        known_until: When none of that counts any more.
+        known: The usage of all processes in the last reply of Redis.
+        known_until: When none of that usage counts any more.
     """
 
     def __init__(
         self, limit: SlidingWindow, processes: int, known: int, known_until: float
     ) -> None:
-        self._limit = limit.limit
-        self._processes = processes
+        self._share = max(1, limit.limit // processes)
+        self._share_of_rest = max(0, (limit.limit - known) // processes)
+        self._known_until = known_until if known else 0.0
         self._width = limit.width / 1e6
-        self._known = known
-        self._known_until = known_until
         self._counted: deque[tuple[int, int]] = deque()  # (sub-window, cost)
 
     def free(self, now: float) -> int:
-        """See `Share`."""
-        return self._allowance(now) - self.used(now)
-
-    def _allowance(self, now: float) -> int:
-        if self._known and now < self._known_until:
-            return max(0, (self._limit - self._known) // self._processes)
-        return max(1, self._limit // self._processes)
+        """See `LocalQuota`."""
+        known = now < self._known_until
+        return (self._share_of_rest if known else self._share) - self.used(now)
 
     def used(self, now: float) -> int:
-        """See `Share`."""
-        oldest = int(now / self._width) - _SUBS + 1
+        """See `LocalQuota`."""
+        oldest = int(now / self._width) - AGES
         return sum(cost for number, cost in self._counted if number >= oldest)
 
     def take(self, now: float, cost: int) -> None:
-        """See `Share`."""
+        """See `LocalQuota`."""
         number = int(now / self._width)
-        while self._counted and self._counted[0][0] <= number - _SUBS:
+        while self._counted and self._counted[0][0] < number - AGES:
             self._counted.popleft()
         if self._counted and self._counted[-1][0] == number:
             cost += self._counted.pop()[1]
         self._counted.append((number, cost))
 
-    def give_back(self, at: float, cost: int) -> None:
-        """See `Share`."""
+    def release(self, at: float, cost: int) -> None:
+        """See `LocalQuota`."""
         number = int(at / self._width)
         for place, (each, counted) in enumerate(self._counted):
             if each == number:
                 self._counted[place] = (each, max(0, counted - cost))
 
     def retry(self, now: float, need: int) -> float:
-        """See `Share`."""
-        times = [(number + _SUBS) * self._width for number, _ in self._counted]
+        """See `LocalQuota`."""
+        times = [(number + AGES + 1) * self._width for number, _ in self._counted]
         for time in sorted([*times, self._known_until]):
-            # A moment later: the product may have been rounded down.
+            # A microsecond later: the product may be rounded down.
             later = time + 1e-6
             if later > now and self.free(later) >= need:
                 return later - now
-        return inf
+        return NO_RETRY
 
 
-class BucketShare:
-    """A token bucket with the share of the burst and of the rate.
+class TokenQuota:
+    """A token bucket with the process's share of the burst and of the rate.
 
     Args:
-        limit: Of all processes.
+        limit: The limit of all processes.
         processes: How many share it.
-        full_at: When Redis said that it will be full again.
+        full_at: When the bucket is full, by the last reply of Redis.
         now: The time.
     """
 
@@ -118,36 +114,36 @@ class BucketShare:
         return max(0.0, self._arrival - now)
 
     def free(self, now: float) -> int:
-        """See `Share`."""
+        """See `LocalQuota`."""
         return int((self._full - self._debt(now)) / self._step + 1e-9)
 
     def take(self, now: float, cost: int) -> None:
-        """See `Share`."""
+        """See `LocalQuota`."""
         self._arrival = max(self._arrival, now) + cost * self._step
         self._spent += cost
 
-    def give_back(self, at: float, cost: int) -> None:  # noqa: ARG002 - see `Share`
-        """See `Share`."""
+    def release(self, at: float, cost: int) -> None:  # noqa: ARG002 - LocalQuota's
+        """See `LocalQuota`."""
         self._arrival -= cost * self._step
         self._spent -= cost
 
     def retry(self, now: float, need: int) -> float:
-        """See `Share`."""
+        """See `LocalQuota`."""
         if need * self._step > self._full:
-            return inf
+            return NO_RETRY
         return max(0.0, need * self._step - (self._full - self._debt(now))) + 1e-6
 
     def used(self, now: float) -> int:
-        """See `Share`."""
+        """See `LocalQuota`."""
         return min(self._spent, ceil(self._debt(now) / self._step))
 
 
-class SlotsShare:
+class SlotQuota:
     """Slots of this process, those from before the outage included.
 
     Args:
-        limit: The share.
-        leases: Of this process, and when they end; kept by its owner.
+        limit: The process's share.
+        leases: The process's leases and their ends.
     """
 
     def __init__(self, limit: int, leases: dict[str, float]) -> None:
@@ -155,21 +151,21 @@ class SlotsShare:
         self._leases = leases
 
     def free(self, now: float) -> int:
-        """See `Share`."""
+        """See `LocalQuota`."""
         return self._limit - sum(end > now for end in self._leases.values())
 
     def take(self, now: float, cost: int) -> None:
-        """See `Share`: the limiter notes the leases."""
+        """See `LocalQuota`: the evaluator adds the leases."""
 
-    def give_back(self, at: float, cost: int) -> None:
-        """See `Share`: the limiter drops the leases."""
+    def release(self, at: float, cost: int) -> None:
+        """See `LocalQuota`: the evaluator drops the leases."""
 
     def retry(self, now: float, need: int) -> float:
-        """See `Share`."""
+        """See `LocalQuota`."""
         ends = sorted(end for end in self._leases.values() if end > now)
         over = need - self.free(now)
-        return ends[over - 1] - now if 0 < over <= len(ends) else inf
+        return ends[over - 1] - now if 0 < over <= len(ends) else NO_RETRY
 
-    def used(self, now: float) -> int:  # noqa: ARG002 - see `Share`
-        """See `Share`: the renewal books those that are held."""
+    def used(self, now: float) -> int:  # noqa: ARG002 - LocalQuota's
+        """See `LocalQuota`: a renewal reports the slots that are held."""
         return 0

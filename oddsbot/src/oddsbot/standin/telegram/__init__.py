@@ -1,0 +1,26 @@
+"""The Bot API's stand-in: `BotApi` serves bots, and people by a chat page.
+
+`World` holds the chats and is where a test acts for a person; `Faults` breaks things.
+"""
+
+from ._markup import any_markup as checked_markup
+from ._methods import METHODS
+from ._page import rich
+from ._text import formatted as checked_text
+from .errors import ApiError
+from .faults import Fault, Faults, Limits
+from .server import BotApi
+from .world import World
+
+__all__ = [
+    "METHODS",
+    "ApiError",
+    "BotApi",
+    "Fault",
+    "Faults",
+    "Limits",
+    "World",
+    "checked_markup",
+    "checked_text",
+    "rich",
+]

@@ -1,0 +1,150 @@
+"""`Fields`: the parameters of a call, whichever of four ways they were sent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import BodyPartReader, MultipartReader, StreamReader
+from aiohttp.base_protocol import BaseProtocol
+
+from .errors import bad
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiohttp import web
+
+_TRUE = frozenset({"true", "1", "yes"})
+_JSON = "application/json"
+
+
+class Upload(msgspec.Struct, frozen=True):
+    """A file of the call."""
+
+    name: str
+    data: bytes
+
+
+class Fields:
+    """Parameters by name: of the query, a form, parts of a form, or JSON.
+
+    Args:
+        values: Texts, or values of JSON.
+        files: Uploads by the name of their part.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Any], files: Mapping[str, Upload] | None = None
+    ) -> None:
+        self._values = {
+            key: value for key, value in values.items() if value is not None
+        }
+        self.files = files or {}
+
+    @classmethod
+    async def of(cls, request: web.Request) -> Fields:
+        """Read a request.
+
+        Raises:
+            ApiError: The body is no object of JSON.
+        """
+        values: dict[str, Any] = dict(request.query)
+        files: dict[str, Upload] = {}
+        if request.content_type == _JSON:
+            body = _decoded(await request.text(), "the body")
+            if not isinstance(body, dict):
+                raise bad("can't parse the body: an object expected")
+            return cls(values | body)
+        try:
+            if request.content_type.startswith("multipart/"):
+                await _read_parts(request, values, files)
+            else:
+                values |= await request.post()
+        except (ValueError, AssertionError, LookupError, RuntimeError) as error:
+            raise bad("can't parse the body") from error
+        return cls(values, files)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values or name in self.files
+
+    def text(self, name: str, default: str = "") -> str:
+        """Return a text; a number or a boolean of JSON as it is written there."""
+        value = self._values.get(name, default)
+        return value if isinstance(value, str) else json.dumps(value)
+
+    def number(self, name: str, default: int | None = None) -> int:
+        """Return a whole number of 64 bits.
+
+        Raises:
+            ApiError: It is none, or absent without a default.
+        """
+        value = self._values.get(name, default)
+        try:
+            number = int(value) if isinstance(value, (int, str)) else None
+        except ValueError:
+            number = None
+        if number is None or not -(2**63) <= number < 2**63:
+            raise bad(
+                f"invalid {name} specified" if name in self else f"{name} is empty"
+            )
+        return number
+
+    def flag(self, name: str) -> bool:
+        """Return whether it is set."""
+        return self.text(name).lower() in _TRUE
+
+    def json(self, name: str) -> Any:
+        """Return a value of JSON, which may be sent as a text; None if it is absent.
+
+        Raises:
+            ApiError: It is no JSON.
+        """
+        value = self._values.get(name)
+        if isinstance(value, str):
+            return _decoded(value, name) if value.strip() else None
+        return value
+
+    def names(self, name: str) -> list[str] | None:
+        """Return a list of texts; None if it is absent.
+
+        Raises:
+            ApiError: It is no such list.
+        """
+        value = self.json(name)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+            raise bad(f"can't parse {name}: an Array of Strings expected")
+        return value
+
+
+async def _read_parts(
+    request: web.Request, values: dict[str, Any], files: dict[str, Upload]
+) -> None:
+    """Read a body of parts. The listener has it already, within its bounds."""
+    stream = StreamReader(
+        BaseProtocol(asyncio.get_running_loop()), 2**16, loop=asyncio.get_running_loop()
+    )
+    stream.feed_data(await request.read())
+    stream.feed_eof()
+    async for part in MultipartReader(request.headers, stream):
+        if not isinstance(part, BodyPartReader) or part.name is None:
+            raise ValueError("a part without a name")
+        data = bytes(await part.read())
+        if part.filename is None:
+            values[part.name] = data.decode()
+        else:
+            files[part.name] = Upload(part.filename, data)
+
+
+def _decoded(text: str, name: str) -> Any:
+    # The nesting is bounded first: the decoder would raise RecursionError.
+    if max(text.count("["), text.count("{")) > 10_000:
+        raise bad(f"can't parse {name}: too deep")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise bad(f"can't parse {name} JSON object") from error

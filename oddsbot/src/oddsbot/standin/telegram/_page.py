@@ -1,0 +1,267 @@
+"""The chat page: HTML from the world, every text escaped."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from html import escape
+from typing import TYPE_CHECKING
+
+from ._text import units, usable
+
+if TYPE_CHECKING:
+    from .errors import Json
+    from .world import Person, Room, World
+
+SHOWN = 60
+_TAGS = {
+    "bold": "strong",
+    "italic": "em",
+    "underline": "u",
+    "strikethrough": "s",
+    "code": "code",
+    "pre": "pre",
+    "blockquote": "blockquote",
+    "expandable_blockquote": "blockquote",
+}
+_HEAD = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="/assets/page.css">
+<script src="/assets/page.js" defer></script>
+"""
+# Each with what it does, in the words of the button.
+SWITCHES = {
+    "flood": "Answer 429 to the next 3 calls",
+    "error": "Answer 502 to the next 3 calls",
+    "silence": "Do not answer the next call",
+    "lost": "Do the next call, lose its answer",
+    "repeat": "Deliver each update twice",
+    "block": "Block the bot",
+}
+
+
+def page(world: World, person: Person, room: Room, secret: str, on: set[str]) -> str:
+    """Return the whole page of a person in one of her chats.
+
+    Args:
+        world: The chats.
+        person: Who looks.
+        room: Where.
+        secret: What each form carries.
+        on: Names of switches that are on.
+    """
+    bot = world.me["first_name"]
+    title = room.title if room.type != "private" else bot
+    return "".join(
+        (
+            _HEAD.format(title=f"{escape(title)} · {escape(person.first_name)}"),
+            '<body><a class="skip" href="#say">Skip to the message field</a>',
+            (
+                f'<nav aria-label="People and chats">{_people(world, person, room)}'
+                f"{_breakers(person, room, secret, on)}</nav>"
+            ),
+            (
+                f'<main><header><h1 dir="auto">{escape(title)}</h1>'
+                f'<p id="state" role="status">{_subtitle(room, person)}</p></header>'
+            ),
+            _form("chat", person, room, secret),
+            (
+                '<ol id="log" role="log" aria-label="Messages" tabindex="0" '
+                f'data-events="/events?as={person.id}&amp;chat={room.id}">'
+            ),
+            *(item(person, each) for each in _newest(room)),
+            '</ol></form><div id="answer" role="alert"></div>',
+            _form("write", person, room, secret),
+            (
+                '<label for="say">Message</label><textarea id="say" name="text" '
+                'rows="1" dir="auto" required autocomplete="off" placeholder="Message" '
+                'aria-describedby="hint"></textarea>'
+                '<button name="do" value="say">Send</button>'
+                '<span id="hint">Enter sends, Shift+Enter makes a new line.</span>'
+                "</form></main></body></html>"
+            ),
+        )
+    )
+
+
+def _newest(room: Room) -> list[Json]:
+    return list(room.messages.values())[-SHOWN:]
+
+
+def _subtitle(room: Room, person: Person) -> str:
+    if room.type != "private":
+        return f"{len(room.members)} members · you are {escape(person.first_name)}"
+    if person.blocked:
+        return "blocked; a message unblocks it"
+    return "bot"
+
+
+def _form(name: str, person: Person, room: Room, secret: str) -> str:
+    return (
+        f'<form id="{name}" method="post" action="/act">'
+        f'<input type="hidden" name="secret" value="{escape(secret)}">'
+        f'<input type="hidden" name="as" value="{person.id}">'
+        f'<input type="hidden" name="chat" value="{room.id}">'
+    )
+
+
+def _people(world: World, person: Person, room: Room) -> str:
+    rows = []
+    for each in world.people.values():
+        chats = [world.rooms[each.id]] + [
+            other
+            for other in world.rooms.values()
+            if other.type in {"group", "supergroup"}
+            and other.migrated_to is None
+            and other.members.get(each.id, "left") not in {"left", "kicked"}
+        ]
+        links = []
+        for chat in chats:
+            here = each is person and chat is room
+            name = world.me["first_name"] if chat.type == "private" else chat.title
+            current = ' aria-current="page"' if here else ""
+            href = f"/?as={each.id}&amp;chat={chat.id}"
+            links.append(f'<a href="{href}"{current}>{escape(name)}</a>')
+        who = f'<span class="who">{escape(each.first_name)}</span>'
+        rows.append(f"<li>{who}{''.join(links)}</li>")
+    return f'<h2>People</h2><ul class="people">{"".join(rows)}</ul>'
+
+
+def _breakers(person: Person, room: Room, secret: str, on: set[str]) -> str:
+    buttons = "".join(
+        f'<button name="do" value="switch:{name}" '
+        f'aria-pressed="{"true" if name in on else "false"}">{escape(label)}</button>'
+        for name, label in SWITCHES.items()
+    )
+    form = _form("break", person, room, secret)
+    return f"<details><summary>Break things</summary>{form}{buttons}</form></details>"
+
+
+def item(person: Person, message: Json) -> str:
+    """Return one message as an item of the log."""
+    number = message["message_id"]
+    sender = message.get("from", {})
+    own = sender.get("id") == person.id
+    name = (
+        "You" if own else sender.get("first_name") or message["chat"].get("title", "")
+    )
+    moment = datetime.fromtimestamp(message["date"], UTC)
+    edited = " · edited" if "edit_date" in message else ""
+    silent = " · silent" if message.get("_silent") else ""
+    parts = [
+        (
+            f'<li id="m{number}" class="{"own" if own else "other"}">'
+            f'<article aria-labelledby="n{number}"><h3 id="n{number}" dir="auto">'
+            f'{escape(name)}<span class="hidden"> wrote</span></h3>'
+        )
+    ]
+    replied = message.get("reply_to_message")
+    if replied is not None:
+        quoted = replied.get("text") or replied.get("caption") or "a photo"
+        parts.append(f'<p class="reply" dir="auto">{escape(quoted[:120])}</p>')
+    if "photo" in message:
+        size = message["photo"][0]
+        alt = (message.get("caption") or "").partition("\n")[0] or "Photo"
+        parts.append(
+            f'<img src="/photo/{escape(size["file_id"])}" width="{size["width"]}" '
+            f'height="{size["height"]}" alt="Photo: {escape(alt)}">'
+        )
+    text = message.get("text") or message.get("caption")
+    if text:
+        entities = message.get("entities") or message.get("caption_entities") or []
+        parts.append(f'<div class="text" dir="auto">{rich(text, entities)}</div>')
+    if "location" in message:
+        place = message["location"]
+        parts.append(f"<p>{place['latitude']:.4f}, {place['longitude']:.4f}</p>")
+    if "migrate_to_chat_id" in message:
+        parts.append("<p>The group became a supergroup.</p>")
+    parts.append(
+        f'<time datetime="{moment:%Y-%m-%dT%H:%M:%SZ}">{moment:%H:%M}{edited}{silent}'
+        "</time></article>"
+    )
+    keyboard = message.get("reply_markup", {}).get("inline_keyboard")
+    if keyboard:
+        rows = (
+            f'<div class="row">{_row(number, r, row)}</div>'
+            for r, row in enumerate(keyboard)
+        )
+        parts.append(
+            f'<div class="keys" role="group" aria-label="Buttons">{"".join(rows)}</div>'
+        )
+    return "".join((*parts, "</li>"))
+
+
+def _row(number: int, row: int, buttons: list[Json]) -> str:
+    return "".join(_button(number, row, at, each) for at, each in enumerate(buttons))
+
+
+def _button(number: int, row: int, column: int, button: Json) -> str:
+    text = escape(button["text"])
+    style = f' class="{button["style"]}"' if "style" in button else ""
+    if "url" in button:
+        return (
+            f'<a{style} href="{escape(button["url"])}" target="_blank" '
+            f'rel="noopener noreferrer">{text} <span aria-hidden="true">↗</span></a>'
+        )
+    if "copy_text" in button:
+        copied = escape(button["copy_text"]["text"])
+        return f'<button{style} type="button" data-copy="{copied}">{text}</button>'
+    if "callback_data" in button:
+        place = f"press:{number}:{row}:{column}"
+        return f'<button{style} name="do" value="{place}">{text}</button>'
+    return f'<button{style} type="button" disabled>{text}</button>'
+
+
+def rich(text: str, entities: list[Json]) -> str:
+    """Return a text as HTML, with its entities; they may stand within each other."""
+    raw = text.encode("utf-16-le", "surrogatepass")
+    borders: dict[int, tuple[list[str], list[str]]] = {}
+    ends: list[int] = []
+    for entity in entities:
+        begin, end = entity["offset"], entity["offset"] + entity["length"]
+        while ends and ends[-1] <= begin:
+            ends.pop()
+        if ends and end > ends[-1]:
+            continue  # it leaves the one that it began in: HTML has no way to say that
+        piece = raw[begin * 2 : end * 2].decode("utf-16-le", "replace")
+        opening, closing = _tags(entity, piece)
+        ends.append(end)
+        borders.setdefault(begin, ([], []))[0].append(opening)
+        borders.setdefault(end, ([], []))[1].insert(0, closing)
+    out, last = [], 0
+    for at in sorted(borders):
+        out.append(escape(raw[last * 2 : at * 2].decode("utf-16-le", "replace")))
+        opened, closed = borders[at]
+        out += [*closed, *opened]
+        last = at
+    out.append(escape(raw[last * 2 : units(text) * 2].decode("utf-16-le", "replace")))
+    return "".join(out)
+
+
+def _tags(entity: Json, piece: str) -> tuple[str, str]:
+    kind = entity["type"]
+    if kind in _TAGS:
+        return f"<{_TAGS[kind]}>", f"</{_TAGS[kind]}>"
+    url = entity.get("url") if kind == "text_link" else piece
+    if kind in {"text_link", "url"} and usable(url) and str(url).startswith("http"):
+        href = escape(str(url))
+        opening = f'<a href="{href}" target="_blank" rel="noopener noreferrer">'
+        return opening, "</a>"
+    if kind == "bot_command":
+        return (
+            f'<button class="command" name="do" value="say:{escape(piece)}">',
+            "</button>",
+        )
+    if kind == "spoiler":
+        return '<span class="spoiler" tabindex="0">', "</span>"
+    return '<span class="entity">', "</span>"
+
+
+def event(name: str, content: Json) -> bytes:
+    """Return a server-sent event."""
+    return f"event: {name}\ndata: {json.dumps(content)}\n\n".encode()

@@ -1,0 +1,225 @@
+"""`Updates`: what a bot has not seen yet, by long polling or to its webhook."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from typing import TYPE_CHECKING, NoReturn
+
+import msgspec
+from aiohttp import ClientError, ClientSession, ClientTimeout
+
+from .errors import ApiError, Json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from .faults import Faults
+
+# These come to bots that ask for them by name only.
+_UNASKED = frozenset({"chat_member", "message_reaction", "message_reaction_count"})
+_LONGEST_POLL = 50
+_MOST_WAITING = 100_000
+SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"  # noqa: S105 - the header's name
+OTHER_POLLER = (
+    "terminated by other getUpdates request; make sure that only one bot instance is "
+    "running"
+)
+HAS_WEBHOOK = (
+    "can't use getUpdates method while webhook is active; use deleteWebhook to delete "
+    "the webhook first"
+)
+
+
+class Webhook(msgspec.Struct, kw_only=True):
+    """Where updates are posted to, and what came of it."""
+
+    url: str
+    secret: str = ""
+    connections: int = 40
+    error_at: float | None = None
+    error: str = ""
+
+
+class Updates:
+    """Updates in order of their ids, each until it is confirmed.
+
+    Args:
+        faults: Repeated and reversed updates are its switches.
+        now: Unix seconds.
+        retry: Seconds after which a webhook that failed is tried again; it doubles.
+    """
+
+    def __init__(
+        self, faults: Faults, now: Callable[[], float], *, retry: float = 1.0
+    ) -> None:
+        self._faults = faults
+        self._now = now
+        self._retry = retry
+        self._waiting: dict[int, Json] = {}
+        self._repeated: set[int] = set()
+        self._last = 0
+        self._poll = 0
+        self._news = asyncio.Event()
+        self._closed = False
+        self.allowed: frozenset[str] | None = None
+        self.webhook: Webhook | None = None
+
+    @property
+    def pending(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def add(self, kind: str, content: object) -> int | None:
+        """Queue one; return its id, or None where the bot did not ask for its kind."""
+        asked = kind in self.allowed if self.allowed else kind not in _UNASKED
+        if not asked:
+            return None
+        self._last += 1
+        self._waiting[self._last] = {"update_id": self._last, kind: content}
+        if len(self._waiting) > _MOST_WAITING:
+            del self._waiting[next(iter(self._waiting))]
+        self._wake()
+        return self._last
+
+    def allow(self, kinds: Collection[str] | None) -> None:
+        """Say which kinds are wanted; empty: the usual ones, None: as before."""
+        if kinds is not None:
+            self.allowed = frozenset(kinds) or None
+
+    def drop(self) -> None:
+        """Forget what waits."""
+        self._waiting.clear()
+
+    def hook(self, webhook: Webhook | None) -> None:
+        """Set the webhook, or take it away; a poll that waits ends."""
+        self.webhook = webhook
+        self._wake()
+
+    def close(self) -> None:
+        """End the poll that waits; it returns nothing."""
+        self._closed = True
+        self._wake()
+
+    async def poll(
+        self,
+        offset: int,
+        limit: int,
+        timeout: int,
+        allowed: Collection[str] | None = None,
+    ) -> list[Json]:
+        """Return updates from `offset` on, and forget those before it.
+
+        Args:
+            offset: Below 0: that many from the end, the rest is forgotten.
+            limit: At most so many, 1 to 100.
+            timeout: Seconds to wait for the first; at most 50.
+            allowed: As for `allow`.
+
+        Raises:
+            ApiError: 409, another poll began or a webhook is set.
+        """
+        if self.webhook is not None:
+            _conflict(HAS_WEBHOOK)
+        self.allow(allowed)
+        self._poll += 1
+        poll = self._poll
+        self._wake()  # the one that waits sees that it is not the newest any more
+        if offset < 0:
+            offset = ([0, *self._waiting][offset:] or [0])[0]
+        for update_id in [each for each in self._waiting if each < offset]:
+            self._confirm(update_id)
+        end = asyncio.get_running_loop().time() + max(0, min(timeout, _LONGEST_POLL))
+        while True:
+            batch = list(self._waiting.values())[: max(1, min(limit or 100, 100))]
+            if batch or self._closed:
+                return batch[::-1] if self._faults.reverse else batch
+            try:
+                async with asyncio.timeout_at(end):
+                    await self._news.wait()
+            except TimeoutError:
+                return []
+            if poll != self._poll:
+                _conflict(OTHER_POLLER)
+            if self.webhook is not None:
+                _conflict(HAS_WEBHOOK)
+
+    async def deliver(self, reply: Callable[[Json], object]) -> NoReturn:
+        """Post updates to the webhook, one after the other, until it is cancelled.
+
+        Args:
+            reply: Takes the call that a webhook answers with.
+        """
+        pause = self._retry
+        # Nobody is sent on to another address, and no proxy of the environment counts.
+        async with ClientSession(timeout=ClientTimeout(total=30)) as http:
+            while True:
+                news = self._news
+                hook = self.webhook
+                if hook is None or not self._waiting:
+                    await news.wait()
+                    continue
+                waiting = list(self._waiting.items())[:2]
+                update_id, update = waiting[-1 if self._faults.reverse else 0]
+                answer = await self._post(http, hook, update)
+                if answer is None:
+                    await self._pause(news, pause)
+                    pause = min(pause * 2, 60.0)
+                    continue
+                pause = self._retry
+                self._confirm(update_id)
+                if answer:
+                    reply(answer)
+
+    async def _post(
+        self, http: ClientSession, hook: Webhook, update: Json
+    ) -> Json | None:
+        headers = {SECRET_HEADER: hook.secret} if hook.secret else {}
+        try:
+            async with http.post(
+                hook.url, json=update, headers=headers, allow_redirects=False
+            ) as response:
+                if not 200 <= response.status < 300:
+                    raise ClientError(  # noqa: TRY301 - one place says what went wrong
+                        f"Wrong response from the webhook: {response.status} "
+                        f"{response.reason}"
+                    )
+                body = await response.content.read(64 * 1024)
+        except (ClientError, OSError, TimeoutError) as error:
+            hook.error_at, hook.error = (
+                self._now(),
+                str(error) or "Connection timed out",
+            )
+            return None
+        try:
+            answer = msgspec.json.decode(body, type=dict)
+        except msgspec.DecodeError:
+            return {}
+        return answer if "method" in answer else {}
+
+    def _confirm(self, update_id: int) -> None:
+        if self._faults.repeat and update_id not in self._repeated:
+            self._repeated.add(update_id)
+            return
+        self._repeated.discard(update_id)
+        self._waiting.pop(update_id, None)
+
+    async def _pause(self, news: asyncio.Event, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await news.wait()
+        except TimeoutError:
+            pass
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+
+def same_secret(sent: str, expected: str) -> bool:
+    """Whether two secrets are equal; as bytes, in constant time."""
+    return hmac.compare_digest(sent.encode("utf-8", "replace"), expected.encode())
+
+
+def _conflict(why: str) -> NoReturn:
+    raise ApiError(409, why)

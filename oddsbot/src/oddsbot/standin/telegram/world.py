@@ -1,0 +1,466 @@
+"""`World`: people, chats and what was said in them; a test acts for people here."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ._text import formatted, found
+from .errors import ApiError, Json, bad
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .updates import Updates
+
+KEPT_MESSAGES = 500
+_KEPT_FILES = 200
+_KEPT_SENT = 200_000
+
+
+class Person(msgspec.Struct, kw_only=True):
+    """Somebody; `blocked` is her doing, `deactivated` Telegram's."""
+
+    id: int
+    first_name: str
+    username: str
+    blocked: bool = False
+    deactivated: bool = False
+
+    def user(self) -> Json:
+        """Return her as a User."""
+        return {
+            "id": self.id,
+            "is_bot": False,
+            "first_name": self.first_name,
+            "username": self.username,
+            "language_code": "en",
+        }
+
+
+class Room(msgspec.Struct, kw_only=True):
+    """A chat.
+
+    Attributes:
+        id: Of a private chat: the person's.
+        type: ``private``, ``group``, ``supergroup`` or ``channel``.
+        title: Of people's chats: the person's name.
+        members: Status by person, the bot's own too.
+        began: Whether the bot may write: the person did, or it is a member.
+        messages: By id; the newest 500.
+        last: The newest id.
+        migrated_to: The supergroup that this group became.
+        pinned: The id of a message, 0: none.
+    """
+
+    id: int
+    type: str
+    title: str
+    members: dict[int, str]
+    began: bool = False
+    messages: dict[int, Json] = {}
+    last: int = 0
+    migrated_to: int | None = None
+    pinned: int = 0
+
+
+class Photo(msgspec.Struct, frozen=True):
+    """A file that was sent."""
+
+    unique_id: str
+    data: bytes
+    mime: str
+    width: int
+    height: int
+
+    @property
+    def file_id(self) -> str:
+        """By which a bot sends it again."""
+        return f"photo-{self.unique_id}"
+
+    @property
+    def path(self) -> str:
+        """Below ``/file/bot<token>/``."""
+        return f"photos/{self.unique_id}.{self.mime.partition('/')[2]}"
+
+    def sizes(self) -> list[Json]:
+        """Return it as a list of PhotoSize."""
+        return [
+            {
+                "file_id": self.file_id,
+                "file_unique_id": self.unique_id,
+                "width": self.width,
+                "height": self.height,
+                "file_size": len(self.data),
+            }
+        ]
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A message of the bot, with its time: an independent checker counts these."""
+
+    at: float
+    chat: int
+    message: int
+    method: str
+    text: str
+
+
+class Query(msgspec.Struct):
+    """A button that somebody pressed, and whether it was answered."""
+
+    at: float
+    person: int
+    chat: int
+    answered: bool = False
+
+
+class World:
+    """Three people, the private chat of each with the bot, and a group of all.
+
+    Ids follow from the order of what happens, times from `now`: the same acts make the
+    same world. What people do becomes updates, what the bot does becomes messages.
+
+    Args:
+        updates: Where updates go.
+        now: Unix seconds.
+        bot_id: The number of the bot's token.
+    """
+
+    def __init__(
+        self, updates: Updates, now: Callable[[], float], *, bot_id: int
+    ) -> None:
+        self.updates = updates
+        self.now = now
+        self.me: Json = {
+            "id": bot_id,
+            "is_bot": True,
+            "first_name": "Bot",
+            "username": "stand_in_bot",
+        }
+        self.people = {
+            number: Person(id=number, first_name=name, username=name.lower())
+            for number, name in ((1001, "Ada"), (1002, "Ben"), (1003, "Cleo"))
+        }
+        self.rooms: dict[int, Room] = {}
+        for person in self.people.values():
+            self._open(person.id, "private", person.first_name, began=False)
+        self.group = -5001
+        self._open(self.group, "group", "Market talk", began=True)
+        self.rooms[self.group].members[1001] = "creator"
+        self.photos: dict[str, Photo] = {}
+        self.queries: dict[str, Query] = {}
+        self.sent: deque[Sent] = deque(maxlen=_KEPT_SENT)
+        self.calls: Counter[str] = Counter()
+        self.settings: dict[str, Any] = {}
+        self.watchers: list[Callable[[int, str, Json], None]] = []
+        self._numbers = itertools.count(1)
+
+    def _open(self, chat: int, kind: str, title: str, *, began: bool) -> Room:
+        people = [chat] if kind == "private" else list(self.people)
+        members = dict.fromkeys([*people, self.me["id"]], "member")
+        room = Room(id=chat, type=kind, title=title, members=members, began=began)
+        self.rooms[chat] = room
+        return room
+
+    # --- what both sides need
+
+    def room(self, chat: int) -> Room:
+        """Return a chat that the bot may write to.
+
+        Raises:
+            ApiError: Unknown, blocked, deactivated, kicked or migrated.
+        """
+        room = self.rooms.get(chat)
+        if room is None:
+            raise bad("chat not found")
+        if room.migrated_to is not None:
+            raise ApiError(
+                400,
+                "group chat was upgraded to a supergroup chat",
+                migrate_to_chat_id=room.migrated_to,
+            )
+        person = self.people.get(chat)
+        if person is not None:
+            if person.deactivated:
+                raise ApiError(403, "user is deactivated")
+            if person.blocked:
+                raise ApiError(403, "bot was blocked by the user")
+            if not room.began:
+                raise ApiError(403, "bot can't initiate conversation with a user")
+        elif room.members[self.me["id"]] == "kicked":
+            raise ApiError(403, f"bot was kicked from the {room.type} chat")
+        elif room.members[self.me["id"]] == "left":
+            raise ApiError(403, f"bot is not a member of the {room.type} chat")
+        return room
+
+    def chat(self, room: Room) -> Json:
+        """Return a chat as messages carry it."""
+        chat: Json = {"id": room.id, "type": room.type}
+        if room.type == "private":
+            person = self.people[room.id]
+            return chat | {"first_name": person.first_name, "username": person.username}
+        return chat | {"title": room.title}
+
+    def user(self, number: int) -> Json:
+        """Return a person or the bot as a User."""
+        return self.me if number == self.me["id"] else self.people[number].user()
+
+    def number(self) -> int:
+        """Return the next number that nothing has."""
+        return next(self._numbers)
+
+    def post(self, room: Room, sender: int, content: Json) -> Json:
+        """Add a message to a chat and return it."""
+        room.last += 1
+        message: Json = {
+            "message_id": room.last,
+            "date": int(self.now()),
+            "chat": self.chat(room),
+        }
+        if room.type == "channel":
+            message["sender_chat"] = self.chat(room)
+        else:
+            message["from"] = self.user(sender)
+        message |= content
+        room.messages[room.last] = message
+        if len(room.messages) > KEPT_MESSAGES:
+            del room.messages[next(iter(room.messages))]
+        self.show(room.id, "message", message)
+        return message
+
+    def show(self, chat: int, kind: str, content: Json) -> None:
+        """Say what changed to who looks at a chat."""
+        for watcher in list(self.watchers):
+            watcher(chat, kind, content)
+
+    def keep(self, data: bytes, mime: str, width: int, height: int) -> Photo:
+        """Keep a picture; the same bytes have the same id."""
+        unique_id = hashlib.sha256(data).hexdigest()[:16]
+        photo = Photo(unique_id, data, mime, width, height)
+        self.photos[photo.file_id] = photo
+        if len(self.photos) > _KEPT_FILES:
+            del self.photos[next(iter(self.photos))]
+        return photo
+
+    # --- what people do
+
+    def say(
+        self, person: int, text: str, *, chat: int | None = None, reply_to: int = 0
+    ) -> Json:
+        """Let a person write, in her private chat or another; return the message.
+
+        Raises:
+            ApiError: The text is empty or has more than 4,096 UTF-16 units.
+        """
+        text, _ = formatted(text, None, "", 4096, "message is too long")
+        if not text:
+            raise bad("message text is empty")
+        content: Json = {"text": text}
+        entities = found(text)
+        if entities:
+            content["entities"] = entities
+        return self._from_person(person, chat, content, reply_to)
+
+    def locate(
+        self, person: int, latitude: float, longitude: float, chat: int | None = None
+    ) -> Json:
+        """Let a person send a place."""
+        place = {"latitude": latitude, "longitude": longitude}
+        return self._from_person(person, chat, {"location": place}, 0)
+
+    def rewrite(
+        self, person: int, message: int, text: str, chat: int | None = None
+    ) -> Json:
+        """Let a person edit what she wrote.
+
+        Raises:
+            ApiError: It is not hers.
+        """
+        room = self._of(person, chat)
+        old = room.messages.get(message, {})
+        if old.get("from", {}).get("id") != person:
+            raise bad("message can't be edited")
+        new = old | {"text": text, "edit_date": int(self.now())}
+        new["entities"] = found(text)
+        room.messages[message] = new
+        self.show(room.id, "message", new)
+        self._tell("edited_message", room, new)
+        return new
+
+    def press(
+        self, person: int, message: int, row: int, column: int, chat: int | None = None
+    ) -> str:
+        """Let a person press an inline button; return the id of the callback query.
+
+        Raises:
+            ApiError: There is no such button, or it has no data.
+        """
+        room = self._of(person, chat)
+        found_ = room.messages.get(message)
+        try:
+            keyboard = (found_ or {})["reply_markup"]["inline_keyboard"]
+            data = keyboard[row][column]["callback_data"]
+        except (LookupError, TypeError):
+            raise bad("there is no such button") from None
+        return self.push_press(person, data, room, found_)
+
+    def push_press(
+        self, person: int, data: str, room: Room, message: Json | None
+    ) -> str:
+        """Send a press with any data: a forged one, or one without its message."""
+        number = str(self.number())
+        self.queries[number] = Query(self.now(), person, room.id)
+        query: Json = {
+            "id": number,
+            "from": self.user(person),
+            "chat_instance": str(room.id),
+            "data": data,
+        }
+        if message is None:
+            query["inline_message_id"] = f"inline-{number}"
+        else:
+            query["message"] = message
+        self.updates.add("callback_query", query)
+        return number
+
+    def ask_inline(self, person: int, text: str) -> str:
+        """Let a person type ``@bot text`` in some other chat."""
+        number = str(self.number())
+        query = {"id": number, "from": self.user(person), "query": text, "offset": ""}
+        self.queries[number] = Query(self.now(), person, person)
+        self.updates.add("inline_query", query)
+        return number
+
+    def choose_inline(self, person: int, result: str, text: str) -> None:
+        """Let a person take one of the results."""
+        chosen = {"result_id": result, "from": self.user(person), "query": text}
+        chosen["inline_message_id"] = f"inline-{self.number()}"
+        self.updates.add("chosen_inline_result", chosen)
+
+    def block(self, person: int, *, blocked: bool = True) -> None:
+        """Let a person block the bot, or take that back."""
+        who = self.people[person]
+        if who.blocked != blocked:
+            who.blocked = blocked
+            old, new = ("member", "kicked") if blocked else ("kicked", "member")
+            self._status(self.rooms[person], person, self.me["id"], old, new)
+
+    def set_status(self, room: int, by: int, member: int, status: str) -> None:
+        """Let a person add, promote or remove the bot or somebody."""
+        chat = self.rooms[room]
+        old = chat.members.get(member, "left")
+        chat.members[member] = status
+        self._status(chat, by, member, old, status)
+
+    def migrate(self, group: int) -> int:
+        """Make a supergroup of a group; return its id."""
+        old = self.rooms[group]
+        chat = -1_000_000_000_000 + group
+        new = self._open(chat, "supergroup", old.title, began=True)
+        new.members = dict(old.members)
+        owner = next(iter(old.members))
+        last = self.post(old, owner, {"migrate_to_chat_id": chat})
+        old.migrated_to = chat
+        self.group = chat if group == self.group else self.group
+        self.updates.add("message", last)
+        first = self.post(new, owner, {"migrate_from_chat_id": group})
+        self.updates.add("message", first)
+        return chat
+
+    def open_channel(self, title: str) -> int:
+        """Make a channel in which the bot may post; return its id."""
+        chat = -1_000_000_009_000 - len(self.rooms)
+        room = self._open(chat, "channel", title, began=True)
+        room.members[self.me["id"]] = "administrator"
+        return chat
+
+    def post_to_channel(self, channel: int, text: str) -> Json:
+        """Let somebody else post in a channel."""
+        room = self.rooms[channel]
+        message = self.post(room, self.me["id"], {"text": text})
+        self.updates.add("channel_post", message)
+        return message
+
+    def _of(self, person: int, chat: int | None) -> Room:
+        number = person if chat is None else chat
+        room = self.rooms.get(number)
+        if room is None or room.members.get(person, "left") in {"left", "kicked"}:
+            raise bad("chat not found")
+        return room
+
+    def _from_person(
+        self, person: int, chat: int | None, content: Json, reply_to: int
+    ) -> Json:
+        room = self._of(person, chat)
+        if room.type == "private":
+            self.block(person, blocked=False)  # to write is to unblock
+            room.began = True
+        if reply_to in room.messages:
+            replied = {**room.messages[reply_to]}
+            replied.pop("reply_to_message", None)
+            content = content | {"reply_to_message": replied}
+        message = self.post(room, person, content)
+        self._tell("message", room, message)
+        return message
+
+    def _tell(self, kind: str, room: Room, message: Json) -> None:
+        """Give the bot a message; in groups only what is meant for it."""
+        status = room.members[self.me["id"]]
+        if status in {"left", "kicked"}:
+            return
+        if room.type != "private" and status != "administrator":
+            meant = message.get("reply_to_message", {}).get("from", {}).get("is_bot")
+            text = message.get("text", "")
+            if not (
+                meant
+                or text.startswith("/")
+                or f"@{self.me['username']}" in text.lower()
+            ):
+                return
+        self.updates.add(kind, message)
+
+    def _status(self, room: Room, by: int, member: int, old: str, new: str) -> None:
+        kind = "my_chat_member" if member == self.me["id"] else "chat_member"
+        if kind == "chat_member" and room.members[self.me["id"]] != "administrator":
+            return
+        change = {
+            "chat": self.chat(room),
+            "from": self.user(by),
+            "date": int(self.now()),
+            "old_chat_member": self.member(room, member, old),
+            "new_chat_member": self.member(room, member, new),
+        }
+        self.updates.add(kind, change)
+
+    def member(self, room: Room, number: int, status: str | None = None) -> Json:
+        """Return a ChatMember."""
+        status = status or room.members.get(number, "left")
+        member: Json = {"status": status, "user": self.user(number)}
+        if status == "kicked":
+            return member | {"until_date": 0}
+        if status in {"creator", "administrator"}:
+            member["is_anonymous"] = False
+        if status == "administrator":
+            rights = [
+                "manage_chat",
+                "delete_messages",
+                "manage_video_chats",
+                "restrict_members",
+                "promote_members",
+                "change_info",
+                "invite_users",
+                "post_stories",
+                "edit_stories",
+                "delete_stories",
+                "send_welcome_messages",
+                "pin_messages",
+                "post_messages",
+            ]
+            member |= {f"can_{right}": True for right in rights}
+            member["can_be_edited"] = False
+        return member

@@ -1,0 +1,85 @@
+"""The words of the field: a private word of ours does not come back."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import oddswire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SOURCE = Path(oddswire.__file__).parent
+
+# By package: a word that was ours alone, and the field's word for it.
+WORDS = {
+    "ratelimit": {
+        "Deciding": "Evaluator",
+        "ask": "evaluate",
+        "usual": "packed_fast_request",
+        "Bucket": "SubjectState",
+        "Part": "Demand",
+        "parts": "demands",
+        "hold": "headroom",
+        "RuleBook": "RateLimiter",
+        "Waiting": "WaitQueue",
+        "Line": "Flow",
+        "lines": "flows",
+        "tag": "virtual_time",
+        "parked": "blocked",
+        "kick": "wake",
+        "Share": "LocalQuota",
+        "Shares": "LocalQuota",
+        "book": "report_usage",
+        "alone": "decide_locally",
+        "Taken": "Reservation",
+        "give_back": "release",
+        "away": "redis_down",
+        "whole": "check_int",
+        "seconds": "check_duration",
+        "never": "NO_RETRY",
+        "Statistics": "LimiterStats",
+        "statistics": "stats",
+    },
+    "embedded": {
+        "Home": "ServerDir",
+        "Run": "ServerProcess",
+        "see_through": "run_shielded",
+    },
+}
+
+
+def names(tree: ast.AST) -> Iterator[str]:
+    """Yield the classes, functions, fields and attributes that a module defines."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
+                yield name
+            case ast.AsyncFunctionDef(name=name):
+                yield name
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                yield name
+            case ast.Attribute(attr=name, ctx=ast.Store()):
+                yield name
+
+
+@pytest.mark.basic
+@pytest.mark.parametrize("package", WORDS)
+def test_a_private_word_does_not_come_back(package):
+    """No file, class, function or attribute has a word that the field does not use."""
+    words = WORDS[package]
+    files = {word.lower() for word in words} - {"statistics"}  # the file of the structs
+    found = []
+    for path in sorted((SOURCE / package).rglob("*.py")):
+        if path.stem.strip("_").replace("_", "") in files:
+            found.append(path.name)
+        found += [
+            f"{path.name}: {name} is {words[name.lstrip('_')]}"
+            for name in names(ast.parse(path.read_text(encoding="utf-8")))
+            if name.lstrip("_") in words
+        ]
+    assert not found

@@ -1,0 +1,190 @@
+"""`Browser`: a headless Chromium, driven by the DevTools protocol; Debian's package."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+import os
+import signal
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import aiohttp
+
+from support.waiting import eventually
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--mute-audio",
+    "--remote-debugging-port=0",
+]
+
+
+class Browser:
+    """One tab of a Chromium with a profile of its own; `async with`.
+
+    `errors` holds what its console and its network said was wrong.
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, asyncio.Future] = {}
+        self._session = None
+
+    async def __aenter__(self) -> Self:
+        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self._process = await asyncio.create_subprocess_exec(
+            "chromium",
+            *FLAGS,
+            f"--user-data-dir={self._profile.name}",
+            "about:blank",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        port = Path(self._profile.name) / "DevToolsActivePort"
+        lines = await eventually(lambda: _lines(port), 40, holds=lambda at: len(at) > 1)
+        self._http = aiohttp.ClientSession()
+        url = f"ws://127.0.0.1:{lines[0]}{lines[1]}"
+        self._socket = await self._http.ws_connect(url, max_msg_size=0)
+        self._reader = asyncio.Task(self._read(), name="devtools")
+        targets = await self.call("Target.getTargets")
+        page = next(t for t in targets["targetInfos"] if t["type"] == "page")
+        attached = await self.call(
+            "Target.attachToTarget", targetId=page["targetId"], flatten=True
+        )
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            await self.call(f"{domain}.enable")
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        self._reader.cancel()
+        await asyncio.wait([self._reader])
+        await self._socket.close()
+        await self._http.close()
+        # Its helpers are of its group; they would outlive it.
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
+        await asyncio.to_thread(self._profile.cleanup)
+
+    async def call(self, method, **parameters):
+        """Call a method of the protocol and return its result."""
+        number = next(self._numbers)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        message = {"id": number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        await self._socket.send_json(message)
+        async with asyncio.timeout(30):
+            return await answer
+
+    async def size(self, width, height, *, dark=False) -> None:
+        """Take the size of a device, in light or dark."""
+        await self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        scheme = {
+            "name": "prefers-color-scheme",
+            "value": "dark" if dark else "light",
+        }
+        await self.call("Emulation.setEmulatedMedia", features=[scheme])
+
+    async def open(self, url) -> None:
+        """Go to an address, and wait until its page is there."""
+        await self.call("Page.navigate", url=url)
+        await self.until(
+            "location.href !== 'about:blank' && document.readyState === 'complete'"
+        )
+
+    async def run(self, script):
+        """Return the value of an expression of JavaScript.
+
+        Raises:
+            AssertionError: It threw.
+        """
+        answer = await self.call(
+            "Runtime.evaluate",
+            expression=script,
+            awaitPromise=True,
+            returnByValue=True,
+        )
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    async def until(self, script):
+        """Wait until an expression is true, and return its value."""
+
+        async def look():
+            try:
+                return await self.run(script)
+            except (AssertionError, KeyError):
+                return None  # the page is just changing
+
+        return await eventually(look, pause=0.02)
+
+    async def type(self, text) -> None:
+        """Type where the focus is."""
+        await self.call("Input.insertText", text=text)
+
+    async def key(self, key, code, *, shift=False) -> None:
+        """Press a key, such as Enter (13) or Tab (9)."""
+        event = {
+            "key": key,
+            "code": key,
+            "windowsVirtualKeyCode": code,
+            "modifiers": 8 if shift else 0,
+        }
+        text = {"text": "\r"} if key == "Enter" else {}
+        await self.call("Input.dispatchKeyEvent", type="keyDown", **event, **text)
+        await self.call("Input.dispatchKeyEvent", type="keyUp", **event)
+
+    async def screenshot(self, path) -> None:
+        """Write what is seen as a PNG."""
+        answer = await self.call("Page.captureScreenshot", format="png")
+        await asyncio.to_thread(path.write_bytes, base64.b64decode(answer["data"]))
+
+    async def _read(self) -> None:
+        async for frame in self._socket:
+            message = json.loads(frame.data)
+            answer = self._answers.pop(message.get("id"), None)
+            if answer is not None and not answer.done():
+                error = message.get("error")
+                if error is None:
+                    answer.set_result(message["result"])
+                else:
+                    answer.set_exception(AssertionError(error))
+            elif message.get("method") == "Runtime.exceptionThrown":
+                self.errors.append(str(message["params"]["exceptionDetails"]))
+            elif message.get("method") == "Log.entryAdded":
+                entry = message["params"]["entry"]
+                if entry["level"] == "error":
+                    self.errors.append(f"{entry['text']} {entry.get('url', '')}")
+            elif (
+                message.get("method") == "Runtime.consoleAPICalled"
+                and message["params"]["type"] == "error"
+            ):
+                self.errors.append(str(message["params"]["args"]))
+
+
+def _lines(path):
+    return path.read_text().splitlines() if path.exists() else []
