@@ -50,6 +50,12 @@ WORDS = {
         "Run": "ServerProcess",
         "see_through": "run_shielded",
     },
+    "cli": {
+        "Patient": "Target",
+        "Shapes": "CommandTable",
+        "tell": "progress",
+        "NotTold": "NotAnswered",
+    },
 }
 
 

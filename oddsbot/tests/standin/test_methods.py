@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from aiogram import methods
 from aiogram.exceptions import TelegramBadRequest, TelegramForbiddenError
@@ -16,6 +18,8 @@ from aiogram.types import (
     ReplyParameters,
 )
 from aiogram.utils.media_group import MediaGroupBuilder
+
+from oddsbot.standin.telegram import METHODS
 
 ADA, BEN = 1001, 1002
 KEYS = InlineKeyboardMarkup(
@@ -99,8 +103,6 @@ def every(api, png):
 @pytest.mark.requirement("B10")
 async def test_each_method_takes_what_aiogram_sends(api, bot, png):
     """Aiogram's client calls every method, and reads every answer; none is missing."""
-    from oddsbot.standin.telegram import METHODS
-
     for each in every(api, png):
         await bot(
             each() if callable(each) and not hasattr(each, "__api_method__") else each
@@ -206,3 +208,67 @@ async def test_a_group_that_migrates_says_where_to(api, bot, call):
     api.world.set_status(new, ADA, bot.id, "kicked")
     with pytest.raises(TelegramForbiddenError, match="bot was kicked"):
         await bot.send_message(new, "x")
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B10")
+async def test_no_parameters_break_a_method(api, call, caplog):
+    """Whatever JSON stands where, a call is answered or refused, never a failure."""
+    chance = Random(22)
+    values = [None, True, -1, 1, 2**70, 1.5, "", "x", "\ud800", "1", [], [1], [[]], {}]
+    values += [ADA, api.world.group, [{}], [[{}]], {"type": []}, {"type": "default"}]
+    values += [
+        {"message_id": []},
+        {"message_id": 1},
+        [{"type": [], "offset": 0, "length": 1}],
+    ]
+    values += [
+        {"inline_keyboard": [[{"text": "x", "url": "https://e.x", "style": []}]]},
+        "[[[",
+        "{",
+    ]
+    values += [[{"type": "photo", "media": each} for each in ("attach://x", 7)]]
+    names = [
+        "chat_id",
+        "text",
+        "photo",
+        "media",
+        "caption",
+        "entities",
+        "parse_mode",
+        "reply_markup",
+        "message_id",
+        "message_ids",
+        "reply_parameters",
+        "callback_query_id",
+        "inline_query_id",
+        "results",
+        "scope",
+        "commands",
+        "name",
+        "menu_button",
+        "user_id",
+        "file_id",
+        "url",
+        "secret_token",
+        "offset",
+        "limit",
+        "allowed_updates",
+        "max_connections",
+        "action",
+        "inline_message_id",
+        "reaction",
+        "language_code",
+    ]
+    base = {"chat_id": ADA, "text": "x"}
+    calls = [
+        ("sendMessage", base | {name: value}) for name in names for value in values
+    ]
+    for _ in range(10):
+        for method in METHODS:
+            chosen = {name: chance.choice(values) for name in chance.sample(names, 8)}
+            calls.append((method, chosen | chance.choice([base, {}])))
+    for method, parameters in calls:
+        answer = await call(method, **parameters)
+        assert answer["ok"] or 400 <= answer["error_code"] < 500
+    assert not [each for each in caplog.records if each.name == "oddswire.web"]

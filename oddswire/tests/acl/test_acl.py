@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from oddswire import Client, EmbeddedServer, acl
-from oddswire.cli._permissions import Shapes, allowed, denied
+from oddswire.cli._permissions import CommandTable, allowed, denied
 from oddswire.errors import InvalidKey, OddswireError, SettingsError
 from oddswire.keys import FAMILIES, LOCK, RATE_LIMIT, SESSION, TOPIC
 
@@ -145,13 +145,13 @@ async def test_the_privilege_check_knows_what_the_server_calls_dangerous(admin):
     theirs -= acl.needed()
     assert theirs <= set(acl.DANGEROUS)
     assert not acl.needed() & set(acl.DANGEROUS)
-    shapes = await Shapes.of(admin, acl.DANGEROUS)
-    known = [name for name in acl.DANGEROUS if shapes.knows(name)]
+    table = await CommandTable.of(admin, acl.DANGEROUS)
+    known = [name for name in acl.DANGEROUS if table.knows(name)]
     for name in known:
         await admin.execute_command(
             "ACL SETUSER", "part", "reset", "on", "-@all", "~*", "&*", f"+{name}"
         )
-        assert await allowed(admin, "part", acl.DANGEROUS, shapes) == (name,)
+        assert await allowed(admin, "part", acl.DANGEROUS, table) == (name,)
 
 
 @pytest.mark.integration
@@ -174,11 +174,11 @@ async def test_no_entry_has_more_than_its_part_sends(own, admin, name):
 @pytest.mark.integration
 async def test_dry_run_agrees(admin, names):
     """By the server's own judgement each user may do what it needs, nothing worse."""
-    shapes = await Shapes.of(admin, names)
+    table = await CommandTable.of(admin, names)
     for part in acl.COMPONENTS:
         await make_user(admin, acl.rules([part], PREFIX))
-        assert await denied(admin, "part", part, shapes, PREFIX) == ()
-        assert await allowed(admin, "part", acl.DANGEROUS, shapes) == ()
+        assert await denied(admin, "part", part, table, PREFIX) == ()
+        assert await allowed(admin, "part", acl.DANGEROUS, table) == ()
     for one in acl.COMPONENTS:
         await make_user(admin, acl.rules([one], PREFIX))
         for other in acl.COMPONENTS:
@@ -186,7 +186,7 @@ async def test_dry_run_agrees(admin, names):
             lacks = needs - set(acl.commands([one])) - ANYBODY
             for patterns in (acl.key_patterns, acl.channel_patterns):
                 lacks |= {*patterns([other], PREFIX)} - {*patterns([one], PREFIX)}
-            found = await denied(admin, "part", other, shapes, PREFIX)
+            found = await denied(admin, "part", other, table, PREFIX)
             assert bool(found) == bool(lacks)
 
 
@@ -199,20 +199,20 @@ async def test_keys_and_channels_are_fenced(own, admin):
         families=(SESSION, LOCK),
         channels=(TOPIC,),
     )
-    shapes = await Shapes.of(admin, part.commands)
+    table = await CommandTable.of(admin, part.commands)
     await make_user(admin, acl.rules([part], PREFIX))
-    assert await denied(admin, "part", part, shapes, PREFIX) == ()
+    assert await denied(admin, "part", part, table, PREFIX) == ()
     elsewhere = msgspec.structs.replace(part, families=(RATE_LIMIT,), channels=())
-    assert len(await denied(admin, "part", elsewhere, shapes, PREFIX)) > 0
+    assert len(await denied(admin, "part", elsewhere, table, PREFIX)) > 0
     # The same families of another deployment on the server.
-    found = await denied(admin, "part", part, shapes, "other:")
+    found = await denied(admin, "part", part, table, "other:")
     assert found == (
         "access the 'other:session:{s:1' key",
         "access the 'other:lock:1' key",
         "access the 'other:topic:1' channel",
         "access the 'other:topic:*' channel",
     )
-    assert await allowed(admin, "part", ["get", "publish"], shapes) == ()
+    assert await allowed(admin, "part", ["get", "publish"], table) == ()
 
 
 @pytest.mark.advanced
@@ -262,12 +262,12 @@ async def test_an_older_server_takes_what_is_printed_for_it():
     """A command that the server lacks is left out: with it, all would be refused."""
     old = EmbeddedServer(binary=shutil.which("redis-server"))
     async with old, Client.from_url(old.url) as admin:
-        shapes = await Shapes.of(admin, acl.commands(acl.COMPONENTS))
-        assert shapes.missing() == ("client|setinfo",)
+        table = await CommandTable.of(admin, acl.commands(acl.COMPONENTS))
+        assert table.missing() == ("client|setinfo",)
         with pytest.raises(OddswireError, match="client\\|setinfo"):
             await make_user(admin, acl.rules(acl.COMPONENTS, PREFIX))
         rules = acl.rules(
-            acl.COMPONENTS, PREFIX, without=shapes.missing(), revealing=True
+            acl.COMPONENTS, PREFIX, without=table.missing(), revealing=True
         )
         await make_user(admin, rules)
         url = f"redis://part:pw@127.0.0.1:{old.port}"
@@ -275,7 +275,7 @@ async def test_an_older_server_takes_what_is_printed_for_it():
             await use(url, PREFIX)
         assert await refused(admin) == {"config|get"}
         for part in acl.COMPONENTS:
-            only = acl.rules([part], PREFIX, without=shapes.missing(), revealing=True)
+            only = acl.rules([part], PREFIX, without=table.missing(), revealing=True)
             await make_user(admin, only)
             await USES[part.name](url, PREFIX)
             assert await refused(admin) == set(part.administering)

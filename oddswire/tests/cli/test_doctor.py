@@ -14,7 +14,7 @@ import trustme
 
 from oddswire import Client, EmbeddedServer, Settings
 from oddswire.cli._app import progress
-from oddswire.cli._checks import CHECKS, Patient, clock_skew, tls
+from oddswire.cli._checks import CHECKS, Target, clock_skew, tls
 from oddswire.cli._checks import run as run_check
 from oddswire.cli._doctor import Diagnosis, examine
 from oddswire.cli._servers import servers
@@ -285,8 +285,8 @@ async def test_a_clock_that_is_off_warns(own, client, ahead, status):
     clock = ManualClock(SystemClock().now() + ahead)
     server = servers(Settings(url=own.url))[0]
     check = await clock_skew(
-        Patient(server=server, client=client, clock=clock,
-                reachable=True, replicas=0, config={}, shapes=None)
+        Target(server=server, client=client, clock=clock,
+                reachable=True, replicas=0, config={}, commands=None)
     )  # fmt: skip
     assert check.status == status
     assert check.values["seconds"] == pytest.approx(-ahead, abs=0.9)
@@ -307,8 +307,8 @@ async def test_what_the_link_lets_others_read(client, url, options, status):
     """Plaintext beyond this machine, and a certificate nobody checks, are told."""
     server = servers(Settings(url=url, **options))[0]
     check = await tls(
-        Patient(server=server, client=client, clock=SystemClock(),
-                reachable=True, replicas=0, config={}, shapes=None)
+        Target(server=server, client=client, clock=SystemClock(),
+                reachable=True, replicas=0, config={}, commands=None)
     )  # fmt: skip
     assert check.status == status
     assert check.fix or status == "pass"
@@ -385,9 +385,9 @@ async def test_a_certificate_that_does_not_hold_fails(tmp_path):
 async def test_a_certificate_that_is_not_shown_is_unknown(client, unused_tcp_port):
     """A certificate that could not be looked at is not taken for a good one."""
     server = servers(Settings(url=f"rediss://127.0.0.1:{unused_tcp_port}"))[0]
-    patient = Patient(server=server, client=client, clock=SystemClock(),
-                      reachable=True, replicas=0, config={}, shapes=None)  # fmt: skip
-    assert (await run_check(tls, patient)).status == "unknown"
+    target = Target(server=server, client=client, clock=SystemClock(),
+                      reachable=True, replicas=0, config={}, commands=None)  # fmt: skip
+    assert (await run_check(tls, target)).status == "unknown"
 
 
 @pytest.mark.errors

@@ -91,6 +91,51 @@ async def test_there_is_one_attempt_each_quarter_of_a_second(own):
 
 
 @pytest.mark.errors
+async def test_clients_of_one_server_take_turns(own):
+    """However many clients a process has, they try a server together once each turn."""
+    clients = [Client.from_url(own.url, command_timeout=2.0, **SLOW) for _ in range(4)]
+    attempts = []
+    for client in clients:
+        await client.ping()
+        client.events.subscribe(attempts.append, Connecting)
+    await asyncio.gather(*(_gone(client, own) for client in clients))
+    began = monotonic()
+    await asyncio.gather(*(each.ping() for each in clients), return_exceptions=True)
+    # The first attempt of each is at once.
+    assert len(attempts) <= (monotonic() - began) / 0.25 + 2 + len(clients)
+    for client in clients:
+        await client.aclose()
+
+
+@pytest.mark.errors
+async def test_blocking_calls_are_no_storm(own):
+    """Loops that block, and ask again after each failure, take turns, and come back."""
+    async with Client.from_url(own.url, command_timeout=20) as client:
+        await client.ping()
+        await _gone(client, own)
+        failures, over = [], asyncio.Event()
+
+        async def work():
+            while not over.is_set():
+                try:
+                    await client.blpop("q", 0.05)
+                except OddswireError as error:
+                    failures.append(error)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(6):
+                tasks.create_task(work())
+            began = monotonic()
+            await asyncio.sleep(1.5)
+            told = len(failures)
+            assert told <= (monotonic() - began) / 0.25 + 8
+            await own.restart()
+            await client.ping()
+            over.set()
+        assert {type(each) for each in failures} == {Unavailable}
+
+
+@pytest.mark.errors
 async def test_the_first_success_wakes_the_other_connections(own):
     """A connection that nobody waits for is back as soon as another one is."""
     async with Client.from_url(own.url, command_timeout=20, **SLOW) as client:

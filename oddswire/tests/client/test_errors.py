@@ -420,3 +420,15 @@ def test_the_page_of_errors_is_the_tree(pytestconfig):
         for cls in CLASSES
         if cls is not OddswireError
     }
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X3")
+@pytest.mark.parametrize("transport", ["multiplexed", "pool"])
+async def test_arguments_of_an_unknown_command_are_not_repeated(server, transport):
+    """They may be a password or a value, and an error ends up in logs."""
+    async with Client.from_url(server.url, transport=transport) as client:
+        with pytest.raises(CommandRejected) as caught:
+            await client.execute_command("NOSUCH", "canary", "canary")
+    assert str(caught.value) == "unknown command 'NOSUCH'"
+    assert "canary" not in repr(caught.value)

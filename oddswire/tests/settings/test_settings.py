@@ -450,6 +450,7 @@ def test_secrets_are_not_shown(profile) -> None:
     [
         {"REDIS_URL": "redis://:CANARY@h:port"},
         {"REDIS_URL": "CANARY"},
+        {"REDIS_URL": "redis://m", "ODDSWIRE_SENTINELS": "redis://:CANARY@h"},
         {
             "REDIS_URL": "redis://:CANARY@db.example.com",
             "ODDSWIRE_PROFILE": "production",

@@ -108,6 +108,8 @@ def test_nothing_listens_to_strangers_without_a_token():
         ("10.0.0.1", ["6.6.6.6, junk"], "10.0.0.1"),
         ("10.0.0.1", [""], "10.0.0.1"),
         ("2001:db8::1", ["9.9.9.9"], "2001:db8::1"),
+        ("::ffff:10.0.0.1", ["9.9.9.9"], "9.9.9.9"),
+        ("10.0.0.1", ["9.9.9.9, ::ffff:10.0.0.2"], "9.9.9.9"),
     ],
 )
 def test_a_client_does_not_choose_its_own_address(peer, forwarded, client):

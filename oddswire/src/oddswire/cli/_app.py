@@ -55,15 +55,15 @@ def doctor(
     ] = None,
     json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Check the servers: what was seen, why it matters, what to type.
+    """Check the servers: what is there, why it matters, what to type.
 
     The exit code is 0 if nothing failed (warnings included), 1 if something did, 2 if
     the settings are wrong.
     """
     with _reported():
         found = servers(_settings(url))
-        with progress(sys.stderr) as tell:
-            diagnosis = asyncio.run(_doctor.examine(found, SystemClock(), tell, user))
+        with progress(sys.stderr) as show:
+            diagnosis = asyncio.run(_doctor.examine(found, SystemClock(), show, user))
     _print(diagnosis, _text.diagnosis(diagnosis), json=json)
     if diagnosis.status is Status.FAIL:
         raise typer.Exit(FAILED)
@@ -188,14 +188,14 @@ def _escaped(encoded: bytes) -> str:
 
 @contextmanager
 def progress(out: TextIO) -> Iterator[Callable[[str], None]]:
-    """Yield what tells what is being looked at: on one line of a terminal, or not."""
+    """Yield a function that shows a text on one line of a terminal, if there is one."""
 
-    def tell(text: str) -> None:
+    def show(text: str) -> None:
         if out.isatty():
             out.write(f"\r\x1b[K{plain_lines(text)}")
             out.flush()
 
     try:
-        yield tell
+        yield show
     finally:
-        tell("")
+        show("")

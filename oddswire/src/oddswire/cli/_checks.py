@@ -10,7 +10,7 @@ import msgspec
 
 from oddswire import acl
 from oddswire.cli._certificate import days_left
-from oddswire.cli._permissions import Shapes, allowed, denied
+from oddswire.cli._permissions import CommandTable, allowed, denied
 from oddswire.cli._servers import Server
 from oddswire.client import Client
 from oddswire.clock import Clock
@@ -42,20 +42,20 @@ _CONFIG = (
 )
 
 
-class Patient(msgspec.Struct, frozen=True, kw_only=True):
-    """What the checks look at.
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """The server that the checks look at.
 
     Attributes:
-        server: Which one, with its settings.
-        client: Connected to it.
-        clock: Ours.
-        reachable: Whether it answers.
-        cause: Why it does not.
-        replicas: How many it has; None if it did not tell.
+        server: Its name and its settings.
+        client: A client of the server.
+        clock: The clock of this machine.
+        reachable: Whether the server answers.
+        cause: The reason if the server does not answer.
+        replicas: How many it has; None if it does not say.
         bounded: Whether INFO shows that min-replicas-to-write is set.
-        config: Its configuration by name; empty if it may not be read.
-        shapes: Its commands; None if they may not be asked for.
-        user: Whose rights are judged; None: those of the user who looks.
+        config: Its configuration by name; empty if this user may not read it.
+        commands: Its commands; None if this user may not ask for them.
+        user: The user whose rights are judged; None: the user of the URL.
     """
 
     server: Server
@@ -66,7 +66,7 @@ class Patient(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int | None
     bounded: bool = False
     config: dict[str, str]
-    shapes: Shapes | None
+    commands: CommandTable | None
     user: str | None = None
 
     @property
@@ -76,7 +76,7 @@ class Patient(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def config_of(client: Client) -> dict[str, str]:
-    """Return the part of the configuration that is judged; empty if it is not told."""
+    """Return the part of the configuration that is judged; empty without an answer."""
     try:
         found = await client.config_get(*_CONFIG)
     except OddswireError:
@@ -88,20 +88,20 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-async def settings(patient: Patient) -> Verdict:
-    """What the settings allow, and may surprise."""
-    warnings = patient.server.settings.warnings
+async def settings(target: Target) -> Verdict:
+    """Whether the settings allow something surprising."""
+    warnings = target.server.settings.warnings
     return Verdict(
         status=Status.WARN if warnings else Status.PASS,
-        seen="; ".join(warnings) or f"profile {patient.server.settings.profile}",
+        seen="; ".join(warnings) or f"profile {target.server.settings.profile}",
         fix="remove or correct what is named",
         values={"warnings": len(warnings)},
     )
 
 
-async def tls(patient: Patient) -> Verdict:
-    """Whether somebody on the way can read or replace what is sent."""
-    endpoint, options = patient.server.endpoint, patient.server.settings
+async def tls(target: Target) -> Verdict:
+    """Whether a third party can read or replace the traffic."""
+    endpoint, options = target.server.endpoint, target.server.settings
     status, fix = Status.PASS, ""
     verified = options.tls_verify and options.tls_check_hostname
     values: dict[str, float | int | str] = {
@@ -114,18 +114,18 @@ async def tls(patient: Patient) -> Verdict:
         if endpoint.reach != "local":
             status = Status.FAIL if endpoint.reach == "public" else Status.WARN
             fix = "rediss:// in the URL, ODDSWIRE_TLS_CA_FILE for an authority of yours"
-    elif not patient.reachable:
-        # Nothing was seen of it: neither encrypted nor verified.
-        if "TLS failed" not in patient.cause:
+    elif not target.reachable:
+        # Without a handshake neither encryption nor certificate is known.
+        if "TLS failed" not in target.cause:
             return unknown("the server does not answer")
-        status, seen = Status.FAIL, patient.cause
+        status, seen = Status.FAIL, target.cause
         fix = "ODDSWIRE_TLS_CA_FILE for an authority of yours; the name and the dates"
     elif verified:
         seen = "encrypted, the certificate and its name are verified"
         # With sentinels the URL has the primary's name and not its address.
         if options.sentinels is None:
             try:
-                days = await days_left(endpoint, options, patient.clock.now())
+                days = await days_left(endpoint, options, target.clock.now())
             except OSError as error:
                 return unknown(
                     f"the certificate was not shown: {error}",
@@ -138,7 +138,7 @@ async def tls(patient: Patient) -> Verdict:
                 fix = "renew the server's certificate, then CONFIG SET tls-cert-file"
     else:
         seen = "encrypted, the certificate is not verified"
-        status = Status.FAIL if patient.deployed else Status.WARN
+        status = Status.FAIL if target.deployed else Status.WARN
         fix = "remove REDIS_TLS_REJECT_UNAUTHORIZED; ODDSWIRE_TLS_CA_FILE trusts yours"
     return Verdict(
         status=status,
@@ -148,12 +148,12 @@ async def tls(patient: Patient) -> Verdict:
     )
 
 
-async def round_trip(patient: Patient) -> Verdict:
+async def round_trip(target: Target) -> Verdict:
     """How long commands take from here, one after the other."""
     times = []
     for _ in range(_PINGS):
         sent = monotonic()
-        await patient.client.execute_command("PING")
+        await target.client.execute_command("PING")
         times.append(monotonic() - sent)
     times.sort()
     p50, p99 = times[_PINGS // 2], times[_PINGS * 99 // 100]
@@ -166,11 +166,11 @@ async def round_trip(patient: Patient) -> Verdict:
     )
 
 
-async def clock_skew(patient: Patient) -> Verdict:
+async def clock_skew(target: Target) -> Verdict:
     """How far the server's clock is from ours."""
-    before = patient.clock.now()
-    seconds, micros = await patient.client.time()
-    after = patient.clock.now()
+    before = target.clock.now()
+    seconds, micros = await target.client.time()
+    after = target.clock.now()
     skew = seconds + micros / 1e6 - (before + after) / 2
     status = _SKEW.judge(abs(skew))
     return Verdict(
@@ -181,9 +181,9 @@ async def clock_skew(patient: Patient) -> Verdict:
     )
 
 
-async def maxmemory(patient: Patient) -> Verdict:
+async def maxmemory(target: Target) -> Verdict:
     """Whether the server has a limit of its own."""
-    limit = int(_configured(patient, "maxmemory"))
+    limit = int(_configured(target, "maxmemory"))
     return Verdict(
         status=Status.PASS if limit else Status.WARN,
         seen=size(limit) if limit else "not set",
@@ -192,18 +192,18 @@ async def maxmemory(patient: Patient) -> Verdict:
     )
 
 
-async def durability(patient: Patient) -> Verdict:
-    """What is left after the server is killed."""
-    aof = _configured(patient, "appendonly") == "yes"
-    save = _configured(patient, "save")
+async def durability(target: Target) -> Verdict:
+    """Which data survives a kill of the server."""
+    aof = _configured(target, "appendonly") == "yes"
+    save = _configured(target, "save")
     status, fix = Status.PASS, ""
-    if not patient.server.durable:
+    if not target.server.durable:
         seen = "a disposable server: nothing has to be left"
     elif aof:
         seen = "append-only file: at most the last second is lost"
     else:
         seen = f"snapshots only ({save})" if save else "nothing is kept"
-        status = Status.FAIL if patient.deployed and not save else Status.WARN
+        status = Status.FAIL if target.deployed and not save else Status.WARN
         fix = "CONFIG SET appendonly yes, CONFIG REWRITE"
     return Verdict(
         status=status,
@@ -213,22 +213,24 @@ async def durability(patient: Patient) -> Verdict:
     )
 
 
-async def min_replicas(patient: Patient) -> Verdict:
-    """Whether a primary that was deposed goes on taking writes, and is believed."""
-    there = patient.replicas
+async def min_replicas(target: Target) -> Verdict:
+    """Whether a deposed primary still accepts writes, and acknowledges them."""
+    there = target.replicas
     if there is None:
-        raise _NotTold("the server did not tell its replicas")
-    if "min-replicas-to-write" in patient.config:
-        wanted = int(_configured(patient, "min-replicas-to-write"))
-    elif patient.bounded and there > 1:
-        raise _NotTold("min-replicas-to-write is set, and to how many is not told")
+        raise _NotAnswered("the server does not say how many replicas it has")
+    if "min-replicas-to-write" in target.config:
+        wanted = int(_configured(target, "min-replicas-to-write"))
+    elif target.bounded and there > 1:
+        raise _NotAnswered(
+            "min-replicas-to-write is set, and the server does not say to how many"
+        )
     else:
-        wanted = int(patient.bounded)
+        wanted = int(target.bounded)
     seen = f"{there} replicas, writes need {wanted} of them"
     if 0 < wanted < there:
         seen += f": with {wanted} of them beside it, a deposed primary goes on"
-    elif wanted and "min-replicas-max-lag" in patient.config:
-        lag = int(patient.config["min-replicas-max-lag"])
+    elif wanted and "min-replicas-max-lag" in target.config:
+        lag = int(target.config["min-replicas-max-lag"])
         seen += f": in a failover nothing read is older than {lag + _SERVER + _LEASE} s"
     return Verdict(
         status=Status.WARN if wanted < there else Status.PASS,
@@ -239,10 +241,10 @@ async def min_replicas(patient: Patient) -> Verdict:
     )
 
 
-async def idle_timeout(patient: Patient) -> Verdict:
-    """Whether the server closes connections that are merely quiet."""
-    limit = int(_configured(patient, "timeout"))
-    heartbeat = patient.server.settings.heartbeat
+async def idle_timeout(target: Target) -> Verdict:
+    """Whether the server closes connections that are only idle."""
+    limit = int(_configured(target, "timeout"))
+    heartbeat = target.server.settings.heartbeat
     closes = 0 < limit <= heartbeat
     return Verdict(
         status=Status.WARN if closes else Status.PASS,
@@ -252,14 +254,14 @@ async def idle_timeout(patient: Patient) -> Verdict:
     )
 
 
-async def permissions(patient: Patient) -> Verdict:
-    """What the parts of the library need and this user may not."""
-    user, shapes = await _who(patient)
-    prefix = patient.server.settings.prefix
-    # The doctor looks as whoever calls it; the bot's user need not be able to.
+async def permissions(target: Target) -> Verdict:
+    """Which commands the library needs and this user may not run."""
+    user, commands = await _who(target)
+    prefix = target.server.settings.prefix
+    # The doctor asks as the user of the URL: the user of the bot needs no such right.
     parts_of_bot = [part for part in acl.COMPONENTS if part is not acl.DOCTOR]
     found = await asyncio.gather(
-        *(denied(patient.client, user, part, shapes, prefix) for part in parts_of_bot)
+        *(denied(target.client, user, part, commands, prefix) for part in parts_of_bot)
     )
     lacking = {
         part.name: said for part, said in zip(parts_of_bot, found, strict=True) if said
@@ -277,16 +279,16 @@ async def permissions(patient: Patient) -> Verdict:
     )
 
 
-async def privilege(patient: Patient) -> Verdict:
-    """What this user may do and nothing here needs."""
-    user, _ = await _who(patient)
-    names = await _dangerous(patient.client)
-    shapes = await Shapes.of(patient.client, names)
-    more = await allowed(patient.client, user, names, shapes)
-    # Never the present one: the lines replace what a user may do.
+async def privilege(target: Target) -> Verdict:
+    """Which dangerous commands this user may run without need."""
+    user, _ = await _who(target)
+    names = await _dangerous(target.client)
+    commands = await CommandTable.of(target.client, names)
+    more = await allowed(target.client, user, names, commands)
+    # Not the present user: the lines replace its rights, and the bot would stop.
     new = "oddswire-bot" if user == "oddswire" else "oddswire"
     return Verdict(
-        status=Status.WARN if more and patient.deployed else Status.PASS,
+        status=Status.WARN if more and target.deployed else Status.PASS,
         seen=f"user {user!r} may also run {', '.join(more)}"
         if more
         else f"user {user!r} may run nothing that ends, empties, reads or rules the "
@@ -297,20 +299,20 @@ async def privilege(patient: Patient) -> Verdict:
     )
 
 
-async def _who(patient: Patient) -> tuple[str, Shapes]:
-    """Return the user to judge, and what commands look like."""
-    shapes = patient.shapes
-    if shapes is None:
-        raise _NotTold("this user may not run COMMAND INFO")
-    if not shapes.knows("acl|dryrun"):
-        raise _NotTold("this server has no ACL DRYRUN")
-    if patient.user is not None:
-        return patient.user, shapes
-    return _text(await patient.client.execute_command("ACL WHOAMI")), shapes
+async def _who(target: Target) -> tuple[str, CommandTable]:
+    """Return the user to judge, and the commands of the server."""
+    commands = target.commands
+    if commands is None:
+        raise _NotAnswered("this user may not run COMMAND INFO")
+    if not commands.knows("acl|dryrun"):
+        raise _NotAnswered("this server has no ACL DRYRUN")
+    if target.user is not None:
+        return target.user, commands
+    return _text(await target.client.execute_command("ACL WHOAMI")), commands
 
 
 async def _dangerous(client: Client) -> tuple[str, ...]:
-    """Return what no part needs: of our list, and of the server's own categories."""
+    """Return what no part needs, of our list and of the categories of the server."""
     names = list(acl.DANGEROUS)
     for category in acl.CATEGORIES:
         try:
@@ -321,13 +323,17 @@ async def _dangerous(client: Client) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name not in needed))
 
 
-class _NotTold(OddswireError):
-    """The server does not tell this."""
+class _NotAnswered(OddswireError):
+    """The server does not answer this question."""
 
 
-CHECKS: tuple[tuple[str, str, Callable[[Patient], Awaitable[Verdict]]], ...] = (
-    ("settings", "a variable that has no effect is a wish that nobody hears", settings),
-    ("tls", "the password and every value go over this link", tls),
+CHECKS: tuple[tuple[str, str, Callable[[Target], Awaitable[Verdict]]], ...] = (
+    (
+        "settings",
+        "a variable without effect leaves a default that nobody expects",
+        settings,
+    ),
+    ("tls", "the password and every value go over this connection", tls),
     ("round_trip", "a reply of the bot waits for several of them", round_trip),
     (
         "clock",
@@ -341,7 +347,7 @@ CHECKS: tuple[tuple[str, str, Callable[[Patient], Awaitable[Verdict]]], ...] = (
     ),
     (
         "durability",
-        "what users asked for has to survive a restart of the server",
+        "the data of users has to survive a restart of the server",
         durability,
     ),
     (
@@ -359,29 +365,27 @@ CHECKS: tuple[tuple[str, str, Callable[[Patient], Awaitable[Verdict]]], ...] = (
         "a part whose command is refused fails when it is needed",
         permissions,
     ),
-    ("privilege", "whoever has the password of this user may do it too", privilege),
+    ("privilege", "a thief of this user's password may do it too", privilege),
 )
-"""Name, why it matters, and who looks."""
+"""Name, why it matters, and the check."""
 
 # These look at the settings, and at the server only if it answers.
 _HERE = (settings, tls)
 
 
-async def run(
-    look: Callable[[Patient], Awaitable[Verdict]], patient: Patient
-) -> Verdict:
-    """Look; what could not be read is unknown, with the grant to make."""
-    if not patient.reachable and look not in _HERE:
+async def run(look: Callable[[Target], Awaitable[Verdict]], target: Target) -> Verdict:
+    """Run a check; without an answer it is unknown, with the next step to take."""
+    if not target.reachable and look not in _HERE:
         return unknown("the server does not answer")
     try:
-        return await look(patient)
-    except (NoPermission, _NotTold) as error:
+        return await look(target)
+    except (NoPermission, _NotAnswered) as error:
         return unknown(str(error), _ASK)
     except OddswireError as error:
         return unknown(f"{type(error).__name__}: {error}", "look again")
 
 
-def _configured(patient: Patient, name: str) -> str:
-    if name not in patient.config:
-        raise _NotTold(f"CONFIG GET {name} is not answered")
-    return patient.config[name]
+def _configured(target: Target, name: str) -> str:
+    if name not in target.config:
+        raise _NotAnswered(f"CONFIG GET {name} is not answered")
+    return target.config[name]

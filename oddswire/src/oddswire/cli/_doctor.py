@@ -1,4 +1,4 @@
-"""`oddswire doctor`: everything that can be looked at from here, server by server."""
+"""`oddswire doctor`: every check, server by server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from oddswire import acl
 from oddswire.cli import _checks
 from oddswire.cli._features import COMMANDS, WHY, Feature, features, judge
-from oddswire.cli._permissions import Shapes
+from oddswire.cli._permissions import CommandTable
 from oddswire.client import Client
 from oddswire.errors import OddswireError
 from oddswire.events import Events
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found of one server.
+    """The findings of one server.
 
     Attributes:
         name: ``"main"`` or ``"cache"``.
@@ -32,8 +32,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         durable: Whether it holds what users asked for.
         status: Of all its checks together.
         checks: Those of its health first; always all of them, in the same order.
-        features: What it can do; empty if it does not answer.
-        skipped: Checks that found nothing out, because there is no connection.
+        features: What the server can do; empty if it does not answer.
+        skipped: How many checks are unknown because there is no connection.
     """
 
     name: str
@@ -62,22 +62,22 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 async def examine(
     servers: Sequence[Server],
     clock: Clock,
-    tell: Callable[[str], object],
+    progress: Callable[[str], object],
     user: str | None = None,
 ) -> Diagnosis:
-    """Look at each server; what fails is in what is returned.
+    """Check each server; the diagnosis has the failures.
 
     Args:
-        servers: Which.
-        clock: Ours, to compare theirs with.
-        tell: Told what is being looked at.
-        user: Whose rights are judged; None: those of the user in the settings.
+        servers: The servers.
+        clock: The clock of this machine, to compare with the servers'.
+        progress: Gets one line before each check.
+        user: The user whose rights are judged; None: the user in the settings.
     """
     found = []
     for server in servers:
-        # What goes wrong is in the findings, so it is no line of the log too.
+        # The findings name the problems: events of its own keep them out of the log.
         async with Client.from_settings(server.settings, events=Events()) as client:
-            found.append(await _examine(server, client, clock, tell, user))
+            found.append(await _examine(server, client, clock, progress, user))
     checks = [check for each in found for check in each.checks]
     return Diagnosis(status=worst(checks), servers=tuple(found))
 
@@ -86,17 +86,17 @@ async def _examine(
     server: Server,
     client: Client,
     clock: Clock,
-    tell: Callable[[str], object],
+    progress: Callable[[str], object],
     user: str | None,
 ) -> Finding:
-    tell(f"{server.name}: health")
+    progress(f"{server.name}: health")
     health = Health(
         client, durable=server.durable, timeout=server.settings.command_timeout
     )
     report = await health.check()
     reachable = report["reachable"].status is Status.PASS
-    shapes = await _shapes(client) if reachable else None
-    patient = _checks.Patient(
+    commands = await _command_table(client) if reachable else None
+    target = _checks.Target(
         server=server,
         client=client,
         clock=clock,
@@ -105,15 +105,15 @@ async def _examine(
         replicas=_replicas(report["replication"]),
         bounded="good" in report["replication"].values,
         config=await _checks.config_of(client) if reachable else {},
-        shapes=shapes,
+        commands=commands,
         user=user,
     )
     checks = list(report.checks)
     for name, why, look in _checks.CHECKS:
-        tell(f"{server.name}: {name}")
-        checks.append(Check.of(name, why, await _checks.run(look, patient)))
-    tell(f"{server.name}: features")
-    table = await features(client, shapes) if reachable else ()
+        progress(f"{server.name}: {name}")
+        checks.append(Check.of(name, why, await _checks.run(look, target)))
+    progress(f"{server.name}: features")
+    table = await features(client, commands) if reachable else ()
     checks.append(Check.of("features", WHY, judge(table)))
     return Finding(
         name=server.name,
@@ -128,10 +128,10 @@ async def _examine(
     )
 
 
-async def _shapes(client: Client) -> Shapes | None:
+async def _command_table(client: Client) -> CommandTable | None:
     names = dict.fromkeys((*acl.commands(acl.COMPONENTS), *acl.DANGEROUS, *COMMANDS))
     try:
-        return await Shapes.of(client, names)
+        return await CommandTable.of(client, names)
     except OddswireError:
         return None
 

@@ -12,7 +12,7 @@ from oddswire.health import Status
 from oddswire.health.report import Verdict, unknown
 
 if TYPE_CHECKING:
-    from oddswire.cli._permissions import Shapes
+    from oddswire.cli._permissions import CommandTable
     from oddswire.client import Client
 
 
@@ -46,12 +46,14 @@ COMMANDS = {
 }
 
 
-async def features(client: Client, shapes: Shapes | None) -> tuple[Feature, ...]:
+async def features(
+    client: Client, commands: CommandTable | None
+) -> tuple[Feature, ...]:
     """Return the table.
 
     Args:
         client: Of the server.
-        shapes: With the commands of `COMMANDS`; None if they may not be asked for.
+        commands: With the commands of `COMMANDS`; None if they may not be asked for.
     """
     resp3, tracking = await _tried(client)
     return (
@@ -69,7 +71,7 @@ async def features(client: Client, shapes: Shapes | None) -> tuple[Feature, ...]
         *(
             Feature(
                 name=name,
-                present=None if shapes is None else shapes.knows(command),
+                present=None if commands is None else commands.knows(command),
                 what=what,
             )
             for command, (name, what) in COMMANDS.items()

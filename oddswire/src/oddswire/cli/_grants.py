@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from oddswire import acl
-from oddswire.cli._permissions import Shapes
+from oddswire.cli._permissions import CommandTable
 from oddswire.client import Client
 from oddswire.errors import SettingsError
 from oddswire.events import Events
@@ -109,5 +109,5 @@ async def unknown_commands(
         OddswireError: It does not answer, or may not be asked.
     """
     async with Client.from_settings(server.settings, events=Events()) as client:
-        shapes = await Shapes.of(client, acl.commands(components))
-    return shapes.missing()
+        commands = await CommandTable.of(client, acl.commands(components))
+    return commands.missing()

@@ -35,22 +35,22 @@ _CHANNELS = frozenset(
 )  # fmt: skip
 
 
-class Shapes:
-    """How commands look at this server, from COMMAND INFO.
+class CommandTable:
+    """The arguments and keys of commands at one server, from COMMAND INFO.
 
     Args:
-        entries: Its reply for each name; None for one that the server does not know.
+        entries: The reply for each name; None for a command that the server lacks.
     """
 
     def __init__(self, entries: dict[str, Any]) -> None:
         self._entries = entries
 
     @classmethod
-    async def of(cls, client: Client, names: Iterable[str]) -> Shapes:
+    async def of(cls, client: Client, names: Iterable[str]) -> CommandTable:
         """Ask the server.
 
         Raises:
-            OddswireError: It did not tell.
+            OddswireError: The server does not answer.
         """
         wanted = tuple(names)
         found = await client.execute_command("COMMAND INFO", *wanted)
@@ -102,42 +102,42 @@ def _filled(call: tuple[str, ...], key: str) -> tuple[str, ...]:
 
 
 async def denied(
-    client: Client, user: str, component: Component, shapes: Shapes, prefix: str
+    client: Client, user: str, component: Component, table: CommandTable, prefix: str
 ) -> tuple[str, ...]:
-    """Return what a component sends and this user may not, each with the server's word.
+    """Return the calls of a component that a user may not run, by the server's words.
 
     Args:
-        client: Of somebody who may run ACL DRYRUN.
-        user: Whose rights.
-        component: Its commands, with its keys and channels.
-        shapes: Of these commands.
-        prefix: What every key begins with.
+        client: Its user may run ACL DRYRUN.
+        user: The user whose rights are judged.
+        component: The commands, with their keys and channels.
+        table: The table of these commands.
+        prefix: The beginning of every key.
 
     Raises:
-        OddswireError: The server did not tell.
+        OddswireError: The server does not answer.
     """
     keys = [_sample(each) for each in acl.key_patterns([component], prefix)]
     channels = acl.channel_patterns([component], prefix)
     calls = [
         call
         for name in (*component.commands, *component.optional)
-        if shapes.knows(name)
-        for call in shapes.calls(name, keys, channels)
+        if table.knows(name)
+        for call in table.calls(name, keys, channels)
     ]
     said = await asyncio.gather(*(dry_run(client, user, call) for call in calls))
     return tuple(dict.fromkeys(word for word in said if word))
 
 
 async def allowed(
-    client: Client, user: str, names: Iterable[str], shapes: Shapes
+    client: Client, user: str, names: Iterable[str], table: CommandTable
 ) -> tuple[str, ...]:
     """Return those of these commands that a user may run on any key.
 
     Raises:
-        OddswireError: The server did not tell.
+        OddswireError: The server does not answer.
     """
-    known = [name for name in names if shapes.knows(name)]
-    calls = [shapes.calls(name, ["a-key-of-nobody"], ["a-channel"]) for name in known]
+    known = [name for name in names if table.knows(name)]
+    calls = [table.calls(name, ["a-key-of-nobody"], ["a-channel"]) for name in known]
     said = await asyncio.gather(*(dry_run(client, user, call[0]) for call in calls))
     return tuple(name for name, word in zip(known, said, strict=True) if not word)
 

@@ -74,7 +74,9 @@ async def _lease(pool: aredis.ConnectionPool, seconds: float) -> AbstractConnect
     except TimeoutError:
         if not scope.expired():
             raise
-        raise PoolTimeout(f"no exclusive wire within {seconds:g} s") from None
+        failure = getattr(pool, "failure", None)
+        why = "" if failure is None else f": {failure}"
+        raise PoolTimeout(f"no exclusive wire within {seconds:g} s{why}") from None
     return wire
 
 

@@ -12,13 +12,16 @@ from oddswire.connection.handshake import Hello, Refusals
 from oddswire.connection.pacing import AttemptPacer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping
 
     import redis.asyncio as aredis
 
 
 class Access:
     """Shared by the command connection, the views' connections and the pool's.
+
+    Args:
+        server: Names the server, for the clients in this process that share it.
 
     Attributes:
         pacer: Spaces their attempts while callers wait.
@@ -27,8 +30,8 @@ class Access:
         words: The command that authenticates by the newest of them.
     """
 
-    def __init__(self) -> None:
-        self.pacer = AttemptPacer()
+    def __init__(self, server: Hashable | None = None) -> None:
+        self.pacer = AttemptPacer(server)
         self.refusals = Refusals()
         self.token = 0
         self.words: tuple[str, ...] = ()
@@ -46,7 +49,18 @@ class Access:
 def access_of(pool: aredis.ConnectionPool) -> Access:
     """Return that of a pool of ours, or one for a pool of redis-py's."""
     access = getattr(pool, "access", None)
-    return access if isinstance(access, Access) else Access()
+    if isinstance(access, Access):
+        return access
+    return Access(server_of(pool.connection_kwargs))
+
+
+def server_of(arguments: Mapping[str, Any]) -> Hashable | None:
+    """Name the server of a connection's arguments (redis-py's), where they say it."""
+    if arguments.get("path"):
+        return str(arguments["path"])
+    if not arguments.get("host"):
+        return None  # the sentinels know
+    return str(arguments["host"]), int(arguments.get("port") or 6379)
 
 
 async def hello_of(arguments: Mapping[str, Any], refusals: Refusals) -> Hello:

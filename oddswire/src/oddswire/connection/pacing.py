@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
 
 HASTENED = 0.25
-"""Seconds between two attempts of a client while somebody waits for a connection."""
+"""Seconds between two attempts to reach a server while somebody waits for it."""
+
+
+class _Turns:
+    """What those share who connect to one server from one event loop."""
+
+    def __init__(self) -> None:
+        self.next = 0.0  # when, by the loop's clock
+        self.pauses: set[Pause] = set()
+
+
+# A process may have many clients of one server, which do not know of each other.
+_shared: WeakKeyDictionary[
+    asyncio.AbstractEventLoop, WeakValueDictionary[Hashable, _Turns]
+] = WeakKeyDictionary()
 
 
 class AttemptPacer:
-    """Shared by the connections of one client, so that they take turns.
+    """Paces the connections of one client, so that they take turns.
+
+    Clients of the same server take turns with each other too.
 
     A backoff that has grown spares a server that nobody needs. When a caller waits, its
     connection does not sit that pause out: it takes the next turn. There is one turn
@@ -17,35 +38,49 @@ class AttemptPacer:
     attempt that succeeds wakes the other connections at once.
 
     Args:
+        server: Names the server; None: this client takes turns with no other.
         every: Seconds between two turns.
     """
 
-    def __init__(self, every: float = HASTENED) -> None:
+    def __init__(self, server: Hashable | None = None, every: float = HASTENED) -> None:
+        self._server = server
         self._every = every
-        self._next_turn = 0.0
-        self._pauses: set[Pause] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._turns = _Turns()
+
+    def _here(self) -> _Turns:
+        """Return the turns of the running loop: no other thread touches them."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._turns = loop, _Turns()
+            if self._server is not None:
+                known = _shared.setdefault(loop, WeakValueDictionary())
+                self._turns = known.setdefault(self._server, self._turns)
+        return self._turns
 
     def attempt_begins(self, now: float) -> None:
         """An attempt begins now; the next turn is an interval away."""
-        self._next_turn = max(self._next_turn, now + self._every)
+        turns = self._here()
+        turns.next = max(turns.next, now + self._every)
 
     def take_turn(self, now: float, due: float) -> float:
         """Return when to try: at `due`, or by the next turn if that is earlier."""
-        turn = max(self._next_turn, now)
+        turns = self._here()
+        turn = max(turns.next, now)
         if turn >= due:
             return due
-        self._next_turn = turn + self._every
+        turns.next = turn + self._every
         return turn
 
     def server_answers(self) -> None:
         """An attempt succeeded: the other connections need not wait any longer."""
-        for pause in self._pauses:
+        for pause in self._here().pauses:
             pause.end_at(0.0)
 
     def pause(self, delay: float) -> Pause:
         """Return a pause of `delay` seconds, to be waited for."""
         loop = asyncio.get_running_loop()
-        return Pause(self, self._pauses, loop, loop.time() + delay)
+        return Pause(self, self._here().pauses, loop, loop.time() + delay)
 
 
 class Pause:

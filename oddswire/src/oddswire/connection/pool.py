@@ -21,7 +21,7 @@ from redis._parsers import _AsyncHiredisParser
 from redis.asyncio.connection import SSLConnection
 
 from oddswire._tasks import spawn
-from oddswire.connection.access import Access, hello_of
+from oddswire.connection.access import Access, hello_of, server_of
 from oddswire.connection.deadline import Alarm, Deadline
 from oddswire.connection.dial import (
     lost_hint,
@@ -36,9 +36,11 @@ from oddswire.connection.reply_errors import from_redis
 from oddswire.connection.roster import Roster, Work
 from oddswire.connection.threads import in_own_thread
 from oddswire.errors import (
+    AuthFailed,
     ClosedError,
     CommandTimeout,
     ConnectionLost,
+    NoPermission,
     Outcome,
     PoolTimeout,
     ProtocolBroken,
@@ -56,6 +58,9 @@ if TYPE_CHECKING:
 # Seconds: redis-py's own limit for one read is not to end it before ours does. redis-py
 # 7 knows no infinity here, and uvloop none anywhere.
 _FOREVER = 1e9
+
+# Seconds that an attempt after a failed one may be put off, while others take turns.
+_PACED = 5.0
 
 # Seconds that a connection which is closed may take to send what was written, and to
 # end TLS.
@@ -284,7 +289,9 @@ class WirePool(aredis.ConnectionPool):
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
         self._owner = Owner()
-        self.access = Access()
+        self.access = Access(server_of(connection))
+        # Of the newest attempt to open a wire; None: it succeeded.
+        self._failure: Exception | None = None
         kind = connection.pop("connection_class", aredis.Connection)
         super().__init__(
             connection_class=whole(kind), max_connections=max(most, 1), **connection
@@ -397,14 +404,22 @@ class WirePool(aredis.ConnectionPool):
         if turn.done():
             return
         self._roster.leave(turn)
+        within = f"within {self._acquire_timeout:g} s"
         turn.set_exception(
-            PoolTimeout(
-                f"no exclusive wire became free within {self._acquire_timeout:g} s "
+            PoolTimeout(f"no exclusive wire {within}: {self._failure}")
+            if self._failure is not None
+            else PoolTimeout(
+                f"no exclusive wire became free {within} "
                 f"({self._roster.leased} of {self._roster.most} leased, "
                 f"{self._roster.waiting} waiting); raise pool_max, or look for a WATCH "
                 "or a subscription that is never closed"
             )
         )
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the newest attempt to open a wire failed; None: it did not."""
+        return self._failure
 
     async def _freshen(self, wire: AbstractConnection) -> None:
         """Replace the socket of a wire that the server closed while it was idle."""
@@ -459,15 +474,26 @@ class WirePool(aredis.ConnectionPool):
         task.add_done_callback(tasks.discard)
 
     async def _open(self) -> None:
+        pacer = self.access.pacer
         try:
+            if self._failure is not None:
+                # Callers that try again and again are to be no storm.
+                pause = pacer.pause(_PACED)
+                pause.hasten()
+                await pause.wait()
+            pacer.attempt_begins(self._now())
             wire = self.make_connection()
             await self._connect(wire)
         except Exception as error:  # noqa: BLE001 - told to who waits for the wire
+            self._failure = error
             turn, work = self._roster.failed(self._now())
             if turn is not None and not turn.done():
                 turn.set_exception(error)
             self._do(work)
             return
+        if self._failure is not None:
+            self._failure = None
+            pacer.server_answers()
         if self._closed:
             await wire.disconnect()
             return
@@ -571,8 +597,9 @@ async def _close(wire: AbstractConnection) -> None:
 
 def _unsent(error: Exception) -> Exception:
     """The error of a connection attempt: no caller's bytes were on the way."""
-    if isinstance(error.__cause__, Unavailable):
-        return error.__cause__  # ours, which redis-py wrapped
+    for wrapped in (error.__cause__, error.__context__):
+        if isinstance(wrapped, Unavailable | AuthFailed | NoPermission):
+            return wrapped  # ours; redis-py wraps it, on a unix socket without a cause
     ours = from_redis(error)
     if isinstance(error, OSError):
         return Unavailable(with_system_words(str(error), error))

@@ -155,10 +155,16 @@ def from_redis(error: Exception, *, outcome: Outcome | None = None) -> Exception
         cls = ScriptFailed if cls is CommandRejected else cls
         if not issubclass(cls, _NO_WRITE_WAS_MADE):
             outcome = Outcome.UNKNOWN
-    ours = cls(*error.args, outcome=outcome)
+    said = [_said(each) if isinstance(each, str) else each for each in error.args]
+    ours = cls(*said, outcome=outcome)
     if hasattr(error, "status_code"):
         ours.status_code = error.status_code  # type: ignore[attr-defined]
     return ours
+
+
+def _said(text: str) -> str:
+    # The arguments of a command that it does not know may be a password or a value.
+    return text.partition(", with args beginning with:")[0]
 
 
 def is_from_script(error: Exception) -> bool:
@@ -169,7 +175,7 @@ def is_from_script(error: Exception) -> bool:
 def reply_error(text: str) -> Exception:
     """Return the error for an error reply; hiredis calls this for each one it reads."""
     # A script may raise what it likes, and errors end up in logs and terminals.
-    text = text if text.isprintable() else plain(text)
+    text = _said(text if text.isprintable() else plain(text))
     try:
         error = BaseParser.parse_error(text)
     except ValueError:

@@ -97,6 +97,8 @@ def shown(option: Option, value: object) -> str:
     if option.secret or "url" in option.field:
         return ""
     text = repr(value)
+    if "@" in text or "://" in text:
+        return ""  # a URL where none belongs, perhaps with its password
     return f"={text}" if len(text) <= 80 else f"={text[:77]}..."
 
 

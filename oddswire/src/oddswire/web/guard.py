@@ -137,18 +137,20 @@ def limit_key(address: str) -> tuple[str, ...]:
     An IPv6 client has a /64 of its own at least, and often a /48.
     """
     found = _address(address)
-    if isinstance(found, IPv6Address) and found.ipv4_mapped is None:
+    if isinstance(found, IPv6Address):
         return tuple(
             str(ip_network(f"{found}/{bits}", strict=False)) for bits in (64, 48)
         )
-    return (str(getattr(found, "ipv4_mapped", None) or found or "unknown"),)
+    return (str(found or "unknown"),)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     try:
-        return ip_address(text.strip("[]").partition("%")[0])
+        found = ip_address(text.strip("[]").partition("%")[0])
     except ValueError:
         return None
+    # A socket that takes both families names an IPv4 client as ::ffff:10.0.0.1.
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 def _within(address: str, networks: Sequence[object]) -> bool:

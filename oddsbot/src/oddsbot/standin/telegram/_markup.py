@@ -111,7 +111,7 @@ def _inline(button: Any) -> Json:
                 raise bad("BUTTON_COPY_TEXT_INVALID")
     style = button.get("style")
     if style is not None:
-        if style not in _STYLES:
+        if not isinstance(style, str) or style not in _STYLES:
             raise bad("can't parse inline keyboard button: Invalid button style")
         kept["style"] = style
     return kept | {action: value}

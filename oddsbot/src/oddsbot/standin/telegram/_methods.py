@@ -378,7 +378,7 @@ class Methods:
 
     def set_chat_menu_button(self, fields: Fields) -> bool:
         button = fields.json("menu_button") or {"type": "default"}
-        if not isinstance(button, dict) or button.get("type") not in {
+        if not isinstance(button, dict) or str(button.get("type")) not in {
             "default",
             "commands",
             "web_app",
@@ -529,6 +529,8 @@ class Methods:
             if "reply_to_message_id" in fields
             else 0
         )
+        if not isinstance(number, int):
+            raise bad("invalid message_id specified")
         if number in room.messages:
             replied = {**room.messages[number]}
             replied.pop("reply_to_message", None)
@@ -608,7 +610,7 @@ class Methods:
 
     def _scope(self, fields: Fields) -> str:
         scope = fields.json("scope") or {"type": "default"}
-        if not isinstance(scope, dict) or scope.get("type") not in _SCOPES:
+        if not isinstance(scope, dict) or str(scope.get("type")) not in _SCOPES:
             raise bad("can't parse BotCommandScope: Unsupported type specified")
         language = fields.text("language_code")
         if language and not re.fullmatch("[a-z]{2}", language):

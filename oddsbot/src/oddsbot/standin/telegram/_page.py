@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from ._text import units, usable
 
@@ -71,11 +72,11 @@ def page(world: World, person: Person, room: Room, secret: str, on: set[str]) ->
             ),
             _form("chat", person, room, secret),
             (
-                '<ol id="log" role="log" aria-label="Messages" tabindex="0" '
+                '<div id="log" role="log" aria-label="Messages" tabindex="0" '
                 f'data-events="/events?as={person.id}&amp;chat={room.id}">'
             ),
-            *(item(person, each) for each in _newest(room)),
-            '</ol></form><div id="answer" role="alert"></div>',
+            *(item(person, each)[0] for each in _newest(room)),
+            '</div></form><div id="answer" role="alert"></div>',
             _form("write", person, room, secret),
             (
                 '<label for="say">Message</label><textarea id="say" name="text" '
@@ -139,11 +140,13 @@ def _breakers(person: Person, room: Room, secret: str, on: set[str]) -> str:
         for name, label in SWITCHES.items()
     )
     form = _form("break", person, room, secret)
-    return f"<details><summary>Break things</summary>{form}{buttons}</form></details>"
+    opened = " open" if on else ""
+    summary = "<summary>Break things</summary>"
+    return f"<details{opened}>{summary}{form}{buttons}</form></details>"
 
 
-def item(person: Person, message: Json) -> str:
-    """Return one message as an item of the log."""
+def item(person: Person, message: Json) -> tuple[str, str]:
+    """Return one message as an item of the log, and what says that it changed."""
     number = message["message_id"]
     sender = message.get("from", {})
     own = sender.get("id") == person.id
@@ -154,11 +157,8 @@ def item(person: Person, message: Json) -> str:
     edited = " · edited" if "edit_date" in message else ""
     silent = " · silent" if message.get("_silent") else ""
     parts = [
-        (
-            f'<li id="m{number}" class="{"own" if own else "other"}">'
-            f'<article aria-labelledby="n{number}"><h3 id="n{number}" dir="auto">'
-            f'{escape(name)}<span class="hidden"> wrote</span></h3>'
-        )
+        f'<article aria-labelledby="n{number}"><h2 id="n{number}" dir="auto">',
+        f'{escape(name)}<span class="hidden"> wrote</span></h2>',
     ]
     replied = message.get("reply_to_message")
     if replied is not None:
@@ -193,7 +193,12 @@ def item(person: Person, message: Json) -> str:
         parts.append(
             f'<div class="keys" role="group" aria-label="Buttons">{"".join(rows)}</div>'
         )
-    return "".join((*parts, "</li>"))
+    html = "".join(parts)
+    version = f"{crc32(html.encode('utf-8', 'replace')):x}"
+    head = (
+        f'<div id="m{number}" class="{"own" if own else "other"}" data-v="{version}">'
+    )
+    return f"{head}{html}</div>", version
 
 
 def _row(number: int, row: int, buttons: list[Json]) -> str:

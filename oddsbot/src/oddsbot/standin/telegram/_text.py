@@ -142,7 +142,9 @@ def _checked(text: str, entities: Any) -> list[Json]:
         )
         if not (isinstance(offset, int) and isinstance(length, int)):
             raise bad('can\'t parse MessageEntity: Field "offset" must be a Number')
-        if kind not in SIMPLE and kind != "pre" and kind not in WITH_FIELD:
+        if not isinstance(kind, str) or (
+            kind not in SIMPLE and kind != "pre" and kind not in WITH_FIELD
+        ):
             raise bad("can't parse MessageEntity: Unsupported type specified")
         if kind in WITH_FIELD and not entity.get(WITH_FIELD[kind]):
             raise bad(f"can't parse MessageEntity: Can't find {WITH_FIELD[kind]!r}")

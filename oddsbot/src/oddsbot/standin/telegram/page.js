@@ -17,16 +17,19 @@ function down() {
   log.scrollTop = log.scrollHeight;
 }
 
-function put({ id, html }) {
+function put({ id, html, version }) {
   // The server escaped each text of it.
   const holder = document.createElement("template");
   holder.innerHTML = html;
   const there = document.getElementById("m" + id);
+  if (there?.dataset.v === version) return; // nothing is announced twice
   const below = near();
   // A press edits its own message: the keyboard's place is kept.
   const value = there && there.contains(document.activeElement) && document.activeElement.value;
+  const next = there ?? [...log.children].find((child) => Number(child.id.slice(1)) > id);
   if (there) there.replaceWith(holder.content);
-  else log.append(holder.content);
+  else if (!next) log.append(holder.content);
+  else if (next !== log.firstElementChild) next.before(holder.content);
   while (log.children.length > 60) log.firstElementChild.remove();
   if (value) {
     const item = document.getElementById("m" + id);
@@ -41,7 +44,7 @@ const on = (name, act) => events.addEventListener(name, (event) => act(JSON.pars
 on("all", ({ items }) => {
   const ids = new Set(items.map((item) => "m" + item.id));
   for (const child of [...log.children]) if (!ids.has(child.id)) child.remove();
-  for (const item of items) if (!document.getElementById("m" + item.id)) put(item);
+  items.forEach(put);
   state.textContent = usual;
   document.documentElement.dataset.live = "yes";
 });

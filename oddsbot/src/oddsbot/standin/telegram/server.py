@@ -19,7 +19,7 @@ from ._fields import Fields
 from ._methods import Methods
 from .errors import ApiError, Json
 from .faults import Counts, Fault, Faults, Limits, flood
-from .updates import Updates, same_secret
+from .updates import Updates, public, same_secret
 from .world import World
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ _POLICY = (
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # With no-referrer a browser sends forms with `Origin: null`, which is refused.
+    "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 _ASSETS = {"page.css": "text/css", "page.js": "text/javascript"}
@@ -167,7 +168,7 @@ class BotApi:
             return _refused(error)
         if fault is not None and fault.kind == "lost":
             _cut(request)
-        return web.json_response({"ok": True, "result": _public(result)})
+        return web.json_response({"ok": True, "result": public(result)})
 
     async def _break(
         self, fault: Fault, request: web.Request
@@ -343,8 +344,8 @@ class BotApi:
         return response
 
     def _item(self, person: Any, message: Json) -> Json:
-        html = _page.item(person, message)
-        return {"id": message["message_id"], "html": html}
+        html, version = _page.item(person, message)
+        return {"id": message["message_id"], "html": html, "version": version}
 
     def _other(self, kind: str, content: Json) -> bytes:
         if kind == "gone":
@@ -406,10 +407,3 @@ def _cut(request: web.Request) -> NoReturn:
     if request.transport is not None:
         request.transport.abort()
     raise ConnectionResetError("cut by a switch")
-
-
-def _public(value: Any) -> Any:
-    """Leave out what only the page shows."""
-    if isinstance(value, dict):
-        return {k: _public(v) for k, v in value.items() if not k.startswith("_")}
-    return [_public(each) for each in value] if isinstance(value, list) else value

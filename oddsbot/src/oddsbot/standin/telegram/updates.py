@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from typing import TYPE_CHECKING, NoReturn
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout
@@ -70,13 +71,13 @@ class Updates:
         """How many wait."""
         return len(self._waiting)
 
-    def add(self, kind: str, content: object) -> int | None:
+    def add(self, kind: str, content: Json) -> int | None:
         """Queue one; return its id, or None where the bot did not ask for its kind."""
         asked = kind in self.allowed if self.allowed else kind not in _UNASKED
         if not asked:
             return None
         self._last += 1
-        self._waiting[self._last] = {"update_id": self._last, kind: content}
+        self._waiting[self._last] = {"update_id": self._last, kind: public(content)}
         if len(self._waiting) > _MOST_WAITING:
             del self._waiting[next(iter(self._waiting))]
         self._wake()
@@ -127,11 +128,12 @@ class Updates:
         self._wake()  # the one that waits sees that it is not the newest any more
         if offset < 0:
             offset = ([0, *self._waiting][offset:] or [0])[0]
-        for update_id in [each for each in self._waiting if each < offset]:
+        # They are in order: the first that is not confirmed ends the search.
+        for update_id in list(takewhile(lambda each: each < offset, self._waiting)):
             self._confirm(update_id)
         end = asyncio.get_running_loop().time() + max(0, min(timeout, _LONGEST_POLL))
         while True:
-            batch = list(self._waiting.values())[: max(1, min(limit or 100, 100))]
+            batch = list(islice(self._waiting.values(), max(1, min(limit, 100))))
             if batch or self._closed:
                 return batch[::-1] if self._faults.reverse else batch
             try:
@@ -159,7 +161,7 @@ class Updates:
                 if hook is None or not self._waiting:
                     await news.wait()
                     continue
-                waiting = list(self._waiting.items())[:2]
+                waiting = list(islice(self._waiting.items(), 2))
                 update_id, update = waiting[-1 if self._faults.reverse else 0]
                 answer = await self._post(http, hook, update)
                 if answer is None:
@@ -214,6 +216,13 @@ class Updates:
     def _wake(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
+
+
+def public(value: Any) -> Any:
+    """Leave out what only the page shows: fields that begin with an underscore."""
+    if isinstance(value, dict):
+        return {k: public(v) for k, v in value.items() if not k.startswith("_")}
+    return [public(each) for each in value] if isinstance(value, list) else value
 
 
 def same_secret(sent: str, expected: str) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 KEPT_MESSAGES = 500
 _KEPT_FILES = 200
+_KEPT_QUERIES = 10_000
 _KEPT_SENT = 200_000
 
 
@@ -313,8 +314,7 @@ class World:
         self, person: int, data: str, room: Room, message: Json | None
     ) -> str:
         """Send a press with any data: a forged one, or one without its message."""
-        number = str(self.number())
-        self.queries[number] = Query(self.now(), person, room.id)
+        number = self._query(person, room.id)
         query: Json = {
             "id": number,
             "from": self.user(person),
@@ -330,9 +330,8 @@ class World:
 
     def ask_inline(self, person: int, text: str) -> str:
         """Let a person type ``@bot text`` in some other chat."""
-        number = str(self.number())
+        number = self._query(person, person)
         query = {"id": number, "from": self.user(person), "query": text, "offset": ""}
-        self.queries[number] = Query(self.now(), person, person)
         self.updates.add("inline_query", query)
         return number
 
@@ -385,6 +384,13 @@ class World:
         message = self.post(room, self.me["id"], {"text": text})
         self.updates.add("channel_post", message)
         return message
+
+    def _query(self, person: int, chat: int) -> str:
+        number = str(self.number())
+        self.queries[number] = Query(self.now(), person, chat)
+        if len(self.queries) > _KEPT_QUERIES:
+            del self.queries[next(iter(self.queries))]
+        return number
 
     def _of(self, person: int, chat: int | None) -> Room:
         number = person if chat is None else chat
