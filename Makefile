@@ -15,7 +15,7 @@ PEERS_STAMP := .venv-peers/.ready
 # wheel: a part of a tool of the tests, pinned by its hash like everything else.
 WHEELS := --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test check docs conformance dropin chaos audit failovers bench growth hour lock lock-dropin clean
+.PHONY: demo test check docs conformance dropin chaos audit failovers bench bench-alerts growth hour lock lock-dropin clean
 
 demo: $(STAMP)  ## recorded Polymarket order books become alerts, in this terminal
 	@$(BIN)/oddsbot demo
@@ -63,6 +63,9 @@ failovers: $(STAMP)  ## a source of record over 20 failovers, processes moved ap
 
 bench: $(PEERS_STAMP)  ## every figure in the docs, peers beside; wants a quiet machine
 	@$(PEERS)/python benchmarks/run.py
+
+bench-alerts: $(STAMP)  ## a tick among 100,000 rules, and a recorded day of quotes; a minute
+	@$(BIN)/python benchmarks/bench_alerts.py
 
 growth: $(PEERS_STAMP)  ## sessions from 10^3 to 10^6; 2 GB of memory, about 10 minutes
 	@$(PEERS)/python benchmarks/growth.py $(SIZES)

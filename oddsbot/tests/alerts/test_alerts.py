@@ -211,16 +211,6 @@ def test_a_removed_rule_is_silent():
     assert alerts.on_quote(quote(bid="0.7"), 0.0) == []
 
 
-@pytest.mark.advanced
-def test_a_quote_touches_the_rules_of_its_asset_only():
-    """A quote looks at no rule of another asset, of which there may be very many."""
-    others = [rule(id=f"r{n}", asset_id=f"asset{n}") for n in range(1_000)]
-    alerts = Alerts([*others, rule()])
-
-    assert fired(others, bids("0.5", "0.7")) == []
-    assert len(alerts._by_asset[UP]) == 1
-
-
 @pytest.mark.errors
 def test_two_rules_with_one_id_are_refused():
     """A second rule with the same id is refused: its alerts could not be told apart."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddsbot.alerts import Direction, PriceCrossed, Resolved
+from oddsbot.alerts import Direction, Moved, PriceCrossed, Resolved, Unit
 from oddsbot.delivery import PrintedChat, text_of
 
 EVIL = "Rain?\nBen: Yes\x1b]0;x\x07\u202e<a href='tg://x'>"
@@ -26,15 +26,34 @@ def test_an_alert_is_one_line_whatever_is_in_it(text, at, number):
         id="1", user_id=1, rule_id="r", market="m", asset_id="a", at=at, seen_at=0.0,
         direction=Direction.ABOVE, level=number, price=number,
     )  # fmt: skip
+    moved = Moved(
+        id="1", user_id=1, rule_id="r", market="m", asset_id="a", at=at, seen_at=0.0,
+        direction=Direction.BELOW, by=number, unit=Unit.PERCENT, reference=number,
+        price=number,
+    )  # fmt: skip
     resolved = Resolved(
         id="1", user_id=1, market=text, asset_id="a", outcome=text, at=at, seen_at=0.0
     )
     for line in (
         text_of(crossed, {"m": text}, {"a": text}),
+        text_of(moved, {"m": text}, {"a": text}),
         text_of(resolved, {}, {}),
     ):
         assert len(line) < 600
         assert not {unicodedata.category(each) for each in line} & {"Cc", "Zl", "Zp"}
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B3")
+def test_a_move_says_how_far_and_from_where():
+    """The text of a move has its size, its way, both prices and the market."""
+    moved = Moved(
+        id="1", user_id=1, rule_id="r", market="m", asset_id="a", at=0, seen_at=0.0,
+        direction=Direction.BELOW, by=Decimal(5), unit=Unit.CENTS,
+        reference=Decimal("0.52"), price=Decimal("0.46"),
+    )  # fmt: skip
+    text = text_of(moved, {"m": "Rain?"}, {"a": "Yes"})
+    assert text == "Yes down 5¢ from 0.52: ask 0.46, Rain? (00:00:00 UTC)"
 
 
 @pytest.mark.errors

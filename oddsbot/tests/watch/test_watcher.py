@@ -95,6 +95,23 @@ async def running(watcher: Watcher):
 
 
 @pytest.mark.basic
+@pytest.mark.requirement("B3")
+async def test_an_alert_in_its_cooldown_is_counted_and_not_emitted():
+    """What a cooldown holds back reaches nobody, and shows in a number."""
+    feed, outbox = Feed(*zigzag(3)), Outbox()
+    feed.close()
+    rule = PriceRule(
+        id="rule", user_id=1, market=MARKET, asset_id=UP, direction=Direction.ABOVE,
+        level=Decimal("0.60"), cooldown=60,
+    )  # fmt: skip
+    watcher = Watcher(feed, Alerts([rule]), outbox.put, ManualClock())
+    await watcher.run()
+
+    assert outbox.told == ["rule:1"]
+    assert (watcher.alerted, watcher.cooled) == (1, 2)
+
+
+@pytest.mark.basic
 async def test_only_a_changed_top_is_a_tick():
     """The feed tells of most changes twice; the second telling is no tick."""
     seen = []

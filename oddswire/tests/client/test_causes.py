@@ -11,7 +11,7 @@ import trustme
 
 from oddswire import Client, EmbeddedServer
 from oddswire.embedded.server import free_port
-from oddswire.errors import Outcome, Unavailable
+from oddswire.errors import AuthFailed, Outcome, Unavailable
 from oddswire.testing import LoopLag
 from oddswire.testing.proxy import close_listener
 
@@ -147,3 +147,14 @@ async def test_the_cause_is_said_at_once(own, tmp_path, what, protocol, connecti
         )
         if connection == "tracked":
             await view.aclose()
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_a_missing_password_on_a_unix_socket(own, protocol):
+    """Every kind of connection says the same of it, and that it is of no use again."""
+    url = f"unix://{own.unix_socket}"
+    async with Client.from_url(url, protocol=protocol) as client:
+        for call in (client.ping, lambda: client.blpop("q", 1)):
+            with pytest.raises(AuthFailed) as refused:
+                await call()
+            assert refused.value.outcome is Outcome.REJECTED

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from oddsbot.alerts import Alert, PriceCrossed
+from oddsbot.alerts import Alert, Moved, PriceCrossed, Resolved
 from oddswire.connection.outage import Outage
 from oddswire.errors import OddswireError
 from oddswire.events import Degradation
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 # A lease is for another courier to take over from one that died. The courier of a
 # server that was away for longer goes on with what it has in hand.
 _LEASE = 2.0
+
+_KINDS: dict[type[Alert], str] = {
+    PriceCrossed: "price",
+    Moved: "move",
+    Resolved: "resolution",
+}
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -63,7 +69,7 @@ class Outbox:
         Raises:
             OddswireError: A refusal that waiting does not mend.
         """
-        kind = "price" if isinstance(alert, PriceCrossed) else "resolution"
+        kind = _KINDS[type(alert)]
         async with self._turn:
             while True:
                 try:

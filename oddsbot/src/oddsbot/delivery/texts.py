@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from oddsbot.alerts import Direction, Resolved
+from oddsbot.alerts import Direction, Moved, Resolved, Unit
 from oddswire.plain import plain
 
 if TYPE_CHECKING:
@@ -39,11 +39,16 @@ def text_of(
         verdict = f"resolved: {winner}" if winner else "resolved, no winner"
         return f"{market} {verdict} ({when})"
     outcome = plain(outcomes.get(alert.asset_id, alert.asset_id), _OUTCOME)
-    side = "bid" if alert.direction is Direction.ABOVE else "ask"
-    return (
-        f"{outcome} {alert.direction} {plain(alert.level, _NUMBER)}: "
-        f"{side} {plain(alert.price, _NUMBER)}, {market} ({when})"
-    )
+    above = alert.direction is Direction.ABOVE
+    side = "bid" if above else "ask"
+    if isinstance(alert, Moved):
+        size = plain(alert.by, _NUMBER) + ("¢" if alert.unit is Unit.CENTS else "%")
+        what = (
+            f"{'up' if above else 'down'} {size} from {plain(alert.reference, _NUMBER)}"
+        )
+    else:
+        what = f"{alert.direction} {plain(alert.level, _NUMBER)}"
+    return f"{outcome} {what}: {side} {plain(alert.price, _NUMBER)}, {market} ({when})"
 
 
 def _time(milliseconds: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from oddsbot.alerts import Alerts, PriceCrossed
+from oddsbot.alerts import Alerts, Resolved
 from oddsbot.delivery import Courier, Outbox, PrintedChat, alert_queue, text_of
 from oddsbot.limits import Upstream
 from oddsbot.polymarket import MarketStream
@@ -151,5 +151,5 @@ class Stage:
         # An earlier run with the same data directory may have left alerts: they are
         # delivered, and this playing did not cause them.
         if alert.seen_at >= self.began:
-            name = alert.rule_id if isinstance(alert, PriceCrossed) else alert.market
+            name = alert.market if isinstance(alert, Resolved) else alert.rule_id
             self.told.append(checker.Told(alert.at, alert.user_id, name))

@@ -50,7 +50,8 @@ class Watcher:
     Attributes:
         ticks: Quotes that differed from the last one.
         outdated: Quotes that were older than their asset's last one.
-        alerted: Alerts that were found.
+        alerted: Alerts that were found, without those in their rule's cooldown.
+        cooled: Alerts in their rule's cooldown, which nobody is told of.
         seen_until: The latest market time of an event so far, ms.
     """
 
@@ -68,6 +69,7 @@ class Watcher:
     ) -> None:
         self.ticks = 0
         self.alerted = 0
+        self.cooled = 0
         self.outdated = 0
         self.seen_until = 0
         self._feed = feed
@@ -140,7 +142,10 @@ class Watcher:
             self._tops[quote.asset_id] = quote.bid, quote.ask
             self.ticks += 1
             self._on_tick(quote)
-            await self._queue_all(self._alerts.on_quote(quote, seen_at))
+            found = self._alerts.on_quote(quote, seen_at)
+            told = [alert for alert in found if not alert.in_cooldown]
+            self.cooled += len(found) - len(told)
+            await self._queue_all(told)
         # Last, so that whoever waits for it finds the alerts in the queue.
         async with self._progress:
             self.seen_until = max(self.seen_until, event.timestamp or 0)

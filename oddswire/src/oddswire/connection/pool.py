@@ -36,9 +36,11 @@ from oddswire.connection.reply_errors import from_redis
 from oddswire.connection.roster import Roster, Work
 from oddswire.connection.threads import in_own_thread
 from oddswire.errors import (
+    AuthFailed,
     ClosedError,
     CommandTimeout,
     ConnectionLost,
+    NoPermission,
     Outcome,
     PoolTimeout,
     ProtocolBroken,
@@ -595,8 +597,9 @@ async def _close(wire: AbstractConnection) -> None:
 
 def _unsent(error: Exception) -> Exception:
     """The error of a connection attempt: no caller's bytes were on the way."""
-    if isinstance(error.__cause__, Unavailable):
-        return error.__cause__  # ours, which redis-py wrapped
+    for wrapped in (error.__cause__, error.__context__):
+        if isinstance(wrapped, Unavailable | AuthFailed | NoPermission):
+            return wrapped  # ours; redis-py wraps it, on a unix socket without a cause
     ours = from_redis(error)
     if isinstance(error, OSError):
         return Unavailable(with_system_words(str(error), error))

@@ -1,0 +1,101 @@
+"""What people are told."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TypeAlias
+
+import msgspec
+
+from .rules import Direction, Unit
+
+
+class PriceCrossed(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="price"):
+    """A price reached the level of a rule.
+
+    Attributes:
+        id: ``{rule id}:{n}``, n counting the firings of the rule from 1.
+        user_id: Whom to tell.
+        rule_id: The rule that fired.
+        market: The market's condition id.
+        asset_id: The outcome's token id.
+        direction: As in the rule.
+        level: As in the rule.
+        price: The bid or ask that reached the level.
+        at: When it happened: the market's own time, in ms; where the market says none,
+            when this process saw it.
+        seen_at: When this process saw it: its own clock, in seconds.
+        in_cooldown: The rule's cooldown holds it back: it counts, and is not told.
+    """
+
+    id: str
+    user_id: int
+    rule_id: str
+    market: str
+    asset_id: str
+    direction: Direction
+    level: Decimal
+    price: Decimal
+    at: int
+    seen_at: float
+    in_cooldown: bool = False
+
+
+class Moved(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="move"):
+    """A price went as far as a rule says.
+
+    Attributes:
+        id: ``{rule id}:{n}``, n counting the firings of the rule from 1.
+        user_id: Whom to tell.
+        rule_id: The rule that fired.
+        market: The market's condition id.
+        asset_id: The outcome's token id.
+        direction: ``above`` for a rise, of the bid; ``below`` for a fall, of the ask.
+        by: As in the rule.
+        unit: As in the rule.
+        reference: The bid or ask that the move is measured from.
+        price: The bid or ask now.
+        at: As in `PriceCrossed`.
+        seen_at: As in `PriceCrossed`.
+        in_cooldown: As in `PriceCrossed`.
+    """
+
+    id: str
+    user_id: int
+    rule_id: str
+    market: str
+    asset_id: str
+    direction: Direction
+    by: Decimal
+    unit: Unit
+    reference: Decimal
+    price: Decimal
+    at: int
+    seen_at: float
+    in_cooldown: bool = False
+
+
+class Resolved(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="resolved"):
+    """A market that the user follows was resolved.
+
+    Attributes:
+        id: ``{user id}:{market}:resolved``.
+        user_id: Whom to tell.
+        market: The market's condition id.
+        asset_id: The token id of the outcome that won.
+        outcome: Its name.
+        at: When it happened: the market's own time, in ms; where the market says none,
+            when this process saw it.
+        seen_at: When this process saw it: its own clock, in seconds.
+    """
+
+    id: str
+    user_id: int
+    market: str
+    asset_id: str
+    outcome: str
+    at: int
+    seen_at: float
+
+
+Alert: TypeAlias = PriceCrossed | Moved | Resolved
