@@ -80,7 +80,7 @@ CACHE: Final = Component(
     revealing=("client|tracking",),
     families=(
         keys.CACHE, keys.CACHE_LEASE, keys.CACHE_TAG, keys.CACHE_NAMESPACE,
-        keys.CACHE_RUN, keys.CACHE_BEAT, keys.CACHE_HOT,
+        keys.CACHE_RUN, keys.CACHE_MARK, keys.CACHE_BEAT, keys.CACHE_HOT,
     ),
 )  # fmt: skip
 SESSIONS: Final = Component(

@@ -284,6 +284,8 @@ CACHE_NAMESPACE = Family("cache-namespace", str, tag=1)
 """namespace: its nonce"""
 CACHE_RUN = Family("cache-run", str, tag=1)
 """namespace: the server process that its nonce was made under"""
+CACHE_MARK = Family("cache-mark", str, tag=1)
+"""namespace: names the server process, where its run id cannot be asked"""
 CACHE_BEAT = Family("cache-beat", str, str, tag=1)
 """process, use: what its tracked wire writes to prove that it is alive"""
 CACHE_CHANGES = Family("cache-changes")

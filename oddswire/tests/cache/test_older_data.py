@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 import pytest
 
 from oddswire import Client, EmbeddedServer
 from oddswire.cache import Cache
 from oddswire.errors import OddswireError
+from oddswire.testing import FaultProxy
 from support import eventually
 
 pytestmark = [pytest.mark.errors, pytest.mark.requirement("K2", "K4")]
 
+AT_ONCE = ("--repl-diskless-sync-delay", "0")
 RIGHTS = {
     "all": (),
     "without INFO": ("-info",),
@@ -78,3 +81,46 @@ async def test_a_lost_connection_alone_empties_nothing(own, rights):
 async def _answers(client):
     with suppress(OddswireError):
         return await client.ping()
+
+
+@pytest.mark.parametrize("rights", RIGHTS)
+async def test_a_primary_that_was_one_before_brings_nothing_back(rights):
+    """What was invalidated on the primary between, and is not on this one, stays so."""
+    user = ("--user", "few", "on", ">pw", "+@all", "~*", "&*", *RIGHTS[rights])
+    async with (
+        EmbeddedServer(args=(*user, *AT_ONCE)) as first,
+        EmbeddedServer(args=(*user, *AT_ONCE)) as second,
+        FaultProxy(first.url) as proxy,
+        Client.from_url(first.url) as one,
+        Client.from_url(second.url) as two,
+        Client.from_url(
+            f"redis://few:pw@127.0.0.1:{proxy.port}", reconnect_delay=0.01
+        ) as client,
+        Cache(client, prefix="x:", timeout=2.0) as cache,
+    ):
+
+        async def follow(admin, server):
+            await admin.config_set("masterauth", urlsplit(server.url).password)
+            await admin.replicaof("127.0.0.1", server.port)
+
+            async def linked():
+                return (await admin.info("replication"))["master_link_status"] == "up"
+
+            await eventually(linked)
+
+        async def move(server):
+            proxy.redirect("127.0.0.1", server.port)
+            proxy.cut()
+            await eventually(lambda: _answers(client))
+
+        await cache.set("m:1", 1)
+        await follow(two, first)
+        await two.replicaof("NO", "ONE")
+        await move(second)
+        await cache.set("m:1", 2)
+        await follow(one, second)
+        # From here on the first one does not hear of the second.
+        await one.replicaof("NO", "ONE")
+        await cache.delete("m:1")
+        await move(first)
+        assert await cache.get("m:1") is None

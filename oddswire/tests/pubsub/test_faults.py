@@ -14,7 +14,7 @@ from oddswire import Client, EmbeddedServer, Settings
 from oddswire.embedded import EmbeddedSentinels
 from oddswire.errors import OddswireError
 from oddswire.events import Disconnected
-from oddswire.pubsub import Delivery, GapReason, PubSub, Topic
+from oddswire.pubsub import Delivery, Gap, GapReason, PubSub, Topic
 from oddswire.testing import FaultProxy, frozen
 from support import eventually
 from support.hooks import find_gap, unheard
@@ -545,3 +545,38 @@ async def test_an_unasked_unsubscribe_is_subscribed_again(own, opened, take):
             return info["cmdstat_subscribe"]["calls"] == 2
 
         await eventually(asked_twice)
+
+
+@pytest.mark.requirement("P2")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda number, link, epoch, run: b"x",
+        lambda number, link, epoch, run: b" ".join((number, b"1-0-zz", epoch, run)),
+        lambda number, link, epoch, run: b" ".join((b"9" * 26, link, epoch, run)),
+        lambda number, link, epoch, run: b" ".join((b"-5", link, epoch, run)),
+    ],
+    ids=["all", "link", "number", "sign"],
+)
+async def test_a_head_that_somebody_damaged_costs_a_gap(
+    pubsub, client, prefix, take, damage
+):
+    """The next message mends it: a gap, then every message once and in order."""
+    topic = Topic("damaged", int, delivery=Delivery.LOG)
+    async with pubsub.subscribe(topic) as sub:
+        await pubsub.publish(topic, 1)
+        (first,) = await take(sub, 1)
+        (head,) = [key async for key in client.scan_iter(f"{prefix}topic-head:*")]
+        whole = await client.execute_command("GET", head, NEVER_DECODE=True)
+        await client.set(head, damage(*whole.split(b" ")))
+        for number in range(2, 6):
+            await pubsub.publish(topic, number)
+        gap, *rest = await take(sub, 5)
+    assert first.value == 1
+    assert isinstance(gap, Gap)
+    assert [each.value for each in rest] == [2, 3, 4, 5]
+    number, link, *_ = (
+        await client.execute_command("GET", head, NEVER_DECODE=True)
+    ).split(b" ")
+    assert len(number) <= 15
+    assert len(link.rpartition(b"-")[2]) == 16

@@ -270,3 +270,20 @@ async def test_out_of_memory_is_the_publishers_error_alone(own, opened, take):
         await pubsub.publish(EVENTS, 3)
         assert [each.value for each in await take(sub, 2)] == [1, 3]
         assert pubsub.statistics().refused == 0
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("P6")
+async def test_nobody_subscribed_is_no_connection(pubsub, client, take):
+    """The last reader takes the connection with it; the next one opens another."""
+    topic = Topic("now and then", int, delivery=Delivery.LOG)
+    connections = len(await client.client_list())
+
+    async def closed():
+        return len(await client.client_list()) == connections
+
+    for number in range(2):
+        async with pubsub.subscribe(topic) as sub:
+            await pubsub.publish(topic, number)
+            assert [each.value for each in await take(sub, 1)] == [number]
+        await eventually(closed)

@@ -50,10 +50,10 @@ async def gone(limiter):
             await limiter.hit("open")
 
 
-async def back(limiter, client):
+async def back(limiter, client, rule="open"):
     """Wait until the limiter asks Redis again."""
     async with asyncio.timeout(20):
-        while (await limiter.peek("open")).degraded:
+        while (await limiter.peek(rule)).degraded:
             with suppress(OddswireError):
                 await client.ping()
             await asyncio.sleep(0.01)
@@ -375,3 +375,26 @@ def test_a_quota_of_a_bucket_is_its_part(steps, processes):
             used += cost
             allowed = 12 // processes + 10.0 / processes * (end - begin)
             assert used <= allowed + 1e-6
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("R3")
+async def test_slots_taken_in_outages_are_never_more_than_the_limit(own):
+    """Three outages, slots held from each: the limit, once; then all are free."""
+    rules = [Rule("slots", Concurrency(5, 60.0))]
+    async with (
+        Client.from_url(own.url) as client,
+        RateLimiter(client, rules, deadline=0.2) as limiter,
+    ):
+        held = []
+        for outage in range(3):
+            with frozen(own):
+                held += [await limiter.hit("slots") for _ in range(3)]
+                if outage == 0:
+                    await limiter.refund(held.pop())
+            await back(limiter, client, "slots")
+            held += [await limiter.hit("slots") for _ in range(3)]
+            assert sum(each.allowed for each in held) == 5
+        for each in held:
+            await limiter.refund(each)
+        assert (await limiter.peek("slots")).remaining == 5

@@ -11,6 +11,7 @@ from oddswire.clock import ManualClock
 from oddswire.codec import Keyring
 from oddswire.errors import (
     CodecError,
+    NoPermission,
     Outcome,
     SessionConflict,
     SessionDamaged,
@@ -722,6 +723,22 @@ async def test_an_idle_process_with_a_source_asks_nothing(own, source, people):
         assert await sessions.users_for("city", "Rome", fresh=True) == {1}
         calls = await admin.info("commandstats")
         assert calls["cmdstat_hgetall"]["calls"] == 1
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S8")
+async def test_without_the_servers_run_id_a_source_is_refused(own, people):
+    """Entering says what is missing and what to do; a source has no mode without it."""
+    async with Client.from_url(own.url) as admin:
+        few = ("ACL", "SETUSER", "few", "on", ">pw", "+@all", "-info", "~*", "&*")
+        await admin.execute_command(*few)
+        async with Client.from_url(f"redis://few:pw@127.0.0.1:{own.port}") as client:
+            with pytest.raises(NoPermission, match=r"grant \+info"):
+                await people(client=client).__aenter__()
+        # As of a proxy that answers INFO by itself.
+        admin.set_response_callback("INFO", lambda *_, **__: {"redis_version": "7"})
+        with pytest.raises(SessionError, match="connect to the server itself"):
+            await people(client=admin).__aenter__()
 
 
 @pytest.mark.errors

@@ -24,7 +24,7 @@ from oddswire import keys, scripts
 from oddswire.cache._cell import Cell
 from oddswire.cache._record import MAX_TAGS, NONCE_BYTES, TAG_NONCE_BYTES, digest
 from oddswire.erasure import Erased
-from oddswire.errors import InvalidKey
+from oddswire.errors import InvalidKey, WrongType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -247,38 +247,42 @@ class Nonces:
             # The call may wait for a connection, and reach another server process than
             # the one this names: then what it answers is not used.
             run = self._wire.run_id
-            nonce = await self._ask_namespace(space, cell, run, now)
+            nonce = await self._ask_namespace(space, cell, space.run_key, run, now)
             if run == self._wire.run_id:
                 return nonce
 
     async def _ask_unnamed(self, space: Space, cell: Cell, now: float) -> bytes | None:
         """Return the nonce where the server does not tell its run id; None: ask again.
 
-        1. A script is looked for that only this function loads. A server process that
-           restarted from disk, or was promoted, does not have it: scripts are neither
-           in a dump nor replicated (Redis 7, Valkey).
-        2. Without it the namespace gets a new nonce.
-        3. Then the script is loaded. Two processes that do so at once make two nonces,
+        1. The nonce has a mark beside it, which is the name of a script that was loaded
+           into one server process. One that restarted from disk, or was promoted, does
+           not have it: scripts are neither in a dump nor replicated (Redis 7, Valkey).
+           One that was a primary before and is again has that of its own time, and
+           finds the mark of the time between.
+        2. Without it the namespace gets a new nonce, under another mark.
+        3. Then its script is loaded. Two processes that do so at once make two nonces,
            and the first of them is of no use, which does no harm.
         """
         client = self._wire.client
         before = client.command_connection()
-        marker = f"return 1 -- {space.nonce_key}"
-        digest = sha1(marker.encode(), usedforsecurity=False).hexdigest()
+        key = space.mark_key
         try:
+            kept: bytes | None = await self._wire.call(("GET", key), repeatable=True)
+            mark = (kept or b"").decode("latin-1")
+            digest = sha1(_named(mark).encode(), usedforsecurity=False).hexdigest()
             await self._wire.call(("EVALSHA", digest, "0"), repeatable=True)
-        except NoScriptError:
-            another = secrets.token_hex(8)
-            nonce = await self._ask_namespace(space, cell, another, now)
-            await self._wire.call(("EVAL", marker, "0"), repeatable=True)
+        except (NoScriptError, WrongType):
+            mark = secrets.token_hex(8)
+            nonce = await self._ask_namespace(space, cell, key, mark, now)
+            await self._wire.call(("EVAL", _named(mark), "0"), repeatable=True)
         else:
-            nonce = await self._ask_namespace(space, cell, "", now)
+            nonce = await self._ask_namespace(space, cell, key, mark, now)
         # On one connection: between two, another process may have taken its place.
         same = before is not None and before is client.command_connection()
         return nonce if same else None
 
     async def _ask_namespace(
-        self, space: Space, cell: Cell, run: str, now: float
+        self, space: Space, cell: Cell, key: str, run: str, now: float
     ) -> bytes:
         name = space.nonce_key.encode()
 
@@ -288,7 +292,9 @@ class Nonces:
 
         reply = await self._wire.script(
             _NAMESPACE,
-            (space.nonce_key, space.run_key),
+            # Those that know a run id and those that do not have a key of their own:
+            # neither undoes what the other made.
+            (space.nonce_key, key),
             (secrets.token_bytes(NONCE_BYTES), int(_NAMESPACE_LIFE * 1000), run),
             read,
         )
@@ -433,6 +439,11 @@ class Nonces:
             if space.cell.nonce is not None
         ]
         return names + [self._tag_prefix + tag.hex() for tag in self._tags]
+
+
+def _named(mark: str) -> str:
+    """Return the script of a mark."""
+    return f"return 1 -- {mark}"
 
 
 def _tag_digest(tag: str) -> bytes:

@@ -47,6 +47,7 @@ class Space:
         "config",
         "counts",
         "left",
+        "mark_key",
         "nonce_key",
         "run_key",
     )
@@ -60,6 +61,7 @@ class Space:
         self.counts = Counts()
         self.nonce_key = keyspace.key(keys.CACHE_NAMESPACE, config.name)
         self.run_key = keyspace.key(keys.CACHE_RUN, config.name)
+        self.mark_key = keyspace.key(keys.CACHE_MARK, config.name)
         self._keyspace = keyspace
         self._compress_above = compress_above
         self._start = keyspace.key(keys.CACHE, config.name, "x")[:-2]

@@ -185,8 +185,20 @@ class Reader:
                 async with asyncio.timeout(self._every):  # a pause
                     await self._wake.wait()
             except TimeoutError:
+                if not self._routes:
+                    await self._rest()
                 for route in self._routes.values():
                     route.asks = True
+
+    async def _rest(self) -> None:
+        """Nobody listens: no connection either, which asks for a sign of life."""
+        await self._client.aclose()
+        self._wire = None
+        self._subscribed.clear()
+        while not self._routes:
+            self._wake.clear()
+            await self._wake.wait()
+        self._client = self._commands.subscriber(self._on_push)
 
     async def _settle(self, wire: Multiplexer) -> None:
         """Make what is subscribed what is wanted, and learn where topics end."""

@@ -19,7 +19,7 @@ from oddswire.events import Degradation
 from oddswire.ratelimit._local_quota import SlotQuota, TokenQuota, WindowQuota
 from oddswire.ratelimit._state import HIT, Demand, Request, SubjectState
 from oddswire.ratelimit.decision import NO_RETRY, Decision, Reservation
-from oddswire.ratelimit.rules import AGES, SlidingWindow, TokenBucket
+from oddswire.ratelimit.rules import SUB_WINDOWS, SlidingWindow, TokenBucket
 from oddswire.scripts import load
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Evaluator:
         at, remaining = reply
         state = demands[0].state
         rule = state.rule
-        reset = (rule.width * (AGES + 1) - at % rule.width) / 1e6
+        reset = (rule.width * SUB_WINDOWS - at % rule.width) / 1e6
         state.limit = limit = rule.most
         state.remaining = remaining
         state.reset_at = now + reset
@@ -284,6 +284,7 @@ class Evaluator:
     async def _report_usage(self) -> bool:
         """Count in Redis what the quotas admitted; False: Redis is still down."""
         reported: Counter[SubjectState] = Counter()
+        renewed: set[tuple[SubjectState, str]] = set()
         while True:
             # 1. Read the usage again in each round: while Redis counts one round, other
             #    callers go on and decide locally.
@@ -294,18 +295,23 @@ class Evaluator:
                 if state.quota is not None
                 and (used := state.quota.used(now) - reported[state]) > 0
             ]
-            if not demands:
+            leases = self._local_leases(now) - renewed
+            if not demands and not leases:
                 break
             # 2. Count it, whatever the limit.
+            try:
+                for state, lease in leases:
+                    await self._report_lease(state, lease)
+            except TRANSIENT_ERRORS:
+                return self._still_down()
+            renewed |= leases
             for first in range(0, len(demands), _REPORTED_AT_ONCE):
                 some = Request(tuple(demands[first : first + _REPORTED_AT_ONCE]))
                 args = [some.packed, "book"]
                 try:
                     reply = await HIT.run(self._client, some.keys, args)
                 except TRANSIENT_ERRORS:
-                    self.failed += 1
-                    self._retry_at = self._now() + _RETRY
-                    return False
+                    return self._still_down()
                 # The quota of the next outage begins with this reply: until then nobody
                 # else may ask Redis for these subjects.
                 now = self._now()
@@ -320,6 +326,32 @@ class Evaluator:
         self._with_quota.clear()
         self._retry_at = None
         return True
+
+    def _still_down(self) -> bool:
+        self.failed += 1
+        self._retry_at = self._now() + _RETRY
+        return False
+
+    def _local_leases(self, now: float) -> set[tuple[SubjectState, str]]:
+        """Return the leases of slots that Redis may not have."""
+        return {
+            (state, slot.rpartition(":")[0])
+            for state in self._with_quota
+            if state.rule.is_slots
+            for slot, end in state.leases.items()
+            if end > now
+        }
+
+    async def _report_lease(self, state: SubjectState, lease: str) -> None:
+        """Start a lease again in Redis, with all of its slots."""
+        cost = sum(slot.rpartition(":")[0] == lease for slot in state.leases)
+        if not cost:
+            return
+        slots = _slots(lease, cost)
+        await self._renew(state, lease, cost)
+        if slots[0] not in state.leases:
+            # Released during the call, when `release` does not ask Redis.
+            await self._client.zrem(state.keys[0], *slots)
 
     # --- afterwards
 
@@ -356,13 +388,15 @@ class Evaluator:
         while True:
             await asyncio.sleep(min(each.state.rule.window for each in demands) / 3)
             for state, cost, _ in demands:
-                ttl = state.rule.window
-                slots = _slots(lease, cost)
-                state.leases |= dict.fromkeys(slots, self._now() + ttl)
-                args = [lease, cost, ceil(ttl * 1e6)]
                 # The next renewal may succeed.
                 with suppress(OddswireError):
-                    await _RENEW.run(self._client, state.keys[:1], args)
+                    await self._renew(state, lease, cost)
+
+    async def _renew(self, state: SubjectState, lease: str, cost: int) -> None:
+        ttl = state.rule.window
+        state.leases |= dict.fromkeys(_slots(lease, cost), self._now() + ttl)
+        args = [lease, cost, ceil(ttl * 1e6)]
+        await _RENEW.run(self._client, state.keys[:1], args)
 
     async def erase(self, states: Sequence[SubjectState]) -> Erased:
         """Delete subjects in Redis, forget them here, and look for what is left."""

@@ -11,7 +11,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Protocol
 
 from oddswire.ratelimit.decision import NO_RETRY
-from oddswire.ratelimit.rules import AGES
+from oddswire.ratelimit.rules import SUB_WINDOWS
 
 if TYPE_CHECKING:
     from oddswire.ratelimit.rules import SlidingWindow, TokenBucket
@@ -62,13 +62,13 @@ class WindowQuota:
 
     def used(self, now: float) -> int:
         """See `LocalQuota`."""
-        oldest = int(now / self._width) - AGES
+        oldest = int(now / self._width) - SUB_WINDOWS + 1
         return sum(cost for number, cost in self._counted if number >= oldest)
 
     def take(self, now: float, cost: int) -> None:
         """See `LocalQuota`."""
         number = int(now / self._width)
-        while self._counted and self._counted[0][0] < number - AGES:
+        while self._counted and self._counted[0][0] <= number - SUB_WINDOWS:
             self._counted.popleft()
         if self._counted and self._counted[-1][0] == number:
             cost += self._counted.pop()[1]
@@ -83,7 +83,7 @@ class WindowQuota:
 
     def retry(self, now: float, need: int) -> float:
         """See `LocalQuota`."""
-        times = [(number + AGES + 1) * self._width for number, _ in self._counted]
+        times = [(number + SUB_WINDOWS) * self._width for number, _ in self._counted]
         for time in sorted([*times, self._known_until]):
             # A microsecond later: the product may be rounded down.
             later = time + 1e-6

@@ -23,7 +23,10 @@ _ARGUMENTS = frozenset(
     ("self", "cost", "timeout", "priority", "rule", "rules", "retry_after")
 )
 AGES = 20
-"""Sub-windows of a window, as in ratelimit_hit.lua; one more is kept."""
+"""Sub-windows of a window, as in ratelimit_hit.lua."""
+
+SUB_WINDOWS = AGES + 1
+"""Those that are kept: any interval as long as a window lies in them."""
 
 
 class Priority(IntEnum):

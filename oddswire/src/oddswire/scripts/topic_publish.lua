@@ -25,6 +25,8 @@ end
 local head = redis.call('GET', KEYS[1])
 local n, prev, epoch, run
 if head then n, prev, epoch, run = string.match(head, '^(%d+) (%S+) (%S+) ?(%S*)$') end
+-- A number that counts no further, or a mark that is none: somebody's.
+if n and #n > 15 then n = nil end
 if not n then n, prev, epoch, run = 0, '0-0-' .. ARGV[4], ARGV[4], '' end
 local tail, goes_on = ARGV[4], ''
 if ARGV[5] ~= '0' then
@@ -34,7 +36,7 @@ if ARGV[5] ~= '0' then
   local mark = string.sub(prev, -16, -7)
   if run == '-' or here == '-' then
     run, mark = '-', '0000000000'
-  elseif run ~= here then
+  elseif run ~= here or not string.match(mark, '^%x%x%x%x%x%x%x%x%x%x$') then
     local count = run == '' and 0 or tonumber(string.sub(mark, 1, 4), 16) or 0
     mark = string.format('%04x', math.min(count + 1, 65535)) .. string.sub(ARGV[4], 1, 6)
     run = here

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from oddswire._tasks import spawn
-from oddswire.errors import ClosedError, CodecError, OddswireError, SessionDamaged
+from oddswire.errors import (
+    ClosedError,
+    CodecError,
+    NoPermission,
+    OddswireError,
+    SessionDamaged,
+    SessionError,
+)
 from oddswire.events import DataReset, Failover
 from oddswire.sessions._scripts import text
 from oddswire.sessions.record import Record
@@ -30,12 +37,14 @@ _AT_ONCE = 16
 _PAUSE = 1.0
 # Seconds without a lookup or a change after which this process looks after the others'
 # leftovers less often: an idle program costs a hosted server nothing.
-_IDLE = 30.0
+_IDLE = 5.0
 _IDLE_PAUSE = 120.0
 
 # Seconds after which a primary that was deposed acknowledges nothing any more: where it
 # needs its replicas for that, their max-lag (10 s unless set) and 5; else nobody knows.
 _BOUNDED, _UNBOUNDED = 15.0, 60.0
+
+_UNNAMED = "by it, sessions with a source see that Redis came back with other data"
 
 
 class Rebuilding(Generic[T]):
@@ -65,7 +74,8 @@ class Rebuilding(Generic[T]):
         self._clock = clock
         self._turn = asyncio.Lock()
         self._mending = asyncio.Lock()
-        self._used = self._mended = clock.boottime()
+        self._mended = clock.boottime()
+        self._used = self._mended - _IDLE  # not yet
         self._marks = 0
         self._unsubscribe: Callable[[], None] = lambda: None
         self._task: asyncio.Task[None] | None = None
@@ -119,8 +129,17 @@ class Rebuilding(Generic[T]):
             self.due = False
 
     async def _process(self) -> str:
-        server: Any = await self._client.info("server")
-        return text(server["run_id"])
+        try:
+            server: Any = await self._client.info("server")
+        except NoPermission as error:
+            raise NoPermission(f"{error}: {_UNNAMED}; grant +info") from error
+        run_id = server.get("run_id")
+        if not run_id:
+            raise SessionError(
+                f"INFO server has no run_id: {_UNNAMED}; connect to the server itself, "
+                "not to a proxy that answers INFO"
+            )
+        return text(run_id)
 
     async def _keep_mending(self) -> None:
         while True:
