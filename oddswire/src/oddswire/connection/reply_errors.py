@@ -80,6 +80,9 @@ _COMBINED: dict[type[Exception], type[CommandRejected]] = {}
 
 _OF_PIPELINE = "of pipeline caused error: ('"
 
+# Behind it is the end of what redis-py writes around an error in a transaction.
+_ARGUMENTS = re.compile(r""", with args beginning with:.*?(["'],\))?\Z""", re.DOTALL)
+
 _MAX_CLIENTS = "max number of clients reached"
 
 PROTECTED_MODE = "is running in protected mode"
@@ -164,7 +167,7 @@ def from_redis(error: Exception, *, outcome: Outcome | None = None) -> Exception
 
 def _said(text: str) -> str:
     # The arguments of a command that it does not know may be a password or a value.
-    return text.partition(", with args beginning with:")[0]
+    return _ARGUMENTS.sub(r"\1", text)
 
 
 def is_from_script(error: Exception) -> bool:
