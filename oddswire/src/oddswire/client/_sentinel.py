@@ -90,6 +90,7 @@ class Primary:
         self._due = asyncio.Event()
         self._followers: dict[object, Callable[[Address], None]] = {}
         self._watch: asyncio.Task[None] | None = None
+        self._asking = 0
         self._asked: set[asyncio.Task[Named]] = set()
 
     # --- asking
@@ -101,6 +102,13 @@ class Primary:
             Unavailable: None answered, or none knows a primary of that name that is up,
                 or the profile allows no connection to its address.
         """
+        self._asking += 1
+        try:
+            return await self._agreed()
+        finally:
+            self._asking -= 1
+
+    async def _agreed(self) -> Address:
         waiting: set[asyncio.Task[Named]] = set()
         for sentinel in self._manager.sentinels:
             # A task of its own: who is late still answers, for the next question.
@@ -198,12 +206,17 @@ class Primary:
         self._due.set()
 
     async def rest(self) -> None:
-        """Wait until the watch has ended, if nobody follows any more."""
+        """End the watch and questions under way, if nobody follows any more."""
+        if self._followers:
+            return
         watch = self._watch
-        if watch is not None and not self._followers:
+        if watch is not None:
             await _end([watch])
             if self._watch is watch:
                 self._watch = None
+        # The pool may be somebody else's, to close its connections at once.
+        if not self._asking:
+            await _end(list(self._asked))
 
     def _tell(self, address: Address) -> None:
         for moved in list(self._followers.values()):
