@@ -99,6 +99,9 @@ class Counts:
             if len(times) + messages > max(most, messages):
                 free_at = times[min(len(times), len(times) + messages - most) - 1]
                 wait = max(1, math.ceil(free_at + window - now))
+                # A sum that is rounded down would end a moment too early.
+                while now + wait - window < free_at:
+                    wait += 1
                 raise flood(wait)
         for key in (None, chat):
             self._sent[key].extend([now] * messages)
