@@ -350,14 +350,23 @@ class Wire(Generic[S, M]):
             fallback="pubsub" if settings.cache_publish else "off",
         )
 
-    def lock(self, name: str, ttl: float) -> Lock:
+    def lock(
+        self,
+        name: str,
+        ttl: float,
+        *,
+        patience: float | None = None,
+        seats: int = 1,
+    ) -> Lock:
         """Return a lock, to be held by ``async with``; see `Lock`.
 
         Args:
             name: Of what it protects.
             ttl: Seconds that it outlives a holder that was killed.
+            patience: Seconds that a killed waiter keeps its place; see `Locks.lock`.
+            seats: How many may hold it at a time.
         """
-        return self.locks.lock(name, ttl)
+        return self.locks.lock(name, ttl, patience=patience, seats=seats)
 
     async def erase(self, user_id: int) -> Receipt:
         """Remove a user from every part, and look again whether anything is left.
