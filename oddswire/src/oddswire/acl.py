@@ -122,6 +122,8 @@ RATELIMIT: Final = Component(
         "evalsha", "eval", "time", "get", "mget", "set", "del", "unlink", "exists",
         "pexpire", "zadd", "zrem", "zcount", "zrangebyscore", "zremrangebyscore",
     ),
+    # The forms of a subject that `erase` does not know; it says so without it.
+    revealing=("scan",),
     families=(keys.RATE_LIMIT, keys.RATE_BLOCK, keys.RATE_CHANGE),
 )  # fmt: skip
 PUBSUB: Final = Component(
