@@ -48,9 +48,9 @@ async def test_without_a_url_a_server_of_our_own_serves_and_ends(caplog):
             assert alive(pid)
 
     assert not alive(pid)
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 1
-    assert said[0].startswith("no REDIS_URL: started a server of our own")
+    (said,) = caplog.records
+    assert said.event == "embedded_server"
+    assert said.reason.startswith("no REDIS_URL: started a server of our own")
 
 
 @pytest.mark.integration

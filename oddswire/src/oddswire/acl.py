@@ -112,8 +112,8 @@ LOCKS: Final = Component(
         "xadd", "xrevrange", "xread",
     ),
     families=(
-        keys.LOCK, keys.LOCK_FENCE, keys.LOCK_QUEUE, keys.LOCK_WAITING,
-        keys.LOCK_RELEASED,
+        keys.LOCK, keys.LOCK_SEAT, keys.LOCK_FENCE, keys.LOCK_QUEUE,
+        keys.LOCK_WAITING, keys.LOCK_RELEASED,
     ),
 )  # fmt: skip
 RATELIMIT: Final = Component(

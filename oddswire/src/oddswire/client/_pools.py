@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import ssl
 from functools import cache
 from typing import Any
@@ -19,6 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
+from oddswire._numbers import is_int
 from oddswire.client._hooks import REDIS
 from oddswire.client._sentinel import primary_of, sentinel_pool
 from oddswire.connection.credentials import fan_out
@@ -51,6 +53,8 @@ _OURS = frozenset(
         "event_dispatcher",
     }
 )
+
+_MOST_CONNECTIONS = 2**31  # redis-py's own default, which means "any number"
 
 # Wires that are not exclusive: the command wire and the cache's tracked one.
 _SHARED = 2
@@ -208,11 +212,10 @@ def settings_of_pool(pool: aredis.ConnectionPool) -> dict[str, Any]:
 def _exclusive_at_most(
     settings: Settings, options: dict[str, Any], *, shared: bool
 ) -> int:
-    try:
-        size = int(options.get("max_connections") or 0)
-    except (TypeError, ValueError):
-        size = -1
-    if size < 0:
+    size = options.get("max_connections") or 0
+    if isinstance(size, str) and re.fullmatch("[0-9]{1,10}", size):
+        size = int(size)  # as a variable has it
+    if not is_int(size, 0, _MOST_CONNECTIONS):
         raise SettingsError("max_connections must be a whole number, 1 or more")
     if not size:
         return max(1, settings.pool_max - _SHARED)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 import msgspec
 
+from oddswire._numbers import check_duration, check_int
 from oddswire._tasks import spawn
 from oddswire.client import keyspace
 from oddswire.counters import Histogram
@@ -20,7 +21,7 @@ from oddswire.ratelimit._evaluator import Evaluator
 from oddswire.ratelimit._state import Demand, Request, RuleState
 from oddswire.ratelimit._wait_queue import WaitQueue
 from oddswire.ratelimit.decision import NO_RETRY, Decision
-from oddswire.ratelimit.rules import Limit, Priority, Rule, check_duration, check_int
+from oddswire.ratelimit.rules import LONGEST, MOST, Limit, Priority, Rule
 from oddswire.ratelimit.statistics import LimiterStats
 from oddswire.scripts import load
 
@@ -71,9 +72,9 @@ class RateLimiter:
         remember: float = 1.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        check_int("processes", processes)
-        check_duration("deadline", deadline, 0.001)
-        check_duration("remember", remember, 0.0)
+        check_int("processes", processes, 1, MOST, RuleError)
+        check_duration("deadline", deadline, 0.001, LONGEST, RuleError)
+        check_duration("remember", remember, 0.0, LONGEST, RuleError)
         self._space = keyspace(client, prefix)
         self._client = client.bounded(deadline)
         self._now = now
@@ -134,7 +135,7 @@ class RateLimiter:
     ) -> Request:
         if type(cost) is not int or cost < 1:
             for each in cost.values() if isinstance(cost, dict) else (cost,):
-                check_int("cost", each)
+                check_int("cost", each, 1, MOST, RuleError)
         now, low = self._now(), priority is Priority.LOW
         if len(rules) == cost == 1 and not low:
             # The usual request of a subject is made once.
@@ -244,7 +245,7 @@ class RateLimiter:
             OddswireError: As `hit`.
         """
         if timeout is not None:
-            check_duration("timeout", timeout, 0.0)
+            check_duration("timeout", timeout, 0.0, LONGEST, RuleError)
         priority = Priority(priority)
         request = self._request(rules, cost, subjects, priority)
         started = self._now()
@@ -395,7 +396,7 @@ class RateLimiter:
             RuleError: The seconds are not above 0 and at most 31 days.
             OddswireError: As any command; it may have run. This process keeps to it.
         """
-        check_duration("retry_after", retry_after, 0.000_001)
+        check_duration("retry_after", retry_after, 0.000_001, LONGEST, RuleError)
         state = self._request((rule,), 1, subjects).demands[0].state
         if not state.rule.shadow:
             # First here: this process keeps to the penalty if the call fails.
@@ -420,7 +421,7 @@ class RateLimiter:
             OddswireError: As any command; it may have run.
         """
         state = self._rule(rule)
-        check_duration("ttl", ttl, 0.001)
+        check_duration("ttl", ttl, 0.001, LONGEST, RuleError)
         if limit is None:
             await self._client.unlink(state.change_key)
         else:

@@ -101,16 +101,6 @@ def told(tags: Iterable[Tag]) -> bytes:
     return msgspec.json.encode(listed) if listed else b""
 
 
-def text(value: str | bytes) -> str:
-    """Return what a client that decodes, or does not, returned as text."""
-    return value if isinstance(value, str) else value.decode()
-
-
-def plain(value: str | bytes) -> str:
-    """Return text of somebody else too: bytes that are none become marks."""
-    return value if isinstance(value, str) else value.decode(errors="replace")
-
-
 def flat(pairs: Mapping[str, Any]) -> list[Any]:
     return [each for pair in pairs.items() for each in pair]
 

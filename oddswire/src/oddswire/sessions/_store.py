@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from oddswire import keys as families
+from oddswire._text import text
 from oddswire.errors import NoPermission, SessionError, WrongType
 from oddswire.sessions import _scripts as scripts
 from oddswire.sessions._scripts import (
@@ -14,9 +15,7 @@ from oddswire.sessions._scripts import (
     fields,
     flat,
     link,
-    plain,
     stored,
-    text,
     told,
 )
 
@@ -127,7 +126,7 @@ class Store:
         found = []
         for each in names:
             try:
-                name = text(each)
+                name = text(each, errors="strict")
                 found.append((name, self.names.user(name)))
             except ValueError:
                 self.foreign += 1
@@ -388,8 +387,8 @@ class Store:
                     [self.expiry],
                     [cursor, self.index_pattern(), name, _LOOKED_AT],
                 )
-                left += [plain(key) for key in found]
-                if plain(cursor) == "0":
+                left += [text(key) for key in found]
+                if text(cursor) == "0":
                     return left
         except NoPermission:
             return [*left, "the indexes were not searched: SCAN is not allowed"]
@@ -405,7 +404,7 @@ class Store:
         """
         keys = (self.index(tag), self.off, *((self.stats,) if sourced else ()))
         reply = await scripts.LOOKUP(self.client, keys, (most,))
-        return reply if isinstance(reply, int) else [plain(name) for name in reply]
+        return reply if isinstance(reply, int) else [text(name) for name in reply]
 
     async def pages(self, tag: Tag) -> list[str]:
         """Return the names of an index's value, read in pages."""
@@ -418,7 +417,7 @@ class Store:
             if names:
                 off = await self.client.smismember(self.off, names)
                 found += [
-                    plain(name)
+                    text(name)
                     for name, gone in zip(names, off, strict=True)
                     if not int(gone)
                 ]
@@ -439,7 +438,7 @@ class Store:
 
     async def switched_off(self) -> set[str]:
         """Return the names of users that are not active."""
-        return {plain(name) for name in await self.client.smembers(self.off)}
+        return {text(name) for name in await self.client.smembers(self.off)}
 
     async def entries(self, names: Sequence[str]) -> list[tuple[str, Fields]]:
         """Return names with their sessions' field names and index entries, unopened."""
@@ -459,10 +458,10 @@ class Store:
             for reply in (listed, entries):
                 if isinstance(reply, BaseException):
                     raise reply
-            known = {plain(field).encode(): b"" for field in listed}
+            known = {text(field).encode(): b"" for field in listed}
             known.pop(b"i", None)
             if entries is not None:
-                known[b"i"] = plain(entries).encode()
+                known[b"i"] = text(entries).encode()
             found.append((name, known))
         return found
 

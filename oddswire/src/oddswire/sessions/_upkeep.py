@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from oddswire._tasks import spawn
+from oddswire._text import text
 from oddswire.codec import AesGcm
 from oddswire.erasure import Erased
 from oddswire.errors import (
@@ -23,7 +24,6 @@ from oddswire.errors import (
 )
 from oddswire.sessions._header import Header
 from oddswire.sessions._mirror import Mirror
-from oddswire.sessions._scripts import plain, text
 from oddswire.sessions._store import TRIES, named_otherwise
 from oddswire.sessions.feed import Heard, LogFeed, Missed
 from oddswire.sessions.record import Record
@@ -225,7 +225,7 @@ class Upkeep(Generic[T]):
         milliseconds = [round(each * 1e3) for each in windows]
         reply = await self._store.count(terms.ttl, milliseconds)
         now, total, off, flat, conversations, within = reply
-        names = [plain(name) for name in flat[::2]]
+        names = [text(name) for name in flat[::2]]
         counters = dict(zip(names, map(_whole, flat[1::2]), strict=True))
         age = now - counters.get("created", 0) / total if total else 0.0
         return SessionStatistics(

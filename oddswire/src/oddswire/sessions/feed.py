@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from oddswire._text import text
 from oddswire.errors import ClosedError, NoPermission, OddswireError
 from oddswire.events import Degradation
-from oddswire.sessions._scripts import plain, text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -207,7 +207,7 @@ class LogFeed:
 
 
 def _texts(fields: dict[Any, Any]) -> dict[str, str]:
-    return {plain(name): plain(value) for name, value in fields.items()}
+    return {text(name): text(value) for name, value in fields.items()}
 
 
 def _announced(fields: dict[str, str]) -> Announced | None:
