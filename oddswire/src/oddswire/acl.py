@@ -86,7 +86,7 @@ CACHE: Final = Component(
 SESSIONS: Final = Component(
     name="sessions",
     commands=(
-        "evalsha", "eval", "time", "multi", "exec", "exists", "unlink", "pexpireat",
+        "evalsha", "eval", "time", "exists", "unlink", "pexpireat",
         "hget", "hgetall", "hset", "hsetnx", "hdel", "hexists", "hkeys", "hlen",
         "hincrby",
         "sadd", "srem", "scard", "sdiff", "sscan", "sismember", "smismember",
@@ -96,7 +96,7 @@ SESSIONS: Final = Component(
         # With a source of record.
         "hmget", "hscan", "zrange",
     ),
-    # The second look of `erase`, which says without it that it did not look.
+    # The search of `erase`, which says without it that it did not search.
     revealing=("scan",),
     families=(
         keys.SESSION, keys.SESSION_SHORT, keys.SESSION_EXPIRY, keys.SESSION_ACTIVITY,

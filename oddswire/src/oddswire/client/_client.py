@@ -91,6 +91,8 @@ class Client(Calling):
             raise SettingsError(
                 f"transport {transport!r}: accepted is 'multiplexed' or 'pool'"
             )
+        if settings is not None and not isinstance(settings, Settings):
+            raise SettingsError("settings must be an oddswire.Settings; a URL is url=")
         ours, theirs = split_options(options)
         if settings is None and connection_pool is not None:
             settings = settings_on(connection_pool)
