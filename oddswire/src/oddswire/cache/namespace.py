@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from oddswire._numbers import shown
 from oddswire.errors import SettingsError
 
 MAX_TTL = 365 * 86_400.0
@@ -116,5 +117,5 @@ def check_ttl(
     low = 0.0 if zero else 0.001
     if not number or not low <= seconds <= MAX_TTL:
         raise SettingsError(
-            f"{what} {seconds!r}: seconds, from {low:g} to {MAX_TTL:g} (a year)"
+            f"{what} {shown(seconds)}: seconds, from {low:g} to {MAX_TTL:g} (a year)"
         )
