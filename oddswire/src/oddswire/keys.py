@@ -204,7 +204,7 @@ class KeySpace:
         return ":".join([*start, "*"])
 
 
-def digits(what: str, number: int) -> str:
+def int_text(what: str, number: int) -> str:
     """Return the text of a number that becomes part of a key.
 
     Raises:
@@ -242,7 +242,7 @@ def _text(family: str, kind: type[int | str], part: int | str) -> str:
             f"a part of {family} is {kind.__name__}, not {type(part).__name__}"
         )
     if isinstance(part, int):
-        return digits(f"a part of {family}", part)
+        return int_text(f"a part of {family}", part)
     if _PLAIN.fullmatch(part):
         return part
     if not part:

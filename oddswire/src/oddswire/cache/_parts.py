@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Literal, Self
 
 from oddswire import keys
+from oddswire._numbers import shown
 from oddswire._tasks import spawn
 from oddswire.cache._cap import Cap
 from oddswire.cache._flights import Flights
@@ -77,10 +78,10 @@ class Parts:
             check_ttl(name, seconds)
         if heartbeat >= coherence:
             raise SettingsError(
-                f"heartbeat {heartbeat!r}: less than coherence, {coherence!r}"
+                f"heartbeat {shown(heartbeat)}: less than coherence, {shown(coherence)}"
             )
         if fallback not in ("off", "pubsub"):
-            raise SettingsError(f"fallback {fallback!r}: 'off' or 'pubsub'")
+            raise SettingsError(f"fallback {shown(fallback)}: 'off' or 'pubsub'")
         self._clock: Clock = clock or SystemClock()
         self._now = self._clock.boottime
         self._owner = Owner()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from oddswire.errors import InvalidKey
-from oddswire.keys import digits
+from oddswire.keys import int_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +100,7 @@ class Template:
                 try:
                     text = f"{text}{value}{after}"
                 except ValueError:
-                    text = digits(name, value)  # raises
+                    text = int_text(name, value)  # raises
                 continue
             if type(value) is not str:
                 value = field_text(name, value)
@@ -149,7 +149,7 @@ def field_text(name: str, value: Any) -> str:
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, int) and not isinstance(value, bool):
-        return digits(name, value)
+        return int_text(name, value)
     raise InvalidKey(
         f"{name} is a {type(value).__name__}: a key is made of str, int and UUID"
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from oddswire._numbers import check_int, shown
 from oddswire.client import keyspace
 from oddswire.codec import Codec
 from oddswire.erasure import Erased
 from oddswire.errors import CodecError, QueueError
-from oddswire.queue._arguments import LATEST, duration, label, switch
+from oddswire.queue._arguments import LATEST, check_user, duration, label, switch
 from oddswire.queue._store import Store
 from oddswire.queue._worker import Options, Worker
 from oddswire.queue.messages import Counts, DeadLetter, Message, QueueStatistics
@@ -182,7 +183,7 @@ class Queue(Generic[T]):
         if dedup_id is not None:
             label("dedup_id", dedup_id)
         if at is not None and not 0 <= at < LATEST:
-            raise QueueError(f"at is seconds since 1970, not {at!r}")
+            raise QueueError(f"at is seconds since 1970, not {shown(at)}")
         if ttl is not None:
             duration("ttl", ttl)
         for what, text in (("kind", kind), ("key", key)):
@@ -192,8 +193,7 @@ class Queue(Generic[T]):
         flat: list[int | bytes] = []
         last: tuple[T, bytes] | None = None
         for user_id, value in values.items():
-            if type(user_id) is not int:
-                raise QueueError(f"a user id is an int, not {type(user_id).__name__}")
+            check_user(user_id)
             if last is None or last[0] is not value:
                 last = (value, self._codec.encode(value))
             flat += (user_id, last[1])
@@ -246,11 +246,10 @@ class Queue(Generic[T]):
         that a killed process had, comes to others when its lease has run out.
 
         Raises:
-            QueueError: `concurrency` is below 1.
+            QueueError: `concurrency` is below 1 or above 10,000.
             OddswireError: A refusal that waiting does not mend.
         """
-        if concurrency < 1:
-            raise QueueError("concurrency is 1 or more")
+        check_int("concurrency", concurrency, 1, 10_000, QueueError)
         worker = Worker(
             self._store,
             self._codec,
@@ -311,7 +310,7 @@ class Queue(Generic[T]):
         if user_id is None and kind is None and key is None:
             raise QueueError("say what to purge: user_id, kind or key")
         return await self._store.purge(
-            "" if user_id is None else str(user_id),
+            "" if user_id is None else str(check_user(user_id)),
             "" if kind is None else label("kind", kind),
             "" if key is None else label("key", key),
         )
@@ -324,8 +323,9 @@ class Queue(Generic[T]):
         a repeated `enqueue` is a new one. What is enqueued meanwhile may be left, and
         is then in the receipt. Cancelled, a part is removed.
         """
-        removed = await self._store.erase(str(user_id))
-        return Erased("queue", removed, await self._store.traces(str(user_id)))
+        name = str(check_user(user_id))
+        removed = await self._store.erase(name)
+        return Erased("queue", removed, await self._store.traces(name))
 
     # --- dead letters
 
@@ -335,7 +335,13 @@ class Queue(Generic[T]):
         Args:
             after: The id of the last one that was read, for the next page.
             limit: How many at most.
+
+        Raises:
+            QueueError: An argument is not as above.
         """
+        check_int("limit", limit, 1, 1_000_000, QueueError)
+        if after:
+            label("after", after)
         return [self._letter(each) for each in await self._store.dead(after, limit)]
 
     def _letter(self, fields: list[Any]) -> DeadLetter[T]:
@@ -373,6 +379,8 @@ class Queue(Generic[T]):
             return 0
         if ttl is not None:
             duration("ttl", ttl)
+        for each in ids:
+            label("an id", each)
         return await self._store.replay(ids, ttl)
 
     # --- looking
