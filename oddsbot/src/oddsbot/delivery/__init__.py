@@ -7,9 +7,20 @@ crashes and returns with its data; see `docs/alerts.md` for the promise.
 
 from __future__ import annotations
 
+from .cards import Button, Card, Entity
 from .chat import Chat, PrintedChat
 from .courier import Courier
 from .outbox import Outbox, alert_queue
 from .texts import text_of
 
-__all__ = ["Chat", "Courier", "Outbox", "PrintedChat", "alert_queue", "text_of"]
+__all__ = [
+    "Button",
+    "Card",
+    "Chat",
+    "Courier",
+    "Entity",
+    "Outbox",
+    "PrintedChat",
+    "alert_queue",
+    "text_of",
+]

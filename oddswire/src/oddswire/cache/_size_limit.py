@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oddswire import keys
 from oddswire.errors import NoPermission, OddswireError
+from oddswire.logs import log_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -132,10 +133,10 @@ class SizeLimiter:
                 try:
                     await self._check(client)
                 except NoPermission as error:
-                    _log.warning("the cache's size is not bounded by it: %s", error)
+                    log_line(_log, logging.WARNING, "cache_size_unbounded", reason=error)
                     return
                 except OddswireError as error:
-                    _log.debug("the cache's size was not checked: %s", error)
+                    log_line(_log, logging.DEBUG, "cache_size_unknown", reason=error)
                 self._resume()
         finally:
             self._running = False
