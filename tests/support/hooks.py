@@ -33,6 +33,7 @@ _LIMITS = {
     "cluster settles": "oddswire.embedded.topology._SETTLE_SECONDS",
     "data directory": "oddswire.embedded.server._LOCK_SECONDS",
     "hot keys": "oddswire.cache._hot._KEPT",
+    "log is emptied": "oddswire.sessions._upkeep._HEARD",
     "look at a load": "oddswire.cache._claims._POLL",
     "look at a lock": "oddswire.locks._PATIENCE",
     "page of rules": "oddsbot.store.rules._PAGE",
@@ -119,9 +120,9 @@ async def reconcile(sessions, user_id):
     await sessions._backing.reconcile(user_id)
 
 
-async def traces(sessions, user_id):
+async def traces(sessions, user_id, *tags):
     """Return the keys that speak of a user, as erasing looks for them."""
-    return await sessions._store.traces(user_id)
+    return await sessions._store.traces(user_id, tags)
 
 
 def mirrored(sessions, index, value=""):

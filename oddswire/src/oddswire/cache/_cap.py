@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from oddswire import keys
 from oddswire.errors import NoPermission, OddswireError
+from oddswire.logs import log_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -75,10 +76,10 @@ class Cap:
             try:
                 await self._look(client)
             except NoPermission as error:
-                _log.warning("the cache's size is not bounded by it: %s", error)
+                log_line(_log, logging.WARNING, "cache_size_unbounded", reason=error)
                 return
             except OddswireError as error:
-                _log.debug("the cache's size was not looked at: %s", error)
+                log_line(_log, logging.DEBUG, "cache_size_unknown", reason=error)
 
     async def _look(self, client: Client) -> None:
         memory = await client.info("memory")

@@ -119,6 +119,7 @@ class Engine(Generic[T]):
             self._form,
             self._near,
             self._reads,
+            self._clock,
             self._rebuilding,
         )
         self._cleanup = cleanup

@@ -64,7 +64,7 @@ class Sessions(Members[T]):
     """
 
     async def __aenter__(self) -> Self:
-        await self._upkeep.start(self._clock, self._cleanup)
+        await self._upkeep.start(self._cleanup)
         return self
 
     async def __aexit__(
@@ -243,9 +243,20 @@ class Sessions(Members[T]):
         """
         return await self._upkeep.delete(user_id)
 
-    async def erase(self, user_id: int) -> Erased:
-        """Delete a session and every trace of the user, and look again."""
-        return await self._upkeep.erase(user_id)
+    async def erase(self, user_id: int, *, search: bool = False) -> Erased:
+        """Delete a session and every trace of the user, and look again.
+
+        The second look is at every place where sessions of this user can be: it costs
+        the same among ten users and among a million. Where her list of index entries is
+        damaged or was taken away, every index is searched.
+
+        Args:
+            user_id: Whose.
+            search: Search every index in any case, also for what no session wrote, or
+                one did under an index that this type names otherwise. It reads the name
+                of every key of the server, in pages of a millisecond.
+        """
+        return await self._upkeep.erase(user_id, search=search)
 
     async def revoke(self, user_id: int) -> bool:
         """End the conversation and the authentication; keep what was asked for."""
