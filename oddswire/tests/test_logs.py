@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import logging
+from pathlib import Path
 
 import pytest
 
+import oddsbot
 import oddswire
 from oddswire import Client, EmbeddedServer
 from oddswire.cache import Namespace
@@ -20,7 +23,7 @@ from oddswire.events import (
     Reconnecting,
     Restored,
 )
-from oddswire.logs import log_events
+from oddswire.logs import LogLines, log_events
 from oddswire.pubsub import Topic
 from support import eventually
 
@@ -134,6 +137,65 @@ def test_a_server_that_never_answered_is_one_line():
     assert [record.getMessage() for record in seen.records] == [
         "connection_failed connection=command reason=refused"
     ]
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("G4")
+async def test_repeats_of_a_part_are_summarised():
+    """A part's seventh line in ten seconds waits, and is written with the number."""
+    seen, now = Recorded(), [9.9]
+    lines = LogLines(seen.log, now=lambda: now[0])
+    lines.write(logging.WARNING, "turn_lost", reason="0")
+    now[0] = 19.8  # the window ends in 100 ms of the loop
+    for number in range(1, 50):
+        lines.write(logging.WARNING, "turn_lost", reason=str(number))
+    lines.write(logging.WARNING, "value_refused", topic="prices")
+    assert seen.names() == ["turn_lost"] * 6 + ["value_refused"]
+
+    await eventually(lambda: len(seen.records) == 8)
+    last = seen.records[-1]
+    assert (last.event, last.reason, last.left_out) == ("turn_lost", "49", 43)
+
+
+_METHODS = {"debug", "info", "warning", "warn", "error", "critical", "exception", "log"}
+_LOGGERS = {"log", "_log", "logger", "_logger", "logging"}
+
+
+def _unnamed_lines(source):
+    """Yield the number of each line that logs without an `event` its message begins."""
+    for call in ast.walk(ast.parse(source)):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+            continue
+        owner = call.func.value
+        name = getattr(owner, "id", None) or getattr(owner, "attr", None)
+        if call.func.attr not in _METHODS or name not in _LOGGERS:
+            continue
+        fields = {
+            getattr(key, "value", None): value
+            for word in call.keywords
+            if word.arg == "extra"
+            for key, value in zip(word.value.keys, word.value.values, strict=True)
+        }
+        event, message = fields.get("event"), call.args[0]
+        if event is None or (
+            isinstance(event, ast.Constant) and message.value.split()[0] != event.value
+        ):
+            yield call.lineno
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("G4")
+def test_every_line_of_the_source_has_a_name():
+    """No line is logged without an `event`, in the library and in the bot."""
+    assert list(_unnamed_lines('_log.warning("a value is left out")')) == [1]
+    assert list(_unnamed_lines('_log.info("b c", extra={"event": "a"})')) == [1]
+    unnamed = [
+        f"{path.name}:{line}"
+        for package in (oddswire, oddsbot)
+        for path in Path(package.__file__).parent.rglob("*.py")
+        for line in _unnamed_lines(path.read_text())
+    ]
+    assert unnamed == []
 
 
 @pytest.mark.errors

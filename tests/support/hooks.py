@@ -33,6 +33,7 @@ _LIMITS = {
     "cluster settles": "oddswire.embedded.topology._SETTLE_SECONDS",
     "data directory": "oddswire.embedded.server._LOCK_SECONDS",
     "hot keys": "oddswire.cache._hot._KEPT",
+    "log is emptied": "oddswire.sessions._upkeep._HEARD",
     "look at a load": "oddswire.cache._claims._POLL",
     "look at a lock": "oddswire.locks._PATIENCE",
     "page of rules": "oddsbot.store.rules._PAGE",
@@ -119,9 +120,9 @@ async def reconcile(sessions, user_id):
     await sessions._backing.reconcile(user_id)
 
 
-async def traces(sessions, user_id):
+async def traces(sessions, user_id, *tags):
     """Return the keys that speak of a user, as erasing looks for them."""
-    return await sessions._store.traces(user_id)
+    return await sessions._store.traces(user_id, tags)
 
 
 def mirrored(sessions, index, value=""):
@@ -308,14 +309,14 @@ def cache_steps(cache):
 
 async def look_at_size(cache, client):
     """Have a cache look whether it has to keep to its cap."""
-    await cache._cap._look(client)
+    await cache._size_limit._check(client)
 
 
 async def weigh(cache, client, limit=None):
     """Have a cache keep to its cap (or another) now."""
     if limit is not None:
-        cache._cap.limit = limit
-    await cache._cap.enforce(client)
+        cache._size_limit.limit = limit
+    await cache._size_limit.enforce(client)
 
 
 # --- topics

@@ -298,6 +298,12 @@ class SourceUnavailable(SourceError):
     outcome = Outcome.NOT_SENT
 
 
+class SourceDeclined(SessionError):
+    """What was to be stored in the same transaction declined; nothing was changed."""
+
+    outcome = Outcome.REJECTED
+
+
 class ConversationBusy(OddswireError):
     """Too many updates of one conversation wait, or one waited too long; none ran."""
 

@@ -304,6 +304,8 @@ RATE_CHANGE = Family("rate-change", str, group="rl")
 
 LOCK = Family("lock", str, tag=1)
 """name: the holder's token"""
+LOCK_SEAT = Family("lock-seat", str, int, tag=1)
+"""name, number from 1: the token of whoever has that further seat"""
 LOCK_FENCE = Family("lock-fence", str, tag=1)
 """name: the last fencing number given out"""
 LOCK_QUEUE = Family("lock-queue", str, tag=1)

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from oddswire.clock import Clock
 
 _PATIENCE = 3.0
-"""Seconds after which a waiter that says nothing is taken for dead."""
+"""Seconds after which a waiter that says nothing is taken for dead, at most; of a lock
+with a shorter lease, that lease: a dead waiter costs no more than a dead holder."""
+_MOST_SEATS = 100
 _GIVING_UP = 1.0
 _REMEMBERED = 86_400.0
 """Seconds that a fencing number is kept after its holder."""
@@ -44,7 +46,7 @@ the wait they stay within the patience."""
 _LOOK_AGAIN = 0.1
 """Seconds between two looks of who waits without one."""
 _FAMILIES = (
-    families.LOCK, families.LOCK_FENCE, families.LOCK_QUEUE, families.LOCK_WAITING,
+    families.LOCK_FENCE, families.LOCK_QUEUE, families.LOCK_WAITING,
     families.LOCK_RELEASED,
 )  # fmt: skip
 _ACQUIRE = load("lock_acquire")
@@ -76,7 +78,13 @@ class Locks:
         self._wires = 0
 
     def lock(
-        self, name: str, ttl: float, *, on_lost: Callable[[], object] | None = None
+        self,
+        name: str,
+        ttl: float,
+        *,
+        patience: float | None = None,
+        seats: int = 1,
+        on_lost: Callable[[], object] | None = None,
     ) -> Lock:
         """Return a lock, to be held by ``async with``.
 
@@ -84,26 +92,42 @@ class Locks:
             name: Of what it protects.
             ttl: Seconds that it outlives a holder that was killed; a holder that lives
                 renews it three times within.
+            patience: Seconds that a waiter keeps its place without a sign of life; one
+                that lives gives three within. Default: 3 s, or `ttl` if that is less.
+                A lower one brings the next waiter sooner when one was killed, and costs
+                a waiter of a process that stands still for longer its place.
+            seats: How many may hold the lock at a time, 1 to 100; the same number for
+                all who ask for this name. With several there is no `run`.
             on_lost: Called, once, when the lease ended before the block did; the block
                 then goes on. For what needs an order, and no fence: without it such a
                 block is cancelled.
 
         Raises:
-            ValueError: `ttl` is shorter than 0.1 s: no renewal would come in time.
+            ValueError: `ttl` or `patience` is shorter than 0.1 s: no renewal would come
+                in time; or `seats` is out of range.
             InvalidKey: `name` is too long.
         """
-        return Lock(self, name, ttl, on_lost)
+        return Lock(self, name, ttl, patience, seats, on_lost)
 
-    def _make_keys(self, name: str) -> tuple[str, ...]:
-        return tuple(self.space.key(family, name) for family in _FAMILIES)
+    def _make_keys(self, name: str, seats: int) -> tuple[str, ...]:
+        return (
+            *(self.space.key(family, name) for family in _FAMILIES),
+            self.space.key(families.LOCK, name),
+            *(
+                self.space.key(families.LOCK_SEAT, name, number)
+                for number in range(1, seats)
+            ),
+        )
 
-    async def wait(self, released: str, last: str, most: float) -> None:
+    async def wait(
+        self, released: str, last: str, most: float, patience: float = _PATIENCE
+    ) -> None:
         """Wait for a release after the `last` one, or for so many seconds."""
         if self._wires == _WIRES:
             await self.clock.sleep(min(most, _LOOK_AGAIN))
             return
         self._wires += 1
-        client = self.client.bounded(_FOR_A_WIRE)
+        client = self.client.bounded(min(_FOR_A_WIRE, patience / 3))
         try:
             await client.xread({released: last}, block=round(most * 1e3))
         except TRANSIENT_ERRORS:
@@ -145,6 +169,7 @@ class Lock:
         ttl: As given.
         fence: A number greater than that of any earlier holder.
         contended: Whether the server answered that others come first.
+        seat: Which of its seats this holder has, from 0.
     """
 
     def __init__(
@@ -152,17 +177,28 @@ class Lock:
         locks: Locks,
         name: str,
         ttl: float,
+        patience: float | None = None,
+        seats: int = 1,
         on_lost: Callable[[], object] | None = None,
     ) -> None:
         if not isinstance(ttl, int | float) or not 0.1 <= ttl <= 86_400:
             raise ValueError(f"ttl must be seconds, 0.1 to 86400, not {ttl!r}")
+        patience = min(_PATIENCE, ttl) if patience is None else patience
+        if not isinstance(patience, int | float) or not 0.1 <= patience <= 3600:
+            raise ValueError(f"patience must be seconds, 0.1 to 3600, not {patience!r}")
+        if type(seats) is not int or not 1 <= seats <= _MOST_SEATS:
+            raise ValueError(f"seats must be 1 to {_MOST_SEATS}, not {seats!r}")
         self.name = name
         self.ttl = ttl
         self.fence = 0
         self.contended = False
+        self.seat = 0
         self._locks = locks
-        self._keys = locks.keys(name)
-        self._lock, self._fence, self._queue, self._waiting, self._released = self._keys
+        self._patience = patience
+        self._keys = locks.keys(name, seats)
+        self._fence, self._queue, self._waiting, self._released, *self._seats = (
+            self._keys
+        )
         self._token = secrets.token_hex(16)
         self._terms = (
             self._token, round(ttl * 1e3),
@@ -211,8 +247,11 @@ class Lock:
 
         Raises:
             LockLost: The lease has ended, or a newer holder was found; nothing ran.
+            ValueError: The lock has several seats, and so no newest holder.
             OddswireError: As from any script.
         """
+        if len(self._seats) > 1:
+            raise ValueError("a lock with seats has no newest holder: use a plain lock")
         self.check()
         fenced = self._locks.fenced(script)
         try:
@@ -246,6 +285,9 @@ class Lock:
             self._turn = None
             lines.leave(self.name, turn)
             raise
+        if len(self._seats) > 1:
+            # The next task of this process may have another seat.
+            lines.leave(self.name, turn)
         loop = asyncio.get_running_loop()
         if self._on_lost is None:
             # Not put off by a stall: the server counts on, and others may hold it then.
@@ -296,7 +338,7 @@ class Lock:
 
     async def _acquire(self) -> None:
         client, clock = self._locks.client, self._locks.clock
-        args = (*self._terms, round(_PATIENCE * 1e3))
+        args = (*self._terms, round(self._patience * 1e3))
         outage = Outage()
         while True:
             # From before it is asked for: the server counts from later.
@@ -312,14 +354,14 @@ class Lock:
                 continue
             outage.over()
             if taken:
-                self.fence = int(rest[0])
+                self.fence, self.seat = int(rest[0]), rest[1]
                 self._until = sent + self.ttl
                 if self.left > 0:
                     return
                 continue  # the answer took longer than the lease: take it again
             self.contended = True
             wait, last = rest
-            await self._locks.wait(self._released, last, wait / 1e3)
+            await self._locks.wait(self._released, last, wait / 1e3, self._patience)
 
     async def _renew(self) -> None:
         clock, loop = self._locks.clock, asyncio.get_running_loop()
@@ -330,7 +372,9 @@ class Lock:
             sent = clock.boottime()
             still, pause = True, self.ttl / 3
             try:
-                still = await _RENEW(client, (self._lock, self._fence), self._terms)
+                still = await _RENEW(
+                    client, (self._seats[self.seat], self._fence), self._terms
+                )
             except OddswireError:
                 sent, pause = self._until - self.ttl, self.ttl / 10
             if self._scope is not None and self._scope.expired():
@@ -346,5 +390,5 @@ class Lock:
     async def _give_up(self) -> bool:
         """Give the lock back; False when it was not ours."""
         client = self._locks.client.bounded(_GIVING_UP)
-        keys = (self._lock, self._queue, self._waiting, self._released)
+        keys = (self._queue, self._waiting, self._released, *self._seats)
         return bool(await _RELEASE(client, keys, (self._token,)))

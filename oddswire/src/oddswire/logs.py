@@ -59,9 +59,8 @@ def log_events(
 ) -> Callable[[], None]:
     """Log each change of state of these events; see the table of this module.
 
-    `Client` and `Wire` do so for events of their own making. Repeats are summarised:
-    of the lines about one connection or part, 6 are written in 10 seconds; of those
-    after them the last one is written at the end of the 10 seconds, with their number.
+    `Client` and `Wire` do so for events of their own making. Repeats are summarised as
+    `LogLines` does it, for each connection and part by itself.
 
     Args:
         events: Whose changes.
@@ -75,12 +74,10 @@ def log_events(
 
 
 class _EventLog:
-    """Writes the lines, and counts what it leaves out."""
+    """Writes the line of each event."""
 
     def __init__(self, log: logging.Logger, now: Callable[[], float]) -> None:
-        self._log = log
-        self._now = now
-        self._repeats: dict[str, _Repeats] = {}
+        self._lines = LogLines(log, now=now)
         # Connections that are lost or never came: their first failure is a line.
         self._down: set[str] = set()
         # What the server said last when it refused a connection: said once.
@@ -163,6 +160,53 @@ class _EventLog:
                 )
 
     def _write(self, level: int, event: str, **fields: Any) -> None:
+        about = str(fields.get("connection") or fields.get("part"))
+        self._lines.write(level, event, about=about, **fields)
+
+
+def log_line(log: logging.Logger, level: int, event: str, **fields: Any) -> None:
+    """Write one line: the name of what happened, and its fields.
+
+    Args:
+        log: Where.
+        level: Of `logging`.
+        event: The name; a record's attribute `event` too.
+        **fields: What is known of it; attributes of the record too, so none may be
+            named as one of those that `logging` sets.
+    """
+    if log.isEnabledFor(level):
+        _emit(log, _Line(level, event, fields), 0)
+
+
+class LogLines:
+    """Writes lines like `log_line`, and summarises repeats.
+
+    Of the lines about one thing, 6 are written in 10 seconds; of those after them the
+    last one is written at the end of the 10 seconds, with their number.
+
+    Args:
+        log: Where.
+        now: A clock that never goes back, seconds.
+    """
+
+    def __init__(
+        self, log: logging.Logger, *, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._log = log
+        self._now = now
+        self._repeats: dict[str, _Repeats] = {}
+
+    def write(
+        self, level: int, event: str, *, about: str | None = None, **fields: Any
+    ) -> None:
+        """Write a line, or count it if too many were written about the same thing.
+
+        Args:
+            level: Of `logging`.
+            event: The name of the line.
+            about: The thing that repeats are counted for; default: the event.
+            **fields: As in `log_line`.
+        """
         if not self._log.isEnabledFor(level):
             return
         line = _Line(level, event, fields)
@@ -170,8 +214,7 @@ class _EventLog:
         if level <= logging.DEBUG:
             self._put(line, 0)
             return
-        about = str(fields.get("connection") or fields.get("part"))
-        repeats = self._repeats.setdefault(about, _Repeats())
+        repeats = self._repeats.setdefault(about or event, _Repeats())
         now = self._now()
         if now >= repeats.until:
             repeats.until, repeats.written = now + _WINDOW, 0
@@ -197,19 +240,7 @@ class _EventLog:
             self._put(last, left_out - 1)
 
     def _put(self, line: _Line, left_out: int) -> None:
-        text = " ".join(
-            (
-                line.event,
-                *(f"{key}={_text(value)}" for key, value in line.fields.items()),
-            )
-        )
-        self._log.log(
-            line.level,
-            "%s%s",
-            text,
-            f" ({left_out} more left out)" if left_out else "",
-            extra={"event": line.event, **line.fields, "left_out": left_out},
-        )
+        _emit(self._log, line, left_out)
 
 
 class _Line(NamedTuple):
@@ -235,6 +266,22 @@ class _Repeats:
         self.written = 0
         self.left_out = 0
         self.last: _Line | None = None
+
+
+def _emit(log: logging.Logger, line: _Line, left_out: int) -> None:
+    text = " ".join(
+        (
+            line.event,
+            *(f"{key}={_text(value)}" for key, value in line.fields.items()),
+        )
+    )
+    log.log(
+        line.level,
+        "%s%s",
+        text,
+        f" ({left_out} more left out)" if left_out else "",
+        extra={"event": line.event, **line.fields, "left_out": left_out},
+    )
 
 
 def _text(value: object) -> str:

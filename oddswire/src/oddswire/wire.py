@@ -19,7 +19,7 @@ from oddswire.errors import ClosedError, QueueError, SettingsError
 from oddswire.events import Events
 from oddswire.health import Bound, Health, Thresholds
 from oddswire.locks import Locks
-from oddswire.logs import log_events
+from oddswire.logs import log_events, log_line
 from oddswire.pubsub import PubSub
 from oddswire.queue import Queue
 from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
@@ -246,16 +246,19 @@ class Wire(Generic[S, M]):
             raise ClosedError("a Wire is used once; call connect() for another")
         self._opened = True
         for warning in self.settings.warnings:
-            _log.warning("%s", warning)
+            log_line(_log, logging.WARNING, "settings_warning", reason=warning)
         # On failure or cancellation half way, what was opened is closed again.
         async with AsyncExitStack() as stack:
             if self.settings.url is None:
                 server = await stack.enter_async_context(
                     EmbeddedServer(binary=self.settings.server_bin)
                 )
-                _log.warning(
-                    "no REDIS_URL: started a server of our own for this process; "
-                    "its data ends with it"
+                log_line(
+                    _log,
+                    logging.WARNING,
+                    "embedded_server",
+                    reason="no REDIS_URL: started a server of our own for this "
+                    "process; its data ends with it",
                 )
                 self.settings = msgspec.structs.replace(
                     self.settings, url=server.url, password=None, database=None
@@ -306,9 +309,13 @@ class Wire(Generic[S, M]):
         if self._keyring is not None:
             _refuse_examples(self._keyring, settings)
             if self._source is not None and not isinstance(self._source, SealedSource):
-                _log.warning(
-                    "sessions are sealed in Redis, and the source of record gets their "
-                    "content readable; SealedSource(source, keyring) seals it there too"
+                log_line(
+                    _log,
+                    logging.WARNING,
+                    "source_readable",
+                    reason="sessions are sealed in Redis, and the source of record "
+                    "gets their content readable; SealedSource(source, keyring) seals "
+                    "it there too",
                 )
         compress = settings.session_compression
         return Sessions(
@@ -343,23 +350,36 @@ class Wire(Generic[S, M]):
             fallback="pubsub" if settings.cache_publish else "off",
         )
 
-    def lock(self, name: str, ttl: float) -> Lock:
+    def lock(
+        self,
+        name: str,
+        ttl: float,
+        *,
+        patience: float | None = None,
+        seats: int = 1,
+    ) -> Lock:
         """Return a lock, to be held by ``async with``; see `Lock`.
 
         Args:
             name: Of what it protects.
             ttl: Seconds that it outlives a holder that was killed.
+            patience: Seconds that a killed waiter keeps its place; see `Locks.lock`.
+            seats: How many may hold it at a time.
         """
-        return self.locks.lock(name, ttl)
+        return self.locks.lock(name, ttl, patience=patience, seats=seats)
 
-    async def erase(self, user_id: int) -> Receipt:
+    async def erase(self, user_id: int, *, search: bool = False) -> Receipt:
         """Remove a user from every part, and look again whether anything is left.
 
         Her session; messages in the queues and their ids; what rules that count by
-        ``user`` know of her; cache entries with the tag ``user:<id>``, which no
-        process reads any more. Topics and locks are not looked at: docs/operations.md
-        has what ends by itself. Cancelled or failed half way, some parts are done; it
-        can be run again.
+        ``user`` or ``chat`` know of her, as ``42`` or ``<bot>:42``; cache entries with
+        the tag ``user:<id>``, which no process reads any more. Topics and locks are not
+        looked at: docs/operations.md has what ends by itself. Cancelled or failed half
+        way, some parts are done; it can be run again.
+
+        Args:
+            user_id: Who.
+            search: Also search every index of the sessions; see `Sessions.erase`.
 
         Raises:
             OddswireError: A part could not be asked; nothing is claimed.
@@ -373,9 +393,10 @@ class Wire(Generic[S, M]):
             queues.append(msgspec.structs.replace(erased, part=f"queue:{key.name}"))
         parts = (
             *queues,
-            await self.limiter.erase(user=user_id),
+            # Her private chat with a bot has her id.
+            await self.limiter.erase(user=user_id, chat=user_id),
             await self.cache.erase(user_id),
-            await self.sessions.erase(user_id),
+            await self.sessions.erase(user_id, search=search),
         )
         return Receipt(user_id, SystemClock().now(), parts)
 
@@ -420,4 +441,9 @@ def _refuse_examples(keyring: Keyring, settings: Settings) -> None:
     told = f"key {examples[0]} of the keyring is an example, not a random key"
     if settings.profile in ("staging", "production"):
         raise SettingsError(f"{told}: make one with openssl rand -hex 32")
-    _log.warning("%s; staging and production refuse it", told)
+    log_line(
+        _log,
+        logging.WARNING,
+        "example_key",
+        reason=f"{told}; staging and production refuse it",
+    )

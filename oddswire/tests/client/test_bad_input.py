@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 from redis.exceptions import DataError
@@ -252,3 +253,12 @@ async def test_cancel_storm(client, prefix):
 
     assert client.statistics().connects == 1
     assert (wires.in_flight, wires.in_flight_bytes, wires.waiting) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("seconds", ["1", None, True, math.nan, -1], ids=repr)
+async def test_a_deadline_that_is_no_number_is_refused(server, seconds):
+    """A deadline that is no number is refused before a call could be made with it."""
+    async with Client.from_url(server.url) as client:
+        with pytest.raises(SettingsError, match=r"^seconds "):
+            client.bounded(seconds)
+        assert await client.ping()

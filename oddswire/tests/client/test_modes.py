@@ -241,5 +241,5 @@ def test_simple_client_is_small():
     assert float(out[0]) < 1.0
     assert parts <= {
         "client", "connection", "settings", "events", "keys", "counters", "errors",
-        "logs", "plain", "_tasks",
+        "logs", "plain", "_numbers", "_tasks", "_text",
     }  # fmt: skip

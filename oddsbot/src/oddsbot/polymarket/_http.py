@@ -163,7 +163,20 @@ class LeftOut:
         self.counts[where] += len(lines)
         new = [line for line in lines[:_MOST_LINES] if self._is_new(where, line)]
         if new:
-            _log.warning("%s: left out %d, such as %s", where, len(lines), new[0][:300])
+            example = new[0][:300]
+            _log.warning(
+                # As Python writes a text: what Polymarket sends ends no line of ours.
+                "elements_left_out endpoint=%r count=%d example=%r",
+                where,
+                len(lines),
+                example,
+                extra={
+                    "event": "elements_left_out",
+                    "endpoint": where,
+                    "count": len(lines),
+                    "example": example,
+                },
+            )
 
     def _is_new(self, where: str, line: str) -> bool:
         name, _, _ = line.partition(": ")

@@ -268,7 +268,9 @@ class MarketStream:
             self._ping(ws), name="polymarket-ping"
         )
         _log.info(
-            "feed_ready assets=%d", len(self._assets), extra={"event": "feed_ready"}
+            "feed_ready assets=%d",
+            len(self._assets),
+            extra={"event": "feed_ready", "assets": len(self._assets)},
         )
         # Before the await, which may be cancelled: the marker must not get lost.
         self._pending.append(Connected(tries))
@@ -383,7 +385,11 @@ class MarketStream:
             await self._ws.send_str(text)
         except (ClientError, OSError):
             # The reader finds out by itself; the next connection asks for everything.
-            _log.debug("market stream could not send %s", text)
+            _log.debug(
+                "feed_not_sent request=%s",
+                text,
+                extra={"event": "feed_not_sent", "request": text},
+            )
 
     async def _drop(self, reason: str | None = None) -> None:
         ws, self._ws = self._ws, None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from oddswire.errors import CodecError, OddswireError, TopicError
 from oddswire.events import Degradation
-from oddswire.plain import plain
+from oddswire.logs import LogLines
 
 if TYPE_CHECKING:
     from oddswire.clock import Clock
@@ -61,6 +61,7 @@ class LogPublisher(Generic[T]):
         self._done = asyncio.Event()
         self._done.set()
         self._degraded = _degradation(pubsub, clock, topic)
+        self._lines = LogLines(_log)
 
     def add(self, key: str, dedup_id: str, value: T) -> None:
         """Have a message published soon; never waits.
@@ -108,11 +109,8 @@ class LogPublisher(Generic[T]):
         except (TopicError, CodecError) as error:
             # Trying again would hold up the others for ever.
             self.refused += 1
-            _log.warning(
-                "value_refused topic=%s reason=%s",
-                self._topic.name,
-                plain(error),
-                extra={"event": "value_refused"},
+            self._lines.write(
+                logging.WARNING, "value_refused", topic=self._topic.name, reason=error
             )
         else:
             self.published += not done.duplicate
@@ -144,6 +142,7 @@ class LatestPublisher(Generic[T]):
         self._changed: dict[str, T] = {}
         self._work = asyncio.Event()
         self._degraded = _degradation(pubsub, clock, topic)
+        self._lines = LogLines(_log)
 
     def add(self, key: str, value: T) -> None:
         """Have a value published soon; never waits."""
@@ -177,9 +176,6 @@ class LatestPublisher(Generic[T]):
         except (TopicError, CodecError) as error:
             # Trying again would hold up the others for ever.
             self.refused += 1
-            _log.warning(
-                "value_refused topic=%s reason=%s",
-                self._topic.name,
-                plain(error),
-                extra={"event": "value_refused"},
+            self._lines.write(
+                logging.WARNING, "value_refused", topic=self._topic.name, reason=error
             )

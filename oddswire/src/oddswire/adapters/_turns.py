@@ -18,6 +18,7 @@ from oddswire.errors import (
 )
 from oddswire.events import Degradation
 from oddswire.locks import Locks
+from oddswire.logs import LogLines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -80,6 +81,7 @@ class Turns:
         self._degraded = Degradation(client.events, "turns", "local", monotonic)
         # Not those of the locks: without Redis there are turns in this process yet.
         self._lines: Lines[str] = Lines()
+        self._log_lines = LogLines(_log)
         self.local = 0
         self.lost = 0
 
@@ -147,10 +149,11 @@ class Turns:
 
     def _note_lost(self) -> None:
         self.lost += 1
-        _log.warning(
-            "turn_lost: a lock ended before its handler was done: two may have run at "
-            "a time",
-            extra={"event": "turn_lost"},
+        self._log_lines.write(
+            logging.WARNING,
+            "turn_lost",
+            reason="a lock ended before its handler was done: two may have run at a "
+            "time",
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError, SettingsError
+from oddswire.logs import LogLines
 from oddswire.ratelimit import Priority
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Upstream:
         self._retries = retries
         self._longest = longest
         self._clock = clock or SystemClock()
+        self._lines = LogLines(_log)
 
     async def call(
         self,
@@ -141,4 +143,10 @@ class Upstream:
             await self._limiter.penalize(rule, seconds, **subjects)
         except OddswireError as error:
             # This process keeps to it all the same.
-            _log.warning("other processes do not know of a refusal: %r", error)
+            self._lines.write(
+                logging.WARNING,
+                "refusal_not_shared",
+                rule=rule,
+                duration=float(seconds),
+                reason=error,
+            )

@@ -6,6 +6,7 @@ import heapq
 from typing import TYPE_CHECKING, Any
 
 from oddswire import keys, scripts
+from oddswire._text import text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,12 +58,8 @@ class Hot:
         found: list[Any] = await self._client.zrevrange(
             self._name(namespace), 0, limit - 1
         )
-        texts = [
-            each if isinstance(each, str) else each.decode(errors="replace")
-            for each in found
-        ]
         # Of another namespace is nothing here, whoever wrote it.
-        return [text for text in texts if text.startswith(f"{namespace}:")]
+        return [key for key in map(text, found) if key.startswith(f"{namespace}:")]
 
     def _name(self, namespace: str) -> str:
         return self._keyspace.key(keys.CACHE_HOT, namespace)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from oddswire import acl
+from oddswire._text import text
 from oddswire.cli._certificate import days_left
 from oddswire.cli._permissions import CommandTable, allowed, denied
 from oddswire.cli._servers import Server
@@ -81,11 +82,7 @@ async def config_of(client: Client) -> dict[str, str]:
         found = await client.config_get(*_CONFIG)
     except OddswireError:
         return {}
-    return {_text(name): _text(value) for name, value in found.items()}
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return {text(name): text(value) for name, value in found.items()}
 
 
 async def settings(target: Target) -> Verdict:
@@ -308,7 +305,7 @@ async def _who(target: Target) -> tuple[str, CommandTable]:
         raise _NotAnswered("this server has no ACL DRYRUN")
     if target.user is not None:
         return target.user, commands
-    return _text(await target.client.execute_command("ACL WHOAMI")), commands
+    return text(await target.client.execute_command("ACL WHOAMI")), commands
 
 
 async def _dangerous(client: Client) -> tuple[str, ...]:
@@ -316,7 +313,7 @@ async def _dangerous(client: Client) -> tuple[str, ...]:
     names = list(acl.DANGEROUS)
     for category in acl.CATEGORIES:
         try:
-            names += map(_text, await client.execute_command("ACL CAT", category))
+            names += map(text, await client.execute_command("ACL CAT", category))
         except OddswireError:
             continue  # it may not be asked, or has no such category
     needed = acl.needed()

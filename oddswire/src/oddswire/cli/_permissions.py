@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from oddswire import acl
+from oddswire._text import text
 from oddswire.errors import CommandRejected
 
 if TYPE_CHECKING:
@@ -149,10 +150,10 @@ async def dry_run(client: Client, user: str, call: Sequence[str]) -> str:
     except CommandRejected as error:
         # The call itself is refused, as it would be for anybody.
         return f"{call[0].lower()}: {error}"
-    text = reply.decode() if isinstance(reply, bytes) else str(reply)
-    if text == "OK":
+    said = text(reply)
+    if said == "OK":
         return ""
-    return text.removeprefix(f"User {user} has no permissions to ")
+    return said.removeprefix(f"User {user} has no permissions to ")
 
 
 def _sample(pattern: str) -> str:

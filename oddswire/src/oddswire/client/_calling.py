@@ -12,6 +12,7 @@ import redis.asyncio as aredis
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import RedisError, ResponseError
 
+from oddswire._text import text
 from oddswire.client import _hooks
 from oddswire.client._commands import OF_EARLIER_WRITES, Command, Route
 from oddswire.client._exclusive import (
@@ -430,7 +431,7 @@ class Calling(aredis.Redis):
         return self._known.get(name) or self._learn(name)
 
     def _learn(self, name: Any) -> Command:
-        spelled = name.decode() if isinstance(name, bytes) else str(name)
+        spelled = text(name)
         command = Command(
             spelled,
             self.response_callbacks.get(name),

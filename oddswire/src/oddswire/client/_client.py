@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 from asyncio import get_running_loop
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 from redis.event import EventDispatcher
 
+from oddswire._numbers import check_duration
 from oddswire.client import _hooks
 from oddswire.client._calling import Calling
 from oddswire.client._dialer import Dialer
@@ -89,6 +91,8 @@ class Client(Calling):
             raise SettingsError(
                 f"transport {transport!r}: accepted is 'multiplexed' or 'pool'"
             )
+        if settings is not None and not isinstance(settings, Settings):
+            raise SettingsError("settings must be an oddswire.Settings; a URL is url=")
         ours, theirs = split_options(options)
         if settings is None and connection_pool is not None:
             settings = settings_on(connection_pool)
@@ -188,7 +192,10 @@ class Client(Calling):
         Raises:
             NotShared: This client has one exclusive connection, which is its own to
                 close; there `asyncio.timeout` does the same.
+            SettingsError: `seconds` is no number, NaN or negative.
         """
+        # A deadline that is no number would break the queue of calls on the connection.
+        check_duration("seconds", seconds, 0.0, math.inf, SettingsError)
         if self.single_connection_client:
             raise NotShared(
                 "a client with one exclusive connection does not share it; bound the "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import inspect
+import re
 import ssl
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import redis.asyncio as aredis
@@ -19,6 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
+from oddswire._numbers import is_int
 from oddswire.client._hooks import REDIS
 from oddswire.client._sentinel import primary_of, sentinel_pool
 from oddswire.connection.credentials import fan_out
@@ -33,6 +36,9 @@ from oddswire.settings import (
     plaintext_refused,
 )
 from oddswire.settings.values import Duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _FIELDS = frozenset(field.name for field in msgspec.structs.fields(Settings))
 
@@ -52,6 +58,11 @@ _OURS = frozenset(
     }
 )
 
+# None is no absence there: it has redis-py send no CLIENT SETINFO.
+_NONE_IS_A_VALUE = frozenset({"driver_info", "lib_name", "lib_version"})
+
+_MOST_CONNECTIONS = 2**31  # redis-py's own default, which means "any number"
+
 # Wires that are not exclusive: the command wire and the cache's tracked one.
 _SHARED = 2
 
@@ -60,11 +71,18 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     """Return (fields of Settings, redis-py's arguments).
 
     Where redis-py and we have the same thing under two names, redis-py's is taken too,
-    so that a program which passed it keeps its meaning.
+    so that a program which passed it keeps its meaning. An argument of redis-py's that
+    is None or empty is not given: programs pass on what a variable leaves unset.
 
     Raises:
-        SettingsError: A name that neither of them knows; it would be ignored.
+        SettingsError: A name that neither of them knows, which would be ignored; or a
+            value that redis-py would fail on later, with an error of Python's.
     """
+    options = {
+        name: value
+        for name, value in options.items()
+        if name in _FIELDS or not _is_absent(name, value)
+    }
     # Beside a URL they complete it; alone they are redis-py's, like host and port.
     alike = {"username": "username", "password": "password", "database": "db"}
     with_url = bool(options.get("url"))
@@ -74,22 +92,79 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
         options = _url_first(options)
     for name, value in options.items():
         if name == "db" and with_url:
-            ours["database"] = None if value in (None, "") else int(value)
+            ours["database"] = _checked(name, value)
         elif name in alike and not with_url:
-            theirs[alike[name]] = value
+            if not _is_absent(name, value):
+                theirs[alike[name]] = value
         else:
             (ours if name in _FIELDS else theirs)[name] = value
+    theirs = {name: _checked(name, value) for name, value in theirs.items()}
     known = _redis_options()
     unknown = theirs.keys() - known
     if unknown and "connection_class" not in theirs:
         raise SettingsError(*(not_a_setting(each, known) for each in sorted(unknown)))
-    for name, field, kind in (
-        ("socket_timeout", "command_timeout", float),
-        ("socket_connect_timeout", "connect_timeout", float),
+    for name, field in (
+        ("socket_timeout", "command_timeout"),
+        ("socket_connect_timeout", "connect_timeout"),
     ):
-        if theirs.get(name) is not None:
-            ours.setdefault(field, kind(theirs[name]))
+        if name in theirs:
+            ours.setdefault(field, theirs[name])
     return ours, theirs
+
+
+def _is_absent(name: str, value: Any) -> bool:
+    if value is None:
+        return name not in _NONE_IS_A_VALUE
+    return isinstance(value, str) and not value
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Return an argument of redis-py's as it is used."""
+    if name not in _CHECKS:
+        return value
+    check, accepted = _CHECKS[name]
+    try:
+        return check(value)
+    except (TypeError, ValueError, LookupError, OverflowError):
+        raise SettingsError(f"{name} must be {accepted}") from None
+
+
+def _protocol(version: Any) -> int:
+    if int(version) not in (2, 3):
+        raise ValueError
+    return int(version)
+
+
+def _encoding(name: str) -> str:
+    codecs.lookup(name)
+    return name
+
+
+def _encoding_errors(name: str) -> str:
+    codecs.lookup_error(name)
+    return name
+
+
+def _class(kind: Any) -> Any:
+    if not isinstance(kind, type):
+        raise TypeError
+    return kind
+
+
+# redis-py's arguments whose wrong value would fail later, and not by their name.
+_CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "db": (int, "a whole number"),
+    "port": (int, "a whole number"),
+    "protocol": (_protocol, "2 or 3"),
+    "socket_read_size": (int, "a whole number of bytes"),
+    "socket_timeout": (float, "a number of seconds"),
+    "socket_connect_timeout": (float, "a number of seconds"),
+    "encoding": (_encoding, "an encoding of Python's, such as 'utf-8'"),
+    "encoding_errors": (_encoding_errors, "'strict', 'replace' or the like"),
+    "connection_class": (_class, "a class"),
+    "encoder_class": (_class, "a class"),
+    "parser_class": (_class, "a class"),
+}
 
 
 def _url_first(options: dict[str, Any]) -> dict[str, Any]:
@@ -208,11 +283,10 @@ def settings_of_pool(pool: aredis.ConnectionPool) -> dict[str, Any]:
 def _exclusive_at_most(
     settings: Settings, options: dict[str, Any], *, shared: bool
 ) -> int:
-    try:
-        size = int(options.get("max_connections") or 0)
-    except (TypeError, ValueError):
-        size = -1
-    if size < 0:
+    size = options.get("max_connections") or 0
+    if isinstance(size, str) and re.fullmatch("[0-9]{1,10}", size):
+        size = int(size)  # as a variable has it
+    if not is_int(size, 0, _MOST_CONNECTIONS):
         raise SettingsError("max_connections must be a whole number, 1 or more")
     if not size:
         return max(1, settings.pool_max - _SHARED)

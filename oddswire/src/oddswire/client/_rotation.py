@@ -11,6 +11,7 @@ from oddswire._tasks import spawn
 from oddswire.connection.credentials import FannedOut, credentials_in
 from oddswire.connection.pool import WirePool
 from oddswire.errors import OddswireError
+from oddswire.logs import log_line
 
 if TYPE_CHECKING:
     import redis.asyncio as aredis
@@ -92,6 +93,8 @@ class Rotation:
             steps.append(self._pool.re_auth_callback(token))  # redis-py's own pool
         for result in await asyncio.gather(*steps, return_exceptions=True):
             if isinstance(result, OddswireError):
-                _log.warning("reauthentication_failed reason=%r", str(result))
+                log_line(
+                    _log, logging.WARNING, "reauthentication_failed", reason=result
+                )
             elif isinstance(result, BaseException):
                 raise result

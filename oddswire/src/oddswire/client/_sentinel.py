@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from oddswire._tasks import spawn
+from oddswire._text import text
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.pool import WirePool, whole
 from oddswire.errors import Outcome, Unavailable
@@ -165,7 +166,7 @@ class Primary:
                 # The leader names the replica that it promoted before it has changed
                 # its own record; what it names is as new as the epoch read after it.
                 found = await client.sentinel_get_master_addr_by_name(self.name)
-                promoted = (_text(found[0]), int(found[1])) if found else None
+                promoted = (text(found[0]), int(found[1])) if found else None
                 if promoted and promoted != (state["ip"], state["port"]):
                     state = await client.sentinel_master(self.name)
                     return Named(state["config-epoch"], self._address(*promoted))
@@ -271,7 +272,7 @@ class Primary:
     def _heard(self, message: dict[str, Any]) -> None:
         # What it says of the address is not used: a sentinel that is behind announces
         # an older failover later.
-        if message["type"] == "message" and self.name in _text(message["data"]).split():
+        if message["type"] == "message" and self.name in text(message["data"]).split():
             self.ask()
 
     async def aclose(self) -> None:
@@ -398,7 +399,3 @@ def primary_of(settings: Settings, pool: aredis.ConnectionPool) -> Primary | Non
     secure = issubclass(pool.connection_class, SSLConnection)
     name = pool.service_name  # type: ignore[attr-defined]
     return Primary(manager, name, _refusing(settings, secure=secure))
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -11,6 +11,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ResponseError
 
 from oddswire._tasks import spawn
+from oddswire._text import text
 from oddswire.client._commands import OF_EARLIER_WRITES, Command, Route
 from oddswire.client._dialer import Dialer
 from oddswire.client._exclusive import (
@@ -128,7 +129,7 @@ class SimpleClient(aredis.Redis):
         return await value if command.awaits else value
 
     def _command(self, name: Any) -> Command:
-        spelled = name.decode() if isinstance(name, bytes) else str(name)
+        spelled = text(name)
         return Command(spelled, self.response_callbacks.get(name), plain=False)
 
     async def _connected(self) -> Multiplexer:

@@ -15,6 +15,8 @@ from weakref import WeakMethod, WeakValueDictionary, ref
 
 from redis.credentials import StreamingCredentialProvider
 
+from oddswire.logs import log_line
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -107,7 +109,7 @@ class FannedOut(StreamingCredentialProvider):
         self._callbacks = [each for each in self._callbacks if each[0]() is not None]
 
     def _error(self, error: Exception) -> Awaitable[None] | None:
-        _log.warning("credentials_not_renewed reason=%r", str(error))
+        log_line(_log, logging.WARNING, "credentials_not_renewed", reason=error)
         loop = _running_loop()
         if loop is None:
             return None
@@ -126,7 +128,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 async def _all(waiting: list[Any]) -> None:
     for result in await asyncio.gather(*waiting, return_exceptions=True):
         if isinstance(result, Exception):
-            _log.warning("reauthentication_failed reason=%r", str(result))
+            log_line(_log, logging.WARNING, "reauthentication_failed", reason=result)
 
 
 async def credentials_in(token: Any, provider: Any) -> tuple[str | None, str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from redis import exceptions as redis_errors
 
+from oddswire._text import text
 from oddswire.connection.outage import TRANSIENT_ERRORS
 from oddswire.connection.reply_errors import PROTECTED_MODE
 from oddswire.errors import AuthFailed, NoPermission, Outcome, Unavailable
@@ -186,7 +187,7 @@ def accept(
             raise _explained(hello, step, command, reply, where)
         denied = isinstance(reply, NoPermission)
         if step is _Step.HELLO:
-            fields = {_text(k): v for k, v in _pairs(reply)}
+            fields = {text(k): v for k, v in _pairs(reply)}
         elif step is _Step.NAME:
             refusals.name |= denied
         elif step is _Step.LIBRARY:
@@ -199,10 +200,10 @@ def accept(
             fields["role"] = reply[0]
     server = "valkey" if "valkey_version" in information else "redis"
     version = information.get("valkey_version") or information.get("redis_version", "")
-    role = _text(fields.get("role") or information.get("role", ""))
+    role = text(fields.get("role") or information.get("role", ""))
     return Greeting(
-        server=_text(fields.get("server", server)),
-        version=_text(fields.get("version", version)),
+        server=text(fields.get("server", server)),
+        version=text(fields.get("version", version)),
         role="replica" if role == "slave" else role,
         connection_id=int(fields.get("id", 0)),
         run_id=information.get("run_id", ""),
@@ -269,7 +270,7 @@ def _explained(
 
 def _information(reply: Any) -> dict[str, str]:
     """Return the fields of INFO's answer."""
-    lines = _text(reply).splitlines() if isinstance(reply, str | bytes) else ()
+    lines = text(reply).splitlines() if isinstance(reply, str | bytes) else ()
     return {name: value for name, _, value in (line.partition(":") for line in lines)}
 
 
@@ -277,7 +278,3 @@ def _pairs(reply: Any) -> list[tuple[Any, Any]]:
     if isinstance(reply, dict):  # RESP3
         return list(reply.items())
     return list(zip(reply[::2], reply[1::2], strict=False))
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

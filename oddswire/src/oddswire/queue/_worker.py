@@ -15,7 +15,7 @@ from oddswire.connection.deadline import Deadline
 from oddswire.connection.outage import TRANSIENT_ERRORS, Outage
 from oddswire.errors import CodecError, OddswireError, RateLimited, Undeliverable
 from oddswire.events import Degradation
-from oddswire.plain import plain
+from oddswire.logs import log_line
 from oddswire.queue._store import Settlement
 from oddswire.queue.messages import Message
 
@@ -313,24 +313,20 @@ class Worker(Generic[T]):
         attempt = taken.attempts + 1
         if attempt >= self._options.max_attempts:
             return self._dead(taken, reason, uncertain=uncertain)
-        _log.info(
-            "message_failed id=%s attempt=%d reason=%s",
-            taken.id,
-            attempt,
-            plain(reason),
-            extra={"event": "message_failed"},
+        log_line(
+            _log,
+            logging.INFO,
+            "message_failed",
+            id=taken.id,
+            attempt=attempt,
+            reason=reason,
         )
         doubled = self._options.retry_base * 2.0 ** min(attempt - 1, 64)
         delay = min(self._options.retry_cap, doubled) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, keeps no secret
         return _Ending("retry", delay, uncertain, reason)
 
     def _dead(self, taken: Taken, reason: str, *, uncertain: bool = False) -> _Ending:
-        _log.warning(
-            "dead_letter id=%s reason=%s",
-            taken.id,
-            plain(reason),
-            extra={"event": "dead_letter"},
-        )
+        log_line(_log, logging.WARNING, "dead_letter", id=taken.id, reason=reason)
         return _Ending("dead", 0.0, uncertain, reason)
 
     # --- settling
@@ -347,7 +343,13 @@ class Worker(Generic[T]):
                 if not self._passes(error):
                     return
                 unsure = True
-                _log.debug("message %s: settling it failed: %s", taken.id, error)
+                log_line(
+                    _log,
+                    logging.DEBUG,
+                    "settling_failed",
+                    id=taken.id,
+                    reason=error,
+                )
                 await outage.wait(error)
                 continue
             if not ours and held.taken is not taken:

@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 import msgspec
 
+from oddswire._numbers import check_duration, check_int
 from oddswire._tasks import spawn
+from oddswire._text import text
 from oddswire.client import keyspace
 from oddswire.counters import Histogram
-from oddswire.errors import OddswireError, RateLimited, RuleError
+from oddswire.erasure import Erased
+from oddswire.errors import NoPermission, OddswireError, RateLimited, RuleError
 from oddswire.events import DataReset, Failover
+from oddswire.keys import RATE_BLOCK, RATE_CHANGE, RATE_LIMIT
 from oddswire.ratelimit._evaluator import Evaluator
-from oddswire.ratelimit._state import Demand, Request, RuleState
+from oddswire.ratelimit._state import Demand, Request, RuleState, SubjectState
 from oddswire.ratelimit._wait_queue import WaitQueue
 from oddswire.ratelimit.decision import NO_RETRY, Decision
-from oddswire.ratelimit.rules import Limit, Priority, Rule, check_duration, check_int
+from oddswire.ratelimit.rules import LONGEST, MOST, Limit, Priority, Rule
 from oddswire.ratelimit.statistics import LimiterStats
 from oddswire.scripts import load
 
@@ -28,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from oddswire.client import Client
-    from oddswire.erasure import Erased
     from oddswire.events import Event
 
 P = ParamSpec("P")
@@ -36,6 +39,9 @@ R = TypeVar("R")
 
 _PENALIZE = load("ratelimit_penalize")
 _MAX_RULES = 32  # of one request
+_SCAN_TIMEOUT = 5.0  # seconds for a page of a search that no decision waits for
+_SCANNED_AT_ONCE = 1000
+_NOT_SEARCHED = "subjects such as <bot>:<user>: SCAN is not allowed"
 
 
 class RateLimiter:
@@ -71,9 +77,9 @@ class RateLimiter:
         remember: float = 1.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        check_int("processes", processes)
-        check_duration("deadline", deadline, 0.001)
-        check_duration("remember", remember, 0.0)
+        check_int("processes", processes, 1, MOST, RuleError)
+        check_duration("deadline", deadline, 0.001, LONGEST, RuleError)
+        check_duration("remember", remember, 0.0, LONGEST, RuleError)
         self._space = keyspace(client, prefix)
         self._client = client.bounded(deadline)
         self._now = now
@@ -134,7 +140,7 @@ class RateLimiter:
     ) -> Request:
         if type(cost) is not int or cost < 1:
             for each in cost.values() if isinstance(cost, dict) else (cost,):
-                check_int("cost", each)
+                check_int("cost", each, 1, MOST, RuleError)
         now, low = self._now(), priority is Priority.LOW
         if len(rules) == cost == 1 and not low:
             # The usual request of a subject is made once.
@@ -244,7 +250,7 @@ class RateLimiter:
             OddswireError: As `hit`.
         """
         if timeout is not None:
-            check_duration("timeout", timeout, 0.0)
+            check_duration("timeout", timeout, 0.0, LONGEST, RuleError)
         priority = Priority(priority)
         request = self._request(rules, cost, subjects, priority)
         started = self._now()
@@ -375,12 +381,48 @@ class RateLimiter:
     async def erase(self, **subjects: int | str) -> Erased:
         """Forget ``user=42`` or the like in this limiter's rules that count by it.
 
+        In each form: ``42``, and what ends in ``:42``, as the adapters count a user of
+        a bot. Where SCAN is not allowed, the second only as far as this process has
+        counted it, and `left` says so.
+
         Raises:
             OddswireError: As any command; it may have run.
         """
         now = self._now()
         rules = [rule for rule in self._rules.values() if rule.key in subjects]
-        return await self._evaluator.erase([r.subject(subjects, now) for r in rules])
+        states = {rule.subject(subjects, now) for rule in rules}
+        for rule in rules:
+            states |= rule.states_of(subjects)
+        try:
+            states |= set((await self._find(rules, subjects)).values())
+        except NoPermission:
+            erased = await self._evaluator.erase(states)
+            left = (*erased.left, _NOT_SEARCHED)
+        else:
+            erased = await self._evaluator.erase(states)
+            again = await self._find(rules, subjects)
+            left = tuple({*erased.left, *again})
+        return Erased(erased.part, erased.removed, left)
+
+    async def _find(
+        self, rules: Iterable[RuleState], subjects: dict[str, int | str]
+    ) -> dict[str, SubjectState]:
+        """Return what Redis has of subjects in any form, by key; looks at all keys."""
+        client = self._client.bounded(_SCAN_TIMEOUT)
+        by_name = {rule.name: rule for rule in rules}
+        found = {}
+        for subject in {str(subjects[rule.key]) for rule in rules if rule.key}:
+            ending = self._space.key(RATE_CHANGE, subject).rpartition(":")[2]
+            pattern = f"{self._space.prefix}rate-*:*{ending}"
+            async for key in client.scan_iter(match=pattern, count=_SCANNED_AT_ONCE):
+                name, counted = self._space.parse(RATE_LIMIT, key) or (
+                    self._space.parse(RATE_BLOCK, key) or ("", "")
+                )
+                rule = by_name.get(name)
+                if rule is not None and rule.is_of(subjects, counted):
+                    state = rule.subject({str(rule.key): counted}, self._now())
+                    found[text(key)] = state
+        return found
 
     async def penalize(
         self, rule: str, retry_after: float, **subjects: int | str
@@ -395,7 +437,7 @@ class RateLimiter:
             RuleError: The seconds are not above 0 and at most 31 days.
             OddswireError: As any command; it may have run. This process keeps to it.
         """
-        check_duration("retry_after", retry_after, 0.000_001)
+        check_duration("retry_after", retry_after, 0.000_001, LONGEST, RuleError)
         state = self._request((rule,), 1, subjects).demands[0].state
         if not state.rule.shadow:
             # First here: this process keeps to the penalty if the call fails.
@@ -420,7 +462,7 @@ class RateLimiter:
             OddswireError: As any command; it may have run.
         """
         state = self._rule(rule)
-        check_duration("ttl", ttl, 0.001)
+        check_duration("ttl", ttl, 0.001, LONGEST, RuleError)
         if limit is None:
             await self._client.unlink(state.change_key)
         else:

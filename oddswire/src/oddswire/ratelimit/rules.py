@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from oddswire._numbers import check_duration, check_int, is_number
 from oddswire.errors import RuleError
 
 MOST = 1_000_000_000
@@ -57,8 +58,8 @@ class SlidingWindow(msgspec.Struct, frozen=True):
     kind: ClassVar[bytes] = b"w"
 
     def __post_init__(self) -> None:
-        check_int("SlidingWindow.limit", self.limit)
-        check_duration("SlidingWindow.per", self.per, 0.001)
+        check_int("SlidingWindow.limit", self.limit, 1, MOST, RuleError)
+        check_duration("SlidingWindow.per", self.per, 0.001, LONGEST, RuleError)
 
     @property
     def most(self) -> int:
@@ -97,9 +98,8 @@ class TokenBucket(msgspec.Struct, frozen=True):
     kind: ClassVar[bytes] = b"b"
 
     def __post_init__(self) -> None:
-        check_int("TokenBucket.burst", self.burst)
-        number = type(self.rate) in (int, float)
-        if not (number and 0.0 < self.rate <= 1_000_000.0):
+        check_int("TokenBucket.burst", self.burst, 1, MOST, RuleError)
+        if not is_number(self.rate, 0.0, 1_000_000.0) or not self.rate:
             raise RuleError(
                 f"TokenBucket.rate {self.rate!r}: accepted is a number of tokens a "
                 "second above 0, at most 1000000"
@@ -144,8 +144,8 @@ class Concurrency(msgspec.Struct, frozen=True):
     kind: ClassVar[bytes] = b"s"
 
     def __post_init__(self) -> None:
-        check_int("Concurrency.limit", self.limit)
-        check_duration("Concurrency.ttl", self.ttl, 0.01)
+        check_int("Concurrency.limit", self.limit, 1, MOST, RuleError)
+        check_duration("Concurrency.ttl", self.ttl, 0.01, LONGEST, RuleError)
 
     @property
     def most(self) -> int:
@@ -216,7 +216,7 @@ class Rule(_Named, frozen=True, kw_only=True):
                 f"rule {self.name!r}: key {self.key!r} is not the name of a subject, "
                 'such as "user"'
             )
-        check_int(f"cost of rule {self.name!r}", self.cost)
+        check_int(f"cost of rule {self.name!r}", self.cost, 1, MOST, RuleError)
         check_cost(self, self.cost)
         if self.on_error not in ("open", "closed", "local"):
             raise RuleError(
@@ -241,30 +241,4 @@ def check_cost(rule: Rule, cost: int) -> None:
             f"rule {rule.name!r}: a cost of {cost} is above its limit of "
             f"{rule.limit.most}, so it would never be admitted; split the work or "
             "raise the limit"
-        )
-
-
-def check_int(name: str, value: object) -> None:
-    """Refuse what is no whole number from 1 to `MOST`.
-
-    Raises:
-        RuleError: It names the argument and the range.
-    """
-    # By exact type: True is an int.
-    if type(value) is not int or not 1 <= value <= MOST:
-        raise RuleError(
-            f"{name} {value!r}: accepted is a whole number from 1 to {MOST}"
-        )
-
-
-def check_duration(name: str, value: object, least: float) -> None:
-    """Refuse what is no number of seconds from `least` to `LONGEST`.
-
-    Raises:
-        RuleError: It names the argument and the range.
-    """
-    # NaN is in no range.
-    if type(value) not in (int, float) or not least <= value <= LONGEST:  # type: ignore[operator]
-        raise RuleError(
-            f"{name} {value!r}: accepted are seconds from {least:g} to {LONGEST:g}"
         )

@@ -1,9 +1,14 @@
 -- Give up a lock, or a place in its queue, and wake who waits.
--- KEYS: lock, queue, waiting, released. ARGV: token.
--- Returns 1 if the lock was the caller's. Cost: O(log waiters).
-local lock, queue, waiting, released = unpack(KEYS)
-local held = redis.call('GET', lock) == ARGV[1]
-if held then redis.call('DEL', lock) end
+-- KEYS: 1 queue, 2 waiting, 3 released, then the holder of each seat. ARGV: token.
+-- Returns 1 if the lock was the caller's. Cost: O(log waiters + seats).
+local queue, waiting, released = unpack(KEYS, 1, 3)
+local held = false
+for n = 4, #KEYS do
+  if redis.call('GET', KEYS[n]) == ARGV[1] then
+    redis.call('DEL', KEYS[n])
+    held = true
+  end
+end
 if not redis.call('ZRANGE', queue, 0, 0)[1] then return held and 1 or 0 end
 local left = redis.call('ZREM', queue, ARGV[1])
 redis.call('ZREM', waiting, ARGV[1])

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from oddswire._text import text
 from oddswire.sessions import _scripts as scripts
-from oddswire.sessions._scripts import Tag, flat, link, plain, text, told
+from oddswire.sessions._scripts import Tag, flat, link, told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
@@ -139,7 +140,7 @@ class Ledger:
         return {
             user_id: int(version[0])
             for user_id, value in zip(user_ids, found, strict=True)
-            if value is not None and (version := _VERSION.match(plain(value)))
+            if value is not None and (version := _VERSION.match(text(value)))
         }
 
     async def everybody(self) -> AsyncIterator[list[tuple[str, int, list[Tag] | None]]]:
@@ -150,7 +151,7 @@ class Ledger:
             cursor, page = await self._store.client.hscan(
                 self._store.noted, cursor or 0, count=500
             )
-            away = {plain(name): _away(plain(value)) for name, value in page.items()}
+            away = {text(name): _away(text(value)) for name, value in page.items()}
             yield [
                 (name, user_id, away[name]) for name, user_id in self._store.users(away)
             ]
@@ -159,7 +160,7 @@ class Ledger:
         """Return the index entries of one whose session is not in Redis."""
         name = self._store.names.of_user(user_id)
         found: Any = await self._store.client.hget(self._store.noted, name)
-        return (_away(plain(found)) if found is not None else None) or []
+        return (_away(text(found)) if found is not None else None) or []
 
     async def restore(
         self,
@@ -232,7 +233,7 @@ class Ledger:
         source, due = await self._store.client.hmget(
             self._store.stats, ["source", "due"]
         )
-        when = _VERSION.fullmatch(plain(due)) if due is not None else None
+        when = _VERSION.fullmatch(text(due)) if due is not None else None
         return None if source is None else text(source), float(when[0]) if when else 0.0
 
     async def begin(self, process: str) -> tuple[str, int | None]:
@@ -281,10 +282,9 @@ class Ledger:
 
     async def hasten(self) -> None:
         """Have everything compared at once, from the start."""
-        async with self._store.client.pipeline(transaction=True) as pipe:
-            pipe.hdel(self._store.stats, "rebuild")
-            pipe.hset(self._store.stats, "due", "0")
-            await pipe.execute()
+        await self._store.client.hset(self._store.stats, "due", "0")
+        # After it: a run that goes on where another was begins from the start.
+        await self._store.client.hdel(self._store.stats, "rebuild")
 
 
 def _away(value: str) -> list[Tag] | None:
@@ -297,5 +297,5 @@ def _away(value: str) -> list[Tag] | None:
 
 def _marked_at(value: str | bytes) -> int:
     """Return when, in microseconds; for what is no mark long ago: it is taken."""
-    match = _MARK.fullmatch(plain(value))
+    match = _MARK.fullmatch(text(value))
     return 0 if match is None else int(match[1])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 
 from oddswire._tasks import spawn
+from oddswire._text import text
 from oddswire.errors import (
     ClosedError,
     CodecError,
@@ -17,7 +18,6 @@ from oddswire.errors import (
     SessionError,
 )
 from oddswire.events import DataReset, Failover
-from oddswire.sessions._scripts import text
 from oddswire.sessions.record import Record
 from oddswire.sessions.source import Rebuilt
 

@@ -37,6 +37,7 @@ RESTORE = _script("session_restore")
 EVICT = _script("session_evict")
 REBUILT = _script("session_rebuilt")
 DUE = _script("session_due")
+PURGE = _script("session_purge")
 TRACES = load("session_traces")
 
 Fields = dict[bytes, bytes]
@@ -98,16 +99,6 @@ def told(tags: Iterable[Tag]) -> bytes:
     """Return index entries as one argument; empty for none."""
     listed = list(tags)
     return msgspec.json.encode(listed) if listed else b""
-
-
-def text(value: str | bytes) -> str:
-    """Return what a client that decodes, or does not, returned as text."""
-    return value if isinstance(value, str) else value.decode()
-
-
-def plain(value: str | bytes) -> str:
-    """Return text of somebody else too: bytes that are none become marks."""
-    return value if isinstance(value, str) else value.decode(errors="replace")
 
 
 def flat(pairs: Mapping[str, Any]) -> list[Any]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from oddswire._text import text
 from oddswire.errors import ClosedError, NoPermission, OddswireError
 from oddswire.events import Degradation
-from oddswire.sessions._scripts import plain, text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -152,7 +152,8 @@ class LogFeed:
                             reason = "the log was cut, or is another one"
                             break
                         link = fields["x"]
-                        changes.append(change)
+                        if change.name:  # else a log that was emptied goes on
+                            changes.append(change)
                     else:
                         self._degraded.end()
                         yield Heard(at, tuple(changes), more=more)
@@ -206,7 +207,7 @@ class LogFeed:
 
 
 def _texts(fields: dict[Any, Any]) -> dict[str, str]:
-    return {plain(name): plain(value) for name, value in fields.items()}
+    return {text(name): text(value) for name, value in fields.items()}
 
 
 def _announced(fields: dict[str, str]) -> Announced | None:

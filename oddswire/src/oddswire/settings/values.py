@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from oddswire._numbers import is_int, is_number
 from oddswire.keys import KeySpace
 from oddswire.settings.endpoint import Endpoint, addresses
 
@@ -53,10 +54,7 @@ class Duration(msgspec.Struct, frozen=True):
 
     def check(self, value: object) -> float:
         """Take an int or a float of seconds."""
-        # A bool is an int to Python. NaN fails the comparison, as it is in no range.
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError("must be a number of seconds")  # noqa: TRY004 - all refusals are ValueErrors
-        if not self.low <= value <= self.high:
+        if not is_number(value, self.low, self.high):
             raise ValueError(f"must be seconds, {self.low:.12g} to {self.high:.12g}")
         return float(value)
 
@@ -90,10 +88,9 @@ class Count(msgspec.Struct, frozen=True):
 
     def check(self, value: object) -> int:
         """Take an int."""
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or not self.low <= value <= self.high:  # type: ignore[operator]
+        if not is_int(value, self.low, self.high):
             raise ValueError(f"must be {self.accepts}")
-        return value  # type: ignore[return-value]
+        return value
 
     def parse(self, text: str) -> int:
         """Read decimal digits."""

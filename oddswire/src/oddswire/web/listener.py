@@ -151,7 +151,7 @@ class Listener:
             except ConnectionError:
                 raise  # the client is gone: nobody to answer
             except Exception:  # noqa: BLE001 - it is logged, and nothing of it is shown
-                _log.exception("a request failed")
+                _log.exception("request_failed", extra={"event": "request_failed"})
                 if request.writer.output_size:
                     # A second head would be read as part of the answer that began.
                     raise ConnectionError from None

@@ -11,6 +11,7 @@ from aiogram.types import Update
 from oddswire._lines import Lines
 from oddswire.adapters.aiogram.once import Once
 from oddswire.adapters.aiogram.order import before_turns
+from oddswire.logs import log_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -114,10 +115,13 @@ class Throttle(BaseMiddleware):
         if self not in _behind(dispatcher) or self._warned:
             return
         self._warned = True
-        _log.warning(
-            "Throttle runs after an update has waited for its turn, because other "
-            "middlewares are registered before it: register it with "
-            "before_turns(dispatcher, throttle)"
+        log_line(
+            _log,
+            logging.WARNING,
+            "throttle_late",
+            reason="Throttle runs after an update has waited for its turn, because "
+            "other middlewares are registered before it: register it with "
+            "before_turns(dispatcher, throttle)",
         )
 
 

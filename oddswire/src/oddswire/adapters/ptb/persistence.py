@@ -16,7 +16,7 @@ from oddswire.client import keyspace
 from oddswire.errors import CodecError, OddswireError, SettingsError, WrongType
 from oddswire.events import Degradation
 from oddswire.keys import PTB_CONVERSATIONS, PTB_DATA
-from oddswire.plain import plain
+from oddswire.logs import LogLines, log_line
 
 if TYPE_CHECKING:
     from telegram.ext import PersistenceInput
@@ -85,6 +85,7 @@ class Persistence(BasePersistence[Data, Data, Data]):
         "_client",
         "_degraded",
         "_keys",
+        "_lines",
         "_max_size",
         "_preload",
         "_refused",
@@ -121,6 +122,7 @@ class Persistence(BasePersistence[Data, Data, Data]):
         self._refused: dict[_Name, set[str]] = {}
         # Fields that cannot be read, and the log says so.
         self._reported: set[tuple[str, bytes]] = set()
+        self._lines = LogLines(_log)
 
     # --- at the start
 
@@ -154,7 +156,16 @@ class Persistence(BasePersistence[Data, Data, Data]):
         Raises:
             OddswireError: As `get_bot_data`.
         """
-        return _callbacks_of(await self._load((_CALLBACKS, 0)))
+        name = (_CALLBACKS, 0)
+        data, left_out = _callbacks_of(await self._load(name))
+        if left_out:
+            self._lines.write(
+                logging.WARNING,
+                "value_left_out",
+                key=self._key(name),
+                reason=f"{left_out} fields are of an unknown kind",
+            )
+        return data
 
     async def get_conversations(self, name: str) -> Any:
         """Return the states of a handler's conversations.
@@ -279,11 +290,12 @@ class Persistence(BasePersistence[Data, Data, Data]):
             except OddswireError as error:
                 failed = error
         if failed is not None:
-            _log.error(
-                "records_not_written: %d: %s",
-                len(self._unsaved),
-                plain(failed),
-                extra={"event": "records_not_written"},
+            log_line(
+                _log,
+                logging.ERROR,
+                "records_not_written",
+                count=len(self._unsaved),
+                reason=failed,
             )
             raise failed
 
@@ -333,7 +345,7 @@ class Persistence(BasePersistence[Data, Data, Data]):
         if len(self._reported) >= _MOST_REPORTED:
             self._reported.clear()
         self._reported.add((key, field))
-        _log.warning("a value of %s is left out: %s", key, error)
+        self._lines.write(logging.WARNING, "value_left_out", key=key, reason=error)
 
     async def _load_all(self, kind: str) -> dict[int, Data]:
         if not self._preload:
@@ -583,8 +595,12 @@ def _fields_of_callbacks(data: Any) -> Data:
         ) from None
 
 
-def _callbacks_of(fields: Data) -> Any:
-    """Return callback data as the framework has it; None: there is none."""
+def _callbacks_of(fields: Data) -> tuple[Any, int]:
+    """Return callback data as the framework has it, and the number of unknown fields.
+
+    The first is None if there is no callback data.
+    """
+    left_out = 0
     keyboards: list[tuple[Any, ...]] = []
     queries: dict[Any, Any] = {}
     for key, value in fields.items():
@@ -598,8 +614,8 @@ def _callbacks_of(fields: Data) -> Any:
                 keyboards += old
                 queries |= old_queries
             case _:
-                _log.warning("callback data of an unknown kind is left out")
-    return (keyboards, queries) if keyboards or queries else None
+                left_out += 1
+    return (keyboards, queries) if keyboards or queries else None, left_out
 
 
 def _key_of(field: bytes) -> Any:
