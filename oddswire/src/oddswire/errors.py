@@ -245,6 +245,12 @@ class QueueError(OddswireError, ValueError):
     """A queue was given what it cannot take: a time in no range, a name, no filter."""
 
 
+class OtherServer(QueueError):
+    """The server is not the one that the caller named; nothing was enqueued."""
+
+    outcome = Outcome.REJECTED
+
+
 class Undeliverable(OddswireError):
     """Raised by a handler of a queue: the message is to be a dead letter at once."""
 
@@ -296,6 +302,12 @@ class SourceUnavailable(SourceError):
     """The source of record cannot be reached, or refused; nothing was changed."""
 
     outcome = Outcome.NOT_SENT
+
+
+class SourceDeclined(SessionError):
+    """What was to be stored in the same transaction declined; nothing was changed."""
+
+    outcome = Outcome.REJECTED
 
 
 class ConversationBusy(OddswireError):

@@ -374,8 +374,8 @@ class Wire(Generic[S, M]):
         Her session; messages in the queues and their ids; what rules that count by
         ``user`` or ``chat`` know of her, as ``42`` or ``<bot>:42``; cache entries with
         the tag ``user:<id>``, which no process reads any more. Topics and locks are not
-        looked at: docs/operations.md has what ends by itself. Cancelled or failed half way, some parts are done; it
-        can be run again.
+        looked at: docs/operations.md has what ends by itself. Cancelled or failed half
+        way, some parts are done; it can be run again.
 
         Args:
             user_id: Who.

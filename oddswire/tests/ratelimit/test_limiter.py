@@ -596,7 +596,7 @@ async def test_a_subject_is_erased_in_every_form_and_no_other_is(limiter_of, cli
 @pytest.mark.errors
 @pytest.mark.requirement("X5")
 async def test_without_scan_an_erasure_says_that_it_is_not_complete(own, prefix):
-    """The forms that are known go; the receipt does not claim that it looked for more."""
+    """The known forms go; the receipt does not claim that it looked for more."""
     rule = Rule("window", SlidingWindow(1, 60.0), key="user")
     async with Client.from_url(own.url) as admin:
         await admin.execute_command(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal, Self
 from oddswire import keys
 from oddswire._numbers import shown
 from oddswire._tasks import spawn
-from oddswire.cache._cap import Cap
 from oddswire.cache._flights import Flights
 from oddswire.cache._hot import Hot
 from oddswire.cache._lease import CoherenceLease
@@ -16,6 +15,7 @@ from oddswire.cache._lookup import Lookup
 from oddswire.cache._memory import Memory
 from oddswire.cache._nonces import Nonces
 from oddswire.cache._shared import Shared
+from oddswire.cache._size_limit import SizeLimiter
 from oddswire.cache._space import Spaces
 from oddswire.cache._wire import TrackedWire
 from oddswire.cache.namespace import check_ttl
@@ -105,14 +105,14 @@ class Parts:
             remember=self._remember,
         )
         self._hot = Hot(client.bounded(timeout), space)
-        self._cap = Cap(client, space, max_size)
+        self._size_limit = SizeLimiter(client, space, max_size)
         self._shared = Shared(
             self._wire,
             self._memory,
             self._nonces,
             self._lease,
             self._clock,
-            cap=self._cap,
+            size_limit=self._size_limit,
             max_load=max_load,
         )
         self._flights = Flights(
@@ -158,7 +158,7 @@ class Parts:
             self._lease.want()
         self._tasks = [
             spawn(self._lease.run(), name="oddswire cache"),
-            spawn(self._cap.run(), name="oddswire cache size"),
+            spawn(self._size_limit.run(), name="oddswire cache size"),
         ]
         return self
 
@@ -227,7 +227,7 @@ class Parts:
             l1_entries=len(self._items),
             l1_bytes=self._memory.used,
             l1_evicted=self._memory.evicted,
-            l2_evicted=self._cap.evicted,
+            l2_evicted=self._size_limit.evicted,
             coherence=(
                 "off"
                 if self._wire.plain

@@ -8,7 +8,7 @@ from oddswire._numbers import check_int, shown
 from oddswire.client import keyspace
 from oddswire.codec import Codec
 from oddswire.erasure import Erased
-from oddswire.errors import CodecError, QueueError
+from oddswire.errors import CodecError, OtherServer, QueueError
 from oddswire.queue._arguments import LATEST, check_user, duration, label, switch
 from oddswire.queue._store import Store
 from oddswire.queue._worker import Options, Worker
@@ -111,6 +111,8 @@ class Queue(Generic[T]):
         at: float | None = None,
         kind: str = "",
         key: str = "",
+        identity: str | None = None,
+        uncertain: bool = False,
     ) -> str | None:
         """Add a message for a user.
 
@@ -128,17 +130,23 @@ class Queue(Generic[T]):
                 is, it goes before what was enqueued after it and still waits.
             kind: What it can be paused and purged by, such as ``"price"``.
             key: The same for its subject, such as a market.
+            identity: Add it only to the server of this `identity`.
+            uncertain: Mark it as one that may have been delivered before, as by a
+                server that was lost; its `Message` has the same mark.
 
         Returns:
             Its id; None for a duplicate.
 
         Raises:
             QueueError: An argument is out of range.
+            OtherServer: The server has another `identity`; nothing was added.
             CodecError: The value is not of the queue's type, or too large.
             OutOfMemory: The server is full; nothing was added.
             OddswireError: As from any command, with its `outcome`.
         """
-        added = await self._add({user_id: value}, dedup_id, ttl, at, kind, key)
+        added = await self._add(
+            *({user_id: value}, dedup_id, ttl, at, kind, key, identity, uncertain)
+        )
         return added[0] or None
 
     async def enqueue_many(
@@ -150,6 +158,8 @@ class Queue(Generic[T]):
         at: float | None = None,
         kind: str = "",
         key: str = "",
+        identity: str | None = None,
+        uncertain: bool = False,
     ) -> int:
         """Add a message for each of many users; the rest is as for `enqueue`.
 
@@ -164,11 +174,15 @@ class Queue(Generic[T]):
             at: See there.
             kind: See there.
             key: See there.
+            identity: See there.
+            uncertain: See there.
 
         Returns:
             How many were added; the others were duplicates.
         """
-        added = await self._add(values, dedup_id, ttl, at, kind, key)
+        added = await self._add(
+            *(values, dedup_id, ttl, at, kind, key, identity, uncertain)
+        )
         return sum(1 for each in added if each)
 
     async def _add(
@@ -179,6 +193,8 @@ class Queue(Generic[T]):
         at: float | None,
         kind: str,
         key: str,
+        identity: str | None,
+        uncertain: bool,  # noqa: FBT001 - as the call has it
     ) -> list[str]:
         if dedup_id is not None:
             label("dedup_id", dedup_id)
@@ -207,12 +223,34 @@ class Queue(Generic[T]):
                 ttl=ttl,
                 kind=kind,
                 key=key,
+                identity=identity or "",
+                uncertain=uncertain,
             )
+            if ids is None:
+                raise OtherServer(
+                    "the server or its data is not what identity= names: ask for "
+                    "Queue.identity() and enqueue again, what may have been delivered "
+                    "with uncertain=True"
+                )
             added += ids
             new = sum(1 for each in ids if each)
             self.counts.enqueued += new
             self.counts.duplicates += len(ids) - new
         return added
+
+    async def identity(self) -> str:
+        """Name the server process that has the queue, and the data in it.
+
+        Another name means that messages may be gone: the server was restarted, emptied,
+        or replaced in a failover. A caller that keeps the name with what it enqueues
+        (and enqueues with `identity`) knows what to enqueue again, under the same
+        `dedup_id`: what is still there is refused as a duplicate. Where INFO is not
+        allowed, a restart and a failover keep the name.
+
+        Raises:
+            OddswireError: As from any command.
+        """
+        return await self._store.identity()
 
     # --- taking out
 

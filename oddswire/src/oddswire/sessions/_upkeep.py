@@ -6,7 +6,7 @@ import asyncio
 import re
 import secrets
 from contextlib import suppress
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from oddswire._tasks import spawn
 from oddswire._text import text
@@ -247,11 +247,13 @@ class Upkeep(Generic[T]):
             + (0 if self._feed is None else self._feed.foreign),
         )
 
-    async def delete(self, user_id: int) -> bool:
+    async def delete(self, user_id: int, also: Any = None) -> bool:
         """Delete a session whatever is stored of it."""
         try:
             if self._rebuilding is not None:
-                return await self._rebuilding.backing.delete(user_id)
+                return await self._rebuilding.backing.delete(user_id, also)
+            if also is not None:
+                raise SessionError("also= is stored by the source, and there is none")
             for _ in range(TRIES):
                 main = await self._store.fields(user_id)
                 if not main:
