@@ -39,7 +39,7 @@ def postgres():
 async def drop(engine):
     """Drop the bot's tables."""
     async with engine.begin() as connection:
-        for name in ("users", "rules", "schema"):
+        for name in ("users", "rules", "schema", "handled"):
             await connection.execute(text(f"DROP TABLE IF EXISTS oddsbot_{name}"))
 
 

@@ -86,7 +86,7 @@ CACHE: Final = Component(
 SESSIONS: Final = Component(
     name="sessions",
     commands=(
-        "evalsha", "eval", "time", "multi", "exec", "exists", "unlink", "pexpireat",
+        "evalsha", "eval", "time", "exists", "unlink", "pexpireat",
         "hget", "hgetall", "hset", "hsetnx", "hdel", "hexists", "hkeys", "hlen",
         "hincrby",
         "sadd", "srem", "scard", "sdiff", "sscan", "sismember", "smismember",
@@ -96,7 +96,7 @@ SESSIONS: Final = Component(
         # With a source of record.
         "hmget", "hscan", "zrange",
     ),
-    # The second look of `erase`, which says without it that it did not look.
+    # The search of `erase`, which says without it that it did not search.
     revealing=("scan",),
     families=(
         keys.SESSION, keys.SESSION_SHORT, keys.SESSION_EXPIRY, keys.SESSION_ACTIVITY,
@@ -122,6 +122,8 @@ RATELIMIT: Final = Component(
         "evalsha", "eval", "time", "get", "mget", "set", "del", "unlink", "exists",
         "pexpire", "zadd", "zrem", "zcount", "zrangebyscore", "zremrangebyscore",
     ),
+    # The forms of a subject that `erase` does not know; it says so without it.
+    revealing=("scan",),
     families=(keys.RATE_LIMIT, keys.RATE_BLOCK, keys.RATE_CHANGE),
 )  # fmt: skip
 PUBSUB: Final = Component(

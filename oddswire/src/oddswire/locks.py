@@ -20,7 +20,8 @@ from oddswire._lines import Lines
 from oddswire._tasks import spawn
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock
-from oddswire.connection.outage import TRANSIENT_ERRORS, Outage
+from oddswire.connection.backoff import OutageBackoff
+from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.errors import ClosedError, LockLost, OddswireError
 from oddswire.scripts import Script, load
 
@@ -339,7 +340,7 @@ class Lock:
     async def _acquire(self) -> None:
         client, clock = self._locks.client, self._locks.clock
         args = (*self._terms, round(self._patience * 1e3))
-        outage = Outage()
+        outage = OutageBackoff()
         while True:
             # From before it is asked for: the server counts from later.
             sent = clock.boottime()

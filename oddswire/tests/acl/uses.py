@@ -132,7 +132,7 @@ async def use_sessions(url, prefix):
         async with asyncio.timeout(5):
             while not mirror_complete(sessions):
                 await sessions.users_for("city", "Paris")
-        assert (await sessions.erase(2)).left == ()
+        assert (await sessions.erase(2, search=True)).left == ()
     async with Client.from_url(url) as client:
         await use_source(client, prefix)
 

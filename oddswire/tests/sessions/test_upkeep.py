@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 
 import pytest
 
@@ -10,7 +11,7 @@ from oddswire.clock import SystemClock
 from oddswire.errors import NoPermission
 from oddswire.sessions import Sessions
 from support import eventually
-from support.hooks import mirrored, session_keys, traces
+from support.hooks import limit, mirror_complete, mirrored, session_keys, traces
 
 
 @pytest.mark.integration
@@ -100,7 +101,10 @@ async def test_an_erased_user_is_nowhere(people, keyring, sealed):
         await sessions.update(user, fill, create=True)
     await sessions.deactivate(7_000_123)
     name = session_keys(sessions).names.of_user(7_000_123)
-    assert len(await traces(sessions, 7_000_123)) == 8
+    named = session_keys(sessions).names.of_value
+    tags = [("wallet", named("wallet", each)) for each in ("0xaa", "0xbb")]
+    tags.append(("city", named("city", "Oslo")))
+    assert len(await traces(sessions, 7_000_123, *tags)) == 8
     erased = await sessions.erase(7_000_123)
     assert erased.part == "sessions"
     assert erased.removed >= 5
@@ -119,13 +123,101 @@ async def test_an_erased_user_is_nowhere(people, keyring, sealed):
 @pytest.mark.errors
 @pytest.mark.requirement("X5")
 async def test_a_receipt_says_what_is_left(people):
-    """An index entry that survived by accident is in the receipt."""
+    """A search of all indexes finds an entry that no session wrote."""
     sessions = people()
     await sessions.update(1, lambda p: setattr(p, "city", "Oslo"), create=True)
     stray = session_keys(sessions).index("wallet", "0xff")
     await people.client.sadd(stray, "1")
-    erased = await sessions.erase(1)
-    assert erased.left == (stray,)
+    assert (await sessions.erase(1)).left == ()
+    assert (await sessions.erase(1, search=True)).left == (stray,)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X5")
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize(
+    "loss", ["hash", "hash, and she began again", "list", "header"]
+)
+async def test_index_entries_that_no_session_tells_of_are_searched_for(
+    people, keyring, sealed, loss
+):
+    """Where somebody took a session's hash or list away, erasing finds its entries."""
+    sessions = people(keyring=keyring if sealed else None)
+    keys = session_keys(sessions)
+
+    def settle(person):
+        person.city = "Oslo"
+        person.wallets["0xaa"] = people.Wallet()
+
+    await sessions.update(1, settle, create=True)
+    main, _ = keys.pair(1)
+    left = {keys.index("city", "Oslo"), keys.index("wallet", "0xaa")}
+    if loss == "list":
+        await people.client.hset(main, "i", "no list")
+        left.remove(keys.index("wallet", "0xaa"))  # its member tells of it
+    elif loss == "header":
+        await people.client.hdel(main, "h")
+        left.clear()
+    else:
+        await people.client.unlink(main)
+    if loss == "hash, and she began again":
+        await sessions.update(1, lambda p: setattr(p, "city", "Bergen"), create=True)
+    assert set((await sessions.erase(1)).left) == left
+    found = await people.client.smembers(keys.index("city", "Oslo"))
+    assert len(found) == len(left & {keys.index("city", "Oslo")})
+
+
+@pytest.mark.performance
+@pytest.mark.requirement("X5")
+async def test_erasing_one_user_costs_the_same_among_any_number(people):
+    """Erasing reads no other user's keys: the server runs as many commands for it."""
+    counts = []
+    async with EmbeddedServer() as own, Client.from_url(own.url) as client:
+        sessions = people(client=client)
+        for size in (3, 300):
+
+            def settle(number, person):
+                person.wallets[f"0x{number}"] = people.Wallet()
+
+            for user in range(size):
+                await sessions.update(user, partial(settle, user), create=True)
+            for user in (0, 1):
+                await client.config_resetstat()
+                assert (await sessions.erase(user)).left == ()
+                stats = await client.info("commandstats")
+                stats.pop("cmdstat_config|resetstat")
+            assert "cmdstat_scan" not in stats
+            counts.append(
+                sum(each["calls"] for each in stats.values() if isinstance(each, dict))
+            )
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.performance
+@pytest.mark.requirement("X5")
+async def test_erasing_a_user_does_not_have_others_build_their_memory_again(
+    people, monkeypatch
+):
+    """A process that read of the deletion goes on with the emptied log."""
+    limit(monkeypatch, "log is emptied", 2.0)
+    async with people() as reader, people() as eraser:
+        for user in (1, 2):
+            await eraser.update(
+                user, lambda p: p.wallets.update({"0xaa": people.Wallet()}), create=True
+            )
+
+        async def reads(expected):
+            await reader.get(2)
+            return await reader.users_for("wallet", "0xaa") == expected
+
+        await eventually(lambda: reads({1, 2}))
+        await eventually(lambda: mirror_complete(reader))
+        built = (await reader.stats()).mirror_rebuilt
+        assert (await eraser.erase(1)).left == ()
+        await eventually(lambda: reads({2}))
+        await eraser.update(2, lambda p: p.wallets.clear())
+        await eventually(lambda: reads(frozenset()))
+        assert (await reader.stats()).mirror_rebuilt == built
 
 
 @pytest.mark.errors

@@ -10,14 +10,16 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from oddsbot.store.database import failure
 from oddsbot.store.tables import users
-from oddswire.errors import SourceUnavailable
+from oddswire.errors import SourceDeclined, SourceUnavailable
 from oddswire.sessions import Kept
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from sqlalchemy import Executable
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    Also = Callable[[AsyncConnection], Awaitable[object]]
 
 _MOST = 500
 """Parameters that one statement takes; SQLite has a limit."""
@@ -31,6 +33,10 @@ class SqlSource:
 
     Args:
         engine: The application's own; it is not disposed of here.
+
+    What `Sessions.update` and `delete` take as `also` is a coroutine function. It gets
+    the connection, within the transaction that stores the user, and may raise
+    `SourceDeclined`; a row of it that is there already declines too.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -51,24 +57,33 @@ class SqlSource:
             query = query.where(users.c.user_id > after)
         return await self._select(query)
 
-    async def save(self, kept: Kept, expected: int) -> bool:
+    async def save(self, kept: Kept, expected: int, also: Also | None = None) -> bool:
         """Write a record over a version; False when it is another one."""
         async with _writing(self._engine) as connection:
             if expected:
-                return await _changed(
+                saved = await _changed(
                     connection,
                     update(users)
                     .where(users.c.user_id == kept.user_id)
                     .where(users.c.version == expected)
                     .values(_row(kept)),
                 )
-            return await _inserted(connection, kept)
+            else:
+                saved = await _inserted(connection, kept)
+            return saved and await _done_too(connection, also)
         return False
 
-    async def delete(self, user_id: int, expected: int) -> bool:
-        """Delete a record of that version."""
+    async def delete(
+        self, user_id: int, expected: int, also: Also | None = None
+    ) -> bool:
+        """Delete a record of that version; 0: there is none."""
         async with _writing(self._engine) as connection:
-            return await _changed(connection, _deletion(user_id, expected))
+            if expected:
+                gone = await _changed(connection, _deletion(user_id, expected))
+            else:
+                found = select(users.c.version).where(users.c.user_id == user_id)
+                gone = await connection.scalar(found) is None
+            return gone and await _done_too(connection, also)
         return False
 
     async def move(self, user_id: int, expected: int, kept: Kept) -> bool:
@@ -103,6 +118,20 @@ async def _writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         return
     except (SQLAlchemyError, OSError) as error:
         raise failure(error) from None
+
+
+async def _done_too(connection: AsyncConnection, also: Also | None) -> bool:
+    """Do what the caller wants in the same transaction.
+
+    Raises:
+        SourceDeclined: It raised that, or a row of it is there already.
+    """
+    try:
+        if also is not None:
+            await also(connection)
+    except IntegrityError:
+        raise SourceDeclined("what was to be stored with it is there already") from None
+    return True
 
 
 async def _changed(connection: AsyncConnection, statement: Executable) -> bool:

@@ -106,7 +106,7 @@ def acl(
         typer.Option(
             "--revealing",
             help="Also allow what shows the names of every key of the server: the "
-            "tracking of the cache, and the second look of erase.",
+            "tracking of the cache, and the search of erase.",
         ),
     ] = False,
     url: Annotated[str | None, _URL] = None,

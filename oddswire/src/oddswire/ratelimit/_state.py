@@ -158,6 +158,19 @@ class RuleState:
         self.subjects[text] = self.subjects[subject] = state
         return state
 
+    def states_of(self, subjects: dict[str, int | str]) -> set[SubjectState]:
+        """Return what this process remembers of a subject, in any form."""
+        return {
+            state
+            for counted, state in self.subjects.items()
+            if self.is_of(subjects, str(counted))
+        }
+
+    def is_of(self, subjects: dict[str, int | str], counted: str) -> bool:
+        """Return whether ``42`` or ``<bot>:42`` was counted, and 42 is asked for."""
+        subject = str(subjects.get(self.key or "", ""))
+        return counted == subject or counted.endswith(f":{subject}")
+
     def _evict(self, now: float) -> None:
         """Keep the newest subjects that are in use, and all that must not be lost."""
         in_use = [each for each in self.subjects.items() if not each[1].is_idle(now)]

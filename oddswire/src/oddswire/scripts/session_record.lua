@@ -93,11 +93,16 @@ local function active(short, activity, name, r, over, shift)
   redis.call('ZADD', activity, text(r.a), name)
 end
 -- Append to the changes that other processes follow; each names the one before it.
-local function announce(log, stats, link, name, v, on, joins, leaves)
+local function announce(log, stats, link, name, v, on, joins, leaves, id)
   local before = redis.call('HGET', stats, 'link') or ''
-  redis.call('XADD', log, 'MAXLEN', '~', '1000', '*', 'p', before, 'x', link, 'u', name,
+  redis.call('XADD', log, 'MAXLEN', '~', '1000', id or '*', 'p', before, 'x', link, 'u', name,
     'v', text(v), 'o', on, 'j', joins, 'l', leaves)
   redis.call('HSET', stats, 'link', link)
+end
+-- A session begins that is registered already: somebody else took its hash away, and with
+-- it the list of its index entries. `erase` searches all indexes from then on.
+local function unlisted(activity, stats, name)
+  if redis.call('ZSCORE', activity, name) then bump(stats, 'unlisted', 1) end
 end
 -- Forget a session that has no index entries (or whose entries the caller removes).
 -- Returns 1 if it was registered.

@@ -46,6 +46,7 @@ end
 if whole then
   if was then forget(main, short, activity, expiry, off, stats, name, was) end
   if r.begins then
+    unlisted(activity, stats, name)
     bump(stats, 'created', text(math.floor(ARGV[9] / 1000)))
   end
   if r.e == 0 then redis.call('UNLINK', short) end

@@ -51,6 +51,7 @@ local acts, over = ARGV[10] == '1' or r.e == 0, false
 if acts then over = renew(r, now, ARGV[5], ARGV[6]) end
 if not agreed(main, r, ARGV[25], ARGV[26]) then return disagreed(main, stats, shift) end
 if begins then
+  unlisted(activity, stats, name)
   bump(stats, 'created', text(math.floor(now / 1000)))
   bump(stats, 'creations', 1)
 end

@@ -10,7 +10,7 @@ version first: a process that was paused before its write at the source is refus
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from oddswire.errors import (
     OddswireError,
     Outcome,
     SessionConflict,
+    SourceDeclined,
     SourceError,
 )
 from oddswire.sessions._header import Header
@@ -25,6 +26,7 @@ from oddswire.sessions._restoring import Restoring
 from oddswire.sessions._scripts import Answer
 from oddswire.sessions._store import TRIES, named_otherwise
 from oddswire.sessions.record import Record
+from oddswire.sessions.source import given
 
 if TYPE_CHECKING:
     from oddswire.sessions._form import Change, Content, Snapshot
@@ -51,6 +53,7 @@ class Backing(Restoring[T]):
         cap: int,
         active: bool,
         seal: HeaderSeal | None,
+        also: Any = None,
     ) -> Answer:
         """Write a change through; ``again`` when it is to be made on a newer state.
 
@@ -68,7 +71,9 @@ class Backing(Restoring[T]):
         else:
             header = msgspec.structs.replace(snapshot.header, schema=schema)
         kept = self._kept(user_id, mark.version, content, header)
-        if not await self._committed(user_id, mark, kept, new=snapshot is None):
+        if not await self._committed(
+            user_id, mark, kept, new=snapshot is None, also=also
+        ):
             return Answer("again")
         while True:
             answer = await self._store.save(
@@ -125,7 +130,7 @@ class Backing(Restoring[T]):
         return None
 
     async def _committed(
-        self, user_id: int, mark: Mark, kept: Kept, *, new: bool
+        self, user_id: int, mark: Mark, kept: Kept, *, new: bool, also: Any = None
     ) -> bool:
         """Write a record; False when the source has another one, and Redis has it now.
 
@@ -141,17 +146,19 @@ class Backing(Restoring[T]):
                     expected, there = there.version, None
                     version = max(kept.version, expected + 1)
                     kept = msgspec.structs.replace(kept, version=version)
-            if there is None and await self.ask(self.source.save(kept, expected)):
+            if there is None and await self.ask(
+                self.source.save(kept, expected, *given(also))
+            ):
                 return True
-        except SourceError as error:
-            if error.outcome is Outcome.NOT_SENT:
+        except (SourceError, SourceDeclined) as error:
+            if error.outcome is not Outcome.UNKNOWN:
                 with suppress(OddswireError):
                     await self.ledger.unmark(user_id, mark)
             raise
         await self._finish(user_id, mark)
         return False
 
-    async def delete(self, user_id: int) -> bool:
+    async def delete(self, user_id: int, also: Any = None) -> bool:
         """Delete a record and the session; False when there was neither."""
         there = False
         for _ in range(TRIES):
@@ -159,11 +166,12 @@ class Backing(Restoring[T]):
             try:
                 kept = await self.load(user_id)
                 there |= kept is not None and not self.is_empty(kept)
-                done = kept is None or await self.ask(
-                    self.source.delete(user_id, kept.version)
+                version = 0 if kept is None else kept.version
+                done = (kept is None and also is None) or await self.ask(
+                    self.source.delete(user_id, version, *given(also))
                 )
-            except SourceError as error:
-                if error.outcome is Outcome.NOT_SENT and mark.kind == "marked":
+            except (SourceError, SourceDeclined) as error:
+                if error.outcome is not Outcome.UNKNOWN and mark.kind == "marked":
                     with suppress(OddswireError):
                         await self.ledger.unmark(user_id, mark)
                 raise

@@ -7,7 +7,7 @@ import random
 import secrets
 from collections import OrderedDict
 from contextlib import suppress
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from oddswire._lines import Lines
 from oddswire.client import ReadLease, keyspace
@@ -16,6 +16,7 @@ from oddswire.codec import AesGcm, BlindNames, PlainNames, Zstd
 from oddswire.errors import (
     SessionConflict,
     SessionDamaged,
+    SessionError,
     SessionFull,
     SessionGone,
     SourceError,
@@ -119,6 +120,7 @@ class Engine(Generic[T]):
             self._form,
             self._near,
             self._reads,
+            self._clock,
             self._rebuilding,
         )
         self._cleanup = cleanup
@@ -136,11 +138,23 @@ class Engine(Generic[T]):
         raise SessionConflict(f"others changed the session {TRIES} times")
 
     async def _changed(
-        self, user_id: int, fn: Callable[[T], object], *, create: bool, active: bool
+        self,
+        user_id: int,
+        fn: Callable[[T], object],
+        *,
+        create: bool,
+        active: bool,
+        also: Any = None,
     ) -> T:
         """Make one change: alone, or with those that would wait too."""
-        wish: Wish[T] = Wish(fn, create=create, active=active)
-        if self._turns.free(user_id):
+        wish: Wish[T] = Wish(fn, create=create, active=active, also=also)
+        if also is not None:
+            if self._backing is None:
+                raise SessionError("also= is stored by the source, and there is none")
+            # Declined, it has nothing else of its transaction stored: so it is alone,
+            # behind those that wait.
+            self._groups.close(user_id)
+        if self._turns.free(user_id) or also is not None:
             async with self._turns.of(user_id):
                 await self._commit(user_id, [wish])
         else:
@@ -170,6 +184,7 @@ class Engine(Generic[T]):
                 content,
                 made[-1].value,
                 active=any(wish.active for wish in made),
+                also=made[-1].also,
             )
             if answer.kind == "saved":
                 # The last one's value was stamped with what is stored.
@@ -278,6 +293,7 @@ class Engine(Generic[T]):
         value: T,
         *,
         active: bool,
+        also: Any = None,
     ) -> Answer:
         generation = (
             secrets.token_hex(8) if snapshot is None else snapshot.header.generation
@@ -293,7 +309,8 @@ class Engine(Generic[T]):
         )
         reading = self._near.begin(user_id)
         try:
-            if self._backing and (snapshot is None or change.main or change.main_gone):
+            asked_for = change.main or change.main_gone or also is not None
+            if self._backing and (snapshot is None or asked_for):
                 answer = await self._backing.write(
                     user_id,
                     snapshot,
@@ -304,6 +321,7 @@ class Engine(Generic[T]):
                     cap=self._cap,
                     active=active,
                     seal=seal,
+                    also=also,
                 )
             else:
                 answer = await self._store.save(

@@ -141,6 +141,20 @@ class Form(Packing, Generic[T]):
         # No index has an entry that makes no key: nobody of ours wrote it.
         return [tag for tag in tags if self._makes_a_key(tag)], held
 
+    def tells_all(self, main: Mapping[bytes, bytes]) -> bool:
+        """Whether the fields tell every index entry that their session may have."""
+        names = [name.decode("utf-8", "replace").partition(":") for name in main]
+        try:
+            Header.parse(main.get(HEADER.encode(), b""))
+            tags = self.tags_of(main)
+        except SessionDamaged:
+            return False
+        # A collection that this program does not know may have an index.
+        known = all(
+            name in self.layout.collections for name, colon, _ in names if colon
+        )
+        return known and all(map(self._makes_a_key, tags))
+
     def _makes_a_key(self, tag: Tag) -> bool:
         try:
             self._keys.key(SESSION_INDEX, 0, *tag)

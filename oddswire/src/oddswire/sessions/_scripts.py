@@ -37,6 +37,7 @@ RESTORE = _script("session_restore")
 EVICT = _script("session_evict")
 REBUILT = _script("session_rebuilt")
 DUE = _script("session_due")
+PURGE = _script("session_purge")
 TRACES = load("session_traces")
 
 Fields = dict[bytes, bytes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from oddswire.errors import (
     SessionConflict,
@@ -64,7 +64,7 @@ class Sessions(Members[T]):
     """
 
     async def __aenter__(self) -> Self:
-        await self._upkeep.start(self._clock, self._cleanup)
+        await self._upkeep.start(self._cleanup)
         return self
 
     async def __aexit__(
@@ -107,6 +107,7 @@ class Sessions(Members[T]):
         *,
         create: bool = False,
         active: bool = True,
+        also: Any = None,
     ) -> T:
         """Change a session, and return it as it is stored.
 
@@ -121,6 +122,9 @@ class Sessions(Members[T]):
             fn: Changes the session it is given. It may run several times.
             create: Begin a session where there is none.
             active: Whether this is the user's own activity.
+            also: What the source stores in the transaction of this change, in the form
+                that it takes: both are stored, or neither. Such a change takes a turn
+                of its own, and reaches the source also where `fn` changes nothing.
 
         Returns:
             What `fn` left, of the caller's own; changes that were saved with it and
@@ -133,9 +137,10 @@ class Sessions(Members[T]):
             SessionDamaged: What is stored does not open; it was left as it is.
             SourceError: The source failed: nothing is changed, or, with the outcome
                 unknown, the change is stored or will never be.
+            SourceDeclined: `also` declined, so nothing is changed.
             CodecError: What `fn` left is not of the type, or too large.
         """
-        return await self._changed(user_id, fn, create=create, active=active)
+        return await self._changed(user_id, fn, create=create, active=active, also=also)
 
     @asynccontextmanager
     async def exclusive(
@@ -233,19 +238,36 @@ class Sessions(Members[T]):
             self._near.drop(user_id)
         raise SessionConflict(f"others changed the session first, {TRIES} times")
 
-    async def delete(self, user_id: int) -> bool:
+    async def delete(self, user_id: int, *, also: Any = None) -> bool:
         """Delete a session, also one that does not open; False when there was none.
 
         A change that began before cannot bring it back.
 
+        Args:
+            user_id: Whose.
+            also: As for `update`; stored also where there was no session.
+
         Raises:
             SessionConflict: It was changed each of 16 times in between.
+            SourceError: As for `update`.
+            SourceDeclined: As for `update`.
         """
-        return await self._upkeep.delete(user_id)
+        return await self._upkeep.delete(user_id, also)
 
-    async def erase(self, user_id: int) -> Erased:
-        """Delete a session and every trace of the user, and look again."""
-        return await self._upkeep.erase(user_id)
+    async def erase(self, user_id: int, *, search: bool = False) -> Erased:
+        """Delete a session and every trace of the user, and look again.
+
+        The second look is at every place where sessions of this user can be: it costs
+        the same among ten users and among a million. Where her list of index entries is
+        damaged or was taken away, every index is searched.
+
+        Args:
+            user_id: Whose.
+            search: Search every index in any case, also for what no session wrote, or
+                one did under an index that this type names otherwise. It reads the name
+                of every key of the server, in pages of a millisecond.
+        """
+        return await self._upkeep.erase(user_id, search=search)
 
     async def revoke(self, user_id: int) -> bool:
         """End the conversation and the authentication; keep what was asked for."""

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from oddswire.sessions._seal import HeaderSeal
 
 TRIES = 16
-_LOOKED_AT = 2_000  # keys of a page of the search that `erase` ends with
 """Attempts at what other processes get ahead of."""
+_LOOKED_AT = 2_000  # keys of a page of the search for a user in all indexes
 _SHARD = 0  # one slot, in which every guarantee is exact
 
 
@@ -322,55 +322,76 @@ class Store:
         )
 
     async def purge(self, user_id: int) -> int:
-        """Drop the log if it speaks of a user; return how often it did.
+        """Empty the log if it speaks of a user; return how often it did.
 
-        All of it: a stream keeps the bytes of entries that were deleted one by one. Who
-        follows it notices, and builds anew.
+        All of it: a stream keeps the bytes of entries that were deleted one by one.
+        """
+        return await self._in_log(user_id, link())
+
+    async def _in_log(self, user_id: int, new: str = "") -> int:
+        args = (self.names.of_user(user_id), new)
+        found = await scripts.PURGE.run(self.client, (self.log, self.stats), args)
+        return int(found)
+
+    async def registered(self, user_id: int) -> bool:
+        """Return whether sessions know of a user apart from her own fields."""
+        score = await self.client.zscore(self.activity, self.names.of_user(user_id))
+        return score is not None
+
+    async def unlisted(self) -> bool:
+        """Return whether a session's fields were ever taken away by somebody else."""
+        return await self.client.hget(self.stats, "unlisted") is not None
+
+    async def traces(self, user_id: int, tags: Iterable[Tag]) -> list[str]:
+        """Return the keys that speak of a user, in all places that are hers.
+
+        Args:
+            user_id: Whose.
+            tags: The index entries that she had.
         """
         name = self.names.of_user(user_id)
-        entries: Any = await self.client.xrange(self.log)
-        count = sum(
-            name in [text(value) for value in content.values()]
-            for _, content in entries
-        )
-        if count:
-            async with self.client.pipeline(transaction=True) as pipe:
-                pipe.unlink(self.log)
-                pipe.hdel(self.stats, "link")
-                await pipe.execute()
-        return count
-
-    async def traces(self, user_id: int) -> list[str]:
-        """Return the keys that speak of a user, looking at every key of sessions."""
-        name = self.names.of_user(user_id)
-        client = self.client
-        left = [key for key in self.pair(user_id) if await client.exists(key)]
-        left += [
-            key
-            for key in (self.activity, self.expiry)
-            if await client.zscore(key, name) is not None
+        main, short = self.pair(user_id)
+        indexes = [self.index(tag) for tag in tags]
+        pipe = self.client.pipeline(transaction=False)
+        for key in (main, short):
+            pipe.exists(key)
+        for key in (self.activity, self.expiry):
+            pipe.zscore(key, name)
+        for key in (self.off, *indexes):
+            pipe.sismember(key, name)
+        for key in (self.marks, self.noted):
+            pipe.hexists(key, name)
+        keys = [
+            *(main, short, self.activity, self.expiry, self.off),
+            *(*indexes, self.marks, self.noted),
         ]
-        if await client.sismember(self.off, name):
-            left.append(self.off)
+        found: list[Any] = await pipe.execute()
+        left = [
+            key
+            for key, there in zip(keys, found, strict=True)
+            if there is not None and there is not False and there != 0
+        ]
+        if await self._in_log(user_id):
+            left.append(self.log)
+        return left
+
+    async def search(self, user_id: int) -> list[str]:
+        """Return every index set that has a user; looks at every key of the server."""
+        name = self.names.of_user(user_id)
+        left: list[str] = []
+        cursor: Any = "0"
         try:
-            cursor: Any = "0"
             while True:
-                cursor, found = await scripts.TRACES(
-                    client,
+                cursor, found = await scripts.TRACES.run(
+                    self.client,
                     [self.expiry],
                     [cursor, self.index_pattern(), name, _LOOKED_AT],
                 )
                 left += [text(key) for key in found]
                 if text(cursor) == "0":
-                    break
+                    return left
         except NoPermission:
-            left.append("the indexes were not looked at: SCAN is not allowed")
-        log: Any = await client.xrange(self.log)
-        for _, content in log:
-            if name in (text(value) for value in content.values()):
-                left.append(self.log)
-                break
-        return left
+            return [*left, "the indexes were not searched: SCAN is not allowed"]
 
     # --- all of them
 

@@ -6,7 +6,7 @@ import asyncio
 import re
 import secrets
 from contextlib import suppress
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from oddswire._tasks import spawn
 from oddswire._text import text
@@ -46,6 +46,7 @@ T = TypeVar("T", bound=Record)
 
 _SWEEP = 200
 _COUNT = re.compile(rb"-?[0-9]{1,19}")
+_HEARD = 0.03
 LEASE = 2.0
 """Seconds that memory is believed after the last word of changes."""
 IDLE = 5.0
@@ -61,6 +62,7 @@ class Upkeep(Generic[T]):
         form: Of them.
         near: Of them.
         reads: Whether the server is believed.
+        clock: Of this process.
         rebuilding: From the source of record, if there is one.
 
     Attributes:
@@ -75,6 +77,7 @@ class Upkeep(Generic[T]):
         form: Form[T],
         near: Near[T],
         reads: ReadLease,
+        clock: Clock,
         rebuilding: Rebuilding[T] | None = None,
     ) -> None:
         self.failures = 0
@@ -86,16 +89,15 @@ class Upkeep(Generic[T]):
         self._reads = reads
         self._rebuilding = rebuilding
         self._tasks: list[asyncio.Task[None]] = []
-        self._clock: Clock
+        self._clock = clock
         self._feed: LogFeed | None = None
         self._asked = 0
         self._wanted = asyncio.Event()
 
     # --- by itself
 
-    async def start(self, clock: Clock, cleanup: float) -> None:
+    async def start(self, cleanup: float) -> None:
         """Start the tasks; raises where the sessions are named under another key."""
-        self._clock = clock
         try:
             naming = await self._store.client.execute_command(
                 "HGET", self._store.stats, "names"
@@ -110,7 +112,7 @@ class Upkeep(Generic[T]):
             await self._rebuilding.start()
         self._near.following = True
         feed = self._feed = LogFeed(
-            self._store.client, self._store.log, clock, self._reads
+            self._store.client, self._store.log, self._clock, self._reads
         )
         self._tasks = [
             spawn(self._keep_sweeping(cleanup), name="sessions: sweeper"),
@@ -245,11 +247,13 @@ class Upkeep(Generic[T]):
             + (0 if self._feed is None else self._feed.foreign),
         )
 
-    async def delete(self, user_id: int) -> bool:
+    async def delete(self, user_id: int, also: Any = None) -> bool:
         """Delete a session whatever is stored of it."""
         try:
             if self._rebuilding is not None:
-                return await self._rebuilding.backing.delete(user_id)
+                return await self._rebuilding.backing.delete(user_id, also)
+            if also is not None:
+                raise SessionError("also= is stored by the source, and there is none")
             for _ in range(TRIES):
                 main = await self._store.fields(user_id)
                 if not main:
@@ -261,14 +265,30 @@ class Upkeep(Generic[T]):
             self._near.drop(user_id)
         raise SessionConflict(f"the session was changed {TRIES} times meanwhile")
 
-    async def erase(self, user_id: int) -> Erased:
+    async def erase(self, user_id: int, *, search: bool = False) -> Erased:
         """Delete a session, and what speaks of it anywhere."""
-        main = await self._store.fields(user_id)
-        removed = len(main)
-        await self.delete(user_id)
-        removed += await self._store.purge(user_id)
-        left = await self._store.traces(user_id)
+        store, form = self._store, self._form
+        main = await store.fields(user_id)
+        tags = form.place(main)[0]
         backing = None if self._rebuilding is None else self._rebuilding.backing
+        if not main and backing is not None:
+            tags = await backing.ledger.away(user_id)
+        # Her fields tell where she is, unless they are damaged or were taken away once.
+        known = bool(main) or await store.registered(user_id)
+        search |= (known and not form.tells_all(main)) or await store.unlisted()
+        removed = len(main)
+        deleted = await self.delete(user_id)
+        if known and not main:
+            # Somebody took her fields away: what else there is of her goes.
+            deleted = await store.delete(user_id, b"", (), ())
+        if deleted:
+            # A process that has not read of the deletion when the log is emptied builds
+            # all its indexes again, which takes seconds; reading it takes milliseconds.
+            await self._clock.sleep(_HEARD)
+        removed += await store.purge(user_id)
+        left = await store.traces(user_id, tags)
+        if search:
+            left += [key for key in await store.search(user_id) if key not in left]
         if backing is not None and await backing.load(user_id) is not None:
             left.append("the source")
         return Erased("sessions", removed, tuple(left))

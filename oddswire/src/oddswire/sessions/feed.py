@@ -152,7 +152,8 @@ class LogFeed:
                             reason = "the log was cut, or is another one"
                             break
                         link = fields["x"]
-                        changes.append(change)
+                        if change.name:  # else a log that was emptied goes on
+                            changes.append(change)
                     else:
                         self._degraded.end()
                         yield Heard(at, tuple(changes), more=more)
