@@ -311,14 +311,14 @@ def cache_steps(cache):
 
 async def look_at_size(cache, client):
     """Have a cache look whether it has to keep to its cap."""
-    await cache._cap._look(client)
+    await cache._size_limit._check(client)
 
 
 async def weigh(cache, client, limit=None):
     """Have a cache keep to its cap (or another) now."""
     if limit is not None:
-        cache._cap.limit = limit
-    await cache._cap.enforce(client)
+        cache._size_limit.limit = limit
+    await cache._size_limit.enforce(client)
 
 
 # --- topics

@@ -17,22 +17,20 @@ from oddswire.sessions import SealedSource, Sessions
 @pytest.fixture
 async def handled(engine):
     """Return what notes an update as handled, and what reads the notes."""
-    async with engine.begin() as connection:
-        await connection.execute(
-            text("CREATE TABLE oddsbot_handled (id INTEGER PRIMARY KEY)")
-        )
 
     def note(number):
         async def also(connection):
             await connection.execute(
-                text("INSERT INTO oddsbot_handled VALUES (:id)"), {"id": number}
+                text("INSERT INTO oddsbot_handled VALUES ('u', :id, 0)"), {"id": number}
             )
 
         return also
 
     async def notes():
         async with engine.connect() as connection:
-            rows = await connection.execute(text("SELECT id FROM oddsbot_handled"))
+            rows = await connection.execute(
+                text("SELECT update_id FROM oddsbot_handled")
+            )
             return sorted(rows.scalars())
 
     return note, notes
@@ -79,7 +77,7 @@ async def test_what_declines_leaves_neither_session_nor_row(sessions, handled):
     _, notes = handled
 
     async def decline(connection):
-        await connection.execute(text("INSERT INTO oddsbot_handled VALUES (1)"))
+        await connection.execute(text("INSERT INTO oddsbot_handled VALUES ('u', 1, 0)"))
         raise SourceDeclined("not now")
 
     with pytest.raises(SourceDeclined, match="not now"):

@@ -245,6 +245,12 @@ class QueueError(OddswireError, ValueError):
     """A queue was given what it cannot take: a time in no range, a name, no filter."""
 
 
+class OtherServer(QueueError):
+    """The server is not the one that the caller named; nothing was enqueued."""
+
+    outcome = Outcome.REJECTED
+
+
 class Undeliverable(OddswireError):
     """Raised by a handler of a queue: the message is to be a dead letter at once."""
 

@@ -24,7 +24,7 @@ from oddswire.client._exclusive import (
 from oddswire.client._retries import again
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.errors import for_waiters, from_redis, is_from_script
-from oddswire.connection.packing import pack, pack_as_redis_py, unencodable
+from oddswire.connection.packing import MOST_BITS, pack, pack_as_redis_py, unencodable
 from oddswire.counters import Window
 from oddswire.errors import (
     CommandTimeout,
@@ -102,9 +102,15 @@ class Calling(aredis.Redis):
             return await self._the_long_way(command, args, options)
         command.calls += 1
         try:
-            # Where values are mostly; looking at each argument would cost a call 5 %.
-            view = args[-1].__class__ is memoryview
-            data = self.pack(command, args) if view else pack(args)
+            for each in args:
+                kind = each.__class__
+                if kind is memoryview or (
+                    kind is int and each.bit_length() > MOST_BITS
+                ):
+                    data = self.pack(command, args)
+                    break
+            else:
+                data = pack(args)
         except (TypeError, ValueError):
             data = self.pack(command, args)
         raw = self.decodes and NEVER_DECODE in options
@@ -452,8 +458,8 @@ class Calling(aredis.Redis):
         """Pack as redis-py does, with its errors for what cannot be packed.
 
         Raises:
-            DataError: An argument that is no text, bytes or number, or text that
-                cannot be encoded.
+            DataError: An argument that is no text, bytes or number, text that cannot be
+                encoded, or an int of thousands of digits.
         """
         return pack_as_redis_py(command.words, args[1:], self.get_encoder().encode)
 

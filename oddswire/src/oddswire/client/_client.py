@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 from redis.event import EventDispatcher
 
-from oddswire._numbers import check_duration
+from oddswire._numbers import check_duration, shown
 from oddswire.client import _hooks
 from oddswire.client._calling import Calling
 from oddswire.client._connections import Connections
@@ -89,7 +89,7 @@ class Client(Calling):
     ) -> None:
         if transport not in ("multiplexed", "pool"):
             raise SettingsError(
-                f"transport {transport!r}: accepted is 'multiplexed' or 'pool'"
+                f"transport {shown(transport)}: accepted is 'multiplexed' or 'pool'"
             )
         if settings is not None and not isinstance(settings, Settings):
             raise SettingsError("settings must be an oddswire.Settings; a URL is url=")

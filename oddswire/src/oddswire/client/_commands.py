@@ -244,7 +244,7 @@ class Command(CallLabel):
                 seconds = float(args[-1]) / 1000.0
             else:
                 return 0.0
-        except (ValueError, IndexError, TypeError):
+        except (ValueError, IndexError, TypeError, OverflowError):
             return 0.0  # the server will say what is wrong with it
         return seconds or float("inf")
 

@@ -22,7 +22,7 @@ from oddswire.client._exclusive import (
 from oddswire.client._retries import again
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.errors import from_redis
-from oddswire.connection.packing import pack, unencodable
+from oddswire.connection.packing import MOST_BITS, pack, unencodable
 from oddswire.errors import CommandTimeout, NotShared, OddswireError
 
 if TYPE_CHECKING:
@@ -212,7 +212,10 @@ class Pipeline(RedisPipeline):
                 try:
                     plain = command.plain
                     for each in args:
-                        if each.__class__ is memoryview:
+                        kind = each.__class__
+                        if kind is memoryview or (
+                            kind is int and each.bit_length() > MOST_BITS
+                        ):
                             plain = False
                     parts.append(pack(args) if plain else client.pack(command, args))
                 except (TypeError, ValueError):

@@ -177,7 +177,14 @@ class HardenedConnection:
     def pack_command(self, *args: Any) -> list[bytes]:
         """Pack (redis-py's), with the bytes of a memoryview as they are meant."""
         plain = (bytes(each) if isinstance(each, memoryview) else each for each in args)
-        packed: list[bytes] = super().pack_command(*plain)  # type: ignore[misc]
+        try:
+            packed: list[bytes] = super().pack_command(*plain)  # type: ignore[misc]
+        except UnicodeError:
+            raise
+        except ValueError as error:
+            raise redis_errors.DataError(
+                f"a number that cannot be packed: {error}"
+            ) from None
         return packed
 
     def _connection_arguments(self) -> Any:
