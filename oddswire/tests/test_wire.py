@@ -376,7 +376,7 @@ async def test_bad_input_is_one_sentence_that_names_the_argument():
         ):
             with pytest.raises(SessionError, match="user_id must be an int, not "):
                 await call
-        with pytest.raises(ValueError, match="ttl must be seconds"):
+        with pytest.raises(SettingsError, match=r"ttl .*accepted are seconds"):
             wire.lock("a", "5")
 
 

@@ -13,7 +13,7 @@ from aiogram.client.telegram import TelegramAPIServer
 from aiogram.exceptions import TelegramForbiddenError
 
 from oddsbot import limits, markets
-from oddsbot.alerts import Alerts, MoveRule, PriceRule
+from oddsbot.alerts import Alerts
 from oddsbot.delivery import Courier, Outbox, alert_queue
 from oddsbot.polymarket import Clob, Gamma, MarketStream, PolymarketError
 from oddsbot.settings import PREFIX
@@ -65,10 +65,7 @@ class LiveRules:
     def __init__(
         self, engine: AsyncEngine, alerts: Alerts, stream: MarketStream
     ) -> None:
-        self._kinds: dict[type[Rule], SqlRules[Rule]] = {
-            PriceRule: SqlRules(engine, PriceRule, "price"),
-            MoveRule: SqlRules(engine, MoveRule, "move"),
-        }
+        self._stored = SqlRules(engine)
         self._alerts = alerts
         self._stream = stream
         self._by_person: dict[int, dict[str, Rule]] = {}
@@ -76,9 +73,8 @@ class LiveRules:
 
     async def load(self) -> None:
         """Watch what the database has."""
-        for kind in self._kinds.values():
-            async for rule in kind.all():
-                await self._watch(rule)
+        async for stored in self._stored.all():
+            await self._watch(stored.rule)
 
     async def of(self, user_id: int) -> list[Rule]:
         """Return a person's rules, the oldest first."""
@@ -86,7 +82,7 @@ class LiveRules:
 
     async def add(self, rule: Rule) -> None:
         """Keep a rule and watch it; the same rule again changes nothing."""
-        await self._kinds[type(rule)].save(rule)
+        await self._stored.save(rule)
         if rule.id not in self._by_person.get(rule.user_id, {}):
             await self._watch(rule)
 
@@ -101,7 +97,7 @@ class LiveRules:
         rule = self._by_person.get(user_id, {}).get(rule_id)
         if rule is None:
             return False
-        await self._kinds[type(rule)].delete(user_id, rule_id)
+        await self._stored.delete(user_id, rule_id)
         self._alerts.remove(user_id, rule_id)
         del self._by_person[user_id][rule_id]
         self.on_change(rule, False)  # noqa: FBT003

@@ -148,6 +148,8 @@ QUEUE: Final = Component(
         "sadd", "srem", "scard", "sismember", "smembers",
         "llen", "lpush", "blpop",
     ),
+    # The identity of the server process.
+    optional=("info",),
     families=(
         keys.QUEUE, keys.QUEUE_LINES, keys.QUEUE_USERS, keys.QUEUE_LEASES,
         keys.QUEUE_DELAYED, keys.QUEUE_PAUSED, keys.QUEUE_PARKED, keys.QUEUE_DEAD,

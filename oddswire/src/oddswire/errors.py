@@ -118,11 +118,11 @@ class CircuitOpen(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The wire has as much in flight as its caps allow, and no room came in time."""
+    """As much is in flight as the limits allow, and no room came in time."""
 
 
 class PoolTimeout(Unavailable, redis_errors.MaxConnectionsError):
-    """No exclusive wire became free within the acquire timeout."""
+    """No exclusive connection became free within the acquire timeout."""
 
 
 class ConnectionLost(OddswireError, redis_errors.ConnectionError):
@@ -243,6 +243,12 @@ class TopicError(OddswireError):
 
 class QueueError(OddswireError, ValueError):
     """A queue was given what it cannot take: a time in no range, a name, no filter."""
+
+
+class OtherServer(QueueError):
+    """The server is not the one that the caller named; nothing was enqueued."""
+
+    outcome = Outcome.REJECTED
 
 
 class Undeliverable(OddswireError):

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Literal, Self
 
 from oddswire import keys
+from oddswire._numbers import shown
 from oddswire._tasks import spawn
 from oddswire.cache._flights import Flights
 from oddswire.cache._hot import Hot
@@ -21,7 +22,7 @@ from oddswire.cache.namespace import check_ttl
 from oddswire.cache.statistics import CacheStats, total
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock
-from oddswire.connection.owner import Owner
+from oddswire.connection.loop_guard import LoopGuard
 from oddswire.errors import (
     AuthFailed,
     ClosedError,
@@ -77,13 +78,13 @@ class Parts:
             check_ttl(name, seconds)
         if heartbeat >= coherence:
             raise SettingsError(
-                f"heartbeat {heartbeat!r}: less than coherence, {coherence!r}"
+                f"heartbeat {shown(heartbeat)}: less than coherence, {shown(coherence)}"
             )
         if fallback not in ("off", "pubsub"):
-            raise SettingsError(f"fallback {fallback!r}: 'off' or 'pubsub'")
+            raise SettingsError(f"fallback {shown(fallback)}: 'off' or 'pubsub'")
         self._clock: Clock = clock or SystemClock()
         self._now = self._clock.boottime
-        self._owner = Owner()
+        self._loop_guard = LoopGuard()
         space = keyspace(client, prefix)
         self._spaces = Spaces(space, namespaces, compress_above)
         self._memory = Memory(l1_bytes)
@@ -146,7 +147,7 @@ class Parts:
     async def __aenter__(self) -> Self:
         if self._closed or self._tasks:
             raise ClosedError("a Cache is used once; make another")
-        self._owner.claim()
+        self._loop_guard.check()
         # Where Redis is away, what follows is done as soon as it is there.
         try:
             await self._lease.beat(timeout=2.0)

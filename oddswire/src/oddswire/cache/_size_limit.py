@@ -133,7 +133,9 @@ class SizeLimiter:
                 try:
                     await self._check(client)
                 except NoPermission as error:
-                    log_line(_log, logging.WARNING, "cache_size_unbounded", reason=error)
+                    log_line(
+                        _log, logging.WARNING, "cache_size_unbounded", reason=error
+                    )
                     return
                 except OddswireError as error:
                     log_line(_log, logging.DEBUG, "cache_size_unknown", reason=error)

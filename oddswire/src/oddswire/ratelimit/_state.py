@@ -7,7 +7,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from oddswire.errors import RuleError
-from oddswire.keys import RATE_BLOCK, RATE_CHANGE, RATE_LIMIT, KeySpace
+from oddswire.keys import RATE_BLOCK, RATE_CHANGE, RATE_LIMIT, KeySpace, int_text
 from oddswire.ratelimit.decision import NO_RETRY, Decision
 from oddswire.ratelimit.rules import Concurrency, check_cost
 from oddswire.ratelimit.statistics import RuleCounts
@@ -146,7 +146,7 @@ class RuleState:
         if state is not None:
             return state
         # 42 and "42" are one subject in Redis, so they are one here.
-        text = str(subject)
+        text = subject if isinstance(subject, str) else int_text(str(self.key), subject)
         state = self.subjects.get(text)
         if state is None:
             key = self._space.key(RATE_LIMIT, self.name, text)

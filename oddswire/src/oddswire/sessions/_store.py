@@ -102,13 +102,16 @@ class Store:
         Every operation on a user comes by here first.
 
         Raises:
-            SessionError: `user_id` is no int: "77" would be somebody else than 77.
+            SessionError: `user_id` is no int: "77" would be somebody else than 77. Or
+                it has more than 64 bits.
         """
         if isinstance(user_id, bool) or not isinstance(user_id, int):
             raise SessionError(
                 f"user_id must be an int, not {type(user_id).__name__}: "
                 "sessions.get(int(user_id))"
             )
+        if not -(2**63) <= user_id < 2**63:
+            raise SessionError("user_id must have at most 64 bits, as Telegram's have")
         return self._pair(self.names.of_user(user_id))
 
     def index(self, tag: Tag) -> str:
@@ -259,8 +262,8 @@ class Store:
         self, user_id: int, terms: Terms, seal: HeaderSeal | None = None
     ) -> Answer:
         """Note activity."""
-        name = self.names.of_user(user_id)
         keys = (*self.pair(user_id), self.activity, self.expiry, self.stats)
+        name = self.names.of_user(user_id)
         args = (self.shift, name, terms.ttl, terms.absolute)
         return await self.sealed(
             seal, lambda *header: scripts.TOUCH(self.client, keys, (*args, *header))
