@@ -118,11 +118,11 @@ class CircuitOpen(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The wire has as much in flight as its caps allow, and no room came in time."""
+    """As much is in flight as the limits allow, and no room came in time."""
 
 
 class PoolTimeout(Unavailable, redis_errors.MaxConnectionsError):
-    """No exclusive wire became free within the acquire timeout."""
+    """No exclusive connection became free within the acquire timeout."""
 
 
 class ConnectionLost(OddswireError, redis_errors.ConnectionError):

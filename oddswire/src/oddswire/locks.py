@@ -21,7 +21,8 @@ from oddswire._numbers import check_duration, check_int
 from oddswire._tasks import spawn
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock
-from oddswire.connection.outage import TRANSIENT_ERRORS, Outage
+from oddswire.connection.backoff import OutageBackoff
+from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.errors import ClosedError, LockLost, OddswireError, SettingsError
 from oddswire.scripts import Script, load
 
@@ -337,7 +338,7 @@ class Lock:
     async def _acquire(self) -> None:
         client, clock = self._locks.client, self._locks.clock
         args = (*self._terms, round(self._patience * 1e3))
-        outage = Outage()
+        outage = OutageBackoff()
         while True:
             # From before it is asked for: the server counts from later.
             sent = clock.boottime()

@@ -22,7 +22,7 @@ from oddswire.cache.namespace import check_ttl
 from oddswire.cache.statistics import CacheStats, total
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock
-from oddswire.connection.owner import Owner
+from oddswire.connection.loop_guard import LoopGuard
 from oddswire.errors import (
     AuthFailed,
     ClosedError,
@@ -84,7 +84,7 @@ class Parts:
             raise SettingsError(f"fallback {shown(fallback)}: 'off' or 'pubsub'")
         self._clock: Clock = clock or SystemClock()
         self._now = self._clock.boottime
-        self._owner = Owner()
+        self._loop_guard = LoopGuard()
         space = keyspace(client, prefix)
         self._spaces = Spaces(space, namespaces, compress_above)
         self._memory = Memory(l1_bytes)
@@ -147,7 +147,7 @@ class Parts:
     async def __aenter__(self) -> Self:
         if self._closed or self._tasks:
             raise ClosedError("a Cache is used once; make another")
-        self._owner.claim()
+        self._loop_guard.check()
         # Where Redis is away, what follows is done as soon as it is there.
         try:
             await self._lease.beat(timeout=2.0)

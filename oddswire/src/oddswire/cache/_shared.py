@@ -88,7 +88,7 @@ class Shared:
             if space.cell.nonce is None or wire.plain:
                 await self._nonces.namespace(space)
             found = Found(self._reader, place, kind)
-            link = wire.client.open_wire()
+            link = wire.client.ready_connection()
             ticket = None
             if now >= reads.until or link is not reads.connection:
                 # Rarely: while memory is read, the heartbeat keeps the lease.
@@ -108,7 +108,7 @@ class Shared:
                             on_reply=found,
                         )
                     except asyncio.CancelledError:
-                        link.give_up()
+                        link.abandon()
                         raise
                     except ConnectionLost:
                         left = sent + wire.timeout - monotonic()

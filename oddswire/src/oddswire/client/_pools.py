@@ -1,4 +1,4 @@
-"""From settings, or redis-py's arguments, to a pool of exclusive wires."""
+"""From settings, or redis-py's arguments, to a pool of exclusive connections."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from oddswire._numbers import is_int
 from oddswire.client._hooks import REDIS
 from oddswire.client._sentinel import primary_of, sentinel_pool
 from oddswire.connection.credentials import fan_out
-from oddswire.connection.dial import probes
-from oddswire.connection.pool import WirePool
+from oddswire.connection.dial import keepalive_options
+from oddswire.connection.pool import ExclusivePool
 from oddswire.errors import SettingsError
 from oddswire.settings import (
     OPTIONS,
@@ -63,7 +63,8 @@ _NONE_IS_A_VALUE = frozenset({"driver_info", "lib_name", "lib_version"})
 
 _MOST_CONNECTIONS = 2**31  # redis-py's own default, which means "any number"
 
-# Wires that are not exclusive: the command wire and the cache's tracked one.
+# Connections that are not exclusive: the command connection and the cache's tracked
+# one.
 _SHARED = 2
 
 
@@ -198,8 +199,8 @@ def _redis_options() -> frozenset[str]:
 
 def open_pool(
     settings: Settings, options: dict[str, Any], *, shared: bool = True
-) -> WirePool:
-    """Return the pool of exclusive wires; it opens none before somebody asks.
+) -> ExclusivePool:
+    """Return the pool of exclusive connections; it opens none before somebody asks.
 
     Args:
         settings: Where, and how many.
@@ -235,13 +236,13 @@ def open_pool(
     if issubclass(arguments["connection_class"], Connection):
         arguments |= {
             "socket_keepalive": True,
-            "socket_keepalive_options": probes(
+            "socket_keepalive_options": keepalive_options(
                 settings.keepalive, settings.tcp_user_timeout
             ),
         }
     arguments |= {
-        "most": _exclusive_at_most(settings, options, shared=shared),
-        "keep": settings.pool_min - _SHARED,
+        "max_size": _exclusive_at_most(settings, options, shared=shared),
+        "min_idle": settings.pool_min - _SHARED,
         "idle": settings.pool_idle,
         "acquire_timeout": settings.acquire_timeout,
         "connect_timeout": settings.connect_timeout,
@@ -252,7 +253,7 @@ def open_pool(
                 "sentinels is set and the URL names no primary: redis://mymaster/0"
             )
         return sentinel_pool(settings, arguments)
-    return WirePool(**arguments)
+    return ExclusivePool(**arguments)
 
 
 def settings_of_pool(pool: aredis.ConnectionPool) -> dict[str, Any]:

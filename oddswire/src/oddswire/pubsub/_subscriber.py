@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oddswire._tasks import spawn
-from oddswire.connection.backoff import Backoff, BackoffPolicy
-from oddswire.connection.calls import Named
+from oddswire.connection.backoff import Backoff
 from oddswire.connection.deadline import Deadline
+from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack
 from oddswire.errors import (
     ClosedError,
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_BACKOFF = BackoffPolicy(base=0.05, cap=5.0, attempts=1_000_000_000)
+_PAUSE, _PAUSE_MOST = 0.05, 5.0
 _PROBE = 1.5
 _BATCH = 250
 
@@ -163,27 +162,26 @@ class Subscriber:
             self._wake.set()
 
     def _on_lost(self, event: Disconnected) -> None:
-        if event.wire == "subscriber":
+        if event.connection == "subscriber":
             self._wake.set()
 
     # --- the task
 
     async def _run(self) -> None:
-        backoff = Backoff(_BACKOFF, random.random)
+        backoff = Backoff(_PAUSE, _PAUSE_MOST)
         while True:
             # Before looking: what happens from here on wakes the task again.
             self._wake.clear()
             try:
-                connection = await self._client.wire(self._timeout)
+                connection = await self._client.open_connection(self._timeout)
                 await self._synchronize(connection)
             except Exception as error:  # noqa: BLE001 - whatever it is, a deaf process is worse
                 self._last_error = error
                 self.errors += 1
                 self._degraded.begin(error)
-                backoff.failed()
-                await asyncio.sleep(backoff.delay())
+                await asyncio.sleep(backoff.failed())
                 continue
-            backoff = Backoff(_BACKOFF, random.random)
+            backoff.reset()
             self._degraded.end()
             try:
                 async with asyncio.timeout(self._every):  # a pause
@@ -433,7 +431,7 @@ async def _send_until_echo(
     data = pack(command) + pack(("PING", echo))
     await _wait_for_room(connection, len(data), timeout)
     replies = await connection.send(
-        data, timeout, Named(command[0]), raw=True, until=echo
+        data, timeout, CallLabel(command[0]), raw=True, until=echo
     )
     return [reply for reply in replies if isinstance(reply, OddswireError)]
 
@@ -444,13 +442,13 @@ async def _call(
     data = pack(command)
     await _wait_for_room(connection, len(data), timeout)
     return await connection.send(
-        data, timeout, Named(command[0]), raw=True, on_reply=hook
+        data, timeout, CallLabel(command[0]), raw=True, on_reply=hook
     )
 
 
 async def _wait_for_room(connection: Multiplexer, size: int, timeout: float) -> None:
-    if connection.error is None and not connection.gate.open:
-        await connection.gate.wait(size, timeout, connection.load)
+    if connection.error is None and not connection.flow.open:
+        await connection.flow.wait(size, timeout, connection.load)
     if connection.error is not None:
         raise Unavailable(f"the subscriber's connection was lost: {connection.error}")
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from oddswire.connection.backoff import Backoff, BackoffPolicy
+from oddswire.connection.backoff import Backoff
 from oddswire.connection.deadline import Deadline
 from oddswire.errors import ClosedError, OddswireError, TopicError
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_BACKOFF = BackoffPolicy(base=0.05, cap=1.0, attempts=1_000_000_000)
+_PAUSE, _PAUSE_MOST = 0.05, 1.0
 
 
 class Subscription(Generic[T]):
@@ -56,7 +55,7 @@ class Subscription(Generic[T]):
         self._turn = 0
         self._waiter: asyncio.Future[None] | None = None
         self._retry_at: float | None = None
-        self._backoff = Backoff(_BACKOFF, random.random)
+        self._backoff = Backoff(_PAUSE, _PAUSE_MOST)
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -184,11 +183,10 @@ class Subscription(Generic[T]):
                     await buffer.recover()
             except OddswireError:
                 self._subscriber.errors += 1
-                self._backoff.failed()
-                self._retry_at = loop.time() + self._backoff.delay()
+                self._retry_at = loop.time() + self._backoff.failed()
             else:
                 self._retry_at = None
-                self._backoff = Backoff(_BACKOFF, random.random)
+                self._backoff.reset()
             return
         if any(buffer.depth and not buffer.behind for buffer in self._buffers):
             return

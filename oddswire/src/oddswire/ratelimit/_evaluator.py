@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import NoScriptError
 
-from oddswire.connection.outage import TRANSIENT_ERRORS
+from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.erasure import Erased
 from oddswire.errors import OddswireError
 from oddswire.events import Degradation
