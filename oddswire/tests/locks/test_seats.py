@@ -76,11 +76,14 @@ async def test_who_waits_for_a_seat_is_served_in_order(locks, others, client, ke
 
     # One of the two seats stays taken: of two that are free at the same time, the
     # processes may hear in either order.
-    async with locks.lock("x", 5, seats=2), asyncio.TaskGroup() as group:
-        async with locks.lock("x", 5, seats=2):
-            for number, part in enumerate((others, locks)):
-                group.create_task(sit(part, number))
-                await _queued(client, keys, number + 1)
+    async with (
+        locks.lock("x", 5, seats=2),
+        asyncio.TaskGroup() as group,
+        locks.lock("x", 5, seats=2),
+    ):
+        for number, part in enumerate((others, locks)):
+            group.create_task(sit(part, number))
+            await _queued(client, keys, number + 1)
     assert order == [0, 1]
 
 

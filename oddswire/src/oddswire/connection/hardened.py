@@ -125,8 +125,8 @@ class HardenedConnection:
     async def _reply_or_refusal(self: Any) -> Any:
         """Read a reply; an error reply is returned, a lost connection raised."""
         try:
-            # LOADING is a ConnectionError of redis-py's, at which redis-py 7 would close
-            # the connection. `connect_check_health` closes it if it is lost.
+            # LOADING is a ConnectionError of redis-py's, at which its version 7 closes
+            # the connection. `connect_check_health` closes one that is lost.
             return await self.read_response(
                 disable_decoding=True, timeout=_FOREVER, disconnect_on_error=False
             )
