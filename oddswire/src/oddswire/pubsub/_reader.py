@@ -259,7 +259,8 @@ class Reader:
         # As a plain call does: it waits while the server loads, and goes to the new
         # primary when the old one was demoted.
         route.asks = isinstance(error, Loading) or (
-            isinstance(error, ReadOnly) and self._client.demoted(wire.connected_at)
+            isinstance(error, ReadOnly)
+            and self._client.leave_if_demoted(wire.connected_at)
         )
         if route.asks:
             raise error
