@@ -104,7 +104,11 @@ class _Answering(BaseMiddleware):
             raise
         except Exception:  # noqa: BLE001 - said to the person, and logged with its number
             number = secrets.token_hex(4)
-            _log.exception("an update could not be handled, number %s", number)
+            _log.exception(
+                "update_failed number=%s",
+                number,
+                extra={"event": "update_failed", "number": number},
+            )
             answer = _sentence(event, "", errors.bug_card(number))
         if isinstance(event, Message) and isinstance(answer, Card):
             await self._chat.send(event.chat.id, answer)

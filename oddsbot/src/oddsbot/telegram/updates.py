@@ -22,6 +22,7 @@ from oddsbot.telegram.api import Conflict, TelegramAway
 from oddswire.connection.backoff import OutageBackoff
 from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.errors import LockLost
+from oddswire.logs import LogLines
 from oddswire.queue import QueueKey
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class UpdateQueue:
         self._queue = queue
         self._dispatcher = dispatcher
         self._bot = bot
+        self._lines = LogLines(_log)
 
     async def put(self, body: str) -> int:
         """Put one in; when it returns, the server has it, and once.
@@ -104,7 +106,9 @@ class UpdateQueue:
             )
         except ValueError as error:
             # A form that is newer than aiogram: no other attempt reads it better.
-            _log.warning("an update cannot be read: %s", type(error).__name__)
+            self._lines.write(
+                logging.WARNING, "update_unreadable", reason=type(error).__name__
+            )
             return
         await self._dispatcher.feed_update(self._bot, update)
 
@@ -159,6 +163,7 @@ class Poller:
         self._updates = updates
         self._locks = locks
         self._clock = clock
+        self._lines = LogLines(_log)
 
     async def run(self) -> None:
         """Poll until cancelled; an update that was not confirmed comes again.
@@ -174,7 +179,11 @@ class Poller:
                     outage.over()
                     await self._poll()
             except LockLost:
-                _log.warning("another process polls Telegram now, this one stands by")
+                self._lines.write(
+                    logging.WARNING,
+                    "polling_lost",
+                    reason="another process polls Telegram now, this one stands by",
+                )
             except TRANSIENT_ERRORS as error:
                 await outage.wait(error)
 
@@ -187,12 +196,16 @@ class Poller:
                 bodies = await self._api.get_updates(offset)
             except Conflict as error:
                 if not told:
-                    _log.warning("%s; waiting for it to stop", error)
+                    self._lines.write(
+                        logging.WARNING,
+                        "polling_conflict",
+                        reason=f"{error}; waiting for it to stop",
+                    )
                 told = True
                 await self._clock.sleep(_CONFLICT_PAUSE)
                 continue
             except TelegramAway as error:
-                _log.warning("%s", error)
+                self._lines.write(logging.WARNING, "telegram_away", reason=error)
                 await self._clock.sleep(error.retry_after or pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 continue
@@ -207,7 +220,7 @@ class Poller:
             try:
                 return max(offset, await self._updates.put(body) + 1)
             except BadUpdate as error:
-                _log.warning("Telegram sent what cannot be read: %s", error)
+                self._lines.write(logging.WARNING, "update_unreadable", reason=error)
                 return offset
             except TRANSIENT_ERRORS as error:
                 await outage.wait(error)
