@@ -99,12 +99,12 @@ def pushes_of(client):
 
 def commands_known(client):
     """Return how many names of commands a client remembers."""
-    return len(client._known)
+    return len(client._specs)
 
 
 def failures_of(client, name):
     """Return the window in which a client counts the failures of a kind."""
-    return client._failing[name]
+    return client._failures.windows[name]
 
 
 # --- sessions
