@@ -168,7 +168,7 @@ def kept_in_memory(sessions):
 
 def lines_of(sessions):
     """Return how many users' changes are lined up in this process."""
-    return len(sessions._turns)
+    return len(sessions._update_locks)
 
 
 @contextmanager
