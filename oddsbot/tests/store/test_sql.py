@@ -37,7 +37,7 @@ from oddswire.errors import (
     SourceError,
     SourceUnavailable,
 )
-from oddswire.sessions import Kept, SealedSource, Sessions
+from oddswire.sessions import SealedSource, Sessions, SourceRecord
 from support import eventually
 from support.hooks import advance_server_clock, limit
 
@@ -46,7 +46,7 @@ WALLET = "0x" + "ab" * 20
 
 def kept(user_id=1, version=1, data=b"x", **more):
     """Return a record."""
-    return Kept(
+    return SourceRecord(
         user_id=user_id, version=version, schema=1, created=1_790_000_000_000_000,
         active=1_790_000_000_000, on=True, data=data, **more,
     )  # fmt: skip
@@ -314,7 +314,7 @@ async def test_rules_are_kept_until_they_are_taken_back(engine, monkeypatch):
 @pytest.mark.advanced
 @given(
     st.builds(
-        Kept,
+        SourceRecord,
         user_id=st.integers(-(2**63), 2**63 - 1),
         version=st.integers(0, 2**53),
         schema=st.integers(0, 2**31 - 1),

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from oddsbot.store.database import failure
 from oddsbot.store.tables import users
 from oddswire.errors import SourceUnavailable
-from oddswire.sessions import Kept
+from oddswire.sessions import SourceRecord
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -36,22 +36,22 @@ class SqlSource:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def load(self, user_ids: Sequence[int]) -> list[Kept]:
+    async def load(self, user_ids: Sequence[int]) -> list[SourceRecord]:
         """Return the records of those users that have one."""
-        found: list[Kept] = []
+        found: list[SourceRecord] = []
         for at in range(0, len(user_ids), _MOST):
             some = list(user_ids[at : at + _MOST])
             found += await self._select(select(users).where(users.c.user_id.in_(some)))
         return found
 
-    async def scan(self, after: int | None, limit: int) -> list[Kept]:
+    async def scan(self, after: int | None, limit: int) -> list[SourceRecord]:
         """Return at most so many records above a user id, in order."""
         query = select(users).order_by(users.c.user_id).limit(limit)
         if after is not None:
             query = query.where(users.c.user_id > after)
         return await self._select(query)
 
-    async def save(self, kept: Kept, expected: int) -> bool:
+    async def save(self, kept: SourceRecord, expected: int) -> bool:
         """Write a record over a version; False when it is another one."""
         async with _writing(self._engine) as connection:
             if expected:
@@ -71,7 +71,7 @@ class SqlSource:
             return await _changed(connection, _deletion(user_id, expected))
         return False
 
-    async def move(self, user_id: int, expected: int, kept: Kept) -> bool:
+    async def move(self, user_id: int, expected: int, kept: SourceRecord) -> bool:
         """Give a record to a user that has none, in one transaction."""
         async with _writing(self._engine) as connection:
             moved = await _inserted(connection, kept) and await _changed(
@@ -82,7 +82,7 @@ class SqlSource:
             return moved
         return False
 
-    async def _select(self, query: Executable) -> list[Kept]:
+    async def _select(self, query: Executable) -> list[SourceRecord]:
         try:
             async with self._engine.connect() as connection:
                 rows = await connection.execute(query)
@@ -110,7 +110,7 @@ async def _changed(connection: AsyncConnection, statement: Executable) -> bool:
     return bool(result.rowcount == 1)
 
 
-async def _inserted(connection: AsyncConnection, kept: Kept) -> bool:
+async def _inserted(connection: AsyncConnection, kept: SourceRecord) -> bool:
     await connection.execute(insert(users).values(_row(kept)))
     return True
 
@@ -123,7 +123,7 @@ def _deletion(user_id: int, expected: int) -> Executable:
     )
 
 
-def _row(kept: Kept) -> dict[str, Any]:
+def _row(kept: SourceRecord) -> dict[str, Any]:
     return {
         "user_id": kept.user_id,
         "version": kept.version,
@@ -135,8 +135,8 @@ def _row(kept: Kept) -> dict[str, Any]:
     }
 
 
-def _kept(row: Any) -> Kept:
-    return Kept(
+def _kept(row: Any) -> SourceRecord:
+    return SourceRecord(
         user_id=row.user_id,
         version=row.version,
         schema=row.schema,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from oddswire.codec import Keyring
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
+class SourceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What the source keeps of one user.
 
     Attributes:
@@ -52,10 +52,10 @@ class Source(Protocol):
     may have been; any other exception is taken for the latter.
     """
 
-    async def load(self, user_ids: Sequence[int]) -> list[Kept]:
+    async def load(self, user_ids: Sequence[int]) -> list[SourceRecord]:
         """Return the records of those users that have one, newest committed state."""
 
-    async def save(self, kept: Kept, expected: int) -> bool:
+    async def save(self, record: SourceRecord, expected: int) -> bool:
         """Write a record over the version `expected`; 0: only where there is none.
 
         Returns:
@@ -65,14 +65,14 @@ class Source(Protocol):
     async def delete(self, user_id: int, expected: int) -> bool:
         """Delete a record of that version; False when it is another one or gone."""
 
-    async def move(self, user_id: int, expected: int, kept: Kept) -> bool:
-        """Delete a record of that version, and write `kept`, whose user has none.
+    async def move(self, user_id: int, expected: int, record: SourceRecord) -> bool:
+        """Delete a record of that version, and write `record`, whose user has none.
 
         Returns:
             False, and nothing is changed, when either does not hold.
         """
 
-    async def scan(self, after: int | None, limit: int) -> list[Kept]:
+    async def scan(self, after: int | None, limit: int) -> list[SourceRecord]:
         """Return at most so many records above a user id, in order; None: the first."""
 
 
@@ -98,46 +98,52 @@ class SealedSource:
         self._sealer = AesGcm(keyring)
         self._name = name
 
-    def _place(self, kept: Kept) -> bytes:
-        numbers = (kept.version, kept.schema, kept.created, kept.active, int(kept.on))
+    def _where(self, record: SourceRecord) -> bytes:
+        numbers = (
+            record.version,
+            record.schema,
+            record.created,
+            record.active,
+            int(record.on),
+        )
         return place("source", self._name, *map(str, numbers))
 
-    def _sealed(self, kept: Kept) -> Kept:
-        data = self._sealer.seal(kept.data, str(kept.user_id), self._place(kept))
-        return msgspec.structs.replace(kept, data=data)
+    def _sealed(self, record: SourceRecord) -> SourceRecord:
+        data = self._sealer.seal(record.data, str(record.user_id), self._where(record))
+        return msgspec.structs.replace(record, data=data)
 
-    def _opened(self, kept: Kept) -> Kept:
-        data = self._sealer.open(kept.data, str(kept.user_id), self._place(kept))
-        return msgspec.structs.replace(kept, data=data)
+    def _opened(self, record: SourceRecord) -> SourceRecord:
+        data = self._sealer.open(record.data, str(record.user_id), self._where(record))
+        return msgspec.structs.replace(record, data=data)
 
-    async def load(self, user_ids: Sequence[int]) -> list[Kept]:
+    async def load(self, user_ids: Sequence[int]) -> list[SourceRecord]:
         """Return records, opened.
 
         Raises:
             CodecError: One does not open.
         """
-        return [self._opened(kept) for kept in await self._source.load(user_ids)]
+        return [self._opened(record) for record in await self._source.load(user_ids)]
 
-    async def save(self, kept: Kept, expected: int) -> bool:
+    async def save(self, record: SourceRecord, expected: int) -> bool:
         """Write a record, sealed."""
-        return await self._source.save(self._sealed(kept), expected)
+        return await self._source.save(self._sealed(record), expected)
 
     async def delete(self, user_id: int, expected: int) -> bool:
         """Delete a record of that version."""
         return await self._source.delete(user_id, expected)
 
-    async def move(self, user_id: int, expected: int, kept: Kept) -> bool:
+    async def move(self, user_id: int, expected: int, record: SourceRecord) -> bool:
         """Give a record another user, sealed for that one."""
-        return await self._source.move(user_id, expected, self._sealed(kept))
+        return await self._source.move(user_id, expected, self._sealed(record))
 
-    async def scan(self, after: int | None, limit: int) -> list[Kept]:
+    async def scan(self, after: int | None, limit: int) -> list[SourceRecord]:
         """Return records in order, opened; one that does not open, as it is."""
         records = []
-        for kept in await self._source.scan(after, limit):
+        for record in await self._source.scan(after, limit):
             try:
-                records.append(self._opened(kept))
+                records.append(self._opened(record))
             except CodecError:
-                records.append(kept)
+                records.append(record)
         return records
 
     async def reseal(self, *, page: int = 200) -> int:
@@ -148,15 +154,15 @@ class SealedSource:
         `retire` finds it.
         """
         resealed = 0
-        async for kept in self._every(page):
-            if self._number(kept) == self._sealer.primary:
+        async for record in self._every(page):
+            if self._number(record) == self._sealer.primary:
                 continue
             try:
-                again = self._sealed(self._opened(kept))
+                again = self._sealed(self._opened(record))
             except CodecError:
                 continue
             # The version is the same: what it means has not changed.
-            resealed += await self._source.save(again, kept.version)
+            resealed += await self._source.save(again, record.version)
         return resealed
 
     async def retire(self, number: int, *, page: int = 200) -> None:
@@ -168,8 +174,8 @@ class SealedSource:
         """
         keyring = self._sealer.keyring.without(number)
         used = 0
-        async for kept in self._every(page):
-            used += self._number(kept) == number
+        async for record in self._every(page):
+            used += self._number(record) == number
         if used:
             raise SessionError(
                 f"{used} records of the source are sealed under key {number}: run "
@@ -177,21 +183,21 @@ class SealedSource:
             )
         self._sealer.use(keyring)
 
-    async def _every(self, page: int) -> AsyncIterator[Kept]:
+    async def _every(self, page: int) -> AsyncIterator[SourceRecord]:
         after = None
         while records := await self._source.scan(after, page):
-            for kept in records:
-                after = kept.user_id
-                yield kept
+            for record in records:
+                after = record.user_id
+                yield record
 
-    def _number(self, kept: Kept) -> int | None:
+    def _number(self, record: SourceRecord) -> int | None:
         try:
-            return self._sealer.key_number(kept.data)
+            return self._sealer.key_number(record.data)
         except CodecError:
             return None
 
 
-class Rebuilt(msgspec.Struct, frozen=True):
+class RebuildProgress(msgspec.Struct, frozen=True):
     """How far the indexes were built from the source.
 
     Attributes:
