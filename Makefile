@@ -17,7 +17,7 @@ WHEELS := --only-binary :all: --no-binary forbiddenfruit
 
 .PHONY: demo test check docs conformance dropin chaos audit failovers bench bench-alerts growth hour lock lock-dropin clean
 
-demo: $(STAMP)  ## recorded Polymarket order books become alerts, in this terminal
+demo: $(STAMP)  ## talk to the bot in a browser, no account, no network
 	@$(BIN)/oddsbot demo
 
 test: $(STAMP)  ## every test; writes build/requirements.json for make docs

@@ -277,9 +277,7 @@ def _replay(trace: list[int], room: int) -> float:
             hits += 1
             used_again(held)
         else:
-            item = Item()
-            item.key, item.size = str(key), 1
-            memory.put(item)
+            memory.put(Item(key=str(key), size=1))
     return hits / len(trace)
 
 

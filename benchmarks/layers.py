@@ -26,7 +26,7 @@ from timing import Effort, figure, latency, rate, rounds
 
 from oddswire.client import Client, _dialer
 from oddswire.connection import multiplexer
-from oddswire.connection.calls import Named
+from oddswire.connection.multiplexer import CallLabel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from oddswire.embedded import EmbeddedServer
 
 ASYNCIO = "asyncio: a task switch and a future"
-WIRE = "wire.send of packed bytes"
+SEND = "connection.send of packed bytes"
 EXECUTE = "client.execute_command('GET', key)"
 GET = "client.get(key)"
 EXECUTE_SET = "client.execute_command('SET', ...)"
@@ -76,15 +76,15 @@ async def measure(
             stack.push_async_callback(silent.aclose)
             await silent.ping()
         turn = _Turn()
-        send, label = client._link.wire.send, Named("GET")  # noqa: SLF001 - the layer below
+        send, label = client._command.current.send, CallLabel("GET")  # noqa: SLF001 - the layer below
         packed = [pack_command(("GET", key("get", task))) for task in range(TASKS)]
 
-        async def wire(data: bytes) -> None:
+        async def connection(data: bytes) -> None:
             await send(data, 5.0, label)
 
         layers: dict[str, list[Any]] = {
             ASYNCIO: [turn] * TASKS,
-            WIRE: [partial(wire, data) for data in packed],
+            SEND: [partial(connection, data) for data in packed],
             EXECUTE: [
                 partial(client.execute_command, "GET", key("get", task))
                 for task in range(TASKS)
@@ -271,12 +271,12 @@ def _without_counting(owner: type, *names: str) -> type:
 
 @contextmanager
 def _uncounted() -> Iterator[type[Client]]:
-    """Yield a client class; what connects in this block has an uncounted wire too."""
-    wire = multiplexer.Multiplexer
+    """Yield a client class; its connections made in this block are uncounted too."""
+    connection = multiplexer.Multiplexer
     _dialer.Multiplexer = _without_counting(  # type: ignore[attr-defined]
-        wire, "send", "_flush", "data_received", "_resume", "_read"
+        connection, "send", "_flush", "data_received", "_resume", "_read"
     )
     try:
         yield _without_counting(Client, "execute_command")
     finally:
-        _dialer.Multiplexer = wire  # type: ignore[attr-defined]
+        _dialer.Multiplexer = connection  # type: ignore[attr-defined]

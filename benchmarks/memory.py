@@ -73,9 +73,9 @@ async def _main(scale: int) -> int:
         async def reconnections(count: int) -> None:
             for _ in range(count):
                 await client.ping()
-                wire = client._link.wire  # noqa: SLF001 - there is no public way to lose it
-                if wire is not None:
-                    wire.abort(ConnectionLost("cut"))
+                connection = client._command.current  # noqa: SLF001 - there is no public way to lose it
+                if connection is not None:
+                    connection.abort(ConnectionLost("cut"))
 
         pushed = 0
         arrived = asyncio.Event()

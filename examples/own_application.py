@@ -31,10 +31,10 @@ class AppSettings:
 def note(event: Event) -> None:
     """Turn what happens to the connection into the application's own log lines."""
     match event:
-        case Ready(wire=wire, took=took):
-            log.info("redis (%s) ready in %.1f ms", wire, took * 1000)
-        case Disconnected(wire=wire, reason=reason):
-            log.warning("redis (%s) left: %s", wire, reason)
+        case Ready(connection=name, took=took):
+            log.info("redis (%s) ready in %.1f ms", name, took * 1000)
+        case Disconnected(connection=name, reason=reason):
+            log.warning("redis (%s) left: %s", name, reason)
 
 
 async def serve(settings: AppSettings) -> str:

@@ -23,16 +23,16 @@ from oddswire.events import (
 )
 
 EVENTS = [
-    Connecting(wire="command"),
-    Connected(wire="command"),
-    Ready(wire="command", took=0.01),
-    Disconnected(wire="command", reason="reset by peer"),
-    Reconnecting(wire="command", attempt=2, delay=0.1),
-    CircuitOpened(wire="command", attempts=10, reason="refused"),
-    CircuitClosed(wire="command"),
-    Failover(wire="command", old="a:1", new="b:1"),
-    DataReset(wire="tracked", reason="flushed"),
-    Refused(wire="command", reason="wrong password"),
+    Connecting(connection="command"),
+    Connected(connection="command"),
+    Ready(connection="command", took=0.01),
+    Disconnected(connection="command", reason="reset by peer"),
+    Reconnecting(connection="command", attempt=2, delay=0.1),
+    CircuitOpened(connection="command", attempts=10, reason="refused"),
+    CircuitClosed(connection="command"),
+    Failover(connection="command", old="a:1", new="b:1"),
+    DataReset(connection="tracked", reason="flushed"),
+    Refused(connection="command", reason="wrong password"),
     Degraded(part="limiter", mode="local", reason="away"),
     Restored(part="limiter", mode="local", outage=2.0),
 ]
@@ -45,7 +45,7 @@ def test_every_state_change_has_a_frozen_event() -> None:
     for event in EVENTS:
         assert event == msgspec.structs.replace(event)
         with pytest.raises(AttributeError):
-            event.wire = "other"
+            event.connection = "other"
 
 
 @pytest.mark.basic

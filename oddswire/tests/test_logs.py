@@ -78,7 +78,7 @@ def test_a_line_has_a_stable_name_and_its_fields():
     """A record carries its name and each field as attributes, and reads as one line."""
     seen, events = Recorded(), Events()
     log_events(events, seen.log)
-    events.emit(Disconnected(wire="command", reason="reset by peer"))
+    events.emit(Disconnected(connection="command", reason="reset by peer"))
     (record,) = seen.records
 
     assert (record.event, record.connection) == ("connection_lost", "command")
@@ -95,12 +95,12 @@ async def test_a_flapping_connection_fills_no_log_and_its_last_line_is_true():
     """Of many changes in ten seconds six lines stay, then one with their number."""
     seen, events, now = Recorded(), Events(), [9.9]
     log_events(events, seen.log, now=lambda: now[0])
-    events.emit(Disconnected(wire="command", reason="0"))
+    events.emit(Disconnected(connection="command", reason="0"))
     now[0] = 19.8  # the window ends in 100 ms of the loop
     for number in range(1, 50):
-        events.emit(Ready(wire="command", took=0.1, outage=0.1))
-        events.emit(Disconnected(wire="command", reason=str(number)))
-    events.emit(Ready(wire="command", took=0.1, outage=7.0))
+        events.emit(Ready(connection="command", took=0.1, outage=0.1))
+        events.emit(Disconnected(connection="command", reason=str(number)))
+    events.emit(Ready(connection="command", took=0.1, outage=7.0))
     assert len(seen.records) == 6
 
     await eventually(lambda: len(seen.records) == 7)
@@ -115,7 +115,7 @@ def test_one_thing_that_flaps_hides_no_other():
     seen, events = Recorded(), Events()
     log_events(events, seen.log, now=lambda: 1.0)
     for _ in range(50):
-        events.emit(Disconnected(wire="command", reason="x"))
+        events.emit(Disconnected(connection="command", reason="x"))
     events.emit(Degraded(part="limiter", mode="local", reason="x"))
     events.emit(Restored(part="limiter", mode="local", outage=2.0))
 
@@ -131,7 +131,9 @@ def test_a_server_that_never_answered_is_one_line():
     log_events(events, seen.log)
     for attempt in range(2, 9):
         events.emit(
-            Reconnecting(wire="command", attempt=attempt, delay=0.1, reason="refused")
+            Reconnecting(
+                connection="command", attempt=attempt, delay=0.1, reason="refused"
+            )
         )
 
     assert [record.getMessage() for record in seen.records] == [

@@ -12,8 +12,7 @@ import msgspec
 import pytest
 
 import oddswire
-from oddswire.connection.outage import TRANSIENT_ERRORS
-from oddswire.connection.reply_errors import reply_error
+from oddswire.connection.errors import TRANSIENT_ERRORS, reply_error
 from oddswire.errors import OddswireError
 from oddswire.pubsub import Delivery, PubSub, Topic
 from oddswire.queue import Queue
@@ -48,7 +47,7 @@ REFUSALS = {
 PASSING_TASKS = {
     *("oddswire gathered batch", "oddswire refresh", "oddswire load"),
     *("sessions: updates", "queue: message", "queue: wait for the stop"),
-    *("oddswire exclusive wire", "oddswire simple client connecting"),
+    *("oddswire exclusive connection", "oddswire simple client connecting"),
     *("oddswire topic handler", "oddswire TLS", "oddswire asking for plaintext"),
     "oddswire server starting",
 }

@@ -151,11 +151,14 @@ async def test_a_wire_has_sessions_and_locks_and_erases_a_user(tmp_path):
 @pytest.mark.requirement("X5")
 async def test_an_erased_user_is_in_no_part():
     """Waiting, in hand, dead, counted, cached: all is gone, and others keep theirs."""
-    rule = Rule("sends", SlidingWindow(1, 60), key="user")
+    rules = [
+        Rule("sends", SlidingWindow(1, 60), key="user"),
+        Rule("chats", SlidingWindow(1, 60), key="chat"),
+    ]
     async with (
         EmbeddedServer() as server,
         oddswire.connect(
-            url=server.url, rules=[rule], queue=str, side_timeout=5.0
+            url=server.url, rules=rules, queue=str, side_timeout=5.0
         ) as wire,
     ):
         in_hand, dead = asyncio.Event(), asyncio.Event()
@@ -170,6 +173,10 @@ async def test_an_erased_user_is_in_no_part():
         for user in (7_000_123, 7):
             await wire.sessions.update(user, lambda s: None, create=True)
             assert (await wire.limiter.hit("sends", "default", user=user)).allowed
+            # As the adapters of a bot with the id 900 count her and her chat.
+            for by in ({"user": f"900:{user}"}, {"chat": f"900:{user}"}):
+                rule = "chats" if "chat" in by else "sends"
+                assert (await wire.limiter.hit(rule, **by)).allowed
             assert not (await wire.limiter.hit("sends", user=user)).allowed
             await wire.limiter.penalize("sends", 60, user=user)
             tags = [f"user:{user}"]
@@ -369,7 +376,7 @@ async def test_bad_input_is_one_sentence_that_names_the_argument():
         ):
             with pytest.raises(SessionError, match="user_id must be an int, not "):
                 await call
-        with pytest.raises(ValueError, match="ttl must be seconds"):
+        with pytest.raises(SettingsError, match=r"ttl .*accepted are seconds"):
             wire.lock("a", "5")
 
 

@@ -55,11 +55,12 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
         yield from _differences(line)
         yield from _skips(line)
         commands = line["as_it_is"]["ours"]["commands"]
+        shared = commands["command_connection"]
         yield (
             f"By the server's own counters, {commands['all']:,} commands were run in "
-            f"the first pass with our class, {commands['command_wire']:,} of them on "
-            "the shared command wires; the others are those of pub/sub, WATCH and "
-            "blocking commands, and of the tests' own connections."
+            f"the first pass with our class, {shared:,} of them on the shared command "
+            "connections; the others are those of pub/sub, WATCH and blocking "
+            "commands, and of the tests' own connections."
         )
         yield ""
     yield "## Faults of other clients"

@@ -52,26 +52,26 @@ class Ledger:
         self._server = redis.Redis.from_url(config.option.redis_url)
         self._outcomes: dict[str, str] = {}
         self._reasons: dict[str, str] = {}
-        self._on_command_wires = 0
+        self._on_command_connections = 0
         self._in_all = 0
 
     def swap(self) -> None:
-        """Replace `redis.asyncio.Redis` by `Client`, its wire's commands counted."""
+        """Replace `redis.asyncio.Redis` by `Client`, its commands counted."""
         ledger = self
 
         class Subject(Client):
             async def aclose(self, *arguments: Any, **options: Any) -> None:
-                if self._link.wire is not None:
-                    ledger.count_wire(self._link.greeting.connection_id)
+                if self._command.current is not None:
+                    ledger.count_connection(self._command.server_info.connection_id)
                 await super().aclose(*arguments, **options)
 
         redis.asyncio.Redis = Subject
 
-    def count_wire(self, connection_id: int) -> None:
-        """Add what the server counted on a command wire that is about to be closed."""
+    def count_connection(self, connection_id: int) -> None:
+        """Add what the server counted on a command connection about to be closed."""
         for client in self._server.client_list(client_id=[connection_id]):
             # Without HELLO and INFO, which the handshake sent.
-            self._on_command_wires += int(client["tot-cmds"]) - 2
+            self._on_command_connections += int(client["tot-cmds"]) - 2
 
     # After the suite's conftest has asked the server for its version.
     @pytest.hookimpl(trylast=True)
@@ -130,7 +130,10 @@ class Ledger:
         result = {
             "redis": redis.__version__,
             "redis_file": redis.__file__,
-            "commands": {"all": self._in_all, "command_wire": self._on_command_wires},
+            "commands": {
+                "all": self._in_all,
+                "command_connection": self._on_command_connections,
+            },
             "outcomes": self._outcomes,
             "reasons": self._reasons,
         }

@@ -132,6 +132,6 @@ async def run(
     result: dict[str, Any] = json.loads(report.read_text())
     if Path(result["redis_file"]).parent != line.folder / "redis":
         raise SystemExit(f"{name} imported another redis: {result['redis_file']}")
-    if (result["commands"]["command_wire"] > 0) != (subject == "ours"):
+    if (result["commands"]["command_connection"] > 0) != (subject == "ours"):
         raise SystemExit(f"{name} did not use the class it was to use")
     return result

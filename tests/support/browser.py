@@ -31,6 +31,40 @@ FLAGS = [
     "--remote-debugging-port=0",
 ]
 
+# The contrast of each text with what is behind it, by the formula of WCAG 2.
+CONTRAST = """(() => {
+  const canvas = document.createElement("canvas").getContext("2d",
+    { willReadFrequently: true });
+  const rgb = (css) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = css;
+    canvas.fillRect(0, 0, 1, 1); return [...canvas.getImageData(0, 0, 1, 1).data]; };
+  const light = (c) => c.slice(0, 3).map((v) => v / 255)
+    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const low = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !element.checkVisibility()
+        || ["SCRIPT", "STYLE"].includes(element.tagName)) continue;
+    let behind = element, back = rgb(getComputedStyle(behind).backgroundColor);
+    while (back[3] < 255 && behind.parentElement) {
+      behind = behind.parentElement;
+      back = rgb(getComputedStyle(behind).backgroundColor); }
+    const [a, b] = [light(rgb(getComputedStyle(element).color)), light(back)];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) low.push([walker.currentNode.data.trim(), ratio]);
+  }
+  return low;
+})()"""
+# What has no name for a screen reader, and what is too small for a finger.
+UNNAMED = """[...document.querySelectorAll("button, a, textarea, img, summary")]
+  .filter((e) => !(e.textContent.trim() || e.alt || e.labels?.length))
+  .map((e) => e.outerHTML)"""
+SMALL = """[...document.querySelectorAll("nav a, .keys *, #write button, textarea")]
+  .filter((e) => e.checkVisibility() && e.matches("a, button, textarea")
+  && e.getBoundingClientRect().height < 43).map((e) => e.outerHTML)"""
+WIDE = "document.documentElement.scrollWidth - innerWidth"
+
 
 class Browser:
     """One tab of a Chromium with a profile of its own; `async with`.

@@ -39,7 +39,7 @@ _LIMITS = {
     "page of rules": "oddsbot.store.rules._PAGE",
     "server starts": "oddswire.embedded.server._START_SECONDS",
     "server stops": "oddswire.embedded.server._STOP_SECONDS",
-    "silence": "oddswire.connection.calls._SILENT_AT_LEAST",
+    "silence": "oddswire.connection.multiplexer._SILENT_AT_LEAST",
 }
 
 
@@ -53,28 +53,30 @@ def limit(monkeypatch, name, value):
 
 def drop_connection(client):
     """End the connection of a client, of a `tracked` one, or of a `SimpleClient`."""
-    connection = client._link.wire if hasattr(client, "_link") else client._wire
+    connection = (
+        client._command.current if hasattr(client, "_command") else client._connection
+    )
     connection.abort(ConnectionLost("cut"))
 
 
 def connection_of(client):
     """Return the connection that a client has now."""
-    return client._link.wire
+    return client._command.current
 
 
 def server_info(client):
     """Return what the server said of itself when a client connected."""
-    return client._link.greeting
+    return client._command.server_info
 
 
 def start_connecting(client):
     """Have a client connect, without a call that waits for it."""
-    client._link._start()
+    client._command._start()
 
 
 def skip_backoff(client):
     """Let the next call connect at once, as if the pause before it had passed."""
-    client._link._next_attempt = 0.0
+    client._command._next_attempt = 0.0
 
 
 def sentinels_of(client):
@@ -89,7 +91,7 @@ def half_of(connection, data):
 
 def pushes_of(client):
     """Return how many push messages the connections of a client have read."""
-    return client._wires.traffic.pushes
+    return client._connections.metrics.pushes
 
 
 def commands_known(client):
@@ -309,14 +311,14 @@ def cache_steps(cache):
 
 async def look_at_size(cache, client):
     """Have a cache look whether it has to keep to its cap."""
-    await cache._cap._look(client)
+    await cache._size_limit._check(client)
 
 
 async def weigh(cache, client, limit=None):
     """Have a cache keep to its cap (or another) now."""
     if limit is not None:
-        cache._cap.limit = limit
-    await cache._cap.enforce(client)
+        cache._size_limit.limit = limit
+    await cache._size_limit.enforce(client)
 
 
 # --- topics

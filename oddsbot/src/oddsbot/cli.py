@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
+import webbrowser
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -13,7 +15,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from oddsbot.demo import DemoError, Options, View, run
+from oddsbot.demo import DemoError, Options, Progress, View, run
 from oddsbot.polymarket import PolymarketError
 from oddsbot.replay import ReplayError, sample
 from oddsbot.settings import Settings
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 DISAGREES = 1
 BAD_INPUT = 2
+# Recorded seconds a second; a person follows the slower one.
+_SPEED, _BROWSER_SPEED = 60.0, 6.0
 
 app = typer.Typer(
     help="A Polymarket bot: alerts on prices and resolutions.",
@@ -125,13 +129,28 @@ def demo(
         typer.Option(help="A .books.jsonl.gz file; default: the one that comes along."),
     ] = None,
     speed: Annotated[
-        float, typer.Option(help="Recorded seconds a second; inf: as fast as it goes.")
-    ] = 60.0,
+        float | None,
+        typer.Option(
+            help="Recorded seconds a second; inf: as fast as it goes. "
+            "Default: 60, in the browser 6."
+        ),
+    ] = None,
     seconds: Annotated[
         float | None, typer.Option(help="Play that long; default: to the end.")
     ] = None,
+    browser: Annotated[
+        bool,
+        typer.Option("--browser", help="The chat page, also where no terminal is."),
+    ] = False,
+    terminal: Annotated[
+        bool, typer.Option("--terminal", help="Draw prices and alerts in the terminal.")
+    ] = False,
     headless: Annotated[
-        bool, typer.Option("--headless", help="Print alerts as lines, draw nothing.")
+        bool,
+        typer.Option(
+            "--headless",
+            help="Print alerts as lines, draw nothing; by itself where no terminal is.",
+        ),
     ] = False,
     json: Annotated[
         bool,
@@ -148,25 +167,35 @@ def demo(
         typer.Option(help="Port of the recorded Polymarket; default: any free one."),
     ] = 0,
 ) -> None:
-    """Play recorded order books to three users; an own server, no account, no network.
+    """Talk to the bot in a browser, while recorded order books are played to it.
 
-    Ctrl-C stops it in order. At its end an independent checker works out which
-    alerts had to come: the exit code is 1 when it disagrees, and 2 when the demo
-    could not run.
+    An own server, no account, no network. With --terminal or --headless, or where
+    stdout is no terminal, three users are played to instead of a person. Ctrl-C stops
+    it in order. An independent checker works out which alerts had to come: the exit
+    code is 1 when it disagrees, and 2 when the demo could not run.
     """
+    in_browser = browser or not (
+        terminal or headless or json or not sys.stdout.isatty()
+    )
+    default = _BROWSER_SPEED if in_browser else _SPEED
     try:
+        if browser + terminal + (headless or json) > 1:
+            raise DemoError("give one of --browser, --terminal and --headless")  # noqa: TRY301
         options = Options(
             recording=recording if recording is not None else sample(),
-            speed=speed,
+            speed=speed if speed is not None else default,
             seconds=seconds,
             data_dir=data_dir,
             port=port,
         )
         settings = Settings.from_env()
-        if headless or json:
-            report = asyncio.run(_headless(options, settings, json=json))
-        else:
+        if in_browser:
+            asyncio.run(_in_browser(options, settings))
+            return
+        if terminal:
             report = asyncio.run(_in_terminal(options, settings))
+        else:
+            report = asyncio.run(_headless(options, settings, json=json))
     except (DemoError, OddswireError, PolymarketError, ReplayError) as error:
         _refuse(error)
     text = report.json() if json else plain_lines(report.text())
@@ -185,12 +214,49 @@ async def _headless(options: Options, settings: Settings, *, json: bool) -> Repo
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_Plain("%(message)s"))
+
+    def write(line: str) -> None:
+        print(line, file=out, flush=True)
+
     return await run(
         options,
         settings.redis,
         stop=_stop_on_signals(),
-        write=lambda line: print(line, file=out, flush=True),
+        write=write,
+        view=Progress(write).show,
     )
+
+
+async def _in_browser(options: Options, settings: Settings) -> None:
+    # aiogram and SQLAlchemy take their time to import, and nothing else needs them.
+    from oddsbot.demo.browser import Scene, show  # noqa: PLC0415
+
+    def opened(scene: Scene) -> None:
+        print(  # noqa: T201 - its purpose
+            "The bot is here; this address opens once:\n\n"
+            f"    {scene.api.page_url()}\n\nCtrl-C ends it.",
+            flush=True,
+        )
+        if _has_screen():
+            # A text browser would take the terminal.
+            webbrowser.open(scene.api.page_url())
+
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Plain("%(message)s"))
+    account = await show(options, settings, stop=_stop_on_signals(), opened=opened)
+    print(  # noqa: T201 - its purpose
+        f"{account.due} due, {account.delivered} delivered, {account.lost} lost"
+        + (f", {account.wrong} wrong" if account.wrong else "")
+    )
+    if account.lost or account.wrong:
+        raise typer.Exit(DISAGREES)
+
+
+def _has_screen() -> bool:
+    if sys.platform in {"darwin", "win32"}:
+        return True
+    return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))  # noqa: TID251 - of the desktop
 
 
 async def _in_terminal(options: Options, settings: Settings) -> Report:

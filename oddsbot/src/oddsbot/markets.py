@@ -76,6 +76,7 @@ NAMESPACES = (
         name="market", type=GammaMarket, ttl=600.0, stale=_HOUR, negative_ttl=_MINUTE
     ),
     Namespace(name="slug", type=str, ttl=_DAY, stale=_DAY, negative_ttl=_MINUTE),
+    Namespace(name="number", type=str, ttl=_DAY, stale=_DAY, negative_ttl=_MINUTE),
     Namespace(
         name="event", type=GammaEvent, ttl=600.0, stale=_HOUR, negative_ttl=_MINUTE
     ),
@@ -163,6 +164,21 @@ class Markets:
     async def market(self, condition_id: str) -> GammaMarket | None:
         """Return the market with this condition id."""
         return await self._market(condition_id)
+
+    async def by_id(self, number: str) -> GammaMarket | None:
+        """Return the market with this number of Gamma's, as buttons carry it."""
+
+        async def load() -> str | None:
+            try:
+                market = await self._upstream.call(
+                    "gamma", "markets", lambda: self._gamma.market_by_id(number)
+                )
+            except NotFound:
+                return None
+            return market.condition_id
+
+        condition_id = await self._cache.get_or_set(f"number:{number}", load)
+        return None if condition_id is None else await self.market(condition_id)
 
     async def by_slug(self, slug: str) -> GammaMarket | None:
         """Return the market with this slug, the last part of its page's address."""

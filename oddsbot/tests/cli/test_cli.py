@@ -325,3 +325,24 @@ async def test_a_port_that_cannot_be_had_is_one_line(tmp_path, port):
         )
     assert (code, out) == (2, "")
     assert one_line(err)
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B5")
+async def test_piped_the_demo_says_how_far_it_is(tmp_path):
+    """Where stdout is no terminal it is headless by itself, and not silent."""
+    code, out, err = await oddsbot(tmp_path, "demo", "--seconds", "6", "--speed", "200")
+
+    assert (code, err) == (0, "")
+    first, *rest = out.splitlines()
+    assert first == "playing 1,200 recorded seconds at speed 200: about 6 s"
+    assert any("% played, " in line for line in rest)
+    assert "check: exactly the " in out
+
+
+@pytest.mark.errors
+async def test_two_forms_of_the_demo_are_one_too_many(tmp_path):
+    """Options that contradict each other are refused with what to give."""
+    code, _, err = await oddsbot(tmp_path, "demo", "--browser", "--terminal")
+    assert code == 2
+    assert "give one of" in one_line(err)

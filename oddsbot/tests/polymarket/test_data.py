@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oddsbot.polymarket import BadAnswer, Data, Gamma, NotFound
-from oddsbot.polymarket.data import Activity, _read_page
+from oddsbot.polymarket.data import Activity, reading_page
+from oddsbot.polymarket.slices import at_once
 
 D = Decimal
 WALLET = "0x56687bf447db6ffa42ffe2204a05edaa20f55839"
@@ -160,7 +161,7 @@ _JSON = st.recursive(
 def test_hostile_rows_are_read_or_counted_and_never_raise(rows):
     """Whatever JSON stands in the list, each row is a model or a skip."""
     left_out = []
-    page = _read_page("GET /v2/activity", {"data": rows}, Activity, left_out)
+    page = at_once(reading_page("GET /v2/activity", {"data": rows}, Activity, left_out))
 
     assert len(page.rows) + page.skipped == len(rows)
     assert page.skipped == len(left_out)

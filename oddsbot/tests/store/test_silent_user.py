@@ -15,9 +15,9 @@ from oddsbot.alerts import Direction, PriceRule
 from oddsbot.delivery import Courier, Outbox, alert_queue
 from oddsbot.polymarket import MarketStream
 from oddsbot.replay import Recording, Replay, token_id
-from oddsbot.store import TrackedWallet
+from oddsbot.store import SqlRules, TrackedWallet
 from oddsbot.watch import Watcher
-from oddsbot.watch.remembering import price_rules, remembered
+from oddsbot.watch.remembering import remembered
 from oddswire import Client, EmbeddedServer, Settings
 from oddswire.clock import SystemClock
 from oddswire.errors import CodecError, SourceError
@@ -61,7 +61,7 @@ async def ask(wire, engine):
         id="hers", user_id=42, market=MARKET, asset_id=UP, direction=Direction.ABOVE,
         level=Decimal("0.60"),
     )  # fmt: skip
-    await price_rules(engine).save(rule)
+    await SqlRules(engine).save(rule)
 
 
 async def watch(wire, alerts, recording):

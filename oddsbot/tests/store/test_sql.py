@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from decimal import Decimal
 from types import SimpleNamespace
 
-import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -15,10 +13,8 @@ from hypothesis import strategies as st
 from sqlalchemy import inspect, text
 from typer.testing import CliRunner
 
-from oddsbot.alerts import Direction, PriceRule
 from oddsbot.cli import app
 from oddsbot.store import (
-    OtherOwner,
     SqlRules,
     SqlSource,
     TrackedWallet,
@@ -31,7 +27,6 @@ from oddsbot.store.tables import VERSIONS, metadata
 from oddswire import Client
 from oddswire.codec import Keyring
 from oddswire.errors import (
-    CodecError,
     Outcome,
     SettingsError,
     SourceError,
@@ -39,7 +34,7 @@ from oddswire.errors import (
 )
 from oddswire.sessions import SealedSource, Sessions, SourceRecord
 from support import eventually
-from support.hooks import advance_server_clock, limit
+from support.hooks import advance_server_clock
 
 WALLET = "0x" + "ab" * 20
 
@@ -49,14 +44,6 @@ def kept(user_id=1, version=1, data=b"x", **more):
     return SourceRecord(
         user_id=user_id, version=version, schema=1, created=1_790_000_000_000_000,
         active=1_790_000_000_000, on=True, data=data, **more,
-    )  # fmt: skip
-
-
-def rule(number, user_id=1):
-    """Return a rule."""
-    return PriceRule(
-        id=f"rule {number:04}", user_id=user_id, market="0xmarket", asset_id="1" * 77,
-        direction=Direction.ABOVE, level=Decimal("0.60"),
     )  # fmt: skip
 
 
@@ -134,7 +121,7 @@ async def test_the_migrations_make_own_tables_only_and_what_the_code_expects(emp
         await connection.execute(text("CREATE TABLE theirs (id INTEGER)"))
     if empty.dialect.name == "postgresql":
         await asyncio.gather(upgrade(empty), upgrade(empty))
-    assert await upgrade(empty) == await upgrade(empty) == "0001"
+    assert await upgrade(empty) == await upgrade(empty) == "0002"
 
     def look(connection):
         context = MigrationContext.configure(
@@ -151,7 +138,7 @@ async def test_the_migrations_make_own_tables_only_and_what_the_code_expects(emp
 
     async with empty.connect() as connection:
         names, differences = await connection.run_sync(look)
-    assert names == {"oddsbot_users", "oddsbot_rules", "oddsbot_schema", "theirs"}
+    assert names == {*metadata.tables, "oddsbot_schema", "theirs"}
     assert differences == []
 
 
@@ -268,7 +255,7 @@ async def test_tables_that_were_not_made_are_typed(empty):
     with pytest.raises(SourceUnavailable):
         await SqlSource(empty).save(kept(), 0)
     with pytest.raises(SourceUnavailable):
-        _ = [each async for each in SqlRules(empty, PriceRule, "price").all()]
+        _ = [each async for each in SqlRules(empty).all()]
 
 
 @pytest.mark.errors
@@ -278,37 +265,6 @@ async def test_an_url_that_is_none_names_what_to_give(url):
     with pytest.raises(SettingsError, match=r"sqlite:///bot\.db") as caught:
         await open_database(url).__aenter__()
     assert "secret" not in str(caught.value)
-
-
-@pytest.mark.integration
-@pytest.mark.requirement("S8")
-async def test_rules_are_kept_until_they_are_taken_back(engine, monkeypatch):
-    """Rules come back as they were, in pages, and leave one by one or by user."""
-    limit(monkeypatch, "page of rules", 3)
-    rules = SqlRules(engine, PriceRule, "price")
-    wanted = [rule(n, user_id=n % 2) for n in range(7)]
-    for each in reversed(wanted):
-        await rules.save(each)
-    assert [each async for each in rules.all()] == wanted
-    changed = msgspec.structs.replace(wanted[0], level=Decimal("0.7"))
-    await rules.save(changed)
-    assert await anext(rules.all()) == changed
-    assert await rules.delete(0, "rule 0000")
-    assert not await rules.delete(0, "rule 0000")
-    assert await rules.delete_of(0) == 3
-    assert [each.user_id async for each in rules.all()] == [1, 1, 1]
-    # By owner and id: knowing another user's id changes nothing.
-    assert not await rules.delete(2, "rule 0001")
-    with pytest.raises(OtherOwner, match="rule 0001"):
-        await rules.save(msgspec.structs.replace(wanted[1], user_id=2))
-    assert await anext(rules.all()) == wanted[1]
-    others = SqlRules(engine, PriceRule, "other")
-    assert [each async for each in others.all()] == []
-    newer = SqlRules(engine, PriceRule, "price", schema=2)
-    await newer.save(wanted[1])
-    with pytest.raises(CodecError, match="schema 2") as caught:
-        _ = [each async for each in rules.all()]
-    assert caught.value.reason == "newer"
 
 
 @pytest.mark.advanced
@@ -337,7 +293,7 @@ def test_the_command_makes_the_tables(tmp_path):
     for _ in range(2):
         result = CliRunner().invoke(app, ["db", "upgrade", "--database", url])
         assert result.exit_code == 0
-        assert "0001" in result.output
+        assert "0002" in result.output
     wrong = CliRunner().invoke(app, ["db", "upgrade", "--database", "nosuch://x"])
     assert wrong.exit_code == 2
     assert "sqlite:///bot.db" in wrong.stderr

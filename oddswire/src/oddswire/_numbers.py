@@ -40,7 +40,7 @@ def check_int(
     """
     if not is_int(value, low, high):
         raise error(
-            f"{name} {_shown(value)}: accepted is a whole number from {low} to {high}"
+            f"{name} {shown(value)}: accepted is a whole number from {low} to {high}"
         )
 
 
@@ -54,11 +54,12 @@ def check_duration(
     """
     if not is_number(value, low, high):
         raise error(
-            f"{name} {_shown(value)}: accepted are seconds from {low:g} to {high:g}"
+            f"{name} {shown(value)}: accepted are seconds from {low:g} to {high:g}"
         )
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as an error message shows it, whatever it is."""
     try:
         return plain(repr(value), 80)
     except ValueError:  # an int of thousands of digits

@@ -122,6 +122,8 @@ RATELIMIT: Final = Component(
         "evalsha", "eval", "time", "get", "mget", "set", "del", "unlink", "exists",
         "pexpire", "zadd", "zrem", "zcount", "zrangebyscore", "zremrangebyscore",
     ),
+    # The forms of a subject that `erase` does not know; it says so without it.
+    revealing=("scan",),
     families=(keys.RATE_LIMIT, keys.RATE_BLOCK, keys.RATE_CHANGE),
 )  # fmt: skip
 PUBSUB: Final = Component(
@@ -146,6 +148,8 @@ QUEUE: Final = Component(
         "sadd", "srem", "scard", "sismember", "smembers",
         "llen", "lpush", "blpop",
     ),
+    # The identity of the server process.
+    optional=("info",),
     families=(
         keys.QUEUE, keys.QUEUE_LINES, keys.QUEUE_USERS, keys.QUEUE_LEASES,
         keys.QUEUE_DELAYED, keys.QUEUE_PAUSED, keys.QUEUE_PARKED, keys.QUEUE_DEAD,

@@ -118,11 +118,11 @@ class CircuitOpen(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The wire has as much in flight as its caps allow, and no room came in time."""
+    """As much is in flight as the limits allow, and no room came in time."""
 
 
 class PoolTimeout(Unavailable, redis_errors.MaxConnectionsError):
-    """No exclusive wire became free within the acquire timeout."""
+    """No exclusive connection became free within the acquire timeout."""
 
 
 class ConnectionLost(OddswireError, redis_errors.ConnectionError):
@@ -245,6 +245,12 @@ class QueueError(OddswireError, ValueError):
     """A queue was given what it cannot take: a time in no range, a name, no filter."""
 
 
+class OtherServer(QueueError):
+    """The server is not the one that the caller named; nothing was enqueued."""
+
+    outcome = Outcome.REJECTED
+
+
 class Undeliverable(OddswireError):
     """Raised by a handler of a queue: the message is to be a dead letter at once."""
 
@@ -296,6 +302,12 @@ class SourceUnavailable(SourceError):
     """The source of record cannot be reached, or refused; nothing was changed."""
 
     outcome = Outcome.NOT_SENT
+
+
+class SourceDeclined(SessionError):
+    """What was to be stored in the same transaction declined; nothing was changed."""
+
+    outcome = Outcome.REJECTED
 
 
 class ConversationBusy(OddswireError):

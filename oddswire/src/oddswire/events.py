@@ -21,11 +21,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """The root of all events.
 
     Attributes:
-        wire: The connection it is about: ``"command"``, ``"tracked"``, ...; empty for
-            an event of a part.
+        connection: The connection it is about: ``"command"``, ``"tracked"``, ...; empty
+            for an event of a part.
     """
 
-    wire: str = ""
+    connection: str = ""
 
 
 class Connecting(Event, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ class Ready(Event, frozen=True, kw_only=True):
 
     Attributes:
         took: Seconds the attempt took, handshake included.
-        outage: Seconds since the wire was lost; 0 for the first connection.
+        outage: Seconds since the connection was lost; 0 for the first connection.
     """
 
     took: float
@@ -54,12 +54,12 @@ class Disconnected(Event, frozen=True, kw_only=True):
     Attributes:
         reason: One line.
         closed: Whether this process closed it, at the end of its use.
-        out_of_step: Whether replies had gone to the wrong calls, or might have.
+        protocol_desync: Whether replies had gone to the wrong calls, or might have.
     """
 
     reason: str
     closed: bool = False
-    out_of_step: bool = False
+    protocol_desync: bool = False
 
 
 class Reconnecting(Event, frozen=True, kw_only=True):

@@ -204,6 +204,19 @@ class KeySpace:
         return ":".join([*start, "*"])
 
 
+def int_text(what: str, number: int) -> str:
+    """Return the text of a number that becomes part of a key.
+
+    Raises:
+        InvalidKey: Python makes no text of it, for it has thousands of digits; the
+            message begins with `what`.
+    """
+    try:
+        return str(number)
+    except ValueError:
+        raise InvalidKey(f"{what} has too many digits for a key") from None
+
+
 def _tagged(family: Family[*Parts]) -> bool:
     return bool(family.tag or family.group)
 
@@ -229,7 +242,7 @@ def _text(family: str, kind: type[int | str], part: int | str) -> str:
             f"a part of {family} is {kind.__name__}, not {type(part).__name__}"
         )
     if isinstance(part, int):
-        return str(part)
+        return int_text(f"a part of {family}", part)
     if _PLAIN.fullmatch(part):
         return part
     if not part:

@@ -17,11 +17,13 @@ from redis.exceptions import ResponseError
 
 from oddswire import keys as families
 from oddswire._fifo_locks import FifoLocks
+from oddswire._numbers import check_duration, check_int
 from oddswire._tasks import spawn
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock
-from oddswire.connection.outage import TRANSIENT_ERRORS, Outage
-from oddswire.errors import ClosedError, LockLost, OddswireError
+from oddswire.connection.backoff import OutageBackoff
+from oddswire.connection.errors import TRANSIENT_ERRORS
+from oddswire.errors import ClosedError, LockLost, OddswireError, SettingsError
 from oddswire.scripts import Script, load
 
 if TYPE_CHECKING:
@@ -103,8 +105,8 @@ class Locks:
                 block is cancelled.
 
         Raises:
-            ValueError: `ttl` or `patience` is shorter than 0.1 s: no renewal would come
-                in time; or `seats` is out of range.
+            SettingsError: `ttl` or `patience` is shorter than 0.1 s: no renewal would
+                come in time; or `seats` is out of range.
             InvalidKey: `name` is too long.
         """
         return Lock(self, name, ttl, patience, seats, on_lost)
@@ -181,13 +183,10 @@ class Lock:
         seats: int = 1,
         on_lost: Callable[[], object] | None = None,
     ) -> None:
-        if not isinstance(ttl, int | float) or not 0.1 <= ttl <= 86_400:
-            raise ValueError(f"ttl must be seconds, 0.1 to 86400, not {ttl!r}")
+        check_duration("ttl", ttl, 0.1, 86_400, SettingsError)
         patience = min(_PATIENCE, ttl) if patience is None else patience
-        if not isinstance(patience, int | float) or not 0.1 <= patience <= 3600:
-            raise ValueError(f"patience must be seconds, 0.1 to 3600, not {patience!r}")
-        if type(seats) is not int or not 1 <= seats <= _MOST_SEATS:
-            raise ValueError(f"seats must be 1 to {_MOST_SEATS}, not {seats!r}")
+        check_duration("patience", patience, 0.1, 3600, SettingsError)
+        check_int("seats", seats, 1, _MOST_SEATS, SettingsError)
         self.name = name
         self.ttl = ttl
         self.fence = 0
@@ -339,7 +338,7 @@ class Lock:
     async def _acquire(self) -> None:
         client, clock = self._locks.client, self._locks.clock
         args = (*self._terms, round(self._patience * 1e3))
-        outage = Outage()
+        outage = OutageBackoff()
         while True:
             # From before it is asked for: the server counts from later.
             sent = clock.boottime()

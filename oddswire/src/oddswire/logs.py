@@ -85,7 +85,7 @@ class _EventLog:
 
     def __call__(self, event: Event) -> None:
         """Write the line of an event, if it has one."""
-        name = event.wire
+        name = event.connection
         match event:
             case Disconnected(closed=True):
                 pass

@@ -372,10 +372,10 @@ class Wire(Generic[S, M]):
         """Remove a user from every part, and look again whether anything is left.
 
         Her session; messages in the queues and their ids; what rules that count by
-        ``user`` know of her; cache entries with the tag ``user:<id>``, which no
-        process reads any more. Topics and locks are not looked at: docs/operations.md
-        has what ends by itself. Cancelled or failed half way, some parts are done; it
-        can be run again.
+        ``user`` or ``chat`` know of her, as ``42`` or ``<bot>:42``; cache entries with
+        the tag ``user:<id>``, which no process reads any more. Topics and locks are not
+        looked at: docs/operations.md has what ends by itself. Cancelled or failed half
+        way, some parts are done; it can be run again.
 
         Args:
             user_id: Who.
@@ -393,7 +393,8 @@ class Wire(Generic[S, M]):
             queues.append(msgspec.structs.replace(erased, part=f"queue:{key.name}"))
         parts = (
             *queues,
-            await self.limiter.erase(user=user_id),
+            # Her private chat with a bot has her id.
+            await self.limiter.erase(user=user_id, chat=user_id),
             await self.cache.erase(user_id),
             await self.sessions.erase(user_id, search=search),
         )

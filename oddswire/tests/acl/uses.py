@@ -279,6 +279,7 @@ async def use_queue(url, prefix):
             await queue.enqueue(user, "dead", dedup_id="dead")
             await queue.enqueue(user, "alive", kind="price")
         await queue.enqueue(3, "later", at=SystemClock().now() + 60)
+        assert await queue.identity()
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         consuming = loop.create_task(queue.consume(deliver, stop=stop))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections import OrderedDict
 
@@ -17,9 +18,7 @@ pytestmark = pytest.mark.requirement("K6")
 
 def item(key, size=1):
     """An item without a value."""
-    made = Item()
-    made.key, made.size = str(key), size
-    return made
+    return Item(key=str(key), size=size)
 
 
 STEPS = st.lists(
@@ -94,3 +93,17 @@ async def test_memory_of_a_cache_is_bounded(fleet):
     assert 0 < stats.l1_entries < 100
     assert stats.l1_evicted > 200
     assert await a.get("m:0") == "x" * 500
+
+
+@pytest.mark.performance
+async def test_entries_in_memory_are_no_work_for_the_garbage_collector(fleet):
+    """A full collection, which stops the loop, visits none of them."""
+    a = await fleet.cache()
+    await a.set("m:0", "x", tags=("t",))
+    gc.collect()
+    before = len(gc.get_objects())
+    await a.set_many({f"m:{n}": {"price": n} for n in range(3_000)}, tags=("t",))
+    gc.collect()
+    assert a.stats().l1_entries == 3_000
+    # The keys known lately, 4,096 at most, are visited.
+    assert len(gc.get_objects()) - before < 2 * 3_000

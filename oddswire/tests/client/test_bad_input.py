@@ -226,10 +226,10 @@ async def test_unknown_transport_is_refused():
 
 
 async def test_errors_of_the_codec_are_not_this_parts():
-    """A codec's error keeps its reason when it ends calls on a wire."""
-    from oddswire.connection.failures import copy_of
+    """A codec's error keeps its reason when it ends calls on a connection."""
+    from oddswire.connection.errors import clone_error
 
-    copy = copy_of(CodecError("x", reason="damaged"), Outcome.UNKNOWN)
+    copy = clone_error(CodecError("x", reason="damaged"), Outcome.UNKNOWN)
 
     assert copy.reason == "damaged"
 
@@ -249,10 +249,14 @@ async def test_cancel_storm(client, prefix):
         for key, task in tasks.items():
             assert task.cancelled() or task.result() == key.encode()
     await client.delete(*keys)
-    wires = client.statistics().wires
+    connections = client.statistics().connections
 
     assert client.statistics().connects == 1
-    assert (wires.in_flight, wires.in_flight_bytes, wires.waiting) == (0, 0, 0)
+    assert (
+        connections.in_flight,
+        connections.in_flight_bytes,
+        connections.waiting,
+    ) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("seconds", ["1", None, True, math.nan, -1], ids=repr)

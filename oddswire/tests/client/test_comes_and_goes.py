@@ -85,7 +85,11 @@ async def test_there_is_one_attempt_each_quarter_of_a_second(own):
         )
         assert {type(each) for each in failures} <= {Unavailable}
         assert 3 <= len(attempts) <= (monotonic() - began) / 0.25 + 2
-        assert {each.wire for each in attempts} == {"command", "tracked", "subscriber"}
+        assert {each.connection for each in attempts} == {
+            "command",
+            "tracked",
+            "subscriber",
+        }
         for view in (tracked, listening):
             await view.aclose()
 
@@ -144,7 +148,7 @@ async def test_the_first_success_wakes_the_other_connections(own):
         await tracked.ping()
         await _gone(client, own)
         ready = set()
-        client.events.subscribe(lambda event: ready.add(event.wire), Ready)
+        client.events.subscribe(lambda event: ready.add(event.connection), Ready)
         await own.restart()
         await client.ping()
         await eventually(lambda: ready == {"command", "tracked"}, within=5)

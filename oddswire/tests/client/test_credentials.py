@@ -140,7 +140,7 @@ async def test_a_provider_that_hangs_costs_no_more_than_the_time_to_connect(own)
 @pytest.mark.requirement("C1")
 @pytest.mark.errors
 async def test_a_wrong_password_makes_one_connection(own):
-    """The server sees one attempt of all callers, and one of a call on a wire alone."""
+    """The server sees one attempt of all callers, and one of each exclusive call."""
     async with aredis.Redis.from_url(own.url) as admin:
 
         async def seen():

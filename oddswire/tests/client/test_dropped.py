@@ -22,7 +22,7 @@ def _drop(holder):
 
 @pytest.mark.errors
 async def test_dropped_client_leaves_no_connection_behind(own):
-    """A client that was dropped without aclose() is told of, and its wire ends."""
+    """A client dropped without aclose() is reported, and its connection ends."""
     async with Client.from_url(own.url) as watch:
         client = Client.from_url(own.url)
         await client.ping()
@@ -72,7 +72,7 @@ async def test_client_that_was_closed_or_never_used_is_dropped_in_silence(server
 @pytest.mark.requirement("C4")
 @pytest.mark.errors
 async def test_calls_beyond_the_caps_wait_for_the_server_as_well(own):
-    """While the server is away calls above the caps wait, as they do at the gate."""
+    """While the server is away calls above the limits wait, as they do at the flow."""
     async with Client.from_url(
         own.url, inflight_commands=100, inflight_bytes=1_000_000, command_timeout=10
     ) as client:
@@ -91,7 +91,7 @@ async def test_calls_beyond_the_caps_wait_for_the_server_as_well(own):
 
 @pytest.mark.errors
 async def test_large_batch_ends_within_the_deadline_of_its_client(own):
-    """A batch too large for the command wire has one deadline, not one a read."""
+    """A batch too large for the command connection has one deadline, not one a read."""
     async with Client.from_url(own.url, command_timeout=0.5) as client:
         await client.ping()
         pipe = client.pipeline(transaction=False)

@@ -98,28 +98,28 @@ async def test_a_client_works_with_eager_tasks(own, eager, host):
 
 @pytest.mark.integration
 async def test_the_parts_work_with_eager_tasks(server, prefix, eager):
-    """Lock, limiter, cache, sessions and queue of a wire, in an eager loop."""
+    """Lock, limiter, cache, sessions and queue of a connection, in an eager loop."""
     async with oddswire.connect(
         url=server.url, prefix=prefix, side_timeout=2.0
-    ) as wire:
-        async with wire.lock("l", ttl=5) as lock:
+    ) as connection:
+        async with connection.lock("l", ttl=5) as lock:
             assert lock.fence > 0
-        assert await wire.limiter.hit("default", user=1)
-        assert await wire.limiter.acquire("default", user=1)
+        assert await connection.limiter.hit("default", user=1)
+        assert await connection.limiter.acquire("default", user=1)
 
         async def load():
             return 5
 
-        loads = [wire.cache.get_or_set("a:b", load) for _ in range(20)]
+        loads = [connection.cache.get_or_set("a:b", load) for _ in range(20)]
         assert await asyncio.gather(*loads) == [5] * 20
 
         def count(session):
             session.metadata["n"] = session.metadata.get("n", 0) + 1
 
-        updates = [wire.sessions.update(7, count, create=True) for _ in range(20)]
+        updates = [connection.sessions.update(7, count, create=True) for _ in range(20)]
         await asyncio.gather(*updates)
-        assert (await wire.sessions.get(7)).metadata == {"n": 20}
-        queue, stop, got = Queue(wire.client, "q", int), asyncio.Event(), []
+        assert (await connection.sessions.get(7)).metadata == {"n": 20}
+        queue, stop, got = Queue(connection.client, "q", int), asyncio.Event(), []
 
         async def handle(message):
             got.append(message.value)

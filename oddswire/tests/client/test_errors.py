@@ -14,7 +14,7 @@ from redis import exceptions as redis_errors
 
 import oddswire.errors
 from oddswire import Client, EmbeddedServer
-from oddswire.connection.reply_errors import from_redis, reply_error
+from oddswire.connection.errors import from_redis, reply_error
 from oddswire.errors import (
     AuthFailed,
     Busy,

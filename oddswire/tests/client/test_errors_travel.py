@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from redis._parsers.base import BaseParser
 
 import oddswire
-from oddswire.connection.failures import copy_of
-from oddswire.connection.reply_errors import from_redis, reply_error
+from oddswire.connection.errors import clone_error, from_redis, reply_error
 from oddswire.errors import CommandRejected, OddswireError, Outcome
 
 PROGRAM = Path(__file__).with_name("in_a_process_pool.py")
@@ -103,7 +102,7 @@ def test_any_reply_survives(text, outcome):
     error = from_redis(BaseParser.parse_error(text or "ERR"), outcome=outcome)
     _travels(error)
     if isinstance(error, OddswireError):
-        assert copy_of(error, Outcome.NOT_SENT).outcome is Outcome.NOT_SENT
+        assert clone_error(error, Outcome.NOT_SENT).outcome is Outcome.NOT_SENT
         assert error.outcome in set(Outcome)
 
 

@@ -175,7 +175,9 @@ async def test_the_story_of_a_fault(fault, aof, story):
         await fault(Stage(server, proxy, admin, told))
         await back
         assert told.kinds == story
-        assert [event.wire for event in told.events] == ["command"] * len(told.events)
+        assert [event.connection for event in told.events] == ["command"] * len(
+            told.events
+        )
         attempts = [event.attempt for event in told.events if hasattr(event, "attempt")]
         assert attempts == sorted(attempts)
         assert told.events[-1].outage > 0

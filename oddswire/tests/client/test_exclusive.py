@@ -58,7 +58,7 @@ async def test_blocking_longer_than_the_command_timeout(
 
 
 @pytest.mark.errors
-async def test_cancelled_blocking_call_costs_its_own_wire_at_most(own):
+async def test_cancelled_blocking_call_costs_its_own_connection_at_most(own):
     """A cancelled blocking call takes nothing from the list or from the pool."""
     async with Client.from_url(own.url) as client:
         for _ in range(10):
@@ -75,7 +75,7 @@ async def test_cancelled_blocking_call_costs_its_own_wire_at_most(own):
         await client.rpush("list", 1)
         assert list(await client.blpop("list", 1)) == [b"list", b"1"]
         assert client.statistics().connects == 1
-        assert client.statistics().wires.leased == 0
+        assert client.statistics().connections.leased == 0
 
 
 @pytest.mark.errors
@@ -91,7 +91,7 @@ async def test_blocked_without_an_answer_ends_in_time(through, cutter, prefix):
         await one.blpop(f"{prefix}k", 0.1)
 
     assert lag.free < 1.1 * 1.1 + 0.1
-    assert one.statistics().wires.leased == 0
+    assert one.statistics().connections.leased == 0
 
 
 @pytest.mark.errors
@@ -111,7 +111,7 @@ async def test_cut_while_blocked(through, cutter, client, prefix):
 
 @pytest.mark.errors
 async def test_error_reply_of_a_blocking_call_is_typed(client, prefix):
-    """What the server refuses on an exclusive wire is the same error as elsewhere."""
+    """A refusal on an exclusive connection is the same error as elsewhere."""
     await client.set(f"{prefix}k", "v", ex=60)
     with pytest.raises(WrongType):
         await client.blpop(f"{prefix}k", 1)
@@ -121,22 +121,22 @@ async def test_error_reply_of_a_blocking_call_is_typed(client, prefix):
 
 @pytest.mark.advanced
 async def test_streams_are_read_with_and_without_blocking(client, prefix):
-    """XREAD and XREADGROUP take a wire of their own only when they block."""
+    """XREAD and XREADGROUP take a connection of their own only when they block."""
     stream = f"{prefix}s"
     await client.xadd(stream, {"n": 1}, id="1-1")
     await client.xgroup_create(stream, "g", id="0")
     assert await client.xread({stream: "0"})
     assert await client.xreadgroup("g", "c", {stream: ">"})
-    assert client.statistics().wires.idle == 0
+    assert client.statistics().connections.idle == 0
     assert not await client.xread({stream: "$"}, block=10)
     assert not await client.xreadgroup("g", "c", {stream: ">"}, block=10)
-    assert client.statistics().wires.idle == 1
+    assert client.statistics().connections.idle == 1
     await client.delete(stream)
 
 
 @pytest.mark.integration
 async def test_pubsub_and_monitor(client, prefix):
-    """Raw pub/sub and MONITOR run on wires of their own, which go back afterwards."""
+    """Raw pub/sub and MONITOR lease a connection each, and give it back."""
     async with client.pubsub(ignore_subscribe_messages=True) as subscriber:
         await subscriber.subscribe(f"{prefix}c")
         async with asyncio.timeout(5):
@@ -152,7 +152,7 @@ async def test_pubsub_and_monitor(client, prefix):
                     break
 
     assert message["data"] == b"hello"
-    assert client.statistics().wires.leased == 0
+    assert client.statistics().connections.leased == 0
     assert await client.ping()
 
 
@@ -206,7 +206,7 @@ async def test_one_connection_for_oneself(client, prefix):
         assert await own.client_reply("ON")
         assert await own.delete(f"{prefix}k")
     assert await client.get(f"{prefix}k") is None
-    assert client.statistics().wires.leased == 0
+    assert client.statistics().connections.leased == 0
 
 
 @pytest.mark.errors
@@ -215,7 +215,7 @@ async def test_cancelled_at_any_moment_a_blocking_call_ends(server, prefix, turn
     """A cancellation is never swallowed, whatever the call was doing just then."""
     async with Client.from_url(server.url) as client:
         stream = f"{prefix}stream"
-        await client.xread({stream: "$"}, block=1)  # the wire is open
+        await client.xread({stream: "$"}, block=1)  # the connection is open
         task = asyncio.create_task(  # noqa: TID251 - to be cancelled
             client.xread({stream: "$"}, block=2_000)
         )
@@ -230,7 +230,7 @@ async def test_cancelled_at_any_moment_a_blocking_call_ends(server, prefix, turn
 @pytest.mark.errors
 @pytest.mark.parametrize("turns", range(1, 12))
 async def test_cancelled_at_any_moment_a_watch_ends(server, prefix, turns):
-    """A transaction that watches is cancelled wherever it is, and gives its wire back.
+    """A transaction that watches, cancelled anywhere, gives its connection back.
 
     Under redis-py's own `asyncio.wait_for` it goes on, before Python 3.12.
     """
@@ -242,7 +242,7 @@ async def test_cancelled_at_any_moment_a_watch_ends(server, prefix, turns):
                 pipe.multi()
                 await pipe.incr(f"{prefix}n").execute()
 
-        await count()  # the wire is open
+        await count()  # the connection is open
         for _ in range(3):
             task = asyncio.create_task(count())  # noqa: TID251 - to be cancelled
             for _ in range(turns):
@@ -252,5 +252,5 @@ async def test_cancelled_at_any_moment_a_watch_ends(server, prefix, turns):
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        assert client.statistics().wires.leased == 0
+        assert client.statistics().connections.leased == 0
         assert await client.delete(f"{prefix}n")

@@ -117,17 +117,17 @@ async def test_a_lease_in_two_steps(server):
     """`get_available_connection`, `ensure_connection`, `release`, as with redis-py."""
     async with Client.from_url(server.url, max_connections=3) as client:
         pool = client.connection_pool
-        wire = pool.get_available_connection()
-        await pool.ensure_connection(wire)
-        await wire.send_command("PING")
-        assert await wire.read_response() == b"PONG"
+        connection = pool.get_available_connection()
+        await pool.ensure_connection(connection)
+        await connection.send_command("PING")
+        assert await connection.read_response() == b"PONG"
         assert not pool.can_get_connection()
         with pytest.raises(PoolTimeout, match="1 of 1 leased"):
             pool.get_available_connection()
-        await pool.release(wire)
+        await pool.release(connection)
         assert pool.can_get_connection()
-        assert pool.get_available_connection() is wire
-        await pool.release(wire)
+        assert pool.get_available_connection() is connection
+        await pool.release(connection)
         assert await client.blpop("none", timeout=0.01) is None
         never_opened = pool.get_available_connection()
         await never_opened.disconnect()

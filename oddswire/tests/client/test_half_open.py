@@ -87,5 +87,5 @@ async def test_link_that_swallows_what_is_sent(through, cutter, prefix, soon_sil
         await one.incr(f"{prefix}n")
     lost = await _next(one, Disconnected)
 
-    assert lost.wire == "command"
+    assert lost.connection == "command"
     assert await one.getdel(f"{prefix}n") == b"1"

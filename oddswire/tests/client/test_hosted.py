@@ -108,7 +108,7 @@ async def test_everything_but_the_management_works_without_rights_to_it(own, cap
                 with pytest.raises(NoPermission) as refused:
                     await forbidden
                 assert refused.value.outcome is Outcome.REJECTED
-            # One that the server has to refuse is no reason to give the wire up.
+            # One that the server has to refuse is no reason to give the connection up.
             assert client.statistics().connects == 1
             assert client.statistics().failures == {"NoPermission": 5}
             assert await client.bounded(1.0).get("app:k") == b"v"
@@ -217,7 +217,7 @@ async def test_what_the_acl_forbids_names_the_command_and_the_user(own, transpor
 @pytest.mark.requirement("C14", "C7")
 @pytest.mark.errors
 async def test_where_tracking_is_forbidden_the_cache_is_told_and_the_client_works(own):
-    """A tracked wire that may not track is refused in one attempt, with the reason."""
+    """A connection that may not track is refused in one attempt, with the reason."""
     async with aredis.Redis.from_url(own.url) as admin:
         await admin.execute_command("ACL", "SETUSER", "app", *_LEAST.split())
 
@@ -327,8 +327,8 @@ async def test_a_server_that_sleeps_is_waited_for_and_found_awake(how):
             opened, back = asyncio.Event(), asyncio.Event()
 
             def note(event):
-                # The cache's wire goes through the same on its own.
-                if event.wire == "command":
+                # The cache's connection goes through the same on its own.
+                if event.connection == "command":
                     events.append(event)
                     if isinstance(event, CircuitOpened):
                         opened.set()

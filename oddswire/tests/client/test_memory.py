@@ -62,11 +62,15 @@ async def test_cancelled_calls(client, prefix):
         await client.ping()
 
     grown, objects = await _growth(work, 10)
-    wires = client.statistics().wires
+    connections = client.statistics().connections
 
     assert grown < 20_000
     assert objects < 100
-    assert (wires.in_flight, wires.in_flight_bytes, wires.waiting) == (0, 0, 0)
+    assert (
+        connections.in_flight,
+        connections.in_flight_bytes,
+        connections.waiting,
+    ) == (0, 0, 0)
 
 
 async def test_reconnects(server):

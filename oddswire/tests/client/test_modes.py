@@ -46,8 +46,8 @@ class Pushes:
 
 @pytest.mark.advanced
 @pytest.mark.parametrize("decode", [False, True], ids=["bytes", "decoding client"])
-async def test_tracked_wire_hears_of_changes(server, prefix, decode):
-    """The server announces keys read on the tracked wire when they change."""
+async def test_tracking_connection_hears_of_changes(server, prefix, decode):
+    """The server announces keys read on the tracked connection when they change."""
     key, odd = f"{prefix}k".encode(), f"{prefix}".encode() + b"\xff\xfe"
     async with Client.from_url(server.url, decode_responses=decode) as client:
         pushes = Pushes()
@@ -87,8 +87,8 @@ async def test_announcement_stands_where_the_change_was(server, prefix):
 
 
 @pytest.mark.errors
-async def test_tracked_wire_is_armed_again_after_a_loss(own):
-    """A tracked wire that was lost comes back with tracking on."""
+async def test_tracking_is_on_again_after_a_loss(own):
+    """A tracked connection that was lost comes back with tracking on."""
     async with Client.from_url(own.url) as client:
         pushes = Pushes()
         tracked = client.tracked(pushes)

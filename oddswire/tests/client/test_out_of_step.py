@@ -1,4 +1,4 @@
-"""Replies out of step under load: found after 1,000 replies or a second of traffic."""
+"""Replies out of step under load: found after 1,000 replies or a second of metrics."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ async def test_a_lost_reply_is_found_under_load(own, how, callers, decode):
 
         assert wrong <= 1_000 + 3 * callers
         assert len(lost) == 1
-        assert lost[0].out_of_step
+        assert lost[0].protocol_desync
 
 
 async def test_slow_traffic_is_checked_each_second(own):
@@ -118,7 +118,7 @@ async def test_slow_traffic_is_checked_each_second(own):
             await asyncio.wait([pair, lost], return_when="FIRST_COMPLETED")
             await asyncio.sleep(0.02)
 
-        assert (await lost).out_of_step
+        assert (await lost).protocol_desync
         assert calls < 500
 
 

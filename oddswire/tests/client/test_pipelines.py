@@ -29,13 +29,17 @@ async def test_results_stand_in_the_order_of_the_commands(client, prefix, transa
 
     assert results == [True, 2, 1, {b"f": b"v"}, {"maxmemory": "0"}, None]
     assert await pipe.execute() == []
-    assert client.statistics().wires.leased == client.statistics().wires.idle == 0
+    assert (
+        client.statistics().connections.leased
+        == client.statistics().connections.idle
+        == 0
+    )
 
 
 @pytest.mark.requirement("C6")
 @pytest.mark.advanced
 async def test_transactions_are_contiguous_among_a_thousand_calls(client, prefix):
-    """Nothing of other callers runs between MULTI and EXEC on the shared wire."""
+    """Nothing of other callers runs between MULTI and EXEC on the shared connection."""
     key = f"{prefix}n"
 
     async def transaction():
@@ -126,7 +130,7 @@ async def test_connection_cut_in_the_middle(
 @pytest.mark.requirement("C6")
 @pytest.mark.errors
 async def test_multi_cut_within_its_bytes_runs_nothing(server, client, prefix):
-    """Half a transaction on the wire when the link ends leaves nothing behind."""
+    """Half a transaction on the connection when the link ends leaves nothing behind."""
     from oddswire.connection.packing import pack
 
     reader, writer = await asyncio.open_unix_connection(str(server.unix_socket))
@@ -175,8 +179,8 @@ async def test_batch_of_what_may_repeat_alone_is_not_sent_again(
 
 
 @pytest.mark.advanced
-async def test_large_batches_take_a_wire_of_their_own(own):
-    """More than 1,000 commands, or 256 KiB, leave the command wire to the others."""
+async def test_large_batches_take_a_connection_of_their_own(own):
+    """More than 1,000 commands, or 256 KiB, leave the command connection free."""
     from oddswire import Client
 
     async with Client.from_url(own.url) as client:
@@ -187,7 +191,7 @@ async def test_large_batches_take_a_wire_of_their_own(own):
             await pipe.execute()
             entries = await client.client_list()
             assert len(entries) == (1 if (count, size) == (1_000, 1) else 2)
-            assert client.statistics().wires.leased == 0
+            assert client.statistics().connections.leased == 0
 
 
 @pytest.mark.advanced
@@ -221,7 +225,7 @@ async def test_watch_sees_a_change(client, prefix):
     value = await client.getdel(key)
 
     assert (before, value) == (None, b"other")
-    assert client.statistics().wires.leased == 0
+    assert client.statistics().connections.leased == 0
 
 
 @pytest.mark.advanced
@@ -267,7 +271,7 @@ async def test_argument_that_cannot_be_packed_sends_nothing(client, prefix):
 
 
 @pytest.mark.errors
-async def test_cancelled_batch_leaves_the_wire_in_step(client, prefix):
+async def test_cancelled_batch_leaves_the_connection_in_step(client, prefix):
     """Batches cancelled at any moment leave every other caller its own replies."""
 
     async def batch(number):

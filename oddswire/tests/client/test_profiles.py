@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import warnings
 
 import pytest
@@ -156,18 +157,69 @@ async def test_sizes_are_redis_pys(server, by):
         assert await client.blpop("none", timeout=0.01) is None
 
 
+def _arguments():
+    """Return the names of redis-py's arguments: of the client and its connections."""
+    takers = (aredis.Redis, aredis.Connection, aredis.SSLConnection)
+    names = {
+        name
+        for kind in takers
+        for base in kind.__mro__[:-1]
+        for name in inspect.signature(base.__init__).parameters
+    }
+    others = {"self", "args", "kwargs", "host", "port", "password", "connection_pool"}
+    return sorted(names - others)
+
+
 @pytest.mark.basic
 @pytest.mark.requirement("C15")
-async def test_none_and_empty_are_not_given(server):
+@pytest.mark.parametrize("absent", [None, ""], ids=["None", "empty"])
+@pytest.mark.parametrize("by", ["url", "host"])
+@pytest.mark.filterwarnings("ignore:Call to '__init__' function:DeprecationWarning")
+async def test_none_and_empty_are_not_given(server, by, absent):
     """What a variable leaves unset or empty is as if it had not been given."""
-    for options in (
-        {"password": ""},
-        {"password": None, "username": ""},
-        {"db": None},
-        {"db": ""},
-        {"db": "0"},
-        {"max_connections": None},
-        {"socket_timeout": None, "socket_connect_timeout": None},
-    ):
-        async with Client.from_url(server.url, **options) as client:
+    where = {"host": server.host, "port": server.port, "password": server.password}
+    if by == "url":
+        where = {"url": server.url}
+    for name in _arguments():
+        async with Client(**where, **{name: absent}) as client:
+            assert await client.set("é", "é", ex=60)
+            assert await client.blpop("none", timeout=0.01) is None
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("C15")
+@pytest.mark.parametrize("absent", [None, ""], ids=["None", "empty"])
+async def test_none_and_empty_complete_no_url(server, absent):
+    """A URL's own address and password stand when the arguments are unset or empty."""
+    for name in ("host", "port", "password", "username", "db"):
+        async with Client.from_url(server.url, **{name: absent}) as client:
             assert await client.ping()
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("C15")
+def test_every_option_that_is_none_is_taken_or_named():
+    """None for a setting, or for an argument of our own, is an error that names it."""
+    ours = [*Settings.__struct_fields__, *inspect.signature(Client).parameters]
+    for name in ours:
+        if name != "options":
+            try:
+                Client(**{name: None})
+            except SettingsError as error:
+                assert name in str(error)  # noqa: PT017 - most of them are taken
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("C15")
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("db", "port", "protocol", "socket_read_size", "socket_timeout"),
+        *("socket_connect_timeout", "encoding", "encoding_errors", "encoder_class"),
+        *("parser_class", "connection_class", "settings", "transport"),
+    ],
+)
+def test_a_wrong_argument_of_redis_pys_is_named(name):
+    """A value that redis-py would fail on later is a typed error that names it."""
+    with pytest.raises(SettingsError, match=name):
+        Client(**{name: "none of these"})

@@ -32,17 +32,17 @@ async def connections(admin):
 @pytest.mark.basic
 @pytest.mark.requirement("C3")
 async def test_an_idle_connection_that_the_server_closed(stopped):
-    """The next command succeeds after CLIENT KILL of its wire, with retries off."""
+    """The next command succeeds after CLIENT KILL of its connection, retries off."""
     async with (
         Client.from_url(stopped.url, retries=0) as client,
         aredis.Redis.from_url(stopped.url) as admin,
     ):
-        wire = await client.client_id()
-        assert await admin.client_kill_filter(_id=str(wire)) == 1
-        while wire in {int(each["id"]) for each in await admin.client_list()}:
+        connection = await client.client_id()
+        assert await admin.client_kill_filter(_id=str(connection)) == 1
+        while connection in {int(each["id"]) for each in await admin.client_list()}:
             pass
         assert await client.ping()
-        assert await client.client_id() != wire
+        assert await client.client_id() != connection
 
 
 class SlowCredentials(CredentialProvider):
@@ -97,7 +97,7 @@ async def test_one_increment_across_a_stall(stopped):
         finally:
             stopped.kill(signal.SIGCONT)
         assert caught.value.outcome is Outcome.UNKNOWN
-        # On the same wire, so whatever was sent for the INCR came before it.
+        # On the same connection, so whatever was sent for the INCR came before it.
         assert await client.bounded(5).get("counter") == b"1"
 
 

@@ -336,14 +336,14 @@ async def test_what_counts_as_idempotent_is(own):
 
 @pytest.mark.errors
 def test_what_is_not_listed_is_never_repeated():
-    """An unknown command goes on the command wire and is never sent again."""
+    """An unknown command goes on the command connection and is never sent again."""
     command = Command("UNHEARD-OF", None, plain=True)
 
     assert (command.route, command.retry) == (Route.SHARED, Retry.NEVER)
 
 
 @pytest.mark.errors
-async def test_reply_that_breaks_the_wire_is_not_asked_for_again(server, prefix):
+async def test_reply_that_breaks_the_connection_is_not_asked_for_again(server, prefix):
     """A reply that the parser refuses fails its call once; its neighbours go on."""
     # A map whose key is a list: RESP3 allows it, a dict does not.
     script = (

@@ -97,7 +97,7 @@ async def test_every_kind_of_open_connection_follows(own, admin, protocol):
             client.blpop("queue", timeout=20)
         )
         await client.blpop("none", timeout=0.01)
-        await eventually(lambda: client.connection_pool.roster.leased == 1)
+        await eventually(lambda: client.connection_pool.state.leased == 1)
         connects = await admin.info("stats")
         before = await _calls(admin, "auth")
         await provider.rotate("t2")
@@ -106,7 +106,7 @@ async def test_every_kind_of_open_connection_follows(own, admin, protocol):
         await admin.rpush("queue", "job")
         assert list(await blocked) == [b"queue", b"job"]
         # The one that was in use when it came back.
-        await eventually(lambda: client.connection_pool.roster.leased == 0)
+        await eventually(lambda: client.connection_pool.state.leased == 0)
         assert await _calls(admin, "auth") - before == 5
         assert [await each.ping() for each in (client, tracked, listening)]
         later = await admin.info("stats")

@@ -77,7 +77,7 @@ async def test_client_follows_the_primary(how):
         assert told[:5] == [Connecting, Connected, Failover, DataReset, Ready]
         assert found.lost_later == 0
         assert found.acknowledged > 200
-        # The exclusive wires have moved too.
+        # The exclusive connections have moved too.
         await client.rpush("list", "x")
         assert await client.blpop("list", 1) == (b"list", b"x")
 
@@ -103,7 +103,7 @@ async def test_min_replicas_to_write_keeps_what_was_acknowledged():
 @pytest.mark.requirement("C12")
 @pytest.mark.errors
 async def test_a_demoted_primary_is_left_at_once(monkeypatch):
-    """READONLY drops the wire; the write goes to the primary within its deadline."""
+    """READONLY ends the connection; the write reaches the primary in its deadline."""
     never = asyncio.Event()
     monkeypatch.setattr(Primary, "watch", lambda self, moved: never.wait())
     async with EmbeddedSentinels() as group, _client(group) as client:
@@ -195,7 +195,7 @@ async def test_sentinels_and_primary_have_users_of_their_own():
 
 @pytest.mark.errors
 async def test_replica_on_purpose_stays_connected():
-    """A write to a replica that was asked for by its URL is refused, wire and all."""
+    """A write to a replica that the URL names is refused; the connection stays."""
     async with (
         EmbeddedSentinels(sentinels=1) as group,
         Client.from_url(group.replicas[0].url) as client,
@@ -298,8 +298,10 @@ def test_tls_goes_to_the_sentinels_and_the_primary(tls):
 
 @pytest.mark.requirement("C12")
 @pytest.mark.errors
-async def test_blocked_callers_move_though_the_command_wire_did_first(monkeypatch):
-    """The command wire was dialled anew before the announcement: the others follow."""
+async def test_blocked_callers_move_though_the_command_connection_did_first(
+    monkeypatch,
+):
+    """The command connection was replaced before the announcement: others follow."""
     announce, here = [], []
 
     async def watch(primary, moved):
@@ -557,7 +559,7 @@ async def test_every_connection_moves_at_the_announcement():
         _client(group) as client,
     ):
         moved = set()
-        client.events.subscribe(lambda event: moved.add(event.wire), Failover)
+        client.events.subscribe(lambda event: moved.add(event.connection), Failover)
         tracked = client.tracked(lambda _: None)
         await client.set("k", 1)
         await tracked.get("k")

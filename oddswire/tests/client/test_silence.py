@@ -112,7 +112,7 @@ async def _outlive(own, client, waits):
 @pytest.mark.advanced
 @pytest.mark.parametrize("transport", ["multiplexed", "pool"])
 async def test_what_waits_outlives_the_command_timeout(own, transport):
-    """Listening and blocking last as long as they are asked to, on the pool's wires."""
+    """Listening and blocking on an exclusive connection last as long as asked."""
     options = {"command_timeout": COMMAND_TIMEOUT, "pool_max": 12}
     async with Client.from_url(own.url, transport=transport, **options) as client:
         await _outlive(own, client, ON_A_CLIENT)

@@ -17,7 +17,7 @@ from support.hooks import commands_known, failures_of
 @pytest.mark.requirement("C10")
 @pytest.mark.integration
 async def test_calls_are_those_the_server_counted(own):
-    """Calls by command agree with INFO commandstats, on every kind of wire."""
+    """Calls by command agree with INFO commandstats, on every kind of connection."""
     async with Client.from_url(own.url) as client, Client.from_url(own.url) as watch:
         await watch.config_resetstat()
         await client.mset({"a": 1, "b": 2})
@@ -198,7 +198,7 @@ async def test_slow_replies_are_counted_by_command(own):
 
 
 @pytest.mark.advanced
-async def test_views_share_and_tracked_wires_count_their_own(client, prefix):
+async def test_views_share_and_tracking_connections_count_their_own(client, prefix):
     """`bounded` counts with its client; `tracked` counts for itself."""
     await client.bounded(1.0).get(f"{prefix}a")
     tracked = client.tracked(lambda push: None)

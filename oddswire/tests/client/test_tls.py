@@ -76,7 +76,7 @@ async def speaking_tls():
 
 @pytest.mark.requirement("C1")
 @pytest.mark.integration
-async def test_verified_tls_carries_every_kind_of_wire(ours, speaking_tls):
+async def test_verified_tls_carries_every_kind_of_connection(ours, speaking_tls):
     """Commands, pipelines, blocking calls and redis-py's pub/sub go over TLS."""
     _, url = await speaking_tls(ours, ours.issue("server"))
     async with Client.from_url(url, tls_ca_file=ours.file) as client:
@@ -180,7 +180,7 @@ async def test_tls_and_plaintext_mixed_up(ours, speaking_tls):
 async def test_certificates_are_read_outside_of_the_loop(
     ours, speaking_tls, monkeypatch, transport
 ):
-    """No wire, of whichever kind, reads its files in the thread of the event loop."""
+    """No kind of connection reads its files in the thread of the event loop."""
     _, url = await speaking_tls(ours, ours.issue("server"))
     make, loop, readers = ssl.create_default_context, threading.get_ident(), []
 
@@ -202,8 +202,8 @@ async def test_certificates_are_read_outside_of_the_loop(
 
 @pytest.mark.requirement("C1")
 @pytest.mark.advanced
-async def test_a_new_certificate_drops_no_wire(ours, speaking_tls, tmp_path):
-    """Live wires outlast a change of certificate; new ones see the new one."""
+async def test_a_new_certificate_drops_no_connection(ours, speaking_tls, tmp_path):
+    """Live connections outlast a change of certificate; new ones see the new one."""
     server, url = await speaking_tls(ours, ours.issue("server"))
     theirs = Authority(tmp_path, "theirs")
     certificate, key = theirs.issue("server")
@@ -229,7 +229,7 @@ async def test_a_new_certificate_drops_no_wire(ours, speaking_tls, tmp_path):
 @pytest.mark.requirement("C1")
 @pytest.mark.advanced
 @pytest.mark.parametrize("transport", ["multiplexed", "pool"])
-async def test_a_wire_that_connects_again_reads_the_files_of_now(
+async def test_a_connection_that_is_opened_again_reads_the_files_of_now(
     ours, speaking_tls, tmp_path, transport
 ):
     """After a change of authority, old connections' successors know the new one."""

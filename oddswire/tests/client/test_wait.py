@@ -41,7 +41,7 @@ async def _moved(client):
 
 async def _reconnected(client):
     await client.set("k", "v")
-    (await client.wire(5)).abort(ConnectionLost("cut"))
+    (await client.open_connection(5)).abort(ConnectionLost("cut"))
     await client.ping()
 
 

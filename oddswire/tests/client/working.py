@@ -48,7 +48,7 @@ async def count(client, tally, key):
 
 
 async def wait(client, tally):
-    """Block on a wire of its own."""
+    """Block on a connection of its own."""
     await tally.call("blocked", client.blpop("never", 0))
 
 
@@ -70,7 +70,7 @@ async def main(url, drain):
     tasks = [loop.create_task(count(client, tally, f"n:{n}")) for n in range(TASKS)]
     tasks.append(loop.create_task(wait(client, tally)))
     # The pool tells nobody.
-    while len(tally.acknowledged) < TASKS or client.statistics().wires.leased < 1:  # noqa: ASYNC110
+    while len(tally.acknowledged) < TASKS or client.statistics().connections.leased < 1:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     print("working", flush=True)
     await told.wait()

@@ -1,4 +1,4 @@
-"""What the tests of connections share: a peer that speaks byte by byte, and a wire."""
+"""What the tests of connections share: a peer that speaks byte by byte."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from oddswire.connection.multiplexer import Multiplexer
-from oddswire.connection.traffic import Traffic
+from oddswire.connection.multiplexer import ConnectionMetrics, Multiplexer
 from oddswire.testing.proxy import close_listener
 
 HELLO_REPLY = (
@@ -125,20 +124,20 @@ async def peer():
 
 @pytest.fixture
 async def pair(peer):
-    """Connect a wire: returns it and the peer's end of it."""
-    wires = []
+    """Connect a connection: returns it and the peer's end of it."""
+    connections = []
 
     async def connect(**options):
-        options.setdefault("traffic", Traffic())
-        _, wire = await asyncio.get_running_loop().create_connection(
+        options.setdefault("metrics", ConnectionMetrics())
+        _, connection = await asyncio.get_running_loop().create_connection(
             lambda: Multiplexer(**options), "127.0.0.1", peer.port
         )
-        wires.append(wire)
-        return wire, await peer.line()
+        connections.append(connection)
+        return connection, await peer.line()
 
     yield connect
-    for wire in wires:
-        await wire.aclose(0)
+    for connection in connections:
+        await connection.aclose(0)
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddswire.connection.backoff import Backoff, BackoffPolicy
+from oddswire.connection.backoff import ReconnectBackoff, ReconnectPolicy
 
 pytestmark = pytest.mark.advanced
 
 POLICIES = st.builds(
-    BackoffPolicy,
+    ReconnectPolicy,
     base=st.floats(0.001, 10),
     cap=st.floats(0.001, 100),
     attempts=st.integers(1, 50),
@@ -22,9 +22,9 @@ DICE = st.floats(0, 1, exclude_max=True)
 
 
 @given(POLICIES, DICE, st.integers(0, 5_000))
-def test_delay_is_between_half_and_all_of_the_doubled_base(policy, dice, failures):
+def test_delay_is_between_half_and_all_of_the_doubled_base(policy, rng, failures):
     """A delay is at most the cap, or the probe's, and at least half of it."""
-    backoff = Backoff(policy, lambda: dice)
+    backoff = ReconnectBackoff(policy, lambda: rng)
     for _ in range(failures):
         backoff.failed()
     delay = backoff.delay()
@@ -48,7 +48,7 @@ def test_delay_is_between_half_and_all_of_the_doubled_base(policy, dice, failure
 )
 def test_any_history_keeps_the_count_in_bounds(policy, history):
     """A success closes the circuit; only a steady connection starts over."""
-    backoff = Backoff(policy, lambda: 0.5)
+    backoff = ReconnectBackoff(policy, lambda: 0.5)
     now, ready_at = 0.0, None
     for what, later in history:
         now += later
@@ -73,7 +73,7 @@ def test_any_history_keeps_the_count_in_bounds(policy, history):
 
 def test_a_server_that_accepts_and_drops_is_not_hammered():
     """Connections that end at once are spaced like failures, and open no circuit."""
-    backoff = Backoff(BackoffPolicy(), lambda: 0.999)
+    backoff = ReconnectBackoff(ReconnectPolicy(), lambda: 0.999)
     delays = []
     for _ in range(20):
         backoff.succeeded(0.0)

@@ -24,10 +24,10 @@ LOOPS = pytest.mark.parametrize(
 @pytest.mark.errors
 async def test_silence_ends_in_a_timeout_on_time(pair, name):
     """A call that nobody answers fails within its deadline and a tenth, unknown."""
-    wire, _ = await pair()
+    connection, _ = await pair()
     started = time.monotonic()
     with LoopLag() as lag, pytest.raises(CommandTimeout) as caught:
-        await wire.send(b"x", 1.0, name("GET"))
+        await connection.send(b"x", 1.0, name("GET"))
 
     assert time.monotonic() - started >= 1.0
     assert lag.free <= 1.1
@@ -42,14 +42,16 @@ async def test_silence_ends_in_a_timeout_on_time(pair, name):
 @pytest.mark.errors
 async def test_short_deadlines_beside_long_ones(pair, name):
     """Each call has its own deadline, in whatever order they were sent."""
-    wire, line = await pair()
+    connection, line = await pair()
     history = History()
-    long = wire.send(b"x", 5.0, name())
+    long = connection.send(b"x", 5.0, name())
     started = time.monotonic()
     with LoopLag() as lag:
         await asyncio.gather(
             *(
-                history.record("x", "", wire.send(b"x", late, name()), deadline=late)
+                history.record(
+                    "x", "", connection.send(b"x", late, name()), deadline=late
+                )
                 for late in (0.4, 0.1, 0.2)
             )
         )
@@ -64,10 +66,10 @@ async def test_short_deadlines_beside_long_ones(pair, name):
 
 @pytest.mark.errors
 async def test_silent_link_is_given_up(pair, name, soon_silent):
-    """After a timeout and long enough silence the wire closes without being asked."""
-    wire, line = await pair()
-    call = wire.send(b"x", 0.05, name())
-    later = wire.send(b"x", 60.0, name())
+    """After a timeout and long enough silence the connection closes by itself."""
+    connection, line = await pair()
+    call = connection.send(b"x", 0.05, name())
+    later = connection.send(b"x", 60.0, name())
     with pytest.raises(CommandTimeout):
         await call
     with pytest.raises(ConnectionLost, match="nothing arrived for") as caught:
@@ -82,25 +84,25 @@ async def test_silent_link_is_given_up(pair, name, soon_silent):
 @pytest.mark.errors
 async def test_silent_link_is_given_up_with_nobody_waiting(pair, name, soon_silent):
     """It closes as well when every caller has given up."""
-    wire, line = await pair()
+    connection, line = await pair()
     with pytest.raises(CommandTimeout):
-        await wire.send(b"x", 0.05, name())
-    assert wire.error is None
+        await connection.send(b"x", 0.05, name())
+    assert connection.error is None
     await line.ended()
 
-    assert isinstance(wire.error, ConnectionLost)
+    assert isinstance(connection.error, ConnectionLost)
 
 
 @pytest.mark.errors
 async def test_slow_server_is_not_given_up(pair, name):
-    """A timeout while other replies arrive leaves the wire open."""
-    wire, line = await pair()
-    first = wire.send(b"x", 5.0, name())
+    """A timeout while other replies arrive leaves the connection open."""
+    connection, line = await pair()
+    first = connection.send(b"x", 5.0, name())
     with pytest.raises(CommandTimeout):
-        await wire.send(b"x", 0.02, name())
+        await connection.send(b"x", 0.02, name())
     line.say(b"_\r\n_\r\n")
     await first
-    again = wire.send(b"x", 5.0, name())
+    again = connection.send(b"x", 5.0, name())
     line.say(b"$1\r\n1\r\n")
 
     assert await again == b"1"
@@ -141,17 +143,16 @@ def test_stalled_loop_is_not_the_servers_fault(server, prefix, new_loop):
 )
 def test_busy_loop_does_not_put_timeouts_off_for_ever(peers, name, new_loop, other):
     """On a loop that is late in every turn, no answer still ends in a timeout."""
-    from oddswire.connection.multiplexer import Multiplexer
-    from oddswire.connection.traffic import Traffic
+    from oddswire.connection.multiplexer import ConnectionMetrics, Multiplexer
 
     async def main():
         loop = asyncio.get_running_loop()
         async with peers() as peer:
-            _, wire = await loop.create_connection(
-                lambda: Multiplexer(traffic=Traffic()), "127.0.0.1", peer.port
+            _, connection = await loop.create_connection(
+                lambda: Multiplexer(metrics=ConnectionMetrics()), "127.0.0.1", peer.port
             )
             line = await peer.line()
-            call = wire.send(b"x", 0.1, name())
+            call = connection.send(b"x", 0.1, name())
 
             def work():
                 _stall(0.03)
@@ -163,7 +164,7 @@ def test_busy_loop_does_not_put_timeouts_off_for_ever(peers, name, new_loop, oth
             async with asyncio.timeout(15):  # it works as long as nothing ends the call
                 with pytest.raises(CommandTimeout):
                     await call
-            await wire.aclose(0)
+            await connection.aclose(0)
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(main())
@@ -172,7 +173,7 @@ def test_busy_loop_does_not_put_timeouts_off_for_ever(peers, name, new_loop, oth
 @pytest.mark.requirement("C4")
 @pytest.mark.errors
 async def test_bounded_is_the_same_client_with_another_deadline(peers):
-    """A bounded call gives up early while an ordinary one on the same wire goes on."""
+    """A bounded call gives up early; an ordinary one on its connection goes on."""
     async with peers() as peer, asyncio.TaskGroup() as group:
         client = Client(host="127.0.0.1", port=peer.port, command_timeout=5.0)
         ordinary = group.create_task(client.get("a"))

@@ -30,7 +30,7 @@ def dead_port():
 @pytest.mark.requirement("C1", "C4")
 @pytest.mark.integration
 async def test_a_dead_address_of_a_name_is_overtaken(server, dead_port, monkeypatch):
-    """The next address is tried beside the first, on every kind of wire (RFC 8305)."""
+    """Every kind of connection tries the next address beside the first (RFC 8305)."""
     kind = socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, ""
     loop, right, asked = asyncio.get_running_loop(), socket.getaddrinfo, []
 

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from redis.credentials import CredentialProvider
 
 from oddswire import Client, EmbeddedServer
-from oddswire.connection.handshake import Hello, accept
-from oddswire.connection.reply_errors import reply_error
+from oddswire.connection.errors import reply_error
+from oddswire.connection.handshake import HandshakeOptions, accept
 from oddswire.errors import AuthFailed, NoPermission, Outcome, Unavailable
 from oddswire.testing import LoopLag
 from support.hooks import skip_backoff
 
 WORDS = st.text(min_size=1, max_size=8)
 HELLOS = st.builds(
-    Hello,
+    HandshakeOptions,
     protocol=st.sampled_from([2, 3]),
     username=st.none() | WORDS,
     password=st.none() | st.text(max_size=8),
@@ -117,7 +117,7 @@ def test_commands_say_all_and_nothing_else(hello):
 @pytest.mark.errors
 def test_refusals_say_what_to_do_and_whether_it_will_pass(said, kind, outcome, text):
     """What will pass is told from what will not, and the message says what to do."""
-    hello = Hello(password=None if "NOAUTH" in said else "secret")
+    hello = HandshakeOptions(password=None if "NOAUTH" in said else "secret")
     with pytest.raises(kind) as caught:
         accept(hello, [reply_error(said)], "here:1")
 
@@ -144,7 +144,7 @@ async def _whoami(client):
 @pytest.mark.requirement("C1")
 @pytest.mark.integration
 async def test_password_user_database_and_socket(server, prefix):
-    """Each way to say where and who leads there, on every kind of wire."""
+    """Each way to say where and who leads there, on every kind of connection."""
     user, password = f"{prefix}bob", "p@ss:w/ord?%41"
     async with Client.from_url(server.url) as admin:
         await admin.acl_setuser(
@@ -304,7 +304,7 @@ async def test_provider_of_credentials_that_fails_is_asked_with_pauses(server):
 
 @pytest.mark.errors
 async def test_cancelled_while_credentials_are_fetched_is_nobody_else():
-    """A caller cancelled in the handshake leaves no wire that is not authenticated."""
+    """A caller cancelled in the handshake leaves no half-authenticated connection."""
     async with EmbeddedServer() as server:
         async with Client.from_url(server.url) as admin:
             await admin.acl_setuser(
@@ -340,7 +340,7 @@ async def test_cancelled_while_credentials_are_fetched_is_nobody_else():
 )
 @pytest.mark.errors
 async def test_handshake_that_fails_closes_the_socket(peer, answer):
-    """Whatever goes wrong in the handshake, nobody sees the wire and it is closed."""
+    """A connection whose handshake fails is closed, and nobody sees it."""
     client = Client(
         host="127.0.0.1",
         port=peer.port,
@@ -362,7 +362,7 @@ async def test_handshake_that_fails_closes_the_socket(peer, answer):
 
 @pytest.mark.errors
 async def test_refused_database_closes_the_socket(peer):
-    """A wire on which SELECT was refused serves nobody."""
+    """A connection on which SELECT was refused serves nobody."""
     client = Client(host="127.0.0.1", port=peer.port, db=5)
     call = asyncio.get_running_loop().create_task(client.get("a"))
     line = await peer.line()

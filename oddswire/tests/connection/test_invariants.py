@@ -1,4 +1,4 @@
-"""What keeps replies and calls together, one test for each invariant of the wire."""
+"""What keeps replies and calls together, one test for each invariant."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from oddswire.connection.failures import copy_of
-from oddswire.connection.gate import Caps
+from oddswire.connection.errors import clone_error
+from oddswire.connection.flow import Limits
 from oddswire.connection.heartbeat import Heartbeat
+from oddswire.connection.multiplexer import ConnectionMetrics
 from oddswire.connection.packing import pack
-from oddswire.connection.traffic import Traffic
 from oddswire.errors import (
     CircuitOpen,
     ClosedError,
@@ -35,24 +35,24 @@ async def _failure(future):
 
 async def test_cancelled_before_the_flush_never_leaves(pair, name):
     """A call that is cancelled before its bytes are written is dropped with them."""
-    wire, line = await pair()
-    first = wire.send(GET_A, 5, name())
-    second = wire.send(GET_B, 5, name())
-    third = wire.send(GET_C, 5, name())
+    connection, line = await pair()
+    first = connection.send(GET_A, 5, name())
+    second = connection.send(GET_B, 5, name())
+    third = connection.send(GET_C, 5, name())
 
     second.cancel()
     await line.heard(("GET", "a"), ("GET", "c"))
     line.say(b"$1\r\n1\r\n$1\r\n3\r\n")
     assert [await first, await third] == [b"1", b"3"]
-    assert (wire.gate.commands, wire.gate.bytes) == (0, 0)
+    assert (connection.flow.commands, connection.flow.bytes) == (0, 0)
 
 
 async def test_hook_of_a_dropped_call_is_told(pair, name):
     """The hook of a call that was dropped unsent gets an error saying so."""
-    wire, line = await pair()
+    connection, line = await pair()
     told = []
-    first = wire.send(GET_A, 5, name())
-    second = wire.send(GET_B, 5, name(), on_reply=told.append)
+    first = connection.send(GET_A, 5, name())
+    second = connection.send(GET_B, 5, name(), on_reply=told.append)
     second.cancel()
     await line.heard(("GET", "a"))
     line.say(b"_\r\n")
@@ -63,8 +63,8 @@ async def test_hook_of_a_dropped_call_is_told(pair, name):
 
 async def test_cancelled_after_the_flush_leaves_a_tombstone(pair, name):
     """The reply to a cancelled call is dropped and the next caller gets its own."""
-    wire, line = await pair()
-    first, second = wire.send(GET_A, 5, name()), wire.send(GET_B, 5, name())
+    connection, line = await pair()
+    first, second = connection.send(GET_A, 5, name()), connection.send(GET_B, 5, name())
     await line.heard(("GET", "a"), ("GET", "b"))
     first.cancel()
 
@@ -74,8 +74,11 @@ async def test_cancelled_after_the_flush_leaves_a_tombstone(pair, name):
 
 async def test_timed_out_call_leaves_a_tombstone(pair, name):
     """The reply that comes after its call's deadline is dropped, not handed on."""
-    wire, line = await pair()
-    first, second = wire.send(GET_A, 0.02, name()), wire.send(GET_B, 5, name())
+    connection, line = await pair()
+    first, second = (
+        connection.send(GET_A, 0.02, name()),
+        connection.send(GET_B, 5, name()),
+    )
     assert (await _failure(first)).outcome is Outcome.UNKNOWN
     line.say(b"$1\r\n1\r\n$1\r\n2\r\n")
 
@@ -93,10 +96,10 @@ async def test_timed_out_call_leaves_a_tombstone(pair, name):
     ],
     ids=["no RESP", "bad length", "negative", "map with a list as key", "too deep"],
 )
-async def test_garbage_closes_the_wire(pair, name, garbage):
-    """Bytes that are no RESP fail the call they came for; the others lost the wire."""
-    wire, line = await pair()
-    calls = [wire.send(GET_A, 5, name()), wire.send(GET_B, 5, name())]
+async def test_garbage_closes_the_connection(pair, name, garbage):
+    """Bytes that are no RESP fail the oldest call; the others lose the connection."""
+    connection, line = await pair()
+    calls = [connection.send(GET_A, 5, name()), connection.send(GET_B, 5, name())]
     await line.heard(("GET", "a"), ("GET", "b"))
     line.say(garbage)
 
@@ -108,8 +111,8 @@ async def test_garbage_closes_the_wire(pair, name, garbage):
 
 async def test_reply_cut_in_half_is_not_a_reply(pair, name):
     """A connection that ends within a reply fails the call instead of guessing."""
-    wire, line = await pair()
-    call = wire.send(GET_A, 5, name())
+    connection, line = await pair()
+    call = connection.send(GET_A, 5, name())
     await line.heard(("GET", "a"))
     line.say(b"$10\r\n01234")
     line.finish()
@@ -120,44 +123,44 @@ async def test_reply_cut_in_half_is_not_a_reply(pair, name):
 
 async def test_undecodable_reply_fails_its_call_alone(pair, name):
     """Text that does not decode is the error of one call; its neighbours are served."""
-    wire, line = await pair(encoding="utf-8")
-    calls = [wire.send(GET_A, 5, name()) for _ in range(3)]
+    connection, line = await pair(encoding="utf-8")
+    calls = [connection.send(GET_A, 5, name()) for _ in range(3)]
     await line.heard(*[("GET", "a")] * 3)
     line.say(b"$1\r\n1\r\n*2\r\n$2\r\n\xff\xfe\r\n$1\r\nx\r\n$1\r\n3\r\n")
 
     first, second, third = await asyncio.gather(*calls)
     assert (first, third) == ("1", "3")
     assert isinstance(second, UnicodeDecodeError)
-    assert wire.error is None
+    assert connection.error is None
 
 
-async def test_reply_nobody_asked_for_closes_the_wire(pair, name):
+async def test_reply_nobody_asked_for_closes_the_connection(pair, name):
     """A reply with no call to go to means that the two are out of step."""
-    wire, line = await pair()
-    call = wire.send(GET_A, 5, name())
+    connection, line = await pair()
+    call = connection.send(GET_A, 5, name())
     await line.heard(("GET", "a"))
     line.say(b"+OK\r\n+OK\r\n")
 
     assert await call == b"OK"
     await line.ended()
-    assert isinstance(wire.error, ProtocolBroken)
-    assert "nobody asked" in str(wire.error)
+    assert isinstance(connection.error, ProtocolBroken)
+    assert "nobody asked" in str(connection.error)
 
 
 async def test_last_word_of_the_server_is_the_reason(pair):
-    """An error that the server says before it hangs up is why the wire ended."""
-    wire, line = await pair()
+    """An error that the server says before it hangs up is why the connection ended."""
+    connection, line = await pair()
     line.say(b"-ERR max number of clients reached\r\n")
     await line.ended()
 
-    assert isinstance(wire.error, Unavailable)
-    assert "max number of clients" in str(wire.error)
+    assert isinstance(connection.error, Unavailable)
+    assert "max number of clients" in str(connection.error)
 
 
 async def test_heartbeat_finds_replies_out_of_step(pair, name):
-    """An echo that is not the ping's own number closes the wire within one interval."""
-    wire, line = await pair()
-    pulse = Heartbeat(wire, idle=0.01, answer=5)
+    """An echo of another number closes the connection within one interval."""
+    connection, line = await pair()
+    pulse = Heartbeat(connection, idle=0.01, answer=5)
     await line.heard(("PING", b"oddswire-1"))
     line.say(b"$10\r\noddswire-1\r\n")
     await line.heard(("PING", b"oddswire-2"))
@@ -165,31 +168,31 @@ async def test_heartbeat_finds_replies_out_of_step(pair, name):
     await line.ended()
     pulse.stop()
 
-    assert isinstance(wire.error, ProtocolBroken)
-    assert "out of step" in str(wire.error)
+    assert isinstance(connection.error, ProtocolBroken)
+    assert "out of step" in str(connection.error)
 
 
 async def test_heartbeat_finds_a_dead_link(pair):
-    """A ping that is not answered in time closes the wire."""
-    wire, line = await pair()
-    Heartbeat(wire, idle=0.01, answer=0.02)
+    """A ping that is not answered in time closes the connection."""
+    connection, line = await pair()
+    Heartbeat(connection, idle=0.01, answer=0.02)
     await line.heard(("PING", b"oddswire-1"))
     await line.ended()
 
-    assert isinstance(wire.error, ConnectionLost)
-    assert "heartbeat was not answered" in str(wire.error)
+    assert isinstance(connection.error, ConnectionLost)
+    assert "heartbeat was not answered" in str(connection.error)
 
 
 async def test_messages_in_front_of_the_echo_are_a_sign_of_life(pair):
-    """A ping that waits behind push messages does not end the wire."""
-    wire, line = await pair()
-    pulse = Heartbeat(wire, idle=0.01, answer=0.05)
+    """A ping that waits behind push messages does not end the connection."""
+    connection, line = await pair()
+    pulse = Heartbeat(connection, idle=0.01, answer=0.05)
     await line.heard(("PING", b"oddswire-1"))
     line.say(b">2\r\n$7\r\nmessage\r\n$1\r\nx\r\n")
     for _ in range(10):
         line.say(b">2\r\n$7\r\nmessage\r\n$1\r\nx\r\n")
         await asyncio.sleep(0.02)
-    assert wire.error is None
+    assert connection.error is None
     line.say(b"$10\r\noddswire-1\r\n")
     await line.heard(("PING", b"oddswire-2"))
     pulse.stop()
@@ -197,26 +200,26 @@ async def test_messages_in_front_of_the_echo_are_a_sign_of_life(pair):
 
 async def test_heartbeat_accepts_an_error_as_an_answer(pair):
     """A server that refuses the ping (loading, ACL) is alive."""
-    wire, line = await pair()
-    pulse = Heartbeat(wire, idle=0.01, answer=5)
+    connection, line = await pair()
+    pulse = Heartbeat(connection, idle=0.01, answer=5)
     await line.heard(("PING", b"oddswire-1"))
     line.say(b"-LOADING data set in memory\r\n")
     await line.heard(("PING", b"oddswire-2"))
     pulse.stop()
 
-    assert wire.error is None
+    assert connection.error is None
 
 
 async def test_reading_goes_on_while_writing_is_paused(pair, name):
     """A peer that reads on only when its reply was taken gets it taken."""
-    wire, line = await pair()
+    connection, line = await pair()
     size = 16 * 1024 * 1024
-    get = wire.send(GET_A, 20, name())
+    get = connection.send(GET_A, 20, name())
     await line.heard(("GET", "a"))
     line.writer.transport.pause_reading()
     command = pack(("SET", "k", bytes(size)))
-    put = wire.send(command, 20, name())
-    assert not wire.gate.open
+    put = connection.send(command, 20, name())
+    assert not connection.flow.open
     line.say(b"$%d\r\n%b\r\n" % (size, bytes(size)))
     async with asyncio.timeout(15):
         await line.writer.drain()
@@ -249,12 +252,14 @@ async def test_big_writes_and_big_replies_together(server, prefix):
 
 async def test_write_paused_lets_nobody_in_until_the_kernel_takes_bytes(pair, name):
     """While the peer reads nothing callers wait, and are let in when it reads again."""
-    wire, line = await pair(caps=Caps(commands=100, bytes=1 << 30))
+    connection, line = await pair(limits=Limits(commands=100, bytes=1 << 30))
     line.writer.transport.pause_reading()
     big = pack(("SET", "k", bytes(16 * 1024 * 1024)))
-    call = wire.send(big, 20, name())
-    assert not wire.gate.open
-    turn = asyncio.get_running_loop().create_task(wire.gate.wait(1, 20, wire.load))
+    call = connection.send(big, 20, name())
+    assert not connection.flow.open
+    turn = asyncio.get_running_loop().create_task(
+        connection.flow.wait(1, 20, connection.load)
+    )
     line.writer.transport.resume_reading()
     async with asyncio.timeout(20):
         await line.reader.readexactly(len(big))
@@ -262,16 +267,16 @@ async def test_write_paused_lets_nobody_in_until_the_kernel_takes_bytes(pair, na
     line.say(b"+OK\r\n")
 
     assert await call == b"OK"
-    assert wire.gate.open
+    assert connection.flow.open
 
 
-async def test_hooks_run_in_the_order_of_the_wire(pair, name):
-    """Pushes and replies reach their hooks as they stand on the wire."""
+async def test_hooks_run_in_the_order_of_the_replies(pair, name):
+    """Pushes and replies reach their hooks as they stand on the connection."""
     seen = []
-    wire, line = await pair(on_push=lambda push: seen.append(tuple(push)))
+    connection, line = await pair(on_push=lambda push: seen.append(tuple(push)))
     calls = [
-        wire.send(GET_A, 5, name(), on_reply=seen.append),
-        wire.send(GET_B, 5, name(), on_reply=seen.append),
+        connection.send(GET_A, 5, name(), on_reply=seen.append),
+        connection.send(GET_B, 5, name(), on_reply=seen.append),
     ]
     calls[0].add_done_callback(lambda _: seen.append("caller"))
     await line.heard(("GET", "a"), ("GET", "b"))
@@ -287,9 +292,11 @@ async def test_hooks_run_in_the_order_of_the_wire(pair, name):
 async def test_large_reads_are_taken_in_order(pair, name):
     """Pushes and replies of one large read, and of the next, keep their order."""
     seen = []
-    wire, line = await pair(on_push=lambda push: seen.append(push[0]))
+    connection, line = await pair(on_push=lambda push: seen.append(push[0]))
     count = 200
-    calls = [wire.send(GET_A, 5, name(), on_reply=seen.append) for _ in range(count)]
+    calls = [
+        connection.send(GET_A, 5, name(), on_reply=seen.append) for _ in range(count)
+    ]
     await line.heard(*(("GET", "a") for _ in calls))
     expected = []
     data = bytearray()
@@ -299,9 +306,9 @@ async def test_large_reads_are_taken_in_order(pair, name):
         data += b"$%d\r\n%b\r\n" % (len(text), text)
         expected.append(text)
     # One read, as uvloop makes them; a second comes before all of it was looked at.
-    wire.data_received(bytes(data[:-20_000]))
-    wire.data_received(bytes(data[-20_000:-10]))
-    wire.data_received(bytes(data[-10:]))
+    connection.data_received(bytes(data[:-20_000]))
+    connection.data_received(bytes(data[-20_000:-10]))
+    connection.data_received(bytes(data[-10:]))
     await asyncio.gather(*calls)
 
     assert seen == expected
@@ -309,10 +316,10 @@ async def test_large_reads_are_taken_in_order(pair, name):
 
 async def test_hook_hears_the_reply_of_a_cancelled_call(pair, name):
     """The hook of a call whose caller gave up is still told the reply."""
-    wire, line = await pair()
+    connection, line = await pair()
     seen = []
-    first = wire.send(GET_A, 5, name(), on_reply=seen.append)
-    second = wire.send(GET_B, 5, name())
+    first = connection.send(GET_A, 5, name(), on_reply=seen.append)
+    second = connection.send(GET_B, 5, name())
     await line.heard(("GET", "a"), ("GET", "b"))
     first.cancel()
     line.say(b"$1\r\n1\r\n$1\r\n2\r\n")
@@ -327,19 +334,21 @@ async def test_hook_hears_the_reply_of_a_cancelled_call(pair, name):
     ids=["any", "one of ours with arguments"],
 )
 @pytest.mark.parametrize("where", ["on_push", "on_reply"])
-async def test_hook_that_raises_closes_the_wire_and_strands_nobody(
+async def test_hook_that_raises_closes_the_connection_and_strands_nobody(
     pair, name, where, fault
 ):
-    """A hook's exception ends the wire; it is called once and every call ends."""
+    """A hook's exception ends the connection; it is called once and every call ends."""
     called = []
 
     def hook(value):
         called.append(value)
         raise fault
 
-    wire, line = await pair(on_push=hook if where == "on_push" else None)
-    first = wire.send(GET_A, 5, name(), on_reply=hook if where == "on_reply" else None)
-    second = wire.send(GET_B, 5, name())
+    connection, line = await pair(on_push=hook if where == "on_push" else None)
+    first = connection.send(
+        GET_A, 5, name(), on_reply=hook if where == "on_reply" else None
+    )
+    second = connection.send(GET_B, 5, name())
     await line.heard(("GET", "a"), ("GET", "b"))
     line.say(b">1\r\n$1\r\nx\r\n$1\r\n1\r\n$1\r\n2\r\n")
 
@@ -351,8 +360,8 @@ async def test_hook_that_raises_closes_the_wire_and_strands_nobody(
 
 
 async def test_hook_that_raises_at_the_end_does_not_strand_the_calls_behind(pair, name):
-    """When the wire ends, one bad hook leaves no call behind it waiting."""
-    wire, line = await pair()
+    """When the connection ends, one bad hook leaves no call behind it waiting."""
+    connection, line = await pair()
     reported = []
     asyncio.get_running_loop().set_exception_handler(
         lambda _, context: reported.append(context["exception"])
@@ -361,8 +370,8 @@ async def test_hook_that_raises_at_the_end_does_not_strand_the_calls_behind(pair
     def hook(error):
         raise KeyError(str(error))
 
-    first = wire.send(GET_A, 5, name(), on_reply=hook)
-    second = wire.send(GET_B, 5, name())
+    first = connection.send(GET_A, 5, name(), on_reply=hook)
+    second = connection.send(GET_B, 5, name())
     await line.heard(("GET", "a"), ("GET", "b"))
     line.hang_up()
 
@@ -372,11 +381,13 @@ async def test_hook_that_raises_at_the_end_does_not_strand_the_calls_behind(pair
 
 async def test_close_drains_then_fails_the_rest(pair, name):
     """Closing waits for answers, fails the rest in time, and lets nobody in."""
-    wire, line = await pair(caps=Caps(commands=2))
-    calls = [wire.send(GET_A, 5, name()), wire.send(GET_B, 5, name())]
-    waiting = asyncio.get_running_loop().create_task(wire.gate.wait(1, 5, wire.load))
+    connection, line = await pair(limits=Limits(commands=2))
+    calls = [connection.send(GET_A, 5, name()), connection.send(GET_B, 5, name())]
+    waiting = asyncio.get_running_loop().create_task(
+        connection.flow.wait(1, 5, connection.load)
+    )
     await line.heard(("GET", "a"), ("GET", "b"))
-    closing = asyncio.get_running_loop().create_task(wire.aclose(0.2))
+    closing = asyncio.get_running_loop().create_task(connection.aclose(0.2))
     failure = await _failure(waiting)
     line.say(b"$1\r\n1\r\n")
 
@@ -385,17 +396,17 @@ async def test_close_drains_then_fails_the_rest(pair, name):
     failure = await _failure(calls[1])
     assert (type(failure), failure.outcome) == (ClosedError, Outcome.UNKNOWN)
     await closing
-    assert not wire.gate.open
+    assert not connection.flow.open
 
 
 async def test_close_does_not_wait_longer_than_it_must(pair, name):
     """Closing returns with the last reply, for everybody who is closing."""
-    wire, line = await pair()
-    call = wire.send(GET_A, 60, name())
+    connection, line = await pair()
+    call = connection.send(GET_A, 60, name())
     await line.heard(("GET", "a"))
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        group.create_task(wire.aclose(60))
-        group.create_task(wire.aclose(60))
+        group.create_task(connection.aclose(60))
+        group.create_task(connection.aclose(60))
         line.say(b"$1\r\n1\r\n")
 
     assert call.result() == b"1"
@@ -403,10 +414,10 @@ async def test_close_does_not_wait_longer_than_it_must(pair, name):
 
 async def test_close_cancelled_closes_at_once(pair, name):
     """Closing that is cancelled while it drains closes the socket at once."""
-    wire, line = await pair()
-    call = wire.send(GET_A, 60, name())
+    connection, line = await pair()
+    call = connection.send(GET_A, 60, name())
     await line.heard(("GET", "a"))
-    closing = asyncio.get_running_loop().create_task(wire.aclose(60))
+    closing = asyncio.get_running_loop().create_task(connection.aclose(60))
     asyncio.get_running_loop().call_soon(closing.cancel)
     with pytest.raises(asyncio.CancelledError):
         await closing
@@ -416,11 +427,11 @@ async def test_close_cancelled_closes_at_once(pair, name):
 
 
 async def test_loss_tells_written_from_unwritten(pair, name):
-    """When the wire ends, calls whose bytes left are unknown, the others not sent."""
-    wire, line = await pair()
-    sent = wire.send(GET_A, 5, name())
-    unsent = wire.send(GET_B, 5, name())
-    wire.abort(ConnectionLost("cut"))
+    """When a connection ends, calls whose bytes left are unknown, others not sent."""
+    connection, line = await pair()
+    sent = connection.send(GET_A, 5, name())
+    unsent = connection.send(GET_B, 5, name())
+    connection.abort(ConnectionLost("cut"))
 
     assert (await _failure(sent)).outcome is Outcome.UNKNOWN
     assert (await _failure(unsent)).outcome is Outcome.NOT_SENT
@@ -429,8 +440,8 @@ async def test_loss_tells_written_from_unwritten(pair, name):
 
 async def test_loss_delivers_what_had_arrived(pair, name):
     """Replies that arrived before the connection ended still reach their callers."""
-    wire, line = await pair()
-    calls = [wire.send(GET_A, 5, name()) for _ in range(200)]
+    connection, line = await pair()
+    calls = [connection.send(GET_A, 5, name()) for _ in range(200)]
     await line.heard(*[("GET", "a")] * 200)
     line.say(b"$1\r\n1\r\n" * 150)
     line.finish()
@@ -441,7 +452,7 @@ async def test_loss_delivers_what_had_arrived(pair, name):
 
 
 async def test_order_is_the_order_of_the_calls(server, prefix):
-    """Commands reach the server in the order of the calls, waiters at the caps too."""
+    """Commands reach the server in the order of the calls, also at the limits."""
     from oddswire import Client
 
     async with Client.from_url(server.url, inflight_commands=7) as client:
@@ -459,8 +470,8 @@ async def test_order_is_the_order_of_the_calls(server, prefix):
 
 async def test_many_replies_at_once_do_not_hold_the_loop(pair, name):
     """A chunk of replies is resolved in turns, with other tasks between them."""
-    wire, line = await pair()
-    calls = [wire.send(GET_A, 5, name()) for _ in range(500)]
+    connection, line = await pair()
+    calls = [connection.send(GET_A, 5, name()) for _ in range(500)]
     await line.heard(*[("GET", "a")] * 500)
     turns = 0
 
@@ -482,7 +493,7 @@ def test_copies_of_an_error_are_errors_of_their_own():
     """A copy has its class, text, attributes and cause, and an outcome of its own."""
     error = CircuitOpen("closed", retry_after=3.0)
     error.__cause__ = OSError("why")
-    copy = copy_of(error, Outcome.UNKNOWN)
+    copy = clone_error(error, Outcome.UNKNOWN)
 
     assert copy is not error
     assert (type(copy), str(copy), copy.retry_after) == (CircuitOpen, "closed", 3.0)
@@ -491,28 +502,28 @@ def test_copies_of_an_error_are_errors_of_their_own():
 
 
 async def test_traffic_is_counted(pair, name):
-    """Writes, bytes, pushes, latencies and slow replies of a wire are counted."""
-    traffic = Traffic(slow_above=0.0)
-    wire, line = await pair(traffic=traffic)
+    """Writes, bytes, pushes, latencies and slow replies of a connection are counted."""
+    metrics = ConnectionMetrics(slow_above=0.0)
+    connection, line = await pair(metrics=metrics)
     label = name()
-    calls = [wire.send(GET_A, 5, label) for _ in range(10)]
+    calls = [connection.send(GET_A, 5, label) for _ in range(10)]
     await line.heard(*[("GET", "a")] * 10)
     line.say(b"_\r\n" * 9 + b">1\r\n$1\r\nx\r\n_\r\n")
     await asyncio.gather(*calls)
 
-    assert traffic.writes == 2
-    assert traffic.bytes_out == 10 * len(GET_A)
-    assert traffic.bytes_in == 30 + 11
-    assert traffic.pushes == 1
-    assert traffic.latency.count == label.slow == 10
+    assert metrics.writes == 2
+    assert metrics.bytes_out == 10 * len(GET_A)
+    assert metrics.bytes_in == 30 + 11
+    assert metrics.pushes == 1
+    assert metrics.latency.count == label.slow == 10
 
 
 async def test_task_cancelled_in_the_tick_of_its_call_never_sends(pair, name):
     """A caller that is cancelled before the tick's write is provably not sent."""
-    wire, line = await pair()
+    connection, line = await pair()
 
     async def call(data):
-        return await wire.send(data, 5, name())
+        return await connection.send(data, 5, name())
 
     first = asyncio.create_task(call(GET_A))  # noqa: TID251 - two callers of one tick
     second = asyncio.create_task(call(GET_B))  # noqa: TID251 - two callers of one tick
@@ -524,17 +535,17 @@ async def test_task_cancelled_in_the_tick_of_its_call_never_sends(pair, name):
     line.say(b"$1\r\n1\r\n$1\r\n3\r\n")
     assert [await first, await third] == [b"1", b"3"]
     assert second.cancelled()
-    assert (wire.gate.commands, wire.gate.bytes) == (0, 0)
+    assert (connection.flow.commands, connection.flow.bytes) == (0, 0)
 
 
 async def test_a_slow_call_is_not_mistaken_for_a_dead_link(pair, name):
     """While a call is in flight its deadline watches the link, not the heartbeat."""
-    wire, line = await pair()
-    heartbeat = Heartbeat(wire, idle=0.02, answer=0.02)
-    slow = wire.send(GET_A, 5, name())
+    connection, line = await pair()
+    heartbeat = Heartbeat(connection, idle=0.02, answer=0.02)
+    slow = connection.send(GET_A, 5, name())
     await line.heard(("GET", "a"))
-    wire.loop.call_later(0.15, line.say, b"$1\r\n1\r\n")
+    connection.loop.call_later(0.15, line.say, b"$1\r\n1\r\n")
 
     assert await slow == b"1"
-    assert wire.error is None
+    assert connection.error is None
     heartbeat.stop()

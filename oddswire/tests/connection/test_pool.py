@@ -1,4 +1,4 @@
-"""Exclusive wires: leased in order, never above the most, always given back."""
+"""Exclusive connections: leased in order, never above the most, always given back."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from oddswire.testing import LoopLag
 SMALL = {"pool_max": 4, "acquire_timeout": 0.2}  # two of them are exclusive
 
 
-def _roster(client):
-    roster = client.connection_pool.roster
-    return roster.leased, roster.idle, roster.opening, roster.waiting
+def _state(client):
+    state = client.connection_pool.state
+    return state.leased, state.idle, state.opening, state.waiting
 
 
 @pytest.mark.requirement("C2")
 @pytest.mark.errors
-async def test_no_wire_within_the_acquire_timeout(server):
-    """When every wire is leased the next caller is refused in time, typed."""
+async def test_no_connection_within_the_acquire_timeout(server):
+    """When every connection is leased the next caller is refused in time, typed."""
     async with Client.from_url(server.url, **SMALL) as client:
         pool = client.connection_pool
         leased = [await pool.get_connection() for _ in range(2)]
@@ -32,15 +32,15 @@ async def test_no_wire_within_the_acquire_timeout(server):
             await client.blpop("a", 1)
         assert lag.free < 1.0
         assert caught.value.outcome is Outcome.NOT_SENT
-        for wire in leased:
-            await pool.release(wire)
+        for connection in leased:
+            await pool.release(connection)
         assert await client.blpop("a", 0.01) is None
 
 
 @pytest.mark.requirement("C2")
 @pytest.mark.advanced
-async def test_wires_are_counted_at_the_server():
-    """Under load, idle and exhausted, there are never more than pool_max wires."""
+async def test_connections_are_counted_at_the_server():
+    """Under load, idle or exhausted, there are never more than pool_max connections."""
     async with EmbeddedServer() as server:
         client = Client.from_url(server.url, pool_max=6, pool_idle=0.2)
         watch = Client.from_url(server.url)
@@ -60,7 +60,7 @@ async def test_wires_are_counted_at_the_server():
             while int((await watch.info("clients"))["blocked_clients"]) < 4:
                 pass
         exhausted = await seen()
-        counts = client.statistics().wires
+        counts = client.statistics().connections
         await watch.lpush("list", *range(10))
         popped = await asyncio.gather(*blocked)
         async with asyncio.timeout(5):
@@ -76,7 +76,7 @@ async def test_wires_are_counted_at_the_server():
     assert under_load == 1
     assert (
         exhausted == 5
-    )  # one command wire and four exclusive ones; the sixth is the cache's
+    )  # one command connection and four exclusive ones; the sixth is the cache's
     assert (counts.shared, counts.leased, counts.waiting) == (1, 4, 6)
     assert sorted(int(value) for _, value in popped) == list(range(10))
     assert idle == 1
@@ -84,36 +84,36 @@ async def test_wires_are_counted_at_the_server():
 
 @pytest.mark.advanced
 async def test_waiters_are_served_in_order(server):
-    """Wires go to callers in the order in which they asked."""
+    """Connections go to callers in the order in which they asked."""
     async with Client.from_url(server.url, pool_max=3) as client:
         pool = client.connection_pool
-        wire = await pool.get_connection()
+        connection = await pool.get_connection()
         served = []
 
         async def use(number):
-            wire = await pool.get_connection()
+            connection = await pool.get_connection()
             served.append(number)
-            await pool.release(wire)
+            await pool.release(connection)
 
         async with asyncio.TaskGroup() as group:
             for number in range(5):
                 group.create_task(use(number))
             await asyncio.sleep(0)  # one turn of the loop: they all wait now
-            await pool.release(wire)
+            await pool.release(connection)
 
     assert served == list(range(5))
 
 
 @pytest.mark.errors
-async def test_cancelled_waiters_lose_no_wire(server):
-    """Callers cancelled at any moment of getting a wire leave none leased."""
+async def test_cancelled_waiters_lose_no_connection(server):
+    """Callers cancelled at any moment of getting a connection leave none leased."""
     async with Client.from_url(server.url, pool_max=4) as client:
         pool = client.connection_pool
         loop = asyncio.get_running_loop()
 
         async def use():
-            wire = await pool.get_connection()
-            await asyncio.shield(pool.release(wire))
+            connection = await pool.get_connection()
+            await asyncio.shield(pool.release(connection))
 
         for turns in range(12):
             tasks = [loop.create_task(use()) for _ in range(6)]
@@ -123,15 +123,15 @@ async def test_cancelled_waiters_lose_no_wire(server):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         assert await client.blpop("none", 0.01) is None
-        leased, idle, opening, waiting = _roster(client)
+        leased, idle, opening, waiting = _state(client)
 
     assert (leased, opening, waiting) == (0, 0, 0)
     assert 1 <= idle <= 2
 
 
 @pytest.mark.errors
-async def test_wire_that_died_while_idle_is_replaced(server):
-    """A wire the server closed while it was idle is not what the next caller gets."""
+async def test_connection_that_died_while_idle_is_replaced(server):
+    """No caller gets a connection that the server closed while it was idle."""
     async with Client.from_url(server.url) as client:
         await client.blpop("none", 0.01)
         names = [e["id"] for e in await client.client_list() if e["cmd"] == "blpop"]
@@ -152,13 +152,13 @@ async def test_unreachable_server_fails_each_caller_once():
 
     assert {type(failure) for failure in failures} == {Unavailable}
     assert {failure.outcome for failure in failures} == {Outcome.NOT_SENT}
-    assert _roster(client) == (0, 0, 0, 0)
+    assert _state(client) == (0, 0, 0, 0)
     await client.aclose()
 
 
 @pytest.mark.errors
 async def test_silent_server_is_bounded_by_the_connect_timeout(peer):
-    """Opening an exclusive wire ends with the connect timeout."""
+    """Opening an exclusive connection ends with the connect timeout."""
     client = Client(host="127.0.0.1", port=peer.port, connect_timeout=0.1)
     with pytest.raises(Unavailable, match=r"within 0\.1 s"):
         await client.blpop("a", 1)
@@ -167,12 +167,12 @@ async def test_silent_server_is_bounded_by_the_connect_timeout(peer):
 
 
 @pytest.mark.errors
-async def test_closing_ends_leased_wires_and_waiters(server):
-    """When the pool closes, whoever waits is told and no wire stays open."""
+async def test_closing_ends_leased_connections_and_waiters(server):
+    """When the pool closes, whoever waits is told and no connection stays open."""
     client = Client.from_url(server.url, pool_max=3)
     loop = asyncio.get_running_loop()
     pool = client.connection_pool
-    wire = await pool.get_connection()
+    connection = await pool.get_connection()
     waiting = loop.create_task(client.blpop("a", 5))
     await asyncio.sleep(0)  # one turn of the loop: it waits now
     await client.aclose()
@@ -181,17 +181,17 @@ async def test_closing_ends_leased_wires_and_waiters(server):
         await waiting
     with pytest.raises(ClosedError):
         await pool.get_connection()
-    assert not wire.is_connected
+    assert not connection.is_connected
     await client.aclose()
 
 
 @pytest.mark.errors
 async def test_giving_back_twice_is_refused(server):
-    """A wire given back twice is an error, not a wire lent twice."""
+    """A connection given back twice is an error, not a connection lent twice."""
     async with Client.from_url(server.url) as client:
         pool = client.connection_pool
-        wire = await pool.get_connection()
-        await pool.release(wire)
+        connection = await pool.get_connection()
+        await pool.release(connection)
         with pytest.raises(KeyError):
-            await pool.release(wire)
-        assert _roster(client) == (0, 1, 0, 0)
+            await pool.release(connection)
+        assert _state(client) == (0, 1, 0, 0)

@@ -64,7 +64,7 @@ async def test_its_files_are_private_whatever_the_umask(tmp_path, umask):
 @pytest.mark.requirement("X3")
 async def test_nothing_that_holds_a_password_shows_it():
     """No representation of a server, a client, a pool or a handshake has it."""
-    from oddswire.connection.handshake import Hello
+    from oddswire.connection.handshake import HandshakeOptions
     from oddswire.settings import Endpoint, Settings
 
     server = EmbeddedServer(password="CANARY-0")
@@ -77,9 +77,9 @@ async def test_nothing_that_holds_a_password_shows_it():
         Client(host="h", password="CANARY-5"),
         Client.from_url("unix:///s?password=CANARY-6"),
     ]
-    hello = Hello(protocol=3, username="me", password="CANARY-7")
+    options = HandshakeOptions(protocol=3, username="me", password="CANARY-7")
     shown = [
-        *(repr(each) for each in (server, EmbeddedSentinels(), settings, hello)),
+        *(repr(each) for each in (server, EmbeddedSentinels(), settings, options)),
         repr(Endpoint.from_url("redis://h?password=CANARY-8&username=CANARY-9")),
         *(repr(each) for each in clients),
         *(repr(each.connection_pool) for each in clients),

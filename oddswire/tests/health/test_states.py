@@ -232,14 +232,17 @@ async def test_a_silence_longer_than_the_threshold_warns(own):
         await client.ping()
 
         async def silence():
-            return client.statistics().wires.silent
+            return client.statistics().connections.silent
 
         await eventually(silence, holds=lambda seconds: seconds > 0.25)
         report = await Health(client, thresholds=limits).check()
         assert report["heartbeat"].status == "warn"
         assert report["heartbeat"].values["seconds"] > 0.2
         # The check itself ended the silence.
-        assert client.statistics().wires.silent < report["heartbeat"].values["seconds"]
+        assert (
+            client.statistics().connections.silent
+            < report["heartbeat"].values["seconds"]
+        )
 
 
 @pytest.mark.advanced

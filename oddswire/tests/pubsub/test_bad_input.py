@@ -228,7 +228,7 @@ async def test_arguments_that_cannot_be(pubsub):
     for arguments, options, text in [
         ((), {}, "at least one topic"),
         (("ticks",), {}, "is subscribed to"),
-        ((EVENTS,), {"queue": 0}, "at least one message"),
+        ((EVENTS,), {"queue": 0}, "queue 0: accepted is a whole number from 1"),
         ((EVENTS,), {"start": "yesterday"}, "start is"),
         ((EVENTS,), {"start": -1}, "start is"),
         ((EVENTS,), {"start": None}, "start is"),

@@ -147,11 +147,18 @@ class Alerts:
         id of an earlier one.
         """
         old = self._rules.get((rule.user_id, rule.id))
-        state = _beginning(rule)
         if old is not None:
             self._forget(old)
-            state = RuleState(n=old.n, armed=state.armed, reference=state.reference)
-        self.add(rule, state)
+        self.begin(rule, 0 if old is None else old.n)
+
+    def begin(self, rule: Rule, n: int) -> None:
+        """Watch a rule from where its `base` says; its alerts are counted on from `n`.
+
+        Raises:
+            RuleError: As from `add`.
+        """
+        state = _beginning(rule)
+        self.add(rule, RuleState(n=n, armed=state.armed, reference=state.reference))
 
     def state(self, user_id: int, rule_id: str) -> RuleState | None:
         """Return where a user's rule stands; None when it is not watched."""

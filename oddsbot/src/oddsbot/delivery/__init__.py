@@ -7,19 +7,24 @@ crashes and returns with its data; see `docs/alerts.md` for the promise.
 
 from __future__ import annotations
 
-from .cards import Button, Card, Entity
+from .cards import MAX_CAPTION, MAX_TEXT, Button, Card, Entity
 from .chat import Chat, PrintedChat
 from .courier import Courier
 from .outbox import Outbox, alert_queue
+from .presses import Action, Press
 from .texts import text_of
 
 __all__ = [
+    "MAX_CAPTION",
+    "MAX_TEXT",
+    "Action",
     "Button",
     "Card",
     "Chat",
     "Courier",
     "Entity",
     "Outbox",
+    "Press",
     "PrintedChat",
     "alert_queue",
     "text_of",

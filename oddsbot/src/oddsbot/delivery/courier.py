@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from oddswire.connection.outage import Outage
+from oddswire.connection.backoff import OutageBackoff
 from oddswire.counters import Histogram
 from oddswire.errors import OddswireError
 
@@ -63,7 +63,7 @@ class Courier:
 
     async def wait_empty(self) -> None:
         """Wait until the queue has nothing to deliver; through outages too."""
-        outage = Outage()
+        outage = OutageBackoff()
         while True:
             try:
                 if (await self.queue.statistics()).depth == 0:

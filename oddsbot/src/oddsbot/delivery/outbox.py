@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from oddsbot.alerts import Alert, Moved, PriceCrossed, Resolved
-from oddswire.connection.outage import Outage
+from oddswire.connection.backoff import OutageBackoff
 from oddswire.errors import OddswireError
 from oddswire.events import Degradation
 from oddswire.queue import Queue
@@ -50,7 +50,7 @@ class Outbox:
 
     def __init__(self, queue: Queue[Entry]) -> None:
         self._queue = queue
-        self._outage = Outage(
+        self._outage = OutageBackoff(
             Degradation(queue.client.events, "outbox", "waiting", time.monotonic)
         )
         self._turn = asyncio.Lock()

@@ -86,7 +86,7 @@ async def run(
             )
             wire = await enter(
                 connect(
-                    _own_server(settings, server.url), topics=TOPICS, rules=POLYMARKET
+                    own_server(settings, server.url), topics=TOPICS, rules=POLYMARKET
                 )
             )
             session = await enter(aiohttp.ClientSession())
@@ -107,7 +107,8 @@ async def run(
         raise _first(group) from group
 
 
-def _own_server(settings: Settings, url: str) -> Settings:
+def own_server(settings: Settings, url: str) -> Settings:
+    """Return settings of the Redis layer for a server of the demo's own."""
     return msgspec.structs.replace(
         settings, url=url, cache_url=None, username=None, password=None, database=None
     )

@@ -19,6 +19,7 @@ from oddswire.plain import plain
 from .cast import PEOPLE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from decimal import Decimal
 
     from rich.console import Console, RenderableType
@@ -31,6 +32,33 @@ _REFRESH_EVERY = 0.25
 _READ_WITHIN = 0.2
 _LINES_SHOWN = 12
 _TITLE = 120
+
+
+class Progress:
+    """Says how far a stage is, a line every few seconds, until it is cancelled.
+
+    Args:
+        write: Takes each line.
+        every: Seconds between two lines.
+    """
+
+    def __init__(self, write: Callable[[str], object], *, every: float = 5.0) -> None:
+        self._write = write
+        self._every = every
+
+    async def show(self, stage: Stage) -> NoReturn:
+        """Say it at once, and again and again."""
+        recording = stage.replay.recording
+        whole = max(1, stage.until - recording.start)
+        takes = whole / 1000 / stage.replay.speed
+        self._write(
+            f"playing {whole / 1000:,.0f} recorded seconds at speed "
+            f"{stage.replay.speed:g}: about {takes:,.0f} s"
+        )
+        while True:
+            await stage.clock.sleep(self._every)
+            done = (stage.replay.position - recording.start) / whole
+            self._write(f"{done:.0%} played, {len(stage.told)} alerts delivered")
 
 
 class View:

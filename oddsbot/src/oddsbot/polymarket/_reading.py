@@ -24,6 +24,8 @@ from typing import get_origin as origin_of
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from .slices import Steps, at_once
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -51,6 +53,12 @@ _LARGEST = Decimal(10) ** 21
 _MOST_DIGITS = 100
 _MOST_SECONDS = 10**11  # above it, and of ten digits or more: no longer seconds
 _FEWEST_DIGITS = 10**9
+# More is no list or object of Polymarket's, and would hold up the loop.
+_MOST_TEXTS = 1_000
+_MOST_STRUCTS = 20_000
+_MOST_LEVELS = 5_000
+_MOST_KEYS = 1_000
+_LONGEST_LIST = 32 * 1024
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 # float_hook: a number with a point must not pass through a float.
 decoder = msgspec.json.Decoder(float_hook=Decimal)
@@ -67,19 +75,31 @@ class _Nothing(_Unfit):
         super().__init__("it is missing")
 
 
-def read(raw: Any, kind: type[Model], left_out: list[str] | None = None) -> Model:
+def read(
+    raw: Any,
+    kind: type[Model],
+    left_out: list[str] | None = None,
+    *,
+    most: int | None = None,
+) -> Model:
     """Turn one decoded JSON object into its model.
 
     Args:
         raw: As decoded, best with numbers as `Decimal`.
         kind: The model.
         left_out: Gets a line for each element inside that could not be read.
+        most: Elements inside that are read one by one; None: any number.
 
     Raises:
         ValueError: It cannot be read; one line says where and why.
     """
+    return at_once(reading(raw, kind, [] if left_out is None else left_out), most)
+
+
+def reading(raw: Any, kind: type[Model], left_out: list[str]) -> Steps[Model]:
+    """Do as `read`, in steps: one for each element of a list inside."""
     try:
-        return _struct(kind, raw, [] if left_out is None else left_out)
+        return (yield from _struct(kind, raw, left_out))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -88,10 +108,18 @@ def read_each(
     raw: list[Any], kind: type[Model], left_out: list[str]
 ) -> tuple[Model, ...]:
     """Turn a list of decoded JSON objects into models; `left_out` names the others."""
+    return at_once(reading_each(raw, kind, left_out))
+
+
+def reading_each(
+    raw: list[Any], kind: type[Model], left_out: list[str]
+) -> Steps[tuple[Model, ...]]:
+    """Do as `read_each`, in steps."""
     found: list[Model] = []
     for index, each in enumerate(raw):
+        yield
         try:
-            found.append(read(each, kind, left_out))
+            found.append((yield from reading(each, kind, left_out)))
         except ValueError as error:
             left_out.append(f"{name_of(each, index)}: {error}")
     return tuple(found)
@@ -220,7 +248,8 @@ class _Field:
     """How one field of a model is read."""
 
     __slots__ = (
-        "convert", "key", "name", "no_default", "others", "required", "shown", "unset",
+        "convert", "key", "name", "no_default", "others", "required", "shown", "steps",
+        "unset",
     )  # fmt: skip
 
     def __init__(self, info: msgspec.structs.FieldInfo) -> None:
@@ -229,14 +258,10 @@ class _Field:
         self.name = info.name
         self.key = info.encode_name
         self.others = tuple(map(_plain, (self.key, *_SYNONYMS.get(self.key, ()))))
-        self.convert = _converter(bare)
+        self.steps = _steps(bare)
+        self.convert = _nothing if self.steps else _converter(bare)
         self.no_default = info.required
         self.required = info.required and not nullable
-
-    def read(self, value: Any, left_out: list[str]) -> Any:
-        if value is UNSET or value is None or value == "":
-            raise _Nothing
-        return self.convert(value, left_out)
 
 
 @functools.cache
@@ -250,9 +275,11 @@ def _plain(key: str) -> str:
     return key.replace("_", "").lower()
 
 
-def _struct(kind: type[Model], raw: Any, left_out: list[str]) -> Model:
+def _struct(kind: type[Model], raw: Any, left_out: list[str]) -> Steps[Model]:
     if not isinstance(raw, dict):
         raise _Unfit(f"an object was expected, not {_kind(raw)}")
+    if len(raw) > _MOST_KEYS:
+        raise ValueError(f"an object has {len(raw)} keys")
     values: dict[str, Any] = {}
     spelled: dict[str, Any] | None = None
     for field in _fields(kind):
@@ -269,7 +296,13 @@ def _struct(kind: type[Model], raw: Any, left_out: list[str]) -> Model:
                     value = spelled[other]
                     break
         try:
-            values[field.name] = field.read(value, left_out)
+            if value is UNSET or value is None or value == "":
+                raise _Nothing  # noqa: TRY301 - as the converters do
+            values[field.name] = (
+                (yield from field.steps(value, left_out))
+                if field.steps is not None
+                else field.convert(value)
+            )
         except _Nothing as error:
             if field.required:
                 raise ValueError(f"`{field.key}`: {error}") from None
@@ -297,7 +330,69 @@ def _split(annotation: Any) -> tuple[Any, bool, bool]:
     return only, types.NoneType in parts, UnsetType in parts
 
 
-def _converter(annotation: Any) -> Callable[[Any, list[str]], Any]:
+def _steps(annotation: Any) -> Callable[[Any, list[str]], Steps[Any]] | None:
+    """Return what reads values of this type in steps; None: no objects are inside."""
+    each = False
+    if origin_of(annotation) is Annotated:
+        annotation, *metas = get_args(annotation)
+        each = EACH in metas
+    if origin_of(annotation) is tuple:
+        (item, *_) = get_args(annotation)
+        if isinstance(item, type) and issubclass(item, Struct):
+            return _struct_list(item, each=each)
+    if isinstance(annotation, type) and issubclass(annotation, Struct):
+        return functools.partial(_struct, annotation)
+    return None
+
+
+def _struct_list(
+    item: type[Struct], *, each: bool
+) -> Callable[[Any, list[str]], Steps[tuple[Any, ...]]]:
+    # Where each field is required there is one way to write an object, and msgspec
+    # reads a book of hundreds of levels at once.
+    whole = not each and all(map(_required, msgspec.structs.fields(item)))
+    most = _MOST_LEVELS if whole else _MOST_STRUCTS
+
+    def steps(value: Any, left_out: list[str]) -> Steps[tuple[Any, ...]]:
+        values = _list(value, most)
+        if each:
+            return (yield from reading_each(values, item, left_out))
+        if whole:
+            try:
+                return msgspec.convert(values, tuple[item, ...], strict=False)  # type: ignore[valid-type]
+            except msgspec.ValidationError:
+                pass  # another spelling, or one that cannot be read
+        found = []
+        for one in values:
+            yield
+            found.append((yield from _struct(item, one, left_out)))
+        return tuple(found)
+
+    return steps
+
+
+def _list(value: Any, most: int) -> list[Any]:
+    if isinstance(value, str):
+        if len(value) > _LONGEST_LIST:
+            raise ValueError("a list was expected, not a long text")
+        try:
+            value = decoder.decode(value)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            raise ValueError("the text is not a list in JSON") from None
+    if value is None:
+        raise _Nothing
+    if not isinstance(value, (list, tuple)):
+        raise _Unfit(f"a list was expected, not {_kind(value)}")
+    if len(value) > most:
+        raise ValueError(f"a list has {len(value)} elements")
+    return list(value)
+
+
+def _nothing(_: Any) -> Any:
+    raise _Nothing
+
+
+def _converter(annotation: Any) -> Callable[[Any], Any]:
     """Return what reads values of this type."""
     extra: dict[str, Any] = {}
     if origin_of(annotation) is Annotated:
@@ -305,57 +400,25 @@ def _converter(annotation: Any) -> Callable[[Any, list[str]], Any]:
         for meta in metas:
             extra |= meta.extra or {}
             if meta.min_length:
-                return lambda value, _: _id(value)
+                return _id
     if origin_of(annotation) is tuple:
-        return _list_converter(get_args(annotation)[0], each="each" in extra)
+        return functools.partial(_text_list, get_args(annotation)[0])
     if origin_of(annotation) is Literal:
         return functools.partial(_choice, get_args(annotation))
-    if isinstance(annotation, type) and issubclass(annotation, Struct):
-        return functools.partial(_struct, annotation)
     if "unit" in extra:
         return functools.partial(_time, extra["unit"])
     if annotation is int:
         return functools.partial(_whole, extra.get("nothing"))
-    return {
-        str: lambda value, _: _text(value),
-        Decimal: lambda value, _: number(value),
-        bool: lambda value, _: _flag(value),
-    }[annotation]
+    return {str: _text, Decimal: number, bool: _flag}[annotation]
 
 
-def _list_converter(
-    item: Any, *, each: bool
-) -> Callable[[Any, list[str]], tuple[Any, ...]]:
+def _text_list(item: Any, value: Any) -> tuple[Any, ...]:
     convert = _converter(item)
-    struct = isinstance(item, type) and issubclass(item, Struct)
-    # Where each field is required there is one way to write an object, and msgspec
-    # reads a book of hundreds of levels at once.
-    whole = struct and not each and all(map(_required, msgspec.structs.fields(item)))
-
-    def converted(value: Any, left_out: list[str]) -> tuple[Any, ...]:
-        if isinstance(value, str):
-            try:
-                value = decoder.decode(value)
-            except (msgspec.DecodeError, UnicodeError):
-                raise ValueError("the text is not a list in JSON") from None
-        if value is None:
-            raise _Nothing
-        if not isinstance(value, (list, tuple)):
-            raise _Unfit(f"a list was expected, not {_kind(value)}")
-        if each:
-            return read_each(list(value), item, left_out)
-        if whole:
-            try:
-                return msgspec.convert(value, tuple[item, ...], strict=False)
-            except msgspec.ValidationError:
-                pass  # another spelling, or one that cannot be read
-        # A text that is null stays at its place: lists are paired by index.
-        return tuple(
-            "" if one is None and item is str else convert(one, left_out)
-            for one in value
-        )
-
-    return converted
+    # A text that is null stays at its place: lists are paired by index.
+    return tuple(
+        "" if one is None and item is str else convert(one)
+        for one in _list(value, _MOST_TEXTS)
+    )
 
 
 def _required(info: msgspec.structs.FieldInfo) -> bool:
@@ -377,7 +440,7 @@ def _id(value: Any) -> str:
     return text
 
 
-def _whole(nothing: int | None, value: Any, _: list[str]) -> int:
+def _whole(nothing: int | None, value: Any) -> int:
     found = number(value)
     if found != found.to_integral_value():
         raise ValueError("a whole number was expected")
@@ -386,7 +449,7 @@ def _whole(nothing: int | None, value: Any, _: list[str]) -> int:
     return int(found)
 
 
-def _time(unit: str, value: Any, _: list[str]) -> int:
+def _time(unit: str, value: Any) -> int:
     found = milliseconds(value)
     if found is None:
         raise _Nothing
@@ -400,7 +463,7 @@ def _flag(value: Any) -> bool:
     return flag
 
 
-def _choice(choices: tuple[str, ...], value: Any, _: list[str]) -> str:
+def _choice(choices: tuple[str, ...], value: Any) -> str:
     word = value.strip().upper() if isinstance(value, str) else None
     if word not in choices:
         raise ValueError(f"one of {', '.join(filter(None, choices))} was expected")

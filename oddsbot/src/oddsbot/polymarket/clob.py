@@ -16,8 +16,8 @@ from ._reading import (
     Shown,
     check_milliseconds,
     ids_of,
-    read,
-    read_each,
+    reading,
+    reading_each,
 )
 from .events import (
     Level,
@@ -28,6 +28,7 @@ from .events import (
     check_price,
     check_size,
 )
+from .slices import Steps, at_once, paced
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,7 +172,7 @@ class Clob:
         lines: list[str] = []
         wanted = frozenset(token_ids)
         found: Found[OrderBook] = Found()
-        for book in read_books(answer, lines):
+        for book in await paced(_reading_books(answer, lines)):
             other = found.get(book.asset_id, book)
             # Of two books of a token the newer one counts; no order is promised.
             if book.asset_id in wanted and (other.timestamp or 0) <= (
@@ -252,7 +253,7 @@ class Clob:
             # An empty list is null in some answers.
             answer = answer | {"history": answer["history"] or []}
         lines: list[str] = [] if left_out is None else left_out
-        found = _read(f"GET {path}", answer, kind, lines)
+        found = await paced(_reading(f"GET {path}", answer, kind, lines))
         if lines:
             self.left_out.note(f"GET {path}", lines)
         return found
@@ -282,7 +283,7 @@ def read_market(answer: Any) -> ClobMarket:
     Raises:
         BadAnswer: It has another shape.
     """
-    return _read("GET /clob-markets", answer, ClobMarket, [])
+    return at_once(_reading("GET /clob-markets", answer, ClobMarket, []))
 
 
 def read_books(answer: Any, left_out: list[str] | None = None) -> tuple[OrderBook, ...]:
@@ -295,13 +296,19 @@ def read_books(answer: Any, left_out: list[str] | None = None) -> tuple[OrderBoo
     Raises:
         BadAnswer: It has another shape.
     """
+    return at_once(_reading_books(answer, [] if left_out is None else left_out))
+
+
+def _reading_books(answer: Any, left_out: list[str]) -> Steps[tuple[OrderBook, ...]]:
     if not isinstance(answer, list):
         raise bad_answer("POST /books", ValueError("a list was expected"))
-    return read_each(answer, OrderBook, [] if left_out is None else left_out)
+    return (yield from reading_each(answer, OrderBook, left_out))
 
 
-def _read(where: str, answer: Any, kind: type[_Answer], left_out: list[str]) -> _Answer:
+def _reading(
+    where: str, answer: Any, kind: type[_Answer], left_out: list[str]
+) -> Steps[_Answer]:
     try:
-        return read(answer, kind, left_out)
+        return (yield from reading(answer, kind, left_out))
     except ValueError as error:
         raise bad_answer(where, error) from error

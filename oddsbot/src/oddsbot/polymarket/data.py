@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from msgspec import Struct
 
 from ._http import LeftOut, bad_answer, call, next_cursor
-from ._reading import Id, OutcomeIndex, Seconds, Shown, check_number, read_each
+from ._reading import Id, OutcomeIndex, Seconds, Shown, check_number, reading_each
 from .events import check_price, check_size
+from .slices import Steps, paced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -206,15 +207,26 @@ class Data:
             params=params,
         )
         lines: list[str] = []
-        page = _read_page(f"GET {path}", answer, kind, lines)
+        page = await paced(reading_page(f"GET {path}", answer, kind, lines))
         if lines:
             self.left_out.note(f"GET {path}", lines)
         return page
 
 
-def _read_page(
+def reading_page(
     where: str, answer: Any, kind: type[_Row], left_out: list[str]
-) -> Page[_Row]:
+) -> Steps[Page[_Row]]:
+    """Read a decoded page, in steps.
+
+    Args:
+        where: The endpoint, for the error.
+        answer: As decoded.
+        kind: The model of a row.
+        left_out: Gets a line for each row that cannot be read.
+
+    Raises:
+        BadAnswer: It is no page.
+    """
     if not isinstance(answer, dict) or "data" not in answer:
         raise bad_answer(where, ValueError("no data"))
     data = answer["data"]
@@ -222,7 +234,7 @@ def _read_page(
         data = []  # the documented way to say that there is nothing
     if not isinstance(data, list):
         raise bad_answer(where, ValueError("data is no list"))
-    rows = read_each(data, kind, left_out)
+    rows = yield from reading_each(data, kind, left_out)
     pagination = answer.get("pagination")
     cursor = pagination.get("next_cursor") if isinstance(pagination, dict) else None
     return Page(rows, next_cursor(cursor), len(data) - len(rows))

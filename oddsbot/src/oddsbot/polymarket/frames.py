@@ -13,9 +13,10 @@ import msgspec
 from ._reading import decoder, name_of, read
 from .errors import BadFrame
 from .events import Book, MarketEvent, MarketResolved, NewMarket, PriceChange
+from .slices import LONGEST, end_of, is_at, skip_space
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _KINDS: dict[Any, Any] = {
     kind.__struct_config__.tag: kind for kind in get_args(MarketEvent)
@@ -29,18 +30,19 @@ _split = msgspec.json.Decoder(list[msgspec.Raw])
 
 MAX_EVENTS = 1_000
 """Events of a frame that are looked at: 500 assets have 500 books."""
-_SLOWLY = 64 * 1024
-"""Bytes of a frame that are read by the rule that admits every spelling: 10 us for
-each 30 of them."""
-_SLICE = 32 * 1024
-_LARGEST = 256 * 1024
-"""Bytes of one event: a book of some 8,000 levels."""
-# A level of a book, the smallest thing that a frame has many of, has 13 bytes a comma.
-_COMMA, _COMMAS = 10, 1_000
+_SLICE = 16 * 1024
+_SLICE_EVENTS = 100
+_SLOWLY = 16 * 1024
+"""Bytes of a frame that are read by the rule that admits every spelling."""
+_SLOW_STEPS = 500
+"""Elements of events that this rule reads."""
 
 
 def max_frame(assets: int) -> int:
-    """Return the most bytes of a frame for that many assets: 16 KiB for each book."""
+    """Return the most bytes of a frame for that many assets.
+
+    16 KiB for each book. Recorded books have 35 bytes a level and at most 5,575 bytes.
+    """
     return 64 * 1024 + 16 * 1024 * assets
 
 
@@ -66,57 +68,63 @@ class Frame(msgspec.Struct, frozen=True):
         return len(self.skipped_kinds)
 
 
-def split_frame(data: str | bytes, limit: int) -> list[str | bytes]:
-    """Return a frame as frames that are each read in a few milliseconds.
+def split_frame(data: str | bytes, limit: int) -> Iterator[str | bytes]:
+    """Yield a frame as frames that are each read in a few milliseconds.
 
-    An event that alone is larger than any book is left out, and named by an event of no
-    kind in its place.
+    Each is found when it is asked for, so that the caller lets others run in between.
 
     Args:
         data: The text.
         limit: Most characters or bytes.
 
     Raises:
-        BadFrame: As of `parse_frame`.
+        BadFrame: The frame has more than `limit`, or more than 1,000 events; or the
+            next event is not JSON, or has more than 128 KiB. What was yielded before is
+            good, the rest is not looked at.
     """
-    _check_length(data, limit)
-    if len(data) <= _SLICE:
-        return [data]
-    slices: list[str | bytes] = []
-    some: list[bytes] = []
-    size = 0
-    items = _elements(data)
-    for raw in items[:MAX_EVENTS]:
-        each = bytes(memoryview(raw))
-        if len(each) > _LARGEST:
-            each = b'{"event_type":"too large"}'
-        if some and size + len(each) > _SLICE:
-            slices.append(b"[%b]" % b",".join(some))
-            some, size = [], 0
-        some.append(each)
-        size += len(each)
-    if len(items) > MAX_EVENTS:
-        some.append(b'{"event_type":"too many"}')
-    slices.append(b"[%b]" % b",".join(some))
-    return slices
-
-
-def _check_length(data: str | bytes, limit: int) -> None:
     if len(data) > limit:
         raise BadFrame(f"the frame has {len(data)} bytes, more than its assets need")
+    at = skip_space(data, 0)
+    if len(data) <= _SLICE or not is_at(data, at, "["):
+        yield data
+        return
+    count = 0
+    at = skip_space(data, at + 1)
+    while not is_at(data, at, "]"):
+        began, ended = at, at
+        for _ in range(_SLICE_EVENTS):
+            end = end_of(data, at, LONGEST)
+            if end is None or (end - began > _SLICE and ended > began):
+                break  # the next slice begins with it, or names what is wrong
+            ended = skip_space(data, end)
+            count += 1
+            at = ended
+            if not is_at(data, at, ",") or count >= MAX_EVENTS:
+                break
+            at = skip_space(data, at + 1)
+        if ended == began:
+            raise BadFrame(f"an event is not JSON or too large, at {at}")
+        part = data[began:ended]
+        yield f"[{part}]" if isinstance(part, str) else b"[%b]" % part
+        if count >= MAX_EVENTS and not is_at(data, ended, "]"):
+            raise BadFrame(f"the frame has more than {MAX_EVENTS} events")
+        if at == ended and not is_at(data, ended, "]"):
+            raise BadFrame(f"the frame is not JSON at {ended}")
+    if skip_space(data, at + 1) != len(data):
+        raise BadFrame("there is more after the frame")
 
 
-def parse_frame(data: str | bytes, limit: int | None = None) -> Frame:
-    """Read one frame of the market channel.
+def parse_frame(data: str | bytes) -> Frame:
+    """Read one frame of the market channel, or a part of it from `split_frame`.
 
     Args:
-        data: The text.
-        limit: Most characters or bytes; default: for 500 assets.
+        data: The text, at most 128 KiB.
 
     Raises:
-        BadFrame: The text is not JSON, neither an object nor an array, or too much.
+        BadFrame: The text is not JSON, neither an object nor an array, or too long.
     """
-    _check_length(data, max_frame(500) if limit is None else limit)
+    if len(data) > LONGEST + 2:
+        raise BadFrame(f"{len(data)} bytes are too many at once: see `split_frame`")
     try:
         decoded = _typed.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -146,7 +154,7 @@ def _parse_singly(data: str | bytes) -> Frame:
     """Read a frame event by event, by the rule that admits every spelling.
 
     What is in a frame must not hold up the loop: so the number of events, and what is
-    read by the slow rule, are bounded. Behind the bound, what the exact spelling gives
+    read by the slow rule, are bounded. Beyond the bounds, what the exact spelling gives
     is taken, and the rest is skipped.
     """
     events: list[MarketEvent] = []
@@ -182,11 +190,8 @@ def _elements(data: str | bytes) -> list[msgspec.Raw]:
     """Return the events of a frame, not decoded.
 
     Raises:
-        BadFrame: It is not JSON, neither an object nor an array, or full of junk.
+        BadFrame: It is not JSON, or neither an object nor an array.
     """
-    comma = "," if isinstance(data, str) else b","
-    if data.count(comma) > _COMMAS + len(data) // _COMMA:  # type: ignore[arg-type]
-        raise BadFrame("the frame has more values than events can have")
     try:
         raw = _raw.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -219,7 +224,7 @@ def _slowly(raw: msgspec.Raw, index: int) -> tuple[list[MarketEvent], str, list[
         return [], sent, ["a kind that we do not know"]
     left_out: list[str] = []
     try:
-        event = read(item, kind, left_out)
+        event = read(item, kind, left_out, most=_SLOW_STEPS)
     except ValueError as error:
         return [], sent, [f"{name_of(item, index)}: {error}"]
     # A change of which no entry could be read says nothing.

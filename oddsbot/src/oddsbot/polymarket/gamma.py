@@ -13,8 +13,17 @@ import msgspec
 from msgspec import Struct
 
 from ._http import Found, LeftOut, bad_answer, call, next_cursor, segment
-from ._reading import EACH, Id, Shown, ids_of, read, read_each
+from ._reading import (
+    EACH,
+    Id,
+    Shown,
+    ids_of,
+    read,  # noqa: F401 - for callers that have the decoded answer
+    reading,
+    reading_each,
+)
 from .events import check_price
+from .slices import paced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -316,7 +325,7 @@ class Gamma:
         if not isinstance(sent, list):
             raise bad_answer(f"GET {path}", ValueError("no list of markets"))
         lines: list[str] = []
-        markets = read_each(sent, GammaMarket, lines)
+        markets = await paced(reading_each(sent, GammaMarket, lines))
         if lines:
             self.left_out.note(f"GET {path}", lines)
         cursor = next_cursor(answer.get("next_cursor"))
@@ -341,7 +350,7 @@ class Gamma:
         answer = await self._get(path, params)
         lines: list[str] = []
         try:
-            found = read(answer, kind, lines)
+            found = await paced(reading(answer, kind, lines))
         except ValueError as error:
             raise bad_answer(f"GET {path}", error) from error
         if lines:

@@ -26,7 +26,7 @@ from .events import MarketResolved, NewMarket, PriceChange
 from .frames import max_frame, parse_frame, split_frame
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from types import TracebackType
 
     from aiohttp import ClientSession, ClientWebSocketResponse
@@ -164,8 +164,8 @@ class MarketStream:
         self._pinger: asyncio.Task[None] | None = None
         # At most one frame's events and a marker: filled only when it is empty.
         self._pending: deque[MarketEvent | Connected | Disconnected] = deque()
-        # What is left of a large frame.
-        self._slices: deque[str | bytes] = deque()
+        # What is left of the last frame.
+        self._slices: Iterator[str | bytes] = iter(())
         self._closed = False
         self._attempt = 0
         self._connections = 0
@@ -219,10 +219,9 @@ class MarketStream:
         while not self._closed:
             if self._pending:
                 yield self._pending.popleft()
-            elif self._slices:
-                # Between two the loop runs others; cancelled here, none is lost.
+            elif self._read_slice():
+                # The loop runs others before the next; cancelled here, none is lost.
                 await asyncio.sleep(0)
-                self._read(self._slices.popleft())
             elif self._ws is None:
                 await self._connect()
             else:
@@ -310,13 +309,19 @@ class MarketStream:
     def _take(self, data: str | bytes) -> None:
         self.counters.frames += 1
         self.counters.last_frame_at = self._clock()
+        self._slices = split_frame(data, max_frame(self._most_assets))
+
+    def _read_slice(self) -> bool:
+        """Read the next part of the last frame; False when there is none."""
         try:
-            first, *rest = split_frame(data, max_frame(self._most_assets))
+            part = next(self._slices, None)
         except BadFrame as error:
             self._skip(error)
-            return
-        self._slices.extend(rest)
-        self._read(first)
+            return True
+        if part is None:
+            return False
+        self._read(part)
+        return True
 
     def _skip(self, error: BadFrame) -> None:
         self.counters.bad_frames += 1

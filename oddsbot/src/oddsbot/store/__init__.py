@@ -1,7 +1,16 @@
 """What the bot knows of each user, and the database in which it is kept for good."""
 
 from oddsbot.store.database import open_database, upgrade
-from oddsbot.store.rules import OtherOwner, SqlRules
+from oddsbot.store.log import AlertLog, AlertRow, Fate, Place
+from oddsbot.store.rules import (
+    OtherOwner,
+    RuleChanges,
+    SameRule,
+    SqlRules,
+    StoredRule,
+    UnknownUser,
+    kind_of,
+)
 from oddsbot.store.source import SqlSource
 from oddsbot.store.user import (
     CONVERSATION_STEPS,
@@ -20,18 +29,27 @@ from oddsbot.store.user import (
 __all__ = [
     "CONVERSATION_STEPS",
     "MAX_WALLETS",
+    "AlertLog",
+    "AlertRow",
     "Conversation",
     "Display",
+    "Fate",
     "Kind",
     "Notifications",
     "OtherOwner",
+    "Place",
     "Profile",
     "QuietHours",
+    "RuleChanges",
+    "SameRule",
     "SqlRules",
     "SqlSource",
+    "StoredRule",
     "Thresholds",
     "TrackedWallet",
+    "UnknownUser",
     "UserSession",
+    "kind_of",
     "open_database",
     "upgrade",
 ]

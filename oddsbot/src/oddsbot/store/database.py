@@ -32,6 +32,17 @@ _DRIVERS = {
 }
 
 
+# A process that vanished in a transaction holds up nobody for longer than this.
+_POSTGRESQL = {
+    "timeout": 5,
+    "command_timeout": 10,
+    "server_settings": {
+        "idle_in_transaction_session_timeout": "5000",
+        "tcp_user_timeout": "5000",
+    },
+}
+
+
 @asynccontextmanager
 async def open_database(url: str) -> AsyncIterator[AsyncEngine]:
     """Hold an engine for ``sqlite:///file`` or ``postgresql://...``; connects on use.
@@ -49,9 +60,11 @@ async def open_database(url: str) -> AsyncIterator[AsyncEngine]:
 
 def _engine(url: str) -> AsyncEngine:
     scheme, separator, rest = url.partition("://")
+    driver = _DRIVERS.get(scheme, scheme)
     try:
         engine = create_async_engine(
-            f"{_DRIVERS.get(scheme, scheme)}{separator}{rest}",
+            f"{driver}{separator}{rest}",
+            connect_args=_POSTGRESQL if "asyncpg" in driver else {},
             pool_pre_ping=True,
             # They are users, wallets and rules, and errors are logged.
             hide_parameters=True,
@@ -92,6 +105,8 @@ def _pragmas(connection: Any, _: object) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA busy_timeout = 5000")
+    # Off by default: with a person go her rules and alerts.
+    cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
 
 

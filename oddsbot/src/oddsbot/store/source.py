@@ -5,19 +5,26 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from oddsbot.store.database import failure
-from oddsbot.store.tables import users
-from oddswire.errors import SourceUnavailable
+from oddsbot.store.rules import next_revision, remove_rules
+from oddsbot.store.tables import alerts, rules, users
+from oddswire.clock import SystemClock
+from oddswire.errors import SourceDeclined, SourceUnavailable
 from oddswire.sessions import SourceRecord
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from sqlalchemy import Executable
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from oddswire.clock import Clock
+
+    Also = Callable[[AsyncConnection], Awaitable[object]]
 
 _MOST = 500
 """Parameters that one statement takes; SQLite has a limit."""
@@ -29,12 +36,20 @@ class SqlSource:
     Each write is one statement that names the version it replaces, so the database
     decides who was first. Run `upgrade` before.
 
+    Rules and alerts belong to a record: they go with it, and move with it.
+
     Args:
         engine: The application's own; it is not disposed of here.
+        clock: Tells seconds since 1970; None: the system's.
+
+    What `Sessions.update` and `delete` take as `also` is a coroutine function. It gets
+    the connection, within the transaction that stores the user, and may raise
+    `SourceDeclined`; a row of it that is there already declines too.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, clock: Clock | None = None) -> None:
         self._engine = engine
+        self._clock: Clock = SystemClock() if clock is None else clock
 
     async def load(self, user_ids: Sequence[int]) -> list[SourceRecord]:
         """Return the records of those users that have one."""
@@ -51,32 +66,61 @@ class SqlSource:
             query = query.where(users.c.user_id > after)
         return await self._select(query)
 
-    async def save(self, kept: SourceRecord, expected: int) -> bool:
+    async def save(
+        self, kept: SourceRecord, expected: int, also: Also | None = None
+    ) -> bool:
         """Write a record over a version; False when it is another one."""
         async with _writing(self._engine) as connection:
             if expected:
-                return await _changed(
+                saved = await _changed(
                     connection,
                     update(users)
                     .where(users.c.user_id == kept.user_id)
                     .where(users.c.version == expected)
                     .values(_row(kept)),
                 )
-            return await _inserted(connection, kept)
+            else:
+                saved = await _inserted(connection, kept)
+            return saved and await _done_too(connection, also)
         return False
 
-    async def delete(self, user_id: int, expected: int) -> bool:
-        """Delete a record of that version."""
+    async def delete(
+        self, user_id: int, expected: int, also: Also | None = None
+    ) -> bool:
+        """Delete a record of that version; 0: there is none.
+
+        Its rules and alerts go with it.
+        """
         async with _writing(self._engine) as connection:
-            return await _changed(connection, _deletion(user_id, expected))
+            if expected:
+                # Rules first, and not by the foreign key: their watchers hear of it.
+                mine = rules.c.user_id == user_id
+                await remove_rules(connection, self._clock.now(), mine)
+                gone = await _changed(connection, _deletion(user_id, expected))
+                if not gone:
+                    await connection.rollback()
+            else:
+                found = select(users.c.version).where(users.c.user_id == user_id)
+                gone = await connection.scalar(found) is None
+            return gone and await _done_too(connection, also)
         return False
 
     async def move(self, user_id: int, expected: int, kept: SourceRecord) -> bool:
-        """Give a record to a user that has none, in one transaction."""
+        """Give a record to a user that has none, in one transaction.
+
+        Its rules and alerts are the new user's.
+        """
         async with _writing(self._engine) as connection:
-            moved = await _inserted(connection, kept) and await _changed(
-                connection, _deletion(user_id, expected)
+            revision = await next_revision(connection)
+            await _inserted(connection, kept)
+            # Before the deletion, which would take them.
+            await _move_rules(connection, user_id, kept.user_id, revision)
+            await connection.execute(
+                update(alerts)
+                .where(alerts.c.user_id == user_id)
+                .values(user_id=kept.user_id)
             )
+            moved = await _changed(connection, _deletion(user_id, expected))
             if not moved:
                 await connection.rollback()
             return moved
@@ -105,6 +149,20 @@ async def _writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         raise failure(error) from None
 
 
+async def _done_too(connection: AsyncConnection, also: Also | None) -> bool:
+    """Do what the caller wants in the same transaction.
+
+    Raises:
+        SourceDeclined: It raised that, or a row of it is there already.
+    """
+    try:
+        if also is not None:
+            await also(connection)
+    except IntegrityError:
+        raise SourceDeclined("what was to be stored with it is there already") from None
+    return True
+
+
 async def _changed(connection: AsyncConnection, statement: Executable) -> bool:
     result: Any = await connection.execute(statement)
     return bool(result.rowcount == 1)
@@ -113,6 +171,25 @@ async def _changed(connection: AsyncConnection, statement: Executable) -> bool:
 async def _inserted(connection: AsyncConnection, kept: SourceRecord) -> bool:
     await connection.execute(insert(users).values(_row(kept)))
     return True
+
+
+async def _move_rules(
+    connection: AsyncConnection, old: int, new: int, revision: int
+) -> None:
+    query = select(rules.c.id, rules.c.data).where(rules.c.user_id == old)
+    for row in (await connection.execute(query)).all():
+        try:
+            fields = {**msgspec.json.decode(row.data), "user_id": new}
+        except (msgspec.DecodeError, TypeError):
+            # A damaged rule stays one; whoever reads it says so.
+            data = row.data
+        else:
+            data = msgspec.json.encode(fields)
+        await connection.execute(
+            update(rules)
+            .where(rules.c.id == row.id)
+            .values(user_id=new, data=data, revision=revision)
+        )
 
 
 def _deletion(user_id: int, expected: int) -> Executable:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from oddsbot.alerts import Alerts, PriceRule
+from oddsbot.alerts import Alerts
 from oddsbot.store import SqlRules, SqlSource, UserSession, upgrade
 from oddswire import connect
 
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 
     from oddswire import Settings
     from oddswire.wire import Wire
-
-
-def price_rules(engine: AsyncEngine) -> SqlRules[PriceRule]:
-    """Return the price rules that are kept in a database."""
-    return SqlRules(engine, PriceRule, "price")
 
 
 @asynccontextmanager
@@ -51,5 +46,7 @@ async def remembered(
     await upgrade(engine)
     source = SqlSource(engine)
     async with connect(settings, session=UserSession, source=source, **options) as wire:
-        rules = [rule async for rule in price_rules(engine).all()]
-        yield wire, Alerts(rules)
+        alerts = Alerts()
+        async for stored in SqlRules(engine).all():
+            alerts.add(stored.rule, stored.state if stored.round else None)
+        yield wire, alerts

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from oddswire._fifo_locks import FifoLocks
+from oddswire._numbers import shown
 from oddswire.connection.deadline import Deadline
 from oddswire.errors import (
     CommandTimeout,
@@ -63,14 +64,18 @@ class Turns:
         on_error: Literal["raise", "local"],
     ) -> None:
         if not 0.1 <= lease <= 3600:
-            raise SettingsError(f"lease {lease!r}: accepted are 0.1 to 3600 seconds")
+            raise SettingsError(
+                f"lease {shown(lease)}: accepted are 0.1 to 3600 seconds"
+            )
         if not timeout > 0:
-            raise SettingsError(f"timeout {timeout!r}: accepted are seconds above 0")
+            raise SettingsError(
+                f"timeout {shown(timeout)}: accepted are seconds above 0"
+            )
         if queue < 0:
-            raise SettingsError(f"queue {queue!r}: accepted are 0 and more")
+            raise SettingsError(f"queue {shown(queue)}: accepted are 0 and more")
         if on_error not in ("raise", "local"):
             raise SettingsError(
-                f"on_error {on_error!r}: accepted is 'raise' or 'local'"
+                f"on_error {shown(on_error)}: accepted is 'raise' or 'local'"
             )
         self._locks = Locks(client, prefix=prefix)
         self._lease = lease

@@ -9,6 +9,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
+from oddswire._numbers import shown
 from oddswire.adapters.upstream import Upstream
 from oddswire.clock import SystemClock
 from oddswire.errors import SettingsError
@@ -72,8 +73,8 @@ class UpstreamLimits:
     ) -> None:
         if not 0 < pause <= longest <= 31 * 86_400.0:
             raise SettingsError(
-                f"pause {pause!r} and longest {longest!r}: accepted are seconds above "
-                "0, the pause at most the longest, that at most 31 days"
+                f"pause {shown(pause)} and longest {shown(longest)}: accepted are "
+                "seconds above 0, the pause at most the longest, that at most 31 days"
             )
         self._limiter = limiter
         self._pick = pick

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, TypeVar
 
+from oddswire._numbers import shown
 from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError, SettingsError
 from oddswire.logs import LogLines
@@ -54,15 +55,16 @@ class Upstream:
     ) -> None:
         if not 0 < longest <= 31 * 86_400.0:
             raise SettingsError(
-                f"longest {longest!r}: accepted are seconds above 0, at most 31 days"
+                f"longest {shown(longest)}: accepted are seconds above 0, at most 31 "
+                "days"
             )
         if not (timeout is None or timeout >= 0):
             raise SettingsError(
-                f"timeout {timeout!r}: accepted are seconds, 0, or None to wait for "
-                "ever"
+                f"timeout {shown(timeout)}: accepted are seconds, 0, or None to wait "
+                "for ever"
             )
         if retries < 0:
-            raise SettingsError(f"retries {retries!r}: accepted are 0 and more")
+            raise SettingsError(f"retries {shown(retries)}: accepted are 0 and more")
         self._limiter = limiter
         self._retry_after = retry_after
         self._timeout = timeout

@@ -12,6 +12,7 @@ from oddswire.cache._warming import WarmReport, warm
 from oddswire.cache.decorator import Cached, returned_type
 from oddswire.cache.entry import Entry
 from oddswire.cache.namespace import check_ttl
+from oddswire.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -386,10 +387,10 @@ class Cache(Many):
             )
             for (key, _), result in zip(some, results, strict=True):
                 if isinstance(result, Exception):
-                    result.add_note(f"key {key}")
+                    result.add_note(f"key {plain(key)}")
                     failed[key] = result
         if failed:
-            named = ", ".join(list(failed)[:_NAMED])
+            named = ", ".join(map(plain, list(failed)[:_NAMED]))
             more = ", ..." if len(failed) > _NAMED else ""
             raise ExceptionGroup(
                 f"{len(failed)} of {len(items)} not stored: {named}{more}",

@@ -1,6 +1,8 @@
-"""`Cell`: what this process knows of one nonce."""
+"""`Cell`: what this process knows of one nonce; `Stamp`: the one of an entry."""
 
 from __future__ import annotations
+
+import msgspec
 
 
 class Cell:
@@ -19,3 +21,18 @@ class Cell:
         self.nonce: bytes | None = None
         self.coming: bytes | None = None
         self.lasts_until = 0.0
+
+
+class Stamp(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """The nonce that a tag or a namespace had before an entry was loaded.
+
+    Entries hold millions of them. Therefore the garbage collector does not visit them:
+    they are part of no cycle.
+    """
+
+    cell: Cell
+    nonce: bytes
+
+
+Snapshot = tuple[Stamp, ...]
+"""Of the namespace, then of each tag."""

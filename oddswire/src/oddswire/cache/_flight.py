@@ -13,8 +13,8 @@ from oddswire.errors import CacheLoadCycle
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from oddswire.cache._cell import Snapshot
     from oddswire.cache._memory import Item
-    from oddswire.cache._nonces import Snapshot
     from oddswire.cache._space import Place
     from oddswire.errors import OddswireError
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from oddswire._tasks import spawn
 from oddswire.cache._aside import Aside
 from oddswire.cache._backoff import Backoff
+from oddswire.cache._cell import Stamp
 from oddswire.cache._claims import Claims, Elsewhere
 from oddswire.cache._flight import (
     Flight,
@@ -192,8 +193,9 @@ class Flights:
         # each of them, a refresh would never end. It is stored as stale.
         part = slice(NONCE_BYTES if keep else None)
         return all(
-            nonce[part] in ((cell.nonce or b"")[part], (cell.coming or b"")[part])
-            for cell, nonce in flight.snapshot
+            each.nonce[part]
+            in ((each.cell.nonce or b"")[part], (each.cell.coming or b"")[part])
+            for each in flight.snapshot
         )
 
     def _is_watched(self, flight: Flight) -> bool:
@@ -341,7 +343,7 @@ class Flights:
             want.kind,
             value,
             fresh or Fresh(1.0, 0.0),
-            flight.snapshot or ((want.place.space.cell, bytes(8)),),
+            flight.snapshot or (Stamp(want.place.space.cell, bytes(8)),),
             want.tags if flight.snapshot else (),
             cost=cost,
             old=flight.old,

@@ -9,13 +9,12 @@ often.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
+
+from oddswire.cache._cell import Snapshot
 from oddswire.cache._record import NONCE_BYTES, head_of
-
-if TYPE_CHECKING:
-    from oddswire.cache._cell import Cell
-    from oddswire.cache.statistics import Counts
 
 # What an item takes beside its value: the object, its places in the tables, its key.
 ITEM_BYTES = 600
@@ -45,60 +44,41 @@ class Details(NamedTuple):
     content: bytes
 
 
-class Item:
+class Item(msgspec.Struct, eq=False, gc=False, kw_only=True):
     """A decoded entry. Times are seconds of the boot-time clock.
+
+    The garbage collector does not visit it: with 60,000 items a full collection stopped
+    the loop for 106 ms. No item is part of a cycle.
 
     Attributes:
         kind: The type it was decoded as.
         asked: The same, or None if that is the type of its namespace.
-        pairs: (cell, nonce) of the namespace and of each tag; the item lives while all
-            of them agree.
+        stamps: Of the namespace and of each tag; the item lives while all agree.
         calm_until: Until then there is nothing to decide: it is fresh, and too early to
             think of a refresh.
-        mark: `Nonces.mark` when the pairs were last found to agree.
-        sure_until: Until then, and while `mark` is the same, it is as good as it was.
         head: The record's first bytes; what a hit does not need is read from them.
-        uses: Since it came to its queue, at most 3.
         size: Bytes it counts for.
+        uses: Since it came to its queue, at most 3.
+        mark: `Nonces.mark` when the stamps were last found to agree.
+        sure_until: Until then, and while `mark` is the same, it is as good as it was.
     """
 
-    __slots__ = (
-        "asked",
-        "calm_until",
-        "counts",
-        "fresh_until",
-        "gone",
-        "head",
-        "in_main",
-        "key",
-        "kind",
-        "mark",
-        "pairs",
-        "size",
-        "sure_until",
-        "usable_until",
-        "uses",
-        "value",
-    )
-
     key: str
-    value: Any
-    kind: Any
-    asked: Any
-    counts: Counts
-    pairs: tuple[tuple[Cell, bytes], ...]
-    calm_until: float
-    fresh_until: float
-    usable_until: float
-    head: bytes
     size: int
-
-    def __init__(self) -> None:
-        self.uses = 0
-        self.mark: object = None
-        self.sure_until = 0.0
-        self.in_main = False
-        self.gone = False
+    value: Any = None
+    kind: Any = None
+    asked: Any = None
+    counts: Any = None
+    stamps: Snapshot = ()
+    calm_until: float = 0.0
+    fresh_until: float = 0.0
+    usable_until: float = 0.0
+    head: bytes = b""
+    uses: int = 0
+    mark: Any = None
+    sure_until: float = 0.0
+    in_main: bool = False
+    gone: bool = False
 
     @property
     def details(self) -> Details:
@@ -119,8 +99,8 @@ class Item:
 
     def lives(self) -> bool:
         """Whether nothing that it depends on was invalidated; softly makes it stale."""
-        for cell, nonce in self.pairs:
-            current = cell.nonce
+        for stamp in self.stamps:
+            current, nonce = stamp.cell.nonce, stamp.nonce
             if current != nonce:
                 if current is None or current[:NONCE_BYTES] != nonce[:NONCE_BYTES]:
                     return False

@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 from redis.exceptions import NoScriptError
 
 from oddswire import keys, scripts
-from oddswire.cache._cell import Cell
+from oddswire.cache._cell import Cell, Snapshot, Stamp
 from oddswire.cache._record import MAX_TAGS, NONCE_BYTES, TAG_NONCE_BYTES, digest
 from oddswire.erasure import Erased
 from oddswire.errors import InvalidKey, WrongType
@@ -43,9 +43,6 @@ _NAMESPACE_LIFE = 400 * 86_400.0
 _TAG_BYTES = 512
 # Seconds: nobody waits for an answer meanwhile, and it has to be certain.
 _ERASING = 5.0
-
-
-Snapshot = tuple[tuple[Cell, bytes], ...]
 
 
 class Nonces:
@@ -156,16 +153,16 @@ class Nonces:
         if space.left is None:
             return False
         cell, nonce, invalidations = space.left
-        (own, mine), *tags = item.pairs
+        own, *tags = item.stamps
         return (
-            own is cell
-            and mine[:NONCE_BYTES] == nonce[:NONCE_BYTES]
+            own.cell is cell
+            and own.nonce[:NONCE_BYTES] == nonce[:NONCE_BYTES]
             # By this process, meanwhile: of what, is not noted.
             and invalidations == self.invalidations
             # The cells of tags keep what they had.
             and all(
-                each.nonce is not None and each.nonce[:NONCE_BYTES] == had[:NONCE_BYTES]
-                for each, had in tags
+                (each.cell.nonce or b"")[:NONCE_BYTES] == each.nonce[:NONCE_BYTES]
+                for each in tags
             )
         )
 
@@ -198,12 +195,12 @@ class Nonces:
         self, space: Space, tags: Sequence[bytes], life: float
     ) -> Snapshot:
         until = self._clock.boottime() + life
-        known: list[tuple[Cell, bytes]] = []
+        known: list[Stamp] = []
         cells = [space.cell, *(self.cell(tag) for tag in tags)]
         for cell in cells:
             if self._wire.plain or cell.nonce is None or cell.lasts_until < until:
                 break
-            known.append((cell, cell.nonce))
+            known.append(Stamp(cell, cell.nonce))
         else:
             return tuple(known)
         # The wire joins what is sent in one tick into one trip.
@@ -214,7 +211,7 @@ class Nonces:
                 for tag, cell in zip(tags, cells[1:], strict=True)
             ),
         )
-        return tuple(zip(cells, nonces, strict=True))
+        return tuple(map(Stamp, cells, nonces))
 
     async def verify(self, tags: Iterable[tuple[bytes, Cell]]) -> None:
         """Read the nonces of tags into their cells, where there are any.

@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Literal, Self
 
 from oddswire import keys
+from oddswire._numbers import shown
 from oddswire._tasks import spawn
-from oddswire.cache._cap import Cap
 from oddswire.cache._flights import Flights
 from oddswire.cache._hot import Hot
 from oddswire.cache._lease import CoherenceLease
@@ -15,13 +15,14 @@ from oddswire.cache._lookup import Lookup
 from oddswire.cache._memory import Memory
 from oddswire.cache._nonces import Nonces
 from oddswire.cache._shared import Shared
+from oddswire.cache._size_limit import SizeLimiter
 from oddswire.cache._space import Spaces
 from oddswire.cache._wire import TrackedWire
 from oddswire.cache.namespace import check_ttl
 from oddswire.cache.statistics import CacheStats, total
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock
-from oddswire.connection.owner import Owner
+from oddswire.connection.loop_guard import LoopGuard
 from oddswire.errors import (
     AuthFailed,
     ClosedError,
@@ -77,13 +78,13 @@ class Parts:
             check_ttl(name, seconds)
         if heartbeat >= coherence:
             raise SettingsError(
-                f"heartbeat {heartbeat!r}: less than coherence, {coherence!r}"
+                f"heartbeat {shown(heartbeat)}: less than coherence, {shown(coherence)}"
             )
         if fallback not in ("off", "pubsub"):
-            raise SettingsError(f"fallback {fallback!r}: 'off' or 'pubsub'")
+            raise SettingsError(f"fallback {shown(fallback)}: 'off' or 'pubsub'")
         self._clock: Clock = clock or SystemClock()
         self._now = self._clock.boottime
-        self._owner = Owner()
+        self._loop_guard = LoopGuard()
         space = keyspace(client, prefix)
         self._spaces = Spaces(space, namespaces, compress_above)
         self._memory = Memory(l1_bytes)
@@ -104,14 +105,14 @@ class Parts:
             remember=self._remember,
         )
         self._hot = Hot(client.bounded(timeout), space)
-        self._cap = Cap(client, space, max_size)
+        self._size_limit = SizeLimiter(client, space, max_size)
         self._shared = Shared(
             self._wire,
             self._memory,
             self._nonces,
             self._lease,
             self._clock,
-            cap=self._cap,
+            size_limit=self._size_limit,
             max_load=max_load,
         )
         self._flights = Flights(
@@ -146,7 +147,7 @@ class Parts:
     async def __aenter__(self) -> Self:
         if self._closed or self._tasks:
             raise ClosedError("a Cache is used once; make another")
-        self._owner.claim()
+        self._loop_guard.check()
         # Where Redis is away, what follows is done as soon as it is there.
         try:
             await self._lease.beat(timeout=2.0)
@@ -157,7 +158,7 @@ class Parts:
             self._lease.want()
         self._tasks = [
             spawn(self._lease.run(), name="oddswire cache"),
-            spawn(self._cap.run(), name="oddswire cache size"),
+            spawn(self._size_limit.run(), name="oddswire cache size"),
         ]
         return self
 
@@ -226,7 +227,7 @@ class Parts:
             l1_entries=len(self._items),
             l1_bytes=self._memory.used,
             l1_evicted=self._memory.evicted,
-            l2_evicted=self._cap.evicted,
+            l2_evicted=self._size_limit.evicted,
             coherence=(
                 "off"
                 if self._wire.plain

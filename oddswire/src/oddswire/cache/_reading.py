@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from oddswire.cache._cell import Stamp
 from oddswire.cache._memory import ITEM_BYTES, Item
 from oddswire.cache._record import SEEN_BYTES, Record, digest, opened, tags_of
 from oddswire.errors import CodecError
@@ -12,10 +13,11 @@ from oddswire.errors import CodecError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from oddswire.cache._cell import Snapshot
     from oddswire.cache._flight import Fresh
     from oddswire.cache._lease import CoherenceLease
     from oddswire.cache._memory import Memory
-    from oddswire.cache._nonces import Nonces, Snapshot
+    from oddswire.cache._nonces import Nonces
     from oddswire.cache._record import Hit
     from oddswire.cache._space import Place
     from oddswire.cache._wire import TrackedWire
@@ -68,27 +70,28 @@ class Reader:
         space = place.space
         config = space.config
         offset = self._lease.offset
-        item = Item()
-        item.key = place.key
-        item.kind = kind
-        item.asked = None if kind is config.type else kind
-        item.value = value
-        item.counts = space.counts
-        item.fresh_until = item.calm_until = fresh / 1000 - offset
-        item.usable_until = usable / 1000 - offset
+        fresh_until = calm_until = fresh / 1000 - offset
         if cost:
-            item.calm_until -= _EARLY_COSTS * config.early * cost / 1000
-        own = (space.cell, namespace)
+            calm_until -= _EARLY_COSTS * config.early * cost / 1000
+        stamps: Snapshot = (Stamp(space.cell, namespace),)
         if tags:
             cell = self._nonces.cell
-            item.pairs = (own, *((cell(t), n) for t, n in tags_of(data, tags)))
-        else:
-            item.pairs = (own,)
-        item.head = data[:SEEN_BYTES]
+            stamps += tuple(Stamp(cell(tag), n) for tag, n in tags_of(data, tags))
         # A compressed body is several times as large when decoded.
         factor = 8 if len(body) > 1 and body[1] & 1 else 2
-        item.size = ITEM_BYTES + len(data) + factor * len(body)
-        return item
+        return Item(
+            key=place.key,
+            size=ITEM_BYTES + len(data) + factor * len(body),
+            value=value,
+            kind=kind,
+            asked=None if kind is config.type else kind,
+            counts=space.counts,
+            stamps=stamps,
+            calm_until=calm_until,
+            fresh_until=fresh_until,
+            usable_until=usable / 1000 - offset,
+            head=data[:SEEN_BYTES],
+        )
 
     def pack(
         self,
@@ -137,10 +140,11 @@ class Reader:
             fresh_until=int(fresh_until * 1000),
             usable_until=int(usable_until * 1000),
             stored_at=int(server_now * 1000),
-            namespace=snapshot[0][1],
+            namespace=snapshot[0].nonce,
             body=body,
             tags=tuple(
-                (tag, nonce) for tag, (_, nonce) in zip(tags, snapshot[1:], strict=True)
+                (tag, stamp.nonce)
+                for tag, stamp in zip(tags, snapshot[1:], strict=True)
             ),
             version=fresh.version or 0,
             cost=int(cost * 1000),
@@ -159,7 +163,7 @@ class Reader:
         )
         item = self.item(place, kind, copy, data, hit, body)
         # These very cells were read for it.
-        item.pairs = snapshot
+        item.stamps = snapshot
         return item, data, max(1, int((usable_until - server_now) * 1000))
 
 
@@ -249,7 +253,7 @@ class Found:
         """Return the tags whose nonces have to be read, with their cells."""
         if self.unjudged is None:
             return []
-        cells = (cell for cell, _ in self.unjudged.pairs[1:])
+        cells = (stamp.cell for stamp in self.unjudged.stamps[1:])
         return [
             (tag, cell)
             for (tag, _), cell in zip(self._tags, cells, strict=True)

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from oddswire._numbers import shown
 from oddswire.errors import CodecError, SettingsError
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def version_bytes(version: int | None) -> bytes:
     if version is None:
         return b""
     if type(version) is not int or not 1 <= version <= _U64:
-        raise ValueError(f"version {version!r}: a whole number from 1 to {_U64}")
+        raise ValueError(f"version {shown(version)}: a whole number from 1 to {_U64}")
     return version.to_bytes(8, "big")
 
 

@@ -16,10 +16,10 @@ from oddswire.errors import ConnectionLost, OddswireError, WrongType
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from oddswire.cache._cap import Cap
     from oddswire.cache._lease import CoherenceLease
     from oddswire.cache._memory import Item, Memory
     from oddswire.cache._nonces import Nonces
+    from oddswire.cache._size_limit import SizeLimiter
     from oddswire.cache._space import Place
     from oddswire.cache._wire import TrackedWire
     from oddswire.clock import Clock
@@ -42,7 +42,7 @@ class Shared:
         nonces: Of tags and namespaces.
         lease: Knows the server's time.
         clock: The time of this process.
-        cap: Told what is written.
+        size_limit: Counts what is written.
         max_load: Seconds that a load may take.
     """
 
@@ -54,7 +54,7 @@ class Shared:
         lease: CoherenceLease,
         clock: Clock,
         *,
-        cap: Cap,
+        size_limit: SizeLimiter,
         max_load: float,
     ) -> None:
         self._wire = wire
@@ -65,7 +65,7 @@ class Shared:
         self._now = clock.boottime
         self._reader = Reader(wire, memory, nonces, lease, clock)
         self.pack = self._reader.pack
-        self._cap = cap
+        self._size_limit = size_limit
         self._max_load = max_load
 
     # --- reading
@@ -88,7 +88,7 @@ class Shared:
             if space.cell.nonce is None or wire.plain:
                 await self._nonces.namespace(space)
             found = Found(self._reader, place, kind)
-            link = wire.client.open_wire()
+            link = wire.client.ready_connection()
             ticket = None
             if now >= reads.until or link is not reads.connection:
                 # Rarely: while memory is read, the heartbeat keeps the lease.
@@ -108,7 +108,7 @@ class Shared:
                             on_reply=found,
                         )
                     except asyncio.CancelledError:
-                        link.give_up()
+                        link.abandon()
                         raise
                     except ConnectionLost:
                         left = sent + wire.timeout - monotonic()
@@ -251,6 +251,8 @@ class Shared:
         Raises:
             OddswireError: Redis did not answer; it may be stored all the same.
         """
+        if self._size_limit.full:
+            await self._size_limit.wait_for_room()
         version = version_bytes(item.details.version or None)
         reply = await self._wire.script(
             _FILL,
@@ -267,6 +269,8 @@ class Shared:
         Raises:
             OddswireError: Redis did not answer; it may be stored all the same.
         """
+        if self._size_limit.full:
+            await self._size_limit.wait_for_room()
         # Not repeatable: after a delete by somebody else it would bring it back.
         reply = await self._wire.script(
             _PUT,
@@ -279,7 +283,7 @@ class Shared:
     def _wrote(self, place: Place, data: bytes) -> bool:
         place.space.counts.writes += 1
         place.space.counts.bytes_written += len(data)
-        self._cap.wrote(len(data))
+        self._size_limit.wrote(len(data))
         return True
 
     def _write_hook(self, place: Place, item: Item) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Optional, cast
 from urllib.parse import unquote_to_bytes
 
 from oddswire import keys
+from oddswire._numbers import shown
 from oddswire.cache._cell import Cell
 from oddswire.cache.namespace import Namespace
 from oddswire.cache.statistics import Counts
@@ -145,9 +146,9 @@ class Spaces:
             InvalidKey: Its name has a colon or is empty, or it was declared otherwise.
         """
         name = namespace.name
-        if not name or ":" in name:
+        if not isinstance(name, str) or not name or ":" in name:
             raise InvalidKey(
-                f"namespace {name!r}: a name that is not empty and has no colon"
+                f"namespace {shown(name)}: a name that is not empty and has no colon"
             )
         known = self.by_name.get(name)
         if known is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from oddswire.errors import InvalidKey
+from oddswire.keys import int_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +97,10 @@ class Template:
                 self._signature.bind(*args, **kwargs)  # raises Python's own error
                 raise TypeError(f"missing argument: {name!r}")
             if type(value) is int:  # the usual case; a bool is none
-                text = f"{text}{value}{after}"
+                try:
+                    text = f"{text}{value}{after}"
+                except ValueError:
+                    text = int_text(name, value)  # raises
                 continue
             if type(value) is not str:
                 value = field_text(name, value)
@@ -142,8 +146,10 @@ def field_text(name: str, value: Any) -> str:
         value = value.value
     if isinstance(value, str) and value:
         return str(value)
-    if isinstance(value, int | UUID) and not isinstance(value, bool):
+    if isinstance(value, UUID):
         return str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int_text(name, value)
     raise InvalidKey(
         f"{name} is a {type(value).__name__}: a key is made of str, int and UUID"
     )

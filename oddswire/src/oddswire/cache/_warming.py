@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from oddswire._numbers import check_int
+from oddswire.errors import SettingsError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
@@ -30,6 +33,7 @@ async def warm(
     options: dict[str, Any],
 ) -> WarmReport:
     """See `Cache.warm`."""
+    check_int("concurrency", concurrency, 1, 10_000, SettingsError)
     failed: dict[str, Exception] = {}
     present = 0
     remaining = iter(items)
@@ -45,6 +49,6 @@ async def warm(
                 present += 1
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(max(1, concurrency)):
+        for _ in range(concurrency):
             group.create_task(worker())
     return WarmReport(present=present, failed=failed)

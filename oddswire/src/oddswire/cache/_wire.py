@@ -26,7 +26,7 @@ from redis.exceptions import NoScriptError
 
 from oddswire import scripts
 from oddswire.cache._telling import told
-from oddswire.connection.calls import Named
+from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack
 from oddswire.errors import (
     ConnectionLost,
@@ -58,7 +58,7 @@ class Listener(Protocol):
         """Take it; `own`: by our own write, with what was expected of it."""
 
 
-LABEL = Named("cache")
+LABEL = CallLabel("cache")
 _UNLINK = scripts.load("cache_unlink")
 
 
@@ -100,7 +100,7 @@ class TrackedWire:
     @property
     def run_id(self) -> str:
         """Which server process answers; empty where it does not tell."""
-        greeting = self.client._link.greeting  # noqa: SLF001 - one library
+        greeting = self.client._command.server_info  # noqa: SLF001 - one library
         return greeting.run_id if greeting is not None else ""
 
     # --- listening
@@ -131,8 +131,8 @@ class TrackedWire:
     def _on_event(self, event: Event) -> None:
         # Out of step on any connection: what was computed from wrong replies may be
         # held as well.
-        if event.wire == ("subscriber" if self.listens else "tracked") or (
-            isinstance(event, Disconnected) and event.out_of_step
+        if event.connection == ("subscriber" if self.listens else "tracked") or (
+            isinstance(event, Disconnected) and event.protocol_desync
         ):
             self.drop()
 
@@ -250,7 +250,7 @@ class TrackedWire:
             try:
                 on_reply = self._telling(hook)
                 sent = monotonic()
-                wire = self.client.open_wire()
+                wire = self.client.ready_connection()
                 if wire is None:
                     reply = await self.client.send_once(
                         data, deadline, LABEL, raw=True, on_reply=on_reply
@@ -263,7 +263,7 @@ class TrackedWire:
                     try:
                         reply = await future
                     except asyncio.CancelledError:
-                        wire.give_up()
+                        wire.abandon()
                         raise
                 if isinstance(reply, Exception):
                     if isinstance(reply, OddswireError):
@@ -325,7 +325,7 @@ class TrackedWire:
         """
         candidate = self._base.tracked(self._on_push)
         try:
-            await candidate.wire(timeout)
+            await candidate.open_connection(timeout)
         except OddswireError as error:
             await candidate.aclose()
             if _refused(error):

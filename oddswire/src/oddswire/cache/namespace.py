@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from oddswire._numbers import shown
 from oddswire.errors import SettingsError
 
 MAX_TTL = 365 * 86_400.0
@@ -36,8 +37,8 @@ class Adaptive(msgspec.Struct, frozen=True, kw_only=True):
         check_ttl("adaptive.high", self.high)
         if self.low > self.high or not 0.0 < self.risk < 1.0:
             raise SettingsError(
-                f"adaptive: low {self.low!r} is at most high {self.high!r}, and risk "
-                f"{self.risk!r} is between 0 and 1"
+                f"adaptive: low {shown(self.low)} is at most high {shown(self.high)}, "
+                f"and risk {shown(self.risk)} is between 0 and 1"
             )
 
     def ttl(self, refreshes: int, changes: int, interval: float) -> float:
@@ -86,18 +87,18 @@ class Namespace(msgspec.Struct, frozen=True, kw_only=True):
     max_size: int = 16 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        check_ttl(f"namespace {self.name!r}: ttl", self.ttl, optional=True)
-        check_ttl(f"namespace {self.name!r}: stale", self.stale, zero=True)
+        check_ttl(f"namespace {shown(self.name)}: ttl", self.ttl, optional=True)
+        check_ttl(f"namespace {shown(self.name)}: stale", self.stale, zero=True)
         check_ttl(
-            f"namespace {self.name!r}: negative_ttl",
+            f"namespace {shown(self.name)}: negative_ttl",
             self.negative_ttl,
             zero=True,
             optional=True,
         )
         if not 0.0 <= self.early <= 100.0:
             raise SettingsError(
-                f"namespace {self.name!r}: early {self.early!r} is a number from 0 to "
-                "100; 1 is the usual one"
+                f"namespace {shown(self.name)}: early {shown(self.early)} is a number "
+                "from 0 to 100; 1 is the usual one"
             )
 
 
@@ -116,5 +117,5 @@ def check_ttl(
     low = 0.0 if zero else 0.001
     if not number or not low <= seconds <= MAX_TTL:
         raise SettingsError(
-            f"{what} {seconds!r}: seconds, from {low:g} to {MAX_TTL:g} (a year)"
+            f"{what} {shown(seconds)}: seconds, from {low:g} to {MAX_TTL:g} (a year)"
         )

@@ -1,20 +1,20 @@
-"""redis-py's asyncio API on a multiplexed wire: every command, the same reply types."""
+"""redis-py's asyncio API on one connection: every command, the same reply types."""
 
 from oddswire.client._client import Client
 from oddswire.client._keyspace import keyspace
 from oddswire.client._pipeline import Pipeline
 from oddswire.client._read_lease import ReadLease, ReadTicket
 from oddswire.client._simple import SimpleClient
-from oddswire.client._statistics import Latency, Statistics, WireCounts
+from oddswire.client._statistics import ConnectionCounts, Latency, Statistics
 
 __all__ = [
     "Client",
+    "ConnectionCounts",
     "Latency",
     "Pipeline",
     "ReadLease",
     "ReadTicket",
     "SimpleClient",
     "Statistics",
-    "WireCounts",
     "keyspace",
 ]

@@ -23,9 +23,8 @@ from oddswire.client._exclusive import (
 )
 from oddswire.client._retries import again
 from oddswire.connection.deadline import Deadline
-from oddswire.connection.failures import for_others
-from oddswire.connection.packing import pack, pack_as_redis_py, unencodable
-from oddswire.connection.reply_errors import from_redis, is_from_script
+from oddswire.connection.errors import for_waiters, from_redis, is_from_script
+from oddswire.connection.packing import MOST_BITS, pack, pack_as_redis_py, unencodable
 from oddswire.counters import Window
 from oddswire.errors import (
     CommandTimeout,
@@ -42,9 +41,9 @@ from oddswire.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from oddswire.client._wires import Wires
-    from oddswire.connection.link import Link
+    from oddswire.client._connections import Connections
     from oddswire.connection.multiplexer import Multiplexer
+    from oddswire.connection.reconnect import ReconnectingConnection
     from oddswire.settings import Settings
 
 
@@ -65,7 +64,7 @@ class Calling(aredis.Redis):
 
     Attributes:
         timeout: Seconds that a call may take, retries included.
-        multiplexed: Whether ordinary commands go on the command wire.
+        multiplexed: Whether ordinary commands go on the command connection.
         decodes: Whether replies are text.
     """
 
@@ -73,8 +72,8 @@ class Calling(aredis.Redis):
     multiplexed: bool
     decodes: bool
     _settings: Settings
-    _wires: Wires
-    _link: Link
+    _connections: Connections
+    _command: ReconnectingConnection
     _packs_text: bool
     # Whether the connection of a single-connection client is no longer as the pool's
     # others are: another user, another database, answers that nobody asked for.
@@ -92,29 +91,35 @@ class Calling(aredis.Redis):
         command = self._known.get(args[0])
         if command is None:
             command = self._learn(args[0])
-        wire = self._link.wire
+        connection = self._command.current
         if (
-            wire is None
+            connection is None
             or not command.plain
-            or not wire.gate.open
-            or wire.loop is not get_running_loop()
+            or not connection.flow.open
+            or connection.loop is not get_running_loop()
             or _Redis.execute_command is not _hooks.PLAIN
         ):
             return await self._the_long_way(command, args, options)
         command.calls += 1
         try:
-            # Where values are mostly; looking at each argument would cost a call 5 %.
-            view = args[-1].__class__ is memoryview
-            data = self.pack(command, args) if view else pack(args)
+            for each in args:
+                kind = each.__class__
+                if kind is memoryview or (
+                    kind is int and each.bit_length() > MOST_BITS
+                ):
+                    data = self.pack(command, args)
+                    break
+            else:
+                data = pack(args)
         except (TypeError, ValueError):
             data = self.pack(command, args)
         raw = self.decodes and NEVER_DECODE in options
-        future = wire.send(data, self.timeout, command, raw=raw)
-        started = wire.tick
+        future = connection.send(data, self.timeout, command, raw=raw)
+        started = connection.tick
         try:
             reply = await future
         except asyncio.CancelledError:
-            wire.give_up()
+            connection.abandon()
             raise
         except OddswireError as error:
             reply = await self._again(
@@ -138,7 +143,7 @@ class Calling(aredis.Redis):
         command.calls += 1
         alone = self.single_connection_client or self.connection is not None
         if not alone:
-            self._wires.follow()
+            self._connections.follow()
         route = command.route_for(args)
         if self.multiplexed and not alone and route is Route.SHARED:
             return await self._seen(self._shared, command, args, options)
@@ -156,10 +161,10 @@ class Calling(aredis.Redis):
                 )
             if route is Route.SHARED:
                 reply = await self._by_pool(command, args, options)
-                self._wires.traffic.answered.record(monotonic())
+                self._connections.metrics.answered.record(monotonic())
                 return reply
             reply = await self._seen(self._exclusive, command, args, options)
-            self._wires.traffic.answered.record(monotonic())
+            self._connections.metrics.answered.record(monotonic())
         except OddswireError as error:
             self.counted(error)
             raise
@@ -167,7 +172,7 @@ class Calling(aredis.Redis):
             raise unencodable(error) from None
         except (RedisError, OSError) as error:
             if isinstance(error, ResponseError):
-                self._wires.traffic.answered.record(monotonic())
+                self._connections.metrics.answered.record(monotonic())
             raise self.counted(_translated(error), command) from error
         return await self.shaped(reply, command, options)
 
@@ -194,7 +199,7 @@ class Calling(aredis.Redis):
         if isinstance(reply, Exception):
             return await self._refused(reply, command, args, options, deadline)
         if command.name == "CLIENT" and command.subcommand(args) == b"SETNAME":
-            self._wires.dialer.client_name = args[-1]
+            self._connections.dialer.client_name = args[-1]
         return await self.shaped(reply, command, options)
 
     async def _send(
@@ -212,20 +217,28 @@ class Calling(aredis.Redis):
         except OddswireError as error:
             return await self._again(error, command, args, data, deadline, raw=raw)
 
-    def open_wire(self) -> Multiplexer | None:
-        """Return the command wire if it takes a call at once; None: by `send_once`.
+    def ready_connection(self) -> Multiplexer | None:
+        """Return the command connection if it takes a call now; None: use `send_once`.
 
         For library code, which sends on it before its next `await`.
         """
-        wire = self._link.wire
-        if wire is None or not wire.gate.open or wire.loop is not get_running_loop():
+        connection = self._command.current
+        if (
+            connection is None
+            or not connection.flow.open
+            or connection.loop is not get_running_loop()
+        ):
             return None
-        return wire
+        return connection
 
     def command_connection(self) -> Multiplexer | None:
         """Return the command connection, if there is one in this loop."""
-        wire = self._link.wire
-        return None if wire is None or wire.loop is not get_running_loop() else wire
+        connection = self._command.current
+        return (
+            None
+            if connection is None or connection.loop is not get_running_loop()
+            else connection
+        )
 
     async def send_once(
         self,
@@ -237,7 +250,7 @@ class Calling(aredis.Redis):
         raw: bool = False,
         on_reply: Callable[[Any], None] | None = None,
     ) -> Any:
-        """Send packed bytes on the command wire, waiting for it if need be.
+        """Send packed bytes on the command connection, waiting for it if need be.
 
         For library code. Returns the reply, or the list of `count` replies; an error
         reply is returned, not raised. See `Multiplexer.send`.
@@ -250,22 +263,22 @@ class Calling(aredis.Redis):
             raw: Do not decode.
             on_reply: The parser's hook.
         """
-        wire = self._link.wire
-        if wire is None or wire.loop is not get_running_loop():
-            wire = await self._wires.ready(deadline - monotonic())
-        if wire.error is None and not wire.gate.open:
-            wire.count_wait()
-            await wire.gate.wait(len(data), _left(deadline), wire.load)
-        if wire.error is not None:
+        connection = self._command.current
+        if connection is None or connection.loop is not get_running_loop():
+            connection = await self._connections.ready(deadline - monotonic())
+        if connection.error is None and not connection.flow.open:
+            connection.count_wait()
+            await connection.flow.wait(len(data), _left(deadline), connection.load)
+        if connection.error is not None:
             # It ended after it was handed over, before this task had its turn.
-            raise for_others(wire.error, Outcome.NOT_SENT)
-        future = wire.send(
+            raise for_waiters(connection.error, Outcome.NOT_SENT)
+        future = connection.send(
             data, _left(deadline), label, count=count, raw=raw, on_reply=on_reply
         )
         try:
             return await future
         except asyncio.CancelledError:
-            wire.give_up()
+            connection.abandon()
             raise
 
     async def _again(
@@ -307,7 +320,7 @@ class Calling(aredis.Redis):
     async def _exclusive(
         self, command: Command, args: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
-        """Run it on a wire of its own, and once more where that primary was demoted."""
+        """Run it on an exclusive connection; again if that primary was demoted."""
         sent = monotonic()
         pool = self.connection_pool
         try:
@@ -350,7 +363,7 @@ class Calling(aredis.Redis):
 
     async def left(self, error: ResponseError, sent: float) -> bool:
         """Leave the server that refused a call as a replica; False: it was not that."""
-        return refused_by_replica(error) and await self._wires.left(sent)
+        return refused_by_replica(error) and await self._connections.left(sent)
 
     async def _aside(
         self, command: Command, args: tuple[Any, ...], options: dict[str, Any]
@@ -358,8 +371,8 @@ class Calling(aredis.Redis):
         """Send it on a connection opened for it, past everything that waits."""
         deadline = monotonic() + self.timeout
         data = self.pack(command, args)
-        async with self._wires.aside(self.timeout) as wire:
-            reply = await wire.send(data, deadline - monotonic(), command)
+        async with self._connections.aside(self.timeout) as connection:
+            reply = await connection.send(data, deadline - monotonic(), command)
         if isinstance(reply, Exception):
             raise reply
         return await self.shaped(reply, command, options)
@@ -391,14 +404,14 @@ class Calling(aredis.Redis):
         sent = deadline - self.timeout
         while (
             isinstance(reply, ReadOnly)
-            and self._wires.demoted(sent)
+            and self._connections.demoted(sent)
             # What a script published before it was refused would be published twice.
             and not is_from_script(reply)
         ):
             sent = monotonic()
             reply = await self._send(command, args, data, deadline, raw=raw)
         if isinstance(reply, NoReplicas):
-            self._wires.ask()
+            self._connections.ask()
         if not isinstance(reply, Exception):
             return await self.shaped(reply, command, options)
         if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
@@ -445,8 +458,8 @@ class Calling(aredis.Redis):
         """Pack as redis-py does, with its errors for what cannot be packed.
 
         Raises:
-            DataError: An argument that is no text, bytes or number, or text that
-                cannot be encoded.
+            DataError: An argument that is no text, bytes or number, text that cannot be
+                encoded, or an int of thousands of digits.
         """
         return pack_as_redis_py(command.words, args[1:], self.get_encoder().encode)
 
@@ -462,7 +475,7 @@ class Calling(aredis.Redis):
 
         False where it was a replica when we connected to it: then that is the answer.
         """
-        return self._wires.demoted(sent)
+        return self._connections.demoted(sent)
 
     def refused(self, error: OddswireError, sent: float) -> None:
         """Ask where the primary is: the server refused a write that was sent then.
@@ -473,9 +486,9 @@ class Calling(aredis.Redis):
             sent: By `time.monotonic`.
         """
         if isinstance(error, ReadOnly):
-            self._wires.demoted(sent)
+            self._connections.demoted(sent)
         elif isinstance(error, NoReplicas):
-            self._wires.ask()
+            self._connections.ask()
 
     def counted(self, error: Exception, command: Command | None = None) -> Exception:
         """Count a failed call, and return its error.
@@ -487,7 +500,7 @@ class Calling(aredis.Redis):
         if command is not None and isinstance(error, NoPermission):
             # Of a key or a channel the server names neither the command nor the user.
             what = " ".join(command.words).upper()
-            error.args = (f"{what}: {error} (user {self._wires.dialer.user!r})",)
+            error.args = (f"{what}: {error} (user {self._connections.dialer.user!r})",)
         kind = type(error).__name__
         self._failures[kind] = self._failures.get(kind, 0) + 1
         if kind not in self._failing:

@@ -1,4 +1,4 @@
-"""`Client`: redis-py's asyncio API on a multiplexed wire."""
+"""`Client`: redis-py's asyncio API on a multiplexed connection."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 from redis.event import EventDispatcher
 
-from oddswire._numbers import check_duration
+from oddswire._numbers import check_duration, shown
 from oddswire.client import _hooks
 from oddswire.client._calling import Calling
+from oddswire.client._connections import Connections
 from oddswire.client._dialer import Dialer
 from oddswire.client._listening import Monitor, PubSub
 from oddswire.client._pipeline import Pipeline
@@ -25,9 +26,8 @@ from oddswire.client._pools import (
     split_options,
 )
 from oddswire.client._rotation import Rotation
-from oddswire.client._shared import settings_on, share, shared_wires
+from oddswire.client._shared import settings_on, share, shared_connections
 from oddswire.client._statistics import Statistics, summarize
-from oddswire.client._wires import Wires
 from oddswire.connection.access import access_of
 from oddswire.connection.credentials import FannedOut, fan_out
 from oddswire.errors import NotShared, OddswireError, SettingsError
@@ -56,8 +56,8 @@ class Client(Calling):
     its bytes had left, the command may still run.
 
     Args:
-        settings: Timeouts, caps, spacing of attempts; and the server, unless a pool or
-            redis-py's ``host``, ``port`` ... name it.
+        settings: Timeouts, limits, spacing of attempts; and the server, unless a pool
+            or redis-py's ``host``, ``port`` ... name it.
         connection_pool: A pool of yours, which stays yours to close. Its timeouts,
             retries and size hold here too; the command connection is one of its, and
             all clients on the pool share it.
@@ -74,7 +74,7 @@ class Client(Calling):
             (`redis.DataError`) and a failed WATCH stay redis-py's own.
 
     Attributes:
-        events: Where changes of state of its wires can be subscribed to.
+        events: Where changes of state of its connections can be subscribed to.
     """
 
     def __init__(
@@ -89,8 +89,10 @@ class Client(Calling):
     ) -> None:
         if transport not in ("multiplexed", "pool"):
             raise SettingsError(
-                f"transport {transport!r}: accepted is 'multiplexed' or 'pool'"
+                f"transport {shown(transport)}: accepted is 'multiplexed' or 'pool'"
             )
+        if settings is not None and not isinstance(settings, Settings):
+            raise SettingsError("settings must be an oddswire.Settings; a URL is url=")
         ours, theirs = split_options(options)
         if settings is None and connection_pool is not None:
             settings = settings_on(connection_pool)
@@ -125,36 +127,36 @@ class Client(Calling):
         # Closing it closes nothing: the connections are the pool's.
         self._shares = connection_pool is not None and multiplexed and events is None
         if self._shares:
-            self._use(shared_wires(settings, pool, self._opened))
-            self.events = self._wires.events
+            self._use(shared_connections(settings, pool, self._opened))
+            self.events = self._connections.events
             return
         self.events = events or Events()
         if events is None:
             log_events(self.events)
         self._use(self._opened(pool, self.events))
         if multiplexed and events is None:
-            share(settings, self._wires)
+            share(settings, self._connections)
 
-    def _opened(self, pool: aredis.ConnectionPool, events: Events) -> Wires:
+    def _opened(self, pool: aredis.ConnectionPool, events: Events) -> Connections:
         access = access_of(pool)
-        wires = Wires(
+        connections = Connections(
             self._settings, pool, Dialer(self._settings, pool, access), events
         )
-        wires.access = access
+        connections.access = access
         provider = fan_out(pool.connection_kwargs.get("credential_provider"))
         if provider is not None:
             # Also in a pool of the caller's: redis-py's own classes register there, and
             # would silence the clients on it.
             pool.connection_kwargs["credential_provider"] = provider
         if isinstance(provider, FannedOut):
-            wires.rotation = Rotation(provider, pool, access)
-        return wires
+            connections.rotation = Rotation(provider, pool, access)
+        return connections
 
-    def _use(self, wires: Wires) -> None:
-        self._wires = wires
-        self._link = wires.link
-        if wires.rotation is not None:
-            wires.rotation.add(wires)
+    def _use(self, connections: Connections) -> None:
+        self._connections = connections
+        self._command = connections.command
+        if connections.rotation is not None:
+            connections.rotation.add(connections)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:  # type: ignore[override]
@@ -177,13 +179,13 @@ class Client(Calling):
 
     @property
     def settings(self) -> Settings:
-        """The settings it was made with: timeouts, caps, and the prefix of the keys."""
+        """The settings it was made with: timeouts, limits, the prefix of the keys."""
         return self._settings
 
-    # --- views of the same wires
+    # --- views of the same connections
 
     def bounded(self, seconds: float) -> Self:
-        """Return this client with another deadline: same wires, same statistics.
+        """Return this client with another deadline: same connections, same statistics.
 
         Closing it closes nothing.
 
@@ -209,39 +211,39 @@ class Client(Calling):
         on_push: Callable[[list[Any]], None],
         *options: str,
     ) -> Self:
-        """Return a client on a wire of its own with CLIENT TRACKING on, for a cache.
+        """Return a client on a tracking connection of its own, for a cache.
 
-        The server tells that wire, in order with its replies, which keys that were read
-        on it have changed. Close it by `aclose`. It returns bytes whatever this client
-        decodes to: the name of a key that changed need not be text.
+        The server tells that connection, in order with its replies, which keys that
+        were read on it have changed. Close it by `aclose`. It returns bytes whatever
+        this client decodes to: the name of a key that changed need not be text.
 
         Args:
             on_push: Called by the parser with each push message; it must not raise.
             *options: Of CLIENT TRACKING ON, such as ``"BCAST"``.
         """
-        return self._on_own_wire(
+        return self._on_own_connection(
             "tracked", on_push, arm=(("CLIENT", "TRACKING", "ON", *options),)
         )
 
     def subscriber(self, on_push: Callable[[list[Any]], None], *channels: str) -> Self:
-        """Return a client on a wire of its own for subscriptions.
+        """Return a client on a connection of its own for subscriptions.
 
-        What is published comes in order with the replies of that wire, so a value read
-        on it after SUBSCRIBE divides the messages into those before and after it. Close
-        it by `aclose`. It returns bytes, as `tracked` does.
+        What is published comes in order with the replies of that connection, so a value
+        read on it after SUBSCRIBE divides the messages into those before and after it.
+        Close it by `aclose`. It returns bytes, as `tracked` does.
 
         Args:
             on_push: Called by the parser with each push message; it must not raise.
             *channels: Subscribed to before anything else is sent, also after a loss.
         """
-        return self._on_own_wire(
+        return self._on_own_connection(
             "subscriber",
             on_push,
             channels=channels,
             idle=self._settings.heartbeat_subscriber,
         )
 
-    def _on_own_wire(
+    def _on_own_connection(
         self,
         name: str,
         on_push: Callable[[list[Any]], None],
@@ -255,7 +257,7 @@ class Client(Calling):
         view._borrowed = False  # noqa: SLF001 - a copy of this very object
         view._shares = False  # noqa: SLF001 - a copy of this very object
         view.auto_close_connection_pool = False
-        # Whatever this client does with connections, the view has this one wire.
+        # Whatever this client does with connections, the view has this one connection.
         view.single_connection_client = False
         view.connection = None
         view.multiplexed = True
@@ -265,13 +267,13 @@ class Client(Calling):
         dialer = Dialer(
             self._settings,
             self.connection_pool,
-            self._wires.access,
+            self._connections.access,
             protocol=3,
             on_push=on_push,
             arm=arm,
             channels=channels,
         )
-        wires = Wires(
+        connections = Connections(
             self._settings,
             self.connection_pool,
             dialer,
@@ -279,17 +281,20 @@ class Client(Calling):
             name=name,
             idle=idle,
         )
-        wires.access, wires.rotation = self._wires.access, self._wires.rotation
-        view._use(wires)  # noqa: SLF001 - a copy of this very object
+        connections.access, connections.rotation = (
+            self._connections.access,
+            self._connections.rotation,
+        )
+        view._use(connections)  # noqa: SLF001 - a copy of this very object
         return view
 
-    async def wire(self, timeout: float) -> Multiplexer:
-        """Return the live command wire, connecting if need be; for library code.
+    async def open_connection(self, timeout: float) -> Multiplexer:
+        """Return the live command connection, connecting if need be; for library code.
 
         Raises:
             OddswireError: As from any command that cannot be sent.
         """
-        return await self._wires.ready(timeout)
+        return await self._connections.ready(timeout)
 
     async def execute_packed(self, data: bytes, args: tuple[Any, ...]) -> Any:
         """Send a command that was packed before, for library code that repeats it.
@@ -301,22 +306,22 @@ class Client(Calling):
             args: The command, its name the same text each time.
         """
         command = self.known_command(args[0])
-        wire = self._link.wire
+        connection = self._command.current
         if (
-            wire is None
+            connection is None
             or not command.plain
-            or not wire.gate.open
-            or wire.loop is not get_running_loop()
+            or not connection.flow.open
+            or connection.loop is not get_running_loop()
             or _hooks.REDIS.execute_command is not _hooks.PLAIN
         ):
             return await self._the_long_way(command, args, {})
         command.calls += 1
-        future = wire.send(data, self.timeout, command)
-        started = wire.tick
+        future = connection.send(data, self.timeout, command)
+        started = connection.tick
         try:
             reply = await future
         except asyncio.CancelledError:
-            wire.give_up()
+            connection.abandon()
             raise
         except OddswireError as error:
             deadline = started + self.timeout
@@ -414,7 +419,7 @@ class Client(Calling):
     def statistics(self) -> Statistics:
         """Return what was counted since the client was made."""
         return summarize(
-            self._wires,
+            self._connections,
             self._known.values(),
             self._failures,
             self._failing,
@@ -422,10 +427,10 @@ class Client(Calling):
         )
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's signature
-        """Let running calls finish within the drain timeout, then close every wire.
+        """Let running calls finish within the drain timeout, then close everything.
 
-        Calls on exclusive wires (those that block, WATCH, pub/sub, large batches; with
-        ``transport="pool"`` all) are not waited for. Calls made after this raise
+        Calls on exclusive connections (those that block, WATCH, pub/sub, large batches;
+        with ``transport="pool"`` all) are not waited for. Calls made after this raise
         `ClosedError`. Closing twice is fine. Cancelled, it closes without waiting.
 
         A client on a pool of the caller's closes nothing: its command connection is the
@@ -445,8 +450,8 @@ class Client(Calling):
             return
         try:
             if not self._shares:
-                self._wires.owner.claim()
-                await self._wires.aclose(self._settings.drain_timeout)
+                self._connections.loop_guard.check()
+                await self._connections.aclose(self._settings.drain_timeout)
         finally:
             if close_connection_pool or (
                 close_connection_pool is None and self.auto_close_connection_pool
@@ -455,7 +460,7 @@ class Client(Calling):
 
 
 def _refuse_special(pool: aredis.ConnectionPool) -> None:
-    """Refuse a pool whose connections do what a multiplexed wire does not do.
+    """Refuse a pool whose connections do what a multiplexed connection does not do.
 
     Raises:
         SettingsError: It runs a function of its own on each new connection, or its
@@ -468,5 +473,5 @@ def _refuse_special(pool: aredis.ConnectionPool) -> None:
     else:
         return
     raise SettingsError(
-        f"{what} is not supported on the multiplexed wire; give transport='pool'"
+        f"{what} is not supported on the multiplexed connection; give transport='pool'"
     )

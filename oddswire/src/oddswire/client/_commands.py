@@ -1,7 +1,7 @@
-"""What is known of each command: on which wire it goes, and when it may go twice.
+"""What is known of each command: on which connection it goes, and when it may go twice.
 
 The classes of retry are StackExchange.Redis's. A command that is not listed here is
-sent on the command wire and never sent again once a byte of it has left.
+sent on the command connection and never sent again once a byte of it has left.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import DataError
 
+from oddswire.connection.multiplexer import CallLabel
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 class Route(Enum):
-    """On which wire a command goes."""
+    """On which connection a command goes."""
 
-    SHARED = "the command wire"
-    EXCLUSIVE = "a wire of its own: it blocks, or occupies the server for long"
-    BLOCK = "a wire of its own if BLOCK is among its arguments"
+    SHARED = "the command connection"
+    EXCLUSIVE = "a connection of its own: it blocks, or occupies the server for long"
+    BLOCK = "a connection of its own if BLOCK is among its arguments"
     ASIDE = "a connection opened for it: it ends what the others may wait behind"
     REFUSED = "none: it would change the connection under everybody who shares it"
 
@@ -133,18 +135,18 @@ _BLOCKS_LAST = frozenset(
 OF_EARLIER_WRITES = frozenset({"WAIT", "WAITAOF"})
 
 
-class Command:
+class Command(CallLabel):
     """One command as this client sends it, resolved once per name.
 
     Attributes:
         name: Upper case, its first word only: ``"CONFIG"``.
         words: The words that the name consists of; more than one is sent as several
             arguments (``"CONFIG GET"``).
-        route: On which wire it goes.
+        route: On which connection it goes.
         retry: When it may be sent again.
         callback: redis-py's function from a reply to what its method returns.
         awaits: Whether that function is a coroutine function.
-        plain: Whether sending it takes nothing special: shared wire, one word.
+        plain: Whether sending it takes nothing special: shared connection, one word.
         calls: How often it was called.
         slow: Replies that took longer than `Settings.slow_above`.
 
@@ -152,8 +154,8 @@ class Command:
         DataError: The name is empty.
     """
 
-    __slots__ = ("awaits", "callback", "calls", "checked", "name", "plain", "retry",
-                 "route", "slow", "words")  # fmt: skip
+    __slots__ = ("awaits", "callback", "calls", "checked", "plain", "retry",
+                 "route", "words")  # fmt: skip
 
     def __init__(
         self, spelled: str, callback: Callable[..., Any] | None, *, plain: bool
@@ -163,7 +165,7 @@ class Command:
             # It would be sent as an empty list, which the server does not answer:
             # every reply after it would go to the wrong call.
             raise DataError("the name of a command is empty")
-        self.name = self.words[0].upper()
+        super().__init__(self.words[0].upper())
         self.route = _ROUTES.get(self.name, Route.SHARED)
         self.retry = _RETRIES.get(self.name, Retry.NEVER)
         self.checked = _CHECKED.get(self.name, _UNCHECKED)
@@ -171,7 +173,6 @@ class Command:
         special = self.route is not Route.SHARED or self.name in _SUBCOMMANDS
         self.plain = plain and not special and len(self.words) == 1
         self.calls = 0
-        self.slow = 0
 
     def use(self, callback: Callable[..., Any] | None) -> None:
         """Take this function from a reply to a result from now on."""
@@ -181,7 +182,7 @@ class Command:
         )
 
     def route_for(self, args: tuple[Any, ...]) -> Route:
-        """Return the wire for a call with these arguments."""
+        """Return the connection for a call with these arguments."""
         if self.route is Route.BLOCK:
             blocks = any(_upper(arg) == b"BLOCK" for arg in self._split(args)[1:])
             return Route.EXCLUSIVE if blocks else Route.SHARED
@@ -243,7 +244,7 @@ class Command:
                 seconds = float(args[-1]) / 1000.0
             else:
                 return 0.0
-        except (ValueError, IndexError, TypeError):
+        except (ValueError, IndexError, TypeError, OverflowError):
             return 0.0  # the server will say what is wrong with it
         return seconds or float("inf")
 

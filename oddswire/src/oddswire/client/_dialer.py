@@ -1,4 +1,4 @@
-"""`Dialer`: from a pool's connection arguments to an open multiplexed wire."""
+"""`Dialer`: from a pool's connection arguments to an open multiplexed connection."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import RedisError
 
 from oddswire.client._sentinel import primary_of
-from oddswire.connection.access import hello_of
-from oddswire.connection.calls import Named
+from oddswire.connection.access import handshake_options
 from oddswire.connection.dial import Progress, Target, dial
-from oddswire.connection.gate import Caps
-from oddswire.connection.multiplexer import Multiplexer
+from oddswire.connection.flow import Limits
+from oddswire.connection.multiplexer import CallLabel, ConnectionMetrics, Multiplexer
 from oddswire.connection.packing import pack
 from oddswire.connection.threads import in_own_thread
-from oddswire.connection.traffic import Traffic
 from oddswire.errors import Outcome, Unavailable
 
 if TYPE_CHECKING:
@@ -25,31 +23,31 @@ if TYPE_CHECKING:
     import redis.asyncio as aredis
 
     from oddswire.connection.access import Access
-    from oddswire.connection.handshake import Greeting, Hello
+    from oddswire.connection.handshake import HandshakeOptions, ServerInfo
     from oddswire.errors import OddswireError
     from oddswire.settings import Settings
 
 
 class Dialer:
-    """Opens wires to where a pool's connections go, with the same credentials.
+    """Opens connections to where a pool's connections go, with the same credentials.
 
     Args:
-        settings: Timeouts and caps.
+        settings: Timeouts and limits.
         pool: Its connection arguments are redis-py's; they are read at each call, so
             that credentials and certificates which rotate are read when needed.
         access: Shared by all connections of the client.
         protocol: RESP version; None: what the pool's connections speak.
         on_push: Called by the parser with each push message.
         arm: Commands sent in the handshake after the usual ones; they must succeed.
-        channels: What each wire subscribes to in its handshake.
+        channels: What each connection subscribes to in its handshake.
 
     Attributes:
-        traffic: Counted over all the wires opened here.
+        metrics: Counted over all the connections opened here.
         pacer: Spaces the attempts while callers wait.
         progress: How far the attempt under way has come.
         primary: Where to ask for the address, if it can change.
-        user: Whom the server knows us as, since the last wire; for errors.
-        client_name: What the caller has named the wire since, by CLIENT SETNAME.
+        user: Whom the server knows us as, since the last connection; for errors.
+        client_name: What the caller has named the connection since, by CLIENT SETNAME.
     """
 
     def __init__(
@@ -63,7 +61,7 @@ class Dialer:
         arm: tuple[tuple[str | int, ...], ...] = (),
         channels: tuple[str, ...] = (),
     ) -> None:
-        self.traffic = Traffic(settings.slow_above)
+        self.metrics = ConnectionMetrics(settings.slow_above)
         self._settings = settings
         self._pool = pool
         self.primary = primary_of(settings, pool)
@@ -80,8 +78,8 @@ class Dialer:
 
     async def __call__(
         self, on_closed: Callable[[Multiplexer, OddswireError], None] | None = None
-    ) -> tuple[Multiplexer, Greeting]:
-        """Open a wire; see `oddswire.connection.dial`."""
+    ) -> tuple[Multiplexer, ServerInfo]:
+        """Open a connection; see `oddswire.connection.dial`."""
         refusals = self._access.refusals
         known = refusals.identify
         limit = self._settings.connect_timeout
@@ -98,12 +96,12 @@ class Dialer:
             raise
 
     async def aside(self, timeout: float) -> Multiplexer:
-        """Open a wire for one command, which says nothing but who it is.
+        """Open a connection for one command, which says nothing but who it is.
 
         A server that a script holds up answers HELLO and AUTH, and no SELECT.
         """
 
-        async def introduce() -> Hello:
+        async def introduce() -> HandshakeOptions:
             return msgspec.structs.replace(
                 await self._introduce(),
                 client_name=None,
@@ -115,15 +113,15 @@ class Dialer:
             )
 
         limit = min(timeout, self._settings.connect_timeout)
-        wire, _ = await self._open(introduce, limit, None)
-        return wire
+        connection, _ = await self._open(introduce, limit, None)
+        return connection
 
     async def _open(
         self,
-        introduce: Callable[[], Awaitable[Hello]],
+        introduce: Callable[[], Awaitable[HandshakeOptions]],
         limit: float,
         on_closed: Callable[[Multiplexer, OddswireError], None] | None,
-    ) -> tuple[Multiplexer, Greeting]:
+    ) -> tuple[Multiplexer, ServerInfo]:
         settings = self._settings
         arguments = self._pool.connection_kwargs
         # A key in a push message need not be text, and the parser that fails on one
@@ -132,15 +130,15 @@ class Dialer:
 
         def make() -> Multiplexer:
             return Multiplexer(
-                traffic=self.traffic,
-                caps=Caps(settings.inflight_commands, settings.inflight_bytes),
+                metrics=self.metrics,
+                limits=Limits(settings.inflight_commands, settings.inflight_bytes),
                 encoding=arguments.get("encoding", "utf-8") if decode else None,
                 encoding_errors=arguments.get("encoding_errors", "strict"),
                 on_push=self._on_push,
                 on_closed=on_closed,
             )
 
-        wire, greeting = await dial(
+        connection, server_info = await dial(
             self._locate,
             introduce,
             make,
@@ -151,28 +149,28 @@ class Dialer:
         if self._token != self._access.token:
             # It came between the question for the credentials and the answer to them.
             try:
-                await self.authenticate(wire)
+                await self.authenticate(connection)
             except BaseException:
-                wire.abort(Unavailable("the new credentials were refused"))
+                connection.abort(Unavailable("the new credentials were refused"))
                 raise
-        if self.primary is not None and greeting.role not in ("master", ""):
+        if self.primary is not None and server_info.role not in ("master", ""):
             refusal = Unavailable(
-                f"{greeting.address}: the sentinels name it as the primary and it is a "
-                f"{greeting.role}"
+                f"{server_info.address}: the sentinels name it as the primary and it "
+                f"is a {server_info.role}"
             )
-            wire.abort(refusal)
+            connection.abort(refusal)
             raise refusal
-        return wire, greeting
+        return connection, server_info
 
-    async def authenticate(self, wire: Multiplexer) -> None:
-        """Authenticate an open wire by the newest token.
+    async def authenticate(self, connection: Multiplexer) -> None:
+        """Authenticate an open connection by the newest token.
 
         Raises:
             OddswireError: The server refused it, or did not answer.
         """
         words = self._access.words
-        reply = await wire.send(
-            pack(words), self._settings.command_timeout, Named("AUTH"), raw=True
+        reply = await connection.send(
+            pack(words), self._settings.command_timeout, CallLabel("AUTH"), raw=True
         )
         if isinstance(reply, Exception):
             raise reply
@@ -194,11 +192,11 @@ class Dialer:
         if issubclass(kind, SSLConnection):
             self.progress.stage = f"reading the certificates, {_files(arguments)}"
             try:
-                # Made by redis-py's class, so that both kinds of wire verify alike; in
-                # a thread, since it reads files.
+                # Made by redis-py's class, so that both kinds of connection verify
+                # alike; in a thread, since it reads files.
                 tls = await in_own_thread(self._pool.make_connection().ssl_context.get)
             except (OSError, ValueError, RedisError) as error:
-                # They are read from disk for each wire.
+                # They are read from disk for each connection.
                 raise Unavailable(
                     f"TLS cannot be set up: {error}; check {_files(arguments)}",
                     outcome=Outcome.REJECTED,
@@ -211,7 +209,7 @@ class Dialer:
             user_timeout=self._settings.tcp_user_timeout,
         )
 
-    async def _introduce(self) -> Hello:
+    async def _introduce(self) -> HandshakeOptions:
         refusals = self._access.refusals
         arguments = dict(self._pool.connection_kwargs)
         if self._protocol is not None:
@@ -219,7 +217,7 @@ class Dialer:
         if self.client_name is not None:
             arguments["client_name"] = self.client_name
         self._token = self._access.token
-        hello = await hello_of(arguments, refusals)
+        hello = await handshake_options(arguments, refusals)
         self.user = hello.username or "default"
         return msgspec.structs.replace(
             hello,

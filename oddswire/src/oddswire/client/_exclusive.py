@@ -1,4 +1,4 @@
-"""A command on a wire of its own, leased from the pool for one call."""
+"""A command on a connection of its own, leased from the pool for one call."""
 
 from __future__ import annotations
 
@@ -34,54 +34,60 @@ async def exclusively(
     options: dict[str, Any],
     timeout: float,
 ) -> Any:
-    """Run a command on a wire of its own; cancelled, that wire is closed.
+    """Run a command on a connection of its own; cancelled, that connection is closed.
 
     Args:
-        pool: Leases the wire.
+        pool: Leases the connection.
         command: What is known of it.
         args: Its name and arguments.
         options: redis-py's.
         timeout: Seconds beyond what the command itself may block for.
 
     Raises:
-        PoolTimeout: No wire became free in time.
+        PoolTimeout: No connection became free in time.
         CommandTimeout: No reply in time.
     """
-    wire = await _lease(pool, timeout + command.longest(args))
+    connection = await _lease(pool, timeout + command.longest(args))
     try:
-        async with unhurried(wire, command, args, timeout):
-            if command.name in OF_EARLIER_WRITES and (why := await catch_up(wire)):
+        async with unhurried(connection, command, args, timeout):
+            if command.name in OF_EARLIER_WRITES and (
+                why := await catch_up(connection)
+            ):
                 raise not_of_earlier(command, why) from why
-            await wire.send_command(*args)
-            return await wire.read_response(disable_decoding=NEVER_DECODE in options)
+            await connection.send_command(*args)
+            return await connection.read_response(
+                disable_decoding=NEVER_DECODE in options
+            )
     except ResponseError as error:
         if refused_by_replica(error):
-            wire.mark_for_reconnect()
+            connection.mark_for_reconnect()
         if EMPTY_RESPONSE in options:
             return options[EMPTY_RESPONSE]
         raise
     finally:
-        await asyncio.shield(pool.release(wire))
+        await asyncio.shield(pool.release(connection))
 
 
 async def _lease(pool: aredis.ConnectionPool, seconds: float) -> AbstractConnection:
-    """Return an exclusive wire; neither the pool nor the caller waits longer."""
+    """Return an exclusive connection; neither the pool nor the caller waits longer."""
     scope = Deadline(seconds)
-    wire: AbstractConnection
+    connection: AbstractConnection
     try:
         async with scope:
-            wire = await pool.get_connection()
+            connection = await pool.get_connection()
     except TimeoutError:
         if not scope.expired():
             raise
         failure = getattr(pool, "failure", None)
         why = "" if failure is None else f": {failure}"
-        raise PoolTimeout(f"no exclusive wire within {seconds:g} s{why}") from None
-    return wire
+        raise PoolTimeout(
+            f"no exclusive connection within {seconds:g} s{why}"
+        ) from None
+    return connection
 
 
-async def catch_up(wire: Any) -> ResponseError | None:
-    """Have WAIT on this wire speak of every write that was answered so far.
+async def catch_up(connection: Any) -> ResponseError | None:
+    """Have WAIT on this connection speak of every write that was answered so far.
 
     The server answers it for the newest write of the connection that asks. The caller's
     writes went over another one, or over one that was lost since. A message on a shard
@@ -89,13 +95,14 @@ async def catch_up(wire: Any) -> ResponseError | None:
     hears it.
 
     Returns:
-        Why it was refused; then WAIT speaks of what was written on this wire alone.
+        Why it was refused; then WAIT speaks of what was written on this connection
+        alone.
     """
     refusal = None
     for send in CATCHING_UP:
         try:
-            await wire.send_command(*send)
-            await wire.read_response()
+            await connection.send_command(*send)
+            await connection.read_response()
         except ResponseError as error:
             refusal = error
             if "unknown command" in str(error):
@@ -117,12 +124,15 @@ def not_of_earlier(command: Command, why: ResponseError) -> NotShared:
 
 @asynccontextmanager
 async def unhurried(
-    wire: AbstractConnection, command: Command, args: tuple[Any, ...], timeout: float
+    connection: AbstractConnection,
+    command: Command,
+    args: tuple[Any, ...],
+    timeout: float,
 ) -> AsyncIterator[None]:
     """Give a command the time that it may block for; redis-py's own limit is off.
 
     Args:
-        wire: Where it is sent; when its time is over it is closed.
+        connection: Where it is sent; when its time is over it is closed.
         command: What is known of it.
         args: Its name and arguments.
         timeout: Seconds for one that does not block.
@@ -133,7 +143,7 @@ async def unhurried(
     limit = max(timeout, command.longest(args) + BLOCKING_GRACE)
     scope = Deadline(limit)
     # Also for writing: ours may be longer.
-    usual, wire.socket_timeout = wire.socket_timeout, None
+    usual, connection.socket_timeout = connection.socket_timeout, None
     try:
         async with scope:
             yield
@@ -142,7 +152,7 @@ async def unhurried(
             raise
         raise CommandTimeout(f"{command.name}: no reply within {limit:g} s") from None
     finally:
-        wire.socket_timeout = usual
+        connection.socket_timeout = usual
 
 
 def refused_by_replica(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""`Pipeline`: many commands in one write, as one call on the command wire."""
+"""`Pipeline`: many commands in one write, as one call on the command connection."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from oddswire.client._exclusive import (
 )
 from oddswire.client._retries import again
 from oddswire.connection.deadline import Deadline
-from oddswire.connection.packing import pack, unencodable
-from oddswire.connection.reply_errors import from_redis
+from oddswire.connection.errors import from_redis
+from oddswire.connection.packing import MOST_BITS, pack, unencodable
 from oddswire.errors import CommandTimeout, NotShared, OddswireError
 
 if TYPE_CHECKING:
     from oddswire.client._calling import Calling
     from oddswire.client._commands import Command
 
-# More than this would hold up the callers behind it on the command wire.
+# More than this would hold up the callers behind it on the command connection.
 _SHARED_AT_MOST = 1_000
 _SHARED_BYTES = 256 * 1024
 
@@ -46,11 +46,11 @@ _Stack = list[Any]  # of (arguments, options), as redis-py keeps them
 
 
 class Pipeline(RedisPipeline):
-    """redis-py's pipeline, contiguous on the command wire.
+    """redis-py's pipeline, contiguous on the command connection.
 
     With WATCH, with more than 1,000 commands or 256 KiB, or with a command that needs
-    a connection for itself, it runs on an exclusive wire instead; the results are the
-    same.
+    a connection for itself, it runs on an exclusive connection instead; the results are
+    the same.
     """
 
     def __init__(self, client: Calling, transaction: bool, shard_hint: Any) -> None:  # noqa: FBT001 - redis-py's signature
@@ -58,8 +58,9 @@ class Pipeline(RedisPipeline):
             client.connection_pool, client.response_callbacks, transaction, shard_hint
         )
         self._client = client
-        self._altered = False  # as `Client._altered`, of the wire that it leases
-        # redis-py's limit for one read on that wire, while ours for the whole holds.
+        self._altered = False  # as `Client._altered`, of the connection that it leases
+        # redis-py's limit for one read on that connection, while ours for the whole
+        # holds.
         self._usual: tuple[float | None] | None = None
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - redis-py's signature
@@ -137,7 +138,7 @@ class Pipeline(RedisPipeline):
         return await self._execute_exclusive(stack, atomic=atomic)
 
     async def _execute_exclusive(self, stack: _Stack, *, atomic: bool) -> list[Any]:
-        """Run it on a wire of its own, as redis-py does."""
+        """Run it on a connection of its own, as redis-py does."""
         limit = self._client.timeout
         for args, _ in stack:
             self._note(args)
@@ -181,7 +182,7 @@ class Pipeline(RedisPipeline):
             self._altered = True
 
     async def reset(self) -> None:  # type: ignore[override]
-        """Forget the commands and give the wire back (redis-py's)."""
+        """Forget the commands and give the connection back (redis-py's)."""
         if self._usual is not None and self.connection is not None:
             (self.connection.socket_timeout,) = self._usual
         self._usual = None
@@ -194,7 +195,7 @@ class Pipeline(RedisPipeline):
     async def _pack(
         self, stack: _Stack, commands: list[Command], *, atomic: bool
     ) -> list[bytes] | None:
-        """Return each command packed and fill `commands`; None: not on the shared wire.
+        """Return the commands packed, and fill `commands`; None: it cannot be shared.
 
         One pass: it is most of what a pipeline costs.
         """
@@ -211,7 +212,10 @@ class Pipeline(RedisPipeline):
                 try:
                     plain = command.plain
                     for each in args:
-                        if each.__class__ is memoryview:
+                        kind = each.__class__
+                        if kind is memoryview or (
+                            kind is int and each.bit_length() > MOST_BITS
+                        ):
                             plain = False
                     parts.append(pack(args) if plain else client.pack(command, args))
                 except (TypeError, ValueError):
@@ -325,12 +329,12 @@ class Pipeline(RedisPipeline):
     async def parse_response(
         self, connection: Any, command_name: str | bytes, **options: Any
     ) -> Any:
-        """Read a reply on this pipeline's own wire (redis-py's)."""
+        """Read a reply on this pipeline's own connection (redis-py's)."""
         try:
             return await super().parse_response(connection, command_name, **options)
         except ResponseError as error:
             if refused_by_replica(error) and self._client.demoted(monotonic()):
-                self._altered = True  # nobody else is to have this wire
+                self._altered = True  # nobody else is to have this connection
             raise
 
     async def _send_command_parse_response(
@@ -347,7 +351,7 @@ class Pipeline(RedisPipeline):
             return await send(conn, command_name, *args, **options)
 
     async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
-        """WATCH, and what is read while watching, on this pipeline's own wire."""
+        """WATCH, and what is read while watching, on this pipeline's own connection."""
         self._note(args)
         try:
             return await super().immediate_execute_command(*args, **options)
@@ -367,10 +371,10 @@ def _refused(replies: list[Any]) -> bool:
 
 
 def _may_share(command: Command, args: tuple[Any, ...]) -> bool:
-    """Whether a command that is not plain may go on the shared wire in a batch.
+    """Whether a command that is not plain may go on the shared connection in a batch.
 
     Raises:
-        NotShared: It would change the wire for everybody.
+        NotShared: It would change the connection for everybody.
     """
     if command.name in _ENDINGS:
         return False

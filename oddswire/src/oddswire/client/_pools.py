@@ -1,12 +1,13 @@
-"""From settings, or redis-py's arguments, to a pool of exclusive wires."""
+"""From settings, or redis-py's arguments, to a pool of exclusive connections."""
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import re
 import ssl
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import redis.asyncio as aredis
@@ -24,8 +25,8 @@ from oddswire._numbers import is_int
 from oddswire.client._hooks import REDIS
 from oddswire.client._sentinel import primary_of, sentinel_pool
 from oddswire.connection.credentials import fan_out
-from oddswire.connection.dial import probes
-from oddswire.connection.pool import WirePool
+from oddswire.connection.dial import keepalive_options
+from oddswire.connection.pool import ExclusivePool
 from oddswire.errors import SettingsError
 from oddswire.settings import (
     OPTIONS,
@@ -35,6 +36,9 @@ from oddswire.settings import (
     plaintext_refused,
 )
 from oddswire.settings.values import Duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _FIELDS = frozenset(field.name for field in msgspec.structs.fields(Settings))
 
@@ -54,9 +58,13 @@ _OURS = frozenset(
     }
 )
 
+# None is no absence there: it has redis-py send no CLIENT SETINFO.
+_NONE_IS_A_VALUE = frozenset({"driver_info", "lib_name", "lib_version"})
+
 _MOST_CONNECTIONS = 2**31  # redis-py's own default, which means "any number"
 
-# Wires that are not exclusive: the command wire and the cache's tracked one.
+# Connections that are not exclusive: the command connection and the cache's tracked
+# one.
 _SHARED = 2
 
 
@@ -64,11 +72,18 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     """Return (fields of Settings, redis-py's arguments).
 
     Where redis-py and we have the same thing under two names, redis-py's is taken too,
-    so that a program which passed it keeps its meaning.
+    so that a program which passed it keeps its meaning. An argument of redis-py's that
+    is None or empty is not given: programs pass on what a variable leaves unset.
 
     Raises:
-        SettingsError: A name that neither of them knows; it would be ignored.
+        SettingsError: A name that neither of them knows, which would be ignored; or a
+            value that redis-py would fail on later, with an error of Python's.
     """
+    options = {
+        name: value
+        for name, value in options.items()
+        if name in _FIELDS or not _is_absent(name, value)
+    }
     # Beside a URL they complete it; alone they are redis-py's, like host and port.
     alike = {"username": "username", "password": "password", "database": "db"}
     with_url = bool(options.get("url"))
@@ -78,22 +93,79 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
         options = _url_first(options)
     for name, value in options.items():
         if name == "db" and with_url:
-            ours["database"] = None if value in (None, "") else int(value)
+            ours["database"] = _checked(name, value)
         elif name in alike and not with_url:
-            theirs[alike[name]] = value
+            if not _is_absent(name, value):
+                theirs[alike[name]] = value
         else:
             (ours if name in _FIELDS else theirs)[name] = value
+    theirs = {name: _checked(name, value) for name, value in theirs.items()}
     known = _redis_options()
     unknown = theirs.keys() - known
     if unknown and "connection_class" not in theirs:
         raise SettingsError(*(not_a_setting(each, known) for each in sorted(unknown)))
-    for name, field, kind in (
-        ("socket_timeout", "command_timeout", float),
-        ("socket_connect_timeout", "connect_timeout", float),
+    for name, field in (
+        ("socket_timeout", "command_timeout"),
+        ("socket_connect_timeout", "connect_timeout"),
     ):
-        if theirs.get(name) is not None:
-            ours.setdefault(field, kind(theirs[name]))
+        if name in theirs:
+            ours.setdefault(field, theirs[name])
     return ours, theirs
+
+
+def _is_absent(name: str, value: Any) -> bool:
+    if value is None:
+        return name not in _NONE_IS_A_VALUE
+    return isinstance(value, str) and not value
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Return an argument of redis-py's as it is used."""
+    if name not in _CHECKS:
+        return value
+    check, accepted = _CHECKS[name]
+    try:
+        return check(value)
+    except (TypeError, ValueError, LookupError, OverflowError):
+        raise SettingsError(f"{name} must be {accepted}") from None
+
+
+def _protocol(version: Any) -> int:
+    if int(version) not in (2, 3):
+        raise ValueError
+    return int(version)
+
+
+def _encoding(name: str) -> str:
+    codecs.lookup(name)
+    return name
+
+
+def _encoding_errors(name: str) -> str:
+    codecs.lookup_error(name)
+    return name
+
+
+def _class(kind: Any) -> Any:
+    if not isinstance(kind, type):
+        raise TypeError
+    return kind
+
+
+# redis-py's arguments whose wrong value would fail later, and not by their name.
+_CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "db": (int, "a whole number"),
+    "port": (int, "a whole number"),
+    "protocol": (_protocol, "2 or 3"),
+    "socket_read_size": (int, "a whole number of bytes"),
+    "socket_timeout": (float, "a number of seconds"),
+    "socket_connect_timeout": (float, "a number of seconds"),
+    "encoding": (_encoding, "an encoding of Python's, such as 'utf-8'"),
+    "encoding_errors": (_encoding_errors, "'strict', 'replace' or the like"),
+    "connection_class": (_class, "a class"),
+    "encoder_class": (_class, "a class"),
+    "parser_class": (_class, "a class"),
+}
 
 
 def _url_first(options: dict[str, Any]) -> dict[str, Any]:
@@ -127,8 +199,8 @@ def _redis_options() -> frozenset[str]:
 
 def open_pool(
     settings: Settings, options: dict[str, Any], *, shared: bool = True
-) -> WirePool:
-    """Return the pool of exclusive wires; it opens none before somebody asks.
+) -> ExclusivePool:
+    """Return the pool of exclusive connections; it opens none before somebody asks.
 
     Args:
         settings: Where, and how many.
@@ -164,13 +236,13 @@ def open_pool(
     if issubclass(arguments["connection_class"], Connection):
         arguments |= {
             "socket_keepalive": True,
-            "socket_keepalive_options": probes(
+            "socket_keepalive_options": keepalive_options(
                 settings.keepalive, settings.tcp_user_timeout
             ),
         }
     arguments |= {
-        "most": _exclusive_at_most(settings, options, shared=shared),
-        "keep": settings.pool_min - _SHARED,
+        "max_size": _exclusive_at_most(settings, options, shared=shared),
+        "min_idle": settings.pool_min - _SHARED,
         "idle": settings.pool_idle,
         "acquire_timeout": settings.acquire_timeout,
         "connect_timeout": settings.connect_timeout,
@@ -181,7 +253,7 @@ def open_pool(
                 "sentinels is set and the URL names no primary: redis://mymaster/0"
             )
         return sentinel_pool(settings, arguments)
-    return WirePool(**arguments)
+    return ExclusivePool(**arguments)
 
 
 def settings_of_pool(pool: aredis.ConnectionPool) -> dict[str, Any]:

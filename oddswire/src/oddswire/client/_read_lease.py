@@ -24,8 +24,8 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from oddswire.connection.calls import Named
-from oddswire.connection.failures import copy_of
+from oddswire.connection.errors import clone_error
+from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack
 from oddswire.errors import (
     CommandRejected,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LABEL = Named("read lease")
+_LABEL = CallLabel("read lease")
 
 
 class ReadTicket(NamedTuple):
@@ -128,7 +128,7 @@ class ReadLease:
             return True
         if self._refusal is not None and self._refused_at >= at:
             self._client().refused(self._refusal, connection.connected_at)
-            raise copy_of(self._refusal, self._refusal.outcome)
+            raise clone_error(self._refusal, self._refusal.outcome)
         return False
 
     async def read(self, call: Callable[[], Awaitable[T]], *, renew: bool = False) -> T:

@@ -37,8 +37,8 @@ async def again(
         pause = _pause(number)
         if (
             not (repeatable or error.outcome is Outcome.NOT_SENT)
-            # What else there is was final, would break the next wire too, or has used
-            # up the deadline.
+            # What else there is was final, would break the next connection too, or has
+            # used up the deadline.
             or not isinstance(error, ConnectionLost)
             or monotonic() + pause >= deadline
         ):

@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 from oddswire._tasks import spawn
 from oddswire.connection.credentials import FannedOut, credentials_in
-from oddswire.connection.pool import WirePool
+from oddswire.connection.pool import ExclusivePool
 from oddswire.errors import OddswireError
 from oddswire.logs import log_line
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import redis.asyncio as aredis
 
     from oddswire.connection.access import Access
-    from oddswire.connection.owner import Owner
+    from oddswire.connection.loop_guard import LoopGuard
 
 _log = logging.getLogger("oddswire")
 
@@ -26,7 +26,7 @@ class Authenticates(Protocol):
     """What has a connection that is to follow."""
 
     @property
-    def owner(self) -> Owner:
+    def loop_guard(self) -> LoopGuard:
         """Whose loop it is used in."""
 
     async def authenticate(self) -> None:
@@ -62,7 +62,7 @@ class Rotation:
 
     def renewed(self, token: Any) -> asyncio.Task[None] | None:
         """Take a new token, in whatever thread it comes."""
-        loops = {each.owner.loop for each in self._followers}
+        loops = {each.loop_guard.loop for each in self._followers}
         loops = (loops | {getattr(self._pool, "loop", None)}) - {None}
         for loop in loops:
             assert loop is not None  # noqa: S101 - for the type
@@ -87,7 +87,7 @@ class Rotation:
         words = ("AUTH", password) if user is None else ("AUTH", user, password)
         self._access.renewed(words)
         steps = [each.authenticate() for each in self._followers]
-        if isinstance(self._pool, WirePool):
+        if isinstance(self._pool, ExclusivePool):
             steps.append(self._pool.authenticate())
         else:
             steps.append(self._pool.re_auth_callback(token))  # redis-py's own pool

@@ -20,7 +20,8 @@ from redis.exceptions import RedisError
 from oddswire._tasks import spawn
 from oddswire._text import text
 from oddswire.connection.deadline import Deadline
-from oddswire.connection.pool import WirePool, whole
+from oddswire.connection.hardened import hardened
+from oddswire.connection.pool import ExclusivePool
 from oddswire.errors import Outcome, Unavailable
 from oddswire.settings import Endpoint, endpoint, plaintext_refused
 
@@ -74,7 +75,7 @@ class Primary:
         refused: Says why an address is not connected to; None: it is.
 
     Attributes:
-        named: The address that the exclusive wires were last left for.
+        named: The address that the exclusive connections were last left for.
     """
 
     def __init__(
@@ -306,12 +307,12 @@ async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
         raise asyncio.CancelledError
 
 
-class SentinelPool(WirePool):
-    """Exclusive wires to whoever is the primary when they are opened.
+class SentinelPool(ExclusivePool):
+    """Exclusive connections to whoever is the primary when they are opened.
 
     Args:
         primary: Where it is.
-        **arguments: Of `WirePool` and of its connections.
+        **arguments: Of `ExclusivePool` and of its connections.
     """
 
     is_master = True
@@ -328,7 +329,7 @@ class SentinelPool(WirePool):
         return await self.primary.address()
 
     async def aclose(self) -> None:
-        """Close every wire, and those to the sentinels."""
+        """Close every connection, and those to the sentinels."""
         try:
             await super().aclose()
         finally:
@@ -360,7 +361,7 @@ def sentinel_pool(settings: Settings, arguments: dict[str, Any]) -> SentinelPool
     )
     for sentinel in manager.sentinels:
         pool = sentinel.connection_pool
-        pool.connection_class = whole(pool.connection_class)  # type: ignore[arg-type]
+        pool.connection_class = hardened(pool.connection_class)  # type: ignore[arg-type]
     arguments["connection_class"] = (
         SentinelManagedSSLConnection if secure else SentinelManagedConnection
     )

@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
     import redis.asyncio as aredis
 
-    from oddswire.client._wires import Wires
+    from oddswire.client._connections import Connections
     from oddswire.settings import Settings
 
-    _Held = tuple[Settings, Callable[[], Wires | None]]
+    _Held = tuple[Settings, Callable[[], Connections | None]]
 
 # The attribute of a pool that holds the connections of the clients on it.
-_HELD = "_oddswire_wires"
+_HELD = "_oddswire_connections"
 
 
-def shared_wires(
+def shared_connections(
     settings: Settings,
     pool: aredis.ConnectionPool,
-    make: Callable[[aredis.ConnectionPool, Events], Wires],
-) -> Wires:
+    make: Callable[[aredis.ConnectionPool, Events], Connections],
+) -> Connections:
     """Return the connections of the clients on a pool, made by the first of them.
 
     They are shared by clients of the same settings, in the same loop.
@@ -46,11 +46,11 @@ def shared_wires(
             return there
     events = Events()
     log_events(events)
-    wires = make(pool, events)
-    wires.seat = Seat(wires)
+    connections = make(pool, events)
+    connections.seat = Seat(connections)
     # The pool keeps them: the clients on it come and go.
-    held.append((settings, lambda: wires))
-    return wires
+    held.append((settings, lambda: connections))
+    return connections
 
 
 def settings_on(pool: aredis.ConnectionPool) -> Settings | None:
@@ -61,27 +61,27 @@ def settings_on(pool: aredis.ConnectionPool) -> Settings | None:
     return None
 
 
-def share(settings: Settings, wires: Wires) -> None:
+def share(settings: Settings, connections: Connections) -> None:
     """Let later clients on the pool of these connections use them, while they live."""
-    wires.pool.__dict__.setdefault(_HELD, []).append((settings, ref(wires)))
+    connections.pool.__dict__.setdefault(_HELD, []).append((settings, ref(connections)))
 
 
-def _is_over(wires: Wires | None) -> bool:
-    if wires is None:
+def _is_over(connections: Connections | None) -> bool:
+    if connections is None:
         return True
-    loop = wires.owner.loop
-    return wires.link.closed or (loop is not None and loop.is_closed())
+    loop = connections.loop_guard.loop
+    return connections.command.closed or (loop is not None and loop.is_closed())
 
 
-def _is_ours(wires: Wires) -> bool:
-    owner = wires.owner
-    if owner.loop is None:
+def _is_ours(connections: Connections) -> bool:
+    loop_guard = connections.loop_guard
+    if loop_guard.loop is None:
         return True
     try:
         running = asyncio.get_running_loop()
     except RuntimeError:
-        running = owner.loop  # decided by the first call
-    return owner.is_this_process() and owner.loop is running
+        running = loop_guard.loop  # decided by the first call
+    return loop_guard.is_this_process() and loop_guard.loop is running
 
 
 class Seat:
@@ -94,12 +94,12 @@ class Seat:
     is_connected = True
     retry: Any = None
 
-    def __init__(self, wires: Wires) -> None:
-        self._wires = wires
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
 
     async def disconnect(self, *_: Any, **__: Any) -> None:
         """End the command connection until the next call needs it."""
-        self._wires.rest()
+        self._connections.rest()
 
     def should_reconnect(self) -> bool:
         """Whether the pool is to replace it: it never does."""

@@ -22,12 +22,12 @@ from oddswire.client._exclusive import (
 from oddswire.client._pools import open_pool, split_options
 from oddswire.client._rotation import Rotation
 from oddswire.connection.access import access_of
-from oddswire.connection.calls import Named
 from oddswire.connection.credentials import FannedOut
-from oddswire.connection.failures import copy_of
-from oddswire.connection.link import LINGER, STAYS
-from oddswire.connection.owner import Owner
+from oddswire.connection.errors import clone_error
+from oddswire.connection.loop_guard import LoopGuard
+from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack, pack_as_redis_py
+from oddswire.connection.reconnect import LINGER, STAYS
 from oddswire.errors import (
     ClosedError,
     ConnectionLost,
@@ -63,11 +63,11 @@ class SimpleClient(aredis.Redis):
         super().__init__(connection_pool=open_pool(self._settings, theirs))
         access = access_of(self.connection_pool)
         self._dial = Dialer(self._settings, self.connection_pool, access)
-        self._wire: Multiplexer | None = None
+        self._connection: Multiplexer | None = None
         self._role = ""  # of the server, when the connection was made
         self._was_primary = False
         self._left: set[Multiplexer] = set()
-        self.owner = Owner()
+        self.loop_guard = LoopGuard()
         provider = self.connection_pool.connection_kwargs.get("credential_provider")
         if isinstance(provider, FannedOut):
             self._rotation = Rotation(provider, self.connection_pool, access)
@@ -85,7 +85,7 @@ class SimpleClient(aredis.Redis):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command and return its reply; every command method ends here."""
-        command = self._command(args[0])
+        command = self._spec(args[0])
         route = command.route_for(args)
         if route is Route.REFUSED:
             raise NotShared(
@@ -95,13 +95,13 @@ class SimpleClient(aredis.Redis):
         data = pack_as_redis_py(command.words, args[1:], self.get_encoder().encode)
         aside = route is Route.ASIDE
         usual = self._settings.command_timeout
-        wire = await (self._dial.aside(usual) if aside else self._connected())
-        if wire.error is not None:
-            raise copy_of(wire.error, Outcome.NOT_SENT)
+        connection = await (self._dial.aside(usual) if aside else self._connected())
+        if connection.error is not None:
+            raise clone_error(connection.error, Outcome.NOT_SENT)
         if command.name in OF_EARLIER_WRITES:
-            await self._catch_up(wire)
+            await self._catch_up(connection)
         sent = monotonic()
-        future = wire.send(
+        future = connection.send(
             data,
             max(usual, command.longest(args) + BLOCKING_GRACE),
             command,
@@ -110,14 +110,14 @@ class SimpleClient(aredis.Redis):
         try:
             reply = await future
         except asyncio.CancelledError:
-            wire.give_up()
+            connection.abandon()
             raise
         finally:
             if aside:
-                wire.abort(ClosedError("its one command is done"))
+                connection.abort(ClosedError("its one command is done"))
         if isinstance(reply, Exception):
             if refused_by_replica(reply):
-                self._leave(wire, sent)
+                self._leave(connection, sent)
             if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
                 return options[EMPTY_RESPONSE]
             raise reply
@@ -128,15 +128,15 @@ class SimpleClient(aredis.Redis):
         value = command.callback(reply, **options)
         return await value if command.awaits else value
 
-    def _command(self, name: Any) -> Command:
+    def _spec(self, name: Any) -> Command:
         spelled = text(name)
         return Command(spelled, self.response_callbacks.get(name), plain=False)
 
     async def _connected(self) -> Multiplexer:
-        """Return the open wire; whoever comes meanwhile shares the one attempt."""
-        self.owner.claim()
-        if self._wire is not None and self._wire.error is None:
-            return self._wire
+        """Return the open connection; all callers share one attempt to connect."""
+        self.loop_guard.check()
+        if self._connection is not None and self._connection.error is None:
+            return self._connection
         task = self._connecting
         if task is None or task.done():
             task = spawn(self._connect(), name="oddswire simple client connecting")
@@ -148,42 +148,42 @@ class SimpleClient(aredis.Redis):
             raise ClosedError("the client was closed")
         failure = task.exception()
         if isinstance(failure, OddswireError):
-            raise copy_of(failure, failure.outcome) from failure
+            raise clone_error(failure, failure.outcome) from failure
         return task.result()
 
     async def _connect(self) -> Multiplexer:
-        self._wire, greeting = await self._dial()
-        self._role = greeting.role
-        self._was_primary |= greeting.role == "master"
-        return self._wire
+        self._connection, server_info = await self._dial()
+        self._role = server_info.role
+        self._was_primary |= server_info.role == "master"
+        return self._connection
 
-    async def _catch_up(self, wire: Multiplexer) -> None:
+    async def _catch_up(self, connection: Multiplexer) -> None:
         """Have WAIT speak of what was written on connections that were lost, too."""
         for words in CATCHING_UP:
-            reply = await wire.send(
-                pack(words), self._settings.command_timeout, Named(words[0])
+            reply = await connection.send(
+                pack(words), self._settings.command_timeout, CallLabel(words[0])
             )
             if "unknown command" not in str(reply):
                 return  # refused, WAIT speaks of this connection alone
 
-    def _leave(self, wire: Multiplexer, sent: float) -> None:
+    def _leave(self, connection: Multiplexer, sent: float) -> None:
         """Leave a primary that has become a replica; the next call makes a connection.
 
         A name may be moved later than the role: what is a replica again is left again,
         after some time.
         """
-        young = sent - wire.connected_at < STAYS
-        if wire is self._wire and self._was_primary:
+        young = sent - connection.connected_at < STAYS
+        if connection is self._connection and self._was_primary:
             if self._role != "master" and young:
                 return
-            self._wire = None
-            self._left.add(wire)
+            self._connection = None
+            self._left.add(connection)
             # Meanwhile the calls on it have their replies.
-            wire.loop.call_later(LINGER, self._forget, wire)
+            connection.loop.call_later(LINGER, self._forget, connection)
 
-    def _forget(self, wire: Multiplexer) -> None:
-        self._left.discard(wire)
-        wire.abort(ConnectionLost("the server became a replica"))
+    def _forget(self, connection: Multiplexer) -> None:
+        self._left.discard(connection)
+        connection.abort(ConnectionLost("the server became a replica"))
 
     async def authenticate(self) -> None:
         """Authenticate the open connection by the newest token.
@@ -191,8 +191,8 @@ class SimpleClient(aredis.Redis):
         Raises:
             OddswireError: The server refused it; what the connection may is unchanged.
         """
-        if self._wire is not None and self._wire.error is None:
-            await self._dial.authenticate(self._wire)
+        if self._connection is not None and self._connection.error is None:
+            await self._dial.authenticate(self._connection)
 
     def pipeline(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not here: use `Client`."""
@@ -204,15 +204,15 @@ class SimpleClient(aredis.Redis):
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's signature
         """Wait for running calls, then close; a call after that connects again."""
         del close_connection_pool
-        self.owner.claim()
+        self.loop_guard.check()
         for left in list(self._left):
             self._forget(left)
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            await wire.aclose(self._settings.drain_timeout)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.aclose(self._settings.drain_timeout)
 
 
 def _look_at(task: asyncio.Task[Multiplexer]) -> None:

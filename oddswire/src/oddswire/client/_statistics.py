@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from oddswire.client._commands import Command
-    from oddswire.client._wires import Wires
+    from oddswire.client._connections import Connections
     from oddswire.counters import Histogram, Window
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Seconds from sending to reply, over all commands on the command wire."""
+    """Seconds from sending to reply, over all commands on the command connection."""
 
     count: int
     mean: float
@@ -26,19 +26,19 @@ class Latency(msgspec.Struct, frozen=True):
     most: float
 
 
-class WireCounts(msgspec.Struct, frozen=True):
+class ConnectionCounts(msgspec.Struct, frozen=True):
     """Connections, and calls on them, at this moment.
 
     Attributes:
-        shared: 1 while the command wire is connected.
-        leased: Exclusive wires in use.
-        idle: Exclusive wires nobody uses.
-        opening: Exclusive wires on their way.
-        waiting: Callers that wait for a wire, or for room on one.
-        in_flight: Calls on the command wire.
+        shared: 1 while the command connection is connected.
+        leased: Exclusive connections in use.
+        idle: Exclusive connections nobody uses.
+        opening: Exclusive connections on their way.
+        waiting: Callers that wait for a connection, or for room on one.
+        in_flight: Calls on the command connection.
         in_flight_bytes: Their bytes.
-        silent: Seconds since the command wire last brought anything, the echo of a
-            heartbeat included; None while it is not connected.
+        silent: Seconds since the command connection last brought anything, the echo of
+            a heartbeat included; None while it is not connected.
     """
 
     shared: int
@@ -78,10 +78,10 @@ class Statistics(msgspec.Struct, frozen=True):
         latency: Response times.
         recent: The same calls and failures, of the last minute.
         loop_lag: Seconds by which the event loop came late to a deadline, when it did.
-        wires: Connections now.
+        connections: Connections now.
         circuit_open: Whether calls fail at once, for too many attempts to connect
             failed in a row.
-        connects: Times the command wire was connected.
+        connects: Times the command connection was connected.
         writes: Socket writes on it; calls per write tell how well calls are joined.
         bytes_in: Bytes read on it.
         bytes_out: Bytes written.
@@ -96,7 +96,7 @@ class Statistics(msgspec.Struct, frozen=True):
     latency: Latency
     recent: Recent
     loop_lag: Latency
-    wires: WireCounts
+    connections: ConnectionCounts
     circuit_open: bool
     connects: int
     writes: int
@@ -141,7 +141,7 @@ def _recent(answered: Window, failing: Mapping[str, Window], now: float) -> Rece
 
 
 def summarize(
-    wires: Wires,
+    connections: Connections,
     commands: Iterable[Command],
     failures: Mapping[str, int],
     failing: Mapping[str, Window],
@@ -156,32 +156,32 @@ def summarize(
             calls[name] = calls.get(name, 0) + command.calls
         if command.slow:
             slow[name] = slow.get(name, 0) + command.slow
-    traffic, wire = wires.traffic, wires.link.wire
-    roster = getattr(wires.pool, "roster", None)
+    metrics, connection = connections.metrics, connections.command.current
+    state = getattr(connections.pool, "state", None)
     return Statistics(
         calls=calls,
         failures=dict(failures),
         slow=slow,
-        latency=_latency(traffic.latency),
-        recent=_recent(traffic.answered, failing, now),
-        loop_lag=_latency(traffic.stalls),
-        wires=WireCounts(
-            shared=0 if wire is None else 1,
-            leased=roster.leased if roster else 0,
-            idle=roster.idle if roster else 0,
-            opening=roster.opening if roster else 0,
-            waiting=(roster.waiting if roster else 0)
-            + (0 if wire is None else wire.gate.waiting),
-            in_flight=0 if wire is None else wire.gate.commands,
-            in_flight_bytes=0 if wire is None else wire.gate.bytes,
-            silent=None if wire is None else now - wire.last_read,
+        latency=_latency(metrics.latency),
+        recent=_recent(metrics.answered, failing, now),
+        loop_lag=_latency(metrics.stalls),
+        connections=ConnectionCounts(
+            shared=0 if connection is None else 1,
+            leased=state.leased if state else 0,
+            idle=state.idle if state else 0,
+            opening=state.opening if state else 0,
+            waiting=(state.waiting if state else 0)
+            + (0 if connection is None else connection.flow.waiting),
+            in_flight=0 if connection is None else connection.flow.commands,
+            in_flight_bytes=0 if connection is None else connection.flow.bytes,
+            silent=None if connection is None else now - connection.last_read,
         ),
-        circuit_open=wires.link.circuit_open,
-        connects=wires.link.connects,
-        writes=traffic.writes,
-        bytes_in=traffic.bytes_in,
-        bytes_out=traffic.bytes_out,
-        timeouts=traffic.timeouts,
-        abandoned=traffic.abandoned,
-        waits=traffic.waits,
+        circuit_open=connections.command.circuit_open,
+        connects=connections.command.connects,
+        writes=metrics.writes,
+        bytes_in=metrics.bytes_in,
+        bytes_out=metrics.bytes_out,
+        timeouts=metrics.timeouts,
+        abandoned=metrics.abandoned,
+        waits=metrics.waits,
     )

@@ -8,7 +8,7 @@ from redis.connection import (  # type: ignore[attr-defined]
     DEFAULT_RESP_VERSION,
 )
 
-from oddswire.connection.handshake import Hello, Refusals
+from oddswire.connection.handshake import HandshakeOptions, Refusals
 from oddswire.connection.pacing import AttemptPacer
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def server_of(arguments: Mapping[str, Any]) -> Hashable | None:
     return str(arguments["host"]), int(arguments.get("port") or 6379)
 
 
-async def hello_of(arguments: Mapping[str, Any], refusals: Refusals) -> Hello:
+async def handshake_options(
+    arguments: Mapping[str, Any], refusals: Refusals
+) -> HandshakeOptions:
     """Return what a connection with these arguments (redis-py's) says of itself.
 
     Credentials are asked for here, for each connection, since they may rotate.
@@ -81,7 +83,7 @@ async def hello_of(arguments: Mapping[str, Any], refusals: Refusals) -> Hello:
         username = password = None
     protocol = int(arguments.get("protocol") or DEFAULT_RESP_VERSION)
     named = protocol >= 3 or not refusals.name
-    return Hello(
+    return HandshakeOptions(
         protocol=protocol,
         username=username,
         password=password,

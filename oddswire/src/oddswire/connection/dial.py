@@ -1,4 +1,4 @@
-"""Open a wire: socket, TLS, handshake; all of it or nothing."""
+"""Open a connection: socket, TLS, handshake; all of it or nothing."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from oddswire.connection.calls import Named
 from oddswire.connection.deadline import Deadline
-from oddswire.connection.handshake import Greeting, Hello, Refusals, accept
-from oddswire.connection.outage import TRANSIENT_ERRORS
+from oddswire.connection.errors import TRANSIENT_ERRORS
+from oddswire.connection.handshake import HandshakeOptions, Refusals, ServerInfo, accept
+from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack
 from oddswire.errors import (
     ConnectionLost,
@@ -44,14 +44,14 @@ _Opened = TypeVar("_Opened")
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a wire goes.
+    """Where a connection goes.
 
     Attributes:
         host: Name or address; looked up anew at each connect.
         port: TCP port.
         path: Unix socket; host and port are then not used.
         tls: How to verify the server, or None for plaintext.
-        keepalive: Seconds of idleness before the kernel probes the link.
+        keepalive: Seconds of idleness before the kernel keepalive_options the link.
         user_timeout: Seconds that sent bytes may stay unacknowledged (Linux).
     """
 
@@ -81,22 +81,22 @@ class Progress:
 
 async def dial(
     locate: Callable[[], Awaitable[Target]],
-    introduce: Callable[[], Awaitable[Hello]],
+    introduce: Callable[[], Awaitable[HandshakeOptions]],
     make: Callable[[], Multiplexer],
     timeout: float,
     *,
     refusals: Refusals | None = None,
     progress: Progress | None = None,
-) -> tuple[Multiplexer, Greeting]:
-    """Return a wire on which the handshake is done, and what the server said.
+) -> tuple[Multiplexer, ServerInfo]:
+    """Return a connection on which the handshake is done, and what the server said.
 
-    Nobody else sees the wire before that. On any error, and when cancelled, its socket
-    is closed.
+    Nobody else sees the connection before that. On any error, and when cancelled, its
+    socket is closed.
 
     Args:
-        locate: Returns where to; called for each wire, within the timeout.
-        introduce: Returns what to say; called for each wire, so that credentials which
-            rotate are read when they are needed.
+        locate: Returns where to; called for each connection, within the timeout.
+        introduce: Returns what to say; called for each connection, so that credentials
+            which rotate are read when they are needed.
         make: Returns a new multiplexer.
         timeout: Seconds for all of it.
         refusals: Notes what the user may not do and need not.
@@ -110,7 +110,7 @@ async def dial(
     progress = progress or Progress()
     where: Target | None = None
     hint = ""
-    wire: Multiplexer | None = None
+    connection: Multiplexer | None = None
     finished = False
     deadline = Deadline(timeout)
     try:
@@ -120,11 +120,13 @@ async def dial(
             progress.stage = f"{where}: waiting for the credentials"
             hello = await introduce()
             progress.stage = f"{where}: connecting{_silence(where, None)}"
-            wire = await _open(where, make)
-            progress.stage = f"{where}: no answer yet{_silence(where, wire)}"
-            greeting = await _shake_hands(wire, hello, str(where), timeout, refusals)
+            connection = await _open(where, make)
+            progress.stage = f"{where}: no answer yet{_silence(where, connection)}"
+            server_info = await _shake_hands(
+                connection, hello, str(where), timeout, refusals
+            )
             if hello.channels:
-                await _subscribe(wire, hello.channels, timeout)
+                await _subscribe(connection, hello.channels, timeout)
         finished = True
     except TimeoutError as error:
         if not deadline.expired():
@@ -134,7 +136,7 @@ async def dial(
             ) from error
         late = f"no connection within {timeout:g} s"
         raise Unavailable(
-            f"{where}: {late}{_silence(where, wire)}"
+            f"{where}: {late}{_silence(where, connection)}"
             if where is not None
             else f"{late}: {progress.stage}"
         ) from None
@@ -165,33 +167,33 @@ async def dial(
         raise Unavailable(f"{where}: {type(error).__name__}: {error}") from error
     finally:
         progress.stage = ""
-        if wire is not None and not finished:
-            wire.abort(Unavailable("the handshake did not finish"))
-    return wire, greeting
+        if connection is not None and not finished:
+            connection.abort(Unavailable("the handshake did not finish"))
+    return connection, server_info
 
 
 async def _shake_hands(
-    wire: Multiplexer,
-    hello: Hello,
+    connection: Multiplexer,
+    hello: HandshakeOptions,
     where: str,
     timeout: float,
     refusals: Refusals | None,
-) -> Greeting:
-    if wire.error is not None:
-        if not isinstance(wire.error, ConnectionLost):
+) -> ServerInfo:
+    if connection.error is not None:
+        if not isinstance(connection.error, ConnectionLost):
             # It spoke before we did, and closed: too many clients, protected mode.
-            accept(hello, [wire.error], where)
-        raise wire.error
+            accept(hello, [connection.error], where)
+        raise connection.error
     replies: list[Any] = []
     batches = hello.batches()
     for position, batch in enumerate(batches, start=1):
         answered: list[Any] = []
         data = b"".join(map(pack, batch))
         try:
-            reply = await wire.send(
+            reply = await connection.send(
                 data,
                 timeout,
-                Named("handshake"),
+                CallLabel("handshake"),
                 count=len(batch),
                 raw=True,
                 into=answered,
@@ -207,12 +209,12 @@ async def _shake_hands(
 
 
 async def _subscribe(
-    wire: Multiplexer, channels: tuple[str, ...], timeout: float
+    connection: Multiplexer, channels: tuple[str, ...], timeout: float
 ) -> None:
     # Answered by push messages, or by an error.
     data = pack(("SUBSCRIBE", *channels)) + pack(("PING", "subscribed"))
-    replies = await wire.send(
-        data, timeout, Named("handshake"), raw=True, until=b"subscribed"
+    replies = await connection.send(
+        data, timeout, CallLabel("handshake"), raw=True, until=b"subscribed"
     )
     for reply in replies:
         if isinstance(reply, TRANSIENT_ERRORS):
@@ -227,26 +229,28 @@ async def _subscribe(
 async def _open(target: Target, make: Callable[[], Multiplexer]) -> Multiplexer:
     loop = asyncio.get_running_loop()
     if target.path is not None:
-        _, wire = await loop.create_unix_connection(make, target.path)
-        return wire
+        _, connection = await loop.create_unix_connection(make, target.path)
+        return connection
     options: dict[str, Any] = {}
     if target.tls is not None:
         options = {"ssl": target.tls, "server_hostname": target.host}
-    options |= staggered(target.host)
+    options |= happy_eyeballs(target.host)
     opening = loop.create_connection(make, target.host, target.port, **options)
     if target.tls is None:
-        transport, wire = await opening
+        transport, connection = await opening
     else:
-        transport, wire = await unless_plaintext(target.host, target.port, opening)
+        transport, connection = await unless_plaintext(
+            target.host, target.port, opening
+        )
     try:
         _watch(transport.get_extra_info("socket"), target)
     except BaseException:
         transport.abort()
         raise
-    return wire
+    return connection
 
 
-def staggered(host: str) -> dict[str, float]:
+def happy_eyeballs(host: str) -> dict[str, float]:
     """Return how to try the addresses of a name: not one after the other (RFC 8305).
 
     uvloop's `create_connection` cannot do otherwise, and a loop with a task factory of
@@ -268,15 +272,17 @@ def _watch(sock: socket.socket | None, target: Target) -> None:
         return  # closed already; the handshake will say so
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in probes(target.keepalive, target.user_timeout).items():
+    for option, value in keepalive_options(
+        target.keepalive, target.user_timeout
+    ).items():
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def probes(keepalive: float, user_timeout: float) -> dict[int, int]:
+def keepalive_options(keepalive: float, user_timeout: float) -> dict[int, int]:
     """Return the TCP options, those this system has, that find a dead link.
 
     Args:
-        keepalive: Seconds of idleness before the kernel probes the link.
+        keepalive: Seconds of idleness before the kernel keepalive_options the link.
         user_timeout: Seconds that sent bytes may stay unacknowledged (Linux).
     """
     idle = max(1, round(keepalive))
@@ -295,10 +301,10 @@ def probes(keepalive: float, user_timeout: float) -> dict[int, int]:
     }
 
 
-def _silence(target: Target, wire: Multiplexer | None) -> str:
+def _silence(target: Target, connection: Multiplexer | None) -> str:
     if target.tls is not None:
         return "; if the server speaks plaintext here, use redis://"
-    if wire is None:
+    if connection is None:
         return ""
     return "; it accepts and stays silent; if it wants TLS here, use rediss://"
 

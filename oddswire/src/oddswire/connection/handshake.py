@@ -13,8 +13,7 @@ import msgspec
 from redis import exceptions as redis_errors
 
 from oddswire._text import text
-from oddswire.connection.outage import TRANSIENT_ERRORS
-from oddswire.connection.reply_errors import PROTECTED_MODE
+from oddswire.connection.errors import PROTECTED_MODE, TRANSIENT_ERRORS
 from oddswire.errors import AuthFailed, NoPermission, Outcome, Unavailable
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class Refusals:
         self.library = False
 
 
-class Hello(msgspec.Struct, frozen=True, kw_only=True):
+class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a new connection says of itself.
 
     Attributes:
@@ -53,7 +52,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
         database: Selected if not 0.
         client_name: Shown by CLIENT LIST.
         arm: Further commands that must succeed (CLIENT TRACKING).
-        channels: What to subscribe to, before anybody else sees the wire.
+        channels: What to subscribe to, before anybody else sees the connection.
         library: Name and version for CLIENT SETINFO.
         identify: Ask which server process this is; a refusal is no error.
         ask_role: Ask by ROLE where HELLO does not tell it; a refusal is no error.
@@ -72,7 +71,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         # msgspec's own has the password.
-        return f"Hello(protocol={self.protocol}, username={self.username!r})"
+        return f"HandshakeOptions(protocol={self.protocol}, username={self.username!r})"
 
     def commands(self) -> list[tuple[str | bytes | int, ...]]:
         """Return the commands to send, in order, in one write."""
@@ -138,7 +137,7 @@ class _Step(Enum):
     INFO = "info"
 
 
-class Greeting(msgspec.Struct, frozen=True):
+class ServerInfo(msgspec.Struct, frozen=True):
     """What the server answered.
 
     Attributes:
@@ -161,9 +160,12 @@ class Greeting(msgspec.Struct, frozen=True):
 
 
 def accept(
-    hello: Hello, replies: Sequence[Any], where: str, refusals: Refusals | None = None
-) -> Greeting:
-    """Return the server's greeting if every reply is as it must be.
+    hello: HandshakeOptions,
+    replies: Sequence[Any],
+    where: str,
+    refusals: Refusals | None = None,
+) -> ServerInfo:
+    """Return the server's server_info if every reply is as it must be.
 
     Args:
         hello: What was said.
@@ -175,8 +177,8 @@ def accept(
         AuthFailed: Wrong password or user; trying again does not help.
         NoPermission: The user may not even say HELLO.
         Unavailable: With `Outcome.REJECTED`, what trying again does not help: the
-            database, a command to arm the wire, a server without HELLO, protected mode.
-            With `Outcome.NOT_SENT`, what will pass: too many clients, loading.
+            database, a command to arm the connection, a server without HELLO, protected
+            mode. With `Outcome.NOT_SENT`, what will pass: too many clients, loading.
     """
     refusals = refusals or Refusals()
     fields: dict[str, Any] = {}
@@ -201,7 +203,7 @@ def accept(
     server = "valkey" if "valkey_version" in information else "redis"
     version = information.get("valkey_version") or information.get("redis_version", "")
     role = text(fields.get("role") or information.get("role", ""))
-    return Greeting(
+    return ServerInfo(
         server=text(fields.get("server", server)),
         version=text(fields.get("version", version)),
         role="replica" if role == "slave" else role,
@@ -223,7 +225,7 @@ def _ends_it(step: _Step, error: Exception) -> bool:
 
 
 def _explained(
-    hello: Hello,
+    hello: HandshakeOptions,
     step: _Step,
     command: tuple[str | bytes | int, ...],
     error: Exception,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from oddswire.connection.calls import Named
+from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack
 from oddswire.errors import ConnectionLost, NoPermission, ProtocolBroken
 
@@ -24,30 +24,36 @@ _FEW = 10
 # seconds to do so before the silence counts.
 _SECOND_LOOK = 0.05
 
-_LABEL = Named("PING")
+_LABEL = CallLabel("PING")
 
 
 class Heartbeat:
-    """Pings a wire, and compares the echo with what was sent.
+    """Pings a connection, and compares the echo with what was sent.
 
     One reply too few or too many shifts every reply behind it to the wrong call, and
     nothing else would show it. The echo carries a number, so it is found after 1,000
-    replies, a second of traffic or `idle` seconds, whichever comes first (only
+    replies, a second of metrics or `idle` seconds, whichever comes first (only
     StackExchange.Redis has such a check). Nobody waits for an echo, and it has no
     deadline: behind a slow call it is as late as that one.
 
     Args:
-        wire: The wire; it is aborted when the echo is late or is not the echo.
+        connection: The connection; it is aborted when the echo is late or is not the
+            echo.
         idle: Seconds without a reply after which a ping is sent.
-        answer: Seconds of silence in which the echo of an idle wire has to come.
+        answer: Seconds of silence in which the echo of an idle connection has to come.
         echoes: Whether the server returns what it is given. Where a proxy does not, a
-            bare PING on an idle wire has to be answered, by whatever.
+            bare PING on an idle connection has to be answered, by whatever.
     """
 
     def __init__(
-        self, wire: Multiplexer, *, idle: float, answer: float, echoes: bool = True
+        self,
+        connection: Multiplexer,
+        *,
+        idle: float,
+        answer: float,
+        echoes: bool = True,
     ) -> None:
-        self._wire = wire
+        self._connection = connection
         self._idle = idle
         self._answer = answer
         self._echoes = echoes
@@ -56,29 +62,30 @@ class Heartbeat:
         self._sent = monotonic()
         self._suspected = False
         if echoes:
-            wire.when_unchecked(_EACH_REPLIES, self._ping)
-        self._timer = wire.loop.call_later(min(idle, _EACH_SECONDS), self._beat)
+            connection.when_unchecked(_EACH_REPLIES, self._ping)
+        self._timer = connection.loop.call_later(min(idle, _EACH_SECONDS), self._beat)
 
     def stop(self) -> None:
         """Send no more pings."""
         self._timer.cancel()
-        # Each holds the other: a wire that ended would stay for the garbage collector.
-        self._wire.when_unchecked(0, None)
+        # Each holds the other: a connection that ended would stay for the garbage
+        # collector.
+        self._connection.when_unchecked(0, None)
 
     def _beat(self) -> None:
-        wire = self._wire
-        if wire.error is not None:
+        connection = self._connection
+        if connection.error is not None:
             return
         now = monotonic()
-        quiet = now - wire.last_read
+        quiet = now - connection.last_read
         rest = min(self._idle, _EACH_SECONDS)
         if self._pending is not None:
             # The deadlines of calls in flight watch the link; once they are gone the
             # echo is the next reply. Push messages in front of it are a sign of life.
-            late = now - max(self._sent, wire.last_read) - self._answer
-            if late >= 0 and wire.gate.commands <= 1:
+            late = now - max(self._sent, connection.last_read) - self._answer
+            if late >= 0 and connection.flow.commands <= 1:
                 if self._suspected:
-                    wire.abort(
+                    connection.abort(
                         ConnectionLost(
                             f"the heartbeat was not answered within {self._answer:g} s"
                         )
@@ -92,19 +99,19 @@ class Heartbeat:
             rest = min(rest, self._answer)
         elif quiet < self._idle:
             rest = min(rest, max(self._idle - quiet, 0.001))
-        self._timer = wire.loop.call_later(rest, self._beat)
+        self._timer = connection.loop.call_later(rest, self._beat)
 
     def _is_due(self, now: float, quiet: float) -> bool:
-        wire = self._wire
-        if not wire.gate.commands and quiet >= self._idle:
+        connection = self._connection
+        if not connection.flow.commands and quiet >= self._idle:
             return True
         since = now - self._sent
         if not self._echoes:
             return False
         return (
             since >= _EACH_SECONDS
-            and (wire.gate.commands > 0 or wire.unchecked >= _FEW)
-        ) or (since >= self._idle and wire.unchecked > 0)
+            and (connection.flow.commands > 0 or connection.unchecked >= _FEW)
+        ) or (since >= self._idle and connection.unchecked > 0)
 
     def _ping(self) -> None:
         if self._pending is not None:
@@ -113,19 +120,20 @@ class Heartbeat:
         self._pending = b"oddswire-%d" % self._beats
         self._suspected = False
         self._sent = monotonic()
-        self._wire.unchecked = 0
+        self._connection.unchecked = 0
         words = ("PING", self._pending) if self._echoes else ("PING",)
-        self._wire.send_unawaited(pack(words), _LABEL, self._judge)
+        self._connection.send_unawaited(pack(words), _LABEL, self._judge)
 
     def _judge(self, reply: Any) -> None:
-        """Take the echo; the parser's hook, so what it raises ends the wire."""
+        """Take the echo; the parser's hook, so what it raises ends the connection."""
         nonce, self._pending = self._pending, None
         if isinstance(reply, NoPermission):
             # A sign of life, and an entry in the server's ACL LOG each time: only for
-            # an idle wire from here on.
+            # an idle connection from here on.
             self._echoes = False
-            self._wire.when_unchecked(0, None)
-        # Any other error (LOADING, the end of the wire) says nothing about the order.
+            self._connection.when_unchecked(0, None)
+        # Any other error (LOADING, the end of the connection) says nothing about the
+        # order.
         if isinstance(reply, Exception) or not self._echoes or reply == nonce:
             return
         raise ProtocolBroken(

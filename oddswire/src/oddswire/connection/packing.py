@@ -14,13 +14,18 @@ if TYPE_CHECKING:
 pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 """Pack ``("SET", key, value)``; text becomes UTF-8.
 
-Of a memoryview with gaps it silently takes what lies in memory behind its first byte:
-not for what comes from callers and may be one.
+Of a memoryview with gaps it silently takes what lies in memory behind its first byte,
+and an int that Python makes no text of ends the process: hiredis 3.5 looks at no error
+there. So it is not for what comes from callers and may be one of these.
 
 Raises:
     TypeError: An item is no text, bytes or number.
     UnicodeEncodeError: Text with a lone surrogate.
 """
+
+
+MOST_BITS = 2_000
+"""Of an int that `pack` gets; Python may be set to refuse 641 digits, 2,127 bits."""
 
 
 def pack_as_redis_py(
@@ -34,14 +39,16 @@ def pack_as_redis_py(
         encode: redis-py's `Encoder.encode`.
 
     Raises:
-        DataError: An argument that is no text, bytes or number, or text that cannot be
-            encoded.
+        DataError: An argument that is no text, bytes or number, text that cannot be
+            encoded, or an int of thousands of digits.
     """
     try:
         # bytes(): redis-py encodes bytearray and memoryview as themselves.
         return pack((*words, *(bytes(encode(argument)) for argument in arguments)))
     except UnicodeError as error:
         raise unencodable(error) from None
+    except ValueError as error:
+        raise DataError(f"a number that cannot be packed: {error}") from None
 
 
 def unencodable(error: UnicodeError) -> DataError:

@@ -1,285 +1,315 @@
-"""`WirePool`: exclusive wires, for who needs a connection alone.
+"""`ExclusivePool`: connections that are leased to one caller at a time.
 
-WATCH, blocking commands, MONITOR, raw pub/sub and very large batches. It is a redis-py
-`ConnectionPool`, so redis-py's own classes lease from it; what it decides is in
-`Roster`.
+WATCH, blocking commands, MONITOR, raw pub/sub and very large batches need a connection
+alone. The pool is a redis-py `ConnectionPool`, so redis-py's own classes lease from it.
+
+It is cut in two, as httpcore's pool is: `PoolState` decides, without any I/O, and
+`ExclusivePool` does what was decided. The way of a waiter:
+
+1. `get_connection` puts a waiter (a future) into the state's queue.
+2. The state assigns a connection to it at once, or asks for one more to be opened, or
+   leaves it in the queue until `release` brings a connection back.
+3. The assignment resolves the future. From then on the connection is leased, although
+   the waiter's task has not run yet.
+4. The task runs, checks the connection, and returns it to its caller.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-from functools import cache, partial
-from time import monotonic
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import redis.asyncio as aredis
-from redis import exceptions as redis_errors
-from redis._parsers import _AsyncHiredisParser
-from redis.asyncio.connection import SSLConnection
 
 from oddswire._tasks import spawn
-from oddswire.connection.access import Access, hello_of, server_of
+from oddswire.connection.access import Access, server_of
 from oddswire.connection.deadline import Alarm, Deadline
-from oddswire.connection.dial import (
-    lost_hint,
-    staggered,
-    unless_plaintext,
-    with_system_words,
-)
-from oddswire.connection.handshake import Refusals, accept
-from oddswire.connection.owner import Owner
-from oddswire.connection.packing import pack
-from oddswire.connection.reply_errors import from_redis
-from oddswire.connection.roster import Roster, Work
-from oddswire.connection.threads import in_own_thread
+from oddswire.connection.dial import with_system_words
+from oddswire.connection.errors import from_redis
+from oddswire.connection.hardened import hardened
+from oddswire.connection.loop_guard import LoopGuard
 from oddswire.errors import (
     AuthFailed,
     ClosedError,
-    CommandTimeout,
-    ConnectionLost,
     NoPermission,
     Outcome,
     PoolTimeout,
-    ProtocolBroken,
     Unavailable,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable
 
     from redis.asyncio.connection import AbstractConnection
 
-    _Turn = asyncio.Future["AbstractConnection"]
-
-
-# Seconds: redis-py's own limit for one read is not to end it before ours does. redis-py
-# 7 knows no infinity here, and uvloop none anywhere.
-_FOREVER = 1e9
-
-# Seconds that an attempt after a failed one may be put off, while others take turns.
+# Seconds by which an attempt after a failed one may be put off, while others take
+# turns.
 _PACED = 5.0
 
-# Seconds that a connection which is closed may take to send what was written, and to
-# end TLS.
+# Seconds that a connection which is closed may take to send its last bytes and end TLS.
 _IN_ORDER = 0.5
-
-
-_INTRODUCED = (
-    *("username", "password", "credential_provider", "protocol", "db", "client_name"),
-)
 
 _LIBRARY = ("driver_info", "lib_name", "lib_version")
 
+Connection = TypeVar("Connection")
+Waiter = TypeVar("Waiter")
 
-def _nothing() -> None:
-    pass
 
+class PoolActions(NamedTuple, Generic[Connection, Waiter]):
+    """What the pool has to do now.
 
-class _Whole:
-    """redis-py's connection, open with its handshake done, or closed; and mended.
-
-    redis-py keeps the socket of a handshake that was cancelled, and whoever uses that
-    connection next is then somebody else (the default user, database 0). A leased wire
-    connects again by itself when it is used, so the pool alone cannot prevent it. And
-    it dials the addresses of a name as the command wire does, reads no files in the
-    event loop, sends memoryviews as they are meant, and its writes swallow no
-    cancellation.
+    Attributes:
+        assign: Connections to give to waiters; they are leased already.
+        open: How many connections to open; report each by `opened` or `failed`.
+        close: Connections that are the pool's no more.
     """
 
-    connected_at = 0.0
-    """By `time.monotonic`."""
-
-    # What its pool sets on each connection; those to sentinels have no such pool.
-    access: Access | None = None
-    token = 0  # which of a streaming provider's tokens it was opened with
-    library: Mapping[str, Any] = MappingProxyType({})
-
-    async def on_connect_check_health(
-        self: Any,
-        check_health: bool = True,  # noqa: FBT001, FBT002 - redis-py's signature
-    ) -> None:
-        """Shake hands (redis-py's) as the command connection does.
-
-        In one write, with the same words when it is refused, and without asking for
-        what another connection of the client was refused.
-        """
-        if not isinstance(self._parser, _AsyncHiredisParser):
-            await super().on_connect_check_health(check_health=check_health)  # type: ignore[misc]
-            return
-        # A server session of its own begins (redis-py 8.1).
-        getattr(self, "_reset_himport_state", _nothing)()
-        self._parser.on_connect(self)
-        refusals = Refusals() if self.access is None else self.access.refusals
-        if self.access is not None:
-            self.token = self.access.token
-        own = {name: getattr(self, name) for name in _INTRODUCED}
-        hello = await hello_of({**self.library, **own}, refusals)
-        where = self._host_error()
-        replies: list[Any] = []
-        lost: Exception | None = None
-        for batch in hello.batches():
-            if not self.is_connected:
-                # Sending would connect again, and shake hands from the start.
-                lost = ConnectionLost("the connection was closed")
-                break
-            try:
-                async with Deadline(self.socket_connect_timeout):
-                    await self.send_packed_command(map(pack, batch), check_health=False)
-                    replies += [await self._reply_or_refusal() for _ in batch]
-            except TimeoutError:
-                lost = CommandTimeout(f"no answer in {self.socket_connect_timeout:g} s")
-                break
-            except (ConnectionLost, CommandTimeout, ProtocolBroken) as error:
-                lost = error
-                break
-        # What it said before it closed is the cause; that it closed is not.
-        accept(hello, replies, where, refusals)
-        if lost is not None:
-            tls = isinstance(self, SSLConnection)
-            raise Unavailable(
-                f"{where}: {lost}, during the handshake{lost_hint(tls=tls)}",
-                outcome=Outcome.REJECTED if isinstance(lost, ProtocolBroken) else None,
-            ) from lost
-        activate = getattr(
-            self, "activate_maint_notifications_handling_if_enabled", None
-        )
-        if activate is not None:  # since redis-py 8
-            await activate(check_health=check_health)
-
-    async def _reply_or_refusal(self: Any) -> Any:
-        """Read a reply; an error reply is returned, a lost connection raised."""
-        try:
-            return await self.read_response(disable_decoding=True, timeout=_FOREVER)
-        except redis_errors.RedisError as error:
-            ours = from_redis(error)
-            if isinstance(ours, ConnectionLost | CommandTimeout | ProtocolBroken):
-                raise ours from error
-            return ours
-
-    async def read_response(
-        self: Any, *args: Any, timeout: float | None = None, **options: Any
-    ) -> Any:
-        """Read a reply (redis-py's), within a limit that a stall does not use up."""
-        limit = self.socket_timeout
-        if timeout is not None or limit is None:
-            return await super().read_response(*args, timeout=timeout, **options)  # type: ignore[misc]
-        try:
-            async with Deadline(limit):
-                return await super().read_response(  # type: ignore[misc]
-                    *args, timeout=_FOREVER, **options
-                )
-        except TimeoutError:
-            if options.get("disconnect_on_error", True):
-                await self.disconnect(nowait=True)
-            raise redis_errors.TimeoutError(
-                f"Timeout reading from {self._host_error()}"
-            ) from None
-
-    async def connect_check_health(self, *args: Any, **options: Any) -> None:
-        """Connect (redis-py's); every way of connecting comes by here."""
-        try:
-            if isinstance(self, SSLConnection) and not self.is_connected:
-                # It reads files, those of now: certificates rotate. What it raises is
-                # raised again below, as any failure to connect.
-                self.ssl_context.context = None
-                with contextlib.suppress(Exception):
-                    await in_own_thread(self.ssl_context.get)
-            await super().connect_check_health(*args, **options)  # type: ignore[misc]
-            self.connected_at = monotonic()
-        except BaseException:
-            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
-            raise
-
-    async def _connect(self: Any) -> None:
-        """Open the socket (redis-py's); TLS to a plain port is found out at once."""
-        opening = super()._connect()  # type: ignore[misc]
-        if isinstance(self, SSLConnection):
-            opening = unless_plaintext(self.host, self.port, opening)
-        await opening
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        """Pack (redis-py's), with the bytes of a memoryview as they are meant."""
-        plain = (bytes(each) if isinstance(each, memoryview) else each for each in args)
-        packed: list[bytes] = super().pack_command(*plain)  # type: ignore[misc]
-        return packed
-
-    def _connection_arguments(self) -> Any:
-        """Return what `asyncio.open_connection` is to be called with (redis-py's)."""
-        arguments = super()._connection_arguments()  # type: ignore[misc]
-        return {**arguments, **staggered(arguments["host"])}
-
-    async def send_packed_command(
-        self: Any,
-        command: bytes | str | Iterable[bytes],
-        check_health: bool = True,  # noqa: FBT001, FBT002 - redis-py's signature
-    ) -> None:
-        """Write (redis-py's), with a limit that swallows no cancellation.
-
-        redis-py's is `asyncio.wait_for`: before Python 3.12 a task that is cancelled
-        just when the bytes have left goes on as if it had not been.
-        """
-        if not self.is_connected:
-            await self.connect_check_health(check_health=False)
-        if check_health:
-            await self.check_health()
-        if self._writer is None:
-            # The server closed it during one of the checks, and redis-py does not look.
-            raise redis_errors.ConnectionError("Connection closed by server.")
-        if isinstance(command, str):
-            command = command.encode()
-        try:
-            async with Deadline(self.socket_timeout):
-                await self._send_packed_command(
-                    [command] if isinstance(command, bytes) else command
-                )
-        except TimeoutError:
-            await self.disconnect(nowait=True)
-            raise redis_errors.TimeoutError("Timeout writing to socket") from None
-        except OSError as error:
-            await self.disconnect(nowait=True)
-            raise redis_errors.ConnectionError(
-                f"Error while writing to socket: {error}"
-            ) from error
-        except BaseException:
-            await self.disconnect(nowait=True)  # half a command may have left
-            raise
+    assign: list[tuple[Waiter, Connection]]
+    open: int
+    close: list[Connection]
 
 
-@cache
-def whole(kind: type[AbstractConnection]) -> type[AbstractConnection]:
-    """Return this class of connections, made `_Whole`."""
-    return type(kind.__name__, (_Whole, kind), {"__module__": kind.__module__})
+class _Idle(NamedTuple, Generic[Connection]):
+    connection: Connection
+    since: float
+    expires: float
 
 
-class WirePool(aredis.ConnectionPool):
-    """A bounded pool: callers wait in order of arrival, wires are opened on demand.
+class PoolState(Generic[Connection, Waiter]):
+    """Which connections exist, who leases them, who waits. No I/O, no clock.
+
+    A connection is opening, idle or leased, and in one of the three at a time. Every
+    method changes the state and returns the actions that follow from it, so a test can
+    try any order of events without a loop.
 
     Args:
-        most: Wires that may exist at once.
-        keep: Idle ones kept open however long they are idle.
-        idle: Seconds after which other idle wires are closed.
-        lifetime: Seconds after which a wire is replaced.
-        acquire_timeout: Seconds to wait for a wire.
-        connect_timeout: Seconds for opening one, handshake included.
-        **connection: redis-py's arguments of a connection, ``connection_class`` too.
+        max_size: Connections that may exist at once.
+        min_idle: Idle connections that are never closed for being idle.
+        idle: Seconds after which other idle connections are closed.
+        lifetime: Seconds after which a connection is closed when it comes back,
+            shortened by up to a tenth by chance, so that connections opened together do
+            not end together.
+        rng: Returns a float in [0, 1).
     """
 
     def __init__(
         self,
         *,
-        most: int,
-        keep: int = 0,
+        max_size: int,
+        min_idle: int,
+        idle: float,
+        lifetime: float,
+        rng: Callable[[], float],
+    ) -> None:
+        self.max_size = max_size
+        self.min_idle = min_idle
+        self._idle_for = idle
+        self._lifetime = lifetime
+        self._rng = rng
+        self._idle: list[_Idle[Connection]] = []  # used last at the end
+        self._leased: dict[Connection, float] = {}  # with the end of its lifetime
+        self._opening = 0
+        self._waiters: deque[Waiter] = deque()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<PoolState {len(self._leased)} leased, {len(self._idle)} idle, "
+            f"{self._opening} opening of {self.max_size}; {len(self._waiters)} waiting>"
+        )
+
+    @property
+    def leased(self) -> int:
+        """Connections in use."""
+        return len(self._leased)
+
+    @property
+    def idle(self) -> int:
+        """Connections that wait for use."""
+        return len(self._idle)
+
+    @property
+    def opening(self) -> int:
+        """Connections on their way."""
+        return self._opening
+
+    @property
+    def waiting(self) -> int:
+        """Callers without a connection."""
+        return len(self._waiters)
+
+    @property
+    def size(self) -> int:
+        """All connections, those on their way included."""
+        return len(self._leased) + len(self._idle) + self._opening
+
+    # --- a caller wants a connection
+
+    def acquire(self, waiter: Waiter, now: float) -> PoolActions[Connection, Waiter]:
+        """Queue a waiter; waiters are served in the order in which they came."""
+        self._waiters.append(waiter)
+        return self._next_actions(now)
+
+    def acquire_now(
+        self, now: float, make: Callable[[], Connection]
+    ) -> Connection | None:
+        """Lease the connection used last, or a new one; None: the caller has to wait.
+
+        Waiters come first.
+        """
+        if self._closed or self._waiters:
+            return None
+        if self._idle:
+            entry = self._idle.pop()
+            self._leased[entry.connection] = entry.expires
+            return entry.connection
+        if self.size >= self.max_size:
+            return None
+        connection = make()
+        self._leased[connection] = self._expiry(now)
+        return connection
+
+    def cancel(self, waiter: Waiter) -> bool:
+        """Remove a waiter; False: it is not in the queue, and may have a connection."""
+        try:
+            self._waiters.remove(waiter)
+        except ValueError:
+            return False
+        return True
+
+    # --- a connection was opened, or not, or comes back
+
+    def opened(
+        self, connection: Connection, now: float
+    ) -> PoolActions[Connection, Waiter]:
+        """A connection that the actions asked for is open."""
+        self._opening -= 1
+        self._idle.append(_Idle(connection, now, self._expiry(now)))
+        return self._next_actions(now)
+
+    def failed(
+        self, now: float
+    ) -> tuple[Waiter | None, PoolActions[Connection, Waiter]]:
+        """A connection could not be opened; return the waiter that has to fail.
+
+        Only the waiter in front fails: the connections of the others may still come.
+        """
+        self._opening -= 1
+        waiter = self._waiters.popleft() if self._waiters else None
+        return waiter, self._next_actions(now)
+
+    def release(
+        self, connection: Connection, now: float, *, usable: bool
+    ) -> PoolActions[Connection, Waiter]:
+        """A leased connection comes back.
+
+        Raises:
+            KeyError: It was not leased from here, or came back before.
+        """
+        expires = self._leased.pop(connection)
+        if usable and not self._closed and now < expires:
+            self._idle.append(_Idle(connection, now, expires))
+            return self._next_actions(now)
+        actions = self._next_actions(now)
+        return actions._replace(close=[connection, *actions.close])
+
+    # --- the idle connections
+
+    def reap(self, now: float) -> PoolActions[Connection, Waiter]:
+        """Time has passed: close what was idle for too long or has become too old."""
+        return self._next_actions(now)
+
+    def lease_idle(self) -> list[Connection]:
+        """Lease every idle connection at once; each is to come back by `release`."""
+        for entry in self._idle:
+            self._leased[entry.connection] = entry.expires
+        return self.remove_idle()
+
+    def remove_idle(self) -> list[Connection]:
+        """Forget the idle connections and return them, to be closed."""
+        connections = [entry.connection for entry in self._idle]
+        self._idle.clear()
+        return connections
+
+    def close(self) -> tuple[list[Connection], list[Waiter]]:
+        """Lease nothing any more; return the idle connections and all waiters."""
+        self._closed = True
+        waiters = list(self._waiters)
+        self._waiters.clear()
+        return self.remove_idle(), waiters
+
+    # --- the decision
+
+    def _next_actions(self, now: float) -> PoolActions[Connection, Waiter]:
+        """Decide from the state alone; every event ends here.
+
+        1. Connections that are too old, or were idle for too long, are closed first:
+           no waiter is to get one of them.
+        2. The waiter in front gets the idle connection that was used last, so that the
+           others become idle enough to be closed.
+        3. For each waiter that is left one connection is opened, unless it is on its
+           way already or the pool is full: then the waiter is served by a release.
+        """
+        close = self._expired(now)
+        assign: list[tuple[Waiter, Connection]] = []
+        while self._waiters and self._idle:
+            entry = self._idle.pop()
+            self._leased[entry.connection] = entry.expires
+            assign.append((self._waiters.popleft(), entry.connection))
+        wanted = len(self._waiters) - self._opening
+        room = self.max_size - self.size
+        grow = 0 if self._closed else max(0, min(wanted, room))
+        self._opening += grow
+        return PoolActions(assign, grow, close)
+
+    def _expired(self, now: float) -> list[Connection]:
+        young = [entry for entry in self._idle if now < entry.expires]
+        # Oldest use first, so that `min_idle` spares the connections used last.
+        surplus = young[: max(0, len(young) - self.min_idle)]
+        stale = sum(now - entry.since >= self._idle_for for entry in surplus)
+        close = [entry.connection for entry in self._idle if now >= entry.expires]
+        close += [entry.connection for entry in young[:stale]]
+        self._idle = young[stale:]
+        return close
+
+    def _expiry(self, now: float) -> float:
+        return now + self._lifetime * (1.0 - 0.1 * self._rng())
+
+
+class ExclusivePool(aredis.ConnectionPool):
+    """A bounded pool: callers wait in order of arrival, connections open on demand.
+
+    Args:
+        max_size: Connections that may exist at once.
+        min_idle: Idle ones kept open however long they are idle.
+        idle: Seconds after which other idle connections are closed.
+        lifetime: Seconds after which a connection is replaced.
+        acquire_timeout: Seconds to wait for a connection.
+        connect_timeout: Seconds for opening one, handshake included.
+        **arguments: redis-py's arguments of a connection, ``connection_class`` too.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_size: int,
+        min_idle: int = 0,
         idle: float = 30.0,
         lifetime: float = 3600.0,
         acquire_timeout: float = 30.0,
         connect_timeout: float = 10.0,
-        **connection: Any,
+        **arguments: Any,
     ) -> None:
-        self._roster: Roster[AbstractConnection, _Turn] = Roster(
-            most=most, keep=keep, idle=idle, lifetime=lifetime, dice=random.random
+        self.state: PoolState[AbstractConnection, asyncio.Future[AbstractConnection]]
+        self.state = PoolState(
+            max_size=max_size,
+            min_idle=min_idle,
+            idle=idle,
+            lifetime=lifetime,
+            rng=random.random,
         )
         self._acquire_timeout = acquire_timeout
         self._connect_timeout = connect_timeout
@@ -288,17 +318,19 @@ class WirePool(aredis.ConnectionPool):
         self._opening: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._owner = Owner()
-        self.access = Access(server_of(connection))
-        # Of the newest attempt to open a wire; None: it succeeded.
+        self._loop_guard = LoopGuard()
+        self.access = Access(server_of(arguments))
+        # Of the newest attempt to open a connection; None: it succeeded.
         self._failure: Exception | None = None
-        kind = connection.pop("connection_class", aredis.Connection)
+        kind = arguments.pop("connection_class", aredis.Connection)
         super().__init__(
-            connection_class=whole(kind), max_connections=max(most, 1), **connection
+            connection_class=hardened(kind),
+            max_connections=max(max_size, 1),
+            **arguments,
         )
 
     def __repr__(self) -> str:
-        return f"<WirePool {self._roster!r}>"
+        return f"<ExclusivePool {self.state!r}>"
 
     def make_connection(self) -> AbstractConnection:
         """Return a new connection (redis-py's), not connected yet."""
@@ -315,17 +347,19 @@ class WirePool(aredis.ConnectionPool):
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The event loop that uses it; None before the first use."""
-        return self._owner.loop
+        return self._loop_guard.loop
 
     @property
-    def roster(self) -> Roster[AbstractConnection, _Turn]:
-        """The books: how many wires are leased, idle, waited for."""
-        return self._roster
+    def failure(self) -> Exception | None:
+        """Why the newest attempt to open a connection failed; None: it did not."""
+        return self._failure
+
+    # --- leasing
 
     async def get_connection(
         self, command_name: Any = None, *keys: Any, **options: Any
     ) -> AbstractConnection:
-        """Lease a wire; give it back by `release`.
+        """Lease a connection; give it back by `release`.
 
         Cancelled, nothing stays leased.
 
@@ -336,109 +370,181 @@ class WirePool(aredis.ConnectionPool):
             WrongLoop: Another loop, or the process this one was forked from, uses it.
         """
         del command_name, keys, options  # redis-py's signature
-        self._owner.claim()
-        if self._closed:
-            raise ClosedError("the client was closed")
-        if self._roster.most == 0:
+        self._check_open()
+        if self.state.max_size == 0:
             raise PoolTimeout(
                 "max_connections=1 is the connection for commands, and leaves none for "
                 "exclusive use; give 2 or more"
             )
         loop = asyncio.get_running_loop()
-        turn: _Turn = loop.create_future()
-        self._do(self._roster.ask(turn, loop.time()))
-        handle = Alarm(loop, self._acquire_timeout, partial(self._expire, turn))
+        waiter: asyncio.Future[AbstractConnection] = loop.create_future()
+        self._perform(self.state.acquire(waiter, loop.time()))
+        alarm = Alarm(loop, self._acquire_timeout, partial(self._expire, waiter))
         try:
-            wire = await turn
+            connection = await waiter
         except asyncio.CancelledError:
-            # Handed a wire and cancelled in the same tick: it must not stay leased.
-            if not self._roster.leave(turn) and turn.done() and not turn.cancelled():
-                await self._reclaim(turn)
+            # Cancelled in the queue, the waiter leaves it. Cancelled between the
+            # assignment and this task's turn, it has a connection, which nobody else
+            # would give back. An error in its place needs nothing: it is read here, so
+            # that asyncio does not report it as never retrieved.
+            in_queue = self.state.cancel(waiter)
+            assigned = not in_queue and waiter.done() and not waiter.cancelled()
+            if assigned and waiter.exception() is None:
+                await asyncio.shield(self.release(waiter.result()))
             raise
         finally:
-            handle.cancel()
+            alarm.cancel()
         try:
-            await self._freshen(wire)
+            await self._ensure_open(connection)
         except BaseException:
-            await asyncio.shield(self.release(wire))
+            # Shielded: a second cancellation must not end the release.
+            await asyncio.shield(self.release(connection))
             raise
-        return wire
+        return connection
 
     def get_available_connection(self) -> AbstractConnection:
-        """Lease a wire at once, open or not; `ensure_connection` opens it (redis-py's).
+        """Lease a connection without waiting (redis-py's), open or not.
+
+        `ensure_connection` opens it.
 
         Raises:
             PoolTimeout: None is free.
             ClosedError: The pool was closed.
             WrongLoop: Another loop, or the process this one was forked from, uses it.
         """
-        self._owner.claim()
-        if self._closed:
-            raise ClosedError("the client was closed")
-        wire = self._roster.take(self._now(), self.make_connection)
-        if wire is None:
+        self._check_open()
+        connection = self.state.acquire_now(self._now(), self.make_connection)
+        if connection is None:
             raise PoolTimeout(
-                f"no exclusive wire is free ({self._roster.leased} of "
-                f"{self._roster.most} leased); `await get_connection()` waits for one"
+                f"no exclusive connection is free ({self.state.leased} of "
+                f"{self.state.max_size} leased); `await get_connection()` waits for one"
             )
-        self._in_use_connections.add(wire)
-        return wire
+        self._in_use_connections.add(connection)
+        return connection
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
-        """Open a leased wire, or replace its socket if the server closed it.
+        """Open a leased connection, or replace its socket if the server closed it.
 
         Raises:
             Unavailable: The server cannot be reached.
         """
-        await self._freshen(connection)
+        await self._ensure_open(connection)
 
     def can_get_connection(self) -> bool:
-        """Whether a wire is free, or may be opened (redis-py's)."""
-        return self._roster.idle > 0 or self._roster.size < self._roster.most
+        """Whether a connection is free, or may be opened (redis-py's)."""
+        return self.state.idle > 0 or self.state.size < self.state.max_size
 
-    async def _reclaim(self, turn: _Turn) -> None:
-        if turn.exception() is None:
-            await asyncio.shield(self.release(turn.result()))
+    def _check_open(self) -> None:
+        self._loop_guard.check()
+        if self._closed:
+            raise ClosedError("the client was closed")
 
-    def _expire(self, turn: _Turn) -> None:
-        if turn.done():
+    def _expire(self, waiter: asyncio.Future[AbstractConnection]) -> None:
+        """Fail a waiter whose time is over, unless it has a connection by now."""
+        if waiter.done():
             return
-        self._roster.leave(turn)
+        self.state.cancel(waiter)
         within = f"within {self._acquire_timeout:g} s"
-        turn.set_exception(
-            PoolTimeout(f"no exclusive wire {within}: {self._failure}")
+        waiter.set_exception(
+            PoolTimeout(f"no exclusive connection {within}: {self._failure}")
             if self._failure is not None
             else PoolTimeout(
-                f"no exclusive wire became free {within} "
-                f"({self._roster.leased} of {self._roster.most} leased, "
-                f"{self._roster.waiting} waiting); raise pool_max, or look for a WATCH "
+                f"no exclusive connection became free {within} "
+                f"({self.state.leased} of {self.state.max_size} leased, "
+                f"{self.state.waiting} waiting); raise pool_max, or look for a WATCH "
                 "or a subscription that is never closed"
             )
         )
 
-    @property
-    def failure(self) -> Exception | None:
-        """Why the newest attempt to open a wire failed; None: it did not."""
-        return self._failure
+    # --- doing what the state decided
 
-    async def _freshen(self, wire: AbstractConnection) -> None:
-        """Replace the socket of a wire that the server closed while it was idle."""
-        # Its name before redis-py 8, which warns of it.
-        can_read = getattr(wire, "can_read", None) or wire.can_read_destructive
+    def _perform(
+        self,
+        actions: PoolActions[AbstractConnection, asyncio.Future[AbstractConnection]],
+    ) -> None:
+        for waiter, connection in actions.assign:
+            if waiter.done():
+                # Cancelled in this very tick: its task has not run yet, so it was still
+                # in the queue. The connection goes to the next waiter.
+                self._perform(self.state.release(connection, self._now(), usable=True))
+            else:
+                self._in_use_connections.add(connection)
+                waiter.set_result(connection)
+        for _ in range(actions.open):
+            self._spawn(self._open(), self._opening, "opening")
+        for connection in actions.close:
+            self._spawn(_close(connection), self._closing, "closing")
+        if self.state.idle > self.state.min_idle and self._reaper is None:
+            loop = asyncio.get_running_loop()
+            self._reaper = loop.call_later(self._reap_every, self._reap)
+
+    def _reap(self) -> None:
+        self._reaper = None
+        self._perform(self.state.reap(self._now()))
+
+    @staticmethod
+    def _spawn(coroutine: Any, tasks: set[asyncio.Task[None]], what: str) -> None:
+        task = spawn(coroutine, name=f"oddswire exclusive connection {what}")
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    # --- opening
+
+    async def _open(self) -> None:
+        """Open a connection for whichever waiter is in front when it is there.
+
+        A task of its own: a waiter that gives up does not end it, and the connection
+        is idle if nobody waits any more.
+        """
+        pacer = self.access.pacer
         try:
-            if wire.is_connected and not await can_read():
+            if self._failure is not None:
+                # Callers that try again and again must not become a storm.
+                pause = pacer.pause(_PACED)
+                pause.hasten()
+                await pause.wait()
+            pacer.attempt_begins(self._now())
+            connection = self.make_connection()
+            await self._connect(connection)
+        except Exception as error:  # noqa: BLE001 - the waiter raises it
+            self._failure = error
+            waiter, actions = self.state.failed(self._now())
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(error)
+            self._perform(actions)
+            return
+        if self._failure is not None:
+            self._failure = None
+            pacer.server_answers()
+        if self._closed:
+            await connection.disconnect()
+            return
+        self._perform(self.state.opened(connection, self._now()))
+
+    async def _ensure_open(self, connection: AbstractConnection) -> None:
+        """Replace the socket of a connection that the server closed while idle."""
+        # Its name before redis-py 8, which warns of it.
+        can_read = (
+            getattr(connection, "can_read", None) or connection.can_read_destructive
+        )
+        try:
+            if connection.is_connected and not await can_read():
                 return
         except (aredis.ConnectionError, aredis.TimeoutError, OSError):
             pass
-        # Readable while nothing was asked: the end of the stream, or somebody's reply.
-        await wire.disconnect()
-        await self._connect(wire)
+        # Readable while nothing was asked: the end of the stream, or the reply to
+        # somebody else's command. Neither may reach the next caller.
+        await connection.disconnect()
+        await self._connect(connection)
 
-    async def _connect(self, wire: AbstractConnection) -> None:
-        """Open a wire within the connect timeout, with our errors."""
+    async def _connect(self, connection: AbstractConnection) -> None:
+        """Open a connection within the connect timeout, with our errors."""
         try:
             async with Deadline(self._connect_timeout):
-                await wire.connect()
+                await connection.connect()
         except TimeoutError:
             raise Unavailable(
                 f"no connection within {self._connect_timeout:g} s"
@@ -446,64 +552,10 @@ class WirePool(aredis.ConnectionPool):
         except Exception as error:
             raise _unsent(error) from error
 
-    def _do(self, work: Work[AbstractConnection, _Turn]) -> None:
-        for turn, wire in work.hand:
-            self._in_use_connections.add(wire)
-            if turn.done():
-                # Its timeout fired in this very tick; the wire goes to the next one.
-                self._in_use_connections.discard(wire)
-                self._do(self._roster.back(wire, self._now(), usable=True))
-            else:
-                turn.set_result(wire)
-        for _ in range(work.open):
-            self._spawn(self._open(), self._opening, "opening")
-        for wire in work.close:
-            self._spawn(_close(wire), self._closing, "closing")
-        if self._roster.idle > self._roster.keep and self._reaper is None:
-            loop = asyncio.get_running_loop()
-            self._reaper = loop.call_later(self._reap_every, self._reap)
-
-    def _reap(self) -> None:
-        self._reaper = None
-        self._do(self._roster.reap(self._now()))
-
-    @staticmethod
-    def _spawn(coroutine: Any, tasks: set[asyncio.Task[None]], what: str) -> None:
-        task = spawn(coroutine, name=f"oddswire exclusive wire {what}")
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    async def _open(self) -> None:
-        pacer = self.access.pacer
-        try:
-            if self._failure is not None:
-                # Callers that try again and again are to be no storm.
-                pause = pacer.pause(_PACED)
-                pause.hasten()
-                await pause.wait()
-            pacer.attempt_begins(self._now())
-            wire = self.make_connection()
-            await self._connect(wire)
-        except Exception as error:  # noqa: BLE001 - told to who waits for the wire
-            self._failure = error
-            turn, work = self._roster.failed(self._now())
-            if turn is not None and not turn.done():
-                turn.set_exception(error)
-            self._do(work)
-            return
-        if self._failure is not None:
-            self._failure = None
-            pacer.server_answers()
-        if self._closed:
-            await wire.disconnect()
-            return
-        self._do(self._roster.opened(wire, self._now()))
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
+    # --- giving back
 
     async def release(self, connection: AbstractConnection) -> None:
-        """Take a leased wire back; a broken one is replaced when it is needed.
+        """Take a leased connection back; a broken one is replaced when it is needed.
 
         Raises:
             KeyError: It was not leased from this pool.
@@ -515,16 +567,19 @@ class WirePool(aredis.ConnectionPool):
                 usable = await self._follow(connection)
         finally:
             self._in_use_connections.discard(connection)
-            self._do(self._roster.back(connection, self._now(), usable=usable))
+            self._perform(self.state.release(connection, self._now(), usable=usable))
 
     async def authenticate(self) -> None:
-        """Authenticate the idle wires by the newest token; others follow when idle."""
-        idle = self._roster.lend_idle()
+        """Authenticate the idle connections by the newest token.
+
+        The leased ones follow in `release`.
+        """
+        idle = self.state.lease_idle()
         self._in_use_connections.update(idle)
-        await asyncio.gather(*(self.release(wire) for wire in idle))
+        await asyncio.gather(*(self.release(connection) for connection in idle))
 
     async def _follow(self, connection: Any) -> bool:
-        """Authenticate a wire by the newest token; False: it is of no more use."""
+        """Authenticate a connection by the newest token; False: it is of no use now."""
         token = self.access.token
         try:
             async with Deadline(self._connect_timeout):
@@ -540,63 +595,65 @@ class WirePool(aredis.ConnectionPool):
         connection.token = token
         return True
 
+    # --- closing
+
     def leave(self, before: float) -> None:
-        """Close what was opened before: idle wires now, the others when they come back.
+        """Close what was opened before: idle ones now, leased ones when they come back.
 
         Args:
             before: By `time.monotonic`.
         """
-        for wire in self._roster.empty():
-            self._spawn(_close(wire), self._closing, "closing")
-        for wire in self._in_use_connections:
-            if wire.connected_at <= before:  # type: ignore[attr-defined]
-                wire.mark_for_reconnect()
+        for connection in self.state.remove_idle():
+            self._spawn(_close(connection), self._closing, "closing")
+        for connection in self._in_use_connections:
+            if connection.connected_at <= before:  # type: ignore[attr-defined]
+                connection.mark_for_reconnect()
 
     async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's signature
-        """Close the idle wires, and those in use if asked; the pool stays open."""
-        wires = self._roster.empty()
+        """Close the idle connections, and leased ones if asked; the pool stays open."""
+        connections = self.state.remove_idle()
         if inuse_connections:
-            wires += list(self._in_use_connections)
-        await asyncio.gather(*(wire.disconnect() for wire in wires))
+            connections += list(self._in_use_connections)
+        await asyncio.gather(*(each.disconnect() for each in connections))
 
     async def aclose(self) -> None:
-        """Close every wire, leased ones too; who waits for one gets `ClosedError`.
+        """Close every connection, leased ones too; waiters get `ClosedError`.
 
         Cancelled, they are closed all the same, and not waited for.
         """
         self._closed = True
         if self._reaper is not None:
             self._reaper.cancel()
-        idle, turns = self._roster.close()
-        for turn in turns:
-            if not turn.done():
-                turn.set_exception(ClosedError("the client was closed"))
+        idle, waiters = self.state.close()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(ClosedError("the client was closed"))
         for task in self._opening:
             task.cancel()
-        # Each in a task of its own: a cancellation of what awaits them does not reach
-        # them, not even before they have begun.
-        for wire in (*idle, *self._in_use_connections):
-            self._spawn(_close(wire), self._closing, "closing")
+        # Each in a task of its own: a cancellation of this one does not reach them, not
+        # even before they have begun.
+        for connection in (*idle, *self._in_use_connections):
+            self._spawn(_close(connection), self._closing, "closing")
         while tasks := self._opening | self._closing:
             await asyncio.wait(tasks)
 
 
-async def _close(wire: AbstractConnection) -> None:
-    """End a wire in order if that takes a moment; if not, all the same."""
-    writer = wire._writer  # noqa: SLF001 - redis-py has no other way to abort
+async def _close(connection: AbstractConnection) -> None:
+    """End a connection in order if that takes a moment; if not, all the same."""
+    writer = connection._writer  # noqa: SLF001 - redis-py has no other way to abort
     try:
         async with asyncio.timeout(_IN_ORDER):  # a pause
-            await wire.disconnect()
+            await connection.disconnect()
     except (aredis.RedisError, OSError):
         pass  # no reason to keep the others open
     finally:
         if writer is not None:
-            # Bytes that nobody takes would keep it open, and who closes waiting.
+            # Bytes that nobody takes would keep the socket open, and `aclose` waiting.
             writer.transport.abort()
 
 
 def _unsent(error: Exception) -> Exception:
-    """The error of a connection attempt: no caller's bytes were on the way."""
+    """Return the error of a connection attempt: no caller's bytes were on the way."""
     for wrapped in (error.__cause__, error.__context__):
         if isinstance(wrapped, Unavailable | AuthFailed | NoPermission):
             return wrapped  # ours; redis-py wraps it, on a unix socket without a cause

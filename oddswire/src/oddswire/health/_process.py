@@ -128,7 +128,7 @@ def circuit(seen: Reading, _: Thresholds) -> Verdict:
 
 def heartbeat(seen: Reading, limits: Thresholds) -> Verdict:
     """How long ago the server was last heard of, before we asked."""
-    silent = seen.statistics.wires.silent
+    silent = seen.statistics.connections.silent
     if silent is None:
         return Verdict(
             # A client connects on first use, and that may have been this check.

@@ -10,7 +10,7 @@ import msgspec
 
 from oddswire.client import Statistics
 from oddswire.clock import LoopLag
-from oddswire.connection.calls import Named
+from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack
 from oddswire.errors import ConnectionLost, NoPermission, OddswireError
 
@@ -111,7 +111,7 @@ async def ask(client: Client, deadline: float, *words: str) -> Any:
     data = pack(words)
     while True:
         try:
-            return await client.send_once(data, deadline, Named(words[0]), raw=True)
+            return await client.send_once(data, deadline, CallLabel(words[0]), raw=True)
         except ConnectionLost:
             # A server that was restarted: the next wire is on its way, and as soon as
             # it is not, it is a failure of another class.

@@ -256,27 +256,27 @@ def _persistence(info: dict[str, Any], *, durable: bool) -> Verdict:
 def _connections(info: dict[str, Any], seen: Reading, limits: Thresholds) -> Verdict:
     connected = int(_number(info, "connected_clients"))
     most = int(_number(info, "maxclients"))
-    wires = seen.statistics.wires
+    ours = seen.statistics.connections
     status = limits.clients.judge(connected / max(1, most))
     fix = (
         ""
         if status is Status.PASS
         else "CONFIG SET maxclients, or find who: CLIENT LIST"
     )
-    if status is Status.PASS and wires.waiting:
+    if status is Status.PASS and ours.waiting:
         status, fix = Status.WARN, "a higher REDIS_POOL_MAX, or fewer blocking calls"
     return Verdict(
         status=status,
-        seen=f"{connected:,} of {most:,} at the server; ours: {wires.shared} shared, "
-        f"{wires.leased} in use, {wires.idle} idle, {wires.waiting} calls waiting",
+        seen=f"{connected:,} of {most:,} at the server; ours: {ours.shared} shared, "
+        f"{ours.leased} in use, {ours.idle} idle, {ours.waiting} calls waiting",
         fix=fix,
         values={
             "connected": connected,
             "maxclients": most,
             "rejected": info.get("rejected_connections", 0),
-            "in_use": wires.shared + wires.leased,
-            "idle": wires.idle,
-            "waiting": wires.waiting,
+            "in_use": ours.shared + ours.leased,
+            "idle": ours.idle,
+            "waiting": ours.waiting,
         },
     )
 

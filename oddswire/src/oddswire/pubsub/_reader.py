@@ -15,8 +15,8 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oddswire._tasks import spawn
-from oddswire.connection.calls import Named
 from oddswire.connection.deadline import Deadline
+from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack
 from oddswire.errors import (
     ClosedError,
@@ -159,7 +159,7 @@ class Reader:
             self._wake.set()
 
     def _on_lost(self, event: Disconnected) -> None:
-        if event.wire == "subscriber":
+        if event.connection == "subscriber":
             self._wake.set()
 
     # --- the task
@@ -170,7 +170,7 @@ class Reader:
             # Before looking: what happens from here on wakes us again.
             self._wake.clear()
             try:
-                wire = await self._client.wire(self._timeout)
+                wire = await self._client.open_connection(self._timeout)
                 await self._settle(wire)
             except Exception as error:  # noqa: BLE001 - whatever it is, a deaf process is worse
                 self._last_error = error
@@ -410,7 +410,9 @@ async def _say(
     echo = dice().encode()
     data = pack(command) + pack(("PING", echo))
     await _room(wire, len(data), timeout)
-    replies = await wire.send(data, timeout, Named(command[0]), raw=True, until=echo)
+    replies = await wire.send(
+        data, timeout, CallLabel(command[0]), raw=True, until=echo
+    )
     return [reply for reply in replies if isinstance(reply, OddswireError)]
 
 
@@ -419,12 +421,14 @@ async def _call(
 ) -> Any:
     data = pack(command)
     await _room(wire, len(data), timeout)
-    return await wire.send(data, timeout, Named(command[0]), raw=True, on_reply=hook)
+    return await wire.send(
+        data, timeout, CallLabel(command[0]), raw=True, on_reply=hook
+    )
 
 
 async def _room(wire: Multiplexer, size: int, timeout: float) -> None:
-    if wire.error is None and not wire.gate.open:
-        await wire.gate.wait(size, timeout, wire.load)
+    if wire.error is None and not wire.flow.open:
+        await wire.flow.wait(size, timeout, wire.load)
     if wire.error is not None:
         raise Unavailable(f"the subscriber's connection was lost: {wire.error}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from oddswire._numbers import check_int, shown
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock
 from oddswire.errors import (
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}-[0-9a-f]{16}")
+_MOST_QUEUED = 10_000_000
 
 
 class PubSub:
@@ -163,8 +165,7 @@ class PubSub:
         """
         if not topics:
             raise TopicError("subscribe to at least one topic")
-        if queue < 1:
-            raise TopicError("a queue holds at least one message")
+        check_int("queue", queue, 1, _MOST_QUEUED, TopicError)
         chosen = [Selection(topic) for topic in topics]
         names = [each.topic.name for each in chosen]
         if position is not None and len(set(names)) < len(names):
@@ -181,7 +182,7 @@ class PubSub:
                 None if position is None else Positions(self._client, lines, position)
             )
         except InvalidKey as error:
-            raise TopicError(f"position {position!r:.80}: {error}") from None
+            raise TopicError(f"position {shown(position)}: {error}") from None
 
         def inboxes(wake: Callable[[], None]) -> list[Inbox]:
             made: list[Inbox] = []
@@ -292,7 +293,7 @@ class PubSub:
         if line.topic.delivery is not Delivery.LOG:
             raise TopicError(f"topic {topic.name} is not LOG: it keeps no messages")
         if after is not None and not _ID.fullmatch(after):
-            raise TopicError(f"{after!r:.80} is not the id of a message")
+            raise TopicError(f"{shown(after)} is not the id of a message")
         start = "-" if after is None else f"({after.rpartition('-')[0]}"
         messages: list[Message[T]] = []
         for _, link, _, key, payload in await read_log(
@@ -368,5 +369,5 @@ def _begins(start: str | float) -> Head | bytes | None:
             return b"%d-0" % round(start * 1000)
     raise TopicError(
         f"start is 'latest', 'earliest', the id of a message or a time in seconds, "
-        f"not {start!r:.80}"
+        f"not {shown(start)}"
     )

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 
+from oddswire._numbers import shown
 from oddswire.errors import InvalidKey, TopicError
 from oddswire.keys import TOPIC, KeySpace
 
@@ -145,7 +146,7 @@ def _checked(name: str, key: str) -> str:
     # What is not text would be another key in another process.
     if not isinstance(key, str) or not key or _BAD.search(key):
         raise TopicError(
-            f"topic {name}: a key is text without white space, not {key!r:.80}"
+            f"topic {name}: a key is text without white space, not {shown(key)}"
         )
     try:
         size = len(key.encode())

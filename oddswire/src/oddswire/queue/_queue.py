@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from oddswire._numbers import check_int, shown
 from oddswire.client import keyspace
 from oddswire.codec import Codec
 from oddswire.erasure import Erased
-from oddswire.errors import CodecError, QueueError
-from oddswire.queue._arguments import LATEST, duration, label, switch
+from oddswire.errors import CodecError, OtherServer, QueueError
+from oddswire.queue._arguments import LATEST, check_user, duration, label, switch
 from oddswire.queue._store import Store
 from oddswire.queue._worker import Options, Worker
 from oddswire.queue.messages import Counts, DeadLetter, Message, QueueStatistics
@@ -110,6 +111,8 @@ class Queue(Generic[T]):
         at: float | None = None,
         kind: str = "",
         key: str = "",
+        identity: str | None = None,
+        uncertain: bool = False,
     ) -> str | None:
         """Add a message for a user.
 
@@ -127,17 +130,23 @@ class Queue(Generic[T]):
                 is, it goes before what was enqueued after it and still waits.
             kind: What it can be paused and purged by, such as ``"price"``.
             key: The same for its subject, such as a market.
+            identity: Add it only to the server of this `identity`.
+            uncertain: Mark it as one that may have been delivered before, as by a
+                server that was lost; its `Message` has the same mark.
 
         Returns:
             Its id; None for a duplicate.
 
         Raises:
             QueueError: An argument is out of range.
+            OtherServer: The server has another `identity`; nothing was added.
             CodecError: The value is not of the queue's type, or too large.
             OutOfMemory: The server is full; nothing was added.
             OddswireError: As from any command, with its `outcome`.
         """
-        added = await self._add({user_id: value}, dedup_id, ttl, at, kind, key)
+        added = await self._add(
+            *({user_id: value}, dedup_id, ttl, at, kind, key, identity, uncertain)
+        )
         return added[0] or None
 
     async def enqueue_many(
@@ -149,6 +158,8 @@ class Queue(Generic[T]):
         at: float | None = None,
         kind: str = "",
         key: str = "",
+        identity: str | None = None,
+        uncertain: bool = False,
     ) -> int:
         """Add a message for each of many users; the rest is as for `enqueue`.
 
@@ -163,11 +174,15 @@ class Queue(Generic[T]):
             at: See there.
             kind: See there.
             key: See there.
+            identity: See there.
+            uncertain: See there.
 
         Returns:
             How many were added; the others were duplicates.
         """
-        added = await self._add(values, dedup_id, ttl, at, kind, key)
+        added = await self._add(
+            *(values, dedup_id, ttl, at, kind, key, identity, uncertain)
+        )
         return sum(1 for each in added if each)
 
     async def _add(
@@ -178,11 +193,13 @@ class Queue(Generic[T]):
         at: float | None,
         kind: str,
         key: str,
+        identity: str | None,
+        uncertain: bool,  # noqa: FBT001 - as the call has it
     ) -> list[str]:
         if dedup_id is not None:
             label("dedup_id", dedup_id)
         if at is not None and not 0 <= at < LATEST:
-            raise QueueError(f"at is seconds since 1970, not {at!r}")
+            raise QueueError(f"at is seconds since 1970, not {shown(at)}")
         if ttl is not None:
             duration("ttl", ttl)
         for what, text in (("kind", kind), ("key", key)):
@@ -192,8 +209,7 @@ class Queue(Generic[T]):
         flat: list[int | bytes] = []
         last: tuple[T, bytes] | None = None
         for user_id, value in values.items():
-            if type(user_id) is not int:
-                raise QueueError(f"a user id is an int, not {type(user_id).__name__}")
+            check_user(user_id)
             if last is None or last[0] is not value:
                 last = (value, self._codec.encode(value))
             flat += (user_id, last[1])
@@ -207,12 +223,34 @@ class Queue(Generic[T]):
                 ttl=ttl,
                 kind=kind,
                 key=key,
+                identity=identity or "",
+                uncertain=uncertain,
             )
+            if ids is None:
+                raise OtherServer(
+                    "the server or its data is not what identity= names: ask for "
+                    "Queue.identity() and enqueue again, what may have been delivered "
+                    "with uncertain=True"
+                )
             added += ids
             new = sum(1 for each in ids if each)
             self.counts.enqueued += new
             self.counts.duplicates += len(ids) - new
         return added
+
+    async def identity(self) -> str:
+        """Name the server process that has the queue, and the data in it.
+
+        Another name means that messages may be gone: the server was restarted, emptied,
+        or replaced in a failover. A caller that keeps the name with what it enqueues
+        (and enqueues with `identity`) knows what to enqueue again, under the same
+        `dedup_id`: what is still there is refused as a duplicate. Where INFO is not
+        allowed, a restart and a failover keep the name.
+
+        Raises:
+            OddswireError: As from any command.
+        """
+        return await self._store.identity()
 
     # --- taking out
 
@@ -246,11 +284,10 @@ class Queue(Generic[T]):
         that a killed process had, comes to others when its lease has run out.
 
         Raises:
-            QueueError: `concurrency` is below 1.
+            QueueError: `concurrency` is below 1 or above 10,000.
             OddswireError: A refusal that waiting does not mend.
         """
-        if concurrency < 1:
-            raise QueueError("concurrency is 1 or more")
+        check_int("concurrency", concurrency, 1, 10_000, QueueError)
         worker = Worker(
             self._store,
             self._codec,
@@ -311,7 +348,7 @@ class Queue(Generic[T]):
         if user_id is None and kind is None and key is None:
             raise QueueError("say what to purge: user_id, kind or key")
         return await self._store.purge(
-            "" if user_id is None else str(user_id),
+            "" if user_id is None else str(check_user(user_id)),
             "" if kind is None else label("kind", kind),
             "" if key is None else label("key", key),
         )
@@ -324,8 +361,9 @@ class Queue(Generic[T]):
         a repeated `enqueue` is a new one. What is enqueued meanwhile may be left, and
         is then in the receipt. Cancelled, a part is removed.
         """
-        removed = await self._store.erase(str(user_id))
-        return Erased("queue", removed, await self._store.traces(str(user_id)))
+        name = str(check_user(user_id))
+        removed = await self._store.erase(name)
+        return Erased("queue", removed, await self._store.traces(name))
 
     # --- dead letters
 
@@ -335,7 +373,13 @@ class Queue(Generic[T]):
         Args:
             after: The id of the last one that was read, for the next page.
             limit: How many at most.
+
+        Raises:
+            QueueError: An argument is not as above.
         """
+        check_int("limit", limit, 1, 1_000_000, QueueError)
+        if after:
+            label("after", after)
         return [self._letter(each) for each in await self._store.dead(after, limit)]
 
     def _letter(self, fields: list[Any]) -> DeadLetter[T]:
@@ -373,6 +417,8 @@ class Queue(Generic[T]):
             return 0
         if ttl is not None:
             duration("ttl", ttl)
+        for each in ids:
+            label("an id", each)
         return await self._store.replay(ids, ttl)
 
     # --- looking

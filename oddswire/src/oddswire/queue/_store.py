@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from oddswire import keys as families
+from oddswire._text import text
 from oddswire.queue.messages import QueueStatistics
 from oddswire.scripts import Script, load
 
@@ -51,7 +52,7 @@ _SCRIPTS = {
     name: _script(f"queue_{name}")
     for name in (
         *("enqueue", "take", "settle", "renew", "pause", "purge", "dead", "replay"),
-        *("statistics", "erase"),
+        *("statistics", "erase", "identity"),
     )
 }
 
@@ -127,6 +128,7 @@ class Store:
             ),
             "settle": (messages, lines, users, leases, dead, meta),
             "renew": (users, leases, messages),
+            "identity": (meta,),
             "pause": (paused, meta, wake),
             "purge": (messages, lines, users, leases, delayed, parked, dead, meta),
             "erase": (
@@ -150,17 +152,23 @@ class Store:
         ttl: float | None,
         kind: str,
         key: str,
-    ) -> list[str]:
+        identity: str,
+        uncertain: bool,
+    ) -> list[str] | None:
         """Add a message for each of ``user, value, user, value, ...``.
 
-        Returns the ids, empty for a duplicate.
+        Returns the ids, empty for a duplicate; None for a server of another identity.
         """
         ids = await self._run(
             "enqueue",
             *(self._now(), dedup_id, _ms(window), _ms(due or 0.0), _ttl(ttl)),
-            *(kind, key, *values),
+            *(kind, key, identity, int(uncertain), *values),
         )
-        return [each.decode() for each in ids]
+        return None if ids is None else [each.decode() for each in ids]
+
+    async def identity(self) -> str:
+        """Name the server process and the data in it."""
+        return text(await self._run("identity", secrets.token_hex(8)))
 
     async def take(self, want: int, lease: float) -> Batch:
         """Lease the lines of at most so many users, and take their first messages."""

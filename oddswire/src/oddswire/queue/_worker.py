@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
+from oddswire.connection.backoff import OutageBackoff
 from oddswire.connection.deadline import Deadline
-from oddswire.connection.outage import TRANSIENT_ERRORS, Outage
+from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.errors import CodecError, OddswireError, RateLimited, Undeliverable
 from oddswire.events import Degradation
 from oddswire.logs import log_line
@@ -163,7 +164,7 @@ class Worker(Generic[T]):
     # --- taking
 
     async def _serve(self, tasks: asyncio.TaskGroup) -> None:
-        outage = Outage(
+        outage = OutageBackoff(
             Degradation(self._store.client.events, "queue", "waiting", time.monotonic)
         )
         while not (self._stopping or self._failure):
@@ -217,7 +218,7 @@ class Worker(Generic[T]):
 
     async def _listen(self) -> None:
         """Block on the list of tokens while idle; a lost token costs `poll` at most."""
-        outage = Outage()
+        outage = OutageBackoff()
         while not self._failure:
             await self._idle.wait()
             try:
@@ -333,7 +334,7 @@ class Worker(Generic[T]):
 
     async def _settle(self, held: _Held, ending: _Ending) -> None:
         """End the lease, through outages: until an answer, the message would return."""
-        outage = Outage()
+        outage = OutageBackoff()
         unsure = False
         while True:
             taken = held.taken

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import NoScriptError
 
-from oddswire.connection.outage import TRANSIENT_ERRORS
+from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.erasure import Erased
 from oddswire.errors import OddswireError
 from oddswire.events import Degradation
@@ -23,7 +23,7 @@ from oddswire.ratelimit.rules import SUB_WINDOWS, SlidingWindow, TokenBucket
 from oddswire.scripts import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from oddswire.client import Client
     from oddswire.ratelimit._local_quota import LocalQuota
@@ -398,7 +398,7 @@ class Evaluator:
         args = [lease, cost, ceil(ttl * 1e6)]
         await _RENEW.run(self._client, state.keys[:1], args)
 
-    async def erase(self, states: Sequence[SubjectState]) -> Erased:
+    async def erase(self, states: Collection[SubjectState]) -> Erased:
         """Delete subjects in Redis, forget them here, and look for what is left."""
         client = self._client.bounded(_ERASE_TIMEOUT)
         keys = [key for state in states for key in state.keys[:2]]

@@ -7,7 +7,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from oddswire.errors import RuleError
-from oddswire.keys import RATE_BLOCK, RATE_CHANGE, RATE_LIMIT, KeySpace
+from oddswire.keys import RATE_BLOCK, RATE_CHANGE, RATE_LIMIT, KeySpace, int_text
 from oddswire.ratelimit.decision import NO_RETRY, Decision
 from oddswire.ratelimit.rules import Concurrency, check_cost
 from oddswire.ratelimit.statistics import RuleCounts
@@ -146,7 +146,7 @@ class RuleState:
         if state is not None:
             return state
         # 42 and "42" are one subject in Redis, so they are one here.
-        text = str(subject)
+        text = subject if isinstance(subject, str) else int_text(str(self.key), subject)
         state = self.subjects.get(text)
         if state is None:
             key = self._space.key(RATE_LIMIT, self.name, text)
@@ -157,6 +157,19 @@ class RuleState:
             self._evict(now)
         self.subjects[text] = self.subjects[subject] = state
         return state
+
+    def states_of(self, subjects: dict[str, int | str]) -> set[SubjectState]:
+        """Return what this process remembers of a subject, in any form."""
+        return {
+            state
+            for counted, state in self.subjects.items()
+            if self.is_of(subjects, str(counted))
+        }
+
+    def is_of(self, subjects: dict[str, int | str], counted: str) -> bool:
+        """Return whether ``42`` or ``<bot>:42`` was counted, and 42 is asked for."""
+        subject = str(subjects.get(self.key or "", ""))
+        return counted == subject or counted.endswith(f":{subject}")
 
     def _evict(self, now: float) -> None:
         """Keep the newest subjects that are in use, and all that must not be lost."""

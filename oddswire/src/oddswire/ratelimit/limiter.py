@@ -13,12 +13,15 @@ import msgspec
 
 from oddswire._numbers import check_duration, check_int
 from oddswire._tasks import spawn
+from oddswire._text import text
 from oddswire.client import keyspace
 from oddswire.counters import Histogram
-from oddswire.errors import OddswireError, RateLimited, RuleError
+from oddswire.erasure import Erased
+from oddswire.errors import NoPermission, OddswireError, RateLimited, RuleError
 from oddswire.events import DataReset, Failover
+from oddswire.keys import RATE_BLOCK, RATE_CHANGE, RATE_LIMIT
 from oddswire.ratelimit._evaluator import Evaluator
-from oddswire.ratelimit._state import Demand, Request, RuleState
+from oddswire.ratelimit._state import Demand, Request, RuleState, SubjectState
 from oddswire.ratelimit._wait_queue import WaitQueue
 from oddswire.ratelimit.decision import NO_RETRY, Decision
 from oddswire.ratelimit.rules import LONGEST, MOST, Limit, Priority, Rule
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from oddswire.client import Client
-    from oddswire.erasure import Erased
     from oddswire.events import Event
 
 P = ParamSpec("P")
@@ -37,6 +39,9 @@ R = TypeVar("R")
 
 _PENALIZE = load("ratelimit_penalize")
 _MAX_RULES = 32  # of one request
+_SCAN_TIMEOUT = 5.0  # seconds for a page of a search that no decision waits for
+_SCANNED_AT_ONCE = 1000
+_NOT_SEARCHED = "subjects such as <bot>:<user>: SCAN is not allowed"
 
 
 class RateLimiter:
@@ -376,12 +381,48 @@ class RateLimiter:
     async def erase(self, **subjects: int | str) -> Erased:
         """Forget ``user=42`` or the like in this limiter's rules that count by it.
 
+        In each form: ``42``, and what ends in ``:42``, as the adapters count a user of
+        a bot. Where SCAN is not allowed, the second only as far as this process has
+        counted it, and `left` says so.
+
         Raises:
             OddswireError: As any command; it may have run.
         """
         now = self._now()
         rules = [rule for rule in self._rules.values() if rule.key in subjects]
-        return await self._evaluator.erase([r.subject(subjects, now) for r in rules])
+        states = {rule.subject(subjects, now) for rule in rules}
+        for rule in rules:
+            states |= rule.states_of(subjects)
+        try:
+            states |= set((await self._find(rules, subjects)).values())
+        except NoPermission:
+            erased = await self._evaluator.erase(states)
+            left = (*erased.left, _NOT_SEARCHED)
+        else:
+            erased = await self._evaluator.erase(states)
+            again = await self._find(rules, subjects)
+            left = tuple({*erased.left, *again})
+        return Erased(erased.part, erased.removed, left)
+
+    async def _find(
+        self, rules: Iterable[RuleState], subjects: dict[str, int | str]
+    ) -> dict[str, SubjectState]:
+        """Return what Redis has of subjects in any form, by key; looks at all keys."""
+        client = self._client.bounded(_SCAN_TIMEOUT)
+        by_name = {rule.name: rule for rule in rules}
+        found = {}
+        for subject in {str(subjects[rule.key]) for rule in rules if rule.key}:
+            ending = self._space.key(RATE_CHANGE, subject).rpartition(":")[2]
+            pattern = f"{self._space.prefix}rate-*:*{ending}"
+            async for key in client.scan_iter(match=pattern, count=_SCANNED_AT_ONCE):
+                name, counted = self._space.parse(RATE_LIMIT, key) or (
+                    self._space.parse(RATE_BLOCK, key) or ("", "")
+                )
+                rule = by_name.get(name)
+                if rule is not None and rule.is_of(subjects, counted):
+                    state = rule.subject({str(rule.key): counted}, self._now())
+                    found[text(key)] = state
+        return found
 
     async def penalize(
         self, rule: str, retry_after: float, **subjects: int | str

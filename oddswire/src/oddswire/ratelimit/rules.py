@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from oddswire._numbers import check_duration, check_int, is_number
+from oddswire._numbers import check_duration, check_int, is_number, shown
 from oddswire.errors import RuleError
 
 MOST = 1_000_000_000
@@ -101,8 +101,8 @@ class TokenBucket(msgspec.Struct, frozen=True):
         check_int("TokenBucket.burst", self.burst, 1, MOST, RuleError)
         if not is_number(self.rate, 0.0, 1_000_000.0) or not self.rate:
             raise RuleError(
-                f"TokenBucket.rate {self.rate!r}: accepted is a number of tokens a "
-                "second above 0, at most 1000000"
+                f"TokenBucket.rate {shown(self.rate)}: accepted is a number of tokens "
+                "a second above 0, at most 1000000"
             )
         if self.burst / self.rate > 366 * 86_400:
             raise RuleError(
@@ -199,8 +199,8 @@ class Rule(_Named, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if type(self.name) is not str or not _NAME.fullmatch(self.name):
             raise RuleError(
-                f"rule {self.name!r}: a name is 1 to 64 of [A-Za-z0-9_.-]; put what "
-                "varies into a subject"
+                f"rule {shown(self.name)}: a name is 1 to 64 of [A-Za-z0-9_.-]; put "
+                "what varies into a subject"
             )
         if not isinstance(self.limit, Limit):
             raise RuleError(
@@ -225,8 +225,8 @@ class Rule(_Named, frozen=True, kw_only=True):
             )
         if not (type(self.reserve) in (int, float) and 0.0 <= self.reserve < 1.0):
             raise RuleError(
-                f"rule {self.name!r}: reserve {self.reserve!r}: accepted is a share "
-                "from 0 to below 1"
+                f"rule {self.name!r}: reserve {shown(self.reserve)}: accepted is a "
+                "share from 0 to below 1"
             )
 
 
@@ -238,7 +238,7 @@ def check_cost(rule: Rule, cost: int) -> None:
     """
     if cost > rule.limit.most:
         raise RuleError(
-            f"rule {rule.name!r}: a cost of {cost} is above its limit of "
+            f"rule {rule.name!r}: a cost of {shown(cost)} is above its limit of "
             f"{rule.limit.most}, so it would never be admitted; split the work or "
             "raise the limit"
         )

@@ -4,7 +4,6 @@
 -- Returns 1 if there was an entry, else 0.
 -- Cost: O(1). Of an entry with a version 18 bytes stay for that time: else a load from
 --   a source that lags could bring back an older one.
-redis.call('EXISTS', KEYS[1], KEYS[2])
 local head = redis.pcall('GETRANGE', KEYS[1], 0, 17)
 redis.call('UNLINK', KEYS[2])
 if type(head) == 'string' and #head == 18

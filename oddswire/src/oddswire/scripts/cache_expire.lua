@@ -4,7 +4,6 @@
 -- Returns 1 if there was an entry, else 0.
 -- Cost: O(1). Bytes 2 to 9 are the time until which it is fresh. Without the look at
 --   the head, SETRANGE would make a key without a life of its own.
-redis.call('EXISTS', KEYS[1], KEYS[2])
 redis.call('UNLINK', KEYS[2])
 local head = redis.pcall('GETRANGE', KEYS[1], 0, 9)
 if type(head) ~= 'string' or #head < 10 or string.sub(head, 1, 2) ~= '\193\3' then

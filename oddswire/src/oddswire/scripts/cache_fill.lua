@@ -4,7 +4,7 @@
 -- Returns 1: stored; 0: the lease was voided or taken, nothing changed; -1: the stored
 --   entry has a newer version and stays, the lease is given back.
 -- Cost: O(size of the record).
-redis.call('EXISTS', KEYS[1], KEYS[2])
+redis.call('EXISTS', KEYS[1])
 local holder = redis.pcall('GET', KEYS[2])
 if type(holder) ~= 'string' or string.sub(holder, 1, #ARGV[1]) ~= ARGV[1] then
   return 0

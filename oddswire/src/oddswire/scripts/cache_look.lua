@@ -5,9 +5,9 @@
 --   that may be robbed (a dead one), or "".
 -- Returns the record; or {holder}: another loads; or 1: the caller holds the lease
 --   already; or 2: it was taken now.
--- Cost: O(size of the record). The keys are read first, so that the tracked wire gets
---   exactly one echo of what is written.
-redis.call('EXISTS', KEYS[1], KEYS[2])
+-- Cost: O(size of the record). The lease is read before it is written, so that the
+--   tracked wire gets exactly one echo, and only where there is no entry: a key that was
+--   read takes memory of the server until it changes.
 local value = redis.pcall('GET', KEYS[1])
 if type(value) == 'string'
   and not (ARGV[4] == '1' and string.sub(value, 1, #ARGV[3]) == ARGV[3]) then

@@ -3,7 +3,8 @@
 -- ARGV: 1 record, 2 its life in milliseconds, 3 its version (8 bytes) or "".
 -- Returns 1: stored; 0: the stored entry has a newer version, nothing changed.
 -- Cost: O(size of the record).
-redis.call('EXISTS', KEYS[1], KEYS[2])
+-- The lease is not read: a key that was read is tracked for ever, if it never changes.
+redis.call('EXISTS', KEYS[1])
 if ARGV[3] ~= '' then
   local head = redis.pcall('GETRANGE', KEYS[1], 0, 17)
   if type(head) == 'string' and #head == 18

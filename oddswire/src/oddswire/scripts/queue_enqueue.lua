@@ -3,8 +3,9 @@
 -- KEYS  messages, lines, users, delayed, dedup, meta, wake
 -- ARGV  now in ms ('': the server's), dedup id ('': none), dedup window in ms,
 --       due in ms since 1970 (0: now), ttl in ms (0: none), kind, key,
+--       identity that the server must have ('': any), 1 if uncertain (else 0),
 --       then user and value for each message, each user once, 1,000 at most
--- Returns the ids, '' for a duplicate.
+-- Returns the ids, '' for a duplicate; nil, and nothing was done, for another identity.
 -- Cost: O(log N) a message.
 local messages, lines, users, delayed, dedup, meta, wake = unpack(KEYS)
 local now = tonumber(ARGV[1])
@@ -14,8 +15,11 @@ if not now then
 end
 local dedup_id, due, ttl = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
 local forget_at = now + tonumber(ARGV[3])
-local kind, key = ARGV[6], ARGV[7]
-local wanted = (#ARGV - 7) / 2
+local kind, key, uncertain = ARGV[6], ARGV[7], tonumber(ARGV[9])
+local wanted = (#ARGV - 9) / 2
+if ARGV[8] ~= '' and identity_of(meta) ~= ARGV[8] then
+  return nil
+end
 
 -- More than are added, so that the set stays as small as the ids that still count.
 local old = redis.call(
@@ -29,7 +33,7 @@ local known = {}
 if dedup_id ~= '' then
   local members = {}
   for n = 1, wanted do
-    members[n] = ARGV[6 + 2 * n] .. ':' .. dedup_id
+    members[n] = ARGV[8 + 2 * n] .. ':' .. dedup_id
   end
   local scores = redis.call('ZMSCORE', dedup, unpack(members))
   local added = {}
@@ -58,12 +62,12 @@ local ids, packed, joining, waiting = {}, {}, {}, {}
 for n = 1, wanted do
   ids[n] = ''
   if not known[n] then
-    local user, id = ARGV[6 + 2 * n], string.format('%016x', last + n)
+    local user, id = ARGV[8 + 2 * n], string.format('%016x', last + n)
     ids[n] = id
     packed[#packed + 1] = id
     -- user, kind, key, due, expires, attempts, uncertain, reason, died, value
     packed[#packed + 1] = cmsgpack.pack(
-      { user, kind, key, starts, expires, 0, 0, '', 0, ARGV[7 + 2 * n] }
+      { user, kind, key, starts, expires, 0, uncertain, '', 0, ARGV[9 + 2 * n] }
     )
     joining[#joining + 1] = due > now and due or 0
     joining[#joining + 1] = due > now and id or user .. ':' .. id

@@ -11,6 +11,13 @@ local function message_of(packed)
   end
   return message
 end
+-- Name the server process and the data in it: its run id, which changes with a restart
+-- and a failover, and a mark that is gone with the data. Without INFO: the mark alone.
+local function identity_of(meta)
+  local info = redis.pcall('INFO', 'server')
+  local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
+  return run .. '-' .. (redis.call('HGET', meta, 'mark') or '')
+end
 -- Count; what is no number there begins again.
 local function bump(meta, name, by)
   local done = redis.pcall('HINCRBY', meta, name, by)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from oddswire._tasks import spawn
 from oddswire.sessions.record import Record
@@ -24,18 +24,25 @@ class PendingUpdate(Generic[T]):
         fn: Changes the session.
         create: Whether it may begin one.
         active: Whether it is the user's own activity.
+        also: What the source stores in the same transaction.
 
     Attributes:
         value: The session after `fn`, once that is stored.
         error: Why this update was not stored, or may not have been.
     """
 
-    __slots__ = ("active", "create", "error", "fn", "value")
+    __slots__ = ("active", "also", "create", "error", "fn", "value")
 
     def __init__(
-        self, fn: Callable[[T], object], *, create: bool, active: bool
+        self,
+        fn: Callable[[T], object],
+        *,
+        create: bool,
+        active: bool,
+        also: Any = None,
     ) -> None:
         self.fn = fn
+        self.also = also
         self.create = create
         self.active = active
         self.value: T

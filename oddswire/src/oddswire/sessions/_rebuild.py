@@ -121,7 +121,7 @@ class Rebuild(Generic[T]):
 
     def _reset(self, event: Event) -> None:
         # Of another connection that comes later, too: changes go by the command one.
-        if getattr(event, "wire", "") == "command":
+        if event.connection == "command":
             self._moved = True
         self.lost()
 

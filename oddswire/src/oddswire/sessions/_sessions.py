@@ -293,6 +293,7 @@ class Sessions(Generic[T]):
         *,
         create: bool = False,
         active: bool = True,
+        also: Any = None,
     ) -> T:
         """Change a session, and return it as it is stored.
 
@@ -307,6 +308,9 @@ class Sessions(Generic[T]):
             fn: Changes the session it is given. It may run several times.
             create: Begin a session where there is none.
             active: Whether this is the user's own activity.
+            also: What the source stores in the transaction of this change, in the form
+                that it takes: both are stored, or neither. Such a change takes a turn
+                of its own, and reaches the source also where `fn` changes nothing.
 
         Returns:
             What `fn` left, of the caller's own; changes that were saved with it and
@@ -319,15 +323,27 @@ class Sessions(Generic[T]):
             SessionDamaged: What is stored does not open; it was left as it is.
             SourceError: The source failed: nothing is changed, or, with the outcome
                 unknown, the change is stored or will never be.
+            SourceDeclined: `also` declined, so nothing is changed.
             CodecError: What `fn` left is not of the type, or too large.
         """
-        update: PendingUpdate[T] = PendingUpdate(fn, create=create, active=active)
-        if self._locks.is_free(user_id):
+        update: PendingUpdate[T] = PendingUpdate(
+            fn, create=create, active=active, also=also
+        )
+        if also is not None:
+            self._require_source()
+            # Declined, nothing else of its transaction is stored. Therefore it is
+            # alone, behind the updates that wait.
+            self._batcher.close(user_id)
+        if also is not None or self._locks.is_free(user_id):
             async with self._locks.hold(user_id):
                 await self._commit(user_id, [update])
         else:
             await self._batcher.join(user_id, update)
         return update.result()
+
+    def _require_source(self) -> None:
+        if self._write_through is None:
+            raise SessionError("also= is stored by the source, and there is none")
 
     async def _commit(self, user_id: int, updates: Sequence[PendingUpdate[T]]) -> None:
         """Apply updates one after another, and save them at once.
@@ -353,7 +369,9 @@ class Sessions(Generic[T]):
             # 3. One save, over the version of step 1.
             last = made[-1].value
             active = any(update.active for update in made)
-            result = await self._save(user_id, snapshot, content, last, active=active)
+            result = await self._save(
+                user_id, snapshot, content, last, active=active, also=made[-1].also
+            )
             if result.kind == "saved":
                 # The save stamped the last value with the version that is stored.
                 for update in made[:-1]:
@@ -435,6 +453,7 @@ class Sessions(Generic[T]):
         value: T,
         *,
         active: bool,
+        also: Any = None,
     ) -> ScriptResult:
         """Save content over what was read, and stamp its value."""
         generation = (
@@ -456,12 +475,14 @@ class Sessions(Generic[T]):
                 expiry=self._expiry,
                 active=active,
             ),
+            also=also,
         )
         ticket = self._local.begin(user_id)
         try:
             through = self._write_through
             # A change of the conversation alone does not touch the source.
-            if through and (snapshot is None or delta.main or delta.main_gone):
+            durable = delta.main or delta.main_gone or also is not None
+            if through and (snapshot is None or durable):
                 result = await through.write(save)
             else:
                 result = await self._store.save(save, mark="-" if through else "")
@@ -729,17 +750,25 @@ class Sessions(Generic[T]):
 
     # --- the end of a session
 
-    async def delete(self, user_id: int) -> bool:
+    async def delete(self, user_id: int, *, also: Any = None) -> bool:
         """Delete a session, also one that does not open; False when there was none.
 
         A change that began before cannot bring it back.
 
+        Args:
+            user_id: Whose.
+            also: As for `update`; stored also where there was no session.
+
         Raises:
             SessionConflict: It was changed each of 16 times in between.
+            SourceError: As for `update`.
+            SourceDeclined: As for `update`.
         """
+        if also is not None:
+            self._require_source()
         try:
             if self._write_through is not None:
-                return await self._write_through.delete(user_id)
+                return await self._write_through.delete(user_id, also)
             for _ in range(TRIES):
                 main = await self._store.fields(user_id)
                 if not main:

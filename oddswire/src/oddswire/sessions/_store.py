@@ -48,6 +48,7 @@ class Save(msgspec.Struct, frozen=True, kw_only=True):
         generation: Of the session.
         active: Whether this is the user's own activity.
         seal: Makes the header; None without sealing.
+        also: What the source of record stores in the same transaction.
     """
 
     user_id: int
@@ -57,6 +58,7 @@ class Save(msgspec.Struct, frozen=True, kw_only=True):
     generation: str
     active: bool
     seal: HeaderSeal | None
+    also: Any = None
 
     @property
     def read(self) -> int:
@@ -127,13 +129,16 @@ class SessionStore:
         Every operation on a user comes by here first.
 
         Raises:
-            SessionError: `user_id` is no int: "77" would be somebody else than 77.
+            SessionError: `user_id` is no int: "77" would be somebody else than 77. Or
+                it has more than 64 bits.
         """
         if isinstance(user_id, bool) or not isinstance(user_id, int):
             raise SessionError(
                 f"user_id must be an int, not {type(user_id).__name__}: "
                 "sessions.get(int(user_id))"
             )
+        if not -(2**63) <= user_id < 2**63:
+            raise SessionError("user_id must have at most 64 bits, as Telegram's have")
         return self._pair(self.names.of_user(user_id))
 
     def _pair(self, name: str) -> tuple[str, str]:

@@ -45,6 +45,7 @@ from oddswire.errors import (
     Outcome,
     SessionConflict,
     SessionDamaged,
+    SourceDeclined,
     SourceError,
 )
 from oddswire.events import Degradation
@@ -67,7 +68,7 @@ from oddswire.sessions._scripts import (
 )
 from oddswire.sessions._store import TRIES, wrong_blinding_key_error
 from oddswire.sessions.record import Record
-from oddswire.sessions.source import SourceRecord
+from oddswire.sessions.source import SourceRecord, given
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
@@ -435,7 +436,9 @@ class WriteThrough(Generic[T]):
         record = _to_record(user_id, intent.version, save.content, header)
         # 2. The commit. Killed from here on, this process leaves the intent, and any
         #    other one that finds it finishes the change.
-        committed = await self._commit(user_id, intent, record, new=before is None)
+        committed = await self._commit(
+            user_id, intent, record, new=before is None, also=save.also
+        )
         if committed is None:
             return ScriptResult("again")
         # 3. Redis gets the session, its indexes and the record's version, and loses the
@@ -486,7 +489,13 @@ class WriteThrough(Generic[T]):
         return None
 
     async def _commit(
-        self, user_id: int, intent: WriteIntent, record: SourceRecord, *, new: bool
+        self,
+        user_id: int,
+        intent: WriteIntent,
+        record: SourceRecord,
+        *,
+        new: bool,
+        also: Any = None,
     ) -> SourceRecord | None:
         """Save a record over the version that Redis knows; return what was saved.
 
@@ -506,10 +515,12 @@ class WriteThrough(Generic[T]):
                 version = max(record.version, expected + 1)
                 record = msgspec.structs.replace(record, version=version)
                 there = None
-            if there is None and await self.ask(self.source.save(record, expected)):
+            if there is None and await self.ask(
+                self.source.save(record, expected, *given(also))
+            ):
                 return record
-        except SourceError as error:
-            if error.outcome is Outcome.NOT_SENT:
+        except (SourceError, SourceDeclined) as error:
+            if error.outcome is not Outcome.UNKNOWN:
                 with suppress(OddswireError):
                     await self.intents.withdraw(user_id, intent)
             raise
@@ -716,7 +727,7 @@ class WriteThrough(Generic[T]):
 
     # --- the end of a session: the same steps, with a deletion for the commit
 
-    async def delete(self, user_id: int) -> bool:
+    async def delete(self, user_id: int, also: Any = None) -> bool:
         """Delete a record and the session; False when there was neither."""
         existed = False
         for _ in range(TRIES):
@@ -724,11 +735,12 @@ class WriteThrough(Generic[T]):
             try:
                 record = await self.load(user_id)
                 existed |= record is not None and not is_empty(record)
-                deleted = record is None or await self.ask(
-                    self.source.delete(user_id, record.version)
+                version = 0 if record is None else record.version
+                deleted = (record is None and also is None) or await self.ask(
+                    self.source.delete(user_id, version, *given(also))
                 )
-            except SourceError as error:
-                if error.outcome is Outcome.NOT_SENT and intent.kind == "marked":
+            except (SourceError, SourceDeclined) as error:
+                if error.outcome is not Outcome.UNKNOWN and intent.kind == "marked":
                     with suppress(OddswireError):
                         await self.intents.withdraw(user_id, intent)
                 raise

@@ -7,7 +7,7 @@ sealed when the source is wrapped in `SealedSource`; the application chooses.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -50,20 +50,28 @@ class Source(Protocol):
     Each call is one transaction, durable when it returns. It raises
     `SourceUnavailable` when nothing was changed for certain, and `SourceError` when it
     may have been; any other exception is taken for the latter.
+
+    `also` is what the caller of `Sessions.update` or `delete` wants stored with it,
+    such as a function that the source calls with its connection. It is given only where
+    there is one, so a source for which nobody has one need not take it. Both are
+    stored, or neither. The source raises `SourceDeclined` to have nothing stored.
     """
 
     async def load(self, user_ids: Sequence[int]) -> list[SourceRecord]:
         """Return the records of those users that have one, newest committed state."""
 
-    async def save(self, record: SourceRecord, expected: int) -> bool:
+    async def save(self, record: SourceRecord, expected: int, also: Any = None) -> bool:
         """Write a record over the version `expected`; 0: only where there is none.
 
         Returns:
             False, and nothing is changed, when the version is another one.
         """
 
-    async def delete(self, user_id: int, expected: int) -> bool:
-        """Delete a record of that version; False when it is another one or gone."""
+    async def delete(self, user_id: int, expected: int, also: Any = None) -> bool:
+        """Delete a record of that version; False when it is another one or gone.
+
+        With `also`, version 0 says that there is none: True if that is so.
+        """
 
     async def move(self, user_id: int, expected: int, record: SourceRecord) -> bool:
         """Delete a record of that version, and write `record`, whose user has none.
@@ -124,13 +132,13 @@ class SealedSource:
         """
         return [self._opened(record) for record in await self._source.load(user_ids)]
 
-    async def save(self, record: SourceRecord, expected: int) -> bool:
+    async def save(self, record: SourceRecord, expected: int, also: Any = None) -> bool:
         """Write a record, sealed."""
-        return await self._source.save(self._sealed(record), expected)
+        return await self._source.save(self._sealed(record), expected, *given(also))
 
-    async def delete(self, user_id: int, expected: int) -> bool:
+    async def delete(self, user_id: int, expected: int, also: Any = None) -> bool:
         """Delete a record of that version."""
-        return await self._source.delete(user_id, expected)
+        return await self._source.delete(user_id, expected, *given(also))
 
     async def move(self, user_id: int, expected: int, record: SourceRecord) -> bool:
         """Give a record another user, sealed for that one."""
@@ -195,6 +203,11 @@ class SealedSource:
             return self._sealer.key_number(record.data)
         except CodecError:
             return None
+
+
+def given(also: Any) -> tuple[Any, ...]:
+    """Return the further argument of a source; none where there is nothing."""
+    return () if also is None else (also,)
 
 
 class RebuildProgress(msgspec.Struct, frozen=True):

@@ -96,7 +96,10 @@ def shown(option: Option, value: object) -> str:
     """Return ``=value``, or nothing where a value that is wrong may show a secret."""
     if option.secret or "url" in option.field:
         return ""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an int of thousands of digits
+        return f"=<{type(value).__name__}>"
     if "@" in text or "://" in text:
         return ""  # a URL where none belongs, perhaps with its password
     return f"={text}" if len(text) <= 80 else f"={text[:77]}..."

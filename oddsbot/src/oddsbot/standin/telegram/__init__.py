@@ -9,16 +9,19 @@ from ._page import rich
 from ._text import formatted as checked_text
 from .errors import ApiError
 from .faults import Fault, Faults, Limits
+from .panel import Act, Panel
 from .server import BotApi
 from .world import World
 
 __all__ = [
     "METHODS",
+    "Act",
     "ApiError",
     "BotApi",
     "Fault",
     "Faults",
     "Limits",
+    "Panel",
     "World",
     "checked_markup",
     "checked_text",

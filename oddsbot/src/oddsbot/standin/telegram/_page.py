@@ -12,6 +12,7 @@ from ._text import units, usable
 
 if TYPE_CHECKING:
     from .errors import Json
+    from .panel import Panel
     from .world import Person, Room, World
 
 SHOWN = 60
@@ -46,7 +47,14 @@ SWITCHES = {
 }
 
 
-def page(world: World, person: Person, room: Room, secret: str, on: set[str]) -> str:
+def page(
+    world: World,
+    person: Person,
+    room: Room,
+    secret: str,
+    on: set[str],
+    panel: Panel | None = None,
+) -> str:
     """Return the whole page of a person in one of her chats.
 
     Args:
@@ -55,6 +63,7 @@ def page(world: World, person: Person, room: Room, secret: str, on: set[str]) ->
         room: Where.
         secret: What each form carries.
         on: Names of switches that are on.
+        panel: What there is beside the chats.
     """
     bot = world.me["first_name"]
     title = room.title if room.type != "private" else bot
@@ -64,11 +73,13 @@ def page(world: World, person: Person, room: Room, secret: str, on: set[str]) ->
             '<body><a class="skip" href="#say">Skip to the message field</a>',
             (
                 f'<nav aria-label="People and chats">{_people(world, person, room)}'
+                f"{_panel(person, room, secret, panel)}"
                 f"{_breakers(person, room, secret, on)}</nav>"
             ),
             (
                 f'<main><header><h1 dir="auto">{escape(title)}</h1>'
-                f'<p id="state" role="status">{_subtitle(room, person)}</p></header>'
+                f'<p id="state" role="status">{_subtitle(room, person)}</p>'
+                f"{_line(panel)}</header>"
             ),
             _form("chat", person, room, secret),
             (
@@ -131,6 +142,26 @@ def _people(world: World, person: Person, room: Room) -> str:
         who = f'<span class="who">{escape(each.first_name)}</span>'
         rows.append(f"<li>{who}{''.join(links)}</li>")
     return f'<h2>People</h2><ul class="people">{"".join(rows)}</ul>'
+
+
+def _line(panel: Panel | None) -> str:
+    # A number that changes each second is no news for a screen reader.
+    return "" if panel is None else f'<p id="line">{escape(panel.line)}</p>'
+
+
+def _panel(person: Person, room: Room, secret: str, panel: Panel | None) -> str:
+    if panel is None:
+        return ""
+    says = "".join(
+        f'<button name="do" value="say:{escape(text)}">{escape(label)}</button>'
+        for label, text in panel.says.items()
+    )
+    acts = "".join(
+        f'<button class="danger" name="do" value="act:{escape(name)}">'
+        f"{escape(each.label)}</button>"
+        for name, each in panel.acts.items()
+    )
+    return f"{_form('panel', person, room, secret)}{acts}{says}</form>"
 
 
 def _breakers(person: Person, room: Room, secret: str, on: set[str]) -> str:

@@ -52,6 +52,7 @@ on("message", (item) => {
   state.textContent = usual;
   put(item);
 });
+on("line", ({ text }) => { document.getElementById("line").textContent = text; });
 on("gone", ({ id }) => document.getElementById("m" + id)?.remove());
 on("action", () => {
   state.textContent = "is busy…";

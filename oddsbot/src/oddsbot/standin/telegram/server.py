@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from .panel import Panel
+
 TOKEN = "42:A-token-of-the-stand-in"  # noqa: S105 - it opens nothing but this
 MOST_STREAMS = 32
 _POLICY = (
@@ -59,6 +61,7 @@ class BotApi:
         port: 0 takes a free one.
         limits: When a flood of messages is refused; None: never.
         retry: Seconds after which a webhook that failed is tried again, at first.
+        panel: What the page has beside the chats.
 
     Raises:
         ValueError: The token is none.
@@ -75,6 +78,7 @@ class BotApi:
         port: int = 0,
         limits: Limits | None = Limits(),  # noqa: B008 - it is frozen
         retry: float = 1.0,
+        panel: Panel | None = None,
     ) -> None:
         number, _, rest = token.partition(":")
         if not (number.isascii() and number.isdigit() and rest.isprintable() and rest):
@@ -86,6 +90,7 @@ class BotApi:
         self.counts = Counts(limits)
         self.control_token = secrets.token_urlsafe(24)
         self._methods = Methods(self.world, self.counts)
+        self._panel = panel
         self._once: set[str] = set()
         self._cookie = secrets.token_urlsafe(24)
         self._form_secret = secrets.token_urlsafe(24)
@@ -245,7 +250,9 @@ class BotApi:
         on = {fault.kind for fault in self.faults.planned}
         flags = (("repeat", self.faults.repeat), ("block", person.blocked))
         names = {*on, *(name for name, is_on in flags if is_on)}
-        text = _page.page(self.world, person, room, self._form_secret, names)
+        text = _page.page(
+            self.world, person, room, self._form_secret, names, self._panel
+        )
         return web.Response(text=text, content_type="text/html", headers=_HEADERS)
 
     async def _act(self, request: web.Request) -> web.Response:
@@ -265,6 +272,8 @@ class BotApi:
                     self.world.press(person.id, message, row, column, room.id)
                 case "switch" if rest in _page.SWITCHES:
                     self._switch(rest, person.id)
+                case "act" if self._panel is not None and rest in self._panel.acts:
+                    self._panel.acts[rest].act()
                 case _:
                     raise web.HTTPBadRequest(reason="there is no such action")
         except (ApiError, ValueError) as error:
@@ -295,6 +304,7 @@ class BotApi:
         if self._streams >= MOST_STREAMS:
             raise web.HTTPServiceUnavailable(reason="too many pages are open")
         self._streams += 1
+        panel = self._panel
         # By id: a slow reader gets the newest form of each message, and no backlog.
         changed: dict[int, None] = {}
         others: deque[tuple[str, Json]] = deque(maxlen=20)
@@ -317,11 +327,15 @@ class BotApi:
             headers={**_HEADERS, "Content-Type": "text/event-stream"}
         )
         self.world.watchers.append(watch)
+        shown = ""
+        if panel is not None:
+            panel.watchers.append(news.set)
         try:
             await response.prepare(request)
             newest = list(room.messages.values())[-_page.SHOWN :]
             items = [self._item(person, each) for each in newest]
             await response.write(_page.event("all", {"items": items}))
+            news.set()
             while not self._closed.is_set():
                 try:
                     async with asyncio.timeout(_PING):
@@ -334,12 +348,17 @@ class BotApi:
                     number = next(iter(changed))
                     del changed[number]
                     if number in room.messages:
-                        shown = self._item(person, room.messages[number])
-                        await response.write(_page.event("message", shown))
+                        new = self._item(person, room.messages[number])
+                        await response.write(_page.event("message", new))
                 while others:
                     await response.write(self._other(*others.popleft()))
+                if panel is not None and panel.line != shown:
+                    shown = panel.line
+                    await response.write(_page.event("line", {"text": shown}))
         finally:
             self.world.watchers.remove(watch)
+            if panel is not None:
+                panel.watchers.remove(news.set)
             self._streams -= 1
         return response
 

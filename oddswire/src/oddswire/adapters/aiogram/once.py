@@ -12,6 +12,7 @@ from aiogram import BaseMiddleware
 from aiogram.dispatcher.event.bases import CancelHandler
 from aiogram.types import Update
 
+from oddswire._numbers import shown
 from oddswire._tasks import spawn
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock
@@ -84,13 +85,15 @@ class Once(BaseMiddleware):
     ) -> None:
         if not 0.001 <= lease <= ttl < 31 * 86_400.0:
             raise SettingsError(
-                f"lease {lease!r} and ttl {ttl!r}: accepted are seconds above 0, the "
-                "lease at most the ttl, the ttl below 31 days"
+                f"lease {shown(lease)} and ttl {shown(ttl)}: accepted are seconds "
+                "above 0, the lease at most the ttl, the ttl below 31 days"
             )
         if not deadline > 0:
-            raise SettingsError(f"deadline {deadline!r}: accepted are seconds above 0")
+            raise SettingsError(
+                f"deadline {shown(deadline)}: accepted are seconds above 0"
+            )
         if not wait >= 0:
-            raise SettingsError(f"wait {wait!r}: accepted are seconds, or 0")
+            raise SettingsError(f"wait {shown(wait)}: accepted are seconds, or 0")
         self._keys = keyspace(client, prefix)
         self._client = client.bounded(deadline)
         self._ttl = ceil(ttl * 1000)

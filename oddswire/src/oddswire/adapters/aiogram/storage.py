@@ -10,6 +10,7 @@ from aiogram.exceptions import DataNotDictLikeError
 from aiogram.fsm.state import State
 from aiogram.fsm.storage.base import BaseStorage, KeyBuilder
 
+from oddswire._numbers import shown
 from oddswire.adapters import _values
 from oddswire.adapters.aiogram._legacy import Legacy
 from oddswire.adapters.aiogram._parts import parts
@@ -80,11 +81,15 @@ class Storage(BaseStorage):
         clock: Clock | None = None,
     ) -> None:
         if ttl is not None and not (isfinite(ttl) and ttl >= 0.001):
-            raise SettingsError(f"ttl {ttl!r}: accepted are seconds above 0, or None")
+            raise SettingsError(
+                f"ttl {shown(ttl)}: accepted are seconds above 0, or None"
+            )
         if max_size < 1:
-            raise SettingsError(f"max_size {max_size!r}: accepted are bytes above 0")
+            raise SettingsError(
+                f"max_size {shown(max_size)}: accepted are bytes above 0"
+            )
         if not wait >= 0:
-            raise SettingsError(f"wait {wait!r}: accepted are seconds, or 0")
+            raise SettingsError(f"wait {shown(wait)}: accepted are seconds, or 0")
         self._client = client
         self._keys = keyspace(client, prefix)
         self._ttl = 0 if ttl is None else ceil(ttl * 1000)

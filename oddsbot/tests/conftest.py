@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from oddsbot.store import open_database, upgrade
-
-_spec = importlib.util.spec_from_file_location(
-    "store_postgres", Path(__file__).with_name("postgres.py")
-)
-_postgres = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_postgres)
+from oddsbot.store import SqlSource, open_database, upgrade
+from oddsbot.store.tables import VERSIONS, metadata
+from oddswire.sessions import SourceRecord
+from support.postgres import Postgres
 
 DATABASES = [
     "sqlite",
@@ -28,7 +23,7 @@ DATABASES = [
 @pytest.fixture(scope="session")
 def postgres():
     """Return a PostgreSQL; take it in tests marked `system` only."""
-    server = _postgres.Postgres()
+    server = Postgres()
     try:
         server.start()
         yield server
@@ -39,8 +34,11 @@ def postgres():
 async def drop(engine):
     """Drop the bot's tables."""
     async with engine.begin() as connection:
-        for name in ("users", "rules", "schema"):
-            await connection.execute(text(f"DROP TABLE IF EXISTS oddsbot_{name}"))
+        for name in (
+            *reversed([each.name for each in metadata.sorted_tables]),
+            VERSIONS,
+        ):
+            await connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
 
 
 @pytest.fixture
@@ -77,3 +75,19 @@ async def engine(empty):
     """Return an engine on a database with the bot's tables."""
     await upgrade(empty)
     return empty
+
+
+@pytest.fixture
+def known(engine):
+    """Make people known to the database, by their ids."""
+
+    async def save(*user_ids):
+        source = SqlSource(engine)
+        for user_id in user_ids:
+            kept = SourceRecord(
+                user_id=user_id, version=1, schema=1, created=1_790_000_000_000_000,
+                active=1_790_000_000_000, on=True, data=b"x",
+            )  # fmt: skip
+            assert await source.save(kept, 0)
+
+    return save

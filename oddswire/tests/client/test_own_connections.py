@@ -1,4 +1,4 @@
-"""Exclusive wires, views and closing: nobody inherits what another left behind."""
+"""Exclusive connections, views and closing: nobody inherits another's state."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ async def test_state_of_ones_own_connection_ends_with_it(own, change):
 
 
 @pytest.mark.errors
-async def test_state_of_a_pipelines_wire_ends_with_it(own):
-    """What a pipeline changes on the wire it leased is not what the next one leases."""
+async def test_state_of_a_pipelines_connection_ends_with_it(own):
+    """What a pipeline changes on its connection does not reach the next user."""
     async with Client.from_url(own.url, transport="pool", **SMALL) as client:
         assert await client.pipeline(transaction=False).select(5).execute() == [True]
         assert (await client.client_info())["db"] == 0
@@ -84,21 +84,21 @@ class Slow(CredentialProvider):
 
 
 @pytest.mark.errors
-async def test_reconnecting_wire_is_whole_or_closed(own):
-    """A leased wire cancelled while it logs in again is not used half logged in."""
+async def test_reconnecting_connection_is_whole_or_closed(own):
+    """A connection cancelled while it logs in again is not used half logged in."""
     provider = Slow(own.password)
     client = Client(host=own.host, port=own.port, credential_provider=provider)
     async with client, client.client() as alone:
         await alone.ping()
-        wire = alone.connection
-        await wire.disconnect()
+        connection = alone.connection
+        await connection.disconnect()
         provider.stuck = True
         call = asyncio.get_running_loop().create_task(alone.ping())
         await provider.asked.wait()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert not wire.is_connected
+        assert not connection.is_connected
         provider.stuck = False
         assert await alone.ping()
 
@@ -117,7 +117,7 @@ async def test_cancelled_close_closes_the_pool_too(own):
     """A close that is cancelled while it drains leaves no connection open."""
     url = f"redis://:{own.password}@127.0.0.1:{own.port}"
     client = Client.from_url(url)
-    wire = await client.connection_pool.get_connection()
+    connection = await client.connection_pool.get_connection()
     async with Client.from_url(url) as other:
         await other.client_pause(60_000, all=False)
         call = asyncio.get_running_loop().create_task(client.set("k", 1))
@@ -129,41 +129,41 @@ async def test_cancelled_close_closes_the_pool_too(own):
         await other.client_unpause()
 
     assert closing.cancelled()
-    assert not wire.is_connected
+    assert not connection.is_connected
 
 
 @pytest.mark.errors
 async def test_one_that_cannot_be_closed_keeps_no_other_open(own):
-    """Closing the pool closes every wire, also when one of them fails to."""
+    """Closing the pool closes every connection, also when one of them fails to."""
     client = Client.from_url(own.url)
     pool = client.connection_pool
-    wires = [await pool.get_connection() for _ in range(3)]
+    connections = [await pool.get_connection() for _ in range(3)]
 
     async def fails():
         raise OSError("cannot be closed")
 
-    for wire in wires[:2]:
-        wire.really, wire.disconnect = wire.disconnect, fails
+    for connection in connections[:2]:
+        connection.really, connection.disconnect = connection.disconnect, fails
     await client.aclose()
-    assert not wires[2].is_connected
-    for wire in wires[:2]:
-        await wire.really()
+    assert not connections[2].is_connected
+    for connection in connections[:2]:
+        await connection.really()
 
 
 @pytest.mark.errors
-async def test_waiting_for_a_wire_is_within_the_deadline(own):
-    """A bounded blocking call waits for a wire as long as it may take, not longer."""
+async def test_waiting_for_a_connection_is_within_the_deadline(own):
+    """A bounded blocking call waits for a connection no longer than it may take."""
     async with Client.from_url(own.url, acquire_timeout=30.0, **SMALL) as client:
         pool = client.connection_pool
-        wire = await pool.get_connection()
+        connection = await pool.get_connection()
         loop = asyncio.get_running_loop()
         started = loop.time()
         with pytest.raises(PoolTimeout) as caught:
             await client.bounded(0.1).blpop("list", 0.1)
         assert 0.2 <= loop.time() - started < 5.0
         assert caught.value.outcome is Outcome.NOT_SENT
-        assert pool.roster.waiting == 0
-        await pool.release(wire)
+        assert pool.state.waiting == 0
+        await pool.release(connection)
 
 
 @pytest.mark.errors
@@ -171,24 +171,24 @@ async def test_bounded_holds_with_a_connection_per_call(own):
     """With transport="pool" a bounded call ends at its own deadline too."""
     options = {"transport": "pool", "command_timeout": 30.0, **SMALL}
     async with Client.from_url(own.url, **options) as client:
-        wire = await client.connection_pool.get_connection()
+        connection = await client.connection_pool.get_connection()
         loop = asyncio.get_running_loop()
         started = loop.time()
         with pytest.raises(CommandTimeout, match=r"within 0\.1 s"):
             await client.bounded(0.1).get("k")
         assert loop.time() - started < 5.0
-        await client.connection_pool.release(wire)
+        await client.connection_pool.release(connection)
         assert await client.get("k") is None
 
 
 @pytest.mark.advanced
-async def test_kernel_watches_exclusive_wires(server):
-    """Exclusive wires get the keepalive settings that the command wire gets."""
+async def test_kernel_watches_exclusive_connections(server):
+    """Exclusive connections have the keepalive settings of the command connection."""
     options = {"keepalive": 18.0, "tcp_user_timeout": 7.0}
     async with Client.from_url(server.url, **options) as client:
         pool = client.connection_pool
-        wire = await pool.get_connection()
-        sock = wire._writer.get_extra_info("socket")
+        connection = await pool.get_connection()
+        sock = connection._writer.get_extra_info("socket")
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         for name, value in (
             ("TCP_KEEPIDLE", 18),
@@ -198,7 +198,7 @@ async def test_kernel_watches_exclusive_wires(server):
             if hasattr(socket, name):
                 option = getattr(socket, name)
                 assert sock.getsockopt(socket.IPPROTO_TCP, option) == value
-        await pool.release(wire)
+        await pool.release(connection)
 
 
 @pytest.mark.advanced
@@ -207,12 +207,12 @@ async def test_kernel_watches_exclusive_wires(server):
     [{}, {"transport": "pool"}, {"single_connection_client": True}],
     ids=["multiplexed", "pool", "single"],
 )
-async def test_tracked_wire_closes_with_its_block(own, options):
-    """Whatever the client's transport, a tracked wire is one wire, until it closes."""
+async def test_tracking_connection_closes_with_its_block(own, options):
+    """A tracking connection is one connection, whatever the client's transport is."""
     async with Client.from_url(own.url, **options) as client:
         async with client.tracked(lambda push: None) as tracked:
             await asyncio.gather(*(tracked.get("k") for _ in range(10)))
             assert tracked.statistics().connects == 1
-            wire = connection_of(tracked)
-        assert wire.error is not None
+            connection = connection_of(tracked)
+        assert connection.error is not None
         assert await client.ping()

@@ -1,6 +1,6 @@
-"""`Gate`: how much may be in flight on a wire, and who waits for room. No I/O.
+"""`FlowControl`: how much may be in flight on a connection. No I/O.
 
-Callers are let in in order of arrival. The gate counts those it let in and who have
+Callers are let in in order of arrival. The flow counts those it let in and who have
 not sent yet, so that neither a newcomer nor a later turn takes their room.
 """
 
@@ -18,31 +18,39 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Caps(NamedTuple):
-    """What may be in flight on one wire before callers wait their turn."""
+class Limits(NamedTuple):
+    """What may be in flight on one connection before callers wait their turn."""
 
     commands: int = 4_096
     bytes: int = 16 * 1024 * 1024
 
 
-class Gate:
-    """The room left on one wire.
+class FlowControl:
+    """The room left on one connection.
 
     Attributes:
         open: Whether a newcomer may send now, without waiting.
-        shut: Set to keep everybody out whatever the room (the kernel takes no more
-            bytes, or the wire is closing); call `update` after changing it.
+        paused: Set to keep everybody out whatever the room (the kernel takes no more
+            bytes, or the connection is closing); call `update` after changing it.
         commands: Calls in flight.
         bytes: Bytes of those calls.
     """
 
-    __slots__ = ("_granted", "_granted_bytes", "_turns", "bytes", "caps", "commands",
-                 "open", "shut")  # fmt: skip
+    __slots__ = (
+        "_granted",
+        "_granted_bytes",
+        "_turns",
+        "bytes",
+        "commands",
+        "limits",
+        "open",
+        "paused",
+    )  # fmt: skip
 
-    def __init__(self, caps: Caps) -> None:
-        self.caps = caps
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
         self.open = True
-        self.shut = False
+        self.paused = False
         self.commands = 0
         self.bytes = 0
         self._granted = 0
@@ -56,7 +64,7 @@ class Gate:
         return len(self._turns)
 
     def update(self) -> None:
-        """Let callers in, oldest first, as far as the caps allow."""
+        """Let callers in, oldest first, as far as the limits allow."""
         turns = self._turns
         while turns and self._has_room():
             turn, size = turns.popitem(last=False)
@@ -68,9 +76,9 @@ class Gate:
 
     def _has_room(self) -> bool:
         return (
-            not self.shut
-            and self.commands + self._granted < self.caps.commands
-            and self.bytes + self._granted_bytes < self.caps.bytes
+            not self.paused
+            and self.commands + self._granted < self.limits.commands
+            and self.bytes + self._granted_bytes < self.limits.bytes
         )
 
     async def wait(self, size: int, timeout: float, load: Callable[[], str]) -> None:
@@ -83,7 +91,7 @@ class Gate:
 
         Raises:
             Overloaded: No room within `timeout`.
-            OddswireError: What `fail` was given: the wire ended.
+            OddswireError: What `fail` was given: the connection ended.
         """
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
@@ -94,7 +102,7 @@ class Gate:
             await turn
         except TimeoutError:
             raise Overloaded(
-                f"no room on the wire within {timeout:g} s: {load()}"
+                f"no room on the connection within {timeout:g} s: {load()}"
             ) from None
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
@@ -114,7 +122,7 @@ class Gate:
     def fail(self, error: Callable[[], OddswireError]) -> None:
         """Fail everybody who waits, each with an error of its own; let nobody in."""
         self.open = False
-        self.shut = True
+        self.paused = True
         turns, self._turns = self._turns, OrderedDict()
         for turn in turns:
             if not turn.done():

@@ -1,4 +1,4 @@
-"""`Owner`: the event loop and the process that connections belong to."""
+"""`LoopGuard`: the event loop and the process that connections belong to."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import os
 from oddswire.errors import WrongLoop
 
 
-class Owner:
+class LoopGuard:
     """Whoever uses a thing first owns it.
 
     A socket that two loops or two processes read from gives each of them the other's
     replies.
 
     Attributes:
-        loop: The owner; None until the first `claim`.
+        loop: The loop_guard; None until the first `check`.
     """
 
     __slots__ = ("_pid", "loop")
@@ -25,11 +25,11 @@ class Owner:
         self._pid = 0
 
     def is_this_process(self) -> bool:
-        """Whether the owner is this process, not the one it was forked from."""
+        """Whether the loop_guard is this process, not the one it was forked from."""
         return self._pid == os.getpid()
 
-    def claim(self) -> None:
-        """Become the owner, or make sure that the running loop is.
+    def check(self) -> None:
+        """Become the loop_guard, or make sure that the running loop is.
 
         Raises:
             WrongLoop: Another loop, or the process this one was forked from, owns it.

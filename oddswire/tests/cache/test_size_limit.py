@@ -1,4 +1,4 @@
-"""The cap of the second tier on a server that it shares: K6."""
+"""The bound of the second tier on a server that it shares: K6."""
 
 from __future__ import annotations
 
@@ -91,3 +91,36 @@ async def test_a_server_that_refuses_to_weigh_is_said(own_fleet, caplog):
 
     await eventually(lambda: "cache_size_unbounded" in said())
     assert await a.get("m:1") == 1
+
+
+@pytest.mark.performance
+async def test_a_fast_writer_waits_for_the_check(own_fleet):
+    """However fast one process writes, the server has at most 1.3 times the limit."""
+    limit = 4 * MIB
+    a = await own_fleet.cache(max_size=limit)
+
+    async def used():
+        return (await a.client.info("memory"))["used_memory"]
+
+    before, most = await used(), 0
+    for start in range(0, 20_000, 500):
+        await a.set_many({f"m:{n}": "x" * 200 for n in range(start, start + 500)})
+        most = max(most, await used() - before)
+    assert a.stats().l2_evicted > 5_000
+    assert limit / 2 < most <= 1.3 * limit
+
+
+@pytest.mark.performance
+async def test_the_server_tracks_what_is_stored_and_nothing_else(own_fleet):
+    """The server's table of tracked keys has the entries, and not a lease for each."""
+    a = await own_fleet.cache()
+    await a.set_many({f"m:{n}": n for n in range(500)})
+    await a.get_or_set_many([f"m:{n}" for n in range(500, 600)], _load)
+    await a.expire(*(f"m:{n}" for n in range(100)))
+    await a.delete(*(f"m:{n}" for n in range(100, 200)))
+    tracked = (await a.client.info("stats"))["tracking_total_keys"]
+    assert 400 <= tracked <= 520
+
+
+async def _load(keys):
+    return dict.fromkeys(keys, "value")

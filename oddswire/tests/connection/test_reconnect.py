@@ -1,4 +1,4 @@
-"""The command wire comes back, and says so, whatever happens to the server."""
+"""The command connection comes back, and says so, whatever happens to the server."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ async def test_nobody_listens_or_a_listener_fails(server):
     async with Client.from_url(server.url) as client:
 
         def broken(event):
-            raise KeyError(event.wire)
+            raise KeyError(event.connection)
 
         client.events.subscribe(broken)
         assert await client.ping()

@@ -1,4 +1,4 @@
-"""`Wires`: the connections of one client, opened on first use and closed together."""
+"""`Connections`: those of one client, opened on first use and closed together."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from weakref import WeakMethod, WeakSet
 
 from oddswire._tasks import spawn
 from oddswire.connection.access import Access, access_of
-from oddswire.connection.backoff import Backoff, BackoffPolicy
-from oddswire.connection.link import Link
-from oddswire.connection.owner import Owner
-from oddswire.connection.pool import WirePool
+from oddswire.connection.backoff import ReconnectBackoff, ReconnectPolicy
+from oddswire.connection.loop_guard import LoopGuard
+from oddswire.connection.pool import ExclusivePool
+from oddswire.connection.reconnect import ReconnectingConnection
 from oddswire.errors import ClosedError, ConnectionLost
 
 if TYPE_CHECKING:
@@ -31,16 +31,17 @@ if TYPE_CHECKING:
     from oddswire.settings import Settings
 
 
-class Wires:
-    """A command wire that comes back, and the pool of exclusive ones.
+class Connections:
+    """A command connection that comes back, and the pool of exclusive ones.
 
     Args:
         settings: The spacing of attempts.
-        pool: Exclusive wires.
-        dialer: Opens the command wire.
+        pool: Exclusive connections.
+        dialer: Opens the command connection.
         events: Told of each change of state.
         name: What the events call it.
-        idle: Seconds of silence before a ping; default: those of the command wire.
+        idle: Seconds of silence before a ping; default: those of the command
+            connection.
     """
 
     def __init__(
@@ -54,17 +55,17 @@ class Wires:
         idle: float | None = None,
     ) -> None:
         self.pool = pool
-        self.traffic = dialer.traffic
-        self.owner = Owner()
-        policy = BackoffPolicy(
+        self.metrics = dialer.metrics
+        self.loop_guard = LoopGuard()
+        policy = ReconnectPolicy(
             base=settings.reconnect_delay,
             cap=settings.reconnect_cap,
             attempts=settings.reconnect_attempts,
             probe=settings.reconnect_probe,
         )
-        self.link = Link(
+        self.command = ReconnectingConnection(
             dialer,
-            Backoff(policy, random.random),
+            ReconnectBackoff(policy, random.random),
             events.emit,
             name=name,
             heartbeat=(
@@ -89,12 +90,12 @@ class Wires:
         _all.add(self)
 
     def __del__(self) -> None:
-        # A client that nobody has any more: without this its wire would stay, and
+        # A client that nobody has any more: without this its connection would stay, and
         # connect again after each loss, for as long as the loop runs.
-        loop = self.owner.loop
-        if loop is None or not self.owner.is_this_process():
+        loop = self.loop_guard.loop
+        if loop is None or not self.loop_guard.is_this_process():
             return
-        if self.link.idle and not self._tasks and self._following is None:
+        if self.command.idle and not self._tasks and self._following is None:
             return
         warnings.warn(
             "a client was dropped without `await client.aclose()`",
@@ -103,26 +104,26 @@ class Wires:
         )
         with contextlib.suppress(RuntimeError):  # the loop is closed, and all with it
             loop.call_soon_threadsafe(
-                _abandon, self.link, self._tasks, self._primary, self._following
+                _abandon, self.command, self._tasks, self._primary, self._following
             )
 
     async def ready(self, timeout: float) -> Multiplexer:
-        """Return the command wire, connecting on first use.
+        """Return the command connection, connecting on first use.
 
         Args:
             timeout: Seconds to wait for it.
 
         Raises:
             WrongLoop: This is not the loop, or not the process, of the first use.
-            OddswireError: See `Link.ready`.
+            OddswireError: See `ReconnectingConnection.ready`.
         """
-        self.owner.claim()
+        self.loop_guard.check()
         if self.seat is not None:
             self.pool._in_use_connections.add(self.seat)  # noqa: SLF001 - redis-py has no other way
-        wire = await self.link.ready(timeout)
-        if not self.link.idle:
+        connection = await self.command.ready(timeout)
+        if not self.command.idle:
             self.follow()
-        return wire
+        return connection
 
     def follow(self) -> None:
         """Have the connections leave a primary that was deposed, from the first use."""
@@ -138,14 +139,14 @@ class Wires:
         Raises:
             OddswireError: As from any connect.
         """
-        self.owner.claim()
-        if self.link.closed:
+        self.loop_guard.check()
+        if self.command.closed:
             raise ClosedError("the client was closed")
-        wire = await self.dialer.aside(timeout)
+        connection = await self.dialer.aside(timeout)
         try:
-            yield wire
+            yield connection
         finally:
-            wire.abort(ClosedError("its one command is done"))
+            connection.abort(ClosedError("its one command is done"))
 
     def demoted(self, sent: float) -> bool:
         """Leave a primary that has become a replica, with every connection.
@@ -159,10 +160,10 @@ class Wires:
         Returns:
             False: it was a replica all along, so that its refusal is the answer.
         """
-        if self.link.greeting is not None and not self.link.demoted(sent):
+        if self.command.server_info is not None and not self.command.demoted(sent):
             return False
         self.ask()
-        if isinstance(self.pool, WirePool):
+        if isinstance(self.pool, ExclusivePool):
             self.pool.leave(sent)
         elif self._leaving is None or self._leaving.done():
             self._leaving = self._spawn(
@@ -187,15 +188,19 @@ class Wires:
     def _moved(self, address: tuple[str, int]) -> None:
         """The sentinels name this address; leave whoever was the primary before."""
         host, port = address
-        here, primary = self.link.greeting, self._primary
-        wire = self.link.wire
-        if wire is not None and here is not None and here.address != f"{host}:{port}":
-            self.link.leave(
+        here, primary = self.command.server_info, self._primary
+        connection = self.command.current
+        if (
+            connection is not None
+            and here is not None
+            and here.address != f"{host}:{port}"
+        ):
+            self.command.leave(
                 ConnectionLost(f"the primary is now {host}:{port}, say the sentinels")
             )
-            self.link.server_moved()
-        elif wire is None and self._told not in (None, address):
-            self.link.server_moved()
+            self.command.server_moved()
+        elif connection is None and self._told not in (None, address):
+            self.command.server_moved()
         self._told = address
         if primary is None or primary.named == address:
             return
@@ -210,8 +215,8 @@ class Wires:
         Raises:
             OddswireError: The server refused it; what the connection may is unchanged.
         """
-        if self.link.wire is not None:
-            await self.dialer.authenticate(self.link.wire)
+        if self.command.current is not None:
+            await self.dialer.authenticate(self.command.current)
 
     def ask(self) -> None:
         """Have the sentinels asked at once: the primary may have been deposed."""
@@ -223,16 +228,16 @@ class Wires:
         if self._primary is not None and self._following is not None:
             self._primary.unfollow(self._following)
         self._following = None
-        self.link.rest(ConnectionLost("the pool was disconnected"))
+        self.command.rest(ConnectionLost("the pool was disconnected"))
 
     async def aclose(self, drain: float) -> None:
-        """Close the command wire; see `Link.aclose`."""
+        """Close the command connection; see `ReconnectingConnection.aclose`."""
         primary, self._primary = self._primary, None
         if primary is not None:
             primary.unfollow(self._following)
         self._following = None
         try:
-            await self.link.aclose(drain)
+            await self.command.aclose(drain)
         finally:
             # All of them before the first is waited for: that may be cancelled.
             for task in self._tasks:
@@ -260,7 +265,7 @@ def _weakly(
 
 
 def _abandon(
-    link: Link,
+    link: ReconnectingConnection,
     tasks: set[asyncio.Task[None]],
     primary: Primary | None,
     following: object,
@@ -273,14 +278,14 @@ def _abandon(
 
 
 # The commands of a forked child must not be written to its parent's socket. With the
-# wire gone they come by `Wires.ready`, which knows; checking the process id for each
-# command would cost every one of them.
-_all: WeakSet[Wires] = WeakSet()
+# connection gone they come by `Connections.ready`, which knows; checking the process id
+# for each command would cost every one of them.
+_all: WeakSet[Connections] = WeakSet()
 
 
 def _forked() -> None:
-    for wires in _all:
-        wires.link.wire = None
+    for connections in _all:
+        connections.command.current = None
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""From what the server or redis-py says to the library's errors.
+"""From what the server or redis-py says to the library's errors, and their copies.
 
 An error reply begins with a word that names its kind (``WRONGTYPE``, ``OOM``). The
 message keeps redis-py's form: the word is cut off where redis-py cuts it off, so
@@ -8,6 +8,7 @@ code that reads messages reads the same text.
 from __future__ import annotations
 
 import re
+from copy import copy
 from typing import Any
 
 from redis import exceptions as redis_errors
@@ -38,6 +39,16 @@ from oddswire.errors import (
     WrongType,
 )
 from oddswire.plain import plain
+
+TRANSIENT_ERRORS = (
+    # The connection: the next one may do.
+    *(CommandTimeout, ConnectionLost, ProtocolBroken, Unavailable),
+    # The state of the server: it restarts, is demoted, is full, is held up.
+    *(Busy, ClusterDown, Loading, MasterDown, Misconfigured, NoReplicas),
+    *(OutOfMemory, ReadOnly, TryAgain, Unblocked),
+)
+"""Errors that pass by waiting, without a change of the program, of its settings or of
+its rights. A loop that runs for ever waits these out and ends with any other."""
 
 # redis-py knows these words; the error's class decides.
 _BY_CLASS: dict[type[Exception], type[OddswireError]] = {
@@ -186,3 +197,38 @@ def reply_error(text: str) -> Exception:
         # parser, it would end the connection for everybody.
         error = redis_errors.ResponseError(text)
     return from_redis(error)
+
+
+# --- one error for many calls
+
+
+def clone_error(error: OddswireError, outcome: Outcome) -> OddswireError:
+    """Return an error like this one for another call.
+
+    Each call gets its own: one exception object raised in many tasks collects all
+    their tracebacks.
+    """
+    another = copy(error)
+    another.outcome = outcome
+    another.__cause__ = error.__cause__
+    return another
+
+
+def for_waiters(error: OddswireError, outcome: Outcome) -> OddswireError:
+    """Return the error of a call whose connection ended through no fault of its own."""
+    if not isinstance(error, ProtocolBroken):
+        return clone_error(error, outcome)
+    lost = ConnectionLost(str(error), outcome=outcome)
+    lost.__cause__ = error.__cause__
+    return lost
+
+
+def protocol_desync(error: Exception) -> OddswireError:
+    """Return the error of a connection that cannot be read on."""
+    if isinstance(error, OddswireError):
+        return error
+    broken = ProtocolBroken(
+        f"what the server sent cannot be understood: {type(error).__name__}: {error}"
+    )
+    broken.__cause__ = error
+    return broken

@@ -1,4 +1,4 @@
-"""`Link`: keeps one multiplexed wire connected, for ever.
+"""`ReconnectingConnection`: keeps one multiplexed connection connected, for ever.
 
 One attempt at a time whoever asks. Callers wait for it within their own deadlines, or
 fail at once when the circuit is open or the server refused the credentials.
@@ -15,7 +15,7 @@ import msgspec
 from oddswire._tasks import spawn
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.dial import Progress
-from oddswire.connection.failures import copy_of
+from oddswire.connection.errors import clone_error
 from oddswire.connection.heartbeat import Heartbeat
 from oddswire.connection.pacing import AttemptPacer
 from oddswire.errors import (
@@ -45,8 +45,8 @@ from oddswire.events import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from oddswire.connection.backoff import Backoff
-    from oddswire.connection.handshake import Greeting
+    from oddswire.connection.backoff import ReconnectBackoff
+    from oddswire.connection.handshake import ServerInfo
     from oddswire.connection.multiplexer import Multiplexer
     from oddswire.connection.pacing import Pause
     from oddswire.events import Event
@@ -60,18 +60,18 @@ _REFUSED_FOR = 1.0
 # and do not wait out their deadlines. One failure may be a restart after all.
 _NEVER_THERE = 3
 
-# Seconds that a wire to a replica stays, where there was a primary before.
+# Seconds that a connection to a replica stays, where there was a primary before.
 STAYS = 1.0
 
-# Seconds in which the replies of a wire that is left may still come.
+# Seconds in which the replies of a connection that is left may still come.
 LINGER = 0.2
 
 
-class Link:
-    """A wire that comes back.
+class ReconnectingConnection:
+    """A connection that comes back.
 
     Args:
-        dial: Opens a wire; raises `OddswireError`.
+        dial: Opens a connection; raises `OddswireError`.
         backoff: The spacing of attempts.
         emit: Told of each change of state.
         name: What the events call it.
@@ -80,18 +80,18 @@ class Link:
         progress: How far the attempt under way has come.
 
     Attributes:
-        wire: The live wire, or None.
-        greeting: What the server last said of itself.
-        connects: Wires opened so far.
+        current: The live connection, or None.
+        server_info: What the server last said of itself.
+        connects: Connections opened so far.
     """
 
     def __init__(
         self,
         dial: Callable[
             [Callable[[Multiplexer, OddswireError], None]],
-            Awaitable[tuple[Multiplexer, Greeting]],
+            Awaitable[tuple[Multiplexer, ServerInfo]],
         ],
-        backoff: Backoff,
+        backoff: ReconnectBackoff,
         emit: Callable[[Event], None],
         *,
         name: str,
@@ -99,8 +99,8 @@ class Link:
         pacer: AttemptPacer | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.wire: Multiplexer | None = None
-        self.greeting: Greeting | None = None
+        self.current: Multiplexer | None = None
+        self.server_info: ServerInfo | None = None
         self.connects = 0
         self._dial = dial
         self._backoff = backoff
@@ -118,7 +118,7 @@ class Link:
         self._wanted = False
         self._pulse: Heartbeat | None = None
         # In the order they came. A caller that comes in the very tick in which the
-        # wire opens may still be ahead of them.
+        # connection opens may still be ahead of them.
         self._waiters: dict[asyncio.Future[Multiplexer], None] = {}
         self._left: set[Multiplexer] = set()
         self._task: asyncio.Task[None] | None = None
@@ -142,10 +142,10 @@ class Link:
     @property
     def idle(self) -> bool:
         """Whether it holds nothing open and does nothing: closed, or not in use."""
-        return self._closed or (self.wire is None and self._task is None)
+        return self._closed or (self.current is None and self._task is None)
 
     async def ready(self, timeout: float) -> Multiplexer:
-        """Return the live wire, connecting first if there is none.
+        """Return the live connection, connecting first if there is none.
 
         However many callers wait; each only within its own deadline. A caller hastens
         the next attempt. Cancelled, the attempt goes on for the others.
@@ -160,8 +160,8 @@ class Link:
         loop = asyncio.get_running_loop()
         if self._closed:
             raise ClosedError("the client was closed")
-        if self.wire is not None:
-            return self.wire
+        if self.current is not None:
+            return self.current
         self._resting = False
         if self.circuit_open and self._task is not None:
             # While a probe is under way too: it may take as long as the last ones.
@@ -177,7 +177,7 @@ class Link:
             and self._until_next_attempt()
             and _is_final(self._last_error)
         ):
-            raise copy_of(self._last_error, self._last_error.outcome)
+            raise clone_error(self._last_error, self._last_error.outcome)
         waiter: asyncio.Future[Multiplexer] = loop.create_future()
         self._waiters[waiter] = None
         self._start()
@@ -220,7 +220,7 @@ class Link:
 
     async def _connect(self) -> None:
         try:
-            while self.wire is None and not self._closed:
+            while self.current is None and not self._closed:
                 await self._pause()
                 await self._attempt()
                 if self._last_error is not None and _is_final(self._last_error):
@@ -248,7 +248,7 @@ class Link:
         delay = self._until_next_attempt()
         self._emit(
             Reconnecting(
-                wire=self._name,
+                connection=self._name,
                 attempt=self._backoff.failures + 1,
                 delay=delay,
                 reason=str(self._last_error or ""),
@@ -272,9 +272,9 @@ class Link:
         was_open = self.circuit_open
         started = loop.time()
         self._pacer.attempt_begins(started)
-        self._emit(Connecting(wire=self._name))
+        self._emit(Connecting(connection=self._name))
         try:
-            wire, greeting = await self._dial(self._on_closed)
+            connection, server_info = await self._dial(self._on_closed)
         except Exception as failure:  # noqa: BLE001 - a credential provider may raise anything, and one attempt must not end the attempts
             error = (
                 failure
@@ -284,68 +284,72 @@ class Link:
             self._last_error = error
             if _is_final(error):
                 self._next_attempt = loop.time() + _REFUSED_FOR
-                self._emit(Refused(wire=self._name, reason=str(error)))
-                self._fail_waiters(lambda: copy_of(error, error.outcome))
+                self._emit(Refused(connection=self._name, reason=str(error)))
+                self._fail_waiters(lambda: clone_error(error, error.outcome))
             else:
                 if loop.time() >= self._scheduled:
                     self._backoff.failed()
                 if self.circuit_open and not was_open:
                     self._emit(
                         CircuitOpened(
-                            wire=self._name,
+                            connection=self._name,
                             attempts=self._backoff.failures,
                             reason=str(error),
                         )
                     )
                 elif (
-                    self.greeting is None
+                    self.server_info is None
                     and self._backoff.failures >= _NEVER_THERE
                     and not was_open
                 ):
-                    self._fail_waiters(lambda: copy_of(error, error.outcome))
+                    self._fail_waiters(lambda: clone_error(error, error.outcome))
             return
-        if wire.error is not None:
+        if connection.error is not None:
             # Lost between the handshake's last reply and here.
-            self._last_error = wire.error
+            self._last_error = connection.error
             self._backoff.failed()
             return
-        before = self.greeting
-        if before is not None and not greeting.run_id:
+        before = self.server_info
+        if before is not None and not server_info.run_id:
             # Not told this time (busy, loading): compare with the last that was.
-            greeting = msgspec.structs.replace(greeting, run_id=before.run_id)
-        self.greeting, self.wire = greeting, wire
-        self._was_primary |= greeting.role == "master"
+            server_info = msgspec.structs.replace(server_info, run_id=before.run_id)
+        self.server_info, self.current = server_info, connection
+        self._was_primary |= server_info.role == "master"
         self._last_error = None
         self.connects += 1
         self._backoff.succeeded(loop.time())
         self._scheduled = 0.0
         self._pacer.server_answers()
         self._pulse = Heartbeat(
-            wire,
+            connection,
             idle=self._heartbeat[0],
             answer=self._heartbeat[1],
-            echoes=greeting.echoes,
+            echoes=server_info.echoes,
         )
-        self._emit(Connected(wire=self._name))
+        self._emit(Connected(connection=self._name))
         if was_open:
-            self._emit(CircuitClosed(wire=self._name))
+            self._emit(CircuitClosed(connection=self._name))
         if before is not None:
-            self._tell_of_change(before, greeting)
+            self._emit_changes(before, server_info)
         outage = 0.0 if self._lost_at is None else loop.time() - self._lost_at
         self._lost_at = None
-        self._emit(Ready(wire=self._name, took=loop.time() - started, outage=outage))
+        self._emit(
+            Ready(connection=self._name, took=loop.time() - started, outage=outage)
+        )
         waiters, self._waiters = self._waiters, {}
         for waiter in waiters:
             if not waiter.done():
-                waiter.set_result(wire)
+                waiter.set_result(connection)
 
-    def _tell_of_change(self, before: Greeting, now: Greeting) -> None:
+    def _emit_changes(self, before: ServerInfo, now: ServerInfo) -> None:
         if before.address != now.address:
-            self._emit(Failover(wire=self._name, old=before.address, new=now.address))
+            self._emit(
+                Failover(connection=self._name, old=before.address, new=now.address)
+            )
         if before.run_id and now.run_id and before.run_id != now.run_id:
             self._emit(
                 DataReset(
-                    wire=self._name,
+                    connection=self._name,
                     reason="another server process answers: it restarted, or a "
                     "replica took over",
                 )
@@ -354,69 +358,69 @@ class Link:
     def demoted(self, sent: float) -> bool:
         """Leave a primary that has become a replica; False if it never was one to us.
 
-        The wire ends, and the next one asks anew who the primary is. Should that be the
-        same server once more, as where a name is moved later than the role, it is left
-        again by a refusal some time after that.
+        The connection ends, and the next one asks anew who the primary is. Should that
+        be the same server once more, as where a name is moved later than the role, it
+        is left again by a refusal some time after that.
 
         Args:
             sent: When the call was sent that it refused, by `time.monotonic`.
         """
-        greeting, wire = self.greeting, self.wire
-        if greeting is None or not self._was_primary:
+        server_info, connection = self.server_info, self.current
+        if server_info is None or not self._was_primary:
             return False
-        if greeting.role != "master" and (
-            wire is None or monotonic() - wire.connected_at < STAYS
+        if server_info.role != "master" and (
+            connection is None or monotonic() - connection.connected_at < STAYS
         ):
             # The name still leads to the one that was demoted.
             return False
-        # The refusal of a wire that is gone says nothing of the one after it.
-        if wire is not None and wire.connected_at <= sent:
-            self.leave(ConnectionLost(f"{greeting.address} became a replica"))
+        # The refusal of a connection that is gone says nothing of the one after it.
+        if connection is not None and connection.connected_at <= sent:
+            self.leave(ConnectionLost(f"{server_info.address} became a replica"))
         return True
 
     def leave(self, error: OddswireError) -> None:
-        """Connect anew, and let the calls on the present wire have their replies.
+        """Connect anew, and let the calls on the present connection have their replies.
 
-        They come at once where there is anybody to send them; after a moment the wire
-        ends with `error`.
+        They come at once where there is anybody to send them; after a moment the
+        connection ends with `error`.
         """
-        wire = self.wire
-        if wire is None:
+        connection = self.current
+        if connection is None:
             return
-        self._on_closed(wire, error)
-        self._left.add(wire)
-        wire.loop.call_later(LINGER, self._forget, wire, error)
+        self._on_closed(connection, error)
+        self._left.add(connection)
+        connection.loop.call_later(LINGER, self._forget, connection, error)
 
     def server_moved(self) -> None:
         """The server is elsewhere now: connect at once, if there is no connection."""
-        self._backoff.forget()
+        self._backoff.server_moved()
         self._scheduled = 0.0
         if self._paused is not None:
             self._paused.end_at(0.0)
 
-    def _forget(self, wire: Multiplexer, error: OddswireError) -> None:
-        self._left.discard(wire)
-        wire.abort(error)
+    def _forget(self, connection: Multiplexer, error: OddswireError) -> None:
+        self._left.discard(connection)
+        connection.abort(error)
 
-    def _on_closed(self, wire: Multiplexer, error: OddswireError) -> None:
-        if wire is not self.wire:
+    def _on_closed(self, connection: Multiplexer, error: OddswireError) -> None:
+        if connection is not self.current:
             return  # it never became ours: the handshake failed
-        self.wire = None
+        self.current = None
         if self._pulse is not None:
             self._pulse.stop()
-        now = wire.loop.time()
+        now = connection.loop.time()
         self._lost_at = now
         self._backoff.lost(now)
         self._emit(
             Disconnected(
-                wire=self._name,
+                connection=self._name,
                 reason=str(error),
                 closed=self._closed or self._resting,
-                out_of_step=isinstance(error, ProtocolBroken),
+                protocol_desync=isinstance(error, ProtocolBroken),
             )
         )
         if not self._closed and not self._resting:
-            # At once and unasked: the next caller finds the wire ready.
+            # At once and unasked: the next caller finds the connection ready.
             self._start()
 
     def _fail_waiters(self, error: Callable[[], OddswireError]) -> None:
@@ -430,31 +434,31 @@ class Link:
         self._closed = True
         if self._task is not None:
             self._task.cancel()
-        for wire in self._left:
-            wire.abort(ClosedError("the client was dropped without aclose()"))
-        if self.wire is not None:
-            self.wire.abort(ClosedError("the client was dropped without aclose()"))
+        for connection in self._left:
+            connection.abort(ClosedError("the client was dropped without aclose()"))
+        if self.current is not None:
+            self.current.abort(ClosedError("the client was dropped without aclose()"))
 
     def rest(self, error: OddswireError) -> None:
-        """End the wire and do not connect again before the next caller comes."""
+        """End the connection and do not connect again before the next caller comes."""
         self._resting = True
         if self._task is not None:
             self._task.cancel()
-        if self.wire is not None:
-            self.wire.abort(error)
+        if self.current is not None:
+            self.current.abort(error)
 
     async def aclose(self, drain: float) -> None:
         """Stop connecting, let running calls finish for `drain` seconds, close."""
         self._closed = True
-        for wire in self._left:
-            wire.abort(ClosedError("the client was closed"))
+        for connection in self._left:
+            connection.abort(ClosedError("the client was closed"))
         self._fail_waiters(lambda: ClosedError("the client was closed"))
         task = self._task
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-        if self.wire is not None:
-            await self.wire.aclose(drain)
+        if self.current is not None:
+            await self.current.aclose(drain)
 
 
 def _is_final(error: OddswireError) -> bool:

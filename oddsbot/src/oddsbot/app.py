@@ -1,0 +1,236 @@
+"""`App`: everything of a bot's process, opened and closed in order."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Self
+
+import aiohttp
+from aiogram import Bot
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
+from aiogram.exceptions import TelegramForbiddenError
+
+from oddsbot import limits, markets
+from oddsbot.alerts import Alerts
+from oddsbot.delivery import Courier, Outbox, alert_queue
+from oddsbot.polymarket import Clob, Gamma, MarketStream, PolymarketError
+from oddsbot.settings import PREFIX
+from oddsbot.store import SqlRules, SqlSource, UserSession, open_database, upgrade
+from oddsbot.telegram.api import UpdatesApi
+from oddsbot.telegram.buttons import Buttons
+from oddsbot.telegram.chat import TelegramChat
+from oddsbot.telegram.commands import alerts as alert_commands
+from oddsbot.telegram.commands import markets as market_commands
+from oddsbot.telegram.commands import start as start_commands
+from oddsbot.telegram.dispatch import dispatcher_for
+from oddsbot.telegram.effects import Effects
+from oddsbot.telegram.screens.fired import fired_card
+from oddsbot.telegram.services import Services
+from oddsbot.telegram.updates import UPDATES, Poller, UpdateQueue
+from oddsbot.watch import TOPICS, Watcher
+from oddswire import connect
+from oddswire.adapters.aiogram import Outgoing, Storage
+from oddswire.errors import OddswireError, Undeliverable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from oddsbot.alerts import Alert, Rule
+    from oddsbot.settings import Settings
+    from oddswire.clock import Clock
+
+TELEGRAM = "https://api.telegram.org"
+# A quiet market is no broken link: what is silent for that long is asked again.
+_STALE = 3_600.0
+_DRAIN = 10.0
+
+
+class LiveRules:
+    """Rules in the database, watched in this process; a `telegram.services.RuleBook`.
+
+    Attributes:
+        on_change: Called with a rule that was added (True) or removed (False).
+
+    Args:
+        engine: The application's own.
+        alerts: What judges them.
+        stream: Follows the prices of their outcomes.
+    """
+
+    def __init__(
+        self, engine: AsyncEngine, alerts: Alerts, stream: MarketStream
+    ) -> None:
+        self._stored = SqlRules(engine)
+        self._alerts = alerts
+        self._stream = stream
+        self._by_person: dict[int, dict[str, Rule]] = {}
+        self.on_change: Callable[[Rule, bool], object] = lambda _rule, _added: None
+
+    async def load(self) -> None:
+        """Watch what the database has."""
+        async for stored in self._stored.all():
+            await self._watch(stored.rule)
+
+    async def of(self, user_id: int) -> list[Rule]:
+        """Return a person's rules, the oldest first."""
+        return list(self._by_person.get(user_id, {}).values())
+
+    async def add(self, rule: Rule) -> None:
+        """Keep a rule and watch it; the same rule again changes nothing."""
+        await self._stored.save(rule)
+        if rule.id not in self._by_person.get(rule.user_id, {}):
+            await self._watch(rule)
+
+    async def _watch(self, rule: Rule) -> None:
+        self._by_person.setdefault(rule.user_id, {})[rule.id] = rule
+        self._alerts.add(rule)
+        self.on_change(rule, True)  # noqa: FBT003
+        await self._stream.subscribe(rule.asset_id)
+
+    async def remove(self, user_id: int, rule_id: str) -> bool:
+        """Delete a person's rule; False when she has none with this id."""
+        rule = self._by_person.get(user_id, {}).get(rule_id)
+        if rule is None:
+            return False
+        await self._stored.delete(user_id, rule_id)
+        self._alerts.remove(user_id, rule_id)
+        del self._by_person[user_id][rule_id]
+        self.on_change(rule, False)  # noqa: FBT003
+        return True
+
+
+class App:
+    """A bot: `async with`, then `run`.
+
+    Args:
+        settings: Where everything is.
+        token: Of the bot.
+        clock: Sleeps, and tells the time.
+        api_url: Of the Bot API.
+
+    Raises:
+        OddswireError: On entering: Redis or the database cannot be used.
+    """
+
+    def __init__(
+        self, settings: Settings, token: str, *, clock: Clock, api_url: str = TELEGRAM
+    ) -> None:
+        self._settings = settings
+        self._token = token
+        self._clock = clock
+        self._api_url = api_url
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await self._open(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        settings, clock, token = self._settings, self._clock, self._token
+        enter = stack.enter_async_context
+        engine = await enter(open_database(settings.database_url))
+        await upgrade(engine)
+        wire = await enter(
+            connect(
+                settings.redis,
+                session=UserSession,
+                source=SqlSource(engine),
+                namespaces=markets.NAMESPACES,
+                topics=TOPICS,
+                rules=limits.POLYMARKET,
+                queues=[UPDATES],
+            )
+        )
+        http = await enter(aiohttp.ClientSession())
+        upstream = limits.Upstream(wire.limiter)
+        self.markets = markets.Markets(
+            wire.cache,
+            Gamma(http, settings.gamma_url),
+            Clob(http, settings.clob_url),
+            upstream,
+            ages=markets.Ages(),
+        )
+        self.stream = await enter(
+            MarketStream(http, settings.ws_url, (), stale_after=_STALE)
+        )
+        alerts = Alerts()
+        self.rules = LiveRules(engine, alerts, self.stream)
+        await self.rules.load()
+        server = TelegramAPIServer.from_base(self._api_url)
+        bot = await enter(Bot(token, session=AiohttpSession(api=server)))
+        bot.session.middleware(Outgoing(wire.limiter, **limits.TELEGRAM._asdict()))
+        buttons = Buttons(token)
+        self.chat = TelegramChat(bot, buttons)
+        self.sessions = wire.sessions
+        services = Services(
+            chat=self.chat,
+            markets=self.markets,
+            rules=self.rules,
+            sessions=wire.sessions,
+            clock=clock,
+            effects=Effects(token),
+        )
+        dispatcher = dispatcher_for(
+            services,
+            buttons,
+            Storage(wire.client),
+            start_commands.router(),
+            alert_commands.router(),
+            market_commands.router(),
+        )
+        self.updates = UpdateQueue(wire.queues[UPDATES], dispatcher, bot)
+        api = UpdatesApi(http, self._api_url, token)
+        self.poller = Poller(api, self.updates, wire.locks, clock)
+        queue = alert_queue(wire.client, PREFIX)
+        self.courier = Courier(queue, self._deliver, clock)
+        self.watcher = Watcher(self.stream, alerts, Outbox(queue).put, clock)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; what is in hand is finished, within 10 s.
+
+        Raises:
+            ApiError: Telegram does not know the token.
+            OddswireError: A refusal that waiting does not mend.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            polling = tasks.create_task(self.poller.run(), name="poll")
+            handling = tasks.create_task(self.updates.run(stop), name="updates")
+            watching = tasks.create_task(self.watcher.run(), name="watch")
+            delivering = tasks.create_task(self.courier.run(), name="deliver")
+            await stop.wait()
+            polling.cancel()
+            self.watcher.stop()
+            await asyncio.wait([handling, watching], timeout=_DRAIN)
+            for task in (handling, watching, delivering):
+                task.cancel()
+
+    async def _deliver(self, alert: Alert) -> None:
+        session = await self.sessions.get(alert.user_id)
+        if session is None or not session.is_active:
+            return
+        market = now = None
+        try:
+            market = await self.markets.market(alert.market)
+            now = await self.markets.price(alert.asset_id)
+        except (PolymarketError, OddswireError):
+            pass  # the alert matters, and what it could be shown with does not
+        try:
+            await self.chat.send(alert.user_id, fired_card(alert, market, now))
+        except TelegramForbiddenError as error:
+            await self.sessions.deactivate(alert.user_id)
+            raise Undeliverable("the person blocked the bot") from error

@@ -1,0 +1,314 @@
+"""`AlertLog`: what was due, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from sqlalchemy import BigInteger, String, Text, func, select, tuple_, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from oddsbot.alerts import Alert
+from oddsbot.store.database import failure
+from oddsbot.store.recordset import as_rows, recordset
+from oddsbot.store.tables import alerts
+from oddswire.clock import SystemClock
+from oddswire.errors import SourceError, SourceUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Select
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from oddswire.clock import Clock
+
+_LONGEST_REASON = 256
+_decoder = msgspec.json.Decoder(Alert)
+
+
+class Fate(StrEnum):
+    """What became of an alert that was due. Each has exactly one, and for good."""
+
+    SENT = "sent"
+    COOLDOWN = "cooldown"
+    HELD = "held"
+    MUTED = "muted"
+    FILTERED = "filtered"
+    EXPIRED = "expired"
+    STOPPED = "stopped"
+    WITHDRAWN = "withdrawn"
+    FAILED = "failed"
+
+
+class Place(msgspec.Struct, frozen=True, order=True):
+    """Where an alert stands: the alerts of a person and a shard have this order.
+
+    Attributes:
+        shard: The shard that made it due.
+        n: Of the shard's rounds.
+        place: Among the person's alerts of the round, from 0.
+    """
+
+    shard: str
+    n: int
+    place: int
+
+
+class AlertRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An alert as the database has it.
+
+    Attributes:
+        user_id: Whom to tell.
+        id: Unique among the person's alerts.
+        rule_id: The rule that fired; empty where there is none.
+        kind: Such as ``price``.
+        market: The market's condition id.
+        data: The alert, as JSON.
+        due_at: When it was committed, in milliseconds since 1970.
+        where: Its place in the order.
+        home: The Redis that it was to be queued in.
+        fate: What became of it; None: it is due.
+        reason: Why.
+        message_id: Of the message that was sent.
+        settled_at: When it got its fate, in milliseconds since 1970.
+    """
+
+    user_id: int
+    id: str
+    rule_id: str
+    kind: str
+    market: str
+    data: str
+    due_at: int
+    where: Place
+    home: str
+    fate: Fate | None
+    reason: str | None
+    message_id: int | None
+    settled_at: int | None
+
+    def alert(self) -> Alert:
+        """Return the alert.
+
+        Raises:
+            ValueError: It is damaged.
+        """
+        alert: Alert = _decoder.decode(self.data)
+        # The row says whose it is: a group that became a supergroup took it along.
+        return msgspec.structs.replace(alert, user_id=self.user_id)
+
+
+class _Settlement(msgspec.Struct):
+    user_id: int
+    id: str
+    fate: str
+    reason: str | None
+    message_id: int | None
+    settled_at: int
+
+
+class AlertLog:
+    """The alerts of all people, with their fates.
+
+    Args:
+        engine: The application's own; it is not disposed of here.
+        clock: Tells seconds since 1970; None: the system's.
+
+    Attributes:
+        commits: Transactions that gave alerts their fates.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, clock: Clock | None = None) -> None:
+        self.commits = 0
+        self._engine = engine
+        self._clock: Clock = SystemClock() if clock is None else clock
+        self._turn = asyncio.Lock()
+        self._waiting: list[tuple[_Settlement, asyncio.Future[bool]]] = []
+        rows = recordset(
+            engine.dialect.name, "settled",
+            user_id=BigInteger, id=String, fate=String, reason=Text,
+            message_id=BigInteger, settled_at=BigInteger,
+        )  # fmt: skip
+        self._settle = (
+            update(alerts)
+            .where(alerts.c.user_id == rows.c.user_id, alerts.c.id == rows.c.id)
+            .where(alerts.c.fate.is_(None))
+            .values({
+                each: rows.c[each]
+                for each in ("fate", "reason", "message_id", "settled_at")
+            })
+            .returning(alerts.c.user_id, alerts.c.id)
+        )  # fmt: skip
+
+    # --- what is due
+
+    async def due(self, user_id: int, until: Place) -> list[AlertRow]:
+        """Return a person's alerts without a fate up to a place, and with it, in order.
+
+        Raises:
+            SourceUnavailable: The database cannot be read.
+        """
+        query = select(alerts).where(
+            alerts.c.user_id == user_id,
+            alerts.c.shard == until.shard,
+            alerts.c.fate.is_(None),
+            tuple_(alerts.c.n, alerts.c.place) <= tuple_(until.n, until.place),
+        )
+        return await self._read(query.order_by(alerts.c.n, alerts.c.place))
+
+    async def unsettled(
+        self,
+        shard: str | None = None,
+        *,
+        due_before: float | None = None,
+        after: tuple[Place, int] | None = None,
+        limit: int = 1_000,
+    ) -> list[AlertRow]:
+        """Return alerts without a fate, in the order in which they became due.
+
+        Args:
+            shard: Of this shard; None: of all.
+            due_before: Only those that were due before, seconds since 1970.
+            after: The place and the person of the last one that was read.
+            limit: How many at most.
+
+        Raises:
+            SourceUnavailable: The database cannot be read.
+        """
+        order = alerts.c.shard, alerts.c.n, alerts.c.place, alerts.c.user_id
+        query = select(alerts).where(alerts.c.fate.is_(None))
+        if shard is not None:
+            query = query.where(alerts.c.shard == shard)
+        if due_before is not None:
+            query = query.where(alerts.c.due_at < int(due_before * 1000))
+        if after is not None:
+            place, user_id = after
+            last = tuple_(place.shard, place.n, place.place, user_id)
+            query = query.where(tuple_(*order) > last)
+        return await self._read(query.order_by(*order).limit(limit))
+
+    # --- what becomes of it
+
+    async def settle(
+        self,
+        row: AlertRow,
+        fate: Fate,
+        reason: str = "",
+        *,
+        message_id: int | None = None,
+    ) -> bool:
+        """Give an alert its fate; those of calls at once are one transaction.
+
+        Returns when it is committed. Cancelled, it is committed or not. It may be
+        repeated after an error.
+
+        Returns:
+            False when it had a fate already, or is not there any more.
+
+        Raises:
+            SourceError: The database failed; the outcome says what that means.
+        """
+        settlement = _Settlement(
+            row.user_id,
+            row.id,
+            fate.value,
+            reason[:_LONGEST_REASON] or None,
+            message_id,
+            int(self._clock.now() * 1000),
+        )
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append((settlement, done))
+        # While one transaction is on its way the others line up, and the first of them
+        # takes all that came meanwhile with it.
+        async with self._turn:
+            if not done.done():
+                batch, self._waiting = self._waiting, []
+                await self._commit(batch)
+        return done.result()
+
+    async def _commit(
+        self, batch: Sequence[tuple[_Settlement, asyncio.Future[bool]]]
+    ) -> None:
+        parameters = as_rows([each for each, _ in batch])
+        try:
+            async with self._engine.begin() as connection:
+                rows = await connection.execute(self._settle, parameters)
+                settled = {(row.user_id, row.id) for row in rows}
+        except (SQLAlchemyError, OSError) as error:
+            _fail(batch, failure(error))
+        except BaseException:
+            # This caller was cancelled; what it did for the others is not known.
+            _fail(batch, SourceError("the database: the call was cancelled"))
+            raise
+        else:
+            self.commits += 1
+            for each, done in batch:
+                if not done.done():
+                    done.set_result((each.user_id, each.id) in settled)
+
+    # --- looking back
+
+    async def history(
+        self, user_id: int, *, since: float = 0.0, limit: int = 50
+    ) -> list[AlertRow]:
+        """Return a person's newest alerts, whatever became of them, the newest first.
+
+        Args:
+            user_id: Whose.
+            since: Only those that were due from then on, seconds since 1970.
+            limit: How many at most.
+        """
+        query = select(alerts).where(
+            alerts.c.user_id == user_id, alerts.c.due_at >= int(since * 1000)
+        )
+        newest = alerts.c.due_at.desc(), alerts.c.n.desc(), alerts.c.place.desc()
+        return await self._read(query.order_by(*newest).limit(limit))
+
+    async def fates(self) -> dict[Fate | None, int]:
+        """Return how many alerts have which fate; None: they are due."""
+        query = select(alerts.c.fate, func.count()).group_by(alerts.c.fate)
+        try:
+            async with self._engine.connect() as connection:
+                rows = (await connection.execute(query)).all()
+        except (SQLAlchemyError, OSError) as error:
+            raise SourceUnavailable(*failure(error).args) from None
+        return {None if fate is None else Fate(fate): count for fate, count in rows}
+
+    async def _read(self, query: Select[Any]) -> list[AlertRow]:
+        try:
+            async with self._engine.connect() as connection:
+                rows = (await connection.execute(query)).all()
+        except (SQLAlchemyError, OSError) as error:
+            raise SourceUnavailable(*failure(error).args) from None
+        return [_row(each) for each in rows]
+
+
+def _row(row: Any) -> AlertRow:
+    return AlertRow(
+        user_id=row.user_id,
+        id=row.id,
+        rule_id=row.rule_id,
+        kind=row.kind,
+        market=row.market,
+        data=row.data,
+        due_at=row.due_at,
+        where=Place(row.shard, row.n, row.place),
+        home=row.home,
+        fate=None if row.fate is None else Fate(row.fate),
+        reason=row.reason,
+        message_id=row.message_id,
+        settled_at=row.settled_at,
+    )
+
+
+def _fail(
+    batch: Sequence[tuple[_Settlement, asyncio.Future[bool]]], error: SourceError
+) -> None:
+    for _, done in batch:
+        if not done.done():
+            done.set_exception(error)
+            # Its caller may have been cancelled, and nobody else asks.
+            done.exception()

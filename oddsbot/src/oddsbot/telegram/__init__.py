@@ -1,0 +1,1 @@
+"""Telegram: updates in, cards out. The only place that knows aiogram."""

@@ -1,0 +1,115 @@
+"""`parse_asked`: what ``/alert`` was given, as a level or a move."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+import msgspec
+
+from oddsbot.alerts import Direction, Unit
+
+_LONGEST = 200
+_ABOVE = {">", ">=", "≥", "above", "over", "up"}
+_BELOW = {"<", "<=", "≤", "below", "under", "down"}
+_NUMBER = re.compile(
+    r"(?P<sign>[+±-])?(?P<number>[0-9]{1,4}(?:[.,][0-9]{1,6})?)"
+    r"\s*(?P<unit>¢|c|ct|cents?|%|percent)?\Z",
+    re.IGNORECASE,
+)
+_OPERATOR = re.compile(r"(>=|<=|[<>≥≤])")
+_MOST_CENTS, _MOST_PERCENT = 99, 1_000
+EXAMPLES = "/alert 65 · /alert yes > 65 · /alert 5% · /alert 5c"
+
+
+class AskedError(ValueError):
+    """It cannot be meant; the text is a sentence for the person."""
+
+
+class Level(msgspec.Struct, frozen=True):
+    """A price to reach.
+
+    Attributes:
+        price: 0 to 1.
+        direction: None: from wherever the price is to there.
+        outcome: As she wrote it; empty: the first.
+    """
+
+    price: Decimal
+    direction: Direction | None = None
+    outcome: str = ""
+
+
+class Move(msgspec.Struct, frozen=True):
+    """A distance to go, either way.
+
+    Attributes:
+        by: In `unit`.
+        outcome: As she wrote it; empty: the first.
+    """
+
+    by: Decimal
+    unit: Unit
+    outcome: str = ""
+
+
+def parse_asked(text: str) -> Level | Move:
+    """Return what a person asked to be told of.
+
+    ``65``, ``0.65``: a price; the way is from where it is now. ``> 65``, ``below 40¢``:
+    a price and the way. ``5%``, ``5c``: a move from now, in percent of the price or in
+    cents. The name of the outcome comes first, where it is not the first one.
+
+    Raises:
+        AskedError: There is no number, or none that a price can be.
+    """
+    if len(text) > _LONGEST:
+        raise AskedError(f"That is too long. Write it like {EXAMPLES}.")
+    words = _OPERATOR.sub(r" \1 ", text).split()
+    number, words = _number_of(words)
+    direction = None
+    if words and words[-1].lower() in _ABOVE | _BELOW:
+        above = words.pop().lower() in _ABOVE
+        direction = Direction.ABOVE if above else Direction.BELOW
+    outcome = " ".join(words)
+    value = Decimal(number["number"].replace(",", "."))
+    unit = (number["unit"] or "").lower()
+    if direction is None and (unit or number["sign"]):
+        return _move(value, unit, outcome)
+    return Level(_price(value, unit), direction, outcome)
+
+
+def _number_of(words: list[str]) -> tuple[re.Match[str], list[str]]:
+    """Return the number at the end, which may stand apart from its unit."""
+    for count in (1, 2):
+        found = _NUMBER.match(" ".join(words[-count:])) if words[-count:] else None
+        if found:
+            return found, words[:-count]
+    if any(word.lower() == "in" for word in words):
+        raise AskedError(
+            "A move within a time is not watched. /alert 5c tells you when the price "
+            "has gone 5¢ from where it is now."
+        )
+    raise AskedError(f"I need a price or a size. Write it like {EXAMPLES}.")
+
+
+def _price(value: Decimal, unit: str) -> Decimal:
+    # 0.65 is what Polymarket's books have, 65 what its pages have.
+    price = value if not unit and value < 1 else value / 100
+    if not 0 < price < 1:
+        raise AskedError(
+            f"A price is between 0 and 100 cents, and {value}¢ is not. "
+            f"Write it like {EXAMPLES}."
+        )
+    if round(price, 6) != price:
+        raise AskedError("That has too many decimal places: at most four of a cent.")
+    return price
+
+
+def _move(value: Decimal, unit: str, outcome: str) -> Move:
+    percent = unit in {"%", "percent"}
+    most = _MOST_PERCENT if percent else _MOST_CENTS
+    if not 1 <= value <= most:
+        named = f"1 to {most:,} percent" if percent else f"1 to {most} cents"
+        raise AskedError(f"A move is {named}. Write it like {EXAMPLES}.")
+    return Move(value, Unit.PERCENT if percent else Unit.CENTS, outcome)

@@ -1,0 +1,269 @@
+"""``/alert``, ``/alerts``, and the buttons that set and stop alerts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiogram import F, Router
+from aiogram.filters import Command, StateFilter
+from aiogram.fsm.state import State, StatesGroup
+
+from oddsbot.alerts import Base, Direction, MoveRule, PriceRule
+from oddsbot.delivery import Action
+from oddsbot.telegram.asked import AskedError, Level, Move, parse_asked
+from oddsbot.telegram.commands.markets import market_of
+from oddsbot.telegram.pressed import On, Pressed
+from oddsbot.telegram.screens import errors
+from oddsbot.telegram.screens.alerts import (
+    Group,
+    alerts_card,
+    meaning,
+    removed_card,
+    set_card,
+)
+from oddsbot.telegram.screens.market import direction_of, level_of
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from aiogram.filters import CommandObject
+    from aiogram.fsm.context import FSMContext
+    from aiogram.types import CallbackQuery, Message, Update
+
+    from oddsbot.alerts import Rule
+    from oddsbot.delivery import Card, Press
+    from oddsbot.markets import Price
+    from oddsbot.polymarket import GammaMarket, Token
+    from oddsbot.telegram.services import Services
+
+_MOST = 200
+
+
+class Asking(StatesGroup):
+    """Conversations about an alert."""
+
+    level = State()
+
+
+def router() -> Router:
+    """Return the commands' router."""
+    routes = Router(name="alerts")
+    routes.message.register(_alert, Command("alert"))
+    routes.message.register(_alerts, Command("alerts"))
+    routes.message.register(
+        _level, StateFilter(Asking.level), F.text & ~F.text.startswith("/")
+    )
+    routes.callback_query.register(_preset, On(Action.SET_ABOVE, Action.SET_BELOW))
+    routes.callback_query.register(_other, On(Action.SET_OTHER))
+    routes.callback_query.register(_stop, On(Action.STOP_RULE))
+    routes.callback_query.register(_alerts_pressed, On(Action.ALERTS))
+    return routes
+
+
+async def _alert(
+    message: Message,
+    command: CommandObject,
+    services: Services,
+    state: FSMContext,
+    event_update: Update,
+) -> Card:
+    words = (command.args or "").split(maxsplit=1)
+    if words and ("/" in words[0] or words[0].startswith("http")):
+        found = await market_of(words[0], services)
+        if isinstance(found, str):
+            return errors.sentence_card(found)
+        await state.update_data(market=found.condition_id)
+        words = words[1:]
+    asked = parse_asked(" ".join(words))
+    return await _set(message.chat.id, asked, services, state, event_update)
+
+
+async def _level(
+    message: Message, services: Services, state: FSMContext, event_update: Update
+) -> Card:
+    asked = parse_asked(message.text or "")
+    card = await _set(message.chat.id, asked, services, state, event_update)
+    await state.set_state(None)
+    return card
+
+
+async def _set(
+    person: int,
+    asked: Level | Move,
+    services: Services,
+    state: FSMContext,
+    update: Update,
+) -> Card:
+    market = await _current(services, state)
+    if market is None:
+        return errors.sentence_card(errors.WHICH)
+    token = _token(market, asked.outcome)
+    rule_id = services.effects.rule_id(update.update_id)
+    return await add(person, market, token, asked, rule_id, services)
+
+
+async def add(
+    person: int,
+    market: GammaMarket,
+    token: Token,
+    asked: Level | Move,
+    rule_id: str,
+    services: Services,
+) -> Card:
+    """Keep an alert that was asked for, and say what it means.
+
+    Raises:
+        AskedError: She has it already, or too many, or the market is over.
+    """
+    if market.resolved or market.closed:
+        raise AskedError("This market is over: its prices do not move any more.")
+    prices = await services.markets.prices([token.token_id])
+    rule = _rule(person, market, token, asked, rule_id, prices.get(token.token_id))
+    for other in await services.rules.of(person):
+        if other.id != rule.id and _same(other, rule):
+            raise AskedError(f"You have that alert already: {meaning(other, market)}.")
+    await services.rules.add(rule)
+    return set_card(rule, market, prices)
+
+
+def _rule(
+    person: int,
+    market: GammaMarket,
+    token: Token,
+    asked: Level | Move,
+    rule_id: str,
+    price: Price | None,
+) -> Rule:
+    base = None if price is None else Base(price.bid, price.ask)
+    if isinstance(asked, Move):
+        return MoveRule(
+            id=rule_id,
+            user_id=person,
+            market=market.condition_id,
+            asset_id=token.token_id,
+            by=asked.by,
+            unit=asked.unit,
+            base=base,
+        )
+    return PriceRule(
+        id=rule_id,
+        user_id=person,
+        market=market.condition_id,
+        asset_id=token.token_id,
+        direction=asked.direction or _way(asked.price, price),
+        level=asked.price,
+        base=base,
+    )
+
+
+def _way(level: Decimal, price: Price | None) -> Direction:
+    """Return the way from where the price is to a level."""
+    if price is None or (price.bid is None and price.ask is None):
+        raise AskedError(
+            "Nobody quotes a price there now, so I cannot tell which way you mean: "
+            "write /alert > 65 or /alert < 65."
+        )
+    middle = price.middle or price.bid or price.ask
+    return Direction.ABOVE if middle is None or level > middle else Direction.BELOW
+
+
+def _same(one: Rule, other: Rule) -> bool:
+    if isinstance(one, MoveRule) or isinstance(other, MoveRule):
+        return (
+            isinstance(one, MoveRule)
+            and isinstance(other, MoveRule)
+            and (one.asset_id, one.by, one.unit)
+            == (other.asset_id, other.by, other.unit)
+        )
+    return (one.asset_id, one.direction, one.level) == (
+        other.asset_id,
+        other.direction,
+        other.level,
+    )
+
+
+def _token(market: GammaMarket, outcome: str) -> Token:
+    tokens = market.tokens
+    if not tokens:
+        raise AskedError("This market has no prices to watch.")
+    if not outcome:
+        return tokens[0]
+    wanted = outcome.casefold()
+    exact = [token for token in tokens if token.outcome.casefold() == wanted]
+    begun = [token for token in tokens if token.outcome.casefold().startswith(wanted)]
+    found = exact or begun
+    if len(found) != 1:
+        names = ", ".join(token.outcome[:40] for token in tokens[:10])
+        raise AskedError(f"Which outcome? This market has: {names}.")
+    return found[0]
+
+
+async def _current(services: Services, state: FSMContext) -> GammaMarket | None:
+    """Return the market of the conversation, the one whose card was sent last."""
+    condition_id = (await state.get_data()).get("market")
+    if not isinstance(condition_id, str):
+        return None
+    return await services.markets.market(condition_id)
+
+
+async def _preset(
+    query: CallbackQuery, press: Press, services: Services, event_update: Update
+) -> Pressed:
+    market = await services.markets.by_id(str(press.subject))
+    if market is None:
+        return Pressed(said=errors.NO_MARKET)
+    outcome, level = level_of(press.argument)
+    asked = Level(level, direction_of(press.action))
+    card = await add(
+        query.from_user.id,
+        market,
+        market.tokens[outcome],
+        asked,
+        services.effects.rule_id(event_update.update_id),
+        services,
+    )
+    return Pressed(said="Set.", new=card)
+
+
+async def _other(
+    _: CallbackQuery, press: Press, services: Services, state: FSMContext
+) -> Pressed:
+    market = await services.markets.by_id(str(press.subject))
+    if market is None:
+        return Pressed(said=errors.NO_MARKET)
+    await state.update_data(market=market.condition_id)
+    await state.set_state(Asking.level)
+    ask = "Which price? Write it like 65, no < 40, 5c or 5%. Any command ends this."
+    return Pressed(new=errors.sentence_card(ask))
+
+
+async def _stop(query: CallbackQuery, press: Press, services: Services) -> Pressed:
+    rule_id = f"{press.subject:016x}"
+    there = await services.rules.remove(query.from_user.id, rule_id)
+    return Pressed(
+        said="Stopped." if there else "It was gone already.",
+        new=removed_card(was_there=there),
+    )
+
+
+async def _alerts(message: Message, services: Services) -> Card:
+    return await _all_of(message.chat.id, services)
+
+
+async def _alerts_pressed(query: CallbackQuery, services: Services) -> Pressed:
+    return Pressed(new=await _all_of(query.from_user.id, services))
+
+
+async def _all_of(person: int, services: Services) -> Card:
+    by_market: dict[str, list[Rule]] = {}
+    for rule in await services.rules.of(person):
+        by_market.setdefault(rule.market, []).append(rule)
+    groups = [
+        Group(
+            await services.markets.market(condition_id),
+            rules,
+            await services.markets.prices({rule.asset_id for rule in rules}),
+        )
+        for condition_id, rules in by_market.items()
+    ]
+    return alerts_card(groups)

@@ -1,0 +1,1 @@
+"""What the bot shows: pure functions from data to `Card`."""

@@ -1,0 +1,40 @@
+"""What went wrong, in words, and what one can do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from oddsbot.telegram.text import Text
+
+if TYPE_CHECKING:
+    from oddsbot.delivery import Card
+
+
+def sentence_card(sentence: str) -> Card:
+    """Return a sentence of ours."""
+    return Text().line(sentence).card()
+
+
+def bug_card(number: str) -> Card:
+    """Return the answer where the bot itself is wrong; `number` is in the log."""
+    return (
+        Text()
+        .line("Something in me is broken, and nothing was changed.")
+        .add("Its number in the log: ")
+        .add(number, "code")
+        .card()
+    )
+
+
+UPSTREAM = (
+    "Polymarket does not answer right now. Nothing was changed; try it again in a "
+    "minute."
+)
+NO_MARKET = (
+    "Polymarket has no market there. Copy the link from the market's own page, "
+    "or send a few words to search for."
+)
+WHICH = "Of which market? Send its link first, then /alert again."
+FOREIGN_PRESS = (
+    "This button is not yours, or of an older version of me: ask for it again."
+)

@@ -1,0 +1,50 @@
+"""`Services`: what the commands work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from oddsbot.alerts import Rule
+    from oddsbot.markets import Markets
+    from oddsbot.store import UserSession
+    from oddsbot.telegram.chat import TelegramChat
+    from oddsbot.telegram.effects import Effects
+    from oddswire.clock import Clock
+    from oddswire.sessions import Sessions
+
+
+class RuleBook(Protocol):
+    """What people asked to be told of."""
+
+    async def of(self, user_id: int) -> Sequence[Rule]:
+        """Return a person's rules, the oldest first."""
+        ...
+
+    async def add(self, rule: Rule) -> None:
+        """Keep a rule, and watch it from now on; the same rule again changes nothing.
+
+        Raises:
+            RuleError: It cannot be watched.
+            SourceError: The database failed.
+        """
+        ...
+
+    async def remove(self, user_id: int, rule_id: str) -> bool:
+        """Delete a person's rule; False when she has none with this id."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Services:
+    """What the commands work with, one of each in a process."""
+
+    chat: TelegramChat
+    markets: Markets
+    rules: RuleBook
+    sessions: Sessions[UserSession]
+    clock: Clock
+    effects: Effects

@@ -1,0 +1,226 @@
+"""From Telegram to the commands, by way of a durable queue.
+
+1. `Poller` asks for updates, in one process of all, or a webhook is given them.
+2. `UpdateQueue.put` has each in Redis before Telegram is told that we have it.
+3. `UpdateQueue.run`, in any process, hands each to the dispatcher: those of one person
+   one after the other, in their order.
+
+A process that is killed between two of these steps does the step again, and so the
+same update may come to a handler twice: what it brings about has the same id each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiogram.types import Update
+
+from oddsbot.telegram.api import Conflict, TelegramAway
+from oddswire.connection.backoff import OutageBackoff
+from oddswire.connection.errors import TRANSIENT_ERRORS
+from oddswire.errors import LockLost
+from oddswire.logs import LogLines
+from oddswire.queue import QueueKey
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Mapping
+
+    from aiogram import Bot, Dispatcher
+
+    from oddsbot.telegram.api import UpdatesApi
+    from oddswire.clock import Clock
+    from oddswire.locks import Locks
+    from oddswire.queue import Message, Queue
+
+_log = logging.getLogger("oddsbot.telegram")
+_LOCK = "telegram.polling"
+_LOCK_TTL = 10.0
+_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+_CONFLICT_PAUSE = 5.0
+_MORE = 16  # handlers at the same time, each of another person
+
+
+class Received(msgspec.Struct, frozen=True):
+    """An update as Telegram sent it, in JSON."""
+
+    body: str
+
+
+UPDATES = QueueKey("updates", Received, retry_base=0.2, retry_cap=10.0, max_attempts=50)
+"""By person; see `line_of`."""
+
+
+class BadUpdate(ValueError):
+    """It is no update of the Bot API."""
+
+
+class UpdateQueue:
+    """Updates, durable before they are confirmed, each handled at least once.
+
+    Args:
+        queue: Of `UPDATES`.
+        dispatcher: Handles them.
+        bot: Whose they are.
+    """
+
+    def __init__(
+        self, queue: Queue[Received], dispatcher: Dispatcher, bot: Bot
+    ) -> None:
+        self._queue = queue
+        self._dispatcher = dispatcher
+        self._bot = bot
+        self._lines = LogLines(_log)
+
+    async def put(self, body: str) -> int:
+        """Put one in; when it returns, the server has it, and once.
+
+        Returns:
+            The update's id.
+
+        Raises:
+            BadUpdate: It is none; nothing was kept.
+            OddswireError: It may or may not be kept; the same one may be put again.
+        """
+        update_id, line = _head(body)
+        await self._queue.enqueue(line, Received(body), dedup_id=f"u{update_id}")
+        return update_id
+
+    async def run(self, stop: asyncio.Event | None = None) -> None:
+        """Handle updates until `stop` is set; what is being handled is finished.
+
+        Cancelled, what is being handled comes again to another process.
+
+        Raises:
+            OddswireError: A refusal that waiting does not mend.
+        """
+        await self._queue.consume(self._handle, concurrency=_MORE, stop=stop)
+
+    async def _handle(self, message: Message[Received]) -> None:
+        try:
+            update = Update.model_validate_json(
+                message.value.body, context={"bot": self._bot}
+            )
+        except ValueError as error:
+            # A form that is newer than aiogram: no other attempt reads it better.
+            self._lines.write(
+                logging.WARNING, "update_unreadable", reason=type(error).__name__
+            )
+            return
+        await self._dispatcher.feed_update(self._bot, update)
+
+
+def _head(body: str) -> tuple[int, int]:
+    """Return an update's id, and the line that it waits in."""
+    try:
+        update: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise BadUpdate("an update is an object of JSON") from error
+    number = update.get("update_id") if isinstance(update, dict) else None
+    if type(number) is not int or not 0 <= number < 2**63:
+        raise BadUpdate("an update has an update_id, a whole number")
+    return number, line_of(update)
+
+
+def line_of(update: Mapping[str, Any]) -> int:
+    """Return the line of an update: its person's, else its chat's, else one of all.
+
+    The number is a hash: who erases a person neither finds nor removes the line in
+    which that very request is being handled.
+    """
+    who: object = 0
+    for content in update.values():
+        if isinstance(content, dict):
+            message = content.get("message")
+            chat = content.get("chat") or (
+                message.get("chat") if isinstance(message, dict) else None
+            )
+            for each in (content.get("from"), content.get("user"), chat):
+                if isinstance(each, dict) and type(each.get("id")) is int:
+                    who = each["id"]
+                    break
+    digest = hashlib.sha256(f"line:{who}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Poller:
+    """Asks for updates, in one process of all that run it.
+
+    Args:
+        api: Where.
+        updates: What gets them.
+        locks: Decide which process asks.
+        clock: Sleeps between tries.
+    """
+
+    def __init__(
+        self, api: UpdatesApi, updates: UpdateQueue, locks: Locks, clock: Clock
+    ) -> None:
+        self._api = api
+        self._updates = updates
+        self._locks = locks
+        self._clock = clock
+        self._lines = LogLines(_log)
+
+    async def run(self) -> None:
+        """Poll until cancelled; an update that was not confirmed comes again.
+
+        Raises:
+            ApiError: The token is not valid.
+            OddswireError: A refusal of Redis that waiting does not mend.
+        """
+        outage = OutageBackoff()
+        while True:
+            try:
+                async with self._locks.lock(_LOCK, _LOCK_TTL):
+                    outage.over()
+                    await self._poll()
+            except LockLost:
+                self._lines.write(
+                    logging.WARNING,
+                    "polling_lost",
+                    reason="another process polls Telegram now, this one stands by",
+                )
+            except TRANSIENT_ERRORS as error:
+                await outage.wait(error)
+
+    async def _poll(self) -> None:
+        offset = 0
+        pause = _PAUSE
+        told = False
+        while True:
+            try:
+                bodies = await self._api.get_updates(offset)
+            except Conflict as error:
+                if not told:
+                    self._lines.write(
+                        logging.WARNING,
+                        "polling_conflict",
+                        reason=f"{error}; waiting for it to stop",
+                    )
+                told = True
+                await self._clock.sleep(_CONFLICT_PAUSE)
+                continue
+            except TelegramAway as error:
+                self._lines.write(logging.WARNING, "telegram_away", reason=error)
+                await self._clock.sleep(error.retry_after or pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                continue
+            pause, told = _PAUSE, False
+            for body in bodies:
+                offset = await self._take(body, offset)
+
+    async def _take(self, body: str, offset: int) -> int:
+        """Put an update in, through outages; return the offset that confirms it."""
+        outage = OutageBackoff()
+        while True:
+            try:
+                return max(offset, await self._updates.put(body) + 1)
+            except BadUpdate as error:
+                self._lines.write(logging.WARNING, "update_unreadable", reason=error)
+                return offset
+            except TRANSIENT_ERRORS as error:
+                await outage.wait(error)

@@ -1,0 +1,145 @@
+"""What was due and what became of it, in SQL."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+
+import msgspec
+import pytest
+from sqlalchemy import insert
+
+from oddsbot.alerts import Direction, PriceCrossed
+from oddsbot.store import AlertLog, Fate, Place, open_database, upgrade
+from oddsbot.store.tables import alerts
+from oddswire.clock import ManualClock
+from oddswire.errors import SourceError
+
+
+def crossed(number, user_id=1):
+    """Return an alert."""
+    return PriceCrossed(
+        id=f"rule:{number}", user_id=user_id, rule_id="rule", market="0xmarket",
+        asset_id="1", direction=Direction.ABOVE, level=Decimal("0.60"),
+        price=Decimal("0.61"), at=number, seen_at=number / 1000,
+    )  # fmt: skip
+
+
+async def due(engine, number, user_id=1, *, n=None, place=0, shard="0", at=0):
+    """Make an alert due."""
+    row = {
+        "user_id": user_id, "id": f"rule:{number}", "rule_id": "rule", "kind": "price",
+        "market": "0xmarket", "data": msgspec.json.encode(crossed(number)).decode(),
+        "at": number, "seen_at": number, "due_at": at, "shard": shard, "epoch": 1,
+        "n": number if n is None else n, "place": place, "home": "here",
+    }  # fmt: skip
+    async with engine.begin() as connection:
+        await connection.execute(insert(alerts), row)
+
+
+@pytest.fixture
+def log(engine):
+    """Return the log of a database, by a clock of the test's own."""
+    return AlertLog(engine, clock=ManualClock(now=1_790_000_000.0))
+
+
+@pytest.mark.integration
+async def test_what_is_due_comes_in_its_order_up_to_a_place(engine, known, log):
+    """The alerts of a person and a shard without a fate, and no others."""
+    await known(1, 2)
+    for number, n, place in ((3, 2, 0), (1, 1, 0), (2, 1, 1), (4, 2, 1), (5, 3, 0)):
+        await due(engine, number, n=n, place=place)
+    await due(engine, 6, user_id=2, n=1)
+    await due(engine, 7, n=1, shard="1")
+    found = await log.due(1, Place("0", 2, 0))
+    assert [each.id for each in found] == ["rule:1", "rule:2", "rule:3"]
+    assert found[0].alert() == crossed(1)
+    assert await log.settle(found[1], Fate.SENT, message_id=7)
+    found = await log.due(1, Place("0", 2, 0))
+    assert [each.id for each in found] == ["rule:1", "rule:3"]
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B4")
+async def test_an_alert_has_one_fate_whoever_comes_first(engine, known, log):
+    """Of any number of settlements at once one is the fate; the others say so."""
+    await known(1)
+    await due(engine, 1)
+    (row,) = await log.due(1, Place("0", 9, 0))
+    fates = [Fate.SENT, Fate.EXPIRED, Fate.FAILED] * 5
+    settled = await asyncio.gather(*(
+        AlertLog(engine).settle(row, fate) for fate in fates
+    ))  # fmt: skip
+    assert settled.count(True) == 1
+    (kept,) = await log.history(1)
+    assert kept.fate is fates[settled.index(True)]
+    assert not await log.settle(row, Fate.MUTED, "later")
+    assert await log.fates() == {kept.fate: 1}
+
+
+@pytest.mark.integration
+async def test_fates_of_calls_at_once_are_few_transactions(engine, known, log):
+    """A hundred couriers at once wait for a few commits, and each gets its answer."""
+    await known(1)
+    for number in range(100):
+        await due(engine, number)
+    rows = await log.due(1, Place("0", 999, 0))
+    before = log.commits
+    settled = await asyncio.gather(*(
+        log.settle(row, Fate.SENT, "x" * 999, message_id=number)
+        for number, row in enumerate(rows)
+    ))  # fmt: skip
+    assert all(settled)
+    assert log.commits - before <= 3
+    newest, *_ = await log.history(1, limit=3)
+    assert (newest.reason, newest.settled_at) == ("x" * 256, 1_790_000_000_000)
+    assert await log.fates() == {Fate.SENT: 100}
+
+
+@pytest.mark.errors
+async def test_a_caller_that_gives_up_leaves_the_others_their_answer(tmp_path):
+    """Cancelled while it writes for others: they get an error that may be repeated."""
+    async with open_database(f"sqlite:///{tmp_path}/bot.db") as engine:
+        await upgrade(engine)
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql(
+                "INSERT INTO oddsbot_users VALUES (1, 1, 1, 1, 1, true, x'00')"
+            )
+        log = AlertLog(engine)
+        for number in range(3):
+            await due(engine, number)
+        rows = await log.due(1, Place("0", 9, 0))
+        answers = {}
+
+        async def settle(row):
+            try:
+                answers[row.id] = await log.settle(row, Fate.SENT)
+            except SourceError as error:
+                answers[row.id] = error
+
+        async with asyncio.TaskGroup() as tasks:
+            first, *_ = [tasks.create_task(settle(row)) for row in rows]
+            await asyncio.sleep(0)
+            first.cancel()
+        assert answers.keys() == {"rule:1", "rule:2"}
+        for row in rows[1:]:
+            if isinstance(answers[row.id], SourceError):
+                await log.settle(row, Fate.SENT)
+        await log.settle(rows[0], Fate.SENT)
+        assert await log.fates() == {Fate.SENT: 3}
+
+
+@pytest.mark.integration
+async def test_the_backlog_is_read_by_pages_and_age(engine, known, log):
+    """All without a fate, each once, in the order of their shard; or the old ones."""
+    await known(1, 2)
+    for number in range(7):
+        await due(engine, number, number % 2 + 1, at=number * 1000)
+    found, after = [], None
+    while page := await log.unsettled("0", after=after, limit=3):
+        found += [each.id for each in page]
+        after = page[-1].where, page[-1].user_id
+    assert found == [f"rule:{number}" for number in range(7)]
+    old = await log.unsettled(due_before=3)
+    assert [each.id for each in old] == ["rule:0", "rule:1", "rule:2"]
+    assert await log.unsettled("1") == []
