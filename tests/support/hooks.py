@@ -151,7 +151,7 @@ def follow(sessions, feed, clock):
 
 async def stop_follower(sessions):
     """End the following of changes, and have what is in memory believed for ever."""
-    task = sessions._follower._task
+    (task,) = [each for each in sessions._tasks if "follower" in each.get_name()]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     sessions._local.trusted_until = float("inf")

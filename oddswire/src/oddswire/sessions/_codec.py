@@ -15,6 +15,7 @@ import builtins
 import copy
 import hashlib
 import re
+from collections.abc import Callable
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -38,7 +39,7 @@ from oddswire.sessions._scripts import IndexEntry
 from oddswire.sessions.record import Collection, Expiring, Indexed, Record, Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from oddswire.codec import Compressor, Names, Sealer
     from oddswire.sessions._scripts import Expiry, Stored
@@ -88,15 +89,15 @@ class SessionHeader(msgspec.Struct, frozen=True):
         seal: What is behind the text; empty without sealing.
     """
 
-    raw: bytes
-    version: int
-    created: int
-    active: int
-    expiry: int
-    deadline: int
-    schema: int
-    on: bool
-    generation: str
+    raw: bytes = b""
+    version: int = 0
+    created: int = 0
+    active: int = 0
+    expiry: int = 0
+    deadline: int = 0
+    schema: int = 0
+    on: bool = True
+    generation: str = ""
     seal: bytes = b""
 
     @classmethod
@@ -131,10 +132,8 @@ class SessionHeader(msgspec.Struct, frozen=True):
     @classmethod
     def new(cls, now: int, last: int, schema: int, generation: str) -> Self:
         """Return the header of a session that begins, before its first activity."""
-        return cls(
-            raw=b"", version=max(last + 1, now), created=now, active=0, expiry=0,
-            deadline=0, schema=schema, on=True, generation=generation,
-        )  # fmt: skip
+        version = max(last + 1, now)
+        return cls(version=version, created=now, schema=schema, generation=generation)
 
     def changed(self, now: int, last: int = 0, **fields: Any) -> Self:
         """Return the header after a change: above any version before it."""
@@ -301,6 +300,11 @@ class Digests(msgspec.Struct, frozen=True):
     main: dict[bytes, bytes] = {}
     expiring: dict[bytes, bytes] = {}
 
+    @property
+    def totals(self) -> tuple[bytes, bytes]:
+        """One digest of each hash."""
+        return total(self.main), total(self.expiring)
+
 
 def digests(fields: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """Return a digest of each field but the header."""
@@ -327,6 +331,11 @@ def total(each: Mapping[bytes, bytes]) -> bytes:
     for name in sorted(each):
         every.update(len(name).to_bytes(4, "big") + name + each[name])
     return every.digest()
+
+
+Follows = Callable[[Any, int, int], SessionHeader]
+"""Makes a header: from the one before (None: there is none), the time in microseconds,
+and the newest version of a deleted session."""
 
 
 class HeaderSeal:
@@ -356,8 +365,7 @@ class HeaderSeal:
         was: Digests of what was read; None: no other header is adopted.
         main: Total of the durable hash as it will be stored.
         expiring: Total of the expiring hash.
-        follows: The header after `before`, at a time in microseconds, where the newest
-            version of a deleted session is the third.
+        follows: Makes the header to write.
     """
 
     def __init__(
@@ -368,7 +376,7 @@ class HeaderSeal:
         was: Digests | None,
         main: bytes,
         expiring: bytes,
-        follows: Callable[[SessionHeader | None, int, int], SessionHeader],
+        follows: Follows,
     ) -> None:
         self._codec = codec
         self._user_id = user_id
@@ -400,16 +408,13 @@ class HeaderSeal:
             return True
         if self._was is None or self._before is None:
             return False
+        main, expiring = self._was.totals
         try:
             header = SessionHeader.parse(raw)
-            opened = self._codec.open_header(
-                self._user_id, header, total(self._was.main)
-            )
+            opened = self._codec.open_header(self._user_id, header, main)
         except (CodecError, SessionDamaged):
             return False
-        if header.version != self._before.version:
-            return False
-        if opened != total(self._was.expiring):
+        if header.version != self._before.version or opened != expiring:
             return False
         self._before = header
         return True
@@ -539,8 +544,7 @@ class SessionCodec(Generic[T]):
         self, main: Mapping[bytes, bytes]
     ) -> tuple[list[IndexEntry], list[str]]:
         """Return its index entries and collections, also where it is damaged."""
-        names = {name.decode("utf-8", "replace").partition(":")[0] for name in main}
-        held = sorted(names & self.schema.collections.keys())
+        held = self.held(name.decode("utf-8", "replace") for name in main)
         try:
             entries = self.entries_of(main)
         except SessionDamaged:
@@ -548,7 +552,11 @@ class SessionCodec(Generic[T]):
             rest = {k: v for k, v in main.items() if k != INDEX.encode()}
             entries = self.entries_of(rest)
         # No index has an entry that makes no key: no session wrote it.
-        return [entry for entry in entries if self._makes_a_key(entry)], held
+        return [entry for entry in entries if self._makes_a_key(entry)], sorted(held)
+
+    def held(self, fields: Iterable[str]) -> set[str]:
+        """Return the collections that have members."""
+        return _collections(fields) & self.schema.collections.keys()
 
     def tells_all(self, main: Mapping[bytes, bytes]) -> bool:
         """Whether the fields tell every index entry that their session may have."""
@@ -854,8 +862,8 @@ class SessionCodec(Generic[T]):
             {f: data for f, data in packed.items() if f in _EXPIRING},
             [f for f in gone if f in _EXPIRING],
         )
-        had = {field.partition(":")[0] for field in was if ":" in field}
-        has = {field.partition(":")[0] for field in content.members}
+        had = set() if before is None else _collections(before.members)
+        has = _collections(content.members)
         known = self.schema.collections.keys()
         # The index entries of an older schema are not known for certain: all are added.
         anew = before is not None and self._is_old(before)
@@ -912,38 +920,40 @@ class SessionCodec(Generic[T]):
         self, user_id: int, before: Snapshot, expiry: Expiry
     ) -> HeaderSeal | None:
         """Return what a touch writes."""
-
-        def follows(header: SessionHeader | None, now: int, _: int) -> SessionHeader:
-            assert header is not None  # noqa: S101 - it was read
-            return header.renewed(now, expiry)
-
-        return self._seal(user_id, before, before.digests, follows)
+        return self._seal(
+            user_id,
+            before,
+            before.digests,
+            lambda header, now, _: header.renewed(now, expiry),
+        )
 
     def seal_switched(
         self, user_id: int, before: Snapshot, *, on: bool
     ) -> HeaderSeal | None:
         """Return what switching on or off writes."""
-
-        def follows(header: SessionHeader | None, now: int, _: int) -> SessionHeader:
-            assert header is not None  # noqa: S101 - it was read
-            return header.changed(now, on=on)
-
-        return self._seal(user_id, before, before.digests, follows)
+        return self._seal(
+            user_id,
+            before,
+            before.digests,
+            lambda header, now, _: header.changed(now, on=on),
+        )
 
     def seal_moved(
         self, new: int, before: Snapshot, delta: SessionDelta, generation: str
     ) -> HeaderSeal | None:
         """Return what a move writes for the new user."""
-        schema = self._version
-
-        def follows(header: SessionHeader | None, now: int, last: int) -> SessionHeader:
-            assert header is not None  # noqa: S101 - it was read
-            return header.changed(now, last, schema=schema, generation=generation)
-
         if self.sealer is None:
             return None
-        main, expiring = total(delta.digests.main), total(delta.digests.expiring)
-        return HeaderSeal(self, new, before.header, None, main, expiring, follows)
+        return HeaderSeal(
+            self,
+            new,
+            before.header,
+            None,
+            *delta.digests.totals,
+            lambda header, now, last: header.changed(
+                now, last, schema=self._version, generation=generation
+            ),
+        )
 
     def seal_restored(
         self,
@@ -986,15 +996,14 @@ class SessionCodec(Generic[T]):
         user_id: int,
         before: Snapshot | None,
         after: Digests,
-        follows: Callable[[SessionHeader | None, int, int], SessionHeader],
+        follows: Follows,
     ) -> HeaderSeal | None:
         if self.sealer is None:
             return None
         header, was = (
             (None, None) if before is None else (before.header, before.digests)
         )
-        main, expiring = total(after.main), total(after.expiring)
-        return HeaderSeal(self, user_id, header, was, main, expiring, follows)
+        return HeaderSeal(self, user_id, header, was, *after.totals, follows)
 
     # --- one field's bytes
 
@@ -1086,6 +1095,10 @@ class SessionCodec(Generic[T]):
 
     def _place(self, schema: int, generation: str, field: str) -> bytes:
         return place(self._space, "session", str(schema), generation, field)
+
+
+def _collections(members: Iterable[str]) -> set[str]:
+    return {field.partition(":")[0] for field in members}
 
 
 def stamp(value: Record, user_id: int, header: SessionHeader) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from oddswire._tasks import spawn
 from oddswire.errors import OddswireError
 from oddswire.sessions._codec import Snapshot
 from oddswire.sessions.feed import Changes, LogFeed, Reset
@@ -239,7 +238,7 @@ class IndexReplica:
         self._off = await store.switched_off()
 
 
-class Follower(Generic[T]):
+class Follower:
     """Applies the changes of a feed to what is in memory, while somebody reads.
 
     Args:
@@ -258,11 +257,11 @@ class Follower(Generic[T]):
     def __init__(
         self,
         store: SessionStore,
-        codec: SessionCodec[T],
-        local: LocalCache[T],
+        codec: SessionCodec[Any],
+        local: LocalCache[Any],
         reads: ReadLease,
         clock: Clock,
-        rebuild: Rebuild[T] | None,
+        rebuild: Rebuild | None,
     ) -> None:
         self.replica = IndexReplica()
         self.wanted = asyncio.Event()
@@ -273,24 +272,19 @@ class Follower(Generic[T]):
         self._rebuild = rebuild
         self._log = LogFeed(store.client, store.log, clock, reads)
         self._asked = 0
-        self._task: asyncio.Task[None] | None = None
 
     @property
     def foreign(self) -> int:
         """Entries of the log that no session wrote."""
         return self._log.foreign
 
-    def start(self) -> None:
-        """Follow the log; it begins with the first `want`."""
+    async def keep_following(self) -> None:
+        """Follow the log for ever; it begins with the first `want`."""
         self._local.following = True
-        self._task = spawn(self.follow(self._log), name="sessions: follower")
+        await self.follow(self._log)
 
-    async def stop(self) -> None:
-        """End the task, wait for it, and forget everything."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+    def stop(self) -> None:
+        """Forget everything, after the end of `keep_following`."""
         self.wanted.clear()
         self._local.following = False
         self._local.trusted_until = 0.0

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from oddswire._tasks import spawn
 from oddswire._text import text
 from oddswire.codec import AesGcm
 from oddswire.errors import CodecError, SessionDamaged, SessionError, SourceError
 from oddswire.sessions._codec import HEADER, INDEX, SessionHeader
-from oddswire.sessions.record import Record
 from oddswire.sessions.source import SealedSource
 from oddswire.sessions.statistics import SessionStats
 
@@ -25,13 +22,12 @@ if TYPE_CHECKING:
     from oddswire.sessions._store import SessionStore
     from oddswire.sessions._write_through import WriteThrough
 
-T = TypeVar("T", bound=Record)
 
 _PAGE = 200
 _COUNT = re.compile(rb"-?[0-9]{1,19}")
 
 
-class Maintenance(Generic[T]):
+class Maintenance:
     """The sweeper, and what looks at all sessions.
 
     Args:
@@ -49,11 +45,11 @@ class Maintenance(Generic[T]):
     def __init__(
         self,
         store: SessionStore,
-        codec: SessionCodec[T],
-        local: LocalCache[T],
-        follower: Follower[T],
+        codec: SessionCodec[Any],
+        local: LocalCache[Any],
+        follower: Follower,
         clock: Clock,
-        write_through: WriteThrough[T] | None,
+        write_through: WriteThrough | None,
     ) -> None:
         self.failures = 0
         self._store = store
@@ -62,22 +58,11 @@ class Maintenance(Generic[T]):
         self._follower = follower
         self._clock = clock
         self._write_through = write_through
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self, cleanup: float) -> None:
-        """Sweep each `cleanup` seconds."""
-        self._task = spawn(self._keep_sweeping(cleanup), name="sessions: sweeper")
-
-    async def stop(self) -> None:
-        """End the sweeper and wait for it."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
-
-    async def _keep_sweeping(self, cleanup: float) -> None:
+    async def keep_sweeping(self, pause: float) -> None:
+        """Sweep for ever, with so many seconds between."""
         while True:
-            await self._clock.sleep(cleanup)
+            await self._clock.sleep(pause)
             try:
                 await self.sweep()
             except Exception:  # noqa: BLE001 - the next round is the repair

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from oddswire._tasks import spawn
 from oddswire._text import text
 from oddswire.errors import (
     ClosedError,
@@ -27,7 +26,6 @@ from oddswire.errors import (
 from oddswire.events import DataReset, Failover
 from oddswire.sessions import _scripts as scripts
 from oddswire.sessions._scripts import random_id
-from oddswire.sessions.record import Record
 from oddswire.sessions.source import RebuildProgress
 
 if TYPE_CHECKING:
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from oddswire.sessions._store import SessionStore
     from oddswire.sessions._write_through import IntentLog, WriteThrough
 
-T = TypeVar("T", bound=Record)
 
 PAGE = 200
 _AT_ONCE = 16
@@ -60,7 +57,7 @@ _USER = re.compile(r"-?[0-9]{1,19}")
 _UNNAMED = "by it, sessions with a source see that Redis came back with other data"
 
 
-class Rebuild(Generic[T]):
+class Rebuild:
     """Builds everything when Redis lost data; looks after abandoned intents.
 
     Args:
@@ -76,7 +73,7 @@ class Rebuild(Generic[T]):
     """
 
     def __init__(
-        self, write_through: WriteThrough[T], store: SessionStore, clock: Clock
+        self, write_through: WriteThrough, store: SessionStore, clock: Clock
     ) -> None:
         self.intents: IntentLog = write_through.intents
         self.due = False
@@ -93,7 +90,6 @@ class Rebuild(Generic[T]):
         self._used = self._mended - _IDLE  # not yet
         self._intents_seen = 0
         self._unsubscribe: Callable[[], None] = lambda: None
-        self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Build what has to be built, and watch from then on."""
@@ -107,15 +103,10 @@ class Rebuild(Generic[T]):
         except BaseException:
             self._unsubscribe()
             raise
-        self._task = spawn(self._keep_mending(), name="sessions: mender")
 
-    async def stop(self) -> None:
-        """End the task and wait for it."""
+    def stop(self) -> None:
+        """Watch no more."""
         self._unsubscribe()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
 
     # --- noticing that Redis lost data
 
@@ -160,7 +151,8 @@ class Rebuild(Generic[T]):
 
     # --- mending
 
-    async def _keep_mending(self) -> None:
+    async def keep_mending(self) -> None:
+        """Mend for ever, what is due and what killed processes left."""
         while True:
             await self._clock.sleep(_PAUSE)
             try:

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from oddswire._fifo_locks import FifoLocks
+from oddswire._tasks import spawn
 from oddswire.client import ReadLease, keyspace
 from oddswire.clock import SystemClock
 from oddswire.codec import AesGcm, BlindNames, PlainNames, Zstd
@@ -54,7 +55,7 @@ from oddswire.sessions._write_through import WriteThrough, is_empty
 from oddswire.sessions.record import Collection, Record, Session
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -164,8 +165,8 @@ class Sessions(Generic[T]):
         self._locks: FifoLocks[int] = FifoLocks()
         self._batcher = UpdateBatcher(self._locks, self._commit)
         self._local = LocalCache(self._schema.whole, local_size, self._clock)
-        self._write_through: WriteThrough[T] | None = None
-        self._rebuild: Rebuild[T] | None = None
+        self._write_through: WriteThrough | None = None
+        self._rebuild: Rebuild | None = None
         if source is not None:
             self._write_through = WriteThrough(
                 source, self._store, self._codec, self._clock
@@ -179,6 +180,7 @@ class Sessions(Generic[T]):
             self._clock,
             self._rebuild,
         )
+        self._tasks: list[asyncio.Task[None]] = []
         self._maintenance = Maintenance(
             self._store,
             self._codec,
@@ -199,9 +201,13 @@ class Sessions(Generic[T]):
             raise wrong_blinding_key_error()
         if self._rebuild is not None:
             await self._rebuild.start()
-        self._maintenance.start(self._cleanup)
-        self._follower.start()
+            self._spawn(self._rebuild.keep_mending(), "mender")
+        self._spawn(self._maintenance.keep_sweeping(self._cleanup), "sweeper")
+        self._spawn(self._follower.keep_following(), "follower")
         return self
+
+    def _spawn(self, loop: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(spawn(loop, name=f"sessions: {name}"))
 
     async def __aexit__(
         self,
@@ -210,9 +216,12 @@ class Sessions(Generic[T]):
         tb: TracebackType | None,
     ) -> None:
         if self._rebuild is not None:
-            await self._rebuild.stop()
-        await self._maintenance.stop()
-        await self._follower.stop()
+            self._rebuild.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        self._follower.stop()
 
     # --- reading
 

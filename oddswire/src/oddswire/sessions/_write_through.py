@@ -33,7 +33,9 @@ import random
 import re
 import secrets
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -67,7 +69,6 @@ from oddswire.sessions._scripts import (
     to_args,
 )
 from oddswire.sessions._store import TRIES, wrong_blinding_key_error
-from oddswire.sessions.record import Record
 from oddswire.sessions.source import SourceRecord, given
 
 if TYPE_CHECKING:
@@ -78,7 +79,6 @@ if TYPE_CHECKING:
     from oddswire.sessions._store import Save, SessionStore
     from oddswire.sessions.source import Source
 
-T = TypeVar("T", bound=Record)
 R = TypeVar("R")
 
 LEASE = 2.0
@@ -136,14 +136,16 @@ class IntentLog:
 
     Args:
         store: Of the sessions.
+        codec: Of the sessions.
 
     Attributes:
         begun: Intents that this process has begun.
     """
 
-    def __init__(self, store: SessionStore) -> None:
+    def __init__(self, store: SessionStore, codec: SessionCodec[Any]) -> None:
         self.begun = 0
         self._store = store
+        self._codec = codec
 
     async def begin(self, user_id: int, read: int | None) -> WriteIntent:
         """Begin an intent to change the version that was read.
@@ -159,7 +161,7 @@ class IntentLog:
             store.clock_offset, store.names.of_user(user_id), secrets.token_hex(8),
             "" if read is None else read, round(LEASE * 1e6), store.blinding_check,
         )  # fmt: skip
-        reply = await scripts.MARK.run(store.client, keys, args)
+        reply = await scripts.INTENT.run(store.client, keys, args)
         kind, *rest = (each.decode() for each in reply)
         if not rest:
             return WriteIntent(kind)
@@ -169,7 +171,7 @@ class IntentLog:
         """Take an intent back: nothing was changed at the source."""
         store = self._store
         args = (store.names.of_user(user_id), intent.value)
-        await scripts.UNMARK.run(store.client, (store.marks,), args)
+        await scripts.WITHDRAW.run(store.client, (store.marks,), args)
 
     async def begun_at(self, user_id: int) -> float | None:
         """Return when an intent began, in seconds of the server's clock."""
@@ -232,21 +234,30 @@ class IntentLog:
         intent: WriteIntent,
         state: RedisState,
         *,
-        mode: str,
-        record: SourceRecord | None = None,
-        schema: int = 0,
-        generation: str = "",
+        mode: str = "gone",
+        header: SessionHeader = SessionHeader(),  # noqa: B008 - frozen
+        version: int = 0,
         entries: Iterable[IndexEntry] = (),
-        held: Iterable[str] = (),
-        fields: Mapping[str, bytes] | None = None,
+        fields: Mapping[str, bytes] = MappingProxyType({}),
         seal: HeaderSeal | None = None,
     ) -> str:
-        """Have Redis be as the source is, under an intent; return the script's word."""
-        store = self._store
-        entries, fields, held = sorted(entries), fields or {}, list(held)
+        """Have Redis be as the source is, under an intent; return the script's word.
+
+        Args:
+            user_id: Whose.
+            intent: The caller's.
+            state: What is there.
+            mode: See the script.
+            header: Where there is none, the session begins with it.
+            version: Of the record.
+            entries: The index entries of the record.
+            fields: The durable fields of the record.
+            seal: Makes the header.
+        """
+        store, entries = self._store, sorted(entries)
         removes = [entry for entry in state.entries if entry not in entries]
-        balance = {name: 1 for name in held if name not in state.held}
-        balance |= {name: -1 for name in state.held if name not in held}
+        had, has = set(state.held), self._codec.held(fields)
+        balance = dict.fromkeys(has - had, 1) | dict.fromkeys(had - has, -1)
         keys = [
             *store.pair(user_id),
             *(store.activity, store.expiry, store.off, store.stats, store.log),
@@ -256,9 +267,8 @@ class IntentLog:
         ]
         args: list[Any] = [
             store.clock_offset, store.names.of_user(user_id), intent.value,
-            state.header, mode, record.version if record else 0, schema, generation,
-            record.created if record else 0, record.active if record else 0,
-            int(record.on if record else True), store.cap, random_id(),
+            state.header, mode, version, header.schema, header.generation,
+            header.created, header.active, int(header.on), store.cap, random_id(),
             encode_entries(entries), encode_entries(removes),
             encode_entries(entries) or b"[]", store.blinding_check,
             len(entries), len(removes), len(fields), len(balance),
@@ -346,7 +356,7 @@ def _to_record(
     )
 
 
-class WriteThrough(Generic[T]):
+class WriteThrough:
     """Changes sessions at the source and in Redis, and brings Redis after the source.
 
     Args:
@@ -364,11 +374,11 @@ class WriteThrough(Generic[T]):
         self,
         source: Source,
         store: SessionStore,
-        codec: SessionCodec[T],
+        codec: SessionCodec[Any],
         clock: Clock,
     ) -> None:
         self.source = source
-        self.intents = IntentLog(store)
+        self.intents = IntentLog(store, codec)
         self._store = store
         self._codec = codec
         self._clock = clock
@@ -388,14 +398,15 @@ class WriteThrough(Generic[T]):
             raise
         except OddswireError:
             raise
-        except TimeoutError:
-            why = f"the source did not answer in {DEADLINE} s"
+        except Exception as error:  # noqa: BLE001 - a source may raise anything
+            late = isinstance(error, TimeoutError)
+            why = (
+                f"the source did not answer in {DEADLINE} s"
+                if late
+                else _failure(error)
+            )
             self._degraded.begin(why)
-            raise SourceError(why) from None
-        except Exception as error:
-            why = _failure(error)
-            self._degraded.begin(why)
-            raise SourceError(why) from error
+            raise SourceError(why) from (None if late else error)
         self._degraded.end()
         return answer
 
@@ -427,10 +438,7 @@ class WriteThrough(Generic[T]):
         schema = self._codec.schema.type.schema
         if before is None:
             now = round(self._clock.now() * 1e6)
-            header = SessionHeader(
-                raw=b"", version=0, created=now, active=now // 1000, expiry=0,
-                deadline=0, schema=schema, on=True, generation="",
-            )  # fmt: skip
+            header = SessionHeader(created=now, active=now // 1000, schema=schema)
         else:
             header = msgspec.structs.replace(before.header, schema=schema)
         record = _to_record(user_id, intent.version, save.content, header)
@@ -647,7 +655,7 @@ class WriteThrough(Generic[T]):
     ) -> str:
         codec = self._codec
         if record is None or (is_empty(record) and not state.header):
-            return await self.intents.restore(user_id, intent, state, mode="gone")
+            return await self.intents.restore(user_id, intent, state)
         snapshot = self._snapshot(record)
         header = _parsed(state)
         mode = "whole"
@@ -658,24 +666,24 @@ class WriteThrough(Generic[T]):
         value = codec.value(user_id, snapshot)
         content = codec.content(snapshot, value)
         delta = codec.delta(user_id, snapshot, content, generation)
-        held = {field.partition(":")[0] for field in content.members}
-        begins = msgspec.structs.replace(snapshot.header, generation=generation)
-        seal = codec.seal_restored(
-            user_id, header, delta, begins=begins, expiring=state.expiring or NOTHING
+        begins = msgspec.structs.replace(
+            snapshot.header, generation=generation, schema=codec.schema.type.schema
         )
-        return await self.intents.restore(
+        restore = partial(
+            self.intents.restore,
             user_id,
             intent,
             state,
-            mode="away" if evicted else mode,
-            record=record,
-            schema=codec.schema.type.schema,
-            generation=generation,
+            header=begins,
+            version=record.version,
             entries=content.entries,
-            held=() if evicted else sorted(held & codec.schema.collections.keys()),
-            fields={} if evicted else delta.main,
-            seal=None if evicted else seal,
         )
+        if evicted:
+            return await restore(mode="away")
+        seal = codec.seal_restored(
+            user_id, header, delta, begins=begins, expiring=state.expiring or NOTHING
+        )
+        return await restore(mode=mode, fields=delta.main, seal=seal)
 
     def _snapshot(self, record: SourceRecord) -> Snapshot:
         """Return a record as if it had been read here, with everything to be sealed."""
@@ -699,13 +707,17 @@ class WriteThrough(Generic[T]):
                 members[field] = bytes(body)
         fields = bytes(data.fields)
         sections = {} if fields == b"\x80" else {DURABLE: fields}
-        header = SessionHeader(
-            raw=b"", version=0, created=record.created, active=record.active, expiry=0,
-            deadline=0, schema=record.schema, on=record.on, generation="",
-        )  # fmt: skip
-        stale = frozenset([*sections, *members])
         return Snapshot(
-            header=header, live=False, sections=sections, members=members, stale=stale
+            header=SessionHeader(
+                created=record.created,
+                active=record.active,
+                schema=record.schema,
+                on=record.on,
+            ),
+            live=False,
+            sections=sections,
+            members=members,
+            stale=frozenset([*sections, *members]),
         )
 
     async def _redis_state(self, user_id: int) -> RedisState:
@@ -807,8 +819,7 @@ class WriteThrough(Generic[T]):
                     await self.intents.withdraw(user_id, intent)
         if not done:
             return False
-        kind = await self.intents.restore(user_id, intent, state, mode="gone")
-        return kind == "saved"
+        return await self.intents.restore(user_id, intent, state) == "saved"
 
 
 def _failure(error: Exception) -> str:
