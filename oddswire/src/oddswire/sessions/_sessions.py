@@ -55,7 +55,7 @@ from oddswire.sessions._write_through import WriteThrough, is_empty
 from oddswire.sessions.record import Collection, Record, Session
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -199,15 +199,16 @@ class Sessions(Generic[T]):
             naming = None
         if naming is not None and naming != self._store.blinding_check:
             raise wrong_blinding_key_error()
+        sweeping = self._maintenance.keep_sweeping
         if self._rebuild is not None:
             await self._rebuild.start()
-            self._spawn(self._rebuild.keep_mending(), "mender")
-        self._spawn(self._maintenance.keep_sweeping(self._cleanup), "sweeper")
-        self._spawn(self._follower.keep_following(), "follower")
+            mender = spawn(self._rebuild.keep_mending(), name="sessions: mender")
+            self._tasks.append(mender)
+        self._tasks += [
+            spawn(sweeping(self._cleanup), name="sessions: sweeper"),
+            spawn(self._follower.keep_following(), name="sessions: follower"),
+        ]
         return self
-
-    def _spawn(self, loop: Coroutine[Any, Any, None], name: str) -> None:
-        self._tasks.append(spawn(loop, name=f"sessions: {name}"))
 
     async def __aexit__(
         self,
