@@ -197,7 +197,7 @@ async def slow_subscriber(stage: Stage) -> None:
         await holds(lambda: _accounted(lived) >= published)
         stage.notes["topics"] = {
             "published": published,
-            "cut": pubsub.statistics().connects - 1,
+            "cut": pubsub.stats().connects - 1,
             "log": [each for each in logged if each != "gap"] == [*range(published)],
             "live": _accounted(lived) == published and _in_order(lived),
         }

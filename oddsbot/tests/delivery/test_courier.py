@@ -233,4 +233,4 @@ async def test_kill_9_loses_nothing_and_repeats_nothing(durable, prefix, alert, 
             await courier.wait_empty()
 
         assert chat.told == ids(*range(total))
-        assert client.statistics().connects == 1 + kills
+        assert client.stats().connects == 1 + kills

@@ -217,7 +217,7 @@ class _Run:
     ) -> Report:
         stage, options = self._stage, self._options
         recording, counters = stage.replay.recording, stage.stream.counters
-        used = stage.client.statistics()
+        used = stage.client.stats()
         told = Counter(cast.PEOPLE[one.user] for one in stage.told)
         # Where the reading was stopped, other events of that very moment may have been
         # on their way: the check ends before it.

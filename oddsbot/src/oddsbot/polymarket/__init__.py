@@ -32,8 +32,9 @@ from .events import (
     PriceChange,
     TickSizeChange,
 )
-from .frames import Frame, parse_frame
+from .frames import Frame, max_frame, parse_frame, split_frame
 from .gamma import Gamma, GammaEvent, GammaMarket, MarketPage, Profile, Token
+from .pool import FeedEvent, Gap, PoolCounters, StreamPool, Tick
 from .quotes import Quote, quotes
 from .stream import (
     MAX_ASSETS,
@@ -56,11 +57,13 @@ __all__ = [
     "Connected",
     "Data",
     "Disconnected",
+    "FeedEvent",
     "Found",
     "Frame",
     "Gamma",
     "GammaEvent",
     "GammaMarket",
+    "Gap",
     "LastTradePrice",
     "Level",
     "LevelChange",
@@ -73,6 +76,7 @@ __all__ = [
     "OrderBook",
     "Page",
     "PolymarketError",
+    "PoolCounters",
     "Position",
     "PriceChange",
     "PricePoint",
@@ -81,11 +85,15 @@ __all__ = [
     "RateLimitedUpstream",
     "RequestRefused",
     "StreamCounters",
+    "StreamPool",
+    "Tick",
     "TickSizeChange",
     "Token",
     "TooManyAssets",
     "Unreadable",
     "UpstreamUnavailable",
+    "max_frame",
     "parse_frame",
     "quotes",
+    "split_frame",
 ]
