@@ -250,7 +250,7 @@ class Everything:
         await eventually(self._nothing_in_hand)
 
     async def _nothing_in_hand(self):
-        return (await self.far_queue.statistics()).leased == 0
+        return (await self.far_queue.stats()).leased == 0
 
 
 def _touch(session):

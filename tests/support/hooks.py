@@ -13,7 +13,10 @@ from contextlib import contextmanager
 
 from oddswire.embedded._ask import ask, info
 from oddswire.errors import ConnectionLost
-from oddswire.queue._store import _SCRIPTS
+from oddswire.queue._store import (
+    _SCRIPTS,
+    Settlement,  # noqa: F401 - for tests of leases
+)
 from oddswire.scripts import load
 from oddswire.sessions._scripts import ENDED
 from support.keys import SessionKeys
