@@ -33,7 +33,15 @@ from .events import (
     TickSizeChange,
 )
 from .frames import Frame, parse_frame
-from .gamma import Gamma, GammaEvent, GammaMarket, MarketPage, Profile, Token
+from .gamma import (
+    Gamma,
+    GammaEvent,
+    GammaMarket,
+    MarketPage,
+    Profile,
+    SearchPage,
+    Token,
+)
 from .quotes import Quote, quotes
 from .stream import (
     MAX_ASSETS,
@@ -80,6 +88,7 @@ __all__ = [
     "Quote",
     "RateLimitedUpstream",
     "RequestRefused",
+    "SearchPage",
     "StreamCounters",
     "TickSizeChange",
     "Token",
