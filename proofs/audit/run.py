@@ -32,6 +32,7 @@ from process import KEYS
 from oddswire import Client
 from oddswire.embedded import EmbeddedServer
 from oddswire.testing import FaultProxy, frozen
+from support import eventually
 from support.topple import HOWS, Toppled
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class Audit:
         """Start the workers, and have a fault every other second."""
         self._truth = await stack.enter_async_context(EmbeddedServer())
         self._workers = [await self._start(at) for at in range(PROCESSES)]
+        # On a busy machine a process takes seconds to begin.
+        await eventually(lambda: len({name for name, _ in self._lines()}) == PROCESSES)
         end = monotonic() + seconds
         try:
             while (left := end - monotonic()) > 0:

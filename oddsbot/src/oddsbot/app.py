@@ -194,7 +194,8 @@ class App:
             clock=clock,
             effects=Effects(token),
             handles=Handles(wire.client, PREFIX),
-            pictures=_pictures(wire.cache, self.markets),
+            # Its library reads files while it is imported.
+            pictures=await asyncio.to_thread(_pictures, wire.cache, self.markets),
             status=self.status,
             erase=wire.erase,
         )

@@ -71,7 +71,7 @@ class Liquidity(msgspec.Struct, frozen=True):
 Span = Literal["1d", "1w", "max"]
 """How far back a history goes."""
 
-_FIDELITY: dict[Span, int] = {"1d": 10, "1w": 60, "max": 1_440}  # minutes a point
+_FIDELITY: dict[Span, int] = {"1d": 1, "1w": 60, "max": 1_440}  # minutes a point
 _PAGE = 100  # markets in one answer of Gamma
 _MINUTE = 60.0
 _HOUR = 3_600.0
@@ -405,7 +405,7 @@ class Markets:
 
         Args:
             token_id: Of the outcome.
-            span: The last day by 10 minutes, the last week by hours, or all by days.
+            span: The last day by minutes, the last week by hours, or all by days.
         """
         fidelity = _FIDELITY[span]
 

@@ -365,6 +365,9 @@ async def test_server_busy_with_a_script(own):
 async def test_server_that_loads_its_data():
     """While data is loaded calls wait for their deadline, then are refused."""
     args = ("--enable-debug-command", "yes", "--save", "3600 1000000")
+    # It answers between two keys: each is 1,024 bytes of the file at least.
+    args += ("--rdbcompression", "no")
+    value = b"x" * 1_100
     async with (
         EmbeddedServer(args=args) as server,
         Client.from_url(server.url) as client,
@@ -372,7 +375,7 @@ async def test_server_that_loads_its_data():
     ):
         pipe = client.pipeline(transaction=False)
         for n in range(1_000):
-            pipe.set(f"k{n}", "x" * 100)
+            pipe.set(f"k{n}", value)
         await pipe.execute()
         await client.config_set("key-load-delay", 2000)
         await client.config_set("loading-process-events-interval-bytes", 1024)
@@ -385,7 +388,7 @@ async def test_server_that_loads_its_data():
         refused = await _refused(other.bounded(0.8).get("k0"))
         blocked = await _refused(other.blpop("k0", 1))
         in_batch = await _refused(other.pipeline().get("k0").execute())
-        assert await other.bounded(10.0).get("k0") == b"x" * 100
+        assert await other.bounded(30.0).get("k0") == value
         assert await reloading
 
     assert type(refused) is type(blocked) is Loading

@@ -32,7 +32,7 @@ from .events import (
     PriceChange,
     TickSizeChange,
 )
-from .frames import Frame, parse_frame
+from .frames import Frame, max_frame, parse_frame, split_frame
 from .gamma import (
     Gamma,
     GammaEvent,
@@ -42,6 +42,7 @@ from .gamma import (
     SearchPage,
     Token,
 )
+from .pool import FeedEvent, Gap, PoolCounters, StreamPool, Tick
 from .quotes import Quote, quotes
 from .stream import (
     MAX_ASSETS,
@@ -64,11 +65,13 @@ __all__ = [
     "Connected",
     "Data",
     "Disconnected",
+    "FeedEvent",
     "Found",
     "Frame",
     "Gamma",
     "GammaEvent",
     "GammaMarket",
+    "Gap",
     "LastTradePrice",
     "Level",
     "LevelChange",
@@ -81,6 +84,7 @@ __all__ = [
     "OrderBook",
     "Page",
     "PolymarketError",
+    "PoolCounters",
     "Position",
     "PriceChange",
     "PricePoint",
@@ -90,11 +94,15 @@ __all__ = [
     "RequestRefused",
     "SearchPage",
     "StreamCounters",
+    "StreamPool",
+    "Tick",
     "TickSizeChange",
     "Token",
     "TooManyAssets",
     "Unreadable",
     "UpstreamUnavailable",
+    "max_frame",
     "parse_frame",
     "quotes",
+    "split_frame",
 ]

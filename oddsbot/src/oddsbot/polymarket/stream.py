@@ -116,9 +116,10 @@ class MarketStream:
         asset_ids: Token ids, at most `MAX_ASSETS`.
         ping_every: Seconds between PINGs; Polymarket asks for one every 10.
         stale_after: Seconds without an event of what is subscribed, after which the
-            connection is replaced. PONG, announcements of new markets and what cannot
-            be read prove nothing. Only the time spent waiting counts, so that a slow
-            consumer replaces no connection.
+            connection is replaced; None: never, since a `StreamPool` decides that.
+            PONG, announcements of new markets and what cannot be read prove nothing.
+            Only the time spent waiting counts, so that a slow consumer replaces no
+            connection.
         connect_timeout: Seconds for a try to connect.
         backoff: The base and the cap of `reconnect_delay`, in seconds. A connection
             that ended sooner than the base after it began counts as a failed try
@@ -138,7 +139,7 @@ class MarketStream:
         asset_ids: Iterable[str],
         *,
         ping_every: float = 10.0,
-        stale_after: float = 30.0,
+        stale_after: float | None = 30.0,
         connect_timeout: float = 10.0,
         backoff: tuple[float, float] = (0.5, 30.0),
         clock: Callable[[], float] = time.monotonic,
@@ -171,6 +172,8 @@ class MarketStream:
         self._connections = 0
         self._bad_told = 0  # the connection whose bad frame was logged last
         self._connected_at = 0.0
+        self._greeted = False
+        self._replaced_for = ""  # why `reconnect` ends the connection
         self._had_data = False
         self._named: set[str] = set()
 
@@ -214,6 +217,23 @@ class MarketStream:
         for asset in known:
             del self._assets[asset]
         await self._operate("unsubscribe", known)
+
+    async def resubscribe(self, *asset_ids: str) -> None:
+        """Ask for these assets again, so that each one's `Book` comes again."""
+        known = [asset for asset in asset_ids if asset in self._assets]
+        await self._operate("unsubscribe", known)
+        await self._operate("subscribe", known)
+
+    async def reconnect(self, reason: str) -> None:
+        """End the connection; the next one is made at once.
+
+        Args:
+            reason: Of the `Disconnected` that the consumer gets.
+        """
+        if self._ws is not None:
+            self._attempt = 0
+            self._replaced_for = reason
+            await self._ws.close()
 
     async def __aiter__(self) -> AsyncIterator[MarketEvent | Connected | Disconnected]:
         while not self._closed:
@@ -274,9 +294,9 @@ class MarketStream:
         )
         # Before the await, which may be cancelled: the marker must not get lost.
         self._pending.append(Connected(tries))
-        # Its bytes are written before it waits: a `subscribe` that runs meanwhile
-        # comes after this frame on the wire.
-        await self._send({"assets_ids": self.assets, "type": "market"})
+        self._greeted = False
+        self._replaced_for = ""
+        await self._greet()
 
     async def _receive(self, ws: ClientWebSocketResponse) -> None:
         """Read until there is a data frame or the connection has ended."""
@@ -287,7 +307,9 @@ class MarketStream:
             began = loop.time()
             message = None
             try:
-                deadline = began + self._stale_after - self._silence
+                deadline = None
+                if self._stale_after is not None:
+                    deadline = began + self._stale_after - self._silence
                 async with asyncio.timeout_at(deadline):
                     message = await ws.receive()
             except TimeoutError:
@@ -300,7 +322,8 @@ class MarketStream:
                     await self._drop(f"no data for {self._stale_after:g} s")
                 return
             if message.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
-                await self._drop(f"the connection ended (code {ws.close_code})")
+                ended = f"the connection ended (code {ws.close_code})"
+                await self._drop(self._replaced_for or ended)
                 return
             if message.data not in {"PONG", b"PONG"}:
                 self._take(message.data)
@@ -373,8 +396,18 @@ class MarketStream:
             except (ClientError, OSError):
                 return  # the reader finds out by itself
 
+    async def _greet(self) -> None:
+        """Send the first frame of a connection."""
+        if self._assets:  # an empty list would subscribe to everything
+            self._greeted = True
+            # Its bytes are written before it waits: a `subscribe` that runs meanwhile
+            # comes after this frame on the wire.
+            await self._send({"assets_ids": self.assets, "type": "market"})
+
     async def _operate(self, operation: str, assets: list[str]) -> None:
-        if assets:
+        if not self._greeted:
+            await self._greet()
+        elif assets:
             await self._send({"operation": operation, "assets_ids": assets})
 
     async def _send(self, request: dict[str, object]) -> None:

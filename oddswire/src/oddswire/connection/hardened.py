@@ -125,7 +125,11 @@ class HardenedConnection:
     async def _reply_or_refusal(self: Any) -> Any:
         """Read a reply; an error reply is returned, a lost connection raised."""
         try:
-            return await self.read_response(disable_decoding=True, timeout=_FOREVER)
+            # LOADING is a ConnectionError of redis-py's, at which its version 7 closes
+            # the connection. `connect_check_health` closes one that is lost.
+            return await self.read_response(
+                disable_decoding=True, timeout=_FOREVER, disconnect_on_error=False
+            )
         except redis_errors.RedisError as error:
             ours = from_redis(error)
             if isinstance(ours, ConnectionLost | CommandTimeout | ProtocolBroken):

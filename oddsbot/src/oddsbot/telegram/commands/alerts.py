@@ -217,7 +217,9 @@ async def _preset(
     return Pressed(said="Set.", new=card)
 
 
-async def _other(press: Press, services: Services, state: FSMContext) -> Pressed:
+async def _other(
+    _: CallbackQuery, press: Press, services: Services, state: FSMContext
+) -> Pressed:
     market = await markets.by_number(press, services)
     await state.update_data(market=market.condition_id, rule=None)
     await state.set_state(Asking.level)

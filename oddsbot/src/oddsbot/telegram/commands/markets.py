@@ -82,11 +82,11 @@ def text_router() -> Router:
 # --- texts
 
 
-async def _unknown() -> Card:
+async def _unknown(_: Message) -> Card:
     raise AskedError("I do not know that command. /help has all of them.")
 
 
-async def _no_text() -> Card:
+async def _no_text(_: Message) -> Card:
     raise AskedError("I read texts: send a market's link, or a few words.")
 
 
@@ -132,20 +132,20 @@ async def _found(
 
 
 async def _search(
-    command: CommandObject, message: Message, services: Services, state: FSMContext
+    message: Message, command: CommandObject, services: Services, state: FSMContext
 ) -> Card:
     if not command.args:
         raise AskedError("What shall I look for? Write it like /search fed december.")
     return await card_of(command.args, message.chat.id, services, state)
 
 
-async def _top(command: CommandObject, services: Services) -> Card:
+async def _top(_: Message, command: CommandObject, services: Services) -> Card:
     tag = _tag(command.args)
     events = await services.markets.top_events(tag)
     return list_card(_titled("Traded most today", tag), events, errors.NO_TAG)
 
 
-async def _new(command: CommandObject, services: Services) -> Card:
+async def _new(_: Message, command: CommandObject, services: Services) -> Card:
     tag = _tag(command.args)
     events = await services.markets.new_events(tag)
     return list_card(_titled("New", tag), events, errors.NO_TAG)
@@ -292,7 +292,9 @@ async def _price(
     return price_card(await view_of(market, message.chat.id, services))
 
 
-async def _book(command: CommandObject, services: Services, state: FSMContext) -> Card:
+async def _book(
+    _: Message, command: CommandObject, services: Services, state: FSMContext
+) -> Card:
     return await _book_of(await current(command, services, state), 0, services)
 
 
@@ -319,9 +321,12 @@ async def _market_pressed(
     market = await by_number(press, services)
     span = min(press.argument, len(SPANS) - 1)
     card = await show(market, query.from_user.id, services, state, span)
-    # A card of the same kind is drawn again; a list or an alert stays as it is.
-    same = getattr(query.message, "photo", None) is not None and card.photo is not None
-    return Pressed(said="As it is now.", card=card) if same else Pressed(new=card)
+    # A chart is drawn again; what has none, such as a list or an alert, stays.
+    if not getattr(query.message, "photo", None):
+        return Pressed(said="As it is now.", new=card)
+    if card.photo is None:
+        return Pressed(said="There is no history of that length yet.")
+    return Pressed(said="As it is now.", card=card)
 
 
 async def _event_pressed(
@@ -336,13 +341,13 @@ async def _event_pressed(
     return Pressed(card=event_card(event, press.argument))
 
 
-async def _book_pressed(press: Press, services: Services) -> Pressed:
+async def _book_pressed(_: CallbackQuery, press: Press, services: Services) -> Pressed:
     market = await by_number(press, services)
     return Pressed(new=await _book_of(market, press.argument, services))
 
 
 async def _found_pressed(
-    press: Press, services: Services, state: FSMContext
+    _: CallbackQuery, press: Press, services: Services, state: FSMContext
 ) -> Pressed:
     words = (await state.get_data()).get("search")
     if not isinstance(words, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from functools import cache
 from typing import TYPE_CHECKING
@@ -125,7 +126,8 @@ async def _zone(_: CallbackQuery, state: FSMContext) -> Pressed:
 
 
 async def _zone_said(message: Message, services: Services, state: FSMContext) -> Card:
-    zone = zone_of(message.text or "")
+    # The list of zones is read from files, once.
+    zone = await asyncio.to_thread(zone_of, message.text or "")
 
     def change(session: UserSession) -> None:
         session.timezone = zone
@@ -222,11 +224,11 @@ async def _set_muted(person: int, minutes: int, services: Services) -> Card:
 # --- status
 
 
-async def _status(services: Services) -> Card:
+async def _status(_: Message, services: Services) -> Card:
     return status_card(await services.status())
 
 
-async def _status_pressed(services: Services) -> Pressed:
+async def _status_pressed(_: CallbackQuery, services: Services) -> Pressed:
     return Pressed(said="As it is now.", card=status_card(await services.status()))
 
 

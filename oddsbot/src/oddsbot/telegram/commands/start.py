@@ -82,15 +82,15 @@ async def _welcome(message: Message, services: Services) -> None:
     await services.sessions.activate(user.id)
 
 
-async def _help() -> Card:
+async def _help(_: Message) -> Card:
     return help_card()
 
 
-async def _help_pressed() -> Pressed:
+async def _help_pressed(_: CallbackQuery) -> Pressed:
     return Pressed(new=help_card())
 
 
-async def _find() -> Pressed:
+async def _find(_: CallbackQuery) -> Pressed:
     return Pressed(new=find_card())
 
 
