@@ -13,7 +13,10 @@ from contextlib import contextmanager
 
 from oddswire.embedded._ask import ask, info
 from oddswire.errors import ConnectionLost
-from oddswire.queue._store import _SCRIPTS
+from oddswire.queue._store import (
+    _SCRIPTS,
+    Settlement,  # noqa: F401 - for tests of leases
+)
 from oddswire.scripts import load
 from oddswire.sessions._scripts import ENDED
 from support.keys import SessionKeys
@@ -96,12 +99,12 @@ def pushes_of(client):
 
 def commands_known(client):
     """Return how many names of commands a client remembers."""
-    return len(client._known)
+    return len(client._specs)
 
 
 def failures_of(client, name):
     """Return the window in which a client counts the failures of a kind."""
-    return client._failing[name]
+    return client._failures.windows[name]
 
 
 # --- sessions
@@ -326,14 +329,14 @@ async def weigh(cache, client, limit=None):
 
 def drop_subscriber(pubsub):
     """End the subscriber connection, if there is one."""
-    connection = pubsub._reader._wire
+    connection = pubsub._subscriber._connection
     if connection is not None and connection.error is None:
         connection._transport.abort()
 
 
 def is_subscribed(pubsub):
     """Return whether anything is subscribed at the server."""
-    return bool(pubsub._reader._subscribed)
+    return bool(pubsub._subscriber._subscribed)
 
 
 async def publish_as(pubsub, topic, data):
@@ -343,45 +346,45 @@ async def publish_as(pubsub, topic, data):
         def encode(self, _):
             return data
 
-    line = pubsub._line(getattr(topic, "topic", topic))
-    codec, line.codec = line.codec, Raw()
+    state = pubsub._state_of(getattr(topic, "topic", topic))
+    codec, state.codec = state.codec, Raw()
     try:
         return await pubsub.publish(topic, None)
     finally:
-        line.codec = codec
+        state.codec = codec
 
 
 @contextmanager
 def unheard(pubsub, topic):
     """While the block lasts, what is published gets lost on its way to the readers."""
-    line = pubsub._line(topic)
-    channel, line.channel = line.channel, b"nowhere"
+    state = pubsub._state_of(topic)
+    channel, state.channel = state.channel, b"nowhere"
     try:
         yield
     finally:
-        line.channel = channel
+        state.channel = channel
 
 
 def push_to(pubsub):
     """Return what the parser calls with each message for subscribers."""
-    return pubsub._reader._on_push
+    return pubsub._subscriber._on_push
 
 
 def last_link(subscription):
     """Return the link of the last message that a subscription was given."""
-    return subscription._inboxes[0]._link
+    return subscription._buffers[0]._link
 
 
 async def find_gap(subscription):
     """Have a subscription look for what it missed, without its reader."""
-    await subscription._inboxes[0].recover()
+    await subscription._buffers[0].recover()
 
 
 async def save_position(subscription):
     """Have a subscription write its position; return how many writes have failed."""
-    subscription._positions.note(subscription._inboxes)
-    await subscription._positions.save()
-    return subscription._positions.errors
+    subscription._offsets.note(subscription._buffers)
+    await subscription._offsets.save()
+    return subscription._offsets.errors
 
 
 def size_of_memory(memory):

@@ -12,12 +12,12 @@ from aiohttp import web
 from oddsbot.polymarket import (
     Connected,
     Disconnected,
+    Found,
     Gap,
     StreamPool,
     Tick,
     UpstreamUnavailable,
 )
-from oddsbot.polymarket._http import Found
 from oddsbot.polymarket.clob import read_books
 from oddswire.clock import ManualClock
 from support import eventually

@@ -172,20 +172,22 @@ async def test_what_is_skipped_is_named_once(venue, session, caplog):
 
 @pytest.mark.advanced
 async def test_nothing_subscribed_is_not_stale(venue, session):
-    """Without assets there is no data to miss: the connection stays."""
+    """Without assets nothing is asked for and nothing missed: the connection stays."""
     async with MarketStream(
         session, venue.url, [], stale_after=0.2, backoff=(0.001, 0.01)
     ) as stream:
-        link, first = await connect(venue, stream)
+        assert isinstance((await read(stream, 1))[0], Connected)
+        link = await venue.links.get()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await read(stream, 1)
+        assert link.received.empty()  # an empty list would subscribe to everything
         await stream.subscribe("a")
-        await link.received.get()
+        first = await link.received.get()
         await link.ws.send_str(book(1))
 
         assert (await read(stream, 1))[0].timestamp == 1
-    assert first["assets_ids"] == []
+    assert (first["assets_ids"], first["type"]) == (["a"], "market")
 
 
 @pytest.mark.errors

@@ -115,7 +115,7 @@ async def test_a_thousand_ticks_are_one_write(pubsub):
         "2": 998,
         "3": 999,
     }
-    assert pubsub.statistics().topics["prices"].published == 5
+    assert pubsub.stats().topics["prices"].published == 5
 
 
 @pytest.mark.errors

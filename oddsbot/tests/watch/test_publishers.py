@@ -435,7 +435,7 @@ async def test_the_numbers_of_topics_are_the_counted_truth(pubsub):
         while value.value.total != 9:
             value = await anext(latest)
         got = [await anext(log) for _ in range(10)]
-        numbers = pubsub.statistics().topics
+        numbers = pubsub.stats().topics
 
     assert [each.key for each in got] == [f"0x{n}" for n in range(10)]
     volumes, markets = numbers["volumes"], numbers["new_markets"]
@@ -457,7 +457,7 @@ async def test_a_subscriber_that_is_too_slow_counts_what_it_dropped(pubsub):
     ):
         for n in range(50):
             await pubsub.publish(NEW_MARKETS[f"0x{n}"], NewMarket(f"0x{n}", None))
-        dropped = lambda: pubsub.statistics().topics["new_markets"].dropped  # noqa: E731 - polled
+        dropped = lambda: pubsub.stats().topics["new_markets"].dropped  # noqa: E731 - polled
         await eventually(lambda: dropped() > 0)
         got = [(await anext(log)).key for _ in range(50)]
 

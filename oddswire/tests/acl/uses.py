@@ -259,7 +259,7 @@ async def use_pubsub(url, prefix):
             assert (await anext(log)).value == 7
         assert await pubsub.latest(PRICES) == {"": 7}
         assert len(await pubsub.history(LOG)) == 2
-        assert pubsub.statistics().refused == 0
+        assert pubsub.stats().refused == 0
 
 
 async def use_queue(url, prefix):
@@ -301,7 +301,7 @@ async def use_queue(url, prefix):
         await consuming
         assert await queue.purge(user_id=3) == 1
         assert (await queue.erase(3)).left == ()
-        found = await queue.statistics()
+        found = await queue.stats()
         assert (found.delivered, found.dead_letters) == (2, 1)
 
 

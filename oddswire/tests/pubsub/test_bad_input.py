@@ -40,7 +40,7 @@ async def test_a_value_of_another_type_is_refused(pubsub, topic):
         with pytest.raises(CodecError, match=f"topic {topic.name}") as caught:
             await pubsub.publish(topic, value)
         assert caught.value.reason == "type"
-    assert pubsub.statistics().topics[topic.name].published == 0
+    assert pubsub.stats().topics[topic.name].published == 0
 
 
 async def test_a_value_that_is_too_large_is_refused(pubsub):
@@ -71,7 +71,7 @@ async def test_what_cannot_be_read_is_a_gap(client, prefix, take, topic, what):
         published = await publish_as(pubsub, topic["b"], bad)
         await pubsub.publish(topic["c"], Price(3))
         events = first + await take(sub, 2)
-        counts = pubsub.statistics().topics[topic.name]
+        counts = pubsub.stats().topics[topic.name]
 
     gap = next(each for each in events if isinstance(each, Gap))
     assert (gap.reason, gap.lost) == (GapReason.UNREADABLE, 1)
@@ -93,7 +93,7 @@ async def test_other_peoples_messages_are_counted_and_left(client, prefix, take,
         await pubsub.publish(topic, Price(1))
         events = await take(sub, 1)
         assert events[-1].value == Price(1)
-        assert pubsub.statistics().topics[topic.name].foreign >= 4
+        assert pubsub.stats().topics[topic.name].foreign >= 4
 
 
 @pytest.mark.requirement("X4")

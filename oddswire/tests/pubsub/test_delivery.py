@@ -210,7 +210,7 @@ async def test_volatile_drops_the_oldest_and_says_how_many(pubsub, take):
         assert (await take(sub, 1))[0].value == 0
         for n in range(1, 31):
             await pubsub.publish(TICKS, n)
-        dropped = pubsub.statistics
+        dropped = pubsub.stats
         await eventually(lambda: dropped().topics["ticks"].dropped == 20)
         gap, *messages = await take(sub, 11)
 

@@ -63,7 +63,7 @@ async def test_a_handler_that_fails_harms_nobody(pubsub):
         for n in range(5):
             await pubsub.publish(TICKS, n)
         await eventually(lambda: len(good) == len(bad) == 5)
-        counts = pubsub.statistics().topics["ticks"]
+        counts = pubsub.stats().topics["ticks"]
     assert good == bad == list(range(5))
     assert told == [
         (1, ValueError),
@@ -128,7 +128,7 @@ async def test_gaps_are_handled_in_their_place(own, opened):
     ):
         for n in range(5):
             await pubsub.publish(EVENTS[f"k{n}"], n)
-        await eventually(lambda: pubsub.statistics().topics["events"].delivered == 5)
+        await eventually(lambda: pubsub.stats().topics["events"].delivered == 5)
         await pubsub.client.flushall()
         await pubsub.publish(EVENTS, 5)
         await eventually(lambda: 5 in seen)

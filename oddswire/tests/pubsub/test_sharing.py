@@ -113,7 +113,7 @@ async def test_cancelled_while_entering_nothing_is_left(own, opened):
             return not await admin.pubsub_channels("*")
 
         await eventually(nothing)
-        statistics = pubsub.statistics()
+        statistics = pubsub.stats()
         assert all(topic.subscriptions == 0 for topic in statistics.topics.values())
 
 
@@ -148,7 +148,7 @@ async def test_a_channel_that_the_acl_forbids_is_named(own, opened, take):
                 await pubsub.subscribe(EVENTS).__aenter__()
             await admin.publish(TICKS, 1)
             assert (await take(sub, 1))[0].value == 1
-            statistics = pubsub.statistics()
+            statistics = pubsub.stats()
             assert (statistics.refused, statistics.connects) == (1, 1)
 
 
@@ -269,7 +269,7 @@ async def test_out_of_memory_is_the_publishers_error_alone(own, opened, take):
         await pubsub.client.config_set("maxmemory", 0)
         await pubsub.publish(EVENTS, 3)
         assert [each.value for each in await take(sub, 2)] == [1, 3]
-        assert pubsub.statistics().refused == 0
+        assert pubsub.stats().refused == 0
 
 
 @pytest.mark.advanced

@@ -67,7 +67,7 @@ async def test_a_hundred_thousand_updates_to_a_sleeper(own, opened, take):
             events = await take(sub, 1000)
             assert {each.value.version for each in events} == {99}
             assert len({each.key for each in events}) == 1000
-            counts = pubsub.statistics().topics
+            counts = pubsub.stats().topics
             assert counts["prices"].conflated == 99_000
             assert counts["live"].dropped == 100_000 - 1024
 
@@ -86,7 +86,7 @@ async def test_a_sleeper_converges_over_the_real_way(own, opened, take):
         async with asyncio.TaskGroup() as group:
             for market in range(50):
                 group.create_task(update(market))
-        counts = pubsub.statistics
+        counts = pubsub.stats
         await eventually(lambda: counts().topics["prices"].conflated == 4950)
         events = await take(sub, 50)
         assert {each.value.version for each in events} == {100}

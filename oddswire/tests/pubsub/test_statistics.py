@@ -25,14 +25,14 @@ async def test_published_delivered_and_depth(pubsub, take):
         await eventually(lambda: one.depth == other.depth == 30)
         await take(one, 30)
         await take(other, 20)
-        counts = pubsub.statistics().topics["ticks"]
+        counts = pubsub.stats().topics["ticks"]
         assert (counts.published, counts.delivered) == (30, 50)
         assert counts.subscriptions == 2
         assert counts.depth == one.depth + other.depth == 0
         assert counts.lag.count == 50
         assert 0 <= counts.lag.min <= counts.lag.max < 5
         assert counts.gaps == {}
-    assert pubsub.statistics().topics["ticks"].subscriptions == 0
+    assert pubsub.stats().topics["ticks"].subscriptions == 0
 
 
 async def test_dropped_and_gaps_agree(pubsub):
@@ -46,7 +46,7 @@ async def test_dropped_and_gaps_agree(pubsub):
             while not events or getattr(events[-1], "value", None) != last:
                 async with asyncio.timeout(5):
                     events.append(await anext(sub))
-        counts = pubsub.statistics().topics["ticks"]
+        counts = pubsub.stats().topics["ticks"]
     gaps = [each for each in events if isinstance(each, Gap)]
     assert counts.published == 160
     assert counts.delivered == len(events) - len(gaps) == 160 - counts.dropped
@@ -61,9 +61,9 @@ async def test_conflated_and_outdated(pubsub, take):
             await pubsub.publish(PRICES["m"], version, version=version)
         for version in (3, 10):
             await pubsub.publish(PRICES["m"], 0, version=version)
-        await eventually(lambda: pubsub.statistics().topics["prices"].conflated == 9)
+        await eventually(lambda: pubsub.stats().topics["prices"].conflated == 9)
         (event,) = await take(sub, 1)
-        counts = pubsub.statistics().topics["prices"]
+        counts = pubsub.stats().topics["prices"]
     assert event.value == 10
     assert (counts.published, counts.outdated, counts.delivered) == (10, 2, 1)
 
@@ -78,7 +78,7 @@ async def test_duplicates_recoveries_and_gaps(own, opened, take):
             await pubsub.client.flushall()
             await pubsub.publish(EVENTS, 100)
             await take(sub, 2)
-            counts = pubsub.statistics().topics["events"]
+            counts = pubsub.stats().topics["events"]
         assert counts.published == 16
         assert counts.duplicates == 5
         assert counts.delivered == 16
@@ -86,7 +86,7 @@ async def test_duplicates_recoveries_and_gaps(own, opened, take):
         # Overflowed once, lost the step once.
         assert counts.recoveries == 2
         assert counts.recovered >= 10
-        assert pubsub.statistics().connects == 1
+        assert pubsub.stats().connects == 1
 
 
 async def test_lag_is_the_clocks_difference(server, prefix, take):
@@ -104,5 +104,5 @@ async def test_lag_is_the_clocks_difference(server, prefix, take):
         ):
             await pubsub.publish(EVENTS, 1)
             await take(sub, 1)
-            lag = pubsub.statistics().topics["events"].lag
+            lag = pubsub.stats().topics["events"].lag
     assert 4.0 <= lag.max <= 8.0

@@ -71,9 +71,9 @@ async def test_changes_of_others_reach_the_index_in_memory(people, keyring, seal
         await seen()
         assert (await sessions.stats()).mirror_rebuilt == 1
         # It really is memory: the server is not asked.
-        calls = people.client.statistics().calls
+        calls = people.client.stats().calls
         await watchers(sessions)
-        assert people.client.statistics().calls == calls
+        assert people.client.stats().calls == calls
 
 
 @pytest.mark.integration
@@ -227,10 +227,10 @@ async def test_changes_are_followed_only_while_somebody_reads(people, monkeypatc
             assert (await sessions.get(1)).city == "Oslo"
             assert await watchers(sessions) == {1, 2, 5}
             await eventually(lambda: mirrored(sessions, "wallet") is not None)
-            calls = client.statistics().calls
+            calls = client.stats().calls
             assert await watchers(sessions) == {1, 2, 5}
             assert (await sessions.get(1)).city == "Oslo"
-            assert client.statistics().calls == calls, "from memory"
+            assert client.stats().calls == calls, "from memory"
             assert (await sessions.stats()).mirror_rebuilt == 1
 
 

@@ -355,7 +355,7 @@ class ReconnectingConnection:
                 )
             )
 
-    def demoted(self, sent: float) -> bool:
+    def leave_if_demoted(self, sent: float) -> bool:
         """Leave a primary that has become a replica; False if it never was one to us.
 
         The connection ends, and the next one asks anew who the primary is. Should that
@@ -439,7 +439,7 @@ class ReconnectingConnection:
         if self.current is not None:
             self.current.abort(ClosedError("the client was dropped without aclose()"))
 
-    def rest(self, error: OddswireError) -> None:
+    def disconnect(self, error: OddswireError) -> None:
         """End the connection and do not connect again before the next caller comes."""
         self._resting = True
         if self._task is not None:

@@ -1,15 +1,15 @@
-"""`Chain`: where a reader is among messages that each name their predecessor. No I/O.
+"""`Chain`: the offset of a reader among messages that name their predecessor. No I/O.
 
 A link is ``<ms>-<number>-<random>``: the id of a message and 16 digits. Ids alone can
 repeat: a server that was rolled back within a millisecond gives them out again.
 
-An epoch is the random name of the whole chain, drawn when it begins. It does not tell
-a rollback, which keeps it; it tells a topic that began anew from one that was trimmed.
+An epoch is the random name of the whole chain, drawn when it begins. A rollback keeps
+it; a topic that began again has another one, and a topic that was trimmed has not.
 
-A mark is the part of a LOG's link that names the server process that wrote it:
-`topic_publish.lua` says how. Messages of one mark are one history, ordered by their
+A run is the part of a LOG's link that names the server process that wrote it:
+`topic_publish.lua` says how. Messages of one run are one history, ordered by their
 ids. So a reader needs no memory of links to know what it was given before a server
-came back with older data: of each mark it keeps the newest id.
+came back with older data: of each run it keeps the newest id.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from oddswire.pubsub.messages import GapReason
 
 
 class Head(NamedTuple):
-    """The end of a chain, or a reader's place in it.
+    """The end of a chain, or the offset of a reader.
 
     Attributes:
         n: Messages so far; -1 when not known.
@@ -60,34 +60,34 @@ def is_link(link: bytes) -> bool:
 
 
 def link_of(frame: bytes | Head) -> bytes:
-    """Return the link of a frame, or of a place; empty for what is no frame."""
+    """Return the link of a frame or of a head; empty for what is no frame."""
     if isinstance(frame, Head):
         return frame.link
     parts = frame.split(b" ", 2)
     return parts[1] if len(parts) == 3 else b""
 
 
-def began_anew(prev: bytes) -> bool:
+def starts_chain(prev: bytes) -> bool:
     """Whether the message that follows this link is the first of a chain."""
     return prev.startswith(b"0-0-")
 
 
-def epoch_begun(prev: bytes) -> bytes | None:
+def new_epoch(prev: bytes) -> bytes | None:
     """Return the epoch that the message after this link is the first of, if it is."""
-    return prev[4:] if began_anew(prev) else None
+    return prev[4:] if starts_chain(prev) else None
 
 
-def started(dice: str) -> bytes:
+def empty_head(random_hex: str) -> bytes:
     """Return the head of a chain that has had no message, from 16 random hex digits."""
-    return f"0 0-0-{dice} {dice}".encode()
+    return f"0 0-0-{random_hex} {random_hex}".encode()
 
 
-_NO_MARK = b"0000000000"
+_NO_RUN = b"0000000000"
 
 
-def mark_of(link: bytes) -> bytes:
-    """Return the mark of a link; zeros where it has none, as the root of a chain."""
-    return _NO_MARK if began_anew(link) else link[-16:-6]
+def run_of(link: bytes) -> bytes:
+    """Return the run of a link; zeros where it has none, as the root of a chain."""
+    return _NO_RUN if starts_chain(link) else link[-16:-6]
 
 
 def _id_of(link: bytes) -> tuple[int, int]:
@@ -96,14 +96,14 @@ def _id_of(link: bytes) -> tuple[int, int]:
 
 
 class Chain:
-    """A place in a chain, and which messages led there.
+    """An offset in a chain, and which messages led there.
 
     What was passed is known by link for the last `remembers` messages. Older ones are
-    known by their mark and id. Between the two, a link that is not remembered belongs
+    known by their run and id. Between the two, a link that is not remembered belongs
     to another history of the same process: a dump that somebody restored into it.
 
     Args:
-        at: The place.
+        at: The offset.
         remembers: How many links of the past are kept.
 
     Attributes:
@@ -128,41 +128,41 @@ class Chain:
         self._remembers = remembers
         self._past: deque[bytes] = deque([at.link])
         self._known = {at.link}
-        # The newest link that was passed of each mark, in the order of the marks.
-        self._passed = {mark_of(at.link): at.link}
+        # The newest link that was passed of each run, in the order of the runs.
+        self._passed = {run_of(at.link): at.link}
         self._began = at.link
 
     @property
     def at(self) -> Head:
-        """The place."""
+        """The offset."""
         return Head(self.n, self.link, self.epoch)
 
     def knows(self, link: bytes) -> bool:
         """Whether this message was passed before, or came before the beginning."""
         if link in self._known:
             return True
-        mark, oldest = mark_of(link), self._past[0]
-        if mark == _NO_MARK:
+        run, oldest = run_of(link), self._past[0]
+        if run == _NO_RUN:
             return False
-        newest = self._passed.get(mark)
+        newest = self._passed.get(run)
         try:
             if newest is None:
                 # Never seen here: was that process over before this reader began? On
                 # one server the ids of a later process are higher, whatever its clock.
                 began = self._began
-                earlier = mark[:4] < mark_of(began)[:4]
+                earlier = run[:4] < run_of(began)[:4]
                 return earlier and _id_of(link) < _id_of(began)
-            if mark == mark_of(oldest):
+            if run == run_of(oldest):
                 return _id_of(link) < _id_of(oldest)
-            marks = list(self._passed)
-            remembered = marks.index(mark) > marks.index(mark_of(oldest))
+            runs = list(self._passed)
+            remembered = runs.index(run) > runs.index(run_of(oldest))
             return not remembered and _id_of(link) <= _id_of(newest)
         except ValueError:
             return False  # somebody else's
 
-    def is_behind(self, mark: bytes) -> bool:
-        """Whether the history of this mark ended before the place."""
-        return mark in self._passed and mark != mark_of(self.link)
+    def is_behind(self, run: bytes) -> bool:
+        """Whether this run ended before the offset."""
+        return run in self._passed and run != run_of(self.link)
 
     def advance(self, n: int, link: bytes) -> None:
         """Go to the next message."""
@@ -178,7 +178,7 @@ class Chain:
         known = self.knows(to.link)
         self.n, self.link, self.epoch = to
         if not known:
-            self._passed[mark_of(to.link)] = to.link
+            self._passed[run_of(to.link)] = to.link
             self._past.append(to.link)
             self._known.add(to.link)
 

@@ -1,20 +1,20 @@
-"""`LogInbox`: every message in order, read again from the log where one is missing."""
+"""`LogBuffer`: every message in order, read again from the log where one is missing."""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from oddswire.pubsub._buffer import Buffer
 from oddswire.pubsub._chain import (
     Chain,
     Head,
-    began_anew,
     is_link,
     link_of,
-    mark_of,
+    run_of,
+    starts_chain,
 )
-from oddswire.pubsub._inbox import Inbox
-from oddswire.pubsub._line import dice
+from oddswire.pubsub._topic_state import random_hex
 from oddswire.pubsub.messages import GapReason
 from oddswire.scripts import load
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from oddswire.client import Client
-    from oddswire.pubsub._line import Line
+    from oddswire.pubsub._topic_state import TopicState
     from oddswire.pubsub.messages import Gap, Message
     from oddswire.pubsub.topic import Selection
 
@@ -33,25 +33,25 @@ PAGE = 500
 Entry = tuple[int, bytes, bytes, bytes, bytes]
 
 
-class LogInbox(Inbox):
+class LogBuffer(Buffer):
     """When its queue is full it forgets the queue and reads the log instead.
 
     A frame that does not follow the last message taken is never delivered: it was
-    published before we ask, so what we are told in answer includes it.
+    published before the buffer asks the log, so the answer of the log includes it.
 
     Args:
-        line: The topic.
+        state: The topic.
         selection: Which of its keys.
         wake: Called when there is something to take.
         client: Reads the log.
         queue: Frames that may wait.
-        start: Where to begin: a place; a stream id, with an empty link for all from
+        start: Where to begin: an offset; a stream id, with an empty link for all from
             there on; None: with what is published from now on.
     """
 
     def __init__(
         self,
-        line: Line,
+        state: TopicState,
         selection: Selection,
         wake: Callable[[], None],
         *,
@@ -59,32 +59,32 @@ class LogInbox(Inbox):
         queue: int,
         start: Head | bytes | None = None,
     ) -> None:
-        super().__init__(line, selection, wake)
+        super().__init__(state, selection, wake)
         self._client = client
         self._most = queue
         self._queue: deque[bytes | Head] = deque()
         self._replay: deque[Entry] = deque()
         self._gap: Gap | None = None
         self._start = start
-        # Set while there is no place yet, and the log is read from this id on.
+        # Set while there is no offset yet, and the log is read from this id on.
         self._from: bytes | None = None
         self._chain: Chain
         self._newest: bytes | Head = Head(-1, b"", b"")
-        # How far the history of each mark is known to go, by number.
-        self._heard: dict[bytes, int] = {}
+        # The number of the last message that is known of each run.
+        self._known_ends: dict[bytes, int] = {}
 
     @property
     def depth(self) -> int:
         return len(self._queue) + len(self._replay)
 
-    def resume(self, place: Head) -> None:
-        self._start = place
+    def resume(self, offset: Head) -> None:
+        self._start = offset
 
     @property
-    def place(self) -> Head | None:
-        # With a gap that was not told yet we would resume behind it.
-        told = self._from is None and self._gap is None
-        return self._chain.at if told else None
+    def offset(self) -> Head | None:
+        # With a gap that was not delivered yet, the reader would resume behind it.
+        on_head = self._from is None and self._gap is None
+        return self._chain.at if on_head else None
 
     def _begin(self, head: Head) -> None:
         self._newest = head
@@ -97,7 +97,7 @@ class LogInbox(Inbox):
             start = head
         # Every frame that is in the queue when we read the log is behind us after that,
         # and is known by its link.
-        self._remembers = max(self.line.topic.history, self._most) + 128
+        self._remembers = max(self.state.topic.history, self._most) + 128
         self._chain = Chain(start or head, self._remembers)
         self.behind = self._from is not None or self._chain.link != head.link
         if self.behind:
@@ -111,13 +111,13 @@ class LogInbox(Inbox):
         if not queue:
             self._wake()
         elif len(queue) >= self._most:
-            self.line.counts.dropped += len(queue) + 1
+            self.state.counts.dropped += len(queue) + 1
             queue.clear()
             self.behind = True
             return
         queue.append(data)
 
-    def mark(self, head: Head) -> None:
+    def on_head(self, head: Head) -> None:
         if head.link == link_of(self._newest):
             return
         self._note(self._newest)
@@ -126,7 +126,7 @@ class LogInbox(Inbox):
             self._queue.append(head)
             self._wake()
 
-    def interrupted(self) -> None:
+    def on_disconnect(self) -> None:
         """The head says whether anything was missed, if the server still has it all."""
         self._note(self._newest)
 
@@ -140,9 +140,9 @@ class LogInbox(Inbox):
                 number = int(word)
         except ValueError:
             return  # somebody else's frame
-        mark = mark_of(link)
-        if not self._chain.is_behind(mark):
-            self._heard[mark] = max(number, self._heard.get(mark, 0))
+        run = run_of(link)
+        if not self._chain.is_behind(run):
+            self._known_ends[run] = max(number, self._known_ends.get(run, 0))
 
     def take(self) -> Message[Any] | Gap | None:
         gap, self._gap = self._gap, None
@@ -158,7 +158,7 @@ class LogInbox(Inbox):
             else:
                 item = queue.popleft()
                 if type(item) is Head:
-                    if not self._agrees(item):
+                    if not self._confirms(item):
                         return None
                     continue
                 try:
@@ -166,49 +166,49 @@ class LogInbox(Inbox):
                     link, prev, key, payload = rest
                     entry = (int(number), link, prev, key, payload)
                 except ValueError:
-                    self.line.counts.foreign += 1
+                    self.state.counts.foreign += 1
                     continue
             n, link, prev, key, payload = entry
             if prev == chain.link:
-                if link[-16:-6] != prev[-16:-6] and (gap := self._tail_of(link)):
+                if link[-16:-6] != prev[-16:-6] and (gap := self._lost_tail(link)):
                     replay.appendleft(entry)
                     return gap
                 chain.advance(n, link)
                 if self.selection.everything or self.selection.takes(key):
-                    return self.line.event(link, prev, key, payload)
+                    return self.state.event(link, prev, key, payload)
             elif chain.knows(link):
-                self.line.counts.duplicates += 1
+                self.state.counts.duplicates += 1
             elif replayed:
                 # Reading it once more would show the same.
                 replay.appendleft(entry)
-                return self._break(n, link, prev)
+                return self._gap_in_log(n, link, prev)
             else:
-                self._lose_step()
+                self._fall_behind()
                 return None
 
-    def _tail_of(self, following: bytes) -> Gap | None:
+    def _lost_tail(self, following: bytes) -> Gap | None:
         """Another server process goes on here: return what the last one had beyond it.
 
         Without this a reader that was behind would go on without a word, although it
         knew that there was more.
         """
         chain = self._chain
-        number = self._heard.pop(mark_of(chain.link), 0)
+        number = self._known_ends.pop(run_of(chain.link), 0)
         if number <= chain.n or chain.n < 0:
             return None
-        return self.line.gap(
+        return self.state.gap(
             chain.link, following, number - chain.n, GapReason.ROLLBACK
         )
 
-    def _agrees(self, head: Head) -> bool:
+    def _confirms(self, head: Head) -> bool:
         if head.link == self._chain.link:
             self._chain.n, self._chain.epoch = head.n, head.epoch
             return True
         # An old one, or the server went back to it: only the log knows.
-        self._lose_step()
+        self._fall_behind()
         return False
 
-    def _break(self, n: int, link: bytes, prev: bytes) -> Gap:
+    def _gap_in_log(self, n: int, link: bytes, prev: bytes) -> Gap:
         """The log itself does not hang together: trimmed as we read, or its head lost.
 
         A head that was evicted or damaged begins a new chain in the old log.
@@ -216,21 +216,21 @@ class LogInbox(Inbox):
         chain = self._chain
         after, lost = chain.link, n - chain.n - 1 if chain.n >= 0 else 0
         reason = GapReason.TRIMMED
-        if began_anew(prev):
+        if starts_chain(prev):
             lost, reason = 0, GapReason.RESET
         elif lost < 1:
             reason = GapReason.ROLLBACK
         chain.jump(Head(n - 1, prev, chain.epoch))
-        return self.line.gap(after, link, lost if lost > 0 else None, reason)
+        return self.state.gap(after, link, lost if lost > 0 else None, reason)
 
-    def _lose_step(self) -> None:
+    def _fall_behind(self) -> None:
         self._queue.clear()
         self.behind = True
 
     async def recover(self) -> None:
         if self._replay or self._gap is not None:
             return
-        line, chain = self.line, self._chain
+        state, chain = self.state, self._chain
         # The answer may come from a server that has not got what was heard of: the
         # command connection can be back before the subscriber notices its loss.
         self._note(self._newest)
@@ -245,30 +245,30 @@ class LogInbox(Inbox):
             if self._from is None and not is_link(link):
                 # A frame of somebody else followed ours: its id is none of the log.
                 after, link = b"-", b"-"
-            packed, follows, page = await _RECOVER(
+            packed, follows, page = await _RECOVER.run(
                 self._client,
-                [line.head, line.log],
-                [after, link, PAGE, dice(), line.head_life],
+                [state.head, state.log],
+                [after, link, PAGE, random_hex(), state.head_life],
             )
             head = Head.parse(packed)
             if follows:
-                entries = _entries(line, page)
+                entries = _entries(state, page)
                 while not entries and len(page) >= PAGE:
-                    # All of somebody else's; asking again from our place would bring
+                    # All of somebody else's; asking again from this offset would bring
                     # the same page for ever.
                     behind = b"(" + page[-1][0]
-                    page = await _ENTRIES(
-                        self._client, [line.log], ["forward", behind, "+", PAGE]
+                    page = await _ENTRIES.run(
+                        self._client, [state.log], ["forward", behind, "+", PAGE]
                     )
-                    entries = _entries(line, page)
+                    entries = _entries(state, page)
                 self._follow(head, entries, more=len(page) >= PAGE)
             else:
-                await self._rejoin(head)
+                await self._find_unseen(head)
         except BaseException:
             self.behind = True
             raise
-        line.counts.recoveries += 1
-        line.counts.recovered += len(self._replay)
+        state.counts.recoveries += 1
+        state.counts.recovered += len(self._replay)
 
     def _follow(self, head: Head, entries: list[Entry], *, more: bool) -> None:
         chain = self._chain
@@ -287,18 +287,20 @@ class LogInbox(Inbox):
         if more:
             self.behind = True
 
-    async def _rejoin(self, head: Head) -> None:
+    async def _find_unseen(self, head: Head) -> None:
         """The log does not go on from where we are: find what of it we have not seen.
 
         Going back from its end to a message that we know; what a server lost in a
         failover may reach back behind messages that we were given already.
         """
-        chain, line = self._chain, self.line
+        chain, state = self._chain, self.state
         unseen: list[Entry] = []
         end, known = b"+", False
         while not known:
-            page = await _ENTRIES(self._client, [line.log], ["back", end, "-", PAGE])
-            for entry in _entries(line, page):
+            page = await _ENTRIES.run(
+                self._client, [state.log], ["back", end, "-", PAGE]
+            )
+            for entry in _entries(state, page):
                 if chain.knows(entry[1]):
                     known = True
                     break
@@ -313,10 +315,10 @@ class LogInbox(Inbox):
             n, link, _prev, *_ = unseen[0]
             first = Head(n, link, head.epoch)
         lost, reason = chain.loss(head, first, rejoins=known)
-        self._gap = line.gap(
+        self._gap = state.gap(
             chain.link, None if first is None else first.link, lost, reason
         )
-        self._heard.clear()  # what was known to come is part of this gap
+        self._known_ends.clear()  # what was known to come is part of this gap
         if unseen:
             chain.jump(Head(unseen[0][0] - 1, unseen[0][2], head.epoch))
         else:
@@ -328,7 +330,7 @@ def _milliseconds(link: bytes) -> int:
     return int(link.partition(b"-")[0])
 
 
-def _entries(line: Line, raw: Sequence[Any]) -> list[Entry]:
+def _entries(state: TopicState, raw: Sequence[Any]) -> list[Entry]:
     """Read entries of the stream; those of somebody else are counted and left out."""
     entries = []
     for stream_id, fields in raw:
@@ -338,18 +340,20 @@ def _entries(line: Line, raw: Sequence[Any]) -> list[Entry]:
             prev, key, payload = named[b"p"], named[b"k"], named[b"d"]
             entries.append((int(named[b"n"]), link, prev, key, payload))
         except (KeyError, ValueError):
-            line.counts.foreign += 1
+            state.counts.foreign += 1
     return entries
 
 
-async def read_log(client: Client, line: Line, start: str, limit: int) -> list[Entry]:
+async def read_log(
+    client: Client, state: TopicState, start: str, limit: int
+) -> list[Entry]:
     """Return the oldest entries from this stream id on, as XRANGE takes it.
 
     Raises:
         OddswireError: As from any command.
     """
-    page = await _ENTRIES(client, [line.log], ["forward", start, "+", limit])
-    return _entries(line, page)
+    page = await _ENTRIES.run(client, [state.log], ["forward", start, "+", limit])
+    return _entries(state, page)
 
 
 _RECOVER = load("topic_recover")

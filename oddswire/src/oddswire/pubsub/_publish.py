@@ -6,14 +6,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from oddswire.errors import CodecError, ConnectionLost, InvalidKey, Outcome, TopicError
-from oddswire.pubsub._line import dice
+from oddswire.pubsub._topic_state import random_hex
 from oddswire.pubsub.messages import Published
 from oddswire.pubsub.topic import Delivery
 from oddswire.scripts import load
 
 if TYPE_CHECKING:
     from oddswire.client import Client
-    from oddswire.pubsub._line import Line
+    from oddswire.pubsub._topic_state import TopicState
     from oddswire.pubsub.topic import Topic
 
 # Lua counts in doubles: whole numbers up to here are exact.
@@ -22,7 +22,7 @@ _MOST_VERSION = 2**53
 
 async def publish(
     client: Client,
-    line: Line,
+    state: TopicState,
     key: bytes,
     value: Any,
     *,
@@ -30,13 +30,13 @@ async def publish(
     dedup_id: str | None,
 ) -> Published:
     """Publish a value; see `PubSub.publish`."""
-    latest = line.topic.delivery is Delivery.LATEST
-    _check(line.topic, version, dedup_id, latest=latest)
+    latest = state.topic.delivery is Delivery.LATEST
+    _check(state.topic, version, dedup_id, latest=latest)
     try:
-        payload = line.codec.encode(value)
+        payload = state.codec.encode(value)
     except CodecError as error:
         raise CodecError(
-            f"topic {line.topic.name}: {error}", reason=error.reason
+            f"topic {state.topic.name}: {error}", reason=error.reason
         ) from None
     deadline = monotonic() + client.timeout
     attempts = client.retries
@@ -45,9 +45,9 @@ async def publish(
     while True:
         try:
             if latest:
-                reply = await send_latest(bounded, line, key, payload, version)
+                reply = await send_latest(bounded, state, key, payload, version)
             else:
-                reply = await _send(bounded, line, key, payload, dedup_id)
+                reply = await _send(bounded, state, key, payload, dedup_id)
             break
         except ConnectionLost as error:
             left = deadline - monotonic()
@@ -58,11 +58,11 @@ async def publish(
             bounded = client.bounded(left)
     number, link, known, subscribers = reply
     if not known:
-        line.counts.published += 1
+        state.counts.published += 1
     elif latest:
-        line.counts.outdated += 1
+        state.counts.outdated += 1
     else:
-        line.counts.duplicates += 1
+        state.counts.duplicates += 1
     return Published(
         id=link.decode(),
         sequence=int(number),
@@ -73,47 +73,47 @@ async def publish(
 
 
 async def send_latest(
-    client: Client, line: Line, key: bytes, payload: bytes, version: int | None
+    client: Client, state: TopicState, key: bytes, payload: bytes, version: int | None
 ) -> list[Any]:
     """Run topic_latest.lua; see there."""
-    reply: list[Any] = await _LATEST(
+    reply: list[Any] = await _LATEST.run(
         client,
-        [line.head, line.newest],
+        [state.head, state.newest],
         [
-            line.channel,
+            state.channel,
             key,
             payload,
-            dice(),
+            random_hex(),
             "" if version is None else version,
-            line.life,
-            line.head_life,
+            state.life,
+            state.head_life,
         ],
     )
     return reply
 
 
 async def _send(
-    client: Client, line: Line, key: bytes, payload: bytes, dedup_id: str | None
+    client: Client, state: TopicState, key: bytes, payload: bytes, dedup_id: str | None
 ) -> list[Any]:
     """Run topic_publish.lua; see there."""
-    keys = [line.head, line.log]
+    keys = [state.head, state.log]
     if dedup_id is not None:
         try:
-            keys.append(line.dedup(dedup_id))
+            keys.append(state.dedup(dedup_id))
         except InvalidKey as error:
             raise TopicError(f"dedup_id: {error}") from None
-    logs = line.topic.delivery is Delivery.LOG
-    reply: list[Any] = await _MESSAGE(
+    logs = state.topic.delivery is Delivery.LOG
+    reply: list[Any] = await _MESSAGE.run(
         client,
         keys,
         [
-            line.channel,
+            state.channel,
             key,
             payload,
-            dice(),
-            line.topic.history if logs else 0,
-            line.life,
-            line.head_life,
+            random_hex(),
+            state.topic.history if logs else 0,
+            state.life,
+            state.head_life,
         ],
     )
     return reply

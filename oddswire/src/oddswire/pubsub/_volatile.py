@@ -1,45 +1,50 @@
-"""`VolatileInbox`: the newest messages; what is missing is counted and said."""
+"""`VolatileBuffer`: the newest messages; a gap stands for each that is missing."""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from oddswire.pubsub._chain import Head, began_anew, link_of
-from oddswire.pubsub._inbox import Inbox
+from oddswire.pubsub._buffer import Buffer
+from oddswire.pubsub._chain import Head, link_of, starts_chain
 from oddswire.pubsub.messages import GapReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oddswire.pubsub._line import Line
+    from oddswire.pubsub._topic_state import TopicState
     from oddswire.pubsub.messages import Gap, Message
     from oddswire.pubsub.topic import Selection
 
 
-class VolatileInbox(Inbox):
+class VolatileBuffer(Buffer):
     """Drops the oldest when it is full.
 
     Whatever is lost, here or on the way, shows when the next message is taken: it names
     another predecessor.
 
     Args:
-        line: The topic.
+        state: The topic.
         selection: Which of its keys.
         wake: Called when there is something to take.
         queue: Messages that may wait.
     """
 
     def __init__(
-        self, line: Line, selection: Selection, wake: Callable[[], None], *, queue: int
+        self,
+        state: TopicState,
+        selection: Selection,
+        wake: Callable[[], None],
+        *,
+        queue: int,
     ) -> None:
-        super().__init__(line, selection, wake)
+        super().__init__(state, selection, wake)
         self._queue: deque[bytes | Head] = deque(maxlen=queue)
         # Where we are: number and link of the message taken last, epoch of its chain.
         self._n = -1
         self._link = self._epoch = b""
         self._everything = selection.everything
-        self._event = line.event
+        self._event = state.event
         self._why = GapReason.LOST
 
     @property
@@ -58,10 +63,10 @@ class VolatileInbox(Inbox):
         queue.append(data)
 
     def _drop(self, oldest: bytes | Head) -> None:
-        self.line.counts.dropped += type(oldest) is bytes
+        self.state.counts.dropped += type(oldest) is bytes
         self._why = GapReason.OVERFLOW
 
-    def mark(self, head: Head) -> None:
+    def on_head(self, head: Head) -> None:
         queue = self._queue
         if queue:
             if head.link == link_of(queue[-1]):
@@ -75,7 +80,7 @@ class VolatileInbox(Inbox):
         queue.append(head)
         self._wake()
 
-    def interrupted(self) -> None:
+    def on_disconnect(self) -> None:
         self._why = GapReason.DISCONNECTED
 
     async def recover(self) -> None:
@@ -86,16 +91,16 @@ class VolatileInbox(Inbox):
         while queue:
             item = queue.popleft()
             if type(item) is Head:
-                gap = self._marked(item)
+                gap = self._take_head(item)
                 if gap is not None:
                     return gap
                 continue
             try:
                 number, link, prev, key, payload = item.split(b" ", 4)  # type: ignore[union-attr]
                 if prev != self._link:
-                    return self._missed(int(number), link, prev, item)
+                    return self._gap_before(int(number), link, prev, item)
             except ValueError:
-                self.line.counts.foreign += 1
+                self.state.counts.foreign += 1
                 continue
             # It follows, so its number does too.
             self._n += 1
@@ -104,15 +109,15 @@ class VolatileInbox(Inbox):
                 return self._event(link, prev, key, payload)
         return None
 
-    def _missed(self, n: int, link: bytes, prev: bytes, item: bytes | Head) -> Gap:
+    def _gap_before(self, n: int, link: bytes, prev: bytes, item: bytes | Head) -> Gap:
         self._queue.appendleft(item)
         lost = n - self._n - 1
         why = self._why
         if lost < 1:
-            why = GapReason.RESET if began_anew(prev) else GapReason.ROLLBACK
+            why = GapReason.RESET if starts_chain(prev) else GapReason.ROLLBACK
         return self._jump(Head(n - 1, prev, self._epoch), link, lost, why)
 
-    def _marked(self, head: Head) -> Gap | None:
+    def _take_head(self, head: Head) -> Gap | None:
         if head.link == self._link:
             return None
         if self._epoch != head.epoch:
@@ -129,4 +134,4 @@ class VolatileInbox(Inbox):
         self._n, self._link, self._epoch = to
         self._why = GapReason.LOST
         known = lost > 0 and why is not GapReason.RESET
-        return self.line.gap(after, following, lost if known else None, why)
+        return self.state.gap(after, following, lost if known else None, why)

@@ -39,7 +39,7 @@ class GapReason(StrEnum):
     - `TRIMMED`: the log holds later ones only: it was away for more than `history`.
     - `EXPIRED`: the log is empty: it was away for more than `retention`.
     - `ROLLBACK`: the server lost what it had acknowledged, as in a failover.
-    - `RESET`: the topic began anew: flushed, or unused for ten times its retention.
+    - `RESET`: the topic began again: flushed, or unused for ten times its retention.
     - `UNREADABLE`: the message is there and not a value of the topic's type.
     """
 

@@ -14,15 +14,15 @@ from oddswire.errors import (
     TopicError,
 )
 from oddswire.pubsub._chain import Head
-from oddswire.pubsub._latest import LatestInbox, read_latest
-from oddswire.pubsub._line import Line
-from oddswire.pubsub._log import LogInbox, read_log
-from oddswire.pubsub._positions import Positions
+from oddswire.pubsub._latest import LatestBuffer, read_latest
+from oddswire.pubsub._log import LogBuffer, read_log
+from oddswire.pubsub._offsets import Offsets
 from oddswire.pubsub._publish import publish
-from oddswire.pubsub._reader import Reader
-from oddswire.pubsub._volatile import VolatileInbox
-from oddswire.pubsub.handlers import Handling
-from oddswire.pubsub.statistics import Statistics
+from oddswire.pubsub._subscriber import Subscriber
+from oddswire.pubsub._topic_state import TopicState
+from oddswire.pubsub._volatile import VolatileBuffer
+from oddswire.pubsub.consumer import Consumer
+from oddswire.pubsub.statistics import PubSubStats
 from oddswire.pubsub.subscription import Subscription
 from oddswire.pubsub.topic import Delivery, Keyed, Selection, Topic
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from oddswire.client import Client
     from oddswire.clock import Clock
     from oddswire.events import Events
-    from oddswire.pubsub._inbox import Inbox
+    from oddswire.pubsub._buffer import Buffer
     from oddswire.pubsub.messages import Gap, Message, Published
     from oddswire.pubsub.topic import Source
 
@@ -46,14 +46,14 @@ _MOST_QUEUED = 10_000_000
 class PubSub:
     """Topics on one server; ``async with``, single use.
 
-    It connects the subscriber wire when somebody subscribes first.
+    The first subscription opens the subscriber connection.
 
     Args:
-        client: Publishes and reads; the subscriber wire goes to the same server.
+        client: Publishes and reads; the subscriber connection goes to its server.
         prefix: What every key and channel begins with; None: as its settings say.
         topics: Those that may be used; none: any.
-        check_every: Seconds between questions where the topics end, after which a last
-            message that was lost is noticed.
+        check_every: Seconds between two readings of the heads of topics; a reading
+            finds a loss of the last message.
         clock: For the lag.
 
     Raises:
@@ -73,13 +73,13 @@ class PubSub:
         self._space = keyspace(client, prefix)
         self._clock = SystemClock() if clock is None else clock
         self._check_every = check_every
-        self._lines: dict[str, Line] = {}
+        self._states: dict[str, TopicState] = {}
         self._subscriptions: set[Subscription[Any]] = set()
-        self._reader: Reader | None = None
+        self._subscriber: Subscriber | None = None
         self._open: bool | None = None
         for topic in topics:
-            self._lines[topic.name] = self._known(topic) or self._made(topic)
-        self._closed_list = bool(self._lines)
+            self._states[topic.name] = self._known(topic) or self._new_state(topic)
+        self._topics_fixed = bool(self._states)
 
     @property
     def events(self) -> Events:
@@ -90,7 +90,7 @@ class PubSub:
         if self._open is not None:
             raise ClosedError("a PubSub is used once: make another")
         self._open = True
-        self._reader = Reader(self._client, every=self._check_every)
+        self._subscriber = Subscriber(self._client, every=self._check_every)
         return self
 
     async def __aexit__(
@@ -102,8 +102,8 @@ class PubSub:
         self._open = False
         for subscription in list(self._subscriptions):
             subscription.close()
-        if self._reader is not None:
-            await self._reader.aclose()
+        if self._subscriber is not None:
+            await self._subscriber.aclose()
 
     # --- publishing
 
@@ -134,9 +134,9 @@ class PubSub:
             OddswireError: As from any command; with `Outcome.UNKNOWN` it may have been
                 published. Cancelled, it may have been too.
         """
-        key, line = self._target(topic)
+        key, state = self._target(topic)
         return await publish(
-            self._client, line, key, value, version=version, dedup_id=dedup_id
+            self._client, state, key, value, version=version, dedup_id=dedup_id
         )
 
     # --- subscribing
@@ -170,43 +170,43 @@ class PubSub:
         names = [each.topic.name for each in chosen]
         if position is not None and len(set(names)) < len(names):
             raise TopicError("with a position, each topic is subscribed to once")
-        lines = [self._line(each.topic) for each in chosen]
-        logs = [line.topic.delivery is Delivery.LOG for line in lines]
-        begins = _begins(start)
-        if (begins is not None or position is not None) and not all(logs):
+        states = [self._state_of(each.topic) for each in chosen]
+        logs = [state.topic.delivery is Delivery.LOG for state in states]
+        start_at = _parse_start(start)
+        if (start_at is not None or position is not None) and not all(logs):
             raise TopicError(
                 "start and position are for LOG topics: nothing else is kept"
             )
         try:
-            places = (
-                None if position is None else Positions(self._client, lines, position)
+            offsets = (
+                None if position is None else Offsets(self._client, states, position)
             )
         except InvalidKey as error:
             raise TopicError(f"position {shown(position)}: {error}") from None
 
-        def inboxes(wake: Callable[[], None]) -> list[Inbox]:
-            made: list[Inbox] = []
-            for line, each in zip(lines, chosen, strict=True):
-                match line.topic.delivery:
+        def buffers(wake: Callable[[], None]) -> list[Buffer]:
+            made: list[Buffer] = []
+            for state, each in zip(states, chosen, strict=True):
+                match state.topic.delivery:
                     case Delivery.LOG:
-                        inbox: Inbox = LogInbox(
-                            line,
+                        buffer: Buffer = LogBuffer(
+                            state,
                             each,
                             wake,
                             client=self._client,
                             queue=queue,
-                            start=begins,
+                            start=start_at,
                         )
                     case Delivery.LATEST:
-                        inbox = LatestInbox(line, each, wake, client=self._client)
+                        buffer = LatestBuffer(state, each, wake, client=self._client)
                     case Delivery.VOLATILE:
-                        inbox = VolatileInbox(line, each, wake, queue=queue)
-                made.append(inbox)
+                        buffer = VolatileBuffer(state, each, wake, queue=queue)
+                made.append(buffer)
             return made
 
-        if self._reader is None or not self._open:
+        if self._subscriber is None or not self._open:
             raise ClosedError("enter the PubSub first: async with PubSub(...)")
-        return Subscription(self._reader, inboxes, places, self._subscriptions)
+        return Subscription(self._subscriber, buffers, offsets, self._subscriptions)
 
     def handle(
         self,
@@ -219,15 +219,15 @@ class PubSub:
         start: str | float = "latest",
         position: str | None = None,
         queue: int = 1024,
-    ) -> Handling[T]:
+    ) -> Consumer[T]:
         """Return what calls `handler` with each message while its block is open.
 
         Args:
             handler: Called with a message; what it returns is awaited if it can be.
             *topics: As for `subscribe`.
             on_gap: Called with each gap, after the messages before it were handled.
-            on_error: Told what a handler raised, with the event. An exception of its
-                own is only counted.
+            on_error: Called with the event and what its handler raised. An exception
+                of its own is only counted.
             concurrency: Handlers that may run at once; messages of one key stay in
                 order.
             timeout: Seconds after which a handler is cancelled.
@@ -241,9 +241,9 @@ class PubSub:
         """
         if position is not None and concurrency != 1:
             raise TopicError("with a position, concurrency is 1")
-        return Handling(
+        return Consumer(
             self.subscribe(*topics, start=start, position=position, queue=queue),
-            lambda name: self._lines[name].counts,
+            lambda name: self._states[name].counts,
             handler,
             on_gap=on_gap,
             on_error=on_error,
@@ -262,15 +262,15 @@ class PubSub:
             TopicError: Another kind of topic.
             OddswireError: As from any command.
         """
-        line = self._line(topic)
-        if line.topic.delivery is not Delivery.LATEST:
+        state = self._state_of(topic)
+        if state.topic.delivery is not Delivery.LATEST:
             raise TopicError(f"topic {topic.name} is not LATEST: it keeps no values")
         values: dict[str, T] = {}
-        for key, value in (await read_latest(self._client, line)).items():
+        for key, value in (await read_latest(self._client, state)).items():
             try:
-                values[key.decode()] = line.codec.decode(value.payload)
+                values[key.decode()] = state.codec.decode(value.payload)
             except ValueError:  # CodecError is one
-                line.counts.unreadable += 1
+                state.counts.unreadable += 1
         return values
 
     async def history(
@@ -289,75 +289,75 @@ class PubSub:
             TopicError: Another kind of topic, or no id.
             OddswireError: As from any command.
         """
-        line = self._line(topic)
-        if line.topic.delivery is not Delivery.LOG:
+        state = self._state_of(topic)
+        if state.topic.delivery is not Delivery.LOG:
             raise TopicError(f"topic {topic.name} is not LOG: it keeps no messages")
         if after is not None and not _ID.fullmatch(after):
             raise TopicError(f"{shown(after)} is not the id of a message")
         start = "-" if after is None else f"({after.rpartition('-')[0]}"
         messages: list[Message[T]] = []
         for _, link, _, key, payload in await read_log(
-            self._client, line, start, limit
+            self._client, state, start, limit
         ):
-            message = line.message(link, key, payload)
+            message = state.message(link, key, payload)
             if message is not None:
                 messages.append(message)
         return messages
 
-    def statistics(self) -> Statistics:
+    def stats(self) -> PubSubStats:
         """Return what was counted since it was made."""
-        reader = self._reader
+        subscriber = self._subscriber
         topics = {}
-        for name, line in self._lines.items():
-            inboxes = [] if reader is None else reader.inboxes(line)
-            topics[name] = line.counts.snapshot(
-                subscriptions=len(inboxes),
-                depth=sum(inbox.depth for inbox in inboxes),
+        for name, state in self._states.items():
+            buffers = [] if subscriber is None else subscriber.buffers(state)
+            topics[name] = state.counts.snapshot(
+                subscriptions=len(buffers),
+                depth=sum(buffer.depth for buffer in buffers),
             )
-        return Statistics(
+        return PubSubStats(
             topics=topics,
-            connects=0 if reader is None else reader.connects,
-            refused=0 if reader is None else reader.refused,
-            errors=0 if reader is None else reader.errors,
+            connects=0 if subscriber is None else subscriber.connects,
+            refused=0 if subscriber is None else subscriber.refused,
+            errors=0 if subscriber is None else subscriber.errors,
         )
 
     # --- topics
 
-    def _line(self, topic: Topic[Any]) -> Line:
+    def _state_of(self, topic: Topic[Any]) -> TopicState:
         if not isinstance(topic, Topic):
             raise TopicError(f"a Topic is needed, not {type(topic).__name__}")
-        line = self._known(topic)
-        if line is None:
-            if self._closed_list:
+        state = self._known(topic)
+        if state is None:
+            if self._topics_fixed:
                 raise TopicError(
                     f"topic {topic.name} is not among those declared: "
-                    f"{', '.join(self._lines)}"
+                    f"{', '.join(self._states)}"
                 )
-            line = self._lines[topic.name] = self._made(topic)
-        return line
+            state = self._states[topic.name] = self._new_state(topic)
+        return state
 
-    def _known(self, topic: Topic[Any]) -> Line | None:
-        line = self._lines.get(topic.name)
-        if line is not None and line.topic is not topic and line.topic != topic:
+    def _known(self, topic: Topic[Any]) -> TopicState | None:
+        state = self._states.get(topic.name)
+        if state is not None and state.topic is not topic and state.topic != topic:
             raise TopicError(
                 f"topic {topic.name} is declared twice and differently: keep one "
-                "Topic object for all who use it"
+                "Topic object for every use"
             )
-        return line
+        return state
 
-    def _made(self, topic: Topic[Any]) -> Line:
+    def _new_state(self, topic: Topic[Any]) -> TopicState:
         try:
-            return Line(topic, self._space, self._clock)
+            return TopicState(topic, self._space, self._clock)
         except TypeError as error:
             raise TopicError(f"topic {topic.name}: {error}") from None
 
-    def _target(self, topic: Topic[Any] | Keyed[Any]) -> tuple[bytes, Line]:
+    def _target(self, topic: Topic[Any] | Keyed[Any]) -> tuple[bytes, TopicState]:
         if isinstance(topic, Keyed):
-            return topic.key.encode(), self._line(topic.topic)
-        return b"", self._line(topic)
+            return topic.key.encode(), self._state_of(topic.topic)
+        return b"", self._state_of(topic)
 
 
-def _begins(start: str | float) -> Head | bytes | None:
+def _parse_start(start: str | float) -> Head | bytes | None:
     match start:
         case "latest":
             return None

@@ -1,4 +1,4 @@
-"""What the topics counted: plain integers, read by whoever exports them."""
+"""Counts of topics: plain integers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAG_BUCKETS = (
 )  # fmt: skip
 
 
-class TopicStatistics(msgspec.Struct, frozen=True, kw_only=True):
+class TopicStats(msgspec.Struct, frozen=True, kw_only=True):
     """One topic, since the `PubSub` was made; of this process alone.
 
     Attributes:
@@ -59,28 +59,28 @@ class TopicStatistics(msgspec.Struct, frozen=True, kw_only=True):
     lag: HistogramSnapshot
 
 
-class Statistics(msgspec.Struct, frozen=True, kw_only=True):
+class PubSubStats(msgspec.Struct, frozen=True, kw_only=True):
     """All topics.
 
     Attributes:
         topics: By name.
-        connects: Times that the subscriber wire was opened.
+        connects: Subscriber connections that were opened.
         refused: Subscriptions that the server refused, such as by its ACL.
         errors: Calls of the subscriber that failed; each is tried again.
     """
 
-    topics: dict[str, TopicStatistics]
+    topics: dict[str, TopicStats]
     connects: int
     refused: int
     errors: int
 
 
-class Counts:
+class TopicCounts:
     """The numbers of one topic, while they change.
 
     Attributes:
-        lags: Of the messages delivered last, in seconds. One is appended for each; who
-            does so calls `settle` when there are many.
+        lags: Of the messages delivered last, in seconds. A state appends one for each,
+            and calls `flush_lags` when there are many.
     """
 
     __slots__ = ("_lag", "conflated", "dropped", "duplicates", "foreign", "gaps",
@@ -95,15 +95,15 @@ class Counts:
         self.lags: list[float] = []
         self._lag = Histogram(LAG_BUCKETS)
 
-    def settle(self) -> None:
+    def flush_lags(self) -> None:
         """Count the `lags` of the messages that were delivered since the last time."""
         self._lag.observe_all(self.lags)
         self.lags.clear()
 
-    def snapshot(self, *, subscriptions: int, depth: int) -> TopicStatistics:
+    def snapshot(self, *, subscriptions: int, depth: int) -> TopicStats:
         """Return them as they are now."""
-        self.settle()
-        return TopicStatistics(
+        self.flush_lags()
+        return TopicStats(
             published=self.published,
             duplicates=self.duplicates,
             outdated=self.outdated,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from oddswire.connection.backoff import Backoff
 from oddswire.connection.deadline import Deadline
 from oddswire.errors import ClosedError, OddswireError, TopicError
 
@@ -12,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from types import TracebackType
 
-    from oddswire.pubsub._inbox import Inbox
-    from oddswire.pubsub._positions import Positions
-    from oddswire.pubsub._reader import Reader
+    from oddswire.pubsub._buffer import Buffer
+    from oddswire.pubsub._offsets import Offsets
+    from oddswire.pubsub._subscriber import Subscriber
     from oddswire.pubsub.messages import Gap, Message
 
 T = TypeVar("T")
@@ -36,25 +37,25 @@ class Subscription(Generic[T]):
 
     def __init__(
         self,
-        reader: Reader,
-        inboxes: Callable[[Callable[[], None]], Sequence[Inbox]],
-        positions: Positions | None,
+        subscriber: Subscriber,
+        buffers: Callable[[Callable[[], None]], Sequence[Buffer]],
+        offsets: Offsets | None,
         open_: set[Subscription[Any]],
     ) -> None:
-        self._reader = reader
-        self._make = inboxes
-        self._inboxes: Sequence[Inbox] = ()
-        self._take: Callable[[], Message[T] | Gap | None] = self._in_turn
+        self._subscriber = subscriber
+        self._make = buffers
+        self._buffers: Sequence[Buffer] = ()
+        self._take: Callable[[], Message[T] | Gap | None] = self._take_round_robin
         # The same where nothing has to be looked at before; None while it is read.
-        self._at_once: Callable[[], Message[T] | Gap | None] | None = None
-        self._positions = positions
+        self._fast_take: Callable[[], Message[T] | Gap | None] | None = None
+        self._offsets = offsets
         self._open = open_
         self._entered = self._closed = False
         self._reading = False
         self._turn = 0
         self._waiter: asyncio.Future[None] | None = None
         self._retry_at: float | None = None
-        self._pause = _PAUSE
+        self._backoff = Backoff(_PAUSE, _PAUSE_MOST)
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -69,21 +70,21 @@ class Subscription(Generic[T]):
         return self
 
     async def _join(self) -> None:
-        starts = {} if self._positions is None else await self._positions.load()
-        self._inboxes = self._make(self._on_arrival)
-        if len(self._inboxes) == 1:
-            self._take = self._inboxes[0].take
-        for inbox in self._inboxes:
-            if (place := starts.get(inbox.line.topic.name)) is not None:
-                inbox.resume(place)
+        starts = {} if self._offsets is None else await self._offsets.load()
+        self._buffers = self._make(self._on_arrival)
+        if len(self._buffers) == 1:
+            self._take = self._buffers[0].take
+        for buffer in self._buffers:
+            if (offset := starts.get(buffer.state.topic.name)) is not None:
+                buffer.resume(offset)
         try:
             async with asyncio.TaskGroup() as group:
-                for inbox in self._inboxes:
-                    group.create_task(self._reader.join(inbox))
+                for buffer in self._buffers:
+                    group.create_task(self._subscriber.join(buffer))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
-        if self._positions is None and not self._closed:
-            self._at_once = self._take
+        if self._offsets is None and not self._closed:
+            self._fast_take = self._take
 
     async def __aexit__(
         self,
@@ -100,26 +101,26 @@ class Subscription(Generic[T]):
             done: Whether the message yielded last was handled.
         """
         self.close()
-        if self._positions is not None:
+        if self._offsets is not None:
             if done:
-                self._positions.note(self._inboxes)
-            await self._positions.save()
+                self._offsets.note(self._buffers)
+            await self._offsets.save()
 
     def close(self) -> None:
         """End it at once: the iteration stops, the position stays as last written."""
         if self._closed:
             return
         self._closed = True
-        self._at_once = None
-        for inbox in self._inboxes:
-            self._reader.leave(inbox)
+        self._fast_take = None
+        for buffer in self._buffers:
+            self._subscriber.leave(buffer)
         self._open.discard(self)
         self._on_arrival()
 
     @property
     def depth(self) -> int:
         """Messages that wait to be read."""
-        return sum(inbox.depth for inbox in self._inboxes)
+        return sum(buffer.depth for buffer in self._buffers)
 
     def __aiter__(self) -> AsyncIterator[Message[T] | Gap]:
         return self
@@ -132,7 +133,7 @@ class Subscription(Generic[T]):
         Raises:
             TopicError: Another task waits for the next event already.
         """
-        take = self._at_once
+        take = self._fast_take
         if take is not None:
             event = take()
             if event is not None:
@@ -144,14 +145,14 @@ class Subscription(Generic[T]):
             raise TopicError("a subscription is read by one task")
         if not self._entered:
             raise ClosedError("enter the subscription first: async with ... as sub")
-        at_once, self._at_once = self._at_once, None
+        fast_take, self._fast_take = self._fast_take, None
         self._reading = True
         try:
-            if self._positions is not None:
+            if self._offsets is not None:
                 # Whoever asks for the next one is done with the one before.
-                self._positions.note(self._inboxes)
-                if self._positions.due:
-                    await self._positions.save()
+                self._offsets.note(self._buffers)
+                if self._offsets.due:
+                    await self._offsets.save()
             while not self._closed:
                 event = self._take()
                 if event is not None:
@@ -161,45 +162,45 @@ class Subscription(Generic[T]):
         finally:
             self._reading = False
             if not self._closed:
-                self._at_once = at_once
+                self._fast_take = fast_take
 
-    def _in_turn(self) -> Message[T] | Gap | None:
-        inboxes = self._inboxes
-        for _ in inboxes:
+    def _take_round_robin(self) -> Message[T] | Gap | None:
+        buffers = self._buffers
+        for _ in buffers:
             # In turn, so that a busy topic does not silence another one.
-            self._turn = (self._turn + 1) % len(inboxes)
-            event = inboxes[self._turn].take()
+            self._turn = (self._turn + 1) % len(buffers)
+            event = buffers[self._turn].take()
             if event is not None:
                 return event
         return None
 
     async def _wait_or_recover(self) -> None:
         loop = asyncio.get_running_loop()
-        behind = [inbox for inbox in self._inboxes if inbox.behind]
+        behind = [buffer for buffer in self._buffers if buffer.behind]
         if behind and (self._retry_at is None or loop.time() >= self._retry_at):
             try:
-                for inbox in behind:
-                    await inbox.recover()
+                for buffer in behind:
+                    await buffer.recover()
             except OddswireError:
-                self._reader.errors += 1
-                self._retry_at = loop.time() + self._pause
-                self._pause = min(self._pause * 2, _PAUSE_MOST)
+                self._subscriber.errors += 1
+                self._retry_at = loop.time() + self._backoff.failed()
             else:
-                self._retry_at, self._pause = None, _PAUSE
+                self._retry_at = None
+                self._backoff.reset()
             return
-        if any(inbox.depth and not inbox.behind for inbox in self._inboxes):
+        if any(buffer.depth and not buffer.behind for buffer in self._buffers):
             return
         until = self._retry_at if behind else None
-        if self._positions is not None and self._positions.save_at is not None:
-            saves = self._positions.save_at
+        if self._offsets is not None and self._offsets.save_at is not None:
+            saves = self._offsets.save_at
             until = saves if until is None else min(until, saves)
         self._waiter = loop.create_future()
         try:
             async with Deadline(None if until is None else until - loop.time()):
                 await self._waiter
         except TimeoutError:
-            if self._positions is not None and self._positions.due:
-                await self._positions.save()
+            if self._offsets is not None and self._offsets.due:
+                await self._offsets.save()
         finally:
             self._waiter = None
 

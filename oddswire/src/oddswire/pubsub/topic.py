@@ -37,7 +37,7 @@ class Delivery(StrEnum):
 
 
 class Topic(msgspec.Struct, Generic[T], frozen=True):
-    """One named line of messages of one type; all its keys share one order.
+    """One named sequence of messages of one type; all its keys share one order.
 
     Args:
         name: ``[A-Za-z0-9_.-]`` and the like; the same in every process.

@@ -1,8 +1,8 @@
-"""`Inbox`: what arrived for one subscription of one topic and was not read yet.
+"""`Buffer`: frames of one topic that one subscription has not read yet.
 
-The parser of the subscriber wire puts in, without waiting for anybody; the subscription
-takes out, in its own task. What may be left out when it is full is decided by the class
-of the topic: see `_volatile`, `_latest`, `_log`.
+The parser of the subscriber connection pushes, and waits for nobody; the subscription
+takes, in its own task. The topic's delivery decides what a full buffer leaves out: see
+`_volatile`, `_latest`, `_log`.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 
     from oddswire.errors import OddswireError
     from oddswire.pubsub._chain import Head
-    from oddswire.pubsub._line import Line
+    from oddswire.pubsub._topic_state import TopicState
     from oddswire.pubsub.messages import Gap, Message
     from oddswire.pubsub.topic import Selection
 
 
-class Inbox(ABC):
-    """The reader calls `open`, `push`, `mark`, `interrupted`; the rest is for taking.
+class Buffer(ABC):
+    """The reader calls `open`, `push`, `run`, `on_disconnect`; the rest is for taking.
 
     Args:
-        line: The topic.
+        state: The topic.
         selection: Which of its keys.
         wake: Called when there is something to take.
 
     Attributes:
-        line: The topic.
-        joined: Done when the place in the topic is fixed, or with why it cannot be.
+        state: The topic.
+        joined: Done when the buffer has its offset, or failed with the reason.
         behind: Whether `recover` must be called before there is anything to take.
     """
 
     def __init__(
-        self, line: Line, selection: Selection, wake: Callable[[], None]
+        self, state: TopicState, selection: Selection, wake: Callable[[], None]
     ) -> None:
-        self.line = line
+        self.state = state
         self.selection = selection
         self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.behind = False
@@ -50,16 +50,16 @@ class Inbox(ABC):
         if not self.joined.done():
             self.joined.set_result(None)
 
-    def refuse(self, error: OddswireError) -> None:
+    def fail(self, error: OddswireError) -> None:
         """The server does not let us subscribe."""
         if not self.joined.done():
             self.joined.set_exception(error)
 
-    def resume(self, place: Head) -> None:  # noqa: B027 - only a log can
-        """Begin at a place of earlier instead, of a topic that can be resumed."""
+    def resume(self, offset: Head) -> None:  # noqa: B027 - only a log can
+        """Begin at an earlier offset instead; only a log can."""
 
     @property
-    def place(self) -> Head | None:
+    def offset(self) -> Head | None:
         """Where the messages taken so far end, of a topic that can be resumed."""
         return None
 
@@ -70,18 +70,18 @@ class Inbox(ABC):
 
     @abstractmethod
     def _begin(self, head: Head) -> None:
-        """Take this as the place, or remember where else to start."""
+        """Take this head as the offset, or remember another one to start from."""
 
     @abstractmethod
     def push(self, data: bytes) -> None:
         """A frame arrived."""
 
     @abstractmethod
-    def mark(self, head: Head) -> None:
+    def on_head(self, head: Head) -> None:
         """The server said where the topic ends; frames before it were pushed."""
 
     @abstractmethod
-    def interrupted(self) -> None:
+    def on_disconnect(self) -> None:
         """The connection was lost."""
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""`Handling`: a function is called with each message, and cannot harm the others."""
+"""`Consumer`: calls a function with each message, and goes on after its errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
 
-    from oddswire.pubsub.statistics import Counts
+    from oddswire.pubsub.statistics import TopicCounts
     from oddswire.pubsub.subscription import Subscription
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ T = TypeVar("T")
 _WAITING = 8
 
 
-class Handling(Generic[T]):
+class Consumer(Generic[T]):
     """Made by `PubSub.handle`; ``async with``, single use.
 
     Messages are handled one after the other; with `concurrency` above 1, those of one
@@ -37,7 +37,7 @@ class Handling(Generic[T]):
     def __init__(
         self,
         subscription: Subscription[T],
-        counts: Callable[[str], Counts],
+        counts: Callable[[str], TopicCounts],
         handler: Callable[[Message[T]], Awaitable[object] | object],
         *,
         on_gap: Callable[[Gap], Awaitable[object] | object] | None,
@@ -122,7 +122,7 @@ class Handling(Generic[T]):
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
-                raise  # it is us who are cancelled
+                raise  # the consumer itself is cancelled
             self._report(counts, event, error)
         except Exception as error:  # noqa: BLE001 - a handler may raise anything
             self._report(counts, event, error)
@@ -130,7 +130,7 @@ class Handling(Generic[T]):
             counts.handled += 1
 
     def _report(
-        self, counts: Counts, event: Message[T] | Gap, error: BaseException
+        self, counts: TopicCounts, event: Message[T] | Gap, error: BaseException
     ) -> None:
         counts.handler_errors += 1
         if self._on_error is None:

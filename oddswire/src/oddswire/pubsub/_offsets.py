@@ -1,4 +1,4 @@
-"""`Positions`: how far a named reader has come, kept in the server."""
+"""`Offsets`: the last handled messages of a named reader, kept in the server."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from oddswire.client import Client
-    from oddswire.pubsub._inbox import Inbox
-    from oddswire.pubsub._line import Line
+    from oddswire.pubsub._buffer import Buffer
+    from oddswire.pubsub._topic_state import TopicState
 
 _EVERY = 1.0
 
 
-class Positions:
+class Offsets:
     """Written some time after a message was handled, not with it.
 
     So a crash repeats the messages of the last second; it never leaves one out.
@@ -32,11 +32,11 @@ class Positions:
         errors: Times that they could not be written; it is tried again.
     """
 
-    def __init__(self, client: Client, lines: Iterable[Line], name: str) -> None:
+    def __init__(self, client: Client, states: Iterable[TopicState], name: str) -> None:
         self.errors = 0
         self._client = client
-        self._keys = {line.topic.name: line.position(name) for line in lines}
-        self._lives = {line.topic.name: line.head_life for line in lines}
+        self._keys = {state.topic.name: state.position(name) for state in states}
+        self._lives = {state.topic.name: state.head_life for state in states}
         self._noted: dict[str, Head] = {}
         self._saved: dict[str, Head] = {}
         self.save_at: float | None = None
@@ -64,28 +64,28 @@ class Positions:
                 continue
         return dict(self._saved)
 
-    def note(self, inboxes: Iterable[Inbox]) -> None:
+    def note(self, buffers: Iterable[Buffer]) -> None:
         """What was taken from these so far is done with."""
-        for inbox in inboxes:
-            place = inbox.place
-            if place is None:
+        for buffer in buffers:
+            offset = buffer.offset
+            if offset is None:
                 continue
-            name = inbox.line.topic.name
-            if place != self._saved.get(name):
-                self._noted[name] = place
+            name = buffer.state.topic.name
+            if offset != self._saved.get(name):
+                self._noted[name] = offset
                 if self.save_at is None:
                     self.save_at = asyncio.get_running_loop().time() + _EVERY
 
     async def save(self) -> None:
         """Write what was noted; a failure is counted, and made up for the next time."""
         noted, self._noted, self.save_at = self._noted, {}, None
-        for name, place in noted.items():
+        for name, offset in noted.items():
             try:
                 await self._client.set(
-                    self._keys[name], place.to_bytes(), px=self._lives[name]
+                    self._keys[name], offset.to_bytes(), px=self._lives[name]
                 )
-                self._saved[name] = place
+                self._saved[name] = offset
             except OddswireError:
                 self.errors += 1
-                self._noted.setdefault(name, place)
+                self._noted.setdefault(name, offset)
                 self.save_at = asyncio.get_running_loop().time() + _EVERY

@@ -1,4 +1,4 @@
-"""`Line`: a topic as one process knows it: its keys in the server, codec and counts."""
+"""`TopicState`: a topic's keys in the server, its codec, and what a process counted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from oddswire.keys import (
     KeySpace,
 )
 from oddswire.pubsub.messages import Gap, GapReason, Message
-from oddswire.pubsub.statistics import Counts
+from oddswire.pubsub.statistics import TopicCounts
 
 if TYPE_CHECKING:
     from oddswire.clock import Clock
@@ -29,7 +29,7 @@ _HEAD_LIVES = 10
 _SETTLE_AT = 256
 
 
-class Line:
+class TopicState:
     """One topic.
 
     Attributes:
@@ -47,7 +47,7 @@ class Line:
     def __init__(self, topic: Topic[Any], space: KeySpace, clock: Clock) -> None:
         self.topic = topic
         self.codec: Codec[Any] = Codec(topic.type, max_size=topic.max_size)
-        self.counts = Counts()
+        self.counts = TopicCounts()
         # Messages of one millisecond begin alike: it is read once.
         self._instant, self._at = b" ", 0.0
         self._lags = self.counts.lags
@@ -100,7 +100,7 @@ class Line:
         lags = self._lags
         lags.append(self._now() - self._at)
         if len(lags) >= _SETTLE_AT:
-            self.counts.settle()
+            self.counts.flush_lags()
         return message
 
     def message(self, link: bytes, key: bytes, payload: bytes) -> Message[Any] | None:
@@ -130,6 +130,6 @@ class Line:
         return Gap(self.topic.name, before, next_id, lost, reason)
 
 
-def dice() -> str:
+def random_hex() -> str:
     """Return 64 random bits, as 16 hex digits."""
     return token_hex(8)
