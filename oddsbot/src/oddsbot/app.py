@@ -240,7 +240,7 @@ class App:
         waiting = None
         try:
             report = await self._wire.health.check()
-            waiting = (await self._queue.statistics()).depth
+            waiting = (await self._queue.stats()).depth
         except OddswireError:
             problems.append("Redis does not answer: messages wait and come later.")
         else:
