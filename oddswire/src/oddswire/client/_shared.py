@@ -2,7 +2,7 @@
 
 Many programs make a client for each request on one pool of theirs. Each such client
 would open a command connection of its own. Therefore the connections are the pool's:
-whoever is first on it opens them, the others use them, and they end when the pool is
+the first client opens them, the others use them, and they end when the pool is
 disconnected or closed.
 """
 

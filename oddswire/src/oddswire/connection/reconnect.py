@@ -308,7 +308,7 @@ class ReconnectingConnection:
                 waiter.set_result(connection)
 
     def _attempt_failed(self, error: OddswireError, *, was_open: bool) -> None:
-        """Decide who waits on after a failed attempt.
+        """Decide which callers wait on after a failed attempt.
 
         1. Refused credentials will be refused again: every waiter fails.
         2. The circuit opens: the waiters fail in `_wait_for_turn`.
@@ -430,7 +430,7 @@ class ReconnectingConnection:
             self.current.abort(error)
 
     def abandon(self) -> None:
-        """End everything at once: the client was dropped, so nobody can close it."""
+        """End everything at once: the client was dropped without being closed."""
         self.closed = True
         if self._task is not None:
             self._task.cancel()
