@@ -439,13 +439,15 @@ class ReconnectingConnection:
         if self.current is not None:
             self.current.abort(ClosedError("the client was dropped without aclose()"))
 
-    def rest(self, error: OddswireError) -> None:
+    async def rest(self, error: OddswireError) -> None:
         """End the connection and do not connect again before the next caller comes."""
         self._resting = True
-        if self._task is not None:
-            self._task.cancel()
         if self.current is not None:
             self.current.abort(error)
+        task = self._task
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
 
     async def aclose(self, drain: float) -> None:
         """Stop connecting, let running calls finish for `drain` seconds, close."""
