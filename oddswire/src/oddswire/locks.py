@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from redis.exceptions import ResponseError
 
 from oddswire import keys as families
-from oddswire._lines import Lines
+from oddswire._fifo_locks import FifoLocks
 from oddswire._numbers import check_duration, check_int
 from oddswire._tasks import spawn
 from oddswire.client import keyspace
@@ -74,7 +74,7 @@ class Locks:
         self.client = client
         self.space = keyspace(client, prefix)
         self.clock: Clock = SystemClock() if clock is None else clock
-        self.lines: Lines[str] = Lines()
+        self.lines: FifoLocks[str] = FifoLocks()
         self.keys = lru_cache(1024)(self._make_keys)
         self._fenced: dict[str, Script] = {}
         self._wires = 0
@@ -270,7 +270,7 @@ class Lock:
         if self._turn is not None:
             raise ClosedError("a Lock is used once; ask for another")
         lines = self._locks.lines
-        turn = self._turn = lines.line_up(self.name)
+        turn = self._turn = lines.acquire(self.name)
         try:
             await turn
             try:
@@ -282,11 +282,11 @@ class Lock:
                 raise
         except BaseException:
             self._turn = None
-            lines.leave(self.name, turn)
+            lines.release(self.name, turn)
             raise
         if len(self._seats) > 1:
             # The next task of this process may have another seat.
-            lines.leave(self.name, turn)
+            lines.release(self.name, turn)
         loop = asyncio.get_running_loop()
         if self._on_lost is None:
             # Not put off by a stall: the server counts on, and others may hold it then.
@@ -318,7 +318,7 @@ class Lock:
                 await asyncio.gather(self._renewing, return_exceptions=True)
             finally:
                 self._until = 0.0
-                self._locks.lines.leave(self.name, self._turn)
+                self._locks.lines.release(self.name, self._turn)
         if self._on_lost is not None:
             if lost:
                 self._lose()

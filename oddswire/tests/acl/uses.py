@@ -301,7 +301,7 @@ async def use_queue(url, prefix):
         await consuming
         assert await queue.purge(user_id=3) == 1
         assert (await queue.erase(3)).left == ()
-        found = await queue.statistics()
+        found = await queue.stats()
         assert (found.delivered, found.dead_letters) == (2, 1)
 
 

@@ -141,12 +141,12 @@ async def test_who_waits_is_woken_and_does_not_poll(
             async with asyncio.timeout(60):
                 while not (await client.info("clients"))["blocked_clients"]:
                     pass
-            calls = far.statistics().calls
+            calls = far.stats().calls
             assert (calls["EVALSHA"], calls["XREAD"]) == (1, 1)
             inside.go.set()
             await waiting
             # To have it and to give it back.
-            assert far.statistics().calls["EVALSHA"] == 3
+            assert far.stats().calls["EVALSHA"] == 3
     assert other.order == [2]
 
 
@@ -355,7 +355,7 @@ async def test_who_waits_for_another_and_has_its_wire_cut_waits_on(
             tasks.create_task(holder.enter(1))
             await eventually(lambda: holder.order == [1])
             tasks.create_task(other.enter(2))
-            while not far.statistics().failures:
+            while not far.stats().failures:
                 for one in await client.client_list():
                     if one["cmd"] == "xread" and "b" in one["flags"]:
                         await client.client_kill_filter(_id=one["id"])

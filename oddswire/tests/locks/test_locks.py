@@ -395,7 +395,7 @@ async def test_a_server_that_blocks_for_too_long_is_asked_again(
     """
     limit(monkeypatch, "blocking grace", -60.0)
     await locks.wait(keys.released, "0-0", 60.0)
-    assert client.statistics().failures["CommandTimeout"] == 1
+    assert client.stats().failures["CommandTimeout"] == 1
 
 
 @pytest.mark.errors
@@ -405,7 +405,7 @@ async def test_a_waiter_whose_wire_is_cut_gets_its_turn(locks, others):
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         async with others.lock("x", 5):
             waiting = group.create_task(_take(locks, "x"))
-            while not locks.client.statistics().failures:
+            while not locks.client.stats().failures:
                 await _cut_waiting(others.client)
             assert not waiting.done()
         assert await waiting
@@ -425,11 +425,11 @@ async def test_a_waiter_without_a_wire_gets_its_turn(server, prefix, others):
         locks = Locks(client, prefix=prefix)
         async with asyncio.timeout(30), asyncio.TaskGroup() as group:
             using = group.create_task(client.blpop([f"{prefix}none"], timeout=0))
-            while not client.statistics().calls.get("BLPOP"):  # noqa: ASYNC110
+            while not client.stats().calls.get("BLPOP"):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
             async with others.lock("x", 5):
                 waiting = group.create_task(_take(locks, "x"))
-                while not client.statistics().failures:  # noqa: ASYNC110
+                while not client.stats().failures:  # noqa: ASYNC110
                     await asyncio.sleep(0.005)
                 assert not waiting.done()
             assert await waiting

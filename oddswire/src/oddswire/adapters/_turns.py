@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
-from oddswire._lines import Lines
+from oddswire._fifo_locks import FifoLocks
 from oddswire._numbers import shown
 from oddswire.connection.deadline import Deadline
 from oddswire.errors import (
@@ -85,7 +85,7 @@ class Turns:
         self._on_error = on_error
         self._degraded = Degradation(client.events, "turns", "local", monotonic)
         # Not those of the locks: without Redis there are turns in this process yet.
-        self._lines: Lines[str] = Lines()
+        self._lines: FifoLocks[str] = FifoLocks()
         self._log_lines = LogLines(_log)
         self.local = 0
         self.lost = 0
@@ -110,12 +110,12 @@ class Turns:
         key = name(kind, *parts)
         until = monotonic() + self._timeout
         waiting = self._lines.waiting(key)
-        if not self._lines.free(key) and waiting >= self._queue:
+        if not self._lines.is_free(key) and waiting >= self._queue:
             raise ConversationBusy(
                 f"{waiting} updates of this conversation wait already; that is the cap "
                 "`queue`"
             )
-        turn = self._lines.line_up(key)
+        turn = self._lines.acquire(key)
         try:
             try:
                 async with Deadline(until - monotonic()):
@@ -144,7 +144,7 @@ class Turns:
                     )
                 yield
         finally:
-            self._lines.leave(key, turn)
+            self._lines.release(key, turn)
 
     def _go_on_alone(self, error: OddswireError) -> None:
         if self._on_error == "raise":

@@ -28,17 +28,17 @@ def _is_redis_pys(method: Any) -> bool:
 REDIS = aredis.Redis
 
 # What the fast path compares with; None: it was replaced before we were imported.
-PLAIN: Any = REDIS.execute_command
-if not _is_redis_pys(PLAIN):
-    PLAIN = None
+ORIGINAL: Any = REDIS.execute_command
+if not _is_redis_pys(ORIGINAL):
+    ORIGINAL = None
 
 
-def commands_are_seen() -> bool:
+def commands_are_instrumented() -> bool:
     """Whether somebody replaced redis-py's `execute_command`."""
     return not _is_redis_pys(REDIS.execute_command)
 
 
-def pipelines_are_seen() -> bool:
+def pipelines_are_instrumented() -> bool:
     """Whether somebody replaced redis-py's `Pipeline.execute`."""
     return not _is_redis_pys(Pipeline.execute)
 

@@ -127,7 +127,7 @@ class ReadLease:
         if connection is self.connection and at < self.until:
             return True
         if self._refusal is not None and self._refused_at >= at:
-            self._client().refused(self._refusal, connection.connected_at)
+            self._client().on_refused_write(self._refusal, connection.connected_at)
             raise clone_error(self._refusal, self._refusal.outcome)
         return False
 

@@ -81,7 +81,7 @@ class Progress:
 
 async def dial(
     locate: Callable[[], Awaitable[Target]],
-    introduce: Callable[[], Awaitable[HandshakeOptions]],
+    hello_factory: Callable[[], Awaitable[HandshakeOptions]],
     make: Callable[[], Multiplexer],
     timeout: float,
     *,
@@ -95,8 +95,8 @@ async def dial(
 
     Args:
         locate: Returns where to; called for each connection, within the timeout.
-        introduce: Returns what to say; called for each connection, so that credentials
-            which rotate are read when they are needed.
+        hello_factory: Returns what to say; called for each connection, so that
+            credentials which rotate are read when they are needed.
         make: Returns a new multiplexer.
         timeout: Seconds for all of it.
         refusals: Notes what the user may not do and need not.
@@ -118,15 +118,15 @@ async def dial(
             where = await locate()
             hint = lost_hint(tls=where.tls is not None)
             progress.stage = f"{where}: waiting for the credentials"
-            hello = await introduce()
+            options = await hello_factory()
             progress.stage = f"{where}: connecting{_silence(where, None)}"
             connection = await _open(where, make)
             progress.stage = f"{where}: no answer yet{_silence(where, connection)}"
             server_info = await _shake_hands(
-                connection, hello, str(where), timeout, refusals
+                connection, options, str(where), timeout, refusals
             )
-            if hello.channels:
-                await _subscribe(connection, hello.channels, timeout)
+            if options.channels:
+                await _subscribe(connection, options.channels, timeout)
         finished = True
     except TimeoutError as error:
         if not deadline.expired():
@@ -174,7 +174,7 @@ async def dial(
 
 async def _shake_hands(
     connection: Multiplexer,
-    hello: HandshakeOptions,
+    options: HandshakeOptions,
     where: str,
     timeout: float,
     refusals: Refusals | None,
@@ -182,10 +182,10 @@ async def _shake_hands(
     if connection.error is not None:
         if not isinstance(connection.error, ConnectionLost):
             # It spoke before we did, and closed: too many clients, protected mode.
-            accept(hello, [connection.error], where)
+            accept(options, [connection.error], where)
         raise connection.error
     replies: list[Any] = []
-    batches = hello.batches()
+    batches = options.batches()
     for position, batch in enumerate(batches, start=1):
         answered: list[Any] = []
         data = b"".join(map(pack, batch))
@@ -200,12 +200,12 @@ async def _shake_hands(
             )
         except OddswireError:
             # What it said before it closed is the cause; that it closed is not.
-            accept(hello, [*replies, *answered], where)
+            accept(options, [*replies, *answered], where)
             if refusals is not None and position == len(batches) > 1:
-                refusals.identify |= hello.identify
+                refusals.identify |= options.identify
             raise
         replies += answered or [reply]
-    return accept(hello, replies, where, refusals)
+    return accept(options, replies, where, refusals)
 
 
 async def _subscribe(

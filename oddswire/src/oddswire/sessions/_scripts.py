@@ -1,4 +1,4 @@
-"""The scripts of sessions, what they are given and what their replies mean."""
+"""The scripts of sessions, and what their replies mean."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ REAP = _script("session_reap")
 STATS = _script("session_stats")
 LOOKUP = _script("session_lookup")
 MOVE = _script("session_move")
-MARK = _script("session_mark")
-UNMARK = load("session_unmark")
+INTENT = _script("session_intent")
+WITHDRAW = load("session_withdraw")
 RESTORE = _script("session_restore")
 EVICT = _script("session_evict")
 REBUILT = _script("session_rebuilt")
@@ -41,8 +41,8 @@ PURGE = _script("session_purge")
 TRACES = load("session_traces")
 
 Fields = dict[bytes, bytes]
-Tag = tuple[str, str]
-"""An index and the name of a value."""
+IndexEntry = tuple[str, str]
+"""An index, and the name of a value in it."""
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -51,76 +51,77 @@ class Stored(msgspec.Struct, frozen=True):
     Attributes:
         now: When they were read, milliseconds of the server's clock.
         main: Of the durable hash.
-        short: Of the expiring one; None when the conversation has ended.
+        expiring: Of the expiring hash; None when the conversation has ended.
     """
 
     now: int
     main: Fields
-    short: Fields | None
+    expiring: Fields | None
 
 
-class Terms(msgspec.Struct, frozen=True):
-    """How long things last, in milliseconds.
+class Expiry(msgspec.Struct, frozen=True):
+    """How long a conversation lasts, in milliseconds.
 
     Attributes:
-        ttl: Of a conversation without activity.
-        absolute: Of a conversation whatever happens; 0 for no such limit.
+        ttl: Without activity.
+        absolute: Whatever happens; 0 for no such limit.
     """
 
     ttl: int
     absolute: int
 
 
-class Answer(msgspec.Struct, frozen=True):
+class ScriptResult(msgspec.Struct, frozen=True):
     """What a script made of a change.
 
     Attributes:
         kind: ``"saved"``, or why it was not.
         header: After a save.
         stored: What is there instead, after a conflict.
-        detail: Whatever else it said.
+        detail: The rest of the reply.
     """
 
     kind: Literal[
         "saved", "conflict", "gone", "full", "names", "damaged", "schema",
-        "generation", "taken", "busy", "lost", "again",
-        "kept", "header",
+        "generation", "taken", "busy", "lost", "again", "restored", "header",
     ]  # fmt: skip
     header: bytes = b""
     stored: Stored | None = None
     detail: Any = None
 
 
-def link() -> str:
+def random_id() -> str:
     return secrets.token_hex(8)
 
 
-def told(tags: Iterable[Tag]) -> bytes:
+def encode_entries(entries: Iterable[IndexEntry]) -> bytes:
     """Return index entries as one argument; empty for none."""
-    listed = list(tags)
+    listed = list(entries)
     return msgspec.json.encode(listed) if listed else b""
 
 
-def flat(pairs: Mapping[str, Any]) -> list[Any]:
+def to_args(pairs: Mapping[str, Any]) -> list[Any]:
     return [each for pair in pairs.items() for each in pair]
 
 
-def fields(flat: list[bytes]) -> Fields:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+def to_fields(reply: list[bytes]) -> Fields:
+    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
-def stored(reply: list[Any]) -> Stored:
-    now, main, short = reply
-    return Stored(int(now), fields(main), None if short is None else fields(short))
+def to_stored(reply: list[Any]) -> Stored:
+    now, main, expiring = reply
+    return Stored(
+        int(now), to_fields(main), None if expiring is None else to_fields(expiring)
+    )
 
 
-def answer(reply: list[Any]) -> Answer:
+def to_result(reply: list[Any]) -> ScriptResult:
     kind = reply[0].decode()
     match kind:
         case "saved":
             header = reply[1] if len(reply) > 1 else b""
-            return Answer(kind, header=header, detail=reply[2:])
+            return ScriptResult(kind, header=header, detail=reply[2:])
         case "conflict" if len(reply) > 1:
-            return Answer(kind, stored=stored(reply[1:]))
+            return ScriptResult(kind, stored=to_stored(reply[1:]))
         case _:
-            return Answer(kind, detail=reply[1:])
+            return ScriptResult(kind, detail=reply[1:])

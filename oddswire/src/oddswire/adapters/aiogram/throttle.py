@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aiogram import BaseMiddleware
 from aiogram.types import Update
 
-from oddswire._lines import Lines
+from oddswire._fifo_locks import FifoLocks
 from oddswire.adapters.aiogram.once import Once
 from oddswire.adapters.aiogram.order import before_turns
 from oddswire.logs import log_line
@@ -64,7 +64,7 @@ class Throttle(BaseMiddleware):
         | None = None,
     ) -> None:
         limiter.add(*rules)
-        self._lines: Lines[str] = Lines()
+        self._lines: FifoLocks[str] = FifoLocks()
         self._warned = False
         self._limiter = limiter
         self._rules = rules
@@ -99,7 +99,7 @@ class Throttle(BaseMiddleware):
             return await handler(event, data)
         asking = str(subjects.get("user") or subjects.get("chat") or bot)
         # Else every update of a flood asks Redis before the first denial is known.
-        async with self._lines.of(asking):
+        async with self._lines.hold(asking):
             decision = await self._limiter.hit(*rules, cost=1, **subjects)
         if decision.allowed:
             return await handler(event, data)
