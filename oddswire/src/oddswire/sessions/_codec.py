@@ -16,6 +16,7 @@ import copy
 import hashlib
 import re
 from collections.abc import Callable
+from secrets import token_hex
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -478,6 +479,35 @@ class SessionDelta(msgspec.Struct):
     digests: Digests
 
 
+class Save(msgspec.Struct, frozen=True, kw_only=True):
+    """One save of one session, sealed.
+
+    Attributes:
+        user_id: Whose.
+        before: What was read; None to create.
+        content: What is to be stored.
+        delta: How it differs from `before`, sealed.
+        generation: Of the session.
+        active: Whether this is the user's own activity.
+        seal: Makes the header; None without sealing.
+        also: What the source of record stores in the same transaction.
+    """
+
+    user_id: int
+    before: Snapshot | None
+    content: Content
+    delta: SessionDelta
+    generation: str
+    active: bool
+    seal: HeaderSeal | None
+    also: Any = None
+
+    @property
+    def read(self) -> int:
+        """The version that was read; 0 to create."""
+        return 0 if self.before is None else self.before.header.version
+
+
 class SessionCodec(Generic[T]):
     """Opens what is stored, and seals what changed.
 
@@ -486,6 +516,7 @@ class SessionCodec(Generic[T]):
         names: Of users and values.
         sealer: None leaves everything readable.
         compressor: Of fields.
+        expiry: How long a conversation lasts.
         space: The prefix of the keys: bytes sealed under one do not open under another.
         compress_above: Smaller fields are not compressed.
         max_size: Bytes that a field may have, before compression and after.
@@ -498,6 +529,7 @@ class SessionCodec(Generic[T]):
         names: Names,
         sealer: Sealer | None,
         compressor: Compressor,
+        expiry: Expiry,
         space: str,
         compress_above: int,
         max_size: int,
@@ -506,6 +538,7 @@ class SessionCodec(Generic[T]):
         self.names = names
         self.sealer = sealer
         self.max_size = max_size
+        self.expiry = expiry
         self._version = schema.type.schema
         self._compressor = compressor
         self._space = space
@@ -891,19 +924,28 @@ class SessionCodec(Generic[T]):
             _digests_after(was.expiring, expiring, expiring_gone),
         )
 
-    # --- the header that a script will write, sealed; None without sealing
+    # --- what a script writes; its header is sealed, where there is sealing
 
-    def seal_saved(
+    def save(
         self,
         user_id: int,
         before: Snapshot | None,
-        delta: SessionDelta,
+        content: Content,
         *,
-        generation: str,
-        expiry: Expiry,
         active: bool,
-    ) -> HeaderSeal | None:
-        """Return what a save writes."""
+        also: Any = None,
+    ) -> Save:
+        """Return what saves `content`, which was made for this `before`.
+
+        Args:
+            user_id: Whose.
+            before: What is stored; None for a session that begins.
+            content: What is to be stored.
+            active: Whether this is the user's own activity.
+            also: What the source of record stores in the same transaction.
+        """
+        generation = token_hex(8) if before is None else before.header.generation
+        delta = self.delta(user_id, before, content, generation)
         schema = self._version
 
         def follows(header: SessionHeader | None, now: int, last: int) -> SessionHeader:
@@ -912,19 +954,46 @@ class SessionCodec(Generic[T]):
             else:
                 after = header.changed(now, schema=schema)
             begins = after.expiry == 0
-            return after.renewed(now, expiry) if active or begins else after
+            return after.renewed(now, self.expiry) if active or begins else after
 
-        return self._seal(user_id, before, delta.digests, follows)
+        return Save(
+            user_id=user_id,
+            before=before,
+            content=content,
+            delta=delta,
+            generation=generation,
+            active=active,
+            seal=self._seal(user_id, before, delta.digests, follows),
+            also=also,
+        )
 
-    def seal_touched(
-        self, user_id: int, before: Snapshot, expiry: Expiry
-    ) -> HeaderSeal | None:
+    def move(self, new: int, before: Snapshot, content: Content) -> Save:
+        """Return what gives a session to another user, its `content` with it."""
+        generation = token_hex(8)
+        delta = self.delta(new, None, content, generation)
+
+        def follows(header: SessionHeader, now: int, last: int) -> SessionHeader:
+            return header.changed(
+                now, last, schema=self._version, generation=generation
+            )
+
+        return Save(
+            user_id=new,
+            before=before,
+            content=content,
+            delta=delta,
+            generation=generation,
+            active=False,
+            seal=self._seal(new, before, delta.digests, follows, adopts=False),
+        )
+
+    def seal_touched(self, user_id: int, before: Snapshot) -> HeaderSeal | None:
         """Return what a touch writes."""
         return self._seal(
             user_id,
             before,
             before.digests,
-            lambda header, now, _: header.renewed(now, expiry),
+            lambda header, now, _: header.renewed(now, self.expiry),
         )
 
     def seal_switched(
@@ -936,23 +1005,6 @@ class SessionCodec(Generic[T]):
             before,
             before.digests,
             lambda header, now, _: header.changed(now, on=on),
-        )
-
-    def seal_moved(
-        self, new: int, before: Snapshot, delta: SessionDelta, generation: str
-    ) -> HeaderSeal | None:
-        """Return what a move writes for the new user."""
-        if self.sealer is None:
-            return None
-        return HeaderSeal(
-            self,
-            new,
-            before.header,
-            None,
-            *delta.digests.totals,
-            lambda header, now, last: header.changed(
-                now, last, schema=self._version, generation=generation
-            ),
         )
 
     def seal_restored(
@@ -988,7 +1040,7 @@ class SessionCodec(Generic[T]):
                 after = msgspec.structs.replace(header, expiry=expiry, on=begins.on)
             return after.changed(now, schema=schema)
 
-        main = total(delta.digests.main)
+        main, _ = delta.digests.totals
         return HeaderSeal(self, user_id, before, None, main, expiring, follows)
 
     def _seal(
@@ -997,12 +1049,15 @@ class SessionCodec(Generic[T]):
         before: Snapshot | None,
         after: Digests,
         follows: Follows,
+        *,
+        adopts: bool = True,
     ) -> HeaderSeal | None:
         if self.sealer is None:
             return None
         header, was = (
             (None, None) if before is None else (before.header, before.digests)
         )
+        was = was if adopts else None
         return HeaderSeal(self, user_id, header, was, *after.totals, follows)
 
     # --- one field's bytes

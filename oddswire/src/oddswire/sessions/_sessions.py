@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
 from collections import OrderedDict
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -44,12 +43,7 @@ from oddswire.sessions._local import LEASE, Follower, LocalCache
 from oddswire.sessions._maintenance import Maintenance
 from oddswire.sessions._rebuild import Rebuild
 from oddswire.sessions._scripts import Expiry, ScriptResult
-from oddswire.sessions._store import (
-    TRIES,
-    Save,
-    SessionStore,
-    wrong_blinding_key_error,
-)
+from oddswire.sessions._store import TRIES, SessionStore, wrong_blinding_key_error
 from oddswire.sessions._write_through import LEASE as INTENT_LEASE
 from oddswire.sessions._write_through import WriteThrough, is_empty
 from oddswire.sessions.record import Collection, Record, Session
@@ -145,16 +139,15 @@ class Sessions(Generic[T]):
             sealer=sealer,
             names=PlainNames() if names is None else names,
             compressor=compressor,
+            # A touch that was left out must not end a conversation early.
+            expiry=Expiry(
+                round((ttl + touch_interval) * 1e3), round((absolute or 0) * 1e3)
+            ),
             space=space.prefix,
             compress_above=compress_above,
             max_size=max_size,
         )
-        # A touch that was left out must not end a conversation early.
-        ttl_ms = round((ttl + touch_interval) * 1e3)
-        self._expiry = Expiry(ttl=ttl_ms, absolute=round((absolute or 0) * 1e3))
-        self._store = SessionStore(
-            client, space, self._codec, self._clock, expiry=self._expiry, cap=cap
-        )
+        self._store = SessionStore(client, space, self._codec, self._clock, cap)
         self._reads = ReadLease(
             lambda: client, self._store.beat, self._clock.boottime, length=LEASE
         )
@@ -168,26 +161,12 @@ class Sessions(Generic[T]):
         self._write_through: WriteThrough | None = None
         self._rebuild: Rebuild | None = None
         if source is not None:
-            self._write_through = WriteThrough(
-                source, self._store, self._codec, self._clock
-            )
-            self._rebuild = Rebuild(self._write_through, self._store, self._clock)
-        self._follower = Follower(
-            self._store,
-            self._codec,
-            self._local,
-            self._reads,
-            self._clock,
-            self._rebuild,
-        )
+            self._write_through = WriteThrough(source, self._store)
+            self._rebuild = Rebuild(self._write_through, self._store)
+        self._follower = Follower(self._store, self._local, self._reads, self._rebuild)
         self._tasks: list[asyncio.Task[None]] = []
         self._maintenance = Maintenance(
-            self._store,
-            self._codec,
-            self._local,
-            self._follower,
-            self._clock,
-            self._write_through,
+            self._store, self._local, self._follower, self._write_through
         )
 
     async def __aenter__(self) -> Self:
@@ -466,27 +445,8 @@ class Sessions(Generic[T]):
         also: Any = None,
     ) -> ScriptResult:
         """Save content over what was read, and stamp its value."""
-        generation = (
-            secrets.token_hex(8) if snapshot is None else snapshot.header.generation
-        )
-        delta = self._codec.delta(user_id, snapshot, content, generation)
-        save = Save(
-            user_id=user_id,
-            before=snapshot,
-            content=content,
-            delta=delta,
-            generation=generation,
-            active=active,
-            seal=self._codec.seal_saved(
-                user_id,
-                snapshot,
-                delta,
-                generation=generation,
-                expiry=self._expiry,
-                active=active,
-            ),
-            also=also,
-        )
+        save = self._codec.save(user_id, snapshot, content, active=active, also=also)
+        delta = save.delta
         ticket = self._local.begin(user_id)
         try:
             through = self._write_through
@@ -516,7 +476,7 @@ class Sessions(Generic[T]):
                 entries=content.entries,
                 digests=delta.digests,
             )
-            _remember(self._generations, user_id, generation)
+            _remember(self._generations, user_id, save.generation)
             self._local.put(user_id, after, value, now, ticket)
             return result
         finally:
@@ -724,7 +684,7 @@ class Sessions(Generic[T]):
             if stored is None:
                 return False
             snapshot = self._opened(user_id, stored)
-            seal = self._codec.seal_touched(user_id, snapshot, self._expiry)
+            seal = self._codec.seal_touched(user_id, snapshot)
             result = await self._store.touch(user_id, seal)
             if result.kind != "again":
                 return result.kind == "saved"
@@ -860,7 +820,10 @@ class Sessions(Generic[T]):
                 stored = await self._store.get(old)
                 if stored is None:
                     return False
-                match (await self._move(old, new, stored)).kind:
+                before = self._codec.snapshot(old, stored)
+                content = self._codec.content(None, self._codec.value(old, before))
+                save = self._codec.move(new, before, content)
+                match (await self._store.move(old, save)).kind:
                     case "saved":
                         return True
                     case "gone":
@@ -871,22 +834,6 @@ class Sessions(Generic[T]):
             self._local.drop(old)
             self._local.drop(new)
         raise SessionConflict(f"the session was changed {TRIES} times meanwhile")
-
-    async def _move(self, old: int, new: int, stored: Stored) -> ScriptResult:
-        before = self._codec.snapshot(old, stored)
-        content = self._codec.content(None, self._codec.value(old, before))
-        generation = secrets.token_hex(8)
-        delta = self._codec.delta(new, None, content, generation)
-        save = Save(
-            user_id=new,
-            before=before,
-            content=content,
-            delta=delta,
-            generation=generation,
-            active=False,
-            seal=self._codec.seal_moved(new, before, delta, generation),
-        )
-        return await self._store.move(old, save)
 
     # --- all of them
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from oddswire import keys as families
 from oddswire._text import text
 from oddswire.errors import NoPermission, SessionError, WrongType
 from oddswire.sessions import _scripts as scripts
-from oddswire.sessions._codec import Content, HeaderSeal, SessionDelta, Snapshot
 from oddswire.sessions._scripts import (
     ScriptResult,
     encode_entries,
@@ -27,43 +24,14 @@ if TYPE_CHECKING:
     from oddswire.client import Client
     from oddswire.clock import Clock
     from oddswire.keys import KeySpace
-    from oddswire.sessions._codec import SessionCodec
-    from oddswire.sessions._scripts import Expiry, Fields, IndexEntry, Stored
+    from oddswire.sessions._codec import HeaderSeal, Save, SessionCodec
+    from oddswire.sessions._scripts import Fields, IndexEntry, Stored
 
 TRIES = 16
 """Attempts of a change that other processes are faster than."""
 _SHARD = 0  # one slot, in which every guarantee is exact
 _KEYS_KEPT = 16_384
 _KEYS_A_PAGE = 2_000  # of the search for a user in all indexes
-
-
-class Save(msgspec.Struct, frozen=True, kw_only=True):
-    """One save of one session.
-
-    Attributes:
-        user_id: Whose.
-        before: What was read; None to create.
-        content: What is to be stored.
-        delta: How it differs from `before`, sealed.
-        generation: Of the session.
-        active: Whether this is the user's own activity.
-        seal: Makes the header; None without sealing.
-        also: What the source of record stores in the same transaction.
-    """
-
-    user_id: int
-    before: Snapshot | None
-    content: Content
-    delta: SessionDelta
-    generation: str
-    active: bool
-    seal: HeaderSeal | None
-    also: Any = None
-
-    @property
-    def read(self) -> int:
-        """The version that was read; 0 to create."""
-        return 0 if self.before is None else self.before.header.version
 
 
 class SessionStore:
@@ -74,11 +42,13 @@ class SessionStore:
         space: The prefix of the keys.
         codec: Of the sessions.
         clock: Of this process.
-        expiry: How long a conversation lasts.
         cap: Most sessions.
 
     Attributes:
-        expiry_terms: `expiry`, as given.
+        client: As given.
+        codec: As given.
+        clock: As given.
+        names: Of users and values.
         cap: As given.
         clock_offset: Microseconds added to the server's clock; only tests change it.
         foreign: Names, entries and numbers that no session wrote, and that this process
@@ -93,19 +63,16 @@ class SessionStore:
         space: KeySpace,
         codec: SessionCodec[Any],
         clock: Clock,
-        *,
-        expiry: Expiry,
         cap: int,
     ) -> None:
         self.client = client
+        self.codec = codec
+        self.clock = clock
         self.names = codec.names
-        self.expiry_terms = expiry
         self.cap = cap
         self.clock_offset = 0
         self.foreign = 0
-        self._codec = codec
         self._schema = codec.schema.type.schema
-        self._clock = clock
         # Until the server says otherwise, its clock shows what this machine's shows.
         self._server_ahead = round((clock.now() - clock.boottime()) * 1e6)
         self._newest_deleted = 0
@@ -187,7 +154,7 @@ class SessionStore:
             return to_result(await call("", b"", b""))
         for _ in range(TRIES):
             # 1. Seal the header that the script will write at the server's time.
-            sent = round(self._clock.boottime() * 1e6)
+            sent = round(self.clock.boottime() * 1e6)
             now = sent + self._server_ahead
             header = seal.header(now, self._newest_deleted)
             # 2. The script writes it, or returns its own time and header.
@@ -220,7 +187,7 @@ class SessionStore:
         if len(reply) == 3:
             return found
         # Somebody who removes its fields makes a session look ended: the seal tells.
-        self._codec.snapshot(user_id, found)
+        self.codec.snapshot(user_id, found)
         return None
 
     async def save(
@@ -245,7 +212,7 @@ class SessionStore:
         args: list[Any] = [
             self.clock_offset, self.names.of_user(save.user_id), save.read,
             int(before is not None and before.live),
-            self.expiry_terms.ttl, self.expiry_terms.absolute, self.cap, self._schema,
+            self.codec.expiry.ttl, self.codec.expiry.absolute, self.cap, self._schema,
             save.generation, int(save.active), random_id(),
             encode_entries(delta.index_adds), encode_entries(delta.index_removes),
             self.blinding_check, len(delta.index_adds), len(delta.index_removes),
@@ -278,7 +245,7 @@ class SessionStore:
         body: bytes | None,
     ) -> ScriptResult:
         """Add a member, or remove it when there is no `body`; not with sealing."""
-        codec = self._codec
+        codec = self.codec
         field, entry = (
             codec.member_field(collection, key),
             codec.member_entry(collection, key),
@@ -290,7 +257,7 @@ class SessionStore:
         ]
         args: list[Any] = [
             self.clock_offset, self.names.of_user(user_id),
-            self.expiry_terms.ttl, self.expiry_terms.absolute,
+            self.codec.expiry.ttl, self.codec.expiry.absolute,
             int(active), random_id(), self._schema, generation, collection, field,
             codec.schema.collections[collection].limit,
             encode_entries(() if entry is None else (entry,)),
@@ -304,7 +271,7 @@ class SessionStore:
         keys = (*self.pair(user_id), self.activity, self.expiry, self.stats)
         args = (
             *(self.clock_offset, self.names.of_user(user_id)),
-            *(self.expiry_terms.ttl, self.expiry_terms.absolute),
+            *(self.codec.expiry.ttl, self.codec.expiry.absolute),
         )
         return await self.call_sealed(
             seal, lambda *header: scripts.TOUCH.run(self.client, keys, (*args, *header))
@@ -541,7 +508,7 @@ class SessionStore:
     async def count(self, windows: Sequence[int]) -> list[Any]:
         """Return what the script of statistics says."""
         keys = (self.activity, self.expiry, self.off, self.stats)
-        args = (self.clock_offset, self.expiry_terms.ttl, *windows)
+        args = (self.clock_offset, self.codec.expiry.ttl, *windows)
         reply: list[Any] = await scripts.STATS.run(self.client, keys, args)
         return reply
 

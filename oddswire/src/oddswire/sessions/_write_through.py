@@ -74,9 +74,8 @@ from oddswire.sessions.source import SourceRecord, given
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 
-    from oddswire.clock import Clock
-    from oddswire.sessions._codec import Content, HeaderSeal, SessionCodec
-    from oddswire.sessions._store import Save, SessionStore
+    from oddswire.sessions._codec import Content, HeaderSeal, Save
+    from oddswire.sessions._store import SessionStore
     from oddswire.sessions.source import Source
 
 R = TypeVar("R")
@@ -136,16 +135,14 @@ class IntentLog:
 
     Args:
         store: Of the sessions.
-        codec: Of the sessions.
 
     Attributes:
         begun: Intents that this process has begun.
     """
 
-    def __init__(self, store: SessionStore, codec: SessionCodec[Any]) -> None:
+    def __init__(self, store: SessionStore) -> None:
         self.begun = 0
         self._store = store
-        self._codec = codec
 
     async def begin(self, user_id: int, read: int | None) -> WriteIntent:
         """Begin an intent to change the version that was read.
@@ -256,7 +253,7 @@ class IntentLog:
         """
         store, entries = self._store, sorted(entries)
         removes = [entry for entry in state.entries if entry not in entries]
-        had, has = set(state.held), self._codec.held(fields)
+        had, has = set(state.held), store.codec.held(fields)
         balance = dict.fromkeys(has - had, 1) | dict.fromkeys(had - has, -1)
         keys = [
             *store.pair(user_id),
@@ -362,28 +359,20 @@ class WriteThrough:
     Args:
         source: Of record.
         store: Of the sessions.
-        codec: Of the sessions.
-        clock: Of this process.
 
     Attributes:
         source: As given.
         intents: What Redis knows of the source.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        store: SessionStore,
-        codec: SessionCodec[Any],
-        clock: Clock,
-    ) -> None:
+    def __init__(self, source: Source, store: SessionStore) -> None:
         self.source = source
-        self.intents = IntentLog(store, codec)
+        self.intents = IntentLog(store)
         self._store = store
-        self._codec = codec
-        self._clock = clock
+        self._codec = store.codec
+        self._clock = store.clock
         self._degraded = Degradation(
-            store.client.events, "source", "away", clock.boottime
+            store.client.events, "source", "away", store.clock.boottime
         )
 
     # --- the source
