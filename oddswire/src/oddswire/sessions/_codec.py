@@ -5,8 +5,8 @@ index entries ``i`` and a field ``<collection>:<name>`` for each member. The exp
 hash has the conversation ``T`` and the authentication state ``A``. Each field is
 compressed and sealed alone, for its place.
 
-From above to below: `SessionHeader`, `SessionSchema` (which field of a type is stored
-where), `HeaderSeal` (one seal over all that is stored of a session), `SessionCodec`.
+From above to below: `SessionSchema` (which field of a type is stored where),
+`HeaderSeal` (one seal over all that is stored of a session), `SessionCodec`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import builtins
 import copy
 import hashlib
-import re
 from collections.abc import Callable
 from secrets import token_hex
 from typing import (
@@ -22,7 +21,6 @@ from typing import (
     Annotated,
     Any,
     Generic,
-    Self,
     TypeVar,
     get_args,
     get_origin,
@@ -36,7 +34,7 @@ from oddswire.codec.sealing import place
 from oddswire.codec.untyped import check_untyped, find_untyped
 from oddswire.errors import CodecError, InvalidKey, SessionDamaged, SessionFull
 from oddswire.keys import SESSION_INDEX, KeySpace
-from oddswire.sessions._scripts import IndexEntry
+from oddswire.sessions._scripts import HEADER, IndexEntry, SessionHeader
 from oddswire.sessions.record import Collection, Expiring, Indexed, Record, Secret
 
 if TYPE_CHECKING:
@@ -47,7 +45,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=Record)
 
-HEADER = "h"
 INDEX = "i"
 """The list of index entries; the fields of members tell those of collections."""
 DURABLE, CONVERSATION, AUTH = "D", "T", "A"
@@ -62,95 +59,6 @@ _OVERHEAD = 64  # bytes at most of an envelope
 _encode = msgspec.msgpack.Encoder().encode
 _ENTRIES = msgspec.json.Decoder(list[tuple[str, str]])
 _ANYTHING: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
-
-
-# --- the header
-
-# As many digits as a double holds exactly, and as the scripts accept.
-_NUMBER = rb"(\d{1,16}) "
-_HEADER_FORM = re.compile(_NUMBER * 6 + rb"([01]) (\w+)(?: (.+))?", re.DOTALL)
-
-
-class SessionHeader(msgspec.Struct, frozen=True):
-    """The text ``v c a e x s o g`` in the field ``h``, which only scripts write.
-
-    With sealing a space and a seal follow; see `HeaderSeal`.
-
-    Attributes:
-        raw: As it is stored.
-        version: Grows with each change; microseconds of the server's clock at least.
-        created: Microseconds since 1970.
-        active: Last activity, milliseconds.
-        expiry: When the conversation ends, milliseconds.
-        deadline: When it ends whatever happens, milliseconds; 0 for never.
-        schema: Of what is stored.
-        on: Whether the session is active.
-        generation: Random, one for each creation: bytes that were sealed for a deleted
-            session do not open in the next one.
-        seal: What is behind the text; empty without sealing.
-    """
-
-    raw: bytes = b""
-    version: int = 0
-    created: int = 0
-    active: int = 0
-    expiry: int = 0
-    deadline: int = 0
-    schema: int = 0
-    on: bool = True
-    generation: str = ""
-    seal: bytes = b""
-
-    @classmethod
-    def parse(cls, raw: bytes) -> Self:
-        """Read the text.
-
-        Raises:
-            SessionDamaged: It has another form.
-        """
-        match = _HEADER_FORM.fullmatch(raw)
-        if match is None:
-            raise SessionDamaged("the header is no header", reason="damaged")
-        v, c, a, e, x, s = (int(number) for number in match.groups()[:6])
-        on, generation, seal = match[7] == b"1", match[8].decode(), match[9] or b""
-        header = cls(raw, v, c, a, e, x, s, on, generation, seal)
-        # The seal is over the text as it is written here: 0, and not 00.
-        if seal and not raw.startswith(header.text.encode() + b" "):
-            raise SessionDamaged("the header is no header", reason="damaged")
-        return header
-
-    @property
-    def text(self) -> str:
-        """The text without the seal."""
-        return (
-            f"{self.version} {self.created} {self.active} {self.expiry} "
-            f"{self.deadline} {self.schema} {int(self.on)} {self.generation}"
-        )
-
-    # What the scripts make of a header, for a caller that seals it: the same in both
-    # places, or the script refuses.
-
-    @classmethod
-    def new(cls, now: int, last: int, schema: int, generation: str) -> Self:
-        """Return the header of a session that begins, before its first activity."""
-        version = max(last + 1, now)
-        return cls(version=version, created=now, schema=schema, generation=generation)
-
-    def changed(self, now: int, last: int = 0, **fields: Any) -> Self:
-        """Return the header after a change: above any version before it."""
-        version = max(max(self.version, last) + 1, now)
-        return msgspec.structs.replace(self, version=version, **fields)
-
-    def renewed(self, now: int, expiry: Expiry) -> Self:
-        """Return the header after activity; after an end a conversation begins."""
-        ms = now // 1000
-        deadline = self.deadline
-        if self.expiry <= ms:
-            deadline = ms + expiry.absolute if expiry.absolute > 0 else 0
-        ends = ms + expiry.ttl
-        if 0 < deadline < ends:
-            ends = deadline
-        return msgspec.structs.replace(self, active=ms, expiry=ends, deadline=deadline)
 
 
 # --- which field of a type is stored where
@@ -479,7 +387,7 @@ class SessionDelta(msgspec.Struct):
     digests: Digests
 
 
-class Save(msgspec.Struct, frozen=True, kw_only=True):
+class Save(msgspec.Struct, frozen=True):
     """One save of one session, sealed.
 
     Attributes:
@@ -956,16 +864,8 @@ class SessionCodec(Generic[T]):
             begins = after.expiry == 0
             return after.renewed(now, self.expiry) if active or begins else after
 
-        return Save(
-            user_id=user_id,
-            before=before,
-            content=content,
-            delta=delta,
-            generation=generation,
-            active=active,
-            seal=self._seal(user_id, before, delta.digests, follows),
-            also=also,
-        )
+        seal = self._seal(user_id, before, delta.digests, follows)
+        return Save(user_id, before, content, delta, generation, active, seal, also)
 
     def move(self, new: int, before: Snapshot, content: Content) -> Save:
         """Return what gives a session to another user, its `content` with it."""
@@ -977,15 +877,8 @@ class SessionCodec(Generic[T]):
                 now, last, schema=self._version, generation=generation
             )
 
-        return Save(
-            user_id=new,
-            before=before,
-            content=content,
-            delta=delta,
-            generation=generation,
-            active=False,
-            seal=self._seal(new, before, delta.digests, follows, adopts=False),
-        )
+        seal = self._seal(new, before, delta.digests, follows, adopts=False)
+        return Save(new, before, content, delta, generation, False, seal)  # noqa: FBT003
 
     def seal_touched(self, user_id: int, before: Snapshot) -> HeaderSeal | None:
         """Return what a touch writes."""

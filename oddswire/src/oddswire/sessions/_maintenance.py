@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from oddswire._text import text
 from oddswire.codec import AesGcm
 from oddswire.errors import CodecError, SessionDamaged, SessionError, SourceError
-from oddswire.sessions._codec import HEADER, INDEX, SessionHeader
+from oddswire.sessions._codec import INDEX
+from oddswire.sessions._scripts import HEADER, SessionHeader
 from oddswire.sessions.source import SealedSource
 from oddswire.sessions.statistics import SessionStats
 

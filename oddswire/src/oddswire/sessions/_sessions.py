@@ -34,7 +34,6 @@ from oddswire.sessions._codec import (
     CONVERSATION,
     Content,
     SessionCodec,
-    SessionHeader,
     SessionSchema,
     Snapshot,
     stamp,
@@ -42,7 +41,7 @@ from oddswire.sessions._codec import (
 from oddswire.sessions._local import LEASE, Follower, LocalCache
 from oddswire.sessions._maintenance import Maintenance
 from oddswire.sessions._rebuild import Rebuild
-from oddswire.sessions._scripts import Expiry, ScriptResult
+from oddswire.sessions._scripts import Expiry, ScriptResult, SessionHeader
 from oddswire.sessions._store import TRIES, SessionStore, wrong_blinding_key_error
 from oddswire.sessions._write_through import LEASE as INTENT_LEASE
 from oddswire.sessions._write_through import WriteThrough, is_empty

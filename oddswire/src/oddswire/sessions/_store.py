@@ -19,11 +19,12 @@ from oddswire.sessions._scripts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from oddswire.client import Client
     from oddswire.clock import Clock
     from oddswire.keys import KeySpace
+    from oddswire.scripts import Script
     from oddswire.sessions._codec import HeaderSeal, Save, SessionCodec
     from oddswire.sessions._scripts import Fields, IndexEntry, Stored
 
@@ -138,27 +139,42 @@ class SessionStore:
 
     async def call_sealed(
         self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        rest: Sequence[Any] = (),
+        *,
         seal: HeaderSeal | None,
-        call: Callable[[int | str, bytes, bytes], Awaitable[list[Any]]],
+        compares: bool = True,
     ) -> ScriptResult:
-        """Call a script with a sealed header; see the steps of `HeaderSeal`.
+        """Call a script that writes a header; see the steps of `HeaderSeal`.
 
         Args:
+            script: Which.
+            keys: Of the script.
+            args: Of the script, before those of the header.
+            rest: Of the script, behind them.
             seal: Makes the header; None without sealing.
-            call: Of the script, with a time, the header read and the one to write.
+            compares: Whether the script takes the header that was read, to compare it.
 
         Returns:
             ``again`` when what is stored is not what was read.
         """
+
+        async def call(now: int | str, before: bytes, header: bytes) -> ScriptResult:
+            sealed = (now, before, header) if compares else (now, header)
+            reply = await script.run(self.client, keys, [*args, *sealed, *rest])
+            return to_result(reply)
+
         if seal is None:
-            return to_result(await call("", b"", b""))
+            return await call("", b"", b"")
         for _ in range(TRIES):
             # 1. Seal the header that the script will write at the server's time.
             sent = round(self.clock.boottime() * 1e6)
             now = sent + self._server_ahead
             header = seal.header(now, self._newest_deleted)
             # 2. The script writes it, or returns its own time and header.
-            result = to_result(await call(now, seal.before, header))
+            result = await call(now, seal.before, header)
             if result.kind != "header":
                 return result
             server, newest, stored = result.detail
@@ -227,12 +243,7 @@ class SessionStore:
             *delta.expiring_gone,
             *to_args(delta.held),
         ]
-        return await self.call_sealed(
-            save.seal,
-            lambda *header: scripts.SAVE.run(
-                self.client, keys, [*args, *header, *rest]
-            ),
-        )
+        return await self.call_sealed(scripts.SAVE, keys, args, rest, seal=save.seal)
 
     async def member(
         self,
@@ -273,9 +284,7 @@ class SessionStore:
             *(self.clock_offset, self.names.of_user(user_id)),
             *(self.codec.expiry.ttl, self.codec.expiry.absolute),
         )
-        return await self.call_sealed(
-            seal, lambda *header: scripts.TOUCH.run(self.client, keys, (*args, *header))
-        )
+        return await self.call_sealed(scripts.TOUCH, keys, args, seal=seal)
 
     async def switch(
         self, user_id: int, *, on: bool, seal: HeaderSeal | None = None
@@ -283,10 +292,7 @@ class SessionStore:
         """Switch it on or off."""
         keys = (self.pair(user_id)[0], self.expiry, self.off, self.stats, self.log)
         args = (self.clock_offset, self.names.of_user(user_id), int(on), random_id())
-        return await self.call_sealed(
-            seal,
-            lambda *header: scripts.SWITCH.run(self.client, keys, (*args, *header)),
-        )
+        return await self.call_sealed(scripts.SWITCH, keys, args, seal=seal)
 
     async def fields(self, user_id: int) -> Fields:
         """Return the durable fields, whether it lives, has ended or is damaged."""
@@ -328,12 +334,7 @@ class SessionStore:
             len(delta.main), len(delta.expiring), self._schema,
         ]  # fmt: skip
         rest = [*to_args(delta.main), *to_args(delta.expiring)]
-        return await self.call_sealed(
-            save.seal,
-            lambda *header: scripts.MOVE.run(
-                self.client, keys, [*args, *header, *rest]
-            ),
-        )
+        return await self.call_sealed(scripts.MOVE, keys, args, rest, seal=save.seal)
 
     # --- what speaks of an erased user
 

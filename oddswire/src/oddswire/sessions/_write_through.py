@@ -54,16 +54,16 @@ from oddswire.events import Degradation
 from oddswire.sessions import _scripts as scripts
 from oddswire.sessions._codec import (
     DURABLE,
-    HEADER,
     NOTHING,
-    SessionHeader,
     Snapshot,
     decode,
     encode,
 )
 from oddswire.sessions._scripts import (
+    HEADER,
     IndexEntry,
     ScriptResult,
+    SessionHeader,
     encode_entries,
     random_id,
     to_args,
@@ -272,16 +272,11 @@ class IntentLog:
         ]  # fmt: skip
         rest = [*to_args(fields), *to_args(balance)]
 
-        # The script compares the header read by itself, sealed or not.
-        def call(at: Any, _: bytes, header: bytes) -> Awaitable[list[Any]]:
-            return scripts.RESTORE.run(store.client, keys, [*args, at, header, *rest])
-
-        return (await store.call_sealed(seal, call)).kind
-
-    async def least_active(self, most: int) -> list[int]:
-        """Return users in the order in which they are to leave."""
-        names: Any = await self._store.client.zrange(self._store.activity, 0, most - 1)
-        return [user_id for _, user_id in self._store.users(names)]
+        # The script compares the header by itself, sealed or not.
+        result = await store.call_sealed(
+            scripts.RESTORE, keys, args, rest, seal=seal, compares=False
+        )
+        return result.kind
 
     async def evict(self, user_id: int, state: RedisState) -> bool:
         """Have a session leave Redis; False when it changed, or is about to."""
@@ -518,11 +513,17 @@ class WriteThrough:
                 return record
         except (SourceError, SourceDeclined) as error:
             if error.outcome is not Outcome.UNKNOWN:
-                with suppress(OddswireError):
-                    await self.intents.withdraw(user_id, intent)
+                await self._withdraw(user_id, intent)
             raise
         await self._resolve_intent(user_id, intent)
         return None
+
+    async def _withdraw(self, user_id: int, intent: WriteIntent) -> None:
+        # One that was taken stays: its owner may have committed. One that cannot be
+        # withdrawn now grows old, and costs others two seconds.
+        if intent.kind == "marked":
+            with suppress(OddswireError):
+                await self.intents.withdraw(user_id, intent)
 
     # --- bringing Redis after the source: steps 4 and 5
 
@@ -538,10 +539,7 @@ class WriteThrough:
         try:
             await self._resolve_intent(user_id, intent, make_room=make_room)
         except (SourceError, SessionDamaged, CodecError):
-            # An intent that was taken stays: its owner may have committed.
-            if intent.kind == "marked":
-                with suppress(OddswireError):
-                    await self.intents.withdraw(user_id, intent)
+            await self._withdraw(user_id, intent)
             raise
 
     async def check(self, user_id: int) -> None:
@@ -720,7 +718,9 @@ class WriteThrough:
 
     async def _make_room(self) -> bool:
         """Have the least active session leave Redis; False when none can."""
-        for user_id in await self.intents.least_active(_CANDIDATES):
+        store = self._store
+        names: Any = await store.client.zrange(store.activity, 0, _CANDIDATES - 1)
+        for _, user_id in store.users(names):
             state = await self._redis_state(user_id)
             if state.header and await self.intents.evict(user_id, state):
                 return True
@@ -741,9 +741,8 @@ class WriteThrough:
                     self.source.delete(user_id, version, *given(also))
                 )
             except (SourceError, SourceDeclined) as error:
-                if error.outcome is not Outcome.UNKNOWN and intent.kind == "marked":
-                    with suppress(OddswireError):
-                        await self.intents.withdraw(user_id, intent)
+                if error.outcome is not Outcome.UNKNOWN:
+                    await self._withdraw(user_id, intent)
                 raise
             existed |= bool((await self._redis_state(user_id)).header)
             # Also when another process was first: Redis is as the source is after it.
@@ -804,8 +803,7 @@ class WriteThrough:
                 )
         finally:
             if not done:
-                with suppress(OddswireError):
-                    await self.intents.withdraw(user_id, intent)
+                await self._withdraw(user_id, intent)
         if not done:
             return False
         return await self.intents.restore(user_id, intent, state) == "saved"
