@@ -411,7 +411,7 @@ class Save(msgspec.Struct, frozen=True):
     also: Any = None
 
     @property
-    def read(self) -> int:
+    def read_version(self) -> int:
         """The version that was read; 0 to create."""
         return 0 if self.before is None else self.before.header.version
 

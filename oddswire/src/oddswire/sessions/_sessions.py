@@ -42,7 +42,12 @@ from oddswire.sessions._local import LEASE, Follower, LocalCache
 from oddswire.sessions._maintenance import Maintenance
 from oddswire.sessions._rebuild import Rebuild
 from oddswire.sessions._scripts import Expiry, ScriptResult, SessionHeader
-from oddswire.sessions._store import TRIES, SessionStore, wrong_blinding_key_error
+from oddswire.sessions._store import (
+    NO_INTENT,
+    TRIES,
+    SessionStore,
+    wrong_blinding_key_error,
+)
 from oddswire.sessions._write_through import LEASE as INTENT_LEASE
 from oddswire.sessions._write_through import WriteThrough, is_empty
 from oddswire.sessions.record import Collection, Record, Session
@@ -368,7 +373,9 @@ class Sessions(Generic[T]):
             # 4. Not saved: the session as it is now, and again from step 2.
             create = any(update.create for update in made)
             try:
-                snapshot, value = await self._after(user_id, result, create=create)
+                snapshot, value = await self._next_attempt(
+                    user_id, result, create=create
+                )
             except SessionFull:
                 # The session that these went on with was not begun.
                 for update in made:
@@ -454,7 +461,8 @@ class Sessions(Generic[T]):
             if through and (snapshot is None or durable):
                 result = await through.write(save)
             else:
-                result = await self._store.save(save, mark="-" if through else "")
+                intent = NO_INTENT if through else ""
+                result = await self._store.save(save, intent=intent)
             if result.kind == "restored":
                 self._local.drop(user_id)
                 newest, _ = await self._load(user_id)
@@ -481,7 +489,7 @@ class Sessions(Generic[T]):
         finally:
             self._local.end(user_id, ticket)
 
-    async def _after(
+    async def _next_attempt(
         self, user_id: int, result: ScriptResult, *, create: bool
     ) -> tuple[Snapshot | None, T | None]:
         """Return what to try next with, or raise what the result means."""
@@ -543,11 +551,11 @@ class Sessions(Generic[T]):
                 )
                 if result.kind != "full":
                     break
-                await self._after(user_id, result, create=create)
+                await self._next_attempt(user_id, result, create=create)
             if result.kind in ("conflict", "again", "busy"):
                 raise SessionConflict("another process changed the session meanwhile")
             if result.kind != "saved":
-                await self._after(user_id, result, create=False)
+                await self._next_attempt(user_id, result, create=False)
 
     # --- one member of a collection
 
@@ -608,7 +616,7 @@ class Sessions(Generic[T]):
                     # One member alone cannot have another schema than the rest.
                     await self._rewrite(user_id)
                 case _:
-                    await self._after(user_id, result, create=False)
+                    await self._next_attempt(user_id, result, create=False)
         raise SessionConflict("the session was deleted and created again each time")
 
     async def remove_from(
@@ -636,7 +644,7 @@ class Sessions(Generic[T]):
         )
         self._local.drop(user_id)
         if result.kind != "saved":
-            await self._after(user_id, result, create=False)
+            await self._next_attempt(user_id, result, create=False)
         return bool(result.detail[0])
 
     @property
@@ -969,7 +977,7 @@ class Sessions(Generic[T]):
             result = await self._save(user_id, snapshot, content, value, active=False)
             if result.kind == "saved":
                 return
-            await self._after(user_id, result, create=False)
+            await self._next_attempt(user_id, result, create=False)
         raise SessionConflict(f"others changed the session {TRIES} times")
 
     async def retire(self, number: int) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 TRIES = 16
 """Attempts of a change that other processes are faster than."""
+NO_INTENT = "-"
+"""With a source of record: the script saves if nobody has an intent."""
 _SHARD = 0  # one slot, in which every guarantee is exact
 _KEYS_KEPT = 16_384
 _KEYS_A_PAGE = 2_000  # of the search for a user in all indexes
@@ -84,8 +86,8 @@ class SessionStore:
         self.off = space.key(families.SESSION_OFF, _SHARD)
         self.stats = space.key(families.SESSION_STATS, _SHARD)
         self.log = space.key(families.SESSION_LOG, _SHARD)
-        self.marks = space.key(families.SESSION_MARKS, _SHARD)
-        self.noted = space.key(families.SESSION_NOTED, _SHARD)
+        self.intents = space.key(families.SESSION_MARKS, _SHARD)
+        self.known_versions = space.key(families.SESSION_NOTED, _SHARD)
         self.beat = space.key(families.SESSION_BEAT, _SHARD)
         self.blinding_check = self.names.of_user(0)
 
@@ -207,15 +209,14 @@ class SessionStore:
         return None
 
     async def save(
-        self, save: Save, *, mark: str = "", version: str = ""
+        self, save: Save, *, intent: str = "", version: str = ""
     ) -> ScriptResult:
         """Write a change of the version that was read.
 
         Args:
             save: What.
-            mark: With a source of record, the write intent of the caller; "-": nobody
-                may have one.
-            version: The record's, under a mark.
+            intent: With a source of record: the caller's write intent, or `NO_INTENT`.
+            version: The record's, under an intent.
         """
         delta, before = save.delta, save.before
         keys = [
@@ -223,10 +224,10 @@ class SessionStore:
             *(self.activity, self.expiry, self.off, self.stats, self.log),
             *map(self.index, delta.index_adds),
             *map(self.index, delta.index_removes),
-            *((self.marks, self.noted) if mark else ()),
+            *((self.intents, self.known_versions) if intent else ()),
         ]
         args: list[Any] = [
-            self.clock_offset, self.names.of_user(save.user_id), save.read,
+            self.clock_offset, self.names.of_user(save.user_id), save.read_version,
             int(before is not None and before.live),
             self.codec.expiry.ttl, self.codec.expiry.absolute, self.cap, self._schema,
             save.generation, int(save.active), random_id(),
@@ -234,7 +235,7 @@ class SessionStore:
             self.blinding_check, len(delta.index_adds), len(delta.index_removes),
             len(delta.main), len(delta.main_gone),
             len(delta.expiring), len(delta.expiring_gone), len(delta.held),
-            mark, version,
+            intent, version,
         ]  # fmt: skip
         rest = [
             *to_args(delta.main),
@@ -329,7 +330,7 @@ class SessionStore:
         ]  # fmt: skip
         args = [
             self.clock_offset, self.names.of_user(old),
-            self.names.of_user(save.user_id), save.read, save.generation,
+            self.names.of_user(save.user_id), save.read_version, save.generation,
             random_id(), random_id(), encode_entries(entries),
             len(delta.main), len(delta.expiring), self._schema,
         ]  # fmt: skip
@@ -369,7 +370,7 @@ class SessionStore:
         name = self.names.of_user(user_id)
         indexes = [self.index(entry) for entry in entries]
         keys = [*self.pair(user_id), self.activity, self.expiry, self.off, *indexes]
-        keys += [self.marks, self.noted]
+        keys += [self.intents, self.known_versions]
         pipe = self.client.pipeline(transaction=False)
         for key in self.pair(user_id):
             pipe.exists(key)
@@ -377,7 +378,7 @@ class SessionStore:
             pipe.zscore(key, name)
         for key in (self.off, *indexes):
             pipe.sismember(key, name)
-        for key in (self.marks, self.noted):
+        for key in (self.intents, self.known_versions):
             pipe.hexists(key, name)
         found: list[Any] = await pipe.execute()
         # A score of 0 is there, too.

@@ -153,7 +153,12 @@ class IntentLog:
         """
         self.begun += 1
         store = self._store
-        keys = (store.pair(user_id)[0], store.marks, store.noted, store.stats)
+        keys = (
+            store.pair(user_id)[0],
+            store.intents,
+            store.known_versions,
+            store.stats,
+        )
         args = (
             store.clock_offset, store.names.of_user(user_id), secrets.token_hex(8),
             "" if read is None else read, round(LEASE * 1e6), store.blinding_check,
@@ -168,18 +173,20 @@ class IntentLog:
         """Take an intent back: nothing was changed at the source."""
         store = self._store
         args = (store.names.of_user(user_id), intent.value)
-        await scripts.WITHDRAW.run(store.client, (store.marks,), args)
+        await scripts.WITHDRAW.run(store.client, (store.intents,), args)
 
     async def begun_at(self, user_id: int) -> float | None:
         """Return when an intent began, in seconds of the server's clock."""
         store = self._store
-        found: Any = await store.client.hget(store.marks, store.names.of_user(user_id))
+        found: Any = await store.client.hget(
+            store.intents, store.names.of_user(user_id)
+        )
         return None if found is None else _begun_at(found) / 1e6
 
     async def abandoned(self) -> list[int]:
         """Return users with an intent so old that its owner may not come back."""
         store = self._store
-        found: Any = await store.client.hgetall(store.marks)
+        found: Any = await store.client.hgetall(store.intents)
         if not found:
             return []
         seconds, micros = await store.client.time()
@@ -196,7 +203,7 @@ class IntentLog:
         if not user_ids:
             return {}
         names = [self._store.names.of_user(each) for each in user_ids]
-        found: Any = await self._store.client.hmget(self._store.noted, names)
+        found: Any = await self._store.client.hmget(self._store.known_versions, names)
         return {
             user_id: int(version[0])
             for user_id, value in zip(user_ids, found, strict=True)
@@ -211,7 +218,7 @@ class IntentLog:
         while cursor != 0:
             page: Any
             cursor, page = await self._store.client.hscan(
-                self._store.noted, cursor or 0, count=500
+                self._store.known_versions, cursor or 0, count=500
             )
             evicted = {text(name): _evicted(text(each)) for name, each in page.items()}
             yield [
@@ -222,7 +229,7 @@ class IntentLog:
     async def evicted(self, user_id: int) -> list[IndexEntry]:
         """Return the index entries of a session that left Redis for others."""
         name = self._store.names.of_user(user_id)
-        found: Any = await self._store.client.hget(self._store.noted, name)
+        found: Any = await self._store.client.hget(self._store.known_versions, name)
         return (_evicted(text(found)) if found is not None else None) or []
 
     async def restore(
@@ -258,7 +265,7 @@ class IntentLog:
         keys = [
             *store.pair(user_id),
             *(store.activity, store.expiry, store.off, store.stats, store.log),
-            *(store.marks, store.noted),
+            *(store.intents, store.known_versions),
             *map(store.index, entries),
             *map(store.index, removes),
         ]
@@ -284,7 +291,7 @@ class IntentLog:
         keys = (
             *store.pair(user_id),
             *(store.activity, store.expiry, store.off, store.stats),
-            *(store.marks, store.noted),
+            *(store.intents, store.known_versions),
         )
         name, entries = store.names.of_user(user_id), encode_entries(state.entries)
         args = (name, state.header, entries or b"[]", *state.held)
@@ -416,7 +423,7 @@ class WriteThrough:
         # 1. The intent keeps others out, and fails if Redis has a newer state than was
         #    read. Without it two processes could commit in one order and publish in
         #    the other.
-        intent = await self._begin(user_id, save.read)
+        intent = await self._begin(user_id, save.read_version)
         if intent is None:
             return ScriptResult("again")
         schema = self._codec.schema.type.schema
@@ -437,7 +444,7 @@ class WriteThrough:
         #    intent, in one script. The script refuses when the intent is not this one.
         while True:
             result = await self._store.save(
-                save, mark=intent.value, version=str(committed.version)
+                save, intent=intent.value, version=str(committed.version)
             )
             if result.kind == "saved":
                 return result
