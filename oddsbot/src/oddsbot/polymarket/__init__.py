@@ -33,7 +33,15 @@ from .events import (
     TickSizeChange,
 )
 from .frames import Frame, max_frame, parse_frame, split_frame
-from .gamma import Gamma, GammaEvent, GammaMarket, MarketPage, Profile, Token
+from .gamma import (
+    Gamma,
+    GammaEvent,
+    GammaMarket,
+    MarketPage,
+    Profile,
+    SearchPage,
+    Token,
+)
 from .pool import FeedEvent, Gap, PoolCounters, StreamPool, Tick
 from .quotes import Quote, quotes
 from .stream import (
@@ -84,6 +92,7 @@ __all__ = [
     "Quote",
     "RateLimitedUpstream",
     "RequestRefused",
+    "SearchPage",
     "StreamCounters",
     "StreamPool",
     "Tick",

@@ -193,6 +193,22 @@ class Profile(Struct, frozen=True, kw_only=True, rename="camel"):
     x_username: str = ""
 
 
+class SearchPage(Struct, frozen=True, kw_only=True):
+    """One page of what was found by words.
+
+    Attributes:
+        events: With their markets; those that could be read.
+        profiles: People whose name fits.
+        total: How many events there are.
+        more: Whether there is another page.
+    """
+
+    events: tuple[GammaEvent, ...] = ()
+    profiles: tuple[Profile, ...] = ()
+    total: int = 0
+    more: bool = False
+
+
 class MarketPage(Struct, frozen=True):
     """One page of a list of markets.
 
@@ -247,6 +263,87 @@ class Gamma:
     async def profile(self, wallet: str) -> Profile:
         """Return what the wallet with this address shows of itself."""
         return await self._one("/public-profile", Profile, [("address", wallet)])
+
+    async def event_by_id(self, event_id: str) -> GammaEvent:
+        """Return the event with this id of Gamma's, with its markets."""
+        return await self._one(f"/events/{segment(event_id)}", GammaEvent)
+
+    async def search(
+        self, words: str, *, page: int = 1, limit: int = 5, closed: bool = False
+    ) -> SearchPage:
+        """Return a page of the events, and the profiles, that some words fit.
+
+        Args:
+            words: What to look for.
+            page: From 1.
+            limit: Of events and of profiles each.
+            closed: Closed events too.
+        """
+        path = "/public-search"
+        params = [
+            ("q", words),
+            ("page", str(page)),
+            ("limit_per_type", str(limit)),
+            ("search_profiles", "true"),
+            ("keep_closed_markets", "1" if closed else "0"),
+        ]
+        if not closed:
+            params.append(("events_status", "active"))
+        answer = await self._get(path, params)
+        if not isinstance(answer, dict):
+            raise bad_answer(f"GET {path}", ValueError("no object"))
+        pagination = answer.get("pagination")
+        if not isinstance(pagination, dict):
+            pagination = {}
+        total = pagination.get("totalResults")
+        return SearchPage(
+            events=await self._rows(path, answer.get("events"), GammaEvent),
+            profiles=await self._rows(path, answer.get("profiles"), Profile),
+            total=total if type(total) is int and total >= 0 else 0,
+            more=pagination.get("hasMore") is True,
+        )
+
+    async def events(
+        self,
+        *,
+        limit: int = 20,
+        order: str = "volume24hr",
+        ascending: bool = False,
+        tag: str | None = None,
+    ) -> tuple[GammaEvent, ...]:
+        """Return the first open events in an order.
+
+        Args:
+            limit: How many, at most 100.
+            order: A field to sort by, such as ``volume24hr`` or ``startDate``.
+            ascending: The direction of `order`.
+            tag: Only events with this tag, by its slug.
+        """
+        path = "/events/keyset"
+        params = [
+            ("limit", str(min(limit, PAGE_MAX))),
+            ("order", order),
+            ("ascending", str(ascending).lower()),
+            ("closed", "false"),
+        ]
+        if tag is not None:
+            params.append(("tag_slug", tag))
+        answer = await self._get(path, params)
+        if not isinstance(answer, dict) or "events" not in answer:
+            raise bad_answer(f"GET {path}", ValueError("no list of events"))
+        return await self._rows(path, answer["events"], GammaEvent)
+
+    async def _rows(self, path: str, sent: Any, kind: type[Model]) -> tuple[Model, ...]:
+        """Return the rows of a list that can be read; the others are counted."""
+        if sent is None:
+            return ()
+        if not isinstance(sent, list):
+            raise bad_answer(f"GET {path}", ValueError("no list"))
+        lines: list[str] = []
+        found = await paced(reading_each(sent, kind, lines))
+        if lines:
+            self.left_out.note(f"GET {path}", lines)
+        return found
 
     async def markets_by_condition(self, *condition_ids: str) -> Found[GammaMarket]:
         """Return the markets with these condition ids, by condition id.

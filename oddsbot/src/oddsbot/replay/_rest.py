@@ -49,6 +49,10 @@ def routes(exchange: Exchange, position: Callable[[], int]) -> list[web.RouteDef
         web.get("/markets/slug/{slug}", rest.market_by_slug),
         web.get("/markets/{id}", rest.market_by_id),
         web.get("/markets", rest.markets),
+        web.get("/events/keyset", rest.events_keyset),
+        web.get("/events/slug/{slug}", rest.event_by_slug),
+        web.get("/events/{id}", rest.event_by_id),
+        web.get("/public-search", rest.search),
         web.get("/book", rest.book),
         web.post("/books", rest.books),
         web.get("/price", rest.price),
@@ -104,6 +108,55 @@ class _Rest:
         if offset + limit < len(found):
             page["next_cursor"] = _cursor(offset + limit)
         return _json(page)
+
+    async def event_by_slug(self, request: web.Request) -> web.Response:
+        return self._event_where("slug", request.match_info["slug"])
+
+    async def event_by_id(self, request: web.Request) -> web.Response:
+        return self._event_where("gamma_id", request.match_info["id"])
+
+    def _event_where(self, field: str, value: str) -> web.Response:
+        for market in self._exchange.markets.values():
+            if getattr(market, field) == value:
+                return _json(self._event(market))
+        return _gamma_error(404, "not found error", "event not found")
+
+    async def events_keyset(self, request: web.Request) -> web.Response:
+        found = self._filtered(request.query)
+        return _json({"events": [self._event(market) for market in found]})
+
+    async def search(self, request: web.Request) -> web.Response:
+        words = request.query.get("q", "").casefold().split()
+        if not words:
+            return _gamma_error(422, "validation error", "q is required")
+        found = [
+            market
+            for market in self._exchange.markets.values()
+            if all(word in market.question.casefold() for word in words)
+        ]
+        return _json(
+            {
+                "events": [self._event(market) for market in found] or None,
+                "tags": None,
+                "profiles": None,
+                "pagination": {"hasMore": False, "totalResults": len(found)},
+            }
+        )
+
+    def _event(self, market: RecordedMarket) -> dict[str, Any]:
+        # The recording has no events: each market is one of its own.
+        body = self._gamma(market)
+        return {
+            "id": body["id"],
+            "slug": market.slug,
+            "title": market.question,
+            "active": True,
+            "closed": body["closed"],
+            "archived": False,
+            "endDate": body["endDate"],
+            "negRisk": False,
+            "markets": [body],
+        }
 
     def _filtered(self, query: MultiMapping[str]) -> list[RecordedMarket]:
         conditions = set(query.getall("condition_ids", []))

@@ -72,7 +72,7 @@ class Primary:
     Args:
         manager: The sentinels.
         name: The name under which they know it.
-        refused: Says why an address is not connected to; None: it is.
+        why_not: Says why an address is not connected to; None: it is.
 
     Attributes:
         named: The address that the exclusive connections were last left for.
@@ -82,12 +82,12 @@ class Primary:
         self,
         manager: Sentinel,
         name: str,
-        refused: Callable[[Address], str | None] = lambda _: None,
+        why_not: Callable[[Address], str | None] = lambda _: None,
     ) -> None:
         self.name = name
         self.named: Address | None = None
         self._manager = manager
-        self._refused = refused
+        self._why_not = why_not
         self._known: Named | None = None
         self._due = asyncio.Event()
         self._followers: dict[object, Callable[[Address], None]] = {}
@@ -143,7 +143,7 @@ class Primary:
         newest, known = max(answers), self._known
         if known is not None and newest.epoch < known.epoch and len(answers) < majority:
             return known.address
-        if why := self._refused(newest.address):
+        if why := self._why_not(newest.address):
             host, port = newest.address
             raise Unavailable(
                 f"the sentinels name {host}:{port} as the primary: {why}",
@@ -377,13 +377,13 @@ def addresses(text: str) -> list[Address]:
 def _refusing(settings: Settings, *, secure: bool) -> Callable[[Address], str | None]:
     """Return what says why the profile allows no connection to an address."""
 
-    def refused(address: Address) -> str | None:
+    def why_not(address: Address) -> str | None:
         if settings.profile != "production":
             return None
         there = Endpoint(host=address[0], port=address[1], tls=secure)
         return plaintext_refused(there, settings.private_hosts)
 
-    return refused
+    return why_not
 
 
 def primary_of(settings: Settings, pool: aredis.ConnectionPool) -> Primary | None:

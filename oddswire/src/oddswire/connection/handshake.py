@@ -177,7 +177,7 @@ def accept(
         AuthFailed: Wrong password or user; trying again does not help.
         NoPermission: The user may not even say HELLO.
         Unavailable: With `Outcome.REJECTED`, what trying again does not help: the
-            database, a command to arm the connection, a server without HELLO, protected
+            database, an `on_connect` command, a server without HELLO, protected
             mode. With `Outcome.NOT_SENT`, what will pass: too many clients, loading.
     """
     refusals = refusals or Refusals()
