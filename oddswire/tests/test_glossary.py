@@ -199,6 +199,14 @@ WORDS = {
         "switch": "pause_label",
         "farewell": "RELEASE_TIMEOUT",
     },
+    "adapters": {
+        "Turns": "UpdateLocks",
+        "turns": "locks",
+        "before_turns": "before_isolation",
+        "Sending": "SendLimiter",
+        "Once": "Deduplicate",
+        "Outgoing": "SendLimits",
+    },
     "embedded": {
         "Home": "ServerDir",
         "Run": "ServerProcess",
