@@ -225,12 +225,18 @@ class Connections:
         if self._primary is not None:
             self._primary.ask()
 
-    def disconnect(self) -> None:
-        """End the command connection until the next call needs it."""
+    async def disconnect(self) -> None:
+        """End the command connection until the next call needs it.
+
+        Questions to the sentinels end too: one that goes on would open a connection
+        after the caller has closed those to the sentinels.
+        """
         if self._primary is not None and self._following is not None:
             self._primary.unfollow(self._following)
         self._following = None
-        self.command.disconnect(ConnectionLost("the pool was disconnected"))
+        await self.command.disconnect(ConnectionLost("the pool was disconnected"))
+        if self._primary is not None:
+            await self._primary.rest()
 
     async def aclose(self, drain: float) -> None:
         """Close the command connection; see `ReconnectingConnection.aclose`."""

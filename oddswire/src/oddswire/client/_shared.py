@@ -99,7 +99,7 @@ class CommandSlot:
 
     async def disconnect(self, *_: Any, **__: Any) -> None:
         """End the command connection until the next call needs it."""
-        self._connections.disconnect()
+        await self._connections.disconnect()
 
     def should_reconnect(self) -> bool:
         """Whether the pool is to replace it: it never does."""

@@ -421,13 +421,15 @@ class ReconnectingConnection:
 
     # --- closing
 
-    def disconnect(self, error: OddswireError) -> None:
+    async def disconnect(self, error: OddswireError) -> None:
         """End the connection, and connect again only when the next caller comes."""
         self._disconnected = True
-        if self._task is not None:
-            self._task.cancel()
         if self.current is not None:
             self.current.abort(error)
+        task = self._task
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
 
     def abandon(self) -> None:
         """End everything at once: the client was dropped without being closed."""

@@ -1,4 +1,4 @@
-"""`Once`: a middleware that handles each update once."""
+"""`Deduplicate`: a middleware that handles each update once."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class _UpdateInProgress(UpdateInProgress, CancelHandler):
     """Passes the dispatcher's error handlers: one that returns would make it a 200."""
 
 
-class Once(BaseMiddleware):
+class Deduplicate(BaseMiddleware):
     """Drops an update that was handled, by bot and update id.
 
-    ``before_turns(dispatcher, Once(client))``. A handler that raises gives the update
-    back, so that a webhook's second delivery is handled. While another process has it
-    `UpdateInProgress` is raised: the webhook answers 500, and Telegram delivers the
-    update again until it was handled. So a process that is killed loses none. While
-    Redis is away every update is handled, perhaps twice.
+    ``before_isolation(dispatcher, Deduplicate(client))``. A handler that raises
+    releases the update, so a webhook's second delivery is handled. While another
+    process has it, it raises `UpdateInProgress`: the webhook answers 500, and Telegram
+    delivers the update again until it was handled. So a process that is killed loses
+    none. While Redis is away every update is handled, perhaps twice.
 
     Args:
         client: Where it is noted.
