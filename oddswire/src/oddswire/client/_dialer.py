@@ -97,7 +97,7 @@ class Dialer:
             raise
 
     async def out_of_band(self, timeout: float) -> Multiplexer:
-        """Open a connection for one command, which says nothing but who it is.
+        """Open a connection for one command, with a handshake of HELLO and AUTH alone.
 
         A server that a script holds up answers HELLO and AUTH, and no SELECT.
         """

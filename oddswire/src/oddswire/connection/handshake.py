@@ -55,7 +55,7 @@ class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
         channels: What to subscribe to, before anybody else sees the connection.
         library: Name and version for CLIENT SETINFO.
         identify: Ask which server process this is; a refusal is no error.
-        ask_role: Ask by ROLE where HELLO does not tell it; a refusal is no error.
+        ask_role: Ask by ROLE, without HELLO; a refusal is no error.
     """
 
     protocol: int = 3
@@ -117,7 +117,7 @@ class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.ask_role and self.protocol < 3:
             steps.append((_Step.ROLE, ("ROLE",)))
         if self.identify:
-            # HELLO tells the version and the role; without it INFO has to.
+            # HELLO has the version and the role; without it they are in INFO.
             sections = ("server",) if self.protocol >= 3 else ()
             steps.append((_Step.INFO, ("INFO", *sections)))
         return steps
@@ -143,9 +143,9 @@ class ServerInfo(msgspec.Struct, frozen=True):
     Attributes:
         server: ``"valkey"`` or ``"redis"``.
         version: Its own; what it can do is found out by asking, not from this.
-        role: ``"master"`` or ``"replica"``; empty when it does not tell.
+        role: ``"master"`` or ``"replica"``; empty: unknown.
         connection_id: Of this connection, at the server; 0 without HELLO.
-        run_id: Of the server process; empty when it does not tell.
+        run_id: Of the server process; empty: unknown.
         address: Where it was dialled, ``host:port`` or a path.
         echoes: Whether PING returns what it was given; not every proxy's does.
     """
