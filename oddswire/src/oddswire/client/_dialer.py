@@ -82,18 +82,18 @@ class Dialer:
     ) -> tuple[Multiplexer, ServerInfo]:
         """Open a connection; see `oddswire.connection.dial`."""
         refusals = self._access.refusals
-        known = refusals.info_denied
+        known = refusals.identify
         limit = self._settings.connect_timeout
         try:
             return await self._open(self._handshake_options, limit, on_closed)
         except Unavailable:
-            if known or not refusals.info_denied:
+            if known or not refusals.identify:
                 raise
         # A proxy hung up at INFO, as some do at a command they do not know.
         try:
             return await self._open(self._handshake_options, limit, on_closed)
         except BaseException:
-            refusals.info_denied = False  # a server that went away, after all
+            refusals.identify = False  # a server that went away, after all
             raise
 
     async def out_of_band(self, timeout: float) -> Multiplexer:
@@ -224,7 +224,7 @@ class Dialer:
             hello,
             on_connect=self._on_connect,
             channels=self._channels,
-            identify=not refusals.info_denied,
+            identify=not refusals.identify,
             ask_role=self.primary is not None,
         )
 

@@ -20,23 +20,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Refusals(msgspec.Struct, kw_only=True):
+class Refusals:
     """What this user may not do in a handshake; shared by a client's connections.
 
     Each refusal is an entry in the server's ACL LOG. Each of these is asked once, by
-    the first connection, and never again on any.
+    whichever connection comes first, and never again on any.
 
     Attributes:
-        info_denied: INFO was refused, or a proxy hung up at it: which process it is
+        identify: INFO was refused, or a proxy hung up at it: which process it is
             remains unknown.
-        name_denied: CLIENT SETNAME was refused (only without HELLO, which carries the
-            name).
-        library_denied: CLIENT SETINFO was refused.
+        name: CLIENT SETNAME was refused (only without HELLO, which carries the name).
+        library: CLIENT SETINFO was refused.
     """
 
-    info_denied: bool = False
-    name_denied: bool = False
-    library_denied: bool = False
+    __slots__ = ("identify", "library", "name")
+
+    def __init__(self) -> None:
+        self.identify = False
+        self.name = False
+        self.library = False
 
 
 class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,12 +191,12 @@ def accept(
         if step is _Step.HELLO:
             fields = {text(k): v for k, v in _pairs(reply)}
         elif step is _Step.NAME:
-            refusals.name_denied |= denied
+            refusals.name |= denied
         elif step is _Step.LIBRARY:
             # Unknown below Redis 7.2, and then it is not asked again either.
-            refusals.library_denied |= failed
+            refusals.library |= failed
         elif step is _Step.INFO:
-            refusals.info_denied |= denied
+            refusals.identify |= denied
             information = {} if failed else _information(reply)
         elif step is _Step.ROLE and isinstance(reply, list):
             fields["role"] = reply[0]
