@@ -156,6 +156,14 @@ class GammaMarket(Struct, frozen=True, kw_only=True, rename="camel"):
         return next((outcome for outcome, price in paid if price == 1), None)
 
 
+class Tag(Struct, frozen=True, kw_only=True):
+    """A topic of events."""
+
+    id: Id
+    label: Shown = ""
+    slug: Shown = ""
+
+
 class GammaEvent(Struct, frozen=True, kw_only=True, rename="camel"):
     """A question with its markets: one, or one for each possible answer.
 
@@ -178,6 +186,7 @@ class GammaEvent(Struct, frozen=True, kw_only=True, rename="camel"):
     neg_risk: bool = False
     neg_risk_market_id: str = msgspec.field(default="", name="negRiskMarketID")
     image: Shown = ""
+    tags: Annotated[tuple[Tag, ...], EACH] = ()
     markets: Annotated[tuple[GammaMarket, ...], EACH] = ()
     skipped: int = 0
 
@@ -191,6 +200,33 @@ class Profile(Struct, frozen=True, kw_only=True, rename="camel"):
     bio: str = ""
     profile_image: str = ""
     x_username: str = ""
+
+
+class EventPage(Struct, frozen=True):
+    """One page of a list of events.
+
+    Attributes:
+        events: Those of the page that could be read.
+        next_cursor: For the next page, None on the last one.
+        skipped: How many events of the page could not be read.
+    """
+
+    events: tuple[GammaEvent, ...]
+    next_cursor: str | None = None
+    skipped: int = 0
+
+
+class SearchResults(Struct, frozen=True, kw_only=True):
+    """One page of what a search found.
+
+    Attributes:
+        has_more: Whether there is another page.
+    """
+
+    events: Annotated[tuple[GammaEvent, ...], EACH] = ()
+    tags: Annotated[tuple[Tag, ...], EACH] = ()
+    profiles: Annotated[tuple[Profile, ...], EACH] = ()
+    has_more: bool = False
 
 
 class MarketPage(Struct, frozen=True):
@@ -247,6 +283,71 @@ class Gamma:
     async def profile(self, wallet: str) -> Profile:
         """Return what the wallet with this address shows of itself."""
         return await self._one("/public-profile", Profile, [("address", wallet)])
+
+    async def tag(self, slug: str) -> Tag:
+        """Return the tag with this slug."""
+        return await self._one(f"/tags/slug/{segment(slug)}", Tag)
+
+    async def search(
+        self, words: str, *, page: int = 1, limit: int = 10, closed: bool = False
+    ) -> SearchResults:
+        """Return events, tags and profiles that fit some words.
+
+        Args:
+            words: At least one.
+            page: From 1.
+            limit: Of each kind on a page.
+            closed: Closed markets too.
+        """
+        params = [
+            ("q", words),
+            ("page", str(page)),
+            ("limit_per_type", str(limit)),
+            ("search_tags", "true"),
+            ("search_profiles", "true"),
+            ("keep_closed_markets", "1" if closed else "0"),
+        ]
+        path = "/public-search"
+        answer = await self._get(path, params)
+        if not isinstance(answer, dict):
+            raise bad_answer(f"GET {path}", ValueError("an object was expected"))
+        found = await self._read(f"GET {path}", answer, SearchResults)
+        pagination = answer.get("pagination")
+        more = isinstance(pagination, dict) and pagination.get("hasMore") is True
+        return msgspec.structs.replace(found, has_more=more)
+
+    async def events(
+        self,
+        *,
+        tag: str | None = None,
+        after_cursor: str | None = None,
+        limit: int = 20,
+        closed: bool = False,
+        order: str | None = None,
+        ascending: bool = False,
+    ) -> EventPage:
+        """Return one page of events with their markets.
+
+        Args:
+            tag: Only those with the tag of this slug.
+            after_cursor: ``next_cursor`` of the page before; None for the first.
+            limit: Events a page, at most 100: each has all of its markets.
+            closed: Only closed ones, or only open ones.
+            order: A field to sort by, such as ``startDate``.
+            ascending: The direction of `order`.
+        """
+        params = [("limit", str(min(limit, PAGE_MAX))), ("closed", _flag(closed))]
+        given = {"tag_slug": tag, "after_cursor": after_cursor, "order": order}
+        params += [(name, value) for name, value in given.items() if value]
+        if order is not None:
+            params.append(("ascending", _flag(ascending)))
+        path = "/events/keyset"
+        sent, cursor = await self._list(path, "events", params)
+        lines: list[str] = []
+        events = await paced(reading_each(sent, GammaEvent, lines))
+        if lines:
+            self.left_out.note(f"GET {path}", lines)
+        return EventPage(events, cursor, len(sent) - len(events))
 
     async def markets_by_condition(self, *condition_ids: str) -> Found[GammaMarket]:
         """Return the markets with these condition ids, by condition id.
@@ -313,26 +414,29 @@ class Gamma:
         # every page is the first one.
         given = {"after_cursor": after_cursor, "order": order}
         flags = {"closed": closed, "ascending": ascending}
-        given |= {
-            name: str(flag).lower() for name, flag in flags.items() if flag is not None
-        }
+        given |= {name: _flag(flag) for name, flag in flags.items() if flag is not None}
         params += [(name, value) for name, value in given.items() if value]
         path = "/markets/keyset"
-        answer = await self._get(path, params)
-        if not isinstance(answer, dict) or "markets" not in answer:
-            raise bad_answer(f"GET {path}", ValueError("no list of markets"))
-        sent = [] if answer["markets"] is None else answer["markets"]
-        if not isinstance(sent, list):
-            raise bad_answer(f"GET {path}", ValueError("no list of markets"))
+        sent, cursor = await self._list(path, "markets", params)
         lines: list[str] = []
         markets = await paced(reading_each(sent, GammaMarket, lines))
         if lines:
             self.left_out.note(f"GET {path}", lines)
-        cursor = next_cursor(answer.get("next_cursor"))
         skipped = len(sent) - len(markets)
         unread = ids_of(sent, "conditionId") if skipped else set()
         unread -= {market.condition_id for market in markets}
         return MarketPage(markets, cursor, skipped, frozenset(unread))
+
+    async def _list(
+        self, path: str, name: str, params: Iterable[tuple[str, str]]
+    ) -> tuple[list[Any], str | None]:
+        """Return the elements of a page, not read yet, and the next cursor."""
+        answer = await self._get(path, params)
+        sent = answer.get(name, False) if isinstance(answer, dict) else False
+        sent = [] if sent is None else sent
+        if not isinstance(sent, list):
+            raise bad_answer(f"GET {path}", ValueError(f"no list of {name}"))
+        return sent, next_cursor(answer.get("next_cursor"))
 
     async def _get(self, path: str, params: Iterable[tuple[str, str]] = ()) -> Any:
         return await call(
@@ -347,15 +451,21 @@ class Gamma:
     async def _one(
         self, path: str, kind: type[Model], params: Iterable[tuple[str, str]] = ()
     ) -> Model:
-        answer = await self._get(path, params)
+        return await self._read(f"GET {path}", await self._get(path, params), kind)
+
+    async def _read(self, where: str, answer: Any, kind: type[Model]) -> Model:
         lines: list[str] = []
         try:
             found = await paced(reading(answer, kind, lines))
         except ValueError as error:
-            raise bad_answer(f"GET {path}", error) from error
+            raise bad_answer(where, error) from error
         if lines:
-            self.left_out.note(f"GET {path}", lines)
+            self.left_out.note(where, lines)
             if isinstance(found, GammaEvent):
                 skipped = len(answer.get("markets") or ()) - len(found.markets)
                 return msgspec.structs.replace(found, skipped=skipped)
         return found
+
+
+def _flag(value: bool) -> str:  # noqa: FBT001 - what it is about
+    return str(value).lower()
