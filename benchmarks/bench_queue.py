@@ -46,7 +46,7 @@ async def measure(
         queue = Queue(client, "bench", str)
         fan_out = _FanOut(plain, queue)
         assert await fan_out.ours() > 0
-        assert (await queue.statistics()).waiting == USERS
+        assert (await queue.stats()).waiting == USERS
         assert await queue.enqueue_many(fan_out.values, dedup_id="1") == 0
         times = await rounds(
             {
@@ -127,5 +127,5 @@ class _FanOut:
         started = perf_counter()
         await self._queue.consume(deliver, concurrency=CONCURRENCY, stop=stop)
         took = perf_counter() - started
-        assert (await self._queue.statistics()).delivered == USERS
+        assert (await self._queue.stats()).delivered == USERS
         return USERS / took

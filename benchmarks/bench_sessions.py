@@ -221,7 +221,7 @@ async def _server_us(client: Client, call: Callable[[int], Awaitable[Any]]) -> f
 
 async def _near_us(client: Client, keyring: Keyring, size: int) -> float:
     async with Sessions(client, User, keyring=keyring, cap=size + 10) as sessions:
-        while not (await sessions.stats()).near_hits:
+        while not (await sessions.stats()).local_hits:
             await sessions.get(5)
             await asyncio.sleep(0.01)
         times = []

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from oddswire import Client, EmbeddedServer
 from oddswire.cache import Cache
 from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
-from oddswire.sessions import Collection, Indexed, Kept, Record, Sessions
+from oddswire.sessions import Collection, Indexed, Record, Sessions, SourceRecord
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -112,13 +112,13 @@ class Shelf:
     """A source of record in memory."""
 
     def __init__(self) -> None:
-        self.kept: dict[int, Kept] = {}
+        self.kept: dict[int, SourceRecord] = {}
 
-    async def load(self, user_ids: Any) -> list[Kept]:
+    async def load(self, user_ids: Any) -> list[SourceRecord]:
         """Return records."""
         return [self.kept[each] for each in user_ids if each in self.kept]
 
-    async def save(self, kept: Kept, expected: int) -> bool:
+    async def save(self, kept: SourceRecord, expected: int) -> bool:
         """Write a record over a version."""
         there = self.kept.get(kept.user_id)
         if (there.version if there else 0) != expected:
@@ -131,14 +131,14 @@ class Shelf:
         del expected
         return self.kept.pop(user_id, None) is not None
 
-    async def move(self, user_id: int, expected: int, kept: Kept) -> bool:
+    async def move(self, user_id: int, expected: int, kept: SourceRecord) -> bool:
         """Move a record."""
         del expected
         self.kept.pop(user_id, None)
         self.kept[kept.user_id] = kept
         return True
 
-    async def scan(self, after: int | None, limit: int) -> list[Kept]:
+    async def scan(self, after: int | None, limit: int) -> list[SourceRecord]:
         """Return records in order."""
         ids = sorted(each for each in self.kept if after is None or each > after)
         return [self.kept[each] for each in ids[:limit]]

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from oddsbot.store import SqlSource, open_database, upgrade
 from oddsbot.store.tables import VERSIONS, metadata
-from oddswire.sessions import Kept
+from oddswire.sessions import SourceRecord
 from support.postgres import Postgres
 
 DATABASES = [
@@ -84,7 +84,7 @@ def known(engine):
     async def save(*user_ids):
         source = SqlSource(engine)
         for user_id in user_ids:
-            kept = Kept(
+            kept = SourceRecord(
                 user_id=user_id, version=1, schema=1, created=1_790_000_000_000_000,
                 active=1_790_000_000_000, on=True, data=b"x",
             )  # fmt: skip

@@ -46,7 +46,7 @@ REFUSALS = {
 # Tasks that end by themselves, or with what they do for a caller.
 PASSING_TASKS = {
     *("oddswire gathered batch", "oddswire refresh", "oddswire load"),
-    *("sessions: changes", "queue: message", "queue: wait for the stop"),
+    *("sessions: updates", "queue: message", "queue: wait for the stop"),
     *("oddswire exclusive connection", "oddswire simple client connecting"),
     *("oddswire topic handler", "oddswire TLS", "oddswire asking for plaintext"),
     "oddswire server starting",
@@ -235,14 +235,14 @@ class Everything:
 
         await eventually(heard)
         await eventually(lambda: self.lock.left > 0)
-        near = (await self.wire.sessions.stats()).near_hits
+        near = (await self.wire.sessions.stats()).local_hits
 
         async def believed():
             await self.wire.sessions.get(1)
             await self.wire.cache.get("n:key")
             entry = await self.wire.cache.get_entry("n:key")
             stats = await self.wire.sessions.stats()
-            return entry.tier == "l1" and stats.near_hits > near
+            return entry.tier == "l1" and stats.local_hits > near
 
         await eventually(believed)
         assert not self.worker.done()
@@ -250,7 +250,7 @@ class Everything:
         await eventually(self._nothing_in_hand)
 
     async def _nothing_in_hand(self):
-        return (await self.far_queue.statistics()).leased == 0
+        return (await self.far_queue.stats()).leased == 0
 
 
 def _touch(session):

@@ -71,7 +71,7 @@ async def test_sigterm_loses_nothing_of_any_part():
                 key async for key in admin.scan_iter(_type="stream", match="*{log:*")
             ]
             between("pubsub", range(TASKS), await admin.xlen(log))
-            queue = await wire.queue.statistics()
+            queue = await wire.queue.stats()
             between("queue", range(TASKS), queue.enqueued)
             # What was in hand was finished, and settled once.
             handled = [int(await admin.get(f"handled:{n}") or 0) for n in range(TASKS)]

@@ -210,7 +210,7 @@ async def test_an_erased_user_is_in_no_part():
         assert await wire.cache.get("portfolio:7") == "a"
         assert not (await wire.limiter.hit("sends", user=7)).allowed
         assert await wire.queue.enqueue(7, "later", dedup_id="later") is None
-        found = await wire.queue.statistics()
+        found = await wire.queue.stats()
         assert found.accounted == found.enqueued
         assert found.delayed == 1
 
@@ -282,7 +282,7 @@ async def test_a_wire_has_the_queue_it_was_given_a_type_for(server, prefix):
     """`connect(queue=...)` opens the queue under the prefix; without, it says so."""
     async with oddswire.connect(url=server.url, prefix=prefix, queue=int) as wire:
         await wire.queue.enqueue(1, 42)
-        assert (await wire.queue.statistics()).waiting == 1
+        assert (await wire.queue.stats()).waiting == 1
         keys = await wire.client.keys(f"{prefix}queue*{{messages}}")
         assert keys
     async with oddswire.connect(url=server.url) as wire:
@@ -400,7 +400,7 @@ async def test_several_queues_are_opened_by_their_keys_and_erased(server, prefix
             "queue": True, "queue:alerts": True, "queue:numbers": True,
             "ratelimit": False, "cache": False, "sessions": False,
         }  # fmt: skip
-        assert (await wire.queues[numbers].statistics()).waiting == 1
+        assert (await wire.queues[numbers].stats()).waiting == 1
         with pytest.raises(QueueError, match="'other'"):
             _ = wire.queues[QueueKey("other", str)]
     for wrong in (
@@ -437,5 +437,5 @@ async def test_a_wire_works_on_a_url_that_decodes(server, prefix):
                 assert event.value == 5
                 break
         await wire.queue.enqueue(7, 42)
-        assert (await wire.queue.statistics()).waiting == 1
+        assert (await wire.queue.stats()).waiting == 1
         assert (await wire.erase(7)).complete

@@ -305,11 +305,11 @@ async def _undelivered(stage: Stage, wanted: set[str], held: int) -> list[str]:
         queue.consume(deliver, stop=stop)
     )
     ends = monotonic() + _PATIENCE
-    while (await queue.statistics()).depth and monotonic() < ends:  # noqa: ASYNC110 - it tells nobody
+    while (await queue.stats()).depth and monotonic() < ends:  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0.02)
     stop.set()
     await consuming
-    counted = await queue.statistics()
+    counted = await queue.stats()
     sent = await stage.admin.lrange("sent", 0, -1)  # type: ignore[misc]
     wrong = [f"lost: {each}" for each in wanted - {each.decode() for each in sent}]
     if again != [True] * held:

@@ -62,16 +62,19 @@ class Ledger:
         class Subject(Client):
             async def aclose(self, *arguments: Any, **options: Any) -> None:
                 if self._command.current is not None:
-                    ledger.count_connection(self._command.server_info.connection_id)
+                    # HELLO tells the id. Without it (RESP2) the server is asked, by
+                    # a command more than the two of the handshake.
+                    told = self._command.server_info.connection_id
+                    number = told or int(await self.client_id())
+                    ledger.count_connection(number, own=2 if told else 3)
                 await super().aclose(*arguments, **options)
 
         redis.asyncio.Redis = Subject
 
-    def count_connection(self, connection_id: int) -> None:
-        """Add what the server counted on a command connection about to be closed."""
+    def count_connection(self, connection_id: int, own: int) -> None:
+        """Add the server's count of a command connection, but for our own commands."""
         for client in self._server.client_list(client_id=[connection_id]):
-            # Without HELLO and INFO, which the handshake sent.
-            self._on_command_connections += int(client["tot-cmds"]) - 2
+            self._on_command_connections += int(client["tot-cmds"]) - own
 
     # After the suite's conftest has asked the server for its version.
     @pytest.hookimpl(trylast=True)
@@ -119,7 +122,7 @@ class Ledger:
         if hasattr(report, "wasxfail"):
             outcome = "xfailed" if report.skipped else "xpassed"
         self._outcomes[report.nodeid] = outcome
-        if report.skipped:
+        if isinstance(report.longrepr, tuple):  # of a test that was skipped
             self._reasons[report.nodeid] = str(report.longrepr[2])
         elif report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)

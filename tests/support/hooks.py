@@ -13,7 +13,10 @@ from contextlib import contextmanager
 
 from oddswire.embedded._ask import ask, info
 from oddswire.errors import ConnectionLost
-from oddswire.queue._store import _SCRIPTS
+from oddswire.queue._store import (
+    _SCRIPTS,
+    Settlement,  # noqa: F401 - for tests of leases
+)
 from oddswire.scripts import load
 from oddswire.sessions._scripts import ENDED
 from support.keys import SessionKeys
@@ -33,7 +36,7 @@ _LIMITS = {
     "cluster settles": "oddswire.embedded.topology._SETTLE_SECONDS",
     "data directory": "oddswire.embedded.server._LOCK_SECONDS",
     "hot keys": "oddswire.cache._hot._KEPT",
-    "log is emptied": "oddswire.sessions._upkeep._HEARD",
+    "log is emptied": "oddswire.sessions._sessions._HEARD",
     "look at a load": "oddswire.cache._claims._POLL",
     "look at a lock": "oddswire.locks._PATIENCE",
     "page of rules": "oddsbot.store.rules._PAGE",
@@ -96,12 +99,12 @@ def pushes_of(client):
 
 def commands_known(client):
     """Return how many names of commands a client remembers."""
-    return len(client._known)
+    return len(client._specs)
 
 
 def failures_of(client, name):
     """Return the window in which a client counts the failures of a kind."""
-    return client._failing[name]
+    return client._failures.windows[name]
 
 
 # --- sessions
@@ -109,7 +112,7 @@ def failures_of(client, name):
 
 def advance_server_clock(sessions, seconds):
     """Have the server's clock stand so many seconds on, for these sessions."""
-    sessions._store.shift += round(seconds * 1e6)
+    sessions._store.clock_offset += round(seconds * 1e6)
 
 
 def session_keys(sessions):
@@ -119,53 +122,52 @@ def session_keys(sessions):
 
 async def reconcile(sessions, user_id):
     """Have a session in Redis be made as the source of record has it."""
-    await sessions._backing.reconcile(user_id)
+    await sessions._write_through.reconcile(user_id)
 
 
-async def traces(sessions, user_id, *tags):
+async def traces(sessions, user_id, *entries):
     """Return the keys that speak of a user, as erasing looks for them."""
-    return await sessions._store.traces(user_id, tags)
+    return await sessions._store.traces(user_id, entries)
 
 
 def mirrored(sessions, index, value=""):
     """Return the names of a value's users from memory; None: not believed now."""
-    return sessions._upkeep.mirrored((index, value))
+    return sessions._follower.lookup((index, value))
 
 
 def mirror_complete(sessions):
     """Return whether the indexes in memory have been built."""
-    return sessions._upkeep.mirror.whole
+    return sessions._follower.replica.complete
 
 
 def is_following(sessions):
     """Return whether changes are followed: somebody read lately."""
-    return sessions._upkeep._wanted.is_set()
+    return sessions._follower.wanted.is_set()
 
 
 def follow(sessions, feed, clock):
     """Return a coroutine that follows a feed of the test's own, in place of the log."""
-    sessions._upkeep._clock = clock
-    sessions._near.following = True
-    return sessions._upkeep.follow(feed)
+    sessions._follower._clock = clock
+    sessions._local.following = True
+    return sessions._follower.follow(feed)
 
 
 async def stop_follower(sessions):
     """End the following of changes, and have what is in memory believed for ever."""
-    tasks = sessions._upkeep._tasks
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    sessions._near.trusted_until = float("inf")
+    (task,) = [each for each in sessions._tasks if "follower" in each.get_name()]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    sessions._local.trusted_until = float("inf")
 
 
 def kept_in_memory(sessions):
     """Return how many sessions are in this process's memory."""
-    return len(sessions._near)
+    return len(sessions._local)
 
 
 def lines_of(sessions):
     """Return how many users' changes are lined up in this process."""
-    return len(sessions._turns)
+    return len(sessions._locks)
 
 
 @contextmanager
@@ -180,19 +182,19 @@ def tapped(sessions, tap):
 
 async def noted(sessions, users):
     """Return the versions of users in the source of record, as Redis knows them."""
-    return await sessions._backing.ledger.noted(users)
+    return await sessions._write_through.intents.known_versions(users)
 
 
 def memory_of(sessions):
     """Return the sessions in memory, to be put there by hand."""
-    return sessions._near
+    return sessions._local
 
 
 async def stored_session(sessions, user_id):
     """Return what is stored of a user: what is known of it, its value, and when."""
     stored = await sessions._store.get(user_id)
     snapshot = sessions._opened(user_id, stored)
-    return snapshot, sessions._form.value(user_id, snapshot), stored.now
+    return snapshot, sessions._codec.value(user_id, snapshot), stored.now
 
 
 async def index_in_pages(sessions, index, value):
@@ -207,36 +209,37 @@ def forget_generations(sessions):
 
 def sealed_section(sessions, user_id, generation, section, data):
     """Return bytes sealed as the content of a section, whatever they are."""
-    place = sessions._form._place(user_id, generation, section)
-    return sessions._form.sealer.seal(data, str(user_id), place)
+    place = sessions._codec._place(user_id, generation, section)
+    return sessions._codec.sealer.seal(data, str(user_id), place)
 
 
 def session_steps(sessions):
     """Return the steps of a change, by name: (owner, name of the method)."""
-    ledger = None if sessions._backing is None else sessions._backing.ledger
+    through = sessions._write_through
+    intents = None if through is None else through.intents
     return {
         "store": (sessions._store, "save"),
-        "mark": (ledger, "mark"),
-        "restore": (ledger, "restore"),
-        "keep": (sessions._near, "put"),
-        "forget": (sessions._near, "drop"),
-        "mirror": (sessions._upkeep.mirror, "apply"),
+        "intent": (intents, "begin"),
+        "restore": (intents, "restore"),
+        "keep": (sessions._local, "put"),
+        "forget": (sessions._local, "drop"),
+        "mirror": (sessions._follower.replica, "apply"),
     }
 
 
 def rebuilds(*sessions):
     """Return how often these processes built everything from the source of record."""
-    return sum(each._rebuilding.rebuilt for each in sessions)
+    return sum(each._rebuild.runs for each in sessions)
 
 
 async def mend(sessions):
     """Have sessions look once for what is to be mended."""
-    await sessions._rebuilding.mend()
+    await sessions._rebuild.mend()
 
 
 async def built_in(sessions):
     """Return the run id of the server that everything was built in."""
-    return (await sessions._backing.ledger.built())[0]
+    return (await sessions._rebuild.built())[0]
 
 
 # --- cache
@@ -391,7 +394,7 @@ def size_of_memory(memory):
 
 def reads_under_way(near):
     """Return the reads whose result may enter memory."""
-    return near._readings
+    return near._tickets
 
 
 def links_known(chain):

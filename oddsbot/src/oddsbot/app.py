@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
+import msgspec
 from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.exceptions import TelegramForbiddenError
 
 from oddsbot import limits, markets
-from oddsbot.alerts import Alerts
+from oddsbot.alerts import Alerts, Resolved
 from oddsbot.delivery import Courier, Outbox, alert_queue
 from oddsbot.polymarket import Clob, Gamma, MarketStream, PolymarketError
 from oddsbot.settings import PREFIX
-from oddsbot.store import SqlRules, SqlSource, UserSession, open_database, upgrade
+from oddsbot.store import Kind, SqlRules, SqlSource, UserSession, open_database, upgrade
+from oddsbot.telegram import pictures
 from oddsbot.telegram.api import UpdatesApi
 from oddsbot.telegram.buttons import Buttons
 from oddsbot.telegram.chat import TelegramChat
 from oddsbot.telegram.commands import alerts as alert_commands
 from oddsbot.telegram.commands import markets as market_commands
-from oddsbot.telegram.commands import start as start_commands
+from oddsbot.telegram.commands import person, start
 from oddsbot.telegram.dispatch import dispatcher_for
 from oddsbot.telegram.effects import Effects
+from oddsbot.telegram.handles import Handles
 from oddsbot.telegram.screens.fired import fired_card
+from oddsbot.telegram.screens.person import StatusView
 from oddsbot.telegram.services import Services
 from oddsbot.telegram.updates import UPDATES, Poller, UpdateQueue
 from oddsbot.watch import TOPICS, Watcher
 from oddswire import connect
-from oddswire.adapters.aiogram import Outgoing, Storage
+from oddswire.adapters.aiogram import SendLimits, Storage
 from oddswire.errors import OddswireError, Undeliverable
 
 if TYPE_CHECKING:
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
 
     from oddsbot.alerts import Alert, Rule
     from oddsbot.settings import Settings
+    from oddswire.cache import Cache
     from oddswire.clock import Clock
 
 TELEGRAM = "https://api.telegram.org"
@@ -82,8 +88,9 @@ class LiveRules:
 
     async def add(self, rule: Rule) -> None:
         """Keep a rule and watch it; the same rule again changes nothing."""
-        await self._stored.save(rule)
+        # Saved again, it would begin again.
         if rule.id not in self._by_person.get(rule.user_id, {}):
+            await self._stored.save(rule)
             await self._watch(rule)
 
     async def _watch(self, rule: Rule) -> None:
@@ -150,7 +157,7 @@ class App:
                 settings.redis,
                 session=UserSession,
                 source=SqlSource(engine),
-                namespaces=markets.NAMESPACES,
+                namespaces=(*markets.NAMESPACES, *pictures.NAMESPACES),
                 topics=TOPICS,
                 rules=limits.POLYMARKET,
                 queues=[UPDATES],
@@ -173,10 +180,12 @@ class App:
         await self.rules.load()
         server = TelegramAPIServer.from_base(self._api_url)
         bot = await enter(Bot(token, session=AiohttpSession(api=server)))
-        bot.session.middleware(Outgoing(wire.limiter, **limits.TELEGRAM._asdict()))
+        bot.session.middleware(SendLimits(wire.limiter, **limits.TELEGRAM._asdict()))
         buttons = Buttons(token)
-        self.chat = TelegramChat(bot, buttons)
+        self.chat = TelegramChat(bot, buttons, wire.cache)
         self.sessions = wire.sessions
+        self._wire = wire
+        self._queue = queue = alert_queue(wire.client, PREFIX)
         services = Services(
             chat=self.chat,
             markets=self.markets,
@@ -184,19 +193,25 @@ class App:
             sessions=wire.sessions,
             clock=clock,
             effects=Effects(token),
+            handles=Handles(wire.client, PREFIX),
+            # Its library reads files while it is imported.
+            pictures=await asyncio.to_thread(_pictures, wire.cache, self.markets),
+            status=self.status,
+            erase=wire.erase,
         )
         dispatcher = dispatcher_for(
             services,
             buttons,
             Storage(wire.client),
-            start_commands.router(),
+            start.router(),
             alert_commands.router(),
             market_commands.router(),
+            person.router(),
+            market_commands.text_router(),
         )
         self.updates = UpdateQueue(wire.queues[UPDATES], dispatcher, bot)
         api = UpdatesApi(http, self._api_url, token)
         self.poller = Poller(api, self.updates, wire.locks, clock)
-        queue = alert_queue(wire.client, PREFIX)
         self.courier = Courier(queue, self._deliver, clock)
         self.watcher = Watcher(self.stream, alerts, Outbox(queue).put, clock)
 
@@ -219,9 +234,37 @@ class App:
             for task in (handling, watching, delivering):
                 task.cancel()
 
+    async def status(self) -> StatusView:
+        """Look at how the bot is."""
+        problems = []
+        waiting = None
+        try:
+            report = await self._wire.health.check()
+            waiting = (await self._queue.stats()).depth
+        except OddswireError:
+            problems.append("Redis does not answer: messages wait and come later.")
+        else:
+            if report.status == "fail":
+                problems.append("Redis has a problem: messages may come late.")
+        counters = self.stream.counters
+        last = counters.last_sign_at
+        if self.stream.assets and not self.stream.connected:
+            problems.append("The link to Polymarket's prices is down, I connect again.")
+        return StatusView(
+            last_event=None if last is None else self._clock.monotonic() - last,
+            followed=len(self.stream.assets),
+            gaps=counters.reconnects,
+            waiting=waiting,
+            problems=problems,
+        )
+
     async def _deliver(self, alert: Alert) -> None:
         session = await self.sessions.get(alert.user_id)
-        if session is None or not session.is_active:
+        now_ = self._clock.now()
+        if session is None or not session.is_active or session.muted_until > now_:
+            return
+        kind = Kind.RESOLUTION if isinstance(alert, Resolved) else Kind.PRICE
+        if not session.notifications.wants(kind):
             return
         market = now = None
         try:
@@ -230,7 +273,20 @@ class App:
         except (PolymarketError, OddswireError):
             pass  # the alert matters, and what it could be shown with does not
         try:
-            await self.chat.send(alert.user_id, fired_card(alert, market, now))
+            card = fired_card(alert, market, now)
+            quiet = session.is_quiet(datetime.fromtimestamp(now_, UTC))
+            await self.chat.send(
+                alert.user_id, msgspec.structs.replace(card, silent=quiet)
+            )
         except TelegramForbiddenError as error:
             await self.sessions.deactivate(alert.user_id)
             raise Undeliverable("the person blocked the bot") from error
+
+
+def _pictures(cache: Cache, known: markets.Markets) -> pictures.Pictures | None:
+    """Return what draws charts; None without the extra ``charts``."""
+    try:
+        from oddsbot.charts import Charts  # noqa: PLC0415 - an extra
+    except ImportError:
+        return None
+    return pictures.Pictures(cache, known, Charts())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 from decimal import Decimal
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
@@ -17,6 +18,7 @@ from oddsbot.polymarket import (
     OrderBook,
     PolymarketError,
     PricePoint,
+    SearchPage,
     Unreadable,
 )
 from oddswire.cache import Namespace
@@ -66,6 +68,10 @@ class Liquidity(msgspec.Struct, frozen=True):
     resting: Decimal | None
 
 
+Span = Literal["1d", "1w", "max"]
+"""How far back a history goes."""
+
+_FIDELITY: dict[Span, int] = {"1d": 1, "1w": 60, "max": 1_440}  # minutes a point
 _PAGE = 100  # markets in one answer of Gamma
 _MINUTE = 60.0
 _HOUR = 3_600.0
@@ -83,6 +89,8 @@ NAMESPACES = (
     Namespace(name="markets", type=tuple[GammaMarket, ...], ttl=600.0, stale=_HOUR),
     Namespace(name="book", type=OrderBook, ttl=30.0, stale=120.0, negative_ttl=10.0),
     Namespace(name="history", type=tuple[PricePoint, ...], ttl=_MINUTE, stale=600.0),
+    Namespace(name="search", type=SearchPage, ttl=_MINUTE, stale=_HOUR),
+    Namespace(name="events", type=tuple[GammaEvent, ...], ttl=_MINUTE, stale=_HOUR),
     Namespace(name="busiest", type=tuple[str, ...], ttl=600.0, stale=_HOUR),
     # With the time until the next call of `Markets.warm`, and that of its load, less
     # than `Ages.liquidity`.
@@ -209,6 +217,54 @@ class Markets:
 
         return await self._cache.get_or_set(f"event:{slug}", load)
 
+    async def event_by_id(self, number: str) -> GammaEvent | None:
+        """Return the event with this number of Gamma's, as buttons carry it."""
+
+        async def load() -> GammaEvent | None:
+            try:
+                return await self._upstream.call(
+                    "gamma", "events", lambda: self._gamma.event_by_id(number)
+                )
+            except NotFound:
+                return None
+
+        return await self._cache.get_or_set(f"event:#{number}", load)
+
+    async def search(
+        self, words: str, *, page: int = 1, closed: bool = False
+    ) -> SearchPage:
+        """Return a page of what some words fit; pages count from 1."""
+
+        async def load() -> SearchPage:
+            return await self._upstream.call(
+                "gamma",
+                "search",
+                lambda: self._gamma.search(words, page=page, closed=closed),
+            )
+
+        # Words of a person: a key has room for their digest, whatever they are.
+        name = f"{int(closed)}:{page}:{words.casefold()}"
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+        return await self._cache.get_or_set(f"search:{digest}", load)
+
+    async def top_events(self, tag: str = "") -> tuple[GammaEvent, ...]:
+        """Return open events by what was traded in a day; of a tag, by its slug."""
+        return await self._events("volume24hr", tag)
+
+    async def new_events(self, tag: str = "") -> tuple[GammaEvent, ...]:
+        """Return open events, the newest first; of a tag, by its slug."""
+        return await self._events("startDate", tag)
+
+    async def _events(self, order: str, tag: str) -> tuple[GammaEvent, ...]:
+        async def load() -> tuple[GammaEvent, ...]:
+            return await self._upstream.call(
+                "gamma",
+                "events",
+                lambda: self._gamma.events(order=order, tag=tag or None),
+            )
+
+        return await self._cache.get_or_set(f"events:{order}:{tag}", load)
+
     async def busiest(self, limit: int = 20) -> tuple[GammaMarket, ...]:
         """Return the open markets with the most volume, at most 100."""
 
@@ -318,6 +374,18 @@ class Markets:
             if price is not None
         }
 
+    async def age(self, token_ids: Iterable[str]) -> float:
+        """Return how many seconds the oldest of these prices is past its time.
+
+        0 while Polymarket answers: then nothing is past its time.
+        """
+        oldest = 0.0
+        for token in token_ids:
+            entry = await self._cache.get_entry(f"book:{token}")
+            if entry is not None and entry.stale:
+                oldest = max(oldest, entry.age)
+        return oldest
+
     async def book(self, token_id: str) -> OrderBook | None:
         """Return the whole book of a token, best level last."""
         return await self._whole_book(token_id)
@@ -332,17 +400,25 @@ class Markets:
         market = await self._market_for_liquidity(condition_id)
         return None if market is None else Liquidity(market.liquidity)
 
-    async def history(self, token_id: str) -> tuple[PricePoint, ...]:
-        """Return the prices of the last day by 10 minutes, oldest first."""
+    async def history(self, token_id: str, span: Span = "1d") -> tuple[PricePoint, ...]:
+        """Return the prices of a token, oldest first.
+
+        Args:
+            token_id: Of the outcome.
+            span: The last day by minutes, the last week by hours, or all by days.
+        """
+        fidelity = _FIDELITY[span]
 
         async def load() -> tuple[PricePoint, ...]:
             return await self._upstream.call(
                 "clob",
                 "history",
-                lambda: self._clob.prices_history(token_id, interval="1d", fidelity=10),
+                lambda: self._clob.prices_history(
+                    token_id, interval=span, fidelity=fidelity
+                ),
             )
 
-        return await self._cache.get_or_set(f"history:{token_id}", load)
+        return await self._cache.get_or_set(f"history:{span}:{token_id}", load)
 
     async def resolved(self, condition_id: str) -> None:
         """A market was decided: forget what is known of it.

@@ -69,7 +69,7 @@ async def test_alerts_are_delivered_in_order_and_leave_the_queue(queue, alert):
         await courier.wait_empty()
 
     assert chat.told == ids(*range(100))
-    left = await queue.statistics()
+    left = await queue.stats()
     assert (left.depth, left.delivered, left.retried, left.reclaimed) == (0, 100, 0, 0)
 
 
@@ -233,4 +233,4 @@ async def test_kill_9_loses_nothing_and_repeats_nothing(durable, prefix, alert, 
             await courier.wait_empty()
 
         assert chat.told == ids(*range(total))
-        assert client.statistics().connects == 1 + kills
+        assert client.stats().connects == 1 + kills

@@ -8,7 +8,7 @@ from oddsbot.delivery import Outbox, alert_queue
 from oddswire import Client
 from oddswire.errors import OddswireError
 from oddswire.keys import QUEUE_LINES
-from support.hooks import decoded, leases, queue_script
+from support.hooks import Settlement, decoded, leases, queue_script
 
 ENQUEUE = queue_script("enqueue")
 
@@ -16,12 +16,12 @@ ENQUEUE = queue_script("enqueue")
 async def written(queue) -> list[str]:
     """Return the ids of the alerts that wait in the queue, in order."""
     batch = await leases(queue).take(100, 0.001)
-    if not batch.taken:
+    if not batch.leased:
         return []
     done = []
-    for taken in batch.taken:
+    for taken in batch.leased:
         done.append(decoded(queue, taken).alert.id)
-        await leases(queue).settle(taken, "done")
+        await leases(queue).settle(taken, Settlement("done"))
     return done + await written(queue)
 
 

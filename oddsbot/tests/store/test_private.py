@@ -11,11 +11,11 @@ import pytest
 
 from oddsbot.store import SqlSource, open_database, upgrade
 from oddswire.errors import SettingsError, SourceError
-from oddswire.sessions import Kept
+from oddswire.sessions import SourceRecord
 
 
 def _kept():
-    return Kept(
+    return SourceRecord(
         user_id=7000123, version=1, schema=1, created=1, active=1, on=True,
         data=b"CANARY wallet",
     )  # fmt: skip

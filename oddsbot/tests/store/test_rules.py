@@ -20,7 +20,7 @@ from oddsbot.store import (
     upgrade,
 )
 from oddswire.errors import CodecError
-from oddswire.sessions import Kept
+from oddswire.sessions import SourceRecord
 from support.hooks import limit
 
 ASSET = "1" * 77
@@ -184,7 +184,7 @@ async def test_a_group_that_moves_takes_its_rules_and_alerts_along(engine, known
             )
         )
     before = (await rules.changes_after(2**62)).revision
-    kept = Kept(
+    kept = SourceRecord(
         user_id=-100, version=2, schema=1, created=1, active=1, on=True, data=b"x"
     )
     assert await SqlSource(engine).move(1, 1, kept)

@@ -32,7 +32,7 @@ from oddswire.errors import (
     SourceError,
     SourceUnavailable,
 )
-from oddswire.sessions import Kept, SealedSource, Sessions
+from oddswire.sessions import SealedSource, Sessions, SourceRecord
 from support import eventually
 from support.hooks import advance_server_clock
 
@@ -41,7 +41,7 @@ WALLET = "0x" + "ab" * 20
 
 def kept(user_id=1, version=1, data=b"x", **more):
     """Return a record."""
-    return Kept(
+    return SourceRecord(
         user_id=user_id, version=version, schema=1, created=1_790_000_000_000_000,
         active=1_790_000_000_000, on=True, data=data, **more,
     )  # fmt: skip
@@ -270,7 +270,7 @@ async def test_an_url_that_is_none_names_what_to_give(url):
 @pytest.mark.advanced
 @given(
     st.builds(
-        Kept,
+        SourceRecord,
         user_id=st.integers(-(2**63), 2**63 - 1),
         version=st.integers(0, 2**53),
         schema=st.integers(0, 2**31 - 1),

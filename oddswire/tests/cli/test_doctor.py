@@ -236,14 +236,21 @@ async def test_replicas_without_a_minimum_warn(own, client):
     """A primary with replicas has to stop taking writes when it is cut off."""
     await client.config_set("repl-diskless-sync-delay", 0)
     args = ("--replicaof", "127.0.0.1", str(own.port), "--masterauth", own.password)
-    async with EmbeddedServer(args=args), Client.from_url(own.url) as blocking:
+    async with (
+        EmbeddedServer(args=args) as replica,
+        Client.from_url(own.url) as blocking,
+    ):
         await blocking.set("k", "v")
         await blocking.wait(1, 10_000)
         before = (await looked(own.url))["min_replicas"]
         await client.config_set("min-replicas-to-write", 1, "min-replicas-max-lag", 2)
         after = (await looked(own.url))["min_replicas"]
+        on_replica = (await looked(replica.url))["min_replicas"]
     assert (before.status, after.status) == ("warn", "pass")
     assert "min-replicas-to-write 1" in before.fix
+    # Only its primary can be set so that it stops: no advice for the replica itself.
+    assert (on_replica.status, on_replica.values) == ("unknown", {})
+    assert on_replica.fix == "look at the primary, which the check role names"
     assert "older than 6 s" in after.seen
 
 
@@ -411,6 +418,30 @@ async def test_a_user_who_may_ask_little_is_told_what_is_unknown(own, client):
 
 
 @pytest.mark.errors
+@pytest.mark.requirement("X2")
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "-@all",
+        "-@all +info +acl|whoami",
+        "-@all +@read +@write ~*",
+        "+@all -ping ~* &*",
+    ],
+)
+async def test_a_user_who_may_do_nothing_ends_with_1(own, client, beside, rules):
+    """Every part sends PING: without it none works, known or not by ACL DRYRUN."""
+    await client.execute_command("ACL SETUSER", "none", "on", ">pw", *rules.split())
+    url = f"redis://none:pw@127.0.0.1:{own.port}"
+    check = (await looked(url))["permissions"]
+    done = await beside("doctor", url=url)
+
+    assert check.status == "fail"
+    assert "oddswire acl --add --user none client" in check.fix
+    assert done.exit_code == 1
+    assert "  fail    permissions" in done.stdout
+
+
+@pytest.mark.errors
 async def test_commands_that_are_refused_are_named_by_part(own, client):
     """Each part whose commands the user lacks is named, with the line that helps."""
     await client.execute_command(
@@ -477,7 +508,7 @@ async def test_an_administrator_looks_at_the_rights_of_the_bot(own, client):
     checks = {check.name: check for check in found.servers[0].checks}
 
     assert checks["permissions"].values["user"] == "bot"
-    assert checks["permissions"].status == "warn"
+    assert checks["permissions"].status == "fail"
     assert checks["privilege"].status == "pass"
     assert checks["durability"].status != "unknown"
 

@@ -99,7 +99,7 @@ async def test_large_value_beside_small_reads(client, prefix):
     assert results[0] is True
     assert results[51] == big
     assert results[1:51] + results[52:] == [b"s"] * 100
-    assert client.statistics().connects == 1
+    assert client.stats().connects == 1
 
 
 async def test_garbage_from_the_server_is_typed_and_got_over(server, prefix):
@@ -157,7 +157,7 @@ async def test_text_that_does_not_decode(server, prefix):
         )
         with pytest.raises(UnicodeDecodeError):
             await client.pipeline().get(f"{prefix}good").get(f"{prefix}bad").execute()
-        connects = client.statistics().connects
+        connects = client.stats().connects
 
     assert (results[0], results[3]) == ("é", "é")
     assert {type(result) for result in results[1:3]} == {UnicodeDecodeError}
@@ -197,7 +197,7 @@ async def test_closing_a_view_closes_nothing(client):
     async with client.bounded(1.0) as view:
         assert await view.ping()
     assert await client.ping()
-    assert client.statistics().connects == 1
+    assert client.stats().connects == 1
 
 
 @pytest.mark.parametrize("kind", [Client, SimpleClient])
@@ -252,9 +252,9 @@ async def test_cancel_storm(client, prefix):
         for key, task in tasks.items():
             assert task.cancelled() or task.result() == key.encode()
     await client.delete(*keys)
-    connections = client.statistics().connections
+    connections = client.stats().connections
 
-    assert client.statistics().connects == 1
+    assert client.stats().connects == 1
     assert (
         connections.in_flight,
         connections.in_flight_bytes,

@@ -54,7 +54,7 @@ async def test_an_open_circuit_is_closed_by_those_who_call(own):
     ) as client:
         await client.ping()
         await _gone(client, own)
-        await eventually(lambda: client.statistics().circuit_open)
+        await eventually(lambda: client.stats().circuit_open)
         with pytest.raises(CircuitOpen) as refused:
             await client.ping()
         assert refused.value.retry_after <= 0.25
@@ -168,7 +168,7 @@ async def test_a_failover_of_some_seconds_does_not_open_the_circuit(own):
                 await client.ping()
             assert type(failed.value) is Unavailable
             assert "Connect call failed" in str(failed.value)
-        assert not client.statistics().circuit_open
+        assert not client.stats().circuit_open
 
 
 @pytest.mark.errors

@@ -106,7 +106,7 @@ async def test_a_rotation_under_load_fails_no_call(own):
             stopped = True
 
     assert failures == []
-    assert client.statistics().failures == {}
+    assert client.stats().failures == {}
 
 
 @pytest.mark.requirement("C1", "C4")

@@ -169,7 +169,7 @@ async def test_a_server_that_always_was_a_replica_is_not_left():
                 await client.set("k", "v")
             with pytest.raises(ReadOnly):
                 await client.blpop("k", 1)
-        assert client.statistics().connects == 1
+        assert client.stats().connects == 1
 
 
 @pytest.mark.requirement("C12")

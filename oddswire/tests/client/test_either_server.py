@@ -95,7 +95,7 @@ async def test_what_a_server_does_not_know_is_its_own_typed_refusal(own):
                 await client.hexpire("h", 60, "f")
             assert refused.value.outcome is Outcome.REJECTED
         assert await client.hget("h", "f") == b"v"
-        assert client.statistics().connects == 1
+        assert client.stats().connects == 1
 
 
 @pytest.mark.requirement("C1", "C7")

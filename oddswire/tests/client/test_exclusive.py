@@ -74,8 +74,8 @@ async def test_cancelled_blocking_call_costs_its_own_connection_at_most(own):
                     pass
         await client.rpush("list", 1)
         assert list(await client.blpop("list", 1)) == [b"list", b"1"]
-        assert client.statistics().connects == 1
-        assert client.statistics().connections.leased == 0
+        assert client.stats().connects == 1
+        assert client.stats().connections.leased == 0
 
 
 @pytest.mark.errors
@@ -91,7 +91,7 @@ async def test_blocked_without_an_answer_ends_in_time(through, cutter, prefix):
         await one.blpop(f"{prefix}k", 0.1)
 
     assert lag.free < 1.1 * 1.1 + 0.1
-    assert one.statistics().connections.leased == 0
+    assert one.stats().connections.leased == 0
 
 
 @pytest.mark.errors
@@ -116,7 +116,7 @@ async def test_error_reply_of_a_blocking_call_is_typed(client, prefix):
     with pytest.raises(WrongType):
         await client.blpop(f"{prefix}k", 1)
 
-    assert client.statistics().failures == {"WrongType": 1}
+    assert client.stats().failures == {"WrongType": 1}
 
 
 @pytest.mark.advanced
@@ -127,10 +127,10 @@ async def test_streams_are_read_with_and_without_blocking(client, prefix):
     await client.xgroup_create(stream, "g", id="0")
     assert await client.xread({stream: "0"})
     assert await client.xreadgroup("g", "c", {stream: ">"})
-    assert client.statistics().connections.idle == 0
+    assert client.stats().connections.idle == 0
     assert not await client.xread({stream: "$"}, block=10)
     assert not await client.xreadgroup("g", "c", {stream: ">"}, block=10)
-    assert client.statistics().connections.idle == 1
+    assert client.stats().connections.idle == 1
     await client.delete(stream)
 
 
@@ -152,7 +152,7 @@ async def test_pubsub_and_monitor(client, prefix):
                     break
 
     assert message["data"] == b"hello"
-    assert client.statistics().connections.leased == 0
+    assert client.stats().connections.leased == 0
     assert await client.ping()
 
 
@@ -206,7 +206,7 @@ async def test_one_connection_for_oneself(client, prefix):
         assert await own.client_reply("ON")
         assert await own.delete(f"{prefix}k")
     assert await client.get(f"{prefix}k") is None
-    assert client.statistics().connections.leased == 0
+    assert client.stats().connections.leased == 0
 
 
 @pytest.mark.errors
@@ -252,5 +252,5 @@ async def test_cancelled_at_any_moment_a_watch_ends(server, prefix, turns):
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        assert client.statistics().connections.leased == 0
+        assert client.stats().connections.leased == 0
         assert await client.delete(f"{prefix}n")

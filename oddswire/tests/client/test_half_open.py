@@ -38,7 +38,7 @@ async def test_idle_link_that_died_is_replaced_by_the_heartbeat(
     assert "heartbeat was not answered" in lost.reason
     assert lag.free < 2 * 0.1 + 0.1 + 0.2  # two beats, one answer, and some
     assert await one.set(f"{prefix}k", "v", ex=60)
-    assert one.statistics().connects == 2
+    assert one.stats().connects == 2
 
 
 @pytest.mark.requirement("C4")

@@ -57,7 +57,7 @@ async def test_an_idle_wire_sends_at_most_four_commands_a_minute(own):
             before = await _commands(admin)
             await asyncio.sleep(3 * 60 / faster)
             after = await _commands(admin)
-            assert wire.client.statistics().connects == 1
+            assert wire.client.stats().connects == 1
     sent = {
         name: calls - before.get(name, 0)
         for name, calls in after.items()
@@ -109,8 +109,8 @@ async def test_everything_but_the_management_works_without_rights_to_it(own, cap
                     await forbidden
                 assert refused.value.outcome is Outcome.REJECTED
             # One that the server has to refuse is no reason to give the connection up.
-            assert client.statistics().connects == 1
-            assert client.statistics().failures == {"NoPermission": 5}
+            assert client.stats().connects == 1
+            assert client.stats().failures == {"NoPermission": 5}
             assert await client.bounded(1.0).get("app:k") == b"v"
 
     said = [each.getMessage() for each in caplog.records if each.levelname != "INFO"]
@@ -160,7 +160,7 @@ async def test_a_forbidden_question_is_asked_once(own):
         ) as client:
             for connects in range(1, 5):
                 await client.ping()
-                assert client.statistics().connects == connects
+                assert client.stats().connects == connects
                 lost = asyncio.Event()
                 end = client.events.subscribe(lambda _, lost=lost: lost.set(), Ready)
                 await admin.client_kill_filter(skipme=True, user="app")
@@ -237,7 +237,7 @@ async def test_where_tracking_is_forbidden_the_cache_is_told_and_the_client_work
             assert await seen() - before == 1
             await tracked.aclose()
             assert await client.get("app:k") is None
-            assert client.statistics().connects == 1
+            assert client.stats().connects == 1
 
 
 async def _refusal(call):
@@ -363,7 +363,7 @@ async def test_a_server_that_sleeps_is_waited_for_and_found_awake(how):
             async with asyncio.timeout(10):
                 await back.wait()  # nobody asked for anything
             assert await client.incr("n") == 2
-            assert client.statistics().connects == 2
+            assert client.stats().connects == 2
 
     assert len(errors) > 3
     assert {type(error) for error in errors} == {CircuitOpen}

@@ -95,5 +95,5 @@ async def test_a_timeout_is_seen_and_calls_are_counted(own, seen):
         finally:
             own.kill(18)
         assert ("CommandTimeout", None) in seen
-        assert client.statistics().calls["GET"] == 1
-        assert client.statistics().failures == {"CommandTimeout": 1}
+        assert client.stats().calls["GET"] == 1
+        assert client.stats().failures == {"CommandTimeout": 1}

@@ -62,7 +62,7 @@ async def test_cancelled_calls(client, prefix):
         await client.ping()
 
     grown, objects = await _growth(work, 10)
-    connections = client.statistics().connections
+    connections = client.stats().connections
 
     assert grown < 20_000
     assert objects < 100
@@ -86,7 +86,7 @@ async def test_reconnects(server):
             await client.ping()
 
         grown, objects = await _growth(work, 10)
-        connects = client.statistics().connects
+        connects = client.stats().connects
 
     assert connects == 121
     assert grown < 40_000

@@ -60,7 +60,7 @@ async def test_tracking_connection_hears_of_changes(server, prefix, decode):
         await tracked.set(odd, "mine", ex=60)
         await pushes.wait(3)
         assert pushes.keys == [key, odd, odd]
-        assert tracked.statistics().connects == client.statistics().connects == 1
+        assert tracked.stats().connects == client.stats().connects == 1
         await tracked.aclose()
         assert await client.exists(key) == 1
 
@@ -72,7 +72,7 @@ async def test_announcement_stands_where_the_change_was(server, prefix):
     async with Client.from_url(server.url) as client:
         seen = []
         tracked = client.tracked(lambda push: seen.append(push[1]))
-        get = tracked.known_command("GET")
+        get = tracked.command_spec("GET")
         loop = asyncio.get_running_loop()
         for n in range(100):
             await client.set(key, n, ex=60)
@@ -98,7 +98,7 @@ async def test_tracking_is_on_again_after_a_loss(own):
         await client.set("k", "1")
         await pushes.wait(1)
         await tracked.aclose()
-        assert tracked.statistics().connects == 2
+        assert tracked.stats().connects == 2
 
     assert pushes.keys == [b"k"]
 

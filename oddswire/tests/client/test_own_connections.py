@@ -212,7 +212,7 @@ async def test_tracking_connection_closes_with_its_block(own, options):
     async with Client.from_url(own.url, **options) as client:
         async with client.tracked(lambda push: None) as tracked:
             await asyncio.gather(*(tracked.get("k") for _ in range(10)))
-            assert tracked.statistics().connects == 1
+            assert tracked.stats().connects == 1
             connection = connection_of(tracked)
         assert connection.error is not None
         assert await client.ping()

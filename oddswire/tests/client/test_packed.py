@@ -27,10 +27,10 @@ async def test_a_packed_command_is_answered_and_counted(server, prefix, transpor
         assert await packed(client, "INCR", key) == 1
         many = (packed(client, "INCR", key) for _ in range(100))
         assert sorted(await asyncio.gather(*many)) == list(range(2, 102))
-        assert client.statistics().calls["INCR"] == 101
+        assert client.stats().calls["INCR"] == 101
         with pytest.raises(WrongType):
             await packed(client, "LPUSH", key, "x")
-        assert client.statistics().failures["WrongType"] == 1
+        assert client.stats().failures["WrongType"] == 1
         await client.delete(key)
 
 
@@ -77,7 +77,7 @@ async def test_a_cancelled_packed_command_harms_no_other(server, prefix):
                 assert reply == f"{prefix}{number}".encode()
             else:
                 assert isinstance(reply, asyncio.CancelledError)
-        assert client.statistics().abandoned == 3
+        assert client.stats().abandoned == 3
 
 
 @pytest.mark.errors

@@ -29,11 +29,7 @@ async def test_results_stand_in_the_order_of_the_commands(client, prefix, transa
 
     assert results == [True, 2, 1, {b"f": b"v"}, {"maxmemory": "0"}, None]
     assert await pipe.execute() == []
-    assert (
-        client.statistics().connections.leased
-        == client.statistics().connections.idle
-        == 0
-    )
+    assert client.stats().connections.leased == client.stats().connections.idle == 0
 
 
 @pytest.mark.requirement("C6")
@@ -191,7 +187,7 @@ async def test_large_batches_take_a_connection_of_their_own(own):
             await pipe.execute()
             entries = await client.client_list()
             assert len(entries) == (1 if (count, size) == (1_000, 1) else 2)
-            assert client.statistics().connections.leased == 0
+            assert client.stats().connections.leased == 0
 
 
 @pytest.mark.advanced
@@ -225,7 +221,7 @@ async def test_watch_sees_a_change(client, prefix):
     value = await client.getdel(key)
 
     assert (before, value) == (None, b"other")
-    assert client.statistics().connections.leased == 0
+    assert client.stats().connections.leased == 0
 
 
 @pytest.mark.advanced
@@ -294,4 +290,4 @@ async def test_cancelled_batch_leaves_the_connection_in_step(client, prefix):
             if not isinstance(result, asyncio.CancelledError):
                 assert result == [True, str(number).encode()]
 
-    assert client.statistics().connects == 1
+    assert client.stats().connects == 1

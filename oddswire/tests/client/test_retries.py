@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from oddswire import Client
-from oddswire.client._commands import _RETRIES, Command, Retry, Route
+from oddswire.client._commands import _RETRIES, CommandSpec, Retry, Route
 from oddswire.errors import (
     CommandTimeout,
     ConnectionLost,
@@ -105,7 +105,7 @@ async def test_lost_answer_of_what_may_repeat_is_asked_for_again(
 
     assert await call(one, key) == expected
     assert cutter.plan == []
-    assert one.statistics().connects == 2
+    assert one.stats().connects == 2
     await client.delete(key)
 
 
@@ -273,7 +273,7 @@ async def test_increments_are_counted_through_any_number_of_cuts(
 def test_class_of_retry(args, retry):
     """Every command has one class; options that look at what was take it away."""
     name = args[0].decode() if isinstance(args[0], bytes) else args[0]
-    command = Command(name, None, plain=True)
+    command = CommandSpec(name, None, is_fast_path=True)
 
     assert command.may_repeat(args) is retry
 
@@ -320,7 +320,7 @@ async def test_what_counts_as_idempotent_is(own):
             await client.rpush("list", 1, 2, 3)
             await client.pfadd("hll", "a")
             await client.pfadd("hll2", "b")
-            assert Command(command[0], None, plain=True).may_repeat(command)
+            assert CommandSpec(command[0], None, is_fast_path=True).may_repeat(command)
             left = []
             for _ in range(2):
                 reply = await client.execute_command(*command)
@@ -337,7 +337,7 @@ async def test_what_counts_as_idempotent_is(own):
 @pytest.mark.errors
 def test_what_is_not_listed_is_never_repeated():
     """An unknown command goes on the command connection and is never sent again."""
-    command = Command("UNHEARD-OF", None, plain=True)
+    command = CommandSpec("UNHEARD-OF", None, is_fast_path=True)
 
     assert (command.route, command.retry) == (Route.SHARED, Retry.NEVER)
 
@@ -363,7 +363,7 @@ async def test_reply_that_breaks_the_connection_is_not_asked_for_again(server, p
         with pytest.raises(ProtocolBroken):
             await pipe.execute_command("EVAL_RO", script, 0).execute()
         await client.delete(prefix)
-        connects = client.statistics().connects
+        connects = client.stats().connects
 
     assert isinstance(results[0], ProtocolBroken)
     assert results[1:] == [b"v"] * 5
@@ -377,4 +377,4 @@ async def test_set_callback_keeps_what_was_counted(client, prefix):
     client.set_response_callback("get", lambda reply: (reply, "seen"))
 
     assert await client.get(prefix) == (None, "seen")
-    assert client.statistics().calls["GET"] == 2
+    assert client.stats().calls["GET"] == 2

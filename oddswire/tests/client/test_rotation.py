@@ -137,7 +137,7 @@ async def test_a_rotation_under_load_costs_no_call(own, admin):
             await admin.execute_command("ACL", "SETUSER", "bot", f"<t{number - 1}")
         done.set()
         assert sum(await asyncio.gather(*loads)) == int(await client.get("n"))
-        assert client.statistics().connects == 1
+        assert client.stats().connects == 1
 
 
 @pytest.mark.advanced
@@ -257,7 +257,7 @@ async def test_a_token_that_the_server_refuses_changes_nothing(own, admin, caplo
         await client.ping()
         await provider.rotate("t-unknown")
         assert await client.ping()
-        assert client.statistics().connects == 1
+        assert client.stats().connects == 1
     assert "reauthentication_failed" in caplog.text
     assert "t-unknown" not in caplog.text
 
@@ -309,7 +309,7 @@ async def test_redis_pys_own_token_manager(own, admin):
             return await _calls(admin, "auth") >= 3
 
         await eventually(followed)
-        assert client.statistics().connects == 1
+        assert client.stats().connects == 1
         provider.manager.stop()
         provider.listener.on_next = None
         provider.listener.on_error = lambda error: asyncio.sleep(0)

@@ -134,7 +134,7 @@ async def test_a_replica_named_as_the_primary_is_not_taken(monkeypatch):
         assert await client.set("k", "v")
         assert len(asked) >= 3
         assert await _port(client) == group.primary.port
-        assert client.statistics().connects == 1
+        assert client.stats().connects == 1
 
 
 @pytest.mark.requirement("C12")
@@ -203,7 +203,7 @@ async def test_replica_on_purpose_stays_connected():
         await client.ping()
         with pytest.raises(ReadOnly):
             await client.set("k", "v")
-        assert client.statistics().connects == 1
+        assert client.stats().connects == 1
 
 
 @pytest.mark.errors
@@ -243,7 +243,7 @@ async def test_a_pipeline_leaves_a_demoted_primary_too(demoted):
     with pytest.raises(ReadOnly):
         await demoted.pipeline(transaction=False).set("k", 1).execute()
     await demoted.ping()
-    assert demoted.statistics().connects == 2
+    assert demoted.stats().connects == 2
 
 
 @pytest.mark.errors

@@ -33,7 +33,7 @@ async def test_calls_are_those_the_server_counted(own):
             name: entry["calls"]
             for name, entry in (await watch.info("commandstats")).items()
         }
-        ours = client.statistics().calls
+        ours = client.stats().calls
 
     named = {
         "cmdstat_mset": "MSET",
@@ -70,7 +70,7 @@ async def test_failures_are_counted_once_by_class(server, prefix, through, cutte
     cutter.plan = [(f"{prefix}mute".encode(), "mute")]
     with pytest.raises(CommandTimeout):
         await one.get(f"{prefix}mute")
-    seen = one.statistics()
+    seen = one.stats()
 
     assert seen.failures == {
         "WrongType": 4,
@@ -91,11 +91,11 @@ async def test_response_times_hold_what_was_measured(server, prefix):
     async with Client.from_url(server.url) as client:
         await client.ping()
         loop = asyncio.get_running_loop()
-        before = client.statistics()
+        before = client.stats()
         started = loop.time()
         await asyncio.gather(*(client.get(f"{prefix}k") for _ in range(500)))
         took = loop.time() - started
-        after = client.statistics()
+        after = client.stats()
 
     seen = after.latency
     assert seen.count - before.latency.count == 500
@@ -115,7 +115,7 @@ def test_response_times_are_as_fine_on_uvloop(server, prefix):
         async with Client.from_url(server.url) as client:
             for _ in range(200):
                 await client.get(f"{prefix}k")
-            return client.statistics().latency
+            return client.stats().latency
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         seen = runner.run(main())
@@ -134,10 +134,10 @@ async def test_recent_failures_leave_the_window(client, prefix):
     window = failures_of(client, "WrongType")
 
     now = monotonic()
-    assert client.statistics().recent.failures == {"WrongType": 1}
+    assert client.stats().recent.failures == {"WrongType": 1}
     assert window.counts(now + 30)[1] == 1
     assert window.counts(now + 61)[1] == 0
-    assert client.statistics().failures == {"WrongType": 1}
+    assert client.stats().failures == {"WrongType": 1}
 
 
 @pytest.mark.requirement("C10")
@@ -150,7 +150,7 @@ async def test_failure_rate_of_nothing_but_failures_is_one(server, prefix, trans
         for _ in range(20):
             with pytest.raises(WrongType):
                 await client.lpush(f"{prefix}k", 1)
-        recent = client.statistics().recent
+        recent = client.stats().recent
         assert recent.failures == {"WrongType": 20}
         assert 0.8 < recent.failure_rate <= 1.0
         if transport == "multiplexed":
@@ -158,7 +158,7 @@ async def test_failure_rate_of_nothing_but_failures_is_one(server, prefix, trans
             for _ in range(50):
                 pipe.lpush(f"{prefix}k", 1)
             await pipe.execute(raise_on_error=False)
-            assert 0.8 < client.statistics().recent.failure_rate <= 1.0
+            assert 0.8 < client.stats().recent.failure_rate <= 1.0
 
 
 @pytest.mark.requirement("C10")
@@ -179,8 +179,8 @@ async def test_late_loop_is_measured(client, prefix):
     asyncio.get_running_loop().call_later(0.1, judged.set)
     await asyncio.gather(call, stall())
     await judged.wait()
-    assert client.statistics().loop_lag.most > 0.1
-    assert client.statistics().timeouts == 0
+    assert client.stats().loop_lag.most > 0.1
+    assert client.stats().timeouts == 0
 
 
 @pytest.mark.requirement("C10")
@@ -192,7 +192,7 @@ async def test_slow_replies_are_counted_by_command(own):
         own.kill(signal.SIGSTOP)
         asyncio.get_running_loop().call_later(0.15, own.kill, signal.SIGCONT)
         await client.strlen("a")
-        seen = client.statistics().slow
+        seen = client.stats().slow
 
     assert seen == {"STRLEN": 1}
 
@@ -205,8 +205,8 @@ async def test_views_share_and_tracking_connections_count_their_own(client, pref
     await tracked.get(f"{prefix}b")
     await tracked.get(f"{prefix}b")
 
-    assert client.statistics().calls["GET"] == 1
-    assert tracked.statistics().calls["GET"] == 2
+    assert client.stats().calls["GET"] == 1
+    assert tracked.stats().calls["GET"] == 2
     await tracked.aclose()
 
 
@@ -214,7 +214,7 @@ async def test_views_share_and_tracking_connections_count_their_own(client, pref
 async def test_names_of_commands_do_not_grow_without_bound(client):
     """A program that makes up names of commands does not fill the memory."""
     for n in range(2_500):
-        client.known_command(f"MADE-UP-{n}")
+        client.command_spec(f"MADE-UP-{n}")
 
     assert commands_known(client) <= 2_000
     assert await client.ping()

@@ -70,7 +70,7 @@ async def main(url, drain):
     tasks = [loop.create_task(count(client, tally, f"n:{n}")) for n in range(TASKS)]
     tasks.append(loop.create_task(wait(client, tally)))
     # The pool tells nobody.
-    while len(tally.acknowledged) < TASKS or client.statistics().connections.leased < 1:  # noqa: ASYNC110
+    while len(tally.acknowledged) < TASKS or client.stats().connections.leased < 1:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     print("working", flush=True)
     await told.wait()

@@ -130,7 +130,7 @@ def test_stalled_loop_is_not_the_servers_fault(server, prefix, new_loop):
             await client.set(f"{prefix}k", b"v" * 10_000, ex=60)
             calls = [client.get(f"{prefix}k") for _ in range(60)]
             *values, _ = await asyncio.gather(*calls, stall())
-            return {len(value) for value in values}, client.statistics().timeouts
+            return {len(value) for value in values}, client.stats().timeouts
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         assert runner.run(main()) == ({10_000}, 0)

@@ -93,7 +93,7 @@ def test_fork_is_refused_and_the_parent_goes_on(server, prefix, use):
         for answer in answers:
             assert answer.startswith("this client belongs to the process"), answer
         assert loop.run_until_complete(client.exists(f"{prefix}k")) == 0
-        assert client.statistics().connects == 1
+        assert client.stats().connects == 1
     finally:
         loop.run_until_complete(client.aclose())
         loop.close()

@@ -60,7 +60,7 @@ async def test_connections_are_counted_at_the_server():
             while int((await watch.info("clients"))["blocked_clients"]) < 4:
                 pass
         exhausted = await seen()
-        counts = client.statistics().connections
+        counts = client.stats().connections
         await watch.lpush("list", *range(10))
         popped = await asyncio.gather(*blocked)
         async with asyncio.timeout(5):

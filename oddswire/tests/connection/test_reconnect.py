@@ -236,7 +236,7 @@ async def test_killing_every_connection_does_not_hurt_the_caller():
         await killer.client_kill_filter(skipme=True, _type="normal")
         assert await victim.blpop("none", 0.01) is None
         assert await victim.get("k") == b"v"
-        assert killer.statistics().connects == 1
+        assert killer.stats().connects == 1
         await victim.aclose()
         await killer.aclose()
 

@@ -58,7 +58,7 @@ STATUSES = st.lists(st.sampled_from(Status), max_size=6)
 @pytest.fixture(scope="module")
 def statistics():
     """What a client that was never used counted."""
-    return Client.from_url("redis://localhost").statistics()
+    return Client.from_url("redis://localhost").stats()
 
 
 @pytest.mark.errors
@@ -223,9 +223,9 @@ async def test_looking_often_makes_failures_no_rarer(client):
 async def test_checks_at_the_same_time_leave_the_calls_alone(client):
     """Fifty checks at once count as no call of the application, and all agree."""
     await client.set("k", "v")
-    before = client.statistics()
+    before = client.stats()
     reports = await asyncio.gather(*(Health(client).check() for _ in range(50)))
-    after = client.statistics()
+    after = client.stats()
 
     assert {report["reachable"].status for report in reports} == {"pass"}
     assert after.calls == before.calls

@@ -148,7 +148,7 @@ async def test_a_link_that_is_cut_under_a_check_is_made_anew(own):
         report = await patient(client).check()
         assert report["reachable"].status == "pass"
         assert report["memory"].status == "pass"
-        assert client.statistics().connects == 2
+        assert client.stats().connects == 2
 
 
 @pytest.mark.errors
@@ -232,17 +232,14 @@ async def test_a_silence_longer_than_the_threshold_warns(own):
         await client.ping()
 
         async def silence():
-            return client.statistics().connections.silent
+            return client.stats().connections.silent
 
         await eventually(silence, holds=lambda seconds: seconds > 0.25)
         report = await Health(client, thresholds=limits).check()
         assert report["heartbeat"].status == "warn"
         assert report["heartbeat"].values["seconds"] > 0.2
         # The check itself ended the silence.
-        assert (
-            client.statistics().connections.silent
-            < report["heartbeat"].values["seconds"]
-        )
+        assert client.stats().connections.silent < report["heartbeat"].values["seconds"]
 
 
 @pytest.mark.advanced

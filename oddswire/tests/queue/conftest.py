@@ -47,7 +47,7 @@ async def consuming(queue, handler, **options):
 
 async def empty(queue):
     """Whether nothing is left to deliver."""
-    return (await queue.statistics()).depth == 0
+    return (await queue.stats()).depth == 0
 
 
 async def drained(queue, handler, **options):

@@ -64,7 +64,7 @@ async def test_a_server_that_is_killed_and_keeps_its_data_loses_nothing():
         repeats = len(inbox.got) - USERS * EACH
         assert repeats <= 2 * 8
         assert sum(message.uncertain for message in inbox.messages) >= repeats
-        assert (await queue.statistics()).accounted == USERS * EACH
+        assert (await queue.stats()).accounted == USERS * EACH
 
 
 @pytest.mark.integration
@@ -100,7 +100,7 @@ async def test_a_server_that_lost_its_data_is_gone_on_with(how):
             await queue.enqueue(1, Note("new"))
             await eventually(lambda: empty(queue))
         assert [t for t in inbox.of(1) if t != "hold"] == ["again", "new"]
-        assert (await queue.statistics()).delivered == 2
+        assert (await queue.stats()).delivered == 2
 
 
 @pytest.mark.errors
@@ -232,4 +232,4 @@ async def test_workers_go_on_after_a_failover():
                 await eventually(lambda: _emptied(queue))
             for user in range(USERS):
                 assert list(dict.fromkeys(inbox.of(user))) == WANTED
-            assert (await queue.statistics()).accounted == USERS * EACH
+            assert (await queue.stats()).accounted == USERS * EACH

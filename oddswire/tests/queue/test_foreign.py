@@ -48,6 +48,6 @@ async def test_junk_in_every_key_of_a_queue_delays_nobody(client, queue, make, p
         await eventually(lambda: len(inbox.got) == 3)
     assert {text for _, text in inbox.got} == {"before", "dead", "after"}
     assert await queue.dead() == []
-    assert (await queue.statistics()).foreign >= len(JUNK)
+    assert (await queue.stats()).foreign >= len(JUNK)
     assert await queue.purge(user_id=1) == 0
     assert (await queue.erase(1)).left == ()

@@ -30,7 +30,7 @@ async def test_what_a_lost_server_had_is_enqueued_again_and_marked():
         with pytest.raises(OtherServer, match="uncertain=True") as caught:
             await queue.enqueue(7, due["alert 3"], dedup_id="alert 3", identity=first)
         assert caught.value.outcome is Outcome.REJECTED
-        assert (await queue.statistics()).depth == 2
+        assert (await queue.stats()).depth == 2
         second = await queue.identity()
         assert second != first
         # Everything is enqueued again: what is known is refused.
@@ -61,7 +61,7 @@ async def test_an_emptied_server_has_another_name(own, prefix):
         for values in ({1: Note("a")}, dict.fromkeys(range(1200), Note("a"))):
             with pytest.raises(OtherServer):
                 await queue.enqueue_many(values, identity=name)
-        assert (await queue.statistics()).enqueued == 0
+        assert (await queue.stats()).enqueued == 0
         assert queue.counts.enqueued == 0
         other = await queue.identity()
         assert other != name

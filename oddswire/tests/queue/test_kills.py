@@ -17,7 +17,7 @@ import pytest
 from oddswire.clock import ManualClock
 from oddswire.queue import Queue
 from support import eventually
-from support.hooks import leases
+from support.hooks import Settlement, leases
 
 from .conftest import Inbox, Note, consuming, empty
 from .worker import STEPS
@@ -69,7 +69,7 @@ async def test_ten_thousand_messages_survive_the_killing_of_their_workers(
     for task in lasting:
         task.cancel()
     await asyncio.gather(*lasting, return_exceptions=True)
-    counted = await queue.statistics()
+    counted = await queue.stats()
     assert counted.accounted == counted.enqueued == 10_500
     assert (counted.expired, counted.dead_letters) == (300, 100)
     assert {letter.value.text for letter in await queue.dead()} == {"dead"}
@@ -124,7 +124,7 @@ async def test_a_worker_that_was_stopped_does_no_harm_when_it_goes_on(
             stopped.kill()
     # It delivered the last one, and of the first it learned that it was not its own.
     assert output == b"1 1\n"
-    counted = await queue.statistics()
+    counted = await queue.stats()
     assert (counted.delivered, counted.reclaimed, counted.depth) == (3, 1, 0)
 
 
@@ -145,7 +145,7 @@ async def test_a_handler_whose_lease_was_lost_is_cancelled(make):
 
     async def taken_away():
         await clock.advance(0.15)
-        return (await leases(queue).take(1, 60)).taken
+        return (await leases(queue).take(1, 60)).leased
 
     await queue.enqueue(1, Note("a"))
     async with consuming(queue, hold):
@@ -153,7 +153,7 @@ async def test_a_handler_whose_lease_was_lost_is_cancelled(make):
         await eventually(taken_away)
         await cancelled.wait()
         await eventually(lambda: queue.counts.lost == 1)
-    counted = await queue.statistics()
+    counted = await queue.stats()
     assert (counted.waiting, counted.leased, counted.delivered) == (1, 1, 0)
 
 
@@ -165,17 +165,17 @@ async def test_a_late_settlement_is_refused(make):
     queue = make(clock=clock)
     store = leases(queue)
     await queue.enqueue(1, Note("a"))
-    (late,) = (await store.take(1, 10)).taken
-    assert (await store.take(1, 10)).taken == []
+    (late,) = (await store.take(1, 10)).leased
+    assert (await store.take(1, 10)).leased == []
     assert await store.renew(10, [late]) == [True]
     await clock.advance(10)
-    (now,) = (await store.take(1, 10)).taken
+    (now,) = (await store.take(1, 10)).leased
     assert (now.id, now.uncertain, late.uncertain) == (late.id, True, False)
     for what in ("done", "retry", "wait", "release", "dead"):
-        assert not await store.settle(late, what)
+        assert not await store.settle(late, Settlement(what))
     assert await store.renew(10, [late, now]) == [False, True]
-    assert (await queue.statistics()).waiting == 1
-    assert await store.settle(now, "done")
-    assert not await store.settle(now, "done")
-    counted = await queue.statistics()
+    assert (await queue.stats()).waiting == 1
+    assert await store.settle(now, Settlement("done"))
+    assert not await store.settle(now, Settlement("done"))
+    counted = await queue.stats()
     assert (counted.delivered, counted.dead, counted.depth) == (1, 0, 0)

@@ -12,7 +12,7 @@ from oddswire.keys import QUEUE_LEASES, KeySpace
 from oddswire.queue import Message, Queue
 from oddswire.testing import ManualClock
 from support import eventually
-from support.hooks import leases
+from support.hooks import Settlement, leases
 
 from .conftest import Note, consuming
 
@@ -53,12 +53,12 @@ async def test_a_handler_asks_whether_its_message_is_its_own(make):
         for _ in range(3):
             await clock.advance(50.0)
             assert await message.check()
-        assert (await leases(queue).take(1, 60)).taken == []
+        assert (await leases(queue).take(1, 60)).leased == []
         await clock.advance(60.0)
-        (other,) = (await leases(queue).take(1, 60)).taken
+        (other,) = (await leases(queue).take(1, 60)).leased
         assert other.uncertain
         assert not await message.check()
-        assert await leases(queue).settle(other, "done")
+        assert await leases(queue).settle(other, Settlement("done"))
         assert not await message.check()
         handler.go.set()
 
@@ -112,16 +112,16 @@ async def test_a_repeat_that_does_not_come_next_is_marked(make, how):
     await queue.enqueue(1, Note("first"), at=clock.now() + 5.0)
     await queue.enqueue(1, Note("held"), kind="slow")
     await queue.enqueue(1, Note("next"))
-    (held,) = (await store.take(1, 10)).taken
+    (held,) = (await store.take(1, 10)).leased
     assert held.kind == "slow"
     if how == "paused":
         await queue.pause(kind="slow")
     await clock.advance(10.0)
     seen = {}
     for _ in range(4):
-        for taken in (await store.take(1, 10)).taken:
+        for taken in (await store.take(1, 10)).leased:
             seen[taken.id] = taken.uncertain
-            await store.settle(taken, "done")
+            await store.settle(taken, Settlement("done"))
         await queue.resume(kind="slow")
     assert len(seen) == 3
     assert [id_ for id_, uncertain in seen.items() if uncertain] == [held.id]
@@ -136,14 +136,14 @@ async def test_a_lease_that_the_server_forgot_marks_the_repeat(
     queue = make(clock=(clock := ManualClock()))
     store = leases(queue)
     await queue.enqueue(1, Note("a"))
-    (held,) = (await store.take(1, 10)).taken
+    (held,) = (await store.take(1, 10)).leased
     await client.delete(KeySpace(prefix).key(QUEUE_LEASES, "notes"))
     if how == "renewed":
         assert await store.renew(10, [held]) == [False]
     else:
         what = "done" if how == "done" else "retry"
-        assert not await store.settle(held, what)
+        assert not await store.settle(held, Settlement(what))
     await clock.advance(10.0)
-    (again,) = (await store.take(1, 10)).taken
+    (again,) = (await store.take(1, 10)).leased
     # What its handler reported as failed was not delivered.
     assert again.uncertain is (how != "failed")

@@ -22,7 +22,7 @@ from oddswire import Client
 from oddswire.clock import ManualClock
 from oddswire.keys import QUEUE_USERS, KeySpace
 from oddswire.queue import Queue
-from support.hooks import leases
+from support.hooks import Settlement, leases
 
 WINDOW = 50.0
 LEASE = 10.0
@@ -162,8 +162,8 @@ class Model(RuleBasedStateMachine):
             for user, ready in list(self.ready.items()):
                 if ready <= now:
                     expected += self.take_of(user, now)
-        assert sorted(each.id for each in batch.taken) == sorted(expected)
-        for each in batch.taken:
+        assert sorted(each.id for each in batch.leased) == sorted(expected)
+        for each in batch.leased:
             item = self.items[each.id]
             assert (each.user, each.kind, each.key) == (item.user, item.kind, item.key)
             assert (each.attempts, each.uncertain) == (item.attempts, item.uncertain)
@@ -201,7 +201,7 @@ class Model(RuleBasedStateMachine):
         taken = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
         ours = self.run(
             leases(self.queue).settle(
-                *(taken, what), delay=8.0, uncertain=uncertain, dead_limit=100
+                taken, Settlement(what, 8.0, uncertain), dead_limit=100
             )
         )
         mine = self.leases.get(taken.user, (None,))[0] is taken
@@ -308,7 +308,7 @@ class Model(RuleBasedStateMachine):
         """The queue says of itself what the model says."""
         if not hasattr(self, "client"):
             return
-        counted = self.run(self.queue.statistics())
+        counted = self.run(self.queue.stats())
         states = [item.state for item in self.items.values()]
         assert counted.waiting == states.count("line")
         assert counted.delayed == states.count("delayed")

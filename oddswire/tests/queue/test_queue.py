@@ -29,7 +29,7 @@ async def test_messages_arrive_in_the_order_of_their_user(queue):
     await drained(queue, inbox)
     for user in range(10):
         assert inbox.of(user) == [str(number) for number in range(20)]
-    counted = await queue.statistics()
+    counted = await queue.stats()
     assert (counted.enqueued, counted.delivered) == (200, 200)
     assert counted.accounted == 200
 
@@ -64,7 +64,7 @@ async def test_the_same_id_is_taken_in_once_for_a_user(make):
     await clock.advance(1)
     assert await queue.enqueue(1, Note("a"), dedup_id="x")
     assert await queue.enqueue_many({1: Note("a"), 3: Note("a")}, dedup_id="x") == 1
-    counted = await queue.statistics()
+    counted = await queue.stats()
     assert (counted.enqueued, counted.duplicates) == (4, 3)
     assert (queue.counts.enqueued, queue.counts.duplicates) == (4, 3)
 
@@ -113,7 +113,7 @@ async def test_an_expired_message_is_never_handed_out(make):
     inbox = Inbox()
     await drained(queue, inbox)
     assert inbox.of(1) == ["late", "fresh"]
-    assert (await queue.statistics()).expired == queue.counts.expired == 1
+    assert (await queue.stats()).expired == queue.counts.expired == 1
 
 
 @pytest.mark.advanced
@@ -139,7 +139,7 @@ async def test_a_failure_holds_up_its_user_and_nobody_else(queue):
     assert inbox.of(1) == ["bad", "after"]
     attempts = [each.attempt for each in inbox.messages if each.value.text == "bad"]
     assert attempts == list(range(1, len(attempts) + 1))
-    assert (await queue.statistics()).retried == len(attempts) - 1
+    assert (await queue.stats()).retried == len(attempts) - 1
 
 
 @pytest.mark.advanced
@@ -168,7 +168,7 @@ async def test_what_keeps_failing_becomes_a_dead_letter_and_can_be_replayed(make
     await drained(queue, inbox)
     assert inbox.of(1) == ["after", "bad"]
     assert inbox.messages[-1].attempt == 1
-    counted = await queue.statistics()
+    counted = await queue.stats()
     assert (counted.dead, counted.replayed, counted.dead_letters) == (1, 1, 0)
     assert counted.accounted == counted.enqueued == 2
 
@@ -284,7 +284,7 @@ async def test_what_is_paused_waits_and_comes_back_in_its_order(queue, label):
     inbox = Inbox()
     async with consuming(queue, inbox):
         await eventually(lambda: inbox.got == [(1, "other")])
-        assert (await queue.statistics()).parked == 300
+        assert (await queue.stats()).parked == 300
         assert await queue.resume(**label)
         assert not await queue.resume(**label)
         await eventually(lambda: empty(queue))
@@ -301,7 +301,7 @@ async def test_everything_can_be_paused(queue):
     async with consuming(queue, inbox):
         # A worker that has nothing to do takes the tokens of what comes in.
         await eventually(lambda: _woken(queue))
-        assert (await queue.statistics()).paused == {"*"}
+        assert (await queue.stats()).paused == {"*"}
         assert queue.counts.expired == 0
         assert inbox.got == []
         await queue.enqueue(1, Note("a"))
@@ -335,7 +335,7 @@ async def test_purge_removes_what_it_is_told_in_every_state(make):
     await queue.enqueue(3, Note("good"), kind="good", key="m1")
     assert await queue.purge(kind="bad") == 4
     await queue.resume(kind="bad")
-    counted = await queue.statistics()
+    counted = await queue.stats()
     assert (counted.depth, counted.dead_letters, counted.purged) == (1, 0, 4)
     assert counted.accounted == counted.enqueued
     entered, leave = asyncio.Event(), asyncio.Event()
@@ -350,14 +350,14 @@ async def test_purge_removes_what_it_is_told_in_every_state(make):
         assert await queue.purge(user_id=3, key="m1") == 1
         leave.set()
         await eventually(lambda: empty(queue))
-    assert (await queue.statistics()).delivered == 1
+    assert (await queue.stats()).delivered == 1
 
 
 async def drained_of_ready(queue):
     """Have a worker park what is paused."""
 
     async def parked():
-        return (await queue.statistics()).parked > 0
+        return (await queue.stats()).parked > 0
 
     async with consuming(queue, Inbox()):
         await eventually(parked)
@@ -379,7 +379,7 @@ async def test_dead_letters_are_bounded_and_paged(make):
     rest = await queue.dead(limit=20, after=first[-1].id)
     kept = [each.value.text for each in (*first, *rest)]
     assert kept == [str(number) for number in range(5, 30)]
-    counted = await queue.statistics()
+    counted = await queue.stats()
     assert (counted.dropped, counted.accounted) == (5, 30)
 
 
@@ -402,7 +402,7 @@ async def test_arguments_out_of_range_are_refused(queue, wrong):
     (name,) = wrong
     with pytest.raises(QueueError, match=name):
         await queue.enqueue(1, Note("a"), **wrong)
-    assert (await queue.statistics()).enqueued == 0
+    assert (await queue.stats()).enqueued == 0
 
 
 @pytest.mark.errors
@@ -422,7 +422,7 @@ async def test_a_batch_with_one_wrong_value_adds_nothing(queue):
         await queue.consume(Inbox(), concurrency=0)
     with pytest.raises(QueueError, match="lease"):
         Queue(queue, "x", Note, lease=0)
-    assert (await queue.statistics()).enqueued == 0
+    assert (await queue.stats()).enqueued == 0
 
 
 @pytest.mark.errors
@@ -443,7 +443,7 @@ async def test_a_full_server_refuses_messages_and_still_delivers():
         assert inbox.of(1) == ["a"]
         await client.config_set("maxmemory", "0")
         assert await queue.enqueue(1, Note("b"), dedup_id="b")
-        assert (await queue.statistics()).enqueued == 2
+        assert (await queue.stats()).enqueued == 2
 
 
 @pytest.mark.advanced
@@ -462,7 +462,7 @@ async def test_stop_finishes_what_is_in_hand_and_takes_no_more(queue):
         await entered.wait()
         stop.set()
         leave.set()
-    counted = await queue.statistics()
+    counted = await queue.stats()
     assert (counted.delivered, counted.waiting, counted.leased) == (1, 2, 0)
 
 
@@ -482,7 +482,7 @@ async def test_a_cancelled_worker_gives_its_messages_back_at_once(queue):
     worker.cancel()
     with pytest.raises(asyncio.CancelledError):
         await worker
-    assert (await queue.statistics()).leased == 0
+    assert (await queue.stats()).leased == 0
     inbox = Inbox()
     await drained(queue, inbox)
     assert inbox.got == [(1, "a")]
@@ -520,14 +520,14 @@ async def test_what_is_counted_is_what_happened(make):
     await queue.enqueue(3, Note("old"), ttl=1)
     await queue.enqueue(4, Note("later"), at=clock.now() + 60)
     await clock.advance(5)
-    before = await queue.statistics()
+    before = await queue.stats()
     assert (before.depth, before.waiting, before.delayed) == (4, 3, 1)
     assert (before.users, before.lag) == (3, 5.0)
     async with consuming(queue, Inbox(fail)):
         await eventually(lambda: queue.counts.retried == 1)
         await clock.advance(1)
         await eventually(lambda: queue.counts.dead == 1 and queue.counts.delivered == 1)
-    after = await queue.statistics()
+    after = await queue.stats()
     assert (after.enqueued, after.duplicates, after.delivered) == (4, 1, 1)
     assert (after.retried, after.dead, after.expired) == (1, 1, 1)
     assert (after.depth, after.dead_letters, after.lag) == (1, 1, 0)
@@ -564,7 +564,7 @@ async def test_an_erased_message_in_hand_is_not_settled(make, client, prefix):
         await asyncio.wait_for(gone.wait(), 10)
         await queue.enqueue(2, Note("another"))
         await eventually(lambda: empty(queue))
-    found = await queue.statistics()
+    found = await queue.stats()
     assert (found.delivered, found.purged, found.leased) == (1, 2, 0)
     assert found.accounted == found.enqueued
     assert (await queue.erase(1)).removed == 0

@@ -111,13 +111,13 @@ async def test_a_denial_is_remembered_and_costs_no_trip(limiter_of, client):
     await limiter.hit("user", user=1, cost=2)
     assert not (await limiter.hit("user", user=1, cost=2)).allowed
     asked = limiter.stats().asked
-    before = client.statistics().calls["EVALSHA"]
+    before = client.stats().calls["EVALSHA"]
     flood = [await limiter.hit("user", user=1, cost=2) for _ in range(500)]
     assert {each.source for each in flood} == {"memory"}
     assert not any(each.allowed for each in flood)
     waits = [each.retry_after for each in flood]
     assert waits == sorted(waits, reverse=True)
-    assert client.statistics().calls["EVALSHA"] == before
+    assert client.stats().calls["EVALSHA"] == before
     assert limiter.stats().asked == asked
     assert (await limiter.hit("user", user=1, cost=1)).source == "redis"
 

@@ -153,7 +153,7 @@ async def _use_every_part(url):
         await queue.replay(*(letter.id for letter in dead))
         await queue.pause(key="1")
         await queue.resume(key="1")
-        await queue.statistics()
+        await queue.stats()
         await queue.enqueue(5, "x")
         await queue.purge(key="5")
         await queue.erase(1)

@@ -9,25 +9,27 @@ from pathlib import Path
 from oddswire.codec import AesGcm, Keyring, PlainNames, Zstd
 from oddswire.errors import CodecError
 from oddswire.sessions import Session
-from oddswire.sessions._form import Form
-from oddswire.sessions._header import Header
-from oddswire.sessions._layout import Layout
+from oddswire.sessions._codec import SessionCodec, SessionSchema
+from oddswire.sessions._scripts import Expiry, SessionHeader
 
 bomb = Zstd().compress(bytes(400_000_000))
 sealer = AesGcm(Keyring({1: os.urandom(32)}))
-form = Form(
-    Layout(Session),
+codec = SessionCodec(
+    SessionSchema(Session),
     sealer=sealer,
     names=PlainNames(),
     compressor=Zstd(),
+    expiry=Expiry(1, 0),
     space="p:",
     compress_above=256,
     max_size=1_000_000,
 )
-blob = sealer.seal(b"\1" + bomb, "1", form._place(1, "g", "D"))
+blob = sealer.seal(b"\1" + bomb, "1", codec._place(1, "g", "D"))
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000,) * 2)
 try:
-    form.unpack(1, Header(b"", 1, 1, 1, 1, 0, 1, on=True, generation="g"), "D", blob)
+    codec.unpack(
+        1, SessionHeader(b"", 1, 1, 1, 1, 0, 1, on=True, generation="g"), "D", blob
+    )
 except CodecError as error:
     print(error.reason)

@@ -7,7 +7,7 @@ import pytest
 
 from oddswire import Client, EmbeddedServer
 from oddswire.errors import OddswireError
-from oddswire.sessions import Announced, Heard, Missed
+from oddswire.sessions import Change, Changes, Reset
 from oddswire.testing import FaultProxy, frozen
 from support import eventually
 from support.hooks import (
@@ -69,11 +69,11 @@ async def test_changes_of_others_reach_the_index_in_memory(people, keyring, seal
         await seen(2)
         await other.update(2, lambda p: p.wallets.clear())
         await seen()
-        assert (await sessions.stats()).mirror_rebuilt == 1
+        assert (await sessions.stats()).replica_rebuilds == 1
         # It really is memory: the server is not asked.
-        calls = people.client.statistics().calls
+        calls = people.client.stats().calls
         await watchers(sessions)
-        assert people.client.statistics().calls == calls
+        assert people.client.stats().calls == calls
 
 
 @pytest.mark.integration
@@ -117,7 +117,7 @@ async def test_a_log_that_was_cut_is_noticed_and_memory_built_anew(people):
         keys = session_keys(sessions)
 
         async def rebuilt():
-            return (await sessions.stats()).mirror_rebuilt
+            return (await sessions.stats()).replica_rebuilds
 
         for _ in range(3):
             built = await rebuilt()
@@ -163,8 +163,8 @@ async def test_memory_is_not_believed_without_word_from_the_feed(people):
         for item in said:
             items.put_nowait(item)
         # One more, so that the last one's handling is over.
-        items.put_nowait(Heard(clock.boottime() - 10))
-        items.put_nowait(said[-1] if isinstance(said[-1], Heard) else Heard(-100))
+        items.put_nowait(Changes(clock.boottime() - 10))
+        items.put_nowait(said[-1] if isinstance(said[-1], Changes) else Changes(-100))
         await items.join()
         await asyncio.sleep(0)
 
@@ -173,11 +173,12 @@ async def test_memory_is_not_believed_without_word_from_the_feed(people):
     )
     found = functools.partial(mirrored, sessions, "wallet", "0xaa")
     assert found() is None, "it follows from the first lookup on"
-    await say(Missed("start"))
+    await say(Reset("start"))
     assert found() is None
     await say(
-        Heard(
-            clock.boottime(), (Announced("2", 5, on=True, joins=(("wallet", "0xaa"),)),)
+        Changes(
+            clock.boottime(),
+            (Change("2", 5, on=True, index_adds=(("wallet", "0xaa"),)),),
         )
     )
     assert sorted(found()) == ["1", "2"]
@@ -186,9 +187,9 @@ async def test_memory_is_not_believed_without_word_from_the_feed(people):
     await clock.advance(0.2)
     assert found() is None
     assert await watchers(sessions) == {1}
-    await say(Heard(clock.boottime()))
+    await say(Changes(clock.boottime()))
     assert found() is not None
-    await say(Missed("a gap"))
+    await say(Reset("a gap"))
     assert found() is None
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
@@ -198,7 +199,7 @@ async def test_memory_is_not_believed_without_word_from_the_feed(people):
 @pytest.mark.requirement("S5", "C14")
 async def test_changes_are_followed_only_while_somebody_reads(people, monkeypatch):
     """Without reads for some seconds no command is sent; what changed then is seen."""
-    monkeypatch.setattr("oddswire.sessions._upkeep.IDLE", 1.0)
+    monkeypatch.setattr("oddswire.sessions._local.IDLE", 1.0)
     async with EmbeddedServer() as own, Client.from_url(own.url) as direct:
         other = people(client=direct)
         await watch(people, other, 1)
@@ -227,11 +228,11 @@ async def test_changes_are_followed_only_while_somebody_reads(people, monkeypatc
             assert (await sessions.get(1)).city == "Oslo"
             assert await watchers(sessions) == {1, 2, 5}
             await eventually(lambda: mirrored(sessions, "wallet") is not None)
-            calls = client.statistics().calls
+            calls = client.stats().calls
             assert await watchers(sessions) == {1, 2, 5}
             assert (await sessions.get(1)).city == "Oslo"
-            assert client.statistics().calls == calls, "from memory"
-            assert (await sessions.stats()).mirror_rebuilt == 1
+            assert client.stats().calls == calls, "from memory"
+            assert (await sessions.stats()).replica_rebuilds == 1
 
 
 async def _reads(client):
@@ -281,13 +282,13 @@ async def test_a_crowd_is_found_in_pages(people):
 @pytest.mark.basic
 async def test_memory_is_bounded(people):
     """No more sessions are kept in memory than was said."""
-    async with people(near=10) as sessions:
+    async with people(local_size=10) as sessions:
         await eventually(lambda: mirrored(sessions, "wallet") is not None)
         for user in range(30):
             await sessions.update(user, lambda _: None, create=True)
         assert kept_in_memory(sessions) == 10
         assert (await sessions.get(29)).user_id == 29
-        assert (await sessions.stats()).near_hits == 1
+        assert (await sessions.stats()).local_hits == 1
     assert kept_in_memory(sessions) == 0
 
 

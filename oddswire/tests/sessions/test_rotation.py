@@ -16,11 +16,11 @@ from oddswire.sessions import (
     Collection,
     Expiring,
     Indexed,
-    Kept,
     Record,
     SealedSource,
     Secret,
     Sessions,
+    SourceRecord,
 )
 from support.hooks import session_keys
 
@@ -110,7 +110,9 @@ async def written(client):
     await sessions.add_to(-42, "wallets", "0xaa", "whale")
     hashes = [await client.hgetall(key) for key in session_keys(sessions).pair(-42)]
     source = Memory()
-    await SealedSource(source, keyring).save(Kept(user_id=-42, data=b"kept", **KEPT), 0)
+    await SealedSource(source, keyring).save(
+        SourceRecord(user_id=-42, data=b"kept", **KEPT), 0
+    )
     return {
         "keys": [list(session_keys(sessions).pair(-42))],
         "hashes": [{k.hex(): v.hex() for k, v in each.items()} for each in hashes],
@@ -167,7 +169,7 @@ async def test_bytes_that_were_sealed_once_stay_readable(client):
             blob = bytes.fromhex(stored["blob"])
             assert AesGcm(ring).open(blob, "owner", b"place") == b"a text"
             source = Memory()
-            kept = Kept(user_id=-42, data=bytes.fromhex(stored["kept"]), **KEPT)
+            kept = SourceRecord(user_id=-42, data=bytes.fromhex(stored["kept"]), **KEPT)
             source.kept = kept
             [opened] = await SealedSource(source, ring).load([-42])
             assert opened.data == b"kept"
@@ -181,7 +183,7 @@ async def test_a_record_of_the_source_opens_only_as_it_was_sealed():
     """Another table, user, version, schema, time or activity is damage."""
     keyring, source = Keyring.from_text(Keyring.new_line(1)), Memory()
     sealed = SealedSource(source, keyring)
-    kept = Kept(user_id=7, data=b"content", **KEPT)
+    kept = SourceRecord(user_id=7, data=b"content", **KEPT)
     await sealed.save(kept, 0)
     assert await sealed.load([7]) == [kept]
     stored = source.kept
@@ -211,7 +213,7 @@ async def test_a_key_does_not_leave_while_the_source_needs_it(client, prefix):
     index = Keyring.from_text(one).index_line()
     source = Memory()
     await SealedSource(source, Keyring.from_text(one)).save(
-        Kept(user_id=7, data=b"content", **KEPT), 0
+        SourceRecord(user_id=7, data=b"content", **KEPT), 0
     )
     old = source.kept
     sealed = SealedSource(source, Keyring.from_text(two + one + index))

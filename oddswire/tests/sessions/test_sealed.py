@@ -11,7 +11,7 @@ from oddswire.clock import SystemClock
 from oddswire.codec import AesGcm, Keyring, PlainNames
 from oddswire.codec.compression import Zstd
 from oddswire.errors import CodecError, SessionDamaged, SessionError, SettingsError
-from oddswire.sessions._header import Header
+from oddswire.sessions._scripts import SessionHeader
 from support.hooks import sealed_section, session_keys
 
 
@@ -199,7 +199,7 @@ async def test_a_session_opens_whole_or_not_at_all(people, keyring):
     await people.passed(sessions, hours=25)
     assert await whole(sessions, 1) == "damaged", "it does not look ended"
     await people.passed(sessions, hours=-25)
-    ttl = Header.parse(stored[0][b"h"]).expiry
+    ttl = SessionHeader.parse(stored[0][b"h"]).expiry
     await client.hset(keys[0], mapping=stored[0])
     await client.hset(keys[1], mapping=stored[1])
     await client.pexpireat(keys[1], ttl)
@@ -320,7 +320,7 @@ async def test_a_bomb_is_refused(people, keyring, sealed):
     await sessions.update(1, fill, create=True)
     bomb = Zstd().compress(bytes(200_000_000))
     header = (await people.raw(sessions, 1))[0][b"h"]
-    generation = Header.parse(header).generation
+    generation = SessionHeader.parse(header).generation
     if sealed:
         blob = sealed_section(sessions, 1, generation, "D", b"\1" + bomb)
     else:

@@ -212,12 +212,12 @@ async def test_erasing_a_user_does_not_have_others_build_their_memory_again(
 
         await eventually(lambda: reads({1, 2}))
         await eventually(lambda: mirror_complete(reader))
-        built = (await reader.stats()).mirror_rebuilt
+        built = (await reader.stats()).replica_rebuilds
         assert (await eraser.erase(1)).left == ()
         await eventually(lambda: reads({2}))
         await eraser.update(2, lambda p: p.wallets.clear())
         await eventually(lambda: reads(frozenset()))
-        assert (await reader.stats()).mirror_rebuilt == built
+        assert (await reader.stats()).replica_rebuilds == built
 
 
 @pytest.mark.errors

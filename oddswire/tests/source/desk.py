@@ -16,13 +16,13 @@ from oddswire.sessions import (
     Collection,
     Expiring,
     Indexed,
-    Kept,
     Record,
     Secret,
     Sessions,
+    SourceRecord,
 )
 
-__all__ = ["Desk", "Kept", "Person", "Sessions"]
+__all__ = ["Desk", "Person", "Sessions", "SourceRecord"]
 
 
 class Person(Record):
@@ -102,7 +102,7 @@ class Desk:
     def rows(self):
         """Return every record by user."""
         return {
-            user_id: msgspec.msgpack.decode(data, type=Kept)
+            user_id: msgspec.msgpack.decode(data, type=SourceRecord)
             for user_id, data in self._db.execute("SELECT * FROM kept ORDER BY id")
         }
 

@@ -43,17 +43,17 @@ async def agree(client, sessions, source):
 
 
 DEATHS = [
-    ("update", "before.mark"),
-    ("update", "after.mark"),
+    ("update", "before.intent"),
+    ("update", "after.intent"),
     ("update", "before.save"),
     ("update", "after.save"),
     ("update", "before.store"),
     ("update", "after.store"),
-    ("off", "after.mark"),
+    ("off", "after.intent"),
     ("off", "after.save"),
     ("off", "before.restore"),
     ("off", "after.restore"),
-    ("delete", "after.mark"),
+    ("delete", "after.intent"),
     ("delete", "before.delete"),
     ("delete", "after.delete"),
     ("delete", "after.restore"),
@@ -85,7 +85,7 @@ async def test_killed_between_any_two_steps_both_say_the_same(
         with desk:
             advance_server_clock(sessions, 3)
             person = await agree(client, sessions, desk)
-            committed = where.startswith("after") and where != "after.mark"
+            committed = where.startswith("after") and where != "after.intent"
             done = committed or where in ("before.store", "before.restore")
             match what:
                 case "update" if done:

@@ -22,7 +22,7 @@ from oddswire.errors import (
     SourceUnavailable,
 )
 from oddswire.sessions import SealedSource, Source
-from oddswire.sessions._header import Header
+from oddswire.sessions._scripts import SessionHeader
 from support import eventually
 from support.hooks import (
     advance_server_clock,
@@ -488,7 +488,7 @@ async def test_emptied_and_the_database_away_is_an_error_and_no_empty_answer(
 @pytest.mark.requirement("S8")
 async def test_a_rebuild_goes_on_where_it_was(client, people, source, monkeypatch):
     """Interrupted, it goes on after the last page; run again, it changes nothing."""
-    monkeypatch.setattr("oddswire.sessions._rebuilding.PAGE", 4)
+    monkeypatch.setattr("oddswire.sessions._rebuild.PAGE", 4)
     sessions = people()
     for user in range(-3, 9):
         await sessions.update(user, lives_in("Oslo"), create=True)
@@ -617,7 +617,7 @@ async def test_what_somebody_changed_in_redis_is_made_from_the_source(
     await reconcile(sessions, 1)
     person = await sessions.get(1)
     assert (person.city, person.token) == ("Oslo", "")
-    assert Header.parse(await client.hget(main, "h")).expiry == 0
+    assert SessionHeader.parse(await client.hget(main, "h")).expiry == 0
     # What is whole keeps its conversation.
     await sessions.update(1, lambda p: setattr(p, "token", "another"))
     await reconcile(sessions, 1)
@@ -658,7 +658,7 @@ async def test_a_damaged_record_is_counted_and_the_others_restored(
 @pytest.mark.requirement("S8")
 async def test_a_hung_database_ends_with_a_deadline(people, source, monkeypatch):
     """A source that does not answer is an error with an unknown outcome, in time."""
-    monkeypatch.setattr("oddswire.sessions._restoring.DEADLINE", 0.05)
+    monkeypatch.setattr("oddswire.sessions._write_through.DEADLINE", 0.05)
     source.before["save"] = asyncio.Event()
     with pytest.raises(SourceError, match="did not answer") as caught:
         await people().update(1, lives_in("Oslo"), create=True)

@@ -31,7 +31,7 @@ async def clients() -> None:
     """A view of a client is a client of the same class."""
     client = oddswire.Client.from_url("redis://localhost:6379", command_timeout=2.0)
     assert_type(client.bounded(0.05), oddswire.Client)
-    assert_type(client.statistics().calls, dict[str, int])
+    assert_type(client.stats().calls, dict[str, int])
     await client.aclose()
 
 

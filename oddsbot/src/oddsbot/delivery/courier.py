@@ -66,7 +66,7 @@ class Courier:
         outage = OutageBackoff()
         while True:
             try:
-                if (await self.queue.statistics()).depth == 0:
+                if (await self.queue.stats()).depth == 0:
                     return
             except OddswireError as error:
                 await outage.wait(error)

@@ -17,15 +17,39 @@ class Action(IntEnum):
     another action.
     """
 
-    MARKET = 1  # subject: Gamma's number of the market
-    EVENT = 2  # subject: Gamma's number of the event
-    ALERTS = 3
+    # Markets and events; the subject is Gamma's number.
+    MARKET = 1  # drawn again; argument: the span of its chart
+    EVENT = 2  # argument: the page
+    BOOK = 4  # argument: the outcome
+    WATCH = 5
+    UNWATCH = 6
+    WATCHLIST = 7
+    FIND = 8
+    FOUND = 9  # argument: the page of the last search, and whether closed ones count
+
+    # Alerts.
     SET_ABOVE = 10  # subject: the market; argument: the outcome, and the level in 0.1¢
     SET_BELOW = 11
-    SET_OTHER = 12
-    STOP_RULE = 20  # subject: the rule
-    STOP_ALL = 30
-    HELP = 40
+    SET_OTHER = 12  # subject: the market
+    ALERTS = 13  # argument: the page
+    RULE = 20  # subject: the rule
+    CHANGE_RULE = 21
+    STOP_RULE = 22
+
+    # A person's settings.
+    SETTINGS = 50
+    KIND_ON = 51  # argument: which kind
+    KIND_OFF = 52
+    QUIET = 53  # argument: start and end, in minutes of the day
+    ZONE = 54
+    MUTE = 55  # argument: minutes; 0 ends it
+
+    # The bot and the person.
+    HELP = 60
+    STATUS = 61
+    CANCEL = 62
+    ERASE_ASK = 70
+    ERASE = 71  # subject: a handle that is good once
 
 
 class Press(msgspec.Struct, frozen=True):

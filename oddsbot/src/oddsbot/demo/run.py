@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from oddswire import Settings
-    from oddswire.queue import QueueStatistics
+    from oddswire.queue import QueueStats
 
     from .options import Options
 
@@ -217,7 +217,7 @@ class _Run:
     ) -> Report:
         stage, options = self._stage, self._options
         recording, counters = stage.replay.recording, stage.stream.counters
-        used = stage.client.statistics()
+        used = stage.client.stats()
         told = Counter(cast.PEOPLE[one.user] for one in stage.told)
         # Where the reading was stopped, other events of that very moment may have been
         # on their way: the check ends before it.
@@ -260,10 +260,10 @@ class _Run:
 
     async def _outbox_state(self) -> OutboxState:
         stage = self._stage
-        left: QueueStatistics | None = None
+        left: QueueStats | None = None
         # Without an answer the report says so; it is not the end of it.
         with contextlib.suppress(OddswireError):
-            left = await stage.queue.statistics()
+            left = await stage.queue.stats()
         return OutboxState(
             pending=left.leased if left else None,
             lag=left.depth - left.leased if left else None,

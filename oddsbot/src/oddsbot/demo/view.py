@@ -93,7 +93,7 @@ class View:
 
     async def _look(self, stage: Stage) -> None:
         now = stage.clock.monotonic()
-        commands = stage.client.statistics().total
+        commands = stage.client.stats().total
         self._looks.append((now, stage.watcher.ticks, commands))
         markets = [market.condition_id for market in stage.markets]
         try:
@@ -136,7 +136,7 @@ class View:
             f"ticks/s {(ticks - ticks_then) / passed:,.0f}  ",
             f"Redis commands/s {(commands - commands_then) / passed:,.0f}  ",
             f"restarts {stage.restarts}  ",
-            f"reconnects {max(0, stage.client.statistics().connects - 1)}  ",
+            f"reconnects {max(0, stage.client.stats().connects - 1)}  ",
             f"feed reconnects {stage.stream.counters.reconnects}  ",
             ("Redis is away", "bold red") if self._away else ("Redis is up", "green"),
         )

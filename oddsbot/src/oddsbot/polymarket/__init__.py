@@ -44,13 +44,12 @@ from .events import (
 )
 from .frames import Frame, max_frame, parse_frame, split_frame
 from .gamma import (
-    EventPage,
     Gamma,
     GammaEvent,
     GammaMarket,
     MarketPage,
     Profile,
-    SearchResults,
+    SearchPage,
     Tag,
     Token,
 )
@@ -79,7 +78,6 @@ __all__ = [
     "Connected",
     "Data",
     "Disconnected",
-    "EventPage",
     "FeedEvent",
     "Found",
     "Frame",
@@ -109,7 +107,7 @@ __all__ = [
     "RateLimitedUpstream",
     "RequestRefused",
     "Resolution",
-    "SearchResults",
+    "SearchPage",
     "Standing",
     "Stats",
     "StreamCounters",

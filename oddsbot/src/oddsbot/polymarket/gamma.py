@@ -202,31 +202,20 @@ class Profile(Struct, frozen=True, kw_only=True, rename="camel"):
     x_username: str = ""
 
 
-class EventPage(Struct, frozen=True):
-    """One page of a list of events.
+class SearchPage(Struct, frozen=True, kw_only=True):
+    """One page of what was found by words.
 
     Attributes:
-        events: Those of the page that could be read.
-        next_cursor: For the next page, None on the last one.
-        skipped: How many events of the page could not be read.
+        events: With their markets; those that could be read.
+        profiles: People whose name fits.
+        total: How many events there are.
+        more: Whether there is another page.
     """
 
-    events: tuple[GammaEvent, ...]
-    next_cursor: str | None = None
-    skipped: int = 0
-
-
-class SearchResults(Struct, frozen=True, kw_only=True):
-    """One page of what a search found.
-
-    Attributes:
-        has_more: Whether there is another page.
-    """
-
-    events: Annotated[tuple[GammaEvent, ...], EACH] = ()
-    tags: Annotated[tuple[Tag, ...], EACH] = ()
-    profiles: Annotated[tuple[Profile, ...], EACH] = ()
-    has_more: bool = False
+    events: tuple[GammaEvent, ...] = ()
+    profiles: tuple[Profile, ...] = ()
+    total: int = 0
+    more: bool = False
 
 
 class MarketPage(Struct, frozen=True):
@@ -288,66 +277,84 @@ class Gamma:
         """Return the tag with this slug."""
         return await self._one(f"/tags/slug/{segment(slug)}", Tag)
 
+    async def event_by_id(self, event_id: str) -> GammaEvent:
+        """Return the event with this id of Gamma's, with its markets."""
+        return await self._one(f"/events/{segment(event_id)}", GammaEvent)
+
     async def search(
-        self, words: str, *, page: int = 1, limit: int = 10, closed: bool = False
-    ) -> SearchResults:
-        """Return events, tags and profiles that fit some words.
+        self, words: str, *, page: int = 1, limit: int = 5, closed: bool = False
+    ) -> SearchPage:
+        """Return a page of the events, and the profiles, that some words fit.
 
         Args:
-            words: At least one.
+            words: What to look for.
             page: From 1.
-            limit: Of each kind on a page.
-            closed: Closed markets too.
+            limit: Of events and of profiles each.
+            closed: Closed events too.
         """
+        path = "/public-search"
         params = [
             ("q", words),
             ("page", str(page)),
             ("limit_per_type", str(limit)),
-            ("search_tags", "true"),
             ("search_profiles", "true"),
             ("keep_closed_markets", "1" if closed else "0"),
         ]
-        path = "/public-search"
+        if not closed:
+            params.append(("events_status", "active"))
         answer = await self._get(path, params)
         if not isinstance(answer, dict):
-            raise bad_answer(f"GET {path}", ValueError("an object was expected"))
-        found = await self._read(f"GET {path}", answer, SearchResults)
+            raise bad_answer(f"GET {path}", ValueError("no object"))
         pagination = answer.get("pagination")
-        more = isinstance(pagination, dict) and pagination.get("hasMore") is True
-        return msgspec.structs.replace(found, has_more=more)
+        if not isinstance(pagination, dict):
+            pagination = {}
+        total = pagination.get("totalResults")
+        return SearchPage(
+            events=await self._rows(path, answer.get("events"), GammaEvent),
+            profiles=await self._rows(path, answer.get("profiles"), Profile),
+            total=total if type(total) is int and total >= 0 else 0,
+            more=pagination.get("hasMore") is True,
+        )
 
     async def events(
         self,
         *,
-        tag: str | None = None,
-        after_cursor: str | None = None,
         limit: int = 20,
-        closed: bool = False,
-        order: str | None = None,
+        order: str = "volume24hr",
         ascending: bool = False,
-    ) -> EventPage:
-        """Return one page of events with their markets.
+        tag: str | None = None,
+    ) -> tuple[GammaEvent, ...]:
+        """Return the first open events in an order.
 
         Args:
-            tag: Only those with the tag of this slug.
-            after_cursor: ``next_cursor`` of the page before; None for the first.
-            limit: Events a page, at most 100: each has all of its markets.
-            closed: Only closed ones, or only open ones.
-            order: A field to sort by, such as ``startDate``.
+            limit: How many, at most 100.
+            order: A field to sort by, such as ``volume24hr`` or ``startDate``.
             ascending: The direction of `order`.
+            tag: Only events with this tag, by its slug.
         """
-        params = [("limit", str(min(limit, PAGE_MAX))), ("closed", _flag(closed))]
-        given = {"tag_slug": tag, "after_cursor": after_cursor, "order": order}
-        params += [(name, value) for name, value in given.items() if value]
-        if order is not None:
-            params.append(("ascending", _flag(ascending)))
         path = "/events/keyset"
-        sent, cursor = await self._list(path, "events", params)
+        params = [
+            ("limit", str(min(limit, PAGE_MAX))),
+            ("order", order),
+            ("ascending", str(ascending).lower()),
+            ("closed", "false"),
+        ]
+        if tag is not None:
+            params.append(("tag_slug", tag))
+        sent, _ = await self._list(path, "events", params)
+        return await self._rows(path, sent, GammaEvent)
+
+    async def _rows(self, path: str, sent: Any, kind: type[Model]) -> tuple[Model, ...]:
+        """Return the rows of a list that can be read; the others are counted."""
+        if sent is None:
+            return ()
+        if not isinstance(sent, list):
+            raise bad_answer(f"GET {path}", ValueError("no list"))
         lines: list[str] = []
-        events = await paced(reading_each(sent, GammaEvent, lines))
+        found = await paced(reading_each(sent, kind, lines))
         if lines:
             self.left_out.note(f"GET {path}", lines)
-        return EventPage(events, cursor, len(sent) - len(events))
+        return found
 
     async def markets_by_condition(self, *condition_ids: str) -> Found[GammaMarket]:
         """Return the markets with these condition ids, by condition id.

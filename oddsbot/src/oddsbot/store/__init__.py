@@ -14,6 +14,7 @@ from oddsbot.store.rules import (
 from oddsbot.store.source import SqlSource
 from oddsbot.store.user import (
     CONVERSATION_STEPS,
+    MAX_MARKETS,
     MAX_WALLETS,
     Conversation,
     Display,
@@ -24,10 +25,12 @@ from oddsbot.store.user import (
     Thresholds,
     TrackedWallet,
     UserSession,
+    WatchedMarket,
 )
 
 __all__ = [
     "CONVERSATION_STEPS",
+    "MAX_MARKETS",
     "MAX_WALLETS",
     "AlertLog",
     "AlertRow",
@@ -49,6 +52,7 @@ __all__ = [
     "TrackedWallet",
     "UnknownUser",
     "UserSession",
+    "WatchedMarket",
     "kind_of",
     "open_database",
     "upgrade",

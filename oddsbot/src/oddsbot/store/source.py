@@ -14,7 +14,7 @@ from oddsbot.store.rules import next_revision, remove_rules
 from oddsbot.store.tables import alerts, rules, users
 from oddswire.clock import SystemClock
 from oddswire.errors import SourceDeclined, SourceUnavailable
-from oddswire.sessions import Kept
+from oddswire.sessions import SourceRecord
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -51,22 +51,24 @@ class SqlSource:
         self._engine = engine
         self._clock: Clock = SystemClock() if clock is None else clock
 
-    async def load(self, user_ids: Sequence[int]) -> list[Kept]:
+    async def load(self, user_ids: Sequence[int]) -> list[SourceRecord]:
         """Return the records of those users that have one."""
-        found: list[Kept] = []
+        found: list[SourceRecord] = []
         for at in range(0, len(user_ids), _MOST):
             some = list(user_ids[at : at + _MOST])
             found += await self._select(select(users).where(users.c.user_id.in_(some)))
         return found
 
-    async def scan(self, after: int | None, limit: int) -> list[Kept]:
+    async def scan(self, after: int | None, limit: int) -> list[SourceRecord]:
         """Return at most so many records above a user id, in order."""
         query = select(users).order_by(users.c.user_id).limit(limit)
         if after is not None:
             query = query.where(users.c.user_id > after)
         return await self._select(query)
 
-    async def save(self, kept: Kept, expected: int, also: Also | None = None) -> bool:
+    async def save(
+        self, kept: SourceRecord, expected: int, also: Also | None = None
+    ) -> bool:
         """Write a record over a version; False when it is another one."""
         async with _writing(self._engine) as connection:
             if expected:
@@ -103,7 +105,7 @@ class SqlSource:
             return gone and await _done_too(connection, also)
         return False
 
-    async def move(self, user_id: int, expected: int, kept: Kept) -> bool:
+    async def move(self, user_id: int, expected: int, kept: SourceRecord) -> bool:
         """Give a record to a user that has none, in one transaction.
 
         Its rules and alerts are the new user's.
@@ -124,7 +126,7 @@ class SqlSource:
             return moved
         return False
 
-    async def _select(self, query: Executable) -> list[Kept]:
+    async def _select(self, query: Executable) -> list[SourceRecord]:
         try:
             async with self._engine.connect() as connection:
                 rows = await connection.execute(query)
@@ -166,7 +168,7 @@ async def _changed(connection: AsyncConnection, statement: Executable) -> bool:
     return bool(result.rowcount == 1)
 
 
-async def _inserted(connection: AsyncConnection, kept: Kept) -> bool:
+async def _inserted(connection: AsyncConnection, kept: SourceRecord) -> bool:
     await connection.execute(insert(users).values(_row(kept)))
     return True
 
@@ -198,7 +200,7 @@ def _deletion(user_id: int, expected: int) -> Executable:
     )
 
 
-def _row(kept: Kept) -> dict[str, Any]:
+def _row(kept: SourceRecord) -> dict[str, Any]:
     return {
         "user_id": kept.user_id,
         "version": kept.version,
@@ -210,8 +212,8 @@ def _row(kept: Kept) -> dict[str, Any]:
     }
 
 
-def _kept(row: Any) -> Kept:
-    return Kept(
+def _kept(row: Any) -> SourceRecord:
+    return SourceRecord(
         user_id=row.user_id,
         version=row.version,
         schema=row.schema,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 MAX_WALLETS = 50
+MAX_MARKETS = 200
 CONVERSATION_STEPS = 20
 """Answers that a dialogue may have collected."""
 
@@ -96,6 +97,12 @@ class TrackedWallet(msgspec.Struct, omit_defaults=True):
     muted: bool = False
 
 
+class WatchedMarket(msgspec.Struct, omit_defaults=True):
+    """A market whose result she wants to know; its condition id is its key."""
+
+    since: Annotated[int, Meta(ge=0)] = 0
+
+
 class Conversation(msgspec.Struct):
     """Where a dialogue stands."""
 
@@ -119,6 +126,11 @@ class UserSession(Record):
         dict[Annotated[str, Meta(pattern=r"^0x[0-9a-f]{40}\Z")], TrackedWallet],
         Collection(MAX_WALLETS, index="wallet"),
     ] = field(default_factory=dict)
+    markets: Annotated[
+        dict[Annotated[str, Meta(pattern=r"^[!-~]{1,128}\Z")], WatchedMarket],
+        Collection(MAX_MARKETS, index="market"),
+    ] = field(default_factory=dict)
+    muted_until: Annotated[int, Meta(ge=0)] = 0
     conversation: Annotated[Conversation, Expiring()] = field(
         default_factory=Conversation
     )

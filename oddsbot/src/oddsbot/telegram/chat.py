@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aiogram.exceptions import TelegramBadRequest
@@ -12,18 +14,21 @@ from aiogram.types import (
     InlineKeyboardMarkup,
     InputMediaPhoto,
     LinkPreviewOptions,
+    Message,
     MessageEntity,
 )
 
 from oddsbot.delivery import Press
+from oddswire.errors import OddswireError
 
 if TYPE_CHECKING:
     from aiogram import Bot
-    from aiogram.types import Message
 
     from oddsbot.delivery import Button, Card
     from oddsbot.telegram.buttons import Buttons
+    from oddswire.cache import Cache
 
+_NAMESPACE = "photo"
 _NO_PREVIEW = LinkPreviewOptions(is_disabled=True)
 
 
@@ -33,11 +38,14 @@ class TelegramChat:
     Args:
         bot: Sends; its session keeps within Telegram's limits.
         buttons: Seals what the buttons of a card say.
+        cache: Remembers under which id Telegram has a picture; with the namespace
+            ``photo``.
     """
 
-    def __init__(self, bot: Bot, buttons: Buttons) -> None:
+    def __init__(self, bot: Bot, buttons: Buttons, cache: Cache) -> None:
         self._bot = bot
         self._buttons = buttons
+        self._cache = cache
 
     async def send(self, user_id: int, card: Card) -> int:
         """Send a card to a person's private chat; return the message's id.
@@ -59,12 +67,13 @@ class TelegramChat:
         else:
             message = await self._bot.send_photo(
                 user_id,
-                BufferedInputFile(card.photo, "chart.png"),
+                await self._photo(card.photo),
                 caption=card.text,
                 caption_entities=entities,
                 reply_markup=keyboard,
                 disable_notification=card.silent,
             )
+            await self._remember(card.photo, message)
         return message.message_id
 
     async def redraw(self, message: Message, card: Card) -> None:
@@ -87,13 +96,14 @@ class TelegramChat:
                 )
             elif card.photo is not None and message.photo is not None:
                 media = InputMediaPhoto(
-                    media=BufferedInputFile(card.photo, "chart.png"),
+                    media=await self._photo(card.photo),
                     caption=card.text,
                     caption_entities=entities,
                 )
-                await self._bot.edit_message_media(
+                edited = await self._bot.edit_message_media(
                     media, chat_id=chat, message_id=number, reply_markup=keyboard
                 )
+                await self._remember(card.photo, edited)
             else:
                 # Telegram turns no text into a photo, and none back.
                 await self.send(chat, card)
@@ -103,6 +113,19 @@ class TelegramChat:
             if "message to edit not found" not in error.message:
                 raise
             await self.send(chat, card)
+
+    async def _photo(self, photo: bytes) -> str | BufferedInputFile:
+        """Return the id under which Telegram has a picture, or the picture itself."""
+        known = None
+        # Without Redis it is sent once more, which costs bytes alone.
+        with suppress(OddswireError):
+            known = await self._cache.get(_key(photo))
+        return known or BufferedInputFile(photo, "chart.png")
+
+    async def _remember(self, photo: bytes, message: Message | bool) -> None:  # noqa: FBT001
+        if isinstance(message, Message) and message.photo:
+            with suppress(OddswireError):
+                await self._cache.set(_key(photo), message.photo[-1].file_id)
 
     def _keyboard(self, card: Card, person: int) -> InlineKeyboardMarkup | None:
         if not card.buttons:
@@ -122,6 +145,10 @@ class TelegramChat:
             copy_text=None if button.copy is None else CopyTextButton(text=button.copy),
             style=button.style,
         )
+
+
+def _key(photo: bytes) -> str:
+    return f"{_NAMESPACE}:{hashlib.sha256(photo).hexdigest()}"
 
 
 def _entities(card: Card) -> list[MessageEntity]:

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from oddsbot.alerts import Rule
     from oddsbot.markets import Markets
     from oddsbot.store import UserSession
     from oddsbot.telegram.chat import TelegramChat
     from oddsbot.telegram.effects import Effects
+    from oddsbot.telegram.handles import Handles
+    from oddsbot.telegram.pictures import Pictures
+    from oddsbot.telegram.screens.person import StatusView
     from oddswire.clock import Clock
+    from oddswire.erasure import Receipt
     from oddswire.sessions import Sessions
 
 
@@ -40,7 +44,13 @@ class RuleBook(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Services:
-    """What the commands work with, one of each in a process."""
+    """What the commands work with, one of each in a process.
+
+    Attributes:
+        pictures: Draws charts; None: there is nothing to draw with.
+        status: Looks at how the bot is.
+        erase: Deletes everything of a person.
+    """
 
     chat: TelegramChat
     markets: Markets
@@ -48,3 +58,7 @@ class Services:
     sessions: Sessions[UserSession]
     clock: Clock
     effects: Effects
+    handles: Handles
+    pictures: Pictures | None
+    status: Callable[[], Awaitable[StatusView]]
+    erase: Callable[[int], Awaitable[Receipt]]

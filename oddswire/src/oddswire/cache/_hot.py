@@ -47,7 +47,9 @@ class Hot:
                 used.setdefault(name, []).append((item.uses, item.key))
         for name, pairs in used.items():
             args = [each for pair in heapq.nlargest(_SENT, pairs) for each in pair]
-            await _REMEMBER(self._client, [self._name(name)], (_KEPT, _LIFE_MS, *args))
+            await _REMEMBER.run(
+                self._client, [self._name(name)], (_KEPT, _LIFE_MS, *args)
+            )
 
     async def of(self, namespace: str, limit: int) -> list[str]:
         """Return the keys that were used most, the hottest first.

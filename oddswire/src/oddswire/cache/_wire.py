@@ -267,7 +267,7 @@ class TrackedWire:
                         raise
                 if isinstance(reply, Exception):
                     if isinstance(reply, OddswireError):
-                        self.client.refused(reply, sent)
+                        self.client.on_refused_write(reply, sent)
                     raise reply
             except (ConnectionLost, Unavailable, ReadOnly) as error:
                 if not self.plain and _refused(error):

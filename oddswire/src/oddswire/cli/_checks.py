@@ -33,6 +33,7 @@ _ASK = (
     "look with an administrator's URL at the bot's user: "
     "oddswire doctor --url redis://<administrator>@... --user <user>"
 )
+_WORKING = tuple(part for part in acl.COMPONENTS if "evalsha" in part.commands)
 _CONFIG = (
     "maxmemory",
     "save",
@@ -52,6 +53,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         clock: The clock of this machine.
         reachable: Whether the server answers.
         cause: The reason if the server does not answer.
+        role: ``"primary"``, ``"replica"`` or ``"sentinel"``; empty if it does not say.
         replicas: How many it has; None if it does not say.
         bounded: Whether INFO shows that min-replicas-to-write is set.
         config: Its configuration by name; empty if this user may not read it.
@@ -64,6 +66,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     reachable: bool
     cause: str = ""
+    role: str = ""
     replicas: int | None
     bounded: bool = False
     config: dict[str, str]
@@ -212,6 +215,11 @@ async def durability(target: Target) -> Verdict:
 
 async def min_replicas(target: Target) -> Verdict:
     """Whether a deposed primary still accepts writes, and acknowledges them."""
+    if target.role in ("replica", "sentinel"):
+        return unknown(
+            f"this server is a {target.role}, and its primary accepts the writes",
+            "look at the primary, which the check role names",
+        )
     there = target.replicas
     if there is None:
         raise _NotAnswered("the server does not say how many replicas it has")
@@ -253,8 +261,14 @@ async def idle_timeout(target: Target) -> Verdict:
 
 async def permissions(target: Target) -> Verdict:
     """Which commands the library needs and this user may not run."""
-    user, commands = await _who(target)
     prefix = target.server.settings.prefix
+    try:
+        user, commands = await _who(target)
+    except (NoPermission, _NotAnswered):
+        refused = await _without_ping(target)
+        if refused is None:
+            raise
+        return refused
     # The doctor asks as the user of the URL: the user of the bot needs no such right.
     parts_of_bot = [part for part in acl.COMPONENTS if part is not acl.DOCTOR]
     found = await asyncio.gather(
@@ -264,8 +278,14 @@ async def permissions(target: Target) -> Verdict:
         part.name: said for part, said in zip(parts_of_bot, found, strict=True) if said
     }
     parts = " ".join(lacking)
+    # Every part sends PING. Who only looks is no failure, unless it is said to be the
+    # user of the bot.
+    idle = any("'ping'" in word for word in lacking.get("client", ())) or (
+        target.user is not None and all(part.name in lacking for part in _WORKING)
+    )
+    status = Status.FAIL if idle else Status.WARN
     return Verdict(
-        status=Status.WARN if lacking else Status.PASS,
+        status=status if lacking else Status.PASS,
         seen="; ".join(
             f"{part} may not {', '.join(said)}" for part, said in lacking.items()
         )
@@ -274,6 +294,24 @@ async def permissions(target: Target) -> Verdict:
         fix=f"if these are used: oddswire acl --add --user {user} {parts}",
         values={"user": user, "lacking": parts},
     )
+
+
+async def _without_ping(target: Target) -> Verdict | None:
+    """Return the verdict on a user who may not PING, as every part does; None: may."""
+    if target.user is not None:
+        return None  # it is somebody else who asks
+    try:
+        await target.client.ping()
+    except NoPermission as error:
+        user = target.server.endpoint.username or "default"
+        parts = " ".join(part.name for part in (acl.CLIENT, *_WORKING))
+        return Verdict(
+            status=Status.FAIL,
+            seen=f"no part can work as user {user!r}: {error}",
+            fix=f"those that are used: oddswire acl --add --user {user} {parts}",
+            values={"user": user, "lacking": parts},
+        )
+    return None
 
 
 async def privilege(target: Target) -> Verdict:

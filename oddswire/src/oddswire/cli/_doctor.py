@@ -102,6 +102,7 @@ async def _examine(
         clock=clock,
         reachable=reachable,
         cause="" if reachable else report["reachable"].seen,
+        role=str(report["role"].values.get("role", "")),
         replicas=_replicas(report["replication"]),
         bounded="good" in report["replication"].values,
         config=await _checks.config_of(client) if reachable else {},

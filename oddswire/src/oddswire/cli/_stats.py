@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from oddswire.client import Client, Statistics
+from oddswire.client import Client, ClientStats
 from oddswire.events import Events
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     per_second: int
     commands: tuple[CommandStats, ...]
     errors: dict[str, int]
-    client: Statistics
+    client: ClientStats
 
 
 class Snapshots(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,11 +97,11 @@ async def snapshots(servers: Sequence[Server]) -> Snapshots:
     for server in servers:
         async with Client.from_settings(server.settings, events=Events()) as client:
             info = await client.info("everything")
-            found.append(_snapshot(server, info, client.statistics()))
+            found.append(_snapshot(server, info, client.stats()))
     return Snapshots(servers=tuple(found))
 
 
-def _snapshot(server: Server, info: dict[str, Any], ours: Statistics) -> Snapshot:
+def _snapshot(server: Server, info: dict[str, Any], ours: ClientStats) -> Snapshot:
     hits, misses = info.get("keyspace_hits", 0), info.get("keyspace_misses", 0)
     product = info.get("server_name", "redis")
     version = info.get("valkey_version") or info.get("redis_version", "")

@@ -5,16 +5,16 @@ from oddswire.client._keyspace import keyspace
 from oddswire.client._pipeline import Pipeline
 from oddswire.client._read_lease import ReadLease, ReadTicket
 from oddswire.client._simple import SimpleClient
-from oddswire.client._statistics import ConnectionCounts, Latency, Statistics
+from oddswire.client._statistics import ClientStats, ConnectionCounts, Latency
 
 __all__ = [
     "Client",
+    "ClientStats",
     "ConnectionCounts",
     "Latency",
     "Pipeline",
     "ReadLease",
     "ReadTicket",
     "SimpleClient",
-    "Statistics",
     "keyspace",
 ]

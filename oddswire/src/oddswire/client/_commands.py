@@ -24,8 +24,8 @@ class Route(Enum):
     SHARED = "the command connection"
     EXCLUSIVE = "a connection of its own: it blocks, or occupies the server for long"
     BLOCK = "a connection of its own if BLOCK is among its arguments"
-    ASIDE = "a connection opened for it: it ends what the others may wait behind"
-    REFUSED = "none: it would change the connection under everybody who shares it"
+    OUT_OF_BAND = "a connection opened for it: it ends what the others may wait behind"
+    REFUSED = "none: it would change the connection for all tasks that share it"
 
 
 class Retry(StrEnum):
@@ -96,26 +96,26 @@ _INSTEAD = {
     "MONITOR": "use `client.monitor()`",
 }  # fmt: skip
 
-# By the second word. What a connection is told of itself by these is gone when it is
-# dialled anew, and meanwhile holds for everybody who shares it.
+# By the second word. These change the state of a connection. The state is lost when the
+# connection is replaced, and until then it holds for all tasks that share it.
 _SUBCOMMANDS = {
     "CLIENT": {
         **dict.fromkeys(
             (b"REPLY", b"TRACKING", b"CACHING", b"NO-TOUCH", b"NO-EVICT", b"CAPA",
              b"SETINFO", b"IMPORT-SOURCE", b"MAINT_NOTIFICATIONS"), Route.REFUSED
         ),
-        b"UNBLOCK": Route.ASIDE,
-        b"UNPAUSE": Route.ASIDE,
+        b"UNBLOCK": Route.OUT_OF_BAND,
+        b"UNPAUSE": Route.OUT_OF_BAND,
     },
-    "SCRIPT": {b"DEBUG": Route.REFUSED, b"KILL": Route.ASIDE},
-    # It tells which function runs, also while it runs.
-    "FUNCTION": {b"KILL": Route.ASIDE, b"STATS": Route.ASIDE},
-    "FAILOVER": {b"ABORT": Route.ASIDE},
+    "SCRIPT": {b"DEBUG": Route.REFUSED, b"KILL": Route.OUT_OF_BAND},
+    # It answers while a function runs.
+    "FUNCTION": {b"KILL": Route.OUT_OF_BAND, b"STATS": Route.OUT_OF_BAND},
+    "FAILOVER": {b"ABORT": Route.OUT_OF_BAND},
 }  # fmt: skip
 
 _ROUTES = (
     dict.fromkeys(_EXCLUSIVE.split(), Route.EXCLUSIVE)
-    | {"SHUTDOWN": Route.ASIDE}
+    | {"SHUTDOWN": Route.OUT_OF_BAND}
     | dict.fromkeys(_REFUSED.split(), Route.REFUSED)
     | {"XREAD": Route.BLOCK, "XREADGROUP": Route.BLOCK}
 )
@@ -135,7 +135,7 @@ _BLOCKS_LAST = frozenset(
 OF_EARLIER_WRITES = frozenset({"WAIT", "WAITAOF"})
 
 
-class Command(CallLabel):
+class CommandSpec(CallLabel):
     """One command as this client sends it, resolved once per name.
 
     Attributes:
@@ -146,7 +146,8 @@ class Command(CallLabel):
         retry: When it may be sent again.
         callback: redis-py's function from a reply to what its method returns.
         awaits: Whether that function is a coroutine function.
-        plain: Whether sending it takes nothing special: shared connection, one word.
+        is_fast_path: Whether sending it takes nothing special: shared connection, one
+            word.
         calls: How often it was called.
         slow: Replies that took longer than `Settings.slow_above`.
 
@@ -154,11 +155,11 @@ class Command(CallLabel):
         DataError: The name is empty.
     """
 
-    __slots__ = ("awaits", "callback", "calls", "checked", "plain", "retry",
+    __slots__ = ("awaits", "callback", "calls", "checked", "is_fast_path", "retry",
                  "route", "words")  # fmt: skip
 
     def __init__(
-        self, spelled: str, callback: Callable[..., Any] | None, *, plain: bool
+        self, spelled: str, callback: Callable[..., Any] | None, *, is_fast_path: bool
     ) -> None:
         self.words = tuple(spelled.split())
         if not self.words:
@@ -171,7 +172,7 @@ class Command(CallLabel):
         self.checked = _CHECKED.get(self.name, _UNCHECKED)
         self.use(callback)
         special = self.route is not Route.SHARED or self.name in _SUBCOMMANDS
-        self.plain = plain and not special and len(self.words) == 1
+        self.is_fast_path = is_fast_path and not special and len(self.words) == 1
         self.calls = 0
 
     def use(self, callback: Callable[..., Any] | None) -> None:
@@ -222,7 +223,7 @@ class Command(CallLabel):
         # A lifetime that is over deletes: the second time there is nothing to delete.
         return self.name not in _EXPIRING or _lasts(args)
 
-    def longest(self, args: tuple[Any, ...]) -> float:
+    def blocking_timeout(self, args: tuple[Any, ...]) -> float:
         """Return the seconds it may block at the server; infinite for "for ever".
 
         What does not say is taken as 0: the client's own deadline applies.
@@ -252,15 +253,15 @@ class Command(CallLabel):
 def _route_of_kill(args: tuple[Any, ...]) -> Route:
     """Return the route of CLIENT KILL.
 
-    Unless told otherwise the server spares the connection that asks. Where a whole kind
-    of clients is to end, that has to be the command connection, and what waits there is
-    spared with it; one that is named ends whatever is in its way here.
+    The server spares the connection that asks, unless SKIPME says otherwise. A filter
+    that ends a whole kind of clients therefore goes on the command connection, which it
+    spares. A client that is named may block that connection, so it is ended by another.
     """
     words = [*_upper(args[0]).split(), *map(_upper, args[1:])]
     filters = words[words.index(b"KILL") + 1 :]
     names = dict(zip(filters[::2], filters[1::2], strict=False))
     named = len(filters) == 1 or b"ID" in names or b"ADDR" in names
-    return Route.ASIDE if named or names.get(b"SKIPME") == b"NO" else Route.SHARED
+    return Route.OUT_OF_BAND if named or names.get(b"SKIPME") == b"NO" else Route.SHARED
 
 
 def _lasts(args: tuple[Any, ...]) -> bool:

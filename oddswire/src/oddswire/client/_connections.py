@@ -78,19 +78,19 @@ class Connections:
         self.dialer = dialer
         self.events = events
         # Stands for the command connection in a pool that counts it; None: it does not.
-        self.seat: Any = None
+        self.slot: Any = None
         # What the connections share to get in; the same for those of their views.
         self.access: Access = access_of(pool)
         self.rotation: Any = None  # a `Rotation`, where credentials are renewed
         self._primary = dialer.primary
         self._following: object | None = None
-        self._told: tuple[str, int] | None = None
+        self._announced: tuple[str, int] | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         _all.add(self)
 
     def __del__(self) -> None:
-        # A client that nobody has any more: without this its connection would stay, and
+        # The client was dropped: without this its connection would stay, and
         # connect again after each loss, for as long as the loop runs.
         loop = self.loop_guard.loop
         if loop is None or not self.loop_guard.is_this_process():
@@ -118,8 +118,8 @@ class Connections:
             OddswireError: See `ReconnectingConnection.ready`.
         """
         self.loop_guard.check()
-        if self.seat is not None:
-            self.pool._in_use_connections.add(self.seat)  # noqa: SLF001 - redis-py has no other way
+        if self.slot is not None:
+            self.pool._in_use_connections.add(self.slot)  # noqa: SLF001 - redis-py has no other way
         connection = await self.command.ready(timeout)
         if not self.command.idle:
             self.follow()
@@ -131,7 +131,7 @@ class Connections:
             self._following = self._primary.follow(_weakly(self._moved))
 
     @asynccontextmanager
-    async def aside(self, timeout: float) -> AsyncIterator[Multiplexer]:
+    async def out_of_band(self, timeout: float) -> AsyncIterator[Multiplexer]:
         """Open a connection for one command that must wait for nothing; then close it.
 
         It is none of the pool's: that may be lent out to what the command is to end.
@@ -142,17 +142,17 @@ class Connections:
         self.loop_guard.check()
         if self.command.closed:
             raise ClosedError("the client was closed")
-        connection = await self.dialer.aside(timeout)
+        connection = await self.dialer.out_of_band(timeout)
         try:
             yield connection
         finally:
             connection.abort(ClosedError("its one command is done"))
 
-    def demoted(self, sent: float) -> bool:
+    def leave_if_demoted(self, sent: float) -> bool:
         """Leave a primary that has become a replica, with every connection.
 
-        The command connection ends and the next one asks anew who the primary is; idle
-        exclusive ones are closed, and those in use when they come back.
+        The command connection ends and the next one asks again where the primary is;
+        idle exclusive ones are closed, and those in use when they come back.
 
         Args:
             sent: When the call was sent that it refused, by `time.monotonic`.
@@ -160,9 +160,11 @@ class Connections:
         Returns:
             False: it was a replica all along, so that its refusal is the answer.
         """
-        if self.command.server_info is not None and not self.command.demoted(sent):
+        if self.command.server_info is not None and not self.command.leave_if_demoted(
+            sent
+        ):
             return False
-        self.ask()
+        self.ask_sentinels()
         if isinstance(self.pool, ExclusivePool):
             self.pool.leave(sent)
         elif self._leaving is None or self._leaving.done():
@@ -172,9 +174,9 @@ class Connections:
             )
         return True
 
-    async def left(self, sent: float) -> bool:
-        """Do as `demoted`, and wait until no idle connection to it is left."""
-        demoted = self.demoted(sent)
+    async def leave_demoted(self, sent: float) -> bool:
+        """Do as `leave_if_demoted`, and wait until no idle connection to it is left."""
+        demoted = self.leave_if_demoted(sent)
         if demoted and self._leaving is not None:
             await asyncio.wait([self._leaving])
         return demoted
@@ -186,7 +188,7 @@ class Connections:
         return task
 
     def _moved(self, address: tuple[str, int]) -> None:
-        """The sentinels name this address; leave whoever was the primary before."""
+        """The sentinels name this address: leave the primary of before."""
         host, port = address
         here, primary = self.command.server_info, self._primary
         connection = self.command.current
@@ -199,9 +201,9 @@ class Connections:
                 ConnectionLost(f"the primary is now {host}:{port}, say the sentinels")
             )
             self.command.server_moved()
-        elif connection is None and self._told not in (None, address):
+        elif connection is None and self._announced not in (None, address):
             self.command.server_moved()
-        self._told = address
+        self._announced = address
         if primary is None or primary.named == address:
             return
         before, primary.named = primary.named, address
@@ -218,17 +220,23 @@ class Connections:
         if self.command.current is not None:
             await self.dialer.authenticate(self.command.current)
 
-    def ask(self) -> None:
+    def ask_sentinels(self) -> None:
         """Have the sentinels asked at once: the primary may have been deposed."""
         if self._primary is not None:
             self._primary.ask()
 
-    def rest(self) -> None:
-        """End the command connection until the next call needs it."""
+    async def disconnect(self) -> None:
+        """End the command connection until the next call needs it.
+
+        Questions to the sentinels end too: one that goes on would open a connection
+        after the caller has closed those to the sentinels.
+        """
         if self._primary is not None and self._following is not None:
             self._primary.unfollow(self._following)
         self._following = None
-        self.command.rest(ConnectionLost("the pool was disconnected"))
+        await self.command.disconnect(ConnectionLost("the pool was disconnected"))
+        if self._primary is not None:
+            await self._primary.rest()
 
     async def aclose(self, drain: float) -> None:
         """Close the command connection; see `ReconnectingConnection.aclose`."""
@@ -265,7 +273,7 @@ def _weakly(
 
 
 def _abandon(
-    link: ReconnectingConnection,
+    command: ReconnectingConnection,
     tasks: set[asyncio.Task[None]],
     primary: Primary | None,
     following: object,
@@ -274,7 +282,7 @@ def _abandon(
         primary.unfollow(following)
     for task in tasks:
         task.cancel()
-    link.abandon()
+    command.abandon()
 
 
 # The commands of a forked child must not be written to its parent's socket. With the

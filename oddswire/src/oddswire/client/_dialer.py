@@ -38,7 +38,8 @@ class Dialer:
         access: Shared by all connections of the client.
         protocol: RESP version; None: what the pool's connections speak.
         on_push: Called by the parser with each push message.
-        arm: Commands sent in the handshake after the usual ones; they must succeed.
+        on_connect: Commands sent in the handshake after the usual ones; they must
+            succeed.
         channels: What each connection subscribes to in its handshake.
 
     Attributes:
@@ -58,7 +59,7 @@ class Dialer:
         *,
         protocol: int | None = None,
         on_push: Callable[[list[Any]], None] | None = None,
-        arm: tuple[tuple[str | int, ...], ...] = (),
+        on_connect: tuple[tuple[str | int, ...], ...] = (),
         channels: tuple[str, ...] = (),
     ) -> None:
         self.metrics = ConnectionMetrics(settings.slow_above)
@@ -71,7 +72,7 @@ class Dialer:
         self._token = access.token
         self._protocol = protocol
         self._on_push = on_push
-        self._arm = arm
+        self._on_connect = on_connect
         self._channels = channels
         self.client_name: str | bytes | None = None
         self.user = str(pool.connection_kwargs.get("username") or "default")
@@ -84,41 +85,41 @@ class Dialer:
         known = refusals.identify
         limit = self._settings.connect_timeout
         try:
-            return await self._open(self._introduce, limit, on_closed)
+            return await self._open(self._handshake_options, limit, on_closed)
         except Unavailable:
             if known or not refusals.identify:
                 raise
         # A proxy hung up at INFO, as some do at a command they do not know.
         try:
-            return await self._open(self._introduce, limit, on_closed)
+            return await self._open(self._handshake_options, limit, on_closed)
         except BaseException:
             refusals.identify = False  # a server that went away, after all
             raise
 
-    async def aside(self, timeout: float) -> Multiplexer:
-        """Open a connection for one command, which says nothing but who it is.
+    async def out_of_band(self, timeout: float) -> Multiplexer:
+        """Open a connection for one command, with a handshake of HELLO and AUTH alone.
 
         A server that a script holds up answers HELLO and AUTH, and no SELECT.
         """
 
-        async def introduce() -> HandshakeOptions:
+        async def hello_factory() -> HandshakeOptions:
             return msgspec.structs.replace(
-                await self._introduce(),
+                await self._handshake_options(),
                 client_name=None,
                 database=0,
-                arm=(),
+                on_connect=(),
                 channels=(),
                 library=None,
                 identify=False,
             )
 
         limit = min(timeout, self._settings.connect_timeout)
-        connection, _ = await self._open(introduce, limit, None)
+        connection, _ = await self._open(hello_factory, limit, None)
         return connection
 
     async def _open(
         self,
-        introduce: Callable[[], Awaitable[HandshakeOptions]],
+        hello_factory: Callable[[], Awaitable[HandshakeOptions]],
         limit: float,
         on_closed: Callable[[Multiplexer, OddswireError], None] | None,
     ) -> tuple[Multiplexer, ServerInfo]:
@@ -140,7 +141,7 @@ class Dialer:
 
         connection, server_info = await dial(
             self._locate,
-            introduce,
+            hello_factory,
             make,
             limit,
             refusals=self._access.refusals,
@@ -209,7 +210,7 @@ class Dialer:
             user_timeout=self._settings.tcp_user_timeout,
         )
 
-    async def _introduce(self) -> HandshakeOptions:
+    async def _handshake_options(self) -> HandshakeOptions:
         refusals = self._access.refusals
         arguments = dict(self._pool.connection_kwargs)
         if self._protocol is not None:
@@ -221,7 +222,7 @@ class Dialer:
         self.user = hello.username or "default"
         return msgspec.structs.replace(
             hello,
-            arm=self._arm,
+            on_connect=self._on_connect,
             channels=self._channels,
             identify=not refusals.identify,
             ask_role=self.primary is not None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ExecAbortError, ReadOnlyError, ResponseError
 
-from oddswire.client._commands import OF_EARLIER_WRITES, Command
+from oddswire.client._commands import OF_EARLIER_WRITES, CommandSpec
 from oddswire.connection.deadline import Deadline
 from oddswire.errors import CommandTimeout, NotShared, PoolTimeout
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 BLOCKING_GRACE = 1.0
 """Seconds that a blocking command's answer may take beyond what it asked to block."""
 
-# Nobody listens there.
+# No program subscribes to it.
 _WAIT_CHANNEL = "oddswire:wait"
-CATCHING_UP = (("SPUBLISH", _WAIT_CHANNEL, ""), ("PUBLISH", _WAIT_CHANNEL, ""))
+COVERING_COMMANDS = (("SPUBLISH", _WAIT_CHANNEL, ""), ("PUBLISH", _WAIT_CHANNEL, ""))
 
 
-async def exclusively(
+async def run_exclusively(
     pool: aredis.ConnectionPool,
-    command: Command,
+    command: CommandSpec,
     args: tuple[Any, ...],
     options: dict[str, Any],
     timeout: float,
@@ -47,13 +47,13 @@ async def exclusively(
         PoolTimeout: No connection became free in time.
         CommandTimeout: No reply in time.
     """
-    connection = await _lease(pool, timeout + command.longest(args))
+    connection = await _lease(pool, timeout + command.blocking_timeout(args))
     try:
-        async with unhurried(connection, command, args, timeout):
+        async with blocking_deadline(connection, command, args, timeout):
             if command.name in OF_EARLIER_WRITES and (
-                why := await catch_up(connection)
+                why := await cover_earlier_writes(connection)
             ):
-                raise not_of_earlier(command, why) from why
+                raise wait_refused(command, why) from why
             await connection.send_command(*args)
             return await connection.read_response(
                 disable_decoding=NEVER_DECODE in options
@@ -86,7 +86,7 @@ async def _lease(pool: aredis.ConnectionPool, seconds: float) -> AbstractConnect
     return connection
 
 
-async def catch_up(connection: Any) -> ResponseError | None:
+async def cover_earlier_writes(connection: Any) -> ResponseError | None:
     """Have WAIT on this connection speak of every write that was answered so far.
 
     The server answers it for the newest write of the connection that asks. The caller's
@@ -99,7 +99,7 @@ async def catch_up(connection: Any) -> ResponseError | None:
         alone.
     """
     refusal = None
-    for send in CATCHING_UP:
+    for send in COVERING_COMMANDS:
         try:
             await connection.send_command(*send)
             await connection.read_response()
@@ -112,7 +112,7 @@ async def catch_up(connection: Any) -> ResponseError | None:
     return refusal
 
 
-def not_of_earlier(command: Command, why: ResponseError) -> NotShared:
+def wait_refused(command: CommandSpec, why: ResponseError) -> NotShared:
     """Return the error of WAIT where what it needs was refused."""
     return NotShared(
         f"{command.name} speaks of its own connection, and to have it speak of "
@@ -123,9 +123,9 @@ def not_of_earlier(command: Command, why: ResponseError) -> NotShared:
 
 
 @asynccontextmanager
-async def unhurried(
+async def blocking_deadline(
     connection: AbstractConnection,
-    command: Command,
+    command: CommandSpec,
     args: tuple[Any, ...],
     timeout: float,
 ) -> AsyncIterator[None]:
@@ -140,7 +140,7 @@ async def unhurried(
     Raises:
         CommandTimeout: Its time is over.
     """
-    limit = max(timeout, command.longest(args) + BLOCKING_GRACE)
+    limit = max(timeout, command.blocking_timeout(args) + BLOCKING_GRACE)
     scope = Deadline(limit)
     # Also for writing: ours may be longer.
     usual, connection.socket_timeout = connection.socket_timeout, None

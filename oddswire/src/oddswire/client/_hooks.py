@@ -24,22 +24,22 @@ def _is_redis_pys(method: Any) -> bool:
     return type(method) is FunctionType and method.__globals__["__name__"] == home
 
 
-# redis-py's class, also after somebody put `Client` in its place in `redis.asyncio`.
+# redis-py's class, also after a program put `Client` in its place in `redis.asyncio`.
 REDIS = aredis.Redis
 
 # What the fast path compares with; None: it was replaced before we were imported.
-PLAIN: Any = REDIS.execute_command
-if not _is_redis_pys(PLAIN):
-    PLAIN = None
+ORIGINAL: Any = REDIS.execute_command
+if not _is_redis_pys(ORIGINAL):
+    ORIGINAL = None
 
 
-def commands_are_seen() -> bool:
-    """Whether somebody replaced redis-py's `execute_command`."""
+def commands_are_instrumented() -> bool:
+    """Whether a program replaced redis-py's `execute_command`."""
     return not _is_redis_pys(REDIS.execute_command)
 
 
-def pipelines_are_seen() -> bool:
-    """Whether somebody replaced redis-py's `Pipeline.execute`."""
+def pipelines_are_instrumented() -> bool:
+    """Whether a program replaced redis-py's `Pipeline.execute`."""
     return not _is_redis_pys(Pipeline.execute)
 
 

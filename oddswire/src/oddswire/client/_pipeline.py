@@ -14,20 +14,20 @@ from redis.exceptions import ExecAbortError, RedisError, ResponseError, WatchErr
 from oddswire.client import _hooks
 from oddswire.client._commands import OF_EARLIER_WRITES, Retry, Route
 from oddswire.client._exclusive import (
-    catch_up,
-    not_of_earlier,
+    blocking_deadline,
+    cover_earlier_writes,
     refused_by_replica,
-    unhurried,
+    wait_refused,
 )
-from oddswire.client._retries import again
+from oddswire.client._retries import retry
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.errors import from_redis
 from oddswire.connection.packing import MOST_BITS, pack, unencodable
 from oddswire.errors import CommandTimeout, NotShared, OddswireError
 
 if TYPE_CHECKING:
-    from oddswire.client._calling import Calling
-    from oddswire.client._commands import Command
+    from oddswire.client._client import Client
+    from oddswire.client._commands import CommandSpec
 
 # More than this would hold up the callers behind it on the command connection.
 _SHARED_AT_MOST = 1_000
@@ -53,7 +53,7 @@ class Pipeline(RedisPipeline):
     the same.
     """
 
-    def __init__(self, client: Calling, transaction: bool, shard_hint: Any) -> None:  # noqa: FBT001 - redis-py's signature
+    def __init__(self, client: Client, transaction: bool, shard_hint: Any) -> None:  # noqa: FBT001 - redis-py's signature
         super().__init__(
             client.connection_pool, client.response_callbacks, transaction, shard_hint
         )
@@ -79,19 +79,19 @@ class Pipeline(RedisPipeline):
         try:
             results = await self._results(stack)
         except OddswireError as error:
-            self._client.counted(error, self._client.known_command("EXEC"))
+            self._client.count_failure(error, self._client.command_spec("EXEC"))
             raise
         except UnicodeEncodeError as error:
             raise unencodable(error) from None
         except (RedisError, OSError) as error:
-            command = self._client.known_command("EXEC")
-            raise self._client.counted(from_redis(error), command) from error
+            command = self._client.command_spec("EXEC")
+            raise self._client.count_failure(from_redis(error), command) from error
         finally:
             await self.reset()
         failed = [r for r in enumerate(results) if isinstance(r[1], Exception)]
         for position, failure in failed:
             name = stack[position][0][0]
-            self._client.counted(failure, self._client.known_command(name))
+            self._client.count_failure(failure, self._client.command_spec(name))
         if failed and raise_on_error:
             position, first = failed[0]
             self.annotate_exception(first, position + 1, stack[position][0])
@@ -107,7 +107,7 @@ class Pipeline(RedisPipeline):
             and len(stack) <= _SHARED_AT_MOST
         ):
             atomic = bool(self.is_transaction or self.explicit_transaction)
-            commands: list[Command] = []
+            commands: list[CommandSpec] = []
             parts = await self._pack(stack, commands, atomic=atomic)
             if parts is not None:
                 data = b"".join(parts)
@@ -120,7 +120,7 @@ class Pipeline(RedisPipeline):
                         len(parts),
                         atomic=atomic,
                     )
-                    if _hooks.pipelines_are_seen():
+                    if _hooks.pipelines_are_instrumented():
                         return await _hooks.pipeline(self, run)
                     return await run()
         atomic = bool(self.is_transaction or self.explicit_transaction)
@@ -131,7 +131,7 @@ class Pipeline(RedisPipeline):
             return await self._execute_exclusive(stack, atomic=atomic)
         except ResponseError as error:
             # Nothing of a transaction ran that a demoted primary refused.
-            if not (repeatable and await self._client.left(error, sent)):
+            if not (repeatable and await self._client.leave_demoted(error, sent)):
                 raise
         self.command_stack = stack
         self.explicit_transaction, self.scripts = before
@@ -143,7 +143,7 @@ class Pipeline(RedisPipeline):
         for args, _ in stack:
             self._note(args)
             if not atomic:  # within MULTI nothing blocks
-                limit += self._client.known_command(args[0]).longest(args)
+                limit += self._client.command_spec(args[0]).blocking_timeout(args)
         try:
             async with Deadline(limit):
                 if self.connection is None:
@@ -153,7 +153,7 @@ class Pipeline(RedisPipeline):
                 self._usual = (self.connection.socket_timeout,)
                 self.connection.socket_timeout = None
                 if not atomic:
-                    await self._catch_up(stack)
+                    await self._cover_earlier_writes(stack)
                 results = await super().execute(raise_on_error=False)
         except TimeoutError:
             raise CommandTimeout(
@@ -162,20 +162,20 @@ class Pipeline(RedisPipeline):
             ) from None
         return [from_redis(r) if isinstance(r, Exception) else r for r in results]
 
-    async def _catch_up(self, stack: _Stack) -> None:
+    async def _cover_earlier_writes(self, stack: _Stack) -> None:
         """Have WAIT in a batch speak of the writes before the batch too.
 
         Raises:
             NotShared: What that takes was refused, and the batch begins with WAIT.
         """
-        commands = [self._client.known_command(args[0]) for args, _ in stack]
+        commands = [self._client.command_spec(args[0]) for args, _ in stack]
         if not OF_EARLIER_WRITES.isdisjoint(each.name for each in commands):
-            why = await catch_up(self.connection)
+            why = await cover_earlier_writes(self.connection)
             if why is not None and commands[0].name in OF_EARLIER_WRITES:
-                raise not_of_earlier(commands[0], why) from why
+                raise wait_refused(commands[0], why) from why
 
     def _note(self, args: tuple[Any, ...]) -> None:
-        command = self._client.known_command(args[0])
+        command = self._client.command_spec(args[0])
         if command.name in {"WATCH", "UNWATCH"}:
             return  # `reset` undoes them
         if command.route_for(args) is Route.REFUSED:
@@ -193,7 +193,7 @@ class Pipeline(RedisPipeline):
         await super().reset()
 
     async def _pack(
-        self, stack: _Stack, commands: list[Command], *, atomic: bool
+        self, stack: _Stack, commands: list[CommandSpec], *, atomic: bool
     ) -> list[bytes] | None:
         """Return the commands packed, and fill `commands`; None: it cannot be shared.
 
@@ -202,15 +202,15 @@ class Pipeline(RedisPipeline):
         client = self._client
         parts = [_MULTI] if atomic else []
         for args, options in stack:
-            command = client.known_command(args[0])
-            if not command.plain and not _may_share(command, args):
+            command = client.command_spec(args[0])
+            if not command.is_fast_path and not _may_share(command, args):
                 return None
             if NEVER_DECODE in options and client.decodes:
                 return None
             commands.append(command)
             if not (atomic and EMPTY_RESPONSE in options):
                 try:
-                    plain = command.plain
+                    plain = command.is_fast_path
                     for each in args:
                         kind = each.__class__
                         if kind is memoryview or (
@@ -229,7 +229,7 @@ class Pipeline(RedisPipeline):
     async def _execute_shared(
         self,
         stack: _Stack,
-        commands: list[Command],
+        commands: list[CommandSpec],
         data: bytes,
         count: int,
         *,
@@ -243,12 +243,16 @@ class Pipeline(RedisPipeline):
         # what the first wrote, although each of the two could go twice.
         reads = not atomic and all(command.retry is Retry.READ for command in commands)
         # What the batch is called in errors, and where a slow one is counted.
-        label = self._client.known_command("MULTI" if atomic else "PIPELINE")
+        label = self._client.command_spec("MULTI" if atomic else "PIPELINE")
         deadline = monotonic() + self._client.timeout
         sent = monotonic()
         replies = await self._send(data, count, label, deadline, reads=reads)
         # Nothing of a transaction ran that a demoted primary refused.
-        while atomic and _refused(replies) and self._client.demoted(sent):
+        while (
+            atomic
+            and _refused_transaction(replies)
+            and self._client.leave_if_demoted(sent)
+        ):
             sent = monotonic()
             replies = await self._send(data, count, label, deadline, reads=reads)
         results = self._from_exec(stack, replies) if atomic else replies
@@ -258,19 +262,27 @@ class Pipeline(RedisPipeline):
         ):
             if isinstance(result, Exception):
                 if isinstance(result, OddswireError):
-                    self._client.refused(result, sent)
+                    self._client.on_refused_write(result, sent)
                 if EMPTY_RESPONSE in options and isinstance(result, ResponseError):
                     results[position] = options[EMPTY_RESPONSE]
             elif command.callback is None:
                 pass
             elif options or command.awaits:
-                results[position] = await self._client.shaped(result, command, options)
+                results[position] = await self._client.parse_reply(
+                    result, command, options
+                )
             else:
                 results[position] = command.callback(result)
         return results
 
     async def _send(
-        self, data: bytes, count: int, label: Command, deadline: float, *, reads: bool
+        self,
+        data: bytes,
+        count: int,
+        label: CommandSpec,
+        deadline: float,
+        *,
+        reads: bool,
     ) -> list[Any]:
         client = self._client
 
@@ -280,8 +292,8 @@ class Pipeline(RedisPipeline):
         try:
             reply = await attempt()
         except OddswireError as error:
-            reply = await again(
-                error, attempt, deadline, most=client.retries, repeatable=reads
+            reply = await retry(
+                error, attempt, deadline, attempts=client.retries, repeatable=reads
             )
         return reply if count > 1 else [reply]
 
@@ -333,21 +345,23 @@ class Pipeline(RedisPipeline):
         try:
             return await super().parse_response(connection, command_name, **options)
         except ResponseError as error:
-            if refused_by_replica(error) and self._client.demoted(monotonic()):
-                self._altered = True  # nobody else is to have this connection
+            if refused_by_replica(error) and self._client.leave_if_demoted(monotonic()):
+                self._altered = True  # the pool must not lease it again
             raise
 
     async def _send_command_parse_response(
         self, conn: Any, command_name: Any, *args: Any, **options: Any
     ) -> Any:
         """Send while watching (redis-py's); what blocks has the time it asks for."""
-        command = self._client.known_command(args[0])
+        command = self._client.command_spec(args[0])
         send = super()._send_command_parse_response
-        if not command.longest(args):
+        if not command.blocking_timeout(args):
             return await send(conn, command_name, *args, **options)
-        async with unhurried(conn, command, args, self._client.timeout):
-            if command.name in OF_EARLIER_WRITES and (why := await catch_up(conn)):
-                raise not_of_earlier(command, why) from why
+        async with blocking_deadline(conn, command, args, self._client.timeout):
+            if command.name in OF_EARLIER_WRITES and (
+                why := await cover_earlier_writes(conn)
+            ):
+                raise wait_refused(command, why) from why
             return await send(conn, command_name, *args, **options)
 
     async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
@@ -356,21 +370,21 @@ class Pipeline(RedisPipeline):
         try:
             return await super().immediate_execute_command(*args, **options)
         except OddswireError as error:
-            self._client.counted(error)
+            self._client.count_failure(error)
             raise
         except (RedisError, OSError) as error:
-            command = self._client.known_command(args[0])
-            raise self._client.counted(from_redis(error), command) from error
+            command = self._client.command_spec(args[0])
+            raise self._client.count_failure(from_redis(error), command) from error
 
 
-def _refused(replies: list[Any]) -> bool:
+def _refused_transaction(replies: list[Any]) -> bool:
     """Whether the server refused a transaction because it is a replica."""
     return isinstance(replies[-1], ExecAbortError) and any(
         isinstance(reply, Exception) and refused_by_replica(reply) for reply in replies
     )
 
 
-def _may_share(command: Command, args: tuple[Any, ...]) -> bool:
+def _may_share(command: CommandSpec, args: tuple[Any, ...]) -> bool:
     """Whether a command that is not plain may go on the shared connection in a batch.
 
     Raises:

@@ -2,7 +2,7 @@
 
 Many programs make a client for each request on one pool of theirs. Each such client
 would open a command connection of its own. Therefore the connections are the pool's:
-whoever is first on it opens them, the others use them, and they end when the pool is
+the first client opens them, the others use them, and they end when the pool is
 disconnected or closed.
 """
 
@@ -47,7 +47,7 @@ def shared_connections(
     events = Events()
     log_events(events)
     connections = make(pool, events)
-    connections.seat = Seat(connections)
+    connections.slot = CommandSlot(connections)
     # The pool keeps them: the clients on it come and go.
     held.append((settings, lambda: connections))
     return connections
@@ -84,7 +84,7 @@ def _is_ours(connections: Connections) -> bool:
     return loop_guard.is_this_process() and loop_guard.loop is running
 
 
-class Seat:
+class CommandSlot:
     """The command connection, as one of the connections that are leased from a pool.
 
     It counts towards the pool's size, and ends when the pool disconnects those in use.
@@ -99,7 +99,7 @@ class Seat:
 
     async def disconnect(self, *_: Any, **__: Any) -> None:
         """End the command connection until the next call needs it."""
-        self._connections.rest()
+        await self._connections.disconnect()
 
     def should_reconnect(self) -> bool:
         """Whether the pool is to replace it: it never does."""

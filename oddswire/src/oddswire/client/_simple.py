@@ -12,11 +12,11 @@ from redis.exceptions import ResponseError
 
 from oddswire._tasks import spawn
 from oddswire._text import text
-from oddswire.client._commands import OF_EARLIER_WRITES, Command, Route
+from oddswire.client._commands import OF_EARLIER_WRITES, CommandSpec, Route
 from oddswire.client._dialer import Dialer
 from oddswire.client._exclusive import (
     BLOCKING_GRACE,
-    CATCHING_UP,
+    COVERING_COMMANDS,
     refused_by_replica,
 )
 from oddswire.client._pools import open_pool, split_options
@@ -93,17 +93,19 @@ class SimpleClient(aredis.Redis):
                 "here; use oddswire.Client"
             )
         data = pack_as_redis_py(command.words, args[1:], self.get_encoder().encode)
-        aside = route is Route.ASIDE
+        out_of_band = route is Route.OUT_OF_BAND
         usual = self._settings.command_timeout
-        connection = await (self._dial.aside(usual) if aside else self._connected())
+        connection = await (
+            self._dial.out_of_band(usual) if out_of_band else self._connected()
+        )
         if connection.error is not None:
             raise clone_error(connection.error, Outcome.NOT_SENT)
         if command.name in OF_EARLIER_WRITES:
-            await self._catch_up(connection)
+            await self._cover_earlier_writes(connection)
         sent = monotonic()
         future = connection.send(
             data,
-            max(usual, command.longest(args) + BLOCKING_GRACE),
+            max(usual, command.blocking_timeout(args) + BLOCKING_GRACE),
             command,
             raw=NEVER_DECODE in options,
         )
@@ -113,7 +115,7 @@ class SimpleClient(aredis.Redis):
             connection.abandon()
             raise
         finally:
-            if aside:
+            if out_of_band:
                 connection.abort(ClosedError("its one command is done"))
         if isinstance(reply, Exception):
             if refused_by_replica(reply):
@@ -128,9 +130,11 @@ class SimpleClient(aredis.Redis):
         value = command.callback(reply, **options)
         return await value if command.awaits else value
 
-    def _spec(self, name: Any) -> Command:
+    def _spec(self, name: Any) -> CommandSpec:
         spelled = text(name)
-        return Command(spelled, self.response_callbacks.get(name), plain=False)
+        return CommandSpec(
+            spelled, self.response_callbacks.get(name), is_fast_path=False
+        )
 
     async def _connected(self) -> Multiplexer:
         """Return the open connection; all callers share one attempt to connect."""
@@ -157,9 +161,9 @@ class SimpleClient(aredis.Redis):
         self._was_primary |= server_info.role == "master"
         return self._connection
 
-    async def _catch_up(self, connection: Multiplexer) -> None:
+    async def _cover_earlier_writes(self, connection: Multiplexer) -> None:
         """Have WAIT speak of what was written on connections that were lost, too."""
-        for words in CATCHING_UP:
+        for words in COVERING_COMMANDS:
             reply = await connection.send(
                 pack(words), self._settings.command_timeout, CallLabel(words[0])
             )
@@ -216,6 +220,6 @@ class SimpleClient(aredis.Redis):
 
 
 def _look_at(task: asyncio.Task[Multiplexer]) -> None:
-    """Take its error: everybody who wanted it may have given up."""
+    """Read its error: all of its callers may have given up."""
     if not task.cancelled():
         task.exception()

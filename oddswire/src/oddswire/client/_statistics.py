@@ -1,17 +1,21 @@
-"""What a client counted, as one immutable value."""
+"""What a client counts, and the same as one immutable value."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import msgspec
+from redis.exceptions import ResponseError
+
+from oddswire.connection.pool import ExclusivePool
+from oddswire.counters import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
-    from oddswire.client._commands import Command
+    from oddswire.client._commands import CommandSpec
     from oddswire.client._connections import Connections
-    from oddswire.counters import Histogram, Window
+    from oddswire.counters import Histogram
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -32,7 +36,7 @@ class ConnectionCounts(msgspec.Struct, frozen=True):
     Attributes:
         shared: 1 while the command connection is connected.
         leased: Exclusive connections in use.
-        idle: Exclusive connections nobody uses.
+        idle: Exclusive connections out of use.
         opening: Exclusive connections on their way.
         waiting: Callers that wait for a connection, or for room on one.
         in_flight: Calls on the command connection.
@@ -68,7 +72,7 @@ class Recent(msgspec.Struct, frozen=True):
         return sum(self.failures.values()) / max(1, self.calls)
 
 
-class Statistics(msgspec.Struct, frozen=True):
+class ClientStats(msgspec.Struct, frozen=True):
     """Counted since the client was made.
 
     Attributes:
@@ -129,24 +133,39 @@ def _latency(seen: Histogram) -> Latency:
     )
 
 
-def _recent(answered: Window, failing: Mapping[str, Window], now: float) -> Recent:
+class FailureCounts:
+    """Failed calls by error class: all of them, and those of the last minute."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, int] = {}
+        self.windows: dict[str, Window] = {}
+
+    def count(self, error: Exception, now: float) -> None:
+        """Count a call that fails with this error."""
+        kind = type(error).__name__
+        self.totals[kind] = self.totals.get(kind, 0) + 1
+        # An error reply is counted among the answered calls already.
+        calls = not isinstance(error, ResponseError)
+        self.windows.setdefault(kind, Window()).record(now, calls=calls, failed=1)
+
+
+def _recent(answered: Window, failures: FailureCounts, now: float) -> Recent:
     calls, _ = answered.counts(now)
-    failures = {}
-    for kind, window in failing.items():
+    found = {}
+    for kind, window in failures.windows.items():
         unanswered, failed = window.counts(now)
         calls += unanswered
         if failed:
-            failures[kind] = failed
-    return Recent(calls=calls, failures=failures)
+            found[kind] = failed
+    return Recent(calls=calls, failures=found)
 
 
 def summarize(
     connections: Connections,
-    commands: Iterable[Command],
-    failures: Mapping[str, int],
-    failing: Mapping[str, Window],
+    commands: Iterable[CommandSpec],
+    failures: FailureCounts,
     now: float,
-) -> Statistics:
+) -> ClientStats:
     """Gather a snapshot."""
     calls: dict[str, int] = {}
     slow: dict[str, int] = {}
@@ -157,13 +176,14 @@ def summarize(
         if command.slow:
             slow[name] = slow.get(name, 0) + command.slow
     metrics, connection = connections.metrics, connections.command.current
-    state = getattr(connections.pool, "state", None)
-    return Statistics(
+    pool = connections.pool
+    state = pool.state if isinstance(pool, ExclusivePool) else None
+    return ClientStats(
         calls=calls,
-        failures=dict(failures),
+        failures=dict(failures.totals),
         slow=slow,
         latency=_latency(metrics.latency),
-        recent=_recent(metrics.answered, failing, now),
+        recent=_recent(metrics.answered, failures, now),
         loop_lag=_latency(metrics.stalls),
         connections=ConnectionCounts(
             shared=0 if connection is None else 1,

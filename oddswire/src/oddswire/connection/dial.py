@@ -47,11 +47,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """Where a connection goes.
 
     Attributes:
-        host: Name or address; looked up anew at each connect.
+        host: Name or address; looked up at each connect.
         port: TCP port.
         path: Unix socket; host and port are then not used.
         tls: How to verify the server, or None for plaintext.
-        keepalive: Seconds of idleness before the kernel keepalive_options the link.
+        keepalive: Seconds of idleness before the kernel probes the peer.
         user_timeout: Seconds that sent bytes may stay unacknowledged (Linux).
     """
 
@@ -67,7 +67,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress:
-    """How far an attempt to connect has come, for callers who give up on it.
+    """How far an attempt to connect has come, for callers that give up on it.
 
     Attributes:
         stage: What is being waited for; empty between attempts.
@@ -81,7 +81,7 @@ class Progress:
 
 async def dial(
     locate: Callable[[], Awaitable[Target]],
-    introduce: Callable[[], Awaitable[HandshakeOptions]],
+    hello_factory: Callable[[], Awaitable[HandshakeOptions]],
     make: Callable[[], Multiplexer],
     timeout: float,
     *,
@@ -90,20 +90,20 @@ async def dial(
 ) -> tuple[Multiplexer, ServerInfo]:
     """Return a connection on which the handshake is done, and what the server said.
 
-    Nobody else sees the connection before that. On any error, and when cancelled, its
+    No caller sees the connection before that. On any error, and when cancelled, its
     socket is closed.
 
     Args:
         locate: Returns where to; called for each connection, within the timeout.
-        introduce: Returns what to say; called for each connection, so that credentials
-            which rotate are read when they are needed.
+        hello_factory: Returns what to say; called for each connection, so that
+            credentials which rotate are read when they are needed.
         make: Returns a new multiplexer.
         timeout: Seconds for all of it.
         refusals: Notes what the user may not do and need not.
         progress: Says what is being waited for.
 
     Raises:
-        Unavailable: Nobody answers there, or not in time, or not in our language. With
+        Unavailable: No server answers there, or not in time, or not in RESP. With
             `Outcome.REJECTED` the same attempt will fail again: TLS, the database.
         AuthFailed: Wrong password or user.
     """
@@ -118,15 +118,15 @@ async def dial(
             where = await locate()
             hint = lost_hint(tls=where.tls is not None)
             progress.stage = f"{where}: waiting for the credentials"
-            hello = await introduce()
+            options = await hello_factory()
             progress.stage = f"{where}: connecting{_silence(where, None)}"
             connection = await _open(where, make)
             progress.stage = f"{where}: no answer yet{_silence(where, connection)}"
             server_info = await _shake_hands(
-                connection, hello, str(where), timeout, refusals
+                connection, options, str(where), timeout, refusals
             )
-            if hello.channels:
-                await _subscribe(connection, hello.channels, timeout)
+            if options.channels:
+                await _subscribe(connection, options.channels, timeout)
         finished = True
     except TimeoutError as error:
         if not deadline.expired():
@@ -163,7 +163,7 @@ async def dial(
             ) from error
         raise
     except Exception as error:
-        # Whatever a provider of credentials raises: an attempt that failed.
+        # A provider of credentials may raise anything: the attempt failed.
         raise Unavailable(f"{where}: {type(error).__name__}: {error}") from error
     finally:
         progress.stage = ""
@@ -174,7 +174,7 @@ async def dial(
 
 async def _shake_hands(
     connection: Multiplexer,
-    hello: HandshakeOptions,
+    options: HandshakeOptions,
     where: str,
     timeout: float,
     refusals: Refusals | None,
@@ -182,10 +182,10 @@ async def _shake_hands(
     if connection.error is not None:
         if not isinstance(connection.error, ConnectionLost):
             # It spoke before we did, and closed: too many clients, protected mode.
-            accept(hello, [connection.error], where)
+            accept(options, [connection.error], where)
         raise connection.error
     replies: list[Any] = []
-    batches = hello.batches()
+    batches = options.batches()
     for position, batch in enumerate(batches, start=1):
         answered: list[Any] = []
         data = b"".join(map(pack, batch))
@@ -200,12 +200,12 @@ async def _shake_hands(
             )
         except OddswireError:
             # What it said before it closed is the cause; that it closed is not.
-            accept(hello, [*replies, *answered], where)
+            accept(options, [*replies, *answered], where)
             if refusals is not None and position == len(batches) > 1:
-                refusals.identify |= hello.identify
+                refusals.identify |= options.identify
             raise
         replies += answered or [reply]
-    return accept(hello, replies, where, refusals)
+    return accept(options, replies, where, refusals)
 
 
 async def _subscribe(
@@ -279,10 +279,10 @@ def _watch(sock: socket.socket | None, target: Target) -> None:
 
 
 def keepalive_options(keepalive: float, user_timeout: float) -> dict[int, int]:
-    """Return the TCP options, those this system has, that find a dead link.
+    """Return the TCP options, those this system has, that find a dead peer.
 
     Args:
-        keepalive: Seconds of idleness before the kernel keepalive_options the link.
+        keepalive: Seconds of idleness before the kernel probes the peer.
         user_timeout: Seconds that sent bytes may stay unacknowledged (Linux).
     """
     idle = max(1, round(keepalive))
@@ -370,7 +370,7 @@ def lost_hint(*, tls: bool) -> str:
     """Say what a server may have wanted that hung up in the handshake."""
     if not tls:
         return "; if the server wants TLS here, use rediss://"
-    # TLS 1.3 tells of a missing client certificate only after its own handshake.
+    # TLS 1.3 reports a missing client certificate only after its own handshake.
     return (
         "; if the server wants a certificate of ours, set tls_cert_file and "
         "tls_key_file"

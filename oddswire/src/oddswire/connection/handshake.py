@@ -51,11 +51,11 @@ class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
         password: None: no authentication.
         database: Selected if not 0.
         client_name: Shown by CLIENT LIST.
-        arm: Further commands that must succeed (CLIENT TRACKING).
+        on_connect: Further commands that must succeed (CLIENT TRACKING).
         channels: What to subscribe to, before anybody else sees the connection.
         library: Name and version for CLIENT SETINFO.
         identify: Ask which server process this is; a refusal is no error.
-        ask_role: Ask by ROLE where HELLO does not tell it; a refusal is no error.
+        ask_role: Ask by ROLE, without HELLO; a refusal is no error.
     """
 
     protocol: int = 3
@@ -63,7 +63,7 @@ class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
     password: str | None = None
     database: int = 0
     client_name: str | bytes | None = None
-    arm: tuple[tuple[str | int, ...], ...] = ()
+    on_connect: tuple[tuple[str | int, ...], ...] = ()
     channels: tuple[str, ...] = ()
     library: tuple[str | None, str | None] | None = None
     identify: bool = False
@@ -90,12 +90,12 @@ class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
         """Return the commands, each with what it is for."""
         steps: list[tuple[_Step, tuple[str | bytes | int, ...]]] = []
         if self.protocol >= 3:
-            hello: tuple[str | bytes | int, ...] = ("HELLO", self.protocol)
+            options: tuple[str | bytes | int, ...] = ("HELLO", self.protocol)
             if self.password is not None:
-                hello += ("AUTH", self.username or "default", self.password)
+                options += ("AUTH", self.username or "default", self.password)
             if self.client_name:
-                hello += ("SETNAME", self.client_name)
-            steps.append((_Step.HELLO, hello))
+                options += ("SETNAME", self.client_name)
+            steps.append((_Step.HELLO, options))
         else:
             if self.password is not None:
                 # Redis 5 knows no user names.
@@ -108,7 +108,7 @@ class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
                 steps.append((_Step.NAME, name))
         if self.database:
             steps.append((_Step.DATABASE, ("SELECT", self.database)))
-        steps.extend((_Step.ARM, command) for command in self.arm)
+        steps.extend((_Step.ON_CONNECT, command) for command in self.on_connect)
         for option, value in zip(
             ("LIB-NAME", "LIB-VER"), self.library or (), strict=False
         ):
@@ -117,7 +117,7 @@ class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.ask_role and self.protocol < 3:
             steps.append((_Step.ROLE, ("ROLE",)))
         if self.identify:
-            # HELLO tells the version and the role; without it INFO has to.
+            # HELLO has the version and the role; without it they are in INFO.
             sections = ("server",) if self.protocol >= 3 else ()
             steps.append((_Step.INFO, ("INFO", *sections)))
         return steps
@@ -126,12 +126,12 @@ class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
 class _Step(Enum):
     """What a command of the handshake is for."""
 
-    HELLO = "hello"
+    HELLO = "options"
     AUTH = "auth"
     PING = "ping"
     NAME = "name"
     DATABASE = "database"
-    ARM = "arm"
+    ON_CONNECT = "on connect"
     LIBRARY = "library"
     ROLE = "role"
     INFO = "info"
@@ -143,9 +143,9 @@ class ServerInfo(msgspec.Struct, frozen=True):
     Attributes:
         server: ``"valkey"`` or ``"redis"``.
         version: Its own; what it can do is found out by asking, not from this.
-        role: ``"master"`` or ``"replica"``; empty when it does not tell.
+        role: ``"master"`` or ``"replica"``; empty: unknown.
         connection_id: Of this connection, at the server; 0 without HELLO.
-        run_id: Of the server process; empty when it does not tell.
+        run_id: Of the server process; empty: unknown.
         address: Where it was dialled, ``host:port`` or a path.
         echoes: Whether PING returns what it was given; not every proxy's does.
     """
@@ -160,7 +160,7 @@ class ServerInfo(msgspec.Struct, frozen=True):
 
 
 def accept(
-    hello: HandshakeOptions,
+    options: HandshakeOptions,
     replies: Sequence[Any],
     where: str,
     refusals: Refusals | None = None,
@@ -168,7 +168,7 @@ def accept(
     """Return the server's server_info if every reply is as it must be.
 
     Args:
-        hello: What was said.
+        options: What was said.
         replies: One per command; fewer if the server closed after the last of them.
         where: The address, for errors.
         refusals: Notes what the user may not do and need not.
@@ -177,16 +177,16 @@ def accept(
         AuthFailed: Wrong password or user; trying again does not help.
         NoPermission: The user may not even say HELLO.
         Unavailable: With `Outcome.REJECTED`, what trying again does not help: the
-            database, a command to arm the connection, a server without HELLO, protected
+            database, an `on_connect` command, a server without HELLO, protected
             mode. With `Outcome.NOT_SENT`, what will pass: too many clients, loading.
     """
     refusals = refusals or Refusals()
     fields: dict[str, Any] = {}
     information: dict[str, str] = {}
-    for (step, command), reply in zip(hello.steps(), replies, strict=False):
+    for (step, command), reply in zip(options.steps(), replies, strict=False):
         failed = isinstance(reply, Exception)
         if failed and _ends_it(step, reply):
-            raise _explained(hello, step, command, reply, where)
+            raise _explained(options, step, command, reply, where)
         denied = isinstance(reply, NoPermission)
         if step is _Step.HELLO:
             fields = {text(k): v for k, v in _pairs(reply)}
@@ -210,7 +210,7 @@ def accept(
         connection_id=int(fields.get("id", 0)),
         run_id=information.get("run_id", ""),
         address=where,
-        echoes=hello.protocol >= 3 or bool(version),
+        echoes=options.protocol >= 3 or bool(version),
     )
 
 
@@ -225,7 +225,7 @@ def _ends_it(step: _Step, error: Exception) -> bool:
 
 
 def _explained(
-    hello: HandshakeOptions,
+    options: HandshakeOptions,
     step: _Step,
     command: tuple[str | bytes | int, ...],
     error: Exception,
@@ -233,10 +233,10 @@ def _explained(
 ) -> Exception:
     text = str(error)
     if isinstance(error, redis_errors.AuthenticationError):
-        user = hello.username or "default"
+        user = options.username or "default"
         hint = (
             "give the password in the URL or REDIS_PASSWORD"
-            if hello.password is None
+            if options.password is None
             else "check the password and the user name"
         )
         return AuthFailed(f"{where}: {text} (user {user!r}); {hint}")
@@ -247,14 +247,14 @@ def _explained(
         return Unavailable(
             f"{where}: {text}", outcome=Outcome.REJECTED if lasts else None
         )
-    if isinstance(error, NoPermission) and step is not _Step.ARM:
+    if isinstance(error, NoPermission) and step is not _Step.ON_CONNECT:
         return NoPermission(f"{where}: {text}")
     if step is _Step.DATABASE:
         text = (
-            f"database {hello.database} cannot be selected ({text}); "
+            f"database {options.database} cannot be selected ({text}); "
             "check the number in the URL"
         )
-    elif step is _Step.ARM:
+    elif step is _Step.ON_CONNECT:
         text = f"{' '.join(map(str, command))} was refused: {text}"
     elif step is _Step.AUTH:
         text = f"AUTH was refused: {text}"
@@ -264,8 +264,8 @@ def _explained(
         or "unknown command" in text
     ):
         text = (
-            f"the server does not know HELLO {hello.protocol} ({text}); give a Client "
-            "protocol=2; a Wire, and what listens, need Redis 6.2 or Valkey"
+            f"the server does not know HELLO {options.protocol} ({text}); give a "
+            "Client protocol=2; a Wire, and what listens, need Redis 6.2 or Valkey"
         )
     return Unavailable(f"{where}: {text}", outcome=Outcome.REJECTED)
 

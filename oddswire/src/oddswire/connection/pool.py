@@ -384,9 +384,9 @@ class ExclusivePool(aredis.ConnectionPool):
             connection = await waiter
         except asyncio.CancelledError:
             # Cancelled in the queue, the waiter leaves it. Cancelled between the
-            # assignment and this task's turn, it has a connection, which nobody else
-            # would give back. An error in its place needs nothing: it is read here, so
-            # that asyncio does not report it as never retrieved.
+            # assignment and this task's turn, it has a connection that no
+            # other code would give back. An error in its place needs nothing: it is
+            # read here, so that asyncio does not report it as never retrieved.
             in_queue = self.state.cancel(waiter)
             assigned = not in_queue and waiter.done() and not waiter.cancelled()
             if assigned and waiter.exception() is None:
@@ -497,7 +497,7 @@ class ExclusivePool(aredis.ConnectionPool):
         """Open a connection for whichever waiter is in front when it is there.
 
         A task of its own: a waiter that gives up does not end it, and the connection
-        is idle if nobody waits any more.
+        is idle if no caller waits any more.
         """
         pacer = self.access.pacer
         try:
@@ -648,7 +648,8 @@ async def _close(connection: AbstractConnection) -> None:
         pass  # no reason to keep the others open
     finally:
         if writer is not None:
-            # Bytes that nobody takes would keep the socket open, and `aclose` waiting.
+            # Bytes that the server does not take would keep the socket open, and
+            # `aclose` waiting.
             writer.transport.abort()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from oddswire.client import Statistics
+from oddswire.client import ClientStats
 from oddswire.clock import LoopLag
 from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack
@@ -36,7 +36,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         took: Seconds of all of it.
     """
 
-    statistics: Statistics
+    statistics: ClientStats
     pings: tuple[float, ...] = ()
     refused: Exception | None = None
     unreachable: OddswireError | None = None
@@ -60,7 +60,7 @@ async def read(client: Client, timeout: float, asked: Window) -> Reading:
     """
     started = monotonic()
     deadline = started + timeout
-    before = client.statistics()
+    before = client.stats()
     own, _ = asked.counts(started)
     pings: list[float] = []
     refused: Exception | None = None

@@ -273,7 +273,7 @@ class Subscriber:
         # primary when the old one was demoted.
         route.needs_head = isinstance(error, Loading) or (
             isinstance(error, ReadOnly)
-            and self._client.demoted(connection.connected_at)
+            and self._client.leave_if_demoted(connection.connected_at)
         )
         if route.needs_head:
             raise error

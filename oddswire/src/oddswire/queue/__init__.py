@@ -2,6 +2,7 @@
 
 from oddswire.queue._queue import Queue
 from oddswire.queue.key import QueueKey
-from oddswire.queue.messages import Counts, DeadLetter, Message, QueueStatistics
+from oddswire.queue.messages import DeadLetter, Message
+from oddswire.queue.statistics import QueueCounts, QueueStats
 
-__all__ = ["Counts", "DeadLetter", "Message", "Queue", "QueueKey", "QueueStatistics"]
+__all__ = ["DeadLetter", "Message", "Queue", "QueueCounts", "QueueKey", "QueueStats"]

@@ -1,18 +1,25 @@
-"""`Queue`: put messages for users in, have them handled, stop and repair it."""
+"""`Queue`: enqueue messages for users, consume them, pause, purge and replay."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from oddswire._numbers import check_int, shown
+from oddswire._numbers import check_int
 from oddswire.client import keyspace
 from oddswire.codec import Codec
 from oddswire.erasure import Erased
 from oddswire.errors import CodecError, OtherServer, QueueError
-from oddswire.queue._arguments import LATEST, check_user, duration, label, switch
-from oddswire.queue._store import Store
-from oddswire.queue._worker import Options, Worker
-from oddswire.queue.messages import Counts, DeadLetter, Message, QueueStatistics
+from oddswire.queue._arguments import (
+    EnqueueOptions,
+    check_label,
+    check_seconds,
+    check_user,
+    pause_label,
+)
+from oddswire.queue._store import QueueStore
+from oddswire.queue._worker import Worker, WorkerOptions
+from oddswire.queue.messages import DeadLetter, Message
+from oddswire.queue.statistics import QueueCounts, QueueStats
 
 if TYPE_CHECKING:
     import asyncio
@@ -45,10 +52,10 @@ class Queue(Generic[T]):
         max_attempts: Failures of a handler after which a message is a dead letter.
         retry_base: Seconds before the second attempt, at most; doubled each time.
         retry_cap: The longest of these waits, in seconds.
-        lease: Seconds after which a worker that is not heard of has lost its messages.
-            A live one renews in time.
+        lease: Seconds after which the messages of a worker that renews no lease are
+            free. A live worker renews three times within.
         timeout: Seconds that a handler may take for one message.
-        poll: Seconds after which an idle worker looks without being called.
+        poll: Seconds after which an idle worker looks without a wake-up.
         dead_limit: Dead letters that are kept; then the oldest are dropped.
         clock: None for the server's time, which all processes share. One of your own
             decides what is due and expired; waiting still takes real time.
@@ -81,25 +88,25 @@ class Queue(Generic[T]):
         dead_limit: int = 10_000,
         clock: Clock | None = None,
     ) -> None:
-        self._options = Options(
+        self._options = WorkerOptions(
             max_attempts=max_attempts,
-            retry_base=duration("retry_base", retry_base),
-            retry_cap=duration("retry_cap", retry_cap),
-            lease=duration("lease", lease),
-            timeout=duration("timeout", timeout),
-            poll=duration("poll", poll),
+            retry_base=check_seconds("retry_base", retry_base),
+            retry_cap=check_seconds("retry_cap", retry_cap),
+            lease=check_seconds("lease", lease),
+            timeout=check_seconds("timeout", timeout),
+            poll=check_seconds("poll", poll),
             dead_limit=dead_limit,
         )
         if max_attempts < 1 or dead_limit < 1:
             raise QueueError("max_attempts and dead_limit are 1 or more")
         self.client = client
         self.name = name
-        self.counts = Counts()
-        self._window = duration("dedup_window", dedup_window)
+        self.counts = QueueCounts()
+        self._dedup_window = check_seconds("dedup_window", dedup_window)
         self._codec = Codec(type) if codec is None else codec
-        self._store = Store(client, keyspace(client, prefix), name, clock)
+        self._store = QueueStore(client, keyspace(client, prefix), name, clock)
 
-    # --- putting in
+    # --- enqueue
 
     async def enqueue(
         self,
@@ -144,9 +151,8 @@ class Queue(Generic[T]):
             OutOfMemory: The server is full; nothing was added.
             OddswireError: As from any command, with its `outcome`.
         """
-        added = await self._add(
-            *({user_id: value}, dedup_id, ttl, at, kind, key, identity, uncertain)
-        )
+        options = EnqueueOptions(dedup_id, ttl, at, kind, key, identity, uncertain)
+        added = await self._add({user_id: value}, options)
         return added[0] or None
 
     async def enqueue_many(
@@ -180,32 +186,12 @@ class Queue(Generic[T]):
         Returns:
             How many were added; the others were duplicates.
         """
-        added = await self._add(
-            *(values, dedup_id, ttl, at, kind, key, identity, uncertain)
-        )
+        options = EnqueueOptions(dedup_id, ttl, at, kind, key, identity, uncertain)
+        added = await self._add(values, options)
         return sum(1 for each in added if each)
 
-    async def _add(
-        self,
-        values: Mapping[int, T],
-        dedup_id: str | None,
-        ttl: float | None,
-        at: float | None,
-        kind: str,
-        key: str,
-        identity: str | None,
-        uncertain: bool,  # noqa: FBT001 - as the call has it
-    ) -> list[str]:
-        if dedup_id is not None:
-            label("dedup_id", dedup_id)
-        if at is not None and not 0 <= at < LATEST:
-            raise QueueError(f"at is seconds since 1970, not {shown(at)}")
-        if ttl is not None:
-            duration("ttl", ttl)
-        for what, text in (("kind", kind), ("key", key)):
-            if text:
-                label(what, text)
-        # All of it before anything is sent: a wrong value must not leave half a batch.
+    async def _add(self, values: Mapping[int, T], options: EnqueueOptions) -> list[str]:
+        # Encode everything before anything is sent: a wrong value adds no half batch.
         flat: list[int | bytes] = []
         last: tuple[T, bytes] | None = None
         for user_id, value in values.items():
@@ -216,15 +202,7 @@ class Queue(Generic[T]):
         added: list[str] = []
         for first in range(0, len(flat), 2 * _CHUNK):
             ids = await self._store.enqueue(
-                flat[first : first + 2 * _CHUNK],
-                dedup_id=dedup_id or "",
-                window=self._window,
-                due=at,
-                ttl=ttl,
-                kind=kind,
-                key=key,
-                identity=identity or "",
-                uncertain=uncertain,
+                flat[first : first + 2 * _CHUNK], options, self._dedup_window
             )
             if ids is None:
                 raise OtherServer(
@@ -252,7 +230,7 @@ class Queue(Generic[T]):
         """
         return await self._store.identity()
 
-    # --- taking out
+    # --- consume
 
     async def consume(
         self,
@@ -299,7 +277,7 @@ class Queue(Generic[T]):
         )
         await worker.run()
 
-    # --- the kill switch
+    # --- pause, purge, erase
 
     async def pause(self, *, kind: str | None = None, key: str | None = None) -> bool:
         """Stop handing out a kind, a key, or, with neither, everything.
@@ -313,7 +291,7 @@ class Queue(Generic[T]):
         Raises:
             QueueError: Both were given, or an empty text.
         """
-        return await self._store.pause(switch(kind, key))
+        return await self._store.pause(pause_label(kind, key))
 
     async def resume(self, *, kind: str | None = None, key: str | None = None) -> bool:
         """End a pause; the messages go back to their places in their users' lines.
@@ -324,7 +302,7 @@ class Queue(Generic[T]):
         Raises:
             QueueError: Both were given, or an empty text.
         """
-        return await self._store.resume(switch(kind, key))
+        return await self._store.resume(pause_label(kind, key))
 
     async def purge(
         self,
@@ -349,8 +327,8 @@ class Queue(Generic[T]):
             raise QueueError("say what to purge: user_id, kind or key")
         return await self._store.purge(
             "" if user_id is None else str(check_user(user_id)),
-            "" if kind is None else label("kind", kind),
-            "" if key is None else label("key", key),
+            "" if kind is None else check_label("kind", kind),
+            "" if key is None else check_label("key", key),
         )
 
     async def erase(self, user_id: int) -> Erased:
@@ -379,7 +357,7 @@ class Queue(Generic[T]):
         """
         check_int("limit", limit, 1, 1_000_000, QueueError)
         if after:
-            label("after", after)
+            check_label("after", after)
         return [self._letter(each) for each in await self._store.dead(after, limit)]
 
     def _letter(self, fields: list[Any]) -> DeadLetter[T]:
@@ -416,16 +394,19 @@ class Queue(Generic[T]):
         if not ids:
             return 0
         if ttl is not None:
-            duration("ttl", ttl)
+            check_seconds("ttl", ttl)
         for each in ids:
-            label("an id", each)
+            check_label("an id", each)
         return await self._store.replay(ids, ttl)
 
-    # --- looking
+    # --- statistics
 
-    async def statistics(self) -> QueueStatistics:
-        """Return what the queue holds and what became of everything, exactly.
+    async def stats(self) -> QueueStats:
+        """Return exact counts of the whole queue, of all processes together.
 
-        For the whole queue, all processes together; `counts` is this process alone.
+        `counts` has those of this process.
+
+        Raises:
+            OddswireError: As from any command.
         """
-        return await self._store.statistics()
+        return await self._store.stats()

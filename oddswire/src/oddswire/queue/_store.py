@@ -1,12 +1,18 @@
-"""A queue in Redis: each step one script, so that none can end half way.
+"""`QueueStore`: a queue in Redis. Each step is one script, so none can end half way.
 
-Every user has a line, and a line is served by one worker at a time, under a lease. That
-alone keeps the order of a user: a message that failed stays at the head of its line
-and the user waits, nobody else. A lease that runs out makes the line free again; its
-token is random and new each time, so whoever had it cannot settle what is no longer
-his.
+Every user has a line, and one worker at a time serves it, under a lease:
 
-Time is the server's: workers need not agree on theirs.
+1. take: the line of a user that is due goes to the end of the lease, with a random
+   token; its first message is handed out. No other worker gets this line before that.
+2. renew: the worker that has the token moves the line to a later end.
+3. settle: the token is compared, the message leaves the line or stays at its head, and
+   the line is due again. A worker whose lease ran out has another token than the line,
+   so it settles nothing of a message that another worker has.
+
+That alone keeps the order of a user: a message that failed stays at the head of its
+line, and nobody else waits. If a worker dies between 1 and 3, the end of the lease
+makes the line due, and the message says that it is uncertain. The clock is the
+server's: workers need not agree on theirs.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ import msgspec
 
 from oddswire import keys as families
 from oddswire._text import text
-from oddswire.queue.messages import QueueStatistics
+from oddswire.queue.statistics import QueueStats
 from oddswire.scripts import Script, load
 
 if TYPE_CHECKING:
@@ -27,15 +33,16 @@ if TYPE_CHECKING:
     from oddswire.client import Client
     from oddswire.clock import Clock
     from oddswire.keys import Family, KeySpace
+    from oddswire.queue._arguments import EnqueueOptions
 
-Settlement = Literal["done", "retry", "wait", "release", "dead"]
+Action = Literal["done", "retry", "wait", "release", "dead"]
 
 # Messages that one script looks at: some milliseconds of the server at most.
 _STEPS = 200
 _PURGE_PAGE = 500
 
 # What holds users, and which key of queue_erase.lua that is.
-_HOLDING = {"messages": 0, "ids": 7}
+_USER_KEYS = {"messages": 0, "ids": 7}
 
 # Read with the module: a queue is made within a running loop, which must not wait for
 # a disk.
@@ -52,7 +59,7 @@ _SCRIPTS = {
     name: _script(f"queue_{name}")
     for name in (
         *("enqueue", "take", "settle", "renew", "pause", "purge", "dead", "replay"),
-        *("statistics", "erase", "identity"),
+        *("stats", "erase", "identity"),
     )
 }
 
@@ -62,8 +69,8 @@ _COUNTERS = (
 )
 
 
-class Taken(msgspec.Struct, frozen=True):
-    """A message that was handed out, and the lease on its user's line."""
+class LeasedMessage(msgspec.Struct, frozen=True):
+    """A message, and the lease on the line of its user."""
 
     token: str
     id: str
@@ -77,25 +84,42 @@ class Taken(msgspec.Struct, frozen=True):
     data: bytes
 
 
-class Batch(msgspec.Struct, frozen=True):
-    """What `Store.take` returned.
+class Settlement(msgspec.Struct, frozen=True):
+    """How a lease ends.
+
+    Attributes:
+        action: ``done``; ``retry`` after a failure; ``wait`` without one; ``release``
+            to another worker; ``dead`` for a dead letter.
+        delay: Seconds before the user's next attempt.
+        uncertain: Whether the message may have been delivered.
+        reason: Of a failure.
+    """
+
+    action: Action
+    delay: float = 0.0
+    uncertain: bool = False
+    reason: str = ""
+
+
+class LeasedBatch(msgspec.Struct, frozen=True):
+    """The messages that `QueueStore.take` leased.
 
     Attributes:
         now: The time by which they were chosen, seconds since 1970.
         taken: Messages to handle.
-        next: Seconds until there may be more; None when nothing tells.
+        next: Seconds until more may be due; None when nothing is.
         expired: Messages found too old.
         reclaimed: Messages of this batch that another worker had before.
     """
 
     now: float
-    taken: list[Taken]
+    leased: list[LeasedMessage]
     next: float | None
     expired: int
     reclaimed: int
 
 
-class Store:
+class QueueStore:
     """The keys of one queue, and the scripts on them.
 
     Args:
@@ -136,7 +160,7 @@ class Store:
             ),
             "dead": (messages, dead),
             "replay": (messages, lines, users, dead, meta, wake),
-            "statistics": (
+            "stats": (
                 *(messages, lines, users, leases, delayed, parked, dead, meta),
                 paused,
             ),
@@ -145,15 +169,8 @@ class Store:
     async def enqueue(
         self,
         values: Sequence[int | bytes],
-        *,
-        dedup_id: str,
-        window: float,
-        due: float | None,
-        ttl: float | None,
-        kind: str,
-        key: str,
-        identity: str,
-        uncertain: bool,
+        options: EnqueueOptions,
+        dedup_window: float,
     ) -> list[str] | None:
         """Add a message for each of ``user, value, user, value, ...``.
 
@@ -161,8 +178,9 @@ class Store:
         """
         ids = await self._run(
             "enqueue",
-            *(self._now(), dedup_id, _ms(window), _ms(due or 0.0), _ttl(ttl)),
-            *(kind, key, identity, int(uncertain), *values),
+            *(self._now(), options.dedup_id or "", _ms(dedup_window)),
+            *(_ms(options.at or 0.0), _ttl(options.ttl), options.kind, options.key),
+            *(options.identity or "", int(options.uncertain), *values),
         )
         return None if ids is None else [each.decode() for each in ids]
 
@@ -170,15 +188,15 @@ class Store:
         """Name the server process and the data in it."""
         return text(await self._run("identity", secrets.token_hex(8)))
 
-    async def take(self, want: int, lease: float) -> Batch:
+    async def take(self, want: int, lease: float) -> LeasedBatch:
         """Lease the lines of at most so many users, and take their first messages."""
         token = secrets.token_hex(8)
-        now, pause, expired, reclaimed, taken = await self._run(
+        now, pause, expired, reclaimed, leased = await self._run(
             "take", self._now(), want, token, _ms(lease), _STEPS
         )
-        return Batch(
+        return LeasedBatch(
             now=now / 1000,
-            taken=[_taken(token, each) for each in taken],
+            leased=[_leased_message(token, each) for each in leased],
             next=None if pause < 0 else pause / 1000,
             expired=expired,
             reclaimed=reclaimed,
@@ -186,26 +204,24 @@ class Store:
 
     async def settle(
         self,
-        taken: Taken,
-        what: Settlement,
+        leased: LeasedMessage,
+        settlement: Settlement,
         *,
-        delay: float = 0.0,
-        uncertain: bool = False,
-        reason: str = "",
         dead_limit: int = 0,
     ) -> bool:
-        """End a lease; False when it is not ours any more."""
+        """End a lease; False when the caller does not own it any more."""
         return bool(
             await self._run(
                 "settle",
-                *(self._now(), taken.user, taken.id, taken.token),
-                *(what, _ms(delay), int(uncertain), reason, dead_limit),
+                *(self._now(), leased.user, leased.id, leased.token),
+                *(settlement.action, _ms(settlement.delay)),
+                *(int(settlement.uncertain), settlement.reason, dead_limit),
             )
         )
 
-    async def renew(self, lease: float, taken: Sequence[Taken]) -> list[bool]:
-        """Prolong leases; False for each that is not ours any more."""
-        pairs = [x for each in taken for x in (each.user, f"{each.token}:{each.id}")]
+    async def renew(self, lease: float, leased: Sequence[LeasedMessage]) -> list[bool]:
+        """Prolong leases; False for each that the caller does not own any more."""
+        pairs = [x for each in leased for x in (each.user, f"{each.token}:{each.id}")]
         return [
             bool(x) for x in await self._run("renew", self._now(), _ms(lease), *pairs)
         ]
@@ -232,19 +248,19 @@ class Store:
 
     async def erase(self, user: str) -> int:
         """Remove a user's messages and ids, page by page; return how many."""
-        return sum([await self._of(user, "erase", what) for what in _HOLDING])
+        return sum([await self._scan(user, "erase", what) for what in _USER_KEYS])
 
     async def traces(self, user: str) -> tuple[str, ...]:
         """Return the keys that speak of a user, looking at all of them."""
         return tuple(
             [
                 self._keys["erase"][place]
-                for what, place in _HOLDING.items()
-                if await self._of(user, "look", what)
+                for what, place in _USER_KEYS.items()
+                if await self._scan(user, "look", what)
             ]
         )
 
-    async def _of(self, user: str, how: Literal["erase", "look"], what: str) -> int:
+    async def _scan(self, user: str, how: Literal["erase", "look"], what: str) -> int:
         cursor: bytes = b"0"
         found: int = 0
         while True:
@@ -264,15 +280,15 @@ class Store:
         """Put dead letters back; return how many of the ids were one."""
         return int(await self._run("replay", self._now(), _ttl(ttl), *ids))
 
-    async def statistics(self) -> QueueStatistics:
+    async def stats(self) -> QueueStats:
         """Read sizes and counters, at one moment."""
         (
             *(waiting, delayed, parked, dead, leased, users, lag),
             paused,
             counted,
-        ) = await self._run("statistics", self._now())
+        ) = await self._run("stats", self._now())
         counters = dict(zip(counted[::2], map(_number, counted[1::2]), strict=True))
-        return QueueStatistics(
+        return QueueStats(
             waiting=waiting,
             delayed=delayed,
             parked=parked,
@@ -288,7 +304,7 @@ class Store:
         return "" if self._clock is None else _ms(self._clock.now())
 
     async def _run(self, name: str, *args: Any) -> Any:
-        return await _SCRIPTS[name](self.client, self._keys[name], args)
+        return await _SCRIPTS[name].run(self.client, self._keys[name], args)
 
 
 def _ms(seconds: float) -> int:
@@ -304,9 +320,9 @@ def _number(text: bytes) -> int:
     return int(text) if text.isdigit() else 0  # not a counter
 
 
-def _taken(token: str, fields: list[Any]) -> Taken:
+def _leased_message(token: str, fields: list[Any]) -> LeasedMessage:
     id_, user, kind, key, due, expires, attempts, uncertain, data = fields
-    return Taken(
+    return LeasedMessage(
         token=token,
         id=id_.decode(),
         user=int(user),

@@ -1,17 +1,23 @@
-"""The loop of `Queue.consume`: take, handle, settle, renew."""
+"""`Worker`: the loop of `Queue.consume`.
+
+1. take: lease as many messages as handlers are free, each of another user.
+2. handle: one task for each message calls the handler.
+3. settle: the outcome of the handler ends the lease, through outages of the server.
+4. renew: leases in use are prolonged three times within; a handler whose lease another
+   worker has is cancelled.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
-from oddswire.connection.backoff import OutageBackoff
+from oddswire.connection.backoff import Backoff, OutageBackoff
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.errors import CodecError, OddswireError, RateLimited, Undeliverable
@@ -24,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from oddswire.codec import Codec
-    from oddswire.queue._store import Store, Taken
-    from oddswire.queue.messages import Counts
+    from oddswire.queue._store import LeasedMessage, QueueStore
+    from oddswire.queue.statistics import QueueCounts
 
 T = TypeVar("T")
 
@@ -34,10 +40,12 @@ _log = logging.getLogger("oddswire.queue")
 _REASON_LENGTH = 500
 _SHORTEST_WAIT = 0.01
 _LONGEST_WAIT = 86_400.0
-_FAREWELL = 1.0  # seconds that a cancelled handler may take to give its lease back
+_RELEASE_TIMEOUT = (
+    1.0  # seconds that a cancelled handler may take to give its lease back
+)
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a queue's workers behave; durations in seconds. See `Queue`."""
 
     max_attempts: int
@@ -49,58 +57,51 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     dead_limit: int
 
 
-class _Ending(msgspec.Struct, frozen=True):
-    """How a lease is to end."""
-
-    what: Settlement
-    delay: float = 0.0
-    uncertain: bool = False
-    reason: str = ""
+# Of a handler that is cancelled before it has an outcome of its own.
+_RELEASED = Settlement("release", uncertain=True)
 
 
-# What a handler that is cancelled leaves, until it has come to an end of its own.
-_RELEASED = _Ending("release", uncertain=True)
+class _Delivery:
+    """A message in hand: its lease, and the task that handles it.
 
-
-class _Held:
-    """A lease in use: the task that handles its message, and what is known of it.
-
-    `taken` changes when the lease ran out and came back to this worker.
+    `leased` changes when the lease ran out and came back to this worker.
     """
 
-    __slots__ = ("_seconds", "_store", "lost", "settling", "taken", "task")
+    __slots__ = ("_seconds", "_store", "leased", "lost", "settling", "task")
 
-    def __init__(self, taken: Taken, store: Store, seconds: float) -> None:
-        self.taken = taken
+    def __init__(
+        self, leased: LeasedMessage, store: QueueStore, seconds: float
+    ) -> None:
+        self.leased = leased
         self._store = store
         self._seconds = seconds
         self.task: asyncio.Task[None] | None = None
         self.settling = False
         self.lost = False
 
-    async def keep(self) -> bool:
-        """Prolong the lease; False: it is somebody else's, or over.
+    async def renew(self) -> bool:
+        """Prolong the lease; False: another worker has it, or it is over.
 
         Raises:
             OddswireError: Redis could not be asked.
         """
         while not (self.lost or self.settling):
-            taken = self.taken
-            (kept,) = await self._store.renew(self._seconds, [taken])
-            # It may have come back to this worker meanwhile, as another lease.
-            if kept or self.taken is taken:
+            leased = self.leased
+            (kept,) = await self._store.renew(self._seconds, [leased])
+            # The message may have come back to this worker meanwhile, on another lease.
+            if kept or self.leased is leased:
                 return kept
         return False
 
-    def is_of(self, taken: Taken) -> bool:
+    def is_same_attempt(self, leased: LeasedMessage) -> bool:
         """Whether it is the same message, at the same attempt.
 
         After a loss of data ids come again, and after a failure whose settlement
         arrived while its reply did not, the next attempt is another one.
         """
-        mine = self.taken
+        mine = self.leased
         return (mine.id, mine.user, mine.due, mine.attempts, mine.data) == (
-            *(taken.id, taken.user, taken.due, taken.attempts, taken.data),
+            *(leased.id, leased.user, leased.due, leased.attempts, leased.data),
         )
 
 
@@ -119,11 +120,11 @@ class Worker(Generic[T]):
 
     def __init__(
         self,
-        store: Store,
+        store: QueueStore,
         codec: Codec[T],
         handler: Callable[[Message[T]], Awaitable[object]],
-        options: Options,
-        counts: Counts,
+        options: WorkerOptions,
+        counts: QueueCounts,
         *,
         concurrency: int,
         stop: asyncio.Event | None,
@@ -136,9 +137,9 @@ class Worker(Generic[T]):
         self._concurrency = concurrency
         self._stop = stop
         self._stopping = False
-        self._held: set[_Held] = set()
-        # Something happened that may let the loop go on: a slot is free, a token came.
-        self._stir = asyncio.Event()
+        self._deliveries: set[_Delivery] = set()
+        # Set when the loop may go on: a handler is free, a wake-up came.
+        self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._failure: OddswireError | None = None
 
@@ -152,9 +153,9 @@ class Worker(Generic[T]):
             ]
             try:
                 await self._serve(tasks)
-                while self._held:
-                    self._stir.clear()
-                    await self._stir.wait()
+                while self._deliveries:
+                    self._wake.clear()
+                    await self._wake.wait()
             finally:
                 for helper in helpers:
                     helper.cancel()
@@ -168,66 +169,66 @@ class Worker(Generic[T]):
             Degradation(self._store.client.events, "queue", "waiting", time.monotonic)
         )
         while not (self._stopping or self._failure):
-            # Before looking, so that what happens from here on is not missed.
-            self._stir.clear()
-            free = self._concurrency - len(self._held)
+            # Before looking: an event from here on wakes the loop again.
+            self._wake.clear()
+            free = self._concurrency - len(self._deliveries)
             if free <= 0:
-                await self._stir.wait()
+                await self._wake.wait()
                 continue
             try:
                 batch = await self._store.take(free, self._options.lease)
             except OddswireError as error:
-                if not self._passes(error):
+                if not self._is_transient(error):
                     return
                 await outage.wait(error)
                 continue
             outage.over()
             self._counts.expired += batch.expired
             self._counts.reclaimed += batch.reclaimed
-            for taken in batch.taken:
-                if not self._adopt(taken):
-                    self._counts.lag.observe(batch.now - taken.due / 1000)
-                    held = _Held(taken, self._store, self._options.lease)
-                    self._held.add(held)
-                    held.task = tasks.create_task(
-                        self._handle(held), name=f"queue: message {taken.id}"
+            for leased in batch.leased:
+                if not self._adopt(leased):
+                    self._counts.lag.observe(batch.now - leased.due / 1000)
+                    delivery = _Delivery(leased, self._store, self._options.lease)
+                    self._deliveries.add(delivery)
+                    delivery.task = tasks.create_task(
+                        self._handle(delivery), name=f"queue: message {leased.id}"
                     )
-            if len(batch.taken) < free and batch.next != 0:
-                await self._rest(batch.next)
+            if len(batch.leased) < free and batch.next != 0:
+                await self._wait_idle(batch.next)
 
-    def _adopt(self, taken: Taken) -> bool:
-        """Go on under the new lease with a message that is in hand here already.
+    def _adopt(self, leased: LeasedMessage) -> bool:
+        """Continue under the new lease with a message that this worker has in hand.
 
-        After an outage that outlasted the leases, the worker may be handed what it
-        has delivered and could not settle; it is not to deliver that again.
+        After an outage that outlasted the leases, the server hands out again what this
+        worker has delivered and could not settle: it settles it, and delivers no copy.
         """
-        for held in self._held:
-            if held.is_of(taken) and not held.lost:
-                held.taken = taken
+        for delivery in self._deliveries:
+            if delivery.is_same_attempt(leased) and not delivery.lost:
+                delivery.leased = leased
                 return True
         return False
 
-    async def _rest(self, until: float | None) -> None:
-        """Wait for a token, a free slot, or the time when something is due."""
+    async def _wait_idle(self, until: float | None) -> None:
+        """Wait for a wake-up, a free handler, or the time when a message is due."""
         self._idle.set()
         pause = self._options.poll if until is None else min(until, self._options.poll)
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):  # a pause
-                await self._stir.wait()
+                await self._wake.wait()
         self._idle.clear()
 
     async def _listen(self) -> None:
-        """Block on the list of tokens while idle; a lost token costs `poll` at most."""
+        """Block on the list of wake-ups while idle; a lost one costs `poll` at most."""
         outage = OutageBackoff()
         while not self._failure:
             await self._idle.wait()
             try:
                 if await self._store.client.blpop(self._store.wake, self._options.poll):
-                    self._stir.set()
-                    # Until the loop has looked: a token is for whoever is idle.
+                    self._wake.set()
+                    # Until the loop has looked: a wake-up is for an idle worker.
                     self._idle.clear()
             except OddswireError as error:
-                if not self._passes(error):
+                if not self._is_transient(error):
                     return
                 await outage.wait(error)
             else:
@@ -237,151 +238,154 @@ class Worker(Generic[T]):
         if self._stop is not None:
             await self._stop.wait()
             self._stopping = True
-            self._stir.set()
+            self._wake.set()
 
-    def _passes(self, error: OddswireError) -> bool:
+    def _is_transient(self, error: OddswireError) -> bool:
         """Whether an error passes by waiting; if not, the worker ends with it."""
         if isinstance(error, TRANSIENT_ERRORS):
             return True
         self._failure = self._failure or error
-        self._stir.set()
+        self._wake.set()
         return False
 
     # --- handling
 
-    async def _handle(self, held: _Held) -> None:
-        ending = _RELEASED
+    async def _handle(self, delivery: _Delivery) -> None:
+        settlement = _RELEASED
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            ending = await self._attempt(held)
-            held.settling = True
-            await self._settle(held, ending)
+            settlement = await self._attempt(delivery)
+            delivery.settling = True
+            await self._settle(delivery, settlement)
         except asyncio.CancelledError:
-            if held.lost:
+            if delivery.lost:
                 self._counts.lost += 1
             else:
-                await self._part(held.taken, ending)
+                await self._release_cancelled(delivery.leased, settlement)
             raise
         finally:
             self._counts.handling.observe(loop.time() - started)
-            self._held.discard(held)
-            self._stir.set()
+            self._deliveries.discard(delivery)
+            self._wake.set()
 
-    async def _attempt(self, held: _Held) -> _Ending:
-        """Call the handler; what it raises decides how the lease ends."""
-        taken = held.taken
+    async def _attempt(self, delivery: _Delivery) -> Settlement:
+        """Call the handler; its outcome decides how the lease ends."""
+        leased = delivery.leased
         try:
-            message = self._message(held)
+            message = self._message(delivery)
         except CodecError as error:
-            return self._dead(taken, _text(error))
+            return self._dead(leased, _reason_text(error))
         scope = Deadline(self._options.timeout)
         try:
             async with scope:
                 await self._handler(message)
         except RateLimited as error:
-            return _Ending("wait", delay=_sane(error.retry_after))
+            return Settlement("wait", delay=_bounded_delay(error.retry_after))
         except Undeliverable as error:
-            return self._dead(taken, _text(error))
+            return self._dead(leased, _reason_text(error))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            return self._failed(taken, "CancelledError: by the handler", uncertain=True)
+            return self._failed(
+                leased, "CancelledError: by the handler", uncertain=True
+            )
         except Exception as error:  # noqa: BLE001 - a handler may raise anything, and the queue goes on
             if scope.expired():
                 reason = f"not done after {self._options.timeout:g} s"
-                return self._failed(taken, reason, uncertain=True)
-            return self._failed(taken, _text(error), uncertain=False)
-        return _Ending("done")
+                return self._failed(leased, reason, uncertain=True)
+            return self._failed(leased, _reason_text(error), uncertain=False)
+        return Settlement("done")
 
-    def _message(self, held: _Held) -> Message[T]:
-        taken = held.taken
+    def _message(self, delivery: _Delivery) -> Message[T]:
+        leased = delivery.leased
         return Message(
-            id=taken.id,
-            user_id=taken.user,
-            value=self._codec.decode(taken.data),
-            kind=taken.kind,
-            key=taken.key,
-            attempt=taken.attempts + 1,
-            uncertain=taken.uncertain,
-            due_at=taken.due / 1000,
-            expires_at=taken.expires / 1000 if taken.expires else None,
-            _lease=held,
+            id=leased.id,
+            user_id=leased.user,
+            value=self._codec.decode(leased.data),
+            kind=leased.kind,
+            key=leased.key,
+            attempt=leased.attempts + 1,
+            uncertain=leased.uncertain,
+            due_at=leased.due / 1000,
+            expires_at=leased.expires / 1000 if leased.expires else None,
+            _lease=delivery,
         )
 
-    def _failed(self, taken: Taken, reason: str, *, uncertain: bool) -> _Ending:
-        attempt = taken.attempts + 1
+    def _failed(
+        self, leased: LeasedMessage, reason: str, *, uncertain: bool
+    ) -> Settlement:
+        attempt = leased.attempts + 1
         if attempt >= self._options.max_attempts:
-            return self._dead(taken, reason, uncertain=uncertain)
+            return self._dead(leased, reason, uncertain=uncertain)
         log_line(
             _log,
             logging.INFO,
             "message_failed",
-            id=taken.id,
+            id=leased.id,
             attempt=attempt,
             reason=reason,
         )
-        doubled = self._options.retry_base * 2.0 ** min(attempt - 1, 64)
-        delay = min(self._options.retry_cap, doubled) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, keeps no secret
-        return _Ending("retry", delay, uncertain, reason)
+        backoff = Backoff(self._options.retry_base, self._options.retry_cap)
+        backoff.failures = attempt
+        return Settlement("retry", backoff.delay(), uncertain, reason)
 
-    def _dead(self, taken: Taken, reason: str, *, uncertain: bool = False) -> _Ending:
-        log_line(_log, logging.WARNING, "dead_letter", id=taken.id, reason=reason)
-        return _Ending("dead", 0.0, uncertain, reason)
+    def _dead(
+        self, leased: LeasedMessage, reason: str, *, uncertain: bool = False
+    ) -> Settlement:
+        log_line(_log, logging.WARNING, "dead_letter", id=leased.id, reason=reason)
+        return Settlement("dead", 0.0, uncertain, reason)
 
     # --- settling
 
-    async def _settle(self, held: _Held, ending: _Ending) -> None:
-        """End the lease, through outages: until an answer, the message would return."""
+    async def _settle(self, delivery: _Delivery, settlement: Settlement) -> None:
+        """End the lease, through outages: until then, the message would come again."""
         outage = OutageBackoff()
         unsure = False
         while True:
-            taken = held.taken
+            leased = delivery.leased
             try:
-                ours = await self._end(taken, ending)
+                ours = await self._try_settle(leased, settlement)
             except OddswireError as error:
-                if not self._passes(error):
+                if not self._is_transient(error):
                     return
                 unsure = True
                 log_line(
                     _log,
                     logging.DEBUG,
                     "settling_failed",
-                    id=taken.id,
+                    id=leased.id,
                     reason=error,
                 )
                 await outage.wait(error)
                 continue
-            if not ours and held.taken is not taken:
+            if not ours and delivery.leased is not leased:
                 continue
-            # After a lost reply "not ours" may mean that the first one arrived.
-            self._count(ending, ours=ours or unsure)
+            # 3a. After a lost reply, "not ours" may mean that the first request
+            # arrived: it is counted as settled.
+            self._count(settlement, ours=ours or unsure)
             return
 
-    async def _part(self, taken: Taken, ending: _Ending) -> None:
-        """The last word of a cancelled handler; unsaid, the lease runs out."""
+    async def _release_cancelled(
+        self, leased: LeasedMessage, settlement: Settlement
+    ) -> None:
+        """Release the message of a cancelled handler; else its lease runs out."""
         with suppress(OddswireError, TimeoutError):
-            async with Deadline(_FAREWELL):
-                if await self._end(taken, ending):
-                    self._count(ending, ours=True)
+            async with Deadline(_RELEASE_TIMEOUT):
+                if await self._try_settle(leased, settlement):
+                    self._count(settlement, ours=True)
 
-    async def _end(self, taken: Taken, ending: _Ending) -> bool:
-        return await self._store.settle(
-            taken,
-            ending.what,
-            delay=ending.delay,
-            uncertain=ending.uncertain,
-            reason=ending.reason,
-            dead_limit=self._options.dead_limit,
-        )
+    async def _try_settle(self, leased: LeasedMessage, settlement: Settlement) -> bool:
+        dead_limit = self._options.dead_limit
+        return await self._store.settle(leased, settlement, dead_limit=dead_limit)
 
-    def _count(self, ending: _Ending, *, ours: bool) -> None:
+    def _count(self, settlement: Settlement, *, ours: bool) -> None:
         counts = self._counts
         if not ours:
             counts.lost += 1
             return
-        match ending.what:
+        match settlement.action:
             case "done":
                 counts.delivered += 1
             case "retry":
@@ -394,35 +398,35 @@ class Worker(Generic[T]):
     # --- renewing
 
     async def _renew(self) -> None:
-        """Prolong the leases in use; a handler whose lease is lost is cancelled."""
+        """Prolong the leases in use, and cancel handlers whose lease is lost."""
         while True:
             await asyncio.sleep(self._options.lease / 3)
-            # One that settles ends its lease by itself.
-            held = [each for each in self._held if not each.settling]
-            if not held:
+            # 4a. A delivery that settles ends its lease by itself.
+            deliveries = [each for each in self._deliveries if not each.settling]
+            if not deliveries:
                 continue
-            leases = [each.taken for each in held]
+            leases = [each.leased for each in deliveries]
             try:
                 kept = await self._store.renew(self._options.lease, leases)
             except OddswireError as error:
-                if not self._passes(error):
+                if not self._is_transient(error):
                     return
                 continue
-            for each, lease, ours in zip(held, leases, kept, strict=True):
-                # It may have begun to settle, or got a new lease, while we asked.
-                if ours or each.settling or each.taken is not lease:
+            for each, lease, ours in zip(deliveries, leases, kept, strict=True):
+                # 4b. During the request it may have begun to settle, or got a lease.
+                if ours or each.settling or each.leased is not lease:
                     continue
                 if each.task is not None:
                     each.lost = True
                     each.task.cancel()
 
 
-def _text(error: Exception) -> str:
-    # What a handler raises may hold anything, and has to be stored as UTF-8.
+def _reason_text(error: Exception) -> str:
+    # An error may hold any text; the server stores UTF-8.
     text = f"{type(error).__name__}: {error}"[:_REASON_LENGTH]
     return text.encode(errors="replace").decode()
 
 
-def _sane(seconds: float) -> float:
-    # Never nothing, which would ask again at once, and NaN is less than anything.
+def _bounded_delay(seconds: float) -> float:
+    # Above 0, so that the user waits at all; NaN becomes the shortest.
     return min(max(_SHORTEST_WAIT, seconds), _LONGEST_WAIT)

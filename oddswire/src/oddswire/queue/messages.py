@@ -1,4 +1,4 @@
-"""What a queue hands out, what it tells, what a process counts."""
+"""Messages and dead letters of a queue."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from oddswire.counters import Histogram
-
 T = TypeVar("T")
 
 
 class Lease(Protocol):
     """The right to handle a message."""
 
-    async def keep(self) -> bool:
+    async def renew(self) -> bool:
         """Prolong it; False: it is somebody else's, or over."""
 
 
@@ -59,7 +57,7 @@ class Message(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
             OddswireError: Redis could not be asked, so it is not known. Cancelled, the
                 lease may be prolonged.
         """
-        return self._lease is not None and await self._lease.keep()
+        return self._lease is not None and await self._lease.renew()
 
 
 class DeadLetter(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -91,105 +89,3 @@ class DeadLetter(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     reason: str
     due_at: float
     died_at: float
-
-
-class QueueStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """A queue at one moment, all its processes together.
-
-    Whatever was enqueued is delivered, expired, purged, dropped, dead or still there:
-    `accounted` is equal to `enqueued`.
-
-    Attributes:
-        waiting: In a user's line; those that are being handled are among them.
-        delayed: Not due yet.
-        parked: Out of line, because they are paused.
-        dead_letters: Given up, and kept.
-        leased: Users whose message is being handled.
-        users: Users with a line.
-        lag: Seconds that the user who waits longest could have been served.
-        paused: What is paused: ``"*"``, ``"kind:..."``, ``"key:..."``.
-        enqueued: Messages taken in.
-        duplicates: Messages refused because their id was taken in before.
-        delivered: Handled.
-        retried: Failures that were followed by another attempt.
-        reclaimed: Handed out again after their worker went away.
-        expired: Removed because they were too old.
-        dead: Given up.
-        replayed: Dead letters put back.
-        purged: Removed by `Queue.purge`.
-        dropped: Dead letters removed because there were too many.
-        foreign: What somebody else wrote in the place of a user or a message, removed.
-    """
-
-    waiting: int
-    delayed: int
-    parked: int
-    dead_letters: int
-    leased: int
-    users: int
-    lag: float
-    paused: frozenset[str]
-    enqueued: int
-    duplicates: int
-    delivered: int
-    retried: int
-    reclaimed: int
-    expired: int
-    dead: int
-    replayed: int
-    purged: int
-    dropped: int
-    foreign: int
-
-    @property
-    def depth(self) -> int:
-        """Messages that are still to be delivered."""
-        return self.waiting + self.delayed + self.parked
-
-    @property
-    def accounted(self) -> int:
-        """What became of everything; equal to `enqueued` at every moment."""
-        return (
-            self.delivered
-            + self.expired
-            + self.purged
-            + self.dropped
-            + self.depth
-            + self.dead_letters
-        )
-
-
-class Counts:
-    """What this process did; plain integers that only grow.
-
-    Attributes:
-        enqueued: Messages taken in.
-        duplicates: Messages that were known already.
-        delivered: Handled.
-        retried: Failures that are followed by another attempt.
-        postponed: Messages whose handler was limited.
-        reclaimed: Taken over from a worker that went away.
-        expired: Found too old.
-        dead: Given up.
-        lost: Handled here while the lease was somebody else's.
-        lag: Seconds from being due to being handed out.
-        handling: Seconds that handling took.
-    """
-
-    __slots__ = (
-        *("dead", "delivered", "duplicates", "enqueued", "expired", "handling"),
-        *("lag", "lost", "postponed", "reclaimed", "retried"),
-    )
-
-    def __init__(self) -> None:
-        self.enqueued = 0
-        self.duplicates = 0
-        self.delivered = 0
-        self.retried = 0
-        self.postponed = 0
-        self.reclaimed = 0
-        self.expired = 0
-        self.dead = 0
-        self.lost = 0
-        self.lag = Histogram()
-        self.handling = Histogram()

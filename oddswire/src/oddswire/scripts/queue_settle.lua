@@ -3,7 +3,7 @@
 -- KEYS  messages, lines, users, leases, dead, meta
 -- ARGV  now in ms ('': the server's), user, id, token, what (done, retry, wait,
 --       release, dead), delay in ms, uncertain (0 or 1), reason, most dead letters
--- Returns 1, or 0: somebody else has it, or had it and is done with it.
+-- Returns 1, or 0: another worker has it, or had it and settled it.
 -- Cost: O(log N).
 local messages, lines, users, leases, dead, meta = unpack(KEYS)
 local now = tonumber(ARGV[1])
@@ -17,14 +17,15 @@ local delay, uncertain, reason = tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local packed = redis.call('HGET', messages, id)
 local message = message_of(packed)
 if redis.call('HGET', leases, user) ~= token .. ':' .. id then
-  -- The lease was lost, perhaps by a server that forgot it, and the message comes again:
-  -- it says that it may have been delivered.
+  -- 1. The caller does not own the line any more, perhaps since a server forgot it. The
+  -- message comes again: it is uncertain.
   if message and message[7] == 0 and (what == 'done' or uncertain == '1') then
     message[7] = 1
     redis.call('HSET', messages, id, cmsgpack.pack(message))
   end
   return 0
 end
+-- 2. The lease ends, and the message leaves its line, or stays at its head.
 redis.call('HDEL', leases, user)
 if what == 'done' then
   redis.call('HDEL', messages, id)
@@ -55,6 +56,7 @@ elseif message then
     redis.call('HSET', messages, id, cmsgpack.pack(message))
   end
 end
+-- 3. The line is due again: at once, or after the delay.
 local first = redis.call(
   'ZRANGE', lines, '[' .. user .. ':', '(' .. user .. ';', 'BYLEX', 'LIMIT', 0, 1
 )[1]

@@ -36,7 +36,7 @@ local function is_paused(message)
   )
 end
 
--- Those that became due.
+-- 1. Delayed messages that became due join their lines.
 local due = redis.call('ZRANGE', delayed, '-inf', now, 'BYSCORE', 'LIMIT', 0, steps)
 for _, id in ipairs(due) do
   redis.call('ZREM', delayed, id)
@@ -47,8 +47,8 @@ for _, id in ipairs(due) do
 end
 more = #due == steps
 
--- Those that were resumed go back to where they were in their line. It is done here,
--- a part each time, so that no resume can end half way.
+-- 2. Messages that were resumed go back to their places in their lines. Each take does a
+-- part of it, so no resume ends half way.
 local from = redis.call('HGET', meta, 'resuming')
 if from then
   local members = redis.call(
@@ -72,15 +72,18 @@ if from then
   end
 end
 
+-- 3. A pause of everything hands out nothing.
 local taken, expired, reclaimed = {}, 0, 0
 if redis.call('SISMEMBER', paused, '*') == 1 then
   return { now, -1, 0, 0, taken }
 end
 
+-- 4. The lines that are due, the longest waiting first. A line under a lease is due when
+-- its lease ends: nobody needs to notice that its worker died.
 local ready = redis.call('ZRANGE', users, '-inf', now, 'BYSCORE', 'LIMIT', 0, want)
 more = more or #ready == want
 for _, user in ipairs(ready) do
-  -- Somebody else's: no user has this name.
+  -- 4a. Another program wrote this member: no user has this name.
   local foreign = not string.match(user, '^-?%d+$') or #user > 20
   if foreign then
     redis.call('ZREM', users, user)
@@ -91,9 +94,9 @@ for _, user in ipairs(ready) do
     end
     bump(meta, 'foreign', 1)
   end
-  -- Whoever had a message of this user went away with it, so it may have been delivered.
-  -- It says so from here on, also where it is not the next one to be handed out: it was
-  -- paused since, or another became due that goes before it.
+  -- 4b. A lease is left: its worker died with that message, and may have delivered it. The
+  -- message is uncertain from here on, also where it is not the next one to be handed out:
+  -- it was paused since, or another became due that goes before it.
   local before = not foreign and redis.call('HGET', leases, user)
   local lost = before and string.sub(before, -16)
   local message = lost and read(lost)
@@ -101,6 +104,8 @@ for _, user in ipairs(ready) do
     message[7] = 1
     redis.call('HSET', messages, lost, cmsgpack.pack(message))
   end
+  -- 4c. The first message of the line that is neither expired nor paused is handed out, and
+  -- the line moves to the end of its lease.
   while not foreign do
     if steps == 0 then
       more = true
@@ -148,7 +153,7 @@ end
 if more then
   return { now, 0, expired, reclaimed, taken }
 end
--- Nothing is left to do now, and what is added later adds its own tokens.
+-- 5. Nothing is left to do now, and a later message adds its own wake-up.
 redis.call('DEL', wake)
 local next_at = math.huge
 local user = redis.call('ZRANGE', users, 0, 0, 'WITHSCORES')

@@ -1,5 +1,5 @@
 -- Claim the comparison with the source, if it is due: one process makes it.
--- KEYS: stats. ARGV: 1 shift, 2 seconds after which another may, if this one is gone.
+-- KEYS: stats. ARGV: 1 clock offset, 2 seconds after which another may, if this one is gone.
 -- Returns 1 when it is the caller's, else 0. Cost: O(1).
 local now = clock(ARGV[1]) / 1000000
 local due = tonumber(redis.call('HGET', KEYS[1], 'due') or 0) or 0

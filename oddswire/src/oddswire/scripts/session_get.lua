@@ -1,6 +1,6 @@
 -- Read a session; changes nothing.
--- KEYS: main, short. ARGV: shift.
--- Returns {} for none, else {now ms, fields of main, fields of short or false}, and 1 behind
+-- KEYS: main, expiring. ARGV: clock offset.
+-- Returns {} for none, else {now ms, fields of main, fields of expiring or false}, and 1 behind
 -- them when it has ended; only with sealing, where a session that somebody stripped of its
 -- fields looks so, and the caller can tell. Cost: O(fields).
 local now = clock(ARGV[1])

@@ -3,7 +3,7 @@
 -- left it yet. So what was built in another server process is compared again when that
 -- cannot be any more, a minute later, and then each hour.
 -- KEYS: stats. ARGV: 1 run, 2 last user done, 3 server process when all are, else "",
--- 4 shift, 5 seconds until the first comparison, 6 seconds to the next note.
+-- 4 clock offset, 5 seconds until the first comparison, 6 seconds to the next note.
 -- Returns 1, or 0 when the run is not the one that is under way. Cost: O(1).
 local under_way = redis.call('HGET', KEYS[1], 'rebuild')
 if not under_way or string.match(under_way, '^%S+') ~= ARGV[1] then

@@ -1,9 +1,9 @@
 -- The beginning of every session script, not a script of its own.
 --
 -- A session is two hashes. `main` has the header `h`, the durable section `D`, the index
--- entries `i` and a field `<collection>:<name>` for each member; it has no expiry. `short`
+-- entries `i` and a field `<collection>:<name>` for each member; it has no expiry. `expiring`
 -- has what expires: the conversation `T` and the authentication state `A`.
--- h = "v c a e x s o g": version (us), created (us), last active (ms), expiry of `short`
+-- h = "v c a e x s o g": version (us), created (us), last active (ms), expiry of `expiring`
 -- (ms), deadline of it (ms, 0 none), schema, active (0 or 1), generation. With sealing a
 -- space and a seal follow. The caller makes the seal over the header that a script will
 -- write and over the fields that will be stored, so it computes that header beforehand:
@@ -12,11 +12,11 @@
 -- A session with nothing in `main` but `h`, and not switched off, ends at its expiry:
 -- nobody asked for anything. Only those are in the sorted set of expiries.
 local function text(x) return string.format('%.0f', x) end
--- Microseconds. The shift is 0 but in tests that step the clock. With `at` the caller's
+-- Microseconds. The offset is 0 but in tests that step the clock. With `at` the caller's
 -- time is taken instead, if it is right to a second.
-local function clock(shift, at)
+local function clock(clock_offset, at)
   local t = redis.call('TIME')
-  local now = t[1] * 1000000 + t[2] + tonumber(shift)
+  local now = t[1] * 1000000 + t[2] + tonumber(clock_offset)
   if at and at ~= '' and math.abs(tonumber(at) - now) <= 1000000 then now = tonumber(at) end
   return now
 end
@@ -63,8 +63,8 @@ local function bump(stats, name, by)
 end
 local function newest(stats) return tonumber(redis.call('HGET', stats, 'v') or 0) or 0 end
 -- What the caller needs to seal the right header.
-local function disagreed(main, stats, shift)
-  return {'header', text(clock(shift)), text(newest(stats)), (header(main))}
+local function disagreed(main, stats, clock_offset)
+  return {'header', text(clock(clock_offset)), text(newest(stats)), (header(main))}
 end
 local function write(main, r, sealed)
   redis.call('HSET', main, 'h', sealed ~= '' and sealed or head(r))
@@ -87,16 +87,16 @@ local function renew(r, now, ttl, absolute)
   return over
 end
 -- Store what `renew` made: a conversation that has ended must not come back with it.
-local function active(short, activity, name, r, over, shift)
-  if over then redis.call('UNLINK', short) end
-  redis.call('PEXPIREAT', short, text(r.e - tonumber(shift) / 1000))
+local function active(expiring, activity, name, r, over, clock_offset)
+  if over then redis.call('UNLINK', expiring) end
+  redis.call('PEXPIREAT', expiring, text(r.e - tonumber(clock_offset) / 1000))
   redis.call('ZADD', activity, text(r.a), name)
 end
 -- Append to the changes that other processes follow; each names the one before it.
-local function announce(log, stats, link, name, v, on, joins, leaves, id)
+local function announce(log, stats, link, name, v, on, index_adds, index_removes, id)
   local before = redis.call('HGET', stats, 'link') or ''
   redis.call('XADD', log, 'MAXLEN', '~', '1000', id or '*', 'p', before, 'x', link, 'u', name,
-    'v', text(v), 'o', on, 'j', joins, 'l', leaves)
+    'v', text(v), 'o', on, 'j', index_adds, 'l', index_removes)
   redis.call('HSET', stats, 'link', link)
 end
 -- A session begins that is registered already: somebody else took its hash away, and with
@@ -106,8 +106,8 @@ local function unlisted(activity, stats, name)
 end
 -- Forget a session that has no index entries (or whose entries the caller removes).
 -- Returns 1 if it was registered.
-local function forget(main, short, activity, expiry, off, stats, name, r)
-  redis.call('UNLINK', main, short)
+local function forget(main, expiring, activity, expiry, off, stats, name, r)
+  redis.call('UNLINK', main, expiring)
   local had = redis.call('ZREM', activity, name)
   redis.call('ZREM', expiry, name)
   redis.call('SREM', off, name)

@@ -1,31 +1,32 @@
 -- Write what changed of a session, if it is still what the caller read.
--- KEYS: main, short, activity, expiry, off, stats, log, then the index sets to join, then
--- those to leave; with a source of record, marks and noted at last.
--- ARGV: 1 shift, 2 name, 3 version read (0: there was none), 4 whether the conversation
+-- KEYS: main, expiring, activity, expiry, off, stats, log, then the index sets to add to, then
+-- those to remove from; with a source of record, intents and known versions at last.
+-- ARGV: 1 clock offset, 2 name, 3 version read (0: there was none), 4 whether the conversation
 -- lived then, 5 ttl ms, 6 absolute ms (0: none), 7 cap, 8 schema, 9 generation (for a new
--- one), 10 whether this is activity, 11 link, 12 joins and 13 leaves as text for the log,
--- 14 who names (for a new one), then counts: 15 sets to join, 16 sets to leave, 17 fields
--- of main to set, 18 to delete, 19 of short to set, 20 to delete, 21 collections whose
--- emptiness changed; 22 mark of the caller ('-': nobody may have one, '': there is no
--- source), 23 version in the source; with sealing 24 caller's time, 25 header read, 26
--- sealed header, else ''; then those, fields to set as pairs, collections with 1 or -1.
--- Returns {"saved", header, now ms} | {"conflict", now ms, main, short or false} | {"gone"} |
--- {"full"} | {"names"} | {"damaged"} | {"busy"} | {"lost"} | {"header", now us, newest
+-- one), 10 whether this is activity, 11 id of the log's entry, 12 index adds and 13 index
+-- removes as text for the log, 14 blinding check (for a new one), then counts: 15 index adds,
+-- 16 index removes, 17 fields of main to set, 18 to delete, 19 of expiring to set, 20 to
+-- delete, 21 collections whose emptiness changed; 22 intent of the caller ('-': nobody may
+-- have one, '': there is no source), 23 version in the source; with sealing 24 caller's time,
+-- 25 header read, 26 sealed header, else ''; then those, fields to set as pairs, collections
+-- with 1 or -1.
+-- Returns {"saved", header, now ms} | {"conflict", now ms, main, expiring or false} | {"gone"}
+-- | {"full"} | {"names"} | {"damaged"} | {"busy"} | {"lost"} | {"header", now us, newest
 -- version of what was deleted, header}. Cost: O(log sessions + arguments).
 local now = clock(ARGV[1], ARGV[24])
 local ms = math.floor(now / 1000)
-local main, short, activity, expiry, off, stats, log = unpack(KEYS, 1, 7)
-local shift, name = ARGV[1], ARGV[2]
-local mark, marks, noted = ARGV[22], KEYS[#KEYS - 1], KEYS[#KEYS]
-if mark ~= '' then
-  local held = redis.call('HGET', marks, name)
-  if mark == '-' and held then return {'busy'} end
-  if mark ~= '-' and held ~= mark then return {'lost'} end
+local main, expiring, activity, expiry, off, stats, log = unpack(KEYS, 1, 7)
+local clock_offset, name = ARGV[1], ARGV[2]
+local intent, intents, known = ARGV[22], KEYS[#KEYS - 1], KEYS[#KEYS]
+if intent ~= '' then
+  local held = redis.call('HGET', intents, name)
+  if intent == '-' and held then return {'busy'} end
+  if intent ~= '-' and held ~= intent then return {'lost'} end
 end
 local r = read(main)
 if r and r.damaged then return {'damaged'} end
 if r and ended(main, r, now) then
-  if ARGV[3] == '0' then forget(main, short, activity, expiry, off, stats, name, r) end
+  if ARGV[3] == '0' then forget(main, expiring, activity, expiry, off, stats, name, r) end
   r = nil
 end
 if not r and ARGV[3] ~= '0' then return {'gone'} end
@@ -35,7 +36,7 @@ if r then
   -- What was part of a conversation when it was read must not begin the next one.
   if text(r.v) ~= ARGV[3] or (ARGV[4] == '1' and not live) then
     return {'conflict', ms, redis.call('HGETALL', main),
-            live and redis.call('HGETALL', short)}
+            live and redis.call('HGETALL', expiring)}
   end
   r.v = math.max(r.v + 1, now)
 else
@@ -49,34 +50,34 @@ end
 r.s = ARGV[8]
 local acts, over = ARGV[10] == '1' or r.e == 0, false
 if acts then over = renew(r, now, ARGV[5], ARGV[6]) end
-if not agreed(main, r, ARGV[25], ARGV[26]) then return disagreed(main, stats, shift) end
+if not agreed(main, r, ARGV[25], ARGV[26]) then return disagreed(main, stats, clock_offset) end
 if begins then
   unlisted(activity, stats, name)
   bump(stats, 'created', text(math.floor(now / 1000)))
   bump(stats, 'creations', 1)
 end
-if acts then active(short, activity, name, r, over, shift) end
+if acts then active(expiring, activity, name, r, over, clock_offset) end
 local at = 27
-local joins, leaves = tonumber(ARGV[15]), tonumber(ARGV[16])
-for i = 1, joins do redis.call('SADD', KEYS[7 + i], name) end
-for i = 1, leaves do redis.call('SREM', KEYS[7 + joins + i], name) end
+local index_adds, index_removes = tonumber(ARGV[15]), tonumber(ARGV[16])
+for i = 1, index_adds do redis.call('SADD', KEYS[7 + i], name) end
+for i = 1, index_removes do redis.call('SREM', KEYS[7 + index_adds + i], name) end
 for i = 1, tonumber(ARGV[17]) do
   redis.call('HSET', main, ARGV[at], ARGV[at + 1]); at = at + 2
 end
 for i = 1, tonumber(ARGV[18]) do redis.call('HDEL', main, ARGV[at]); at = at + 1 end
 for i = 1, tonumber(ARGV[19]) do
-  redis.call('HSET', short, ARGV[at], ARGV[at + 1]); at = at + 2
+  redis.call('HSET', expiring, ARGV[at], ARGV[at + 1]); at = at + 2
 end
-for i = 1, tonumber(ARGV[20]) do redis.call('HDEL', short, ARGV[at]); at = at + 1 end
+for i = 1, tonumber(ARGV[20]) do redis.call('HDEL', expiring, ARGV[at]); at = at + 1 end
 for i = 1, tonumber(ARGV[21]) do
   bump(stats, 'with:' .. ARGV[at], ARGV[at + 1]); at = at + 2
 end
 write(main, r, ARGV[26])
-redis.call('PEXPIREAT', short, text(r.e - tonumber(shift) / 1000))
+redis.call('PEXPIREAT', expiring, text(r.e - tonumber(clock_offset) / 1000))
 settle(main, expiry, name, r)
-if mark ~= '' and mark ~= '-' then
-  redis.call('HDEL', marks, name)
-  redis.call('HSET', noted, name, ARGV[23])
+if intent ~= '' and intent ~= '-' then
+  redis.call('HDEL', intents, name)
+  redis.call('HSET', known, name, ARGV[23])
 end
 announce(log, stats, ARGV[11], name, r.v, r.o, ARGV[12], ARGV[13])
 return {'saved', redis.call('HGET', main, 'h'), ms}

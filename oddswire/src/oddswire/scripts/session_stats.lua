@@ -1,5 +1,5 @@
 -- Count sessions; changes nothing.
--- KEYS: activity, expiry, off, stats. ARGV: 1 shift, 2 ttl ms, then windows in ms.
+-- KEYS: activity, expiry, off, stats. ARGV: 1 clock offset, 2 ttl ms, then windows in ms.
 -- Returns {now ms, total, off, sum of creation times ms (text), conversations, creations,
 -- fields of stats, count for each window}. Cost: O(log sessions) and the counters.
 local ms = math.floor(clock(ARGV[1]) / 1000)

@@ -1,5 +1,5 @@
 -- Switch a session on or off.
--- KEYS: main, expiry, off, stats, log. ARGV: 1 shift, 2 name, 3 "1" or "0", 4 link;
+-- KEYS: main, expiry, off, stats, log. ARGV: 1 clock offset, 2 name, 3 "1" or "0", 4 link;
 -- with sealing 5 caller's time, 6 header read, 7 sealed header, else ''.
 -- Returns {"saved", header} | {"gone"} | {"header", now us, newest version of what was
 -- deleted, header}. Cost: O(log sessions).

@@ -1,5 +1,5 @@
 -- Note that the user did something.
--- KEYS: main, short, activity, expiry, stats. ARGV: 1 shift, 2 name, 3 ttl ms,
+-- KEYS: main, expiring, activity, expiry, stats. ARGV: 1 clock offset, 2 name, 3 ttl ms,
 -- 4 absolute ms; with sealing 5 caller's time, 6 header read, 7 sealed header, else ''.
 -- Returns {"saved", header} | {"gone"} | {"header", now us, newest version of what was
 -- deleted, header}. Cost: O(log sessions).

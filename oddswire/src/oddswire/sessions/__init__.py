@@ -4,7 +4,7 @@
 """
 
 from oddswire.sessions._sessions import Sessions
-from oddswire.sessions.feed import Announced, Feed, Heard, Missed
+from oddswire.sessions.feed import Change, Changes, Feed, Reset
 from oddswire.sessions.record import (
     Collection,
     Expiring,
@@ -13,24 +13,29 @@ from oddswire.sessions.record import (
     Secret,
     Session,
 )
-from oddswire.sessions.source import Kept, Rebuilt, SealedSource, Source
-from oddswire.sessions.statistics import SessionStatistics
+from oddswire.sessions.source import (
+    RebuildProgress,
+    SealedSource,
+    Source,
+    SourceRecord,
+)
+from oddswire.sessions.statistics import SessionStats
 
 __all__ = [
-    "Announced",
+    "Change",
+    "Changes",
     "Collection",
     "Expiring",
     "Feed",
-    "Heard",
     "Indexed",
-    "Kept",
-    "Missed",
-    "Rebuilt",
+    "RebuildProgress",
     "Record",
+    "Reset",
     "SealedSource",
     "Secret",
     "Session",
-    "SessionStatistics",
+    "SessionStats",
     "Sessions",
     "Source",
+    "SourceRecord",
 ]

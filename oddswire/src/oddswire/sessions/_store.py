@@ -1,8 +1,7 @@
-"""`Store`: calls the scripts of sessions, with their keys."""
+"""`SessionStore`: sessions in Redis, by the scripts and with their keys."""
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from oddswire import keys as families
@@ -10,94 +9,92 @@ from oddswire._text import text
 from oddswire.errors import NoPermission, SessionError, WrongType
 from oddswire.sessions import _scripts as scripts
 from oddswire.sessions._scripts import (
-    Answer,
-    answer,
-    fields,
-    flat,
-    link,
-    stored,
-    told,
+    ScriptResult,
+    encode_entries,
+    random_id,
+    to_args,
+    to_fields,
+    to_result,
+    to_stored,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncIterator,
-        Awaitable,
-        Callable,
-        Iterable,
-        Mapping,
-        Sequence,
-    )
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from oddswire.client import Client
     from oddswire.clock import Clock
-    from oddswire.codec import Names
     from oddswire.keys import KeySpace
-    from oddswire.sessions._form import Change
-    from oddswire.sessions._scripts import Fields, Stored, Tag, Terms
-    from oddswire.sessions._seal import HeaderSeal
+    from oddswire.scripts import Script
+    from oddswire.sessions._codec import HeaderSeal, Save, SessionCodec
+    from oddswire.sessions._scripts import Fields, IndexEntry, Stored
 
 TRIES = 16
-"""Attempts at what other processes get ahead of."""
-_LOOKED_AT = 2_000  # keys of a page of the search for a user in all indexes
+"""Attempts of a change that other processes are faster than."""
+NO_INTENT = "-"
+"""With a source of record: the script saves if nobody has an intent."""
 _SHARD = 0  # one slot, in which every guarantee is exact
+_KEYS_KEPT = 16_384
+_KEYS_A_PAGE = 2_000  # of the search for a user in all indexes
 
 
-class Store:
+class SessionStore:
     """Calls the scripts.
 
     Args:
         client: Where.
         space: The prefix of the keys.
-        names: Of users and values.
+        codec: Of the sessions.
         clock: Of this process.
-        check: Raises `SessionDamaged` for what is not whole.
+        cap: Most sessions.
 
     Attributes:
-        shift: Microseconds added to the server's clock; only tests change it.
-        foreign: Names, entries and numbers that no session wrote, and that were
+        client: As given.
+        codec: As given.
+        clock: As given.
+        names: Of users and values.
+        cap: As given.
+        clock_offset: Microseconds added to the server's clock; only tests change it.
+        foreign: Names, entries and numbers that no session wrote, and that this process
             skipped.
+        blinding_check: What names are made from, so that a process with another key
+            fails.
     """
 
     def __init__(
         self,
         client: Client,
         space: KeySpace,
-        names: Names,
+        codec: SessionCodec[Any],
         clock: Clock,
-        check: Callable[[int, Stored], object],
+        cap: int,
     ) -> None:
         self.client = client
-        self._check = check
-        self._clock = clock
-        # Until the server says otherwise, its clock shows what this machine's shows.
-        self._ahead = round((clock.now() - clock.boottime()) * 1e6)
-        self._last = 0
-        self.names = names
-        self.shift = 0
+        self.codec = codec
+        self.clock = clock
+        self.names = codec.names
+        self.cap = cap
+        self.clock_offset = 0
         self.foreign = 0
+        self._schema = codec.schema.type.schema
+        # Until the server says otherwise, its clock shows what this machine's shows.
+        self._server_ahead = round((clock.now() - clock.boottime()) * 1e6)
+        self._newest_deleted = 0
         self._space = space
-        self._pair = lru_cache(16_384)(self._make_pair)
-        shard = _SHARD
-        self.activity = space.key(families.SESSION_ACTIVITY, shard)
-        self.expiry = space.key(families.SESSION_EXPIRY, shard)
-        self.off = space.key(families.SESSION_OFF, shard)
-        self.stats = space.key(families.SESSION_STATS, shard)
-        self.log = space.key(families.SESSION_LOG, shard)
-        self.marks = space.key(families.SESSION_MARKS, shard)
-        self.noted = space.key(families.SESSION_NOTED, shard)
-        self.beat = space.key(families.SESSION_BEAT, shard)
-        # What names came from, so that a process with another key is told.
-        self.naming = names.of_user(0)
+        self._pairs: dict[str, tuple[str, str]] = {}
+        self.activity = space.key(families.SESSION_ACTIVITY, _SHARD)
+        self.expiry = space.key(families.SESSION_EXPIRY, _SHARD)
+        self.off = space.key(families.SESSION_OFF, _SHARD)
+        self.stats = space.key(families.SESSION_STATS, _SHARD)
+        self.log = space.key(families.SESSION_LOG, _SHARD)
+        self.intents = space.key(families.SESSION_MARKS, _SHARD)
+        self.known_versions = space.key(families.SESSION_NOTED, _SHARD)
+        self.beat = space.key(families.SESSION_BEAT, _SHARD)
+        self.blinding_check = self.names.of_user(0)
 
-    def _make_pair(self, name: str) -> tuple[str, str]:
-        return (
-            self._space.key(families.SESSION, _SHARD, name),
-            self._space.key(families.SESSION_SHORT, _SHARD, name),
-        )
+    # --- keys and names
 
     def pair(self, user_id: int) -> tuple[str, str]:
-        """Return the keys of a user's two hashes.
+        """Return the keys of a user's durable and expiring hash.
 
         Every operation on a user comes by here first.
 
@@ -114,18 +111,23 @@ class Store:
             raise SessionError("user_id must have at most 64 bits, as Telegram's have")
         return self._pair(self.names.of_user(user_id))
 
-    def index(self, tag: Tag) -> str:
+    def _pair(self, name: str) -> tuple[str, str]:
+        pair = self._pairs.get(name)
+        if pair is None:
+            if len(self._pairs) >= _KEYS_KEPT:
+                self._pairs.clear()
+            pair = self._pairs[name] = (
+                self._space.key(families.SESSION, _SHARD, name),
+                self._space.key(families.SESSION_SHORT, _SHARD, name),
+            )
+        return pair
+
+    def index(self, entry: IndexEntry) -> str:
         """Return the key of an index's value."""
-        return self._space.key(families.SESSION_INDEX, _SHARD, *tag)
-
-    def index_pattern(self) -> str:
-        """Return the pattern of every key of every index."""
-        return self._space.pattern(families.SESSION_INDEX, _SHARD)
-
-    # --- what somebody else wrote
+        return self._space.key(families.SESSION_INDEX, _SHARD, *entry)
 
     def users(self, names: Iterable[str | bytes]) -> list[tuple[str, int]]:
-        """Return names with their users; what is no name is left out and counted."""
+        """Return names with their users; skips and counts what is no name of ours."""
         found = []
         for each in names:
             try:
@@ -137,33 +139,54 @@ class Store:
 
     # --- sealed headers
 
-    async def sealed(
+    async def call_sealed(
         self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        rest: Sequence[Any] = (),
+        *,
         seal: HeaderSeal | None,
-        call: Callable[[int | str, bytes, bytes], Awaitable[list[Any]]],
-    ) -> Answer:
-        """Call a script with a sealed header; ``again`` when another one is stored.
+        compares: bool = True,
+    ) -> ScriptResult:
+        """Call a script that writes a header; see the steps of `HeaderSeal`.
 
         Args:
+            script: Which.
+            keys: Of the script.
+            args: Of the script, before those of the header.
+            rest: Of the script, behind them.
             seal: Makes the header; None without sealing.
-            call: Of the script, with a time, the header read and the one to write.
+            compares: Whether the script takes the header that was read, to compare it.
+
+        Returns:
+            ``again`` when what is stored is not what was read.
         """
+
+        async def call(now: int | str, before: bytes, header: bytes) -> ScriptResult:
+            sealed = (now, before, header) if compares else (now, header)
+            reply = await script.run(self.client, keys, [*args, *sealed, *rest])
+            return to_result(reply)
+
         if seal is None:
-            return answer(await call("", b"", b""))
+            return await call("", b"", b"")
         for _ in range(TRIES):
-            sent = round(self._clock.boottime() * 1e6)
-            now = sent + self._ahead
-            header = seal.header(now, self._last)
-            reply = answer(await call(now, seal.before, header))
-            if reply.kind != "header":
-                return reply
-            server, last, stored = reply.detail
-            # From the sending on: the way there is in it, as it will be again.
-            self._ahead = int(server) - sent
-            self._last = int(last)
+            # 1. Seal the header that the script will write at the server's time.
+            sent = round(self.clock.boottime() * 1e6)
+            now = sent + self._server_ahead
+            header = seal.header(now, self._newest_deleted)
+            # 2. The script writes it, or returns its own time and header.
+            result = await call(now, seal.before, header)
+            if result.kind != "header":
+                return result
+            server, newest, stored = result.detail
+            # From the sending on: the way to the server takes its time again.
+            self._server_ahead = int(server) - sent
+            self._newest_deleted = int(newest)
+            # 3. Only a touch came between: go on from the header that it wrote.
             if not seal.adopt(stored):
                 break
-        return Answer("again")
+        return ScriptResult("again")
 
     # --- one session
 
@@ -173,163 +196,155 @@ class Store:
         Raises:
             SessionDamaged: Sealed, it looks as if it had ended, and has not.
         """
-        reply = await scripts.GET(self.client, self.pair(user_id), (self.shift,))
+        reply = await scripts.GET.run(
+            self.client, self.pair(user_id), (self.clock_offset,)
+        )
         if not reply:
             return None
-        found = stored(reply[:3])
+        found = to_stored(reply[:3])
         if len(reply) == 3:
             return found
-        self._check(user_id, found)
+        # Somebody who removes its fields makes a session look ended: the seal tells.
+        self.codec.snapshot(user_id, found)
         return None
 
     async def save(
-        self,
-        user_id: int,
-        change: Change,
-        *,
-        read: int,
-        live: bool,
-        terms: Terms,
-        cap: int,
-        schema: int,
-        generation: str,
-        active: bool,
-        mark: str = "",
-        sourced: str = "",
-        seal: HeaderSeal | None = None,
-    ) -> Answer:
-        """Write a change of the version that was read; 0 to create.
+        self, save: Save, *, intent: str = "", version: str = ""
+    ) -> ScriptResult:
+        """Write a change of the version that was read.
 
-        With a source of record, under a mark: the caller's, or "-" for nobody's.
+        Args:
+            save: What.
+            intent: With a source of record: the caller's write intent, or `NO_INTENT`.
+            version: The record's, under an intent.
         """
+        delta, before = save.delta, save.before
         keys = [
-            *self.pair(user_id),
+            *self.pair(save.user_id),
             *(self.activity, self.expiry, self.off, self.stats, self.log),
-            *(self.index(tag) for tag in change.joins),
-            *(self.index(tag) for tag in change.leaves),
-            *((self.marks, self.noted) if mark else ()),
+            *map(self.index, delta.index_adds),
+            *map(self.index, delta.index_removes),
+            *((self.intents, self.known_versions) if intent else ()),
         ]
         args: list[Any] = [
-            self.shift, self.names.of_user(user_id), read, int(live), terms.ttl,
-            terms.absolute, cap, schema, generation, int(active), link(),
-            told(change.joins), told(change.leaves), self.naming,
-            len(change.joins), len(change.leaves),
-            len(change.main), len(change.main_gone),
-            len(change.short), len(change.short_gone), len(change.held),
-            mark, sourced,
+            self.clock_offset, self.names.of_user(save.user_id), save.read_version,
+            int(before is not None and before.live),
+            self.codec.expiry.ttl, self.codec.expiry.absolute, self.cap, self._schema,
+            save.generation, int(save.active), random_id(),
+            encode_entries(delta.index_adds), encode_entries(delta.index_removes),
+            self.blinding_check, len(delta.index_adds), len(delta.index_removes),
+            len(delta.main), len(delta.main_gone),
+            len(delta.expiring), len(delta.expiring_gone), len(delta.held),
+            intent, version,
         ]  # fmt: skip
         rest = [
-            *flat(change.main),
-            *change.main_gone,
-            *flat(change.short),
-            *change.short_gone,
-            *flat(change.held),
+            *to_args(delta.main),
+            *delta.main_gone,
+            *to_args(delta.expiring),
+            *delta.expiring_gone,
+            *to_args(delta.held),
         ]
-        return await self.sealed(
-            seal,
-            lambda *header: scripts.SAVE(self.client, keys, [*args, *header, *rest]),
-        )
+        return await self.call_sealed(scripts.SAVE, keys, args, rest, seal=save.seal)
 
     async def member(
         self,
         user_id: int,
-        *,
         collection: str,
-        field: str,
-        tag: Tag | None,
-        limit: int,
-        terms: Terms,
-        schema: int,
+        key: str,
+        *,
         generation: str,
         active: bool,
-        sealed: bytes | None,
-    ) -> Answer:
-        """Add a member, or remove it when there is nothing `sealed`."""
+        body: bytes | None,
+    ) -> ScriptResult:
+        """Add a member, or remove it when there is no `body`; not with sealing."""
+        codec = self.codec
+        field, entry = (
+            codec.member_field(collection, key),
+            codec.member_entry(collection, key),
+        )
         keys = [
             *self.pair(user_id),
             *(self.activity, self.expiry, self.stats, self.log),
-            *(() if tag is None else (self.index(tag),)),
+            *(() if entry is None else (self.index(entry),)),
         ]
         args: list[Any] = [
-            self.shift, self.names.of_user(user_id), terms.ttl, terms.absolute,
-            int(active), link(), schema, generation, collection, field, limit,
-            told(() if tag is None else (tag,)),
+            self.clock_offset, self.names.of_user(user_id),
+            self.codec.expiry.ttl, self.codec.expiry.absolute,
+            int(active), random_id(), self._schema, generation, collection, field,
+            codec.schema.collections[collection].limit,
+            encode_entries(() if entry is None else (entry,)),
         ]  # fmt: skip
-        args += () if sealed is None else (sealed,)
-        return answer(await scripts.MEMBER(self.client, keys, args))
+        if body is not None:
+            args.append(codec.pack(user_id, generation, field, body))
+        return to_result(await scripts.MEMBER.run(self.client, keys, args))
 
-    async def touch(
-        self, user_id: int, terms: Terms, seal: HeaderSeal | None = None
-    ) -> Answer:
+    async def touch(self, user_id: int, seal: HeaderSeal | None = None) -> ScriptResult:
         """Note activity."""
         keys = (*self.pair(user_id), self.activity, self.expiry, self.stats)
-        name = self.names.of_user(user_id)
-        args = (self.shift, name, terms.ttl, terms.absolute)
-        return await self.sealed(
-            seal, lambda *header: scripts.TOUCH(self.client, keys, (*args, *header))
+        args = (
+            *(self.clock_offset, self.names.of_user(user_id)),
+            *(self.codec.expiry.ttl, self.codec.expiry.absolute),
         )
+        return await self.call_sealed(scripts.TOUCH, keys, args, seal=seal)
 
     async def switch(
         self, user_id: int, *, on: bool, seal: HeaderSeal | None = None
-    ) -> Answer:
+    ) -> ScriptResult:
         """Switch it on or off."""
         keys = (self.pair(user_id)[0], self.expiry, self.off, self.stats, self.log)
-        args = (self.shift, self.names.of_user(user_id), int(on), link())
-        return await self.sealed(
-            seal, lambda *header: scripts.SWITCH(self.client, keys, (*args, *header))
-        )
+        args = (self.clock_offset, self.names.of_user(user_id), int(on), random_id())
+        return await self.call_sealed(scripts.SWITCH, keys, args, seal=seal)
 
     async def fields(self, user_id: int) -> Fields:
-        """Return the main fields, whether it lives, has ended or is damaged."""
-        return fields(await scripts.FIELDS(self.client, (self.pair(user_id)[0],)))
+        """Return the durable fields, whether it lives, has ended or is damaged."""
+        return to_fields(
+            await scripts.FIELDS.run(self.client, (self.pair(user_id)[0],))
+        )
 
     async def delete(
-        self, user_id: int, header: bytes, tags: Sequence[Tag], held: Sequence[str]
+        self,
+        user_id: int,
+        header: bytes,
+        entries: Sequence[IndexEntry],
+        held: Sequence[str],
     ) -> bool:
         """Delete it if its header is still that one."""
         keys = [
             *self.pair(user_id),
             *(self.activity, self.expiry, self.off, self.stats, self.log),
-            *(self.index(tag) for tag in tags),
+            *map(self.index, entries),
         ]
         name = self.names.of_user(user_id)
-        args = [name, header, link(), told(tags), *held]
-        return bool(await scripts.DELETE(self.client, keys, args))
+        args = [name, header, random_id(), encode_entries(entries), *held]
+        return bool(await scripts.DELETE.run(self.client, keys, args))
 
-    async def move(
-        self,
-        old: int,
-        new: int,
-        *,
-        read: int,
-        schema: int,
-        generation: str,
-        tags: Sequence[Tag],
-        main: Mapping[str, bytes],
-        short: Mapping[str, bytes],
-        seal: HeaderSeal | None = None,
-    ) -> Answer:
-        """Give a session another user."""
+    async def move(self, old: int, save: Save) -> ScriptResult:
+        """Give a session to the user of `save`, whose `before` is what was read."""
+        delta, before = save.delta, save.before
+        assert before is not None  # noqa: S101 - nobody moves what is not there
+        entries = sorted(before.entries | save.content.entries)
         keys = [
-            *self.pair(old), *self.pair(new), self.activity, self.expiry, self.off,
-            self.stats, self.log, *(self.index(tag) for tag in tags),
+            *self.pair(old), *self.pair(save.user_id),
+            *(self.activity, self.expiry, self.off, self.stats, self.log),
+            *map(self.index, entries),
         ]  # fmt: skip
         args = [
-            self.shift, self.names.of_user(old), self.names.of_user(new), read,
-            generation, link(), link(), told(tags), len(main), len(short), schema,
+            self.clock_offset, self.names.of_user(old),
+            self.names.of_user(save.user_id), save.read_version, save.generation,
+            random_id(), random_id(), encode_entries(entries),
+            len(delta.main), len(delta.expiring), self._schema,
         ]  # fmt: skip
-        rest = [*flat(main), *flat(short)]
-        return await self.sealed(
-            seal,
-            lambda *header: scripts.MOVE(self.client, keys, [*args, *header, *rest]),
-        )
+        rest = [*to_args(delta.main), *to_args(delta.expiring)]
+        return await self.call_sealed(scripts.MOVE, keys, args, rest, seal=save.seal)
+
+    # --- what speaks of an erased user
 
     async def purge(self, user_id: int) -> int:
         """Empty the log if it speaks of a user; return how often it did.
 
         All of it: a stream keeps the bytes of entries that were deleted one by one.
         """
-        return await self._in_log(user_id, link())
+        return await self._in_log(user_id, random_id())
 
     async def _in_log(self, user_id: int, new: str = "") -> int:
         args = (self.names.of_user(user_id), new)
@@ -345,50 +360,46 @@ class Store:
         """Return whether a session's fields were ever taken away by somebody else."""
         return await self.client.hget(self.stats, "unlisted") is not None
 
-    async def traces(self, user_id: int, tags: Iterable[Tag]) -> list[str]:
+    async def traces(self, user_id: int, entries: Iterable[IndexEntry]) -> list[str]:
         """Return the keys that speak of a user, in all places that are hers.
 
         Args:
             user_id: Whose.
-            tags: The index entries that she had.
+            entries: The index entries that she had.
         """
         name = self.names.of_user(user_id)
-        main, short = self.pair(user_id)
-        indexes = [self.index(tag) for tag in tags]
+        indexes = [self.index(entry) for entry in entries]
+        keys = [*self.pair(user_id), self.activity, self.expiry, self.off, *indexes]
+        keys += [self.intents, self.known_versions]
         pipe = self.client.pipeline(transaction=False)
-        for key in (main, short):
+        for key in self.pair(user_id):
             pipe.exists(key)
         for key in (self.activity, self.expiry):
             pipe.zscore(key, name)
         for key in (self.off, *indexes):
             pipe.sismember(key, name)
-        for key in (self.marks, self.noted):
+        for key in (self.intents, self.known_versions):
             pipe.hexists(key, name)
-        keys = [
-            *(main, short, self.activity, self.expiry, self.off),
-            *(*indexes, self.marks, self.noted),
-        ]
         found: list[Any] = await pipe.execute()
+        # A score of 0 is there, too.
         left = [
             key
             for key, there in zip(keys, found, strict=True)
-            if there is not None and there is not False and there != 0
+            if (there is not None if key in (self.activity, self.expiry) else there)
         ]
-        if await self._in_log(user_id):
-            left.append(self.log)
-        return left
+        return [*left, self.log] if await self._in_log(user_id) else left
 
     async def search(self, user_id: int) -> list[str]:
         """Return every index set that has a user; looks at every key of the server."""
         name = self.names.of_user(user_id)
+        pattern = self._space.pattern(families.SESSION_INDEX, _SHARD)
         left: list[str] = []
         cursor: Any = "0"
         try:
             while True:
+                args = (cursor, pattern, name, _KEYS_A_PAGE)
                 cursor, found = await scripts.TRACES.run(
-                    self.client,
-                    [self.expiry],
-                    [cursor, self.index_pattern(), name, _LOOKED_AT],
+                    self.client, (self.expiry,), args
                 )
                 left += [text(key) for key in found]
                 if text(cursor) == "0":
@@ -398,24 +409,29 @@ class Store:
 
     # --- all of them
 
+    async def naming(self) -> str | None:
+        """Return the `blinding_check` of the process that began the first session."""
+        found: Any = await self.client.hget(self.stats, "names")
+        return None if found is None else text(found)
+
     async def lookup(
-        self, tag: Tag, most: int, *, sourced: bool = False
+        self, entry: IndexEntry, most: int, *, sourced: bool = False
     ) -> list[str] | int:
         """Return the names of an index's value, or their number when above `most`.
 
         With a source of record, -1 when the indexes were not built from it yet.
         """
-        keys = (self.index(tag), self.off, *((self.stats,) if sourced else ()))
-        reply = await scripts.LOOKUP(self.client, keys, (most,))
+        keys = (self.index(entry), self.off, *((self.stats,) if sourced else ()))
+        reply = await scripts.LOOKUP.run(self.client, keys, (most,))
         return reply if isinstance(reply, int) else [text(name) for name in reply]
 
-    async def pages(self, tag: Tag) -> list[str]:
+    async def pages(self, entry: IndexEntry) -> list[str]:
         """Return the names of an index's value, read in pages."""
         found: list[str] = []
         cursor = None
         while cursor != 0:
             cursor, names = await self.client.sscan(
-                self.index(tag), cursor or 0, count=1000
+                self.index(entry), cursor or 0, count=1000
             )
             if names:
                 off = await self.client.smismember(self.off, names)
@@ -429,7 +445,7 @@ class Store:
     async def everybody(self) -> AsyncIterator[list[tuple[str, int]]]:
         """Yield the names and users of all sessions, a page at a time.
 
-        Whoever is there all the while is in some page, and may be in two.
+        A session that is there all the while is in some page, and may be in two.
         """
         cursor = None
         while cursor != 0:
@@ -471,10 +487,11 @@ class Store:
     async def ended(self, most: int) -> tuple[list[tuple[str, int]], bool]:
         """Return sessions that have ended and are still stored, and if there are more.
 
-        What is no name is taken out of the set: or the first page would hold the same
-        for ever.
+        What is no name leaves the set: or the first page would hold the same for ever.
         """
-        reply = await scripts.ENDED(self.client, (self.expiry,), (self.shift, most))
+        reply = await scripts.ENDED.run(
+            self.client, (self.expiry,), (self.clock_offset, most)
+        )
         found = self.users(reply)
         known = {name.encode() for name, _ in found}
         foreign = [name for name in reply if name not in known]
@@ -487,18 +504,18 @@ class Store:
         names = list(names)
         keys = [self.activity, self.expiry, self.off, self.stats]
         keys += [key for name in names for key in self._pair(name)]
-        return int(await scripts.REAP(self.client, keys, [self.shift, *names]))
+        args = (self.clock_offset, *names)
+        return int(await scripts.REAP.run(self.client, keys, args))
 
-    async def count(self, ttl: int, windows: Sequence[int]) -> list[Any]:
-        """Return what the statistics script says."""
+    async def count(self, windows: Sequence[int]) -> list[Any]:
+        """Return what the script of statistics says."""
         keys = (self.activity, self.expiry, self.off, self.stats)
-        reply: list[Any] = await scripts.STATS(
-            self.client, keys, (self.shift, ttl, *windows)
-        )
+        args = (self.clock_offset, self.codec.expiry.ttl, *windows)
+        reply: list[Any] = await scripts.STATS.run(self.client, keys, args)
         return reply
 
 
-def named_otherwise() -> SessionError:
+def wrong_blinding_key_error() -> SessionError:
     return SessionError(
         "the sessions here are named under another key (or none): give the keyring "
         "that they were made with"

@@ -1,4 +1,4 @@
-"""What tells a process of changes that others made: a protocol, and a log for it."""
+"""Changes of sessions that other processes made: `Feed`, and the log behind it."""
 
 from __future__ import annotations
 
@@ -29,40 +29,40 @@ _FIELDS = frozenset("pxuvojl")
 _NUMBER = re.compile(r"[0-9]{1,19}")
 
 
-class Announced(msgspec.Struct, frozen=True):
+class Change(msgspec.Struct, frozen=True):
     """One change of one session.
 
     Attributes:
         name: Of the user.
         version: The session's now; 0 when it was deleted.
         on: Whether it is active.
-        joins: Index entries that it got.
-        leaves: Index entries that it lost.
+        index_adds: Index entries that it got.
+        index_removes: Index entries that it lost.
     """
 
     name: str
     version: int
     on: bool
-    joins: tuple[tuple[str, str], ...] = ()
-    leaves: tuple[tuple[str, str], ...] = ()
+    index_adds: tuple[tuple[str, str], ...] = ()
+    index_removes: tuple[tuple[str, str], ...] = ()
 
 
-class Heard(msgspec.Struct, frozen=True):
-    """Every change up to a moment.
+class Changes(msgspec.Struct, frozen=True):
+    """All changes up to a moment.
 
     Attributes:
-        at: By the clock's `boottime`: nothing that happened before it is missing.
+        at: By the clock's `boottime`: no change from before it is missing.
         changes: In their order; none when nothing changed.
-        more: Whether there are more that were not read yet.
+        more: Whether there are more, not read yet.
     """
 
     at: float
-    changes: tuple[Announced, ...] = ()
+    changes: tuple[Change, ...] = ()
     more: bool = False
 
 
-class Missed(msgspec.Struct, frozen=True):
-    """Changes may have been missed: what was kept is void. It is also the first item.
+class Reset(msgspec.Struct, frozen=True):
+    """Changes may have been missed: forget what was kept. It is also the first item.
 
     Attributes:
         reason: One line.
@@ -72,13 +72,13 @@ class Missed(msgspec.Struct, frozen=True):
 
 
 class Feed(Protocol):
-    """Changes of sessions, from the moment of the last `Missed` on."""
+    """Changes of sessions, from the moment of the last `Reset` on."""
 
-    def follow(self) -> AsyncIterator[Heard | Missed]:
-        """Yield for ever; first `Missed`, then `Heard` at least once a second.
+    def follow(self) -> AsyncIterator[Changes | Reset]:
+        """Yield for ever; first `Reset`, then `Changes` at least once a second.
 
         Nobody asks for the next item while memory is not read: what changes in such a
-        pause comes after it, or a `Missed` instead.
+        pause comes after it, or a `Reset` instead.
         """
 
 
@@ -112,7 +112,7 @@ class LogFeed:
         self._reads = reads
         self._degraded = Degradation(client.events, "sessions", "stale", clock.boottime)
 
-    async def follow(self) -> AsyncIterator[Heard | Missed]:
+    async def follow(self) -> AsyncIterator[Changes | Reset]:
         """Yield for ever; while the server cannot be asked, nothing."""
         reason: str | None = "start"
         position, link = "0-0", ""
@@ -121,7 +121,7 @@ class LogFeed:
             try:
                 if reason is not None:
                     position, link = await self._newest()
-                    yield Missed(reason)
+                    yield Reset(reason)
                     reason = None
                     at = float("-inf")
                 before, at = at, self._clock.boottime()
@@ -142,7 +142,7 @@ class LogFeed:
                 if entries:
                     changes = []
                     for position, fields in entries:  # noqa: B007 - the last one stays
-                        change = _announced(fields)
+                        change = _to_change(fields)
                         if change is None:
                             # Somebody else's. Nothing of ours is missed by that: the
                             # next change names the last one.
@@ -156,11 +156,11 @@ class LogFeed:
                             changes.append(change)
                     else:
                         self._degraded.end()
-                        yield Heard(at, tuple(changes), more=more)
+                        yield Changes(at, tuple(changes), more=more)
                     continue
                 if (await self._newest())[0] == position:
                     self._degraded.end()
-                    yield Heard(at)
+                    yield Changes(at)
                 elif not await self._read(position):
                     # The newest entry is older than what was read: a log lost its end.
                     reason = "the log went back"
@@ -181,7 +181,7 @@ class LogFeed:
             newest = await self._client.xrevrange(self._log, count=count)
             for _, fields in newest:
                 entry = _texts(fields)
-                if _announced(entry) is not None:
+                if _to_change(entry) is not None:
                     return text(newest[0][0]), entry["x"]
             if not newest:
                 break
@@ -210,20 +210,20 @@ def _texts(fields: dict[Any, Any]) -> dict[str, str]:
     return {text(name): text(value) for name, value in fields.items()}
 
 
-def _announced(fields: dict[str, str]) -> Announced | None:
+def _to_change(fields: dict[str, str]) -> Change | None:
     """Return a change; None for what is none."""
     if not fields.keys() >= _FIELDS or _NUMBER.fullmatch(fields["v"]) is None:
         return None
     try:
-        joins, leaves = _entries(fields["j"]), _entries(fields["l"])
+        index_adds, index_removes = _entries(fields["j"]), _entries(fields["l"])
     except (msgspec.DecodeError, UnicodeError):
         return None
-    return Announced(
+    return Change(
         name=fields["u"],
         version=int(fields["v"]),
         on=fields["o"] == "1",
-        joins=joins,
-        leaves=leaves,
+        index_adds=index_adds,
+        index_removes=index_removes,
     )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from oddswire.codec import Keyring
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
+class SourceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What the source keeps of one user.
 
     Attributes:
@@ -51,16 +51,16 @@ class Source(Protocol):
     `SourceUnavailable` when nothing was changed for certain, and `SourceError` when it
     may have been; any other exception is taken for the latter.
 
-    `also` is what the caller of `Sessions.update` or `delete` has to be stored with it,
+    `also` is what the caller of `Sessions.update` or `delete` wants stored with it,
     such as a function that the source calls with its connection. It is given only where
     there is one, so a source for which nobody has one need not take it. Both are
-    stored, or neither. It raises `SourceDeclined` to have nothing stored.
+    stored, or neither. The source raises `SourceDeclined` to have nothing stored.
     """
 
-    async def load(self, user_ids: Sequence[int]) -> list[Kept]:
+    async def load(self, user_ids: Sequence[int]) -> list[SourceRecord]:
         """Return the records of those users that have one, newest committed state."""
 
-    async def save(self, kept: Kept, expected: int, also: Any = None) -> bool:
+    async def save(self, record: SourceRecord, expected: int, also: Any = None) -> bool:
         """Write a record over the version `expected`; 0: only where there is none.
 
         Returns:
@@ -73,14 +73,14 @@ class Source(Protocol):
         With `also`, version 0 says that there is none: True if that is so.
         """
 
-    async def move(self, user_id: int, expected: int, kept: Kept) -> bool:
-        """Delete a record of that version, and write `kept`, whose user has none.
+    async def move(self, user_id: int, expected: int, record: SourceRecord) -> bool:
+        """Delete a record of that version, and write `record`, whose user has none.
 
         Returns:
             False, and nothing is changed, when either does not hold.
         """
 
-    async def scan(self, after: int | None, limit: int) -> list[Kept]:
+    async def scan(self, after: int | None, limit: int) -> list[SourceRecord]:
         """Return at most so many records above a user id, in order; None: the first."""
 
 
@@ -106,46 +106,52 @@ class SealedSource:
         self._sealer = AesGcm(keyring)
         self._name = name
 
-    def _place(self, kept: Kept) -> bytes:
-        numbers = (kept.version, kept.schema, kept.created, kept.active, int(kept.on))
+    def _where(self, record: SourceRecord) -> bytes:
+        numbers = (
+            record.version,
+            record.schema,
+            record.created,
+            record.active,
+            int(record.on),
+        )
         return place("source", self._name, *map(str, numbers))
 
-    def _sealed(self, kept: Kept) -> Kept:
-        data = self._sealer.seal(kept.data, str(kept.user_id), self._place(kept))
-        return msgspec.structs.replace(kept, data=data)
+    def _sealed(self, record: SourceRecord) -> SourceRecord:
+        data = self._sealer.seal(record.data, str(record.user_id), self._where(record))
+        return msgspec.structs.replace(record, data=data)
 
-    def _opened(self, kept: Kept) -> Kept:
-        data = self._sealer.open(kept.data, str(kept.user_id), self._place(kept))
-        return msgspec.structs.replace(kept, data=data)
+    def _opened(self, record: SourceRecord) -> SourceRecord:
+        data = self._sealer.open(record.data, str(record.user_id), self._where(record))
+        return msgspec.structs.replace(record, data=data)
 
-    async def load(self, user_ids: Sequence[int]) -> list[Kept]:
+    async def load(self, user_ids: Sequence[int]) -> list[SourceRecord]:
         """Return records, opened.
 
         Raises:
             CodecError: One does not open.
         """
-        return [self._opened(kept) for kept in await self._source.load(user_ids)]
+        return [self._opened(record) for record in await self._source.load(user_ids)]
 
-    async def save(self, kept: Kept, expected: int, also: Any = None) -> bool:
+    async def save(self, record: SourceRecord, expected: int, also: Any = None) -> bool:
         """Write a record, sealed."""
-        return await self._source.save(self._sealed(kept), expected, *given(also))
+        return await self._source.save(self._sealed(record), expected, *given(also))
 
     async def delete(self, user_id: int, expected: int, also: Any = None) -> bool:
         """Delete a record of that version."""
         return await self._source.delete(user_id, expected, *given(also))
 
-    async def move(self, user_id: int, expected: int, kept: Kept) -> bool:
+    async def move(self, user_id: int, expected: int, record: SourceRecord) -> bool:
         """Give a record another user, sealed for that one."""
-        return await self._source.move(user_id, expected, self._sealed(kept))
+        return await self._source.move(user_id, expected, self._sealed(record))
 
-    async def scan(self, after: int | None, limit: int) -> list[Kept]:
+    async def scan(self, after: int | None, limit: int) -> list[SourceRecord]:
         """Return records in order, opened; one that does not open, as it is."""
         records = []
-        for kept in await self._source.scan(after, limit):
+        for record in await self._source.scan(after, limit):
             try:
-                records.append(self._opened(kept))
+                records.append(self._opened(record))
             except CodecError:
-                records.append(kept)
+                records.append(record)
         return records
 
     async def reseal(self, *, page: int = 200) -> int:
@@ -156,15 +162,15 @@ class SealedSource:
         `retire` finds it.
         """
         resealed = 0
-        async for kept in self._every(page):
-            if self._number(kept) == self._sealer.primary:
+        async for record in self._every(page):
+            if self._number(record) == self._sealer.primary:
                 continue
             try:
-                again = self._sealed(self._opened(kept))
+                again = self._sealed(self._opened(record))
             except CodecError:
                 continue
             # The version is the same: what it means has not changed.
-            resealed += await self._source.save(again, kept.version)
+            resealed += await self._source.save(again, record.version)
         return resealed
 
     async def retire(self, number: int, *, page: int = 200) -> None:
@@ -176,8 +182,8 @@ class SealedSource:
         """
         keyring = self._sealer.keyring.without(number)
         used = 0
-        async for kept in self._every(page):
-            used += self._number(kept) == number
+        async for record in self._every(page):
+            used += self._number(record) == number
         if used:
             raise SessionError(
                 f"{used} records of the source are sealed under key {number}: run "
@@ -185,16 +191,16 @@ class SealedSource:
             )
         self._sealer.use(keyring)
 
-    async def _every(self, page: int) -> AsyncIterator[Kept]:
+    async def _every(self, page: int) -> AsyncIterator[SourceRecord]:
         after = None
         while records := await self._source.scan(after, page):
-            for kept in records:
-                after = kept.user_id
-                yield kept
+            for record in records:
+                after = record.user_id
+                yield record
 
-    def _number(self, kept: Kept) -> int | None:
+    def _number(self, record: SourceRecord) -> int | None:
         try:
-            return self._sealer.key_number(kept.data)
+            return self._sealer.key_number(record.data)
         except CodecError:
             return None
 
@@ -204,7 +210,7 @@ def given(also: Any) -> tuple[Any, ...]:
     return () if also is None else (also,)
 
 
-class Rebuilt(msgspec.Struct, frozen=True):
+class RebuildProgress(msgspec.Struct, frozen=True):
     """How far the indexes were built from the source.
 
     Attributes:

@@ -1,11 +1,11 @@
-"""`SessionStatistics`: sessions, counted."""
+"""`SessionStats`: sessions, counted."""
 
 from __future__ import annotations
 
 import msgspec
 
 
-class SessionStatistics(msgspec.Struct, frozen=True):
+class SessionStats(msgspec.Struct, frozen=True):
     """What the server counted at one instant.
 
     Attributes:
@@ -18,12 +18,11 @@ class SessionStatistics(msgspec.Struct, frozen=True):
         mean_age: Seconds since creation, on average; 0 without sessions.
         active_within: By window in seconds: sessions with activity in it.
         created: Sessions ever created.
-        near_hits: Reads that this process answered from memory.
-        mirror_rebuilt: How often this process built its mirror of the indexes.
-        upkeep_failures: Removals of what has ended that failed here, and were tried
-            again later.
-        foreign: Names and entries that no session wrote, and that this process has
-            skipped.
+        local_hits: Reads that this process answered from memory.
+        replica_rebuilds: How often this process built its replica of the indexes.
+        maintenance_failures: Removals of ended sessions that failed in this process;
+            it repeats them later.
+        foreign: Names and entries that no session wrote; this process skipped them.
     """
 
     total: int
@@ -34,7 +33,7 @@ class SessionStatistics(msgspec.Struct, frozen=True):
     mean_age: float
     active_within: dict[float, int]
     created: int
-    near_hits: int
-    mirror_rebuilt: int
-    upkeep_failures: int
+    local_hits: int
+    replica_rebuilds: int
+    maintenance_failures: int
     foreign: int = 0

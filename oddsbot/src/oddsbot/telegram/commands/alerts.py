@@ -5,20 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aiogram import F, Router
-from aiogram.filters import Command, StateFilter
+from aiogram.filters import Command, CommandObject, StateFilter
 from aiogram.fsm.state import State, StatesGroup
 
 from oddsbot.alerts import Base, Direction, MoveRule, PriceRule
 from oddsbot.delivery import Action
 from oddsbot.telegram.asked import AskedError, Level, Move, parse_asked
-from oddsbot.telegram.commands.markets import market_of
+from oddsbot.telegram.commands import markets
 from oddsbot.telegram.pressed import On, Pressed
 from oddsbot.telegram.screens import errors
 from oddsbot.telegram.screens.alerts import (
     Group,
     alerts_card,
+    level_card,
     meaning,
     removed_card,
+    rule_card,
     set_card,
 )
 from oddsbot.telegram.screens.market import direction_of, level_of
@@ -26,7 +28,6 @@ from oddsbot.telegram.screens.market import direction_of, level_of
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from aiogram.filters import CommandObject
     from aiogram.fsm.context import FSMContext
     from aiogram.types import CallbackQuery, Message, Update
 
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from oddsbot.polymarket import GammaMarket, Token
     from oddsbot.telegram.services import Services
 
-_MOST = 200
+MAX_RULES = 200
+"""Alerts that a person may have."""
 
 
 class Asking(StatesGroup):
@@ -55,6 +57,8 @@ def router() -> Router:
     )
     routes.callback_query.register(_preset, On(Action.SET_ABOVE, Action.SET_BELOW))
     routes.callback_query.register(_other, On(Action.SET_OTHER))
+    routes.callback_query.register(_rule_pressed, On(Action.RULE))
+    routes.callback_query.register(_change, On(Action.CHANGE_RULE))
     routes.callback_query.register(_stop, On(Action.STOP_RULE))
     routes.callback_query.register(_alerts_pressed, On(Action.ALERTS))
     return routes
@@ -67,61 +71,62 @@ async def _alert(
     state: FSMContext,
     event_update: Update,
 ) -> Card:
-    words = (command.args or "").split(maxsplit=1)
-    if words and ("/" in words[0] or words[0].startswith("http")):
-        found = await market_of(words[0], services)
-        if isinstance(found, str):
-            return errors.sentence_card(found)
-        await state.update_data(market=found.condition_id)
-        words = words[1:]
-    asked = parse_asked(" ".join(words))
-    return await _set(message.chat.id, asked, services, state, event_update)
+    link, _, rest = (command.args or "").partition(" ")
+    market = None
+    if "/" in link:
+        market = await markets.current(
+            CommandObject(command="market", args=link), services, state
+        )
+    asked = parse_asked(rest if market else command.args or "")
+    market = market or await markets.last(services, state)
+    rule_id = services.effects.rule_id(event_update.update_id)
+    return await add(message.chat.id, market, asked, rule_id, services)
 
 
 async def _level(
     message: Message, services: Services, state: FSMContext, event_update: Update
 ) -> Card:
+    """Answer the question for a price: a new alert, or another price of one."""
     asked = parse_asked(message.text or "")
-    card = await _set(message.chat.id, asked, services, state, event_update)
+    market = await markets.last(services, state)
+    changed = (await state.get_data()).get("rule")
+    rule_id = services.effects.rule_id(event_update.update_id)
+    person = message.chat.id
+    card = await add(person, market, asked, rule_id, services)
+    if isinstance(changed, str) and changed != rule_id:
+        # After the new one: whoever dies between has one too many, and none too few.
+        await services.rules.remove(person, changed)
     await state.set_state(None)
     return card
-
-
-async def _set(
-    person: int,
-    asked: Level | Move,
-    services: Services,
-    state: FSMContext,
-    update: Update,
-) -> Card:
-    market = await _current(services, state)
-    if market is None:
-        return errors.sentence_card(errors.WHICH)
-    token = _token(market, asked.outcome)
-    rule_id = services.effects.rule_id(update.update_id)
-    return await add(person, market, token, asked, rule_id, services)
 
 
 async def add(
     person: int,
     market: GammaMarket,
-    token: Token,
     asked: Level | Move,
     rule_id: str,
     services: Services,
 ) -> Card:
     """Keep an alert that was asked for, and say what it means.
 
+    The same update asks for the same rule, which is then there already.
+
     Raises:
         AskedError: She has it already, or too many, or the market is over.
     """
     if market.resolved or market.closed:
         raise AskedError("This market is over: its prices do not move any more.")
+    token = _token(market, asked.outcome)
     prices = await services.markets.prices([token.token_id])
     rule = _rule(person, market, token, asked, rule_id, prices.get(token.token_id))
-    for other in await services.rules.of(person):
-        if other.id != rule.id and _same(other, rule):
+    others = [each for each in await services.rules.of(person) if each.id != rule.id]
+    for other in others:
+        if _same(other, rule):
             raise AskedError(f"You have that alert already: {meaning(other, market)}.")
+    if len(others) >= MAX_RULES:
+        raise AskedError(f"You have {MAX_RULES} alerts: stop one first, /alerts.")
+    # A rule belongs to somebody who is known; she may never have said /start.
+    await services.sessions.update(person, lambda _: None, create=True)
     await services.rules.add(rule)
     return set_card(rule, market, prices)
 
@@ -198,43 +203,62 @@ def _token(market: GammaMarket, outcome: str) -> Token:
     return found[0]
 
 
-async def _current(services: Services, state: FSMContext) -> GammaMarket | None:
-    """Return the market of the conversation, the one whose card was sent last."""
-    condition_id = (await state.get_data()).get("market")
-    if not isinstance(condition_id, str):
-        return None
-    return await services.markets.market(condition_id)
-
-
 async def _preset(
     query: CallbackQuery, press: Press, services: Services, event_update: Update
 ) -> Pressed:
-    market = await services.markets.by_id(str(press.subject))
-    if market is None:
-        return Pressed(said=errors.NO_MARKET)
+    market = await markets.by_number(press, services)
     outcome, level = level_of(press.argument)
-    asked = Level(level, direction_of(press.action))
-    card = await add(
-        query.from_user.id,
-        market,
-        market.tokens[outcome],
-        asked,
-        services.effects.rule_id(event_update.update_id),
-        services,
-    )
+    if outcome >= len(market.tokens):
+        raise AskedError(errors.NO_MARKET)
+    name = market.tokens[outcome].outcome
+    asked = Level(level, direction_of(press.action), name)
+    rule_id = services.effects.rule_id(event_update.update_id)
+    card = await add(query.from_user.id, market, asked, rule_id, services)
     return Pressed(said="Set.", new=card)
 
 
 async def _other(
     _: CallbackQuery, press: Press, services: Services, state: FSMContext
 ) -> Pressed:
-    market = await services.markets.by_id(str(press.subject))
-    if market is None:
-        return Pressed(said=errors.NO_MARKET)
-    await state.update_data(market=market.condition_id)
+    market = await markets.by_number(press, services)
+    await state.update_data(market=market.condition_id, rule=None)
     await state.set_state(Asking.level)
-    ask = "Which price? Write it like 65, no < 40, 5c or 5%. Any command ends this."
-    return Pressed(new=errors.sentence_card(ask))
+    return Pressed(new=level_card())
+
+
+async def _change(
+    query: CallbackQuery, press: Press, services: Services, state: FSMContext
+) -> Pressed:
+    rule = await _mine(query.from_user.id, f"{press.subject:016x}", services)
+    await state.update_data(market=rule.market, rule=rule.id)
+    await state.set_state(Asking.level)
+    return Pressed(new=level_card())
+
+
+async def _rule_pressed(
+    query: CallbackQuery, press: Press, services: Services
+) -> Pressed:
+    rule_id = f"{press.subject:016x}"
+    return Pressed(new=await rule_of(query.from_user.id, rule_id, services))
+
+
+async def rule_of(person: int, rule_id: str, services: Services) -> Card:
+    """Return the card of one of a person's alerts.
+
+    Raises:
+        AskedError: She has none with this id.
+    """
+    rule = await _mine(person, rule_id, services)
+    market = await services.markets.market(rule.market)
+    prices = await services.markets.prices([rule.asset_id])
+    return rule_card(rule, market, prices)
+
+
+async def _mine(person: int, rule_id: str, services: Services) -> Rule:
+    for rule in await services.rules.of(person):
+        if rule.id == rule_id:
+            return rule
+    raise AskedError(errors.NOT_YOURS)
 
 
 async def _stop(query: CallbackQuery, press: Press, services: Services) -> Pressed:
@@ -247,14 +271,16 @@ async def _stop(query: CallbackQuery, press: Press, services: Services) -> Press
 
 
 async def _alerts(message: Message, services: Services) -> Card:
-    return await _all_of(message.chat.id, services)
+    return await _all_of(message.chat.id, 0, services)
 
 
-async def _alerts_pressed(query: CallbackQuery, services: Services) -> Pressed:
-    return Pressed(new=await _all_of(query.from_user.id, services))
+async def _alerts_pressed(
+    query: CallbackQuery, press: Press, services: Services
+) -> Pressed:
+    return Pressed(new=await _all_of(query.from_user.id, press.argument, services))
 
 
-async def _all_of(person: int, services: Services) -> Card:
+async def _all_of(person: int, page: int, services: Services) -> Card:
     by_market: dict[str, list[Rule]] = {}
     for rule in await services.rules.of(person):
         by_market.setdefault(rule.market, []).append(rule)
@@ -266,4 +292,4 @@ async def _all_of(person: int, services: Services) -> Card:
         )
         for condition_id, rules in by_market.items()
     ]
-    return alerts_card(groups)
+    return alerts_card(groups, page)

@@ -1,4 +1,4 @@
-"""What a person sends without a command: links, addresses, words."""
+"""Links, words and lists; a market's card and its parts; what a person watches."""
 
 from __future__ import annotations
 
@@ -6,70 +6,421 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from aiogram import F, Router
+from aiogram.filters import Command
 
 from oddsbot.delivery import Action
+from oddsbot.store import MAX_MARKETS, WatchedMarket
 from oddsbot.telegram import links
+from oddsbot.telegram.asked import AskedError
 from oddsbot.telegram.pressed import On, Pressed
 from oddsbot.telegram.screens import errors
-from oddsbot.telegram.screens.market import MarketView, market_card
+from oddsbot.telegram.screens.found import (
+    CLOSED,
+    event_card,
+    list_card,
+    search_card,
+)
+from oddsbot.telegram.screens.market import (
+    SPANS,
+    MarketView,
+    book_card,
+    market_card,
+    price_card,
+)
+from oddsbot.telegram.screens.person import watchlist_card
 
 if TYPE_CHECKING:
+    from aiogram.filters import CommandObject
     from aiogram.fsm.context import FSMContext
     from aiogram.types import CallbackQuery, Message
 
     from oddsbot.delivery import Card, Press
-    from oddsbot.polymarket import GammaMarket
+    from oddsbot.polymarket import GammaEvent, GammaMarket
+    from oddsbot.store import UserSession
     from oddsbot.telegram.services import Services
+
+_TAG = 64
 
 
 def router() -> Router:
-    """Return the router; it comes last, since it takes every text."""
+    """Return the commands' router."""
     routes = Router(name="markets")
-    routes.message.register(_text, F.text)
-    routes.callback_query.register(_market_pressed, On(Action.MARKET))
+    for name, handler in (
+        ("search", _search),
+        ("top", _top),
+        ("new", _new),
+        ("market", _market),
+        ("price", _price),
+        ("book", _book),
+        ("chart", _chart),
+        ("watch", _watch),
+        ("unwatch", _unwatch),
+        ("watchlist", _watchlist),
+    ):
+        routes.message.register(handler, Command(name))
+    for handler_, actions in (
+        (_market_pressed, [Action.MARKET]),
+        (_event_pressed, [Action.EVENT]),
+        (_book_pressed, [Action.BOOK]),
+        (_watch_pressed, [Action.WATCH, Action.UNWATCH]),
+        (_watchlist_pressed, [Action.WATCHLIST]),
+        (_found_pressed, [Action.FOUND]),
+    ):
+        routes.callback_query.register(handler_, On(*actions))
     return routes
 
 
+def text_router() -> Router:
+    """Return the router of texts that are no command; it comes last."""
+    routes = Router(name="texts")
+    routes.message.register(_unknown, F.text.startswith("/"))
+    routes.message.register(_text, F.text)
+    routes.message.register(_no_text)
+    return routes
+
+
+# --- texts
+
+
+async def _unknown(_: Message) -> Card:
+    raise AskedError("I do not know that command. /help has all of them.")
+
+
+async def _no_text(_: Message) -> Card:
+    raise AskedError("I read texts: send a market's link, or a few words.")
+
+
 async def _text(message: Message, services: Services, state: FSMContext) -> Card:
-    found = await market_of(message.text or "", services)
-    if isinstance(found, str):
-        return errors.sentence_card(found)
-    await state.update_data(market=found.condition_id)
-    return market_card(await view_of(found, message.chat.id, services))
+    return await card_of(message.text or "", message.chat.id, services, state)
 
 
-async def market_of(text: str, services: Services) -> GammaMarket | str:
-    """Return the market that a text names, or a sentence that says why not."""
+async def card_of(
+    text: str, person: int, services: Services, state: FSMContext
+) -> Card:
+    """Return the card of what a text names, or of what is found by it.
+
+    Raises:
+        AskedError: It names nothing.
+    """
+    markets = services.markets
     match links.parse(text):
         case links.Refused(why):
-            return why
+            raise AskedError(why)
         case links.MarketLink(slug):
-            return await services.markets.by_slug(slug) or errors.NO_MARKET
-        case links.EventLink(slug, market):
-            # An event of one market often goes by the market's name.
-            found = await services.markets.by_slug(market or slug)
-            return found or errors.NO_MARKET
-        case _:
-            return errors.NO_MARKET
+            return await show(await markets.by_slug(slug), person, services, state)
+        case links.EventLink(slug, market) if market:
+            return await show(await markets.by_slug(market), person, services, state)
+        case links.EventLink(slug):
+            event = await markets.event(slug)
+            if event is None:
+                # An event of one market often goes by the market's name.
+                return await show(await markets.by_slug(slug), person, services, state)
+            return await show_event(event, person, services, state)
+        case links.Wallet() | links.ProfileLink():
+            raise AskedError(errors.WALLET)
+        case links.Words(words):
+            return await _found(words, 0, services, state, closed=False)
+    raise AskedError(errors.NO_MARKET)
 
 
-async def view_of(market: GammaMarket, person: int, services: Services) -> MarketView:
+async def _found(
+    words: str, page: int, services: Services, state: FSMContext, *, closed: bool
+) -> Card:
+    found = await services.markets.search(words, page=page + 1, closed=closed)
+    await state.update_data(search=words)
+    return search_card(words, found, page, closed=closed)
+
+
+async def _search(
+    message: Message, command: CommandObject, services: Services, state: FSMContext
+) -> Card:
+    if not command.args:
+        raise AskedError("What shall I look for? Write it like /search fed december.")
+    return await card_of(command.args, message.chat.id, services, state)
+
+
+async def _top(_: Message, command: CommandObject, services: Services) -> Card:
+    tag = _tag(command.args)
+    events = await services.markets.top_events(tag)
+    return list_card(_titled("Traded most today", tag), events, errors.NO_TAG)
+
+
+async def _new(_: Message, command: CommandObject, services: Services) -> Card:
+    tag = _tag(command.args)
+    events = await services.markets.new_events(tag)
+    return list_card(_titled("New", tag), events, errors.NO_TAG)
+
+
+def _tag(args: str | None) -> str:
+    """Return a tag's slug, as Polymarket makes it of a name."""
+    words = (args or "").casefold().split()
+    tag = "-".join(words)[:_TAG]
+    if tag and not tag.replace("-", "").isalnum():
+        raise AskedError("A tag is a word, like /top crypto.")
+    return tag
+
+
+def _titled(title: str, tag: str) -> str:
+    return f"{title}: {tag}" if tag else title
+
+
+# --- the market of the conversation
+
+
+async def show(
+    market: GammaMarket | None,
+    person: int,
+    services: Services,
+    state: FSMContext,
+    span: int = 0,
+) -> Card:
+    """Return a market's card; it is the market that commands mean from now on.
+
+    Raises:
+        AskedError: There is no such market.
+    """
+    if market is None:
+        raise AskedError(errors.NO_MARKET)
+    await state.update_data(market=market.condition_id)
+    return market_card(await view_of(market, person, services, span, chart=True))
+
+
+async def show_event(
+    event: GammaEvent | None, person: int, services: Services, state: FSMContext
+) -> Card:
+    """Return an event's card; that of its market, if it has only one.
+
+    Raises:
+        AskedError: There is no such event.
+    """
+    if event is None:
+        raise AskedError(errors.NO_MARKET)
+    if len(event.markets) == 1 and not event.skipped:
+        return await show(event.markets[0], person, services, state)
+    return event_card(event, 0)
+
+
+async def view_of(
+    market: GammaMarket,
+    person: int,
+    services: Services,
+    span: int = 0,
+    *,
+    chart: bool = False,
+) -> MarketView:
     """Return what a person sees of a market now."""
     tokens = [token.token_id for token in market.tokens]
+    prices = await services.markets.prices(tokens)
+    session = await services.sessions.get(person)
     rules = await services.rules.of(person)
+    picture = None
+    if chart and services.pictures is not None:
+        picture = await services.pictures.chart(market, SPANS[span])
     return MarketView(
         market=market,
-        prices=await services.markets.prices(tokens),
+        prices=prices,
         rules=[rule for rule in rules if rule.market == market.condition_id],
+        watched=session is not None and market.condition_id in session.markets,
+        chart=picture,
+        span=span,
         now=datetime.fromtimestamp(services.clock.now(), UTC),
+        age=await services.markets.age(tokens),
     )
 
 
-async def _market_pressed(
-    query: CallbackQuery, press: Press, services: Services
-) -> Pressed:
+async def current(
+    command: CommandObject, services: Services, state: FSMContext
+) -> GammaMarket:
+    """Return the market that a command means: of its link, or the one sent last.
+
+    Raises:
+        AskedError: There is none.
+    """
+    if command.args:
+        match links.parse(command.args):
+            case links.MarketLink(slug) | links.EventLink(slug, ""):
+                found = await services.markets.by_slug(slug)
+            case links.EventLink(_, slug):
+                found = await services.markets.by_slug(slug)
+            case _:
+                raise AskedError("Which market? Give its link, or none for the last.")
+        if found is None:
+            raise AskedError(errors.NO_MARKET)
+        await state.update_data(market=found.condition_id)
+        return found
+    return await last(services, state)
+
+
+async def last(services: Services, state: FSMContext) -> GammaMarket:
+    """Return the market whose card was sent last.
+
+    Raises:
+        AskedError: There is none, or Polymarket does not have it any more.
+    """
+    condition_id = (await state.get_data()).get("market")
+    found = None
+    if isinstance(condition_id, str):
+        found = await services.markets.market(condition_id)
+    if found is None:
+        raise AskedError(errors.WHICH)
+    return found
+
+
+async def by_number(press: Press, services: Services) -> GammaMarket:
+    """Return the market that a button names.
+
+    Raises:
+        AskedError: Polymarket does not have it any more.
+    """
     market = await services.markets.by_id(str(press.subject))
     if market is None:
-        return Pressed(said=errors.NO_MARKET)
-    view = await view_of(market, query.from_user.id, services)
-    return Pressed(said="As it is now.", card=market_card(view))
+        raise AskedError(errors.NO_MARKET)
+    return market
+
+
+async def _market(
+    message: Message, command: CommandObject, services: Services, state: FSMContext
+) -> Card:
+    market = await current(command, services, state)
+    return await show(market, message.chat.id, services, state)
+
+
+async def _price(
+    message: Message, command: CommandObject, services: Services, state: FSMContext
+) -> Card:
+    market = await current(command, services, state)
+    return price_card(await view_of(market, message.chat.id, services))
+
+
+async def _book(
+    _: Message, command: CommandObject, services: Services, state: FSMContext
+) -> Card:
+    return await _book_of(await current(command, services, state), 0, services)
+
+
+async def _book_of(market: GammaMarket, outcome: int, services: Services) -> Card:
+    if outcome >= len(market.tokens):
+        raise AskedError("This market has no book.")
+    token = market.tokens[outcome].token_id
+    return book_card(market, outcome, await services.markets.book(token))
+
+
+async def _chart(
+    message: Message, command: CommandObject, services: Services, state: FSMContext
+) -> Card:
+    market = await current(command, services, state)
+    card = await show(market, message.chat.id, services, state)
+    if card.photo is None:
+        raise AskedError("There is no history to draw yet. /price has the prices.")
+    return card
+
+
+async def _market_pressed(
+    query: CallbackQuery, press: Press, services: Services, state: FSMContext
+) -> Pressed:
+    market = await by_number(press, services)
+    span = min(press.argument, len(SPANS) - 1)
+    card = await show(market, query.from_user.id, services, state, span)
+    # A chart is drawn again; what has none, such as a list or an alert, stays.
+    if not getattr(query.message, "photo", None):
+        return Pressed(said="As it is now.", new=card)
+    if card.photo is None:
+        return Pressed(said="There is no history of that length yet.")
+    return Pressed(said="As it is now.", card=card)
+
+
+async def _event_pressed(
+    query: CallbackQuery, press: Press, services: Services, state: FSMContext
+) -> Pressed:
+    event = await services.markets.event_by_id(str(press.subject))
+    if event is None:
+        raise AskedError(errors.NO_MARKET)
+    if len(event.markets) == 1 and not event.skipped:
+        person = query.from_user.id
+        return Pressed(new=await show(event.markets[0], person, services, state))
+    return Pressed(card=event_card(event, press.argument))
+
+
+async def _book_pressed(_: CallbackQuery, press: Press, services: Services) -> Pressed:
+    market = await by_number(press, services)
+    return Pressed(new=await _book_of(market, press.argument, services))
+
+
+async def _found_pressed(
+    _: CallbackQuery, press: Press, services: Services, state: FSMContext
+) -> Pressed:
+    words = (await state.get_data()).get("search")
+    if not isinstance(words, str):
+        raise AskedError("This search is from earlier: send the words again.")
+    closed = bool(press.argument & CLOSED)
+    page = press.argument & (CLOSED - 1)
+    return Pressed(card=await _found(words, page, services, state, closed=closed))
+
+
+# --- what a person watches
+
+
+async def _watch(
+    message: Message, command: CommandObject, services: Services, state: FSMContext
+) -> Card:
+    market = await current(command, services, state)
+    said = await _set_watched(message.chat.id, market, services, on=True)
+    return errors.sentence_card(said)
+
+
+async def _unwatch(
+    message: Message, command: CommandObject, services: Services, state: FSMContext
+) -> Card:
+    market = await current(command, services, state)
+    said = await _set_watched(message.chat.id, market, services, on=False)
+    return errors.sentence_card(said)
+
+
+async def _watch_pressed(
+    query: CallbackQuery, press: Press, services: Services, state: FSMContext
+) -> Pressed:
+    market = await by_number(press, services)
+    on = press.action is Action.WATCH
+    person = query.from_user.id
+    said = await _set_watched(person, market, services, on=on)
+    return Pressed(said=said, card=await show(market, person, services, state))
+
+
+async def _set_watched(
+    person: int, market: GammaMarket, services: Services, *, on: bool
+) -> str:
+    """Watch a market or not; return what that means in a sentence."""
+    if on and market.resolved:
+        raise AskedError("This market is over; its result is on its card.")
+    now = int(services.clock.now())
+
+    def change(session: UserSession) -> None:
+        if not on:
+            session.markets.pop(market.condition_id, None)
+        elif market.condition_id not in session.markets:
+            if len(session.markets) >= MAX_MARKETS:
+                raise AskedError(
+                    f"You watch {MAX_MARKETS} markets already: /watchlist has them."
+                )
+            session.markets[market.condition_id] = WatchedMarket(since=now)
+
+    await services.sessions.update(person, change, create=True)
+    if on:
+        return "Watching: I tell you its result."
+    return "Not watched any more."
+
+
+async def _watchlist(message: Message, services: Services) -> Card:
+    return await _watched(message.chat.id, services)
+
+
+async def _watchlist_pressed(query: CallbackQuery, services: Services) -> Pressed:
+    return Pressed(new=await _watched(query.from_user.id, services))
+
+
+async def _watched(person: int, services: Services) -> Card:
+    session = await services.sessions.get(person)
+    ids = [] if session is None else list(session.markets)
+    found = [await services.markets.market(each) for each in ids]
+    known = [market for market in found if market is not None]
+    return watchlist_card(known, len(ids) - len(known))

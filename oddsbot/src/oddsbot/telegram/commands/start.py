@@ -1,4 +1,4 @@
-"""``/start``, ``/help``, ``/stop``."""
+"""``/start`` with its deep links, ``/help``, ``/stop``, and Cancel."""
 
 from __future__ import annotations
 
@@ -9,10 +9,21 @@ from aiogram.filters import Command, CommandStart
 
 from oddsbot.delivery import Action
 from oddsbot.store import Profile
+from oddsbot.telegram import links
+from oddsbot.telegram.asked import AskedError
+from oddsbot.telegram.commands import alerts, markets
 from oddsbot.telegram.pressed import On, Pressed
-from oddsbot.telegram.screens.start import help_card, start_card, stopped_card
+from oddsbot.telegram.screens import errors
+from oddsbot.telegram.screens.start import (
+    find_card,
+    help_card,
+    start_card,
+    stopped_card,
+)
 
 if TYPE_CHECKING:
+    from aiogram.filters import CommandObject
+    from aiogram.fsm.context import FSMContext
     from aiogram.types import CallbackQuery, Message
 
     from oddsbot.delivery import Card
@@ -27,18 +38,38 @@ def router() -> Router:
     routes.message.register(_help, Command("help"))
     routes.message.register(_stop, Command("stop"))
     routes.callback_query.register(_help_pressed, On(Action.HELP))
+    routes.callback_query.register(_find, On(Action.FIND))
+    routes.callback_query.register(_cancel, On(Action.CANCEL))
     return routes
 
 
-async def _start(message: Message, services: Services) -> Card:
-    await welcome(message, services)
-    return start_card()
+async def _start(
+    message: Message, command: CommandObject, services: Services, state: FSMContext
+) -> Card:
+    await _welcome(message, services)
+    await state.set_state(None)
+    if not command.args:
+        return start_card()
+    person = message.chat.id
+    match links.parse_deep_link(command.args):
+        case links.MarketId(number):
+            market = await services.markets.by_id(str(number))
+            return await markets.show(market, person, services, state)
+        case links.EventId(number):
+            event = await services.markets.event_by_id(str(number))
+            return await markets.show_event(event, person, services, state)
+        case links.RuleId(rule_id):
+            return await alerts.rule_of(person, rule_id, services)
+        case links.Wallet():
+            return errors.sentence_card(errors.WALLET)
+    raise AskedError(errors.OLD_LINK)
 
 
-async def welcome(message: Message, services: Services) -> None:
+async def _welcome(message: Message, services: Services) -> None:
     """Know a person, and send her messages again if she had stopped them."""
     user = message.from_user
-    assert user is not None  # noqa: S101 - it is a private chat
+    if user is None:
+        return
 
     def note(session: UserSession) -> None:
         session.profile = Profile(
@@ -59,8 +90,18 @@ async def _help_pressed(_: CallbackQuery) -> Pressed:
     return Pressed(new=help_card())
 
 
-async def _stop(message: Message, services: Services) -> Card:
+async def _find(_: CallbackQuery) -> Pressed:
+    return Pressed(new=find_card())
+
+
+async def _cancel(_: CallbackQuery, state: FSMContext) -> Pressed:
+    await state.set_state(None)
+    return Pressed(said="Cancelled.", card=errors.sentence_card("Cancelled."))
+
+
+async def _stop(message: Message, services: Services, state: FSMContext) -> Card:
     person = message.chat.id
+    await state.set_state(None)
     kept = len(await services.rules.of(person))
     await services.sessions.deactivate(person)
     return stopped_card(kept)

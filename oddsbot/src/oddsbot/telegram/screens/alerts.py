@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING
 
 from oddsbot.alerts import Direction, MoveRule, Unit
-from oddsbot.delivery import Action, Button, Press
+from oddsbot.delivery import Action, Button
 from oddsbot.telegram import figures
+from oddsbot.telegram.screens.buttons import CANCEL, MY_ALERTS, pages, press
 from oddsbot.telegram.text import Text, quiet
 
 if TYPE_CHECKING:
@@ -19,67 +21,87 @@ if TYPE_CHECKING:
     from oddsbot.markets import Price
     from oddsbot.polymarket import GammaMarket
 
-_SHOWN = 20
+_IN_A_PAGE = 10
 _IN_A_ROW = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A person's alerts of one market."""
+    """A person's alerts of one market.
+
+    Attributes:
+        market: None: Polymarket does not have it any more.
+        rules: The alerts.
+        prices: The top of each book, by token.
+    """
 
     market: GammaMarket | None
     rules: Sequence[Rule]
     prices: Mapping[str, Price]
 
 
-def alerts_card(groups: Sequence[Group]) -> Card:
-    """Return all alerts of a person, by market."""
-    count = sum(len(group.rules) for group in groups)
-    if not count:
+def alerts_card(groups: Sequence[Group], page: int = 0) -> Card:
+    """Return a page of a person's alerts, by market, each with how far it is."""
+    lines = [(group, rule) for group in groups for rule in group.rules]
+    if not lines:
         return (
             Text()
             .line("No alerts yet.", "bold")
             .line("Send a market's link and press a price under it. More: /help")
-            .card()
+            .card([[press("Find a market", Action.FIND)]])
         )
-    text = Text().line(f"{count} alert{'s' if count > 1 else ''}", "bold")
-    stops: list[Button] = []
-    for group in groups:
-        if len(stops) == _SHOWN:
-            break
-        question = (
-            group.rules[0].market if group.market is None else group.market.question
-        )
-        text.foreign(question).line()
-        for rule in group.rules[: _SHOWN - len(stops)]:
-            number = len(stops) + 1
-            text.line(f" {number}  {described(rule, group.market, group.prices)}")
-            stops.append(stop_button(rule, f"Stop {number}"))
-    if count > len(stops):
-        text.line(f"and {count - len(stops)} more")
-    return text.card(
-        stops[at : at + _IN_A_ROW] for at in range(0, len(stops), _IN_A_ROW)
+    whole = ceil(len(lines) / _IN_A_PAGE)
+    page = min(page, whole - 1)
+    first = page * _IN_A_PAGE
+    text = Text().line(f"{len(lines)} alert{'s' if len(lines) > 1 else ''}", "bold")
+    last = None
+    buttons: list[Button] = []
+    shown = lines[first : first + _IN_A_PAGE]
+    for number, (group, rule) in enumerate(shown, start=first + 1):
+        if group is not last:
+            text.foreign(_question(group.market, rule)).line()
+            last = group
+        text.line(f" {number}  {described(rule, group.market, group.prices)}")
+        buttons.append(press(str(number), Action.RULE, int(rule.id, 16)))
+    rows = [buttons[at : at + _IN_A_ROW] for at in range(0, len(buttons), _IN_A_ROW)]
+    return text.card([*rows, pages(Action.ALERTS, 0, page, whole)])
+
+
+def rule_card(
+    rule: Rule, market: GammaMarket | None, prices: Mapping[str, Price]
+) -> Card:
+    """Return one alert with what can be done about it."""
+    return (
+        Text()
+        .line(described(rule, market, prices), "bold")
+        .foreign(_question(market, rule))
+        .card([_rule_row(rule, market, "Stop"), [MY_ALERTS]])
     )
 
 
 def set_card(rule: Rule, market: GammaMarket, prices: Mapping[str, Price]) -> Card:
     """Return what a new alert means, and how to take it back."""
+    text = Text().add("✓ I tell you when ").add(meaning(rule, market), "bold").line()
+    text.foreign(market.question).line().line(described(rule, market, prices))
+    if not isinstance(rule, MoveRule) and _is_there(rule, prices):
+        back = (
+            rule.level - rule.hysteresis
+            if rule.direction is Direction.ABOVE
+            else rule.level + rule.hysteresis
+        )
+        text.line(
+            f"It is there already: you hear of it when it comes back, after "
+            f"{figures.cents(back)}."
+        )
+    return text.card([_rule_row(rule, market, "Undo"), [MY_ALERTS]])
+
+
+def level_card() -> Card:
+    """Return the question for a price."""
     return (
         Text()
-        .add("✓ I tell you when ")
-        .add(meaning(rule, market), "bold")
-        .line()
-        .foreign(market.question)
-        .line()
-        .line(described(rule, market, prices))
-        .card(
-            [
-                [
-                    stop_button(rule, "Undo"),
-                    Button(text="My alerts", data=Press(Action.ALERTS).data),
-                ]
-            ]
-        )
+        .line("Which price? Write it like 65, no < 40, 5c or 5%.")
+        .card([[CANCEL]])
     )
 
 
@@ -88,21 +110,26 @@ def removed_card(*, was_there: bool) -> Card:
     text = (
         "Stopped: that alert is gone." if was_there else "That alert was gone already."
     )
-    return (
-        Text()
-        .line(text)
-        .card([[Button(text="My alerts", data=Press(Action.ALERTS).data)]])
-    )
+    return Text().line(text).card([[MY_ALERTS]])
 
 
-def stop_button(rule: Rule, text: str) -> Button:
-    """Return the button that takes an alert back."""
-    return Button(
-        text=text, data=Press(Action.STOP_RULE, int(rule.id, 16)).data, style="danger"
-    )
+def _rule_row(rule: Rule, market: GammaMarket | None, stop: str) -> list[Button]:
+    number = int(rule.id, 16)
+    row = [
+        press(stop, Action.STOP_RULE, number, style="danger"),
+        press("Change", Action.CHANGE_RULE, number),
+    ]
+    return [
+        *row,
+        *([] if market is None else [press("Market", Action.MARKET, market.id)]),
+    ]
 
 
-def meaning(rule: Rule, market: GammaMarket) -> str:
+def _question(market: GammaMarket | None, rule: Rule) -> str:
+    return rule.market if market is None else market.question
+
+
+def meaning(rule: Rule, market: GammaMarket | None) -> str:
     """Return what a rule waits for: ``Yes reaches 65¢``."""
     name = _outcome(rule, market)
     if isinstance(rule, MoveRule):
@@ -120,19 +147,25 @@ def described(
         return f"{name} ±{_size(rule)}"
     sign = "≥" if rule.direction is Direction.ABOVE else "≤"
     text = f"{name} {sign} {figures.cents(rule.level)}"
-    price = prices.get(rule.asset_id)
-    left = None if price is None else _left(rule.direction, rule.level, price)
-    return text if left is None else f"{text}  {left}"
-
-
-def _left(direction: Direction, level: Decimal, price: Price) -> str | None:
-    if direction is Direction.ABOVE:
-        left = None if price.bid is None else level - price.bid
-    else:
-        left = None if price.ask is None else price.ask - level
+    left = _left(rule.direction, rule.level, prices.get(rule.asset_id))
     if left is None:
+        return text
+    return f"{text}  {figures.cents(left)} to go" if left > 0 else f"{text}  there now"
+
+
+def _is_there(rule: Rule, prices: Mapping[str, Price]) -> bool:
+    if isinstance(rule, MoveRule):
+        return False
+    left = _left(rule.direction, rule.level, prices.get(rule.asset_id))
+    return left is not None and left <= 0
+
+
+def _left(direction: Direction, level: Decimal, price: Price | None) -> Decimal | None:
+    if price is None:
         return None
-    return f"{figures.cents(left)} to go" if left > 0 else "there now"
+    if direction is Direction.ABOVE:
+        return None if price.bid is None else level - price.bid
+    return None if price.ask is None else price.ask - level
 
 
 def _size(rule: MoveRule) -> str:
@@ -140,8 +173,7 @@ def _size(rule: MoveRule) -> str:
 
 
 def _outcome(rule: Rule, market: GammaMarket | None) -> str:
-    tokens = () if market is None else market.tokens
-    for token in tokens:
+    for token in () if market is None else market.tokens:
         if token.token_id == rule.asset_id:
             return quiet(token.outcome, 60)
     return "An outcome"

@@ -38,3 +38,12 @@ WHICH = "Of which market? Send its link first, then /alert again."
 FOREIGN_PRESS = (
     "This button is not yours, or of an older version of me: ask for it again."
 )
+WALLET = (
+    "That is a wallet or a profile. I follow markets: send a market's link, or a few "
+    "words."
+)
+OLD_LINK = (
+    "This link is of an older version of me. Send a market's link, or a few words."
+)
+NO_TAG = "Polymarket has no open events there. /top without a tag has all."
+NOT_YOURS = "You have no such alert any more. /alerts has those that you have."

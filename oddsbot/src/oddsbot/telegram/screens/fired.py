@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from oddsbot.alerts import Direction, Moved, PriceCrossed, Unit
-from oddsbot.delivery import Action, Button, Press
+from oddsbot.delivery import Action
 from oddsbot.telegram import figures
+from oddsbot.telegram.screens.buttons import open_button, press
 from oddsbot.telegram.text import Text
 
 if TYPE_CHECKING:
     from oddsbot.alerts import Alert
-    from oddsbot.delivery import Card
+    from oddsbot.delivery import Button, Card
     from oddsbot.markets import Price
     from oddsbot.polymarket import GammaMarket
 
@@ -50,21 +51,23 @@ def fired_card(alert: Alert, market: GammaMarket | None, now: Price | None) -> C
     text.add(_clock(alert.at))
     if now is not None:
         text.add(f" · now {figures.cents(now.bid)} / {figures.cents(now.ask)}")
-    stop = Button(
-        text="Stop",
-        data=Press(Action.STOP_RULE, _rule_number(alert)).data,
-        style="danger",
+    rule = int(alert.rule_id, 16)
+    return text.card(
+        [
+            [
+                press("Mute 1 h", Action.MUTE, 0, 60),
+                press("Change", Action.CHANGE_RULE, rule),
+                press("Stop", Action.STOP_RULE, rule, style="danger"),
+            ],
+            _market_buttons(market),
+        ]
     )
-    return text.card([[stop, *_market_buttons(market)]])
 
 
 def _market_buttons(market: GammaMarket | None) -> list[Button]:
     if market is None:
         return []
-    return [
-        Button(text="Market", data=Press(Action.MARKET, int(market.id)).data),
-        Button(text="Open", url=f"https://polymarket.com/market/{market.slug}"),
-    ]
+    return [press("Market", Action.MARKET, market.id), open_button(market)]
 
 
 def _outcome(alert: PriceCrossed | Moved, market: GammaMarket | None) -> str:
@@ -72,10 +75,6 @@ def _outcome(alert: PriceCrossed | Moved, market: GammaMarket | None) -> str:
         if token.token_id == alert.asset_id:
             return token.outcome
     return "An outcome"
-
-
-def _rule_number(alert: PriceCrossed | Moved) -> int:
-    return int(alert.rule_id, 16)
 
 
 def _clock(milliseconds: int) -> str:

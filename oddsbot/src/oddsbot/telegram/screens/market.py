@@ -7,10 +7,11 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from oddsbot.alerts import Direction
-from oddsbot.delivery import Action, Button, Press
+from oddsbot.delivery import Action, Button
 from oddsbot.telegram import figures
 from oddsbot.telegram.screens.alerts import described
-from oddsbot.telegram.text import Text
+from oddsbot.telegram.screens.buttons import open_button, press
+from oddsbot.telegram.text import Text, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,11 +19,19 @@ if TYPE_CHECKING:
 
     from oddsbot.alerts import Rule
     from oddsbot.delivery import Card
-    from oddsbot.markets import Price
-    from oddsbot.polymarket import GammaMarket, Token
+    from oddsbot.markets import Price, Span
+    from oddsbot.polymarket import GammaMarket, Level, OrderBook, Token
 
+SPANS: tuple[Span, ...] = ("1d", "1w", "max")
+"""Of a chart, by the argument of its press."""
+
+_SPAN_NAMES = ("1d", "1w", "All")
+_OUTCOMES = 8
+_LEVELS = 8
+_NAME = 60
 _FIVE = Decimal(5)
 _TENTHS = 1_000
+_OLD = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,45 +41,125 @@ class MarketView:
     Attributes:
         market: As Gamma describes it.
         prices: The top of each book, by token.
-        rules: The person's, of this market.
+        rules: The person's alerts of this market.
+        watched: Whether she is told its result.
+        chart: A PNG; None: there is no history, or nothing to draw with.
+        span: Which chart it is, an index of `SPANS`.
         now: An aware time.
+        change: What the first outcome's price changed by in a day.
+        age: Seconds that the prices are old, where that is worth saying.
     """
 
     market: GammaMarket
     prices: Mapping[str, Price]
     rules: Sequence[Rule] = ()
+    watched: bool = False
+    chart: bytes | None = None
+    span: int = 0
     now: datetime
+    change: Decimal | None = None
+    age: float = 0.0
 
 
 def market_card(view: MarketView) -> Card:
-    """Return a market's card."""
+    """Return a market's card: a photo where there is a chart."""
     market = view.market
-    text = Text().foreign(market.question, "bold").line()
+    text = Text()
+    if view.age > _OLD:
+        text.line(
+            f"Polymarket does not answer; this is {figures.distance(view.age)} old.",
+            "italic",
+        )
+    text.foreign(market.question, "bold").line()
     if market.resolved:
-        winner = market.winner
-        text.add("✔ Resolved: ").foreign(winner or "no single outcome", "bold").line()
-    for token in market.tokens:
-        _outcome(text, token, view.prices.get(token.token_id))
+        text.add("✔ Resolved: ").foreign(market.winner or "no single outcome", "bold")
+        text.line()
+    open_ones = () if market.resolved else market.tokens[:_OUTCOMES]
+    for index, token in enumerate(open_ones):
+        change = view.change if index == 0 else None
+        _outcome(text, token, view.prices.get(token.token_id), change)
     _facts(text, market)
     _ends(text, market, view.now)
     for rule in view.rules:
         text.add("You: ").line(described(rule, market, view.prices))
-    rows = [] if market.resolved else [_presets(market, view.prices)]
-    rows.append(
+    return text.card(_buttons(view), photo=view.chart)
+
+
+def _buttons(view: MarketView) -> list[list[Button]]:
+    market, span = view.market, view.span
+    number = market.id
+    watch = (
+        press("Unwatch", Action.UNWATCH, number)
+        if view.watched
+        else press("Watch", Action.WATCH, number)
+    )
+    charts = [
+        press(f"• {name}" if index == span else name, Action.MARKET, number, index)
+        for index, name in enumerate(_SPAN_NAMES)
+    ]
+    rows = []
+    if not (market.resolved or market.closed):
+        rows = [
+            presets(market, view.prices),
+            [watch, press("Book", Action.BOOK, number)],
+        ]
+    rows.append(charts if view.chart is not None else [])
+    rows.append([press("↻", Action.MARKET, number, span), open_button(market)])
+    return rows
+
+
+def price_card(view: MarketView) -> Card:
+    """Return the prices alone, as text."""
+    text = Text().foreign(view.market.question, "bold").line()
+    for token in view.market.tokens[:_OUTCOMES]:
+        _outcome(text, token, view.prices.get(token.token_id), None)
+    number = view.market.id
+    return text.card(
+        [[press("Market", Action.MARKET, number), press("Book", Action.BOOK, number)]]
+    )
+
+
+def book_card(market: GammaMarket, index: int, book: OrderBook | None) -> Card:
+    """Return the best levels of an outcome's book.
+
+    Args:
+        market: Whose.
+        index: Of the outcome.
+        book: None: there is none.
+    """
+    token = market.tokens[index]
+    text = Text().foreign(market.question, "bold").line()
+    text.foreign(token.outcome, limit=_NAME)
+    if book is None or not (book.bids or book.asks):
+        text.line(": nobody quotes a price.")
+    else:
+        text.line(": shares at each price, the best in the middle")
+        asks = sorted(book.asks, key=lambda level: level.price)[:_LEVELS]
+        bids = sorted(book.bids, key=lambda level: -level.price)[:_LEVELS]
+        rows = [f"{_level(each)}  ask" for each in reversed(asks)]
+        rows += [f"{_level(each)}  bid" for each in bids]
+        text.line("\n".join(rows), "pre")
+    others = [
+        press(quiet(each.outcome, 20), Action.BOOK, market.id, at)
+        for at, each in enumerate(market.tokens[:_OUTCOMES])
+        if at != index
+    ]
+    return text.card(
         [
-            Button(text="↻", data=_press(Action.MARKET, market)),
-            Button(text="Open", url=f"https://polymarket.com/market/{market.slug}"),
+            others[:4],
+            [press("↻", Action.BOOK, market.id, index), open_button(market)],
         ]
     )
-    return text.card(rows)
 
 
-def _press(action: Action, market: GammaMarket, argument: int = 0) -> str:
-    return Press(action, int(market.id), argument).data
+def _level(level: Level) -> str:
+    return f"{figures.cents(level.price):>7} {level.size:>12,.0f}"
 
 
-def _outcome(text: Text, token: Token, price: Price | None) -> None:
-    text.foreign(token.outcome, limit=60)
+def _outcome(
+    text: Text, token: Token, price: Price | None, change: Decimal | None
+) -> None:
+    text.foreign(token.outcome, limit=_NAME)
     if price is None:
         text.line("  no book")
         return
@@ -79,7 +168,11 @@ def _outcome(text: Text, token: Token, price: Price | None) -> None:
         text.add(" ").add(figures.cents(middle), "bold")
     bid = "no bids" if price.bid is None else f"{figures.cents(price.bid)} bid"
     ask = "no asks" if price.ask is None else f"{figures.cents(price.ask)} ask"
-    text.line(f"  {bid} · {ask}")
+    text.add(f"  {bid} · {ask}")
+    if change:
+        arrow = "▲" if change > 0 else "▼"
+        text.add(f"  {arrow} {figures.cents(abs(change))} in 24 h")
+    text.line()
 
 
 def _facts(text: Text, market: GammaMarket) -> None:
@@ -92,6 +185,8 @@ def _facts(text: Text, market: GammaMarket) -> None:
         )
         if amount is not None
     ]
+    if market.spread is not None and not market.closed:
+        facts.append(f"spread {figures.cents(market.spread)}")
     if facts:
         text.line(" · ".join(facts))
 
@@ -109,27 +204,32 @@ def _ends(text: Text, market: GammaMarket, now: datetime) -> None:
     text.line()
 
 
-def _presets(market: GammaMarket, prices: Mapping[str, Price]) -> list[Button]:
+def presets(market: GammaMarket, prices: Mapping[str, Price]) -> list[Button]:
     """Return a level above and one below: the next round fives beyond the quote."""
     buttons: list[Button] = []
     if not market.tokens:
         return buttons
     token = market.tokens[0]
     price = prices.get(token.token_id)
-    name = token.outcome[:20]
+    name = quiet(token.outcome, 16)
     if price is not None and price.ask is not None:
         above = (price.ask * 100 // _FIVE + 1) * _FIVE
         if above < 100:
-            data = _press(Action.SET_ABOVE, market, level_argument(0, above / 100))
+            data = level_argument(0, above / 100)
+            label = f"{name} ≥ {above:f}¢"
             buttons.append(
-                Button(text=f"{name} ≥ {above}¢", data=data, style="success")
+                press(label, Action.SET_ABOVE, market.id, data, style="success")
             )
     if price is not None and price.bid is not None:
-        below = -(-price.bid * 100 // _FIVE + 1) * _FIVE
+        below = price.bid * 100 // _FIVE * _FIVE
+        below -= _FIVE if below == price.bid * 100 else 0
         if below > 0:
-            data = _press(Action.SET_BELOW, market, level_argument(0, below / 100))
-            buttons.append(Button(text=f"{name} ≤ {below}¢", data=data, style="danger"))
-    buttons.append(Button(text="Other…", data=_press(Action.SET_OTHER, market)))
+            data = level_argument(0, below / 100)
+            label = f"{name} ≤ {below:f}¢"
+            buttons.append(
+                press(label, Action.SET_BELOW, market.id, data, style="danger")
+            )
+    buttons.append(press("Other…", Action.SET_OTHER, market.id))
     return buttons
 
 

@@ -4,14 +4,51 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from oddsbot.delivery import Action, Button, Press
+from oddsbot.delivery import Action
+from oddsbot.telegram.screens.buttons import MY_ALERTS, press
 from oddsbot.telegram.text import Text
 
 if TYPE_CHECKING:
     from oddsbot.delivery import Card
 
-_ALERTS = Button(text="My alerts", data=Press(Action.ALERTS).data)
-_HELP = Button(text="How alerts work", data=Press(Action.HELP).data)
+_TASKS = (
+    (
+        "Find",
+        (
+            ("/search fed december", "words; a link or words alone do it too"),
+            ("/top", "what is traded most, /top crypto of a tag"),
+            ("/new", "what is new, /new politics of a tag"),
+        ),
+    ),
+    (
+        "Look, at the market that was sent last",
+        (
+            ("/price", "bids and asks"),
+            ("/book", "the whole book"),
+            ("/chart", "a day, a week, all"),
+            ("/watch", "tell me its result; /unwatch ends that, /watchlist has all"),
+        ),
+    ),
+    (
+        "Alerts",
+        (
+            ("/alert 65", "when it gets from where it is to 65¢"),
+            ("/alert no < 40", "when No falls to 40¢"),
+            ("/alert 5c", "each time it has gone 5¢, up or down; 5% works too"),
+            ("/alerts", "all of them, and how far they are"),
+        ),
+    ),
+    (
+        "You",
+        (
+            ("/settings", "kinds of messages, quiet hours, time zone"),
+            ("/mute 2h", "nothing for that long; /unmute ends it"),
+            ("/status", "whether everything runs"),
+            ("/stop", "no more messages, everything is kept"),
+            ("/erase", "everything of you is deleted"),
+        ),
+    ),
+)
 
 
 def start_card() -> Card:
@@ -21,32 +58,40 @@ def start_card() -> Card:
         .line("Prices and results of Polymarket, as messages.", "bold")
         .line("No wallet of yours, no keys, no trading.")
         .line()
-        .line("Send me the link of a market, and I show it with buttons for alerts.")
-        .line("Your alerts: /alerts · all commands: /help")
-        .card([[_HELP, _ALERTS]])
+        .line("Send me a market's link, or a few words.")
+        .line("Or try: /top · /new · /search fed december")
+        .card(
+            [
+                [press("Find a market", Action.FIND)],
+                [press("How alerts work", Action.HELP), MY_ALERTS],
+            ]
+        )
     )
 
 
 def help_card() -> Card:
-    """Return what one can ask for."""
-    return (
-        Text()
-        .line("How alerts work", "bold")
-        .line("1. Send a market's link.")
-        .line("2. Press a price under it, or write one:")
-        .line("/alert 65 – when it gets from here to 65¢", "")
-        .line("/alert no < 40 – when No falls to 40¢")
-        .line("/alert 5c – each time it has gone 5¢, up or down")
-        .line("/alert 5% – the same, in percent of the price")
-        .line("3. It fires once, and again when the price was back by 1¢.")
-        .line()
-        .line("/alerts – what you asked for · /stop – no messages, all is kept")
-        .card([[_ALERTS]])
-    )
+    """Return what one can ask for, by task."""
+    text = Text()
+    for title, commands in _TASKS:
+        text.line(title, "bold")
+        for command, about in commands:
+            text.line(f"{command} – {about}")
+        text.line()
+    text.line("An alert fires once, and again when the price was back by 1¢.", "italic")
+    return text.card([[press("Find a market", Action.FIND), MY_ALERTS]])
+
+
+def find_card() -> Card:
+    """Return the question for words."""
+    return Text().line("What shall I look for? Send a few words.").card()
 
 
 def stopped_card(kept: int) -> Card:
-    """Return the answer to ``/stop``."""
+    """Return the answer to ``/stop``.
+
+    Args:
+        kept: How many alerts the person has.
+    """
     alerts = "Your alert is" if kept == 1 else f"Your {kept} alerts are"
     return (
         Text()

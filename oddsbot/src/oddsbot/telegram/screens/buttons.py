@@ -1,0 +1,64 @@
+"""Buttons that several screens have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from oddsbot.delivery import Action, Button, Press
+
+if TYPE_CHECKING:
+    from oddsbot.polymarket import GammaMarket
+
+SITE = "https://polymarket.com"
+
+
+def press(
+    text: str,
+    action: Action,
+    subject: int | str = 0,
+    argument: int = 0,
+    *,
+    style: str | None = None,
+) -> Button:
+    """Return a button that asks for something.
+
+    Args:
+        text: What it says.
+        action: What it asks for.
+        subject: To what; a number of Gamma's comes as text.
+        argument: With what.
+        style: ``success`` or ``danger``.
+    """
+    return Button(
+        text=text, data=Press(action, int(subject), argument).data, style=style
+    )
+
+
+def open_button(market: GammaMarket) -> Button:
+    """Return the button that opens a market's own page."""
+    return Button(text="Open", url=f"{SITE}/market/{market.slug}")
+
+
+def numbered(action: Action, subjects: list[int]) -> list[Button]:
+    """Return a button for each line of a list that is numbered from 1."""
+    return [
+        press(str(number), action, subject)
+        for number, subject in enumerate(subjects, start=1)
+    ]
+
+
+def pages(action: Action, subject: int | str, page: int, count: int) -> list[Button]:
+    """Return buttons to the pages beside one of `count`, which count from 0."""
+    if count <= 1:
+        return []
+    row = []
+    if page > 0:
+        row.append(press("‹", action, subject, page - 1))
+    row.append(press(f"{page + 1}/{count}", action, subject, page))
+    if page + 1 < count:
+        row.append(press("›", action, subject, page + 1))
+    return row
+
+
+MY_ALERTS = press("My alerts", Action.ALERTS)
+CANCEL = press("Cancel", Action.CANCEL)

@@ -1,0 +1,151 @@
+"""Lists of events, markets and people; and an event of many outcomes."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from math import ceil
+from typing import TYPE_CHECKING
+
+from oddsbot.delivery import Action, Button
+from oddsbot.telegram import figures
+from oddsbot.telegram.screens.buttons import SITE, numbered, pages, press
+from oddsbot.telegram.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from oddsbot.delivery import Card
+    from oddsbot.polymarket import GammaEvent, GammaMarket, Profile, SearchPage
+
+IN_A_PAGE = 5
+_OUTCOMES_IN_A_PAGE = 8
+_NAME = 60
+CLOSED = 1 << 16
+"""Added to the page in a press, when closed events count too."""
+
+
+def search_card(words: str, found: SearchPage, page: int, *, closed: bool) -> Card:
+    """Return a page of what some words fit.
+
+    Args:
+        words: Of the person.
+        found: What there is.
+        page: From 0.
+        closed: Whether closed events are among them.
+    """
+    flag = CLOSED if closed else 0
+    text = Text().foreign(f"“{words}”", "bold", limit=100)
+    include = press("Include closed", Action.FOUND, 0, CLOSED)
+    if not found.events and not found.profiles:
+        text.line("  nothing").line("Fewer or other words may help; /top has the most")
+        text.line("traded markets.")
+        return text.card([[] if closed else [include]])
+    count = max(found.total, len(found.events))
+    text.line(f"  {count:,} {'event' if count == 1 else 'events'}")
+    row = _events(text, found.events)
+    _profiles(text, found.profiles)
+    whole = ceil(count / IN_A_PAGE) if found.more or page else 1
+    turn = [
+        press(name, Action.FOUND, 0, other + flag)
+        for name, other, there in (
+            ("‹", page - 1, page > 0),
+            (f"{page + 1}/{max(whole, page + 1)}", page, found.more or page > 0),
+            ("›", page + 1, found.more),
+        )
+        if there
+    ]
+    return text.card([row, turn, [] if closed else [include]])
+
+
+def list_card(title: str, events: Sequence[GammaEvent], nothing: str) -> Card:
+    """Return the first events of a list.
+
+    Args:
+        title: Ours.
+        events: In their order.
+        nothing: What to say when there are none.
+    """
+    text = Text().line(title, "bold")
+    if not events:
+        return text.line(nothing).card()
+    shown = events[: 2 * IN_A_PAGE]
+    row = _events(text, shown)
+    return text.card([row[:IN_A_PAGE], row[IN_A_PAGE:]])
+
+
+def _events(text: Text, events: Sequence[GammaEvent]) -> list[Button]:
+    """Add a line for each event; return a button for each."""
+    for number, event in enumerate(events, start=1):
+        text.add(f"{number}  ").foreign(event.title or event.slug)
+        open_ones = [market for market in event.markets if not market.closed]
+        if len(event.markets) > 1:
+            text.add(f"  ({len(event.markets)})")
+        elif open_ones and (price := _price(open_ones[0])) is not None:
+            text.add(f"  {figures.cents(price)}")
+        if event.volume is not None:
+            text.add(f"  {figures.money(event.volume)}")
+        text.line("  closed" if event.closed else "")
+    return numbered(Action.EVENT, [int(event.id) for event in events])
+
+
+def _profiles(text: Text, profiles: Sequence[Profile]) -> None:
+    for profile in profiles[:3]:
+        name = profile.name or profile.pseudonym or profile.proxy_wallet
+        text.add("Person: ").foreign(name, limit=_NAME).add("  ")
+        text.foreign(profile.proxy_wallet, "code", limit=42).line()
+
+
+def event_card(event: GammaEvent, page: int) -> Card:
+    """Return an event of several markets, the likeliest first.
+
+    Args:
+        event: With its markets.
+        page: From 0; one that is not there is the last one.
+    """
+    markets = sorted(event.markets, key=_likely)
+    whole = max(1, ceil(len(markets) / _OUTCOMES_IN_A_PAGE))
+    page = min(page, whole - 1)
+    first = page * _OUTCOMES_IN_A_PAGE
+    shown = markets[first : first + _OUTCOMES_IN_A_PAGE]
+    text = Text().foreign(event.title or event.slug, "bold").line()
+    facts = [f"{len(markets)} choices"]
+    if event.volume is not None:
+        facts.append(f"{figures.money(event.volume)} traded")
+    at = figures.moment(event.end_date)
+    text.add(" · ".join(facts))
+    if at is not None:
+        text.add(" · ends ").moment(int(at.timestamp()), figures.day(at))
+    text.line()
+    if event.skipped:
+        text.line(f"{event.skipped} more that I cannot read", "italic")
+    for number, market in enumerate(shown, start=1):
+        text.add(f"{first + number}  ")
+        text.foreign(market.group_item_title or market.question, limit=_NAME)
+        if market.resolved:
+            text.line(f"  ✔ {market.winner or 'no single outcome'}"[:_NAME])
+        elif market.closed:
+            text.line("  closed")
+        else:
+            text.add("  ").line(figures.cents(_price(market)), "bold")
+    row = [
+        press(str(first + number), Action.MARKET, market.id)
+        for number, market in enumerate(shown, start=1)
+    ]
+    half = _OUTCOMES_IN_A_PAGE // 2
+    return text.card(
+        [
+            row[:half],
+            row[half:],
+            pages(Action.EVENT, event.id, page, whole),
+            [Button(text="Open", url=f"{SITE}/event/{event.slug}")],
+        ]
+    )
+
+
+def _price(market: GammaMarket) -> Decimal | None:
+    """Return about where the first outcome stands: Gamma's price, no quote."""
+    return market.outcome_prices[0] if market.outcome_prices else None
+
+
+def _likely(market: GammaMarket) -> tuple[bool, Decimal, str]:
+    return market.closed, -(_price(market) or Decimal(0)), market.id

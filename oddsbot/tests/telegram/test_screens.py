@@ -1,0 +1,391 @@
+"""Run as a program it writes the snapshots anew; read their difference then."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oddsbot.alerts import (
+    Base,
+    Direction,
+    Moved,
+    MoveRule,
+    PriceCrossed,
+    PriceRule,
+    Resolved,
+    Unit,
+)
+from oddsbot.markets import Price
+from oddsbot.polymarket import (
+    GammaEvent,
+    GammaMarket,
+    Level,
+    OrderBook,
+    Profile,
+    SearchPage,
+)
+from oddsbot.store import QuietHours, UserSession, WatchedMarket
+from oddsbot.telegram.screens import errors, person, start
+from oddsbot.telegram.screens.alerts import (
+    Group,
+    alerts_card,
+    level_card,
+    removed_card,
+    rule_card,
+    set_card,
+)
+from oddsbot.telegram.screens.fired import fired_card
+from oddsbot.telegram.screens.found import event_card, list_card, search_card
+from oddsbot.telegram.screens.market import (
+    MarketView,
+    book_card,
+    market_card,
+    price_card,
+)
+from oddsbot.telegram.text import Text, cut, units
+from oddswire.erasure import Erased, Receipt
+
+if __name__ == "__main__":
+    from cards import drawn, fits
+else:
+    from .cards import drawn, fits
+
+# A mention, a command or a tag, as Telegram finds them in a text.
+CALLING = re.compile(r"(?<!\w)[@#/]\w")
+FOLDER = Path(__file__).with_name("screens")
+NOW = datetime(2026, 11, 30, 14, 0, tzinfo=UTC)
+D = Decimal
+
+
+def market(number=7, question="Fed cuts rates in December?", **fields):
+    """Return an open market of two outcomes."""
+    given_ = {
+        "id": str(number),
+        "condition_id": f"0xc{number}",
+        "slug": f"market-{number}",
+        "question": question,
+        "outcomes": ("Yes", "No"),
+        "outcome_prices": (D("0.64"), D("0.36")),
+        "clob_token_ids": (f"{number}1", f"{number}2"),
+        "end_date": "2026-12-17T19:00:00Z",
+        "volume": D(4_200_000),
+        "volume24hr": D(310_000),
+        "liquidity": D(182_000),
+        "spread": D("0.02"),
+    }
+    return GammaMarket(**{**given_, **fields})
+
+
+def decided(**fields):
+    """Return one whose first outcome won."""
+    return market(
+        closed=True,
+        closed_time="2026-12-17 19:00:00+00",
+        uma_resolution_status="resolved",
+        outcome_prices=(D(1), D(0)),
+        **fields,
+    )
+
+
+PRICES = {
+    "71": Price(D("0.63"), D("0.65"), 1),
+    "72": Price(D("0.35"), D("0.37"), 1),
+}
+
+
+def price_rule(rule_id="00000000000000aa", **fields):
+    """Return a price rule of that market."""
+    given_ = {
+        "id": rule_id,
+        "user_id": 1,
+        "market": "0xc7",
+        "asset_id": "71",
+        "direction": Direction.ABOVE,
+        "level": D("0.7"),
+    }
+    return PriceRule(**{**given_, **fields})
+
+
+def move_rule(**fields):
+    """Return a move rule of that market."""
+    return MoveRule(
+        id="00000000000000bb",
+        user_id=1,
+        market="0xc7",
+        asset_id="71",
+        by=D(5),
+        base=Base(D("0.63"), D("0.65")),
+        **fields,
+    )
+
+
+def view(**fields):
+    """Return what a person sees of that market."""
+    return MarketView(**{"market": market(), "prices": PRICES, "now": NOW, **fields})
+
+
+def event(count, **fields):
+    """Return an event of so many markets."""
+    given_ = {
+        "id": "900",
+        "slug": "who-wins",
+        "title": "Who wins the election?",
+        "volume": D(92_000_000),
+        "end_date": "2028-11-03T00:00:00Z",
+        "markets": tuple(
+            market(
+                number,
+                f"Will candidate {number} win?",
+                group_item_title=f"Candidate {number}",
+                outcome_prices=(D(number) / 100, 1 - D(number) / 100),
+            )
+            for number in range(1, count + 1)
+        ),
+    }
+    return GammaEvent(**{**given_, **fields})
+
+
+BOOK = OrderBook(
+    market="0xc7",
+    asset_id="71",
+    timestamp=1,
+    bids=tuple(Level(D(price) / 100, D(1_000 + price)) for price in range(50, 64)),
+    asks=tuple(Level(D(price) / 100, D(20_000 + price)) for price in range(65, 70)),
+)
+CROSSED = PriceCrossed(
+    id="00000000000000aa:1",
+    user_id=1,
+    rule_id="00000000000000aa",
+    market="0xc7",
+    asset_id="71",
+    direction=Direction.ABOVE,
+    level=D("0.65"),
+    price=D("0.652"),
+    at=1_796_047_327_000,
+    seen_at=1_796_047_327.3,
+)
+MOVED = Moved(
+    id="00000000000000bb:1",
+    user_id=1,
+    rule_id="00000000000000bb",
+    market="0xc7",
+    asset_id="71",
+    direction=Direction.BELOW,
+    by=D(5),
+    unit=Unit.PERCENT,
+    reference=D("0.65"),
+    price=D("0.6"),
+    at=1_796_047_327_000,
+    seen_at=1_796_047_327.3,
+)
+RESOLVED = Resolved(
+    id="1:0xc7:resolved",
+    user_id=1,
+    market="0xc7",
+    asset_id="71",
+    outcome="Yes",
+    at=1,
+    seen_at=1.0,
+)
+
+
+def session():
+    """Return a person who changed some of her settings."""
+    hers = UserSession()
+    hers.timezone = "Europe/Berlin"
+    hers.quiet = QuietHours(23 * 60, 7 * 60 + 30)
+    hers.notifications.resolution = False
+    hers.muted_until = 1_000_000 + 7_200
+    hers.markets["0xc7"] = WatchedMarket()
+    return hers
+
+
+RECEIPT = Receipt(
+    1,
+    NOW.timestamp(),
+    (Erased("queue:alerts", 3), Erased("cache", 0), Erased("sessions", 2)),
+)
+SCREENS = {
+    "start": start.start_card(),
+    "help": start.help_card(),
+    "find": start.find_card(),
+    "stopped": start.stopped_card(3),
+    "stopped-nothing": start.stopped_card(0),
+    "market": market_card(view(rules=[price_rule(), move_rule()], watched=True)),
+    "market-photo": market_card(view(chart=b"png", span=1)),
+    "market-decided": market_card(view(market=decided(), prices={})),
+    "market-one-side": market_card(
+        view(prices={"71": Price(None, D("0.01"), 1), "72": Price(D("0.99"), None, 1)})
+    ),
+    "market-late": market_card(
+        view(age=125.0, market=market(end_date="2026-11-29T00:00:00Z"))
+    ),
+    "price": price_card(view()),
+    "book": book_card(market(), 0, BOOK),
+    "book-empty": book_card(market(), 1, None),
+    "event": event_card(event(12), 0),
+    "event-last": event_card(event(12, skipped=2), 7),
+    "search": search_card(
+        "fed <b>december",
+        SearchPage(
+            events=(event(1, id="1"), event(3, id="2", closed=True)),
+            profiles=(Profile(name="@whale", proxy_wallet="0x" + "ab" * 20),),
+            total=7,
+            more=True,
+        ),
+        0,
+        closed=False,
+    ),
+    "search-nothing": search_card("xyzzy", SearchPage(), 0, closed=False),
+    "list": list_card("Traded most today: crypto", [event(1), event(2)], "none"),
+    "list-nothing": list_card("New: knitting", [], errors.NO_TAG),
+    "alerts": alerts_card(
+        [
+            Group(market(), [price_rule(), move_rule()], PRICES),
+            Group(
+                None,
+                [
+                    price_rule(
+                        "00000000000000cc",
+                        market="0xgone",
+                        direction=Direction.BELOW,
+                        asset_id="9",
+                    )
+                ],
+                {},
+            ),
+        ]
+    ),
+    "alerts-none": alerts_card([]),
+    "alerts-many": alerts_card(
+        [
+            Group(
+                market(),
+                [price_rule(f"{n:016x}", level=D(n) / 100) for n in range(1, 24)],
+                PRICES,
+            )
+        ],
+        1,
+    ),
+    "alert": rule_card(price_rule(), market(), PRICES),
+    "alert-set": set_card(price_rule(), market(), PRICES),
+    "alert-set-there": set_card(price_rule(level=D("0.6")), market(), PRICES),
+    "alert-removed": removed_card(was_there=True),
+    "alert-gone": removed_card(was_there=False),
+    "alert-level": level_card(),
+    "fired": fired_card(CROSSED, market(), PRICES["71"]),
+    "fired-move": fired_card(MOVED, market(), None),
+    "fired-unknown": fired_card(CROSSED, None, None),
+    "fired-resolved": fired_card(RESOLVED, market(), None),
+    "settings": person.settings_card(session(), 1_000_000),
+    "zone": person.zone_card(),
+    "muted": person.muted_card(7_200),
+    "unmuted": person.unmuted_card(),
+    "watchlist": person.watchlist_card([market(), decided(number=8)], 1),
+    "watchlist-none": person.watchlist_card([], 0),
+    "status": person.status_card(
+        person.StatusView(last_event=0.4, followed=1_204, gaps=1, waiting=0)
+    ),
+    "status-bad": person.status_card(
+        person.StatusView(
+            last_event=None,
+            followed=2,
+            gaps=0,
+            waiting=None,
+            problems=["Redis does not answer: messages wait and come later."],
+        )
+    ),
+    "erase": person.erase_card(0xABC, 6, 2),
+    "erased": person.erased_card(RECEIPT, 6),
+    "erased-not-all": person.erased_card(
+        Receipt(1, NOW.timestamp(), (Erased("sessions", 2, ("polymarket:x",)),)), 0
+    ),
+    "error": errors.sentence_card(errors.UPSTREAM),
+    "error-bug": errors.bug_card("7f3a09bc"),
+}
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B2")
+@pytest.mark.parametrize("name", SCREENS)
+def test_a_screen_is_as_it_was_agreed(name):
+    """Text, entities and buttons of each screen are those of its snapshot."""
+    assert fits(SCREENS[name])
+    assert drawn(SCREENS[name]) == (FOLDER / f"{name}.txt").read_text()
+
+
+@pytest.mark.basic
+def test_there_is_no_snapshot_without_its_screen():
+    """Each file beside the test is one of its screens."""
+    assert {path.stem for path in FOLDER.glob("*.txt")} == set(SCREENS)
+
+
+HOSTILE = st.text(max_size=600) | st.sampled_from(
+    [
+        "\u202e evil",
+        "<b>x</b> *y* [z](u)",
+        "@channel /erase #tag",
+        "\x1b[31m",
+        "\U0001d54f" * 500,
+    ]
+)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X1")
+@given(HOSTILE, HOSTILE)
+def test_names_of_anybody_make_a_card_that_telegram_takes(question, outcome):
+    """Any question and outcome: a card within the limits that mentions nobody."""
+    hostile = market(question=question, outcomes=(outcome, "No"))
+    rules = [price_rule(), move_rule()]
+    for card in (
+        market_card(view(market=hostile, rules=rules, chart=b"png")),
+        market_card(view(market=hostile, rules=rules)),
+        price_card(view(market=hostile)),
+        book_card(hostile, 0, BOOK),
+        set_card(rules[0], hostile, PRICES),
+        alerts_card([Group(hostile, rules, PRICES)]),
+        fired_card(CROSSED, hostile, PRICES["71"]),
+        event_card(event(2, title=question, markets=(hostile, hostile)), 0),
+        search_card(
+            question, SearchPage(events=(event(1, title=outcome),)), 0, closed=True
+        ),
+        person.watchlist_card([hostile], 0),
+    ):
+        assert fits(card)
+        drawn(card)
+        assert not CALLING.search(card.text.replace("/top", ""))
+
+
+@pytest.mark.errors
+@given(st.text(), st.integers(1, 50))
+def test_a_text_is_cut_where_telegram_counts(text, most):
+    """A cut text has at most so many UTF-16 units, and ends with an ellipsis."""
+    short = cut(text, most)
+    assert units(short) <= most
+    assert short == text or short.endswith("…")
+
+
+@pytest.mark.errors
+@given(st.lists(st.tuples(st.text(max_size=300), st.sampled_from(["", "bold"]))))
+def test_entities_lie_within_the_text(parts):
+    """Whatever is put together, each entity covers a part that was not cut off."""
+    text = Text()
+    for part, kind in parts:
+        text.foreign(part, kind)
+    for card in (text.add("x").card(), text.card(photo=b"p")):
+        assert fits(card)
+        drawn(card)
+
+
+if __name__ == "__main__":
+    for path in FOLDER.glob("*.txt"):
+        path.unlink()
+    for name, card in SCREENS.items():
+        (FOLDER / f"{name}.txt").write_text(drawn(card))

@@ -1,5 +1,0 @@
--- Take back one's mark: nothing changed in the source.
--- KEYS: marks. ARGV: 1 name, 2 mark. Returns 1, or 0 when it is not the caller's any more.
--- Cost: O(1).
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
-return redis.call('HDEL', KEYS[1], ARGV[1])
