@@ -61,20 +61,21 @@ class Ledger:
 
         class Subject(Client):
             async def aclose(self, *arguments: Any, **options: Any) -> None:
-                if self._command.current is not None:
-                    # HELLO tells the id. Without it (RESP2) the server is asked, by
-                    # a command more than the two of the handshake.
-                    told = self._command.server_info.connection_id
-                    number = told or int(await self.client_id())
-                    ledger.count_connection(number, own=2 if told else 3)
+                connection = self._command.current
+                if connection is not None:
+                    transport = connection._transport
+                    host, port = transport.get_extra_info("sockname")
+                    ledger.count_connection(f"{host}:{port}")
                 await super().aclose(*arguments, **options)
 
         redis.asyncio.Redis = Subject
 
-    def count_connection(self, connection_id: int, own: int) -> None:
-        """Add the server's count of a command connection, but for our own commands."""
-        for client in self._server.client_list(client_id=[connection_id]):
-            self._on_command_connections += int(client["tot-cmds"]) - own
+    def count_connection(self, address: str) -> None:
+        """Add what the server counted on a command connection about to be closed."""
+        for client in self._server.client_list():
+            if client["addr"] == address:
+                # Without the two that the handshake sent: HELLO or PING, and INFO.
+                self._on_command_connections += int(client["tot-cmds"]) - 2
 
     # After the suite's conftest has asked the server for its version.
     @pytest.hookimpl(trylast=True)

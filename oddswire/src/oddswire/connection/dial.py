@@ -202,7 +202,7 @@ async def _shake_hands(
             # What it said before it closed is the cause; that it closed is not.
             accept(options, [*replies, *answered], where)
             if refusals is not None and position == len(batches) > 1:
-                refusals.identify |= options.identify
+                refusals.info_denied |= options.identify
             raise
         replies += answered or [reply]
     return accept(options, replies, where, refusals)

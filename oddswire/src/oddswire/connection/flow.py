@@ -37,16 +37,8 @@ class FlowControl:
         bytes: Bytes of those calls.
     """
 
-    __slots__ = (
-        "_granted",
-        "_granted_bytes",
-        "_waiters",
-        "bytes",
-        "commands",
-        "limits",
-        "open",
-        "paused",
-    )  # fmt: skip
+    __slots__ = ("_granted", "_granted_bytes", "_waiters", "bytes", "commands",
+                 "limits", "open", "paused")  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits

@@ -20,25 +20,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Refusals:
+class Refusals(msgspec.Struct, kw_only=True):
     """What this user may not do in a handshake; shared by a client's connections.
 
     Each refusal is an entry in the server's ACL LOG. Each of these is asked once, by
-    whichever connection comes first, and never again on any.
+    the first connection, and never again on any.
 
     Attributes:
-        identify: INFO was refused, or a proxy hung up at it: which process it is
+        info_denied: INFO was refused, or a proxy hung up at it: which process it is
             remains unknown.
-        name: CLIENT SETNAME was refused (only without HELLO, which carries the name).
-        library: CLIENT SETINFO was refused.
+        name_denied: CLIENT SETNAME was refused (only without HELLO, which carries the
+            name).
+        library_denied: CLIENT SETINFO was refused.
     """
 
-    __slots__ = ("identify", "library", "name")
-
-    def __init__(self) -> None:
-        self.identify = False
-        self.name = False
-        self.library = False
+    info_denied: bool = False
+    name_denied: bool = False
+    library_denied: bool = False
 
 
 class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,12 +189,12 @@ def accept(
         if step is _Step.HELLO:
             fields = {text(k): v for k, v in _pairs(reply)}
         elif step is _Step.NAME:
-            refusals.name |= denied
+            refusals.name_denied |= denied
         elif step is _Step.LIBRARY:
             # Unknown below Redis 7.2, and then it is not asked again either.
-            refusals.library |= failed
+            refusals.library_denied |= failed
         elif step is _Step.INFO:
-            refusals.identify |= denied
+            refusals.info_denied |= denied
             information = {} if failed else _information(reply)
         elif step is _Step.ROLE and isinstance(reply, list):
             fields["role"] = reply[0]
