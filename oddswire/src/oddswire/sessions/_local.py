@@ -238,7 +238,7 @@ class IndexReplica:
 
 
 class Follower:
-    """Applies the changes of a feed to what is in memory, while somebody reads.
+    """Applies the changes of a feed to sessions and indexes in memory.
 
     Args:
         store: Of the sessions.
