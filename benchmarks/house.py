@@ -36,7 +36,8 @@ PROTOCOLS = (
     *("sessions/_write_through", "sessions/_sessions", "sessions/_rebuild"),
     "sessions/_local",
     *("cache/_flights", "cache/_loader", "cache/_wire", "cache/_tracking"),
-    *("connection/pool", "queue/_worker", "queue/_store"),
+    *("connection/pool", "connection/multiplexer", "connection/reconnect"),
+    *("queue/_worker", "queue/_store"),
 )
 
 

@@ -363,7 +363,7 @@ async def test_handshake_that_fails_closes_the_socket(peer, answer):
 @pytest.mark.errors
 async def test_refused_database_closes_the_socket(peer):
     """A connection on which SELECT was refused serves nobody."""
-    client = Client(host="127.0.0.1", port=peer.port, db=5)
+    client = Client(host="127.0.0.1", port=peer.port, protocol=3, db=5)
     call = asyncio.get_running_loop().create_task(client.get("a"))
     line = await peer.line()
     await line.greet()
@@ -379,7 +379,7 @@ async def test_closed_while_connecting(peer):
     """Closing during the handshake ends the attempt and tells who waits for it."""
     from oddswire.errors import ClosedError
 
-    client = Client(host="127.0.0.1", port=peer.port)
+    client = Client(host="127.0.0.1", port=peer.port, protocol=3)
     call = asyncio.get_running_loop().create_task(client.get("a"))
     line = await peer.line()
     await client.aclose()
@@ -393,7 +393,11 @@ async def test_closed_while_connecting(peer):
 async def test_accepting_and_silent_server_is_bounded_by_the_connect_timeout(peer):
     """The connect timeout covers the handshake; the error says what to look at."""
     client = Client(
-        host="127.0.0.1", port=peer.port, connect_timeout=0.1, command_timeout=0.4
+        host="127.0.0.1",
+        port=peer.port,
+        protocol=3,
+        connect_timeout=0.1,
+        command_timeout=0.4,
     )
     with (
         LoopLag() as lag,

@@ -346,7 +346,7 @@ class Pipeline(RedisPipeline):
             return await super().parse_response(connection, command_name, **options)
         except ResponseError as error:
             if refused_by_replica(error) and self._client.leave_if_demoted(monotonic()):
-                self._altered = True  # nobody else is to have this connection
+                self._altered = True  # the pool must not lease it again
             raise
 
     async def _send_command_parse_response(

@@ -31,22 +31,14 @@ class FlowControl:
 
     Attributes:
         open: Whether a newcomer may send now, without waiting.
-        paused: Lets nobody in, whatever the room: the kernel takes no more bytes, or
+        paused: Lets no call in, whatever the room: the kernel takes no more bytes, or
             the connection is closing. Call `update` after changing it.
         commands: Calls in flight.
         bytes: Bytes of those calls.
     """
 
-    __slots__ = (
-        "_granted",
-        "_granted_bytes",
-        "_waiters",
-        "bytes",
-        "commands",
-        "limits",
-        "open",
-        "paused",
-    )  # fmt: skip
+    __slots__ = ("_granted", "_granted_bytes", "_waiters", "bytes", "commands",
+                 "limits", "open", "paused")  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -121,7 +113,7 @@ class FlowControl:
         self._granted_bytes -= size
 
     def fail(self, error: Callable[[], OddswireError]) -> None:
-        """Fail all waiters, each with an error of its own; let nobody in."""
+        """Fail all waiters, each with an error of its own; let no call in."""
         self.open = False
         self.paused = True
         waiters, self._waiters = self._waiters, OrderedDict()

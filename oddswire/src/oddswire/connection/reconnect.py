@@ -308,7 +308,7 @@ class ReconnectingConnection:
                 waiter.set_result(connection)
 
     def _attempt_failed(self, error: OddswireError, *, was_open: bool) -> None:
-        """Decide who waits on after a failed attempt.
+        """Decide which callers wait on after a failed attempt.
 
         1. Refused credentials will be refused again: every waiter fails.
         2. The circuit opens: the waiters fail in `_wait_for_turn`.
@@ -421,16 +421,18 @@ class ReconnectingConnection:
 
     # --- closing
 
-    def disconnect(self, error: OddswireError) -> None:
+    async def disconnect(self, error: OddswireError) -> None:
         """End the connection, and connect again only when the next caller comes."""
         self._disconnected = True
-        if self._task is not None:
-            self._task.cancel()
         if self.current is not None:
             self.current.abort(error)
+        task = self._task
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
 
     def abandon(self) -> None:
-        """End everything at once: the client was dropped, so nobody can close it."""
+        """End everything at once: the client was dropped without being closed."""
         self.closed = True
         if self._task is not None:
             self._task.cancel()

@@ -142,7 +142,7 @@ class Deduplicate(BaseMiddleware):
             result = await handler(event, data)
         except BaseException:
             # By the token: after the lease another process may have it.
-            await self._note(_RELEASE(self._client, [key], [token]))
+            await self._note(_RELEASE.run(self._client, [key], [token]))
             raise
         else:
             await self._note(self._client.set(key, _DONE, px=self._ttl))
@@ -158,7 +158,7 @@ class Deduplicate(BaseMiddleware):
             await self._clock.sleep(self._lease / 3000)
             # The next renewal may succeed.
             with suppress(OddswireError):
-                await _RENEW(self._client, [key], [token, self._lease])
+                await _RENEW.run(self._client, [key], [token, self._lease])
 
     async def _claim(self, key: str, token: str) -> bool:
         """Return whether the update is ours to handle; False: it was handled."""
