@@ -28,7 +28,6 @@ from oddswire.settings import Settings, is_example_key, not_a_setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import TracebackType
 
     # Of the type checker alone: a parameter with a default, before Python 3.13.
     from typing_extensions import TypeVar
@@ -400,12 +399,7 @@ class Wire(Generic[S, M]):
         )
         return Receipt(user_id, SystemClock().now(), parts)
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
 
