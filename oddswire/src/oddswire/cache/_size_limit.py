@@ -142,7 +142,7 @@ class SizeLimiter:
         token = secrets.token_hex(8)
         if not await client.set(self._lock, token, nx=True, px=_LOCK_MS):
             # Another process evicts. Until it has, many writes of this one wait too.
-            while await client.exists(self._lock):
+            while await client.exists(self._lock):  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(_POLL)
             return
         self._weighed_written = self._written
