@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from . import _derive
-from ._ledger import Ledger
+from ._ledger import Ledger, hash_of
 from .recording import Group, token_id
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ class Exchange:
             "last_update_timestamp": (at or market.start_ts) // 1000,
             "market_type": "BINARY",
             "payouts": None,
+            # Each step is a transaction of its own.
+            "transaction_hash": hash_of(f"{market_id} {state} {outcome} {at}"),
         }
         if market_id in self.resolved:
             resolved_at = self.resolved[market_id]

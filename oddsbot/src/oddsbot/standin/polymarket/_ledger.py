@@ -168,7 +168,7 @@ class Ledger:
             if holding.market_id == market_id and holding.size and payout and redeems:
                 self._add(
                     ts // 1000, holding.wallet, "REDEEM", market_id, holding.outcome,
-                    "", holding.size, payout, _hash(f"{market_id}{holding.wallet}"),
+                    "", holding.size, payout, hash_of(f"{market_id}{holding.wallet}"),
                 )  # fmt: skip
 
     def of(self, wallet: str) -> list[Holding]:
@@ -223,8 +223,9 @@ class Ledger:
 
 def _wallet(number: int) -> Wallet:
     name = f"{_FIRST[number % 8]}{_SECOND[number // 8 % 8]}"
-    return Wallet(f"0x{_hash(f'wallet {number}')[2:42]}", name, f"{name}-{number}")
+    return Wallet(f"0x{hash_of(f'wallet {number}')[2:42]}", name, f"{name}-{number}")
 
 
-def _hash(text: str) -> str:
+def hash_of(text: str) -> str:
+    """Return 32 bytes as the wire writes a hash, the same for the same text."""
     return f"0x{hashlib.sha256(text.encode()).hexdigest()}"
