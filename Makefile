@@ -15,7 +15,7 @@ PEERS_STAMP := .venv-peers/.ready
 # wheel: a part of a tool of the tests, pinned by its hash like everything else.
 WHEELS := --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test check docs conformance dropin chaos audit failovers bench bench-alerts growth hour lock lock-dropin clean
+.PHONY: demo test check docs conformance dropin chaos audit failovers oracle bench bench-alerts growth hour lock lock-dropin clean
 
 demo: $(STAMP)  ## talk to the bot in a browser, no account, no network
 	@$(BIN)/oddsbot demo
@@ -53,6 +53,10 @@ lock-dropin: $(PEERS_STAMP)  ## requirements.lock of each program that make drop
 
 chaos: $(PEERS_STAMP)  ## server and link broken under load: ours and its peers
 	@$(PEERS)/python proofs/chaos/run.py $(if $(ROWS),--rows "$(ROWS)")
+
+RECORDINGS ?= ../shared/polymarket-data
+oracle: $(PEERS_STAMP)  ## Polymarket's own SDK against our models, on each payload; a minute
+	@$(PEERS)/python proofs/oracle.py $(RECORDINGS)
 
 SECONDS ?= 600
 audit: $(PEERS_STAMP)  ## stale reads of the cache under faults, for SECONDS: ours and its peers

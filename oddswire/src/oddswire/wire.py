@@ -473,12 +473,12 @@ def _refuse_examples(keyring: Keyring, settings: Settings) -> None:
     examples = keyring.examples(is_example_key)
     if not examples:
         return
-    told = f"key {examples[0]} of the keyring is an example, not a random key"
+    problem = f"key {examples[0]} of the keyring is an example, not a random key"
     if settings.profile in ("staging", "production"):
-        raise SettingsError(f"{told}: make one with openssl rand -hex 32")
+        raise SettingsError(f"{problem}: make one with openssl rand -hex 32")
     log_line(
         _log,
         logging.WARNING,
         "example_key",
-        reason=f"{told}; staging and production refuse it",
+        reason=f"{problem}; staging and production refuse it",
     )

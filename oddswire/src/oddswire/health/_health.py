@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Health:
-    """Tells how a client and its server are, each time anew.
+    """Reports the state of a client and its server; each report is a new look.
 
     No state is kept between two checks and no task runs: what a report says was seen
     while `check` ran. It asks six PINGs and one INFO on the command connection.

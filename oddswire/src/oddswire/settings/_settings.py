@@ -346,12 +346,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, metaclass=_Named):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is allowed and may surprise, one line each, for whoever logs."""
+        """What is allowed and may surprise, one line each, for a log."""
         return (*self.notices, *_rules.warnings(msgspec.structs.asdict(self)))
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
-        return f"Settings({told})"
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"Settings({shown})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         # msgspec's own lists every field as it is, and with them the secrets.
