@@ -258,8 +258,9 @@ class DataApi:
                 "percent_realized_pnl": (
                     100 * held.realized / held.cost if held.cost else Decimal(0)
                 ),
-                "status": self._status(held),
-                "redeemable": self._status(held) == "REDEEMABLE",
+                # REDEEMABLE_LOST is a filter, and no status of a row.
+                "status": self._status(held).removesuffix("_LOST"),
+                "redeemable": self._status(held).startswith("REDEEMABLE"),
                 "mergeable": False,
                 "negative_risk": False,
                 "archived": False,
@@ -307,9 +308,9 @@ class DataApi:
 
     async def _pnl(self, request: web.Request) -> web.Response:
         user = _user(request)
-        if request.query.get("interval", "max") not in {
-            "max", "all", "1m", "1w", "1d", "12h", "6h",
-        }:  # fmt: skip
+        interval = request.query.get("interval", "max")
+        fidelity = request.query.get("fidelity", "1d")
+        if interval not in {"max", "all", "1m", "1w", "1d", "12h", "6h"}:
             raise Refused(400, "interval is unknown")
         held = self._ledger.of(user)
         rows = [row for row in self._listed() if row.wallet == user]
@@ -327,7 +328,17 @@ class DataApi:
             "volume_usdc": sum((row.amount for row in rows), Decimal(0)),
         }
         points = [_rounded(point)] if rows else []
-        return answer({"data": {"proxy_wallet": user, "points": points}})
+        return answer(
+            {
+                "data": {
+                    "proxy_wallet": user,
+                    "interval": interval,
+                    "fidelity": fidelity,
+                    "source_fidelity": fidelity,
+                    "points": points,
+                }
+            }
+        )
 
     def _profit(self, held: Iterable[Holding]) -> Decimal:
         parts = (
