@@ -35,7 +35,8 @@ SOURCES = (ROOT / "oddswire/src/oddswire", ROOT / "oddsbot/src/oddsbot")
 PROTOCOLS = (
     *("sessions/_backing", "sessions/write_through", "sessions/_write_through"),
     *("cache/_flights", "cache/_loader", "cache/_wire", "cache/_tracking"),
-    *("connection/pool", "queue/_worker", "queue/_store"),
+    *("connection/pool", "connection/multiplexer", "connection/reconnect"),
+    *("queue/_worker", "queue/_store"),
 )
 
 

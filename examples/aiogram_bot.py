@@ -22,12 +22,12 @@ from aiogram.types import Message, TelegramObject, Update
 
 import oddswire
 from oddswire.adapters.aiogram import (
+    Deduplicate,
     EventIsolation,
-    Once,
-    Outgoing,
+    SendLimits,
     Storage,
     Throttle,
-    before_turns,
+    before_isolation,
 )
 from oddswire.ratelimit import Decision, RateLimiter, Rule, SlidingWindow, TokenBucket
 
@@ -85,13 +85,13 @@ async def serve(bot: Bot, client: Client, limiter: RateLimiter) -> None:
         storage=Storage(client, prefix=PREFIX),
         events_isolation=EventIsolation(client, prefix=PREFIX),
     )
-    before_turns(
+    before_isolation(
         dispatcher,
         Throttle(limiter, ASKING, on_limited=too_fast),
-        Once(client, prefix=PREFIX),
+        Deduplicate(client, prefix=PREFIX),
     )
     bot.session.middleware(
-        Outgoing(limiter, overall=SENDING, chat=TO_A_CHAT, group=TO_A_GROUP)
+        SendLimits(limiter, overall=SENDING, chat=TO_A_CHAT, group=TO_A_GROUP)
     )
     dispatcher.include_router(router)
     await dispatcher.start_polling(bot)

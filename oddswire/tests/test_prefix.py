@@ -81,7 +81,7 @@ async def _once(client):
     async def handle(event, _data):
         handled.append(event.update_id)
 
-    once = aiogram.Once(client)
+    once = aiogram.Deduplicate(client)
     for _ in range(2):
         await once(handle, Update(update_id=5), {"bot": SimpleNamespace(id=1)})
     return handled == [5]
@@ -147,7 +147,8 @@ async def test_two_bots_share_nothing(own, use):
     "part",
     [
         Cache, RateLimiter, PubSub, Locks, Sessions, aiogram.Storage,
-        aiogram.EventIsolation, aiogram.Once, ptb.Persistence, ptb.UpdateProcessor,
+        aiogram.EventIsolation, aiogram.Deduplicate, ptb.Persistence,
+        ptb.UpdateProcessor,
         lambda url: Queue(url, "q", int),
     ],
 )  # fmt: skip

@@ -22,14 +22,4 @@ REASONS = {
         "asks for the class ResponseError itself; ours is ScriptFailed, a subclass of "
         "it, because a script that failed may have written"
     ),
-    "test_health_check_response_decode_true_list_format": (
-        "uses the client after aclose(): ours raises ClosedError instead of opening a "
-        "connection that nobody closes"
-    ),
-    "test_health_check_response_decode_true_string_format": (
-        "uses the client after aclose(), as above"
-    ),
-    "test_health_check_response_decode_true_excludes_bytes": (
-        "uses the client after aclose(), as above"
-    ),
 }

@@ -61,17 +61,21 @@ class Ledger:
 
         class Subject(Client):
             async def aclose(self, *arguments: Any, **options: Any) -> None:
-                if self._command.current is not None:
-                    ledger.count_connection(self._command.server_info.connection_id)
+                connection = self._command.current
+                if connection is not None:
+                    transport = connection._transport
+                    host, port = transport.get_extra_info("sockname")
+                    ledger.count_connection(f"{host}:{port}")
                 await super().aclose(*arguments, **options)
 
         redis.asyncio.Redis = Subject
 
-    def count_connection(self, connection_id: int) -> None:
+    def count_connection(self, address: str) -> None:
         """Add what the server counted on a command connection about to be closed."""
-        for client in self._server.client_list(client_id=[connection_id]):
-            # Without HELLO and INFO, which the handshake sent.
-            self._on_command_connections += int(client["tot-cmds"]) - 2
+        for client in self._server.client_list():
+            if client["addr"] == address:
+                # Without the two that the handshake sent: HELLO or PING, and INFO.
+                self._on_command_connections += int(client["tot-cmds"]) - 2
 
     # After the suite's conftest has asked the server for its version.
     @pytest.hookimpl(trylast=True)
@@ -119,7 +123,7 @@ class Ledger:
         if hasattr(report, "wasxfail"):
             outcome = "xfailed" if report.skipped else "xpassed"
         self._outcomes[report.nodeid] = outcome
-        if report.skipped:
+        if isinstance(report.longrepr, tuple):  # of a test that was skipped
             self._reasons[report.nodeid] = str(report.longrepr[2])
         elif report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)

@@ -20,6 +20,7 @@ from oddswire.queue._store import (
 from oddswire.scripts import load
 from oddswire.sessions._scripts import ENDED
 from support.keys import SessionKeys
+from support.waiting import eventually
 
 # --- sentinels
 
@@ -37,7 +38,7 @@ _LIMITS = {
     "data directory": "oddswire.embedded.server._LOCK_SECONDS",
     "hot keys": "oddswire.cache._hot._KEPT",
     "log is emptied": "oddswire.sessions._sessions._HEARD",
-    "look at a load": "oddswire.cache._claims._POLL",
+    "look at a load": "oddswire.cache._loader._POLL",
     "look at a lock": "oddswire.locks._PATIENCE",
     "page of rules": "oddsbot.store.rules._PAGE",
     "server starts": "oddswire.embedded.server._START_SECONDS",
@@ -247,44 +248,53 @@ async def built_in(sessions):
 
 async def beat(cache):
     """Have a cache prove once that its memory is right."""
-    await cache._lease.beat()
+    await cache._coherence.heartbeat()
 
 
 async def believed(*caches, within=20.0):
     """Wait until each cache believes its memory."""
     for cache in caches:
-        assert await cache._lease.wait(within)
+        coherence = cache._coherence
+
+        def is_believed(coherence=coherence):
+            coherence.want()
+            return coherence._now() < coherence.until
+
+        await eventually(is_believed, within=within)
 
 
 def believed_until(cache):
     """Return until when a cache believes its memory, by the boot-time clock."""
-    return cache._lease.until
+    return cache._coherence.until
 
 
 def leased_connection(cache):
     """Return the connection whose server a cache believes, and the one that it has."""
-    return cache._lease.reads.connection, cache._wire.client.command_connection()
+    return (
+        cache._coherence.reads.connection,
+        cache._connection.client.command_connection(),
+    )
 
 
 async def told(*caches):
     """Have each cache read what its server has said until now: replies are in order."""
     for cache in caches:
-        await cache._wire.call(("PING",))
+        await cache._connection.call(("PING",))
 
 
 async def tracking_id(cache):
     """Return the id of a cache's tracking connection."""
-    return await cache._wire.call(("CLIENT", "ID"))
+    return await cache._connection.call(("CLIENT", "ID"))
 
 
 def void(cache):
     """Make void all that a cache has in memory, as when its connection is lost."""
-    cache._wire.drop()
+    cache._connection.drop()
 
 
 def deafen(cache):
     """Have a cache hear of no change any more, though its connection is up."""
-    cache._wire._listeners.clear()
+    cache._connection._listeners.clear()
 
 
 def held(cache):
@@ -294,7 +304,7 @@ def held(cache):
 
 async def read_from_redis(cache, key, kind=object):
     """Read an entry from Redis, whatever memory has of it; return it with details."""
-    return (await cache._shared.fetch(cache._spaces.place(key), kind)).item
+    return (await cache._l2.fetch(cache._namespaces.key(key), kind)).item
 
 
 async def remember_use(cache, key):
@@ -304,12 +314,12 @@ async def remember_use(cache, key):
 
 def loads_behind(cache):
     """Return the loads that go on behind their callers."""
-    return cache._flights._tasks
+    return cache._loader._tasks
 
 
 def cache_steps(cache):
     """Return the steps of a load, by name: (owner, name of the method)."""
-    return {"script": (cache._wire, "script"), "look": (cache._shared, "look")}
+    return {"script": (cache._connection, "script"), "look": (cache._l2, "look")}
 
 
 async def look_at_size(cache, client):

@@ -36,7 +36,7 @@ from oddsbot.telegram.services import Services
 from oddsbot.telegram.updates import UPDATES, Poller, UpdateQueue
 from oddsbot.watch import TOPICS, Watcher
 from oddswire import connect
-from oddswire.adapters.aiogram import Outgoing, Storage
+from oddswire.adapters.aiogram import SendLimits, Storage
 from oddswire.errors import OddswireError, Undeliverable
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class App:
         await self.rules.load()
         server = TelegramAPIServer.from_base(self._api_url)
         bot = await enter(Bot(token, session=AiohttpSession(api=server)))
-        bot.session.middleware(Outgoing(wire.limiter, **limits.TELEGRAM._asdict()))
+        bot.session.middleware(SendLimits(wire.limiter, **limits.TELEGRAM._asdict()))
         buttons = Buttons(token)
         self.chat = TelegramChat(bot, buttons, wire.cache)
         self.sessions = wire.sessions

@@ -42,7 +42,7 @@ tenth. Every request counts for its endpoint and for its host."""
 
 
 class SendRules(NamedTuple):
-    """The rules of what a bot sends, by the names that `Outgoing` takes them by."""
+    """The rules of what a bot sends, by the names that `SendLimits` takes them by."""
 
     overall: Rule
     chat: Rule
@@ -55,7 +55,7 @@ TELEGRAM = SendRules(
     group=Rule("telegram.group", SlidingWindow(20, 60.0), key="chat"),
 )
 """Messages of one bot: about 30 a second in all, one a second to a chat with a short
-burst, 20 a minute to a group: ``Outgoing(limiter, **TELEGRAM._asdict())``. Telegram
+burst, 20 a minute to a group: ``SendLimits(limiter, **TELEGRAM._asdict())``. Telegram
 does not say how exactly it counts: a 429 is obeyed whatever these say. `Priority.LOW`,
 the broadcasts, leaves a fifth to replies."""
 

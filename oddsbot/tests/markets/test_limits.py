@@ -9,7 +9,7 @@ import pytest
 from oddsbot.limits import COMMANDS, POLYMARKET, TELEGRAM, Upstream
 from oddsbot.polymarket import RateLimitedUpstream
 from oddswire import Client
-from oddswire.adapters.aiogram import Outgoing
+from oddswire.adapters.aiogram import SendLimits
 from oddswire.errors import RateLimited
 from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
 
@@ -113,8 +113,8 @@ async def test_telegrams_limits_are_what_outgoing_takes(server, prefix):
         Client.from_url(server.url) as client,
         RateLimiter(client, TELEGRAM, prefix=prefix, deadline=2.0) as limiter,
     ):
-        Outgoing(limiter, **TELEGRAM._asdict())
-        Outgoing(
+        SendLimits(limiter, **TELEGRAM._asdict())
+        SendLimits(
             limiter, overall=TELEGRAM[0], chat=TELEGRAM[1], group=TELEGRAM[2], retries=0
         )
         await limiter.hit(*(rule.name for rule in TELEGRAM), bot=42, chat="42:7")

@@ -138,7 +138,7 @@ class CommandTimeout(OddswireError, redis_errors.TimeoutError):
 
 
 class ProtocolBroken(OddswireError, redis_errors.InvalidResponse):
-    """The server sent what is not RESP, or an answer nobody asked for."""
+    """The server sent what is not RESP, or a reply to no call."""
 
     outcome = Outcome.UNKNOWN
 

@@ -300,7 +300,7 @@ CACHE_RUN = Family("cache-run", str, tag=1)
 CACHE_MARK = Family("cache-mark", str, tag=1)
 """namespace: names the server process, where its run id cannot be asked"""
 CACHE_BEAT = Family("cache-beat", str, str, tag=1)
-"""process, use: what its tracked wire writes to prove that it is alive"""
+"""process, use: what its tracking connection writes to prove that memory is right"""
 CACHE_CHANGES = Family("cache-changes")
 """a channel: what was written, where the server may not tell of it itself"""
 CACHE_CAP = Family("cache-cap")

@@ -24,7 +24,7 @@ from oddswire.clock import SystemClock
 from oddswire.connection.backoff import OutageBackoff
 from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.errors import ClosedError, LockLost, OddswireError, SettingsError
-from oddswire.scripts import Script, load
+from oddswire.scripts import Script, load, require_one_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,16 +37,16 @@ _PATIENCE = 3.0
 """Seconds after which a waiter that says nothing is taken for dead, at most; of a lock
 with a shorter lease, that lease: a dead waiter costs no more than a dead holder."""
 _MOST_SEATS = 100
-_GIVING_UP = 1.0
+_RELEASE_TIMEOUT = 1.0
 _REMEMBERED = 86_400.0
 """Seconds that a fencing number is kept after its holder."""
-_WIRES = 4
-"""Exclusive wires that waiting may take at once; the pool has others to serve."""
-_FOR_A_WIRE = 0.25
-"""Seconds, beside those of the wait itself, that one may take to come: together with
-the wait they stay within the patience."""
-_LOOK_AGAIN = 0.1
-"""Seconds between two looks of who waits without one."""
+_CONNECTIONS = 4
+"""Exclusive connections that waiting may take at once; the pool serves others too."""
+_FOR_A_CONNECTION = 0.25
+"""Seconds, beside those of the wait itself, to get one: together with the wait they
+stay within the patience."""
+_POLL = 0.1
+"""Seconds between two requests of a waiter without one."""
 _FAMILIES = (
     families.LOCK_FENCE, families.LOCK_QUEUE, families.LOCK_WAITING,
     families.LOCK_RELEASED,
@@ -62,8 +62,8 @@ class Locks:
 
     Args:
         client: Where. Waiting for a lock that another process holds takes an exclusive
-            wire, four of them at most for each `Locks`; the tasks that want the same
-            lock share one. Who waits for a further one looks ten times a second.
+            connection, four of them at most for each `Locks`; the tasks that want the
+            same lock share one. A waiter for a further lock asks ten times a second.
         prefix: What the keys begin with; None: as its settings say.
         clock: Of this process.
     """
@@ -74,10 +74,10 @@ class Locks:
         self.client = client
         self.space = keyspace(client, prefix)
         self.clock: Clock = SystemClock() if clock is None else clock
-        self.lines: FifoLocks[str] = FifoLocks()
-        self.keys = lru_cache(1024)(self._make_keys)
+        self.local: FifoLocks[str] = FifoLocks()
+        self._cached_keys = lru_cache(1024)(self._make_keys)
         self._fenced: dict[str, Script] = {}
-        self._wires = 0
+        self._waiting_connections = 0
 
     def lock(
         self,
@@ -111,6 +111,14 @@ class Locks:
         """
         return Lock(self, name, ttl, patience, seats, on_lost)
 
+    def keys(self, name: str, seats: int) -> tuple[str, ...]:
+        """Return the keys of a lock: fence, queue, waiting, released, then its seats.
+
+        Raises:
+            InvalidKey: `name` is too long.
+        """
+        return self._cached_keys(name, seats)
+
     def _make_keys(self, name: str, seats: int) -> tuple[str, ...]:
         return (
             *(self.space.key(family, name) for family in _FAMILIES),
@@ -125,21 +133,20 @@ class Locks:
         self, released: str, last: str, most: float, patience: float = _PATIENCE
     ) -> None:
         """Wait for a release after the `last` one, or for so many seconds."""
-        if self._wires == _WIRES:
-            await self.clock.sleep(min(most, _LOOK_AGAIN))
+        if self._waiting_connections == _CONNECTIONS:
+            await self.clock.sleep(min(most, _POLL))
             return
-        self._wires += 1
-        client = self.client.bounded(min(_FOR_A_WIRE, patience / 3))
+        self._waiting_connections += 1
+        client = self.client.bounded(min(_FOR_A_CONNECTION, patience / 3))
         try:
             await client.xread({released: last}, block=round(most * 1e3))
         except TRANSIENT_ERRORS:
-            # A server whose clock went back blocks for longer than it was asked to,
-            # something between cuts wires that are silent, others have the whole pool,
-            # and a primary that is demoted ends what blocks on it. The next look says
-            # what has become of the server.
-            await self.clock.sleep(min(most, _LOOK_AGAIN))
+            # A server whose clock went back blocks for longer than it was asked to, a
+            # middlebox cuts silent connections, other tasks have the whole pool, and a
+            # demoted primary unblocks its clients. The next request tells which.
+            await self.clock.sleep(min(most, _POLL))
         finally:
-            self._wires -= 1
+            self._waiting_connections -= 1
 
     def fenced(self, script: Script) -> Script:
         """Return a script that only the newest holder may run."""
@@ -206,14 +213,14 @@ class Lock:
         self._on_lost = on_lost
         self._lost = False
         self._until = 0.0
-        self._turn: asyncio.Future[None] | None = None
+        self._ticket: asyncio.Future[None] | None = None
         self._scope: asyncio.Timeout | None = None
         self._renewing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"Lock({self.name!r}, ttl={self.ttl:g})"
 
-    # --- what a holder asks
+    # --- for the holder
 
     @property
     def left(self) -> float:
@@ -246,17 +253,18 @@ class Lock:
 
         Raises:
             LockLost: The lease has ended, or a newer holder was found; nothing ran.
+            InvalidKey: A key is not in the lock's slot; see `key`.
             ValueError: The lock has several seats, and so no newest holder.
             OddswireError: As from any script.
         """
         if len(self._seats) > 1:
             raise ValueError("a lock with seats has no newest holder: use a plain lock")
         self.check()
+        keys = (self._fence, *keys)
+        require_one_slot(script.name, keys)
         fenced = self._locks.fenced(script)
         try:
-            return await fenced(
-                self._locks.client, (self._fence, *keys), (self.fence, *args)
-            )
+            return await fenced.run(self._locks.client, keys, (self.fence, *args))
         except ResponseError as error:
             if str(error).startswith("FENCED"):
                 raise LockLost(
@@ -264,32 +272,32 @@ class Lock:
                 ) from None
             raise
 
-    # --- holding it
+    # --- acquire, renew, release
 
     async def __aenter__(self) -> Self:
-        if self._turn is not None:
+        if self._ticket is not None:
             raise ClosedError("a Lock is used once; ask for another")
-        lines = self._locks.lines
-        turn = self._turn = lines.acquire(self.name)
+        local = self._locks.local
+        ticket = self._ticket = local.acquire(self.name)
         try:
-            await turn
+            await ticket
             try:
                 await self._acquire()
             except BaseException:
-                # The request may be on its way: on the same wire this comes after it.
+                # The request may be on its way: on the same connection this follows it.
                 with suppress(OddswireError):
-                    await self._give_up()
+                    await self._release()
                 raise
         except BaseException:
-            self._turn = None
-            lines.release(self.name, turn)
+            self._ticket = None
+            local.release(self.name, ticket)
             raise
         if len(self._seats) > 1:
             # The next task of this process may have another seat.
-            lines.release(self.name, turn)
+            local.release(self.name, ticket)
         loop = asyncio.get_running_loop()
         if self._on_lost is None:
-            # Not put off by a stall: the server counts on, and others may hold it then.
+            # A stall does not postpone it: the lease ends at the server meanwhile.
             self._scope = asyncio.timeout_at(loop.time() + self.left)
             await self._scope.__aenter__()
         self._renewing = spawn(self._renew(), name=f"lock {self.name}")
@@ -302,7 +310,7 @@ class Lock:
         tb: TracebackType | None,
     ) -> None:
         assert self._renewing is not None  # noqa: S101 - it was entered
-        assert self._turn is not None  # noqa: S101 - as above
+        assert self._ticket is not None  # noqa: S101 - as above
         lost = self.left <= 0
         self._renewing.cancel()
         try:
@@ -314,11 +322,11 @@ class Lock:
             try:
                 # A lease that cannot be given back ends by itself.
                 with suppress(OddswireError):
-                    lost |= not await self._give_up()
+                    lost |= not await self._release()
                 await asyncio.gather(self._renewing, return_exceptions=True)
             finally:
                 self._until = 0.0
-                self._locks.lines.release(self.name, self._turn)
+                self._locks.local.release(self.name, self._ticket)
         if self._on_lost is not None:
             if lost:
                 self._lose()
@@ -340,15 +348,15 @@ class Lock:
         args = (*self._terms, round(self._patience * 1e3))
         outage = OutageBackoff()
         while True:
-            # From before it is asked for: the server counts from later.
+            # Taken before the request: the server counts the lease from later.
             sent = clock.boottime()
             try:
-                taken, *rest = await _ACQUIRE(client, self._keys, args)
+                taken, *rest = await _ACQUIRE.run(client, self._keys, args)
             except OddswireError as error:
                 if not self.contended:
                     raise
-                # It asks again under the same token, so if the server did take the
-                # lock for it before the answer was lost, that is what it will hear.
+                # The next request has the same token: if the server took the lock for
+                # it and the reply was lost, the reply to the next one says so.
                 await outage.wait(error)
                 continue
             outage.over()
@@ -371,7 +379,7 @@ class Lock:
             sent = clock.boottime()
             still, pause = True, self.ttl / 3
             try:
-                still = await _RENEW(
+                still = await _RENEW.run(
                     client, (self._seats[self.seat], self._fence), self._terms
                 )
             except OddswireError:
@@ -386,8 +394,8 @@ class Lock:
             if self._scope is not None:
                 self._scope.reschedule(loop.time() + self.left)
 
-    async def _give_up(self) -> bool:
-        """Give the lock back; False when it was not ours."""
-        client = self._locks.client.bounded(_GIVING_UP)
+    async def _release(self) -> bool:
+        """Release the lock; False when this lock did not own it."""
+        client = self._locks.client.bounded(_RELEASE_TIMEOUT)
         keys = (self._queue, self._waiting, self._released, *self._seats)
-        return bool(await _RELEASE(client, keys, (self._token,)))
+        return bool(await _RELEASE.run(client, keys, (self._token,)))

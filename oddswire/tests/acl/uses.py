@@ -12,7 +12,7 @@ from aiogram.types import Update
 from telegram.ext import PersistenceInput
 
 from oddswire import Client, Settings, SimpleClient
-from oddswire.adapters.aiogram import Once, Storage
+from oddswire.adapters.aiogram import Deduplicate, Storage
 from oddswire.adapters.ptb import Persistence
 from oddswire.cache import Cache
 from oddswire.cli._doctor import examine
@@ -319,7 +319,7 @@ async def use_adapters(url, prefix):
             assert await storage.get_state(key) is None
             assert await storage.get_data(key) == {"b": 2}
             await storage.clear(key)
-        once = Once(client, prefix=prefix)
+        once = Deduplicate(client, prefix=prefix)
         update = Update(update_id=7)
         for fails in (True, False):
 

@@ -9,7 +9,7 @@ from aiogram.fsm.context import FSMContext  # noqa: TC002 - aiogram reads annota
 from aiogram.types import Message  # noqa: TC002 - aiogram reads annotations
 
 from oddswire import Client
-from oddswire.adapters.aiogram import EventIsolation, Outgoing, Storage, Throttle
+from oddswire.adapters.aiogram import EventIsolation, SendLimits, Storage, Throttle
 from oddswire.errors import OddswireError, RateLimited, RuleError, SettingsError
 from oddswire.ratelimit import Priority, RateLimiter, Rule, SlidingWindow
 
@@ -150,12 +150,12 @@ async def test_an_update_without_user_passes_the_rules_of_users(limiter, bot_of)
 
 @pytest.fixture
 def sending(limiter, bot_of):
-    """`sending(**options)`: a bot behind `Outgoing`."""
+    """`sending(**options)`: a bot behind `SendLimits`."""
 
     def make(number=42, **options):
         bot = bot_of(number)
         options.setdefault("overall", OVERALL)
-        bot.session.middleware(Outgoing(limiter, **options))
+        bot.session.middleware(SendLimits(limiter, **options))
         return bot
 
     return make
@@ -275,7 +275,7 @@ async def test_other_errors_of_telegram_pass(serving, prefix, limiter, bot_of):
     async with serving(refuse) as url:
         bot = bot_of(42)
         bot.session.api = type(bot.session.api).from_base(url)
-        bot.session.middleware(Outgoing(limiter, overall=OVERALL))
+        bot.session.middleware(SendLimits(limiter, overall=OVERALL))
         for _ in range(2):
             with pytest.raises(TelegramBadRequest):
                 await bot.send_message(1, "a")
@@ -288,7 +288,7 @@ async def test_without_redis_this_process_still_obeys_a_429(own, telegram, bot_o
         await client.ping()
         async with RateLimiter(client, deadline=0.1) as limiter:
             bot = bot_of(42)
-            bot.session.middleware(Outgoing(limiter, overall=OVERALL))
+            bot.session.middleware(SendLimits(limiter, overall=OVERALL))
             own.kill()
             await bot.send_message(1, "a")
             telegram.flood = (1, 1)
@@ -308,10 +308,10 @@ def test_rules_that_count_by_something_else_are_refused(limiter):
         {"overall": OVERALL, "group": Rule("y", SlidingWindow(1, 1.0), key="bot")},
     ):
         with pytest.raises(SettingsError, match="key"):
-            Outgoing(limiter, **rules)
-    Outgoing(limiter, overall=OVERALL)
+            SendLimits(limiter, **rules)
+    SendLimits(limiter, overall=OVERALL)
     with pytest.raises(RuleError):
-        Outgoing(limiter, overall=Rule("bot", SlidingWindow(1, 1.0), key="bot"))
+        SendLimits(limiter, overall=Rule("bot", SlidingWindow(1, 1.0), key="bot"))
 
 
 @pytest.mark.errors

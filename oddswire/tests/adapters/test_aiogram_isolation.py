@@ -8,7 +8,7 @@ import pytest
 from aiogram.fsm.storage.base import StorageKey
 
 from oddswire import Client
-from oddswire.adapters._turns import name
+from oddswire.adapters._update_locks import name
 from oddswire.adapters.aiogram import EventIsolation
 from oddswire.adapters.aiogram._parts import parts
 from oddswire.errors import (
@@ -67,7 +67,7 @@ async def test_updates_of_a_user_run_one_at_a_time_in_order(isolation, client, p
 
     assert inside.order == list(range(30))
     assert inside.most == 1
-    assert isolation.turns.keys == 0
+    assert isolation.locks.keys == 0
     assert not await client.exists(name_of(prefix))
 
 
@@ -164,7 +164,7 @@ async def test_more_waits_than_wires_are_all_served(server, prefix, client):
             await eventually(lambda: len(inside.order) == 12)
             for key in keys:
                 tasks.create_task(other.enter(key.user_id, key))
-            await eventually(lambda: there.turns.keys == 12)
+            await eventually(lambda: there.locks.keys == 12)
             assert await far.blpop([prefix + "no"], timeout=0.01) is None
             inside.go.set()
         assert len(other.order) == 12
@@ -199,9 +199,9 @@ async def test_waiting_for_a_turn_has_an_end(client, server, prefix):
         there = EventIsolation(far, prefix=prefix, timeout=0.2)
         with pytest.raises(ConversationBusy, match="another process"):
             await Inside(there).enter(3)
-        assert there.turns.keys == 0
+        assert there.locks.keys == 0
         inside.go.set()
-    assert isolation.turns.keys == 0
+    assert isolation.locks.keys == 0
 
 
 @pytest.mark.errors
@@ -216,7 +216,7 @@ async def test_a_cancelled_update_leaves_the_line(isolation):
         tasks[2].cancel()
         inside.go.set()
     assert inside.order == [0, 3]
-    assert isolation.turns.keys == 0
+    assert isolation.locks.keys == 0
 
 
 @pytest.mark.errors
@@ -235,7 +235,7 @@ async def test_cancelled_at_the_moment_of_its_turn_it_passes_the_turn_on(isolati
                 await asyncio.sleep(0)
             second.cancel()
         assert inside.order in ([0, 2], [0, 1, 2])
-    assert isolation.turns.keys == 0
+    assert isolation.locks.keys == 0
 
 
 @pytest.mark.errors
@@ -256,7 +256,7 @@ async def test_cancelled_at_any_turn_of_the_loop_nothing_stays(
     await inside.enter("last")
 
     assert inside.order[-1] == "last"
-    assert isolation.turns.keys == 0
+    assert isolation.locks.keys == 0
     assert not await client.exists(name_of(prefix))
     assert not Resources.now().leaked(before)
 
@@ -278,7 +278,7 @@ async def test_a_lost_lock_is_told_and_the_handler_succeeds(client, prefix, capl
     with caplog.at_level(logging.WARNING, "oddswire.adapters"):
         async with isolation.lock(KEY):
             await client.set(name_of(prefix), "somebody else")
-            await eventually(lambda: isolation.turns.lost == 1)
+            await eventually(lambda: isolation.locks.lost == 1)
             done = True
     assert done
     assert "before its handler was done" in caplog.text
@@ -293,7 +293,7 @@ async def test_redis_killed_in_a_handler_does_not_undo_it(own):
         isolation = EventIsolation(client)
         async with isolation.lock(KEY):
             own.kill()
-        assert isolation.turns.keys == 0
+        assert isolation.locks.keys == 0
 
 
 @pytest.mark.errors
@@ -312,7 +312,7 @@ async def test_without_redis_it_raises_or_keeps_its_own_order(own):
         await asyncio.gather(*(inside.enter(number) for number in range(3)))
     assert inside.order == [0, 1, 2]
     assert inside.most == 1
-    assert isolation.turns.local == 3
+    assert isolation.locks.local == 3
 
 
 @pytest.mark.errors
@@ -327,17 +327,17 @@ async def test_a_redis_that_hangs_is_redis_away_and_no_busy_conversation(own):
                     pytest.fail("it has no turn")
             isolation = EventIsolation(client, timeout=0.5, on_error="local")
             async with isolation.lock(OTHER):
-                assert isolation.turns.local == 1
+                assert isolation.locks.local == 1
 
 
 @pytest.mark.errors
 async def test_a_turn_that_comes_at_the_last_moment_is_taken(isolation, monkeypatch):
     """The time went by in this process's line, and nobody else has the lock."""
     later = itertools.count(0, 50).__next__
-    monkeypatch.setattr("oddswire.adapters._turns.monotonic", later)
+    monkeypatch.setattr("oddswire.adapters._update_locks.monotonic", later)
     async with isolation.lock(KEY):
         assert later() > 60
-    assert isolation.turns.local == 0
+    assert isolation.locks.local == 0
 
 
 @pytest.mark.errors
@@ -362,7 +362,7 @@ async def test_who_waits_for_another_and_has_its_wire_cut_waits_on(
             assert other.order == []
             holder.go.set()
     assert other.order == [2]
-    assert there.turns.local == 0
+    assert there.locks.local == 0
 
 
 @pytest.mark.errors

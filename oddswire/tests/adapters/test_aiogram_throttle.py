@@ -11,11 +11,11 @@ from aiogram.types import Message, Update
 
 from oddswire import Client
 from oddswire.adapters.aiogram import (
+    Deduplicate,
     EventIsolation,
-    Once,
     Storage,
     Throttle,
-    before_turns,
+    before_isolation,
 )
 from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
 
@@ -28,7 +28,7 @@ ONE = Rule("user", SlidingWindow(1, 600.0), key="user")
 def dispatcher_behind(throttle, **options):
     """Return a dispatcher behind a throttle, and the chats that it handled."""
     dispatcher = Dispatcher(**options)
-    before_turns(dispatcher, throttle)
+    before_isolation(dispatcher, throttle)
     handled = []
 
     async def note(event):
@@ -88,7 +88,7 @@ async def test_a_tap_of_such_a_user_counts_for_its_chat(limiter, bot_of):
 
 def in_front(dispatcher, *middlewares):
     """Register them as the pages advise."""
-    before_turns(dispatcher, *middlewares)
+    before_isolation(dispatcher, *middlewares)
 
 
 def as_usual(dispatcher, *middlewares):
@@ -126,7 +126,10 @@ async def test_a_flood_is_limited_before_it_takes_a_turn(
         async def on_limited(event, decision, data):
             limited.append(event.update_id)
 
-        throttle, once = Throttle(limiter, rule, on_limited=on_limited), Once(client)
+        throttle, once = (
+            Throttle(limiter, rule, on_limited=on_limited),
+            Deduplicate(client),
+        )
         register(
             dispatcher, *((throttle, once) if throttle_first else (once, throttle))
         )
@@ -166,7 +169,7 @@ async def test_a_throttle_moves_itself_whatever_isolates(
     dispatcher = Dispatcher(
         storage=Reading(client, prefix=prefix), events_isolation=isolation
     )
-    as_usual(dispatcher, Once(client, prefix=prefix), Throttle(limiter, ONE))
+    as_usual(dispatcher, Deduplicate(client, prefix=prefix), Throttle(limiter, ONE))
     for number in range(5):
         await dispatcher.feed_update(bot_of(42), update_of(number))
     assert len(read) == 1
@@ -195,14 +198,14 @@ async def test_middlewares_before_turns_keep_their_order(
 
     dispatcher = Dispatcher(events_isolation=Isolation(client, prefix=prefix))
     dispatcher.update.outer_middleware(named("late"))
-    before_turns(dispatcher, named("a"), named("b"))
-    before_turns(dispatcher, named("c"))
+    before_isolation(dispatcher, named("a"), named("b"))
+    before_isolation(dispatcher, named("c"))
     await dispatcher.feed_update(bot_of(42), update_of(1))
     assert seen == ["a", "b", "c", "turn", "late"]
 
     seen.clear()
     stateless = Dispatcher(disable_fsm=True)
-    before_turns(stateless, named("a"))
+    before_isolation(stateless, named("a"))
     await stateless.feed_update(bot_of(42), update_of(1))
     assert seen == ["a"]
 
@@ -226,4 +229,4 @@ async def test_a_throttle_behind_the_turns_says_so_once(
     for number in range(4):
         await dispatcher.feed_update(bot_of(42), update_of(number))
     assert seen == ["de"] * 3
-    assert caplog.text.count("before_turns") == 1
+    assert caplog.text.count("before_isolation") == 1

@@ -9,7 +9,7 @@ import pytest
 from aiogram.fsm.storage.base import StorageKey
 
 from oddswire import Client
-from oddswire.adapters.aiogram import EventIsolation, Once
+from oddswire.adapters.aiogram import Deduplicate, EventIsolation
 from oddswire.adapters.ptb import Persistence
 from oddswire.errors import OddswireError
 from support import eventually
@@ -27,7 +27,7 @@ async def test_each_adapter_says_once_what_it_does_without_redis(
     async with Client.from_url(
         own.url, command_timeout=0.5, reconnect_delay=0.01, reconnect_cap=0.05
     ) as client:
-        once = Once(client, deadline=0.2)
+        once = Deduplicate(client, deadline=0.2)
         isolation = EventIsolation(client, on_error="local")
         persistence = Persistence(client)
         persistence.bot = SimpleNamespace(id=1)

@@ -20,8 +20,8 @@ from aiogram.methods import (
 from aiogram.types import InputMediaPhoto
 from telegram.error import NetworkError
 
-from oddswire.adapters._sending import messages
-from oddswire.adapters.aiogram import Outgoing
+from oddswire.adapters._send_limiter import messages
+from oddswire.adapters.aiogram import SendLimits
 from oddswire.adapters.ptb import RateLimiter as PtbRateLimiter
 from oddswire.errors import RateLimited
 from oddswire.ratelimit import Rule, SlidingWindow, TokenBucket
@@ -56,10 +56,10 @@ class Answering(BaseSession):
 
 
 def bot_behind(limiter, *errors, **options):
-    """Return a bot behind `Outgoing`, and its session."""
+    """Return a bot behind `SendLimits`, and its session."""
     options = {"chat": CHAT, "group": GROUP, "timeout": 0.3, "retries": 0, **options}
     session = Answering(*errors)
-    session.middleware(Outgoing(limiter, overall=OVERALL, **options))
+    session.middleware(SendLimits(limiter, overall=OVERALL, **options))
     return aiogram.Bot("42:TEST", session=session), session
 
 

@@ -11,8 +11,8 @@ import asyncio
 import sys
 
 from oddswire import Client
-from oddswire.adapters._sending import Sending
-from oddswire.adapters._turns import Turns
+from oddswire.adapters._send_limiter import SendLimiter
+from oddswire.adapters._update_locks import UpdateLocks
 from oddswire.ratelimit import Priority, RateLimiter, Rule, SlidingWindow
 
 # aiogram takes seconds to import; its isolation is this and the name of the turn.
@@ -24,7 +24,7 @@ def say(text):
 
 
 def turns_of(client, prefix, lease=30.0):
-    return Turns(
+    return UpdateLocks(
         client, prefix=prefix, lease=lease, timeout=60.0, queue=100, on_error="raise"
     )
 
@@ -56,10 +56,10 @@ async def once(client, prefix, lease):
     from aiogram import Bot, Dispatcher
     from aiogram.types import Message, Update
 
-    from oddswire.adapters.aiogram import Once
+    from oddswire.adapters.aiogram import Deduplicate
 
     dispatcher = Dispatcher()
-    middleware = Once(client, prefix=prefix, lease=float(lease), deadline=2.0)
+    middleware = Deduplicate(client, prefix=prefix, lease=float(lease), deadline=2.0)
     dispatcher.update.outer_middleware(middleware)
 
     async def begin(event):
@@ -86,7 +86,7 @@ async def send(client, prefix, url, bot):
         aiohttp.ClientSession() as session,
         RateLimiter(client, prefix=prefix, deadline=2.0) as limiter,
     ):
-        sending = Sending(
+        sending = SendLimiter(
             limiter,
             overall=rule,
             chat=None,

@@ -234,7 +234,8 @@ async def test_messages_that_do_not_arrive_are_found_at_the_start(
 ):
     """The test at the start covers the second way too: nothing heard, nothing held."""
     monkeypatch.setattr(
-        "oddswire.cache._wire.TrackedWire._on_message", lambda self, message: None
+        "oddswire.cache._tracking.TrackingConnection._on_message",
+        lambda self, message: None,
     )
     a, _ = await pair(own_fleet)
     assert a.stats().coherence == "off"

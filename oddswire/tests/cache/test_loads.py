@@ -23,7 +23,7 @@ from oddswire.errors import (
 from oddswire.testing import FaultProxy
 from support import eventually
 from support.hooks import limit, read_from_redis, told
-from support.keys import lease_key
+from support.keys import entry_key, lease_key
 
 from .conftest import Loader, Market
 
@@ -449,3 +449,72 @@ async def test_a_value_may_be_too_old_for_one_caller(fleet):
     assert load.calls == 2
     with pytest.raises(SettingsError, match="max_age"):
         await a.get_or_set_many(["m:1"], loaded, max_age=-1)
+
+
+async def commands(client):
+    """Return the commands that the server ran; some log those of scripts, too."""
+    entries = await client.execute_command("SLOWLOG", "GET", 1000)
+    return [b" ".join(command) for _, _, _, command, *_ in entries]
+
+
+@pytest.mark.performance
+@pytest.mark.requirement("K3")
+async def test_a_cold_load_takes_two_round_trips(own_fleet):
+    """After a miss, a load with a known tag is the claim and the store, no more."""
+    a = await own_fleet.cache()
+    await a.get_or_set("m:1", Loader("first"), tags=("t",))
+    await a.client.config_set("slowlog-log-slower-than", 0)
+    await a.client.execute_command("SLOWLOG", "RESET")
+    assert await a.get_or_set("m:2", Loader("second"), tags=("t",)) == "second"
+    ran = await commands(a.client)
+    entry = entry_key("own:", "m:2").encode()
+    assert sum(each.startswith(b"EVALSHA") for each in ran) == 2
+    # The claim reads the entry, and no other command does.
+    assert sum(each == b"GET " + entry for each in ran) <= 1
+    stats = a.stats("m")
+    assert (stats.misses, stats.loads, stats.writes) == (2, 2, 2)
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("K3")
+async def test_an_entry_that_is_there_after_a_miss_is_served(own_fleet):
+    """A load that begins with the claim serves what is there, and loads nothing."""
+    a, b = await own_fleet.cache(), await own_fleet.cache()
+    assert await b.get("m:1") is None
+    await a.set("m:2", "there", stale=100)
+    await a.set("m:3", "there", stale=100)
+    await a.expire("m:3")
+    never = Loader("never")
+    assert await b.get_or_set("m:2", never) == "there"
+    assert await b.get("m:4") is None
+
+    behind = Loader("new", held=True)
+    assert await b.get_or_set("m:3", behind) == "there"
+    await behind.started.wait()
+    behind.go.set()
+    await eventually(lambda: b.stats("m").writes == 1)
+    assert never.calls == 0
+    stats = b.stats("m")
+    assert (stats.l2_hits, stats.misses, stats.stale) == (2, 2, 1)
+
+
+@pytest.mark.advanced
+async def test_an_age_is_asked_of_what_memory_has(fleet):
+    """With `max_age`, a value that is older is refreshed, fresh as it is for others."""
+    a = await fleet.cache()
+
+    @a.cached(key="m:{number}", max_age=0)
+    async def fetch(number: int) -> int:
+        return number
+
+    await a.set("m:1", "old")
+    await fleet.believed(a)
+    assert await a.get("m:1") == "old"
+    load = Loader("new")
+    assert await a.get_or_set("m:1", load, max_age=0) == "old"
+    await eventually(lambda: load.calls == 1)
+    await fetch(2)
+    await eventually(lambda: a.peek("m:2") == 2)
+    before = a.stats().loads
+    assert await fetch(2) == 2
+    await eventually(lambda: a.stats().loads == before + 1)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddswire.cache._memory import Item, Memory, used_again
+from oddswire.cache._l1 import L1, Item
 from support.hooks import size_of_memory
 
 pytestmark = pytest.mark.requirement("K6")
@@ -35,7 +35,7 @@ STEPS = st.lists(
 @given(steps=STEPS)
 def test_memory_is_never_above_its_bound_and_never_makes_anything_up(steps):
     """Whatever is done, bytes are counted right, and only what was put is there."""
-    memory = Memory(100)
+    memory = L1(100)
     put = {}
     for what, key, size in steps:
         if what == "put":
@@ -45,7 +45,7 @@ def test_memory_is_never_above_its_bound_and_never_makes_anything_up(steps):
             memory.drop(str(key))
             put.pop(str(key), None)
         elif str(key) in memory.items:
-            used_again(memory.items[str(key)])
+            memory.items[str(key)].use()
         assert memory.used == sum(each.size for each in memory.items.values()) <= 100
         assert all(put[name] is each for name, each in memory.items.items())
         assert size_of_memory(memory) <= len(memory.items) + 1024 + 31
@@ -64,12 +64,12 @@ def test_a_scan_does_not_push_out_what_is_used():
         trace += range(fresh, fresh + 1_000)
         fresh += 1_000
     ours, lru, capacity = 0, 0, 500
-    memory, order = Memory(capacity), OrderedDict()
+    memory, order = L1(capacity), OrderedDict()
     for key in trace:
         held = memory.items.get(str(key))
         if held is not None:
             ours += 1
-            used_again(held)
+            held.use()
         else:
             memory.put(item(key))
         if key in order:

@@ -386,6 +386,7 @@ async def test_a_server_that_sleeps_is_waited_for_and_found_awake(how):
 
 
 @pytest.mark.errors
+@pytest.mark.needs(redis_py="8")
 async def test_maintenance_notices_are_refused_where_they_are_relied_on(own):
     """Who asks for maintenance notices is told that they are honoured nowhere."""
     asked = MaintNotificationsConfig(enabled=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import inspect
-import warnings
 
 import pytest
 import redis.asyncio as aredis
@@ -13,6 +13,7 @@ from redis.asyncio.sentinel import Sentinel
 from oddswire import Client, Settings
 from oddswire.embedded import EmbeddedSentinels
 from oddswire.errors import Outcome, PoolTimeout, SettingsError, Unavailable
+from oddswire.testing import frozen
 
 PRODUCTION = Settings(profile="production", url="unix:///run/none.sock")
 PUBLIC = "db.example.com"
@@ -90,6 +91,29 @@ async def test_the_primary_that_the_sentinels_name_is_judged(own_group):
         await each.aclose()
 
 
+@pytest.mark.errors
+@pytest.mark.requirement("C12")
+@pytest.mark.system("redis-sentinel", package="redis-sentinel")
+async def test_no_sentinel_is_asked_after_the_pool_was_disconnected(own_group):
+    """A question that a silent sentinel leaves open ends with the caller's pool."""
+    where = [(each.host, each.port) for each in own_group.sentinels]
+    sentinel = Sentinel(where, sentinel_kwargs={"password": own_group.password})
+    pool = sentinel.master_for(own_group.name, password=own_group.password)
+    pool = pool.connection_pool
+    with frozen(own_group.sentinels[2]):
+        async with Client(connection_pool=pool) as client:
+            assert await client.ping()
+            assert "oddswire sentinel asked" in _tasks()
+        await pool.disconnect()
+        assert "oddswire sentinel asked" not in _tasks()
+    for each in sentinel.sentinels:
+        await each.aclose()
+
+
+def _tasks():
+    return {task.get_name() for task in asyncio.all_tasks()}
+
+
 @pytest.mark.integration
 @pytest.mark.requirement("C9", "G1")
 @pytest.mark.system("redis-sentinel", package="redis-sentinel")
@@ -126,10 +150,7 @@ async def own_group():
     """Sentinels of the test's own, to give users to."""
     async with EmbeddedSentinels(replicas=1, sentinels=3) as group:
         yield group
-    # redis-py leaves a socket open where a connection to a sentinel was cancelled.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    gc.collect()  # a connection that was left open warns, which is an error here
 
 
 @pytest.mark.advanced

@@ -175,7 +175,9 @@ def test_busy_loop_does_not_put_timeouts_off_for_ever(peers, name, new_loop, oth
 async def test_bounded_is_the_same_client_with_another_deadline(peers):
     """A bounded call gives up early; an ordinary one on its connection goes on."""
     async with peers() as peer, asyncio.TaskGroup() as group:
-        client = Client(host="127.0.0.1", port=peer.port, command_timeout=5.0)
+        client = Client(
+            host="127.0.0.1", port=peer.port, protocol=3, command_timeout=5.0
+        )
         ordinary = group.create_task(client.get("a"))
         line = await peer.line()
         await line.greet()

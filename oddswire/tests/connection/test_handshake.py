@@ -24,7 +24,7 @@ HELLOS = st.builds(
     password=st.none() | st.text(max_size=8),
     database=st.integers(0, 20),
     client_name=st.none() | WORDS,
-    arm=st.just(()) | st.just((("CLIENT", "TRACKING", "ON"),)),
+    on_connect=st.just(()) | st.just((("CLIENT", "TRACKING", "ON"),)),
     library=st.none() | st.tuples(WORDS, WORDS),
 )
 REFUSALS = st.sampled_from(
@@ -48,11 +48,11 @@ DISPENSABLE = ("PING", "SETNAME", "SETINFO")
 
 @pytest.mark.advanced
 @given(HELLOS, st.data())
-def test_every_refusal_of_what_matters_is_an_error(hello, data):
+def test_every_refusal_of_what_matters_is_an_error(options, data):
     """A connection counts as open only when all that matters was accepted."""
-    commands = hello.commands()
+    commands = options.commands()
     replies = [b"OK"] * len(commands)
-    if hello.protocol == 3:
+    if options.protocol == 3:
         replies[0] = GREETING
     refused = data.draw(st.sets(st.integers(0, len(commands) - 1)))
     for position in refused:
@@ -66,34 +66,34 @@ def test_every_refusal_of_what_matters_is_an_error(hello, data):
 
     if matter:
         with pytest.raises((Unavailable, AuthFailed, NoPermission)):
-            accept(hello, replies, "here:1")
+            accept(options, replies, "here:1")
     else:
-        told = accept(hello, replies, "here:1")
+        told = accept(options, replies, "here:1")
         assert told.address == "here:1"
         assert (told.role, told.connection_id) == (
-            ("master", 5) if hello.protocol == 3 else ("", 0)
+            ("master", 5) if options.protocol == 3 else ("", 0)
         )
 
 
 @pytest.mark.advanced
 @given(HELLOS)
-def test_commands_say_all_and_nothing_else(hello):
+def test_commands_say_all_and_nothing_else(options):
     """Credentials come first; HELLO only with RESP3; the database if it is not 0."""
-    first, *rest = hello.commands()
+    first, *rest = options.commands()
 
-    if hello.protocol == 3:
+    if options.protocol == 3:
         assert first[:2] == ("HELLO", 3)
-        assert ("AUTH" in first[2:4]) == (hello.password is not None)
-        if hello.password is not None:
-            assert first[3:5] == (hello.username or "default", hello.password)
+        assert ("AUTH" in first[2:4]) == (options.password is not None)
+        if options.password is not None:
+            assert first[3:5] == (options.username or "default", options.password)
     else:
         assert all(command[0] != "HELLO" for command in (first, *rest))
-        assert (first[0] == "AUTH") == (hello.password is not None)
-        if hello.password is not None:
-            assert first[-1] == hello.password
-            assert first[1:-1] in {(), (hello.username,)}
-    assert (("SELECT", hello.database) in rest) == bool(hello.database)
-    assert set(hello.arm) <= set(rest)
+        assert (first[0] == "AUTH") == (options.password is not None)
+        if options.password is not None:
+            assert first[-1] == options.password
+            assert first[1:-1] in {(), (options.username,)}
+    assert (("SELECT", options.database) in rest) == bool(options.database)
+    assert set(options.on_connect) <= set(rest)
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,9 @@ def test_commands_say_all_and_nothing_else(hello):
 @pytest.mark.errors
 def test_refusals_say_what_to_do_and_whether_it_will_pass(said, kind, outcome, text):
     """What will pass is told from what will not, and the message says what to do."""
-    hello = HandshakeOptions(password=None if "NOAUTH" in said else "secret")
+    options = HandshakeOptions(password=None if "NOAUTH" in said else "secret")
     with pytest.raises(kind) as caught:
-        accept(hello, [reply_error(said)], "here:1")
+        accept(options, [reply_error(said)], "here:1")
 
     assert caught.value.outcome is outcome
     assert text in str(caught.value)
@@ -363,7 +363,7 @@ async def test_handshake_that_fails_closes_the_socket(peer, answer):
 @pytest.mark.errors
 async def test_refused_database_closes_the_socket(peer):
     """A connection on which SELECT was refused serves nobody."""
-    client = Client(host="127.0.0.1", port=peer.port, db=5)
+    client = Client(host="127.0.0.1", port=peer.port, protocol=3, db=5)
     call = asyncio.get_running_loop().create_task(client.get("a"))
     line = await peer.line()
     await line.greet()
@@ -379,7 +379,7 @@ async def test_closed_while_connecting(peer):
     """Closing during the handshake ends the attempt and tells who waits for it."""
     from oddswire.errors import ClosedError
 
-    client = Client(host="127.0.0.1", port=peer.port)
+    client = Client(host="127.0.0.1", port=peer.port, protocol=3)
     call = asyncio.get_running_loop().create_task(client.get("a"))
     line = await peer.line()
     await client.aclose()
@@ -393,7 +393,11 @@ async def test_closed_while_connecting(peer):
 async def test_accepting_and_silent_server_is_bounded_by_the_connect_timeout(peer):
     """The connect timeout covers the handshake; the error says what to look at."""
     client = Client(
-        host="127.0.0.1", port=peer.port, connect_timeout=0.1, command_timeout=0.4
+        host="127.0.0.1",
+        port=peer.port,
+        protocol=3,
+        connect_timeout=0.1,
+        command_timeout=0.4,
     )
     with (
         LoopLag() as lag,

@@ -144,7 +144,7 @@ async def test_reply_nobody_asked_for_closes_the_connection(pair, name):
     assert await call == b"OK"
     await line.ended()
     assert isinstance(connection.error, ProtocolBroken)
-    assert "nobody asked" in str(connection.error)
+    assert "to no call" in str(connection.error)
 
 
 async def test_last_word_of_the_server_is_the_reason(pair):

@@ -166,7 +166,7 @@ async def test_waiting_for_a_connection_ends_with_the_deadline(unused_port):
 @pytest.mark.errors
 async def test_caller_that_gives_up_leaves_the_attempt_to_the_others(peer):
     """A cancelled caller does not end the attempt that others wait for."""
-    client = Client(host="127.0.0.1", port=peer.port)
+    client = Client(host="127.0.0.1", port=peer.port, protocol=3)
     loop = asyncio.get_running_loop()
     first, second = loop.create_task(client.get("a")), loop.create_task(client.get("b"))
     line = await peer.line()
@@ -185,7 +185,7 @@ async def test_caller_that_gives_up_leaves_the_attempt_to_the_others(peer):
 @pytest.mark.errors
 async def test_connection_lost_during_the_handshake_is_an_attempt(peer):
     """A server that hangs up in the handshake is tried again; the caller is served."""
-    client = Client(host="127.0.0.1", port=peer.port, reconnect_delay=0.01)
+    client = Client(host="127.0.0.1", port=peer.port, protocol=3, reconnect_delay=0.01)
     call = asyncio.get_running_loop().create_task(client.get("a"))
     (await peer.line()).hang_up()
     line = await peer.line()
@@ -204,7 +204,7 @@ async def test_connection_lost_during_the_handshake_is_an_attempt(peer):
 @pytest.mark.errors
 async def test_server_that_accepts_and_drops_is_not_hammered(peer):
     """Connections that end right after the handshake are spaced out."""
-    client = Client(host="127.0.0.1", port=peer.port, command_timeout=0.5)
+    client = Client(host="127.0.0.1", port=peer.port, protocol=3, command_timeout=0.5)
     heard = Heard(client)
     start_connecting(client)
     for _ in range(4):
@@ -253,7 +253,7 @@ async def test_another_process_is_noticed_over_a_connection_that_did_not_tell(
     peer, now
 ):
     """A server too busy to say which process it is does not hide that it is new."""
-    client = Client(host="127.0.0.1", port=peer.port, reconnect_delay=0.01)
+    client = Client(host="127.0.0.1", port=peer.port, protocol=3, reconnect_delay=0.01)
     heard = Heard(client)
     for info in (_process("one"), b"-BUSY a script is running\r\n", _process(now)):
         ready = asyncio.get_running_loop().create_task(heard.wait(Ready))
@@ -306,7 +306,9 @@ async def test_password_that_changes_is_noticed():
 @pytest.mark.errors
 async def test_lost_between_two_calls_is_not_the_next_ones_problem(peer):
     """A call made after the loss waits for the new connection and is served there."""
-    client = Client(host="127.0.0.1", port=peer.port, reconnect_delay=0.01, retries=0)
+    client = Client(
+        host="127.0.0.1", port=peer.port, protocol=3, reconnect_delay=0.01, retries=0
+    )
     loop = asyncio.get_running_loop()
     call = loop.create_task(client.get("a"))
     line = await peer.line()

@@ -127,7 +127,7 @@ async def test_a_hundred_additions_are_a_hundred(locks, others, client):
 
     await asyncio.gather(*(add(part) for part in (locks, others) * 50))
     assert await client.get(locks.lock("counter", 5).key("n")) == b"100"
-    assert len(locks.lines) == 0
+    assert len(locks.local) == 0
 
 
 @pytest.mark.basic
@@ -307,7 +307,7 @@ async def test_cancelled_waiters_leave_no_trace(locks, others, client, keys):
             for task in tasks[:2]:
                 task.cancel()
         await asyncio.wait_for(tasks[2], 5)
-        assert len(locks.lines) == 0
+        assert len(locks.local) == 0
         assert await client.zcard(keys.queue) == 0
         await asyncio.gather(*tasks, return_exceptions=True)
     async with asyncio.timeout(2), locks.lock("x", 5):
@@ -368,7 +368,7 @@ async def test_a_lock_entered_by_two_tasks_at_once_is_refused_to_the_second(lock
         await waiting.__aexit__(None, None, None)
         async with locks.lock("x", 5):
             pass
-    assert len(locks.lines) == 0
+    assert len(locks.local) == 0
 
 
 @pytest.mark.errors
@@ -381,7 +381,7 @@ async def test_a_server_that_is_away_is_an_error_and_nothing_is_held(prefix):
         with pytest.raises(OddswireError):
             async with locks.lock("x", 5):
                 pass
-        assert len(locks.lines) == 0
+        assert len(locks.local) == 0
 
 
 @pytest.mark.errors

@@ -61,7 +61,7 @@ async def test_as_many_hold_it_as_it_has_seats(locks, others):
 
     await asyncio.gather(*(sit(part) for part in (locks, others) * 6))
     assert most == 3
-    assert len(locks.lines) == len(others.lines) == 0
+    assert len(locks.local) == len(others.local) == 0
 
 
 @pytest.mark.basic
@@ -125,7 +125,7 @@ async def test_a_cancelled_waiter_for_a_seat_leaves_no_trace(
             async with asyncio.timeout(5), locks.lock("x", 5, seats=2):
                 pass
         assert await client.zcard(keys.queue) == 0
-        assert len(locks.lines) == 0
+        assert len(locks.local) == 0
 
 
 async def _sit(part):

@@ -9,7 +9,8 @@ from pathlib import Path
 from oddswire.codec import AesGcm, Keyring, PlainNames, Zstd
 from oddswire.errors import CodecError
 from oddswire.sessions import Session
-from oddswire.sessions._codec import SessionCodec, SessionHeader, SessionSchema
+from oddswire.sessions._codec import SessionCodec, SessionSchema
+from oddswire.sessions._scripts import Expiry, SessionHeader
 
 bomb = Zstd().compress(bytes(400_000_000))
 sealer = AesGcm(Keyring({1: os.urandom(32)}))
@@ -18,6 +19,7 @@ codec = SessionCodec(
     sealer=sealer,
     names=PlainNames(),
     compressor=Zstd(),
+    expiry=Expiry(1, 0),
     space="p:",
     compress_above=256,
     max_size=1_000_000,

@@ -11,7 +11,7 @@ from oddswire.clock import SystemClock
 from oddswire.codec import AesGcm, Keyring, PlainNames
 from oddswire.codec.compression import Zstd
 from oddswire.errors import CodecError, SessionDamaged, SessionError, SettingsError
-from oddswire.sessions._codec import SessionHeader
+from oddswire.sessions._scripts import SessionHeader
 from support.hooks import sealed_section, session_keys
 
 

@@ -22,7 +22,7 @@ from oddswire.errors import (
     SourceUnavailable,
 )
 from oddswire.sessions import SealedSource, Source
-from oddswire.sessions._codec import SessionHeader
+from oddswire.sessions._scripts import SessionHeader
 from support import eventually
 from support.hooks import (
     advance_server_clock,

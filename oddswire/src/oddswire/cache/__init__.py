@@ -1,11 +1,11 @@
 """Two tiers, coherent across processes: values of this process, and of Redis."""
 
 from oddswire.cache._cache import Cache
-from oddswire.cache._flight import Load
-from oddswire.cache._warming import WarmReport
+from oddswire.cache._hot import WarmReport
 from oddswire.cache.decorator import Cached
 from oddswire.cache.entry import Entry
 from oddswire.cache.namespace import Adaptive, Namespace
+from oddswire.cache.options import EntryOptions, LoadContext
 from oddswire.cache.statistics import CacheStats
 
 __all__ = [
@@ -14,7 +14,8 @@ __all__ = [
     "CacheStats",
     "Cached",
     "Entry",
-    "Load",
+    "EntryOptions",
+    "LoadContext",
     "Namespace",
     "WarmReport",
 ]

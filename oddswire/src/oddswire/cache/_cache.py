@@ -3,31 +3,87 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+import functools
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
-from oddswire.cache._flight import Fresh
-from oddswire.cache._many import Many
+from oddswire import keys
+from oddswire._numbers import shown
+from oddswire._tasks import spawn
+from oddswire.cache._batching import Batcher, BatchLoad
+from oddswire.cache._coherence import CoherenceLease
+from oddswire.cache._hot import HotKeys, WarmReport, warm
+from oddswire.cache._l1 import L1, Item
+from oddswire.cache._l2 import L2, Lifetime
+from oddswire.cache._loader import Loader
+from oddswire.cache._namespaces import Namespaces
 from oddswire.cache._record import check_version
-from oddswire.cache._warming import WarmReport, warm
-from oddswire.cache.decorator import Cached, returned_type
+from oddswire.cache._size_limit import SizeLimiter
+from oddswire.cache._tags import TagVersions
+from oddswire.cache._tracking import TrackingConnection
+from oddswire.cache.decorator import Cached, field_text, returned_type
 from oddswire.cache.entry import Entry
 from oddswire.cache.namespace import check_ttl
+from oddswire.cache.options import LoadRequest
+from oddswire.cache.statistics import CacheStats, total
+from oddswire.client import keyspace
+from oddswire.clock import SystemClock
+from oddswire.connection.loop_guard import LoopGuard
+from oddswire.errors import (
+    AuthFailed,
+    ClosedError,
+    InvalidationNotConfirmed,
+    InvalidKey,
+    NoPermission,
+    OddswireError,
+    SettingsError,
+    WrongLoop,
+)
+from oddswire.events import Degradation
 from oddswire.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from types import TracebackType
 
+    from oddswire.cache._namespaces import CacheKey
+    from oddswire.cache.namespace import Namespace
+    from oddswire.cache.options import EntryOptions
+    from oddswire.client import Client
+    from oddswire.clock import Clock
+    from oddswire.erasure import Erased
+
+A = TypeVar("A")
 T = TypeVar("T")
 D = TypeVar("D")
 R = TypeVar("R")
 P = ParamSpec("P")
 
-
+_MIB = 1024 * 1024
 _STORED_AT_ONCE = 100
 _NAMED = 3
+_MAX_TOUCHED = 1_000
+# Options that are seconds, and whether 0 is one of them.
+_DURATIONS = {
+    "ttl": False,
+    "stale": True,
+    "negative_ttl": True,
+    "max_age": True,
+    "soft_timeout": True,
+    "hard_timeout": False,
+}
+_OPTIONS = ("tags", "version", "type", *_DURATIONS)
 
 
-class Cache(Many):
+class Cache:
     """Two tiers, coherent across processes, fenced, loaded once. ``async with``.
 
     A key is ``namespace:rest``. Values in memory are shared between their readers: do
@@ -57,6 +113,133 @@ class Cache(Many):
         InvalidKey: A namespace is declared twice, or its name has a colon.
     """
 
+    def __init__(
+        self,
+        client: Client,
+        namespaces: Iterable[Namespace] = (),
+        *,
+        prefix: str | None = None,
+        ttl: float = 300.0,
+        l1_bytes: int = 64 * _MIB,
+        timeout: float = 0.05,
+        coherence: float = 2.0,
+        heartbeat: float = 0.5,
+        load_lease: float = 5.0,
+        max_load: float = 60.0,
+        compress_above: int = 1024,
+        max_size: int = 1024 * _MIB,
+        fallback: Literal["off", "pubsub"] = "off",
+        clock: Clock | None = None,
+    ) -> None:
+        for name, seconds in (
+            ("ttl", ttl),
+            ("timeout", timeout),
+            ("coherence", coherence),
+            ("heartbeat", heartbeat),
+            ("load_lease", load_lease),
+            ("max_load", max_load),
+        ):
+            check_ttl(name, seconds)
+        if heartbeat >= coherence:
+            raise SettingsError(
+                f"heartbeat {shown(heartbeat)}: less than coherence, {shown(coherence)}"
+            )
+        if fallback not in ("off", "pubsub"):
+            raise SettingsError(f"fallback {shown(fallback)}: 'off' or 'pubsub'")
+        clock = clock or SystemClock()
+        self._now = clock.boottime
+        self._ttl = ttl
+        self._loop_guard = LoopGuard()
+        space = keyspace(client, prefix)
+        self._namespaces = Namespaces(space, namespaces, compress_above)
+        self._l1 = L1(l1_bytes)
+        self._items = self._l1.items
+        channel = space.key(keys.CACHE_CHANGES) if fallback == "pubsub" else ""
+        self._connection = TrackingConnection(client, timeout, channel)
+        self._tags = TagVersions(self._connection, self._namespaces, space, clock)
+        self._hot = HotKeys(client.bounded(timeout), space)
+        self._coherence = CoherenceLease(
+            self._connection,
+            client,
+            space,
+            clock,
+            length=coherence,
+            heartbeat=heartbeat,
+            uses=self._count_uses,
+            warm_keys=self._warm_keys,
+            forget=self._l1.clear,
+            remember=lambda: self._hot.remember(list(self._items.values())),
+        )
+        self._size_limit = SizeLimiter(client, space, max_size)
+        self._l2 = L2(
+            self._connection,
+            self._l1,
+            self._tags,
+            self._coherence,
+            clock,
+            size_limit=self._size_limit,
+            max_load=max_load,
+        )
+        self._loader = Loader(
+            self._l1,
+            self._l2,
+            self._tags,
+            self._coherence,
+            clock,
+            lease=load_lease,
+            max_load=max_load,
+            degraded=Degradation(client.events, "cache", "bypassed", clock.boottime),
+        )
+        self._connection.listen(self._namespaces.entries_prefix, self._on_entry)
+        self._connection.listen(self._namespaces.leases_prefix, self._on_lease)
+        self._batchers: list[Batcher] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
+
+    # --- its life
+
+    async def __aenter__(self) -> Self:
+        if self._closed or self._tasks:
+            raise ClosedError("a Cache is used once; make another")
+        self._loop_guard.check()
+        # While Redis is away, the task of the lease does this as soon as it is there.
+        try:
+            await self._coherence.heartbeat(timeout=2.0)
+        except (AuthFailed, NoPermission, WrongLoop):
+            await self._connection.aclose()
+            raise
+        except OddswireError:
+            self._coherence.want()
+        self._tasks = [
+            spawn(self._coherence.run(), name="oddswire cache"),
+            spawn(self._size_limit.run(), name="oddswire cache size"),
+        ]
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._closed = True
+        try:
+            for batcher in self._batchers:
+                await batcher.aclose()
+            await self._loader.aclose()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            await self._connection.aclose()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the cache was closed")
+
+    # --- reading
+
     @overload
     async def get(self, key: str, default: D, *, type: type[T]) -> T | D: ...
     @overload
@@ -81,30 +264,73 @@ class Cache(Many):
             InvalidKey: The key is not of that form.
             OddswireError: Redis could not be asked. That is not "absent".
         """
-        # As `glance`, but here: a call would be a fifth of it.
+        # As `_hit`, but here: a call would be a fifth of it.
         try:
-            held = self._items[key]
+            item = self._items[key]
         except KeyError:
             pass
         else:
-            if (type is held.asked or type is held.kind) and (
-                (held.mark is self._nonces.mark and self._now() < held.sure_until)
-                or self._is_sure(held)
+            if (type is item.asked_type or type is item.value_type) and (
+                (
+                    item.generation is self._tags.generation
+                    and self._now() < item.valid_until
+                )
+                or self._is_valid(item)
             ):
-                if held.uses < 3:
-                    held.uses += 1
-                held.counts.l1_hits += 1
-                return held.value
-        place = self._spaces.place(key)
-        kind = (
-            place.space.config.type if type is None else self._lookup.kind(place, type)
-        )
+                if item.uses < 3:
+                    item.uses += 1
+                item.counters.l1_hits += 1
+                return item.value
+        cache_key = self._namespaces.key(key)
+        value_type = self._value_type(cache_key, type)
         if key in self._items:
-            item = self._lookup.recall(key, kind)
-            if item is not None:
-                return item.value if self._lookup.is_fresh(item) else default
-        found = await self._shared.fetch(place, kind)
+            known = self._loader.peek(key, value_type)
+            if known is not None:
+                return known.value if self._now() < known.fresh_until else default
+        found = await self._l2.fetch(cache_key, value_type)
         return found.item.value if found.item and found.fresh else default
+
+    def _hit(self, key: str, type: Any = None) -> Item | None:  # noqa: A002 - as in `get`
+        """Return an entry of memory that needs no decision, counted as a hit."""
+        item = self._items.get(key)
+        if (
+            item is not None
+            and (type is item.asked_type or type is item.value_type)
+            and (
+                (
+                    item.generation is self._tags.generation
+                    and self._now() < item.valid_until
+                )
+                or self._is_valid(item)
+            )
+        ):
+            if item.uses < 3:
+                item.uses += 1
+            item.counters.l1_hits += 1
+            return item
+        return None
+
+    def _is_valid(self, item: Item) -> bool:
+        """Whether an item needs no decision; noted in it, for the next lookups."""
+        valid_until = min(item.early_refresh_at, self._coherence.until)
+        if self._now() >= valid_until or not item.lives():
+            return False
+        # `lives` makes an item stale that was softly invalidated.
+        item.generation = self._tags.generation
+        item.valid_until = min(valid_until, item.early_refresh_at)
+        return self._now() < item.valid_until
+
+    def peek(self, key: str, default: Any = None) -> Any:
+        """Return a fresh value if this process has it, without asking Redis."""
+        item = self._items.get(key)
+        if item is None:
+            return default
+        now = self._now()
+        if now >= self._coherence.until or not item.lives() or now >= item.fresh_until:
+            return default
+        item.counters.l1_hits += 1
+        item.use()
+        return item.value
 
     async def get_entry(
         self,
@@ -118,23 +344,45 @@ class Cache(Many):
             InvalidKey: The key has the wrong form.
             OddswireError: Redis could not be asked.
         """
-        place = self._spaces.place(key)
-        kind = self._lookup.kind(place, type)
-        item = near = self._lookup.recall(key, kind)
+        cache_key = self._namespaces.key(key)
+        value_type = self._value_type(cache_key, type)
+        item = in_memory = self._loader.peek(key, value_type)
         if item is None:
-            item = (await self._shared.fetch(place, kind)).item
+            item = (await self._l2.fetch(cache_key, value_type)).item
         if item is None:
             return None
         now = self._now()
-        details = item.details
         return Entry(
             value=item.value,
-            tier="l1" if near else "l2",
+            tier="l1" if in_memory else "l2",
             stale=item.fresh_until <= now,
-            age=max(0.0, now - details.stored_at),
+            age=max(0.0, now - item.stored_at),
             ttl=item.fresh_until - now,
-            version=details.version,
+            version=item.details.version,
         )
+
+    async def get_many(
+        self,
+        keys: Iterable[str],
+        *,
+        type: Any = None,  # noqa: A002 - the surface's word
+    ) -> dict[str, Any]:
+        """Return the fresh values of those keys that have one, in one trip.
+
+        Raises:
+            InvalidKey: A key has the wrong form.
+            OddswireError: Redis could not be asked.
+        """
+        self._require_open()
+        cache_keys = [self._namespaces.key(key) for key in dict.fromkeys(keys)]
+        found = await self._loader.find_many(
+            cache_keys, [self._value_type(each, type) for each in cache_keys]
+        )
+        return {
+            item.key: item.value
+            for item, _ in found
+            if item is not None and self._now() < item.fresh_until
+        }
 
     # --- loading
 
@@ -144,14 +392,8 @@ class Cache(Many):
         key: str,
         loader: Callable[..., Awaitable[T]],
         *,
-        ttl: float | None = None,
         tags: Iterable[str] = (),
-        stale: float | None = None,
-        negative_ttl: float | None = None,
-        version: int | Callable[[T], int] | None = None,
-        soft_timeout: float | None = None,
-        hard_timeout: float | None = None,
-        type: Any = None,
+        **options: Unpack[EntryOptions],
     ) -> T: ...
     @overload
     async def get_or_set(
@@ -159,51 +401,30 @@ class Cache(Many):
         key: str,
         loader: Callable[..., T],
         *,
-        ttl: float | None = None,
         tags: Iterable[str] = (),
-        stale: float | None = None,
-        negative_ttl: float | None = None,
-        version: int | Callable[[T], int] | None = None,
-        soft_timeout: float | None = None,
-        hard_timeout: float | None = None,
-        type: Any = None,
+        **options: Unpack[EntryOptions],
     ) -> T: ...
     async def get_or_set(
         self,
         key: str,
         loader: Callable[..., Any],
         *,
-        ttl: float | None = None,
         tags: Iterable[str] = (),
-        stale: float | None = None,
-        negative_ttl: float | None = None,
-        version: int | Callable[[Any], int] | None = None,
-        soft_timeout: float | None = None,
-        hard_timeout: float | None = None,
-        type: Any = None,  # noqa: A002 - the surface's word
+        **options: Unpack[EntryOptions],
     ) -> Any:
         """Return a value, loading it where there is none.
 
-        One load at a time for a key in all processes; who comes meanwhile waits for it.
-        A stale value serves at once and is refreshed behind the caller's back. Where
-        Redis cannot be asked, each process loads by itself and keeps the value for as
-        long as memory would be believed.
+        One load at a time for a key in all processes; a caller that comes meanwhile
+        waits for it. A stale value serves at once and is refreshed behind the caller's
+        back. Where Redis cannot be asked, each process loads by itself and keeps the
+        value for as long as memory would be believed.
 
         Args:
             key: ``namespace:rest``.
             loader: Returns the value, or an awaitable of it. One with a parameter gets
-                a `Load`. It runs on the event loop, so it must not block.
-            ttl: Seconds for which the value is fresh; default: the namespace's.
+                a `LoadContext`. It runs on the event loop, so it must not block.
             tags: At most 16; invalidating one of them invalidates this entry.
-            stale: Seconds after that in which it may serve while it is refreshed, or
-                when that fails; default: the namespace's.
-            negative_ttl: Seconds for which a None is fresh; 0: it is not kept.
-            version: Of the source's data: a number, or a function from the value to it.
-                An older one never replaces a newer one.
-            soft_timeout: Seconds to wait for a refresh before a stale value serves;
-                default: none.
-            hard_timeout: Seconds to wait for a load.
-            type: What the value is; default: the namespace's.
+            **options: See `EntryOptions`.
 
         Raises:
             InvalidKey: The key or a tag has the wrong form, or there are too many tags.
@@ -212,50 +433,216 @@ class Cache(Many):
             CodecError: What was loaded is not of the type, or too large.
             Exception: What the loader raised.
         """
-        held = self.glance(key, type)
-        if held is not None:
-            return held.value
+        if options.get("max_age") is None:
+            item = self._hit(key, options.get("type"))
+            if item is not None:
+                return item.value
         self._require_open()
-        want = self._lookup.want(
-            key,
-            loader,
-            ttl=ttl,
-            tags=tags,
-            stale=stale,
-            negative_ttl=negative_ttl,
-            version=version,
-            kind=type,
-        )
-        if soft_timeout is not None:
-            check_ttl("soft_timeout", soft_timeout, zero=True)
-        if hard_timeout is not None:
-            check_ttl("hard_timeout", hard_timeout)
-        item = await self._lookup.obtain(want, soft_timeout, hard_timeout)
-        return item.value
+        request = self._request(key, loader, tags, **options)
+        return (await self._loader.load(request)).value
 
-    def cached(
+    async def refresh(
         self,
+        key: str,
+        loader: Callable[..., Any],
+        *,
+        tags: Iterable[str] = (),
+        **options: Unpack[EntryOptions],
+    ) -> Any:
+        """Load a value now, also where there is one, and return it.
+
+        For when the source is known to have changed. What is there serves others until
+        then, and stays if the loader fails. Loads of this key that began before, in any
+        process, will not be stored. The value itself is fenced as any load's: what was
+        invalidated meanwhile, or refreshed by another call, is returned and not stored.
+        Cancelled, nothing is stored.
+
+        Args:
+            key: ``namespace:rest``.
+            loader: As for `get_or_set`, like all that follow. It gets no old value.
+            tags: Likewise.
+            **options: Likewise.
+
+        Raises:
+            InvalidKey: The key or a tag has the wrong form, or there are too many tags.
+            SettingsError: A duration or the version is out of range.
+            CacheLoadTimeout: It took longer than `hard_timeout`.
+            CodecError: What was loaded is not of the type, or too large.
+            OddswireError: Redis could not be asked, and the loader was not called; or
+                it did not confirm the value, which may be stored.
+            Exception: What the loader raised.
+        """
+        self._require_open()
+        request = self._request(key, loader, tags, **options)
+        return (await self._loader.reload(request)).value
+
+    async def get_or_set_many(
+        self,
+        keys: Iterable[str],
+        batch_loader: Callable[[list[str]], Awaitable[Mapping[str, T | Exception]]],
+        *,
+        tags: Callable[[str], Iterable[str]] | Iterable[str] = (),
+        **options: Unpack[EntryOptions],
+    ) -> dict[str, T]:
+        """Return the values of all keys, loading by one call those that are missing.
+
+        Each key is loaded once in the fleet and fenced, as by `get_or_set`.
+
+        Args:
+            keys: Each ``namespace:rest``.
+            batch_loader: Called with the keys that this process has to load; one that
+                it leaves out has the value None, and one to which it gives an
+                `Exception` failed with it: nothing is stored for that key.
+            tags: Of all, or a function from the key to its tags. Not from the value:
+                a tag that was invalidated while it loaded would not be noticed.
+            **options: See `EntryOptions`.
+
+        Raises:
+            Exception: What the loader raised or gave, of several the first; and as
+                `get_or_set`.
+        """
+        found = await self._obtain_many(keys, batch_loader, tags, options)
+        for each in found.values():
+            if isinstance(each, Exception):
+                raise each
+        return found
+
+    async def _obtain_many(
+        self,
+        keys: Iterable[str],
+        batch_loader: Callable[[list[str]], Awaitable[Mapping[str, Any]]],
+        tags: Callable[[str], Iterable[str]] | Iterable[str],
+        options: EntryOptions,
+    ) -> dict[str, Any]:
+        """Do what `get_or_set_many` does; what failed has its exception as value."""
+        self._require_open()
+        batch, requests = self._batch(keys, batch_loader, tags, options)
+        items = await batch.obtain(requests)
+        return {
+            key: item if isinstance(item, Exception) else item.value
+            for key, item in items.items()
+        }
+
+    async def refresh_many(
+        self,
+        keys: Iterable[str],
+        batch_loader: Callable[[list[str]], Awaitable[Mapping[str, Any]]],
+        *,
+        tags: Callable[[str], Iterable[str]] | Iterable[str] = (),
+        **options: Unpack[EntryOptions],
+    ) -> dict[str, Any]:
+        """Load many values now by one call, also those that are there, and return them.
+
+        Each key goes the way of `refresh`, with the same fence. Cancelled, nothing is
+        stored but what another caller waits for.
+
+        Args:
+            keys: Each ``namespace:rest``.
+            batch_loader: Called with all of them; a key that it leaves out has the
+                value None.
+            tags: As for `get_or_set_many`.
+            **options: See `EntryOptions`.
+
+        Raises:
+            Exception: What the loader raised, and as `refresh`; of several, the first.
+        """
+        self._require_open()
+        batch, requests = self._batch(keys, batch_loader, tags, options)
+
+        async def one(request: LoadRequest) -> Any:
+            try:
+                return (await self._loader.reload(request)).value
+            finally:
+                batch.resolve(request.key.name)
+
+        values = await asyncio.gather(*map(one, requests), return_exceptions=True)
+        for value in values:
+            if isinstance(value, BaseException):
+                raise value
+        return {
+            request.key.name: value
+            for request, value in zip(requests, values, strict=True)
+        }
+
+    def _batch(
+        self,
+        keys: Iterable[str],
+        batch_loader: Callable[[list[str]], Awaitable[Mapping[str, Any]]],
+        tags: Callable[[str], Iterable[str]] | Iterable[str],
+        options: EntryOptions,
+    ) -> tuple[BatchLoad, list[LoadRequest]]:
+        names = list(dict.fromkeys(keys))
+        batch = BatchLoad(batch_loader, names, self._loader)
+        return batch, [
+            self._request(
+                key,
+                functools.partial(batch.load, key),
+                tags(key) if callable(tags) else tags,
+                **options,
+            )._replace(on_elsewhere=functools.partial(batch.resolve, key))
+            for key in names
+        ]
+
+    def batched(
+        self,
+        batch_loader: Callable[[list[A]], Awaitable[Mapping[A, T | Exception]]],
         *,
         key: str,
-        ttl: float | None = None,
+        max_batch: int = 100,
         tags: Iterable[str] = (),
-        stale: float | None = None,
-        negative_ttl: float | None = None,
-        version: int | Callable[[Any], int] | None = None,
-        soft_timeout: float | None = None,
-        hard_timeout: float | None = None,
+        **options: Unpack[EntryOptions],
+    ) -> Callable[[A], Awaitable[T]]:
+        """Return a function of one argument that loads what is asked for together.
+
+        Calls within one turn of the loop become one call of `get_or_set_many`.
+
+        Args:
+            batch_loader: Called with arguments; returns values by argument, and an
+                `Exception` for one that failed: only its callers get it.
+            key: With one field, for the argument: ``"market:{market_id}"``.
+            max_batch: Arguments of one call.
+            tags: Templates with the same field.
+            **options: See `EntryOptions`.
+
+        Raises:
+            InvalidKey: The key has no field, or several.
+        """
+        field = key.partition("{")[2].partition("}")[0]
+        if not field or key.count("{") != 1:
+            raise InvalidKey(f"{key!r}: a key with one field, as in 'market:{{id}}'")
+        start, _, end = key.partition("{" + field + "}")
+        templates = tuple(tags)
+
+        async def obtain(arguments: list[A]) -> dict[A, T]:
+            names = {start + field_text(field, each) + end: each for each in arguments}
+
+            async def load(keys: list[str]) -> dict[str, T | Exception]:
+                values = await batch_loader([names[each] for each in keys])
+                return {
+                    each: values[names[each]] for each in keys if names[each] in values
+                }
+
+            def tagged(name: str) -> list[str]:
+                text = field_text(field, names[name])
+                return [each.replace("{" + field + "}", text) for each in templates]
+
+            found = await self._obtain_many(names, load, tagged, options)
+            return {names[name]: value for name, value in found.items()}
+
+        batcher = Batcher(obtain, max_batch)
+        self._batchers.append(batcher)
+        return batcher
+
+    def cached(
+        self, *, key: str, tags: Iterable[str] = (), **options: Unpack[EntryOptions]
     ) -> Callable[[Callable[P, Awaitable[R]]], Cached[P, R]]:
         """Cache what an async function returns; it keeps its signature and types.
 
         Args:
             key: With the function's parameters in braces: ``"market:{market_id}"``.
             tags: Likewise.
-            ttl: As for `get_or_set`, like all that follow.
-            stale: Likewise.
-            negative_ttl: Likewise.
-            version: Likewise.
-            soft_timeout: Likewise.
-            hard_timeout: Likewise.
+            **options: See `EntryOptions`. Where neither this nor the namespace says a
+                type, it is the one that the function's annotation names.
 
         Returns:
             A decorator; what it makes also has `invalidate`, `refresh`, `peek` and
@@ -265,26 +652,25 @@ class Cache(Many):
             InvalidKey: A template names what is no parameter.
             SettingsError: A duration is out of range.
         """
-        check_ttl("ttl", ttl, optional=True)
-        check_ttl("stale", stale, zero=True, optional=True)
-        check_ttl("negative_ttl", negative_ttl, zero=True, optional=True)
-        options = {
-            "ttl": ttl,
-            "stale": stale,
-            "negative_ttl": negative_ttl,
-            "version": version,
-            "soft_timeout": soft_timeout,
-            "hard_timeout": hard_timeout,
-        }
+        _check_options(options)
 
         def decorate(function: Callable[P, Awaitable[R]]) -> Cached[P, R]:
-            space = self._spaces.named(key.partition(":")[0])
-            kind = space.config.type
-            if kind is Any:
-                kind = returned_type(function) or Any
-            return Cached(self, function, key, tuple(tags), kind, options)
+            namespace = self._namespaces.named(key.partition(":")[0])
+            value_type = options.get("type") or namespace.config.type
+            if value_type is Any:
+                value_type = returned_type(function) or Any
+            return Cached(
+                self,
+                self._hit,
+                function,
+                key,
+                tuple(tags),
+                {**options, "type": value_type},
+            )
 
         return decorate
+
+    # --- warming
 
     async def warm(
         self,
@@ -293,7 +679,7 @@ class Cache(Many):
         concurrency: int = 8,
         **options: Any,
     ) -> WarmReport:
-        """Load what is missing before somebody asks; one failure stops no other load.
+        """Load what is missing before a caller asks; one failure stops no other load.
 
         Args:
             items: (key, loader).
@@ -301,6 +687,54 @@ class Cache(Many):
             **options: As for `get_or_set`.
         """
         return await warm(self.get_or_set, items, concurrency, options)
+
+    async def warm_hot(
+        self,
+        namespace: str,
+        loader: Callable[[str], Any] | None = None,
+        *,
+        limit: int = 500,
+        concurrency: int = 8,
+        **options: Any,
+    ) -> WarmReport:
+        """Bring the hottest keys of a namespace into this process before a reader asks.
+
+        Processes remember once a minute what they use most, for a day. What is still in
+        Redis is read; what is not there is loaded, once in all processes.
+
+        Args:
+            namespace: Which.
+            loader: Called with the key of what is missing; None: leave it missing.
+            limit: So many keys, at most 2,000 are remembered.
+            concurrency: Keys at a time.
+            **options: `tags`, and `EntryOptions`.
+
+        Raises:
+            InvalidKey: Not the name of a namespace.
+            OddswireError: Redis could not be asked what is hot.
+        """
+        self._require_open()
+        self._namespaces.named(namespace)  # it has to be one
+
+        async def obtain(key: str, load: Callable[[], Any], **how: Any) -> None:
+            if loader is not None:
+                await self._loader.load(self._request(key, load, **how))
+                return
+            cache_key = self._namespaces.key(key)
+            value_type = cache_key.namespace.config.type
+            item = self._loader.peek(key, value_type)
+            if item is None:
+                item = (await self._l2.fetch(cache_key, value_type)).item
+            if item is None:
+                raise LookupError(f"{key}: not there any more")
+
+        hottest = await self._hot.of(namespace, limit)
+        return await warm(
+            obtain,
+            [(key, functools.partial(loader or _nothing, key)) for key in hottest],
+            concurrency,
+            options,
+        )
 
     # --- writing
 
@@ -327,35 +761,22 @@ class Cache(Many):
             OddswireError: Redis did not confirm it; by `outcome`, it may be stored.
         """
         self._require_open()
-        want = self._lookup.want(
-            key,
-            _nothing,
-            ttl=ttl,
-            tags=tags,
-            stale=stale,
-            version=version,
-            kind=type,
+        request = self._request(
+            key, _nothing, tags, ttl=ttl, stale=stale, version=version, type=type
         )
-        place = want.place
-        number = check_version(version)
-        snapshot = await self._nonces.snapshot(
-            place.space, want.tags, want.ttl + want.stale
+        cache_key = request.key
+        snapshot = await self._tags.snapshot(
+            cache_key.namespace, request.tags, request.ttl + request.stale
         )
-        await self._lease.in_time()
-        item, data, life = self._shared.pack(
-            place,
-            want.kind,
-            value,
-            Fresh(want.ttl, want.stale, number),
-            snapshot,
-            want.tags,
-        )
+        await self._coherence.ensure_current()
+        lifetime = Lifetime(request.ttl, request.stale, version)
+        item, data, life = self._l2.pack(request, value, lifetime, snapshot)
         self._forget(key)
         try:
-            return await self._shared.put(place, item, data, life)
+            return await self._l2.put(cache_key, item, data, life)
         finally:
-            # Before this returns nobody may join what was loaded before.
-            self._flights.kill(key)
+            # Once this has returned, no caller may join a load that began before.
+            self._loader.kill(key)
 
     async def set_many(
         self,
@@ -374,13 +795,13 @@ class Cache(Many):
             ExceptionGroup: Of what `set` raised for some; the message names the first
                 keys, each exception has its key as a note, the others are stored.
         """
-        marks, items = tuple(tags), list(mapping.items())
+        tags, items = tuple(tags), list(mapping.items())
         failed: dict[str, Exception] = {}
         for first in range(0, len(items), _STORED_AT_ONCE):
             some = items[first : first + _STORED_AT_ONCE]
             results = await asyncio.gather(
                 *(
-                    self.set(key, value, ttl=ttl, tags=marks, stale=stale)
+                    self.set(key, value, ttl=ttl, tags=tags, stale=stale)
                     for key, value in some
                 ),
                 return_exceptions=True,
@@ -397,6 +818,232 @@ class Cache(Many):
                 list(failed.values()),
             )
 
+    # --- invalidating
 
-def _nothing() -> None:
+    async def delete(self, *keys: str) -> int:
+        """Delete entries; how many there were.
+
+        From when it returns, no `get` of this process sees an older value; another
+        process, within the bounds of docs/cache.md. Loads that are under way are not
+        stored.
+
+        Raises:
+            InvalidKey: A key has the wrong form; nothing was deleted.
+            InvalidationNotConfirmed: It is not certain that all were deleted.
+        """
+        return await self._invalidate_each(keys, self._l2.delete)
+
+    async def expire(self, *keys: str) -> int:
+        """Make entries stale, so that their next use refreshes them; how many.
+
+        Raises:
+            InvalidKey: A key has the wrong form; nothing was changed.
+            InvalidationNotConfirmed: It is not certain that all were.
+        """
+        return await self._invalidate_each(keys, self._l2.expire)
+
+    async def _invalidate_each(
+        self, names: tuple[str, ...], how: Callable[[CacheKey], Awaitable[bool]]
+    ) -> int:
+        self._require_open()
+        cache_keys = [self._namespaces.key(name) for name in names]
+        for key in cache_keys:
+            key.namespace.counters.invalidations += 1
+            self._forget(key.name)
+        results = await asyncio.gather(
+            *(how(key) for key in cache_keys), return_exceptions=True
+        )
+        for key in cache_keys:
+            self._forget(key.name)
+        for result in results:
+            if isinstance(result, OddswireError):
+                raise _not_confirmed(result) from result
+            if isinstance(result, BaseException):
+                raise result
+        return sum(result is True for result in results)
+
+    async def invalidate_tags(self, *tags: str, soft: bool = False) -> None:
+        """Invalidate every entry that carries one of the tags.
+
+        One command; its cost does not depend on how many entries there are.
+
+        Args:
+            *tags: Which.
+            soft: As by `expire`: the entries are stale, and may serve while they are
+                refreshed, or because that fails. What was loading is stale as well.
+
+        Raises:
+            InvalidKey: A tag has the wrong form.
+            InvalidationNotConfirmed: It is not certain that it was done.
+        """
+        self._require_open()
+        digests = [digest for tag in tags for digest in self._tags.digests((tag,))]
+        if not digests:
+            return
+        try:
+            await self._tags.invalidate(digests, soft=soft)
+        except OddswireError as error:
+            raise _not_confirmed(error) from error
+
+    async def clear(self, namespace: str) -> None:
+        """Invalidate every entry of a namespace, at the cost of one command.
+
+        Raises:
+            InvalidKey: Not the name of a namespace.
+            InvalidationNotConfirmed: It is not certain that it was done.
+        """
+        self._require_open()
+        state = self._namespaces.named(namespace)
+        state.counters.invalidations += 1
+        try:
+            await self._tags.clear(state)
+        except OddswireError as error:
+            raise _not_confirmed(error) from error
+
+    async def erase(self, user_id: int) -> Erased:
+        """Invalidate every entry that carries the tag ``user:<id>``, and look again.
+
+        No process reads them from when the bounds of docs/cache.md are over; their
+        bytes are in Redis until the time of each is.
+
+        Raises:
+            InvalidationNotConfirmed: It is not certain that it was done.
+        """
+        self._require_open()
+        try:
+            return await self._tags.erase(f"user:{user_id}")
+        except OddswireError as error:
+            raise _not_confirmed(error) from error
+
+    def _forget(self, key: str) -> None:
+        self._l1.drop(key)
+        self._loader.kill(key)
+
+    # --- what is asked for
+
+    def _value_type(self, key: CacheKey, value_type: Any) -> Any:
+        """Return the type of a value: as asked, or the namespace's.
+
+        Raises:
+            TypeError: msgspec does not support the type.
+        """
+        if value_type is None:
+            return key.namespace.config.type
+        # Here, for in the parser an exception would close the connection.
+        key.namespace.codec(value_type)
+        return value_type
+
+    def _request(
+        self,
+        key: str,
+        loader: Callable[..., Any],
+        tags: Iterable[str] = (),
+        **options: Unpack[EntryOptions],
+    ) -> LoadRequest:
+        """Return what a caller asks for, checked.
+
+        Raises:
+            InvalidKey: The key or a tag has the wrong form.
+            SettingsError: A duration or the version is out of range.
+        """
+        cache_key = self._namespaces.key(key)
+        config = cache_key.namespace.config
+        if options:
+            _check_options(options)
+        stale, negative_ttl = options.get("stale"), options.get("negative_ttl")
+        return LoadRequest(
+            cache_key,
+            loader,
+            self._value_type(cache_key, options.get("type")),
+            options.get("ttl") or config.ttl or self._ttl,
+            config.stale if stale is None else stale,
+            config.negative_ttl if negative_ttl is None else negative_ttl,
+            self._tags.digests(tags) if tags else (),
+            options.get("version"),
+            options.get("max_age"),
+            options.get("soft_timeout"),
+            options.get("hard_timeout"),
+        )
+
+    # --- called by the parser, and by the parts
+
+    def _on_entry(self, name: bytes, expected: Item | None, /, *, own: bool) -> None:
+        key = self._namespaces.key_of(name, self._namespaces.entries_prefix)
+        if own and expected is not None:
+            self._l1.put(expected)
+        else:
+            item = self._items.get(key)
+            if item is not None:
+                item.counters.invalidated += 1
+                self._l1.drop(key)
+        self._loader.changed(key)
+
+    def _on_lease(self, name: bytes, _: object, /, *, own: bool) -> None:
+        if not own:
+            prefix = self._namespaces.leases_prefix
+            self._loader.lost_lease(self._namespaces.key_of(name, prefix))
+
+    def _count_uses(self) -> int:
+        return sum(each.counters.l1_hits for each in self._namespaces.by_name.values())
+
+    def _warm_keys(self) -> list[str]:
+        """Return the Redis keys behind memory: to the server they look unused."""
+        used = [key for key, item in self._items.items() if item.uses][:_MAX_TOUCHED]
+        return self._tags.warm_keys() + [
+            self._namespaces.key(key).entry for key in used
+        ]
+
+    # --- looking at it
+
+    def stats(self, namespace: str | None = None) -> CacheStats:
+        """Return what was counted, of one namespace or of all."""
+        if namespace is None:
+            states = list(self._namespaces.by_name.values())
+        else:
+            states = [self._namespaces.named(namespace)]
+        connection = self._connection
+        return total(
+            [state.counters for state in states],
+            l1_entries=len(self._items),
+            l1_bytes=self._l1.used,
+            l1_evicted=self._l1.evicted,
+            l2_evicted=self._size_limit.evicted,
+            coherence=(
+                "off"
+                if connection.untracked
+                else "pubsub"
+                if connection.by_pubsub
+                else "tracking"
+            ),
+            generations=connection.epoch,
+        )
+
+
+def _check_options(options: EntryOptions) -> None:
+    """Refuse options that are out of range, and unknown ones.
+
+    Raises:
+        SettingsError: A duration or the version is out of range.
+        TypeError: There is no such option.
+    """
+    for name, value in options.items():
+        if name not in _OPTIONS:
+            raise TypeError(f"there is no option {name!r}: {', '.join(_OPTIONS)}")
+        if value is None:
+            continue
+        if name in _DURATIONS:
+            check_ttl(name, value, zero=_DURATIONS[name])
+        elif name == "version" and not callable(value):
+            check_version(value)
+
+
+def _not_confirmed(error: OddswireError) -> InvalidationNotConfirmed:
+    return InvalidationNotConfirmed(
+        f"not confirmed by Redis: {error}; this process has forgotten it, others may "
+        "serve it until its time is over",
+        outcome=error.outcome,
+    )
+
+
+def _nothing(*_: object) -> None:
     return None

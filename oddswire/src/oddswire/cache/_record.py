@@ -29,7 +29,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
@@ -58,8 +58,7 @@ _TOMBSTONE_BYTES = 18
 _U32 = 2**32 - 1
 _U64 = 2**64 - 1
 
-# The same, of a record that is whole: all of it, and what every hit needs.
-head_of = _HEAD.unpack_from
+# Of a record that is whole, what every hit needs.
 hit_of = cast("Callable[[bytes], Hit]", struct.Struct(">2xQ8xQ8xI14x8sB").unpack_from)
 _VALUE = bytes((_MARK, VALUE))
 _KINDS = (_VALUE, bytes((_MARK, TOMBSTONE)))
@@ -115,42 +114,50 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         ) + b"".join(digest + nonce for digest, nonce in self.tags)
         return head + _CRC.pack(zlib.crc32(head[_CHECKED_FROM:])) + self.body
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Record | None:
-        """Read what `to_bytes` returned; None for what a deleted entry left.
 
-        Raises:
-            CodecError: ``foreign`` or ``damaged``.
-        """
-        whole = opened(data)
-        if whole is None:
-            return None
-        hit, body = whole
-        _, _, fresh, version, usable, stored, *rest, content, namespace, _ = head_of(
-            data
-        )
-        cost, interval, refreshes, changes = rest
-        return cls(
-            version=version,
-            fresh_until=fresh,
-            usable_until=usable,
-            stored_at=stored,
-            cost=cost,
-            interval=interval,
-            refreshes=refreshes,
-            changes=changes,
-            content=content,
-            namespace=namespace,
-            tags=tags_of(data, hit[4]),
-            body=body,
-        )
+class Details(NamedTuple):
+    """What a record says beside what a hit needs.
+
+    Attributes:
+        stored_at: Milliseconds of the server's clock.
+        cost: Seconds that loading took.
+        interval: Mean seconds between loads.
+        refreshes: Loads since the first one.
+        changes: Those that brought another value.
+        content: Digest of the value's bytes.
+    """
+
+    version: int
+    usable_until: int
+    stored_at: int
+    cost: float
+    interval: float
+    refreshes: int
+    changes: int
+    content: bytes
+
+
+def details_of(data: bytes) -> Details:
+    """Return what a refresh needs to know of a record that `parse_header` took."""
+    _, _, _, version, usable, stored, cost, interval, *rest = _HEAD.unpack_from(data)
+    refreshes, changes, content, _, _ = rest
+    return Details(
+        version,
+        usable,
+        stored,
+        cost / 1000,
+        interval / 1000,
+        refreshes,
+        changes,
+        content,
+    )
 
 
 Hit = tuple[int, int, int, bytes, int]
 """Fresh until, usable until, cost, nonce of the namespace, number of tags."""
 
 
-def opened(data: bytes) -> tuple[Hit, bytes] | None:
+def parse_header(data: bytes) -> tuple[Hit, bytes] | None:
     """Return what a hit needs of a whole record, and its value in bytes.
 
     None for what a deleted entry left.

@@ -14,7 +14,7 @@ import math
 import secrets
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from oddswire import keys
 from oddswire.errors import NoPermission, OddswireError
@@ -32,8 +32,8 @@ _log = logging.getLogger("oddswire.cache")
 _STEP = 100
 # Bytes that it may write beyond that while a check runs; then its writes wait.
 _AHEAD = 20
-# Eviction removes a tenth at once, so that the next one is not soon; and who finds that
-# little room is left evicts at once: to weigh is most of the work.
+# Eviction removes a tenth at once, so that the next one is not soon. Weighing is most
+# of the work: if it finds that little room is left, eviction follows at once.
 _TARGET = 0.9
 _CLOSE = 0.95
 # Bytes beside MEMORY USAGE: the server remembers which connections have read an entry.
@@ -45,32 +45,6 @@ _PAGE = 500
 _WEIGHED_FOR = 60.0
 _PATIENCE = 5.0
 _LOCK_MS = 60_000
-
-
-class _Weighed(NamedTuple):
-    """What the last weighing found.
-
-    Attributes:
-        total: Bytes of all entries.
-        used: Bytes of the whole server before that.
-        written: Bytes that this process had written by then.
-        at: When, by the monotonic clock.
-    """
-
-    total: int
-    used: int
-    written: int
-    at: float
-
-    def most(self, written: int, used: int) -> float:
-        """Return how many bytes the entries have by now, at most.
-
-        Not certain: while other data shrank, entries of other processes may have
-        grown. So it holds for a minute.
-        """
-        if monotonic() - self.at > _WEIGHED_FOR:
-            return math.inf
-        return self.total + max(used - self.used, written - self.written)
 
 
 class SizeLimiter:
@@ -97,7 +71,10 @@ class SizeLimiter:
         # The first check is at the first write: what is there is not known.
         self._left = 0
         self._written = 0
-        self._weighed = _Weighed(0, 0, 0, -math.inf)
+        # Of the last weighing: when, bytes of the server, bytes that this process had
+        # written, and by how many the entries may grow from there.
+        self._weighed_at = -math.inf
+        self._weighed_used = self._weighed_written = self._slack = 0
         self._due = asyncio.Event()
         self._has_room = asyncio.Event()
         self._running = False
@@ -155,14 +132,19 @@ class SizeLimiter:
         if 0 < limit <= self.limit and policy.startswith("allkeys"):
             return  # the server sees to it: an instance of the cache's own
         used = int(memory["used_memory"])
-        if used <= self.limit or self._weighed.most(self._written, used) <= self.limit:
+        grown = max(used - self._weighed_used, self._written - self._weighed_written)
+        # Other data may have shrunk while entries of other processes grew: what the
+        # last weighing says holds for a minute.
+        lately = monotonic() - self._weighed_at < _WEIGHED_FOR
+        if used <= self.limit or (lately and grown <= self._slack):
             return
         token = secrets.token_hex(8)
         if not await client.set(self._lock, token, nx=True, px=_LOCK_MS):
             return  # another process does
-        written = self._written
+        self._weighed_written = self._written
         total, removed = await self.enforce(client)
-        self._weighed = _Weighed(total - removed, used - removed, written, monotonic())
+        self._weighed_at, self._weighed_used = monotonic(), used - removed
+        self._slack = self.limit - (total - removed)
         # Where it took longer than the lock lives, another may hold it by now: that
         # two evict at once does no harm.
         await client.unlink(self._lock)

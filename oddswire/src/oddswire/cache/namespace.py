@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from oddswire._numbers import shown
+from oddswire._numbers import check_duration, shown
 from oddswire.errors import SettingsError
 
 MAX_TTL = 365 * 86_400.0
@@ -112,10 +112,5 @@ def check_ttl(
     """
     if optional and seconds is None:
         return
-    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     # Redis counts milliseconds, so less than one would be none.
-    low = 0.0 if zero else 0.001
-    if not number or not low <= seconds <= MAX_TTL:
-        raise SettingsError(
-            f"{what} {shown(seconds)}: seconds, from {low:g} to {MAX_TTL:g} (a year)"
-        )
+    check_duration(what, seconds, 0.0 if zero else 0.001, MAX_TTL, SettingsError)

@@ -1,72 +1,51 @@
-"""What the cache counts."""
+"""The counters of the cache."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
 
 import msgspec
 
 from oddswire.counters import Histogram, HistogramSnapshot
 
-_FIELDS = (
-    "l1_hits",
-    "l2_hits",
-    "misses",
-    "stale",
-    "stale_on_error",
-    "loads",
-    "load_errors",
-    "load_timeouts",
-    "refreshes",
-    "shared",
-    "waits",
-    "fenced",
-    "corrupt",
-    "bypassed",
-    "writes",
-    "bytes_written",
-    "invalidations",
-    "invalidated",
-)
 
-
-class Counts:
+@dataclass(slots=True)
+class CacheCounters:
     """Plain counters of one namespace; `CacheStats` says what they mean."""
 
-    __slots__ = (*_FIELDS, "load_time")
+    l1_hits: int = 0
+    l2_hits: int = 0
+    misses: int = 0
+    stale: int = 0
+    stale_on_error: int = 0
+    loads: int = 0
+    load_errors: int = 0
+    load_timeouts: int = 0
+    refreshes: int = 0
+    shared: int = 0
+    waits: int = 0
+    fenced: int = 0
+    corrupt: int = 0
+    bypassed: int = 0
+    writes: int = 0
+    bytes_written: int = 0
+    invalidations: int = 0
+    invalidated: int = 0
+    load_time: Histogram = field(default_factory=Histogram)
 
-    l1_hits: int
-    l2_hits: int
-    misses: int
-    stale: int
-    stale_on_error: int
-    loads: int
-    load_errors: int
-    load_timeouts: int
-    refreshes: int
-    shared: int
-    waits: int
-    fenced: int
-    corrupt: int
-    bypassed: int
-    writes: int
-    bytes_written: int
-    invalidations: int
-    invalidated: int
 
-    def __init__(self) -> None:
-        for name in _FIELDS:
-            setattr(self, name, 0)
-        self.load_time = Histogram()
+_SUMMED = [each.name for each in fields(CacheCounters) if each.name != "load_time"]
 
 
 class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What was counted since the cache was made.
+    """Counters since the cache was made.
 
     A lookup of a key counts once, as a hit of one tier or as a miss.
 
     Attributes:
         l1_hits: Served from this process.
         l2_hits: Served from Redis.
-        misses: Neither had it.
+        misses: In neither tier.
         stale: Hits that were past their time and within their stale window.
         stale_on_error: Of these, served because loading failed.
         loads: Loaders that were called.
@@ -83,15 +62,15 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
         invalidations: Keys that this process invalidated.
         invalidated: Messages of the server that an entry held here has changed.
         load_time: How long loaders took.
-        l1_entries: Held in this process, all namespaces.
-        l1_bytes: What they count for.
-        l1_evicted: Pushed out so far.
+        l1_entries: Entries in memory, of all namespaces.
+        l1_bytes: Bytes that they count for.
+        l1_evicted: Entries that memory evicted.
         l2_evicted: Entries that this process removed from Redis to keep `max_size`.
         coherence: ``"tracking"``; ``"pubsub"``: the server refuses CLIENT TRACKING or
-            failed the test of it, and other processes tell what they write (the weaker
+            failed the test of it, and processes publish what they write (the weaker
             bound is in docs/cache.md); ``"off"``: nothing is kept in this process.
-        generations: How often everything held in this process was dropped: the wire
-            was lost, or the server flushed.
+        generations: How often all of memory was dropped: the connection was lost, or
+            the server was flushed.
     """
 
     l1_hits: int = 0
@@ -127,10 +106,10 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
         return hits / (hits + self.misses) if hits + self.misses else None
 
 
-def total(counts: list[Counts], **others: int | str) -> CacheStats:
+def total(counters: list[CacheCounters], **others: int | str) -> CacheStats:
     """Return the sum of the namespaces."""
     load_time = Histogram().snapshot()
-    for each in counts:
+    for each in counters:
         load_time = load_time.merge(each.load_time.snapshot())
-    sums = {name: sum(getattr(each, name) for each in counts) for name in _FIELDS}
+    sums = {name: sum(getattr(each, name) for each in counters) for name in _SUMMED}
     return CacheStats(load_time=load_time, **sums, **others)  # type: ignore[arg-type]

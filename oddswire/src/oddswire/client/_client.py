@@ -91,7 +91,8 @@ _KNOWN_AT_MOST = 2_000
 # loop lets it wait so long, and the stall is not the server's.
 _AFTER_A_STALL = 0.1
 
-_Redis = aredis.Redis
+# Globals: the fast path looks at them in each call.
+_Redis, _ORIGINAL = aredis.Redis, _hooks.ORIGINAL
 
 
 class Client(aredis.Redis):
@@ -255,15 +256,16 @@ class Client(aredis.Redis):
             or not command.is_fast_path
             or not connection.flow.open
             or connection.loop is not get_running_loop()
-            or _Redis.execute_command is not _hooks.ORIGINAL
+            or _Redis.execute_command is not _ORIGINAL
         ):
             return await self._execute_slow(command, args, options)
         command.calls += 1
         try:
             for each in args:
                 kind = each.__class__
-                if kind is memoryview or (
-                    kind is int and each.bit_length() > MOST_BITS
+                if kind is not str and (
+                    kind is memoryview
+                    or (kind is int and each.bit_length() > MOST_BITS)
                 ):
                     data = self.pack(command, args)
                     break
@@ -308,7 +310,7 @@ class Client(aredis.Redis):
             or not command.is_fast_path
             or not connection.flow.open
             or connection.loop is not get_running_loop()
-            or _Redis.execute_command is not _hooks.ORIGINAL
+            or _Redis.execute_command is not _ORIGINAL
         ):
             return await self._execute_slow(command, args, {})
         command.calls += 1
@@ -931,7 +933,7 @@ class Client(aredis.Redis):
             return
         if self.single_connection_client:
             if self._altered and self.connection is not None:
-                # Not before: redis-py would connect it anew after the next command.
+                # Not before: redis-py would connect it again at the next command.
                 self.connection.mark_for_reconnect()
             self._altered = False
             await super().aclose(close_connection_pool)

@@ -25,7 +25,7 @@ class Route(Enum):
     EXCLUSIVE = "a connection of its own: it blocks, or occupies the server for long"
     BLOCK = "a connection of its own if BLOCK is among its arguments"
     OUT_OF_BAND = "a connection opened for it: it ends what the others may wait behind"
-    REFUSED = "none: it would change the connection under everybody who shares it"
+    REFUSED = "none: it would change the connection for all tasks that share it"
 
 
 class Retry(StrEnum):
@@ -96,8 +96,8 @@ _INSTEAD = {
     "MONITOR": "use `client.monitor()`",
 }  # fmt: skip
 
-# By the second word. What a connection is told of itself by these is gone when it is
-# dialled anew, and meanwhile holds for everybody who shares it.
+# By the second word. These change the state of a connection. The state is lost when the
+# connection is replaced, and until then it holds for all tasks that share it.
 _SUBCOMMANDS = {
     "CLIENT": {
         **dict.fromkeys(
@@ -108,7 +108,7 @@ _SUBCOMMANDS = {
         b"UNPAUSE": Route.OUT_OF_BAND,
     },
     "SCRIPT": {b"DEBUG": Route.REFUSED, b"KILL": Route.OUT_OF_BAND},
-    # It tells which function runs, also while it runs.
+    # It answers while a function runs.
     "FUNCTION": {b"KILL": Route.OUT_OF_BAND, b"STATS": Route.OUT_OF_BAND},
     "FAILOVER": {b"ABORT": Route.OUT_OF_BAND},
 }  # fmt: skip
@@ -253,9 +253,9 @@ class CommandSpec(CallLabel):
 def _route_of_kill(args: tuple[Any, ...]) -> Route:
     """Return the route of CLIENT KILL.
 
-    Unless told otherwise the server spares the connection that asks. Where a whole kind
-    of clients is to end, that has to be the command connection, and what waits there is
-    spared with it; one that is named ends whatever is in its way here.
+    The server spares the connection that asks, unless SKIPME says otherwise. A filter
+    that ends a whole kind of clients therefore goes on the command connection, which it
+    spares. A client that is named may block that connection, so it is ended by another.
     """
     words = [*_upper(args[0]).split(), *map(_upper, args[1:])]
     filters = words[words.index(b"KILL") + 1 :]

@@ -90,7 +90,7 @@ class Connections:
         _all.add(self)
 
     def __del__(self) -> None:
-        # A client that nobody has any more: without this its connection would stay, and
+        # The client was dropped: without this its connection would stay, and
         # connect again after each loss, for as long as the loop runs.
         loop = self.loop_guard.loop
         if loop is None or not self.loop_guard.is_this_process():
@@ -151,8 +151,8 @@ class Connections:
     def leave_if_demoted(self, sent: float) -> bool:
         """Leave a primary that has become a replica, with every connection.
 
-        The command connection ends and the next one asks anew who the primary is; idle
-        exclusive ones are closed, and those in use when they come back.
+        The command connection ends and the next one asks again where the primary is;
+        idle exclusive ones are closed, and those in use when they come back.
 
         Args:
             sent: When the call was sent that it refused, by `time.monotonic`.
@@ -188,7 +188,7 @@ class Connections:
         return task
 
     def _moved(self, address: tuple[str, int]) -> None:
-        """The sentinels name this address; leave whoever was the primary before."""
+        """The sentinels name this address: leave the primary of before."""
         host, port = address
         here, primary = self.command.server_info, self._primary
         connection = self.command.current
@@ -225,12 +225,18 @@ class Connections:
         if self._primary is not None:
             self._primary.ask()
 
-    def disconnect(self) -> None:
-        """End the command connection until the next call needs it."""
+    async def disconnect(self) -> None:
+        """End the command connection until the next call needs it.
+
+        Questions to the sentinels end too: one that goes on would open a connection
+        after the caller has closed those to the sentinels.
+        """
         if self._primary is not None and self._following is not None:
             self._primary.unfollow(self._following)
         self._following = None
-        self.command.disconnect(ConnectionLost("the pool was disconnected"))
+        await self.command.disconnect(ConnectionLost("the pool was disconnected"))
+        if self._primary is not None:
+            await self._primary.rest()
 
     async def aclose(self, drain: float) -> None:
         """Close the command connection; see `ReconnectingConnection.aclose`."""
@@ -267,7 +273,7 @@ def _weakly(
 
 
 def _abandon(
-    link: ReconnectingConnection,
+    command: ReconnectingConnection,
     tasks: set[asyncio.Task[None]],
     primary: Primary | None,
     following: object,
@@ -276,7 +282,7 @@ def _abandon(
         primary.unfollow(following)
     for task in tasks:
         task.cancel()
-    link.abandon()
+    command.abandon()
 
 
 # The commands of a forked child must not be written to its parent's socket. With the

@@ -82,22 +82,22 @@ class Dialer:
     ) -> tuple[Multiplexer, ServerInfo]:
         """Open a connection; see `oddswire.connection.dial`."""
         refusals = self._access.refusals
-        known = refusals.identify
+        known = refusals.info_denied
         limit = self._settings.connect_timeout
         try:
             return await self._open(self._handshake_options, limit, on_closed)
         except Unavailable:
-            if known or not refusals.identify:
+            if known or not refusals.info_denied:
                 raise
         # A proxy hung up at INFO, as some do at a command they do not know.
         try:
             return await self._open(self._handshake_options, limit, on_closed)
         except BaseException:
-            refusals.identify = False  # a server that went away, after all
+            refusals.info_denied = False  # a server that went away, after all
             raise
 
     async def out_of_band(self, timeout: float) -> Multiplexer:
-        """Open a connection for one command, which says nothing but who it is.
+        """Open a connection for one command, with a handshake of HELLO and AUTH alone.
 
         A server that a script holds up answers HELLO and AUTH, and no SELECT.
         """
@@ -224,7 +224,7 @@ class Dialer:
             hello,
             on_connect=self._on_connect,
             channels=self._channels,
-            identify=not refusals.identify,
+            identify=not refusals.info_denied,
             ask_role=self.primary is not None,
         )
 

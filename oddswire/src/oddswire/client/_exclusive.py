@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BLOCKING_GRACE = 1.0
 """Seconds that a blocking command's answer may take beyond what it asked to block."""
 
-# Nobody listens there.
+# No program subscribes to it.
 _WAIT_CHANNEL = "oddswire:wait"
 COVERING_COMMANDS = (("SPUBLISH", _WAIT_CHANNEL, ""), ("PUBLISH", _WAIT_CHANNEL, ""))
 

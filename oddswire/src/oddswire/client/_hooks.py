@@ -24,7 +24,7 @@ def _is_redis_pys(method: Any) -> bool:
     return type(method) is FunctionType and method.__globals__["__name__"] == home
 
 
-# redis-py's class, also after somebody put `Client` in its place in `redis.asyncio`.
+# redis-py's class, also after a program put `Client` in its place in `redis.asyncio`.
 REDIS = aredis.Redis
 
 # What the fast path compares with; None: it was replaced before we were imported.
@@ -34,12 +34,12 @@ if not _is_redis_pys(ORIGINAL):
 
 
 def commands_are_instrumented() -> bool:
-    """Whether somebody replaced redis-py's `execute_command`."""
+    """Whether a program replaced redis-py's `execute_command`."""
     return not _is_redis_pys(REDIS.execute_command)
 
 
 def pipelines_are_instrumented() -> bool:
-    """Whether somebody replaced redis-py's `Pipeline.execute`."""
+    """Whether a program replaced redis-py's `Pipeline.execute`."""
     return not _is_redis_pys(Pipeline.execute)
 
 

@@ -37,7 +37,7 @@ class Monitor(RedisMonitor):
     _usual: float | None = None
 
     async def __aenter__(self) -> Self:
-        """Lease a connection and have it told of every command."""
+        """Lease a connection and send MONITOR on it."""
         await super().__aenter__()
         self._usual = self.connection.socket_timeout
         self.connection.socket_timeout = None

@@ -248,7 +248,11 @@ class Pipeline(RedisPipeline):
         sent = monotonic()
         replies = await self._send(data, count, label, deadline, reads=reads)
         # Nothing of a transaction ran that a demoted primary refused.
-        while atomic and _refused(replies) and self._client.leave_if_demoted(sent):
+        while (
+            atomic
+            and _refused_transaction(replies)
+            and self._client.leave_if_demoted(sent)
+        ):
             sent = monotonic()
             replies = await self._send(data, count, label, deadline, reads=reads)
         results = self._from_exec(stack, replies) if atomic else replies
@@ -342,7 +346,7 @@ class Pipeline(RedisPipeline):
             return await super().parse_response(connection, command_name, **options)
         except ResponseError as error:
             if refused_by_replica(error) and self._client.leave_if_demoted(monotonic()):
-                self._altered = True  # nobody else is to have this connection
+                self._altered = True  # the pool must not lease it again
             raise
 
     async def _send_command_parse_response(
@@ -373,7 +377,7 @@ class Pipeline(RedisPipeline):
             raise self._client.count_failure(from_redis(error), command) from error
 
 
-def _refused(replies: list[Any]) -> bool:
+def _refused_transaction(replies: list[Any]) -> bool:
     """Whether the server refused a transaction because it is a replica."""
     return isinstance(replies[-1], ExecAbortError) and any(
         isinstance(reply, Exception) and refused_by_replica(reply) for reply in replies

@@ -200,7 +200,7 @@ def _redis_options() -> frozenset[str]:
 def open_pool(
     settings: Settings, options: dict[str, Any], *, shared: bool = True
 ) -> ExclusivePool:
-    """Return the pool of exclusive connections; it opens none before somebody asks.
+    """Return the pool of exclusive connections; it opens none before the first lease.
 
     Args:
         settings: Where, and how many.
@@ -338,7 +338,7 @@ def _arguments(settings: Settings) -> dict[str, Any]:
 
 
 def refuse_insecure(settings: Settings, pool: aredis.ConnectionPool) -> None:
-    """Refuse a pool whose connections the profile does not allow, whoever made it.
+    """Refuse a pool whose connections the profile does not allow.
 
     redis-py's own arguments, and pools of the caller, name a server and its TLS beside
     the settings.

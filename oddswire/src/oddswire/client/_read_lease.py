@@ -66,7 +66,7 @@ class ReadLease:
 
     Args:
         client: Returns the client; which one it is may change.
-        key: A key that nobody writes.
+        key: A key that no program writes.
         now: The boot-time clock.
         length: Seconds.
         on_reply: Called by the parser with when an acknowledged write was sent, or with
@@ -160,7 +160,7 @@ class ReadLease:
         self.until = sent + self.length
 
     def renew(self, connection: Multiplexer) -> None:
-        """Send the write on a connection; nobody waits for its reply."""
+        """Send the write on a connection; no task waits for its reply."""
         sent = self._now()
         future = connection.send(
             self._data,
@@ -189,6 +189,6 @@ class ReadLease:
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
-    # What became of it was told to the hook; an error nobody asks for is no leak.
+    # The hook has the outcome; an error that is not read here would be logged as lost.
     if not future.cancelled():
         future.exception()

@@ -57,11 +57,11 @@ class Rotation:
         provider.on_next(self.renewed)
 
     def add(self, follower: Authenticates) -> None:
-        """Let this connection follow as well, while somebody holds it."""
+        """Let this connection follow as well, until it is collected."""
         self._followers.add(follower)
 
     def renewed(self, token: Any) -> asyncio.Task[None] | None:
-        """Take a new token, in whatever thread it comes."""
+        """Take a new token, in any thread."""
         loops = {each.loop_guard.loop for each in self._followers}
         loops = (loops | {getattr(self._pool, "loop", None)}) - {None}
         for loop in loops:

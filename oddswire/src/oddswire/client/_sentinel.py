@@ -66,13 +66,13 @@ class Primary:
 
     Sentinels hear of a failover one after the other, and one that is cut off does not.
     So all of them are listened to and all are asked, and the highest epoch counts. It
-    goes back to a lower one only when a majority answers and nobody has the higher one:
+    goes back to a lower one only when a majority answers and none has the higher one:
     then the sentinels were set up again.
 
     Args:
         manager: The sentinels.
         name: The name under which they know it.
-        refused: Says why an address is not connected to; None: it is.
+        why_not: Says why an address is not connected to; None: it is.
 
     Attributes:
         named: The address that the exclusive connections were last left for.
@@ -82,12 +82,12 @@ class Primary:
         self,
         manager: Sentinel,
         name: str,
-        refused: Callable[[Address], str | None] = lambda _: None,
+        why_not: Callable[[Address], str | None] = lambda _: None,
     ) -> None:
         self.name = name
         self.named: Address | None = None
         self._manager = manager
-        self._refused = refused
+        self._why_not = why_not
         self._known: Named | None = None
         self._due = asyncio.Event()
         self._followers: dict[object, Callable[[Address], None]] = {}
@@ -98,7 +98,7 @@ class Primary:
     # --- asking
 
     async def address(self) -> Address:
-        """Ask all sentinels, and wait for a majority of them. Followers are told.
+        """Ask all sentinels, and wait for a majority of them. Followers are called.
 
         Raises:
             Unavailable: None answered, or none knows a primary of that name that is up,
@@ -143,7 +143,7 @@ class Primary:
         newest, known = max(answers), self._known
         if known is not None and newest.epoch < known.epoch and len(answers) < majority:
             return known.address
-        if why := self._refused(newest.address):
+        if why := self._why_not(newest.address):
             host, port = newest.address
             raise Unavailable(
                 f"the sentinels name {host}:{port} as the primary: {why}",
@@ -156,7 +156,7 @@ class Primary:
     def _answered(self, task: asyncio.Task[Named]) -> None:
         self._asked.discard(task)
         if not task.cancelled():
-            task.exception()  # it was late, and nobody waits for it any more
+            task.exception()  # it was late, and no task waits for it any more
 
     async def _ask(self, sentinel: aredis.Redis) -> Named:
         # redis-py's types leave out what it returns.
@@ -178,7 +178,7 @@ class Primary:
         return Named(state["config-epoch"], self._address(state["ip"], state["port"]))
 
     def _address(self, host: str, port: int) -> Address:
-        # What redis-py lets a caller set who sees the primary behind another address.
+        # redis-py's option for a primary that is seen behind another address.
         forced = getattr(self._manager, "_force_master_ip", None)
         return forced or host, port
 
@@ -208,7 +208,7 @@ class Primary:
         self._due.set()
 
     async def rest(self) -> None:
-        """End the watch and questions under way, if nobody follows any more."""
+        """End the watch and questions under way, if no follower is left."""
         if self._followers:
             return
         watch = self._watch
@@ -216,7 +216,7 @@ class Primary:
             await _end([watch])
             if self._watch is watch:
                 self._watch = None
-        # The pool may be somebody else's, to close its connections at once.
+        # A pool of the caller's may be closed at once, and its connections with it.
         if not self._asking:
             await _end(list(self._asked))
 
@@ -227,8 +227,8 @@ class Primary:
     async def watch(self, moved: Callable[[Address], None]) -> None:
         """Tell of the address at each announcement; ends by cancellation.
 
-        Announcements of every sentinel are listened to. One that was made while nobody
-        listened is made up for by asking, after each subscription and every 5 seconds.
+        Announcements of every sentinel are listened to. One that was missed is made up
+        for by asking, after each subscription and every 5 seconds.
 
         Args:
             moved: Called with the address of the primary, also when it has not changed.
@@ -308,7 +308,7 @@ async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
 
 
 class SentinelPool(ExclusivePool):
-    """Exclusive connections to whoever is the primary when they are opened.
+    """Exclusive connections to the primary of the time when they are opened.
 
     Args:
         primary: Where it is.
@@ -377,13 +377,13 @@ def addresses(text: str) -> list[Address]:
 def _refusing(settings: Settings, *, secure: bool) -> Callable[[Address], str | None]:
     """Return what says why the profile allows no connection to an address."""
 
-    def refused(address: Address) -> str | None:
+    def why_not(address: Address) -> str | None:
         if settings.profile != "production":
             return None
         there = Endpoint(host=address[0], port=address[1], tls=secure)
         return plaintext_refused(there, settings.private_hosts)
 
-    return refused
+    return why_not
 
 
 def primary_of(settings: Settings, pool: aredis.ConnectionPool) -> Primary | None:

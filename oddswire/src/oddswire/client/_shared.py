@@ -2,7 +2,7 @@
 
 Many programs make a client for each request on one pool of theirs. Each such client
 would open a command connection of its own. Therefore the connections are the pool's:
-whoever is first on it opens them, the others use them, and they end when the pool is
+the first client opens them, the others use them, and they end when the pool is
 disconnected or closed.
 """
 
@@ -99,7 +99,7 @@ class CommandSlot:
 
     async def disconnect(self, *_: Any, **__: Any) -> None:
         """End the command connection until the next call needs it."""
-        self._connections.disconnect()
+        await self._connections.disconnect()
 
     def should_reconnect(self) -> bool:
         """Whether the pool is to replace it: it never does."""

@@ -220,6 +220,6 @@ class SimpleClient(aredis.Redis):
 
 
 def _look_at(task: asyncio.Task[Multiplexer]) -> None:
-    """Take its error: everybody who wanted it may have given up."""
+    """Read its error: all of its callers may have given up."""
     if not task.cancelled():
         task.exception()

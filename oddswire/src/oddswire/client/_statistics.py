@@ -36,7 +36,7 @@ class ConnectionCounts(msgspec.Struct, frozen=True):
     Attributes:
         shared: 1 while the command connection is connected.
         leased: Exclusive connections in use.
-        idle: Exclusive connections nobody uses.
+        idle: Exclusive connections out of use.
         opening: Exclusive connections on their way.
         waiting: Callers that wait for a connection, or for room on one.
         in_flight: Calls on the command connection.

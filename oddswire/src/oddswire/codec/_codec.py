@@ -72,9 +72,13 @@ class Codec(Generic[T]):
         self._untyped = find_untyped(type)
 
     def encode(self, value: T) -> bytes:
-        """Return the bytes of a value.
+        """Return the bytes of a value; see `encode_checked`."""
+        return self.encode_checked(value)[0]
 
-        What is returned was decoded once: nothing is written that cannot be read.
+    def encode_checked(self, value: T) -> tuple[bytes, T]:
+        """Return the bytes of a value, and the value as `decode` will return it.
+
+        Nothing is written that cannot be read: the bytes were decoded once.
 
         Raises:
             CodecError: ``type``: not a value of the type, or one that would come back
@@ -90,16 +94,17 @@ class Codec(Generic[T]):
                 f"{len(body)} bytes, the limit is {self.max_size}", reason="too_large"
             )
         # A Struct does not check its fields when it is made, a decoder does.
-        self._decoded(body)
+        decoded = self._decoded(body)
         if self._untyped is not None:
             check_untyped(self._untyped, value)
+        envelope = Envelope(body=body)
         if len(body) > self.compress_above:
             smaller = self.compressor.compress(body)
             if len(smaller) <= len(body) * 0.9:
-                return Envelope(
+                envelope = Envelope(
                     body=smaller, compressed=True, compressor=self.compressor.id
-                ).to_bytes()
-        return Envelope(body=body).to_bytes()
+                )
+        return envelope.to_bytes(), decoded
 
     def decode(self, data: bytes) -> T:
         """Return the value that `encode` was given.

@@ -82,14 +82,14 @@ async def handshake_options(
     if not username and not password:
         username = password = None
     protocol = int(arguments.get("protocol") or DEFAULT_RESP_VERSION)
-    named = protocol >= 3 or not refusals.name
+    named = protocol >= 3 or not refusals.name_denied
     return HandshakeOptions(
         protocol=protocol,
         username=username,
         password=password,
         database=int(arguments.get("db") or 0),
         client_name=arguments.get("client_name") if named else None,
-        library=None if refusals.library else _library(arguments),
+        library=None if refusals.library_denied else _library(arguments),
     )
 
 

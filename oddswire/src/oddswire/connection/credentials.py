@@ -1,6 +1,6 @@
 """`FannedOut`: a streaming provider of credentials for more than one listener.
 
-A provider (Entra ID, IAM) has one callback for new tokens: whoever registers last
+A provider (Entra ID, IAM) has one callback for new tokens: the last registration
 silences the others. A client, its raw pub/sub objects and a second client with the same
 provider all have to hear of a token, or their connections end when the old one expires.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("oddswire")
 
-# The one subscription to each provider, for as long as somebody holds either.
+# The one subscription to each provider, while a client refers to either.
 _fanned_out: WeakValueDictionary[int, FannedOut] = WeakValueDictionary()
 
 

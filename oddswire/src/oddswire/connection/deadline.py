@@ -1,4 +1,4 @@
-"""`Deadline`: `asyncio.timeout`, but a stall of the event loop is nobody's fault.
+"""`Deadline`: `asyncio.timeout`, but a stall of the event loop ends no call.
 
 A loop that was held up, or a process that was stopped, finds at once that a timeout has
 passed and that the answer lies in the socket, unread. asyncio then cancels the waiter
@@ -64,8 +64,8 @@ class Alarm:
 class Deadline:
     """``async with Deadline(seconds)``: raises `TimeoutError` when they are over.
 
-    Whoever enters it turns that into an error of the library: no bare `TimeoutError`
-    leaves it.
+    The code that enters it turns that into an error of the library: no bare
+    `TimeoutError` reaches a caller.
 
     Args:
         seconds: None or infinite: no deadline.

@@ -47,11 +47,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """Where a connection goes.
 
     Attributes:
-        host: Name or address; looked up anew at each connect.
+        host: Name or address; looked up at each connect.
         port: TCP port.
         path: Unix socket; host and port are then not used.
         tls: How to verify the server, or None for plaintext.
-        keepalive: Seconds of idleness before the kernel keepalive_options the link.
+        keepalive: Seconds of idleness before the kernel probes the peer.
         user_timeout: Seconds that sent bytes may stay unacknowledged (Linux).
     """
 
@@ -67,7 +67,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress:
-    """How far an attempt to connect has come, for callers who give up on it.
+    """How far an attempt to connect has come, for callers that give up on it.
 
     Attributes:
         stage: What is being waited for; empty between attempts.
@@ -90,7 +90,7 @@ async def dial(
 ) -> tuple[Multiplexer, ServerInfo]:
     """Return a connection on which the handshake is done, and what the server said.
 
-    Nobody else sees the connection before that. On any error, and when cancelled, its
+    No caller sees the connection before that. On any error, and when cancelled, its
     socket is closed.
 
     Args:
@@ -103,7 +103,7 @@ async def dial(
         progress: Says what is being waited for.
 
     Raises:
-        Unavailable: Nobody answers there, or not in time, or not in our language. With
+        Unavailable: No server answers there, or not in time, or not in RESP. With
             `Outcome.REJECTED` the same attempt will fail again: TLS, the database.
         AuthFailed: Wrong password or user.
     """
@@ -163,7 +163,7 @@ async def dial(
             ) from error
         raise
     except Exception as error:
-        # Whatever a provider of credentials raises: an attempt that failed.
+        # A provider of credentials may raise anything: the attempt failed.
         raise Unavailable(f"{where}: {type(error).__name__}: {error}") from error
     finally:
         progress.stage = ""
@@ -202,7 +202,7 @@ async def _shake_hands(
             # What it said before it closed is the cause; that it closed is not.
             accept(options, [*replies, *answered], where)
             if refusals is not None and position == len(batches) > 1:
-                refusals.identify |= options.identify
+                refusals.info_denied |= options.identify
             raise
         replies += answered or [reply]
     return accept(options, replies, where, refusals)
@@ -279,10 +279,10 @@ def _watch(sock: socket.socket | None, target: Target) -> None:
 
 
 def keepalive_options(keepalive: float, user_timeout: float) -> dict[int, int]:
-    """Return the TCP options, those this system has, that find a dead link.
+    """Return the TCP options, those this system has, that find a dead peer.
 
     Args:
-        keepalive: Seconds of idleness before the kernel keepalive_options the link.
+        keepalive: Seconds of idleness before the kernel probes the peer.
         user_timeout: Seconds that sent bytes may stay unacknowledged (Linux).
     """
     idle = max(1, round(keepalive))
@@ -370,7 +370,7 @@ def lost_hint(*, tls: bool) -> str:
     """Say what a server may have wanted that hung up in the handshake."""
     if not tls:
         return "; if the server wants TLS here, use rediss://"
-    # TLS 1.3 tells of a missing client certificate only after its own handshake.
+    # TLS 1.3 reports a missing client certificate only after its own handshake.
     return (
         "; if the server wants a certificate of ours, set tls_cert_file and "
         "tls_key_file"

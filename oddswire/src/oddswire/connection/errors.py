@@ -182,7 +182,7 @@ def _said(text: str) -> str:
 
 
 def is_from_script(error: Exception) -> bool:
-    """Whether a script ran until this error: it may have told somebody before it."""
+    """Whether a script ran until this error: it may have published before."""
     return _FROM_SCRIPT.search(str(error)) is not None
 
 

@@ -1,7 +1,8 @@
 """`FlowControl`: how much may be in flight on a connection. No I/O.
 
-Callers are let in in order of arrival. The flow counts those it let in and who have
-not sent yet, so that neither a newcomer nor a later turn takes their room.
+Callers that find no room wait in order of arrival. `update` lets the oldest in; from
+then on it counts as in flight although it has not sent yet (`_granted`), so that
+neither a newcomer nor a later `update` takes its room.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Limits(NamedTuple):
-    """What may be in flight on one connection before callers wait their turn."""
+    """What may be in flight on one connection before callers wait."""
 
     commands: int = 4_096
     bytes: int = 16 * 1024 * 1024
@@ -30,22 +31,14 @@ class FlowControl:
 
     Attributes:
         open: Whether a newcomer may send now, without waiting.
-        paused: Set to keep everybody out whatever the room (the kernel takes no more
-            bytes, or the connection is closing); call `update` after changing it.
+        paused: Lets no call in, whatever the room: the kernel takes no more bytes, or
+            the connection is closing. Call `update` after changing it.
         commands: Calls in flight.
         bytes: Bytes of those calls.
     """
 
-    __slots__ = (
-        "_granted",
-        "_granted_bytes",
-        "_turns",
-        "bytes",
-        "commands",
-        "limits",
-        "open",
-        "paused",
-    )  # fmt: skip
+    __slots__ = ("_granted", "_granted_bytes", "_waiters", "bytes", "commands",
+                 "limits", "open", "paused")  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -56,23 +49,23 @@ class FlowControl:
         self._granted = 0
         self._granted_bytes = 0
         # A deque would be searched through for each caller that gives up.
-        self._turns: OrderedDict[asyncio.Future[None], int] = OrderedDict()
+        self._waiters: OrderedDict[asyncio.Future[None], int] = OrderedDict()
 
     @property
     def waiting(self) -> int:
-        """Callers waiting for their turn."""
-        return len(self._turns)
+        """Callers that wait for room."""
+        return len(self._waiters)
 
     def update(self) -> None:
         """Let callers in, oldest first, as far as the limits allow."""
-        turns = self._turns
-        while turns and self._has_room():
-            turn, size = turns.popitem(last=False)
-            if not turn.done():
+        waiters = self._waiters
+        while waiters and self._has_room():
+            waiter, size = waiters.popitem(last=False)
+            if not waiter.done():
                 self._granted += 1
                 self._granted_bytes += size
-                turn.set_result(None)
-        self.open = not turns and not self._granted and self._has_room()
+                waiter.set_result(None)
+        self.open = not waiters and not self._granted and self._has_room()
 
     def _has_room(self) -> bool:
         return (
@@ -94,25 +87,25 @@ class FlowControl:
             OddswireError: What `fail` was given: the connection ended.
         """
         loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
-        self._turns[turn] = size
-        handle = Alarm(loop, timeout, partial(_expire, turn))
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiters[waiter] = size
+        handle = Alarm(loop, timeout, partial(_expire, waiter))
         self.update()
         try:
-            await turn
+            await waiter
         except TimeoutError:
             raise Overloaded(
                 f"no room on the connection within {timeout:g} s: {load()}"
             ) from None
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                # Let in and cancelled in the same tick: the room goes to the next one.
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                # Let in and cancelled before its task ran: the room goes to the next.
                 self._settle(size)
                 self.update()
             raise
         finally:
             handle.cancel()
-            self._turns.pop(turn, None)
+            self._waiters.pop(waiter, None)
         self._settle(size)
 
     def _settle(self, size: int) -> None:
@@ -120,15 +113,15 @@ class FlowControl:
         self._granted_bytes -= size
 
     def fail(self, error: Callable[[], OddswireError]) -> None:
-        """Fail everybody who waits, each with an error of its own; let nobody in."""
+        """Fail all waiters, each with an error of its own; let no call in."""
         self.open = False
         self.paused = True
-        turns, self._turns = self._turns, OrderedDict()
-        for turn in turns:
-            if not turn.done():
-                turn.set_exception(error())
+        waiters, self._waiters = self._waiters, OrderedDict()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(error())
 
 
-def _expire(turn: asyncio.Future[None]) -> None:
-    if not turn.done():
-        turn.set_exception(TimeoutError())
+def _expire(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())

@@ -20,25 +20,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Refusals:
+class Refusals(msgspec.Struct, kw_only=True):
     """What this user may not do in a handshake; shared by a client's connections.
 
     Each refusal is an entry in the server's ACL LOG. Each of these is asked once, by
-    whichever connection comes first, and never again on any.
+    the first connection, and never again on any.
 
     Attributes:
-        identify: INFO was refused, or a proxy hung up at it: which process it is
+        info_denied: INFO was refused, or a proxy hung up at it: which process it is
             remains unknown.
-        name: CLIENT SETNAME was refused (only without HELLO, which carries the name).
-        library: CLIENT SETINFO was refused.
+        name_denied: CLIENT SETNAME was refused (only without HELLO, which carries the
+            name).
+        library_denied: CLIENT SETINFO was refused.
     """
 
-    __slots__ = ("identify", "library", "name")
-
-    def __init__(self) -> None:
-        self.identify = False
-        self.name = False
-        self.library = False
+    info_denied: bool = False
+    name_denied: bool = False
+    library_denied: bool = False
 
 
 class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +53,7 @@ class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
         channels: What to subscribe to, before anybody else sees the connection.
         library: Name and version for CLIENT SETINFO.
         identify: Ask which server process this is; a refusal is no error.
-        ask_role: Ask by ROLE where HELLO does not tell it; a refusal is no error.
+        ask_role: Ask by ROLE, without HELLO; a refusal is no error.
     """
 
     protocol: int = 3
@@ -117,7 +115,7 @@ class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.ask_role and self.protocol < 3:
             steps.append((_Step.ROLE, ("ROLE",)))
         if self.identify:
-            # HELLO tells the version and the role; without it INFO has to.
+            # HELLO has the version and the role; without it they are in INFO.
             sections = ("server",) if self.protocol >= 3 else ()
             steps.append((_Step.INFO, ("INFO", *sections)))
         return steps
@@ -143,9 +141,9 @@ class ServerInfo(msgspec.Struct, frozen=True):
     Attributes:
         server: ``"valkey"`` or ``"redis"``.
         version: Its own; what it can do is found out by asking, not from this.
-        role: ``"master"`` or ``"replica"``; empty when it does not tell.
+        role: ``"master"`` or ``"replica"``; empty: unknown.
         connection_id: Of this connection, at the server; 0 without HELLO.
-        run_id: Of the server process; empty when it does not tell.
+        run_id: Of the server process; empty: unknown.
         address: Where it was dialled, ``host:port`` or a path.
         echoes: Whether PING returns what it was given; not every proxy's does.
     """
@@ -177,7 +175,7 @@ def accept(
         AuthFailed: Wrong password or user; trying again does not help.
         NoPermission: The user may not even say HELLO.
         Unavailable: With `Outcome.REJECTED`, what trying again does not help: the
-            database, a command to arm the connection, a server without HELLO, protected
+            database, an `on_connect` command, a server without HELLO, protected
             mode. With `Outcome.NOT_SENT`, what will pass: too many clients, loading.
     """
     refusals = refusals or Refusals()
@@ -191,12 +189,12 @@ def accept(
         if step is _Step.HELLO:
             fields = {text(k): v for k, v in _pairs(reply)}
         elif step is _Step.NAME:
-            refusals.name |= denied
+            refusals.name_denied |= denied
         elif step is _Step.LIBRARY:
             # Unknown below Redis 7.2, and then it is not asked again either.
-            refusals.library |= failed
+            refusals.library_denied |= failed
         elif step is _Step.INFO:
-            refusals.identify |= denied
+            refusals.info_denied |= denied
             information = {} if failed else _information(reply)
         elif step is _Step.ROLE and isinstance(reply, list):
             fields["role"] = reply[0]

@@ -100,7 +100,9 @@ class HardenedConnection:
                 break
             try:
                 async with Deadline(self.socket_connect_timeout):
-                    await self.send_packed_command(map(pack, batch), check_health=False)
+                    # A server that closed has often said why: its words are read below.
+                    with contextlib.suppress(OSError):
+                        await self._send_packed_command(map(pack, batch))
                     replies += [await self._reply_or_refusal() for _ in batch]
             except TimeoutError:
                 lost = CommandTimeout(f"no answer in {self.socket_connect_timeout:g} s")

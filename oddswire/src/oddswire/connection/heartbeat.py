@@ -33,7 +33,7 @@ class Heartbeat:
     One reply too few or too many shifts every reply behind it to the wrong call, and
     nothing else would show it. The echo carries a number, so it is found after 1,000
     replies, a second of metrics or `idle` seconds, whichever comes first (only
-    StackExchange.Redis has such a check). Nobody waits for an echo, and it has no
+    StackExchange.Redis has such a check). No task waits for an echo, and it has no
     deadline: behind a slow call it is as late as that one.
 
     Args:
@@ -42,7 +42,7 @@ class Heartbeat:
         idle: Seconds without a reply after which a ping is sent.
         answer: Seconds of silence in which the echo of an idle connection has to come.
         echoes: Whether the server returns what it is given. Where a proxy does not, a
-            bare PING on an idle connection has to be answered, by whatever.
+            bare PING on an idle connection has to be answered, by anything.
     """
 
     def __init__(
@@ -80,8 +80,9 @@ class Heartbeat:
         quiet = now - connection.last_read
         rest = min(self._idle, _EACH_SECONDS)
         if self._pending is not None:
-            # The deadlines of calls in flight watch the link; once they are gone the
-            # echo is the next reply. Push messages in front of it are a sign of life.
+            # The deadlines of calls in flight watch the connection; once they are gone
+            # the echo is the next reply. Push messages in front of it are a sign of
+            # life.
             late = now - max(self._sent, connection.last_read) - self._answer
             if late >= 0 and connection.flow.commands <= 1:
                 if self._suspected:

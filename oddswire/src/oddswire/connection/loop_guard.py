@@ -9,7 +9,7 @@ from oddswire.errors import WrongLoop
 
 
 class LoopGuard:
-    """Whoever uses a thing first owns it.
+    """The first event loop that uses a connection owns it.
 
     A socket that two loops or two processes read from gives each of them the other's
     replies.

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 _INCOMPLETE = object()
 
 # A timer that fires later than this was held up by a busy loop; the replies may be in
-# the socket, unread, so nobody has timed out yet.
+# the socket, unread, so no call has timed out yet.
 _STALL = 0.010
 
 # After a timeout, a connection that stays silent for longer is given up.
@@ -150,7 +150,7 @@ class ConnectionMetrics:
     Attributes:
         latency: Seconds from a command's tick to its reply's arrival.
         answered: Calls that were answered lately.
-        writes: Socket writes; commands per write tell how well commands are joined.
+        writes: Socket writes; commands per write show how well commands are joined.
         bytes_in: Bytes read.
         bytes_out: Bytes handed to the socket.
         pushes: RESP3 push messages.
@@ -236,9 +236,9 @@ class Multiplexer(asyncio.Protocol):
         self.unchecked = 0
         self._check_above: float = math.inf
         self._check_order: Callable[[], None] | None = None
-        # The future of every call that nobody awaits; done, so that none of them is.
-        self._nobody: asyncio.Future[None] = self.loop.create_future()
-        self._nobody.set_result(None)
+        # The future of calls that no task awaits: done from the start.
+        self._unawaited: asyncio.Future[None] = self.loop.create_future()
+        self._unawaited.set_result(None)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         # Done when no awaited call is left; `aclose` waits for it.
@@ -299,7 +299,8 @@ class Multiplexer(asyncio.Protocol):
                 unwritten.append(data)
                 loop.call_soon(self._flush)
             else:
-                # Nobody else is about: a lone caller is spared a turn of the loop.
+                # No other call is under way: a lone caller is spared a turn of the
+                # loop.
                 self._metrics.writes += 1
                 self._metrics.bytes_out += size
                 self._transport.write(data)
@@ -333,7 +334,7 @@ class Multiplexer(asyncio.Protocol):
         self._unwritten.append(data)
         options = CallOptions(1, on_reply, True, None)  # noqa: FBT003 - by position for speed
         # Its deadline is the tick: a silent server gets the least time of any call.
-        call = (self._nobody, self.tick, self.tick, len(data), label, options)
+        call = (self._unawaited, self.tick, self.tick, len(data), label, options)
         self._calls.append(call)
         self.flow.commands += 1
         self.flow.bytes += len(data)
@@ -523,7 +524,7 @@ class Multiplexer(asyncio.Protocol):
             if not calls:
                 if isinstance(reply, OddswireError):
                     raise reply  # its last word: too many clients, protected mode
-                raise ProtocolBroken(f"a reply that nobody asked for: {reply!r:.80}")
+                raise ProtocolBroken(f"a reply to no call: {reply!r:.80}")
             # The call stays in the queue until its reply is complete: if a hook or the
             # parser raises before that, `_end` finds the call there and fails it.
             future, sent_at, _, size, label, options = calls[0]
@@ -585,7 +586,7 @@ class Multiplexer(asyncio.Protocol):
         self._transport = transport
 
     def pause_writing(self) -> None:
-        """The kernel takes no more bytes: let nobody in.
+        """The kernel takes no more bytes: let no call in.
 
         Reading goes on, or both sides would wait for each other (redis-rs issue 1955).
         """
@@ -616,7 +617,7 @@ class Multiplexer(asyncio.Protocol):
         self._transport.abort()
 
     async def aclose(self, drain: float) -> None:
-        """Let nobody in, wait up to `drain` seconds for the replies, close.
+        """Let no call in, wait up to `drain` seconds for the replies, close.
 
         Calls unanswered by then fail with `ClosedError`. A reply whose caller gave up
         is not waited for. Cancelled, it closes at once.

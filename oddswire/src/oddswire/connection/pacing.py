@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
 HASTENED = 0.25
-"""Seconds between two attempts to reach a server while somebody waits for it."""
+"""Seconds between two attempts to reach a server while a caller waits for it."""
 
 
 class _Turns:
-    """What those share who connect to one server from one event loop."""
+    """Shared by all connections to one server from one event loop."""
 
     def __init__(self) -> None:
         self.next = 0.0  # when, by the loop's clock
@@ -32,10 +32,10 @@ class AttemptPacer:
 
     Clients of the same server take turns with each other too.
 
-    A backoff that has grown spares a server that nobody needs. When a caller waits, its
-    connection does not sit that pause out: it takes the next turn. There is one turn
-    each `every` seconds, whatever the number of connections and callers, and the first
-    attempt that succeeds wakes the other connections at once.
+    A backoff that has grown spares a server that no caller needs. When a caller waits,
+    its connection does not sit that pause out: it takes the next turn. There is one
+    turn each `every` seconds, whatever the number of connections and callers, and the
+    first attempt that succeeds wakes the other connections at once.
 
     Args:
         server: Names the server; None: this client takes turns with no other.

@@ -290,6 +290,10 @@ class ExclusivePool(aredis.ConnectionPool):
         acquire_timeout: Seconds to wait for a connection.
         connect_timeout: Seconds for opening one, handshake included.
         **arguments: redis-py's arguments of a connection, ``connection_class`` too.
+
+    Attributes:
+        state: Which connections exist, who leases them, who waits.
+        failure: Why the newest attempt to open a connection failed; None: it did not.
     """
 
     def __init__(
@@ -320,8 +324,7 @@ class ExclusivePool(aredis.ConnectionPool):
         self._closed = False
         self._loop_guard = LoopGuard()
         self.access = Access(server_of(arguments))
-        # Of the newest attempt to open a connection; None: it succeeded.
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
         kind = arguments.pop("connection_class", aredis.Connection)
         super().__init__(
             connection_class=hardened(kind),
@@ -348,11 +351,6 @@ class ExclusivePool(aredis.ConnectionPool):
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The event loop that uses it; None before the first use."""
         return self._loop_guard.loop
-
-    @property
-    def failure(self) -> Exception | None:
-        """Why the newest attempt to open a connection failed; None: it did not."""
-        return self._failure
 
     # --- leasing
 
@@ -381,12 +379,14 @@ class ExclusivePool(aredis.ConnectionPool):
         self._perform(self.state.acquire(waiter, loop.time()))
         alarm = Alarm(loop, self._acquire_timeout, partial(self._expire, waiter))
         try:
+            # Assigned already, this does not wait: a cancellation that is due comes out
+            # of `ensure_connection` below.
             connection = await waiter
         except asyncio.CancelledError:
             # Cancelled in the queue, the waiter leaves it. Cancelled between the
-            # assignment and this task's turn, it has a connection, which nobody else
-            # would give back. An error in its place needs nothing: it is read here, so
-            # that asyncio does not report it as never retrieved.
+            # assignment and this task's turn, it has a connection that no
+            # other code would give back. An error in its place needs nothing: it is
+            # read here, so that asyncio does not report it as never retrieved.
             in_queue = self.state.cancel(waiter)
             assigned = not in_queue and waiter.done() and not waiter.cancelled()
             if assigned and waiter.exception() is None:
@@ -395,7 +395,7 @@ class ExclusivePool(aredis.ConnectionPool):
         finally:
             alarm.cancel()
         try:
-            await self._ensure_open(connection)
+            await self.ensure_connection(connection)
         except BaseException:
             # Shielded: a second cancellation must not end the release.
             await asyncio.shield(self.release(connection))
@@ -422,14 +422,6 @@ class ExclusivePool(aredis.ConnectionPool):
         self._in_use_connections.add(connection)
         return connection
 
-    async def ensure_connection(self, connection: AbstractConnection) -> None:
-        """Open a leased connection, or replace its socket if the server closed it.
-
-        Raises:
-            Unavailable: The server cannot be reached.
-        """
-        await self._ensure_open(connection)
-
     def can_get_connection(self) -> bool:
         """Whether a connection is free, or may be opened (redis-py's)."""
         return self.state.idle > 0 or self.state.size < self.state.max_size
@@ -446,8 +438,8 @@ class ExclusivePool(aredis.ConnectionPool):
         self.state.cancel(waiter)
         within = f"within {self._acquire_timeout:g} s"
         waiter.set_exception(
-            PoolTimeout(f"no exclusive connection {within}: {self._failure}")
-            if self._failure is not None
+            PoolTimeout(f"no exclusive connection {within}: {self.failure}")
+            if self.failure is not None
             else PoolTimeout(
                 f"no exclusive connection became free {within} "
                 f"({self.state.leased} of {self.state.max_size} leased, "
@@ -497,11 +489,11 @@ class ExclusivePool(aredis.ConnectionPool):
         """Open a connection for whichever waiter is in front when it is there.
 
         A task of its own: a waiter that gives up does not end it, and the connection
-        is idle if nobody waits any more.
+        is idle if no caller waits any more.
         """
         pacer = self.access.pacer
         try:
-            if self._failure is not None:
+            if self.failure is not None:
                 # Callers that try again and again must not become a storm.
                 pause = pacer.pause(_PACED)
                 pause.hasten()
@@ -510,22 +502,26 @@ class ExclusivePool(aredis.ConnectionPool):
             connection = self.make_connection()
             await self._connect(connection)
         except Exception as error:  # noqa: BLE001 - the waiter raises it
-            self._failure = error
+            self.failure = error
             waiter, actions = self.state.failed(self._now())
             if waiter is not None and not waiter.done():
                 waiter.set_exception(error)
             self._perform(actions)
             return
-        if self._failure is not None:
-            self._failure = None
+        if self.failure is not None:
+            self.failure = None
             pacer.server_answers()
         if self._closed:
             await connection.disconnect()
             return
         self._perform(self.state.opened(connection, self._now()))
 
-    async def _ensure_open(self, connection: AbstractConnection) -> None:
-        """Replace the socket of a connection that the server closed while idle."""
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Open a leased connection, or replace its socket if the server closed it.
+
+        Raises:
+            Unavailable: The server cannot be reached.
+        """
         # Its name before redis-py 8, which warns of it.
         can_read = (
             getattr(connection, "can_read", None) or connection.can_read_destructive
@@ -648,7 +644,8 @@ async def _close(connection: AbstractConnection) -> None:
         pass  # no reason to keep the others open
     finally:
         if writer is not None:
-            # Bytes that nobody takes would keep the socket open, and `aclose` waiting.
+            # Bytes that the server does not take would keep the socket open, and
+            # `aclose` waiting.
             writer.transport.abort()
 
 

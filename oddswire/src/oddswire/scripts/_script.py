@@ -48,7 +48,7 @@ class Script:
     def __repr__(self) -> str:
         return f"Script({self.name!r})"
 
-    async def __call__(
+    async def run(
         self, client: Client, keys: Sequence[str | bytes], args: Sequence[Any] = ()
     ) -> Any:
         """Run it and return its reply, strings as bytes.
@@ -59,21 +59,13 @@ class Script:
         Args:
             client: Where. A server that lost the script costs a second call, with a
                 deadline of its own.
-            keys: Every key it touches, all in one slot.
+            keys: Every key it touches, all in one slot; the library's own keys are by
+                construction, others by `require_one_slot`.
             args: Text, bytes and numbers.
 
         Raises:
-            InvalidKey: The keys are in different slots: they need a common `{tag}`.
             OddswireError: As from any command.
         """
-        if len(keys) > 1:
-            _require_one_slot(self.name, keys)
-        return await self.run(client, keys, args)
-
-    async def run(
-        self, client: Client, keys: Sequence[str | bytes], args: Sequence[Any] = ()
-    ) -> Any:
-        """Run it on keys that are in one slot by construction; else as a call."""
         command = ("EVALSHA", self.sha, len(keys), *keys, *args)
         try:
             return await client.execute_command(*command, **_RAW)
@@ -102,7 +94,14 @@ def load(name: str) -> Script:
     return Script(name, source)
 
 
-def _require_one_slot(name: str, keys: Sequence[str | bytes]) -> None:
+def require_one_slot(name: str, keys: Sequence[str | bytes]) -> None:
+    """Make sure that a script may run on these keys in a cluster.
+
+    Raises:
+        InvalidKey: They are in different slots: they need a common `{tag}`.
+    """
+    if len(keys) < 2:
+        return
     first = _tag(keys[0])
     # Mostly so, and much cheaper than the slots themselves.
     if first and all(_tag(key) == first for key in keys):

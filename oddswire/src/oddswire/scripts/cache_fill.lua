@@ -1,4 +1,4 @@
--- Store what was loaded, if the caller still has the right to.
+-- Store a loaded value, if the caller still has the load lease.
 -- KEYS: 1 entry, 2 load lease (one slot).
 -- ARGV: 1 token, 2 record, 3 its life in milliseconds, 4 its version (8 bytes) or "".
 -- Returns 1: stored; 0: the lease was voided or taken, nothing changed; -1: the stored
@@ -19,6 +19,6 @@ if ARGV[4] ~= '' then
 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 redis.call('UNLINK', KEYS[2])
--- A SET alone does not register the key with the tracked wire, a read does.
+-- A SET alone does not register the key with the tracking connection, a read does.
 redis.call('EXISTS', KEYS[1])
 return 1

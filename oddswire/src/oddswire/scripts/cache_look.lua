@@ -1,13 +1,13 @@
 -- Look for an entry and, where there is none, take the right to load it.
 -- KEYS: 1 entry, 2 load lease (one slot).
 -- ARGV: 1 token of the caller, 2 lease in milliseconds, 3 beginning of a record that the
---   caller has judged useless, 4 "1" if there is such a record, 5 beginning of a holder
---   that may be robbed (a dead one), or "".
--- Returns the record; or {holder}: another loads; or 1: the caller holds the lease
---   already; or 2: it was taken now.
+--   caller has no use for, 4 "1" if there is such a record, 5 beginning of a holder whose
+--   lease may be stolen (a dead one), or "".
+-- Returns the record; or {holder}: another load has the lease; or 1: the caller has it
+--   already; or 2: the caller has it now.
 -- Cost: O(size of the record). The lease is read before it is written, so that the
---   tracked wire gets exactly one echo, and only where there is no entry: a key that was
---   read takes memory of the server until it changes.
+--   tracking connection gets exactly one echo, and only where there is no entry: a key
+--   that was read takes memory of the server until it changes.
 local value = redis.pcall('GET', KEYS[1])
 if type(value) == 'string'
   and not (ARGV[4] == '1' and string.sub(value, 1, #ARGV[3]) == ARGV[3]) then

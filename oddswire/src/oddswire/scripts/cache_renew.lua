@@ -1,7 +1,7 @@
 -- Keep the load lease for longer.
 -- KEYS: 1 load lease.
 -- ARGV: 1 token, 2 what the lease holds from now on (the token and a count, so that
---   who watches sees that the holder lives), 3 lease in milliseconds.
+--   waiters see that its owner lives), 3 lease in milliseconds.
 -- Returns 1, or 0: the lease was voided or taken, nothing changed.
 -- Cost: O(1).
 redis.call('EXISTS', KEYS[1])

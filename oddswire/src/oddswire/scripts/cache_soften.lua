@@ -2,9 +2,9 @@
 -- KEYS: nonces of tags (one slot).
 -- ARGV: 1 eight random bytes.
 -- Returns how many of the tags were in use.
--- Cost: O(number of keys). Where memory is full and SET is refused they are removed: gone
---   is more than stale. Another soft nonce is made of the one that was there and of
---   chance: a call that is repeated makes yet another, so none ever comes back.
+-- Cost: O(number of keys). Where memory is full and SET is refused, the script removes
+--   them: gone is more than stale. The new soft nonce is made of the old one and of
+--   chance: a repeated call makes yet another, so none ever comes back.
 local found = 0
 for _, key in ipairs(KEYS) do
   local nonces = redis.pcall('GET', key)

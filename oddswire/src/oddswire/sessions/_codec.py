@@ -5,8 +5,8 @@ index entries ``i`` and a field ``<collection>:<name>`` for each member. The exp
 hash has the conversation ``T`` and the authentication state ``A``. Each field is
 compressed and sealed alone, for its place.
 
-From above to below: `SessionHeader`, `SessionSchema` (which field of a type is stored
-where), `HeaderSeal` (one seal over all that is stored of a session), `SessionCodec`.
+From above to below: `SessionSchema` (which field of a type is stored where),
+`HeaderSeal` (one seal over all that is stored of a session), `SessionCodec`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from __future__ import annotations
 import builtins
 import copy
 import hashlib
-import re
 from collections.abc import Callable
+from secrets import token_hex
 from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
     Generic,
-    Self,
     TypeVar,
     get_args,
     get_origin,
@@ -35,7 +34,7 @@ from oddswire.codec.sealing import place
 from oddswire.codec.untyped import check_untyped, find_untyped
 from oddswire.errors import CodecError, InvalidKey, SessionDamaged, SessionFull
 from oddswire.keys import SESSION_INDEX, KeySpace
-from oddswire.sessions._scripts import IndexEntry
+from oddswire.sessions._scripts import HEADER, IndexEntry, SessionHeader
 from oddswire.sessions.record import Collection, Expiring, Indexed, Record, Secret
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=Record)
 
-HEADER = "h"
 INDEX = "i"
 """The list of index entries; the fields of members tell those of collections."""
 DURABLE, CONVERSATION, AUTH = "D", "T", "A"
@@ -61,95 +59,6 @@ _OVERHEAD = 64  # bytes at most of an envelope
 _encode = msgspec.msgpack.Encoder().encode
 _ENTRIES = msgspec.json.Decoder(list[tuple[str, str]])
 _ANYTHING: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
-
-
-# --- the header
-
-# As many digits as a double holds exactly, and as the scripts accept.
-_NUMBER = rb"(\d{1,16}) "
-_HEADER_FORM = re.compile(_NUMBER * 6 + rb"([01]) (\w+)(?: (.+))?", re.DOTALL)
-
-
-class SessionHeader(msgspec.Struct, frozen=True):
-    """The text ``v c a e x s o g`` in the field ``h``, which only scripts write.
-
-    With sealing a space and a seal follow; see `HeaderSeal`.
-
-    Attributes:
-        raw: As it is stored.
-        version: Grows with each change; microseconds of the server's clock at least.
-        created: Microseconds since 1970.
-        active: Last activity, milliseconds.
-        expiry: When the conversation ends, milliseconds.
-        deadline: When it ends whatever happens, milliseconds; 0 for never.
-        schema: Of what is stored.
-        on: Whether the session is active.
-        generation: Random, one for each creation: bytes that were sealed for a deleted
-            session do not open in the next one.
-        seal: What is behind the text; empty without sealing.
-    """
-
-    raw: bytes = b""
-    version: int = 0
-    created: int = 0
-    active: int = 0
-    expiry: int = 0
-    deadline: int = 0
-    schema: int = 0
-    on: bool = True
-    generation: str = ""
-    seal: bytes = b""
-
-    @classmethod
-    def parse(cls, raw: bytes) -> Self:
-        """Read the text.
-
-        Raises:
-            SessionDamaged: It has another form.
-        """
-        match = _HEADER_FORM.fullmatch(raw)
-        if match is None:
-            raise SessionDamaged("the header is no header", reason="damaged")
-        v, c, a, e, x, s = (int(number) for number in match.groups()[:6])
-        on, generation, seal = match[7] == b"1", match[8].decode(), match[9] or b""
-        header = cls(raw, v, c, a, e, x, s, on, generation, seal)
-        # The seal is over the text as it is written here: 0, and not 00.
-        if seal and not raw.startswith(header.text.encode() + b" "):
-            raise SessionDamaged("the header is no header", reason="damaged")
-        return header
-
-    @property
-    def text(self) -> str:
-        """The text without the seal."""
-        return (
-            f"{self.version} {self.created} {self.active} {self.expiry} "
-            f"{self.deadline} {self.schema} {int(self.on)} {self.generation}"
-        )
-
-    # What the scripts make of a header, for a caller that seals it: the same in both
-    # places, or the script refuses.
-
-    @classmethod
-    def new(cls, now: int, last: int, schema: int, generation: str) -> Self:
-        """Return the header of a session that begins, before its first activity."""
-        version = max(last + 1, now)
-        return cls(version=version, created=now, schema=schema, generation=generation)
-
-    def changed(self, now: int, last: int = 0, **fields: Any) -> Self:
-        """Return the header after a change: above any version before it."""
-        version = max(max(self.version, last) + 1, now)
-        return msgspec.structs.replace(self, version=version, **fields)
-
-    def renewed(self, now: int, expiry: Expiry) -> Self:
-        """Return the header after activity; after an end a conversation begins."""
-        ms = now // 1000
-        deadline = self.deadline
-        if self.expiry <= ms:
-            deadline = ms + expiry.absolute if expiry.absolute > 0 else 0
-        ends = ms + expiry.ttl
-        if 0 < deadline < ends:
-            ends = deadline
-        return msgspec.structs.replace(self, active=ms, expiry=ends, deadline=deadline)
 
 
 # --- which field of a type is stored where
@@ -478,6 +387,35 @@ class SessionDelta(msgspec.Struct):
     digests: Digests
 
 
+class Save(msgspec.Struct, frozen=True):
+    """One save of one session, sealed.
+
+    Attributes:
+        user_id: Whose.
+        before: What was read; None to create.
+        content: What is to be stored.
+        delta: How it differs from `before`, sealed.
+        generation: Of the session.
+        active: Whether this is the user's own activity.
+        seal: Makes the header; None without sealing.
+        also: What the source of record stores in the same transaction.
+    """
+
+    user_id: int
+    before: Snapshot | None
+    content: Content
+    delta: SessionDelta
+    generation: str
+    active: bool
+    seal: HeaderSeal | None
+    also: Any = None
+
+    @property
+    def read_version(self) -> int:
+        """The version that was read; 0 to create."""
+        return 0 if self.before is None else self.before.header.version
+
+
 class SessionCodec(Generic[T]):
     """Opens what is stored, and seals what changed.
 
@@ -486,6 +424,7 @@ class SessionCodec(Generic[T]):
         names: Of users and values.
         sealer: None leaves everything readable.
         compressor: Of fields.
+        expiry: How long a conversation lasts.
         space: The prefix of the keys: bytes sealed under one do not open under another.
         compress_above: Smaller fields are not compressed.
         max_size: Bytes that a field may have, before compression and after.
@@ -498,6 +437,7 @@ class SessionCodec(Generic[T]):
         names: Names,
         sealer: Sealer | None,
         compressor: Compressor,
+        expiry: Expiry,
         space: str,
         compress_above: int,
         max_size: int,
@@ -506,6 +446,7 @@ class SessionCodec(Generic[T]):
         self.names = names
         self.sealer = sealer
         self.max_size = max_size
+        self.expiry = expiry
         self._version = schema.type.schema
         self._compressor = compressor
         self._space = space
@@ -891,19 +832,28 @@ class SessionCodec(Generic[T]):
             _digests_after(was.expiring, expiring, expiring_gone),
         )
 
-    # --- the header that a script will write, sealed; None without sealing
+    # --- what a script writes; its header is sealed, where there is sealing
 
-    def seal_saved(
+    def save(
         self,
         user_id: int,
         before: Snapshot | None,
-        delta: SessionDelta,
+        content: Content,
         *,
-        generation: str,
-        expiry: Expiry,
         active: bool,
-    ) -> HeaderSeal | None:
-        """Return what a save writes."""
+        also: Any = None,
+    ) -> Save:
+        """Return what saves `content`, which was made for this `before`.
+
+        Args:
+            user_id: Whose.
+            before: What is stored; None for a session that begins.
+            content: What is to be stored.
+            active: Whether this is the user's own activity.
+            also: What the source of record stores in the same transaction.
+        """
+        generation = token_hex(8) if before is None else before.header.generation
+        delta = self.delta(user_id, before, content, generation)
         schema = self._version
 
         def follows(header: SessionHeader | None, now: int, last: int) -> SessionHeader:
@@ -912,19 +862,31 @@ class SessionCodec(Generic[T]):
             else:
                 after = header.changed(now, schema=schema)
             begins = after.expiry == 0
-            return after.renewed(now, expiry) if active or begins else after
+            return after.renewed(now, self.expiry) if active or begins else after
 
-        return self._seal(user_id, before, delta.digests, follows)
+        seal = self._seal(user_id, before, delta.digests, follows)
+        return Save(user_id, before, content, delta, generation, active, seal, also)
 
-    def seal_touched(
-        self, user_id: int, before: Snapshot, expiry: Expiry
-    ) -> HeaderSeal | None:
+    def move(self, new: int, before: Snapshot, content: Content) -> Save:
+        """Return what gives a session to another user, its `content` with it."""
+        generation = token_hex(8)
+        delta = self.delta(new, None, content, generation)
+
+        def follows(header: SessionHeader, now: int, last: int) -> SessionHeader:
+            return header.changed(
+                now, last, schema=self._version, generation=generation
+            )
+
+        seal = self._seal(new, before, delta.digests, follows, adopts=False)
+        return Save(new, before, content, delta, generation, False, seal)  # noqa: FBT003
+
+    def seal_touched(self, user_id: int, before: Snapshot) -> HeaderSeal | None:
         """Return what a touch writes."""
         return self._seal(
             user_id,
             before,
             before.digests,
-            lambda header, now, _: header.renewed(now, expiry),
+            lambda header, now, _: header.renewed(now, self.expiry),
         )
 
     def seal_switched(
@@ -936,23 +898,6 @@ class SessionCodec(Generic[T]):
             before,
             before.digests,
             lambda header, now, _: header.changed(now, on=on),
-        )
-
-    def seal_moved(
-        self, new: int, before: Snapshot, delta: SessionDelta, generation: str
-    ) -> HeaderSeal | None:
-        """Return what a move writes for the new user."""
-        if self.sealer is None:
-            return None
-        return HeaderSeal(
-            self,
-            new,
-            before.header,
-            None,
-            *delta.digests.totals,
-            lambda header, now, last: header.changed(
-                now, last, schema=self._version, generation=generation
-            ),
         )
 
     def seal_restored(
@@ -988,7 +933,7 @@ class SessionCodec(Generic[T]):
                 after = msgspec.structs.replace(header, expiry=expiry, on=begins.on)
             return after.changed(now, schema=schema)
 
-        main = total(delta.digests.main)
+        main, _ = delta.digests.totals
         return HeaderSeal(self, user_id, before, None, main, expiring, follows)
 
     def _seal(
@@ -997,12 +942,15 @@ class SessionCodec(Generic[T]):
         before: Snapshot | None,
         after: Digests,
         follows: Follows,
+        *,
+        adopts: bool = True,
     ) -> HeaderSeal | None:
         if self.sealer is None:
             return None
         header, was = (
             (None, None) if before is None else (before.header, before.digests)
         )
+        was = was if adopts else None
         return HeaderSeal(self, user_id, header, was, *after.totals, follows)
 
     # --- one field's bytes

@@ -20,7 +20,6 @@ from oddswire.sessions.record import Record
 if TYPE_CHECKING:
     from oddswire.client import ReadLease
     from oddswire.clock import Clock
-    from oddswire.sessions._codec import SessionCodec
     from oddswire.sessions._rebuild import Rebuild
     from oddswire.sessions._scripts import IndexEntry
     from oddswire.sessions._store import SessionStore
@@ -212,10 +211,7 @@ class IndexReplica:
             self._off.add(change.name)
 
     async def build(
-        self,
-        store: SessionStore,
-        codec: SessionCodec[Any],
-        intents: IntentLog | None = None,
+        self, store: SessionStore, intents: IntentLog | None = None
     ) -> None:
         """Read every session's index entries, without opening one.
 
@@ -228,7 +224,7 @@ class IndexReplica:
             for name, fields in await store.entries([name for name, _ in page]):
                 # Also of a damaged session: one must not keep all the others from
                 # being found.
-                for entry in codec.registered(fields)[0]:
+                for entry in store.codec.registered(fields)[0]:
                     self._names.setdefault(entry, set()).add(name)
         if intents is not None:
             async for known in intents.everybody():
@@ -243,10 +239,8 @@ class Follower:
 
     Args:
         store: Of the sessions.
-        codec: Of the sessions.
         local: Of the sessions.
         reads: Whether the server is believed.
-        clock: Of this process.
         rebuild: From the source of record, if there is one.
 
     Attributes:
@@ -257,20 +251,17 @@ class Follower:
     def __init__(
         self,
         store: SessionStore,
-        codec: SessionCodec[Any],
         local: LocalCache[Any],
         reads: ReadLease,
-        clock: Clock,
         rebuild: Rebuild | None,
     ) -> None:
         self.replica = IndexReplica()
         self.wanted = asyncio.Event()
         self._store = store
-        self._codec = codec
         self._local = local
-        self._clock = clock
+        self._clock = store.clock
         self._rebuild = rebuild
-        self._log = LogFeed(store.client, store.log, clock, reads)
+        self._log = LogFeed(store.client, store.log, store.clock, reads)
         self._asked = 0
 
     @property
@@ -345,7 +336,7 @@ class Follower:
                 if self._rebuild is not None:
                     await self._rebuild.catch_up()
                     intents = self._rebuild.intents
-                await self.replica.build(self._store, self._codec, intents)
+                await self.replica.build(self._store, intents)
             except OddswireError:
                 await self._clock.sleep(_PAUSE)
             else:

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 from oddswire._text import text
 from oddswire.codec import AesGcm
 from oddswire.errors import CodecError, SessionDamaged, SessionError, SourceError
-from oddswire.sessions._codec import HEADER, INDEX, SessionHeader
+from oddswire.sessions._codec import INDEX
+from oddswire.sessions._scripts import HEADER, SessionHeader
 from oddswire.sessions.source import SealedSource
 from oddswire.sessions.statistics import SessionStats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from oddswire.clock import Clock
-    from oddswire.sessions._codec import SessionCodec
     from oddswire.sessions._local import Follower, LocalCache
     from oddswire.sessions._store import SessionStore
     from oddswire.sessions._write_through import WriteThrough
@@ -32,10 +31,8 @@ class Maintenance:
 
     Args:
         store: Of the sessions.
-        codec: Of the sessions.
         local: Of the sessions.
         follower: Of the changes.
-        clock: Of this process.
         write_through: To the source of record, if there is one.
 
     Attributes:
@@ -45,24 +42,20 @@ class Maintenance:
     def __init__(
         self,
         store: SessionStore,
-        codec: SessionCodec[Any],
         local: LocalCache[Any],
         follower: Follower,
-        clock: Clock,
         write_through: WriteThrough | None,
     ) -> None:
         self.failures = 0
         self._store = store
-        self._codec = codec
         self._local = local
         self._follower = follower
-        self._clock = clock
         self._write_through = write_through
 
     async def keep_sweeping(self, pause: float) -> None:
         """Sweep for ever, with so many seconds between."""
         while True:
-            await self._clock.sleep(pause)
+            await self._store.clock.sleep(pause)
             try:
                 await self.sweep()
             except Exception:  # noqa: BLE001 - the next round is the repair
@@ -99,7 +92,7 @@ class Maintenance:
             conversations=conversations,
             having={
                 name: counters.get(f"with:{name}", 0)
-                for name in self._codec.schema.collections
+                for name in self._store.codec.schema.collections
             },
             mean_age=age / 1e3,
             active_within=dict(zip(windows, within, strict=True)),
@@ -112,7 +105,7 @@ class Maintenance:
 
     async def retire(self, number: int) -> None:
         """Drop a key that nothing is sealed under."""
-        sealer = self._codec.sealer
+        sealer = self._store.codec.sealer
         if not isinstance(sealer, AesGcm):
             raise SessionError("only the keys of a Keyring can be retired here")
         keyring = sealer.keyring.without(number)

@@ -31,7 +31,6 @@ from oddswire.sessions.source import RebuildProgress
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from oddswire.clock import Clock
     from oddswire.events import Event
     from oddswire.sessions._store import SessionStore
     from oddswire.sessions._write_through import IntentLog, WriteThrough
@@ -63,7 +62,6 @@ class Rebuild:
     Args:
         write_through: What restores one session.
         store: Of the sessions.
-        clock: Of this process.
 
     Attributes:
         intents: Of the write-through.
@@ -72,21 +70,19 @@ class Rebuild:
         runs: How often this process built everything.
     """
 
-    def __init__(
-        self, write_through: WriteThrough, store: SessionStore, clock: Clock
-    ) -> None:
+    def __init__(self, write_through: WriteThrough, store: SessionStore) -> None:
         self.intents: IntentLog = write_through.intents
         self.due = False
         self.failures = 0
         self.runs = 0
         self._write_through = write_through
         self._store = store
-        self._clock = clock
+        self._clock = store.clock
         self._resets = 0
         self._moved = False
         self._running = asyncio.Lock()
         self._mending = asyncio.Lock()
-        self._mended = clock.boottime()
+        self._mended = self._clock.boottime()
         self._used = self._mended - _IDLE  # not yet
         self._intents_seen = 0
         self._unsubscribe: Callable[[], None] = lambda: None

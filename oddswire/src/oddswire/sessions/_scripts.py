@@ -1,12 +1,14 @@
-"""The scripts of sessions, and what their replies mean."""
+"""The scripts of sessions, the header that they write, and what their replies mean."""
 
 from __future__ import annotations
 
+import re
 import secrets
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
+from oddswire.errors import SessionDamaged
 from oddswire.scripts import Script, load
 
 if TYPE_CHECKING:
@@ -40,6 +42,11 @@ DUE = _script("session_due")
 PURGE = _script("session_purge")
 TRACES = load("session_traces")
 
+HEADER = "h"
+# As many digits as a double holds exactly, and as the scripts accept.
+_NUMBER = rb"(\d{1,16}) "
+_HEADER_FORM = re.compile(_NUMBER * 6 + rb"([01]) (\w+)(?: (.+))?", re.DOTALL)
+
 Fields = dict[bytes, bytes]
 IndexEntry = tuple[str, str]
 """An index, and the name of a value in it."""
@@ -69,6 +76,88 @@ class Expiry(msgspec.Struct, frozen=True):
 
     ttl: int
     absolute: int
+
+
+class SessionHeader(msgspec.Struct, frozen=True):
+    """The text ``v c a e x s o g`` in the field ``h``, which only scripts write.
+
+    With sealing a space and a seal follow; see `HeaderSeal`.
+
+    Attributes:
+        raw: As it is stored.
+        version: Grows with each change; microseconds of the server's clock at least.
+        created: Microseconds since 1970.
+        active: Last activity, milliseconds.
+        expiry: When the conversation ends, milliseconds.
+        deadline: When it ends whatever happens, milliseconds; 0 for never.
+        schema: Of what is stored.
+        on: Whether the session is active.
+        generation: Random, one for each creation: bytes that were sealed for a deleted
+            session do not open in the next one.
+        seal: What is behind the text; empty without sealing.
+    """
+
+    raw: bytes = b""
+    version: int = 0
+    created: int = 0
+    active: int = 0
+    expiry: int = 0
+    deadline: int = 0
+    schema: int = 0
+    on: bool = True
+    generation: str = ""
+    seal: bytes = b""
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Self:
+        """Read the text.
+
+        Raises:
+            SessionDamaged: It has another form.
+        """
+        match = _HEADER_FORM.fullmatch(raw)
+        if match is None:
+            raise SessionDamaged("the header is no header", reason="damaged")
+        v, c, a, e, x, s = (int(number) for number in match.groups()[:6])
+        on, generation, seal = match[7] == b"1", match[8].decode(), match[9] or b""
+        header = cls(raw, v, c, a, e, x, s, on, generation, seal)
+        # The seal is over the text as it is written here: 0, and not 00.
+        if seal and not raw.startswith(header.text.encode() + b" "):
+            raise SessionDamaged("the header is no header", reason="damaged")
+        return header
+
+    @property
+    def text(self) -> str:
+        """The text without the seal."""
+        return (
+            f"{self.version} {self.created} {self.active} {self.expiry} "
+            f"{self.deadline} {self.schema} {int(self.on)} {self.generation}"
+        )
+
+    # What the scripts make of a header, for a caller that seals it: the same in both
+    # places, or the script refuses.
+
+    @classmethod
+    def new(cls, now: int, last: int, schema: int, generation: str) -> Self:
+        """Return the header of a session that begins, before its first activity."""
+        version = max(last + 1, now)
+        return cls(version=version, created=now, schema=schema, generation=generation)
+
+    def changed(self, now: int, last: int = 0, **fields: Any) -> Self:
+        """Return the header after a change: above any version before it."""
+        version = max(max(self.version, last) + 1, now)
+        return msgspec.structs.replace(self, version=version, **fields)
+
+    def renewed(self, now: int, expiry: Expiry) -> Self:
+        """Return the header after activity; after an end a conversation begins."""
+        ms = now // 1000
+        deadline = self.deadline
+        if self.expiry <= ms:
+            deadline = ms + expiry.absolute if expiry.absolute > 0 else 0
+        ends = ms + expiry.ttl
+        if 0 < deadline < ends:
+            ends = deadline
+        return msgspec.structs.replace(self, active=ms, expiry=ends, deadline=deadline)
 
 
 class ScriptResult(msgspec.Struct, frozen=True):

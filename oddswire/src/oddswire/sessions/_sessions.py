@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
 from collections import OrderedDict
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -35,7 +34,6 @@ from oddswire.sessions._codec import (
     CONVERSATION,
     Content,
     SessionCodec,
-    SessionHeader,
     SessionSchema,
     Snapshot,
     stamp,
@@ -43,10 +41,10 @@ from oddswire.sessions._codec import (
 from oddswire.sessions._local import LEASE, Follower, LocalCache
 from oddswire.sessions._maintenance import Maintenance
 from oddswire.sessions._rebuild import Rebuild
-from oddswire.sessions._scripts import Expiry, ScriptResult
+from oddswire.sessions._scripts import Expiry, ScriptResult, SessionHeader
 from oddswire.sessions._store import (
+    NO_INTENT,
     TRIES,
-    Save,
     SessionStore,
     wrong_blinding_key_error,
 )
@@ -145,16 +143,15 @@ class Sessions(Generic[T]):
             sealer=sealer,
             names=PlainNames() if names is None else names,
             compressor=compressor,
+            # A touch that was left out must not end a conversation early.
+            expiry=Expiry(
+                round((ttl + touch_interval) * 1e3), round((absolute or 0) * 1e3)
+            ),
             space=space.prefix,
             compress_above=compress_above,
             max_size=max_size,
         )
-        # A touch that was left out must not end a conversation early.
-        ttl_ms = round((ttl + touch_interval) * 1e3)
-        self._expiry = Expiry(ttl=ttl_ms, absolute=round((absolute or 0) * 1e3))
-        self._store = SessionStore(
-            client, space, self._codec, self._clock, expiry=self._expiry, cap=cap
-        )
+        self._store = SessionStore(client, space, self._codec, self._clock, cap)
         self._reads = ReadLease(
             lambda: client, self._store.beat, self._clock.boottime, length=LEASE
         )
@@ -168,26 +165,12 @@ class Sessions(Generic[T]):
         self._write_through: WriteThrough | None = None
         self._rebuild: Rebuild | None = None
         if source is not None:
-            self._write_through = WriteThrough(
-                source, self._store, self._codec, self._clock
-            )
-            self._rebuild = Rebuild(self._write_through, self._store, self._clock)
-        self._follower = Follower(
-            self._store,
-            self._codec,
-            self._local,
-            self._reads,
-            self._clock,
-            self._rebuild,
-        )
+            self._write_through = WriteThrough(source, self._store)
+            self._rebuild = Rebuild(self._write_through, self._store)
+        self._follower = Follower(self._store, self._local, self._reads, self._rebuild)
         self._tasks: list[asyncio.Task[None]] = []
         self._maintenance = Maintenance(
-            self._store,
-            self._codec,
-            self._local,
-            self._follower,
-            self._clock,
-            self._write_through,
+            self._store, self._local, self._follower, self._write_through
         )
 
     async def __aenter__(self) -> Self:
@@ -390,7 +373,9 @@ class Sessions(Generic[T]):
             # 4. Not saved: the session as it is now, and again from step 2.
             create = any(update.create for update in made)
             try:
-                snapshot, value = await self._after(user_id, result, create=create)
+                snapshot, value = await self._next_attempt(
+                    user_id, result, create=create
+                )
             except SessionFull:
                 # The session that these went on with was not begun.
                 for update in made:
@@ -466,27 +451,8 @@ class Sessions(Generic[T]):
         also: Any = None,
     ) -> ScriptResult:
         """Save content over what was read, and stamp its value."""
-        generation = (
-            secrets.token_hex(8) if snapshot is None else snapshot.header.generation
-        )
-        delta = self._codec.delta(user_id, snapshot, content, generation)
-        save = Save(
-            user_id=user_id,
-            before=snapshot,
-            content=content,
-            delta=delta,
-            generation=generation,
-            active=active,
-            seal=self._codec.seal_saved(
-                user_id,
-                snapshot,
-                delta,
-                generation=generation,
-                expiry=self._expiry,
-                active=active,
-            ),
-            also=also,
-        )
+        save = self._codec.save(user_id, snapshot, content, active=active, also=also)
+        delta = save.delta
         ticket = self._local.begin(user_id)
         try:
             through = self._write_through
@@ -495,7 +461,8 @@ class Sessions(Generic[T]):
             if through and (snapshot is None or durable):
                 result = await through.write(save)
             else:
-                result = await self._store.save(save, mark="-" if through else "")
+                intent = NO_INTENT if through else ""
+                result = await self._store.save(save, intent=intent)
             if result.kind == "restored":
                 self._local.drop(user_id)
                 newest, _ = await self._load(user_id)
@@ -516,13 +483,13 @@ class Sessions(Generic[T]):
                 entries=content.entries,
                 digests=delta.digests,
             )
-            _remember(self._generations, user_id, generation)
+            _remember(self._generations, user_id, save.generation)
             self._local.put(user_id, after, value, now, ticket)
             return result
         finally:
             self._local.end(user_id, ticket)
 
-    async def _after(
+    async def _next_attempt(
         self, user_id: int, result: ScriptResult, *, create: bool
     ) -> tuple[Snapshot | None, T | None]:
         """Return what to try next with, or raise what the result means."""
@@ -584,11 +551,11 @@ class Sessions(Generic[T]):
                 )
                 if result.kind != "full":
                     break
-                await self._after(user_id, result, create=create)
+                await self._next_attempt(user_id, result, create=create)
             if result.kind in ("conflict", "again", "busy"):
                 raise SessionConflict("another process changed the session meanwhile")
             if result.kind != "saved":
-                await self._after(user_id, result, create=False)
+                await self._next_attempt(user_id, result, create=False)
 
     # --- one member of a collection
 
@@ -649,7 +616,7 @@ class Sessions(Generic[T]):
                     # One member alone cannot have another schema than the rest.
                     await self._rewrite(user_id)
                 case _:
-                    await self._after(user_id, result, create=False)
+                    await self._next_attempt(user_id, result, create=False)
         raise SessionConflict("the session was deleted and created again each time")
 
     async def remove_from(
@@ -677,7 +644,7 @@ class Sessions(Generic[T]):
         )
         self._local.drop(user_id)
         if result.kind != "saved":
-            await self._after(user_id, result, create=False)
+            await self._next_attempt(user_id, result, create=False)
         return bool(result.detail[0])
 
     @property
@@ -724,7 +691,7 @@ class Sessions(Generic[T]):
             if stored is None:
                 return False
             snapshot = self._opened(user_id, stored)
-            seal = self._codec.seal_touched(user_id, snapshot, self._expiry)
+            seal = self._codec.seal_touched(user_id, snapshot)
             result = await self._store.touch(user_id, seal)
             if result.kind != "again":
                 return result.kind == "saved"
@@ -860,7 +827,10 @@ class Sessions(Generic[T]):
                 stored = await self._store.get(old)
                 if stored is None:
                     return False
-                match (await self._move(old, new, stored)).kind:
+                before = self._codec.snapshot(old, stored)
+                content = self._codec.content(None, self._codec.value(old, before))
+                save = self._codec.move(new, before, content)
+                match (await self._store.move(old, save)).kind:
                     case "saved":
                         return True
                     case "gone":
@@ -871,22 +841,6 @@ class Sessions(Generic[T]):
             self._local.drop(old)
             self._local.drop(new)
         raise SessionConflict(f"the session was changed {TRIES} times meanwhile")
-
-    async def _move(self, old: int, new: int, stored: Stored) -> ScriptResult:
-        before = self._codec.snapshot(old, stored)
-        content = self._codec.content(None, self._codec.value(old, before))
-        generation = secrets.token_hex(8)
-        delta = self._codec.delta(new, None, content, generation)
-        save = Save(
-            user_id=new,
-            before=before,
-            content=content,
-            delta=delta,
-            generation=generation,
-            active=False,
-            seal=self._codec.seal_moved(new, before, delta, generation),
-        )
-        return await self._store.move(old, save)
 
     # --- all of them
 
@@ -1023,7 +977,7 @@ class Sessions(Generic[T]):
             result = await self._save(user_id, snapshot, content, value, active=False)
             if result.kind == "saved":
                 return
-            await self._after(user_id, result, create=False)
+            await self._next_attempt(user_id, result, create=False)
         raise SessionConflict(f"others changed the session {TRIES} times")
 
     async def retire(self, number: int) -> None:

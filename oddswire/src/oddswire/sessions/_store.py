@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from oddswire import keys as families
 from oddswire._text import text
 from oddswire.errors import NoPermission, SessionError, WrongType
 from oddswire.sessions import _scripts as scripts
-from oddswire.sessions._codec import Content, HeaderSeal, SessionDelta, Snapshot
 from oddswire.sessions._scripts import (
     ScriptResult,
     encode_entries,
@@ -22,48 +19,22 @@ from oddswire.sessions._scripts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from oddswire.client import Client
     from oddswire.clock import Clock
     from oddswire.keys import KeySpace
-    from oddswire.sessions._codec import SessionCodec
-    from oddswire.sessions._scripts import Expiry, Fields, IndexEntry, Stored
+    from oddswire.scripts import Script
+    from oddswire.sessions._codec import HeaderSeal, Save, SessionCodec
+    from oddswire.sessions._scripts import Fields, IndexEntry, Stored
 
 TRIES = 16
 """Attempts of a change that other processes are faster than."""
+NO_INTENT = "-"
+"""With a source of record: the script saves if nobody has an intent."""
 _SHARD = 0  # one slot, in which every guarantee is exact
 _KEYS_KEPT = 16_384
 _KEYS_A_PAGE = 2_000  # of the search for a user in all indexes
-
-
-class Save(msgspec.Struct, frozen=True, kw_only=True):
-    """One save of one session.
-
-    Attributes:
-        user_id: Whose.
-        before: What was read; None to create.
-        content: What is to be stored.
-        delta: How it differs from `before`, sealed.
-        generation: Of the session.
-        active: Whether this is the user's own activity.
-        seal: Makes the header; None without sealing.
-        also: What the source of record stores in the same transaction.
-    """
-
-    user_id: int
-    before: Snapshot | None
-    content: Content
-    delta: SessionDelta
-    generation: str
-    active: bool
-    seal: HeaderSeal | None
-    also: Any = None
-
-    @property
-    def read(self) -> int:
-        """The version that was read; 0 to create."""
-        return 0 if self.before is None else self.before.header.version
 
 
 class SessionStore:
@@ -74,11 +45,13 @@ class SessionStore:
         space: The prefix of the keys.
         codec: Of the sessions.
         clock: Of this process.
-        expiry: How long a conversation lasts.
         cap: Most sessions.
 
     Attributes:
-        expiry_terms: `expiry`, as given.
+        client: As given.
+        codec: As given.
+        clock: As given.
+        names: Of users and values.
         cap: As given.
         clock_offset: Microseconds added to the server's clock; only tests change it.
         foreign: Names, entries and numbers that no session wrote, and that this process
@@ -93,19 +66,16 @@ class SessionStore:
         space: KeySpace,
         codec: SessionCodec[Any],
         clock: Clock,
-        *,
-        expiry: Expiry,
         cap: int,
     ) -> None:
         self.client = client
+        self.codec = codec
+        self.clock = clock
         self.names = codec.names
-        self.expiry_terms = expiry
         self.cap = cap
         self.clock_offset = 0
         self.foreign = 0
-        self._codec = codec
         self._schema = codec.schema.type.schema
-        self._clock = clock
         # Until the server says otherwise, its clock shows what this machine's shows.
         self._server_ahead = round((clock.now() - clock.boottime()) * 1e6)
         self._newest_deleted = 0
@@ -116,8 +86,8 @@ class SessionStore:
         self.off = space.key(families.SESSION_OFF, _SHARD)
         self.stats = space.key(families.SESSION_STATS, _SHARD)
         self.log = space.key(families.SESSION_LOG, _SHARD)
-        self.marks = space.key(families.SESSION_MARKS, _SHARD)
-        self.noted = space.key(families.SESSION_NOTED, _SHARD)
+        self.intents = space.key(families.SESSION_MARKS, _SHARD)
+        self.known_versions = space.key(families.SESSION_NOTED, _SHARD)
         self.beat = space.key(families.SESSION_BEAT, _SHARD)
         self.blinding_check = self.names.of_user(0)
 
@@ -171,27 +141,42 @@ class SessionStore:
 
     async def call_sealed(
         self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        rest: Sequence[Any] = (),
+        *,
         seal: HeaderSeal | None,
-        call: Callable[[int | str, bytes, bytes], Awaitable[list[Any]]],
+        compares: bool = True,
     ) -> ScriptResult:
-        """Call a script with a sealed header; see the steps of `HeaderSeal`.
+        """Call a script that writes a header; see the steps of `HeaderSeal`.
 
         Args:
+            script: Which.
+            keys: Of the script.
+            args: Of the script, before those of the header.
+            rest: Of the script, behind them.
             seal: Makes the header; None without sealing.
-            call: Of the script, with a time, the header read and the one to write.
+            compares: Whether the script takes the header that was read, to compare it.
 
         Returns:
             ``again`` when what is stored is not what was read.
         """
+
+        async def call(now: int | str, before: bytes, header: bytes) -> ScriptResult:
+            sealed = (now, before, header) if compares else (now, header)
+            reply = await script.run(self.client, keys, [*args, *sealed, *rest])
+            return to_result(reply)
+
         if seal is None:
-            return to_result(await call("", b"", b""))
+            return await call("", b"", b"")
         for _ in range(TRIES):
             # 1. Seal the header that the script will write at the server's time.
-            sent = round(self._clock.boottime() * 1e6)
+            sent = round(self.clock.boottime() * 1e6)
             now = sent + self._server_ahead
             header = seal.header(now, self._newest_deleted)
             # 2. The script writes it, or returns its own time and header.
-            result = to_result(await call(now, seal.before, header))
+            result = await call(now, seal.before, header)
             if result.kind != "header":
                 return result
             server, newest, stored = result.detail
@@ -220,19 +205,18 @@ class SessionStore:
         if len(reply) == 3:
             return found
         # Somebody who removes its fields makes a session look ended: the seal tells.
-        self._codec.snapshot(user_id, found)
+        self.codec.snapshot(user_id, found)
         return None
 
     async def save(
-        self, save: Save, *, mark: str = "", version: str = ""
+        self, save: Save, *, intent: str = "", version: str = ""
     ) -> ScriptResult:
         """Write a change of the version that was read.
 
         Args:
             save: What.
-            mark: With a source of record, the write intent of the caller; "-": nobody
-                may have one.
-            version: The record's, under a mark.
+            intent: With a source of record: the caller's write intent, or `NO_INTENT`.
+            version: The record's, under an intent.
         """
         delta, before = save.delta, save.before
         keys = [
@@ -240,18 +224,18 @@ class SessionStore:
             *(self.activity, self.expiry, self.off, self.stats, self.log),
             *map(self.index, delta.index_adds),
             *map(self.index, delta.index_removes),
-            *((self.marks, self.noted) if mark else ()),
+            *((self.intents, self.known_versions) if intent else ()),
         ]
         args: list[Any] = [
-            self.clock_offset, self.names.of_user(save.user_id), save.read,
+            self.clock_offset, self.names.of_user(save.user_id), save.read_version,
             int(before is not None and before.live),
-            self.expiry_terms.ttl, self.expiry_terms.absolute, self.cap, self._schema,
+            self.codec.expiry.ttl, self.codec.expiry.absolute, self.cap, self._schema,
             save.generation, int(save.active), random_id(),
             encode_entries(delta.index_adds), encode_entries(delta.index_removes),
             self.blinding_check, len(delta.index_adds), len(delta.index_removes),
             len(delta.main), len(delta.main_gone),
             len(delta.expiring), len(delta.expiring_gone), len(delta.held),
-            mark, version,
+            intent, version,
         ]  # fmt: skip
         rest = [
             *to_args(delta.main),
@@ -260,12 +244,7 @@ class SessionStore:
             *delta.expiring_gone,
             *to_args(delta.held),
         ]
-        return await self.call_sealed(
-            save.seal,
-            lambda *header: scripts.SAVE.run(
-                self.client, keys, [*args, *header, *rest]
-            ),
-        )
+        return await self.call_sealed(scripts.SAVE, keys, args, rest, seal=save.seal)
 
     async def member(
         self,
@@ -278,7 +257,7 @@ class SessionStore:
         body: bytes | None,
     ) -> ScriptResult:
         """Add a member, or remove it when there is no `body`; not with sealing."""
-        codec = self._codec
+        codec = self.codec
         field, entry = (
             codec.member_field(collection, key),
             codec.member_entry(collection, key),
@@ -290,7 +269,7 @@ class SessionStore:
         ]
         args: list[Any] = [
             self.clock_offset, self.names.of_user(user_id),
-            self.expiry_terms.ttl, self.expiry_terms.absolute,
+            self.codec.expiry.ttl, self.codec.expiry.absolute,
             int(active), random_id(), self._schema, generation, collection, field,
             codec.schema.collections[collection].limit,
             encode_entries(() if entry is None else (entry,)),
@@ -304,11 +283,9 @@ class SessionStore:
         keys = (*self.pair(user_id), self.activity, self.expiry, self.stats)
         args = (
             *(self.clock_offset, self.names.of_user(user_id)),
-            *(self.expiry_terms.ttl, self.expiry_terms.absolute),
+            *(self.codec.expiry.ttl, self.codec.expiry.absolute),
         )
-        return await self.call_sealed(
-            seal, lambda *header: scripts.TOUCH.run(self.client, keys, (*args, *header))
-        )
+        return await self.call_sealed(scripts.TOUCH, keys, args, seal=seal)
 
     async def switch(
         self, user_id: int, *, on: bool, seal: HeaderSeal | None = None
@@ -316,10 +293,7 @@ class SessionStore:
         """Switch it on or off."""
         keys = (self.pair(user_id)[0], self.expiry, self.off, self.stats, self.log)
         args = (self.clock_offset, self.names.of_user(user_id), int(on), random_id())
-        return await self.call_sealed(
-            seal,
-            lambda *header: scripts.SWITCH.run(self.client, keys, (*args, *header)),
-        )
+        return await self.call_sealed(scripts.SWITCH, keys, args, seal=seal)
 
     async def fields(self, user_id: int) -> Fields:
         """Return the durable fields, whether it lives, has ended or is damaged."""
@@ -356,17 +330,12 @@ class SessionStore:
         ]  # fmt: skip
         args = [
             self.clock_offset, self.names.of_user(old),
-            self.names.of_user(save.user_id), save.read, save.generation,
+            self.names.of_user(save.user_id), save.read_version, save.generation,
             random_id(), random_id(), encode_entries(entries),
             len(delta.main), len(delta.expiring), self._schema,
         ]  # fmt: skip
         rest = [*to_args(delta.main), *to_args(delta.expiring)]
-        return await self.call_sealed(
-            save.seal,
-            lambda *header: scripts.MOVE.run(
-                self.client, keys, [*args, *header, *rest]
-            ),
-        )
+        return await self.call_sealed(scripts.MOVE, keys, args, rest, seal=save.seal)
 
     # --- what speaks of an erased user
 
@@ -401,7 +370,7 @@ class SessionStore:
         name = self.names.of_user(user_id)
         indexes = [self.index(entry) for entry in entries]
         keys = [*self.pair(user_id), self.activity, self.expiry, self.off, *indexes]
-        keys += [self.marks, self.noted]
+        keys += [self.intents, self.known_versions]
         pipe = self.client.pipeline(transaction=False)
         for key in self.pair(user_id):
             pipe.exists(key)
@@ -409,7 +378,7 @@ class SessionStore:
             pipe.zscore(key, name)
         for key in (self.off, *indexes):
             pipe.sismember(key, name)
-        for key in (self.marks, self.noted):
+        for key in (self.intents, self.known_versions):
             pipe.hexists(key, name)
         found: list[Any] = await pipe.execute()
         # A score of 0 is there, too.
@@ -541,7 +510,7 @@ class SessionStore:
     async def count(self, windows: Sequence[int]) -> list[Any]:
         """Return what the script of statistics says."""
         keys = (self.activity, self.expiry, self.off, self.stats)
-        args = (self.clock_offset, self.expiry_terms.ttl, *windows)
+        args = (self.clock_offset, self.codec.expiry.ttl, *windows)
         reply: list[Any] = await scripts.STATS.run(self.client, keys, args)
         return reply
 

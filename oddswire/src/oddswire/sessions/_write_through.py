@@ -54,16 +54,16 @@ from oddswire.events import Degradation
 from oddswire.sessions import _scripts as scripts
 from oddswire.sessions._codec import (
     DURABLE,
-    HEADER,
     NOTHING,
-    SessionHeader,
     Snapshot,
     decode,
     encode,
 )
 from oddswire.sessions._scripts import (
+    HEADER,
     IndexEntry,
     ScriptResult,
+    SessionHeader,
     encode_entries,
     random_id,
     to_args,
@@ -74,9 +74,8 @@ from oddswire.sessions.source import SourceRecord, given
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 
-    from oddswire.clock import Clock
-    from oddswire.sessions._codec import Content, HeaderSeal, SessionCodec
-    from oddswire.sessions._store import Save, SessionStore
+    from oddswire.sessions._codec import Content, HeaderSeal, Save
+    from oddswire.sessions._store import SessionStore
     from oddswire.sessions.source import Source
 
 R = TypeVar("R")
@@ -136,16 +135,14 @@ class IntentLog:
 
     Args:
         store: Of the sessions.
-        codec: Of the sessions.
 
     Attributes:
         begun: Intents that this process has begun.
     """
 
-    def __init__(self, store: SessionStore, codec: SessionCodec[Any]) -> None:
+    def __init__(self, store: SessionStore) -> None:
         self.begun = 0
         self._store = store
-        self._codec = codec
 
     async def begin(self, user_id: int, read: int | None) -> WriteIntent:
         """Begin an intent to change the version that was read.
@@ -156,7 +153,12 @@ class IntentLog:
         """
         self.begun += 1
         store = self._store
-        keys = (store.pair(user_id)[0], store.marks, store.noted, store.stats)
+        keys = (
+            store.pair(user_id)[0],
+            store.intents,
+            store.known_versions,
+            store.stats,
+        )
         args = (
             store.clock_offset, store.names.of_user(user_id), secrets.token_hex(8),
             "" if read is None else read, round(LEASE * 1e6), store.blinding_check,
@@ -171,18 +173,20 @@ class IntentLog:
         """Take an intent back: nothing was changed at the source."""
         store = self._store
         args = (store.names.of_user(user_id), intent.value)
-        await scripts.WITHDRAW.run(store.client, (store.marks,), args)
+        await scripts.WITHDRAW.run(store.client, (store.intents,), args)
 
     async def begun_at(self, user_id: int) -> float | None:
         """Return when an intent began, in seconds of the server's clock."""
         store = self._store
-        found: Any = await store.client.hget(store.marks, store.names.of_user(user_id))
+        found: Any = await store.client.hget(
+            store.intents, store.names.of_user(user_id)
+        )
         return None if found is None else _begun_at(found) / 1e6
 
     async def abandoned(self) -> list[int]:
         """Return users with an intent so old that its owner may not come back."""
         store = self._store
-        found: Any = await store.client.hgetall(store.marks)
+        found: Any = await store.client.hgetall(store.intents)
         if not found:
             return []
         seconds, micros = await store.client.time()
@@ -199,7 +203,7 @@ class IntentLog:
         if not user_ids:
             return {}
         names = [self._store.names.of_user(each) for each in user_ids]
-        found: Any = await self._store.client.hmget(self._store.noted, names)
+        found: Any = await self._store.client.hmget(self._store.known_versions, names)
         return {
             user_id: int(version[0])
             for user_id, value in zip(user_ids, found, strict=True)
@@ -214,7 +218,7 @@ class IntentLog:
         while cursor != 0:
             page: Any
             cursor, page = await self._store.client.hscan(
-                self._store.noted, cursor or 0, count=500
+                self._store.known_versions, cursor or 0, count=500
             )
             evicted = {text(name): _evicted(text(each)) for name, each in page.items()}
             yield [
@@ -225,7 +229,7 @@ class IntentLog:
     async def evicted(self, user_id: int) -> list[IndexEntry]:
         """Return the index entries of a session that left Redis for others."""
         name = self._store.names.of_user(user_id)
-        found: Any = await self._store.client.hget(self._store.noted, name)
+        found: Any = await self._store.client.hget(self._store.known_versions, name)
         return (_evicted(text(found)) if found is not None else None) or []
 
     async def restore(
@@ -256,12 +260,12 @@ class IntentLog:
         """
         store, entries = self._store, sorted(entries)
         removes = [entry for entry in state.entries if entry not in entries]
-        had, has = set(state.held), self._codec.held(fields)
+        had, has = set(state.held), store.codec.held(fields)
         balance = dict.fromkeys(has - had, 1) | dict.fromkeys(had - has, -1)
         keys = [
             *store.pair(user_id),
             *(store.activity, store.expiry, store.off, store.stats, store.log),
-            *(store.marks, store.noted),
+            *(store.intents, store.known_versions),
             *map(store.index, entries),
             *map(store.index, removes),
         ]
@@ -275,16 +279,11 @@ class IntentLog:
         ]  # fmt: skip
         rest = [*to_args(fields), *to_args(balance)]
 
-        # The script compares the header read by itself, sealed or not.
-        def call(at: Any, _: bytes, header: bytes) -> Awaitable[list[Any]]:
-            return scripts.RESTORE.run(store.client, keys, [*args, at, header, *rest])
-
-        return (await store.call_sealed(seal, call)).kind
-
-    async def least_active(self, most: int) -> list[int]:
-        """Return users in the order in which they are to leave."""
-        names: Any = await self._store.client.zrange(self._store.activity, 0, most - 1)
-        return [user_id for _, user_id in self._store.users(names)]
+        # The script compares the header by itself, sealed or not.
+        result = await store.call_sealed(
+            scripts.RESTORE, keys, args, rest, seal=seal, compares=False
+        )
+        return result.kind
 
     async def evict(self, user_id: int, state: RedisState) -> bool:
         """Have a session leave Redis; False when it changed, or is about to."""
@@ -292,7 +291,7 @@ class IntentLog:
         keys = (
             *store.pair(user_id),
             *(store.activity, store.expiry, store.off, store.stats),
-            *(store.marks, store.noted),
+            *(store.intents, store.known_versions),
         )
         name, entries = store.names.of_user(user_id), encode_entries(state.entries)
         args = (name, state.header, entries or b"[]", *state.held)
@@ -362,28 +361,20 @@ class WriteThrough:
     Args:
         source: Of record.
         store: Of the sessions.
-        codec: Of the sessions.
-        clock: Of this process.
 
     Attributes:
         source: As given.
         intents: What Redis knows of the source.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        store: SessionStore,
-        codec: SessionCodec[Any],
-        clock: Clock,
-    ) -> None:
+    def __init__(self, source: Source, store: SessionStore) -> None:
         self.source = source
-        self.intents = IntentLog(store, codec)
+        self.intents = IntentLog(store)
         self._store = store
-        self._codec = codec
-        self._clock = clock
+        self._codec = store.codec
+        self._clock = store.clock
         self._degraded = Degradation(
-            store.client.events, "source", "away", clock.boottime
+            store.client.events, "source", "away", store.clock.boottime
         )
 
     # --- the source
@@ -432,7 +423,7 @@ class WriteThrough:
         # 1. The intent keeps others out, and fails if Redis has a newer state than was
         #    read. Without it two processes could commit in one order and publish in
         #    the other.
-        intent = await self._begin(user_id, save.read)
+        intent = await self._begin(user_id, save.read_version)
         if intent is None:
             return ScriptResult("again")
         schema = self._codec.schema.type.schema
@@ -453,7 +444,7 @@ class WriteThrough:
         #    intent, in one script. The script refuses when the intent is not this one.
         while True:
             result = await self._store.save(
-                save, mark=intent.value, version=str(committed.version)
+                save, intent=intent.value, version=str(committed.version)
             )
             if result.kind == "saved":
                 return result
@@ -529,11 +520,17 @@ class WriteThrough:
                 return record
         except (SourceError, SourceDeclined) as error:
             if error.outcome is not Outcome.UNKNOWN:
-                with suppress(OddswireError):
-                    await self.intents.withdraw(user_id, intent)
+                await self._withdraw(user_id, intent)
             raise
         await self._resolve_intent(user_id, intent)
         return None
+
+    async def _withdraw(self, user_id: int, intent: WriteIntent) -> None:
+        # One that was taken stays: its owner may have committed. One that cannot be
+        # withdrawn now grows old, and costs others two seconds.
+        if intent.kind == "marked":
+            with suppress(OddswireError):
+                await self.intents.withdraw(user_id, intent)
 
     # --- bringing Redis after the source: steps 4 and 5
 
@@ -549,10 +546,7 @@ class WriteThrough:
         try:
             await self._resolve_intent(user_id, intent, make_room=make_room)
         except (SourceError, SessionDamaged, CodecError):
-            # An intent that was taken stays: its owner may have committed.
-            if intent.kind == "marked":
-                with suppress(OddswireError):
-                    await self.intents.withdraw(user_id, intent)
+            await self._withdraw(user_id, intent)
             raise
 
     async def check(self, user_id: int) -> None:
@@ -731,7 +725,9 @@ class WriteThrough:
 
     async def _make_room(self) -> bool:
         """Have the least active session leave Redis; False when none can."""
-        for user_id in await self.intents.least_active(_CANDIDATES):
+        store = self._store
+        names: Any = await store.client.zrange(store.activity, 0, _CANDIDATES - 1)
+        for _, user_id in store.users(names):
             state = await self._redis_state(user_id)
             if state.header and await self.intents.evict(user_id, state):
                 return True
@@ -752,9 +748,8 @@ class WriteThrough:
                     self.source.delete(user_id, version, *given(also))
                 )
             except (SourceError, SourceDeclined) as error:
-                if error.outcome is not Outcome.UNKNOWN and intent.kind == "marked":
-                    with suppress(OddswireError):
-                        await self.intents.withdraw(user_id, intent)
+                if error.outcome is not Outcome.UNKNOWN:
+                    await self._withdraw(user_id, intent)
                 raise
             existed |= bool((await self._redis_state(user_id)).header)
             # Also when another process was first: Redis is as the source is after it.
@@ -815,8 +810,7 @@ class WriteThrough:
                 )
         finally:
             if not done:
-                with suppress(OddswireError):
-                    await self.intents.withdraw(user_id, intent)
+                await self._withdraw(user_id, intent)
         if not done:
             return False
         return await self.intents.restore(user_id, intent, state) == "saved"

@@ -3,11 +3,18 @@
 Needs the extra ``oddswire[aiogram]``.
 """
 
+from oddswire.adapters.aiogram.deduplicate import Deduplicate
 from oddswire.adapters.aiogram.isolation import EventIsolation
-from oddswire.adapters.aiogram.once import Once
-from oddswire.adapters.aiogram.order import before_turns
-from oddswire.adapters.aiogram.outgoing import Outgoing
+from oddswire.adapters.aiogram.order import before_isolation
+from oddswire.adapters.aiogram.send_limits import SendLimits
 from oddswire.adapters.aiogram.storage import Storage
 from oddswire.adapters.aiogram.throttle import Throttle
 
-__all__ = ["EventIsolation", "Once", "Outgoing", "Storage", "Throttle", "before_turns"]
+__all__ = [
+    "Deduplicate",
+    "EventIsolation",
+    "SendLimits",
+    "Storage",
+    "Throttle",
+    "before_isolation",
+]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from aiogram import Dispatcher
 from aiogram.fsm.storage.base import BaseEventIsolation
 
-from oddswire.adapters._turns import Turns
+from oddswire.adapters._update_locks import UpdateLocks
 from oddswire.adapters.aiogram._parts import parts
 from oddswire.adapters.aiogram.throttle import throttles_first
 
@@ -26,13 +26,13 @@ class EventIsolation(BaseEventIsolation):
     """First in, first out in this process; one at a time among all of them.
 
     Its lease is renewed for as long as the handler runs. A handler that was done is
-    done: giving the turn back never raises.
+    done: releasing the lock never raises.
 
     Args:
         client: Where the locks are kept. It stays yours to close.
         prefix: What the keys begin with; None: as its settings say.
-        lease: Seconds after which the turn of a dead process is over.
-        timeout: Seconds that an update waits for its turn at most.
+        lease: Seconds after which the lock of a dead process is free.
+        timeout: Seconds that an update waits for its lock at most.
         queue: How many updates of one conversation may wait in this process.
         on_error: What happens while Redis cannot be asked. ``"raise"``: the update
             fails. ``"local"``: this process keeps its own order, and does not know of
@@ -42,7 +42,7 @@ class EventIsolation(BaseEventIsolation):
         SettingsError: One of them is out of range.
 
     Attributes:
-        turns: Counts: `lost` and `local`.
+        locks: Counts: `lost` and `local`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class EventIsolation(BaseEventIsolation):
         queue: int = 100,
         on_error: Literal["raise", "local"] = "raise",
     ) -> None:
-        self.turns = Turns(
+        self.locks = UpdateLocks(
             client,
             prefix=prefix,
             lease=lease,
@@ -69,7 +69,7 @@ class EventIsolation(BaseEventIsolation):
         """Have the conversation for a block.
 
         Raises:
-            ConversationBusy: Too many updates wait, or the turn did not come in time.
+            ConversationBusy: Too many updates wait, or the lock was not free in time.
             OddswireError: Redis could not be asked, and `on_error` is ``"raise"``.
         """
         if not self._asked:
@@ -82,11 +82,11 @@ class EventIsolation(BaseEventIsolation):
             dispatcher = data.get("dispatcher") if isinstance(data, dict) else None
             if isinstance(dispatcher, Dispatcher):
                 throttles_first(dispatcher)
-        return self._turn(key)
+        return self._locked(key)
 
     @asynccontextmanager
-    async def _turn(self, key: StorageKey) -> AsyncGenerator[None, None]:
-        async with self.turns.take("conversation", *parts(key)):
+    async def _locked(self, key: StorageKey) -> AsyncGenerator[None, None]:
+        async with self.locks.take("conversation", *parts(key)):
             yield
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""`before_turns`: middlewares that run before a conversation's turn is taken."""
+"""`before_isolation`: middlewares that run before the lock of a conversation."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from aiogram import BaseMiddleware, Dispatcher
 
 
-def before_turns(dispatcher: Dispatcher, *middlewares: BaseMiddleware) -> None:
+def before_isolation(dispatcher: Dispatcher, *middlewares: BaseMiddleware) -> None:
     """Register middlewares of updates in front of the dispatcher's state and isolation.
 
-    ``before_turns(dispatcher, Throttle(...), Once(...))``. What is registered by
-    ``dispatcher.update.outer_middleware`` runs after an update has waited for the turn
+    ``before_isolation(dispatcher, Throttle(...), Deduplicate(...))``. A middleware of
+    ``dispatcher.update.outer_middleware`` runs after an update has waited for the lock
     of its conversation and read its state, so a flood would pay for both before it is
     limited. (A `Throttle` moves itself to the front when it can.) The user and the chat
     of the update are known in either place.

@@ -255,7 +255,7 @@ class Storage(BaseStorage):
             try:
                 if self._legacy is not None:
                     await self._adopt(self._legacy, key, ours)
-                return await script(self._client, [ours], arguments)
+                return await script.run(self._client, [ours], arguments)
             except OddswireError as error:
                 # A write that may have run is not repeated: there may be a newer one.
                 again = isinstance(error, repeat_after)
@@ -278,7 +278,7 @@ class Storage(BaseStorage):
             for place, at in enumerate(range(0, len(data), 2), 1):
                 fields += [data[at], _values.placed(place, data[at + 1])]
         arguments = [self._ttl, record.milliseconds, *fields]
-        await _ADOPT(self._client, [ours, mark], arguments)
+        await _ADOPT.run(self._client, [ours, mark], arguments)
 
 
 def _foreign() -> CodecError:

@@ -9,8 +9,8 @@ from aiogram import BaseMiddleware
 from aiogram.types import Update
 
 from oddswire._fifo_locks import FifoLocks
-from oddswire.adapters.aiogram.once import Once
-from oddswire.adapters.aiogram.order import before_turns
+from oddswire.adapters.aiogram.deduplicate import Deduplicate
+from oddswire.adapters.aiogram.order import before_isolation
 from oddswire.logs import log_line
 
 if TYPE_CHECKING:
@@ -31,15 +31,15 @@ _ANONYMOUS = frozenset((1087968824, 136817688, 777000))
 class Throttle(BaseMiddleware):
     """Drops updates above the limits, before any handler.
 
-    ``before_turns(dispatcher, Throttle(...))`` limits everything, before an update
-    waits for the turn of its conversation. ``dispatcher.update.outer_middleware`` does
-    the same as long as nothing but `Once` and other throttles is registered there
+    ``before_isolation(dispatcher, Throttle(...))`` limits everything, before an update
+    waits for the lock of its conversation. ``dispatcher.update.outer_middleware`` does
+    the same while nothing but `Deduplicate` and other throttles is registered there
     before it: at the first update it is moved to the front. Else it stays and says so
     in one warning. ``router.message.middleware(Throttle(...))`` limits what a handler
-    of messages was found for, after the turn. Rules with the key ``"user"``, ``"chat"``
+    of messages was found for, after the lock. Rules with the key ``"user"``, ``"chat"``
     or ``"bot"`` count by those; a rule whose subject an update has not (a channel post
-    has no user) is left out. Who writes anonymously, as a group or as a channel, is
-    counted as that chat: all of them have the same few users.
+    has no user) is left out. A person who writes anonymously, as a group or as a
+    channel, is counted as that chat: Telegram gives all of them the same few users.
 
     The updates of one user are decided one after the other, so that a flood that comes
     at once is denied from memory too.
@@ -108,7 +108,7 @@ class Throttle(BaseMiddleware):
         return None
 
     def _note_late(self, dispatcher: Dispatcher | None) -> None:
-        """Have the next updates limited before they take a turn; else say why not."""
+        """Move in front of the isolation; say once why that is not possible."""
         if dispatcher is None:
             return
         throttles_first(dispatcher)
@@ -119,9 +119,9 @@ class Throttle(BaseMiddleware):
             _log,
             logging.WARNING,
             "throttle_late",
-            reason="Throttle runs after an update has waited for its turn, because "
+            reason="Throttle runs after an update has waited for its lock, because "
             "other middlewares are registered before it: register it with "
-            "before_turns(dispatcher, throttle)",
+            "before_isolation(dispatcher, throttle)",
         )
 
 
@@ -134,15 +134,15 @@ def throttles_first(dispatcher: Dispatcher) -> None:
     for each in _behind(dispatcher):
         if isinstance(each, Throttle):
             throttles.append(each)
-        elif not isinstance(each, Once):
+        elif not isinstance(each, Deduplicate):
             break
     for each in throttles:
         dispatcher.update.outer_middleware.unregister(each)
-    before_turns(dispatcher, *throttles)
+    before_isolation(dispatcher, *throttles)
 
 
 def _behind(dispatcher: Dispatcher) -> list[Any]:
-    """Return the middlewares that run after an update has its turn and its state."""
+    """Return the middlewares that run after an update has its lock and its state."""
     registered = list(dispatcher.update.outer_middleware)
     if dispatcher.fsm not in registered:
         return []

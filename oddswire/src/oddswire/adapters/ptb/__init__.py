@@ -5,6 +5,6 @@ Needs the extra ``oddswire[ptb]``.
 
 from oddswire.adapters.ptb.persistence import Persistence
 from oddswire.adapters.ptb.processor import UpdateProcessor
-from oddswire.adapters.ptb.sending import RateLimiter
+from oddswire.adapters.ptb.rate_limiter import RateLimiter
 
 __all__ = ["Persistence", "RateLimiter", "UpdateProcessor"]

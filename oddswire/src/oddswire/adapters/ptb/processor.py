@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from telegram import Update
 from telegram.ext import BaseUpdateProcessor
 
-from oddswire.adapters._turns import Turns
+from oddswire.adapters._update_locks import UpdateLocks
 from oddswire.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class UpdateProcessor(BaseUpdateProcessor):
     """Updates of different users run together; those of one user and chat in turns.
 
-    Turns hold over all processes. What a handler changed is given to the persistence
+    The locks hold over all processes. The persistence gets what a handler changed
     before the next update of its user has its turn, so none is lost. Handlers with
     ``block=False`` and jobs run outside of it.
 
@@ -49,7 +49,7 @@ class UpdateProcessor(BaseUpdateProcessor):
         turns: Counts: `lost` and `local`.
     """
 
-    __slots__ = ("application", "turns")
+    __slots__ = ("application", "locks")
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class UpdateProcessor(BaseUpdateProcessor):
     ) -> None:
         super().__init__(max_concurrent_updates)
         self.application: Application[Any, Any, Any, Any, Any, Any] | None = None
-        self.turns = Turns(
+        self.locks = UpdateLocks(
             client,
             prefix=prefix,
             lease=lease,
@@ -109,7 +109,7 @@ class UpdateProcessor(BaseUpdateProcessor):
             async with AsyncExitStack() as stack:
                 # In one order everywhere: two updates cannot wait for each other.
                 for number in sorted(_data_of(update)):
-                    turn = self.turns.take("ptb", application.bot.id, number)
+                    turn = self.locks.take("ptb", application.bot.id, number)
                     await stack.enter_async_context(turn)
                 begun = True
                 try:

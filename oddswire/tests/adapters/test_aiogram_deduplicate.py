@@ -1,4 +1,4 @@
-"""`Once`: an update is handled once, and "another has it" is never answered as done."""
+"""An update is handled once; one that another process has is not answered as done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiogram.types import Message  # noqa: TC002 - aiogram reads annotations
 from aiogram.webhook.aiohttp_server import SimpleRequestHandler
 
 from oddswire import Client
-from oddswire.adapters.aiogram import Once
+from oddswire.adapters.aiogram import Deduplicate
 from oddswire.clock import ManualClock
 from oddswire.errors import OddswireError, SettingsError, UpdateInProgress
 from oddswire.keys import UPDATE_SEEN, KeySpace
@@ -20,11 +20,11 @@ from support import eventually
 
 @pytest.fixture
 def once(client, prefix):
-    """A dispatcher that notes what it handles, behind `Once`."""
+    """A dispatcher that notes what it handles, behind `Deduplicate`."""
     dispatcher = Dispatcher()
     dispatcher["handled"] = []
     dispatcher["fail"] = []
-    middleware = Once(client, prefix=prefix, deadline=2.0)
+    middleware = Deduplicate(client, prefix=prefix, deadline=2.0)
     dispatcher.update.outer_middleware(middleware)
 
     @dispatcher.message()
@@ -94,7 +94,7 @@ async def test_without_redis_every_update_is_handled(own, bot_of, update_of):
     """Redis away: handled, perhaps twice, and counted."""
     async with Client.from_url(own.url) as client:
         await client.ping()
-        once = Once(client, deadline=0.2)
+        once = Deduplicate(client, deadline=0.2)
         dispatcher = Dispatcher()
         dispatcher.update.outer_middleware(once)
         handled = []
@@ -121,14 +121,14 @@ def test_wrong_options_of_once_are_named(client):
         {"wait": -1},
     ):
         with pytest.raises(SettingsError):
-            Once(client, **options)
+            Deduplicate(client, **options)
 
 
 # --- another process has it
 
 
 def dispatcher_of(handler, once):
-    """Return a dispatcher with one handler of messages, behind `Once`."""
+    """Return a dispatcher with one handler of messages, behind `Deduplicate`."""
     dispatcher = Dispatcher()
     dispatcher.update.outer_middleware(once)
     dispatcher.message.register(handler)
@@ -149,7 +149,7 @@ async def test_an_update_of_a_killed_process_comes_again_and_is_handled(
     async def note(message: Message):
         handled.append(message.message_id)
 
-    once = Once(client, prefix=prefix, deadline=2.0)
+    once = Deduplicate(client, prefix=prefix, deadline=2.0)
     dispatcher, bot = dispatcher_of(note, once), bot_of(42)
     with pytest.raises(UpdateInProgress):
         await dispatcher.feed_update(bot, update_of(7))
@@ -181,7 +181,7 @@ async def test_a_webhook_answers_500_until_the_update_is_handled(
     async def swallow(event):
         seen.append(event)
 
-    dispatcher = dispatcher_of(slow, Once(client, prefix=prefix, deadline=2.0))
+    dispatcher = dispatcher_of(slow, Deduplicate(client, prefix=prefix, deadline=2.0))
     dispatcher.error.register(swallow)
     hook = SimpleRequestHandler(dispatcher, bot_of(42), handle_in_background=False)
     async with serving(hook.handle) as url, aiohttp.ClientSession() as session:
@@ -213,7 +213,9 @@ async def test_who_lost_the_lease_frees_nothing_of_the_next(
         raise ZeroDivisionError
 
     clock = ManualClock()
-    slow = dispatcher_of(fail, Once(client, prefix=prefix, deadline=2.0, clock=clock))
+    slow = dispatcher_of(
+        fail, Deduplicate(client, prefix=prefix, deadline=2.0, clock=clock)
+    )
     bot, key = bot_of(42), KeySpace(prefix).key(UPDATE_SEEN, 42, 7)
 
     async def feed():
@@ -242,7 +244,7 @@ async def test_a_handler_longer_than_its_lease_keeps_the_update(
         await go_on.wait()
 
     clock = ManualClock()
-    once = Once(client, prefix=prefix, deadline=2.0, clock=clock)
+    once = Deduplicate(client, prefix=prefix, deadline=2.0, clock=clock)
     dispatcher, bot = dispatcher_of(slow, once), bot_of(42)
     key = KeySpace(prefix).key(UPDATE_SEEN, 42, 7)
 
@@ -271,7 +273,7 @@ async def test_with_polling_it_waits_for_the_other(client, prefix, bot_of, updat
     async def note(message: Message):
         handled.append(message.message_id)
 
-    once = Once(client, prefix=prefix, deadline=2.0, wait=20.0)
+    once = Deduplicate(client, prefix=prefix, deadline=2.0, wait=20.0)
     dispatcher, bot = dispatcher_of(note, once), bot_of(42)
     key = KeySpace(prefix).key(UPDATE_SEEN, 42, 7)
     await client.set(key, "another", px=300)
@@ -306,7 +308,7 @@ async def test_an_update_that_was_handled_unchecked_is_noted_when_redis_is_back(
 
             await eventually(lambda: attempt(back))
 
-        once = Once(client, deadline=0.3)
+        once = Deduplicate(client, deadline=0.3)
         dispatcher, bot = dispatcher_of(note, once), bot_of(42)
         own.kill()
         await dispatcher.feed_update(bot, update_of(7))

@@ -1,4 +1,4 @@
-"""`Once`: a middleware that handles each update once."""
+"""`Deduplicate`: a middleware that handles each update once."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class _UpdateInProgress(UpdateInProgress, CancelHandler):
     """Passes the dispatcher's error handlers: one that returns would make it a 200."""
 
 
-class Once(BaseMiddleware):
+class Deduplicate(BaseMiddleware):
     """Drops an update that was handled, by bot and update id.
 
-    ``before_turns(dispatcher, Once(client))``. A handler that raises gives the update
-    back, so that a webhook's second delivery is handled. While another process has it
-    `UpdateInProgress` is raised: the webhook answers 500, and Telegram delivers the
-    update again until it was handled. So a process that is killed loses none. While
-    Redis is away every update is handled, perhaps twice.
+    ``before_isolation(dispatcher, Deduplicate(client))``. A handler that raises
+    releases the update, so a webhook's second delivery is handled. While another
+    process has it, it raises `UpdateInProgress`: the webhook answers 500, and Telegram
+    delivers the update again until it was handled. So a process that is killed loses
+    none. While Redis is away every update is handled, perhaps twice.
 
     Args:
         client: Where it is noted.
@@ -142,7 +142,7 @@ class Once(BaseMiddleware):
             result = await handler(event, data)
         except BaseException:
             # By the token: after the lease another process may have it.
-            await self._note(_RELEASE(self._client, [key], [token]))
+            await self._note(_RELEASE.run(self._client, [key], [token]))
             raise
         else:
             await self._note(self._client.set(key, _DONE, px=self._ttl))
@@ -158,7 +158,7 @@ class Once(BaseMiddleware):
             await self._clock.sleep(self._lease / 3000)
             # The next renewal may succeed.
             with suppress(OddswireError):
-                await _RENEW(self._client, [key], [token, self._lease])
+                await _RENEW.run(self._client, [key], [token, self._lease])
 
     async def _claim(self, key: str, token: str) -> bool:
         """Return whether the update is ours to handle; False: it was handled."""

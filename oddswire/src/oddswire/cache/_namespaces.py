@@ -1,4 +1,4 @@
-"""`Space`: a namespace at work: its key names, its codecs, its nonce, its counts."""
+"""A namespace at work (key names, codecs, nonce, counters), and the keys in it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from urllib.parse import unquote_to_bytes
 
 from oddswire import keys
 from oddswire._numbers import shown
-from oddswire.cache._cell import Cell
+from oddswire.cache._tag_version import TagVersion
 from oddswire.cache.namespace import Namespace
-from oddswire.cache.statistics import Counts
+from oddswire.cache.statistics import CacheCounters
 from oddswire.codec import Codec
 from oddswire.connection.packing import pack
 from oddswire.errors import InvalidKey
@@ -24,42 +24,30 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.~-]+").fullmatch
 
 # Names of namespaces come from code. Should they ever come from users, the table would
 # grow with them.
-_SPACES_AT_MOST = 1_000
-_PLACES_AT_MOST = 4_096
+_MAX_NAMESPACES = 1_000
+_MAX_KEYS = 4_096
 
 
-class Space:
+class NamespaceState:
     """A namespace at work.
 
     Attributes:
         config: What was declared.
-        cell: Holds the nonce; another object after each loss of the wire.
-        left: The last one that had a nonce, with that nonce, and what this process had
-            invalidated when it was lost.
-        counts: What was counted.
+        tag_version: Of its nonce; another object after each loss of the connection.
+        lost: The last object that had a nonce, with that nonce, and how much this
+            process had invalidated when the connection was lost.
+        counters: What was counted.
+        expect_miss: The last lookup of a key in Redis found nothing.
     """
-
-    __slots__ = (
-        "_codecs",
-        "_compress_above",
-        "_keyspace",
-        "_start",
-        "cell",
-        "config",
-        "counts",
-        "left",
-        "mark_key",
-        "nonce_key",
-        "run_key",
-    )
 
     def __init__(
         self, config: Namespace, keyspace: KeySpace, compress_above: int
     ) -> None:
         self.config = config
-        self.cell = Cell()
-        self.left: tuple[Cell, bytes, int] | None = None
-        self.counts = Counts()
+        self.tag_version = TagVersion()
+        self.lost: tuple[TagVersion, bytes, int] | None = None
+        self.counters = CacheCounters()
+        self.expect_miss = False
         self.nonce_key = keyspace.key(keys.CACHE_NAMESPACE, config.name)
         self.run_key = keyspace.key(keys.CACHE_RUN, config.name)
         self.mark_key = keyspace.key(keys.CACHE_MARK, config.name)
@@ -69,13 +57,13 @@ class Space:
         self._codecs: dict[Any, Codec[Any]] = {}
         self.codec(config.type)
 
-    def codec(self, kind: Any) -> Codec[Any]:
+    def codec(self, value_type: Any) -> Codec[Any]:
         """Return the codec of a type."""
-        codec = self._codecs.get(kind)
+        codec = self._codecs.get(value_type)
         if codec is None:
             # None is a value of every type: "there is none" is worth remembering.
-            codec = self._codecs[kind] = Codec(
-                cast("Any", Optional[kind]),  # noqa: UP045 - known at run time only
+            codec = self._codecs[value_type] = Codec(
+                cast("Any", Optional[value_type]),  # noqa: UP045 - known at run time only
                 compress_above=self._compress_above,
                 max_size=self.config.max_size,
             )
@@ -92,30 +80,32 @@ class Space:
         return self._keyspace.key(keys.CACHE, self.config.name, rest)
 
 
-class Place:
-    """Where one key lives.
+class CacheKey:
+    """A key of the user, with what belongs to it.
 
     Args:
-        key: As the user wrote it.
-        space: Its namespace.
+        name: As the user wrote it.
+        namespace: Its namespace.
         entry: The Redis key of the entry.
         lease: The Redis key of the load lease, in the same slot.
 
     Attributes:
-        ask: The packed command that reads the entry.
+        get: The packed command that reads the entry.
     """
 
-    __slots__ = ("ask", "entry", "key", "lease", "space")
+    __slots__ = ("entry", "get", "lease", "name", "namespace")
 
-    def __init__(self, key: str, space: Space, entry: str, lease: str) -> None:
-        self.key = key
-        self.space = space
+    def __init__(
+        self, name: str, namespace: NamespaceState, entry: str, lease: str
+    ) -> None:
+        self.name = name
+        self.namespace = namespace
         self.entry = entry
         self.lease = lease
-        self.ask = pack(("GET", entry))
+        self.get = pack(("GET", entry))
 
 
-class Spaces:
+class Namespaces:
     """Every namespace in use, and the way from the user's keys to Redis' and back.
 
     Args:
@@ -129,9 +119,9 @@ class Spaces:
     ) -> None:
         self._keyspace = keyspace
         self._compress_above = compress_above
-        self.by_name: dict[str, Space] = {}
-        # Making one is a good part of a lookup in Redis.
-        self._places: dict[str, Place] = {}
+        self.by_name: dict[str, NamespaceState] = {}
+        # To make one is a good part of a lookup in Redis.
+        self._keys: dict[str, CacheKey] = {}
         self._entries = keyspace.prefix + keys.CACHE.name + ":{"
         self._leases = keyspace.prefix + keys.CACHE_LEASE.name + ":{"
         self.entries_prefix = self._entries.encode()
@@ -139,7 +129,7 @@ class Spaces:
         for namespace in declared:
             self.declare(namespace)
 
-    def declare(self, namespace: Namespace) -> Space:
+    def declare(self, namespace: Namespace) -> NamespaceState:
         """Add a namespace, or return it as it is if it was declared alike.
 
         Raises:
@@ -155,56 +145,56 @@ class Spaces:
             if known.config != namespace:
                 raise InvalidKey(f"namespace {name!r} is declared twice")
             return known
-        if len(self.by_name) >= _SPACES_AT_MOST:
+        if len(self.by_name) >= _MAX_NAMESPACES:
             raise InvalidKey(
-                f"more than {_SPACES_AT_MOST} namespaces: what stands before the first "
+                f"more than {_MAX_NAMESPACES} namespaces: what stands before the first "
                 "colon of a key is chosen by the program, not by its users"
             )
-        space = Space(namespace, self._keyspace, self._compress_above)
-        self.by_name[name] = space
-        return space
+        state = NamespaceState(namespace, self._keyspace, self._compress_above)
+        self.by_name[name] = state
+        return state
 
-    def named(self, name: str) -> Space:
+    def named(self, name: str) -> NamespaceState:
         """Return a namespace, with the defaults if it was not declared."""
         return self.by_name.get(name) or self.declare(Namespace(name=name))
 
-    def place(self, key: str) -> Place:
-        """Return where a key lives.
+    def key(self, key: str) -> CacheKey:
+        """Return a key with what belongs to it.
 
         Raises:
             InvalidKey: Not a text of the form ``namespace:rest``, or too long.
         """
         if type(key) is not str:
             raise InvalidKey(f"a cache key is a str, not {type(key).__name__}")
-        known = self._places.get(key)
+        known = self._keys.get(key)
         if known is None:
-            known = self._find_place(key)
-            if len(self._places) >= _PLACES_AT_MOST:
-                self._places.clear()
-            self._places[key] = known
+            known = self._make_key(key)
+            if len(self._keys) >= _MAX_KEYS:
+                self._keys.clear()
+            self._keys[key] = known
         return known
 
-    def _find_place(self, key: str) -> Place:
+    def _make_key(self, key: str) -> CacheKey:
         name, _, rest = key.partition(":")
         if not name or not rest:
             raise InvalidKey(
                 "a cache key has the form 'namespace:rest', both not empty; "
                 f"{key[:50]!r} has not"
             )
-        space = self.by_name.get(name) or self.named(name)
-        entry = space.entry_key(rest)
+        namespace = self.by_name.get(name) or self.named(name)
+        entry = namespace.entry_key(rest)
         lease = self._leases + entry[len(self._entries) :]
         if len(lease) > keys.MAX_KEY_BYTES:
             raise InvalidKey(
-                f"a key of {space.config.name!r} is too long: "
+                f"a key of {namespace.config.name!r} is too long: "
                 "use a hash of its long part"
             )
-        return Place(key, space, entry, lease)
+        return CacheKey(key, namespace, entry, lease)
 
     def key_of(self, name: bytes, prefix: bytes) -> str:
         """Return the user's key, of the Redis key of an entry or of a lease."""
         inner = name[len(prefix) : -1]
         if b"%" in inner:
-            space, _, rest = inner.partition(b":")
-            inner = unquote_to_bytes(space) + b":" + unquote_to_bytes(rest)
+            name, _, rest = inner.partition(b":")
+            inner = unquote_to_bytes(name) + b":" + unquote_to_bytes(rest)
         return inner.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""`Turns`: one update of a conversation at a time, in the order they came."""
+"""`UpdateLocks`: one update of a conversation at a time, in their order."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 _log = logging.getLogger("oddswire.adapters")
 
 
-class Turns:
-    """First in, first out in this process; one at a time among all of them.
+class UpdateLocks:
+    """One update of a conversation at a time; first in, first out within a process.
 
-    Its locks are for order, not for safety: a handler that stood still for longer than
-    the lease is overtaken, and goes on.
+    The locks are for order, not for safety: the next handler overtakes one that stood
+    still for longer than the lease, and both go on.
 
     Args:
         client: Where the locks are kept.
         prefix: What their keys begin with.
-        lease: Seconds after which the turn of a dead process is over.
-        timeout: Seconds somebody waits for a turn at most; when it comes at the end of
-            them, Redis is asked all the same, within the client's deadline.
+        lease: Seconds after which the lock of a dead process is free.
+        timeout: Seconds that an update waits for its lock at most. At the end of them
+            Redis is still asked once, within the client's deadline.
         queue: How many may wait for the same key in this process.
         on_error: ``"raise"``, or ``"local"``: without Redis, this process keeps its own
             order and does not know of the others.
@@ -49,8 +49,8 @@ class Turns:
         SettingsError: One of them is out of range.
 
     Attributes:
-        local: Turns that Redis was not asked for because it could not be.
-        lost: Turns that another process took before their handler was done.
+        local: Locks that this process took without Redis.
+        lost: Locks that another process took before their handler was done.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Turns:
         self._queue = queue
         self._on_error = on_error
         self._degraded = Degradation(client.events, "turns", "local", monotonic)
-        # Not those of the locks: without Redis there are turns in this process yet.
+        # Beside those of `Locks`: without Redis, this process keeps its own order.
         self._lines: FifoLocks[str] = FifoLocks()
         self._log_lines = LogLines(_log)
         self.local = 0
@@ -92,19 +92,19 @@ class Turns:
 
     @property
     def keys(self) -> int:
-        """How many keys somebody has or waits for, in this process."""
+        """Keys that are locked or waited for, in this process."""
         return len(self._lines)
 
     @asynccontextmanager
     async def take(self, kind: str, *parts: int | str) -> AsyncIterator[None]:
-        """Have a turn for a block; leaving it never raises.
+        """Hold the lock of a conversation for a block; leaving it never raises.
 
         Args:
-            kind: Of what it is a turn.
-            *parts: Of which one; two turns with other parts do not wait for each other.
+            kind: Of the lock.
+            *parts: Of its name; locks with other parts do not wait for each other.
 
         Raises:
-            ConversationBusy: Too many wait, or the turn did not come in time.
+            ConversationBusy: Too many wait, or the lock was not free in time.
             OddswireError: Redis could not be asked, and `on_error` is ``"raise"``.
         """
         key = name(kind, *parts)
@@ -122,7 +122,7 @@ class Turns:
                     await turn
             except TimeoutError:
                 raise ConversationBusy(
-                    f"no turn came within the timeout of {self._timeout:g} s"
+                    f"no lock was free within the timeout of {self._timeout:g} s"
                 ) from None
             async with AsyncExitStack() as stack:
                 lock = self._locks.lock(key, self._lease, on_lost=self._note_lost)
@@ -140,7 +140,7 @@ class Turns:
                             "for longer than the timeout"
                         ) from None
                     self._go_on_alone(
-                        CommandTimeout(f"no answer about a turn within {left:g} s")
+                        CommandTimeout(f"no answer about a lock within {left:g} s")
                     )
                 yield
         finally:

@@ -1,4 +1,4 @@
-"""`Sending`: Telegram's limits on what a bot sends, kept by every process.
+"""`SendLimiter`: Telegram's limits on what a bot sends, kept by every process.
 
 Telegram does not say its limits exactly; the one sure thing is a 429 with the seconds
 to wait (https://core.telegram.org/bots/faq#my-bot-is-hitting-limits-how-do-i-avoid-this).
@@ -93,7 +93,7 @@ def _said(text: str) -> float | None:
     return _UNSAID if "too many requests" in text.lower() else None
 
 
-class Sending:
+class SendLimiter:
     """Waits for its place under the rules, sends, and obeys a 429.
 
     Args:

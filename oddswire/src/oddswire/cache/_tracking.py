@@ -1,23 +1,29 @@
-"""The cache's own wire, on which the server says what has changed.
+"""The cache's own connection, on which the server says what has changed.
 
 Replies and messages of one connection come in the order in which the server made them,
-and everything here that changes what is held runs in the parser, in that order. So a
-value is never put into memory after the message that it has changed.
+and all code that changes memory runs in the parser, in that order. So a value never
+enters memory after the message that it has changed.
 
-The wire is tracked without NOLOOP: the server then tells us of our own writes too.
-(With it, evictions that our own commands cause would be silent: docs/decisions/0018.)
-A script that writes reads the key before and after, so exactly one message follows its
-reply; that one brings what we wrote into memory, every other one takes the key out.
+The connection is tracked without NOLOOP: the server sends a message for our own writes
+too. (With NOLOOP, evictions that our own commands cause would be silent:
+docs/decisions/0018.) A write goes through three steps:
+
+1. The script reads the key, so that the server tracks it for this connection, and then
+   writes and reads it again.
+2. The parser takes the reply. Its hook calls `expect_echo` with the value.
+3. The parser takes the message that follows the reply directly. That one is our own
+   echo and brings the value into memory; every other message takes the key out.
 
 Where CLIENT TRACKING is refused, or does not hold what it promises, there is a second
 way: every write publishes the names of its keys on one channel, and the commands go
-over a wire that is subscribed to it. The order is the same, and the heartbeat proves as
-much. What is written by other means is not told (docs/cache.md has the bound).
+over a connection that is subscribed to it. The order is the same, and the heartbeat
+proves as much. No message tells of writes by other means (docs/cache.md has the bound).
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,7 +31,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from redis.exceptions import NoScriptError
 
 from oddswire import scripts
-from oddswire.cache._telling import told
 from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack
 from oddswire.errors import (
@@ -36,12 +41,12 @@ from oddswire.errors import (
     Unavailable,
 )
 from oddswire.events import Degradation, Disconnected, Event
+from oddswire.scripts import Script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from oddswire.client import Client
-    from oddswire.scripts import Script
 
 
 class Hook(Protocol):
@@ -62,27 +67,27 @@ LABEL = CallLabel("cache")
 _UNLINK = scripts.load("cache_unlink")
 
 
-class TrackedWire:
-    """Sends the commands of the cache.
+class TrackingConnection:
+    """Sends the commands of the cache, and takes the messages of changes.
 
     Args:
-        client: Whose server; the wire is another than its command wire.
+        client: Whose server; the connection is another than its command connection.
         timeout: Seconds for one call.
-        channel: Where writes are told; empty: nowhere.
+        channel: Where writes are published; empty: nowhere.
 
     Attributes:
-        epoch: Changes whenever all that is held was dropped.
-        plain: Nobody tells us of changes: the client's own wire is used, and nothing
-            may be held.
-        listens: Changes are told on the channel, not by the server.
-        client: Who sends.
-        expected: Own writes whose message comes next: what is known of them, by key.
+        epoch: Changes whenever all of memory was dropped.
+        untracked: No message tells of changes: the client's own connection is used, and
+            nothing may be kept in memory.
+        by_pubsub: Messages come on the channel, not from the server's tracking.
+        client: Sends the commands.
+        expected: Own writes whose echo comes next: what is known of them, by key.
     """
 
     def __init__(self, client: Client, timeout: float, channel: str = "") -> None:
         self.epoch = 0
-        self.plain = False
-        self.listens = False
+        self.untracked = False
+        self.by_pubsub = False
         self.channel = channel
         self._name = secrets.token_hex(8)
         self.timeout = timeout
@@ -100,38 +105,39 @@ class TrackedWire:
     @property
     def run_id(self) -> str:
         """Which server process answers; empty where it does not tell."""
-        greeting = self.client._command.server_info  # noqa: SLF001 - one library
-        return greeting.run_id if greeting is not None else ""
+        info = self.client._command.server_info  # noqa: SLF001 - one library
+        return info.run_id if info is not None else ""
 
     # --- listening
 
     def listen(self, prefix: bytes, listener: Listener) -> None:
-        """Have the changes of keys with a prefix told to `listener`."""
+        """Call `listener` with each change of a key with this prefix."""
         self._listeners.append((prefix, listener))
 
     def on_drop(self, handler: Callable[[], None]) -> None:
-        """Have `handler` called when all that is held is void."""
+        """Call `handler` when all of memory is void."""
         self._on_drop.append(handler)
 
-    def expect(self, name: bytes, what: Any) -> None:
-        """From a hook: our own write of that key will be told next."""
-        if self.listens:
-            # We do not tell ourselves. What comes from here on was written later.
-            self._tell(name, what, own=True)
+    def expect_echo(self, name: bytes, what: Any) -> None:
+        """From a hook: the next message is the echo of our own write of that key."""
+        if self.by_pubsub:
+            # This process ignores its own messages. Others come from later writes.
+            self._dispatch(name, what, own=True)
         else:
             self.expected[name] = what
 
     def drop(self) -> None:
-        """Make void all that is held."""
+        """Make void all of memory."""
+        # A reply that is on its way was made before: its hook sees another epoch.
         self.epoch += 1
         self.expected.clear()
         for handler in self._on_drop:
             handler()
 
     def _on_event(self, event: Event) -> None:
-        # Out of step on any connection: what was computed from wrong replies may be
-        # held as well.
-        if event.connection == ("subscriber" if self.listens else "tracked") or (
+        # Out of step on any connection: memory may hold what was computed from the
+        # wrong replies.
+        if event.connection == ("subscriber" if self.by_pubsub else "tracked") or (
             isinstance(event, Disconnected) and event.protocol_desync
         ):
             self.drop()
@@ -144,9 +150,11 @@ class TrackedWire:
             self.drop()
             return
         for name in names:
+            # A message that comes between a reply and its echo would be taken for the
+            # echo. There is none: a script is one step for the server.
             own = name in self.expected
             expected = self.expected.pop(name, None)
-            self._tell(name, expected, own=own)
+            self._dispatch(name, expected, own=own)
 
     def _on_message(self, message: list[Any]) -> None:
         if message[0] == b"unsubscribe":  # unasked: by the server's ACL
@@ -156,9 +164,9 @@ class TrackedWire:
         sender, *names = message[2].split()
         if sender != self._name.encode():
             for name in names:
-                self._tell(name, None, own=False)
+                self._dispatch(name, None, own=False)
 
-    def _tell(self, name: bytes, expected: Any, *, own: bool) -> None:
+    def _dispatch(self, name: bytes, expected: Any, *, own: bool) -> None:
         for prefix, listener in self._listeners:
             if name.startswith(prefix):
                 listener(name, expected, own=own)
@@ -176,42 +184,28 @@ class TrackedWire:
         timeout: float | None = None,
     ) -> Any:
         """Run a script and return its reply; see `call`."""
-        loud = told(script) if self.channel else None
-        if loud is not None:
-            script = loud
+        publishing = with_publish(script) if self.channel else None
+        if publishing is not None:
+            script = publishing
             args = (*args, self.channel, self.message(*keys))
         rest = (str(len(keys)), *keys, *args)
+        how: dict[str, Any] = {"repeatable": repeatable, "timeout": timeout}
         try:
-            return await self.call(
-                ("EVALSHA", script.sha, *rest),
-                hook,
-                repeatable=repeatable,
-                timeout=timeout,
-            )
+            return await self.call(("EVALSHA", script.sha, *rest), hook, **how)
         except NoScriptError:
-            return await self.call(
-                ("EVAL", script.source, *rest),
-                hook,
-                repeatable=repeatable,
-                timeout=timeout,
-            )
+            return await self.call(("EVAL", script.source, *rest), hook, **how)
 
     async def unlink(
         self, names: Sequence[str], hook: Hook, *, timeout: float | None = None
     ) -> int:
         """Remove keys; see `call`. Returns how many there were."""
+        how: dict[str, Any] = {"repeatable": True, "timeout": timeout}
         if self.channel:
-            return int(
-                await self.script(
-                    _UNLINK, names, (), hook, repeatable=True, timeout=timeout
-                )
-            )
-        return int(
-            await self.call(("UNLINK", *names), hook, repeatable=True, timeout=timeout)
-        )
+            return int(await self.script(_UNLINK, names, (), hook, **how))
+        return int(await self.call(("UNLINK", *names), hook, **how))
 
     def message(self, *names: str, sender: str = "") -> str:
-        """Return what is published when these keys were written."""
+        """Return the message that these keys were written."""
         return " ".join((sender or self._name, *names))
 
     def call(
@@ -237,84 +231,86 @@ class TrackedWire:
 
         Args:
             data: The command.
-            hook: Called in the parser, also if the caller gave up.
+            hook: Called by the parser, also if the caller gave up.
             repeatable: May be sent again after a lost connection.
             timeout: Seconds; default: the cache's.
 
         Raises:
-            OddswireError: No reply, or the server refused. The hook was told.
+            OddswireError: No reply, or the server refused. The hook was called.
         """
         deadline = monotonic() + (self.timeout if timeout is None else timeout)
         while True:
             used = self.client
             try:
-                on_reply = self._telling(hook)
+                on_reply = self._on_reply(hook)
                 sent = monotonic()
-                wire = self.client.ready_connection()
-                if wire is None:
+                connection = self.client.ready_connection()
+                if connection is None:
                     reply = await self.client.send_once(
                         data, deadline, LABEL, raw=True, on_reply=on_reply
                     )
                 else:
                     # The usual case, without a coroutine of its own.
-                    future = wire.send(
+                    future = connection.send(
                         data, deadline - sent, LABEL, raw=True, on_reply=on_reply
                     )
                     try:
                         reply = await future
                     except asyncio.CancelledError:
-                        wire.abandon()
+                        connection.abandon()
                         raise
                 if isinstance(reply, Exception):
                     if isinstance(reply, OddswireError):
                         self.client.on_refused_write(reply, sent)
                     raise reply
             except (ConnectionLost, Unavailable, ReadOnly) as error:
-                if not self.plain and _refused(error):
-                    await self.step_down(used)
+                if not self.untracked and _refused(error):
+                    await self.fall_back(used)
                     continue
+                # Once more, on the next connection: no reply is known to this call, so
+                # it must be one that may run twice, or that has not left.
                 safe = repeatable or error.outcome is Outcome.NOT_SENT
-                if not safe or isinstance(error, Unavailable):
-                    raise
-                if monotonic() >= deadline:
+                late = monotonic() >= deadline
+                if not safe or late or isinstance(error, Unavailable):
                     raise
                 repeatable = False
             else:
                 return reply
 
-    def _telling(self, hook: Hook | None) -> Callable[[Any], None]:
-        # If there is no wire now, this is the epoch of the next one; if that is lost
-        # too before the call is sent, its reply is not of this epoch, and not held.
+    def _on_reply(self, hook: Hook | None) -> Callable[[Any], None]:
+        # Without a connection now, this is the epoch of the next one. If that is lost
+        # too before the call is sent, the reply is of another epoch, and not kept.
         epoch = self.epoch
 
         def on_reply(reply: Any) -> None:
-            # The message of an own write follows its reply directly, or never.
+            # The echo of an own write follows its reply directly, or never comes.
             self.expected.clear()
             if hook is not None:
-                hook(reply, current=epoch == self.epoch and not self.plain)
+                hook(reply, current=epoch == self.epoch and not self.untracked)
 
         return on_reply
 
-    async def step_down(self, used: Client) -> None:
-        """Do without what this client was for: tracking, then listening.
+    async def fall_back(self, used: Client) -> None:
+        """Do without tracking, and then without messages.
 
         Args:
-            used: Who did not do; nothing is changed if another is in use by now.
+            used: The client that failed; nothing changes if another is in use by now.
         """
         if used is not self.client:
             return
-        self.listens = bool(self.channel) and not self.listens
-        self.plain = not self.listens
+        self.by_pubsub = bool(self.channel) and not self.by_pubsub
+        self.untracked = not self.by_pubsub
         self.client = (
             self._base.subscriber(self._on_message, self.channel)
-            if self.listens
+            if self.by_pubsub
             else self._base
         )
+        # Before the old connection is closed: its messages are lost from here on.
         self.drop()
         self._say_mode()
         await used.aclose()
 
-    async def step_up(self, timeout: float) -> bool:
+    async def retry_tracking(self, timeout: float) -> bool:
         """Try CLIENT TRACKING once more; False: it is refused, and nothing changes.
 
         A self-test can fail for a reason that passes: in the middle of a failover the
@@ -331,8 +327,9 @@ class TrackedWire:
             if _refused(error):
                 return False
             raise
+        # The heartbeat proves the new connection before memory is believed again.
         used, self.client = self.client, candidate
-        self.plain = self.listens = False
+        self.untracked = self.by_pubsub = False
         self.drop()
         if used is not self._base:
             await used.aclose()
@@ -343,7 +340,7 @@ class TrackedWire:
         self._say_mode()
 
     def _say_mode(self) -> None:
-        modes = {"published": self.listens, "untracked": self.plain}
+        modes = {"published": self.by_pubsub, "untracked": self.untracked}
         for mode, entered in modes.items():
             if entered:
                 self._degraded[mode].begin(
@@ -353,10 +350,10 @@ class TrackedWire:
                 self._degraded[mode].end()
 
     async def aclose(self) -> None:
-        """Close the wire; what is held is void."""
+        """Close the connection; all of memory is void."""
         self._unsubscribe()
         self.drop()
-        if not self.plain:
+        if not self.untracked:
             await self.client.aclose()
 
 
@@ -366,3 +363,29 @@ def _refused(error: OddswireError) -> bool:
         and error.outcome is Outcome.REJECTED
         and ("CLIENT TRACKING" in str(error) or "SUBSCRIBE" in str(error))
     )
+
+
+# These write leases alone, and a waiter for a lease looks again by itself.
+_WITHOUT_MESSAGE = {"cache_look", "cache_renew", "cache_release"}
+
+_PUBLISHING = """local reply = (function()
+{source}
+end)()
+-- {{nonce, 0}}: it was there, and nothing was written.
+if type(reply) ~= 'table' or reply[2] ~= 0 then
+  redis.call('PUBLISH', ARGV[#ARGV - 1], ARGV[#ARGV])
+end
+return reply
+"""
+
+
+@functools.cache
+def with_publish(script: Script) -> Script | None:
+    """Return a script that also publishes its last argument; None: no need to.
+
+    The last two arguments are the channel and the message. Writing and publishing are
+    one step, so no process reads the new value and misses the message that it is new.
+    """
+    if script.name in _WITHOUT_MESSAGE:
+        return None
+    return Script(f"{script.name}, published", _PUBLISHING.format(source=script.source))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from telegram.error import RetryAfter, TelegramError
 from telegram.ext import BaseRateLimiter
 
-from oddswire.adapters._sending import Sending, messages, refusal
+from oddswire.adapters._send_limiter import SendLimiter, messages, refusal
 from oddswire.ratelimit import Priority
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class RateLimiter(BaseRateLimiter[Priority]):
         retries: int = 3,
     ) -> None:
         self._bot = bot_id
-        self._sending = Sending(
+        self._send_limiter = SendLimiter(
             limiter,
             overall=overall,
             chat=chat,
@@ -85,7 +85,7 @@ class RateLimiter(BaseRateLimiter[Priority]):
             RateLimited: It would have to wait for longer than the timeout.
             RetryAfter: The last of its tries got a 429 too.
         """
-        return await self._sending.send(
+        return await self._send_limiter.send(
             lambda: callback(*args, **kwargs),
             bot=self._bot,
             chat=data.get("chat_id"),

@@ -1,4 +1,4 @@
-"""`Outgoing`: a session middleware that keeps to Telegram's limits."""
+"""`SendLimits`: a session middleware that keeps to Telegram's limits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiogram.client.session.middlewares.base import BaseRequestMiddleware
 from aiogram.exceptions import TelegramAPIError, TelegramRetryAfter
 
-from oddswire.adapters._sending import Sending, messages, refusal
+from oddswire.adapters._send_limiter import SendLimiter, messages, refusal
 from oddswire.ratelimit import Priority
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from oddswire.ratelimit import RateLimiter, Rule
 
 
-class Outgoing(BaseRequestMiddleware):
+class SendLimits(BaseRequestMiddleware):
     """Waits before each message to a chat; a 429 stops every process.
 
-    ``bot.session.middleware(Outgoing(limiter, overall=..., chat=..., group=...))``.
+    ``bot.session.middleware(SendLimits(limiter, overall=..., chat=..., group=...))``.
     An album and copies count each of their messages, an edit counts as one. What sends
     nothing, such as getChatMember or sendChatAction, costs nothing and does not wait;
     a 429 that it gets is obeyed all the same.
@@ -54,7 +54,7 @@ class Outgoing(BaseRequestMiddleware):
         retries: int = 3,
         priority: Callable[[TelegramMethod[TelegramType]], Priority] | None = None,
     ) -> None:
-        self._sending = Sending(
+        self._send_limiter = SendLimiter(
             limiter,
             overall=overall,
             chat=chat,
@@ -77,7 +77,7 @@ class Outgoing(BaseRequestMiddleware):
             RateLimited: It would have to wait for longer than the timeout.
             TelegramRetryAfter: The last of its tries got a 429 too.
         """
-        return await self._sending.send(
+        return await self._send_limiter.send(
             lambda: make_request(bot, method),
             bot=bot.id,
             chat=getattr(method, "chat_id", None),

@@ -1,0 +1,602 @@
+"""The second tier: entries in Redis, read and written over the tracking connection."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from oddswire import scripts
+from oddswire.cache._l1 import ITEM_BYTES, Item
+from oddswire.cache._record import (
+    SEEN_BYTES,
+    Record,
+    digest,
+    hit_of,
+    parse_header,
+    tags_of,
+    version_bytes,
+)
+from oddswire.cache._tag_version import Stamp
+from oddswire.cache._tracking import LABEL
+from oddswire.client import ReadTicket
+from oddswire.errors import CodecError, ConnectionLost, OddswireError, WrongType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from oddswire.cache._coherence import CoherenceLease
+    from oddswire.cache._l1 import L1
+    from oddswire.cache._namespaces import CacheKey
+    from oddswire.cache._record import Hit
+    from oddswire.cache._size_limit import SizeLimiter
+    from oddswire.cache._tag_version import Snapshot, TagVersion
+    from oddswire.cache._tags import TagVersions
+    from oddswire.cache._tracking import TrackingConnection
+    from oddswire.cache.options import LoadRequest
+    from oddswire.clock import Clock
+
+_LOOK = scripts.load("cache_look")
+_FILL = scripts.load("cache_fill")
+_PUT = scripts.load("cache_put")
+_DELETE = scripts.load("cache_delete")
+_EXPIRE = scripts.load("cache_expire")
+_RENEW = scripts.load("cache_renew")
+_RELEASE = scripts.load("cache_release")
+
+_JITTER = 0.1
+# The estimate of changes forgets: at this many loads both counts are halved.
+_REMEMBERED = 64
+# A read refreshes early with a probability below e^-12 before that: not worth a
+# logarithm.
+_EARLY_COSTS = 12.0
+
+
+class Lifetime(NamedTuple):
+    """For how many seconds a value serves, and which version of the source it is."""
+
+    ttl: float
+    stale: float
+    version: int | None = None
+
+
+class LockedBy(NamedTuple):
+    """Another load has the lease of a key; what the lease holds."""
+
+    holder: bytes
+
+
+class LookupResult:
+    """What Redis has under a key; the parser calls it with the reply.
+
+    Attributes:
+        item: The entry, if it may serve.
+        fresh: It is not stale.
+        refresh_due: It is stale, or so near to it that a refresh is to be considered.
+        header: The beginning of any record that is there; None: there is none.
+        pending_validation: The entry, while some nonces of its tags are not known.
+            They have to be read, and then comes `validate`.
+    """
+
+    def __init__(self, tier: L2, key: CacheKey, value_type: Any) -> None:
+        self._tier = tier
+        self._key = key
+        self._value_type = value_type
+        self._epoch = tier.connection.epoch
+        self.item: Item | None = None
+        self.fresh = False
+        self.refresh_due = True
+        self.header: bytes | None = None
+        self.pending_validation: Item | None = None
+        self._tags: tuple[tuple[bytes, bytes], ...]
+
+    def __call__(self, reply: Any, /, *, current: bool | None = None) -> None:
+        """Decode an entry into an item, and put it into memory.
+
+        Args:
+            reply: To the call.
+            current: As for every `Hook`; None: this is the hook itself, of a call that
+                was sent when this was made.
+        """
+        tier = self._tier
+        if current is None:
+            connection = tier.connection
+            if connection.expected:
+                connection.expected.clear()  # as for every reply
+            current = self._epoch == connection.epoch and not connection.untracked
+        if type(reply) is not bytes:
+            # None: there is nothing. Else a key of another type that other software
+            # wrote; or the call failed, and its error is raised where it was made.
+            self.header = None if reply is None else b""
+            return
+        key = self._key
+        namespace = key.namespace
+        try:
+            parsed = parse_header(reply)
+            if parsed is None:
+                self.header = reply
+                return
+            hit, body = parsed
+            value = namespace.codec(self._value_type).decode(body)
+        except CodecError:
+            namespace.counters.corrupt += 1
+            self.header = reply[:SEEN_BYTES]
+            return
+        item = tier.item(key, self._value_type, value, reply, hit, body)
+        self.header = item.header
+        if current and namespace.config.l1:
+            # Also where a nonce is not known yet: the entry does not live until it is,
+            # and a message in between takes the entry out again.
+            tier.l1.put(item)
+        if item.lives():
+            self._accept(item)
+        else:
+            self.pending_validation, self._tags = item, tags_of(reply, hit[4])
+
+    def unknown_tags(self) -> list[tuple[bytes, TagVersion]]:
+        """Return the tags whose nonces have to be read."""
+        if self.pending_validation is None:
+            return []
+        stamps = self.pending_validation.stamps[1:]
+        return [
+            (tag, stamp.tag_version)
+            for (tag, _), stamp in zip(self._tags, stamps, strict=True)
+            if stamp.tag_version.nonce is None
+        ]
+
+    def validate(self) -> None:
+        """Decide whether the entry may serve, by the nonces that are known now."""
+        item, self.pending_validation = self.pending_validation, None
+        if item is not None and item.lives():
+            self._accept(item)
+
+    def _accept(self, item: Item) -> None:
+        now = self._tier.now()
+        if now < item.usable_until:
+            self.item, self.fresh = item, now < item.fresh_until
+            self.refresh_due = now >= item.early_refresh_at
+
+    def count(self) -> None:
+        """Count a lookup in Redis."""
+        namespace = self._key.namespace
+        counters = namespace.counters
+        if self.item is None:
+            counters.misses += 1
+            namespace.expect_miss = True
+        else:
+            counters.l2_hits += 1
+            namespace.expect_miss = False
+            if not self.fresh:
+                counters.stale += 1
+
+
+class L2:
+    """Entries in Redis.
+
+    Args:
+        connection: The tracking connection.
+        l1: Entries that are read and written are kept there too.
+        tags: The nonces of tags and namespaces.
+        coherence: Knows the server's time, and whether the server is believed.
+        clock: The time of this process.
+        size_limit: Counts what is written.
+        max_load: Seconds that a load may take.
+    """
+
+    def __init__(
+        self,
+        connection: TrackingConnection,
+        l1: L1,
+        tags: TagVersions,
+        coherence: CoherenceLease,
+        clock: Clock,
+        *,
+        size_limit: SizeLimiter,
+        max_load: float,
+    ) -> None:
+        self.connection = connection
+        self.l1 = l1
+        self.now = clock.boottime
+        self._tags = tags
+        self._coherence = coherence
+        self._size_limit = size_limit
+        self._max_load = max_load
+
+    # --- items and bytes
+
+    def item(
+        self,
+        key: CacheKey,
+        value_type: Any,
+        value: Any,
+        data: bytes,
+        hit: Hit,
+        body: bytes,
+        stamps: Snapshot = (),
+    ) -> Item:
+        """Return an entry as memory keeps it; stamps: default those of the record."""
+        fresh, usable, cost, nonce, tags = hit
+        namespace = key.namespace
+        config = namespace.config
+        offset = self._coherence.offset
+        fresh_until = early_refresh_at = fresh / 1000 - offset
+        if cost:
+            early_refresh_at -= _EARLY_COSTS * config.early * cost / 1000
+        if not stamps:
+            stamps = (Stamp(namespace.tag_version, nonce),)
+            if tags:
+                of = self._tags.tag_version
+                stamps += tuple(Stamp(of(tag), n) for tag, n in tags_of(data, tags))
+        # A compressed body is several times as large when decoded.
+        factor = 8 if len(body) > 1 and body[1] & 1 else 2
+        return Item(
+            key=key.name,
+            size=ITEM_BYTES + len(data) + factor * len(body),
+            value=value,
+            value_type=value_type,
+            asked_type=None if value_type is config.type else value_type,
+            counters=namespace.counters,
+            stamps=stamps,
+            early_refresh_at=early_refresh_at,
+            fresh_until=fresh_until,
+            usable_until=usable / 1000 - offset,
+            header=data[:SEEN_BYTES],
+        )
+
+    def pack(
+        self,
+        request: LoadRequest,
+        value: Any,
+        lifetime: Lifetime,
+        snapshot: Snapshot,
+        *,
+        cost: float = 0.0,
+        old: Item | None = None,
+    ) -> tuple[Item, bytes, int]:
+        """Return a value as an item, its bytes, and their life in milliseconds.
+
+        Raises:
+            CodecError: Not a value of the type, one that would come back with another,
+                or too large.
+        """
+        key, value_type = request.key, request.value_type
+        config = key.namespace.config
+        # The decoded value is what others will read, and no caller can change it.
+        body, decoded = key.namespace.codec(value_type).encode_checked(value)
+        now = self.now()
+        content = digest(body)
+        refreshes = changes = 0
+        interval = 0.0
+        if old is not None:
+            was = old.details
+            refreshes = was.refreshes + 1
+            changes = was.changes + (content != was.content)
+            since = max(0.0, now - old.stored_at)
+            interval = was.interval * 0.75 + since * 0.25 if was.interval else since
+            if refreshes > _REMEMBERED:
+                refreshes, changes = refreshes // 2, changes // 2
+        ttl = lifetime.ttl
+        if config.adaptive is not None:
+            ttl = config.adaptive.ttl(refreshes, changes, interval)
+        # So that what was stored together does not end together.
+        spread = 1.0 - _JITTER * random.random()  # noqa: S311 - no secret
+        server_now = now + self._coherence.offset
+        fresh_until = server_now + ttl * spread
+        usable_until = fresh_until + lifetime.stale
+        record = Record(
+            fresh_until=int(fresh_until * 1000),
+            usable_until=int(usable_until * 1000),
+            stored_at=int(server_now * 1000),
+            namespace=snapshot[0].nonce,
+            body=body,
+            tags=tuple(
+                (tag, stamp.nonce)
+                # Without Redis no nonce is known.
+                for tag, stamp in zip(request.tags, snapshot[1:], strict=False)
+            ),
+            version=lifetime.version or 0,
+            cost=int(cost * 1000),
+            interval=int(interval * 1000),
+            refreshes=refreshes,
+            changes=changes,
+            content=content,
+        )
+        data = record.to_bytes()
+        item = self.item(key, value_type, decoded, data, hit_of(data), body, snapshot)
+        return item, data, max(1, int((usable_until - server_now) * 1000))
+
+    # --- reading
+
+    async def fetch(self, key: CacheKey, value_type: Any) -> LookupResult:
+        """Read an entry; one that cannot be read is missing. It counts as a lookup.
+
+        Raises:
+            OddswireError: Redis did not answer.
+        """
+        connection, coherence = self.connection, self._coherence
+        namespace = key.namespace
+        reads = coherence.reads
+        if namespace.config.l1:
+            coherence.want()
+        while True:
+            epoch = connection.epoch
+            now = self.now()
+            if now > coherence.current_until:
+                await coherence.sync()
+            if namespace.tag_version.nonce is None or connection.untracked:
+                await self._tags.ensure_namespace(namespace)
+            found = LookupResult(self, key, value_type)
+            link = connection.client.ready_connection()
+            ticket = None
+            if now >= reads.until or link is not reads.connection:
+                # Rarely: while memory is read, the heartbeat keeps the lease.
+                ticket = reads.begin()
+            try:
+                if link is None:
+                    await connection.send(key.get, found, repeatable=True)
+                else:
+                    # The usual case, without a coroutine of its own.
+                    sent = monotonic()
+                    try:
+                        reply = await link.send(
+                            key.get, connection.timeout, LABEL, raw=True, on_reply=found
+                        )
+                    except asyncio.CancelledError:
+                        link.abandon()
+                        raise
+                    except ConnectionLost:
+                        left = sent + connection.timeout - monotonic()
+                        if left <= 0.0:
+                            raise
+                        # By another server, perhaps: read again when it is believed.
+                        ticket = ReadTicket(None, now)
+                        await connection.send(key.get, found, timeout=left)
+                    else:
+                        if isinstance(reply, Exception):
+                            raise reply
+            except WrongType:
+                # A list of other software: overwritten like foreign bytes.
+                namespace.counters.corrupt += 1
+            if found.pending_validation is not None:
+                await self._validate(found, key)
+            if ticket is not None and not reads.accept(ticket):
+                continue
+            # If the connection was lost half way, the entry was judged by nonces that
+            # were dropped, and would be missing for that alone: read it again.
+            if found.item is not None or epoch == connection.epoch:
+                found.count()
+                return found
+
+    async def fetch_many(
+        self, keys: Sequence[CacheKey], value_types: Sequence[Any]
+    ) -> list[LookupResult]:
+        """Read entries with one MGET; they are not counted.
+
+        Raises:
+            OddswireError: Redis did not answer.
+        """
+        while True:
+            epoch = self.connection.epoch
+            found = await self._coherence.reads.read(
+                lambda: self._fetch_many(keys, value_types)
+            )
+            if epoch == self.connection.epoch:
+                return found
+
+    async def _fetch_many(
+        self, keys: Sequence[CacheKey], value_types: Sequence[Any]
+    ) -> list[LookupResult]:
+        found = [
+            LookupResult(self, key, value_type)
+            for key, value_type in zip(keys, value_types, strict=True)
+        ]
+        namespaces = {key.namespace for key in keys}
+        await self._coherence.ensure_current()
+        for namespace in namespaces:
+            await self._tags.ensure_namespace(namespace)
+
+        def take(reply: Any, *, current: bool) -> None:
+            if isinstance(reply, list):
+                for each, data in zip(found, reply, strict=True):
+                    each(data, current=current)
+
+        names = [key.entry for key in keys]
+        await self.connection.call(("MGET", *names), take, repeatable=True)
+        unknown = {tag: of for each in found for tag, of in each.unknown_tags()}
+        if unknown:
+            await self._tags.verify(unknown.items())
+        for namespace in namespaces:
+            await self._tags.ensure_namespace(namespace)
+        for each in found:
+            each.validate()
+        return found
+
+    async def _validate(self, found: LookupResult, key: CacheKey) -> None:
+        # Another process may have cleared the namespace meanwhile, and stored this.
+        await self._tags.ensure_namespace(key.namespace)
+        await self._tags.verify(found.unknown_tags())
+        found.validate()
+
+    # --- the right to load: a lease in Redis with a random token
+
+    async def look(
+        self,
+        key: CacheKey,
+        value_type: Any,
+        token: bytes,
+        lease: float,
+        *,
+        seen: bytes | None,
+        steal: bytes,
+        granted: Callable[[], None],
+    ) -> LookupResult | LockedBy | None:
+        """Look for an entry; None: there is none, and the right to load it is ours.
+
+        Args:
+            key: Which.
+            value_type: Of its value.
+            token: Ours, 16 bytes.
+            lease: Seconds.
+            seen: Beginning of a record that is of no use.
+            steal: Beginning of a holder that is dead; empty: none.
+            granted: Called by the parser when the lease is ours, or may be.
+
+        Raises:
+            OddswireError: Redis did not answer; the lease may be ours all the same.
+        """
+        found = LookupResult(self, key, value_type)
+        ticket = self._coherence.reads.begin()
+
+        def hook(reply: Any, *, current: bool) -> None:
+            if isinstance(reply, bytes):
+                found(reply, current=current)
+            elif isinstance(reply, OddswireError) or reply in (1, 2):
+                # Not before: until here a change of the lease is another process's.
+                granted()
+            if reply == 2:
+                self.connection.expect_echo(key.lease.encode(), None)
+
+        reply = await self.connection.script(
+            _LOOK,
+            (key.entry, key.lease),
+            (
+                token,
+                int(lease * 1000),
+                (seen or b"")[:SEEN_BYTES],
+                "0" if seen is None else "1",
+                steal,
+            ),
+            hook,
+            repeatable=True,
+        )
+        if isinstance(reply, int):
+            return None
+        if found.pending_validation is not None:
+            await self._validate(found, key)
+        if not self._coherence.reads.accept(ticket):
+            # As if nothing had been found yet: the caller looks again.
+            return LookupResult(self, key, value_type)
+        return LockedBy(reply[0]) if isinstance(reply, list) else found
+
+    async def renew(
+        self, key: CacheKey, token: bytes, count: int, lease: float
+    ) -> bool:
+        """Keep the lease for longer; False: it is not ours any more.
+
+        Raises:
+            OddswireError: Redis did not answer.
+        """
+        args = (token, token + str(count).encode(), int(lease * 1000))
+        return await self._change_lease(_RENEW, key, args)
+
+    async def release(self, key: CacheKey, token: bytes) -> bool:
+        """Give the lease back.
+
+        Raises:
+            OddswireError: Redis did not answer; then it ends by itself.
+        """
+        return await self._change_lease(_RELEASE, key, (token,))
+
+    async def _change_lease(
+        self, script: scripts.Script, key: CacheKey, args: tuple[Any, ...]
+    ) -> bool:
+        def hook(reply: Any, *, current: bool) -> None:
+            del current
+            if reply == 1:
+                self.connection.expect_echo(key.lease.encode(), None)
+
+        reply = await self.connection.script(
+            script, (key.lease,), args, hook, repeatable=True
+        )
+        return bool(reply)
+
+    # --- writing
+
+    async def fill(
+        self, key: CacheKey, token: bytes, item: Item, data: bytes, life: int
+    ) -> bool:
+        """Store a loaded value; False: it was fenced off.
+
+        Raises:
+            OddswireError: Redis did not answer; it may be stored all the same.
+        """
+        return await self._write(_FILL, key, item, data, life, token)
+
+    async def put(self, key: CacheKey, item: Item, data: bytes, life: int) -> bool:
+        """Store a value of the caller; False: a newer version is there.
+
+        Raises:
+            OddswireError: Redis did not answer; it may be stored all the same.
+        """
+        return await self._write(_PUT, key, item, data, life)
+
+    async def _write(
+        self,
+        script: scripts.Script,
+        key: CacheKey,
+        item: Item,
+        data: bytes,
+        life: int,
+        token: bytes = b"",
+    ) -> bool:
+        def hook(reply: Any, *, current: bool) -> None:
+            # Any outcome: what memory has is not known to be right any more.
+            self.l1.drop(key.name)
+            if reply in (1, -1):
+                self.connection.expect_echo(key.lease.encode(), None)
+            if reply == 1:
+                keep = current and key.namespace.config.l1
+                self.connection.expect_echo(key.entry.encode(), item if keep else None)
+
+        if self._size_limit.full:
+            await self._size_limit.wait_for_room()
+        args: tuple[Any, ...] = (
+            data,
+            life,
+            version_bytes(item.details.version or None),
+        )
+        reply = await self.connection.script(
+            script,
+            (key.entry, key.lease),
+            (token, *args) if token else args,
+            hook,
+            # Without a token a repeated write would bring back what another process
+            # deleted after the first one.
+            repeatable=bool(token),
+        )
+        if reply != 1:
+            return False
+        counters = key.namespace.counters
+        counters.writes += 1
+        counters.bytes_written += len(data)
+        self._size_limit.wrote(len(data))
+        return True
+
+    async def delete(self, key: CacheKey) -> bool:
+        """Delete an entry and void its load; whether there was one.
+
+        Raises:
+            OddswireError: It is not certain that it was done.
+        """
+        return await self._invalidate_one(_DELETE, key, int(self._max_load * 1000))
+
+    async def expire(self, key: CacheKey) -> bool:
+        """Make an entry stale and void its load; whether there was one.
+
+        Raises:
+            OddswireError: It is not certain that it was done.
+        """
+        return await self._invalidate_one(_EXPIRE, key)
+
+    async def _invalidate_one(
+        self, script: scripts.Script, key: CacheKey, *args: int
+    ) -> bool:
+        def hook(reply: Any, *, current: bool) -> None:
+            del reply, current
+            self.l1.drop(key.name)
+
+        keys = (key.entry, key.lease)
+        return bool(
+            await self.connection.script(script, keys, args, hook, repeatable=True)
+        )

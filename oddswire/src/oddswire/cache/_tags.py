@@ -1,0 +1,482 @@
+"""The random versions of tags and namespaces, called nonces.
+
+An entry carries the nonces that its tags had before it was loaded, and lives while they
+are the same. To invalidate a tag is to UNLINK its nonce: the next process that needs
+one makes another, and a nonce never comes back. So nothing is lost if a nonce is
+evicted or expires (entries die, none revives), if an invalidation is repeated, or if
+the clocks of hosts differ.
+
+A tag has two nonces in one value. A soft invalidation changes the second one and makes
+entries stale instead of invalid; one comparison of both finds out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from hashlib import sha1
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from redis.exceptions import NoScriptError
+
+from oddswire import keys, scripts
+from oddswire.cache._record import MAX_TAGS, NONCE_BYTES, TAG_NONCE_BYTES, digest
+from oddswire.cache._tag_version import Stamp, TagVersion
+from oddswire.erasure import Erased
+from oddswire.errors import InvalidKey, WrongType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from oddswire.cache._namespaces import Namespaces, NamespaceState
+    from oddswire.cache._tag_version import Snapshot
+    from oddswire.cache._tracking import TrackingConnection
+    from oddswire.clock import Clock
+    from oddswire.keys import KeySpace
+
+_TAG = scripts.load("cache_tag")
+_SOFTEN = scripts.load("cache_soften")
+_NAMESPACE = scripts.load("cache_namespace")
+
+_NAMESPACE_LIFE = 400 * 86_400.0
+_TAG_BYTES = 512
+# Seconds: no user waits for the answer, and it has to be certain.
+_ERASE_TIMEOUT = 5.0
+
+
+class TagVersions:
+    """The nonces that this process knows, and how it reads and changes them.
+
+    Args:
+        connection: Where they are read.
+        namespaces: Those in use.
+        keyspace: The prefix.
+        clock: The time.
+
+    Attributes:
+        invalidations: Counts what this process invalidated.
+        generation: Another object whenever any nonce has changed.
+    """
+
+    def __init__(
+        self,
+        connection: TrackingConnection,
+        namespaces: Namespaces,
+        keyspace: KeySpace,
+        clock: Clock,
+    ) -> None:
+        self._connection = connection
+        self._namespaces = namespaces
+        self._clock = clock
+        self._tag_prefix = keyspace.key(keys.CACHE_TAG, "x")[:-1]
+        # One lives as long as an item or a load refers to it. Without any, its nonce is
+        # not needed here, and is read when it is.
+        self._tags: WeakValueDictionary[bytes, TagVersion] = WeakValueDictionary()
+        self.invalidations = 0
+        self.generation = object()
+        connection.listen(self._tag_prefix.encode(), self._on_tag)
+        connection.listen(
+            keyspace.key(keys.CACHE_NAMESPACE, "x")[:-2].encode(), self._on_namespace
+        )
+        connection.on_drop(self._drop)
+
+    # --- what this process knows
+
+    @property
+    def untracked(self) -> bool:
+        """Whether the server tells of no changes.
+
+        Then the nonces of a load stay as it read them, and a caller that invalidated
+        something meanwhile cannot see by them whether the load is older than that.
+        """
+        return self._connection.untracked
+
+    def digests(self, tags: Iterable[str]) -> tuple[bytes, ...]:
+        """Return the digests of tags.
+
+        Raises:
+            InvalidKey: More than 16, or one that is not a text of 1 to 512 bytes.
+        """
+        if isinstance(tags, str):
+            raise InvalidKey("tags are a tuple of texts; for one, write (tag,)")
+        found = tuple(dict.fromkeys(_tag_digest(tag) for tag in tags))
+        if len(found) > MAX_TAGS:
+            raise InvalidKey(
+                f"{len(found)} tags, an entry carries at most {MAX_TAGS}: "
+                "tag what is invalidated together"
+            )
+        return found
+
+    def tag_version(self, tag: bytes) -> TagVersion:
+        """Return what is known of a tag."""
+        if self._connection.untracked:
+            return TagVersion()  # no message tells of changes: good for one read
+        tag_version = self._tags.get(tag)
+        if tag_version is None:
+            tag_version = self._tags[tag] = TagVersion()
+        return tag_version
+
+    def _set(self, tag_version: TagVersion, nonce: bytes | None) -> None:
+        """Take another nonce, or none."""
+        tag_version.nonce, tag_version.pending = nonce, None
+        self.generation = object()
+
+    def _drop(self) -> None:
+        """Begin with new objects: the connection was lost, and messages with it.
+
+        The old objects, emptied, could get their old nonces back, and with them items
+        whose own invalidation was missed meanwhile.
+        """
+        for namespace in self._namespaces.by_name.values():
+            if namespace.tag_version.nonce is not None:
+                namespace.lost = (
+                    namespace.tag_version,
+                    namespace.tag_version.nonce,
+                    self.invalidations,
+                )
+            self._set(namespace.tag_version, None)
+            namespace.tag_version = TagVersion()
+        self._tags = WeakValueDictionary()
+
+    def _on_tag(self, name: bytes, nonce: Any, *, own: bool) -> None:
+        tag = _unhex(name[len(self._tag_prefix) :])
+        tag_version = self._tags.get(tag)
+        if tag_version is not None:
+            self._set(tag_version, nonce if own else None)
+
+    def _on_namespace(self, name: bytes, nonce: Any, *, own: bool) -> None:
+        for namespace in self._namespaces.by_name.values():
+            if namespace.nonce_key.encode() == name:
+                self._set(namespace.tag_version, nonce if own else None)
+
+    def were_alive(self, stamps: Snapshot, namespace: NamespaceState) -> bool:
+        """Whether stamps were right when the connection was lost, as far as is known.
+
+        What other processes have invalidated since is not known here.
+        """
+        if namespace.lost is None:
+            return False
+        tag_version, nonce, invalidations = namespace.lost
+        own, *tags = stamps
+        return (
+            own.tag_version is tag_version
+            and own.nonce[:NONCE_BYTES] == nonce[:NONCE_BYTES]
+            # What this process invalidated meanwhile is counted, and not named.
+            and invalidations == self.invalidations
+            # The versions of tags keep the nonces they had.
+            and all(
+                (each.tag_version.nonce or b"")[:NONCE_BYTES]
+                == each.nonce[:NONCE_BYTES]
+                for each in tags
+            )
+        )
+
+    # --- reading
+
+    def snapshot_known(
+        self, namespace: NamespaceState, tags: Sequence[bytes], life: float
+    ) -> Snapshot | None:
+        """Return the nonces of a namespace and of tags, if all of them are known.
+
+        Args:
+            namespace: Which.
+            tags: Digests.
+            life: Seconds for which they must not expire.
+        """
+        if self._connection.untracked:
+            return None
+        until = self._clock.boottime() + life
+        stamps: list[Stamp] = []
+        for tag_version in (namespace.tag_version, *map(self.tag_version, tags)):
+            if tag_version.nonce is None or tag_version.lasts_until < until:
+                return None
+            stamps.append(Stamp(tag_version, tag_version.nonce))
+        return tuple(stamps)
+
+    async def snapshot(
+        self, namespace: NamespaceState, tags: Sequence[bytes], life: float
+    ) -> Snapshot:
+        """Return the nonces of a namespace and of tags, made where there are none.
+
+        An old nonce does no harm: what is stored under it is dead from the start.
+
+        Args:
+            namespace: Which.
+            tags: Digests.
+            life: Seconds for which they must not expire.
+
+        Raises:
+            OddswireError: They could not be read.
+        """
+        while True:
+            epoch = self._connection.epoch
+            known = self.snapshot_known(namespace, tags, life)
+            if known is not None:
+                return known
+            tag_versions = [namespace.tag_version, *map(self.tag_version, tags)]
+            # The connection joins what is sent in one tick into one round trip.
+            nonces = await asyncio.gather(
+                self._namespace_nonce(namespace),
+                *(
+                    self._tag_nonce(tag, tag_version, life)
+                    for tag, tag_version in zip(tags, tag_versions[1:], strict=True)
+                ),
+            )
+            # The connection was lost half way: an object of before would hear of no
+            # change, and beside the namespace's new one it would be believed.
+            if epoch == self._connection.epoch:
+                return tuple(map(Stamp, tag_versions, nonces))
+
+    async def verify(self, tags: Iterable[tuple[bytes, TagVersion]]) -> None:
+        """Read the nonces of tags, where there are any.
+
+        Raises:
+            OddswireError: They could not be read.
+        """
+        await asyncio.gather(
+            *(self._read(tag, tag_version) for tag, tag_version in tags)
+        )
+
+    async def ensure_namespace(self, namespace: NamespaceState) -> None:
+        """Read the nonce of a namespace if it is not known."""
+        if namespace.tag_version.nonce is None or self._connection.untracked:
+            await self._namespace_nonce(namespace)
+
+    async def _namespace_nonce(self, namespace: NamespaceState) -> bytes:
+        while True:
+            known = namespace.tag_version
+            now = self._clock.boottime()
+            if (
+                known.nonce is not None
+                and not self._connection.untracked
+                and known.lasts_until > now
+            ):
+                return known.nonce
+            if not self._connection.run_id:
+                nonce = await self._ask_unnamed(namespace, known, now)
+                if nonce is not None:
+                    return nonce
+                continue
+            # The call may wait for a connection, and reach another server process than
+            # the one this names: then what it answers is not used.
+            run = self._connection.run_id
+            nonce = await self._ask_namespace(
+                namespace, known, namespace.run_key, run, now
+            )
+            if run == self._connection.run_id:
+                return nonce
+
+    async def _ask_unnamed(
+        self, namespace: NamespaceState, known: TagVersion, now: float
+    ) -> bytes | None:
+        """Return the nonce where the server does not tell its run id; None: ask again.
+
+        1. The nonce has a mark beside it: the name of a script that was loaded into one
+           server process. A server that restarted from disk, or was promoted, does not
+           have that script: scripts are neither in a dump nor replicated (Redis 7,
+           Valkey). A server that was a primary before and is one again has the script
+           of its own time, and finds the mark of the time between.
+        2. Without the script the namespace gets a new nonce, under another mark.
+        3. Then the script of that mark is loaded. Two processes that do so at once make
+           two nonces; the first of them is of no use, which does no harm.
+        """
+        client = self._connection.client
+        before = client.command_connection()
+        key = namespace.mark_key
+        call = self._connection.call
+        try:
+            kept: bytes | None = await call(("GET", key), repeatable=True)
+            mark = (kept or b"").decode("latin-1")
+            digest = sha1(_marking(mark).encode(), usedforsecurity=False).hexdigest()
+            await call(("EVALSHA", digest, "0"), repeatable=True)
+        except (NoScriptError, WrongType):
+            mark = secrets.token_hex(8)
+            nonce = await self._ask_namespace(namespace, known, key, mark, now)
+            await call(("EVAL", _marking(mark), "0"), repeatable=True)
+        else:
+            nonce = await self._ask_namespace(namespace, known, key, mark, now)
+        # On one connection: between two, another server may have taken its place.
+        same = before is not None and before is client.command_connection()
+        return nonce if same else None
+
+    async def _ask_namespace(
+        self,
+        namespace: NamespaceState,
+        known: TagVersion,
+        key: str,
+        run: str,
+        now: float,
+    ) -> bytes:
+        name = namespace.nonce_key.encode()
+
+        def read(reply: Any, *, current: bool) -> None:
+            if current and namespace.tag_version is known and self._answers(run):
+                self._take(known, name, reply, now + _NAMESPACE_LIFE / 2)
+
+        reply = await self._connection.script(
+            _NAMESPACE,
+            # Processes that know a run id have one key, those that do not have another:
+            # neither undoes what the other made.
+            (namespace.nonce_key, key),
+            (secrets.token_bytes(NONCE_BYTES), int(_NAMESPACE_LIFE * 1000), run),
+            read,
+        )
+        nonce: bytes = reply[0]
+        if self._connection.untracked and self._answers(run):
+            self._set(namespace.tag_version, nonce)
+        return nonce
+
+    def _answers(self, run: str) -> bool:
+        """Whether the same server process answers as was asked, as far as it tells."""
+        return self._connection.run_id in (run, "")
+
+    async def _tag_nonce(self, tag: bytes, known: TagVersion, life: float) -> bytes:
+        now = self._clock.boottime()
+        if (
+            known.nonce is not None
+            and not self._connection.untracked
+            and known.lasts_until >= now + life
+        ):
+            return known.nonce
+        key = self._tag_prefix + tag.hex()
+        kept = 4 * life
+
+        def read(reply: Any, *, current: bool) -> None:
+            # Of two objects of one tag, one would not hear of a change.
+            if current and self._tags.setdefault(tag, known) is known:
+                self._take(known, key.encode(), reply, now + kept / 2)
+
+        # A random nonce for each attempt: the same one again would be an old one.
+        reply = await self._connection.script(
+            _TAG, (key,), (secrets.token_bytes(TAG_NONCE_BYTES), int(kept * 1000)), read
+        )
+        nonce: bytes = reply[0]
+        if self._connection.untracked:
+            self._set(known, nonce)
+        return nonce
+
+    async def _read(self, tag: bytes, known: TagVersion) -> None:
+        def read(reply: Any, *, current: bool) -> None:
+            # Of two objects of one tag, one would not hear of a change.
+            heard = current and self._tags.setdefault(tag, known) is known
+            if heard or self._connection.untracked:
+                self._set(known, reply if type(reply) is bytes else None)
+
+        await self._connection.call(
+            ("GET", self._tag_prefix + tag.hex()), read, repeatable=True
+        )
+
+    def _take(self, known: TagVersion, name: bytes, reply: Any, until: float) -> None:
+        if isinstance(reply, Exception):
+            return
+        nonce, wrote = reply
+        known.lasts_until = until
+        if wrote:
+            # The server's message of our own write is on its way. Only that message,
+            # not one of another write, makes this nonce the known one.
+            self._set(known, None)
+            known.pending = nonce
+            self._connection.expect_echo(name, nonce)
+        else:
+            self._set(known, nonce)
+
+    # --- invalidating
+
+    async def invalidate(
+        self, tags: Sequence[bytes], *, soft: bool = False, timeout: float | None = None
+    ) -> int:
+        """Make every entry that carries one of the tags invalid, or stale, everywhere.
+
+        Returns how many of the tags were in use.
+
+        Raises:
+            OddswireError: It is not certain that it was done.
+        """
+        self._forget_tags(tags)
+
+        def done(_: Any, *, current: bool) -> None:
+            del current
+            self._forget_tags(tags)
+
+        names = [self._tag_prefix + tag.hex() for tag in tags]
+        if soft:
+            chance = secrets.token_bytes(NONCE_BYTES)
+            return int(
+                await self._connection.script(
+                    _SOFTEN, names, (chance,), done, repeatable=True, timeout=timeout
+                )
+            )
+        return await self._connection.unlink(names, done, timeout=timeout)
+
+    async def erase(self, tag: str) -> Erased:
+        """Invalidate every entry that carries a tag, and check that the tag is gone.
+
+        Raises:
+            OddswireError: It is not certain that it was done.
+        """
+        tags = self.digests((tag,))
+        key = self._tag_prefix + tags[0].hex()
+        removed = await self.invalidate(tags, timeout=_ERASE_TIMEOUT)
+        there = await self._connection.call(
+            ("EXISTS", key), repeatable=True, timeout=_ERASE_TIMEOUT
+        )
+        return Erased("cache", removed, (key,) if there else ())
+
+    async def clear(self, namespace: NamespaceState) -> None:
+        """Make every entry of a namespace invalid, everywhere.
+
+        Raises:
+            OddswireError: It is not certain that it was done.
+        """
+        self._forget_namespace(namespace)
+
+        def done(_: Any, *, current: bool) -> None:
+            del current
+            self._forget_namespace(namespace)
+
+        await self._connection.unlink([namespace.nonce_key], done)
+
+    def _forget_tags(self, tags: Sequence[bytes]) -> None:
+        self.invalidations += 1
+        for tag in tags:
+            tag_version = self._tags.get(tag)
+            if tag_version is not None:
+                self._set(tag_version, None)
+
+    def _forget_namespace(self, namespace: NamespaceState) -> None:
+        self.invalidations += 1
+        self._set(namespace.tag_version, None)
+
+    def warm_keys(self) -> list[str]:
+        """Return the keys of known nonces: to the server's eviction they look cold."""
+        names = [
+            namespace.nonce_key
+            for namespace in self._namespaces.by_name.values()
+            if namespace.tag_version.nonce is not None
+        ]
+        return names + [self._tag_prefix + tag.hex() for tag in self._tags]
+
+
+def _marking(mark: str) -> str:
+    """Return the script of a mark."""
+    return f"return 1 -- {mark}"
+
+
+def _tag_digest(tag: str) -> bytes:
+    if type(tag) is not str or not tag:
+        raise InvalidKey("a tag is a str that is not empty")
+    try:
+        data = tag.encode()
+    except UnicodeEncodeError:
+        raise InvalidKey("a tag is not valid Unicode") from None
+    if len(data) > _TAG_BYTES:
+        raise InvalidKey(f"a tag has {len(data)} bytes, {_TAG_BYTES} is the limit")
+    return digest(data)
+
+
+def _unhex(text: bytes) -> bytes:
+    try:
+        return bytes.fromhex(text.decode())
+    except ValueError:
+        return b""
