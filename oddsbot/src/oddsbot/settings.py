@@ -163,13 +163,14 @@ def _telegram(environ: Mapping[str, str]) -> Telegram:
     token = _secret(environ, "TELEGRAM_BOT_TOKEN")
     if token and not _TOKEN.match(token):
         raise SettingsError(
-            "TELEGRAM_BOT_TOKEN is no token: copy it from @BotFather, a number, a colon "
-            "and letters"
+            "TELEGRAM_BOT_TOKEN is no token: copy it from @BotFather, a number, a "
+            "colon and letters"
         )
     url = environ.get("TELEGRAM_API_URL", "https://api.telegram.org").rstrip("/")
     if _http(url) is None:
         raise SettingsError(
-            "TELEGRAM_API_URL is no https:// URL; give one like https://api.telegram.org"
+            "TELEGRAM_API_URL is no https:// URL; give one like "
+            "https://api.telegram.org"
         )
     mode = environ.get("TELEGRAM_MODE", "polling")
     if mode not in ("polling", "webhook"):
