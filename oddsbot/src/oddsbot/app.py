@@ -313,7 +313,10 @@ class App:
             pass  # the alert matters, and what it could be shown with does not
         try:
             card = fired_card(alert, market, now)
-            quiet = session.is_quiet(datetime.fromtimestamp(now_, UTC))
+            # The first use of a time zone reads a file.
+            quiet = await asyncio.to_thread(
+                session.is_quiet, datetime.fromtimestamp(now_, UTC)
+            )
             await self.chat.send(
                 alert.user_id, msgspec.structs.replace(card, silent=quiet)
             )
