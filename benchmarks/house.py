@@ -33,7 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (ROOT / "oddswire/src/oddswire", ROOT / "oddsbot/src/oddsbot")
 # Files that hold a protocol, by a word of their name.
 PROTOCOLS = (
-    *("sessions/_backing", "sessions/write_through", "sessions/_write_through"),
+    *("sessions/_write_through", "sessions/_sessions", "sessions/_rebuild"),
+    "sessions/_local",
     *("cache/_flights", "cache/_loader", "cache/_wire", "cache/_tracking"),
     *("connection/pool", "connection/multiplexer", "connection/reconnect"),
     *("queue/_worker", "queue/_store"),

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from oddsbot.demo import Options, run
 from oddsbot.demo.view import View
-from oddsbot.replay import sample
+from oddsbot.standin.polymarket import sample
 from oddswire import Settings
 
 if TYPE_CHECKING:

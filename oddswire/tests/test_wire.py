@@ -19,6 +19,7 @@ from oddswire.errors import (
     Unavailable,
     Undeliverable,
 )
+from oddswire.locks import LockStats
 from oddswire.pubsub import Topic
 from oddswire.queue import QueueKey
 from oddswire.ratelimit import Rule, SlidingWindow
@@ -409,6 +410,32 @@ async def test_several_queues_are_opened_by_their_keys_and_erased(server, prefix
     ):
         with pytest.raises(SettingsError, match="name of two queues"):
             oddswire.connect(url=server.url, queue=int, **wrong)
+
+
+@pytest.mark.basic
+async def test_the_counts_of_every_part_come_from_one_call(server, prefix):
+    """What each part did is in its own field, and queues go by their names."""
+    numbers, ticks = QueueKey("numbers", int), Topic("ticks", int)
+    async with oddswire.connect(
+        url=server.url, prefix=prefix, queue=str, queues=[numbers], side_timeout=2.0
+    ) as wire:
+        await wire.sessions.update(7, lambda s: None, create=True)
+        await wire.cache.set("market:1", 1)
+        assert await wire.limiter.hit("default", user=7)
+        await wire.pubsub.publish(ticks, 1)
+        await wire.queues[numbers].enqueue(7, 1)
+        await wire.queue.enqueue(7, "a")
+        async with wire.lock("x", 5):
+            counted = await wire.stats()
+    assert counted.client.connects == 1
+    assert counted.cache.writes == 1
+    assert counted.limiter.rules["default"].admitted == 1
+    assert counted.pubsub.topics["ticks"].published == 1
+    assert counted.locks == LockStats(held=1, acquired=1)
+    assert counted.sessions.total == 1
+    assert {name: each.waiting for name, each in counted.queues.items()} == {
+        "numbers": 1, "messages": 1,
+    }  # fmt: skip
 
 
 @pytest.mark.integration

@@ -21,7 +21,7 @@ from typing import Any
 
 import page
 import repros
-from exceptions import REASONS
+from exceptions import REASONS, REASONS_OF_LINE
 from suite import LINES, Line, fetch, run
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
@@ -65,18 +65,19 @@ async def both(
     return dict(zip(subjects, reports, strict=True))
 
 
-def compare(stock: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Return what differs between two reports of the same tests."""
+def compare(line: Line, stock: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """Return what differs between two reports of the same tests of a line."""
+    reasons = REASONS | REASONS_OF_LINE.get(line.version, {})
     differ, excepted, stale = {}, {}, []
     for test, outcome in stock["outcomes"].items():
         if outcome not in _PASSED:
             continue
         name = test.rpartition("::")[2].partition("[")[0]
         if ours["outcomes"].get(test) in _PASSED:
-            if name in REASONS:
+            if name in reasons:
                 stale.append(test)
-        elif name in REASONS:
-            excepted[test] = REASONS[name]
+        elif name in reasons:
+            excepted[test] = reasons[name]
         else:
             reason = ours["reasons"].get(test, "did not run")
             differ[test] = f"{ours['outcomes'].get(test)}: {reason}"
@@ -102,8 +103,11 @@ async def check(line: Line) -> dict[str, Any]:
     print(file=sys.stderr)
     return {
         "redis": line.version,
-        "as_it_is": {**plain, **compare(plain["stock"], plain["ours"])},
-        "newest_claimed": {**claimed, **compare(claimed["stock"], claimed["ours"])},
+        "as_it_is": {**plain, **compare(line, plain["stock"], plain["ours"])},
+        "newest_claimed": {
+            **claimed,
+            **compare(line, claimed["stock"], claimed["ours"]),
+        },
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
@@ -24,9 +24,7 @@ from oddsbot import limits, markets
 from oddsbot.alerts import Alerts, Resolved
 from oddsbot.delivery import Courier, Outbox, alert_queue
 from oddsbot.polymarket import Clob, Gamma, MarketStream, PolymarketError
-from oddsbot.replay import Recording, Replay
-from oddsbot.settings import PREFIX, Telegram
-from oddsbot.standin.telegram import BotApi
+from oddsbot.settings import PREFIX
 from oddsbot.store import Kind, SqlRules, SqlSource, UserSession, open_database, upgrade
 from oddsbot.telegram import pictures
 from oddsbot.telegram.api import KINDS, ApiError, UpdatesApi
@@ -50,8 +48,7 @@ from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError, SettingsError, Undeliverable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
+    from collections.abc import Callable
     from types import TracebackType
 
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -388,27 +385,3 @@ async def run_app(
             say(f"@{me.username} runs: {', '.join(sorted(settings.roles))}")
         await app.run(stop)
     say("stopped")
-
-
-@asynccontextmanager
-async def with_standins(
-    settings: Settings, recording: Path
-) -> AsyncIterator[tuple[Settings, BotApi]]:
-    """Hold settings whose services are the stand-ins of this machine, and the Bot API.
-
-    Where Redis and the database are stays as it was set.
-    """
-    played = await asyncio.to_thread(Recording.load, recording)
-    async with Replay(played, speed=1.0) as replay, BotApi(SystemClock().now) as api:
-        replay.start()
-        account = Telegram(token=api.token, api_url=api.url)
-        yield (
-            msgspec.structs.replace(
-                settings,
-                gamma_url=replay.gamma_url,
-                clob_url=replay.clob_url,
-                ws_url=replay.ws_url,
-                telegram=account,
-            ),
-            api,
-        )

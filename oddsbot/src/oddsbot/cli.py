@@ -17,8 +17,14 @@ from rich.console import Console
 
 from oddsbot.demo import DemoError, Options, Progress, View, run
 from oddsbot.polymarket import PolymarketError
-from oddsbot.replay import ReplayError, sample
 from oddsbot.settings import Settings, roles_of
+from oddsbot.standin.polymarket import (
+    Recording,
+    Replay,
+    ReplayError,
+    parse_switch,
+    sample,
+)
 from oddsbot.standin.telegram import BotApi
 from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError
@@ -113,13 +119,79 @@ async def _serve_telegram(port: int, *, json: bool) -> None:
             "page": api.page_url(),
             "control": api.control_token,
         }
-        text = (
-            msgspec.json.encode(addresses).decode()
-            if json
-            else "\n".join(f"{name:<8} {value}" for name, value in addresses.items())
-        )
-        print(text, flush=True)  # noqa: T201 - its purpose
+        _print_addresses(addresses, json=json)
         await stop.wait()
+
+
+@standin_app.command()
+def polymarket(
+    *,
+    recording: Annotated[
+        Path | None,
+        typer.Option(help="A .books.jsonl.gz file; default: the one that comes along."),
+    ] = None,
+    speed: Annotated[
+        float, typer.Option(help="Recorded seconds a second; inf: as fast as it goes.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of what generated wallets do.")] = 1,
+    port: Annotated[int, typer.Option(help="To listen on; default: any free one.")] = 0,
+    switch: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Break something: no_resolved, no_first_book, frozen_assets=ID,ID, "
+            "skew=MS, late=SECONDS, twice, backwards, partial, same_cursor, rewritten; "
+            "or limited, restarting, error, paused, html, slow, cut, each with "
+            "=PATH,TIMES,SECONDS. May be given several times."
+        ),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the addresses as one JSON object.")
+    ] = False,
+) -> None:
+    """Serve a local Polymarket that plays a recording, until Ctrl-C.
+
+    Books and markets are recorded, wallets and their trades generated; the page says
+    which is which. Programs change switches by POST /control with the control token.
+    """
+    try:
+        switches = [parse_switch(each) for each in switch or ()]
+        played = Recording.load(recording if recording is not None else sample())
+        standin = Replay(played, speed=speed, port=port, seed=seed)
+        asyncio.run(_serve_polymarket(standin, switches, json=json))
+    except (OSError, OverflowError, ValueError, ReplayError) as error:
+        _refuse(error)
+
+
+async def _serve_polymarket(
+    standin: Replay, switches: list[tuple[str, object]], *, json: bool
+) -> None:
+    stop = _stop_on_signals()
+    async with standin:
+        for name, value in switches:
+            standin.faults.switch(name, value)
+        standin.start()
+        _print_addresses(
+            {
+                "gamma": standin.gamma_url,
+                "clob": standin.clob_url,
+                "data": standin.data_url,
+                "market": standin.ws_url,
+                "rtds": standin.live_url,
+                "page": f"{standin.gamma_url}/",
+                "control": standin.control_token,
+            },
+            json=json,
+        )
+        await stop.wait()
+
+
+def _print_addresses(addresses: dict[str, str], *, json: bool) -> None:
+    text = (
+        msgspec.json.encode(addresses).decode()
+        if json
+        else "\n".join(f"{name:<8} {value}" for name, value in addresses.items())
+    )
+    print(text, flush=True)  # noqa: T201 - its purpose
 
 
 @app.command()
@@ -236,7 +308,8 @@ def run_bot(
 
 async def _run_bot(settings: Settings, *, standin: bool) -> None:
     # As in the demo: nothing else needs what takes its time to import.
-    from oddsbot.app import run_app, with_standins  # noqa: PLC0415
+    from oddsbot.app import run_app  # noqa: PLC0415
+    from oddsbot.demo.standins import with_standins  # noqa: PLC0415
     from oddsbot.telegram.api import ApiError  # noqa: PLC0415
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)

@@ -31,6 +31,16 @@ _URLS = {
         "https://clob.polymarket.com",
         ("https", "http"),
     ),
+    "POLYMARKET_DATA_URL": (
+        "data_url",
+        "https://data-api.polymarket.com",
+        ("https", "http"),
+    ),
+    "POLYMARKET_RTDS_URL": (
+        "rtds_url",
+        "wss://ws-live-data.polymarket.com",
+        ("wss", "ws"),
+    ),
     "POLYMARKET_WS_URL": (
         "ws_url",
         "wss://ws-subscriptions-clob.polymarket.com/ws/market",
@@ -85,6 +95,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         gamma_url: Where Polymarket's markets are described.
         clob_url: Where its order books are.
         ws_url: Where its market channel is.
+        data_url: Where wallets, trades and the oracle's states are.
+        rtds_url: Where RTDS is.
         database_url: Of the source of record, from ``DATABASE_URL``.
         telegram: The bot's account.
         roles: What this process does.
@@ -94,6 +106,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gamma_url: str
     clob_url: str
     ws_url: str
+    data_url: str = _URLS["POLYMARKET_DATA_URL"][1]
+    rtds_url: str = _URLS["POLYMARKET_RTDS_URL"][1]
     database_url: str = "sqlite:///oddsbot.db"
     telegram: Telegram = Telegram()
     roles: frozenset[str] = ROLES

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from oddsbot.cli import main
-from oddsbot.replay import sample
+from oddsbot.standin.polymarket import sample
 
 # Of the command itself: what the environment of the tests says is not its business.
 CLEAN = {
@@ -311,6 +311,38 @@ async def test_a_bot_talks_to_the_stand_in_of_another_process(tmp_path):
             assert 'id="say"' in await page.text()
     command.process.terminate()
     assert await command.end() == (0, "", "")
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B10")
+async def test_the_polymarket_standin_serves_until_it_is_told_to_stop(tmp_path):
+    """`standin polymarket` serves every part, with the switches of its command line."""
+    command = await Command.start(
+        tmp_path, "standin", "polymarket", "--json", "--switch", "error=/v2/trades",
+        "--switch", "late=30",
+    )  # fmt: skip
+    told = json.loads(await command.process.stdout.readline())
+    key = {"Authorization": f"Bearer {told['control']}"}
+    async with aiohttp.ClientSession() as http:
+        for status in (500, 200):
+            async with http.get(f"{told['data']}/v2/trades") as answer:
+                assert answer.status == status
+        async with http.get(told["page"]) as page:
+            assert "simulated" in await page.text()
+        async with http.post(f"{told['page']}control", data="{}", headers=key) as was:
+            assert (await was.json())["switches"]["late"] == 30
+    command.process.terminate()
+    assert await command.end() == (0, "", "")
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B10")
+async def test_a_switch_that_is_none_is_one_line(tmp_path):
+    """A misspelt switch is said in a line, with those that there are."""
+    code, out, err = await oddsbot(tmp_path, "standin", "polymarket", "--switch", "tea")
+    assert (code, out) == (2, "")
+    assert one_line(err)
+    assert "no_resolved" in err
 
 
 @pytest.mark.errors

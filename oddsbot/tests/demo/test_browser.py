@@ -7,8 +7,8 @@ import pytest
 
 from oddsbot.demo import Options
 from oddsbot.demo.browser import show
-from oddsbot.replay import sample
 from oddsbot.settings import Settings
+from oddsbot.standin.polymarket import sample
 from support import eventually
 from support.browser import CONTRAST, SMALL, UNNAMED, WIDE, Browser
 

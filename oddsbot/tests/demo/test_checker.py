@@ -12,7 +12,7 @@ from oddsbot.alerts import Alerts, Direction, PriceRule
 from oddsbot.demo import checker
 from oddsbot.demo.checker import Rule, Told
 from oddsbot.polymarket import Quote
-from oddsbot.replay import Group, Recording, sample
+from oddsbot.standin.polymarket import Group, Recording, sample
 
 MARKET = "0xmarket"
 START = 1_790_000_000_000

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from oddsbot.demo import DemoError, Options, Stage, run
-from oddsbot.replay import RecordingError, sample
+from oddsbot.standin.polymarket import RecordingError, sample
 from oddsbot.watch import LIQUIDITY, PRICES, RESOLUTIONS, TOPICS, VOLUMES
 from oddswire import Settings
 from oddswire.errors import EmbeddedFailed

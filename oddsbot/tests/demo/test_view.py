@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from oddsbot.demo import Options, Stage, View, run
-from oddsbot.replay import sample
+from oddsbot.standin.polymarket import sample
 from oddswire import Settings
 
 

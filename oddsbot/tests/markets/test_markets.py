@@ -13,7 +13,7 @@ from aiohttp import web
 from oddsbot import limits
 from oddsbot.markets import NAMESPACES, Ages, Markets
 from oddsbot.polymarket import Clob, Gamma, Unreadable, UpstreamUnavailable
-from oddsbot.replay import Recording, Replay, sample
+from oddsbot.standin.polymarket import Recording, Replay, sample
 from oddswire import Client, EmbeddedServer
 from oddswire.cache import Cache
 from oddswire.errors import OddswireError

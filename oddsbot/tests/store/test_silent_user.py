@@ -14,7 +14,7 @@ from sqlalchemy import text
 from oddsbot.alerts import Direction, PriceRule
 from oddsbot.delivery import Courier, Outbox, alert_queue
 from oddsbot.polymarket import MarketStream
-from oddsbot.replay import Recording, Replay, token_id
+from oddsbot.standin.polymarket import Recording, Replay, token_id
 from oddsbot.store import SqlRules, TrackedWallet
 from oddsbot.watch import Watcher
 from oddsbot.watch.remembering import remembered

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from oddsbot.app import App
-from oddsbot.replay import Recording, Replay, sample
 from oddsbot.settings import Settings
+from oddsbot.standin.polymarket import Recording, Replay, sample
 from oddsbot.standin.telegram import BotApi
 from oddswire.clock import SystemClock
 from support import eventually

@@ -17,7 +17,7 @@ from oddsbot import limits
 from oddsbot.alerts import Alerts
 from oddsbot.markets import Liquidity, Volume
 from oddsbot.polymarket import Gamma, MarketStream, NewMarket
-from oddsbot.replay import Recording, Replay, sample
+from oddsbot.standin.polymarket import Recording, Replay, sample
 from oddsbot.watch import (
     ERRORS,
     HEALTH,

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
 from redis.exceptions import ResponseError
 
 from oddswire import keys as families
@@ -57,6 +59,24 @@ _RENEW = load("lock_renew")
 _FENCED = load("lock_fenced").source
 
 
+class LockStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The locks of a process, since its `Locks` was made.
+
+    Attributes:
+        held: Blocks that hold a lock now.
+        waiting: Tasks that wait for one now.
+        acquired: Locks that were taken.
+        contended: Those that another process had first.
+        lost: Leases that ended before their block did.
+    """
+
+    held: int = 0
+    waiting: int = 0
+    acquired: int = 0
+    contended: int = 0
+    lost: int = 0
+
+
 class Locks:
     """The locks of a process.
 
@@ -78,6 +98,7 @@ class Locks:
         self._cached_keys = lru_cache(1024)(self._make_keys)
         self._fenced: dict[str, Script] = {}
         self._waiting_connections = 0
+        self._counted: Counter[str] = Counter()
 
     def lock(
         self,
@@ -110,6 +131,14 @@ class Locks:
             InvalidKey: `name` is too long.
         """
         return Lock(self, name, ttl, patience, seats, on_lost)
+
+    def stats(self) -> LockStats:
+        """Return what was counted since it was made, and what is held now."""
+        return LockStats(**self._counted)
+
+    def count(self, what: str, by: int = 1) -> None:
+        """Count a field of `LockStats`."""
+        self._counted[what] += by
 
     def keys(self, name: str, seats: int) -> tuple[str, ...]:
         """Return the keys of a lock: fence, queue, waiting, released, then its seats.
@@ -279,6 +308,7 @@ class Lock:
             raise ClosedError("a Lock is used once; ask for another")
         local = self._locks.local
         ticket = self._ticket = local.acquire(self.name)
+        self._locks.count("waiting")
         try:
             await ticket
             try:
@@ -292,6 +322,11 @@ class Lock:
             self._ticket = None
             local.release(self.name, ticket)
             raise
+        finally:
+            self._locks.count("waiting", -1)
+        self._locks.count("held")
+        self._locks.count("acquired")
+        self._locks.count("contended", int(self.contended))
         if len(self._seats) > 1:
             # The next task of this process may have another seat.
             local.release(self.name, ticket)
@@ -327,6 +362,8 @@ class Lock:
             finally:
                 self._until = 0.0
                 self._locks.local.release(self.name, self._ticket)
+                self._locks.count("held", -1)
+                self._locks.count("lost", int(lost))
         if self._on_lost is not None:
             if lost:
                 self._lose()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, Unpack
 
 import msgspec
 
-from oddswire.cache import Cache
-from oddswire.client import Client
+from oddswire.cache import Cache, CacheStats
+from oddswire.client import Client, ClientStats
 from oddswire.clock import SystemClock
 from oddswire.codec import Keyring
 from oddswire.embedded import EmbeddedServer
@@ -18,17 +18,16 @@ from oddswire.erasure import Receipt
 from oddswire.errors import ClosedError, QueueError, SettingsError
 from oddswire.events import Events
 from oddswire.health import Bound, Health, Thresholds
-from oddswire.locks import Locks
+from oddswire.locks import Locks, LockStats
 from oddswire.logs import log_events, log_line
-from oddswire.pubsub import PubSub
-from oddswire.queue import Queue
-from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
-from oddswire.sessions import Record, SealedSource, Session, Sessions
+from oddswire.pubsub import PubSub, PubSubStats
+from oddswire.queue import Queue, QueueStats
+from oddswire.ratelimit import LimiterStats, RateLimiter, Rule, SlidingWindow
+from oddswire.sessions import Record, SealedSource, Session, Sessions, SessionStats
 from oddswire.settings import Settings, is_example_key, not_a_setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import TracebackType
 
     # Of the type checker alone: a parameter with a default, before Python 3.13.
     from typing_extensions import TypeVar
@@ -123,6 +122,28 @@ def connect(
         queue=queue,
         queues=queues,
     )
+
+
+class WireStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The counts of every part.
+
+    Attributes:
+        client: Of this process.
+        cache: Of this process.
+        limiter: Of this process.
+        pubsub: Of this process.
+        locks: Of this process.
+        sessions: Of all processes, as Redis has them.
+        queues: Of all processes, by the queue's name.
+    """
+
+    client: ClientStats
+    cache: CacheStats
+    limiter: LimiterStats
+    pubsub: PubSubStats
+    locks: LockStats
+    sessions: SessionStats
+    queues: dict[str, QueueStats]
 
 
 class Queues:
@@ -368,6 +389,25 @@ class Wire(Generic[S, M]):
         """
         return self.locks.lock(name, ttl, patience=patience, seats=seats)
 
+    async def stats(self) -> WireStats:
+        """Return what every part counted.
+
+        Raises:
+            OddswireError: Redis could not be asked for sessions or queues.
+        """
+        queues = {key.name: self.queues[key] for key in self.queues}
+        if self._queue is not None:
+            queues[self._queue.name] = self._queue
+        return WireStats(
+            client=self.client.stats(),
+            cache=self.cache.stats(),
+            limiter=self.limiter.stats(),
+            pubsub=self.pubsub.stats(),
+            locks=self.locks.stats(),
+            sessions=await self.sessions.stats(),
+            queues={name: await queue.stats() for name, queue in queues.items()},
+        )
+
     async def erase(self, user_id: int, *, search: bool = False) -> Receipt:
         """Remove a user from every part, and look again whether anything is left.
 
@@ -400,12 +440,7 @@ class Wire(Generic[S, M]):
         )
         return Receipt(user_id, SystemClock().now(), parts)
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
 
@@ -438,12 +473,12 @@ def _refuse_examples(keyring: Keyring, settings: Settings) -> None:
     examples = keyring.examples(is_example_key)
     if not examples:
         return
-    told = f"key {examples[0]} of the keyring is an example, not a random key"
+    problem = f"key {examples[0]} of the keyring is an example, not a random key"
     if settings.profile in ("staging", "production"):
-        raise SettingsError(f"{told}: make one with openssl rand -hex 32")
+        raise SettingsError(f"{problem}: make one with openssl rand -hex 32")
     log_line(
         _log,
         logging.WARNING,
         "example_key",
-        reason=f"{told}; staging and production refuse it",
+        reason=f"{problem}; staging and production refuse it",
     )

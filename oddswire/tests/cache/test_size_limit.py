@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from support import eventually
@@ -108,6 +110,27 @@ async def test_a_fast_writer_waits_for_the_check(own_fleet):
         most = max(most, await used() - before)
     assert a.stats().l2_evicted > 5_000
     assert limit / 2 < most <= 1.3 * limit
+
+
+@pytest.mark.performance
+async def test_two_fast_writers_wait_for_one_check(own_fleet):
+    """While one process evicts, the writes of the other wait too."""
+    limit = 4 * MIB
+    caches = [await own_fleet.cache(max_size=limit) for _ in range(2)]
+    before = (await caches[0].client.info("memory"))["used_memory"]
+    most = 0
+
+    async def write(name, cache):
+        nonlocal most
+        for start in range(0, 10_000, 250):
+            keys = [f"m:{name}-{n}" for n in range(start, start + 250)]
+            await cache.set_many(dict.fromkeys(keys, "x" * 200))
+            now = (await cache.client.info("memory"))["used_memory"]
+            most = max(most, now - before)
+
+    await asyncio.gather(*(write(name, each) for name, each in enumerate(caches)))
+    assert sum(each.stats().l2_evicted for each in caches) > 5_000
+    assert most <= 1.6 * limit
 
 
 @pytest.mark.performance

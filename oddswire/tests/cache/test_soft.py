@@ -133,7 +133,7 @@ async def test_a_repeated_call_revives_nothing(fleet):
     soften = scripts.load("cache_soften")
     seen = {await a.client.get(name)}
     for number in range(20):
-        assert await soften(a.client, [name], [b"the same"]) == 1
+        assert await soften.run(a.client, [name], [b"the same"]) == 1
         seen.add(await a.client.get(name))
         await told(a)
         assert await a.get("m:1") is None

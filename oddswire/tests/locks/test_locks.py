@@ -11,7 +11,7 @@ import pytest
 from oddswire import Client, EmbeddedServer
 from oddswire.errors import ClosedError, LockLost, OddswireError
 from oddswire.keys import LOCK_FENCE, KeySpace
-from oddswire.locks import Locks
+from oddswire.locks import Locks, LockStats
 from oddswire.scripts import Script
 from oddswire.testing import frozen
 from support import eventually
@@ -175,6 +175,30 @@ async def test_processes_are_served_in_their_order(server, prefix, keys):
             await _waits(clients[3], keys, number + 1)
     assert order == [0, 1, 2]
     await asyncio.gather(*(client.aclose() for client in clients))
+
+
+@pytest.mark.basic
+async def test_locks_are_counted(locks, others, client, keys):
+    """Held, waited for, taken, had by another process first, and lost."""
+    async with others.lock("x", 5), asyncio.TaskGroup() as group:
+        waiting = group.create_task(_take(locks, "x"))
+        await _waits(others.client, keys, 1)
+        assert locks.stats() == LockStats(waiting=1)
+        assert others.stats() == LockStats(held=1, acquired=1)
+        waiting.cancel()
+    async with asyncio.TaskGroup() as group, others.lock("x", 5):
+        group.create_task(_take(locks, "x"))
+        await _waits(others.client, keys, 1)
+    assert locks.stats() == LockStats(acquired=1, contended=1)
+
+    async def lose():
+        async with others.lock("x", 0.5):
+            await client.delete(keys.holder)
+            await asyncio.sleep(60)
+
+    with pytest.raises(LockLost):
+        await lose()
+    assert others.stats() == LockStats(acquired=3, lost=1)
 
 
 @pytest.mark.advanced

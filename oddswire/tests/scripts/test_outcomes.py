@@ -154,6 +154,7 @@ async def _use_every_part(url):
         await queue.pause(key="1")
         await queue.resume(key="1")
         await queue.stats()
+        await queue.identity()
         await queue.enqueue(5, "x")
         await queue.purge(key="5")
         await queue.erase(1)

@@ -13,7 +13,7 @@ import msgspec
 
 from oddsbot.alerts import Base, Direction, PriceRule
 from oddsbot.app import App
-from oddsbot.replay import Recording, Replay
+from oddsbot.standin.polymarket import Recording, Replay
 from oddsbot.standin.telegram import Act, BotApi, Panel
 from oddswire import EmbeddedServer
 from oddswire.clock import SystemClock

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
 from oddsbot.alerts import Direction, PriceRule
-from oddsbot.replay import Group
+from oddsbot.standin.polymarket import Group
 
 from .checker import Rule
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from oddsbot.polymarket import GammaMarket
-    from oddsbot.replay import Recording
+    from oddsbot.standin.polymarket import Recording
 
 PEOPLE = {1: "Ana", 2: "Ben", 3: "Chloe"}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from oddsbot.replay import Recording
+    from oddsbot.standin.polymarket import Recording
 
 
 class DemoError(ValueError):

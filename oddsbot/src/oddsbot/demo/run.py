@@ -15,7 +15,7 @@ import msgspec
 
 from oddsbot.limits import POLYMARKET
 from oddsbot.polymarket import Gamma
-from oddsbot.replay import Recording, Replay
+from oddsbot.standin.polymarket import Recording, Replay
 from oddsbot.watch import TOPICS
 from oddswire import EmbeddedServer, connect
 from oddswire.errors import OddswireError

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from oddsbot.alerts import Alert
     from oddsbot.polymarket import Gamma, GammaMarket, MarketResolved
-    from oddsbot.replay import Replay
+    from oddsbot.standin.polymarket import Replay
     from oddswire import EmbeddedServer, Wire
     from oddswire.sessions import Session
 

@@ -1,14 +1,24 @@
 """Polymarket: its models, its HTTP answers and its market websocket.
 
 The domain and its wire, nothing else: no Redis, no Telegram. Base URLs are handed
-in, so the same code talks to the live service and to `oddsbot.replay`.
+in, so the same code talks to the live service and to `oddsbot.standin.polymarket`.
 """
 
 from __future__ import annotations
 
 from ._http import Found
 from .clob import Clob, ClobMarket, ClobToken, OrderBook, PricePoint
-from .data import Activity, Data, Page, Position
+from .data import (
+    Activity,
+    Data,
+    Page,
+    PnlPoint,
+    Position,
+    Resolution,
+    Standing,
+    Stats,
+    Trade,
+)
 from .errors import (
     BadAnswer,
     BadFrame,
@@ -40,10 +50,12 @@ from .gamma import (
     MarketPage,
     Profile,
     SearchPage,
+    Tag,
     Token,
 )
 from .pool import FeedEvent, Gap, PoolCounters, StreamPool, Tick
 from .quotes import Quote, quotes
+from .rtds import ActivityBell, parse_activity
 from .stream import (
     MAX_ASSETS,
     Connected,
@@ -55,6 +67,7 @@ from .stream import (
 __all__ = [
     "MAX_ASSETS",
     "Activity",
+    "ActivityBell",
     "BadAnswer",
     "BadFrame",
     "BestBidAsk",
@@ -83,6 +96,7 @@ __all__ = [
     "NotFound",
     "OrderBook",
     "Page",
+    "PnlPoint",
     "PolymarketError",
     "PoolCounters",
     "Position",
@@ -92,16 +106,22 @@ __all__ = [
     "Quote",
     "RateLimitedUpstream",
     "RequestRefused",
+    "Resolution",
     "SearchPage",
+    "Standing",
+    "Stats",
     "StreamCounters",
     "StreamPool",
+    "Tag",
     "Tick",
     "TickSizeChange",
     "Token",
     "TooManyAssets",
+    "Trade",
     "Unreadable",
     "UpstreamUnavailable",
     "max_frame",
+    "parse_activity",
     "parse_frame",
     "quotes",
     "split_frame",

@@ -156,6 +156,14 @@ class GammaMarket(Struct, frozen=True, kw_only=True, rename="camel"):
         return next((outcome for outcome, price in paid if price == 1), None)
 
 
+class Tag(Struct, frozen=True, kw_only=True):
+    """A topic of events."""
+
+    id: Id
+    label: Shown = ""
+    slug: Shown = ""
+
+
 class GammaEvent(Struct, frozen=True, kw_only=True, rename="camel"):
     """A question with its markets: one, or one for each possible answer.
 
@@ -178,6 +186,7 @@ class GammaEvent(Struct, frozen=True, kw_only=True, rename="camel"):
     neg_risk: bool = False
     neg_risk_market_id: str = msgspec.field(default="", name="negRiskMarketID")
     image: Shown = ""
+    tags: Annotated[tuple[Tag, ...], EACH] = ()
     markets: Annotated[tuple[GammaMarket, ...], EACH] = ()
     skipped: int = 0
 
@@ -264,6 +273,10 @@ class Gamma:
         """Return what the wallet with this address shows of itself."""
         return await self._one("/public-profile", Profile, [("address", wallet)])
 
+    async def tag(self, slug: str) -> Tag:
+        """Return the tag with this slug."""
+        return await self._one(f"/tags/slug/{segment(slug)}", Tag)
+
     async def event_by_id(self, event_id: str) -> GammaEvent:
         """Return the event with this id of Gamma's, with its markets."""
         return await self._one(f"/events/{segment(event_id)}", GammaEvent)
@@ -328,10 +341,8 @@ class Gamma:
         ]
         if tag is not None:
             params.append(("tag_slug", tag))
-        answer = await self._get(path, params)
-        if not isinstance(answer, dict) or "events" not in answer:
-            raise bad_answer(f"GET {path}", ValueError("no list of events"))
-        return await self._rows(path, answer["events"], GammaEvent)
+        sent, _ = await self._list(path, "events", params)
+        return await self._rows(path, sent, GammaEvent)
 
     async def _rows(self, path: str, sent: Any, kind: type[Model]) -> tuple[Model, ...]:
         """Return the rows of a list that can be read; the others are counted."""
@@ -410,26 +421,29 @@ class Gamma:
         # every page is the first one.
         given = {"after_cursor": after_cursor, "order": order}
         flags = {"closed": closed, "ascending": ascending}
-        given |= {
-            name: str(flag).lower() for name, flag in flags.items() if flag is not None
-        }
+        given |= {name: _flag(flag) for name, flag in flags.items() if flag is not None}
         params += [(name, value) for name, value in given.items() if value]
         path = "/markets/keyset"
-        answer = await self._get(path, params)
-        if not isinstance(answer, dict) or "markets" not in answer:
-            raise bad_answer(f"GET {path}", ValueError("no list of markets"))
-        sent = [] if answer["markets"] is None else answer["markets"]
-        if not isinstance(sent, list):
-            raise bad_answer(f"GET {path}", ValueError("no list of markets"))
+        sent, cursor = await self._list(path, "markets", params)
         lines: list[str] = []
         markets = await paced(reading_each(sent, GammaMarket, lines))
         if lines:
             self.left_out.note(f"GET {path}", lines)
-        cursor = next_cursor(answer.get("next_cursor"))
         skipped = len(sent) - len(markets)
         unread = ids_of(sent, "conditionId") if skipped else set()
         unread -= {market.condition_id for market in markets}
         return MarketPage(markets, cursor, skipped, frozenset(unread))
+
+    async def _list(
+        self, path: str, name: str, params: Iterable[tuple[str, str]]
+    ) -> tuple[list[Any], str | None]:
+        """Return the elements of a page, not read yet, and the next cursor."""
+        answer = await self._get(path, params)
+        sent = answer.get(name, False) if isinstance(answer, dict) else False
+        sent = [] if sent is None else sent
+        if not isinstance(sent, list):
+            raise bad_answer(f"GET {path}", ValueError(f"no list of {name}"))
+        return sent, next_cursor(answer.get("next_cursor"))
 
     async def _get(self, path: str, params: Iterable[tuple[str, str]] = ()) -> Any:
         return await call(
@@ -444,15 +458,21 @@ class Gamma:
     async def _one(
         self, path: str, kind: type[Model], params: Iterable[tuple[str, str]] = ()
     ) -> Model:
-        answer = await self._get(path, params)
+        return await self._read(f"GET {path}", await self._get(path, params), kind)
+
+    async def _read(self, where: str, answer: Any, kind: type[Model]) -> Model:
         lines: list[str] = []
         try:
             found = await paced(reading(answer, kind, lines))
         except ValueError as error:
-            raise bad_answer(f"GET {path}", error) from error
+            raise bad_answer(where, error) from error
         if lines:
-            self.left_out.note(f"GET {path}", lines)
+            self.left_out.note(where, lines)
             if isinstance(found, GammaEvent):
                 skipped = len(answer.get("markets") or ()) - len(found.markets)
                 return msgspec.structs.replace(found, skipped=skipped)
         return found
+
+
+def _flag(value: bool) -> str:  # noqa: FBT001 - what it is about
+    return str(value).lower()

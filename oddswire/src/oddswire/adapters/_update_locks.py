@@ -85,7 +85,7 @@ class UpdateLocks:
         self._on_error = on_error
         self._degraded = Degradation(client.events, "turns", "local", monotonic)
         # Beside those of `Locks`: without Redis, this process keeps its own order.
-        self._lines: FifoLocks[str] = FifoLocks()
+        self._local: FifoLocks[str] = FifoLocks()
         self._log_lines = LogLines(_log)
         self.local = 0
         self.lost = 0
@@ -93,7 +93,7 @@ class UpdateLocks:
     @property
     def keys(self) -> int:
         """Keys that are locked or waited for, in this process."""
-        return len(self._lines)
+        return len(self._local)
 
     @asynccontextmanager
     async def take(self, kind: str, *parts: int | str) -> AsyncIterator[None]:
@@ -109,17 +109,17 @@ class UpdateLocks:
         """
         key = name(kind, *parts)
         until = monotonic() + self._timeout
-        waiting = self._lines.waiting(key)
-        if not self._lines.is_free(key) and waiting >= self._queue:
+        waiting = self._local.waiting(key)
+        if not self._local.is_free(key) and waiting >= self._queue:
             raise ConversationBusy(
                 f"{waiting} updates of this conversation wait already; that is the cap "
                 "`queue`"
             )
-        turn = self._lines.acquire(key)
+        ticket = self._local.acquire(key)
         try:
             try:
                 async with Deadline(until - monotonic()):
-                    await turn
+                    await ticket
             except TimeoutError:
                 raise ConversationBusy(
                     f"no lock was free within the timeout of {self._timeout:g} s"
@@ -144,7 +144,7 @@ class UpdateLocks:
                     )
                 yield
         finally:
-            self._lines.release(key, turn)
+            self._local.release(key, ticket)
 
     def _go_on_alone(self, error: OddswireError) -> None:
         if self._on_error == "raise":

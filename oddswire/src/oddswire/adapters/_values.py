@@ -64,7 +64,7 @@ def _decimal_text(value: Decimal) -> str:
 def _keys(keys: list[Any]) -> list[Any]:
     """Return keys that a dictionary takes in linear time.
 
-    Whoever writes to Redis chooses them; numbers and tuples that share a hash cost
+    Any writer to Redis chooses them; numbers and tuples that share a hash cost
     quadratic time, and the loop stands still.
     """
     if len(keys) > _ALIKE:

@@ -24,9 +24,9 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def address(scope: Scope) -> str:
-    """Return who asks, by the address of the connection; the key of `RateLimits`.
+    """Return the client, by the address of the connection; the key of `RateLimits`.
 
-    Of an IPv6 address its /64: whoever has one address of it has all of them. A
+    Of an IPv6 address its /64: a client with one address of it has all of them. A
     connection without an address, such as a Unix socket, is ``"local"``. Behind a proxy
     this is the proxy's address: let the server take it from a header that the proxy
     sets, or give a function of your own.
@@ -47,7 +47,7 @@ def address(scope: Scope) -> str:
 
 
 class RateLimits:
-    """Answers 429 to who asks too often, and tells all others where they stand.
+    """Answers 429 to a client that asks too often; other replies carry its limits.
 
     Limits requests and the opening of websockets; lifespan passes. Responses carry
     ``RateLimit`` and ``RateLimit-Policy``, a 429 ``Retry-After`` and a problem document
@@ -58,7 +58,7 @@ class RateLimits:
         application: The application behind it.
         limiter: Keeps the rules, which are added to it.
         *rules: All of them have to admit a request; their key is ``"client"`` or None.
-        client: Who asks; None lets the request pass.
+        client: Names the client; None lets the request pass.
 
     Raises:
         SettingsError: There is no rule, or one counts by something else.
@@ -107,7 +107,7 @@ class RateLimits:
             await _refuse(scope, receive, send, headers, decision)
             return
 
-        async def told(message: Message) -> None:
+        async def send_with_limits(message: Message) -> None:
             if message["type"] in ("http.response.start", "websocket.accept"):
                 message = {
                     **message,
@@ -115,7 +115,7 @@ class RateLimits:
                 }
             await send(message)
 
-        await self._application(scope, receive, told)
+        await self._application(scope, receive, send_with_limits)
 
 
 async def _refuse(

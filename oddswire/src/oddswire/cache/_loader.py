@@ -1,9 +1,10 @@
 """The loader: one load of a key at a time in this process, and one in all processes.
 
-`Loader.load` is the way of one caller, `Loader._fly` the load itself:
+`Loader.load` is the way of one caller, `Loader._perform` the load itself:
 
 1. Memory: an entry that may serve is returned.
-2. Redis: an entry that may serve is returned; a stale one is refreshed meanwhile.
+2. Redis: an entry that may serve is returned; a stale one is refreshed meanwhile. If
+   the last lookup of the namespace found nothing, the claim of step 4 reads the entry.
 3. Flight: the caller joins the load of this key that is under way, or begins one.
 4. Nonces and claim: the flight reads the nonces of its tags and takes the lease of the
    key, the right to load. Where another process has the lease, it waits for its value.
@@ -350,7 +351,7 @@ class Loader:
     def _may_join(
         self, flight: Flight, request: LoadRequest, *, background: bool
     ) -> bool:
-        """Whether the value of a flight is as new as one that were loaded now."""
+        """Whether the value of a flight is as new as one of a load that begins now."""
         if flight.dead or flight.request.value_type is not request.value_type:
             return False
         if not self._is_watched(flight):
@@ -468,7 +469,7 @@ class Loader:
     async def _run(self, flight: Flight) -> None:
         name = flight.request.key.name
         try:
-            item = await self._fly(flight)
+            item = await self._perform(flight)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -497,11 +498,11 @@ class Loader:
         with suppress(OddswireError):  # then it ends by itself
             await self._l2.release(flight.request.key, flight.token)
 
-    async def _fly(self, flight: Flight) -> Item:
+    async def _perform(self, flight: Flight) -> Item:
         request = flight.request
         namespace = request.key.namespace
         # 4. Nonces and claim. Both before the loader is called: an invalidation that
-        #    runs later removes the lease, or makes another nonce.
+        #    runs later removes the lease or the nonce.
         if not flight.bypass:
             try:
                 item = await self._claim_with_nonces(flight)
@@ -519,7 +520,7 @@ class Loader:
             item = self._loaded_without_redis(request)
             if item is not None:
                 return item
-        # 5. Loader.
+        # 5. Loader. What it reads from the source is at least as new as the nonces.
         started = self._now()
         context = LoadContext(flight.old) if takes_context(request.loader) else None
         value = await self._call_loader(flight, context)
@@ -532,7 +533,8 @@ class Loader:
             cost=self._now() - started,
             old=flight.old,
         )
-        # 6. Store. The callers get the value in any case.
+        # 6. Store, with the lease. If another process removed it, the script writes
+        #    nothing; the callers get the value in any case.
         if flight.bypass:
             self._keep_without_redis(flight, item, started)
             return item
@@ -566,6 +568,10 @@ class Loader:
         longest = max(request.ttl, config.adaptive.high if config.adaptive else 0.0)
         life = longest + request.stale + self._max_load
         namespace, tags = request.key.namespace, request.tags
+        if self._now() > self._coherence.current_until:
+            # Times in entries are the server's. Most claims come after a lookup, which
+            # knows the time; one that looks first may come after a long silence.
+            await self._coherence.sync()
         flight.snapshot = self._tags.snapshot_known(namespace, tags, life)
         if flight.snapshot is not None:
             return await self._claim(flight)

@@ -44,7 +44,8 @@ _KEY = 100
 _PAGE = 500
 _WEIGHED_FOR = 60.0
 _PATIENCE = 5.0
-_LOCK_MS = 60_000
+_LOCK_MS = 10_000
+_POLL = 0.02
 
 
 class SizeLimiter:
@@ -140,7 +141,10 @@ class SizeLimiter:
             return
         token = secrets.token_hex(8)
         if not await client.set(self._lock, token, nx=True, px=_LOCK_MS):
-            return  # another process does
+            # Another process evicts. Until it has, many writes of this one wait too.
+            while await client.exists(self._lock):  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(_POLL)
+            return
         self._weighed_written = self._written
         total, removed = await self.enforce(client)
         self._weighed_at, self._weighed_used = monotonic(), used - removed

@@ -4,7 +4,7 @@
 offset bytes content
 ====== ===== =====================================================================
 0      1     0xF8 + version; no UTF-8 text begins with such a byte, nor does JSON, a
-             pickle or a zstd frame, so that data of others is told from ours
+             pickle or a zstd frame, so that data of other programs differs from ours
 1      1     flags: bit 0 compressed, bit 1 sealed, bits 4-7 id of the compressor
 2      4     CRC-32 of bytes 0, 1 and the body, little-endian
 6      n     body

@@ -79,10 +79,10 @@ class Keyring:
         keys: dict[int, bytes] = {}
         index = None
         for count, line in enumerate(text.splitlines(), 1):
-            told = line.partition("#")[0].strip()
-            if not told:
+            entry = line.partition("#")[0].strip()
+            if not entry:
                 continue
-            match = _LINE.fullmatch(told)
+            match = _LINE.fullmatch(entry)
             if match is None:
                 raise SettingsError(
                     f"{where}, line {count}: not a number and 64 hexadecimal digits"

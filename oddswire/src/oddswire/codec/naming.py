@@ -67,7 +67,7 @@ class BlindNames:
 
     A value's name is 96 bits of an HMAC-SHA256. A user's is one AES block, which is a
     permutation under the key and no digest, for an index has to give its users back.
-    Who reads the server sees which users share a value, and not which value.
+    A reader of the server sees which users share a value, and not which value.
 
     Args:
         keyring: Its naming key is used, which does not rotate.
@@ -102,6 +102,6 @@ class BlindNames:
         raise ValueError("not the name of a user under this key")
 
     def _of_value(self, index: str, value: str) -> str:
-        told = f"{len(index)}:{index}{value}".encode()
-        digest = hmac.digest(self._key, told, "sha256")
+        labelled = f"{len(index)}:{index}{value}".encode()
+        digest = hmac.digest(self._key, labelled, "sha256")
         return urlsafe_b64encode(digest[:12]).decode()

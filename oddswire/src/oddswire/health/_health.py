@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Health:
-    """Tells how a client and its server are, each time anew.
+    """Reports the state of a client and its server; each report is a new look.
 
     No state is kept between two checks and no task runs: what a report says was seen
-    while `check` ran. It asks six PINGs and one INFO on the command wire.
+    while `check` ran. It asks six PINGs and one INFO on the command connection.
 
     Args:
-        client: Whose server. A client with ``transport="pool"`` opens its command wire
-            for this.
+        client: Whose server. A client with ``transport="pool"`` opens its command
+            connection for this.
         durable: Whether the server holds what users asked for; False for a cache,
             which may evict and forget.
         thresholds: Where warnings and failures begin.

@@ -50,8 +50,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 async def read(client: Client, timeout: float, asked: Window) -> Reading:
     """Ask the server and watch the loop; a failure is in what is returned.
 
-    It asks on the command wire, beside the statistics of calls. Cancelled, what was
-    under way may still be answered; nobody notices.
+    It asks on the command connection, beside the statistics of calls. Cancelled, what
+    was under way may still be answered; nobody notices.
 
     Args:
         client: Whose server, and whose own state.
@@ -101,7 +101,7 @@ async def ask(client: Client, deadline: float, *words: str) -> Any:
     is not among the calls by command of the statistics.
 
     Args:
-        client: Whose command wire.
+        client: Whose command connection.
         deadline: By `time.monotonic`.
         *words: The command.
 
@@ -113,8 +113,8 @@ async def ask(client: Client, deadline: float, *words: str) -> Any:
         try:
             return await client.send_once(data, deadline, CallLabel(words[0]), raw=True)
         except ConnectionLost:
-            # A server that was restarted: the next wire is on its way, and as soon as
-            # it is not, it is a failure of another class.
+            # A server that was restarted: the next connection is on its way, and as
+            # soon as it is not, it is a failure of another class.
             if monotonic() >= deadline:
                 raise
             await asyncio.sleep(0)

@@ -36,7 +36,7 @@ class Head(NamedTuple):
 
     @classmethod
     def parse(cls, data: bytes) -> Head:
-        """Read ``number link epoch``, and whatever stands behind it.
+        """Read ``number link epoch``, and skip what follows.
 
         Raises:
             ValueError: It is not that.

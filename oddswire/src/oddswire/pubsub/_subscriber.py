@@ -49,7 +49,7 @@ _BATCH = 250
 
 
 class Subscriber:
-    """Subscribes each topic once, whoever wants it, and hands its messages out.
+    """Subscribes each topic once, and pushes its messages to all its buffers.
 
     Args:
         client: Its server and credentials; the connection is the subscriber's own.
@@ -175,7 +175,7 @@ class Subscriber:
             try:
                 connection = await self._client.open_connection(self._timeout)
                 await self._synchronize(connection)
-            except Exception as error:  # noqa: BLE001 - whatever it is, a deaf process is worse
+            except Exception as error:  # noqa: BLE001 - a process without messages is worse than any error
                 self._last_error = error
                 self.errors += 1
                 self._degraded.begin(error)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class VolatileBuffer(Buffer):
     """Drops the oldest when it is full.
 
-    Whatever is lost, here or on the way, shows when the next message is taken: it names
-    another predecessor.
+    A loss, here or on the way, shows when the next message is taken: it names another
+    predecessor.
 
     Args:
         state: The topic.

@@ -14,7 +14,6 @@ from oddswire.pubsub.messages import Gap, Message
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from types import TracebackType
 
     from oddswire.pubsub.statistics import TopicCounts
     from oddswire.pubsub.subscription import Subscription
@@ -70,12 +69,7 @@ class Consumer(Generic[T]):
         ]
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
         try:

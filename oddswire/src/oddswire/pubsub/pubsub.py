@@ -28,7 +28,6 @@ from oddswire.pubsub.topic import Delivery, Keyed, Selection, Topic
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
-    from types import TracebackType
 
     from oddswire.client import Client
     from oddswire.clock import Clock
@@ -93,12 +92,7 @@ class PubSub:
         self._subscriber = Subscriber(self._client, every=self._check_every)
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._open = False
         for subscription in list(self._subscriptions):
             subscription.close()

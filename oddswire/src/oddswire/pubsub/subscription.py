@@ -149,7 +149,7 @@ class Subscription(Generic[T]):
         self._reading = True
         try:
             if self._offsets is not None:
-                # Whoever asks for the next one is done with the one before.
+                # A caller that asks for the next message has handled the last one.
                 self._offsets.note(self._buffers)
                 if self._offsets.due:
                     await self._offsets.save()

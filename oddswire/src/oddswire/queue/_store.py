@@ -1,18 +1,9 @@
 """`QueueStore`: a queue in Redis. Each step is one script, so none can end half way.
 
-Every user has a line, and one worker at a time serves it, under a lease:
-
-1. take: the line of a user that is due goes to the end of the lease, with a random
-   token; its first message is handed out. No other worker gets this line before that.
-2. renew: the worker that has the token moves the line to a later end.
-3. settle: the token is compared, the message leaves the line or stays at its head, and
-   the line is due again. A worker whose lease ran out has another token than the line,
-   so it settles nothing of a message that another worker has.
-
-That alone keeps the order of a user: a message that failed stays at the head of its
-line, and nobody else waits. If a worker dies between 1 and 3, the end of the lease
-makes the line due, and the message says that it is uncertain. The clock is the
-server's: workers need not agree on theirs.
+Every user has a line, and one worker at a time serves it, under a lease: 1. take,
+2. renew, 3. settle. That alone keeps the order of a user: a message that failed stays
+at the head of its line, and nobody else waits. The clock is the server's: workers need
+not agree on theirs.
 """
 
 from __future__ import annotations
@@ -176,6 +167,7 @@ class QueueStore:
 
         Returns the ids, empty for a duplicate; None for a server of another identity.
         """
+        # One script for ids and messages: a crash leaves no id without its message.
         ids = await self._run(
             "enqueue",
             *(self._now(), options.dedup_id or "", _ms(dedup_window)),
@@ -190,6 +182,11 @@ class QueueStore:
 
     async def take(self, want: int, lease: float) -> LeasedBatch:
         """Lease the lines of at most so many users, and take their first messages."""
+        # 1. A line that is due moves to the end of the lease, and its first message is
+        # handed out: no other worker gets the line before that. If this worker dies, or
+        # the reply is lost, the end of the lease makes the line due again; the message
+        # is uncertain then. The token is new each time, so no worker can mistake the
+        # lease of another for its own.
         token = secrets.token_hex(8)
         now, pause, expired, reclaimed, leased = await self._run(
             "take", self._now(), want, token, _ms(lease), _STEPS
@@ -210,6 +207,9 @@ class QueueStore:
         dead_limit: int = 0,
     ) -> bool:
         """End a lease; False when the caller does not own it any more."""
+        # 3. The server compares the token, takes the message out of the line or leaves
+        # it at the head, and makes the line due. A worker whose lease ran out settles
+        # nothing: another worker may have the message in hand.
         return bool(
             await self._run(
                 "settle",
@@ -221,6 +221,8 @@ class QueueStore:
 
     async def renew(self, lease: float, leased: Sequence[LeasedMessage]) -> list[bool]:
         """Prolong leases; False for each that the caller does not own any more."""
+        # 2. The line moves to a later end, if it still has the token. If not, another
+        # worker may have the message: this one must stop.
         pairs = [x for each in leased for x in (each.user, f"{each.token}:{each.id}")]
         return [
             bool(x) for x in await self._run("renew", self._now(), _ms(lease), *pairs)
@@ -236,19 +238,11 @@ class QueueStore:
 
     async def purge(self, user: str, kind: str, key: str) -> int:
         """Remove messages, page by page; return how many."""
-        cursor: bytes = b"0"
-        removed: int = 0
-        while True:
-            cursor, count = await self._run(
-                "purge", self._now(), cursor, _PURGE_PAGE, user, kind, key
-            )
-            removed += count
-            if cursor == b"0":
-                return removed
+        return await self._count_pages("purge", (self._now(),), (user, kind, key))
 
     async def erase(self, user: str) -> int:
         """Remove a user's messages and ids, page by page; return how many."""
-        return sum([await self._scan(user, "erase", what) for what in _USER_KEYS])
+        return sum([await self._scan("erase", user, what) for what in _USER_KEYS])
 
     async def traces(self, user: str) -> tuple[str, ...]:
         """Return the keys that speak of a user, looking at all of them."""
@@ -256,17 +250,22 @@ class QueueStore:
             [
                 self._keys["erase"][place]
                 for what, place in _USER_KEYS.items()
-                if await self._scan(user, "look", what)
+                if await self._scan("look", user, what)
             ]
         )
 
-    async def _scan(self, user: str, how: Literal["erase", "look"], what: str) -> int:
+    async def _scan(self, how: Literal["erase", "look"], user: str, what: str) -> int:
+        return await self._count_pages("erase", (how, user, what))
+
+    async def _count_pages(
+        self, name: str, before: Sequence[Any], after: Sequence[Any] = ()
+    ) -> int:
+        """Run a script on each page of its keys; return the sum of its counts."""
+        # Page by page, so that other commands of the server go in between.
         cursor: bytes = b"0"
         found: int = 0
         while True:
-            cursor, count = await self._run(
-                "erase", how, user, what, cursor, _PURGE_PAGE
-            )
+            cursor, count = await self._run(name, *before, cursor, _PURGE_PAGE, *after)
             found += count
             if cursor == b"0":
                 return found
@@ -312,7 +311,7 @@ def _ms(seconds: float) -> int:
 
 
 def _ttl(seconds: float | None) -> int:
-    # 0 stands for none, so a very short one is not to become 0.
+    # 0 stands for none, so a very short one must not become 0.
     return 0 if seconds is None else max(1, _ms(seconds))
 
 

@@ -175,6 +175,8 @@ class Worker(Generic[T]):
             if free <= 0:
                 await self._wake.wait()
                 continue
+            # 1. Take. If the reply is lost, the messages come again when their leases
+            # have run out.
             try:
                 batch = await self._store.take(free, self._options.lease)
             except OddswireError as error:
@@ -185,6 +187,7 @@ class Worker(Generic[T]):
             outage.over()
             self._counts.expired += batch.expired
             self._counts.reclaimed += batch.reclaimed
+            # 2. Handle: a task for each, which settles its message too.
             for leased in batch.leased:
                 if not self._adopt(leased):
                     self._counts.lag.observe(batch.now - leased.due / 1000)
@@ -256,9 +259,13 @@ class Worker(Generic[T]):
         started = loop.time()
         try:
             settlement = await self._attempt(delivery)
+            # 3. Settle. From here on nothing renews the lease, and nothing cancels the
+            # task for its loss: the message may be delivered.
             delivery.settling = True
             await self._settle(delivery, settlement)
         except asyncio.CancelledError:
+            # Cancelled by `_renew`, another worker has the message; else `consume` was
+            # cancelled, and this is the last chance to give the message back.
             if delivery.lost:
                 self._counts.lost += 1
             else:
@@ -360,6 +367,7 @@ class Worker(Generic[T]):
                 )
                 await outage.wait(error)
                 continue
+            # The lease came back to this worker during the request: settle that one.
             if not ours and delivery.leased is not leased:
                 continue
             # 3a. After a lost reply, "not ours" may mean that the first request

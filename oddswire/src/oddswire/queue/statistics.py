@@ -10,8 +10,8 @@ from oddswire.counters import Histogram
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     """A queue at one moment, of all its processes.
 
-    Whatever was enqueued is delivered, expired, purged, dropped, dead or still there:
-    `accounted` is equal to `enqueued`.
+    Every message that was enqueued is delivered, expired, purged, dropped, dead or
+    still there: `accounted` is equal to `enqueued`.
 
     Attributes:
         waiting: In a user's line; those that are being handled are among them.
@@ -20,7 +20,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
         dead_letters: Given up, and kept.
         leased: Users whose message is being handled.
         users: Users with a line.
-        lag: Seconds that the user who waits longest could have been served.
+        lag: Seconds since when the longest waiting user could have been served.
         paused: What is paused: ``"*"``, ``"kind:..."``, ``"key:..."``.
         enqueued: Messages taken in.
         duplicates: Messages refused because their id was taken in before.

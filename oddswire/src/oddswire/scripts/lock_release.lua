@@ -1,4 +1,4 @@
--- Give up a lock, or a place in its queue, and wake who waits.
+-- Give up a lock, or a place in its queue, and wake the waiters.
 -- KEYS: 1 queue, 2 waiting, 3 released, then the holder of each seat. ARGV: token.
 -- Returns 1 if the lock was the caller's. Cost: O(log waiters + seats).
 local queue, waiting, released = unpack(KEYS, 1, 3)
@@ -14,7 +14,7 @@ local left = redis.call('ZREM', queue, ARGV[1])
 redis.call('ZREM', waiting, ARGV[1])
 if (held or left == 1) and redis.call('ZRANGE', queue, 0, 0)[1] then
   redis.call('XADD', released, 'MAXLEN', 1, '*', 'by', ARGV[1])
-  -- Who waits asks for the last id again each few seconds.
+  -- A waiter asks for the last id again each few seconds.
   redis.call('PEXPIRE', released, 60000)
 end
 return held and 1 or 0

@@ -33,7 +33,7 @@ for n = 1, #page[2], 2 do
   end
 end
 if erases then
-  -- With the lease gone, whatever its worker says about the message is refused.
+  -- With the lease gone, its worker settles nothing of the message.
   redis.call('HDEL', leases, user)
   redis.call('ZREM', users, user)
   if found > 0 then bump(meta, 'purged', found) end

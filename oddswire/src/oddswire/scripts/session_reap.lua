@@ -8,7 +8,7 @@ local removed = 0
 for i = 2, #ARGV do
   local main, expiring = KEYS[2 * i + 1], KEYS[2 * i + 2]
   local r = read(main)
-  -- No index has it: whoever is in one has asked for something.
+  -- No index has it: a user in an index has asked for something.
   if not r or (not r.damaged and ended(main, r, now)) then
     removed = removed
       + forget(main, expiring, KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[i], r)

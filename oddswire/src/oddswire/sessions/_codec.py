@@ -595,7 +595,7 @@ class SessionCodec(Generic[T]):
             raise SessionDamaged(
                 f"the header, or what it says is stored: {error}", reason=error.reason
             ) from None
-        # What lapsed with its conversation is no damage.
+        # Fields that lapsed with their conversation are no damage.
         if stored.expiring is not None and expiring != total(found.expiring):
             raise SessionDamaged(
                 "a part of the conversation is missing, or is another one",
@@ -807,10 +807,10 @@ class SessionCodec(Generic[T]):
         has = _collections(content.members)
         known = self.schema.collections.keys()
         # The index entries of an older schema are not known for certain: all are added.
-        anew = before is not None and self._is_old(before)
+        add_all = before is not None and self._is_old(before)
         return SessionDelta(
             *parts,
-            index_adds=sorted(entries if anew else entries - old_entries),
+            index_adds=sorted(entries if add_all else entries - old_entries),
             index_removes=sorted(old_entries - entries),
             held={name: 1 if name in has else -1 for name in (had ^ has) & known},
             digests=self._digests(before, *parts),

@@ -89,23 +89,23 @@ class LocalCache(Generic[T]):
 
     def get(self, user_id: int) -> T | None:
         """Return a session of the caller's own; None: ask the server."""
-        entry = self._current(user_id)
+        entry = self._entries.get(user_id)
         if entry is None:
+            return None
+        now = self._clock.boottime()
+        if now >= entry.until or now >= self.trusted_until:
             return None
         self.hits += 1
         return self._decode(entry.body)
 
     def snapshot(self, user_id: int) -> Snapshot | None:
         """Return what a change may begin with; None: ask the server."""
-        entry = self._current(user_id)
-        return None if entry is None else entry.snapshot
-
-    def _current(self, user_id: int) -> _Entry | None:
         entry = self._entries.get(user_id)
         if entry is None:
             return None
         now = self._clock.boottime()
-        return entry if now < entry.until and now < self.trusted_until else None
+        current = now < entry.until and now < self.trusted_until
+        return entry.snapshot if current else None
 
     # A change may be announced between a read's answer on the server and its arrival
     # here. The ticket sees the announcement, and `put` then leaves the answer out.
@@ -136,6 +136,8 @@ class LocalCache(Generic[T]):
             now: The server's time of that, in milliseconds.
             ticket: What `begin` returned before the server was asked.
         """
+        # A change was announced while the answer was on its way: the answer may be from
+        # before it, and no later announcement would remove it.
         if not self.following or snapshot.header.version < ticket.seen:
             return
         left = (snapshot.header.expiry - now) / 1e3
@@ -157,6 +159,7 @@ class LocalCache(Generic[T]):
     def announced(self, user_id: int, version: int) -> None:
         """Forget what is older than a version; 0: the session was deleted."""
         entry = self._entries.get(user_id)
+        # This process announces its own changes too, and has them here already.
         if entry and (version == 0 or entry.snapshot.header.version < version):
             del self._entries[user_id]
         for ticket in self._tickets.get(user_id, ()):
@@ -235,7 +238,7 @@ class IndexReplica:
 
 
 class Follower:
-    """Applies the changes of a feed to what is in memory, while somebody reads.
+    """Applies the changes of a feed to sessions and indexes in memory.
 
     Args:
         store: Of the sessions.
@@ -309,19 +312,26 @@ class Follower:
         async for item in feed.follow():
             match item:
                 case Reset():
+                    # 1. Changes may be missing. The end of trust comes first: building
+                    #    the indexes takes seconds, and readers do not wait.
                     self._local.trusted_until = 0.0
                     self._local.clear()
                     await self._build()
                 case Changes():
+                    # 2. The changes since, also those that the build may have read
+                    #    already: the second time they change nothing.
                     for change in item.changes:
                         for _, user_id in self._store.users([change.name]):
                             self._local.announced(user_id, change.version)
                             self.replica.apply(change)
+                    # 3. Nothing is missing up to `item.at`, a time before the question
+                    #    to the server: a process that was stopped between that and
+                    #    here must not believe an old answer.
                     if not item.more:
                         self.replica.complete = True
-                        # From before the server was asked: a process that was stopped
-                        # in between must not believe an old answer.
                         self._local.trusted_until = item.at + LEASE
+            # 4. A program that reads nothing costs the server nothing. In the pause the
+            #    trust of step 3 lapses.
             now = self._clock.boottime()
             if uses != (uses := self._asked + self._local.hits):
                 used = now

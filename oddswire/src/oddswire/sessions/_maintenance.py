@@ -62,7 +62,7 @@ class Maintenance:
                 self.failures += 1
 
     async def sweep(self) -> int:
-        """Remove what has ended; any number may run at once, or be killed."""
+        """Remove ended sessions; any number of sweeps may run at once, or be killed."""
         removed, more = 0, True
         while more:
             found, more = await self._store.ended(_PAGE)

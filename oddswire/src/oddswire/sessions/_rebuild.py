@@ -88,7 +88,7 @@ class Rebuild:
         self._unsubscribe: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
-        """Build what has to be built, and watch from then on."""
+        """Build everything if it is due, and watch from then on."""
         # Before the look: a reset between the two is not missed.
         self._unsubscribe = self._store.client.events.subscribe(
             self._reset, DataReset, Failover

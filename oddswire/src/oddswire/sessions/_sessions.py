@@ -781,7 +781,7 @@ class Sessions(Generic[T]):
             entries = await through.intents.evicted(user_id)
         known = bool(main) or await store.registered(user_id)
         search |= (known and not codec.tells_all(main)) or await store.unlisted()
-        # 2. The deletion, and what somebody who took the fields away left of it.
+        # 2. The deletion; without its fields, the session is still in the registers.
         deleted = await self.delete(user_id)
         if known and not main:
             deleted = await store.delete(user_id, b"", (), ())

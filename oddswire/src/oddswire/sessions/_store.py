@@ -127,7 +127,7 @@ class SessionStore:
         return self._space.key(families.SESSION_INDEX, _SHARD, *entry)
 
     def users(self, names: Iterable[str | bytes]) -> list[tuple[str, int]]:
-        """Return names with their users; skips and counts what is no name of ours."""
+        """Return names with their users; skips and counts foreign names."""
         found = []
         for each in names:
             try:

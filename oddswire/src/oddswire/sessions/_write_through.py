@@ -389,15 +389,14 @@ class WriteThrough:
             raise
         except OddswireError:
             raise
-        except Exception as error:  # noqa: BLE001 - a source may raise anything
-            late = isinstance(error, TimeoutError)
-            why = (
-                f"the source did not answer in {DEADLINE} s"
-                if late
-                else _failure(error)
-            )
+        except TimeoutError:
+            why = f"the source did not answer in {DEADLINE} s"
             self._degraded.begin(why)
-            raise SourceError(why) from (None if late else error)
+            raise SourceError(why) from None
+        except Exception as error:
+            why = _failure(error)
+            self._degraded.begin(why)
+            raise SourceError(why) from error
         self._degraded.end()
         return answer
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from dotenv.parser import parse_stream
 
-from oddswire.settings.options import OPTIONS, UNUSED, Option
+from oddswire.settings.options import UNUSED, Option
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -34,9 +34,12 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 def read(
-    environ: Mapping[str, str], dotenv: str | Path | None, given: Collection[str]
+    options: Sequence[Option],
+    environ: Mapping[str, str],
+    dotenv: str | Path | None,
+    given: Collection[str],
 ) -> Reading:
-    """Read every variable of `OPTIONS`, except for fields that are `given`.
+    """Read the variable of every option, except for fields that are `given`.
 
     The environment comes before the file. What completes a URL is taken only from where
     the URL is: a password is not sent where another source says. Raises nothing: what
@@ -47,7 +50,7 @@ def read(
     in_file, problems = _dotenv(dotenv)
     found: dict[str, str] = {}  # field to where its text was
     notices: list[str] = []
-    for option in OPTIONS:
+    for option in options:
         if option.field in given:
             continue
         text, where = environ.get(option.variable), ""
@@ -74,12 +77,14 @@ def read(
             unreadable.add(option.field)
             what = f"{option.variable}{shown(option, text)}{where}"
             problems.append(f"{what}: {error}" if text else f"{what}: {_empty(option)}")
-    problems += _strangers(found, dotenv)
-    notices += _notices({**in_file, **environ})
+    problems += _strangers(options, found, dotenv)
+    notices += _notices(options, {**in_file, **environ})
     return Reading(values, frozenset(unreadable), problems, tuple(notices))
 
 
-def _strangers(found: Mapping[str, str], dotenv: object) -> list[str]:
+def _strangers(
+    options: Sequence[Option], found: Mapping[str, str], dotenv: object
+) -> list[str]:
     """Return a line for each variable that completes the URL of another source."""
     if "url" not in found:
         return []
@@ -87,7 +92,7 @@ def _strangers(found: Mapping[str, str], dotenv: object) -> list[str]:
     return [
         f"{option.variable} is in {here[found[option.field]]} and REDIS_URL in "
         f"{here[found['url']]}: they belong to one server, so give both in one place"
-        for option in OPTIONS
+        for option in options
         if option.completes and found.get(option.field, found["url"]) != found["url"]
     ]
 
@@ -151,8 +156,8 @@ def _not_ours(file: int) -> str | None:
     return None
 
 
-def _notices(present: Mapping[str, str]) -> list[str]:
-    known = [option.variable for option in OPTIONS]
+def _notices(options: Sequence[Option], present: Mapping[str, str]) -> list[str]:
+    known = {option.variable: option.field for option in options}
     notices = [
         f"{variable} has no effect here: {why}"
         for variable, why in UNUSED.items()
@@ -166,10 +171,10 @@ def _notices(present: Mapping[str, str]) -> list[str]:
     return notices
 
 
-def _meant(name: str, known: list[str]) -> str | None:
+def _meant(name: str, known: Mapping[str, str]) -> str | None:
     field = name.removeprefix("ODDSWIRE_").lower()
-    for option in OPTIONS:
-        if option.field == field:
-            return option.variable
+    for variable, named in known.items():
+        if named == field:
+            return variable
     close = get_close_matches(name, known, n=1, cutoff=0.7)
     return close[0] if close else None

@@ -205,7 +205,7 @@ class _Requests(web.RequestHandler):
 
 async def _anonymous(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.popall("Server", None)
-    # Whatever a handler says: no other site reads an answer.
+    # Also where a handler sets another: no other site reads an answer.
     response.headers.popall("Access-Control-Allow-Origin", None)
 
 

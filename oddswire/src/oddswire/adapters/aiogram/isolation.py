@@ -90,4 +90,4 @@ class EventIsolation(BaseEventIsolation):
             yield
 
     async def close(self) -> None:
-        """Do nothing: the client is closed by whoever opened it."""
+        """Do nothing: the program that opened the client closes it."""

@@ -178,7 +178,7 @@ class Storage(BaseStorage):
             raise
 
     async def close(self) -> None:
-        """Do nothing: the client is closed by whoever opened it."""
+        """Do nothing: the program that opened the client closes it."""
 
     # --- both at once
 

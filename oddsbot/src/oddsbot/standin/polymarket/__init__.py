@@ -1,8 +1,14 @@
-"""A local Polymarket: plays a recording in Polymarket's own wire formats."""
+"""Polymarket's stand-in: `Replay` plays a recording in Polymarket's own wire formats.
+
+Books and markets are recorded, what lies between two books is derived, and what wallets
+and the oracle do is generated. `Faults` breaks things.
+"""
 
 from __future__ import annotations
 
+from ._page import ROUTES
 from .errors import PortUnavailable, RecordingError, ReplayError
+from .faults import Fault, Faults, parse_switch
 from .recording import (
     Group,
     RecordedMarket,
@@ -15,6 +21,9 @@ from .recording import (
 from .server import Replay
 
 __all__ = [
+    "ROUTES",
+    "Fault",
+    "Faults",
     "Group",
     "PortUnavailable",
     "RecordedMarket",
@@ -24,6 +33,7 @@ __all__ = [
     "ReplayError",
     "Resolution",
     "Snapshot",
+    "parse_switch",
     "sample",
     "token_id",
 ]

@@ -180,7 +180,7 @@ def sample() -> Path:
 
     Two consecutive BTC 15-minute markets, from quiet to settled, 34 minutes in all.
     """
-    folder = resources.files("oddsbot.replay") / "sample"
+    folder = resources.files("oddsbot.standin.polymarket") / "sample"
     return Path(str(folder / f"btc-updown-15m{_BOOKS}"))
 
 

@@ -1,29 +1,48 @@
-"""`Replay`: a local Polymarket that plays a recording at any speed."""
+"""`Replay`: a local Polymarket that plays a recording at any speed.
+
+Gamma, the CLOB, the Data API, the market channel and RTDS, on one port.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import hmac
 import math
-from typing import TYPE_CHECKING, Self
+import secrets
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+import msgspec
 from aiohttp import web
 
 from oddswire.web.listener import Listener
 
-from . import _rest
+from . import _page
+from ._answers import Refused, answer
+from ._bell import Bell
+from ._clob import ClobApi
+from ._data import DataApi
 from ._exchange import Exchange
 from ._feed import Feed
+from ._gamma import GammaApi
 from .errors import PortUnavailable
+from .faults import STATUS, Fault, Faults
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from aiohttp.typedefs import Handler
 
     from .recording import Recording
 
 
 class Replay:
-    """Gamma, CLOB and the market websocket on one local port, for one recording.
+    """All of Polymarket that the bot asks, on one local port, for one recording.
+
+    With a `seed`, generated wallets trade in the recorded books: the tape, activity,
+    positions, values and volumes are sums of one list of what they did. Without one
+    nobody trades, and those answers are empty.
 
     Clients may connect as soon as it is entered; nothing happens in the recorded
     time until `start`. At a finite speed an item is sent when its recorded moment
@@ -41,6 +60,13 @@ class Replay:
         port: The port to listen on; 0 takes a free one.
         until: Play nothing recorded after this moment, Unix milliseconds.
         patience: Seconds, as above.
+        seed: Of what wallets do; None: nobody trades.
+
+    Attributes:
+        faults: The switches.
+        calls: Requests by method and path; a path that no client of ours has is
+            counted as ``"unknown <path>"`` and answered with 404.
+        control_token: For programs that set switches by ``POST /control``.
 
     Raises:
         ValueError: The speed is not above 0.
@@ -56,20 +82,39 @@ class Replay:
         port: int = 0,
         until: int | None = None,
         patience: float = 2.0,
+        seed: int | None = None,
     ) -> None:
         if not speed > 0:
             raise ValueError(f"speed must be above 0, not {speed}")
         self.recording = recording
         self.speed = speed
-        app = web.Application()
+        self.faults = Faults()
+        self.calls: Counter[str] = Counter()
+        self.control_token = secrets.token_urlsafe(24)
+        app = web.Application(middlewares=[self._middleware()])
         self._listener = Listener(app, host=host, port=port)
         self._host = host
         self._port = port
         self._stop = recording.end if until is None else min(until, recording.end)
-        self._exchange = Exchange(recording)
-        self._feed = Feed(self._exchange, patience, waits=math.isinf(speed))
-        app.add_routes(_rest.routes(self._exchange, lambda: self.position))
-        app.router.add_get("/ws/market", self._feed.serve)
+        self._exchange = Exchange(recording, seed)
+        self._feed = Feed(
+            self._exchange, self.faults, patience, waits=math.isinf(speed)
+        )
+        self._bell = Bell(self._exchange, patience)
+        for api in (
+            GammaApi(self._exchange, self._seconds),
+            ClobApi(self._exchange, self._seconds),
+            DataApi(self._exchange, self._seconds, self.faults),
+        ):
+            app.add_routes(api.routes())
+        app.add_routes(
+            [
+                web.get("/ws/market", self._feed.serve),
+                web.get("/ws/live", self._bell.serve),
+                web.get("/", self._show),
+                web.post("/control", self._control),
+            ]
+        )
         self._listening = False
         self._player: asyncio.Task[None] | None = None
         self._began = 0.0
@@ -104,7 +149,7 @@ class Replay:
         self._ended.set()
         self._feed.thaw()
         # Before cleanup, which would wait for open websockets to end by themselves.
-        self._feed.disconnect()
+        self.disconnect()
         if self._listening:
             await self._listener.__aexit__(kind, error, traceback)
 
@@ -122,6 +167,21 @@ class Replay:
     def ws_url(self) -> str:
         """The URL for `oddsbot.polymarket.MarketStream`."""
         return f"ws://{self._host}:{self._port}/ws/market"
+
+    @property
+    def data_url(self) -> str:
+        """The base URL for `oddsbot.polymarket.Data`."""
+        return self.gamma_url
+
+    @property
+    def live_url(self) -> str:
+        """The URL for `oddsbot.polymarket.ActivityBell`."""
+        return f"ws://{self._host}:{self._port}/ws/live"
+
+    @property
+    def wallets(self) -> tuple[str, ...]:
+        """The addresses of the generated wallets."""
+        return tuple(self._exchange.ledger.wallets)
 
     @property
     def position(self) -> int:
@@ -172,6 +232,7 @@ class Replay:
 
     def disconnect(self) -> int:
         """Cut every websocket now, without a close frame; return how many."""
+        self._bell.disconnect()
         return self._feed.disconnect()
 
     def freeze(self, seconds: float | None = None) -> None:
@@ -190,6 +251,76 @@ class Replay:
         """Send `text` as one frame to every subscriber, whatever it is."""
         await self._feed.inject(text)
 
+    def propose(self, market_id: str, outcome: int, *, disputed: bool = False) -> None:
+        """Have the oracle told how a market ended, or that somebody disputes it.
+
+        A market that was disputed and is proposed again is ``reproposed``.
+        """
+        before = self._exchange.proposals.get(market_id)
+        state = "disputed" if disputed else "proposed"
+        if before is not None and before[0] == "disputed" and not disputed:
+            state = "reproposed"
+        self._exchange.proposals[market_id] = state, outcome, self.position
+
+    def _seconds(self) -> int:
+        return self.position // 1000
+
+    # --- each request
+
+    def _middleware(self) -> Any:
+        @web.middleware
+        async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
+            resource = request.match_info.route.resource
+            known = resource is not None and request.match_info.http_exception is None
+            path = resource.canonical if known and resource else request.path[:80]
+            name = f"{request.method} {path}" if known else f"unknown {path}"
+            self.calls[name] += 1
+            fault = None
+            if not request.path.startswith(("/control", "/ws/")) and path != "/":
+                fault = self.faults.take(request.path)
+            if fault is not None and fault.kind in STATUS:
+                return _broken(fault)
+            if fault is not None and fault.kind == "slow":
+                await asyncio.sleep(fault.seconds)
+            try:
+                response = await handler(request)
+            except Refused as error:
+                response = answer(error.body, error.status)
+            if fault is not None and fault.kind == "cut":
+                await _cut(request, response)
+            return response
+
+        return count
+
+    async def _control(self, request: web.Request) -> web.Response:
+        sent = request.headers.get("Authorization", "").encode()
+        if not hmac.compare_digest(sent, f"Bearer {self.control_token}".encode()):
+            raise web.HTTPForbidden(reason="the control token is needed")
+        try:
+            asked = msgspec.json.decode(await request.read(), type=_Control)
+        except msgspec.DecodeError as error:
+            raise web.HTTPBadRequest(reason=_line(error)) from None
+        for name in asked.switches.__struct_fields__ if asked.switches else ():
+            setattr(self.faults, name, getattr(asked.switches, name))
+        if asked.freeze is not None:
+            self.freeze(asked.freeze or None)
+        if asked.thaw:
+            self.thaw()
+        if asked.disconnect:
+            self.disconnect()
+        for text in asked.inject:
+            await self.inject(text)
+        for each in asked.propose:
+            self.propose(each.market, each.outcome, disputed=each.disputed)
+        counted = {"calls": self.calls, "switches": self.faults}
+        return web.Response(
+            body=msgspec.json.encode(counted), content_type="application/json"
+        )
+
+    async def _show(self, _request: web.Request) -> web.Response:
+        text = _page.page(self._exchange, self.faults, self.calls, self.position)
+        return web.Response(text=text, content_type="text/html", headers=_page.HEADERS)
+
     async def _play(self) -> None:
         try:
             for item in self.recording.timeline:
@@ -197,6 +328,7 @@ class Replay:
                     break
                 await self._wait_for(item.ts)
                 await self._feed.broadcast(self._exchange.play(item))
+                await self._bell.ring()
                 self._played_until = item.ts
         except Exception as error:  # noqa: BLE001 (`finished` raises it)
             self._failure = error
@@ -207,6 +339,48 @@ class Replay:
         """Sleep until the recorded moment `ts`; a late item only lets others run."""
         due = self._began + (ts - self.recording.start) / 1000 / self.speed
         await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
+
+
+class _Proposal(msgspec.Struct, forbid_unknown_fields=True):
+    market: str
+    outcome: int = 0
+    disputed: bool = False
+
+
+class _Control(msgspec.Struct, forbid_unknown_fields=True):
+    """What ``POST /control`` takes; ``freeze`` in seconds, 0 for until ``thaw``."""
+
+    switches: Faults | None = None
+    freeze: float | None = None
+    thaw: bool = False
+    disconnect: bool = False
+    inject: list[str] = []
+    propose: list[_Proposal] = []
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _broken(fault: Fault) -> web.Response:
+    status = STATUS[fault.kind]
+    if fault.kind == "html":
+        page = "<html><h1>502 Bad Gateway</h1></html>"
+        return web.Response(status=status, text=page, content_type="text/html")
+    after = {"Retry-After": f"{fault.seconds:g}"} if fault.seconds else {}
+    return answer({"error": "by a switch"}, status, after)
+
+
+async def _cut(request: web.Request, response: web.StreamResponse) -> NoReturn:
+    """Send half of an answer, and end the connection."""
+    body = getattr(response, "body", b"") or b""
+    half = web.StreamResponse(headers={"Content-Type": "application/json"})
+    half.content_length = len(body)
+    await half.prepare(request)
+    await half.write(body[: len(body) // 2])
+    if request.transport is not None:
+        request.transport.abort()
+    raise ConnectionResetError("cut by a switch")
 
 
 def _why(host: str, port: int, error: OSError) -> str:

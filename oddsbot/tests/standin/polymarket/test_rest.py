@@ -13,7 +13,7 @@ from oddsbot.polymarket import (
     NotFound,
     RequestRefused,
 )
-from oddsbot.replay import Replay
+from oddsbot.standin.polymarket import Replay
 
 from .conftest import DOWN, INF, UP
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddsbot.replay import (
+from oddsbot.standin.polymarket import (
     Group,
     Recording,
     RecordingError,
@@ -261,9 +261,9 @@ def test_the_sample_and_its_licence_are_in_the_wheel(tmp_path, pytestconfig):
     (wheel,) = builder.build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(wheel) as archive:
         names = {
-            name.removeprefix("oddsbot/replay/sample/")
+            name.removeprefix("oddsbot/standin/polymarket/sample/")
             for name in archive.namelist()
-            if name.startswith("oddsbot/replay/sample/")
+            if name.startswith("oddsbot/standin/polymarket/sample/")
         }
 
     assert names == {

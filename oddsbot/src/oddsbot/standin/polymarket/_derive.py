@@ -18,12 +18,13 @@ from .recording import token_id
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ._ledger import Trade
     from .recording import BookLevel, Group, RecordedMarket, Resolution, Snapshot
 
 _ZERO = Decimal(0)
 _ONE = Decimal(1)
 # Below 0.04 and above 0.96 Polymarket's markets move in thousandths.
-_FINE, _COARSE = Decimal("0.001"), Decimal("0.01")
+_FINE, COARSE = Decimal("0.001"), Decimal("0.01")
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -63,7 +64,7 @@ def mid(snapshot: Snapshot) -> Decimal:
 def tick_size(snapshot: Snapshot) -> Decimal:
     """Return the finer step when a price of the book needs it."""
     levels = (*snapshot.bids, *snapshot.asks)
-    return _FINE if any(price % _COARSE for price, _ in levels) else _COARSE
+    return _FINE if any(price % COARSE for price, _ in levels) else COARSE
 
 
 def book(snapshot: Snapshot) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def new_market_event(market: RecordedMarket, ts: int) -> Message:
         "condition_id": market.market_id,
         "active": True,
         "clob_token_ids": market.tokens,
-        "order_price_min_tick_size": number(_COARSE),
+        "order_price_min_tick_size": number(COARSE),
         "group_item_title": "",
     }
     return _message(event, set(), custom=True)
@@ -177,6 +178,22 @@ def resolved_event(market: RecordedMarket, resolution: Resolution) -> Message:
         "tags": [market.category],
     }
     return _message(event, set(market.tokens), custom=True)
+
+
+def trade_event(trade: Trade) -> Message:
+    """Return the ``last_trade_price`` event of a generated trade."""
+    event = {
+        "event_type": "last_trade_price",
+        "market": trade.market_id,
+        "asset_id": trade.token,
+        "price": number(trade.price),
+        "side": trade.side,
+        "size": number(trade.size),
+        "fee_rate_bps": "0",
+        "timestamp": str(trade.at),
+        "transaction_hash": trade.transaction,
+    }
+    return _message(event, {trade.token})
 
 
 def _message(

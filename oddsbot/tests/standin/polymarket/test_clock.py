@@ -8,7 +8,7 @@ import socket
 import aiohttp
 import pytest
 
-from oddsbot.replay import PortUnavailable, Replay
+from oddsbot.standin.polymarket import PortUnavailable, Replay
 
 from .conftest import INF, UP, connect
 

@@ -18,10 +18,16 @@ from oddsbot.polymarket import (
     parse_frame,
     quotes,
 )
-from oddsbot.replay import Group, RecordedMarket, Recording, Resolution, Snapshot
-from oddsbot.replay._derive import number
-from oddsbot.replay._exchange import Exchange
-from oddsbot.replay.recording import token_id
+from oddsbot.standin.polymarket import (
+    Group,
+    RecordedMarket,
+    Recording,
+    Resolution,
+    Snapshot,
+)
+from oddsbot.standin.polymarket._derive import number
+from oddsbot.standin.polymarket._exchange import Exchange
+from oddsbot.standin.polymarket.recording import token_id
 
 D = Decimal
 MARKET = RecordedMarket(

@@ -18,7 +18,7 @@ from oddsbot.polymarket import (
     NewMarket,
     PriceChange,
 )
-from oddsbot.replay import Replay
+from oddsbot.standin.polymarket import Replay
 from oddswire.errors import SettingsError
 
 from .conftest import DOWN, INF, UP, collect, connect

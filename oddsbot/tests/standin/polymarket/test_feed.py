@@ -14,7 +14,7 @@ from oddsbot.polymarket import (
     MarketStream,
     quotes,
 )
-from oddsbot.replay import Replay
+from oddsbot.standin.polymarket import Replay
 
 from .conftest import DOWN, INF, UP, connect, take
 

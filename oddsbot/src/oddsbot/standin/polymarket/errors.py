@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ReplayError(Exception):
-    """The root of the errors of `oddsbot.replay`."""
+    """The root of the errors of `oddsbot.standin.polymarket`."""
 
 
 class RecordingError(ReplayError):

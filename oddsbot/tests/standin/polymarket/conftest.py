@@ -9,7 +9,7 @@ from contextlib import aclosing
 import aiohttp
 import pytest
 
-from oddsbot.replay import Recording, sample, token_id
+from oddsbot.standin.polymarket import Recording, sample, token_id
 
 INF = float("inf")
 UP, DOWN = token_id("0xaa", "UP"), token_id("0xaa", "DOWN")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,9 +14,12 @@ if TYPE_CHECKING:
 
     from ._derive import Message
     from ._exchange import Exchange
+    from .faults import Faults
 
 
 _MOST_BEHIND = 4 * 1024 * 1024
+_MOST_BOOKS = 500
+_TIME = re.compile(r'"timestamp":"([0-9]{1,16})"')
 
 
 class _Request(msgspec.Struct):
@@ -24,6 +28,7 @@ class _Request(msgspec.Struct):
     assets_ids: tuple[str, ...] = ()
     type: str = ""
     operation: str = ""
+    initial_dump: bool = True
     custom_feature_enabled: bool | None = None
 
 
@@ -32,7 +37,7 @@ class _Subscriber:
         self.ws = ws
         # A transport that writes, by asyncio or uvloop; None: the client is gone.
         self.transport: Any = request.transport
-        self.tokens: set[str] = set()
+        self.tokens: dict[str, None] = {}  # in the order of the subscriptions
         self.custom = False
         self.frozen = False
 
@@ -46,7 +51,7 @@ class _Subscriber:
 
     def wants(self, message: Message) -> bool:
         return (self.custom or not message.custom) and (
-            not message.tokens or not self.tokens.isdisjoint(message.tokens)
+            not message.tokens or not message.tokens.isdisjoint(self.tokens)
         )
 
 
@@ -55,6 +60,7 @@ class Feed:
 
     Args:
         exchange: What they follow.
+        faults: The switches.
         patience: Seconds after which one that takes nothing is cut.
         waits: Whether the others wait for it until then. If not, one that is 4 MiB
             behind is cut at once.
@@ -63,8 +69,11 @@ class Feed:
         frames_sent: Data frames handed to sockets so far (PONG not counted).
     """
 
-    def __init__(self, exchange: Exchange, patience: float, *, waits: bool) -> None:
+    def __init__(
+        self, exchange: Exchange, faults: Faults, patience: float, *, waits: bool
+    ) -> None:
         self._exchange = exchange
+        self._faults = faults
         self._patience = patience
         self._waits = waits
         self._subscribers: set[_Subscriber] = set()
@@ -95,7 +104,8 @@ class Feed:
         async with self._changed:
             await self._changed.wait_for(
                 lambda: any(
-                    each.tokens and each.tokens >= tokens for each in self._subscribers
+                    each.tokens and tokens <= each.tokens.keys()
+                    for each in self._subscribers
                 )
             )
 
@@ -104,12 +114,25 @@ class Feed:
         # Settled before the first await: who subscribes while we wait is answered
         # with a book that already holds these changes.
         wanted = [
-            (subscriber, [each.text for each in messages if subscriber.wants(each)])
+            (
+                subscriber,
+                [
+                    self._skewed(each.text)
+                    for each in messages
+                    if subscriber.wants(each) and not self._hidden(each)
+                ],
+            )
             for subscriber in self._subscribers
         ]
         # One that takes nothing must not keep the others from theirs.
         await asyncio.gather(
             *(self._send(subscriber, texts) for subscriber, texts in wanted if texts)
+        )
+
+    def _hidden(self, message: Message) -> bool:
+        frozen = self._faults.frozen_assets
+        return bool(message.tokens and message.tokens <= frozen) or (
+            self._faults.no_resolved and "market_resolved" in message.text[:40]
         )
 
     async def inject(self, text: str) -> None:
@@ -152,16 +175,38 @@ class Feed:
         if asked.custom_feature_enabled is not None:
             subscriber.custom = asked.custom_feature_enabled
         if asked.operation == "unsubscribe":
-            subscriber.tokens.difference_update(asked.assets_ids)
+            for each in asked.assets_ids:
+                subscriber.tokens.pop(each, None)
         elif asked.operation == "subscribe" or asked.type == "market":
-            subscriber.tokens.update(asked.assets_ids)
+            subscriber.tokens.update(dict.fromkeys(asked.assets_ids))
             # Made and written in the same step as the subscription: no change can
             # come between the book and what follows it.
-            dump = self._exchange.dump(asked.assets_ids)
+            dump = self._dump(subscriber, asked)
             if dump is not None:
                 await self._send(subscriber, [dump])
             async with self._changed:
                 self._changed.notify_all()
+
+    def _dump(self, subscriber: _Subscriber, asked: _Request) -> str | None:
+        """Return the frame with the books that were asked for."""
+        if self._faults.no_first_book or not asked.initial_dump:
+            return None
+        # From the 501st asset of a connection on, no first book is sent.
+        served = frozenset(list(subscriber.tokens)[:_MOST_BOOKS])
+        tokens = [
+            each
+            for each in asked.assets_ids
+            if each in served and each not in self._faults.frozen_assets
+        ]
+        dump = self._exchange.dump(tokens)
+        return None if dump is None else self._skewed(dump)
+
+    def _skewed(self, text: str) -> str:
+        if not self._faults.skew:
+            return text
+        return _TIME.sub(
+            lambda found: f'"timestamp":"{int(found[1]) + self._faults.skew}"', text
+        )
 
     async def _send(self, subscriber: _Subscriber, texts: Iterable[str]) -> None:
         for text in texts:

@@ -1,0 +1,31 @@
+"""Markets that change without a tick: volumes, the oracle, resolutions, new ones.
+
+The websocket is a bonus here: `MarketPolls.hint` makes the next look come at once, and
+everything is found without it.
+"""
+
+from __future__ import annotations
+
+from .changes import (
+    Change,
+    Decided,
+    Disputed,
+    LiquidityChanged,
+    Listed,
+    Proposed,
+    VolumeChanged,
+    decision,
+)
+from .polls import MarketPolls
+
+__all__ = [
+    "Change",
+    "Decided",
+    "Disputed",
+    "LiquidityChanged",
+    "Listed",
+    "MarketPolls",
+    "Proposed",
+    "VolumeChanged",
+    "decision",
+]

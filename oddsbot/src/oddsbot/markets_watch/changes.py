@@ -1,0 +1,163 @@
+"""What can be found out about a market by asking again: pure, no input or output."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from oddsbot.markets import Liquidity, Volume
+from oddsbot.polymarket import GammaMarket, Resolution
+
+_PROPOSED = frozenset({"proposed", "reproposed"})
+_DISPUTED = frozenset({"challenged", "disputed"})
+
+
+class VolumeChanged(Struct, frozen=True, tag="volume"):
+    """What was traded in a market is another sum."""
+
+    market: str
+    volume: Volume
+
+
+class LiquidityChanged(Struct, frozen=True, tag="liquidity"):
+    """What rests in the books of a market is another sum."""
+
+    market: str
+    liquidity: Liquidity
+
+
+class Proposed(Struct, frozen=True, kw_only=True, tag="proposed"):
+    """Somebody told the oracle how a market ended; it can be disputed.
+
+    Attributes:
+        id: The same in every process: of the market and of this proposal.
+        market: The condition id.
+        outcome: The name of the outcome that is said to have won; empty where it is
+            shared, or unknown.
+        at: When, Unix seconds; None where nothing says.
+        final_at: The earliest time at which it is final, Unix seconds, an estimate.
+        first: It was there when the market was looked at for the first time.
+    """
+
+    id: str
+    market: str
+    outcome: str
+    at: int | None
+    final_at: int | None
+    first: bool
+
+
+class Disputed(Struct, frozen=True, kw_only=True, tag="disputed"):
+    """A proposal is disputed: a vote follows, or another proposal. As `Proposed`."""
+
+    id: str
+    market: str
+    outcome: str
+    at: int | None
+    first: bool
+
+
+class Decided(Struct, frozen=True, kw_only=True, tag="decided"):
+    """A market was decided.
+
+    Attributes:
+        id: ``{condition id}:resolved``.
+        market: The condition id.
+        asset_id: The token id of the outcome that won; empty where none did alone.
+        outcome: Its name.
+        question: The market's.
+        first: As of `Proposed`.
+    """
+
+    id: str
+    market: str
+    asset_id: str
+    outcome: str
+    question: str
+    first: bool
+
+
+class Listed(Struct, frozen=True, tag="listed"):
+    """A market is new."""
+
+    market: GammaMarket
+
+
+Change: TypeAlias = (
+    VolumeChanged | LiquidityChanged | Proposed | Disputed | Decided | Listed
+)
+
+
+def amounts(market: GammaMarket) -> tuple[Volume, Liquidity]:
+    """Return what was traded and what rests."""
+    return Volume(market.volume, market.volume24hr), Liquidity(market.liquidity)
+
+
+def oracle_change(
+    found: Resolution, market: GammaMarket | None, *, first: bool
+) -> Proposed | Disputed | None:
+    """Return what the oracle's state says; None: nothing that anybody is told.
+
+    Args:
+        found: The oracle's row.
+        market: The market, for the names of its outcomes; None: unknown.
+        first: Whether it was not asked about before.
+    """
+    # Proposed, disputed, proposed again is the normal course, and each is told: so an
+    # id is of one proposal, by its transaction or its time.
+    mark = found.transaction_hash or str(found.last_update_timestamp or found.status)
+    outcome = _outcome(found, market)
+    if found.status in _PROPOSED:
+        return Proposed(
+            id=f"{found.condition_id}:proposed:{mark}",
+            market=found.condition_id,
+            outcome=outcome,
+            at=found.last_update_timestamp,
+            final_at=found.expected_settlement_time,
+            first=first,
+        )
+    if found.status in _DISPUTED:
+        return Disputed(
+            id=f"{found.condition_id}:disputed:{mark}",
+            market=found.condition_id,
+            outcome=outcome,
+            at=found.last_update_timestamp,
+            first=first,
+        )
+    return None
+
+
+def _outcome(found: Resolution, market: GammaMarket | None) -> str:
+    if market is None or len(market.outcomes) != 2:
+        return ""
+    winner = {Decimal(1): 0, Decimal(0): 1}.get(_share(found.proposal))
+    return "" if winner is None else market.outcomes[winner]
+
+
+def _share(price: Decimal | None) -> Decimal:
+    # None pays neither outcome: it is nobody's.
+    return Decimal(-1) if price is None else price
+
+
+def decision(market: GammaMarket, *, first: bool = False) -> Decided | None:
+    """Return how a market was decided; None while it is open.
+
+    None too while Gamma says that it is decided and still has prices in place of
+    payouts: who won is not known then.
+    """
+    prices = market.outcome_prices
+    shared = bool(prices) and all(each == prices[0] for each in prices)
+    paid = market.payouts is not None or (shared and sum(prices) == Decimal(1))
+    if not (market.resolved and paid):
+        return None
+    winner = next((token for token in market.tokens if token.price == 1), None)
+    return Decided(
+        id=f"{market.condition_id}:resolved",
+        market=market.condition_id,
+        asset_id="" if winner is None else winner.token_id,
+        outcome=market.winner or "",
+        question=market.question,
+        first=first,
+    )

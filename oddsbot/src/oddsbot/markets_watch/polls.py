@@ -1,0 +1,304 @@
+"""`MarketPolls`: asks about followed markets, and tells what changed."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NoReturn
+
+from oddsbot.polymarket import PolymarketError
+from oddswire.errors import OddswireError
+
+from .changes import (
+    LiquidityChanged,
+    Listed,
+    VolumeChanged,
+    amounts,
+    decision,
+    oracle_change,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from oddsbot.limits import Upstream
+    from oddsbot.markets import Liquidity, Volume
+    from oddsbot.polymarket import (
+        Data,
+        Found,
+        Gamma,
+        GammaMarket,
+        MarketPage,
+        Resolution,
+    )
+    from oddswire.clock import Clock
+
+    from .changes import Change
+
+_PAGE = 100
+_MOST_PAGES = 5
+_MOST_KNOWN = 10_000
+_LOOK_EVERY = 5.0
+_HOUR = 3_600.0
+
+_log = logging.getLogger("oddsbot.markets_watch")
+
+
+class _Market:
+    """What is known of one followed market."""
+
+    def __init__(self) -> None:
+        self.found: GammaMarket | None = None
+        self.amounts: tuple[Volume, Liquidity] | None = None
+        self.oracle_at = 0.0  # when the oracle is asked next
+        self.oracle_told: str | None = None  # the id of what was told last
+        self.asked = False  # whether the oracle was asked before
+        self.ends_at = float("inf")
+
+
+class MarketPolls:
+    """Finds what changes without a tick, by asking again; `run` it in a task.
+
+    Volumes, liquidity and resolutions each `markets_every`; proposals and disputes each
+    `oracle_every`, and each `soon_every` from an hour before a market's end until it is
+    decided; new markets each `new_every`. Nothing depends on the websocket: `hint`
+    brings a look forward.
+
+    A change is told until `tell` returned once. So `tell` may be called again with the
+    same `id`, also by another process: who keeps what was told compares ids.
+
+    Args:
+        gamma: Has the markets, 100 a request.
+        data: Has the oracle's states, 20 a request.
+        upstream: Keeps within Polymarket's limits.
+        clock: Tells the time and sleeps.
+        followed: Returns the condition ids of the markets to ask about.
+        tell: Called with each change.
+        tell_new: Whether new markets are looked for.
+        markets_every: Seconds.
+        oracle_every: Seconds.
+        soon_every: Seconds.
+        new_every: Seconds.
+
+    Attributes:
+        rounds: Looks at markets that were finished.
+        failed: Looks that ended with an error of Polymarket's or Redis's; the next
+            one asks again.
+    """
+
+    def __init__(
+        self,
+        gamma: Gamma,
+        data: Data,
+        upstream: Upstream,
+        clock: Clock,
+        *,
+        followed: Callable[[], Iterable[str]],
+        tell: Callable[[Change], Awaitable[object]],
+        tell_new: bool = True,
+        markets_every: float = 60.0,
+        oracle_every: float = 300.0,
+        soon_every: float = 30.0,
+        new_every: float = 60.0,
+    ) -> None:
+        self.rounds = 0
+        self.failed = 0
+        self._gamma = gamma
+        self._data = data
+        self._upstream = upstream
+        self._clock = clock
+        self._followed = followed
+        self._tell = tell
+        self._tell_new = tell_new
+        self._markets_every = markets_every
+        self._oracle_every = oracle_every
+        self._soon_every = soon_every
+        self._new_every = new_every
+        self._known: dict[str, _Market] = {}
+        self._decided: set[str] = set()
+        self._listed: dict[str, None] | None = None  # None: nobody looked yet
+        self._markets_at = self._new_at = 0.0
+        self._down = False
+
+    async def run(self) -> NoReturn:
+        """Ask for ever. Cancelled, what was not told is told by the next `run`."""
+        while True:
+            now = self._clock.monotonic()
+            if now >= self._markets_at:
+                self._markets_at = now + self._markets_every
+                await self._guarded(self.look_at_markets())
+            await self._guarded(self.look_at_oracle())
+            if self._tell_new and now >= self._new_at:
+                self._new_at = now + self._new_every
+                await self._guarded(self.look_for_new())
+            await self._clock.sleep(_LOOK_EVERY)
+
+    def hint(self, condition_id: str | None = None) -> None:
+        """Bring a look forward: the websocket told of something.
+
+        Args:
+            condition_id: Of a market that was decided; None: a market is new.
+        """
+        if condition_id is None:
+            self._new_at = 0.0
+        else:
+            self._markets_at = 0.0
+            if condition_id in self._known:
+                self._known[condition_id].oracle_at = 0.0
+
+    async def _guarded(self, look: Awaitable[None]) -> None:
+        try:
+            await look
+        except (PolymarketError, OddswireError) as error:
+            self.failed += 1
+            if not self._down:  # one line for an outage, however long
+                self._down = True
+                name = type(error).__name__
+                _log.warning("polls_failed error=%s", name, extra={"event": "degraded"})
+        else:
+            self._down = False
+
+    # --- markets
+
+    async def look_at_markets(self) -> None:
+        """Ask once about all followed markets.
+
+        Raises:
+            PolymarketError: Polymarket did not answer.
+            OddswireError: There was no turn within the limits, or `tell` failed.
+        """
+        ids = list(dict.fromkeys(self._followed()))
+        # A market that is followed again later is told of again.
+        self._decided.intersection_update(ids)
+        self._known = {
+            each: self._known.get(each) or _Market()
+            for each in ids
+            if each not in self._decided
+        }
+        wanted = list(self._known)
+        for at in range(0, len(wanted), _PAGE):
+            found = await self._markets(wanted[at : at + _PAGE])
+            for condition_id, market in found.items():
+                await self._compare(condition_id, market)
+        self.rounds += 1
+
+    async def _markets(self, ids: list[str]) -> Found[GammaMarket]:
+        return await self._upstream.call(
+            "gamma", "markets", lambda: self._gamma.markets_by_condition(*ids)
+        )
+
+    async def _compare(self, condition_id: str, market: GammaMarket) -> None:
+        known = self._known[condition_id]
+        before, first = known.found, known.found is None
+        new = amounts(market)
+        volume, liquidity = known.amounts or (None, None)
+        if new[0] != volume and new[0].total is not None:
+            await self._tell(VolumeChanged(condition_id, new[0]))
+        if new[1] != liquidity and new[1].resting is not None:
+            await self._tell(LiquidityChanged(condition_id, new[1]))
+        decided = decision(market, first=first)
+        if decided is not None:
+            await self._tell(decided)
+            self._decided.add(condition_id)
+            del self._known[condition_id]
+            return
+        # Gamma says that something is proposed or disputed: the oracle knows what.
+        if before is None or before.uma_resolution_status != (
+            market.uma_resolution_status
+        ):
+            known.oracle_at = 0.0
+        # Last: what was not told is a change the next time, too.
+        known.amounts, known.found = new, market
+        known.ends_at = _seconds(market.end_date)
+
+    # --- the oracle
+
+    async def look_at_oracle(self) -> None:
+        """Ask the oracle about the markets that are due.
+
+        Raises:
+            PolymarketError: As `look_at_markets`.
+            OddswireError: As `look_at_markets`.
+        """
+        now = self._clock.monotonic()
+        due = [each for each, known in self._known.items() if now >= known.oracle_at]
+        for at in range(0, len(due), 20):
+            part = due[at : at + 20]
+            found = await self._resolutions(part)
+            for each in part:
+                known = self._known.get(each)
+                if known is None:
+                    continue
+                if each in found:
+                    await self._ask(known, found[each])
+                soon = self._clock.now() >= known.ends_at - _HOUR
+                known.oracle_at = now + (
+                    self._soon_every if soon else self._oracle_every
+                )
+
+    async def _resolutions(self, ids: list[str]) -> Found[Resolution]:
+        return await self._upstream.call(
+            "data", "", lambda: self._data.resolutions(*ids)
+        )
+
+    async def _ask(self, known: _Market, found: Resolution) -> None:
+        change = oracle_change(found, known.found, first=not known.asked)
+        if change is not None and change.id != known.oracle_told:
+            await self._tell(change)
+            known.oracle_told = change.id
+        known.asked = True
+        if found.status == "resolved":
+            self._markets_at = 0.0  # Gamma says who won
+
+    # --- new markets
+
+    async def look_for_new(self) -> None:
+        """Ask for the newest markets; the first time nobody is told.
+
+        Raises:
+            PolymarketError: As `look_at_markets`.
+            OddswireError: As `look_at_markets`.
+        """
+        known = self._listed
+        cursor: str | None = None
+        new: list[GammaMarket] = []
+        for _ in range(_MOST_PAGES):
+            page = await self._newest(cursor)
+            fresh = [
+                each for each in page.markets if each.condition_id not in (known or ())
+            ]
+            new += fresh
+            cursor = page.next_cursor
+            if known is None or cursor is None or len(fresh) < len(page.markets):
+                break
+        if known is None:
+            known = self._listed = {}
+        elif new:
+            for market in reversed(new):  # the oldest first
+                await self._tell(Listed(market))
+                known[market.condition_id] = None
+        known.update(dict.fromkeys(market.condition_id for market in new))
+        while len(known) > _MOST_KNOWN:
+            del known[next(iter(known))]
+
+    async def _newest(self, cursor: str | None) -> MarketPage:
+        return await self._upstream.call(
+            "gamma",
+            "markets",
+            lambda: self._gamma.markets(
+                after_cursor=cursor,
+                limit=_PAGE,
+                closed=False,
+                order="startDate",
+                ascending=False,
+            ),
+        )
+
+
+def _seconds(text: str) -> float:
+    """Return an ISO time in Unix seconds; infinite for none that can be read."""
+    try:
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return float("inf")

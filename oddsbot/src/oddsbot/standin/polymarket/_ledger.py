@@ -1,0 +1,231 @@
+"""What wallets did: **generated**, from one seed and the recorded books.
+
+One list of rows is all there is. Positions, values, profits, holders and the tape are
+sums of it, so they agree with each other. Sizes and amounts are exact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .recording import token_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .recording import Group, RecordedMarket, Snapshot
+
+WALLETS = 40
+_CHANCE = 0.25  # of a trade in a group of snapshots
+_TWINS = 0.1  # of two fills in one transaction that are alike in every field
+_ZERO = Decimal(0)
+_ONE = Decimal(1)
+_CENT = Decimal("0.01")
+_FIRST = ("Amber", "Brisk", "Calm", "Dusty", "Eager", "Fabled", "Gentle", "Hazel")
+_SECOND = ("Otter", "Heron", "Lynx", "Marten", "Plover", "Stoat", "Tern", "Vole")
+
+
+class Wallet(msgspec.Struct, frozen=True):
+    """A generated trader."""
+
+    address: str
+    name: str
+    pseudonym: str
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One thing that a wallet did.
+
+    Attributes:
+        number: Grows with each row.
+        at: Unix seconds.
+        type: As the Data API names it.
+        taker: Whether it took what rested; of trades.
+    """
+
+    number: int
+    at: int
+    wallet: str
+    type: str
+    market_id: str
+    token: str
+    outcome: int
+    side: str
+    size: Decimal
+    price: Decimal
+    amount: Decimal
+    transaction: str
+    taker: bool = False
+
+
+class Holding(msgspec.Struct):
+    """What a wallet has of one token: sums of its rows."""
+
+    wallet: str
+    token: str
+    market_id: str
+    outcome: int
+    size: Decimal = _ZERO
+    bought: Decimal = _ZERO
+    cost: Decimal = _ZERO
+    realized: Decimal = _ZERO
+    first: int = 0
+    last: int = 0
+
+    @property
+    def average(self) -> Decimal:
+        """What a share cost."""
+        return self.cost / self.bought if self.bought else _ZERO
+
+
+class Trade(msgspec.Struct, frozen=True):
+    """A trade as the market channel tells it."""
+
+    market_id: str
+    token: str
+    side: str
+    price: Decimal
+    size: Decimal
+    at: int
+    transaction: str
+
+
+class Ledger:
+    """All that wallets did so far.
+
+    Args:
+        markets: Those that are traded.
+        seed: The same seed and the same books make the same rows; None: nobody trades.
+
+    Attributes:
+        rows: In the order of their numbers.
+        holdings: By wallet and token.
+    """
+
+    def __init__(self, markets: dict[str, RecordedMarket], seed: int | None) -> None:
+        self.rows: list[Row] = []
+        self.holdings: dict[tuple[str, str], Holding] = {}
+        self._markets = markets
+        self._random = random.Random(seed)  # noqa: S311 - it has to be the same again
+        self._trades = seed is not None
+        count = WALLETS if self._trades else 0
+        self.wallets = {each.address: each for each in map(_wallet, range(count))}
+
+    def trade(self, group: Group) -> Trade | None:
+        """Perhaps trade at the top of a book; return what the channel tells of it."""
+        if not self._trades or self._random.random() >= _CHANCE:
+            return None
+        book = self._random.choice(group.snapshots)
+        taker, maker = self._random.sample(list(self.wallets), 2)
+        token = token_id(book.market_id, book.side)
+        held = self.holdings.get((taker, token))
+        sells = held is not None and held.size > 0 and self._random.random() < 0.4
+        levels = book.bids if sells else book.asks
+        if not levels:
+            return None
+        size = Decimal(self._random.randint(100, 200_000)) / 100
+        if sells and held is not None:
+            size = min(size, held.size)
+        price, at = levels[0][0], group.ts // 1000
+        transaction = f"0x{self._random.getrandbits(256):064x}"
+        for _ in range(2 if not sells and self._random.random() < _TWINS else 1):
+            self._fill(book, sells, taker, maker, price, size, at, transaction)
+        return Trade(
+            book.market_id, token, "SELL" if sells else "BUY", price, size, group.ts,
+            transaction,
+        )  # fmt: skip
+
+    def _fill(
+        self, book: Snapshot, sells: bool, taker: str, maker: str,  # noqa: FBT001
+        price: Decimal, size: Decimal, at: int, transaction: str,
+    ) -> None:  # fmt: skip
+        first = 0 if book.side == "UP" else 1
+        side = "SELL" if sells else "BUY"
+        # A bought share is a new pair: the maker buys the other outcome. A sold one
+        # goes from hand to hand.
+        other = first if sells else 1 - first
+        price_of_other = price if sells else _ONE - price
+        for wallet, outcome, its_side, its_price, took in (
+            (taker, first, side, price, True),
+            (maker, other, "BUY", price_of_other, False),
+        ):
+            self._add(
+                at, wallet, "TRADE", book.market_id, outcome, its_side, size, its_price,
+                transaction, taker=took,
+            )  # fmt: skip
+
+    def resolve(self, market_id: str, ts: int) -> None:
+        """Let half of the holders of a decided market redeem what they have."""
+        market = self._markets[market_id]
+        for holding in list(self.holdings.values()):
+            payout = market.payouts[holding.outcome]
+            redeems = int(holding.wallet[-1], 16) % 2 == 0
+            if holding.market_id == market_id and holding.size and payout and redeems:
+                self._add(
+                    ts // 1000, holding.wallet, "REDEEM", market_id, holding.outcome,
+                    "", holding.size, payout, hash_of(f"{market_id}{holding.wallet}"),
+                )  # fmt: skip
+
+    def of(self, wallet: str) -> list[Holding]:
+        """Return what a wallet has or had."""
+        return [each for each in self.holdings.values() if each.wallet == wallet]
+
+    def volume(self, market_ids: Iterable[str], since: int = 0) -> Decimal:
+        """Return the dollars that takers traded in some markets since a time."""
+        wanted = frozenset(market_ids)
+        amounts = (
+            row.amount
+            for row in self.rows
+            if row.taker and row.market_id in wanted and row.at >= since
+        )
+        return sum(amounts, _ZERO)
+
+    def _add(
+        self, at: int, wallet: str, kind: str, market_id: str, outcome: int, side: str,
+        size: Decimal, price: Decimal, transaction: str, *, taker: bool = False,
+    ) -> None:  # fmt: skip
+        token = self._markets[market_id].tokens[outcome]
+        amount = (size * price).quantize(Decimal("0.000001"))
+        self.rows.append(
+            Row(
+                len(self.rows) + 1,
+                at,
+                wallet,
+                kind,
+                market_id,
+                token,
+                outcome,
+                side,
+                size,
+                price,
+                amount,
+                transaction,
+                taker,
+            )
+        )
+        held = self.holdings.setdefault(
+            (wallet, token), Holding(wallet, token, market_id, outcome, first=at)
+        )
+        held.last = at
+        if side == "BUY":
+            held.size += size
+            held.bought += size
+            held.cost += amount
+        else:
+            held.realized += amount - (size * held.average).quantize(_CENT)
+            held.size -= size
+
+
+def _wallet(number: int) -> Wallet:
+    name = f"{_FIRST[number % 8]}{_SECOND[number // 8 % 8]}"
+    return Wallet(f"0x{hash_of(f'wallet {number}')[2:42]}", name, f"{name}-{number}")
+
+
+def hash_of(text: str) -> str:
+    """Return 32 bytes as the wire writes a hash, the same for the same text."""
+    return f"0x{hashlib.sha256(text.encode()).hexdigest()}"

@@ -1,0 +1,104 @@
+"""`Faults`: what goes wrong by switch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["limited", "restarting", "error", "paused", "slow", "cut", "html"]
+
+STATUS = {"limited": 429, "restarting": 425, "error": 500, "paused": 503, "html": 502}
+
+
+class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Something that goes wrong with HTTP, for as many requests as it says.
+
+    Attributes:
+        kind: ``limited`` (429), ``restarting`` (425), ``error`` (500), ``paused``
+            (503), ``html`` (502 with a page), ``slow`` (answered after `seconds`),
+            ``cut`` (half of the body, then the connection ends).
+        path: The start of the path; empty: any.
+        times: Requests that are left.
+        seconds: Of ``slow``; of ``limited`` its Retry-After, 0 for none.
+    """
+
+    kind: Kind
+    path: str = ""
+    times: int = 1
+    seconds: float = 0.0
+
+
+class Faults(msgspec.Struct, forbid_unknown_fields=True):
+    """The switches. All may be changed at any time.
+
+    Attributes:
+        planned: Faults of requests; the first that fits is taken.
+        no_resolved: ``market_resolved`` is never sent.
+        no_first_book: Subscriptions get no books.
+        frozen_assets: Nothing is sent of these tokens.
+        skew: Milliseconds by which times on the market channel are wrong.
+        late: Seconds after which a row of the Data API is listed.
+        twice: Each row of the Data API is listed twice.
+        backwards: Rows of a page come the other way round.
+        partial: Every second row of a page is missing.
+        same_cursor: The next page's cursor is this page's.
+        rewritten: The rows of the last minute get another time with each answer.
+    """
+
+    planned: list[Fault] = []
+    no_resolved: bool = False
+    no_first_book: bool = False
+    frozen_assets: set[str] = set()
+    skew: int = 0
+    late: int = 0
+    twice: bool = False
+    backwards: bool = False
+    partial: bool = False
+    same_cursor: bool = False
+    rewritten: bool = False
+
+    def switch(self, name: str, value: object) -> None:
+        """Set a switch as `parse_switch` gives it."""
+        if isinstance(value, Fault):
+            self.planned.append(value)
+        else:
+            setattr(self, name, value)
+
+    def take(self, path: str) -> Fault | None:
+        """Return the fault of this request, and count it."""
+        for fault in self.planned:
+            if path.startswith(fault.path):
+                fault.times -= 1
+                if fault.times <= 0:
+                    self.planned.remove(fault)
+                return fault
+        return None
+
+
+def parse_switch(text: str) -> tuple[str, object]:
+    """Return the name and value of a switch of a command line.
+
+    ``no_resolved``, ``late=30``, ``frozen_assets=id,id``; and faults of requests, such
+    as ``limited=/v2/trades,3,10``: path, times, seconds.
+
+    Raises:
+        ValueError: There is no such switch, or it has no such value.
+    """
+    name, _, value = text.partition("=")
+    if name in Kind.__args__:  # type: ignore[attr-defined]
+        path, times, seconds, *_ = (*value.split(","), "", "", "")
+        given: dict[str, object] = {"kind": name, "path": path}
+        given |= {"times": int(times)} if times else {}
+        given |= {"seconds": float(seconds)} if seconds else {}
+        return "planned", msgspec.convert(given, Fault)
+    fields = {each.name: each.type for each in msgspec.structs.fields(Faults)}
+    if name not in fields or name == "planned":
+        known = (*Kind.__args__, *(each for each in fields if each != "planned"))  # type: ignore[attr-defined]
+        raise ValueError(f"{name!r} is no switch; there are {', '.join(known)}")
+    if name == "frozen_assets":
+        return name, set(filter(None, value.split(",")))
+    try:
+        return name, msgspec.convert(value or "true", fields[name], strict=False)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{name}: {error}") from None

@@ -1,0 +1,174 @@
+"""`MarketPolls` against the stand-in, on a simulated clock, without a websocket."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import aiohttp
+import msgspec
+import pytest
+
+from oddsbot import limits
+from oddsbot.markets_watch import (
+    Decided,
+    Disputed,
+    LiquidityChanged,
+    Listed,
+    MarketPolls,
+    Proposed,
+    VolumeChanged,
+)
+from oddsbot.polymarket import Data, Gamma
+from oddsbot.standin.polymarket import Fault, Recording, Replay, parse_switch, sample
+from oddswire.clock import ManualClock
+from oddswire.errors import Unavailable
+from oddswire.ratelimit import RateLimiter
+from support import eventually
+
+
+class Watch:
+    """Polls of some markets, their clock, and what they told."""
+
+    def __init__(self, replay, clock, told):
+        self.replay = replay
+        self.clock = clock
+        self.told = told
+        self.ids = list(replay.recording.markets)
+        self.fails = 0
+
+    def of(self, *kinds):
+        """Return what was told of some kinds."""
+        return [each for each in self.told if isinstance(each, kinds)]
+
+    async def tell(self, change):
+        """Take a change, unless the test wants that to fail."""
+        if self.fails:
+            self.fails -= 1
+            raise Unavailable("away")
+        self.told.append(change)
+
+    async def pass_time(self, seconds):
+        """Let that long pass; each look is over before the next one."""
+        for _ in range(int(seconds / 5)):
+            await self.clock.wait_sleeping()
+            await self.clock.advance(5.0)
+        await self.clock.wait_sleeping()
+
+
+@pytest.fixture
+async def watch(client, prefix):
+    """Watch the markets of the sample, of which nothing was played yet."""
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        recording = await asyncio.to_thread(Recording.load, sample())
+        replay = await enter(Replay(recording, speed=float("inf"), seed=5))
+        session = await enter(aiohttp.ClientSession())
+        rules = limits.POLYMARKET
+        limiter = await enter(RateLimiter(client, rules, prefix=prefix, deadline=2.0))
+        clock = ManualClock(now=recording.start / 1000)
+        watch = Watch(replay, clock, [])
+        polls = MarketPolls(
+            Gamma(session, replay.gamma_url),
+            Data(session, replay.data_url),
+            limits.Upstream(limiter),
+            clock,
+            followed=lambda: watch.ids,
+            tell=watch.tell,
+        )
+        watch.polls = polls
+        task = asyncio.get_running_loop().create_task(polls.run(), name="polls")
+        await clock.wait_sleeping()
+        yield watch
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B3", "B1")
+async def test_a_resolution_is_told_within_one_poll(watch):
+    """Without `market_resolved`, and once, whatever comes after."""
+    watch.replay.faults.switch(*parse_switch("no_resolved"))
+    assert watch.of(Decided) == []
+    watch.replay.start()
+    await watch.replay.finished()
+    await watch.pass_time(60)
+    assert {each.outcome for each in watch.of(Decided)} == {"Up", "Down"}
+    assert len(watch.of(VolumeChanged)) >= 2
+    assert len(watch.of(LiquidityChanged)) >= 2
+    await watch.pass_time(300)
+    assert len(watch.of(Decided)) == 2
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B3")
+async def test_proposed_disputed_and_proposed_again_are_each_told(watch):
+    """The normal course of the oracle: each step once, with its outcome."""
+    market = watch.ids[0]
+    for outcome, disputed in ((0, False), (0, True), (1, False)):
+        watch.replay.propose(market, outcome, disputed=disputed)
+        await watch.pass_time(65)
+    told = watch.of(Proposed, Disputed)
+    assert [(type(each), each.outcome) for each in told] == [
+        (Proposed, "Up"), (Disputed, "Up"), (Proposed, "Down"),
+    ]  # fmt: skip
+    assert not any(each.first for each in told)
+    assert len({each.id for each in told}) == 3
+    await watch.pass_time(400)
+    assert watch.of(Proposed, Disputed) == told
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("B3")
+async def test_near_its_end_a_market_is_asked_about_each_half_minute(watch):
+    """Far from its end the oracle is asked every five minutes, then every 30 s."""
+    name = "GET /v2/resolutions"
+    before = watch.replay.calls[name]
+    await watch.pass_time(120)
+    assert 3 <= watch.replay.calls[name] - before <= 5
+    watch.clock.jump(-100_000)  # a day before the end
+    await watch.pass_time(60)
+    before = watch.replay.calls[name]
+    await watch.pass_time(600)
+    assert 1 <= watch.replay.calls[name] - before <= 3
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("B3")
+async def test_a_new_market_is_told_and_an_old_one_is_not(watch):
+    """The first look tells nobody; a market that opens later is told once."""
+    await watch.pass_time(120)
+    assert watch.of(Listed) == []
+    known = watch.replay.recording.markets
+    new = msgspec.structs.replace(known[watch.ids[0]], market_id="0xnew", slug="new")
+    known["0xnew"] = new
+    watch.polls.hint()
+    await watch.pass_time(10)
+    assert [each.market.slug for each in watch.of(Listed)] == ["new"]
+    await watch.pass_time(120)
+    assert len(watch.of(Listed)) == 1
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B3")
+async def test_what_could_not_be_told_is_told_later(watch):
+    """An answer that fails, or a `tell` that fails, loses no change."""
+    watch.replay.start()
+    await watch.replay.finished()
+    watch.fails = 3
+    watch.replay.faults.planned.append(Fault(kind="paused", times=4))
+    await watch.pass_time(600)
+    assert {each.outcome for each in watch.of(Decided)} == {"Up", "Down"}
+    assert len(watch.of(Decided)) == 2
+    assert watch.polls.failed >= 3
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("B3")
+async def test_a_hint_brings_the_look_forward(watch):
+    """What the websocket told is looked up at once, and not believed."""
+    watch.replay.start()
+    await watch.replay.finished()
+    watch.polls.hint(watch.ids[0])
+    await watch.pass_time(5)
+    await eventually(lambda: len(watch.of(Decided)) == 2)
