@@ -48,7 +48,7 @@ from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError, SettingsError, Undeliverable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from oddsbot.settings import Settings, Webhook
     from oddswire.cache import Cache
     from oddswire.clock import Clock
+    from oddswire.ratelimit import Rule as LimitRule
 
 TELEGRAM = "https://api.telegram.org"
 # A quiet market is no broken link: what is silent for that long is asked again.
@@ -127,14 +128,22 @@ class App:
         token: Of the bot.
         clock: Sleeps, and tells the time.
         api_url: Of the Bot API.
+        commands: How much a person may ask for.
 
     Raises:
         OddswireError: On entering: Redis or the database cannot be used.
     """
 
     def __init__(
-        self, settings: Settings, token: str, *, clock: Clock, api_url: str = TELEGRAM
+        self,
+        settings: Settings,
+        token: str,
+        *,
+        clock: Clock,
+        api_url: str = TELEGRAM,
+        commands: Sequence[LimitRule] = limits.COMMANDS,
     ) -> None:
+        self._commands = tuple(commands)
         self._settings = settings
         self._token = token
         self._clock = clock
@@ -218,7 +227,9 @@ class App:
             person.router(),
             market_commands.text_router(),
         )
-        self.updates = UpdateQueue(wire.queues[UPDATES], dispatcher, bot, wire.limiter)
+        self.updates = UpdateQueue(
+            wire.queues[UPDATES], dispatcher, bot, wire.limiter, self._commands, PREFIX
+        )
         api = UpdatesApi(http, self._api_url, token)
         self.poller = Poller(api, self.updates, wire.locks, clock)
         self.courier = Courier(queue, self._deliver, clock)

@@ -9,7 +9,6 @@ import sys
 
 import msgspec
 
-from oddsbot import limits
 from oddsbot.app import App
 from oddsbot.settings import Settings
 from oddswire.clock import SystemClock
@@ -22,12 +21,17 @@ async def main(asked) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     settings = Settings.from_env(asked["environ"], dotenv=None)
-    # A script of a person is faster than a person.
-    limits.COMMANDS = (Rule("commands", SlidingWindow(10_000, 60.0), key="user"),)
     if "roles" in asked:
         roles = frozenset(asked["roles"])
         settings = msgspec.structs.replace(settings, roles=roles)
-    app = App(settings, asked["token"], clock=SystemClock(), api_url=asked["api"])
+    app = App(
+        settings,
+        asked["token"],
+        clock=SystemClock(),
+        api_url=asked["api"],
+        # A script of a person is faster than a person.
+        commands=(Rule("commands", SlidingWindow(10_000, 60.0), key="user"),),
+    )
     async with app:
         print("ready", flush=True)
         await app.run(stop)

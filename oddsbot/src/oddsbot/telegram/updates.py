@@ -20,11 +20,11 @@ import msgspec
 from aiogram.exceptions import TelegramAPIError
 from aiogram.types import Update
 
-from oddsbot.limits import COMMANDS
 from oddsbot.telegram.api import Conflict, TelegramAway
 from oddswire.connection.backoff import OutageBackoff
 from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.errors import LockLost
+from oddswire.keys import Family, KeySpace
 from oddswire.logs import LogLines
 from oddswire.queue import QueueKey
 from oddswire.ratelimit import Rule, SlidingWindow
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("oddsbot.telegram")
 _NOTICE = Rule("commands.notice", SlidingWindow(1, 60.0), key="user")
 _TOO_FAST = "That was too much at once. I go on in a minute; what you sent now is lost."
+_ADMITTED = Family("update_admitted", int, int)
+_REMEMBERED = 3_600
 _LOCK = "telegram.polling"
 _LOCK_TTL = 10.0
 _PAUSE, _LONGEST_PAUSE = 0.2, 10.0
@@ -80,6 +82,7 @@ class UpdateQueue:
         bot: Whose they are.
         limiter: Counts what a person asks for.
         rules: How much that may be; their key is ``user``.
+        prefix: What the keys of this part begin with.
     """
 
     def __init__(
@@ -88,8 +91,10 @@ class UpdateQueue:
         dispatcher: Dispatcher,
         bot: Bot,
         limiter: RateLimiter,
-        rules: Sequence[Rule] = COMMANDS,
+        rules: Sequence[Rule],
+        prefix: str,
     ) -> None:
+        self._keys = KeySpace(prefix)
         limiter.add(*rules, _NOTICE)
         self._limiter = limiter
         self._rules = [rule.name for rule in rules]
@@ -113,14 +118,28 @@ class UpdateQueue:
         """
         update_id, person, line = _head(body)
         received = Received(body)
-        if person:
+        if person and not await self._admits(update_id, person):
             subject = f"{self._bot.id}:{person}"
-            if not await self._limiter.hit(*self._rules, user=subject):
-                if not await self._limiter.hit(_NOTICE.name, user=subject):
-                    return update_id
-                received = Received("", flood=person)
+            if not await self._limiter.hit(_NOTICE.name, user=subject):
+                return update_id
+            received = Received("", flood=person)
         await self._queue.enqueue(line, received, dedup_id=f"u{update_id}")
         return update_id
+
+    async def _admits(self, update_id: int, person: int) -> bool:
+        """Return whether an update is within its person's limit.
+
+        Telegram may hand the same update out again, after a kill or because it wants
+        to: it is counted once, and what was decided of it stays.
+        """
+        key = self._keys.key(_ADMITTED, self._bot.id, update_id)
+        decided = await self._queue.client.get(key)
+        if decided is not None:
+            return decided in (b"1", "1")
+        subject = f"{self._bot.id}:{person}"
+        admits = bool(await self._limiter.hit(*self._rules, user=subject))
+        await self._queue.client.set(key, "1" if admits else "0", ex=_REMEMBERED)
+        return admits
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
         """Handle updates until `stop` is set; what is being handled is finished.
