@@ -15,7 +15,7 @@ PEERS_STAMP := .venv-peers/.ready
 # wheel: a part of a tool of the tests, pinned by its hash like everything else.
 WHEELS := --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test check docs conformance dropin chaos audit failovers oracle bench bench-alerts growth hour lock lock-dropin clean
+.PHONY: demo test check docs conformance dropin chaos audit failovers oracle compare bench bench-alerts growth hour lock lock-dropin clean
 
 demo: $(STAMP)  ## talk to the bot in a browser, no account, no network
 	@$(BIN)/oddsbot demo
@@ -64,6 +64,10 @@ audit: $(PEERS_STAMP)  ## stale reads of the cache under faults, for SECONDS: ou
 
 failovers: $(STAMP)  ## a source of record over 20 failovers, processes moved apart; 3 minutes
 	@$(BIN)/python proofs/failovers.py
+
+JSON ?=
+compare: $(PEERS_STAMP)  ## a minute: ours beside redis-py and valkey-glide here; JSON=1
+	@$(PEERS)/python benchmarks/compare.py $(if $(JSON),--json)
 
 bench: $(PEERS_STAMP)  ## every figure in the docs, peers beside; wants a quiet machine
 	@$(PEERS)/python benchmarks/run.py

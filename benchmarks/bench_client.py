@@ -16,7 +16,7 @@ from peers import COMMANDS, TASKS, VALUE, RedisPy, key
 from timing import Effort, figure, latency, rate, ratio, rounds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from peers import Peer
 
@@ -101,12 +101,20 @@ class _Best(RedisPy):
 
 
 async def best_redis_py(
-    stack: AsyncExitStack, server: EmbeddedServer, sha: str, effort: Effort
+    stack: AsyncExitStack,
+    server: EmbeddedServer,
+    sha: str,
+    effort: Effort,
+    only: Container[str] | None = None,
 ) -> tuple[dict[str, float], _Best]:
-    """Return GETs per second by pool setting, and the client that had most."""
+    """Return GETs per second by pool setting, and the client that had most.
+
+    With `only`, pool settings of other names are left out.
+    """
     clients = {
         name: RedisPy(name, client, sha)
         for name, client in peers.redis_py_settings(server.url).items()
+        if only is None or name in only
     }
     for peer in clients.values():
         stack.push_async_callback(peer.client.aclose)

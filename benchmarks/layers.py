@@ -42,7 +42,7 @@ SET = "client.set(key, value, ex=100)"
 UNCOUNTED = "client.get(key), counting taken out"
 
 
-class _Turn:
+class AsyncioAlone:
     """Resolves the futures of a loop tick together, as replies of one read are."""
 
     def __init__(self) -> None:
@@ -50,6 +50,7 @@ class _Turn:
         self._waiting: list[asyncio.Future[None]] = []
 
     async def __call__(self) -> None:
+        """Wait for the end of this loop tick."""
         future = self._loop.create_future()
         if not self._waiting:
             self._loop.call_soon(self._resolve)
@@ -75,7 +76,7 @@ async def measure(
             silent = silent_client.from_url(server.url)
             stack.push_async_callback(silent.aclose)
             await silent.ping()
-        turn = _Turn()
+        turn = AsyncioAlone()
         send, label = client._command.current.send, CallLabel("GET")  # noqa: SLF001 - the layer below
         packed = [pack_command(("GET", key("get", task))) for task in range(TASKS)]
 
@@ -146,16 +147,21 @@ class _Bare(asyncio.Protocol):
         self._transport.close()
 
 
+async def open_bare(stack: AsyncExitStack, server: EmbeddedServer) -> _Bare:
+    """Open a bare protocol and log in."""
+    loop = asyncio.get_running_loop()
+    _, bare = await loop.create_connection(_Bare, server.host, server.port)
+    stack.callback(bare.close)
+    await bare.call(pack_command(("AUTH", server.password)))
+    return bare
+
+
 async def _alone(server: EmbeddedServer, effort: Effort) -> dict[str, dict[str, float]]:
     """Return the median microseconds of a lone task's GET, down to a bare socket."""
-    loop = asyncio.get_running_loop()
     get = pack_command(("GET", key("get", 0)))
-    login = pack_command(("AUTH", server.password))
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client.from_url(server.url))
-        _, bare = await loop.create_connection(_Bare, server.host, server.port)
-        stack.callback(bare.close)
-        await bare.call(login)
+        bare = await open_bare(stack, server)
         plain = stack.enter_context(
             socket.create_connection((server.host, server.port))
         )
@@ -165,7 +171,7 @@ async def _alone(server: EmbeddedServer, effort: Effort) -> dict[str, dict[str, 
             plain.sendall(packed)
             plain.recv(4096)
 
-        await blocking(login)
+        await blocking(pack_command(("AUTH", server.password)))
         calls = {
             "a blocking socket": partial(blocking, get),
             "a bare asyncio protocol": partial(bare.call, get),
