@@ -62,6 +62,11 @@ SECONDS ?= 600
 audit: $(PEERS_STAMP)  ## stale reads of the cache under faults, for SECONDS: ours and its peers
 	@$(PEERS)/python proofs/audit/run.py --seconds $(SECONDS) $(if $(ONLY),--only $(ONLY)) $(if $(TOPOLOGY),--topology $(TOPOLOGY))
 
+KILL_SECONDS := $(if $(filter command environment,$(firstword $(origin SECONDS))),$(SECONDS),300)
+FAULT ?= none
+kills: $(STAMP)  ## watchers and couriers killed under load; FAULT=empty|older|failover|sql; 12 minutes
+	@$(BIN)/python proofs/kills/run.py --seconds $(KILL_SECONDS) --fault $(FAULT) --page docs/kills.md
+
 failovers: $(STAMP)  ## a source of record over 20 failovers, processes moved apart; 3 minutes
 	@$(BIN)/python proofs/failovers.py
 
