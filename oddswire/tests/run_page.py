@@ -1,33 +1,30 @@
-"""Runs the Python blocks of a page in their order, in one namespace, as one session.
+"""Runs blocks of a page, a JSON list on stdin, in their order and in one namespace.
 
-A block may `await` at its top level, as in `python -m asyncio`. `url` is a server's.
+A block may `await` at its top level, as in `python -m asyncio`. `url` is the address of
+a server, and takes the place of the one that pages print.
 """
-
-from __future__ import annotations
 
 import ast
 import asyncio
 import inspect
-import os
-import re
+import json
+import linecache
 import sys
-from pathlib import Path
 
-PAGE = Path(sys.argv[1])
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
-
-url = os.environ["URL"]  # noqa: TID251 - from the test
+url = sys.argv[1]
 
 with asyncio.Runner() as _runner:
-    for _number, _block in enumerate(BLOCK.findall(PAGE.read_text("utf-8"))):
-        # Comments in place of the blocks before: a traceback names the block's line.
-        _code = compile(
-            _block,
-            f"{PAGE.name}, block {_number}",
-            "exec",
-            flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
-            dont_inherit=True,
+    for _number, _block in enumerate(json.load(sys.stdin)):
+        _text = _block.replace("redis://localhost:6379", url)
+        _name = f"<block {_number}>"
+        # A traceback shows the lines of the block.
+        linecache.cache[_name] = (
+            len(_text),
+            None,
+            _text.splitlines(keepends=True),
+            _name,
         )
+        _code = compile(_text, _name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         if _code.co_flags & inspect.CO_COROUTINE:
             _runner.run(eval(_code, globals()))
         else:

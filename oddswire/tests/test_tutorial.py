@@ -99,7 +99,7 @@ async def talk(shell, telegram, line, *exchanges, end):
 
 
 @pytest.mark.integration
-@pytest.mark.requirement("G3")
+@pytest.mark.requirement("O6")
 @pytest.mark.timeout(400)
 async def test_the_tutorial_does_what_it_says(tmp_path, telegram, message_of):
     """Each block of the tutorial runs, from an empty environment to the doctor."""
