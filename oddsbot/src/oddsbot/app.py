@@ -12,7 +12,13 @@ import msgspec
 from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
-from aiogram.exceptions import TelegramForbiddenError
+from aiogram.exceptions import (
+    TelegramAPIError,
+    TelegramForbiddenError,
+    TelegramNotFound,
+    TelegramUnauthorizedError,
+)
+from aiogram.types import BotCommand
 
 from oddsbot import limits, markets
 from oddsbot.alerts import Alerts, Resolved
@@ -21,7 +27,7 @@ from oddsbot.polymarket import Clob, Gamma, MarketStream, PolymarketError
 from oddsbot.settings import PREFIX
 from oddsbot.store import Kind, SqlRules, SqlSource, UserSession, open_database, upgrade
 from oddsbot.telegram import pictures
-from oddsbot.telegram.api import UpdatesApi
+from oddsbot.telegram.api import KINDS, ApiError, UpdatesApi
 from oddsbot.telegram.buttons import Buttons
 from oddsbot.telegram.chat import TelegramChat
 from oddsbot.telegram.commands import alerts as alert_commands
@@ -34,21 +40,24 @@ from oddsbot.telegram.screens.fired import fired_card
 from oddsbot.telegram.screens.person import StatusView
 from oddsbot.telegram.services import Services
 from oddsbot.telegram.updates import UPDATES, Poller, UpdateQueue
+from oddsbot.telegram.webhook import path_of, webhook_listener
 from oddsbot.watch import TOPICS, Watcher
 from oddswire import connect
 from oddswire.adapters.aiogram import SendLimits, Storage
-from oddswire.errors import OddswireError, Undeliverable
+from oddswire.clock import SystemClock
+from oddswire.errors import OddswireError, SettingsError, Undeliverable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from oddsbot.alerts import Alert, Rule
-    from oddsbot.settings import Settings
+    from oddsbot.settings import Settings, Webhook
     from oddswire.cache import Cache
     from oddswire.clock import Clock
+    from oddswire.ratelimit import Rule as LimitRule
 
 TELEGRAM = "https://api.telegram.org"
 # A quiet market is no broken link: what is silent for that long is asked again.
@@ -119,14 +128,22 @@ class App:
         token: Of the bot.
         clock: Sleeps, and tells the time.
         api_url: Of the Bot API.
+        commands: How much a person may ask for.
 
     Raises:
         OddswireError: On entering: Redis or the database cannot be used.
     """
 
     def __init__(
-        self, settings: Settings, token: str, *, clock: Clock, api_url: str = TELEGRAM
+        self,
+        settings: Settings,
+        token: str,
+        *,
+        clock: Clock,
+        api_url: str = TELEGRAM,
+        commands: Sequence[LimitRule] = limits.COMMANDS,
     ) -> None:
+        self._commands = tuple(commands)
         self._settings = settings
         self._token = token
         self._clock = clock
@@ -180,6 +197,7 @@ class App:
         await self.rules.load()
         server = TelegramAPIServer.from_base(self._api_url)
         bot = await enter(Bot(token, session=AiohttpSession(api=server)))
+        self.bot = bot
         bot.session.middleware(SendLimits(wire.limiter, **limits.TELEGRAM._asdict()))
         buttons = Buttons(token)
         self.chat = TelegramChat(bot, buttons, wire.cache)
@@ -209,7 +227,9 @@ class App:
             person.router(),
             market_commands.text_router(),
         )
-        self.updates = UpdateQueue(wire.queues[UPDATES], dispatcher, bot)
+        self.updates = UpdateQueue(
+            wire.queues[UPDATES], dispatcher, bot, wire.limiter, self._commands, PREFIX
+        )
         api = UpdatesApi(http, self._api_url, token)
         self.poller = Poller(api, self.updates, wire.locks, clock)
         self.courier = Courier(queue, self._deliver, clock)
@@ -218,21 +238,48 @@ class App:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; what is in hand is finished, within 10 s.
 
+        1. No new update is taken. 2. What is being handled is finished, what was judged
+        is kept. 3. The rest is cancelled: it comes again to the next process.
+
         Raises:
             ApiError: Telegram does not know the token.
             OddswireError: A refusal that waiting does not mend.
         """
-        async with asyncio.TaskGroup() as tasks:
-            polling = tasks.create_task(self.poller.run(), name="poll")
-            handling = tasks.create_task(self.updates.run(stop), name="updates")
-            watching = tasks.create_task(self.watcher.run(), name="watch")
-            delivering = tasks.create_task(self.courier.run(), name="deliver")
+        roles, webhook = self._settings.roles, self._settings.telegram.webhook
+        finishing: list[asyncio.Task[None]] = []
+        others: list[asyncio.Task[None]] = []
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+            if "updates" in roles:
+                handling = self.updates.run(stop)
+                finishing.append(tasks.create_task(handling, name="updates"))
+                if webhook is None:
+                    polling = self.poller.run()
+                    others.append(tasks.create_task(polling, name="poll"))
+                else:
+                    await stack.enter_async_context(
+                        webhook_listener(webhook, self.updates)
+                    )
+                    await self._set_webhook(webhook)
+            if "watch" in roles:
+                finishing.append(tasks.create_task(self.watcher.run(), name="watch"))
+            if "deliver" in roles:
+                others.append(tasks.create_task(self.courier.run(), name="deliver"))
             await stop.wait()
-            polling.cancel()
+            for task in others:
+                if task.get_name() == "poll":
+                    task.cancel()
             self.watcher.stop()
-            await asyncio.wait([handling, watching], timeout=_DRAIN)
-            for task in (handling, watching, delivering):
+            if finishing:
+                await asyncio.wait(finishing, timeout=_DRAIN)
+            for task in (*finishing, *others):
                 task.cancel()
+
+    async def _set_webhook(self, webhook: Webhook) -> None:
+        port = "" if webhook.port is None else f":{webhook.port}"
+        address = f"{webhook.scheme}://{webhook.host}{port}{path_of(webhook.secret)}"
+        await self.bot.set_webhook(
+            address, secret_token=webhook.secret, allowed_updates=list(KINDS)
+        )
 
     async def status(self) -> StatusView:
         """Look at how the bot is."""
@@ -274,7 +321,10 @@ class App:
             pass  # the alert matters, and what it could be shown with does not
         try:
             card = fired_card(alert, market, now)
-            quiet = session.is_quiet(datetime.fromtimestamp(now_, UTC))
+            # The first use of a time zone reads a file.
+            quiet = await asyncio.to_thread(
+                session.is_quiet, datetime.fromtimestamp(now_, UTC)
+            )
             await self.chat.send(
                 alert.user_id, msgspec.structs.replace(card, silent=quiet)
             )
@@ -290,3 +340,59 @@ def _pictures(cache: Cache, known: markets.Markets) -> pictures.Pictures | None:
     except ImportError:
         return None
     return pictures.Pictures(cache, known, Charts())
+
+
+COMMANDS = (
+    ("search", "find events by words"),
+    ("top", "what is traded most"),
+    ("new", "what is new"),
+    ("alert", "tell me at a price"),
+    ("alerts", "all my alerts"),
+    ("watchlist", "markets I watch"),
+    ("settings", "kinds, quiet hours, time zone"),
+    ("mute", "nothing for a time"),
+    ("status", "whether everything runs"),
+    ("help", "what I can ask for"),
+    ("stop", "no more messages"),
+)
+"""What clients show when somebody types a slash."""
+
+
+async def run_app(
+    settings: Settings, stop: asyncio.Event, say: Callable[[str], object]
+) -> None:
+    """Run a bot as its settings say, until `stop` is set.
+
+    Args:
+        settings: Where everything is, and the bot's account.
+        stop: Ends it in order.
+        say: Takes each line for the operator.
+
+    Raises:
+        ApiError: Telegram does not know the token.
+        OddswireError: Redis or the database cannot be used.
+    """
+    telegram = settings.telegram
+    if not telegram.token:
+        raise SettingsError(
+            "there is no token: copy it from @BotFather into TELEGRAM_BOT_TOKEN, or "
+            "try oddsbot run --standin"
+        )
+    app = App(settings, telegram.token, clock=SystemClock(), api_url=telegram.api_url)
+    async with app:
+        try:
+            me = await app.bot.get_me()
+            names = [BotCommand(command=n, description=d) for n, d in COMMANDS]
+            await app.bot.set_my_commands(names)
+        except (TelegramUnauthorizedError, TelegramNotFound):
+            raise ApiError(
+                "Telegram does not know this token: copy it again from @BotFather into "
+                "TELEGRAM_BOT_TOKEN"
+            ) from None
+        except TelegramAPIError as error:
+            # It is asked again by whoever polls; nothing is lost meanwhile.
+            say(f"Telegram does not answer ({type(error).__name__}), trying again")
+        else:
+            say(f"@{me.username} runs: {', '.join(sorted(settings.roles))}")
+        await app.run(stop)
+    say("stopped")

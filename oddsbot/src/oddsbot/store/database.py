@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import event
+from sqlalchemy import column, event, inspect, select, table
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from alembic.runtime.migration import MigrationContext
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Select
 
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -128,6 +128,29 @@ async def upgrade(engine: AsyncEngine) -> str:
     head = script.get_current_head()
     assert head is not None  # noqa: S101 - the package has migrations
     return head
+
+
+async def revision_of(engine: AsyncEngine) -> tuple[str, str]:
+    """Return the revision of the bot's tables, empty without any, and the newest one.
+
+    Raises:
+        SourceUnavailable: The database cannot be read.
+    """
+    script = await asyncio.to_thread(_script)
+    newest = script.get_current_head() or ""
+    try:
+        async with engine.connect() as connection:
+            found = await connection.run_sync(_revision)
+    except (SQLAlchemyError, OSError) as error:
+        raise SourceUnavailable(*failure(error).args) from None
+    return found, newest
+
+
+def _revision(connection: Connection) -> str:
+    if not inspect(connection).has_table(VERSIONS):
+        return ""
+    query: Select[Any] = select(column("version_num")).select_from(table(VERSIONS))
+    return str(connection.execute(query).scalar() or "")
 
 
 def _script() -> ScriptDirectory:
