@@ -20,6 +20,7 @@ from oddswire.events import Events
 from oddswire.health import Bound, Health, Thresholds
 from oddswire.locks import Locks, LockStats
 from oddswire.logs import log_events, log_line
+from oddswire.metrics import Metrics
 from oddswire.pubsub import PubSub, PubSubStats
 from oddswire.queue import Queue, QueueStats
 from oddswire.ratelimit import LimiterStats, RateLimiter, Rule, SlidingWindow
@@ -191,6 +192,7 @@ class Wire(Generic[S, M]):
         pubsub: The topics.
         limiter: The `RateLimiter`.
         queues: The queues that `connect` was given by `QueueKey`.
+        metrics: What all parts count, and the last changes of state.
     """
 
     settings: Settings
@@ -202,6 +204,7 @@ class Wire(Generic[S, M]):
     pubsub: PubSub
     limiter: RateLimiter
     queues: Queues
+    metrics: Metrics
 
     def __init__(
         self,
@@ -320,8 +323,25 @@ class Wire(Generic[S, M]):
                     for key in self._keys
                 }
             )
+            self.metrics = self._measure()
+            stack.callback(self.metrics.close)
             self._stack = stack.pop_all()
         return self
+
+    def _measure(self) -> Metrics:
+        return Metrics(
+            self.client,
+            cache=self.cache,
+            limiter=self.limiter,
+            pubsub=self.pubsub,
+            locks=self.locks,
+            sessions=self.sessions,
+            queues=self._all_queues(),
+        )
+
+    def _all_queues(self) -> list[Queue[Any]]:
+        own = [] if self._queue is None else [self._queue]
+        return own + [self.queues[key] for key in self.queues]
 
     async def _sessions(self) -> Sessions[S]:
         settings = self.settings
@@ -395,9 +415,6 @@ class Wire(Generic[S, M]):
         Raises:
             OddswireError: Redis could not be asked for sessions or queues.
         """
-        queues = {key.name: self.queues[key] for key in self.queues}
-        if self._queue is not None:
-            queues[self._queue.name] = self._queue
         return WireStats(
             client=self.client.stats(),
             cache=self.cache.stats(),
@@ -405,7 +422,7 @@ class Wire(Generic[S, M]):
             pubsub=self.pubsub.stats(),
             locks=self.locks.stats(),
             sessions=await self.sessions.stats(),
-            queues={name: await queue.stats() for name, queue in queues.items()},
+            queues={queue.name: await queue.stats() for queue in self._all_queues()},
         )
 
     async def erase(self, user_id: int, *, search: bool = False) -> Receipt:

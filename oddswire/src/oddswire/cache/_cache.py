@@ -995,6 +995,11 @@ class Cache:
 
     # --- looking at it
 
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """The names of the namespaces in use."""
+        return tuple(self._namespaces.by_name)
+
     def stats(self, namespace: str | None = None) -> CacheStats:
         """Return what was counted, of one namespace or of all."""
         if namespace is None:
