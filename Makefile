@@ -15,7 +15,7 @@ PEERS_STAMP := .venv-peers/.ready
 # wheel: a part of a tool of the tests, pinned by its hash like everything else.
 WHEELS := --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test check docs conformance dropin chaos audit failovers oracle compare bench bench-alerts growth hour lock lock-dropin clean
+.PHONY: demo test check wheels docs conformance dropin chaos audit failovers oracle compare bench bench-alerts growth hour lock lock-dropin clean
 
 demo: $(STAMP)  ## talk to the bot in a browser, no account, no network
 	@$(BIN)/oddsbot demo
@@ -31,6 +31,9 @@ check: $(STAMP)  ## lint, types, layers, reaches of tests, docs, wheels
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/check_reaches.py
 	@$(MAKE) --no-print-directory docs
+	@$(MAKE) --no-print-directory wheels
+
+wheels: $(STAMP)  ## both wheels in build/wheels, every module imported from them
 	$(BIN)/python .ci/check_wheels.py
 
 docs: $(STAMP)  ## build/docs/index.html, warnings are errors
@@ -61,6 +64,11 @@ oracle: $(PEERS_STAMP)  ## Polymarket's own SDK against our models, on each payl
 SECONDS ?= 600
 audit: $(PEERS_STAMP)  ## stale reads of the cache under faults, for SECONDS: ours and its peers
 	@$(PEERS)/python proofs/audit/run.py --seconds $(SECONDS) $(if $(ONLY),--only $(ONLY)) $(if $(TOPOLOGY),--topology $(TOPOLOGY))
+
+KILL_SECONDS := $(if $(filter command environment,$(firstword $(origin SECONDS))),$(SECONDS),300)
+FAULT ?= none
+kills: $(STAMP)  ## watchers and couriers killed under load; FAULT=empty|older|failover|sql; 12 minutes
+	@$(BIN)/python proofs/kills/run.py --seconds $(KILL_SECONDS) --fault $(FAULT) --page docs/kills.md
 
 failovers: $(STAMP)  ## a source of record over 20 failovers, processes moved apart; 3 minutes
 	@$(BIN)/python proofs/failovers.py

@@ -19,8 +19,8 @@ class LabelLimit:
     """Admits the first rows of a family; later ones are added up under ``other``.
 
     A row that was admitted stays: a counter that moved to ``other`` and back would seem
-    to fall. Text in a label is one harmless line, as `plain` makes it; names that become
-    the same are added up.
+    to fall. Text in a label is one harmless line, as `plain` makes it; names that
+    become the same are added up.
 
     Args:
         most: Rows of a family.
