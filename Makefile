@@ -77,8 +77,8 @@ JSON ?=
 compare: $(PEERS_STAMP)  ## a minute: ours beside redis-py and valkey-glide here; JSON=1
 	@$(PEERS)/python benchmarks/compare.py $(if $(JSON),--json)
 
-bench: $(PEERS_STAMP)  ## every figure in the docs, peers beside; wants a quiet machine
-	@$(PEERS)/python benchmarks/run.py
+bench: $(PEERS_STAMP)  ## the figures of docs/performance.md, peers beside; ROWS="client cache"
+	@$(PEERS)/python benchmarks/run.py $(if $(ROWS),--rows $(ROWS))
 
 bench-alerts: $(STAMP)  ## a tick among 100,000 rules, and a recorded day of quotes; a minute
 	@$(BIN)/python benchmarks/bench_alerts.py
