@@ -36,9 +36,10 @@ check: $(STAMP)  ## lint, types, layers, reaches of tests, docs, wheels
 wheels: $(STAMP)  ## both wheels in build/wheels, every module imported from them
 	$(BIN)/python .ci/check_wheels.py
 
-docs: $(STAMP)  ## build/docs/index.html, warnings are errors
+docs: $(STAMP)  ## build/docs/index.html; warnings and broken links are errors
 	$(BIN)/python docs/render_features.py
 	$(BIN)/sphinx-build -n -W --keep-going -q -b html docs build/docs
+	$(BIN)/python .ci/check_docs.py
 
 conformance: $(PEERS_STAMP)  ## redis-py's own asyncio tests with our Client, and the repros
 	@$(PEERS)/python proofs/conformance/run.py

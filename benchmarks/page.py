@@ -1,4 +1,4 @@
-"""docs/performance.md from a run's results."""
+"""docs/results/performance.md from a run's results."""
 
 from __future__ import annotations
 

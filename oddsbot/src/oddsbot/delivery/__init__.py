@@ -2,7 +2,7 @@
 
 `Outbox` puts alerts into the queue, `Courier` takes them out again and hands each to
 the chat. Between them nothing is lost, and nothing is delivered twice while the server
-crashes and returns with its data; see `docs/alerts.md` for the promise.
+crashes and returns with its data; see `docs/guides/alerts.md` for the promise.
 """
 
 from __future__ import annotations
