@@ -66,6 +66,11 @@ SECONDS ?= 600
 audit: $(PEERS_STAMP)  ## stale reads of the cache under faults, for SECONDS: ours and its peers
 	@$(PEERS)/python proofs/audit/run.py --seconds $(SECONDS) $(if $(ONLY),--only $(ONLY)) $(if $(TOPOLOGY),--topology $(TOPOLOGY))
 
+KILL_SECONDS := $(if $(filter command environment,$(firstword $(origin SECONDS))),$(SECONDS),300)
+FAULT ?= none
+kills: $(STAMP)  ## watchers and couriers killed under load; FAULT=empty|older|failover|sql; 12 minutes
+	@$(BIN)/python proofs/kills/run.py --seconds $(KILL_SECONDS) --fault $(FAULT) --page docs/results/kills.md
+
 failovers: $(STAMP)  ## a source of record over 20 failovers, processes moved apart; 3 minutes
 	@$(BIN)/python proofs/failovers.py
 
@@ -73,8 +78,8 @@ JSON ?=
 compare: $(PEERS_STAMP)  ## a minute: ours beside redis-py and valkey-glide here; JSON=1
 	@$(PEERS)/python benchmarks/compare.py $(if $(JSON),--json)
 
-bench: $(PEERS_STAMP)  ## every figure in the docs, peers beside; wants a quiet machine
-	@$(PEERS)/python benchmarks/run.py
+bench: $(PEERS_STAMP)  ## the figures of docs/results/performance.md, peers beside; ROWS="client cache"
+	@$(PEERS)/python benchmarks/run.py $(if $(ROWS),--rows $(ROWS))
 
 bench-alerts: $(STAMP)  ## a tick among 100,000 rules, and a recorded day of quotes; a minute
 	@$(BIN)/python benchmarks/bench_alerts.py

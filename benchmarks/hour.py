@@ -413,7 +413,8 @@ async def main() -> None:
     """Play all three, write the page."""
     if not CATALOGUE.exists():
         sys.exit(
-            f"no recordings at {CATALOGUE.relative_to(ROOT.parent)}: see docs/results/hour.md"
+            f"no recordings at {CATALOGUE.relative_to(ROOT.parent)}: "
+            "see docs/results/hour.md"
         )
     model = tomllib.loads((HERE / "hour.toml").read_text())
     with gzip.open(CATALOGUE, "rt", newline="") as file:

@@ -1,4 +1,4 @@
-"""Write docs/results/features.md from docs/requirements.toml and the last whole test run.
+"""Write results/features.md from docs/requirements.toml and the last whole test run.
 
 `make test` leaves build/requirements.json: per row its tests and their outcomes. The
 page depends on nothing else, so it changes only when a result or a row changes.
@@ -119,7 +119,7 @@ def main() -> None:
     if "--check" in sys.argv[1:]:
         if not same:
             sys.exit(
-                "features: docs/results/features.md is not what the tests say: `make docs`"
+                "features: results/features.md is not what the tests say: `make docs`"
             )
     elif not same:
         PAGE.write_text(page, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Prints the tables of docs/reference/configuration.md, made from the settings themselves."""
+"""Prints the tables of reference/configuration.md, made from the settings."""
 
 from __future__ import annotations
 

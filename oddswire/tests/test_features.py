@@ -114,7 +114,7 @@ def test_surface_of_the_design_is_there():
 
 @pytest.mark.basic
 def test_design_has_every_error():
-    """The tree of errors in docs/reference/design.md has the classes of oddswire.errors."""
+    """The tree of errors in reference/design.md has the classes of oddswire.errors."""
     errors = importlib.import_module("oddswire.errors")
     page = (DOCS / "reference" / "design.md").read_text()
     tree = page.partition("OddswireError\n")[2].partition("```")[0]

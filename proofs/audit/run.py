@@ -2,7 +2,7 @@
 
 Ours first, then cashews, aiocache and dogpile.cache under the same faults, each for the
 same time. Writes build/audit.json and, after a whole run of ten minutes each,
-docs/results/audit.md. Exit status 1: ours served what it must not. The same audit of ours
+results/audit.md. Exit status 1: ours served what it must not. The same audit of ours
 alone, in short, is a test.
 """
 

@@ -1,6 +1,6 @@
 """``make chaos``: every fault a client alone can pass, for ours and its peers.
 
-Writes build/chaos.json and, after a whole run, docs/results/chaos.md. Exit status 1: ours
+Writes build/chaos.json and, after a whole run, results/chaos.md. Exit status 1: ours
 missed a criterion.
 """
 

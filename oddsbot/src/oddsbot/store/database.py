@@ -6,8 +6,9 @@ import asyncio
 import os
 import stat
 from contextlib import asynccontextmanager, suppress
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
@@ -20,10 +21,13 @@ from oddsbot.store.tables import VERSIONS, metadata
 from oddswire.errors import SettingsError, SourceError, SourceUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from alembic.runtime.migration import MigrationContext
     from sqlalchemy import Connection, Select
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -110,6 +114,33 @@ def _pragmas(connection: Any, _: object) -> None:
     cursor.close()
 
 
+def to_its_end(
+    work: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Return a function whose transaction is never left half done.
+
+    Cancelled, it waits until the database has answered, and ends then. A connection of
+    SQLite that is dropped in the middle keeps the file locked until it is collected,
+    and every other process waits for it.
+    """
+
+    @wraps(work)
+    async def whole(*args: P.args, **kwargs: P.kwargs) -> T:
+        task = asyncio.get_running_loop().create_task(work(*args, **kwargs))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            while not task.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # the caller does not wait for it any more
+            raise
+
+    return whole
+
+
+@to_its_end
 async def upgrade(engine: AsyncEngine) -> str:
     """Bring the bot's tables to the newest form; return its revision.
 
