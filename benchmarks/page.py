@@ -1,4 +1,4 @@
-"""docs/performance.md from a run's results; groups that were left out are left out."""
+"""docs/results/performance.md from a run's results, without groups that did not run."""
 
 from __future__ import annotations
 

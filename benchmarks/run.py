@@ -1,6 +1,6 @@
-"""``make bench``: every figure of docs/performance.md, measured side by side.
+"""``make bench``: every figure of docs/results/performance.md, measured side by side.
 
-Writes build/bench.json, and docs/performance.md unless ``--quick`` or ``--rows``.
+Writes build/bench.json, and results/performance.md unless ``--quick`` or ``--rows``.
 """
 
 # ruff: noqa: T201 - a command talks
@@ -87,7 +87,7 @@ def main() -> int:
     (ROOT / "build" / "bench.json").write_text(text + "\n", encoding="utf-8")
     print(text if options.json else page.render(results))
     if not (options.quick or options.rows):
-        (ROOT / "docs" / "performance.md").write_text(
+        (ROOT / "docs" / "results" / "performance.md").write_text(
             page.render(results), encoding="utf-8"
         )
     return 0

@@ -84,7 +84,7 @@ ALERTS: tuple[tuple[str, str, str, str, str, str], ...] = (
     (
         "OddswireDegraded", "oddswire_degraded == 1", "10m", "ticket",
         "{{ $labels.part }} has been {{ $labels.mode }} for ten minutes.",
-        "docs/operations.md says what each mode means.",
+        "docs/guides/operations.md says what each mode means.",
     ),
     (
         "OddswireCacheDamaged",

@@ -1,4 +1,4 @@
-"""The form of docs/performance.md and of the comparison of two checkouts.
+"""The form of docs/results/performance.md and of the comparison of two checkouts.
 
 The measuring itself needs the peers' environment: `make bench`.
 """

@@ -79,7 +79,7 @@ def connect(
             that is read at once. Without a URL, development and test start a server of
             their own for as long as the wire is open.
         session: The type of the sessions.
-        source: Of record, where sessions are kept for good; see docs/source.md.
+        source: Of record, where sessions are kept for good; see docs/guides/source.md.
         keyring: Seals the sessions; default: the settings' key, where
             `session_encryption` asks for it.
         namespaces: Of the cache.
@@ -445,8 +445,8 @@ class Wire(Generic[S, M]):
         Her session; messages in the queues and their ids; what rules that count by
         ``user`` or ``chat`` know of her, as ``42`` or ``<bot>:42``; cache entries with
         the tag ``user:<id>``, which no process reads any more. Topics and locks are not
-        looked at: docs/operations.md has what ends by itself. Cancelled or failed half
-        way, some parts are done; it can be run again.
+        looked at: guides/operations.md has what ends by itself. Cancelled or failed
+        half way, some parts are done; it can be run again.
 
         Args:
             user_id: Who.
