@@ -1,4 +1,4 @@
-"""Write docs/chat.png: the demo after an alert and a killed Redis, in a headless Chromium.
+"""Write docs/chat.png: the demo after an alert and a killed Redis.
 
 Run it when the chat page changes: ``.venv/bin/python docs/photograph_chat.py``.
 """
