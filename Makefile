@@ -30,15 +30,17 @@ check: $(STAMP)  ## lint, types, layers, reaches of tests, docs, wheels
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/check_reaches.py
+	$(BIN)/python deploy/render.py --check
 	@$(MAKE) --no-print-directory docs
 	@$(MAKE) --no-print-directory wheels
 
 wheels: $(STAMP)  ## both wheels in build/wheels, every module imported from them
 	$(BIN)/python .ci/check_wheels.py
 
-docs: $(STAMP)  ## build/docs/index.html, warnings are errors
+docs: $(STAMP)  ## build/docs/index.html; warnings and broken links are errors
 	$(BIN)/python docs/render_features.py
 	$(BIN)/sphinx-build -n -W --keep-going -q -b html docs build/docs
+	$(BIN)/python .ci/check_docs.py
 
 conformance: $(PEERS_STAMP)  ## redis-py's own asyncio tests with our Client, and the repros
 	@$(PEERS)/python proofs/conformance/run.py
@@ -68,7 +70,7 @@ audit: $(PEERS_STAMP)  ## stale reads of the cache under faults, for SECONDS: ou
 KILL_SECONDS := $(if $(filter command environment,$(firstword $(origin SECONDS))),$(SECONDS),300)
 FAULT ?= none
 kills: $(STAMP)  ## watchers and couriers killed under load; FAULT=empty|older|failover|sql; 12 minutes
-	@$(BIN)/python proofs/kills/run.py --seconds $(KILL_SECONDS) --fault $(FAULT) --page docs/kills.md
+	@$(BIN)/python proofs/kills/run.py --seconds $(KILL_SECONDS) --fault $(FAULT) --page docs/results/kills.md
 
 failovers: $(STAMP)  ## a source of record over 20 failovers, processes moved apart; 3 minutes
 	@$(BIN)/python proofs/failovers.py
@@ -77,8 +79,8 @@ JSON ?=
 compare: $(PEERS_STAMP)  ## a minute: ours beside redis-py and valkey-glide here; JSON=1
 	@$(PEERS)/python benchmarks/compare.py $(if $(JSON),--json)
 
-bench: $(PEERS_STAMP)  ## every figure in the docs, peers beside; wants a quiet machine
-	@$(PEERS)/python benchmarks/run.py
+bench: $(PEERS_STAMP)  ## the figures of docs/results/performance.md, peers beside; ROWS="client cache"
+	@$(PEERS)/python benchmarks/run.py $(if $(ROWS),--rows $(ROWS))
 
 bench-alerts: $(STAMP)  ## a tick among 100,000 rules, and a recorded day of quotes; a minute
 	@$(BIN)/python benchmarks/bench_alerts.py

@@ -18,7 +18,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import bench_client
-import layers
 import machine
 import peers
 import redis.asyncio as aredis
@@ -27,6 +26,7 @@ from compare_text import NAMES, render
 from hiredis import pack_command
 from peers import TASKS
 from timing import Effort, figure, latency, rate, ratio, rounds
+from yardsticks import AsyncioAlone, open_bare
 
 from oddswire.embedded import EmbeddedServer
 
@@ -134,7 +134,7 @@ async def _against_asyncio(
     clients: list[Peer],
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Measure GETs in the same rounds as futures that asyncio resolves together."""
-    alone = [layers.AsyncioAlone()] * TASKS
+    alone = [AsyncioAlone()] * TASKS
     measures = _rates(clients, "get") | {
         "asyncio": partial(rate, alone, EFFORT.seconds)
     }
@@ -159,11 +159,11 @@ async def _against_bare(
     """Return how many times as long a lone GET takes; None: the system cannot pin."""
     if not hasattr(os, "sched_setaffinity"):
         return None
-    bare = await layers.open_bare(stack, server)
+    bare = await open_bare(stack, server.host, server.port, server.password)
     get = pack_command(("GET", peers.key("get", 0)))
     calls = {client.name: client.call("get", 0) for client in clients}
     calls["bare"] = partial(bare.call, get)
-    with machine.one_core(server):
+    with machine.one_core(server.pid):
         values = await rounds(
             {
                 name: partial(latency, call, EFFORT.seconds)

@@ -14,7 +14,7 @@ import oddswire
 DOCS = Path(__file__).parents[2] / "docs"
 ORIGINAL = DOCS.parents[1] / "shared" / "described" / "original.txt"
 PAGE = (DOCS / "described.md").read_text("utf-8")
-FEATURES = (DOCS / "features.md").read_text("utf-8")
+FEATURES = (DOCS / "results" / "features.md").read_text("utf-8")
 ROW = re.compile(r"^\| (.+) \| (.+) \| \[.+\]\((.+)\) \| (.+) \|$")
 
 # How many points the description has under each of its headings.

@@ -17,7 +17,7 @@ from oddswire.embedded import EmbeddedServer
 from oddswire.erasure import Receipt
 from oddswire.errors import ClosedError, QueueError, SettingsError
 from oddswire.events import Events
-from oddswire.health import Bound, Health, Thresholds
+from oddswire.health import Bound, Health, Status, Thresholds, Verdict
 from oddswire.locks import Locks, LockStats
 from oddswire.logs import log_events, log_line
 from oddswire.metrics import Metrics
@@ -79,7 +79,7 @@ def connect(
             that is read at once. Without a URL, development and test start a server of
             their own for as long as the wire is open.
         session: The type of the sessions.
-        source: Of record, where sessions are kept for good; see docs/source.md.
+        source: Of record, where sessions are kept for good; see docs/guides/source.md.
         keyring: Seals the sessions; default: the settings' key, where
             `session_encryption` asks for it.
         namespaces: Of the cache.
@@ -323,10 +323,24 @@ class Wire(Generic[S, M]):
                     for key in self._keys
                 }
             )
+            self._add_checks()
             self.metrics = self._measure()
             stack.callback(self.metrics.close)
             self._stack = stack.pop_all()
         return self
+
+    def _add_checks(self) -> None:
+        limiter, cache = self.limiter, self.cache
+        self.health.add(
+            "limiter",
+            "without Redis each process admits by its own share",
+            lambda: _limiter_verdict(limiter.stats()),
+        )
+        self.health.add(
+            "cache",
+            "without announced changes this process keeps nothing in memory",
+            lambda: _cache_verdict(cache.stats()),
+        )
 
     def _measure(self) -> Metrics:
         return Metrics(
@@ -431,8 +445,8 @@ class Wire(Generic[S, M]):
         Her session; messages in the queues and their ids; what rules that count by
         ``user`` or ``chat`` know of her, as ``42`` or ``<bot>:42``; cache entries with
         the tag ``user:<id>``, which no process reads any more. Topics and locks are not
-        looked at: docs/operations.md has what ends by itself. Cancelled or failed half
-        way, some parts are done; it can be run again.
+        looked at: guides/operations.md has what ends by itself. Cancelled or failed
+        half way, some parts are done; it can be run again.
 
         Args:
             user_id: Who.
@@ -459,6 +473,36 @@ class Wire(Generic[S, M]):
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+
+def _limiter_verdict(seen: LimiterStats) -> Verdict:
+    values: dict[str, float | int | str] = {
+        "asked": seen.asked,
+        "failed": seen.failed,
+        "waiting": seen.waiting,
+    }
+    if seen.redis_down:
+        return Verdict(
+            status=Status.WARN,
+            seen="Redis did not answer the last question",
+            fix="see the check reachable; if it passes, raise ODDSWIRE_SIDE_TIMEOUT",
+            values=values,
+        )
+    return Verdict(status=Status.PASS, seen="Redis answers the limiter", values=values)
+
+
+def _cache_verdict(seen: CacheStats) -> Verdict:
+    values: dict[str, float | int | str] = {"coherence": seen.coherence}
+    if seen.coherence == "off":
+        return Verdict(
+            status=Status.WARN,
+            seen="memory is not used",
+            fix="let an administrator run what `oddswire acl cache` prints",
+            values=values,
+        )
+    return Verdict(
+        status=Status.PASS, seen=f"coherence by {seen.coherence}", values=values
+    )
 
 
 def _with_default(rules: tuple[Rule, ...], settings: Settings) -> tuple[Rule, ...]:

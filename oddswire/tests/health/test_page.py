@@ -1,4 +1,4 @@
-"""docs/operations.md says what is there."""
+"""docs/guides/operations.md says what is there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from oddswire import acl
 from oddswire.cli import _checks, _grants
 from oddswire.health import Thresholds
 
-PAGE = Path(__file__).parents[3] / "docs" / "operations.md"
+PAGE = Path(__file__).parents[3] / "docs" / "guides" / "operations.md"
 
 
 @pytest.mark.basic

@@ -96,8 +96,8 @@ async def test_registering_reads_nothing(server):
 @pytest.mark.basic
 @pytest.mark.requirement("O1")
 def test_the_page_lists_every_family():
-    """docs/metrics.md has each name with its kind and labels, and no other."""
-    page = (DOCS / "metrics.md").read_text()
+    """docs/guides/metrics.md has each name with its kind and labels, and no other."""
+    page = (DOCS / "guides" / "metrics.md").read_text()
     rows = re.findall(r"^\| `(oddswire_\w+)` \| (\w+) \| (.*?) \|", page, re.MULTILINE)
     assert rows == [
         (each.name, each.kind, ", ".join(f"`{label}`" for label in each.labels))

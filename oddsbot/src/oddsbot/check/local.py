@@ -66,7 +66,8 @@ def _key(settings: Settings) -> Finding:
         name="key",
         state=State.WARN if redis.profile == "production" else State.PASS,
         seen="sessions are stored readable",
-        fix="set ODDSWIRE_SESSION_ENCRYPTION=true and a key, see docs/configuration.md",
+        fix="set ODDSWIRE_SESSION_ENCRYPTION=true and a key, "
+        "see docs/reference/configuration.md",
     )
 
 

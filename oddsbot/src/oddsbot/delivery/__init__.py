@@ -1,7 +1,7 @@
 """From an alert to the person it is for, by way of a durable queue.
 
 `Outbox` puts what was committed into the queue, `Courier` takes it out again, has each
-alert sent, and writes what became of it. See `docs/alerts.md` for the promise.
+alert sent, and writes what became of it. See `docs/guides/alerts.md` for the promise.
 """
 
 from __future__ import annotations

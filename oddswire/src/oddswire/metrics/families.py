@@ -1,6 +1,6 @@
 """The families of metrics: each name, what it means, and how a snapshot has it.
 
-Every exporter, the rules, the dashboard and docs/metrics.md follow this one table.
+Every exporter, the rules, the dashboard and guides/metrics.md follow this one table.
 Values of labels come from closed sets: names in code (namespaces, topics, rules,
 queues, classes of errors) and words of this file. None comes from a user, a key or a
 server.

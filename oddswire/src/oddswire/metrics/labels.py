@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from oddswire.counters import HistogramSnapshot
+from oddswire.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +19,8 @@ class LabelLimit:
     """Admits the first rows of a family; later ones are added up under ``other``.
 
     A row that was admitted stays: a counter that moved to ``other`` and back would seem
-    to fall.
+    to fall. Text in a label is one harmless line, as `plain` makes it; names that
+    become the same are added up.
 
     Args:
         most: Rows of a family.
@@ -29,21 +31,18 @@ class LabelLimit:
         self._admitted: dict[str, set[tuple[str, ...]]] = {}
 
     def rows(self, family: str, rows: Iterable[Row]) -> list[Row]:
-        """Return the rows of a family at this moment."""
+        """Return the rows of a family at this moment, each set of labels once."""
         admitted = self._admitted.setdefault(family, set())
-        found: list[Row] = []
-        rest: Value | None = None
-        width = 0
-        for labels, value in rows:
-            if labels in admitted or len(admitted) < self._most:
-                admitted.add(labels)
-                found.append((labels, value))
-            else:
-                rest = value if rest is None else _add(rest, value)
-                width = len(labels)
-        if rest is not None:
-            found.append(((OTHER,) * width, rest))
-        return found
+        found: dict[tuple[str, ...], Value] = {}
+        for raw, value in rows:
+            labels = tuple(plain(text) for text in raw)
+            if labels not in admitted:
+                if len(admitted) < self._most:
+                    admitted.add(labels)
+                else:
+                    labels = (OTHER,) * len(labels)
+            found[labels] = _add(found[labels], value) if labels in found else value
+        return list(found.items())
 
 
 def _add(left: Value, right: Value) -> Value:
