@@ -15,7 +15,7 @@ PEERS_STAMP := .venv-peers/.ready
 # wheel: a part of a tool of the tests, pinned by its hash like everything else.
 WHEELS := --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test check docs conformance dropin chaos audit failovers oracle bench bench-alerts growth hour lock lock-dropin clean
+.PHONY: demo test check wheels docs conformance dropin chaos audit failovers oracle compare bench bench-alerts growth hour lock lock-dropin clean
 
 demo: $(STAMP)  ## talk to the bot in a browser, no account, no network
 	@$(BIN)/oddsbot demo
@@ -31,11 +31,15 @@ check: $(STAMP)  ## lint, types, layers, reaches of tests, docs, wheels
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/check_reaches.py
 	@$(MAKE) --no-print-directory docs
+	@$(MAKE) --no-print-directory wheels
+
+wheels: $(STAMP)  ## both wheels in build/wheels, every module imported from them
 	$(BIN)/python .ci/check_wheels.py
 
-docs: $(STAMP)  ## build/docs/index.html, warnings are errors
+docs: $(STAMP)  ## build/docs/index.html; warnings and broken links are errors
 	$(BIN)/python docs/render_features.py
 	$(BIN)/sphinx-build -n -W --keep-going -q -b html docs build/docs
+	$(BIN)/python .ci/check_docs.py
 
 conformance: $(PEERS_STAMP)  ## redis-py's own asyncio tests with our Client, and the repros
 	@$(PEERS)/python proofs/conformance/run.py
@@ -62,11 +66,20 @@ SECONDS ?= 600
 audit: $(PEERS_STAMP)  ## stale reads of the cache under faults, for SECONDS: ours and its peers
 	@$(PEERS)/python proofs/audit/run.py --seconds $(SECONDS) $(if $(ONLY),--only $(ONLY)) $(if $(TOPOLOGY),--topology $(TOPOLOGY))
 
+KILL_SECONDS := $(if $(filter command environment,$(firstword $(origin SECONDS))),$(SECONDS),300)
+FAULT ?= none
+kills: $(STAMP)  ## watchers and couriers killed under load; FAULT=empty|older|failover|sql; 12 minutes
+	@$(BIN)/python proofs/kills/run.py --seconds $(KILL_SECONDS) --fault $(FAULT) --page docs/results/kills.md
+
 failovers: $(STAMP)  ## a source of record over 20 failovers, processes moved apart; 3 minutes
 	@$(BIN)/python proofs/failovers.py
 
-bench: $(PEERS_STAMP)  ## every figure in the docs, peers beside; wants a quiet machine
-	@$(PEERS)/python benchmarks/run.py
+JSON ?=
+compare: $(PEERS_STAMP)  ## a minute: ours beside redis-py and valkey-glide here; JSON=1
+	@$(PEERS)/python benchmarks/compare.py $(if $(JSON),--json)
+
+bench: $(PEERS_STAMP)  ## the figures of docs/results/performance.md, peers beside; ROWS="client cache"
+	@$(PEERS)/python benchmarks/run.py $(if $(ROWS),--rows $(ROWS))
 
 bench-alerts: $(STAMP)  ## a tick among 100,000 rules, and a recorded day of quotes; a minute
 	@$(BIN)/python benchmarks/bench_alerts.py

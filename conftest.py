@@ -2,7 +2,7 @@
 
 `Reporting` refuses a test that does not say what it promises, counts the kinds, and
 writes `build/requirements.json`, from which `docs/render_features.py` makes
-`docs/features.md`. `tests/test_reporting.py` of the library runs it on small suites.
+`results/features.md`. `tests/test_reporting.py` of the library runs it on small suites.
 """
 
 # ruff: noqa: D102, D103 (hooks do what pytest says they do)

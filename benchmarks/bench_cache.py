@@ -1,4 +1,4 @@
-"""The cache beside its peers: five rows of the table of goals, and three of scale."""
+"""The cache beside its peers; and what tags, cold loads and entries cost."""
 
 # ruff: noqa: S101 - what is timed is checked first
 
@@ -20,6 +20,7 @@ from oddswire import Client
 from oddswire.cache import Cache
 from oddswire.cache._l1 import L1, Item
 from oddswire.clock import SystemClock
+from oddswire.testing import FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,13 +31,6 @@ boottime = SystemClock().boottime
 
 TASKS = 100
 VALUE = "x" * 100
-
-# (what, against): (floor, goal); how many times faster, unless the row says otherwise.
-GOALS = {
-    ("L1 hit, get", "cashews"): (10.0, 15.0),
-    ("L1 hit, decorated", "cashews"): (30.0, 60.0),
-    ("hit in Redis, 100 tasks", "cashews"): (8.0, 15.0),
-}
 
 _PROCESS = """
 import asyncio, sys
@@ -93,6 +87,7 @@ async def measure(
             "rows": rows,
             "tags": tags,
             "loads": loads,
+            "round_trips": await _round_trips(server),
             "hit_ratio": hit_ratios(),
             "entry_bytes": await _entry_bytes(client),
         }
@@ -228,6 +223,26 @@ async def _tags(cache: Cache, client: Client, effort: Effort) -> dict[str, Any]:
         "us": {name: figure([s * 1e6 for s in each]) for name, each in figures.items()},
         "ratio": ratio(figures["100,000"], figures["10"]),
     }
+
+
+async def _round_trips(server: EmbeddedServer) -> float:
+    """Return how many PINGs a cold load with a tag takes, over a link 20 ms late."""
+    async with (
+        FaultProxy(server.url) as proxy,
+        Client.from_url(proxy.url) as client,
+        Cache(client, prefix="bench-link:", timeout=5.0) as cache,
+    ):
+        numbers = iter(range(10**6))
+
+        async def load() -> str:
+            return VALUE
+
+        async def cold() -> None:
+            await cache.get_or_set(f"m:{next(numbers)}", load, tags=("tag",))
+
+        await cold()  # connects both connections, and learns the tag
+        proxy.up.latency = 0.02
+        return await latency(cold, 0.8) / await latency(client.ping, 0.8)
 
 
 async def _cold(server: EmbeddedServer, client: Client) -> int:

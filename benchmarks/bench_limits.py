@@ -40,13 +40,6 @@ FASTEST = {
     "throttled-py": "throttled-py, fixed window",
 }
 
-# What, against whom: floor and goal.
-GOALS = {
-    ("limiter, allowed, 50 tasks", "limits"): (5.0, 8.0),
-    ("limiter, allowed, 50 tasks", "throttled-py"): (5.0, 8.0),
-    ("limiter, denied", "throttled-py"): (200.0, 300.0),
-}
-
 
 class Peer(Protocol):
     """A limiter with one rule of `limit` a second."""
@@ -199,7 +192,12 @@ async def measure(
             effort,
         )
         rows.append(_row("limiter, denied", "us", values, 1e6))
-        return {"admitted": admitted, "rows": rows}
+        return {
+            "limit": LIMIT,
+            "fastest": list(FASTEST.values()),
+            "admitted": admitted,
+            "rows": rows,
+        }
 
 
 async def worst_window(peer: Peer) -> float:

@@ -49,9 +49,6 @@ PATIENCE = 8.0
 BURST = 40_000
 TICKS_PER_SECOND = 5_000
 
-# (floor, goal) of the ratio of messages a second to redis-py's.
-GOAL = (3.0, 5.0)
-
 
 async def measure(
     server: EmbeddedServer, effort: Effort, say: Callable[[str], None]
@@ -73,6 +70,9 @@ async def measure(
     say(f"{TICKS_PER_SECOND} ticks a second")
     lag = await steady(server, max(2.0, effort.seconds * 10))
     return {
+        "messages": MESSAGES,
+        "disconnects": len(DISCONNECTS),
+        "burst": BURST,
         "lost": lost,
         "live": {name: figure(rates) for name, rates in values.items()},
         "ratio": ratio(values["oddswire"], values["redis-py"]),

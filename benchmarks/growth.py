@@ -1,4 +1,4 @@
-"""``make growth``: what sessions cost as they become more, to docs/growth.md and .svg.
+"""``make growth``: what more sessions cost, to docs/results/growth.md and .svg.
 
 Each number of sessions has a server of its own. A million take about ten minutes, and
 two gigabytes of memory.
@@ -143,8 +143,10 @@ def main() -> int:
     found = asyncio.run(measure(sizes))
     (ROOT / "build").mkdir(exist_ok=True)
     (ROOT / "build" / "growth.json").write_text(json.dumps(found, indent=1) + "\n")
-    (ROOT / "docs" / "growth.md").write_text("\n".join(render(found)) + "\n")
-    (ROOT / "docs" / "growth.svg").write_text(draw(found["growth"]))
+    (ROOT / "docs" / "results" / "growth.md").write_text(
+        "\n".join(render(found)) + "\n"
+    )
+    (ROOT / "docs" / "results" / "growth.svg").write_text(draw(found["growth"]))
     return 0
 
 

@@ -3,7 +3,7 @@
 People ask about recorded markets; Polymarket is a stand-in that takes its time and
 counts. The same hour is played with the cache and without. Prices of watched markets
 are the feed's in both, as they are in the bot, and cost no call. It writes
-`docs/hour.md` and build/hour.json. `hour.toml` holds the parameters.
+`docs/results/hour.md` and build/hour.json. `hour.toml` holds the parameters.
 
 The hour is played `speed` times as fast, with times to live as much shorter; the time
 an answer takes stays real. So during a load `speed` times as many people come as in a
@@ -367,7 +367,7 @@ _ROWS = {
 
 
 def page(model: dict[str, Any], results: dict[str, Any]) -> str:
-    """Return docs/hour.md."""
+    """Return docs/results/hour.md."""
     bare = results["without"]
     warm = results["warm"]
     changed = warm["p99_ms"] - bare["p99_ms"]
@@ -413,7 +413,8 @@ async def main() -> None:
     """Play all three, write the page."""
     if not CATALOGUE.exists():
         sys.exit(
-            f"no recordings at {CATALOGUE.relative_to(ROOT.parent)}: see docs/hour.md"
+            f"no recordings at {CATALOGUE.relative_to(ROOT.parent)}: "
+            "see docs/results/hour.md"
         )
     model = tomllib.loads((HERE / "hour.toml").read_text())
     with gzip.open(CATALOGUE, "rt", newline="") as file:
@@ -438,7 +439,7 @@ async def main() -> None:
     build.mkdir(exist_ok=True)
     (build / "hour.json").write_text(json.dumps(results, indent=1))
     text = page(model, results)
-    (ROOT / "docs/hour.md").write_text(text)
+    (ROOT / "docs/results/hour.md").write_text(text)
     shown = json.dumps(results, indent=1) if "--json" in sys.argv else text
     sys.stdout.write(f"{shown}\n")
 

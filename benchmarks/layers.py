@@ -8,21 +8,20 @@ from __future__ import annotations
 import __future__
 
 import ast
-import asyncio
 import inspect
 import socket
 import textwrap
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import hiredis
 import machine
 import redis.asyncio as aredis
 from hiredis import pack_command
-from peers import TASKS, VALUE, key
-from timing import Effort, figure, latency, rate, rounds
+from peers import TASKS, VALUE, fill, key
+from timing import Effort, figure, latency, rate, ratio, rounds
+from yardsticks import AsyncioAlone, open_bare
 
 from oddswire.client import Client, _dialer
 from oddswire.connection import multiplexer
@@ -40,26 +39,14 @@ GET = "client.get(key)"
 EXECUTE_SET = "client.execute_command('SET', ...)"
 SET = "client.set(key, value, ex=100)"
 UNCOUNTED = "client.get(key), counting taken out"
-
-
-class _Turn:
-    """Resolves the futures of a loop tick together, as replies of one read are."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._waiting: list[asyncio.Future[None]] = []
-
-    async def __call__(self) -> None:
-        future = self._loop.create_future()
-        if not self._waiting:
-            self._loop.call_soon(self._resolve)
-        self._waiting.append(future)
-        await future
-
-    def _resolve(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            future.set_result(None)
+BARE = "a bare asyncio protocol"
+BUILT_ON = {
+    SEND: ASYNCIO,
+    EXECUTE: SEND,
+    GET: EXECUTE,
+    EXECUTE_SET: SEND,
+    SET: EXECUTE_SET,
+}
 
 
 async def measure(
@@ -70,12 +57,12 @@ async def measure(
     async with AsyncExitStack() as stack:
         client = Client.from_url(server.url)
         stack.push_async_callback(client.aclose)
-        await client.ping()
+        await fill(client)
         with _uncounted() as silent_client:
             silent = silent_client.from_url(server.url)
             stack.push_async_callback(silent.aclose)
             await silent.ping()
-        turn = _Turn()
+        turn = AsyncioAlone()
         send, label = client._command.current.send, CallLabel("GET")  # noqa: SLF001 - the layer below
         packed = [pack_command(("GET", key("get", task))) for task in range(TASKS)]
 
@@ -109,53 +96,41 @@ async def measure(
             },
             effort,
         )
+    alone = await _alone(server, effort)
     return {
         "us": {
             name: figure([1e6 / each for each in rates]).median
             for name, rates in values.items()
         },
-        "per_second": {name: figure(rates).median for name, rates in values.items()},
+        "built_on": {ASYNCIO: None, **BUILT_ON},
+        "get_per_switch": ratio(values[ASYNCIO], values[GET]),
+        "get_per_bare": ratio(alone["one core"][GET], alone["one core"][BARE]),
+        "per_second": {
+            "the bare multiplexer, untyped": figure(values[SEND]).median,
+            f"asyncio alone: {TASKS} tasks": figure(values[ASYNCIO]).median,
+        },
         "counting": figure(
             [
                 1.0 - with_it / without
                 for with_it, without in zip(values[GET], values[UNCOUNTED], strict=True)
             ]
         ),
-        "alone_us": await _alone(server, effort),
+        "alone_us": {
+            where: {name: 1e6 * figure(times).median for name, times in each.items()}
+            for where, each in alone.items()
+        },
         "wrappers_us": _wrappers(),
     }
 
 
-class _Bare(asyncio.Protocol):
-    """One command at a time, and nothing else: what asyncio needs for a reply."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self._reader = hiredis.Reader()
-
-    def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
-        self._reply.set_result(self._reader.gets())
-
-    async def call(self, packed: bytes) -> Any:
-        self._reply = asyncio.get_running_loop().create_future()
-        self._transport.write(packed)
-        return await self._reply
-
-    def close(self) -> None:
-        self._transport.close()
-
-
-async def _alone(server: EmbeddedServer, effort: Effort) -> dict[str, dict[str, float]]:
-    """Return the median microseconds of a lone task's GET, down to a bare socket."""
-    loop = asyncio.get_running_loop()
+async def _alone(
+    server: EmbeddedServer, effort: Effort
+) -> dict[str, dict[str, list[float]]]:
+    """Return the seconds of a lone task's GET by round, down to a bare socket."""
     get = pack_command(("GET", key("get", 0)))
-    login = pack_command(("AUTH", server.password))
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client.from_url(server.url))
-        _, bare = await loop.create_connection(_Bare, server.host, server.port)
-        stack.callback(bare.close)
-        await bare.call(login)
+        bare = await open_bare(stack, server.host, server.port, server.password)
         plain = stack.enter_context(
             socket.create_connection((server.host, server.port))
         )
@@ -165,22 +140,19 @@ async def _alone(server: EmbeddedServer, effort: Effort) -> dict[str, dict[str, 
             plain.sendall(packed)
             plain.recv(4096)
 
-        await blocking(login)
+        await blocking(pack_command(("AUTH", server.password)))
         calls = {
             "a blocking socket": partial(blocking, get),
-            "a bare asyncio protocol": partial(bare.call, get),
+            BARE: partial(bare.call, get),
             GET: partial(client.get, key("get", 0)),
         }
         each = {
             name: partial(latency, call, effort.seconds) for name, call in calls.items()
         }
         values = await rounds(each, effort)
-        with machine.one_core(server):
+        with machine.one_core(server.pid):
             on_one_core = await rounds(each, effort)
-    return {
-        where: {name: figure(times).median * 1e6 for name, times in measured.items()}
-        for where, measured in (("usual", values), ("one core", on_one_core))
-    }
+    return {"usual": values, "one core": on_one_core}
 
 
 def _wrappers() -> dict[str, float]:

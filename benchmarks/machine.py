@@ -27,13 +27,13 @@ QUIET = 0.5
 
 
 @contextmanager
-def one_core(server: EmbeddedServer) -> Iterator[None]:
-    """Run this process and the server on the same core.
+def one_core(server: int) -> Iterator[None]:
+    """Run this process and the server, by its process id, on the same core.
 
     Over two, a lone call is mostly the time in which an idle core is woken, twice, and
     on a virtual machine that is the hypervisor's business, not a client's.
     """
-    usual = {pid: os.sched_getaffinity(pid) for pid in (0, server.pid)}
+    usual = {pid: os.sched_getaffinity(pid) for pid in (0, server)}
     core = {min(usual[0])}
     try:
         for pid in usual:

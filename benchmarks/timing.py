@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -72,6 +72,17 @@ async def rate(calls: Sequence[Call], seconds: float) -> float:
     started = perf_counter()
     await _each(calls, each)
     return each * len(calls) / (perf_counter() - started)
+
+
+async def cpu(calls: Sequence[Call], seconds: float) -> float:
+    """Return the CPU seconds of this process a call; as `rate` in all else."""
+    started = perf_counter()
+    await _each(calls, 20)
+    fast = 20 * len(calls) / (perf_counter() - started)
+    each = max(20, int(fast * seconds / len(calls)))
+    started = process_time()
+    await _each(calls, each)
+    return (process_time() - started) / (each * len(calls))
 
 
 async def _each(calls: Sequence[Call], times: int) -> None:

@@ -13,9 +13,22 @@ project = "oddswire"
 author = "the oddswire authors"
 version = release = _project["version"]
 
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+
+# The reference is made of the docstrings, in which one backtick is code.
+default_role = "literal"
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_use_unqualified_type_names = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+# Types of annotations are names of private modules and of other projects.
+# An annotation "RateLimiter" may mean two classes; the reader sees which by its module.
+suppress_warnings = ["ref.python"]
+nitpick_ignore_regex = [("py:.*", ".*")]
 
 html_theme = "furo"
 html_title = f"oddswire {release}"

@@ -1,4 +1,4 @@
-"""Write docs/features.md from docs/requirements.toml and the last whole test run.
+"""Write results/features.md from docs/requirements.toml and the last whole test run.
 
 `make test` leaves build/requirements.json: per row its tests and their outcomes. The
 page depends on nothing else, so it changes only when a result or a row changes.
@@ -17,7 +17,7 @@ from typing import Any
 DOCS = Path(__file__).resolve().parent
 ROWS = DOCS / "requirements.toml"
 RESULTS = DOCS.parent / "build" / "requirements.json"
-PAGE = DOCS / "features.md"
+PAGE = DOCS / "results" / "features.md"
 
 HEAD = """\
 # Features
@@ -70,7 +70,7 @@ def link_to(page: str | None) -> str:
     if page is None:
         return ""
     name = page.removesuffix(".md")
-    return f"[{name}]({page})" if (DOCS / page).exists() else name
+    return f"[{Path(name).name}](../{page})" if (DOCS / page).exists() else name
 
 
 def render(rows: list[Row], results: dict[str, Tests]) -> str:
@@ -110,7 +110,7 @@ def render(rows: list[Row], results: dict[str, Tests]) -> str:
 def main() -> None:
     """Write or check the page."""
     if not RESULTS.exists():
-        print("features: `make test` first; docs/features.md stays as it is")
+        print("features: `make test` first; docs/results/features.md stays as it is")
         return
     results: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
     with ROWS.open("rb") as file:
@@ -119,11 +119,11 @@ def main() -> None:
     if "--check" in sys.argv[1:]:
         if not same:
             sys.exit(
-                "features: docs/features.md is not what the tests say: `make docs`"
+                "features: results/features.md is not what the tests say: `make docs`"
             )
     elif not same:
         PAGE.write_text(page, encoding="utf-8")
-        print("features: docs/features.md changed")
+        print("features: docs/results/features.md changed")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Prints the tables of docs/configuration.md, made from the settings themselves."""
+"""Prints the tables of reference/configuration.md, made from the settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from oddswire.settings.values import Duration
 
 
 def render() -> str:
-    """Return the tables of `docs/configuration.md` in Markdown.
+    """Return the tables of `docs/reference/configuration.md` in Markdown.
 
     Defaults are in the environment's unit, as one would write them there.
     """

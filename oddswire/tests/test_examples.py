@@ -129,7 +129,7 @@ def test_the_ten_lines_of_the_readme_run(tmp_path):
 @pytest.mark.parametrize(("page", "says"), [("pubsub", "0x1 Yes\n")])
 def test_the_example_of_a_page_runs(tmp_path, page, says):
     """What a page shows first works as it is printed there."""
-    text = (DOCS / f"{page}.md").read_text()
+    text = (DOCS / "guides" / f"{page}.md").read_text()
     script = tmp_path / f"{page}_page.py"
     script.write_text(text.split("```python\n")[1].split("```")[0])
 

@@ -102,8 +102,8 @@ def test_every_row_is_complete_and_named_once():
 
 @pytest.mark.basic
 def test_surface_of_the_design_is_there():
-    """Every name that docs/design.md lists as here now can be imported."""
-    page = (DOCS / "design.md").read_text()
+    """Every name that docs/reference/design.md lists as here now can be imported."""
+    page = (DOCS / "reference" / "design.md").read_text()
     surface = re.findall(r"^\| `(oddswire[.\w]*)` \| (.+) \|$", page, re.MULTILINE)
 
     assert len(surface) > 5
@@ -114,9 +114,9 @@ def test_surface_of_the_design_is_there():
 
 @pytest.mark.basic
 def test_design_has_every_error():
-    """The tree of errors in docs/design.md has the classes of oddswire.errors."""
+    """The tree of errors in reference/design.md has the classes of oddswire.errors."""
     errors = importlib.import_module("oddswire.errors")
-    page = (DOCS / "design.md").read_text()
+    page = (DOCS / "reference" / "design.md").read_text()
     tree = page.partition("OddswireError\n")[2].partition("```")[0]
 
     assert set(re.findall(r"\w+", tree)) == {
@@ -130,8 +130,8 @@ def test_design_has_every_error():
 
 @pytest.mark.basic
 def test_every_guarantee_has_its_test():
-    """Each row of docs/guarantees.md names tests, and each of them is there."""
-    page = (DOCS / "guarantees.md").read_text()
+    """Each row of docs/results/guarantees.md names tests, and each of them is there."""
+    page = (DOCS / "results" / "guarantees.md").read_text()
     tables = re.findall(r"^\| promise .+\n\|[-| ]+\n((?:\|.+\n)+)", page, re.MULTILINE)
     rows = "".join(tables).splitlines()
 

@@ -235,8 +235,10 @@ def test_keys_read_as_documented() -> None:
 
 @pytest.mark.basic
 def test_the_page_runs() -> None:
-    """The example of docs/keys.md runs, and its table has every family."""
-    page = (Path(__file__).parents[2] / "docs" / "keys.md").read_text("utf-8")
+    """The example of docs/reference/keys.md runs, and its table has every family."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "keys.md").read_text(
+        "utf-8"
+    )
     for block in re.findall("```python\n(.*?)```", page, re.DOTALL):
         exec(block, {})
     listed = set(re.findall("`([A-Z_]+)`", page)) - {"FAMILIES"}

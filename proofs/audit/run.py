@@ -2,7 +2,7 @@
 
 Ours first, then cashews, aiocache and dogpile.cache under the same faults, each for the
 same time. Writes build/audit.json and, after a whole run of ten minutes each,
-docs/audit.md. Exit status 1: ours served what it must not. The same audit of ours
+results/audit.md. Exit status 1: ours served what it must not. The same audit of ours
 alone, in short, is a test.
 """
 
@@ -43,7 +43,7 @@ WHOLE = 600.0
 PROCESSES = 3
 # Two seconds are promised; the rest is for a machine that is busy with the audit.
 BOUND = 2.5
-# Six are promised where a primary is deposed: docs/guarantees.md.
+# Six are promised where a primary is deposed: docs/results/guarantees.md.
 BOUND_DEPOSED = 6.5
 FAULTS = (
     "half-open", "deaf", "cut", "late", "stop", "kill", "flush", "freeze", "restart",
@@ -388,7 +388,7 @@ def main() -> int:
                     for fault, count in sorted(deposed["faults"].items())
                 ),
             )
-        (ROOT / "docs/audit.md").write_text(page)
+        (ROOT / "docs/results/audit.md").write_text(page)
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
     print(json.dumps(results, indent=1) if options.json else text)

@@ -1,4 +1,4 @@
-"""docs/chaos.md from what a run found."""
+"""docs/results/chaos.md from what a run found."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _ELSEWHERE = {
     "(`ratelimit/test_stepped_server.py`); `oddswire doctor` tells of a clock that is "
     "off (`cli/test_doctor.py`)",
     26: "a damaged append-only file: the server does not start, and says why "
-    "(`embedded/test_data.py`); what to do is in [operations](operations.md)",
+    "(`embedded/test_data.py`); what to do is in [operations](../guides/operations.md)",
 }
 
 _LATER = {7: "a cluster: slots move, nodes die (Cluster is not written yet)"}

@@ -1,6 +1,6 @@
 """The faults, one function each, and what a client has to make of them.
 
-The numbers are those of the fault matrix in docs/chaos.md.
+The numbers are those of the fault matrix in docs/results/chaos.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``make chaos``: every fault a client alone can pass, for ours and its peers.
 
-Writes build/chaos.json and, after a whole run, docs/chaos.md. Exit status 1: ours
+Writes build/chaos.json and, after a whole run, results/chaos.md. Exit status 1: ours
 missed a criterion.
 """
 
@@ -171,5 +171,5 @@ if __name__ == "__main__":
     rendered = page.render(found)
     print(text if asked.json else rendered)
     if not asked.rows and not asked.seconds:
-        (ROOT / "docs" / "chaos.md").write_text(rendered, encoding="utf-8")
+        (ROOT / "docs" / "results" / "chaos.md").write_text(rendered, encoding="utf-8")
     sys.exit(any(each["missed"] for each in found["rows"] if each["client"] == OURS))

@@ -4,7 +4,7 @@ aiogram's storage, the asyncio storage of limits and the Redis backend of cashew
 with the tests of their own source distributions, once on redis-py's class and once on
 `oddswire.Client` in its place. What passes with the first must pass with the second;
 `REASONS` has the exceptions, and `CLOCKED` what is not counted. Exit status 1: there is
-a difference. Writes docs/dropin.md.
+a difference. Writes docs/results/dropin.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "dropin"
-PAGE = ROOT / "docs" / "dropin.md"
+PAGE = ROOT / "docs" / "results" / "dropin.md"
 
 # Where the tests of limits look for their server.
 _LIMITS_PORT = 7379

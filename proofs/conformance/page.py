@@ -1,4 +1,4 @@
-"""docs/conformance.md from a run's results."""
+"""docs/results/conformance.md from a run's results."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ from oddswire.client import Client
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# The fixture `create_redis` makes clients of two variants; docs/conformance.md says why
-# this one does not count.
+# The fixture `create_redis` makes clients of two variants; results/conformance.md says
+# why this one does not count.
 _SINGLE = (True,)
 
 

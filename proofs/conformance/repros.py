@@ -1,7 +1,8 @@
 """What goes wrong with other clients, tried on them and on ours.
 
 Each function provokes one fault with the client that `open_client` opens and returns
-what was seen and whether that is right. The numbers are those of docs/conformance.md.
+what was seen and whether that is right. The numbers are those of
+results/conformance.md.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ exceptions are in `exceptions.py`. Tests that are skipped because of the server'
 version run in a second pass that claims the newest version; there too only what passes
 with redis-py counts. Then come the repros, with the other clients beside ours. Exit
 status 1: there is a difference, or ours is wrong in a repro. A whole run writes
-docs/conformance.md.
+docs/results/conformance.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import repros
 from exceptions import REASONS, REASONS_OF_LINE
 from suite import LINES, Line, fetch, run
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "conformance.md"
 
 _PASSED = {"passed", "xpassed"}
 

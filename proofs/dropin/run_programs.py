@@ -7,7 +7,7 @@ run with one server, they run too (`own_tests.py`). Each runs on two servers of 
 own: once on redis-py's class, once with `oddswire.Client` in its place. What it saw
 must be the same, and ours may open one connection more for each pool: commands have
 one beside those that block. Exit status 1: there is a difference. A whole run rewrites
-its part of docs/dropin.md.
+its part of docs/results/dropin.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from oddswire.embedded import EmbeddedServer
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "dropin"
-PAGE = ROOT / "docs" / "dropin.md"
+PAGE = ROOT / "docs" / "results" / "dropin.md"
 OURS = ROOT / "oddswire" / "src"
 
 HEADING = "\n## Programs\n"

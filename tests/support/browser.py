@@ -165,7 +165,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    async def until(self, script):
+    async def until(self, script, within=20.0):
         """Wait until an expression is true, and return its value."""
 
         async def look():
@@ -174,7 +174,7 @@ class Browser:
             except (AssertionError, KeyError):
                 return None  # the page is just changing
 
-        return await eventually(look, pause=0.02)
+        return await eventually(look, within, pause=0.02)
 
     async def type(self, text) -> None:
         """Type where the focus is."""

@@ -1,7 +1,7 @@
 """A group of sentinels whose primary is deposed again and again, in four ways.
 
 For the audit of the cache and the proof of the source of record: `Toppled` is a primary
-with two replicas that writes only with one of them, as docs/operations.md advises.
+with two replicas that writes only with one of them, as guides/operations.md advises.
 """
 
 from __future__ import annotations

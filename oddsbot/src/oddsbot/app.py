@@ -12,16 +12,39 @@ import msgspec
 from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
-from aiogram.exceptions import TelegramForbiddenError
+from aiogram.exceptions import (
+    TelegramAPIError,
+    TelegramForbiddenError,
+    TelegramNotFound,
+    TelegramUnauthorizedError,
+)
+from aiogram.types import BotCommand
 
 from oddsbot import limits, markets
-from oddsbot.alerts import Alerts, Resolved
-from oddsbot.delivery import Courier, Outbox, alert_queue
+from oddsbot.alerts import Resolved
+from oddsbot.delivery import (
+    ALERTS,
+    Courier,
+    Decision,
+    Home,
+    Outbox,
+    Sweep,
+    repeated,
+)
 from oddsbot.polymarket import Clob, Gamma, MarketStream, PolymarketError
 from oddsbot.settings import PREFIX
-from oddsbot.store import Kind, SqlRules, SqlSource, UserSession, open_database, upgrade
+from oddsbot.store import (
+    AlertLog,
+    Fate,
+    Kind,
+    SqlRules,
+    SqlSource,
+    UserSession,
+    open_database,
+    upgrade,
+)
 from oddsbot.telegram import pictures
-from oddsbot.telegram.api import UpdatesApi
+from oddsbot.telegram.api import KINDS, ApiError, UpdatesApi
 from oddsbot.telegram.buttons import Buttons
 from oddsbot.telegram.chat import TelegramChat
 from oddsbot.telegram.commands import alerts as alert_commands
@@ -34,21 +57,22 @@ from oddsbot.telegram.screens.fired import fired_card
 from oddsbot.telegram.screens.person import StatusView
 from oddsbot.telegram.services import Services
 from oddsbot.telegram.updates import UPDATES, Poller, UpdateQueue
-from oddsbot.watch import TOPICS, Watcher
+from oddsbot.telegram.webhook import path_of, webhook_listener
+from oddsbot.watch import TOPICS, Rounds, RuleDesk, Shard, listen
 from oddswire import connect
 from oddswire.adapters.aiogram import SendLimits, Storage
-from oddswire.errors import OddswireError, Undeliverable
+from oddswire.clock import SystemClock
+from oddswire.errors import OddswireError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from sqlalchemy.ext.asyncio import AsyncEngine
-
     from oddsbot.alerts import Alert, Rule
-    from oddsbot.settings import Settings
+    from oddsbot.settings import Settings, Webhook
     from oddswire.cache import Cache
     from oddswire.clock import Clock
+    from oddswire.ratelimit import Rule as LimitRule
 
 TELEGRAM = "https://api.telegram.org"
 # A quiet market is no broken link: what is silent for that long is asked again.
@@ -56,59 +80,36 @@ _STALE = 3_600.0
 _DRAIN = 10.0
 
 
-class LiveRules:
-    """Rules in the database, watched in this process; a `telegram.services.RuleBook`.
+class Rules:
+    """People's rules; a `telegram.services.RuleBook`.
 
     Attributes:
         on_change: Called with a rule that was added (True) or removed (False).
 
     Args:
-        engine: The application's own.
-        alerts: What judges them.
-        stream: Follows the prices of their outcomes.
+        desk: Changes them.
     """
 
-    def __init__(
-        self, engine: AsyncEngine, alerts: Alerts, stream: MarketStream
-    ) -> None:
-        self._stored = SqlRules(engine)
-        self._alerts = alerts
-        self._stream = stream
-        self._by_person: dict[int, dict[str, Rule]] = {}
+    def __init__(self, desk: RuleDesk) -> None:
+        self._desk = desk
         self.on_change: Callable[[Rule, bool], object] = lambda _rule, _added: None
 
-    async def load(self) -> None:
-        """Watch what the database has."""
-        async for stored in self._stored.all():
-            await self._watch(stored.rule)
-
     async def of(self, user_id: int) -> list[Rule]:
-        """Return a person's rules, the oldest first."""
-        return list(self._by_person.get(user_id, {}).values())
+        """Return a person's rules, in the order of their ids."""
+        return [stored.rule for stored in await self._desk.of(user_id)]
 
     async def add(self, rule: Rule) -> None:
-        """Keep a rule and watch it; the same rule again changes nothing."""
-        # Saved again, it would begin again.
-        if rule.id not in self._by_person.get(rule.user_id, {}):
-            await self._stored.save(rule)
-            await self._watch(rule)
-
-    async def _watch(self, rule: Rule) -> None:
-        self._by_person.setdefault(rule.user_id, {})[rule.id] = rule
-        self._alerts.add(rule)
+        """Keep a rule and have it watched; the same rule again changes nothing."""
+        await self._desk.add(rule)
         self.on_change(rule, True)  # noqa: FBT003
-        await self._stream.subscribe(rule.asset_id)
 
     async def remove(self, user_id: int, rule_id: str) -> bool:
         """Delete a person's rule; False when she has none with this id."""
-        rule = self._by_person.get(user_id, {}).get(rule_id)
-        if rule is None:
-            return False
-        await self._stored.delete(user_id, rule_id)
-        self._alerts.remove(user_id, rule_id)
-        del self._by_person[user_id][rule_id]
-        self.on_change(rule, False)  # noqa: FBT003
-        return True
+        rules = {each.id: each for each in await self.of(user_id)}
+        removed = await self._desk.remove(user_id, rule_id)
+        if removed and rule_id in rules:
+            self.on_change(rules[rule_id], False)  # noqa: FBT003
+        return removed
 
 
 class App:
@@ -119,18 +120,29 @@ class App:
         token: Of the bot.
         clock: Sleeps, and tells the time.
         api_url: Of the Bot API.
+        shard: Which markets; a feed that begins again in the past is another one.
+        commands: How much a person may ask for.
 
     Raises:
         OddswireError: On entering: Redis or the database cannot be used.
     """
 
     def __init__(
-        self, settings: Settings, token: str, *, clock: Clock, api_url: str = TELEGRAM
+        self,
+        settings: Settings,
+        token: str,
+        *,
+        clock: Clock,
+        api_url: str = TELEGRAM,
+        shard: str = "0",
+        commands: Sequence[LimitRule] = limits.COMMANDS,
     ) -> None:
+        self._commands = tuple(commands)
         self._settings = settings
         self._token = token
         self._clock = clock
         self._api_url = api_url
+        self._shard = shard
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -160,7 +172,7 @@ class App:
                 namespaces=(*markets.NAMESPACES, *pictures.NAMESPACES),
                 topics=TOPICS,
                 rules=limits.POLYMARKET,
-                queues=[UPDATES],
+                queues=[UPDATES, ALERTS],
             )
         )
         http = await enter(aiohttp.ClientSession())
@@ -175,17 +187,18 @@ class App:
         self.stream = await enter(
             MarketStream(http, settings.ws_url, (), stale_after=_STALE)
         )
-        alerts = Alerts()
-        self.rules = LiveRules(engine, alerts, self.stream)
-        await self.rules.load()
+        stored, log = SqlRules(engine), AlertLog(engine)
+        self.pubsub = wire.pubsub
+        self.rules = Rules(RuleDesk(stored, wire.pubsub, look=self._look))
         server = TelegramAPIServer.from_base(self._api_url)
         bot = await enter(Bot(token, session=AiohttpSession(api=server)))
+        self.bot = bot
         bot.session.middleware(SendLimits(wire.limiter, **limits.TELEGRAM._asdict()))
         buttons = Buttons(token)
         self.chat = TelegramChat(bot, buttons, wire.cache)
         self.sessions = wire.sessions
         self._wire = wire
-        self._queue = queue = alert_queue(wire.client, PREFIX)
+        self._queue = queue = wire.queues[ALERTS]
         services = Services(
             chat=self.chat,
             markets=self.markets,
@@ -209,30 +222,77 @@ class App:
             person.router(),
             market_commands.text_router(),
         )
-        self.updates = UpdateQueue(wire.queues[UPDATES], dispatcher, bot)
+        self.updates = UpdateQueue(
+            wire.queues[UPDATES], dispatcher, bot, wire.limiter, self._commands, PREFIX
+        )
         api = UpdatesApi(http, self._api_url, token)
         self.poller = Poller(api, self.updates, wire.locks, clock)
-        self.courier = Courier(queue, self._deliver, clock)
-        self.watcher = Watcher(self.stream, alerts, Outbox(queue).put, clock)
+        home = Home(wire.client, PREFIX)
+        self.outbox = Outbox(queue, log, home, clock)
+        self.courier = Courier(queue, log, home, self._deliver, clock)
+        self.sweep = Sweep(queue, log, wire.locks, clock)
+        self.shard = Shard(
+            Rounds(engine, self._shard, stored, clock),
+            stored,
+            self.stream,
+            wire.locks,
+            self.outbox,
+            clock,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; what is in hand is finished, within 10 s.
+
+        1. No new update is taken. 2. What is being handled is finished, what was judged
+        is kept. 3. The rest is cancelled: it comes again to the next process.
 
         Raises:
             ApiError: Telegram does not know the token.
             OddswireError: A refusal that waiting does not mend.
         """
-        async with asyncio.TaskGroup() as tasks:
-            polling = tasks.create_task(self.poller.run(), name="poll")
-            handling = tasks.create_task(self.updates.run(stop), name="updates")
-            watching = tasks.create_task(self.watcher.run(), name="watch")
-            delivering = tasks.create_task(self.courier.run(), name="deliver")
+        roles, webhook = self._settings.roles, self._settings.telegram.webhook
+        finishing: list[asyncio.Task[None]] = []
+        others: list[asyncio.Task[None]] = []
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+            if "updates" in roles:
+                handling = self.updates.run(stop)
+                finishing.append(tasks.create_task(handling, name="updates"))
+                if webhook is None:
+                    polling = self.poller.run()
+                    others.append(tasks.create_task(polling, name="poll"))
+                else:
+                    await stack.enter_async_context(
+                        webhook_listener(webhook, self.updates)
+                    )
+                    await self._set_webhook(webhook)
+            if "watch" in roles:
+                finishing.append(tasks.create_task(self.shard.run(), name="watch"))
+                rules = listen(self.pubsub, self.shard.look)
+                others.append(tasks.create_task(rules, name="rules"))
+                others.append(tasks.create_task(self.outbox.run(), name="outbox"))
+            if "deliver" in roles:
+                others.append(tasks.create_task(self.courier.run(), name="deliver"))
+                others.append(tasks.create_task(self.sweep.run(), name="sweep"))
             await stop.wait()
-            polling.cancel()
-            self.watcher.stop()
-            await asyncio.wait([handling, watching], timeout=_DRAIN)
-            for task in (handling, watching, delivering):
+            for task in others:
+                if task.get_name() == "poll":
+                    task.cancel()
+            self.shard.stop()
+            if finishing:
+                await asyncio.wait(finishing, timeout=_DRAIN)
+            for task in (*finishing, *others):
                 task.cancel()
+
+    async def _set_webhook(self, webhook: Webhook) -> None:
+        port = "" if webhook.port is None else f":{webhook.port}"
+        address = f"{webhook.scheme}://{webhook.host}{port}{path_of(webhook.secret)}"
+        await self.bot.set_webhook(
+            address, secret_token=webhook.secret, allowed_updates=list(KINDS)
+        )
+
+    def _look(self) -> None:
+        # The commands are made before the shard.
+        self.shard.look()
 
     async def status(self) -> StatusView:
         """Look at how the bot is."""
@@ -258,29 +318,36 @@ class App:
             problems=problems,
         )
 
-    async def _deliver(self, alert: Alert) -> None:
+    async def _deliver(self, alert: Alert, *, again: bool) -> Decision:
         session = await self.sessions.get(alert.user_id)
-        now_ = self._clock.now()
-        if session is None or not session.is_active or session.muted_until > now_:
-            return
+        moment = self._clock.now()
+        if session is None or not session.is_active:
+            return Decision(Fate.STOPPED)
+        if session.muted_until > moment:
+            return Decision(Fate.MUTED)
         kind = Kind.RESOLUTION if isinstance(alert, Resolved) else Kind.PRICE
         if not session.notifications.wants(kind):
-            return
+            return Decision(Fate.FILTERED, f"{kind} is switched off")
         market = now = None
         try:
             market = await self.markets.market(alert.market)
             now = await self.markets.price(alert.asset_id)
         except (PolymarketError, OddswireError):
             pass  # the alert matters, and what it could be shown with does not
+        card = fired_card(alert, market, now)
         try:
-            card = fired_card(alert, market, now)
-            quiet = session.is_quiet(datetime.fromtimestamp(now_, UTC))
-            await self.chat.send(
-                alert.user_id, msgspec.structs.replace(card, silent=quiet)
+            # The first use of a time zone reads a file.
+            if await asyncio.to_thread(
+                session.is_quiet, datetime.fromtimestamp(moment, UTC)
+            ):
+                card = msgspec.structs.replace(card, silent=True)
+            number = await self.chat.send(
+                alert.user_id, repeated(card) if again else card
             )
-        except TelegramForbiddenError as error:
+        except TelegramForbiddenError:
             await self.sessions.deactivate(alert.user_id)
-            raise Undeliverable("the person blocked the bot") from error
+            return Decision(Fate.STOPPED, "the person blocked the bot")
+        return Decision(Fate.SENT, message_id=number)
 
 
 def _pictures(cache: Cache, known: markets.Markets) -> pictures.Pictures | None:
@@ -290,3 +357,59 @@ def _pictures(cache: Cache, known: markets.Markets) -> pictures.Pictures | None:
     except ImportError:
         return None
     return pictures.Pictures(cache, known, Charts())
+
+
+COMMANDS = (
+    ("search", "find events by words"),
+    ("top", "what is traded most"),
+    ("new", "what is new"),
+    ("alert", "tell me at a price"),
+    ("alerts", "all my alerts"),
+    ("watchlist", "markets I watch"),
+    ("settings", "kinds, quiet hours, time zone"),
+    ("mute", "nothing for a time"),
+    ("status", "whether everything runs"),
+    ("help", "what I can ask for"),
+    ("stop", "no more messages"),
+)
+"""What clients show when somebody types a slash."""
+
+
+async def run_app(
+    settings: Settings, stop: asyncio.Event, say: Callable[[str], object]
+) -> None:
+    """Run a bot as its settings say, until `stop` is set.
+
+    Args:
+        settings: Where everything is, and the bot's account.
+        stop: Ends it in order.
+        say: Takes each line for the operator.
+
+    Raises:
+        ApiError: Telegram does not know the token.
+        OddswireError: Redis or the database cannot be used.
+    """
+    telegram = settings.telegram
+    if not telegram.token:
+        raise SettingsError(
+            "there is no token: copy it from @BotFather into TELEGRAM_BOT_TOKEN, or "
+            "try oddsbot run --standin"
+        )
+    app = App(settings, telegram.token, clock=SystemClock(), api_url=telegram.api_url)
+    async with app:
+        try:
+            me = await app.bot.get_me()
+            names = [BotCommand(command=n, description=d) for n, d in COMMANDS]
+            await app.bot.set_my_commands(names)
+        except (TelegramUnauthorizedError, TelegramNotFound):
+            raise ApiError(
+                "Telegram does not know this token: copy it again from @BotFather into "
+                "TELEGRAM_BOT_TOKEN"
+            ) from None
+        except TelegramAPIError as error:
+            # It is asked again by whoever polls; nothing is lost meanwhile.
+            say(f"Telegram does not answer ({type(error).__name__}), trying again")
+        else:
+            say(f"@{me.username} runs: {', '.join(sorted(settings.roles))}")
+        await app.run(stop)
+    say("stopped")

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from oddsbot.demo import DemoError, Options, Progress, View, run
 from oddsbot.polymarket import PolymarketError
-from oddsbot.settings import Settings
+from oddsbot.settings import Settings, roles_of
 from oddsbot.standin.polymarket import (
     Recording,
     Replay,
@@ -33,6 +33,7 @@ from oddswire.plain import plain_lines
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from oddsbot.check import Finding
     from oddsbot.demo import Report
 
 DISAGREES = 1
@@ -274,6 +275,93 @@ def demo(
     print(text)  # noqa: T201 - its purpose
     if not report.check.agrees:
         raise typer.Exit(DISAGREES)
+
+
+@app.command("run")
+def run_bot(
+    *,
+    role: Annotated[
+        str | None,
+        typer.Option(help="updates, watch, deliver, with commas; default: all of it."),
+    ] = None,
+    standin: Annotated[
+        bool,
+        typer.Option(
+            "--standin", help="Against both stand-ins: no account and no network."
+        ),
+    ] = False,
+) -> None:
+    """Run the bot until Ctrl-C; settings come from the environment.
+
+    Everything in one process by default; with --role several processes share it. Exit
+    code 2: it could not start, and a line says what to do.
+    """
+    try:
+        settings = Settings.from_env()
+        if role is not None:
+            roles = roles_of(role, "--role")
+            settings = msgspec.structs.replace(settings, roles=roles)
+        asyncio.run(_run_bot(settings, standin=standin))
+    except (OddswireError, PolymarketError, ReplayError, OSError) as error:
+        _refuse(error)
+
+
+async def _run_bot(settings: Settings, *, standin: bool) -> None:
+    # As in the demo: nothing else needs what takes its time to import.
+    from oddsbot.app import run_app  # noqa: PLC0415
+    from oddsbot.demo.standins import with_standins  # noqa: PLC0415
+    from oddsbot.telegram.api import ApiError  # noqa: PLC0415
+
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Plain("%(message)s"))
+    stop = _stop_on_signals()
+
+    def say(line: str) -> None:
+        print(line, flush=True)  # noqa: T201 - its purpose
+
+    try:
+        if standin:
+            async with with_standins(settings, sample()) as (settings_, api):
+                say(f"page {api.page_url()}")
+                await run_app(settings_, stop, say)
+        else:
+            await run_app(settings, stop, say)
+    except* ApiError as errors:
+        _refuse(errors.exceptions[0])
+
+
+@app.command()
+def check(
+    *,
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Compare Polymarket's answers with the models."),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Say whether the bot can run here, and what to do where it cannot.
+
+    Nothing is changed. Exit code 1: something fails; 2: the settings are wrong.
+    """
+    try:
+        settings = Settings.from_env()
+        findings = asyncio.run(_checked(settings, live=live))
+    except OddswireError as error:
+        _refuse(error)
+    from oddsbot.check import State, as_json, as_text  # noqa: PLC0415 - as above
+
+    print(as_json(findings) if json else as_text(findings))  # noqa: T201 - its purpose
+    if any(each.state is State.FAIL for each in findings):
+        raise typer.Exit(DISAGREES)
+
+
+async def _checked(settings: Settings, *, live: bool) -> list[Finding]:
+    from oddsbot.check import check_live, check_local  # noqa: PLC0415 - as above
+
+    if live:
+        return await check_live(settings)
+    return await check_local(settings, SystemClock())
 
 
 def main() -> None:

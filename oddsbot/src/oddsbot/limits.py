@@ -32,6 +32,7 @@ POLYMARKET = (
     _per_10_s("data", 1_000),
     _per_10_s("data.trades", 200),
     _per_10_s("data.positions", 150),
+    _per_10_s("data.pnl", 200),
     _per_10_s("clob", 9_000),
     _per_10_s("clob.book", 1_500),
     _per_10_s("clob.books", 500),

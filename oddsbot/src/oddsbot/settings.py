@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import msgspec
 
@@ -14,7 +16,6 @@ from oddswire.settings import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 PREFIX = "polymarket:"
 
@@ -48,6 +49,44 @@ _URLS = {
 }
 
 
+class Webhook(msgspec.Struct, frozen=True, kw_only=True):
+    """Where Telegram posts updates to, and where this process listens for them."""
+
+    scheme: str
+    host: str
+    port: int | None
+    secret: str
+    bind_host: str
+    bind_port: int
+
+    def __repr__(self) -> str:
+        return f"Webhook({self.scheme}://{self.host}, {self.bind_host})"
+
+
+class Telegram(msgspec.Struct, frozen=True, kw_only=True):
+    """The bot's account.
+
+    Attributes:
+        token: Of the bot, from ``TELEGRAM_BOT_TOKEN`` or ``TELEGRAM_BOT_TOKEN_FILE``;
+            empty: none was given.
+        api_url: Of the Bot API.
+        webhook: None: updates are polled.
+    """
+
+    token: str = ""
+    api_url: str = "https://api.telegram.org"
+    webhook: Webhook | None = None
+
+    def __repr__(self) -> str:
+        token = "***" if self.token else "none"
+        how = "polling" if self.webhook is None else "webhook"
+        return f"Telegram(token={token}, {how})"
+
+
+ROLES = frozenset({"updates", "watch", "deliver"})
+"""What a process may do; all of it, unless ``ODDSBOT_ROLES`` names some."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The bot's settings.
 
@@ -59,6 +98,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         data_url: Where wallets, trades and the oracle's states are.
         rtds_url: Where RTDS is.
         database_url: Of the source of record, from ``DATABASE_URL``.
+        telegram: The bot's account.
+        roles: What this process does.
     """
 
     redis: oddswire.Settings
@@ -68,6 +109,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data_url: str = _URLS["POLYMARKET_DATA_URL"][1]
     rtds_url: str = _URLS["POLYMARKET_RTDS_URL"][1]
     database_url: str = "sqlite:///oddsbot.db"
+    telegram: Telegram = Telegram()
+    roles: frozenset[str] = ROLES
 
     @classmethod
     def from_env(
@@ -94,6 +137,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(*error.problems, *problems) from error
         if problems:
             raise SettingsError(*problems)
+        telegram, roles = _telegram(environ), _roles(environ)
         database = environ.get("DATABASE_URL")
         if database is not None and (refused := _database_refused(database, redis)):
             raise SettingsError(refused)
@@ -103,7 +147,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         }
         if "DATABASE_URL" in environ:
             urls["database_url"] = environ["DATABASE_URL"]
-        return cls(redis=redis, **urls)
+        return cls(redis=redis, telegram=telegram, roles=roles, **urls)
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
@@ -117,6 +161,113 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if "@" not in rest:
             shown["database_url"] = self.database_url
         return list(shown.items())
+
+
+_TOKEN = re.compile(r"[0-9]{1,20}:[A-Za-z0-9_-]{3,100}\Z")
+_SECRET = re.compile(r"[A-Za-z0-9_-]{16,256}\Z")
+_BIND = "127.0.0.1:8443"
+
+
+def _telegram(environ: Mapping[str, str]) -> Telegram:
+    """Read the bot's account.
+
+    Raises:
+        SettingsError: Something is wrong with it; no secret is in the text.
+    """
+    token = _secret(environ, "TELEGRAM_BOT_TOKEN")
+    if token and not _TOKEN.match(token):
+        raise SettingsError(
+            "TELEGRAM_BOT_TOKEN is no token: copy it from @BotFather, a number, a "
+            "colon and letters"
+        )
+    url = environ.get("TELEGRAM_API_URL", "https://api.telegram.org").rstrip("/")
+    if _http(url) is None:
+        raise SettingsError(
+            "TELEGRAM_API_URL is no https:// URL; give one like "
+            "https://api.telegram.org"
+        )
+    mode = environ.get("TELEGRAM_MODE", "polling")
+    if mode not in ("polling", "webhook"):
+        raise SettingsError(f"TELEGRAM_MODE={mode!r}: give polling or webhook")
+    webhook = _webhook(environ) if mode == "webhook" else None
+    return Telegram(token=token, api_url=url, webhook=webhook)
+
+
+def _webhook(environ: Mapping[str, str]) -> Webhook:
+    parts = _http(environ.get("WEBHOOK_URL", ""))
+    if parts is None:
+        raise SettingsError(
+            "WEBHOOK_URL: TELEGRAM_MODE=webhook needs the address by which Telegram "
+            "reaches this bot, like https://bot.example.org"
+        )
+    secret = _secret(environ, "WEBHOOK_SECRET")
+    if not _SECRET.match(secret):
+        raise SettingsError(
+            "WEBHOOK_SECRET: give 16 to 256 letters, digits, _ or -, made at random; "
+            "without it anybody could post updates"
+        )
+    bind = environ.get("WEBHOOK_BIND", _BIND)
+    host, _, port = bind.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and int(port) < 65_536):
+        raise SettingsError(f"WEBHOOK_BIND={bind!r}: give an address like {_BIND}")
+    return Webhook(
+        scheme=parts.scheme,
+        host=(parts.hostname or "").lower(),
+        port=parts.port,
+        secret=secret,
+        bind_host=host.strip("[]"),
+        bind_port=int(port),
+    )
+
+
+def _roles(environ: Mapping[str, str]) -> frozenset[str]:
+    if "ODDSBOT_ROLES" not in environ:
+        return ROLES
+    return roles_of(environ["ODDSBOT_ROLES"], "ODDSBOT_ROLES")
+
+
+def roles_of(text: str, name: str) -> frozenset[str]:
+    """Return the roles of a list with commas.
+
+    Raises:
+        SettingsError: There is none, or one that nobody knows; `name` says where.
+    """
+    roles = frozenset(each.strip() for each in text.split(",") if each.strip())
+    if not roles or roles - ROLES:
+        known = ", ".join(sorted(ROLES))
+        raise SettingsError(f"{name}={text!r}: give some of {known}, with commas")
+    return roles
+
+
+def _http(url: str) -> SplitResult | None:
+    """Return the parts of an address of HTTP; None for what is none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    plain = parts.username is None and parts.password is None
+    fits = parts.scheme in ("http", "https") and bool(parts.hostname) and plain
+    return parts if fits else None
+
+
+def _secret(environ: Mapping[str, str], name: str) -> str:
+    """Return a secret from a variable, or from the file that ``..._FILE`` names.
+
+    Raises:
+        SettingsError: Both are given, or the file cannot be read.
+    """
+    if f"{name}_FILE" not in environ:
+        return environ.get(name, "")
+    if name in environ:
+        raise SettingsError(f"{name} and {name}_FILE: give one of them")
+    try:
+        return Path(environ[f"{name}_FILE"]).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{name}_FILE cannot be read ({type(error).__name__}): give a file with "
+            "the secret alone in it"
+        ) from None
 
 
 def _database_refused(url: str, redis: oddswire.Settings) -> str | None:

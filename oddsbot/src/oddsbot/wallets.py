@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
-from oddsbot.polymarket import Activity, NotFound, Position, Profile, Unreadable
+from oddsbot.polymarket import (
+    Activity,
+    NotFound,
+    PnlPoint,
+    Position,
+    Profile,
+    Standing,
+    Stats,
+    Unreadable,
+)
 from oddswire.cache import Namespace
 
 if TYPE_CHECKING:
@@ -20,10 +30,17 @@ NAMESPACES = (
     Namespace(
         name="profile", type=Profile, ttl=3_600.0, stale=86_400.0, negative_ttl=300.0
     ),
+    Namespace(name="value", type=Decimal, ttl=120.0, stale=3_600.0),
+    Namespace(
+        name="stats", type=Stats, ttl=86_400.0, stale=86_400.0, negative_ttl=300.0
+    ),
+    Namespace(name="pnl", type=tuple[PnlPoint, ...], ttl=600.0, stale=3_600.0),
+    Namespace(name="leaderboard", type=tuple[Standing, ...], ttl=600.0, stale=3_600.0),
 )
 
 _MOST_POSITIONS = 5_000
-_Row = TypeVar("_Row", Activity, Position)
+_Row = TypeVar("_Row", Activity, Position, Standing)
+Period: TypeAlias = Literal["day", "week", "month", "all"]
 
 
 class Wallets:
@@ -100,6 +117,63 @@ class Wallets:
         return await self._cache.get_or_set(
             f"profile:{wallet}", load, tags=(f"wallet:{wallet}",)
         )
+
+    async def value(self, wallet: str) -> Decimal:
+        """Return what a wallet's positions are worth, in dollars."""
+        wallet = wallet.lower()
+
+        async def load() -> Decimal:
+            return await self._upstream.call(
+                "data", "", lambda: self._data.value(wallet)
+            )
+
+        return await self._cache.get_or_set(
+            f"value:{wallet}", load, tags=(f"wallet:{wallet}",)
+        )
+
+    async def stats(self, wallet: str) -> Stats | None:
+        """Return what a wallet has done; None for one nobody has heard of."""
+        wallet = wallet.lower()
+
+        async def load() -> Stats | None:
+            try:
+                return await self._upstream.call(
+                    "data", "", lambda: self._data.stats(wallet)
+                )
+            except NotFound:
+                return None
+
+        return await self._cache.get_or_set(
+            f"stats:{wallet}", load, tags=(f"wallet:{wallet}",)
+        )
+
+    async def pnl(self, wallet: str) -> tuple[PnlPoint, ...]:
+        """Return a wallet's profit by day, oldest first."""
+        wallet = wallet.lower()
+
+        async def load() -> tuple[PnlPoint, ...]:
+            return await self._upstream.call(
+                "data", "pnl", lambda: self._data.pnl(wallet)
+            )
+
+        return await self._cache.get_or_set(
+            f"pnl:{wallet}", load, tags=(f"wallet:{wallet}",)
+        )
+
+    async def leaderboard(self, period: Period = "day") -> tuple[Standing, ...]:
+        """Return the 50 wallets with the most profit, the best first.
+
+        Args:
+            period: Of the profit.
+        """
+
+        async def load() -> tuple[Standing, ...]:
+            page = await self._upstream.call(
+                "data", "", lambda: self._data.leaderboard(period=period)
+            )
+            return _readable(page)
+
+        return await self._cache.get_or_set(f"leaderboard:{period}", load)
 
     async def changed(self, wallet: str) -> None:
         """A wallet was seen doing something: forget what is cached of it.

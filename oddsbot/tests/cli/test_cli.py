@@ -14,7 +14,10 @@ import pytest
 
 from oddsbot.cli import main
 from oddsbot.standin.polymarket import sample
+from oddsbot.standin.telegram import BotApi
+from oddswire.clock import SystemClock
 
+TOKEN = "42:A-token-of-the-stand-in"
 # Of the command itself: what the environment of the tests says is not its business.
 CLEAN = {
     name: value
@@ -378,3 +381,40 @@ async def test_two_forms_of_the_demo_are_one_too_many(tmp_path):
     code, _, err = await oddsbot(tmp_path, "demo", "--browser", "--terminal")
     assert code == 2
     assert "give one of" in one_line(err)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B2", "X2")
+async def test_run_without_a_token_or_with_a_wrong_one_is_one_line(tmp_path):
+    """No token, no form of one, one that Telegram refuses: code 2, a line, no token."""
+    async with BotApi(SystemClock().now) as api:
+        for environ, said in (
+            ({}, "there is no token"),
+            ({"TELEGRAM_BOT_TOKEN": "canary"}, "is no token"),
+            (
+                {
+                    "TELEGRAM_BOT_TOKEN": "1:canary",
+                    "TELEGRAM_API_URL": api.url,
+                    "ODDSWIRE_PROFILE": "test",
+                },
+                "does not know this token",
+            ),
+        ):
+            code, out, err = await oddsbot(tmp_path, "run", **environ)
+            assert code == 2, err
+            assert said in err.splitlines()[-1]
+            assert "canary" not in out + err
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B2", "C13")
+async def test_run_against_the_stand_ins_starts_and_ends_in_order(tmp_path):
+    """No account, no network: it says its page, and ends at SIGTERM with code 0."""
+    command = await Command.start(tmp_path, "run", "--standin", ODDSWIRE_PROFILE="test")
+    lines = [(await command.process.stdout.readline()).decode() for _ in range(2)]
+    assert lines[0].startswith("page http://127.0.0.1:")
+    assert "runs: deliver, updates, watch" in lines[1]
+    command.process.send_signal(signal.SIGTERM)
+    code, out, err = await command.end()
+    assert (code, out) == (0, "stopped\n"), err
+    assert TOKEN not in out + err

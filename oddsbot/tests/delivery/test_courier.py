@@ -1,236 +1,247 @@
+"""Alerts out of the queue: each has one fate, whatever happens on the way."""
+
 from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import asynccontextmanager
 
 import pytest
+from sqlalchemy import text
 
-from oddsbot.delivery import Courier, Outbox, alert_queue
+from oddsbot.delivery import Courier, Decision
+from oddsbot.delivery.outbox import ATTEMPTS
+from oddsbot.store import Fate
 from oddswire import Client
 from oddswire.clock import ManualClock, SystemClock
-from oddswire.queue import Queue
-from support.hooks import leases, queue_script
+from oddswire.errors import Undeliverable
+from support import eventually
+from support.hooks import queue_script
 
 TAKE, SETTLE = queue_script("take"), queue_script("settle")
 
 
-class Chat:
-    """Collects the ids of the alerts that were delivered."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-        self._more = asyncio.Condition()
-
-    async def __call__(self, alert) -> None:
-        """Take an alert."""
-        async with self._more:
-            self.told.append(alert.id)
-            self._more.notify_all()
-
-    async def wait_told(self, count: int) -> None:
-        """Wait until so many were told."""
-        async with self._more:
-            await self._more.wait_for(lambda: len(self.told) >= count)
+def courier_of(book, deliver, clock=None):
+    """Return a courier."""
+    return Courier(book.queue, book.log, book.home, deliver, clock or SystemClock())
 
 
-@asynccontextmanager
-async def running(courier: Courier):
-    """Run a courier in a task for the length of a block."""
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(courier.run())
-        yield task
-        task.cancel()
+def ids(user, *numbers):
+    """Return what the chat keeps of a person's alerts of some rounds."""
+    return [(user, f"{n}.0") for n in numbers]
 
 
-def ids(*numbers: int) -> list[str]:
-    """Return the ids of the n-th alerts."""
-    return [f"rule:{n}" for n in numbers]
-
-
-@pytest.fixture
-async def queue(server, prefix):
-    """A queue on the shared server."""
-    async with Client.from_url(server.url) as client:
-        yield alert_queue(client, prefix)
+async def settled(book):
+    """Wait until every alert has a fate."""
+    await eventually(book.fates, 60.0, holds=lambda fates: None not in fates)
 
 
 @pytest.mark.basic
-async def test_alerts_are_delivered_in_order_and_leave_the_queue(queue, alert):
-    """Each alert is delivered once, in order, and is gone then."""
-    chat = Chat()
-    outbox = Outbox(queue)
-    for n in range(5):
-        await outbox.put(alert(n))
-    courier = Courier(queue, chat, SystemClock())
-    async with running(courier):
-        for n in range(5, 100):
-            await outbox.put(alert(n))
-        await courier.wait_empty()
-
-    assert chat.told == ids(*range(100))
-    left = await queue.stats()
-    assert (left.depth, left.delivered, left.retried, left.reclaimed) == (0, 100, 0, 0)
+@pytest.mark.requirement("B4")
+async def test_alerts_are_delivered_in_order_and_each_has_its_fate(book, chat):
+    """Each alert is delivered once, in order, and its row says so."""
+    async with book.running(courier_of(book, chat)):
+        for _ in range(60):
+            book.outbox.put(await book.commit(1))
+        await settled(book)
+        await courier_of(book, chat).wait_empty()
+    assert chat.told == ids(1, *range(1, 61))
+    assert chat.again == []
+    assert set(await book.fates()) == {"sent"}
+    newest, *_ = await book.log.history(1)
+    assert newest.message_id == 60
 
 
 @pytest.mark.basic
-async def test_latency_runs_from_seeing_the_tick_to_delivery(queue, alert):
+async def test_latency_runs_from_seeing_the_tick_to_delivery(book, chat):
     """The latency is the time from when the tick was seen until the chat had it."""
-    clock = ManualClock(now=1_790_000_000.25)  # a quarter of a second after seen_at
-    chat = Chat()
-    await Outbox(queue).put(alert(0))
-    courier = Courier(queue, chat, clock)
-    async with running(courier):
-        await chat.wait_told(1)
-
+    committed = await book.commit(1)
+    clock = ManualClock(now=SystemClock().now() + 100)
+    courier = courier_of(book, chat, clock)
+    async with book.running(courier):
+        book.outbox.put(committed)
+        await settled(book)
     assert courier.latency.count == 1
-    assert courier.latency.max == pytest.approx(0.25)
+    assert 99 < courier.latency.max < 200
 
 
 @pytest.mark.errors
+@pytest.mark.requirement("B4")
 @pytest.mark.parametrize("reply", [TAKE, SETTLE], ids=["take", "settle"])
-async def test_a_lost_reply_neither_repeats_nor_loses(lossy, prefix, alert, reply):
+async def test_a_lost_reply_neither_repeats_nor_loses(lossy, book_on, chat, reply):
     """Whichever reply to the courier gets lost, each alert is delivered once."""
     way, client = lossy
-    queue = alert_queue(client, prefix)
-    chat = Chat()
-    outbox = Outbox(queue)
-    for n in range(3):
-        await outbox.put(alert(n))
-    way.lose = {reply: 2}
-    courier = Courier(queue, chat, SystemClock())
-    async with running(courier):
-        for n in range(3, 10):
-            await outbox.put(alert(n))
-        await courier.wait_empty()
-
-    assert way.lose[reply] == 0
-    assert chat.told == ids(*range(10))
+    book = await book_on(client, 1)
+    home = await book.home.read()
+    async with book.running(courier_of(book, chat)):
+        book.outbox.put(await book.commit(1, home=home))
+        await chat.wait_told(1)
+        way.lose = {reply: 2}
+        for _ in range(6):
+            book.outbox.put(await book.commit(1, home=home))
+        await settled(book)
+        await eventually(lambda: way.lose[reply] == 0)
+    assert chat.told == ids(1, *range(1, 8))
 
 
 @pytest.mark.errors
-async def test_a_crash_before_the_settlement_delivers_again(queue, alert):
-    """A courier that ended while it delivered: at least once, in order."""
-    told = []
-    delivering = asyncio.Event()
+@pytest.mark.requirement("B4")
+async def test_a_courier_that_dies_before_the_fate_is_followed_by_a_marked_copy(
+    book, chat
+):
+    """Killed after it sent: once more, in order, and the copy says `again`."""
+    sending = asyncio.Event()
+    sent = []
 
-    async def crash(alert) -> None:
-        told.append(alert.id)
-        delivering.set()
+    async def die(alert, *, again):
+        sent.append((alert.user_id, alert.id, again))
+        sending.set()
         await asyncio.Event().wait()
 
-    outbox = Outbox(queue)
-    for n in range(3):
-        await outbox.put(alert(n))
-    async with running(Courier(queue, crash, SystemClock())):
-        await delivering.wait()
-    chat = Chat()
-    courier = Courier(queue, chat, SystemClock())
-    async with running(courier):
-        await courier.wait_empty()
-
-    assert told == ids(0)
-    assert chat.told == ids(0, 1, 2)
+    async with book.running(courier_of(book, die)):
+        for _ in range(3):
+            book.outbox.put(await book.commit(1))
+        await sending.wait()
+    async with book.running(courier_of(book, chat)):
+        await settled(book)
+    assert sent == [(1, "rule:1.0", False)]
+    assert chat.told == ids(1, 1, 2, 3)
+    assert chat.again == ids(1, 1)
 
 
 @pytest.mark.errors
-async def test_a_failing_chat_is_tried_again_and_holds_up_its_user_alone(queue, alert):
+@pytest.mark.requirement("B4")
+async def test_what_has_a_fate_is_not_sent_whatever_the_queue_says(book, chat):
+    """A message that comes twice, or after its alert was settled, sends nothing."""
+    committed = await book.commit(1, 2)
+    book.outbox.put(committed)
+    for row in await book.log.unsettled("0"):
+        if row.user_id == 1:
+            await book.log.settle(row, Fate.MUTED)
+    async with book.running(courier_of(book, chat)):
+        await chat.wait_told(1)
+        await courier_of(book, chat).wait_empty()
+    assert chat.told == ids(2, 1)
+    assert sorted(await book.fates()) == ["muted", "sent"]
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B4")
+async def test_what_the_queue_lost_comes_before_what_it_has(book, chat):
+    """The database knows a person's order: the older one is delivered first."""
+    await book.commit(1)  # never queued
+    await book.commit(1, home="another Redis")
+    book.outbox.put(await book.commit(1))
+    async with book.running(courier_of(book, chat)):
+        await settled(book)
+    assert chat.told == ids(1, 1, 2, 3)
+    # Another courier may have had what was queued elsewhere.
+    assert chat.again == ids(1, 2)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B4")
+async def test_a_failing_chat_is_tried_again_and_holds_up_its_user_alone(book, chat):
     """An error of the chat loses nothing, keeps the order, and stops nobody else."""
-    chat = Chat()
     fails = True
 
-    async def deliver(alert) -> None:
+    async def deliver(alert, *, again):
         if fails and alert.user_id == 1:
             raise OSError("no way to the messenger")
-        await chat(alert)
+        return await chat(alert, again=again)
 
-    outbox = Outbox(queue)
-    for n, user in ((0, 1), (1, 1), (2, 2)):
-        await outbox.put(alert(n, user))
-    courier = Courier(queue, deliver, SystemClock())
-    async with running(courier):
+    async with book.running(courier_of(book, deliver)):
+        for users in ((1,), (1,), (2,)):
+            book.outbox.put(await book.commit(*users))
         await chat.wait_told(1)
-        assert chat.told == ids(2)
+        assert chat.told == ids(2, 3)
         fails = False
-        await courier.wait_empty()
-
-    assert chat.told == ids(2, 0, 1)
-
-
-@pytest.mark.errors
-async def test_what_cannot_be_decoded_becomes_a_dead_letter(queue, prefix, alert):
-    """A damaged alert is set aside with its reason; those behind it are delivered."""
-    chat = Chat()
-    outbox = Outbox(queue)
-    await outbox.put(alert(0))
-    damaged = Queue(leases(queue).client, "alerts", str, prefix=prefix)
-    await damaged.enqueue(1, "damaged")
-    await outbox.put(alert(1))
-    courier = Courier(queue, chat, SystemClock())
-    async with running(courier):
-        await courier.wait_empty()
-
-    assert chat.told == ids(0, 1)
-    (letter,) = await queue.dead()
-    assert letter.reason.startswith("CodecError: ")
-    assert b"damaged" in letter.data
+        await settled(book)
+    assert chat.told == [*ids(2, 3), *ids(1, 1, 2)]
 
 
 @pytest.mark.errors
-async def test_a_server_that_lost_its_data_is_served_again(durable, prefix, alert):
-    """After everything is gone, new alerts are delivered."""
-    chat = Chat()
-    async with Client.from_url(durable.url) as client:
-        queue = alert_queue(client, prefix)
-        outbox = Outbox(queue)
-        async with running(Courier(queue, chat, SystemClock())):
-            await outbox.put(alert(0))
-            await chat.wait_told(1)
-            await client.flushall()
-            await outbox.put(alert(1))
-            await chat.wait_told(2)
+@pytest.mark.requirement("B4")
+async def test_what_cannot_be_delivered_has_the_fate_failed(book, chat, monkeypatch):
+    """Refused, damaged, or failed too often: with the reason, and no other waits."""
+    monkeypatch.setattr("oddsbot.delivery.courier.ATTEMPTS", 1)
 
-    assert chat.told == ids(0, 1)
+    async def deliver(alert, *, again):
+        if alert.id == "rule:1.0":
+            raise Undeliverable("blocked")
+        if alert.id == "rule:3.0":
+            raise OSError("again and again")
+        if alert.id == "rule:4.0":
+            return Decision(Fate.FILTERED, "98¢ is above 95¢")
+        return await chat(alert, again=again)
+
+    for _ in range(5):
+        book.outbox.put(await book.commit(1))
+    async with book.engine.begin() as connection:
+        await connection.execute(
+            text("UPDATE oddsbot_alerts SET data = '{' WHERE n = 2")
+        )
+    async with book.running(courier_of(book, deliver)):
+        await settled(book)
+    assert await book.fates() == ["failed", "failed", "failed", "filtered", "sent"]
+    reasons = [row.reason for row in reversed(await book.log.history(1))]
+    assert reasons[0] == "Undeliverable: blocked"
+    assert reasons[1].startswith("damaged: ")
+    assert reasons[2] == "OSError: again and again"
+    assert ATTEMPTS == 8
 
 
 @pytest.mark.errors
-async def test_cancelling_ends_the_courier_at_once(queue):
+@pytest.mark.requirement("B4")
+async def test_without_the_database_nothing_is_sent(book, chat, monkeypatch):
+    """The alert waits and counts no failure; with the database back it is sent once."""
+    book.outbox.put(await book.commit(1))
+    async with book.engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE oddsbot_alerts RENAME TO away"))
+    async with book.running(courier_of(book, chat)):
+        counts = book.queue.counts
+        await eventually(lambda: counts.postponed >= 3)
+        assert chat.told == []
+        async with book.engine.begin() as connection:
+            await connection.execute(text("ALTER TABLE away RENAME TO oddsbot_alerts"))
+        await settled(book)
+    assert (chat.told, chat.again) == (ids(1, 1), [])
+    assert counts.retried == 0
+
+
+@pytest.mark.errors
+async def test_cancelling_ends_the_courier_at_once(book, chat):
     """Wherever a courier is when it is cancelled, it ends then."""
-    courier = Courier(queue, Chat(), SystemClock())
     for turns in range(12):
-        async with asyncio.timeout(10), running(courier):
+        async with asyncio.timeout(10), book.running(courier_of(book, chat)):
             for _ in range(turns):
                 await asyncio.sleep(0)
 
 
 @pytest.mark.integration
+@pytest.mark.requirement("B4")
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_kill_9_loses_nothing_and_repeats_nothing(durable, prefix, alert, seed):
-    """The server killed at random moments: each alert arrives once, in order."""
-    chat = Chat()
+async def test_redis_killed_at_any_moment_loses_nothing(durable, book_on, chat, seed):
+    """Each alert once and in order, while the server dies and comes back."""
     dice = random.Random(seed)
-    total, kills = 200, 3
+    total, kills = 120, 3
     async with Client.from_url(durable.url) as client:
-        queue = alert_queue(client, prefix)
-        outbox = Outbox(queue)
-        courier = Courier(queue, chat, SystemClock())
+        book = await book_on(client, 1)
+        home = await book.home.read()
 
-        async def produce() -> None:
-            for n in range(total):
-                await outbox.put(alert(n))
-
-        async def kill() -> None:
+        async def kill():
             for after in sorted(dice.sample(range(10, total - 10), kills)):
                 await chat.wait_told(after)
                 durable.kill()
                 await durable.wait_exit()
                 await durable.restart()
 
-        async with running(courier):
+        async with book.running(courier_of(book, chat)):
+            book.outbox.resume("0")
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(produce())
                 tasks.create_task(kill())
-            await courier.wait_empty()
-
-        assert chat.told == ids(*range(total))
-        assert client.stats().connects == 1 + kills
+                for _ in range(total):
+                    book.outbox.put(await book.commit(1, home=home))
+            await settled(book)
+    assert list(dict.fromkeys(chat.told)) == ids(1, *range(1, total + 1))
+    # In one loop no process died, so no message was sent twice.
+    assert len(chat.told) == total

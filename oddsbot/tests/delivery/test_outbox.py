@@ -1,111 +1,147 @@
+"""Committed alerts into the queue, whatever becomes of the queue."""
+
 from __future__ import annotations
 
 import asyncio
 
 import pytest
 
-from oddsbot.delivery import Outbox, alert_queue
+from oddsbot.delivery import Sweep
+from oddsbot.store import Fate, Place
 from oddswire import Client
-from oddswire.errors import OddswireError
-from oddswire.keys import QUEUE_LINES
+from oddswire.errors import Undeliverable
+from oddswire.locks import Locks
+from support import eventually
 from support.hooks import Settlement, decoded, leases, queue_script
 
 ENQUEUE = queue_script("enqueue")
 
 
-async def written(queue) -> list[str]:
-    """Return the ids of the alerts that wait in the queue, in order."""
+async def written(queue):
+    """Return the user and the place of what waits in the queue, in its order."""
     batch = await leases(queue).take(100, 0.001)
     if not batch.leased:
         return []
-    done = []
+    found = []
     for taken in batch.leased:
-        done.append(decoded(queue, taken).alert.id)
+        entry = decoded(queue, taken)
+        found.append((taken.user, entry.n, entry.place))
         await leases(queue).settle(taken, Settlement("done"))
-    return done + await written(queue)
-
-
-@pytest.fixture
-async def queue(server, prefix):
-    """A queue on the shared server."""
-    async with Client.from_url(server.url) as client:
-        yield alert_queue(client, prefix)
+    return found + await written(queue)
 
 
 @pytest.mark.basic
-async def test_alerts_are_written_in_the_order_of_their_calls(queue, alert):
-    """Puts that run at once write in the order in which they were called."""
-    outbox = Outbox(queue)
-    await asyncio.gather(*(outbox.put(alert(n)) for n in range(50)))
-
-    assert await written(queue) == [f"rule:{n}" for n in range(50)]
-
-
-@pytest.mark.basic
-async def test_the_names_of_a_new_process_are_no_repeats(queue, alert):
-    """Rules count from 1 in each run; an alert of the next run is another alert."""
-    await Outbox(queue).put(alert(1))
-    await Outbox(queue).put(alert(1))
-
-    assert await written(queue) == ["rule:1", "rule:1"]
+@pytest.mark.requirement("B4")
+async def test_rounds_are_queued_in_their_order(book):
+    """Each alert is a message of its person, in the order of its commit."""
+    async with book.running():
+        for _ in range(20):
+            book.outbox.put(await book.commit(1, 2, 1))
+        await book.outbox.wait_queued()
+    found = await written(book.queue)
+    for user, places in ((1, (0, 1)), (2, (0,))):
+        mine = [each[1:] for each in found if each[0] == user]
+        assert mine == [(n, place) for n in range(1, 21) for place in places]
 
 
 @pytest.mark.errors
-async def test_losing_one_reply_after_the_other_writes_once(lossy, prefix, alert):
-    """However many replies in a row get lost, the alert is written once, in order."""
+@pytest.mark.requirement("B4")
+async def test_losing_one_reply_after_the_other_writes_once(lossy, book_on):
+    """However many replies in a row get lost, an alert is in the queue once."""
     way, client = lossy
-    queue = alert_queue(client, prefix)
-    outbox = Outbox(queue)
-    await outbox.put(alert(0))
-    way.lose = {ENQUEUE: 3}
-    await outbox.put(alert(1))
-    await outbox.put(alert(2))
-
-    assert way.lost == 3
-    assert queue.counts.duplicates == 1
-    assert await written(queue) == ["rule:0", "rule:1", "rule:2"]
+    book = await book_on(client, 1)
+    home = await book.home.read()
+    async with book.running():
+        book.outbox.put(await book.commit(1, home=home))
+        await book.outbox.wait_queued()
+        way.lose = {ENQUEUE: 3}
+        book.outbox.put(await book.commit(1, home=home))
+        book.outbox.put(await book.commit(1, home=home))
+        await book.outbox.wait_queued()
+    assert way.lost >= 2
+    assert await written(book.queue) == [(1, 1, 0), (1, 2, 0), (1, 3, 0)]
 
 
 @pytest.mark.integration
-async def test_puts_wait_for_a_server_that_is_down(durable, prefix, alert):
-    """Alerts put while the server is down are written, in order, when it returns."""
+@pytest.mark.requirement("B4")
+async def test_what_was_committed_while_redis_was_away_is_queued_when_it_is_back(
+    durable, book_on
+):
+    """Nothing is kept in memory: the database says what is due, oldest first."""
     async with Client.from_url(durable.url) as client:
-        queue = alert_queue(client, prefix)
-        outbox = Outbox(queue)
-        await outbox.put(alert(0))
-        durable.kill()
-        await durable.wait_exit()
-        async with asyncio.TaskGroup() as tasks:
-            puts = [tasks.create_task(outbox.put(alert(n))) for n in range(1, 20)]
-            await asyncio.wait(puts, timeout=0.05)
-            assert not any(put.done() for put in puts)
+        book = await book_on(client, 1)
+        home = await book.home.read()
+        async with book.running():
+            book.outbox.resume("0")
+            book.outbox.put(await book.commit(1))
+            await book.outbox.wait_queued()
+            durable.kill()
+            await durable.wait_exit()
+            for _ in range(5):
+                book.outbox.put(await book.commit(1, home=home))
+            assert not book.outbox.home or book.outbox.home == home
             await durable.restart()
-
-        assert await written(queue) == [f"rule:{n}" for n in range(20)]
+            await book.outbox.wait_queued()
+            assert await written(book.queue) == [(1, n, 0) for n in range(1, 7)]
 
 
 @pytest.mark.errors
-async def test_a_cancelled_put_leaves_the_next_one_alone(durable, prefix, alert):
-    """A put that is cancelled in an outage takes nothing with it."""
+@pytest.mark.requirement("B4")
+async def test_an_emptied_redis_gets_back_all_that_is_due(durable, book_on):
+    """The mark is gone, so everything without a fate is queued once more, in order."""
     async with Client.from_url(durable.url) as client:
-        queue = alert_queue(client, prefix)
-        outbox = Outbox(queue)
-        durable.kill()
-        await durable.wait_exit()
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await outbox.put(alert(0))
-        await durable.restart()
-        await outbox.put(alert(1))
-
-        assert await written(queue) == ["rule:1"]
+        book = await book_on(client, 1, 2)
+        async with book.running():
+            book.outbox.resume("0")
+            for _ in range(3):
+                book.outbox.put(await book.commit(1, 2))
+            await book.outbox.wait_queued()
+            (first, *_) = await book.log.unsettled("0")
+            await book.log.settle(first, Fate.SENT)
+            await client.flushall()
+            before = book.outbox.resumed
+            await eventually(lambda: book.outbox.resumed > before)
+            await book.outbox.wait_queued()
+        found = sorted(await written(book.queue))
+    assert found == [(1, 2, 0), (1, 3, 0), (2, 1, 0), (2, 2, 0), (2, 3, 0)]
 
 
 @pytest.mark.errors
-async def test_what_waiting_does_not_mend_is_raised_at_once(server, keys, alert):
-    """A refusal that would stay the same for ever is raised instead of waited out."""
-    async with Client.from_url(server.url) as client:
-        await client.set(keys.key(QUEUE_LINES, "alerts"), "not a line")
+@pytest.mark.requirement("B4")
+async def test_the_sweep_finds_what_was_forgotten_and_settles_what_was_given_up(
+    book, prefix, client
+):
+    """Old and without a fate: queued once; a dead letter: failed."""
+    sweep = Sweep(book.queue, book.log, Locks(client, prefix=prefix), book.clock)
+    await book.commit(1, seconds_ago=60)
+    await book.commit(2, seconds_ago=60)
+    await book.commit(1)
+    await sweep.look()
+    await sweep.look()
+    assert (await book.queue.stats()).depth == 2
+    stop = asyncio.Event()
 
-        with pytest.raises(OddswireError, match="WRONGTYPE"):
-            await Outbox(alert_queue(client, keys.prefix)).put(alert(0))
+    async def give_up(message):
+        if message.user_id == 2:
+            stop.set()
+            raise Undeliverable("no way")
+
+    await book.queue.consume(give_up, stop=stop)
+    await sweep.look()
+    assert await book.fates() == [None, "failed", None]
+    (row,) = await book.log.history(2)
+    assert row.reason.endswith("no way")
+    assert sweep.failed == 1
+
+
+@pytest.mark.errors
+async def test_a_backlog_beyond_what_is_kept_is_read_from_the_database(book):
+    """More than ten thousand wait: they are forgotten here, and queued all the same."""
+    committed = await book.commit(1)
+    for _ in range(10_001):
+        book.outbox.put(committed)
+    async with book.running():
+        await asyncio.wait_for(book.outbox.wait_queued(), 30)
+    assert book.outbox.resumed == 1
+    assert await written(book.queue) == [(1, 1, 0)]
+    assert committed[0].where == Place("0", 1, 0)

@@ -16,11 +16,10 @@ ADA = 1001
 LIVE = "document.documentElement.dataset.live === 'yes'"
 LOG = "document.querySelector('#log').textContent"
 LINE = "document.querySelector('#line').textContent"
-LAST = "document.querySelector('#log > :last-child').textContent"
 
 
 @asynccontextmanager
-async def demo(speed=20.0):
+async def demo(speed=10.0):
     """Run the demo; give its scene, and check at its end that nothing was lost."""
     stop, scenes = asyncio.Event(), asyncio.Queue()
     settings = Settings.from_env({"ODDSWIRE_PROFILE": "test"}, dotenv=None)
@@ -33,6 +32,15 @@ async def demo(speed=20.0):
         stop.set()
     account = await running
     assert (account.lost, account.wrong) == (0, 0)
+
+
+async def shows(tab, *texts) -> None:
+    """Wait until the chat shows each of some patterns, wherever in it."""
+    for text in texts:
+        try:
+            await tab.until(f"/{text}/.test({LOG})", 60)
+        except AssertionError:
+            raise AssertionError(f"no {text!r} in {await tab.run(LOG)}") from None
 
 
 def last(world) -> str:
@@ -63,24 +71,25 @@ async def test_a_person_gets_her_alert_although_redis_was_killed(
         await tab.open(scene.api.page_url())
         await tab.until(LIVE)
         await say(tab, "/start")
-        await tab.until(f"{LOG}.includes('No wallet of yours')")
+        await shows(tab, "No wallet of yours")
         await tab.run("document.querySelector('#panel [value^=\"say:http\"]').click()")
-        await tab.until(f"{LOG}.includes('Bitcoin Up or Down') && {LOG}.includes('≥')")
+        await shows(tab, "Bitcoin Up or Down", "≥")
         await tab.run("document.querySelector('#log .success').click()")
-        await tab.until(f"{LAST}.includes('I tell you when')")
-        await say(tab, "/alert 5c")
-        await tab.until(f"{LAST}.includes('up or down')")
+        await shows(tab, "I tell you when")
+        # The price goes to and fro over this one.
+        await say(tab, "/alert down 50")
+        await shows(tab, "Down reaches 50¢|Down falls to 50¢")
         await tab.run("document.querySelector('#panel [value=\"act:kill\"]').click()")
         await say(tab, "/alerts")
-        await tab.until(f"{LAST}.includes('2 alerts')")
-        await tab.until(f"{LOG}.includes('▲ Up reached')")
-        await tab.until(f"/[1-9] due, [1-9].* 0 lost.*killed 1/.test({LINE})")
+        await shows(tab, "2 alerts")
+        await shows(tab, "[▲▼] (Up|Down) (reached|fell to)")
+        await tab.until(f"/[1-9] due, [1-9].* 0 lost.*killed 1/.test({LINE})", 60)
         for script in (CONTRAST, UNNAMED, SMALL):
             assert await tab.run(script) == []
         assert await tab.run(WIDE) <= 0
         await tab.screenshot(tmp_path / f"demo-{width}.png")
         await say(tab, "/stop")
-        await tab.until(f"{LOG}.includes('Your 2 alerts are kept')")
+        await shows(tab, "Your 2 alerts are kept")
         assert tab.errors == []
     assert scene.kills == 1
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from aiohttp import web
 
 from oddsbot.polymarket import Unreadable
+from oddsbot.standin.polymarket import Recording, Replay, sample
 
 WALLET = "0x56687BF447DB6ffa42ffe2204A05EDAA20F55839"
 
@@ -112,3 +115,25 @@ async def test_rows_that_nobody_can_read_are_not_remembered_as_none(polymarket, 
     polymarket.price = "0.5"
 
     assert len(await wallets.activity(WALLET)) == 1
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B1", "B10")
+async def test_a_wallet_of_the_standin_is_known_by_one_request_each(known, asked):
+    """Value, statistics, profit and rank come through the cache, and agree."""
+    recording = await asyncio.to_thread(Recording.load, sample())
+    async with Replay(recording, speed=float("inf"), seed=2) as replay:
+        replay.start()
+        await replay.finished()
+        _, wallets = known(replay.data_url)
+        ranks = await wallets.leaderboard("all")
+        best = ranks[0].user_id
+        for _ in range(3):
+            (point,) = await wallets.pnl(best)
+            assert point.realized_pnl + point.unrealized_pnl == ranks[0].pnl
+            assert (await wallets.stats(best)).trades == 2
+            assert await wallets.value(best.upper().replace("X", "x")) >= 0
+            assert await wallets.leaderboard("all") == ranks
+        assert await wallets.stats("0x" + "0" * 40) is None
+    names = ("/v2/user-pnl", "/v2/user-stats", "/v2/value", "/v2/leaderboard")
+    assert [asked[name] for name in names] == [1, 2, 1, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from contextlib import AsyncExitStack
 
 import pytest
@@ -322,6 +323,61 @@ async def test_each_cut_is_one_gap(exchange, follow):
     assert reader.pool.counters.gaps == 3
     assert reader.pool.down_for == 0
     assert all(4 <= gap.ended - gap.began <= 6 for gap in reader.of(Gap))
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("B1")
+@pytest.mark.parametrize("seed", range(3))
+async def test_gaps_counted_are_the_gaps_made(exchange, follow, seed):
+    """Cut and frozen at random: each is one gap, and what is told last is what is."""
+    rng = random.Random(seed)
+    assets = [str(number) for number in range(230)]  # on two connections
+    exchange.top = dict.fromkeys(assets, ("0.1", "0.9"))
+    reader = await follow(*assets)
+    made = 0
+
+    async def move(asset):
+        await exchange.move(
+            asset, f"0.{rng.randrange(10, 50)}", f"0.{rng.randrange(51, 99)}"
+        )
+
+    def last():
+        told = {tick.quote.asset_id: tick.quote for tick in reader.of(Tick)}
+        return {each: (str(q.bid), str(q.ask)) for each, q in told.items()}
+
+    async def heard(asset):
+        await move(asset)
+        await eventually(lambda: last().get(asset), holds=exchange.top[asset].__eq__)
+
+    for fault in rng.choices(["cut", "freeze", "asset", "quiet"], k=8):
+        live = [n for n, on in enumerate(exchange.links) if on]
+        link = rng.choice(live)
+        asset = rng.choice(sorted(exchange.links[link]))
+        made += fault != "quiet"
+        match fault:
+            case "cut":
+                await exchange.sockets[link].close()
+            case "freeze":
+                await heard(asset)  # a connection that was quiet is asked about less
+                exchange.frozen.add(link)
+                await move(asset)
+                await reader.pass_time(36)
+            case "asset":
+                exchange.silent.add(asset)
+                await move(asset)
+                others = sorted(exchange.links[link] - {asset})
+                for _ in range(12):
+                    await heard(rng.choice(others))
+                    await reader.pass_time(28)
+                exchange.silent.clear()
+            case "quiet":
+                await reader.pass_time(100)
+        await eventually(lambda: reader.pool.counters.gaps, holds=made.__eq__)
+        await reader.pass_time(3)
+    assert len(reader.of(Gap)) == reader.pool.counters.gaps == made
+    for asset in assets[::23]:
+        await heard(asset)
+    assert last() == exchange.top
 
 
 @pytest.mark.errors

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[3] / "docs" / "source.md"
+PAGE = Path(__file__).parents[3] / "docs" / "guides" / "source.md"
 
 
 @pytest.mark.integration

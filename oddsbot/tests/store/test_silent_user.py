@@ -5,22 +5,29 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from contextlib import asynccontextmanager
 from decimal import Decimal
 
 import aiohttp
 import pytest
-from sqlalchemy import text
 
 from oddsbot.alerts import Direction, PriceRule
-from oddsbot.delivery import Courier, Outbox, alert_queue
+from oddsbot.delivery import ALERTS, Courier, Decision, Home, Outbox
 from oddsbot.polymarket import MarketStream
 from oddsbot.standin.polymarket import Recording, Replay, token_id
-from oddsbot.store import SqlRules, TrackedWallet
-from oddsbot.watch import Watcher
-from oddsbot.watch.remembering import remembered
-from oddswire import Client, EmbeddedServer, Settings
+from oddsbot.store import (
+    AlertLog,
+    Fate,
+    SqlRules,
+    SqlSource,
+    TrackedWallet,
+    UserSession,
+    upgrade,
+)
+from oddsbot.watch import Rounds, Shard
+from oddswire import Client, EmbeddedServer, Settings, connect
 from oddswire.clock import SystemClock
-from oddswire.errors import CodecError, SourceError
+from oddswire.errors import SourceError
 
 MARKET = "0xmarket"
 START = 1_790_000_000_000
@@ -49,6 +56,17 @@ def recording(tmp_path):
     return Recording.load(path)
 
 
+@asynccontextmanager
+async def bot(settings, engine):
+    """Hold what a process of the bot has: sessions that the database keeps."""
+    await upgrade(engine)
+    source = SqlSource(engine)
+    async with connect(
+        settings, session=UserSession, source=source, queues=[ALERTS]
+    ) as wire:
+        yield wire
+
+
 async def ask(wire, engine):
     """Be the user, a week ago: she tracks a wallet and wants one alert."""
 
@@ -64,17 +82,17 @@ async def ask(wire, engine):
     await SqlRules(engine).save(rule)
 
 
-async def watch(wire, alerts, recording):
+async def watch(wire, engine, recording):
     """Be the bot, after its start: return what was delivered to which chat."""
-    clock, told = SystemClock(), []
-    queue = alert_queue(wire.client, "test:")
-    outbox = Outbox(queue)
+    clock, told, stored = SystemClock(), [], SqlRules(engine)
+    log, home, queue = AlertLog(engine), Home(wire.client, "test:"), wire.queues[ALERTS]
     delivered = asyncio.Event()
 
-    async def deliver(alert):
+    async def deliver(alert, *, again):
         user = await wire.sessions.get(alert.user_id)
-        told.append((user.profile.chat_id, alert.rule_id, alert.price))
+        told.append((user.profile.chat_id, alert.rule_id, alert.price, again))
         delivered.set()
+        return Decision(Fate.SENT)
 
     async with (
         Replay(recording, speed=float("inf")) as replay,
@@ -82,9 +100,12 @@ async def watch(wire, alerts, recording):
         MarketStream(http, replay.ws_url, [UP]) as stream,
         asyncio.TaskGroup() as tasks,
     ):
-        watcher = Watcher(stream, alerts, outbox.put, clock)
-        courier = Courier(queue, deliver, clock)
-        running = [tasks.create_task(watcher.run()), tasks.create_task(courier.run())]
+        outbox = Outbox(queue, log, home, clock)
+        courier = Courier(queue, log, home, deliver, clock)
+        rounds = Rounds(engine, "0", stored, clock)
+        shard = Shard(rounds, stored, stream, wire.locks, outbox, clock)
+        running = [tasks.create_task(each.run()) for each in (shard, outbox, courier)]
+        await shard.judging.wait()
         await replay.wait_subscribed(UP)
         replay.start()
         async with asyncio.timeout(60):
@@ -110,37 +131,19 @@ async def test_redis_emptied_and_the_silent_user_still_gets_her_alert(
     """Redis lost everything, nobody typed: she is found, and her alert is delivered."""
     async with EmbeddedServer() as own:
         settings = Settings(url=own.url)
-        async with remembered(settings, empty) as (wire, _):
+        async with bot(settings, empty) as wire:
             await ask(wire, empty)
         if how == "between runs":
             await emptied(own)
-        async with remembered(settings, empty) as (wire, alerts):
+        async with bot(settings, empty) as wire:
             if how == "flushed":
                 await wire.client.flushall()
             elif how == "killed":
                 await emptied(own)
             found = await wire.sessions.users_for("wallet", WALLET, fresh=True)
             assert found == {42}
-            told = await watch(wire, alerts, recording)
-    assert told == [(4242, "hers", Decimal("0.7"))]
-
-
-@pytest.mark.advanced
-@pytest.mark.requirement("S8")
-async def test_nothing_is_watched_before_everything_is_there(empty):
-    """When the alerts can be had, Redis has the indexes: asking calls for neither."""
-    async with EmbeddedServer() as own, Client.from_url(own.url) as client:
-        settings = Settings(url=own.url)
-        async with remembered(settings, empty) as (wire, alerts):
-            await ask(wire, empty)
-            assert not alerts.remove(42, "hers")  # they are as they were at the start
-        before = {each async for each in client.scan_iter()}
-        await client.flushall()
-        async with remembered(settings, empty) as (_, alerts):
-            assert {each async for each in client.scan_iter()} >= {
-                each for each in before if b"wallet" in each
-            }
-            assert alerts.remove(42, "hers")
+            told = await watch(wire, empty, recording)
+    assert told == [(4242, "hers", Decimal("0.7"), False)]
 
 
 @pytest.mark.errors
@@ -151,15 +154,10 @@ async def test_without_its_database_the_bot_does_not_begin(killable):
     database, engine = killable
     async with EmbeddedServer() as own, Client.from_url(own.url) as client:
         settings = Settings(url=own.url)
-        async with remembered(settings, engine) as (wire, _):
+        async with bot(settings, engine) as wire:
             await ask(wire, engine)
-        async with engine.begin() as connection:
-            await connection.execute(text("UPDATE oddsbot_rules SET schema = 7"))
-        with pytest.raises(CodecError, match="schema 7"):
-            async with remembered(settings, engine):
-                pass
         await asyncio.to_thread(database.kill)
         with pytest.raises(SourceError):
-            async with remembered(settings, engine):
+            async with bot(settings, engine):
                 pass
         assert len(await client.client_list()) == 1

@@ -14,10 +14,10 @@ import pytest
 from aiohttp import web
 
 from oddsbot import limits
-from oddsbot.alerts import Alerts
 from oddsbot.markets import Liquidity, Volume
 from oddsbot.polymarket import Gamma, MarketStream, NewMarket
 from oddsbot.standin.polymarket import Recording, Replay, sample
+from oddsbot.store import SqlRules
 from oddsbot.watch import (
     ERRORS,
     HEALTH,
@@ -33,16 +33,20 @@ from oddsbot.watch import (
     NewMarkets,
     Prices,
     Resolutions,
+    Rounds,
+    Shard,
+    ShardHooks,
     SystemReports,
-    Watcher,
 )
 from oddswire import Client, EmbeddedServer
 from oddswire.clock import ManualClock, SystemClock
 from oddswire.errors import OddswireError
 from oddswire.health import Health
+from oddswire.locks import Locks
 from oddswire.pubsub import PubSub
 from oddswire.ratelimit import RateLimiter
 from support import eventually
+from support.shards import Outgoing
 
 SECONDS = 20.0
 
@@ -153,7 +157,9 @@ async def polls(gamma, client, pubsub, prefix):
 
 @pytest.mark.integration
 @pytest.mark.requirement("P4", "B1")
-async def test_prices_new_markets_and_resolutions_reach_a_subscriber(pubsub, recording):
+async def test_prices_new_markets_and_resolutions_reach_a_subscriber(
+    pubsub, recording, engine, client, prefix
+):
     """From the websocket of a recording to the topics: each market, once, in order."""
     clock = SystemClock()
     prices, resolved, new = (
@@ -167,16 +173,18 @@ async def test_prices_new_markets_and_resolutions_reach_a_subscriber(pubsub, rec
         MarketStream(session, replay.ws_url, tokens) as stream,
         pubsub.subscribe(NEW_MARKETS, RESOLUTIONS, PRICES) as sub,
     ):
-        watcher = Watcher(
+        stored = SqlRules(engine)
+        shard = Shard(
+            Rounds(engine, "0", stored, clock),
+            stored,
             stream,
-            Alerts(),
-            asyncio.sleep,
+            Locks(client, prefix=prefix),
+            Outgoing(),
             clock,
-            on_tick=prices.put,
-            on_resolved=resolved.put,
-            on_new_market=new.put,
+            hooks=ShardHooks(prices.put, resolved.put, new.put),
         )
-        async with running(watcher.run(), prices.run(), resolved.run(), new.run()):
+        async with running(shard.run(), prices.run(), resolved.run(), new.run()):
+            await shard.judging.wait()
             await replay.wait_subscribed(*tokens)
             replay.start()
             seen = {"new_markets": [], "resolutions": [], "prices": []}
@@ -412,7 +420,7 @@ async def test_a_publisher_says_once_that_it_waits_for_redis(caplog):
 @pytest.mark.basic
 def test_every_topic_has_its_own_name():
     """No two publishers share a topic."""
-    assert len({topic.name for topic in TOPICS}) == len(TOPICS) == 8
+    assert len({topic.name for topic in TOPICS}) == len(TOPICS) == 9
 
 
 @pytest.mark.integration

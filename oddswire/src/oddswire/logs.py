@@ -3,19 +3,21 @@
 A record's `event` is its name, and each field of the line is an attribute of the record
 too, so that a JSON formatter finds them:
 
-| event | level | fields |
-|---|---|---|
-| ``connection_lost`` | WARNING | connection, reason |
-| ``connection_failed`` | WARNING | connection, reason |
-| ``connection_refused`` | ERROR | connection, reason |
-| ``connection_retry`` | DEBUG | connection, attempt, delay, reason |
-| ``circuit_open`` | ERROR | connection, attempts, reason |
-| ``connection_ready`` | INFO | connection, took |
-| ``connection_back`` | WARNING | connection, outage |
-| ``failover`` | WARNING | connection, old, new |
-| ``data_reset`` | WARNING | connection, reason |
-| ``degraded`` | WARNING | part, mode, reason |
-| ``restored`` | WARNING | part, mode, outage |
+======================  =======  =====================================
+event                   level    fields
+======================  =======  =====================================
+``connection_lost``     WARNING  connection, reason
+``connection_failed``   WARNING  connection, reason
+``connection_refused``  ERROR    connection, reason
+``connection_retry``    DEBUG    connection, attempt, delay, reason
+``circuit_open``        ERROR    connection, attempts, reason
+``connection_ready``    INFO     connection, took
+``connection_back``     WARNING  connection, outage
+``failover``            WARNING  connection, old, new
+``data_reset``          WARNING  connection, reason
+``degraded``            WARNING  part, mode, reason
+``restored``            WARNING  part, mode, outage
+======================  =======  =====================================
 
 What ends an outage has the level of what began it: a log that shows one shows both.
 """

@@ -17,9 +17,10 @@ from oddswire.embedded import EmbeddedServer
 from oddswire.erasure import Receipt
 from oddswire.errors import ClosedError, QueueError, SettingsError
 from oddswire.events import Events
-from oddswire.health import Bound, Health, Thresholds
+from oddswire.health import Bound, Health, Status, Thresholds, Verdict
 from oddswire.locks import Locks, LockStats
 from oddswire.logs import log_events, log_line
+from oddswire.metrics import Metrics
 from oddswire.pubsub import PubSub, PubSubStats
 from oddswire.queue import Queue, QueueStats
 from oddswire.ratelimit import LimiterStats, RateLimiter, Rule, SlidingWindow
@@ -78,7 +79,7 @@ def connect(
             that is read at once. Without a URL, development and test start a server of
             their own for as long as the wire is open.
         session: The type of the sessions.
-        source: Of record, where sessions are kept for good; see docs/source.md.
+        source: Of record, where sessions are kept for good; see docs/guides/source.md.
         keyring: Seals the sessions; default: the settings' key, where
             `session_encryption` asks for it.
         namespaces: Of the cache.
@@ -191,6 +192,7 @@ class Wire(Generic[S, M]):
         pubsub: The topics.
         limiter: The `RateLimiter`.
         queues: The queues that `connect` was given by `QueueKey`.
+        metrics: What all parts count, and the last changes of state.
     """
 
     settings: Settings
@@ -202,6 +204,7 @@ class Wire(Generic[S, M]):
     pubsub: PubSub
     limiter: RateLimiter
     queues: Queues
+    metrics: Metrics
 
     def __init__(
         self,
@@ -320,8 +323,39 @@ class Wire(Generic[S, M]):
                     for key in self._keys
                 }
             )
+            self._add_checks()
+            self.metrics = self._measure()
+            stack.callback(self.metrics.close)
             self._stack = stack.pop_all()
         return self
+
+    def _add_checks(self) -> None:
+        limiter, cache = self.limiter, self.cache
+        self.health.add(
+            "limiter",
+            "without Redis each process admits by its own share",
+            lambda: _limiter_verdict(limiter.stats()),
+        )
+        self.health.add(
+            "cache",
+            "without announced changes this process keeps nothing in memory",
+            lambda: _cache_verdict(cache.stats()),
+        )
+
+    def _measure(self) -> Metrics:
+        return Metrics(
+            self.client,
+            cache=self.cache,
+            limiter=self.limiter,
+            pubsub=self.pubsub,
+            locks=self.locks,
+            sessions=self.sessions,
+            queues=self._all_queues(),
+        )
+
+    def _all_queues(self) -> list[Queue[Any]]:
+        own = [] if self._queue is None else [self._queue]
+        return own + [self.queues[key] for key in self.queues]
 
     async def _sessions(self) -> Sessions[S]:
         settings = self.settings
@@ -395,9 +429,6 @@ class Wire(Generic[S, M]):
         Raises:
             OddswireError: Redis could not be asked for sessions or queues.
         """
-        queues = {key.name: self.queues[key] for key in self.queues}
-        if self._queue is not None:
-            queues[self._queue.name] = self._queue
         return WireStats(
             client=self.client.stats(),
             cache=self.cache.stats(),
@@ -405,7 +436,7 @@ class Wire(Generic[S, M]):
             pubsub=self.pubsub.stats(),
             locks=self.locks.stats(),
             sessions=await self.sessions.stats(),
-            queues={name: await queue.stats() for name, queue in queues.items()},
+            queues={queue.name: await queue.stats() for queue in self._all_queues()},
         )
 
     async def erase(self, user_id: int, *, search: bool = False) -> Receipt:
@@ -414,8 +445,8 @@ class Wire(Generic[S, M]):
         Her session; messages in the queues and their ids; what rules that count by
         ``user`` or ``chat`` know of her, as ``42`` or ``<bot>:42``; cache entries with
         the tag ``user:<id>``, which no process reads any more. Topics and locks are not
-        looked at: docs/operations.md has what ends by itself. Cancelled or failed half
-        way, some parts are done; it can be run again.
+        looked at: guides/operations.md has what ends by itself. Cancelled or failed
+        half way, some parts are done; it can be run again.
 
         Args:
             user_id: Who.
@@ -442,6 +473,36 @@ class Wire(Generic[S, M]):
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+
+def _limiter_verdict(seen: LimiterStats) -> Verdict:
+    values: dict[str, float | int | str] = {
+        "asked": seen.asked,
+        "failed": seen.failed,
+        "waiting": seen.waiting,
+    }
+    if seen.redis_down:
+        return Verdict(
+            status=Status.WARN,
+            seen="Redis did not answer the last question",
+            fix="see the check reachable; if it passes, raise ODDSWIRE_SIDE_TIMEOUT",
+            values=values,
+        )
+    return Verdict(status=Status.PASS, seen="Redis answers the limiter", values=values)
+
+
+def _cache_verdict(seen: CacheStats) -> Verdict:
+    values: dict[str, float | int | str] = {"coherence": seen.coherence}
+    if seen.coherence == "off":
+        return Verdict(
+            status=Status.WARN,
+            seen="memory is not used",
+            fix="let an administrator run what `oddswire acl cache` prints",
+            values=values,
+        )
+    return Verdict(
+        status=Status.PASS, seen=f"coherence by {seen.coherence}", values=values
+    )
 
 
 def _with_default(rules: tuple[Rule, ...], settings: Settings) -> tuple[Rule, ...]:

@@ -415,7 +415,9 @@ async def test_cluster_without_an_owner_for_the_slot():
 @pytest.mark.errors
 def test_the_page_of_errors_is_the_tree(pytestconfig):
     """Each class is on the page of errors, with its outcome."""
-    page = (pytestconfig.rootpath / "docs" / "errors.md").read_text(encoding="utf-8")
+    page = (pytestconfig.rootpath / "docs" / "guides" / "errors.md").read_text(
+        encoding="utf-8"
+    )
     rows = re.findall(r"^\| (?:— )*`(\w+)` \| (\w+(?: sent)?) \|", page, re.MULTILINE)
 
     assert dict(rows) == {

@@ -1,4 +1,4 @@
-"""Faults that were seen in other clients; docs/conformance.md has theirs and ours."""
+"""Faults that were seen in other clients; the page of conformance has theirs."""
 
 import asyncio
 import signal

@@ -187,7 +187,9 @@ async def test_a_batch_that_nobody_takes_does_not_hold_up_the_close(server):
 @pytest.mark.integration
 async def test_what_the_page_shows_ends_in_order(pytestconfig, tmp_path):
     """The program on the page of the client ends by SIGTERM with its assertion true."""
-    page = (pytestconfig.rootpath / "docs" / "client.md").read_text(encoding="utf-8")
+    page = (pytestconfig.rootpath / "docs" / "guides" / "client.md").read_text(
+        encoding="utf-8"
+    )
     code = page.partition("## Closing")[2].split("```python\n")[1].split("```")[0]
     said = code.replace(
         "await stop.wait()", "print('up', flush=True); await stop.wait()"

@@ -436,8 +436,8 @@ def test_the_envelope_has_the_documented_layout(body, packed, sealed, number) ->
 
 @pytest.mark.basic
 def test_the_page_runs() -> None:
-    """Each example of docs/codec.md runs, the compressor of a user's own included."""
-    page = Path(__file__).parents[3] / "docs" / "codec.md"
+    """Each example of guides/codec.md runs, the compressor of a user's own included."""
+    page = Path(__file__).parents[3] / "docs" / "guides" / "codec.md"
     names: dict = {}
     for block in re.findall("```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
         exec(block, names)

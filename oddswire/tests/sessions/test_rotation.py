@@ -1,4 +1,4 @@
-"""The rotation that docs/codec.md describes, by two processes, and bytes that stay."""
+"""The rotation of the page of codecs, by two processes, and bytes that stay."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from oddswire.errors import SettingsError
 from oddswire.settings import OPTIONS, PROFILES, UNUSED, Settings
 from oddswire.settings.values import Count, Duration, Flag
 
-PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
-RENDER = runpy.run_path(str(PAGE.with_name("render_settings.py")))["render"]
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "configuration.md"
+RENDER = runpy.run_path(str(PAGE.parents[1] / "render_settings.py"))["render"]
 BY_VARIABLE = {option.variable: option for option in OPTIONS}
 
 # The original's guide: variable, its default there, the field and value it means here.

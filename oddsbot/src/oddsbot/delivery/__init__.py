@@ -1,20 +1,21 @@
 """From an alert to the person it is for, by way of a durable queue.
 
-`Outbox` puts alerts into the queue, `Courier` takes them out again and hands each to
-the chat. Between them nothing is lost, and nothing is delivered twice while the server
-crashes and returns with its data; see `docs/alerts.md` for the promise.
+`Outbox` puts what was committed into the queue, `Courier` takes it out again, has each
+alert sent, and writes what became of it. See `docs/guides/alerts.md` for the promise.
 """
 
 from __future__ import annotations
 
-from .cards import MAX_CAPTION, MAX_TEXT, Button, Card, Entity
+from .cards import MAX_CAPTION, MAX_TEXT, Button, Card, Entity, repeated
 from .chat import Chat, PrintedChat
-from .courier import Courier
-from .outbox import Outbox, alert_queue
+from .courier import Courier, Decision, Deliver
+from .home import Home
+from .outbox import ALERTS, Entry, Outbox, Sweep
 from .presses import Action, Press
 from .texts import text_of
 
 __all__ = [
+    "ALERTS",
     "MAX_CAPTION",
     "MAX_TEXT",
     "Action",
@@ -22,10 +23,15 @@ __all__ = [
     "Card",
     "Chat",
     "Courier",
+    "Decision",
+    "Deliver",
     "Entity",
+    "Entry",
+    "Home",
     "Outbox",
     "Press",
     "PrintedChat",
-    "alert_queue",
+    "Sweep",
+    "repeated",
     "text_of",
 ]

@@ -73,3 +73,11 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     buttons: tuple[tuple[Button, ...], ...] = ()
     photo: bytes | None = None
     silent: bool = False
+
+
+_REPEATED = "\nMay be a repeat: the bot was restarted."
+
+
+def repeated(card: Card) -> Card:
+    """Return a card that says that the person may have it already, and is silent."""
+    return msgspec.structs.replace(card, text=card.text + _REPEATED, silent=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import tempfile
 from contextlib import AsyncExitStack
 from decimal import Decimal
@@ -93,7 +94,16 @@ async def show(
             ws_url=replay.ws_url,
             database_url=f"sqlite:///{database}",
         )
-        app = await enter(App(settings, api.token, clock=clock, api_url=api.url))
+        app = await enter(
+            App(
+                settings,
+                api.token,
+                clock=clock,
+                api_url=api.url,
+                # The recording begins again in the past.
+                shard=f"demo-{secrets.token_hex(4)}",
+            )
+        )
         scene = Scene(replay, server, api, app, ledger, panel)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(app.run(stop), name="bot")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import tempfile
 from collections import Counter
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import aiohttp
 import msgspec
 
+from oddsbot.delivery import ALERTS
 from oddsbot.limits import POLYMARKET
 from oddsbot.polymarket import Gamma
 from oddsbot.standin.polymarket import Recording, Replay
+from oddsbot.store import SqlSource, open_database, upgrade
 from oddsbot.watch import TOPICS
 from oddswire import EmbeddedServer, connect
 from oddswire.errors import OddswireError
+from oddswire.sessions import SourceRecord
 
 from . import cast, checker
 from .report import Check, Feed, Latency, OutboxState, Recorded, RedisUse, Report
@@ -26,6 +30,8 @@ from .stage import Stage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from oddswire import Settings
     from oddswire.queue import QueueStats
@@ -86,9 +92,13 @@ async def run(
             )
             wire = await enter(
                 connect(
-                    own_server(settings, server.url), topics=TOPICS, rules=POLYMARKET
+                    own_server(settings, server.url),
+                    topics=TOPICS,
+                    rules=POLYMARKET,
+                    queues=[ALERTS],
                 )
             )
+            engine = await enter(_own_database())
             session = await enter(aiohttp.ClientSession())
             gamma = Gamma(session, replay.gamma_url)
             markets = await gamma.markets_by_condition(*recording.markets)
@@ -96,6 +106,7 @@ async def run(
                 server,
                 replay,
                 wire,
+                engine,
                 session,
                 gamma,
                 markets=list(markets.values()),
@@ -105,6 +116,31 @@ async def run(
             return await _Run(options, stage, stop).play(view)
     except BaseExceptionGroup as group:
         raise _first(group) from group
+
+
+@contextlib.asynccontextmanager
+async def _own_database() -> AsyncIterator[AsyncEngine]:
+    """Hold a database that knows the demo's users, and ends with the run.
+
+    A recording begins again in the past. So nothing of an earlier run is due any more,
+    although the queue may still have messages of it.
+    """
+    folder = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="oddsbot-")
+    try:
+        async with open_database(f"sqlite:///{folder.name}/demo.db") as engine:
+            await upgrade(engine)
+            source = SqlSource(engine)
+            for user_id in cast.PEOPLE:
+                await source.save(_person(user_id), 0)
+            yield engine
+    finally:
+        await asyncio.to_thread(folder.cleanup)
+
+
+def _person(user_id: int) -> SourceRecord:
+    return SourceRecord(
+        user_id=user_id, version=1, schema=1, created=0, active=0, on=True, data=b""
+    )
 
 
 def own_server(settings: Settings, url: str) -> Settings:
@@ -136,11 +172,14 @@ class _Run:
     ) -> Report:
         stage = self._stage
         async with stage.stream, _logged_to(stage.errors), asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(stage.watcher.run(), name="watcher")
+            for rule in stage.rules:
+                await stage.stored.save(rule)
+            watching = tasks.create_task(stage.shard.run(), name="watch")
             others = [
                 tasks.create_task(coroutine, name=name)
                 for name, coroutine in (
                     ("keep the server running", self._keep_running()),
+                    ("outbox", stage.outbox.run()),
                     ("courier", stage.courier.run()),
                     ("print", self._print()),
                     ("prices", stage.prices.run()),
@@ -171,20 +210,22 @@ class _Run:
         await self._stage.closed
 
     async def _perform(self) -> None:
-        """Play the recording and return when the watcher has seen all of it."""
-        replay, watcher = self._stage.replay, self._stage.watcher
-        # Who subscribes later misses how the prices were at first.
+        """Play the recording and return when the shard has seen all of it."""
+        replay, shard = self._stage.replay, self._stage.shard
+        # Who subscribes later misses how the prices were at first, and so does a rule
+        # that nobody has begun to judge.
         await replay.wait_subscribed(*self._stage.outcomes)
+        await shard.judging.wait()
         replay.start()
         await replay.finished()
         end = self._stage.until + 1
-        while watcher.seen_until < end:
+        while shard.seen_until < end:
             # A mark on the same road as the events cannot overtake them; a connection
             # that is being made anew loses it, so it is sent until it was seen.
             await replay.inject(_MARK.format(at=end))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_MARK_AGAIN):
-                    await watcher.wait_seen(end)
+                    await shard.wait_seen(end)
 
     async def _stopped_during(self, work: Coroutine[Any, Any, None]) -> bool:
         """Wait for `work` or for the stop; True if the stop came first."""
@@ -200,10 +241,11 @@ class _Run:
     async def _drain(self, watching: asyncio.Task[None]) -> bool:
         """Deliver what was found; False if that took too long."""
         stage = self._stage
-        stage.watcher.stop()
+        stage.shard.stop()
         try:
             async with asyncio.timeout(_DRAIN_SECONDS):
                 await asyncio.wait([watching])
+                await stage.outbox.wait_queued()
                 await stage.courier.wait_empty()
                 await stage.resolutions.wait_published()
         except TimeoutError:
@@ -221,7 +263,7 @@ class _Run:
         told = Counter(cast.PEOPLE[one.user] for one in stage.told)
         # Where the reading was stopped, other events of that very moment may have been
         # on their way: the check ends before it.
-        end = stage.watcher.seen_until if interrupted else stage.until + 1
+        end = stage.shard.seen_until if interrupted else stage.until + 1
         quantile = stage.courier.latency.quantile
         return Report(
             interrupted=interrupted,
@@ -239,7 +281,7 @@ class _Run:
                 frames=counters.frames,
                 bad_frames=counters.bad_frames,
                 skipped_events=counters.skipped.total(),
-                ticks=stage.watcher.ticks,
+                ticks=stage.shard.ticks,
                 reconnects=counters.reconnects,
             ),
             alerts={name: told[name] for name in cast.PEOPLE.values()},

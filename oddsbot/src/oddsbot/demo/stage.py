@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import TYPE_CHECKING
 
-from oddsbot.alerts import Alerts, Resolved
-from oddsbot.delivery import Courier, Outbox, PrintedChat, alert_queue, text_of
+from oddsbot.alerts import Resolved
+from oddsbot.delivery import (
+    ALERTS,
+    Courier,
+    Decision,
+    Home,
+    Outbox,
+    PrintedChat,
+    text_of,
+)
 from oddsbot.limits import Upstream
 from oddsbot.polymarket import MarketStream
 from oddsbot.settings import PREFIX
+from oddsbot.store import AlertLog, Fate, SqlRules
 from oddsbot.watch import (
     ErrorHandler,
     MarketPolls,
     NewMarkets,
     Prices,
     Resolutions,
+    Rounds,
+    Shard,
+    ShardHooks,
     SystemReports,
-    Watcher,
 )
 from oddswire.clock import SystemClock
 
@@ -27,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import aiohttp
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from oddsbot.alerts import Alert
     from oddsbot.polymarket import Gamma, GammaMarket, MarketResolved
@@ -48,6 +61,7 @@ class Stage:
         server: The demo's own, entered.
         replay: The recorded Polymarket, entered.
         wire: Of that server, entered.
+        engine: A database of this run's own, with its tables and the users.
         session: Makes the websocket connection.
         gamma: The recorded Gamma.
         markets: What the recording is about, as Gamma describes it.
@@ -66,6 +80,7 @@ class Stage:
         server: EmbeddedServer,
         replay: Replay,
         wire: Wire[Session],
+        engine: AsyncEngine,
         session: aiohttp.ClientSession,
         gamma: Gamma,
         *,
@@ -80,7 +95,6 @@ class Stage:
         self.markets = markets
         self.until = until
         self.clock = clock = SystemClock()
-        self.began = clock.now()
         self.restarts = 0
         self.told: list[checker.Told] = []
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -90,9 +104,11 @@ class Stage:
         self.prices = Prices(pubsub, clock)
         self.resolutions = Resolutions(pubsub, clock)
         self.new_markets = NewMarkets(pubsub, clock)
-        self.queue = alert_queue(client, PREFIX)
-        self.outbox = Outbox(self.queue)
-        self.courier = Courier(self.queue, self._deliver, clock)
+        self.queue = wire.queues[ALERTS]
+        self.stored, self.log = SqlRules(engine), AlertLog(engine)
+        home = Home(client, PREFIX)
+        self.outbox = Outbox(self.queue, self.log, home, clock)
+        self.courier = Courier(self.queue, self.log, home, self._deliver, clock)
         self.outcomes = {
             token.token_id: token.outcome
             for market in markets
@@ -100,14 +116,18 @@ class Stage:
         }
         self.questions = {market.condition_id: market.question for market in markets}
         self.stream = MarketStream(session, replay.ws_url, self.outcomes)
-        self.watcher = Watcher(
+        self.shard = Shard(
+            # A queue that outlived an earlier run knows the alerts of its shard.
+            Rounds(engine, f"demo-{secrets.token_hex(4)}", self.stored, clock),
+            self.stored,
             self.stream,
-            Alerts(self.rules, self.followers),
-            self.outbox.put,
+            wire.locks,
+            self.outbox,
             clock,
-            on_tick=self.prices.put,
-            on_resolved=self.resolutions.put,
-            on_new_market=self.new_markets.put,
+            followers=self.followers,
+            hooks=ShardHooks(
+                self.prices.put, self.resolutions.put, self.new_markets.put
+            ),
         )
         self.polls = MarketPolls(
             gamma,
@@ -131,8 +151,8 @@ class Stage:
     def _numbers(self) -> Mapping[str, float]:
         return {
             "frames": self.stream.counters.frames,
-            "ticks": self.watcher.ticks,
-            "alerted": self.watcher.alerted,
+            "ticks": self.shard.ticks,
+            "rounds": self.shard.rounds,
             "delivered": len(self.told),
         }
 
@@ -140,7 +160,7 @@ class Stage:
         # Published only: the checker compares the alerts with what the feed told.
         self.resolutions.put(event)
 
-    async def _deliver(self, alert: Alert) -> None:
+    async def _deliver(self, alert: Alert, *, again: bool) -> Decision:
         text = text_of(alert, self.questions, self.outcomes)
         try:
             await self.chat.send(alert.user_id, text)
@@ -148,8 +168,8 @@ class Stage:
             if not self.closed.done():
                 self.closed.set_exception(error)
             raise
-        # An earlier run with the same data directory may have left alerts: they are
-        # delivered, and this playing did not cause them.
-        if alert.seen_at >= self.began:
-            name = alert.market if isinstance(alert, Resolved) else alert.rule_id
-            self.told.append(checker.Told(alert.at, alert.user_id, name))
+        # In the terminal a copy that may be a repeat looks like any other.
+        _ = again
+        name = alert.market if isinstance(alert, Resolved) else alert.rule_id
+        self.told.append(checker.Told(alert.at, alert.user_id, name))
+        return Decision(Fate.SENT)

@@ -94,7 +94,7 @@ class View:
     async def _look(self, stage: Stage) -> None:
         now = stage.clock.monotonic()
         commands = stage.client.stats().total
-        self._looks.append((now, stage.watcher.ticks, commands))
+        self._looks.append((now, stage.shard.ticks, commands))
         markets = [market.condition_id for market in stage.markets]
         try:
             # From Redis, as any other process would read them; an outage must not

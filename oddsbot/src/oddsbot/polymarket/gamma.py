@@ -186,7 +186,6 @@ class GammaEvent(Struct, frozen=True, kw_only=True, rename="camel"):
     neg_risk: bool = False
     neg_risk_market_id: str = msgspec.field(default="", name="negRiskMarketID")
     image: Shown = ""
-    tags: Annotated[tuple[Tag, ...], EACH] = ()
     markets: Annotated[tuple[GammaMarket, ...], EACH] = ()
     skipped: int = 0
 

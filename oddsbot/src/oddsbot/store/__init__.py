@@ -1,6 +1,6 @@
 """What the bot knows of each user, and the database in which it is kept for good."""
 
-from oddsbot.store.database import open_database, upgrade
+from oddsbot.store.database import open_database, revision_of, upgrade
 from oddsbot.store.log import AlertLog, AlertRow, Fate, Place
 from oddsbot.store.rules import (
     OtherOwner,
@@ -55,5 +55,6 @@ __all__ = [
     "WatchedMarket",
     "kind_of",
     "open_database",
+    "revision_of",
     "upgrade",
 ]

@@ -6,13 +6,14 @@ import asyncio
 import os
 import stat
 from contextlib import asynccontextmanager, suppress
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import event
+from sqlalchemy import column, event, inspect, select, table
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -20,10 +21,13 @@ from oddsbot.store.tables import VERSIONS, metadata
 from oddswire.errors import SettingsError, SourceError, SourceUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from alembic.runtime.migration import MigrationContext
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Select
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -110,6 +114,33 @@ def _pragmas(connection: Any, _: object) -> None:
     cursor.close()
 
 
+def to_its_end(
+    work: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Return a function whose transaction is never left half done.
+
+    Cancelled, it waits until the database has answered, and ends then. A connection of
+    SQLite that is dropped in the middle keeps the file locked until it is collected,
+    and every other process waits for it.
+    """
+
+    @wraps(work)
+    async def whole(*args: P.args, **kwargs: P.kwargs) -> T:
+        task = asyncio.get_running_loop().create_task(work(*args, **kwargs))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            while not task.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # the caller does not wait for it any more
+            raise
+
+    return whole
+
+
+@to_its_end
 async def upgrade(engine: AsyncEngine) -> str:
     """Bring the bot's tables to the newest form; return its revision.
 
@@ -128,6 +159,29 @@ async def upgrade(engine: AsyncEngine) -> str:
     head = script.get_current_head()
     assert head is not None  # noqa: S101 - the package has migrations
     return head
+
+
+async def revision_of(engine: AsyncEngine) -> tuple[str, str]:
+    """Return the revision of the bot's tables, empty without any, and the newest one.
+
+    Raises:
+        SourceUnavailable: The database cannot be read.
+    """
+    script = await asyncio.to_thread(_script)
+    newest = script.get_current_head() or ""
+    try:
+        async with engine.connect() as connection:
+            found = await connection.run_sync(_revision)
+    except (SQLAlchemyError, OSError) as error:
+        raise SourceUnavailable(*failure(error).args) from None
+    return found, newest
+
+
+def _revision(connection: Connection) -> str:
+    if not inspect(connection).has_table(VERSIONS):
+        return ""
+    query: Select[Any] = select(column("version_num")).select_from(table(VERSIONS))
+    return str(connection.execute(query).scalar() or "")
 
 
 def _script() -> ScriptDirectory:

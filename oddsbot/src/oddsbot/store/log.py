@@ -11,11 +11,11 @@ from sqlalchemy import BigInteger, String, Text, func, select, tuple_, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from oddsbot.alerts import Alert
-from oddsbot.store.database import failure
+from oddsbot.store.database import failure, to_its_end
 from oddsbot.store.recordset import as_rows, recordset
 from oddsbot.store.tables import alerts
 from oddswire.clock import SystemClock
-from oddswire.errors import SourceError, SourceUnavailable
+from oddswire.errors import SourceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -229,6 +229,7 @@ class AlertLog:
                 await self._commit(batch)
         return done.result()
 
+    @to_its_end
     async def _commit(
         self, batch: Sequence[tuple[_Settlement, asyncio.Future[bool]]]
     ) -> None:
@@ -238,16 +239,14 @@ class AlertLog:
                 rows = await connection.execute(self._settle, parameters)
                 settled = {(row.user_id, row.id) for row in rows}
         except (SQLAlchemyError, OSError) as error:
-            _fail(batch, failure(error))
-        except BaseException:
-            # This caller was cancelled; what it did for the others is not known.
-            _fail(batch, SourceError("the database: the call was cancelled"))
-            raise
+            for _, done in batch:
+                done.set_exception(failure(error))
+                # Its caller may have been cancelled, and nobody else asks.
+                done.exception()
         else:
             self.commits += 1
             for each, done in batch:
-                if not done.done():
-                    done.set_result((each.user_id, each.id) in settled)
+                done.set_result((each.user_id, each.id) in settled)
 
     # --- looking back
 
@@ -267,6 +266,7 @@ class AlertLog:
         newest = alerts.c.due_at.desc(), alerts.c.n.desc(), alerts.c.place.desc()
         return await self._read(query.order_by(*newest).limit(limit))
 
+    @to_its_end
     async def fates(self) -> dict[Fate | None, int]:
         """Return how many alerts have which fate; None: they are due."""
         query = select(alerts.c.fate, func.count()).group_by(alerts.c.fate)
@@ -277,6 +277,7 @@ class AlertLog:
             raise SourceUnavailable(*failure(error).args) from None
         return {None if fate is None else Fate(fate): count for fate, count in rows}
 
+    @to_its_end
     async def _read(self, query: Select[Any]) -> list[AlertRow]:
         try:
             async with self._engine.connect() as connection:
@@ -302,13 +303,3 @@ def _row(row: Any) -> AlertRow:
         message_id=row.message_id,
         settled_at=row.settled_at,
     )
-
-
-def _fail(
-    batch: Sequence[tuple[_Settlement, asyncio.Future[bool]]], error: SourceError
-) -> None:
-    for _, done in batch:
-        if not done.done():
-            done.set_exception(error)
-            # Its caller may have been cancelled, and nobody else asks.
-            done.exception()

@@ -10,7 +10,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from oddsbot.alerts import Base, MoveRule, PriceRule, Rule, RuleState
-from oddsbot.store.database import failure
+from oddsbot.store.database import failure, to_its_end
 from oddsbot.store.tables import alerts, removed_rules, revisions, rules, users
 from oddswire.clock import SystemClock
 from oddswire.errors import CodecError, SourceUnavailable
@@ -113,6 +113,7 @@ class SqlRules:
 
     # --- what people change
 
+    @to_its_end
     async def save(self, rule: Rule) -> int:
         """Store a rule, or replace the person's rule with the same id; it begins again.
 
@@ -179,6 +180,7 @@ class SqlRules:
         """Delete every rule of a user; return how many."""
         return await self._remove(rules.c.user_id == user_id)
 
+    @to_its_end
     async def _remove(self, *conditions: Any) -> int:
         try:
             async with self._engine.begin() as connection:
@@ -221,6 +223,7 @@ class SqlRules:
                 return
             after = rows[-1].id
 
+    @to_its_end
     async def _read(self, query: Select[Any]) -> Sequence[Any]:
         try:
             async with self._engine.connect() as connection:
@@ -250,6 +253,7 @@ class SqlRules:
         removed = (await connection.execute(gone)).scalars().all()
         return RuleChanges(self._decoded(rows), list(removed), newest)
 
+    @to_its_end
     async def changes_after(
         self, revision: int, rounds: int | None = None
     ) -> RuleChanges:

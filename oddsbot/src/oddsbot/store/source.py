@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from oddsbot.store.database import failure
+from oddsbot.store.database import failure, to_its_end
 from oddsbot.store.rules import next_revision, remove_rules
 from oddsbot.store.tables import alerts, rules, users
 from oddswire.clock import SystemClock
@@ -66,6 +66,7 @@ class SqlSource:
             query = query.where(users.c.user_id > after)
         return await self._select(query)
 
+    @to_its_end
     async def save(
         self, kept: SourceRecord, expected: int, also: Also | None = None
     ) -> bool:
@@ -84,6 +85,7 @@ class SqlSource:
             return saved and await _done_too(connection, also)
         return False
 
+    @to_its_end
     async def delete(
         self, user_id: int, expected: int, also: Also | None = None
     ) -> bool:
@@ -105,6 +107,7 @@ class SqlSource:
             return gone and await _done_too(connection, also)
         return False
 
+    @to_its_end
     async def move(self, user_id: int, expected: int, kept: SourceRecord) -> bool:
         """Give a record to a user that has none, in one transaction.
 
@@ -126,6 +129,7 @@ class SqlSource:
             return moved
         return False
 
+    @to_its_end
     async def _select(self, query: Executable) -> list[SourceRecord]:
         try:
             async with self._engine.connect() as connection:

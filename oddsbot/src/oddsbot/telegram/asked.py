@@ -10,8 +10,9 @@ import msgspec
 from oddsbot.alerts import Direction, Unit
 
 _LONGEST = 200
-_ABOVE = {">", ">=", "≥", "above", "over", "up"}
-_BELOW = {"<", "<=", "≤", "below", "under", "down"}
+# Not "up" and "down": these are names of outcomes.
+_ABOVE = {">", ">=", "≥", "above", "over"}
+_BELOW = {"<", "<=", "≤", "below", "under"}
 _NUMBER = re.compile(
     r"(?P<sign>[+±-])?(?P<number>[0-9]{1,4}(?:[.,][0-9]{1,6})?)"
     r"\s*(?P<unit>¢|c|ct|cents?|%|percent)?\Z",

@@ -13,21 +13,25 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from aiogram.exceptions import TelegramAPIError
 from aiogram.types import Update
 
 from oddsbot.telegram.api import Conflict, TelegramAway
 from oddswire.connection.backoff import OutageBackoff
 from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.errors import LockLost
+from oddswire.keys import Family, KeySpace
 from oddswire.logs import LogLines
 from oddswire.queue import QueueKey
+from oddswire.ratelimit import Rule, SlidingWindow
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from aiogram import Bot, Dispatcher
 
@@ -35,8 +39,13 @@ if TYPE_CHECKING:
     from oddswire.clock import Clock
     from oddswire.locks import Locks
     from oddswire.queue import Message, Queue
+    from oddswire.ratelimit import RateLimiter
 
 _log = logging.getLogger("oddsbot.telegram")
+_NOTICE = Rule("commands.notice", SlidingWindow(1, 60.0), key="user")
+_TOO_FAST = "That was too much at once. I go on in a minute; what you sent now is lost."
+_ADMITTED = Family("update_admitted", int, int)
+_REMEMBERED = 3_600
 _LOCK = "telegram.polling"
 _LOCK_TTL = 10.0
 _PAUSE, _LONGEST_PAUSE = 0.2, 10.0
@@ -45,9 +54,15 @@ _MORE = 16  # handlers at the same time, each of another person
 
 
 class Received(msgspec.Struct, frozen=True):
-    """An update as Telegram sent it, in JSON."""
+    """An update as Telegram sent it.
+
+    Attributes:
+        body: In JSON.
+        flood: Instead of it: the person who asked for too much, and is answered that.
+    """
 
     body: str
+    flood: int = 0
 
 
 UPDATES = QueueKey("updates", Received, retry_base=0.2, retry_cap=10.0, max_attempts=50)
@@ -65,11 +80,24 @@ class UpdateQueue:
         queue: Of `UPDATES`.
         dispatcher: Handles them.
         bot: Whose they are.
+        limiter: Counts what a person asks for.
+        rules: How much that may be; their key is ``user``.
+        prefix: What the keys of this part begin with.
     """
 
     def __init__(
-        self, queue: Queue[Received], dispatcher: Dispatcher, bot: Bot
+        self,
+        queue: Queue[Received],
+        dispatcher: Dispatcher,
+        bot: Bot,
+        limiter: RateLimiter,
+        rules: Sequence[Rule],
+        prefix: str,
     ) -> None:
+        self._keys = KeySpace(prefix)
+        limiter.add(*rules, _NOTICE)
+        self._limiter = limiter
+        self._rules = [rule.name for rule in rules]
         self._queue = queue
         self._dispatcher = dispatcher
         self._bot = bot
@@ -78,6 +106,9 @@ class UpdateQueue:
     async def put(self, body: str) -> int:
         """Put one in; when it returns, the server has it, and once.
 
+        An update of somebody who asks for too much is dropped here, before it costs a
+        place in the queue; once a minute she is answered that it was.
+
         Returns:
             The update's id.
 
@@ -85,9 +116,30 @@ class UpdateQueue:
             BadUpdate: It is none; nothing was kept.
             OddswireError: It may or may not be kept; the same one may be put again.
         """
-        update_id, line = _head(body)
-        await self._queue.enqueue(line, Received(body), dedup_id=f"u{update_id}")
+        update_id, person, line = _head(body)
+        received = Received(body)
+        if person and not await self._admits(update_id, person):
+            subject = f"{self._bot.id}:{person}"
+            if not await self._limiter.hit(_NOTICE.name, user=subject):
+                return update_id
+            received = Received("", flood=person)
+        await self._queue.enqueue(line, received, dedup_id=f"u{update_id}")
         return update_id
+
+    async def _admits(self, update_id: int, person: int) -> bool:
+        """Return whether an update is within its person's limit.
+
+        Telegram may hand the same update out again, after a kill or because it wants
+        to: it is counted once, and what was decided of it stays.
+        """
+        key = self._keys.key(_ADMITTED, self._bot.id, update_id)
+        decided = await self._queue.client.get(key)
+        if decided is not None:
+            return decided in (b"1", "1")
+        subject = f"{self._bot.id}:{person}"
+        admits = bool(await self._limiter.hit(*self._rules, user=subject))
+        await self._queue.client.set(key, "1" if admits else "0", ex=_REMEMBERED)
+        return admits
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
         """Handle updates until `stop` is set; what is being handled is finished.
@@ -100,6 +152,10 @@ class UpdateQueue:
         await self._queue.consume(self._handle, concurrency=_MORE, stop=stop)
 
     async def _handle(self, message: Message[Received]) -> None:
+        if message.value.flood:
+            with suppress(TelegramAPIError):
+                await self._bot.send_message(message.value.flood, _TOO_FAST)
+            return
         try:
             update = Update.model_validate_json(
                 message.value.body, context={"bot": self._bot}
@@ -113,8 +169,8 @@ class UpdateQueue:
         await self._dispatcher.feed_update(self._bot, update)
 
 
-def _head(body: str) -> tuple[int, int]:
-    """Return an update's id, and the line that it waits in."""
+def _head(body: str) -> tuple[int, int, int]:
+    """Return an update's id, its person (0: none), and the line that it waits in."""
     try:
         update: Any = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -122,7 +178,8 @@ def _head(body: str) -> tuple[int, int]:
     number = update.get("update_id") if isinstance(update, dict) else None
     if type(number) is not int or not 0 <= number < 2**63:
         raise BadUpdate("an update has an update_id, a whole number")
-    return number, line_of(update)
+    who = _who(update)
+    return number, max(0, who), line_of(update)
 
 
 def line_of(update: Mapping[str, Any]) -> int:
@@ -131,7 +188,12 @@ def line_of(update: Mapping[str, Any]) -> int:
     The number is a hash: who erases a person neither finds nor removes the line in
     which that very request is being handled.
     """
-    who: object = 0
+    digest = hashlib.sha256(f"line:{_who(update)}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _who(update: Mapping[str, Any]) -> int:
+    """Return the person of an update, else its chat, else 0."""
     for content in update.values():
         if isinstance(content, dict):
             message = content.get("message")
@@ -139,11 +201,10 @@ def line_of(update: Mapping[str, Any]) -> int:
                 message.get("chat") if isinstance(message, dict) else None
             )
             for each in (content.get("from"), content.get("user"), chat):
-                if isinstance(each, dict) and type(each.get("id")) is int:
-                    who = each["id"]
-                    break
-    digest = hashlib.sha256(f"line:{who}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+                number = each.get("id") if isinstance(each, dict) else None
+                if type(number) is int and -(2**63) <= number < 2**63:
+                    return number
+    return 0
 
 
 class Poller:

@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+from .commit import Committed, Deposed, Rounds
 from .polls import LIQUIDITY, VOLUMES, MarketPolls
 from .prices import PRICES, Prices, latest_prices
 from .resolutions import NEW_MARKETS, RESOLUTIONS, NewMarkets, Resolutions
+from .ring import Gap, Ring, Tick
+from .rules import RULES, RuleDesk, listen
+from .shard import MarketFeed, Shard, ShardHooks
 from .system import (
     ERRORS,
     HEALTH,
@@ -17,7 +21,6 @@ from .system import (
     Metrics,
     SystemReports,
 )
-from .watcher import Watcher
 
 TOPICS = (
     PRICES,
@@ -25,6 +28,7 @@ TOPICS = (
     LIQUIDITY,
     RESOLUTIONS,
     NEW_MARKETS,
+    RULES,
     HEALTH,
     METRICS,
     ERRORS,
@@ -39,16 +43,27 @@ __all__ = [
     "NEW_MARKETS",
     "PRICES",
     "RESOLUTIONS",
+    "RULES",
     "TOPICS",
     "VOLUMES",
+    "Committed",
+    "Deposed",
     "ErrorHandler",
     "ErrorNotice",
+    "Gap",
+    "MarketFeed",
     "MarketPolls",
     "Metrics",
     "NewMarkets",
     "Prices",
     "Resolutions",
+    "Ring",
+    "Rounds",
+    "RuleDesk",
+    "Shard",
+    "ShardHooks",
     "SystemReports",
-    "Watcher",
+    "Tick",
     "latest_prices",
+    "listen",
 ]

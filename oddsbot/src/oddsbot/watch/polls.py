@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import TYPE_CHECKING, NoReturn
 
 from oddsbot.markets import Liquidity, Volume
+from oddsbot.markets_watch import decision
 from oddsbot.polymarket import GammaMarket, MarketResolved, PolymarketError
 from oddswire.errors import OddswireError
 from oddswire.events import Degradation
@@ -137,17 +137,14 @@ def resolution(market: GammaMarket) -> MarketResolved | None:
     None while it is open, and while Gamma says that it is decided and still has prices
     in place of payouts: who won is not known then.
     """
-    prices = market.outcome_prices
-    shared = bool(prices) and all(each == prices[0] for each in prices)
-    paid = market.payouts is not None or (shared and sum(prices) == Decimal(1))
-    if not (market.resolved and paid):
+    decided = decision(market)
+    if decided is None:
         return None
-    winner = next((token for token in market.tokens if token.price == 1), None)
     return MarketResolved(
         market=market.condition_id,
         timestamp=None,
-        winning_asset_id="" if winner is None else winner.token_id,
-        winning_outcome=market.winner or "",
+        winning_asset_id=decided.asset_id,
+        winning_outcome=decided.outcome,
         assets_ids=market.clob_token_ids,
         outcomes=market.outcomes,
         id=market.id,

@@ -824,7 +824,7 @@ class Cache:
         """Delete entries; how many there were.
 
         From when it returns, no `get` of this process sees an older value; another
-        process, within the bounds of docs/cache.md. Loads that are under way are not
+        process, within the bounds of guides/cache.md. Loads that are under way are not
         stored.
 
         Raises:
@@ -903,7 +903,7 @@ class Cache:
     async def erase(self, user_id: int) -> Erased:
         """Invalidate every entry that carries the tag ``user:<id>``, and look again.
 
-        No process reads them from when the bounds of docs/cache.md are over; their
+        No process reads them from when the bounds of guides/cache.md are over; their
         bytes are in Redis until the time of each is.
 
         Raises:
@@ -994,6 +994,11 @@ class Cache:
         ]
 
     # --- looking at it
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """The names of the namespaces in use."""
+        return tuple(self._namespaces.by_name)
 
     def stats(self, namespace: str | None = None) -> CacheStats:
         """Return what was counted, of one namespace or of all."""

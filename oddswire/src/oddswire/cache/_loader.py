@@ -1,9 +1,10 @@
 """The loader: one load of a key at a time in this process, and one in all processes.
 
-`Loader.load` is the way of one caller, `Loader._fly` the load itself:
+`Loader.load` is the way of one caller, `Loader._perform` the load itself:
 
 1. Memory: an entry that may serve is returned.
-2. Redis: an entry that may serve is returned; a stale one is refreshed meanwhile.
+2. Redis: an entry that may serve is returned; a stale one is refreshed meanwhile. If
+   the last lookup of the namespace found nothing, the claim of step 4 reads the entry.
 3. Flight: the caller joins the load of this key that is under way, or begins one.
 4. Nonces and claim: the flight reads the nonces of its tags and takes the lease of the
    key, the right to load. Where another process has the lease, it waits for its value.
@@ -468,7 +469,7 @@ class Loader:
     async def _run(self, flight: Flight) -> None:
         name = flight.request.key.name
         try:
-            item = await self._fly(flight)
+            item = await self._perform(flight)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -497,7 +498,7 @@ class Loader:
         with suppress(OddswireError):  # then it ends by itself
             await self._l2.release(flight.request.key, flight.token)
 
-    async def _fly(self, flight: Flight) -> Item:
+    async def _perform(self, flight: Flight) -> Item:
         request = flight.request
         namespace = request.key.namespace
         # 4. Nonces and claim. Both before the loader is called: an invalidation that

@@ -17,7 +17,8 @@ docs/decisions/0018.) A write goes through three steps:
 Where CLIENT TRACKING is refused, or does not hold what it promises, there is a second
 way: every write publishes the names of its keys on one channel, and the commands go
 over a connection that is subscribed to it. The order is the same, and the heartbeat
-proves as much. No message tells of writes by other means (docs/cache.md has the bound).
+proves as much. No message tells of writes by other means (guides/cache.md has the
+bound).
 """
 
 from __future__ import annotations

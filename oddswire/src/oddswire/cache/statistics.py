@@ -68,7 +68,7 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
         l2_evicted: Entries that this process removed from Redis to keep `max_size`.
         coherence: ``"tracking"``; ``"pubsub"``: the server refuses CLIENT TRACKING or
             failed the test of it, and processes publish what they write (the weaker
-            bound is in docs/cache.md); ``"off"``: nothing is kept in this process.
+            bound is in guides/cache.md); ``"off"``: nothing is kept in this process.
         generations: How often all of memory was dropped: the connection was lost, or
             the server was flushed.
     """

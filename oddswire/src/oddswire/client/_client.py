@@ -280,10 +280,11 @@ class Client(aredis.Redis):
         command.calls += 1
         try:
             for each in args:
-                kind = each.__class__
-                if kind is not str and (
-                    kind is memoryview
-                    or (kind is int and each.bit_length() > MOST_BITS)
+                kind = type(each)
+                if kind is str or kind is bytes:
+                    continue
+                if kind is memoryview or (
+                    kind is int and each.bit_length() > MOST_BITS
                 ):
                     data = self.pack(command, args)
                     break
@@ -292,7 +293,7 @@ class Client(aredis.Redis):
         except (TypeError, ValueError):
             data = self.pack(command, args)
         raw = self.decodes and NEVER_DECODE in options
-        future = connection.send(data, self.timeout, command, raw=raw)
+        future = connection.send(data, self.timeout, command, raw)
         started = connection.tick
         try:
             reply = await future

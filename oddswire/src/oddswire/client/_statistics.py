@@ -8,7 +8,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from oddswire.connection.pool import ExclusivePool
-from oddswire.counters import Window
+from oddswire.counters import HistogramSnapshot, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Seconds from sending to reply, over all commands on the command connection."""
+    """Seconds from sending to reply, over all commands on the command connection.
+
+    The percentiles are estimates from `histogram`; the rest is exact.
+    """
 
     count: int
     mean: float
@@ -28,6 +31,7 @@ class Latency(msgspec.Struct, frozen=True):
     p95: float
     p99: float
     most: float
+    histogram: HistogramSnapshot
 
 
 class ConnectionCounts(msgspec.Struct, frozen=True):
@@ -130,6 +134,7 @@ def _latency(seen: Histogram) -> Latency:
         p95=seen.quantile(0.95) or 0.0,
         p99=seen.quantile(0.99) or 0.0,
         most=seen.max or 0.0,
+        histogram=seen.snapshot(),
     )
 
 

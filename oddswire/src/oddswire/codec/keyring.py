@@ -25,7 +25,7 @@ class Keyring:
 
     To rotate: add a new key with a higher number behind the first one in every process,
     then put it first in every process, run `Sessions.reencrypt`, then `Sessions.retire`
-    the old number; docs/codec.md has the steps. Names in keys and indexes come from a
+    the old number; guides/codec.md has the steps. Names in keys and indexes come from a
     key that does not rotate: `index`, or one that is derived from the lowest number.
 
     Args:

@@ -253,14 +253,14 @@ class Multiplexer(asyncio.Protocol):
 
     # --- sending
 
+    # All by position: 3.11 calls a function with keyword-only arguments the slow way.
     def send(
         self,
         data: bytes,
         timeout: float,
         label: CallLabel,
-        *,
+        raw: bool = False,  # noqa: FBT001, FBT002 - by position for speed
         count: int = 1,
-        raw: bool = False,
         on_reply: Callable[[Any], None] | None = None,
         until: bytes | None = None,
         into: list[Any] | None = None,
@@ -275,8 +275,8 @@ class Multiplexer(asyncio.Protocol):
             data: One packed command, or `count` of them.
             timeout: Seconds until the future gets `CommandTimeout`.
             label: Names the call.
-            count: Above 1, the future resolves to the list of that many replies.
             raw: Do not decode the reply (on a connection that decodes).
+            count: Above 1, the future resolves to the list of that many replies.
             on_reply: Called by the parser with the reply, before it looks at anything
                 behind it and even if the caller gave up; or with the error that ended
                 the call. For library code: an exception closes the connection.

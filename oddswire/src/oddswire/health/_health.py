@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 from oddswire.counters import Window
 from oddswire.health import _process
 from oddswire.health._reading import read
-from oddswire.health._server import server_checks
-from oddswire.health.report import Check, Report, worst
+from oddswire.health._server import NAMES, server_checks
+from oddswire.health.report import Check, Report, unknown, worst
 from oddswire.health.thresholds import Thresholds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from oddswire.client import Client
+    from oddswire.health.report import Verdict
+
+_BUILT_IN = NAMES | {name for name, _, _ in _process.CHECKS}
 
 
 class Health:
@@ -49,6 +54,28 @@ class Health:
         self._timeout = timeout
         # A program that is looked at often must not seem to fail less for it.
         self._asked = Window()
+        self._added: dict[str, tuple[str, Callable[[], Verdict]]] = {}
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The names of the checks that parts added."""
+        return tuple(self._added)
+
+    def add(self, name: str, why: str, look: Callable[[], Verdict]) -> None:
+        """Add a check of a part; each report has it, behind those of the server.
+
+        Args:
+            name: Of the check.
+            why: Why it matters.
+            look: Returns how the part is, from memory: it must not block. An exception
+                of it makes the check `unknown`, with the class of the exception.
+
+        Raises:
+            ValueError: There is a check of this name.
+        """
+        if name in self._added or name in _BUILT_IN:
+            raise ValueError(f"there is a check {name!r} already")
+        self._added[name] = (why, look)
 
     async def check(self) -> Report:
         """Look once.
@@ -64,5 +91,16 @@ class Health:
                 for name, why, look in _process.CHECKS
             ),
             *server_checks(seen, limits, durable=self._durable),
+            *(
+                Check.of(name, why, _careful(look))
+                for name, (why, look) in self._added.items()
+            ),
         )
         return Report(status=worst(checks), checks=checks, took=seen.took)
+
+
+def _careful(look: Callable[[], Verdict]) -> Verdict:
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001 - a part that cannot say how it is ends no report
+        return unknown(type(error).__name__, "mend the check of this part")

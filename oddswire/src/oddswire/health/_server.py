@@ -21,6 +21,15 @@ class _Missing(Exception):
     """INFO has no such number."""
 
 
+NAMES = frozenset(
+    {
+        *("server", "role", "replication", "memory", "eviction"),
+        *("persistence", "connections", "keys"),
+    }
+)
+"""Of the checks below."""
+
+
 def server_checks(
     seen: Reading, limits: Thresholds, *, durable: bool
 ) -> tuple[Check, ...]:

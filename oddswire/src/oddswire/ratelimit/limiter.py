@@ -393,16 +393,15 @@ class RateLimiter:
         states = {rule.subject(subjects, now) for rule in rules}
         for rule in rules:
             states |= rule.states_of(subjects)
+        unsearched: tuple[str, ...] = ()
         try:
             states |= set((await self._find(rules, subjects)).values())
         except NoPermission:
-            erased = await self._evaluator.erase(states)
-            left = (*erased.left, _NOT_SEARCHED)
-        else:
-            erased = await self._evaluator.erase(states)
-            again = await self._find(rules, subjects)
-            left = tuple({*erased.left, *again})
-        return Erased(erased.part, erased.removed, left)
+            unsearched = (_NOT_SEARCHED,)
+        # The second look is at the keys that were found: a second search would read the
+        # names of all keys of the server again.
+        erased = await self._evaluator.erase(states)
+        return Erased(erased.part, erased.removed, (*erased.left, *unsearched))
 
     async def _find(
         self, rules: Iterable[RuleState], subjects: dict[str, int | str]

@@ -67,8 +67,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, metaclass=_Named):
     """Where the server is, and how to behave towards it.
 
     Frozen, checked when it is made, and never from the environment: for that there is
-    `from_env`. Durations are float seconds, sizes are bytes. `docs/configuration.md`
-    has a line for each field; fields without a default below differ by profile.
+    `from_env`. Durations are float seconds, sizes are bytes.
+    `docs/reference/configuration.md` has a line for each field; fields without a
+    default below differ by profile.
 
     Options in the query of `url` (``?socket_timeout=5``, as redis-py names them) become
     the fields that are their counterparts and are no longer in `url`.

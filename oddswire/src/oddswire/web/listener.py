@@ -13,7 +13,7 @@ from oddswire.connection.deadline import Deadline
 from oddswire.web.guard import LOOPBACK, Guard, check_address
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from ssl import SSLContext
     from types import TracebackType
 
@@ -47,6 +47,9 @@ class Listener:
         tls: A server's context; None: none.
         patience: Seconds, as above.
         connections: Most at once.
+        guard: How it is reached behind a proxy; None: by its own port and `names`.
+        admits: Called with each request before its body is read; what it raises, an
+            `HTTPException` of aiohttp, is the answer.
 
     Raises:
         SettingsError: The address is open to others, and nothing keeps them out.
@@ -64,6 +67,8 @@ class Listener:
         tls: SSLContext | None = None,
         patience: float = PATIENCE,
         connections: int = MAX_CONNECTIONS,
+        guard: Guard | None = None,
+        admits: Callable[[web.Request], object] | None = None,
     ) -> None:
         mutual = tls is not None and bool(tls.verify_mode)
         check_address(host, token=token, mutual_tls=mutual)
@@ -73,6 +78,8 @@ class Listener:
         self._tls = tls
         self._patience = patience
         self._most = connections
+        self._given_guard = guard
+        self._admits = admits or (lambda _: None)
         self._open: dict[asyncio.BaseTransport, _Connection] = {}
         self._server: asyncio.Server | None = None
         app._client_max_size = MAX_BODY  # noqa: SLF001 - given to an app by its maker only
@@ -100,7 +107,8 @@ class Listener:
             raise
         self.port = self._server.sockets[0].getsockname()[1]
         scheme = "http" if self._tls is None else "https"
-        self._guard = Guard(port=self.port, names=self._names, scheme=scheme)
+        own = Guard(port=self.port, names=self._names, scheme=scheme)
+        self._guard = self._given_guard or own
         return self
 
     async def __aexit__(
@@ -136,6 +144,7 @@ class Listener:
             if refusal is not None:
                 return _line(refusal.status, refusal.reason)
             try:
+                self._admits(request)
                 if request.can_read_body:
                     async with Deadline(self._patience):
                         await request.read()

@@ -161,7 +161,7 @@ class Recording(msgspec.Struct, frozen=True):
             raise RecordingError(
                 f"{path} has no usable line"
                 + (f" ({first_skipped})" if first_skipped else "")
-                + ": give a recording in the format of docs/replay.md"
+                + ": give a recording in the format of docs/guides/replay.md"
             )
         timeline = _timeline(snapshots, markets)
         return cls(
@@ -199,7 +199,7 @@ def _load_markets(books: Path) -> dict[str, RecordedMarket]:
     except (OSError, msgspec.DecodeError, UnicodeError) as error:
         raise RecordingError(
             f"{path} cannot be read ({error}): it must be a list of markets "
-            "in the format of docs/replay.md"
+            "in the format of docs/guides/replay.md"
         ) from error
     return {market.market_id: market for market in markets}
 

@@ -1,0 +1,185 @@
+"""The contract of each endpoint in use, compared with what is answered now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import aiohttp
+import msgspec
+
+from oddsbot.polymarket import GammaEvent, GammaMarket, OrderBook, PricePoint
+
+from .contract import contract_of, drift
+from .finding import Finding, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from oddsbot.settings import Settings
+
+_TIMEOUT = aiohttp.ClientTimeout(total=15)
+_LARGEST = 8 * 1024 * 1024
+_MARKET = ("slug", "question", "outcomes", "clobTokenIds", "closed", "endDate")
+_EVENT = ("slug", "title", "markets", "closed")
+
+
+class _Endpoint(NamedTuple):
+    """What is asked, and where the rows of its answer are.
+
+    Attributes:
+        name: For people.
+        base: A field of `Settings`.
+        path: With ``{...}`` for what an earlier answer gave.
+        rows: Finds the rows in an answer.
+        model: What is read of a row.
+        relied: Fields that the bot needs, beside those that have no default.
+        gives: What later endpoints need, by name.
+    """
+
+    name: str
+    base: str
+    path: str
+    rows: Callable[[Any], Any]
+    model: type[msgspec.Struct]
+    relied: tuple[str, ...] = ()
+    gives: Callable[[Any], Mapping[str, str]] = lambda _: {}
+
+
+def _first_token(answer: Any) -> Mapping[str, str]:
+    market = answer["markets"][0]
+    token = msgspec.json.decode(market["clobTokenIds"], type=list[str])[0]
+    return {"slug": market["slug"], "token": token, "id": market["id"]}
+
+
+ENDPOINTS = (
+    _Endpoint(
+        "gamma markets",
+        "gamma_url",
+        "/markets/keyset?limit=5&closed=false",
+        lambda answer: answer["markets"],
+        GammaMarket,
+        _MARKET,
+        _first_token,
+    ),
+    _Endpoint(
+        "gamma market by slug",
+        "gamma_url",
+        "/markets/slug/{slug}",
+        lambda answer: [answer],
+        GammaMarket,
+        _MARKET,
+    ),
+    _Endpoint(
+        "gamma market by id",
+        "gamma_url",
+        "/markets/{id}",
+        lambda answer: [answer],
+        GammaMarket,
+        _MARKET,
+    ),
+    _Endpoint(
+        "gamma events",
+        "gamma_url",
+        "/events/keyset?limit=5&closed=false&order=volume24hr&ascending=false",
+        lambda answer: answer["events"],
+        GammaEvent,
+        _EVENT,
+    ),
+    _Endpoint(
+        "gamma search",
+        "gamma_url",
+        "/public-search?q=bitcoin&limit_per_type=5&search_profiles=true",
+        lambda answer: answer["events"] or [],
+        GammaEvent,
+        _EVENT,
+    ),
+    _Endpoint(
+        "clob book",
+        "clob_url",
+        "/book?token_id={token}",
+        lambda answer: [answer],
+        OrderBook,
+        ("bids", "asks"),
+    ),
+    _Endpoint(
+        "clob history",
+        "clob_url",
+        "/prices-history?market={token}&interval=1d&fidelity=10",
+        lambda answer: answer["history"],
+        PricePoint,
+    ),
+)
+
+
+async def check_live(settings: Settings) -> list[Finding]:
+    """Ask each endpoint once and compare; nothing is written anywhere.
+
+    A field that is missing or of another kind fails, a new one is named.
+    """
+    given: dict[str, str] = {}
+    findings = []
+    async with aiohttp.ClientSession(timeout=_TIMEOUT) as http:
+        for endpoint in ENDPOINTS:
+            try:
+                path = endpoint.path.format_map(given)
+            except KeyError:
+                findings.append(_failed(endpoint, "an earlier answer is missing"))
+                continue
+            url = f"{getattr(settings, endpoint.base).rstrip('/')}{path}"
+            try:
+                answer = await _asked(http, url)
+                rows = list(endpoint.rows(answer))
+                given |= endpoint.gives(answer)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                findings.append(
+                    _failed(endpoint, f"no answer ({type(error).__name__})")
+                )
+            except (msgspec.MsgspecError, LookupError, TypeError, ValueError):
+                findings.append(_failed(endpoint, "the answer has another form"))
+            else:
+                findings.append(_compared(endpoint, rows))
+    return findings
+
+
+async def _asked(http: aiohttp.ClientSession, url: str) -> Any:
+    async with http.get(url, allow_redirects=False, raise_for_status=True) as response:
+        return msgspec.json.decode(await response.content.read(_LARGEST))
+
+
+def _compared(endpoint: _Endpoint, rows: list[Any]) -> Finding:
+    if not rows:
+        return Finding(
+            name=endpoint.name, state=State.WARN, seen="no rows, so nothing to compare"
+        )
+    contract = contract_of(endpoint.model)
+    needed = set(endpoint.relied)
+    needed |= {
+        field.encode_name
+        for field in msgspec.structs.fields(endpoint.model)
+        if field.required
+    }
+    found = drift(rows, contract, frozenset(contract) - needed)
+    new = f"; new: {', '.join(found.new[:20])}" if found.new else ""
+    if not found.breaks:
+        seen = f"{len(rows)} rows as they are read{new}"
+        return Finding(name=endpoint.name, state=State.PASS, seen=seen)
+    parts = []
+    if found.missing:
+        parts.append(f"missing: {', '.join(found.missing)}")
+    if found.changed:
+        parts.append(f"changed: {', '.join(found.changed)}")
+    return Finding(
+        name=endpoint.name,
+        state=State.FAIL,
+        seen=f"{'; '.join(parts)}{new}",
+        fix="the model of this endpoint has to follow, see oddsbot/polymarket",
+    )
+
+
+def _failed(endpoint: _Endpoint, why: str) -> Finding:
+    return Finding(
+        name=endpoint.name,
+        state=State.FAIL,
+        seen=why,
+        fix="look whether Polymarket is reached, and at its changelog",
+    )

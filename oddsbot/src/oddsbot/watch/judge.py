@@ -1,0 +1,238 @@
+"""`Judge`: the rules of a shard in memory, and what ticks make of them. No I/O."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from oddsbot.alerts import Alerts
+
+from .commit import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from oddsbot.polymarket import MarketResolved
+    from oddsbot.store import RuleChanges, StoredRule
+
+    from .ring import Cut, Ring, Tick
+
+SLICE = 400
+"""Ticks that are judged before other tasks run."""
+
+
+class _Known(NamedTuple):
+    user_id: int
+    asset_id: str
+    revision: int
+
+
+class Heard(NamedTuple):
+    """When a process heard of a rule.
+
+    Attributes:
+        revision: Of the rule.
+        place: The place of the first tick that came after that.
+    """
+
+    revision: int
+    place: int
+
+
+class Judge:
+    """Judges the ticks of a ring, each once, and collects what they change.
+
+    As a standby it only follows the rules: `apply` takes where they stand from the
+    database. `begin` makes it the owner's, and from then on its own states count.
+
+    A rule that no owner has begun to judge begins at the place of the ring at which
+    this process heard of it, so that an owner that dies with it costs it no tick.
+
+    Args:
+        ring: The ticks.
+        heard: Where this process heard of a rule, by its id; it outlives this object.
+        mine: Whether a market, by its condition id, is of this shard.
+        followers: Pairs of user id and market: who is told of which resolution.
+
+    Attributes:
+        batch: What the next round is going to write.
+        cursor: The place of the next tick to judge.
+        judged: Ticks that were judged.
+        revision: The newest revision of the rules that is known.
+    """
+
+    def __init__(
+        self,
+        ring: Ring,
+        heard: dict[str, Heard],
+        mine: Callable[[str], bool],
+        followers: Iterable[tuple[int, str]] = (),
+    ) -> None:
+        self.batch = Batch(0)
+        self.cursor = 0
+        self.judged = 0
+        self.revision = 0
+        self._ring = ring
+        self._heard = heard
+        self._mine = mine
+        self._alerts = Alerts(followers=followers, keep_changes=True)
+        self._known: dict[str, _Known] = {}
+        self._watched: Counter[str] = Counter()
+        # Rules that no owner has begun to judge, and the place where the next begins.
+        self._fresh: dict[str, StoredRule] = {}
+        self._begin_at = 0
+        # The last tick of each asset that was judged, or that an owner before judged.
+        self._last: dict[str, Tick] = {}
+        self._owning = False
+        self._cuts: Mapping[str, int] = {}
+        # The last tick of each asset since the last note, where it changed nothing.
+        self._unnoted: dict[str, Tick] = {}
+
+    @property
+    def assets(self) -> set[str]:
+        """The assets that have rules."""
+        return {asset for asset, rules in self._watched.items() if rules}
+
+    # --- the rules
+
+    def apply(self, changes: RuleChanges) -> None:
+        """Take over what people changed, and, as a standby, where rules stand."""
+        for rule_id in changes.removed:
+            self._forget(rule_id)
+        for stored in changes.rules:
+            known = self._known.get(stored.rule.id)
+            # What the owner has judged since is newer than what the database has.
+            if not (self._owning and known and known.revision == stored.revision):
+                self._forget(stored.rule.id)
+                self.learn(stored)
+        self.revision = max(self.revision, changes.revision)
+
+    def learn(self, stored: StoredRule) -> None:
+        """Watch a rule that is not watched yet."""
+        rule = stored.rule
+        if stored.state.ended or not self._mine(rule.market):
+            return
+        self._known[rule.id] = _Known(rule.user_id, rule.asset_id, stored.revision)
+        self._watched[rule.asset_id] += 1
+        if stored.round is not None:
+            self._heard.pop(rule.id, None)
+            self._alerts.add(rule, stored.state)
+            return
+        heard = self._heard.get(rule.id)
+        if heard is None or heard.revision != stored.revision:
+            self._heard[rule.id] = Heard(stored.revision, self._ring.end)
+        self._fresh[rule.id] = stored
+        self._begin_at = min(self._begin_at, self._heard[rule.id].place)
+
+    def _forget(self, rule_id: str) -> None:
+        known = self._known.pop(rule_id, None)
+        if known is None:
+            return
+        if self._fresh.pop(rule_id, None) is None:
+            self._alerts.remove(known.user_id, rule_id)
+        self.batch.states.pop(rule_id, None)
+        self._watched[known.asset_id] -= 1
+
+    # --- the ticks
+
+    def begin(self, cut: Cut) -> None:
+        """Judge as the owner, from where the owner before stopped."""
+        self._owning = True
+        self._cuts = cut.places
+        self.cursor = self._begin_at = 0
+        self._last.clear()
+        self.batch = Batch(self.revision)
+        self._unnoted.clear()
+        for tick in cut.late:
+            self._judge(tick)
+
+    def end(self) -> None:
+        """Be a standby's again."""
+        self._owning = False
+        self.batch = Batch(self.revision)
+
+    def judge_some(self) -> bool:
+        """Judge some ticks; return whether there are more."""
+        stop = None
+        for tick in self._ring.since(self.cursor):
+            stop = tick.place + SLICE if stop is None else stop
+            if tick.place >= stop:
+                return True
+            if self._fresh and tick.place >= self._begin_at:
+                self._begin(tick.place)
+            asset = tick.quote.asset_id
+            self._last[asset] = tick
+            if tick.place > self._cuts.get(asset, -1):
+                self.judged += 1
+                self._judge(tick)
+            self.cursor = tick.place + 1
+        if self._fresh:
+            self._begin(self._ring.end)
+        return False
+
+    def _judge(self, tick: Tick) -> None:
+        asset = tick.quote.asset_id
+        found = self._alerts.on_quote(tick.quote, tick.seen_at)
+        changed = self._alerts.take_changes()
+        if not (found or changed):
+            if asset in self._watched:
+                self._unnoted[asset] = tick
+            return
+        for rule, state in changed:
+            known = self._known[rule.id]
+            self.batch.states[rule.id] = rule, known.revision, state
+        for alert in found:
+            known = self._known[alert.rule_id]
+            self.batch.alerts.append((alert, known.revision))
+        self.batch.seen[asset] = tick.seen()
+        self._unnoted.pop(asset, None)
+
+    def _begin(self, place: int) -> None:
+        """Begin to judge the new rules that this process heard of before a place.
+
+        Each begins with the last quote of its asset: what crossed since the person
+        looked fires. Where they stand is committed with the place of that quote, so a
+        later owner judges them by no tick from before.
+        """
+        begun = [
+            stored
+            for rule_id, stored in self._fresh.items()
+            if self._heard[rule_id].place <= place
+        ]
+        for stored in begun:
+            rule = stored.rule
+            del self._fresh[rule.id]
+            self._alerts.begin(rule, stored.state.n)
+            state = self._alerts.state(rule.user_id, rule.id)
+            if state is not None:
+                self.batch.states[rule.id] = rule, stored.revision, state
+        places = (self._heard[rule_id].place for rule_id in self._fresh)
+        self._begin_at = min(places, default=self._ring.end)
+        for asset in {stored.rule.asset_id for stored in begun}:
+            # It was judged: it changes none of the rules that were there.
+            tick = self._last.get(asset) or self._ring.last.get(asset)
+            if tick is not None and tick.place < place:
+                self._judge(tick)
+                self.batch.seen[asset] = tick.seen()
+
+    def resolve(self, event: MarketResolved, seen_at: float) -> None:
+        """Tell the followers of a market, once while this lives.
+
+        The alerts have the same ids in every process, so the database takes each once.
+        """
+        for alert in self._alerts.on_resolved(event, seen_at):
+            self.batch.alerts.append((alert, None))
+
+    # --- the rounds
+
+    def note(self) -> None:
+        """Have the next round say how far quiet assets were judged."""
+        for asset, tick in self._unnoted.items():
+            self.batch.seen.setdefault(asset, tick.seen())
+        self._unnoted.clear()
+
+    def take_batch(self) -> Batch:
+        """Return what a round is to write, and begin with the next one."""
+        batch, self.batch = self.batch, Batch(self.revision)
+        batch.applied = self.revision
+        return batch

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+
+import pytest
+
+from oddsbot.standin.polymarket import Recording, Replay, sample
+
+
+@pytest.fixture
+async def replay():
+    """A Polymarket that stands still, five minutes after its recording began."""
+    recording = await asyncio.to_thread(Recording.load, sample())
+    until = recording.start + 300_000
+    async with Replay(recording, speed=math.inf, until=until) as replay:
+        replay.start()
+        await replay.finished()
+        yield replay
+
+
+@pytest.fixture
+def unused_url():
+    """An address where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"

@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import random
+import signal
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from oddsbot.settings import Settings
+from oddsbot.telegram.updates import UPDATES
+from oddsbot.telegram.webhook import SECRET_HEADER, path_of
+from oddswire import Client, EmbeddedServer
+from support import eventually
+
+from .conftest import ADA, BEN, Talk, running
+
+LINK = "https://polymarket.com/event/btc-updown-15m-1790597700"
+WORKER = Path(__file__).with_name("worker.py")
+SECRET = "a-secret-of-the-webhook"
+
+
+@pytest.fixture
+async def durable():
+    """A server that keeps every acknowledged write."""
+    async with EmbeddedServer(aof=True, args=("--appendfsync", "always")) as server:
+        yield server
+
+
+@pytest.fixture
+def environ(replay, tmp_path):
+    """The environment of a bot; the server's URL is to be added."""
+    return {
+        "ODDSWIRE_PROFILE": "test",
+        "POLYMARKET_GAMMA_URL": replay.gamma_url,
+        "POLYMARKET_CLOB_URL": replay.clob_url,
+        "POLYMARKET_WS_URL": replay.ws_url,
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'bot.db'}",
+    }
+
+
+class Worker:
+    """A process of the bot."""
+
+    def __init__(self, asked) -> None:
+        self.asked = asked
+        self.process = None
+
+    async def start(self) -> None:
+        """Start it and wait until it works."""
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(WORKER),
+            json.dumps(self.asked),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        assert await self.process.stdout.readline() == b"ready\n"
+
+    async def end(self, number=signal.SIGKILL) -> int:
+        """Send it a signal and wait for its end."""
+        self.process.send_signal(number)
+        return await self.process.wait()
+
+
+@asynccontextmanager
+async def workers(count, asked):
+    """Hold so many processes of the bot."""
+    held = [Worker(asked) for _ in range(count)]
+    try:
+        for each in held:
+            await each.start()
+        yield held
+    finally:
+        for each in held:
+            if each.process is not None and each.process.returncode is None:
+                await each.end()
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B2", "B6", "R4")
+@pytest.mark.timeout(420)
+async def test_a_script_of_a_person_survives_twenty_kills(durable, environ, api):
+    """60 messages and presses, updates twice, 20 kills: what was asked is what is kept.
+
+    Two processes poll and handle; every third message one of them is killed and
+    started again.
+    """
+    api.faults.repeat = True
+    dice = random.Random(7)
+    asked = {
+        "environ": environ | {"REDIS_URL": durable.url},
+        "token": api.token,
+        "api": api.url,
+    }
+    levels = [level for level in range(60, 97) if level % 2][:17]
+    script = ["/start", LINK, "/watch"]
+    script += [f"/alert up > {level}" for level in levels]
+    script += [f"/alert down > {level}" for level in levels]
+    script += [f"/mute {hours}h" for hours in range(1, 14)] + ["/unmute"]
+    script += [
+        "/unwatch",
+        "/watch",
+        "/stop",
+        "/start",
+        "/price",
+        "/alerts",
+        "/settings",
+    ]
+    script += ["/status", "/help"]
+    assert len(script) == 60
+    kills = 0
+    async with workers(2, asked) as held:
+        for number, text in enumerate(script):
+            api.world.say(ADA, text)
+            if number % 3 == 2:
+                victim = dice.choice(held)
+                await victim.end()
+                kills += 1
+                await victim.start()
+        await eventually(lambda: api.updates.pending == 0, 60)
+        # The last answer is of the last message: all before it were handled.
+        ada = Talk(api.world)
+        await eventually(lambda: "How" in ada.last or "Find" in ada.last, 60)
+    assert kills == 20
+    settings = Settings.from_env(asked["environ"], dotenv=None)
+    async with running(settings, api) as bot:
+        rules = {(rule.level, rule.asset_id) for rule in await bot.rules.of(ADA)}
+        session = await bot.sessions.get(ADA)
+    assert len(rules) == 34
+    assert sorted({int(level * 100) for level, _ in rules}) == levels
+    assert (session.is_active, session.muted_until, len(session.markets)) == (
+        True,
+        0,
+        1,
+    )
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("C13", "R5")
+@pytest.mark.timeout(180)
+async def test_sigterm_with_updates_in_flight_loses_none(durable, environ, api):
+    """Each of 30 messages is answered, although the process is told to end midway."""
+    asked = {
+        "environ": environ | {"REDIS_URL": durable.url},
+        "token": api.token,
+        "api": api.url,
+    }
+    people = [Talk(api.world, person) for person in (ADA, BEN)]
+    async with workers(1, asked) as (worker,):
+        for number in range(15):
+            for each in people:
+                each.world.say(each.person, f"/alert up > {number + 60}")
+        await eventually(lambda: len(api.world.sent) > 5, 60)
+        assert await worker.end(signal.SIGTERM) == 0
+        await worker.start()
+        for each in people:
+            await eventually(lambda each=each: len(each.messages) >= 15, 60)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("R4")
+async def test_a_flood_of_one_person_costs_a_line_and_harms_nobody(ada, bot, api):
+    """60 messages at once: twenty are handled, one says why, another is answered."""
+    ben = Talk(api.world, BEN)
+    for _ in range(60):
+        api.world.say(ADA, "/help")
+    await ben.say("/start", "No wallet")
+    await ada.wait("too much at once")
+    await eventually(lambda: api.updates.pending == 0)
+    told = [each for each in ada.messages if "too much" in each.get("text", "")]
+    assert len(told) == 1
+    assert len(ada.messages) <= 21
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
+async def test_another_poller_is_announced_and_waited_for(settings, api, caplog):
+    """A second program polls with the token: one line says so, and nothing is lost."""
+    ada = Talk(api.world)
+    async with running(settings, api), aiohttp.ClientSession() as http:
+        url = f"{api.url}/bot{api.token}/getUpdates"
+
+        async def poll():
+            while "another program polls" not in caplog.text:
+                async with http.post(url, json={"timeout": 1}) as response:
+                    await response.read()
+
+        async with asyncio.timeout(30):
+            await poll()
+        await ada.say("/start", "No wallet")
+    assert api.token not in caplog.text
+
+
+@pytest.fixture
+def webhook(environ, own, api, unused_port):
+    """Settings of a bot that Telegram posts to."""
+    return Settings.from_env(
+        environ
+        | {
+            "REDIS_URL": own.url,
+            "TELEGRAM_MODE": "webhook",
+            "WEBHOOK_URL": f"http://127.0.0.1:{unused_port}",
+            "WEBHOOK_SECRET": SECRET,
+            "WEBHOOK_BIND": f"127.0.0.1:{unused_port}",
+        },
+        dotenv=None,
+    )
+
+
+@pytest.fixture
+def unused_port():
+    """A port that nobody listens on."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B6", "X6")
+async def test_telegram_posts_to_a_webhook(webhook, api):
+    """An update that is posted is answered; Telegram gets its 200 after it is kept."""
+    ada = Talk(api.world)
+    async with running(webhook, api):
+        await eventually(lambda: api.updates.webhook is not None)
+        assert api.token not in api.updates.webhook.url
+        await ada.say("/start", "No wallet")
+        await eventually(lambda: api.updates.pending == 0)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X6")
+async def test_a_webhook_answers_its_secret_alone(webhook, api, own):
+    """Missing, wrong, doubled, long: the same 401; another host 421; away: 503."""
+    async with running(webhook, api) as bot, aiohttp.ClientSession() as http:
+        await eventually(lambda: api.updates.webhook is not None)
+        url = f"http://127.0.0.1:{webhook.telegram.webhook.bind_port}{path_of(SECRET)}"
+        body = b'{"update_id": 900, "message": {}}'
+        json_type = ("Content-Type", "application/json")
+
+        async def post(*headers, data=body, to=url):
+            async with http.post(to, data=data, headers=[json_type, *headers]) as got:
+                return got.status
+
+        right = (SECRET_HEADER, SECRET)
+        for wrong in (
+            (),
+            ((SECRET_HEADER, SECRET[:-1]),),
+            (right, right),
+            ((SECRET_HEADER, SECRET * 100),),
+        ):
+            assert await post(*wrong) == 401
+        assert await post(right, ("Host", "evil.example")) == 421
+        assert await post(right, ("Origin", "https://evil.example")) == 403
+        assert await post(right, to=url[:-1]) == 404
+        assert await post(right) == 200
+        # What cannot be read would come for ever: it is dropped, and logged.
+        for junk in (b"[" * 100_000, b"{}", b"\xff", b'{"update_id": -1}'):
+            assert await post(right, data=junk) == 200
+        assert await post(right, data=io.BytesIO(bytes(2_000_000))) == 413
+        own.kill()
+        await own.wait_exit()
+        assert await post(right, data=b'{"update_id": 901}') == 503
+        await own.restart()
+        await eventually(lambda: _alive(bot))
+
+
+async def _alive(bot):
+    async with asyncio.timeout(5):
+        return (await bot.status()).waiting is not None
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("R4")
+async def test_an_update_is_in_the_queue_before_it_is_confirmed(settings, api, own):
+    """While Redis is away nothing is confirmed; back, everything is answered."""
+    ada = Talk(api.world)
+    async with running(settings, api):
+        await ada.say("/start", "No wallet")
+        own.kill(signal.SIGSTOP)
+        try:
+            api.world.say(ADA, "/help")
+            await asyncio.sleep(0.5)
+            assert api.updates.pending >= 1
+        finally:
+            own.kill(signal.SIGCONT)
+        await ada.wait("/alert no < 40")
+    async with Client.from_url(own.url) as client:
+        keys = [key.decode() async for key in client.scan_iter(match="*", count=1_000)]
+    # The queue's own keys name no person.
+    assert not [key for key in keys if UPDATES.name in key and str(ADA) in key]

@@ -1,0 +1,364 @@
+"""A shard judged by one process at a time: what is committed, by whom, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from decimal import Decimal
+
+import msgspec
+import pytest
+from sqlalchemy import select, text
+
+from oddsbot.alerts import Direction, MoveRule
+from oddsbot.polymarket import MarketResolved, quotes
+from oddsbot.store import SqlRules
+from oddsbot.store.tables import alerts, rules, seen, shards
+from oddsbot.watch import Rounds, Shard
+from oddswire import Client, EmbeddedServer
+from oddswire.clock import SystemClock
+from oddswire.locks import Locks
+from support import eventually
+from support.one_rule import NaiveAlerts
+from support.shards import START, UP, Feed, Outgoing, rule, top
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B4")
+async def test_an_alert_is_committed_with_what_made_it_due(
+    engine, known, processes, due
+):
+    """The row, the rule's state and the last tick are there together, and handed on."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    process = await processes()
+    await process.judging()
+    process.feed.say(top(1, 50, 51), top(2, 61, 62), top(3, 61, 63), top(4, 58))
+    assert await due.until(1) == [(1, "rule:1", 1, None)]
+    process.feed.say(top(5, 62))
+    assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
+    async with engine.connect() as connection:
+        state = (await connection.execute(select(rules))).one()
+        last = (await connection.execute(select(seen))).one()
+    assert (state.n, state.armed, state.fired_at) == (2, False, START + 5)
+    assert (last.asset_id, last.at, last.bid) == (UP, START + 5, "0.62")
+    await eventually(lambda: len(process.outgoing.put_in) == 2)
+    first, second = process.outgoing.put_in
+    assert (first.user_id, first.kind) == (1, "price")
+    assert first.where < second.where
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
+async def test_the_next_owner_judges_what_the_last_one_had_not_committed(
+    engine, known, processes, due
+):
+    """Killed at any moment: each alert is due once, from the ring of another."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    owner = await processes()
+    await owner.judging()
+    standby = await processes()
+    await eventually(lambda: standby.feed.assets)
+    for n in range(6):
+        both = (top(10 * n, 50, 51), top(10 * n + 1, 61, 62))
+        standby.feed.say(*both)
+        owner.feed.say(*both)
+        # From before it has seen them to after it has committed them.
+        for _ in range(n * 5):
+            await asyncio.sleep(0)
+        await owner.kill()
+        await standby.judging()
+        found = await due.until(n + 1)
+        assert [row[1] for row in found] == [f"rule:{k + 1}" for k in range(n + 1)]
+        owner, standby = standby, await processes()
+        standby.feed.say(top(10 * n + 1, 61, 62))
+        await eventually(lambda process=standby: process.shard.ticks == 1)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
+async def test_an_owner_that_was_deposed_writes_nothing(engine, known, processes, due):
+    """Paused, cut off or late: the epoch refuses it, and it takes over once more."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    process = await processes()
+    await process.judging()
+    process.feed.say(top(1, 50, 51))
+    other = Rounds(engine, "0", SqlRules(engine), SystemClock())
+    tenure = await other.take_over(0, 0, lambda _: True)
+    assert tenure.epoch == 2
+    process.feed.say(top(2, 61, 62))
+    assert await due.until(1) == [(1, "rule:1", 3, None)]
+    assert process.shard.deposed == 1
+    async with engine.connect() as connection:
+        assert (await connection.execute(select(shards.c.epoch))).scalar_one() == 3
+
+
+@pytest.mark.integration
+async def test_a_new_rule_is_judged_from_its_place_and_by_the_quote_that_stands(
+    engine, known, processes, due
+):
+    """What crossed since the person looked fires at once; what came before does not."""
+    await known(1)
+    stored = SqlRules(engine)
+    await stored.save(rule("first", 90))
+    process = await processes()
+    await process.judging()
+    # It was above 55 before the rules come, and is above 52 when they do.
+    process.feed.say(top(1, 57, 58), top(2, 53, 54))
+    await eventually(lambda: process.shard.ticks == 2)
+    await stored.save(rule("crossed", 52))
+    await stored.save(rule("not crossed", 55))
+    process.shard.look()
+    assert [row[1] for row in await due.until(1)] == ["crossed:1"]
+    # Another process goes on from there: not by the tick from before.
+    late = await processes()
+    await eventually(lambda: late.feed.assets)
+    late.feed.say(top(1, 57, 58), top(2, 53, 54))
+    await eventually(lambda: late.shard.ticks == 2)
+    await process.kill()
+    await late.judging()
+    late.feed.say(top(3, 56, 57))
+    found = await due.until(2)
+    assert [row[1] for row in found] == ["crossed:1", "not crossed:1"]
+
+
+@pytest.mark.integration
+async def test_a_rule_that_is_changed_or_gone_fires_no_more(
+    engine, known, processes, due
+):
+    """Whether its owner has heard of it or not: the database knows."""
+    await known(1)
+    stored = SqlRules(engine)
+    for name, level in (("gone", 60), ("changed", 61), ("stays", 62)):
+        await stored.save(rule(name, level))
+    process = await processes()
+    await process.judging()
+    process.feed.say(top(1, 50, 51))
+    await eventually(lambda: process.shard.ticks == 1)
+    await stored.delete(1, "gone")
+    await stored.save(rule("changed", 80))
+    # It has not looked yet.
+    process.feed.say(top(2, 70, 71))
+    assert [row[1] for row in await due.until(1)] == ["stays:1"]
+    process.shard.look()
+    await eventually(lambda: process.shard.rounds >= 2)
+    process.feed.say(top(3, 81, 82))
+    assert [row[1] for row in await due.until(2)] == ["stays:1", "changed:1"]
+
+
+@pytest.mark.integration
+async def test_cooldown_end_and_once_are_in_the_database(engine, known, processes, due):
+    """A firing in the cooldown has its fate at once; a rule that ended stays ended."""
+    await known(1, 2)
+    stored = SqlRules(engine)
+    await stored.save(rule("thin", cooldown=3_600))
+    await stored.save(rule("once", 61, user_id=2, once=True))
+    process = await processes()
+    await process.judging()
+    process.feed.say(top(1, 50, 51), top(2, 65), top(3, 50), top(4, 65))
+    found = await due.until(3)
+    assert {(row[1], row[3]) for row in found} == {
+        ("thin:1", None), ("once:1", None), ("thin:2", "cooldown"),
+    }  # fmt: skip
+    await eventually(lambda: len(process.outgoing.put_in) == 2)
+    (ended,) = await stored.of(2)
+    assert ended.state.ended
+    await process.kill()
+    later = await processes()
+    await later.judging()
+    later.feed.say(top(5, 50), top(6, 66))
+    assert {row[1] for row in await due.until(4)} == {
+        "thin:1", "once:1", "thin:2", "thin:3",
+    }  # fmt: skip
+
+
+@pytest.mark.integration
+async def test_a_resolution_is_told_once_whoever_saw_it(engine, known, processes, due):
+    """Each follower has one alert, although two processes and a repeat told of it."""
+    await known(1, 2)
+    await SqlRules(engine).save(rule())
+    followers = [(1, "0xdone"), (2, "0xdone")]
+    owner = await processes(followers=followers)
+    await owner.judging()
+    standby = await processes(followers=followers)
+    await eventually(lambda: standby.feed.assets)
+    event = MarketResolved(
+        market="0xdone", timestamp=START, winning_asset_id="9", winning_outcome="Yes",
+        assets_ids=("9",), outcomes=("Yes",), id="1", question="?", slug="s",
+    )  # fmt: skip
+    standby.feed.say(event)
+    owner.feed.say(event, event)
+    await due.until(2)
+    await owner.kill()
+    await standby.judging()
+    standby.feed.say(event, top(1, 50), top(2, 70))
+    assert [row[1] for row in await due.until(3)] == [
+        "1:0xdone:resolved", "2:0xdone:resolved", "rule:1",
+    ]  # fmt: skip
+
+
+@pytest.mark.errors
+async def test_a_process_that_lacks_ticks_lets_another_one_go_first(
+    engine, known, processes, due
+):
+    """It gives way once; alone it goes on then, and the gap is counted."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    owner = await processes()
+    await owner.judging()
+    owner.feed.say(top(1, 50, 51), top(2, 61, 62), top(1_000, 50, 51))
+    await due.until(1)
+    late = await processes()
+    # It begins after a price that crossed, and has not the last tick of the owner.
+    late.feed.say(top(9_000, 59, 60))
+    await eventually(lambda: late.shard.ticks == 1)
+    await owner.kill()
+    await late.judging()
+    assert [gap.assets for gap in late.shard.gaps] == [1]
+    assert late.shard.gaps[0].longest >= 8
+    late.feed.say(top(9_001, 61))
+    assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1", "G6")
+async def test_an_older_quote_is_no_tick(engine, known, processes, due):
+    """A book from before what was seen fires nothing, and is counted."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    process = await processes()
+    await process.judging()
+    process.feed.say(top(5, 50), top(4, 61), top(6, 50), top(7, 62))
+    assert [row[1] for row in await due.until(1)] == ["rule:1"]
+    assert (process.shard.outdated, process.shard.ticks) == (1, 2)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1")
+@pytest.mark.parametrize("at", [None, 1_950_000_000_000])
+async def test_a_quote_with_no_believable_time_silences_nothing(
+    engine, known, processes, due, at
+):
+    """It counts as it arrives, and the quotes behind it do too."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    process = await processes()
+    await process.judging()
+    strange = msgspec.structs.replace(top(5, 50), timestamp=at)
+    process.feed.say(top(4, 49), strange, top(6, 61))
+    assert [row[1] for row in await due.until(1)] == ["rule:1"]
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
+async def test_redis_away_stops_no_judging(engine, known, processes, due):
+    """The owner goes on without its lock; with Redis back there is one owner again."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    async with EmbeddedServer() as own:
+        process = await processes(own.url)
+        await process.judging()
+        process.feed.say(top(1, 50, 51))
+        await eventually(lambda: process.shard.ticks == 1)
+        own.kill()
+        await own.wait_exit()
+        await asyncio.sleep(2.5)  # longer than the lock outlives its owner
+        process.feed.say(top(2, 61))
+        await due.until(1)
+        await own.restart()
+        await eventually(lambda: process.shard.takeovers == 2)
+        process.feed.say(top(3, 50), top(4, 62))
+        assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
+        await process.kill()
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
+@pytest.mark.system("postgres", package="postgresql")
+async def test_the_database_away_loses_no_tick(killable, server, prefix):
+    """What comes meanwhile is judged and committed when it is back, each once."""
+    postgres, engine = killable
+    async with engine.begin() as connection:
+        await connection.execute(
+            text("INSERT INTO oddsbot_users VALUES (1, 1, 1, 1, 1, true, '')")
+        )
+    await SqlRules(engine).save(rule())
+    async with Client.from_url(server.url) as client, asyncio.TaskGroup() as tasks:
+        stored, clock, feed = SqlRules(engine), SystemClock(), Feed()
+        shard = Shard(
+            Rounds(engine, "0", stored, clock), stored, feed,
+            Locks(client, prefix=prefix), Outgoing(), clock,
+        )  # fmt: skip
+        running = tasks.create_task(shard.run())
+        await shard.judging.wait()
+        feed.say(top(1, 50, 51))
+        await asyncio.to_thread(postgres.kill)
+        for n in range(1, 20):
+            feed.say(top(10 * n, 61), top(10 * n + 5, 50))
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(postgres.start)
+        query = select(alerts.c.id).order_by(alerts.c.n, alerts.c.place)
+
+        async def told():
+            async with engine.connect() as connection:
+                return (await connection.execute(query)).scalars().all()
+
+        found = await eventually(told, 50.0, holds=lambda ids: len(ids) == 19)
+        assert found == [f"rule:{n}" for n in range(1, 20)]
+        assert shard.failed >= 1
+        shard.stop()
+        await asyncio.wait([running])
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("B3", "B6")
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_any_world_of_kills_agrees_with_the_definition(
+    engine, known, processes, due, seed
+):
+    """Rules, ticks, kills and takeovers at random: the alerts of the one-rule loop."""
+    chance = random.Random(seed)
+    await known(*range(1, 6))
+    stored, naive = SqlRules(engine), NaiveAlerts()
+    for n in range(25):
+        user = n % 5 + 1
+        if n % 4 == 0:
+            wish = MoveRule(
+                id=f"m{n}", user_id=user, market="0xmarket", asset_id=UP,
+                by=Decimal(chance.randint(2, 6)), base=rule().base,
+            )  # fmt: skip
+        else:
+            wish = rule(
+                f"r{n}", 40 + n, user,
+                direction=chance.choice(tuple(Direction)),
+                hysteresis=Decimal(chance.randint(0, 3)) / 100,
+            )  # fmt: skip
+        await stored.save(wish)
+        naive.add(wish)
+    alive = [await processes() for _ in range(3)]
+    for each in alive:
+        await eventually(lambda process=each: process.feed.assets)
+    await eventually(lambda: any(each.shard.judging.is_set() for each in alive))
+    wanted, bid = [], 50
+    for at in range(1, 200):
+        bid = min(80, max(20, bid + chance.choice((-4, -2, -1, 1, 2, 4))))
+        event = top(at, bid, None if chance.random() < 0.1 else bid + 1)
+        for quote in quotes(event):
+            wanted += [each.id for each in naive.on_quote(quote, START / 1000)]
+        for each in alive:
+            each.feed.say(event)
+        if chance.random() < 0.2:
+            await asyncio.sleep(chance.random() * 0.01)
+        if chance.random() < 0.03:
+            dead = alive.pop(chance.randrange(len(alive)))
+            await dead.kill()
+            fresh = await processes()
+            # A link begins with the book as it stands.
+            fresh.feed.say(event)
+            alive.append(fresh)
+            await eventually(lambda process=fresh: process.feed.assets)
+    found = await due.until(len(wanted))
+    assert sorted(row[1] for row in found) == sorted(wanted)
+    assert len(wanted) > 30

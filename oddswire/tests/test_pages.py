@@ -1,0 +1,77 @@
+"""Every Python block of every page runs as it is printed there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oddswire import EmbeddedServer
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+DECISIONS = ROOT / "docs" / "decisions"
+
+# What a block takes from the text around it, by page and number of the block.
+GIVEN = {
+    "standin.md": {
+        0: """
+from aiogram import Bot
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
+from telegram.ext import Application
+api, token = "http://127.0.0.1:8081", "42:TEST"
+""",
+    },
+}
+# Blocks that need a signal, a database or another process: each has a test of its own.
+ELSEWHERE = {
+    "client.md": {3: "oddswire/tests/client/test_shutdown.py"},
+    "source.md": {
+        1: "oddsbot/tests/store/test_together.py",
+        2: "oddsbot/tests/store/test_silent_user.py",
+    },
+    "tutorial.md": dict.fromkeys(range(3), "oddswire/tests/test_tutorial.py"),
+}
+
+
+def pages():
+    """Return each page that has blocks."""
+    return [
+        page
+        for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+        if DECISIONS not in page.parents and BLOCK.search(page.read_text("utf-8"))
+    ]
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("O6")
+@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in pages()])
+async def test_every_block_of_a_page_runs(page, tmp_path):
+    """The blocks of a page run in their order, as a reader would type them."""
+    path = ROOT / page
+    elsewhere = ELSEWHERE.get(path.name, {})
+    given = GIVEN.get(path.name, {})
+    assert all((ROOT / test).exists() for test in elsewhere.values())
+    blocks = [
+        given.get(number, "") + block
+        for number, block in enumerate(BLOCK.findall(path.read_text("utf-8")))
+        if number not in elsewhere
+    ]
+    async with EmbeddedServer() as server:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, Path(__file__).with_name("run_page.py"), server.url),
+            cwd=tmp_path,
+            env={**os.environ},  # noqa: TID251 - a program of its own
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        _, said = await process.communicate(json.dumps(blocks).encode())
+    assert process.returncode == 0, said.decode()

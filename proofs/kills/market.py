@@ -1,0 +1,196 @@
+"""A made market and a chat, in the process that kills: what was sent, what came.
+
+Prices walk at random. Every tick has a time of its own, so that its alerts have too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from time import time  # noqa: TID251 - it is the market's own clock
+from typing import Any, NamedTuple, Self
+
+from aiohttp import WSMsgType, web
+
+# Telegram takes about as long.
+_ANSWER_SECONDS = (0.002, 0.02)
+
+
+class Tick(NamedTuple):
+    """A price that was sent; prices are in thousandths."""
+
+    at: int
+    asset: int
+    bid: int
+    ask: int
+
+
+class Link(NamedTuple):
+    """A watcher's connection."""
+
+    pid: int
+    opened: float
+    closed: float | None
+
+
+class Told(NamedTuple):
+    """What the chat was given."""
+
+    when: float
+    user: int
+    rule: str
+    at: int
+    price: str
+    again: bool
+    pid: int
+    latency: float
+
+
+class Stage:
+    """The market and the chat. ``async with Stage(...)``.
+
+    Args:
+        assets: How many outcomes trade.
+        rate: Ticks a second.
+        seed: Of the prices.
+    """
+
+    def __init__(self, assets: int, rate: float, seed: int) -> None:
+        self.rate = rate
+        self.ticks: list[Tick] = []
+        self.links: list[Link] = []
+        self.told: list[Told] = []
+        self._rng = random.Random(seed)
+        self.first = [self._rng.randrange(300, 700) for _ in range(assets)]
+        self._bids = list(self.first)
+        self._times = [int(time() * 1000)] * assets
+        self._last = self._times[0]
+        self._open: dict[web.WebSocketResponse, set[int]] = {}
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        app.add_routes(
+            [web.get("/market", self._market), web.post("/chat", self._chat)]
+        )
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = self._runner.addresses[0][:2]
+        self.market_url = f"ws://{host}:{port}/market"
+        self.chat_url = f"http://{host}:{port}/chat"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    # --- the market
+
+    async def trade(self, seconds: float) -> None:
+        """Have prices change for so long."""
+        loop = asyncio.get_running_loop()
+        began, sent = loop.time(), 0
+        while (now := loop.time() - began) < seconds:
+            while sent < now * self.rate:
+                await self._tick()
+                sent += 1
+            await asyncio.sleep(0.002)
+
+    async def _tick(self) -> None:
+        asset = self._rng.randrange(len(self._bids))
+        step = self._rng.choice((-9, -6, -3, -1, 1, 3, 6, 9))
+        if not 50 < self._bids[asset] + step < 940:
+            step = -step
+        self._bids[asset] += step
+        self._last = self._times[asset] = max(self._last + 1, int(time() * 1000))
+        bid = self._bids[asset]
+        self.ticks.append(Tick(self._last, asset, bid, bid + 10))
+        await self._send(
+            asset,
+            {
+                "event_type": "best_bid_ask", "market": market_of(asset),
+                "asset_id": asset_of(asset), "timestamp": str(self._last),
+                "best_bid": price_of(bid), "best_ask": price_of(bid + 10),
+                "spread": "0.010",
+            },
+        )  # fmt: skip
+
+    async def _send(self, asset: int, event: dict[str, Any]) -> None:
+        text = json.dumps(event)
+        for link, assets in list(self._open.items()):
+            if asset in assets:
+                try:
+                    await link.send_str(text)
+                except (ConnectionError, RuntimeError):
+                    self._open.pop(link, None)
+
+    async def _market(self, request: web.Request) -> web.WebSocketResponse:
+        link = web.WebSocketResponse()
+        await link.prepare(request)
+        number = len(self.links)
+        self.links.append(Link(int(request.query["pid"]), time(), None))
+        self._open[link] = set()
+        try:
+            async for message in link:
+                if message.type is WSMsgType.TEXT and message.data != "PING":
+                    await self._subscribe(link, json.loads(message.data))
+        except (ConnectionError, RuntimeError):
+            pass
+        finally:
+            self._open.pop(link, None)
+            self.links[number] = self.links[number]._replace(closed=time())
+        return link
+
+    async def _subscribe(
+        self, link: web.WebSocketResponse, asked: dict[str, Any]
+    ) -> None:
+        assets = {int(each) - _FIRST for each in asked.get("assets_ids", ())}
+        if asked.get("operation") == "unsubscribe":
+            self._open[link] -= assets
+            return
+        # The books are of this moment, and every later tick comes behind them.
+        books = [self._book(asset) for asset in sorted(assets)]
+        self._open[link] |= assets
+        await link.send_str(json.dumps(books))
+
+    def _book(self, asset: int) -> dict[str, Any]:
+        bid = self._bids[asset]
+        return {
+            "event_type": "book", "market": market_of(asset), "hash": "",
+            "asset_id": asset_of(asset), "timestamp": str(self._times[asset]),
+            "bids": [{"price": price_of(bid), "size": "10"}],
+            "asks": [{"price": price_of(bid + 10), "size": "10"}],
+        }  # fmt: skip
+
+    # --- the chat
+
+    async def _chat(self, request: web.Request) -> web.Response:
+        said = await request.json()
+        now = time()
+        self.told.append(
+            Told(
+                now, said["user"], said["rule"], said["at"], said["price"],
+                said["again"], said["pid"], now - said["seen_at"],
+            )
+        )  # fmt: skip
+        await asyncio.sleep(self._rng.uniform(*_ANSWER_SECONDS))
+        return web.json_response({"number": len(self.told)})
+
+
+_FIRST = 7_000
+
+
+def asset_of(asset: int) -> str:
+    """Return the token id of an outcome."""
+    return str(_FIRST + asset)
+
+
+def market_of(asset: int) -> str:
+    """Return the condition id of an outcome's market."""
+    return f"0x{asset:064x}"
+
+
+def price_of(thousandths: int) -> str:
+    """Return a price as the wire has it."""
+    return f"0.{thousandths:03d}"

@@ -1,0 +1,466 @@
+"""``make kills``: processes killed one after the other, and every alert accounted for.
+
+Three watchers and two couriers, as the bot runs them, on a database and a Redis of
+their own. One of them is killed (SIGKILL) each 1 to 3 s and started again. At the end a
+checker that shares no code with them works out which alerts had to come.
+
+``FAULT=empty``: Redis is emptied five times. ``older``: it comes back with the data of
+some time before. ``failover``: its primary is killed, and sentinels promote a replica.
+``sql``: the database is away. Exit status 1: something was lost, wrong, out of order,
+or repeated without a cause.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+from contextlib import AsyncExitStack, ExitStack, suppress
+from decimal import Decimal
+from pathlib import Path
+from time import time  # noqa: TID251 - processes are compared by the machine's clock
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path += [str(ROOT / "tests"), str(Path(__file__).parent)]
+
+from checker import Kill, Owned, Played, Wish, judge, takeovers  # noqa: E402
+from market import Stage, asset_of, market_of  # noqa: E402
+from sqlalchemy import func, insert, select  # noqa: E402
+
+from oddsbot.alerts import Base, Direction, PriceRule  # noqa: E402
+from oddsbot.store import AlertLog, SqlRules, open_database, upgrade  # noqa: E402
+from oddsbot.store.tables import rules as rule_table  # noqa: E402
+from oddsbot.store.tables import users as user_table  # noqa: E402
+from oddswire import Client, EmbeddedServer  # noqa: E402
+from support.postgres import Postgres  # noqa: E402
+from support.topple import Toppled  # noqa: E402
+
+WATCHERS, COURIERS = 3, 2
+ASSETS, USERS, RULES, RATE = 60, 500, 3_000, 600.0
+FAULTS = ("none", "empty", "older", "failover", "sql")
+_SETTLED = 60.0
+_ALWAYS = ("--appendfsync", "always", "--save", "")
+
+
+class Process:
+    """A worker that is started again after each kill."""
+
+    def __init__(self, role, options, folder):
+        self.role = role
+        self.events = []
+        self.crashed = 0
+        self.ready = asyncio.Event()
+        self._options = json.dumps(options)
+        self._errors = Path(folder) / f"{role}.log"
+        self._process = None
+        self._reading = None
+
+    async def start(self, tasks):
+        """Start it; `ready` is set when it works."""
+        self.ready.clear()
+        with self._errors.open("ab") as errors:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, str(Path(__file__).with_name("worker.py")), self.role,
+                self._options, stdout=asyncio.subprocess.PIPE, stderr=errors,
+            )  # fmt: skip
+        self._reading = tasks.create_task(self._read(self._process.stdout))
+
+    async def _read(self, lines):
+        async for line in lines:
+            # A killed process may leave half a line.
+            with suppress(json.JSONDecodeError):
+                event = json.loads(line)
+                self.events.append(event)
+                if event["event"] == "ready":
+                    self.ready.set()
+
+    async def kill(self):
+        """Kill it, and return what was killed."""
+        # One that ended by itself is a fault of the program.
+        self.crashed += self._process.returncode is not None
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGKILL)
+        killed = Kill(time(), self.role, self._process.pid)
+        await self._process.wait()
+        await self._reading
+        return killed
+
+
+class Run:
+    """One run on one database."""
+
+    def __init__(self, options, database, folder):
+        self._options = options
+        self._database = database
+        self._folder = Path(folder)
+        self._rng = random.Random(options.seed)
+        self._kills = []
+        self._faults = []
+        self._wishes = []
+        self._sqlite = None
+
+    async def report(self):
+        """Run it, and return the figures."""
+        options = self._options
+        async with AsyncExitStack() as stack:
+            self._stage = stage = await stack.enter_async_context(
+                Stage(ASSETS, options.rate, options.seed)
+            )
+            url = await self._open_database(stack)
+            redis = await self._open_redis(stack)
+            worker = {
+                "database": url, "market": stage.market_url, "chat": stage.chat_url,
+                **redis,
+            }  # fmt: skip
+            self._engine = await stack.enter_async_context(open_database(url))
+            await self._fill()
+            processes = [
+                *(Process("watch", worker, self._folder) for _ in range(WATCHERS)),
+                *(Process("deliver", worker, self._folder) for _ in range(COURIERS)),
+            ]
+            async with asyncio.TaskGroup() as tasks:
+                for each in processes:
+                    await each.start(tasks)
+                try:
+                    await self._play(processes, tasks)
+                finally:
+                    for each in processes:
+                        await each.kill()
+            return await self._figures(processes)
+
+    # --- what is there
+
+    async def _open_database(self, stack):
+        if self._database == "sqlite":
+            self._sqlite = self._folder / "bot.db"
+            return f"sqlite:///{self._sqlite}"
+        self._postgres = Postgres()
+        stack.callback(self._postgres.stop)
+        await asyncio.to_thread(self._postgres.start)
+        return self._postgres.url
+
+    async def _open_redis(self, stack):
+        if self._options.fault == "failover":
+            self._group = await stack.enter_async_context(Toppled())
+            hosts = ",".join(f"{s.host}:{s.port}" for s in self._group.sentinels)
+            return {
+                "redis": self._group.url, "sentinels": hosts,
+                "sentinel_password": self._group.password,
+            }  # fmt: skip
+        self._server = await stack.enter_async_context(
+            EmbeddedServer(data_dir=self._folder / "redis", aof=True, args=_ALWAYS)
+        )
+        return {"redis": self._server.url}
+
+    async def _fill(self):
+        await upgrade(self._engine)
+        people = [
+            {"user_id": user, "version": 1, "schema": 1, "created": 1, "active": 1,
+             "enabled": True, "data": b""}
+            for user in range(1, USERS + 1)
+        ]  # fmt: skip
+        async with self._engine.begin() as connection:
+            await connection.execute(insert(user_table), people)
+        rules = SqlRules(self._engine)
+        taken = set()
+        while len(self._wishes) < RULES:
+            user, asset = self._rng.randint(1, USERS), self._rng.randrange(ASSETS)
+            sign = self._rng.choice((1, -1))
+            away = self._rng.randint(-6, 12) * 10
+            level = min(max(self._stage.first[asset] + sign * away, 60), 940)
+            if (user, asset, sign, level) in taken:
+                continue
+            taken.add((user, asset, sign, level))
+            name = f"r{len(self._wishes)}"
+            back = self._rng.choice((0, 20, 40, 80))
+            self._wishes.append(Wish(user, name, asset, sign, level, back))
+        for wish in self._wishes:
+            await rules.save(self._rule(wish))
+
+    def _rule(self, wish):
+        bid = self._stage.first[wish.asset]
+        return PriceRule(
+            id=wish.name, user_id=wish.user, market=market_of(wish.asset),
+            asset_id=asset_of(wish.asset),
+            direction=Direction.ABOVE if wish.sign > 0 else Direction.BELOW,
+            level=Decimal(wish.level) / 1000, hysteresis=Decimal(wish.back) / 1000,
+            base=Base(Decimal(bid) / 1000, Decimal(bid + 10) / 1000),
+        )  # fmt: skip
+
+    # --- what happens
+
+    async def _play(self, processes, tasks):
+        for each in processes:
+            await asyncio.wait_for(each.ready.wait(), _SETTLED)
+        # Before the first tick every rule has begun at the price it was set at.
+        await self._until(self._all_begun)
+        trading = asyncio.create_task(self._stage.trade(self._options.seconds))  # noqa: TID251
+        killing = asyncio.create_task(self._kill(processes, tasks))  # noqa: TID251
+        breaking = asyncio.create_task(self._break())  # noqa: TID251
+        try:
+            await trading
+            killing.cancel()
+            await asyncio.gather(killing, return_exceptions=True)
+            await breaking
+            await self._until(self._all_settled)
+        finally:
+            for each in (trading, killing, breaking):
+                each.cancel()
+
+    async def _until(self, condition):
+        deadline = time() + _SETTLED
+        while not await condition():
+            if time() > deadline:
+                return
+            await asyncio.sleep(0.2)
+
+    async def _all_begun(self):
+        query = select(func.count()).where(rule_table.c.round.is_(None))
+        async with self._engine.connect() as connection:
+            return (await connection.execute(query)).scalar_one() == 0
+
+    async def _all_settled(self):
+        """Whether nothing is due for a while: a round may be on its way."""
+        for _ in range(5):
+            if (await AlertLog(self._engine).fates()).get(None, 0):
+                return False
+            await asyncio.sleep(0.3)
+        return True
+
+    async def _kill(self, processes, tasks):
+        low, high = self._options.every
+        while True:
+            await asyncio.sleep(self._rng.uniform(low, high))
+            # One that has not begun to work loses nothing.
+            working = [each for each in processes if each.ready.is_set()]
+            chosen = self._rng.choice(working or processes)
+            self._kills.append(await asyncio.shield(chosen.kill()))
+            await asyncio.shield(chosen.start(tasks))
+
+    async def _break(self):
+        seconds, fault = self._options.seconds, self._options.fault
+        if fault == "none":
+            return
+        times = 1 if fault == "sql" else 5
+        for _ in range(times):
+            await asyncio.sleep(seconds / (times + 1))
+            began = time()
+            await getattr(self, f"_break_{fault}")()
+            # Until the next look at which Redis it is, and one round of the couriers.
+            self._faults.append((began, time() + 3.0))
+
+    async def _break_empty(self):
+        async with Client.from_url(self._server.url) as client:
+            await client.flushall()
+
+    async def _break_older(self):
+        data, copy = self._folder / "redis", self._folder / "older"
+        await asyncio.to_thread(shutil.rmtree, copy, ignore_errors=True)
+        await asyncio.to_thread(shutil.copytree, data, copy)
+        await asyncio.sleep(min(60.0, self._options.seconds / 12))
+        self._server.kill()
+        await self._server.wait_exit()
+        await asyncio.to_thread(shutil.rmtree, data)
+        await asyncio.to_thread(shutil.copytree, copy, data)
+        await self._server.restart()
+
+    async def _break_failover(self):
+        old = await self._group.depose("kill")
+        await self._group.restore(old, "kill")
+
+    async def _break_sql(self):
+        away = min(30.0, self._options.seconds / 4)
+        if self._sqlite is None:
+            await asyncio.to_thread(self._postgres.kill)
+            await asyncio.sleep(away)
+            await asyncio.to_thread(self._postgres.start)
+            return
+        # Somebody else has the file and does not give it back.
+        with ExitStack() as stack:
+            connection = sqlite3.connect(self._sqlite, isolation_level=None, timeout=30)
+            stack.callback(connection.close)
+            connection.execute("BEGIN EXCLUSIVE")
+            await asyncio.sleep(away)
+            connection.execute("ROLLBACK")
+
+    # --- what came of it
+
+    async def _figures(self, processes):
+        stage = self._stage
+        said = sorted(
+            (event for each in processes for event in each.events),
+            key=lambda event: event["at"],
+        )
+        lines = [json.dumps(each) for each in (*said, *self._kills, *self._faults)]
+        await asyncio.to_thread(
+            (self._folder / "events.jsonl").write_text, "\n".join(lines)
+        )
+        owned = [
+            Owned(event["at"], event["pid"])
+            for event in said
+            if event["event"] == "shard_owned"
+        ]
+        played = Played(stage.ticks, stage.first, stage.links, owned)
+        verdict = await asyncio.to_thread(
+            judge, played, self._wishes, stage.told, self._kills, self._faults
+        )
+        gaps = takeovers(self._kills, owned)
+        latencies = sorted(each.latency for each in stage.told if not each.again)
+        fates = await AlertLog(self._engine).fates()
+        events = [event["event"] for event in said]
+        killed = [kill.role for kill in self._kills]
+        return {
+            "database": self._database, "fault": self._options.fault,
+            "load": os.getloadavg()[1],
+            "seconds": self._options.seconds, "ticks": len(stage.ticks),
+            "killed_watchers": killed.count("watch"),
+            "killed_couriers": killed.count("deliver"),
+            "faults": len(self._faults),
+            "due": verdict.due, "delivered": verdict.delivered,
+            "lost": verdict.lost, "unseen": verdict.unseen, "wrong": verdict.wrong,
+            "out_of_order": verdict.out_of_order, "repeated": verdict.repeated,
+            "of_killed_couriers": verdict.by_courier, "of_faults": verdict.by_fault,
+            "untraced": verdict.untraced, "unmarked": verdict.unmarked,
+            "first_copies_marked": verdict.quiet,
+            "without_fate": fates.get(None, 0), "sent": fates.get("sent", 0),
+            "takeovers": len(gaps), "takeover_p50": part(gaps, 0.5),
+            "takeover_max": gaps[-1] if gaps else None,
+            "latency_p50": part(latencies, 0.5), "latency_p99": part(latencies, 0.99),
+            "deposed": events.count("shard_lost"),
+            "failed": events.count("round_failed"), "gaps": events.count("feed_gap"),
+            "crashed": sum(each.crashed for each in processes),
+        }  # fmt: skip
+
+
+def part(numbers, share):
+    """Return the number below which a share of them lies."""
+    return (
+        numbers[min(len(numbers) - 1, int(len(numbers) * share))] if numbers else None
+    )
+
+
+def good(figures):
+    """Whether nothing was lost, wrong, out of order or repeated without a cause."""
+    return not any(
+        figures[each]
+        for each in (
+            "lost", "wrong", "out_of_order", "untraced", "unmarked", "without_fate",
+            "crashed",
+        )
+    ) and figures["due"] > 0  # fmt: skip
+
+
+def text(figures):
+    """Return the figures as lines."""
+    lines = []
+    for name, value in figures.items():
+        if isinstance(value, list):
+            shown = f"{len(value)}" + (f"  such as {value[:3]}" if value else "")
+        else:
+            shown = f"{value:.3f}" if isinstance(value, float) else f"{value}"
+        lines.append(f"  {name:<20} {shown}")
+    return "\n".join(lines)
+
+
+_HEADS = (
+    "database", "fault", "load", "s", "kills", "due", "lost", "wrong", "out of order",
+    "unseen", "repeated", "takeover",
+)  # fmt: skip
+_PAGE = f"""# Kills
+
+Written by `make kills`. Three watchers and two couriers, as the bot runs them, follow a
+made market; one process is killed with SIGKILL each 1 to 3 s and started again. A
+checker that shares no code with them works out which alerts had to come. `FAULT=empty`
+empties Redis five times, `FAULT=older` brings it back with older data,
+`FAULT=failover` kills its primary under sentinels, `FAULT=sql` takes the database away.
+
+*Unseen*: every process that had the price was killed before it, or another one,
+committed; found from the times of the kills. *Repeated*: all copies beyond the first,
+then those that a killed courier had in its hands, and those around a fault; each says
+that it may be a repeat. *Takeover*: from the kill of an owner to the next owner, p50
+and the longest. *Load*: of the machine, which has two cores, over five minutes.
+
+| {" | ".join(_HEADS)} |
+|{"---|" * len(_HEADS)}
+"""
+
+
+def write_page(path, found):
+    """Put figures into the page; a row of the same database and fault is replaced."""
+    rows = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if len(cells) > 2 and cells[1] in FAULTS:
+                rows[cells[0], cells[1]] = line
+    for each in found:
+        rows[each["database"], each["fault"]] = _row(each)
+    path.write_text(_PAGE + "\n".join(rows.values()) + "\n", encoding="utf-8")
+
+
+def _row(each):
+    repeated = (
+        f"{each['repeated']}: {each['of_killed_couriers']} in hand, "
+        f"{each['of_faults']} around faults"
+    )
+    takeover = "none"
+    if each["takeovers"]:
+        takeover = f"{each['takeover_p50']:.2f} s, {each['takeover_max']:.2f} s"
+    cells = (
+        each["database"], each["fault"], f"{each['load']:.1f}", f"{each['seconds']:g}",
+        each["killed_watchers"] + each["killed_couriers"], f"{each['due']:,}",
+        len(each["lost"]), len(each["wrong"]), len(each["out_of_order"]),
+        len(each["unseen"]), repeated, takeover,
+    )  # fmt: skip
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+async def play(options):
+    """Run on each database; return the figures of each."""
+    found = []
+    for database in options.database:
+        with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+            figures = await Run(options, database, folder).report()
+            found.append(figures)
+            if not options.json:
+                print(
+                    f"{'as promised' if good(figures) else 'BROKEN'}\n{text(figures)}"
+                )
+            if options.keep:
+                shutil.copytree(folder, options.keep, dirs_exist_ok=True)
+    return found
+
+
+def main():
+    """Run it; 1 if a promise is broken."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--fault", choices=FAULTS, default="none")
+    parser.add_argument(
+        "--database", nargs="+", default=["postgresql", "sqlite"],
+        choices=["postgresql", "sqlite"],
+    )  # fmt: skip
+    parser.add_argument("--every", type=float, nargs=2, default=(1.0, 3.0))
+    parser.add_argument("--rate", type=float, default=RATE)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep", help="a folder for the logs of the processes")
+    parser.add_argument("--page", type=Path, help="a page that gets the figures")
+    options = parser.parse_args()
+    found = asyncio.run(play(options))
+    if options.page is not None:
+        write_page(options.page, found)
+    if options.json:
+        print(json.dumps(found))
+    return 0 if all(map(good, found)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

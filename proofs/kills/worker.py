@@ -1,0 +1,110 @@
+"""A process of the proof: a watcher or a courier, as the bot runs them.
+
+It prints one JSON object a line: when it was ready, and when it took the shard over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+
+import aiohttp
+
+import oddswire
+from oddsbot.delivery import ALERTS, Courier, Decision, Home, Outbox, Sweep
+from oddsbot.polymarket import MarketStream
+from oddsbot.settings import PREFIX
+from oddsbot.store import AlertLog, Fate, SqlRules, open_database
+from oddsbot.watch import Rounds, Shard
+from oddswire.clock import SystemClock
+
+
+class Telling(logging.Handler):
+    """Prints what the shard says of itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the event of a record."""
+        tell(getattr(record, "event", "log"), text=record.getMessage())
+
+
+def tell(event: str, **fields: object) -> None:
+    """Print what happened, and when."""
+    line = {"event": event, "pid": os.getpid(), "at": time.time(), **fields}  # noqa: TID251
+    print(json.dumps(line), flush=True)
+
+
+async def watch(options: dict[str, str], clock: SystemClock) -> None:
+    """Follow the market, and judge it while this process is the owner."""
+    async with (
+        open_database(options["database"]) as engine,
+        oddswire.connect(queues=[ALERTS], **redis(options)) as wire,
+        aiohttp.ClientSession() as http,
+        MarketStream(
+            http, f"{options['market']}?pid={os.getpid()}", (), backoff=(0.05, 0.5)
+        ) as stream,
+    ):
+        rules, log = SqlRules(engine), AlertLog(engine)
+        queue = wire.queues[ALERTS]
+        outbox = Outbox(queue, log, Home(wire.client, PREFIX), clock)
+        rounds = Rounds(engine, "0", rules, clock)
+        shard = Shard(rounds, rules, stream, wire.locks, outbox, clock)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(outbox.run())
+            tasks.create_task(shard.run())
+            tell("ready")
+
+
+async def deliver(options: dict[str, str], clock: SystemClock) -> None:
+    """Take alerts out of the queue and hand them to the chat."""
+    async with (
+        open_database(options["database"]) as engine,
+        oddswire.connect(queues=[ALERTS], **redis(options)) as wire,
+        aiohttp.ClientSession() as http,
+    ):
+
+        async def send(alert, *, again):
+            said = {
+                "user": alert.user_id, "rule": alert.rule_id, "at": alert.at,
+                "id": alert.id, "price": str(alert.price), "seen_at": alert.seen_at,
+                "again": again, "pid": os.getpid(),
+            }  # fmt: skip
+            async with http.post(options["chat"], json=said) as answer:
+                answer.raise_for_status()
+                return Decision(Fate.SENT, message_id=(await answer.json())["number"])
+
+        log, queue = AlertLog(engine), wire.queues[ALERTS]
+        courier = Courier(queue, log, Home(wire.client, PREFIX), send, clock)
+        sweep = Sweep(queue, log, wire.locks, clock)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(courier.run())
+            tasks.create_task(sweep.run())
+            tell("ready")
+
+
+def redis(options: dict[str, str]) -> dict[str, object]:
+    """Return how the Redis layer is reached."""
+    found: dict[str, object] = {
+        "url": options["redis"], "prefix": PREFIX, "reconnect_delay": 0.02,
+        "command_timeout": 2.0,
+    }  # fmt: skip
+    if "sentinels" in options:
+        found["sentinels"] = options["sentinels"]
+        found["sentinel_password"] = options["sentinel_password"]
+    return found
+
+
+def main() -> None:
+    """Run a role until killed."""
+    role, options = sys.argv[1], json.loads(sys.argv[2])
+    logging.getLogger("oddsbot").addHandler(Telling())
+    logging.getLogger("oddsbot").setLevel(logging.INFO)
+    work = {"watch": watch, "deliver": deliver}[role]
+    asyncio.run(work(options, SystemClock()))
+
+
+if __name__ == "__main__":
+    main()
