@@ -74,7 +74,8 @@ from oddswire.errors import (
 )
 from oddswire.events import Events
 from oddswire.logs import log_events
-from oddswire.settings import CLUSTER_SCHEMES, Settings
+from oddswire.settings import Settings
+from oddswire.settings.endpoint import CLUSTER_SCHEMES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

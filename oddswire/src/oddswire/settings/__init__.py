@@ -2,13 +2,12 @@
 
 from oddswire.settings._rules import is_example_key, plaintext_refused
 from oddswire.settings._settings import OPTIONS, Settings, not_a_setting
-from oddswire.settings.endpoint import CLUSTER_SCHEMES, Endpoint
+from oddswire.settings.endpoint import Endpoint
 from oddswire.settings.options import UNUSED, Option
 from oddswire.settings.overrides import Overrides
 from oddswire.settings.profiles import PROFILES
 
 __all__ = [
-    "CLUSTER_SCHEMES",
     "OPTIONS",
     "PROFILES",
     "UNUSED",
