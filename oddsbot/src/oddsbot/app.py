@@ -63,6 +63,7 @@ from oddswire import connect
 from oddswire.adapters.aiogram import SendLimits, Storage
 from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError, SettingsError
+from oddswire.ratelimit import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from oddsbot.settings import Settings, Webhook
     from oddswire.cache import Cache
     from oddswire.clock import Clock
+    from oddswire.ratelimit import RateLimiter
     from oddswire.ratelimit import Rule as LimitRule
 
 TELEGRAM = "https://api.telegram.org"
@@ -122,6 +124,7 @@ class App:
         api_url: Of the Bot API.
         shard: Which markets; a feed that begins again in the past is another one.
         commands: How much a person may ask for.
+        sending: How much Telegram admits.
 
     Raises:
         OddswireError: On entering: Redis or the database cannot be used.
@@ -136,7 +139,9 @@ class App:
         api_url: str = TELEGRAM,
         shard: str = "0",
         commands: Sequence[LimitRule] = limits.COMMANDS,
+        sending: limits.SendRules = limits.TELEGRAM,
     ) -> None:
+        self._sending = sending
         self._commands = tuple(commands)
         self._settings = settings
         self._token = token
@@ -190,12 +195,12 @@ class App:
         stored, log = SqlRules(engine), AlertLog(engine)
         self.pubsub = wire.pubsub
         self.rules = Rules(RuleDesk(stored, wire.pubsub, look=self._look))
-        server = TelegramAPIServer.from_base(self._api_url)
-        bot = await enter(Bot(token, session=AiohttpSession(api=server)))
-        self.bot = bot
-        bot.session.middleware(SendLimits(wire.limiter, **limits.TELEGRAM._asdict()))
+        # Answers go before alerts, which leave a fifth of what Telegram admits to them.
+        self.bot = bot = await enter(self._bot(wire.limiter, Priority.HIGH))
+        alerting = await enter(self._bot(wire.limiter, Priority.LOW))
         buttons = Buttons(token)
         self.chat = TelegramChat(bot, buttons, wire.cache)
+        self.alert_chat = TelegramChat(alerting, buttons, wire.cache)
         self.sessions = wire.sessions
         self._wire = wire
         self._queue = queue = wire.queues[ALERTS]
@@ -283,6 +288,15 @@ class App:
             for task in (*finishing, *others):
                 task.cancel()
 
+    def _bot(self, limiter: RateLimiter, priority: Priority) -> Bot:
+        server = TelegramAPIServer.from_base(self._api_url)
+        bot = Bot(self._token, session=AiohttpSession(api=server))
+        rules = self._sending._asdict()
+        bot.session.middleware(
+            SendLimits(limiter, **rules, priority=lambda _: priority)
+        )
+        return bot
+
     async def _set_webhook(self, webhook: Webhook) -> None:
         port = "" if webhook.port is None else f":{webhook.port}"
         address = f"{webhook.scheme}://{webhook.host}{port}{path_of(webhook.secret)}"
@@ -341,7 +355,7 @@ class App:
                 session.is_quiet, datetime.fromtimestamp(moment, UTC)
             ):
                 card = msgspec.structs.replace(card, silent=True)
-            number = await self.chat.send(
+            number = await self.alert_chat.send(
                 alert.user_id, repeated(card) if again else card
             )
         except TelegramForbiddenError:

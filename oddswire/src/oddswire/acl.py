@@ -121,10 +121,13 @@ RATELIMIT: Final = Component(
     commands=(
         "evalsha", "eval", "time", "get", "mget", "set", "del", "unlink", "exists",
         "pexpire", "zadd", "zrem", "zcount", "zrangebyscore", "zremrangebyscore",
+        "sadd", "smembers",
     ),
-    # The forms of a subject that `erase` does not know; it says so without it.
+    # What was counted before scopes were noted; `erase` says so without it.
     revealing=("scan",),
-    families=(keys.RATE_LIMIT, keys.RATE_BLOCK, keys.RATE_CHANGE),
+    families=(
+        keys.RATE_LIMIT, keys.RATE_BLOCK, keys.RATE_CHANGE, keys.RATE_SCOPES,
+    ),
 )  # fmt: skip
 PUBSUB: Final = Component(
     name="pubsub",

@@ -314,6 +314,8 @@ RATE_BLOCK = Family("rate-block", str, str, group="rl")
 """rule, subject: refused until then, after a 429"""
 RATE_CHANGE = Family("rate-change", str, group="rl")
 """rule: the limit that holds instead of the declared one"""
+RATE_SCOPES = Family("rate-scopes", str, group="rl")
+"""rule: the first parts of its subjects such as ``<bot>:<user>``; for erasure"""
 
 LOCK = Family("lock", str, tag=1)
 """name: the holder's token"""

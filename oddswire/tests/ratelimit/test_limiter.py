@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddswire import Client, acl
+from oddswire import Client
 from oddswire.errors import (
     ClosedError,
     InvalidKey,
@@ -147,7 +147,6 @@ async def test_a_denial_is_asked_again_when_it_was_remembered_long_enough(
 @pytest.mark.errors
 async def test_memory_of_denials_ends_with_the_data(own):
     """A server that lost its data denies nothing, so nothing is denied for it."""
-    from oddswire import Client
     from oddswire.events import DataReset
 
     async with Client.from_url(own.url) as client:
@@ -538,82 +537,6 @@ async def test_a_closed_limiter_lets_nobody_wait(client, prefix):
 async def _closed(limiter):
     with pytest.raises(ClosedError):
         await limiter.acquire("user", user=1)
-
-
-@pytest.mark.advanced
-@pytest.mark.requirement("X5")
-async def test_an_erased_subject_is_forgotten_by_every_rule_that_counts_by_it(
-    limiter_of, client
-):
-    """Counts, slots, penalties and what this process remembers; nobody else's."""
-    limiter = limiter_of(
-        Rule("window", SlidingWindow(1, 60.0), key="user"),
-        Rule("slots", Concurrency(1, 60.0), key="user"),
-        Rule("chats", SlidingWindow(1, 60.0), key="chat"),
-    )
-    names = ("window", "slots", "chats")
-    for number in (1, 2):
-        assert (await limiter.hit(*names, user=number, chat=number)).allowed
-        assert not (await limiter.hit("window", user=number)).allowed
-    await limiter.penalize("slots", 60.0, user=1)
-    erased = await limiter.erase(user=1)
-    assert (erased.part, erased.removed, erased.left) == ("ratelimit", 3, ())
-    assert (await limiter.hit("window", "slots", user=1)).allowed
-    assert not (await limiter.hit("chats", chat=1)).allowed
-    assert not (await limiter.hit("window", user=2)).allowed
-    assert (await limiter.erase(nobody=1)).removed == 0
-
-
-@pytest.mark.errors
-@pytest.mark.requirement("X5")
-async def test_a_subject_is_erased_in_every_form_and_no_other_is(limiter_of, client):
-    """What another process counted as <bot>:<user> goes too, and nobody else's goes."""
-    rules = (
-        Rule("window", SlidingWindow(1, 60.0), key="user"),
-        Rule("bucket", TokenBucket(0.01, 1), key="user"),
-        Rule("markets", SlidingWindow(1, 60.0), key="market"),
-    )
-    limiter, other = limiter_of(*rules), limiter_of(*rules)
-    hers = (42, "7:42", "-100:42")
-    others = (142, "42:7", "7:142", "7:-42")
-    for user in (*hers, *others):
-        assert (await other.hit("window", "bucket", user=user)).allowed
-    await other.penalize("window", 60.0, user="8:42")
-    assert (await other.hit("markets", market="7:42")).allowed
-    # One of them this process knows and denies by itself.
-    assert not (await limiter.hit("window", user="7:42")).allowed
-
-    erased = await limiter.erase(user=42)
-
-    assert (erased.removed, erased.left) == (7, ())
-    for user in (*hers, "8:42"):
-        assert (await limiter.hit("window", "bucket", user=user)).allowed
-    for user in others:
-        assert not (await limiter.hit("window", user=user)).allowed
-    assert not (await limiter.hit("markets", market="7:42")).allowed
-
-
-@pytest.mark.errors
-@pytest.mark.requirement("X5")
-async def test_without_scan_an_erasure_says_that_it_is_not_complete(own, prefix):
-    """The known forms go; the receipt does not claim that it looked for more."""
-    rule = Rule("window", SlidingWindow(1, 60.0), key="user")
-    async with Client.from_url(own.url) as admin:
-        await admin.execute_command(
-            "ACL", "SETUSER", "part", "on", ">pw", *acl.rules([acl.RATELIMIT], prefix)
-        )
-        url = f"redis://part:pw@127.0.0.1:{own.port}"
-        async with (
-            Client.from_url(url) as client,
-            RateLimiter(client, [rule], prefix=prefix, deadline=1.0) as limiter,
-        ):
-            for user in (42, "7:42"):
-                assert (await limiter.hit("window", user=user)).source == "redis"
-            erased = await limiter.erase(user=42)
-            assert erased.removed == 2
-            assert erased.left == (
-                "subjects such as <bot>:<user>: SCAN is not allowed",
-            )
 
 
 @pytest.mark.errors

@@ -24,7 +24,6 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import msgspec
 import redis.asyncio as aredis
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.event import EventDispatcher
@@ -48,6 +47,7 @@ from oddswire.client._pools import (
     open_pool,
     refuse_insecure,
     settings_of_pool,
+    settings_with,
     split_options,
 )
 from oddswire.client._retries import retry
@@ -74,7 +74,6 @@ from oddswire.errors import (
 )
 from oddswire.events import Events
 from oddswire.logs import log_events
-from oddswire.settings import Settings
 from oddswire.settings.endpoint import CLUSTER_SCHEMES
 
 if TYPE_CHECKING:
@@ -83,6 +82,7 @@ if TYPE_CHECKING:
     from redis.typing import AbsExpiryT, EncodableT, ExpiryT, KeyT
 
     from oddswire.connection.multiplexer import CallLabel, Multiplexer
+    from oddswire.settings import Settings
 
 # Names of commands come from code. Should they ever come from users, the table stops
 # growing here and the rest is looked up each time.
@@ -151,18 +151,12 @@ class Client(aredis.Redis):
             raise SettingsError(
                 f"transport {shown(transport)}: accepted is 'multiplexed' or 'pool'"
             )
-        if settings is not None and not isinstance(settings, Settings):
-            raise SettingsError("settings must be an oddswire.Settings; a URL is url=")
         ours, theirs = split_options(options)
         if settings is None and connection_pool is not None:
             settings = settings_on(connection_pool)
             if settings is None:
                 ours = {**settings_of_pool(connection_pool), **ours}
-        if settings is None:
-            settings = Settings(**ours)
-        elif ours:
-            settings = msgspec.structs.replace(settings, **ours)
-        self._settings = settings
+        self._settings = settings = settings_with(settings, ours)
         self.timeout = self._settings.command_timeout
         multiplexed = transport == "multiplexed" and not single_connection_client
         pool = connection_pool or open_pool(settings, theirs, shared=multiplexed)

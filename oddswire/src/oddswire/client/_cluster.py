@@ -29,19 +29,19 @@ from oddswire.client._cluster_node import NodeClient
 from oddswire.client._cluster_pipeline import ClusterPipeline
 from oddswire.client._cluster_router import Router
 from oddswire.client._commands import Retry, Route
-from oddswire.client._pools import split_options
+from oddswire.client._pools import settings_with, split_options
 from oddswire.client._statistics import ClientStats, ConnectionCounts, summarize
 from oddswire.connection.errors import clone_error
 from oddswire.errors import NotOnCluster, OddswireError, Outcome, SettingsError
 from oddswire.events import Events
 from oddswire.logs import log_events
-from oddswire.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
 
     from oddswire.client._commands import CommandSpec
     from oddswire.client._listening import Monitor, PubSub
+    from oddswire.settings import Settings
 
 # The cursor of SCAN is one of a node; which node stands above its 64 bits.
 _CURSOR_BITS = 64
@@ -83,10 +83,7 @@ class ClusterClient(Client):
                      "host", "port", "path", "unix_socket_path"):  # fmt: skip
             if theirs.get(name):
                 raise SettingsError(f"{name} is of one server, and the URL a cluster's")
-        if settings is None:
-            settings = Settings(**ours)
-        elif ours:
-            settings = msgspec.structs.replace(settings, **ours)
+        settings = settings_with(settings, ours)
         endpoint = settings.endpoint
         if endpoint is None or not endpoint.seeds:
             raise SettingsError("the URL must be cluster://host:port,host:port")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from oddswire.client import Client
     from oddswire.ratelimit._local_quota import LocalQuota
+    from oddswire.ratelimit._scopes import Scopes
 
 # Loaded with the module: reading a file would block a running loop.
 _REFUND, _RENEW = map(load, ("ratelimit_refund", "ratelimit_renew"))
@@ -43,6 +44,7 @@ class Evaluator:
 
     Args:
         client: With the deadline of a decision.
+        scopes: Where the scope of a subject is noted before it is counted.
         processes: How many processes share the limits.
         remember: Seconds that a denial holds without another question.
         now: A clock that never goes back, seconds.
@@ -55,11 +57,13 @@ class Evaluator:
     def __init__(
         self,
         client: Client,
+        scopes: Scopes,
         processes: int,
         remember: float,
         now: Callable[[], float],
     ) -> None:
         self._client = client
+        self._scopes = scopes
         self._processes = processes
         self._remember = remember
         self._now = now
@@ -121,6 +125,8 @@ class Evaluator:
         for state, cost, _ in demands:
             state.pending += cost
         try:
+            if request.scoped:
+                await self._scopes.note(request.scoped)
             try:
                 reply = await self._client.execute_packed(packed, command)
             except NoScriptError:
@@ -300,6 +306,7 @@ class Evaluator:
                 break
             # 2. Count it, whatever the limit.
             try:
+                await self._scopes.note(self._with_quota)
                 for state, lease in leases:
                     await self._report_lease(state, lease)
             except TRANSIENT_ERRORS:
@@ -407,7 +414,10 @@ class Evaluator:
         finally:
             for state in states:
                 self.forget(state)
-        left = tuple([key for key in keys if await client.exists(key)])
+        # One question for all of them: usually the answer is none.
+        left: tuple[str, ...] = ()
+        if keys and await client.exists(*keys):
+            left = tuple([key for key in keys if await client.exists(key)])
         return Erased("ratelimit", removed, left)
 
     def forget(self, state: SubjectState) -> None:

@@ -7,7 +7,14 @@ from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from oddswire.errors import RuleError
-from oddswire.keys import RATE_BLOCK, RATE_CHANGE, RATE_LIMIT, KeySpace, int_text
+from oddswire.keys import (
+    RATE_BLOCK,
+    RATE_CHANGE,
+    RATE_LIMIT,
+    RATE_SCOPES,
+    KeySpace,
+    int_text,
+)
 from oddswire.ratelimit.decision import NO_RETRY, Decision
 from oddswire.ratelimit.rules import Concurrency, check_cost
 from oddswire.ratelimit.statistics import RuleCounts
@@ -39,6 +46,7 @@ class SubjectState:
         keys: Of the subject's state, of its block, and of the rule's changed limit.
         limit: The limit in the last reply of Redis.
         remaining: What the limit still admits, by that reply.
+        scope: ``7`` of a subject such as ``7:42``; None: it has no such form.
         reset_at: When the limit is unused again, by that reply.
         denied_until: Until when a denial is remembered; 0 if there is none.
         denied_weight: Cost and headroom of the remembered denial. A request of this
@@ -57,6 +65,7 @@ class SubjectState:
     keys: tuple[str, str, str]
     limit: int
     remaining: int
+    scope: str | None = None
     reset_at: float = 0.0
     denied_until: float = 0.0
     denied_weight: int = 0
@@ -116,6 +125,9 @@ class RuleState:
         self.shadow = rule.shadow
         self.is_slots = isinstance(rule.limit, Concurrency)
         self.change_key = space.key(RATE_CHANGE, rule.name)
+        self.scopes_key = space.key(RATE_SCOPES, rule.name)
+        # What this process noted there, and until when that is believed.
+        self.noted_scopes: dict[str, float] = {}
         self.subjects: dict[int | str, SubjectState] = {}
         self.admitted = self.denied = self.remembered = 0
         self.would_deny = self.waited = self.degraded = 0
@@ -152,24 +164,23 @@ class RuleState:
             key = self._space.key(RATE_LIMIT, self.name, text)
             block = self._space.key(RATE_BLOCK, self.name, text)
             keys = (key, block, self.change_key)
-            state = SubjectState(self, keys, self.most, self.most)
+            scope, colon, _ = text.rpartition(":")
+            state = SubjectState(
+                self, keys, self.most, self.most, scope if colon else None
+            )
         if len(self.subjects) >= self._full_at:
             self._evict(now)
         self.subjects[text] = self.subjects[subject] = state
         return state
 
     def states_of(self, subjects: dict[str, int | str]) -> set[SubjectState]:
-        """Return what this process remembers of a subject, in any form."""
+        """Return what this process remembers of a subject: ``42``, ``<bot>:42``."""
+        subject = str(subjects.get(self.key or "", ""))
         return {
             state
             for counted, state in self.subjects.items()
-            if self.is_of(subjects, str(counted))
+            if str(counted) == subject or str(counted).endswith(f":{subject}")
         }
-
-    def is_of(self, subjects: dict[str, int | str], counted: str) -> bool:
-        """Return whether ``42`` or ``<bot>:42`` was counted, and 42 is asked for."""
-        subject = str(subjects.get(self.key or "", ""))
-        return counted == subject or counted.endswith(f":{subject}")
 
     def _evict(self, now: float) -> None:
         """Keep the newest subjects that are in use, and all that must not be lost."""
@@ -264,15 +275,17 @@ class Request:
         keys: For the scripts, three for each rule.
         packed: The demands as the scripts read them.
         has_slots: Whether the call needs the name of a lease.
+        scoped: The subjects whose scope has to be noted before they are counted.
     """
 
-    __slots__ = ("_fast", "demands", "has_slots", "keys", "packed")
+    __slots__ = ("_fast", "demands", "has_slots", "keys", "packed", "scoped")
 
     def __init__(self, demands: tuple[Demand, ...]) -> None:
         self.demands = demands
         self.keys = [key for demand in demands for key in demand.state.keys]
         self.packed = b"".join([demand.packed() for demand in demands])
         self.has_slots = any(demand.state.rule.is_slots for demand in demands)
+        self.scoped = [state for state, _, _ in demands if state.scope is not None]
         self._fast: PackedCall | None = None
 
     @property

@@ -13,15 +13,14 @@ import msgspec
 
 from oddswire._numbers import check_duration, check_int
 from oddswire._tasks import spawn
-from oddswire._text import text
 from oddswire.client import keyspace
 from oddswire.counters import Histogram
 from oddswire.erasure import Erased
 from oddswire.errors import NoPermission, OddswireError, RateLimited, RuleError
 from oddswire.events import DataReset, Failover
-from oddswire.keys import RATE_BLOCK, RATE_CHANGE, RATE_LIMIT
 from oddswire.ratelimit._evaluator import Evaluator
-from oddswire.ratelimit._state import Demand, Request, RuleState, SubjectState
+from oddswire.ratelimit._scopes import Scopes
+from oddswire.ratelimit._state import Demand, Request, RuleState
 from oddswire.ratelimit._wait_queue import WaitQueue
 from oddswire.ratelimit.decision import NO_RETRY, Decision
 from oddswire.ratelimit.rules import LONGEST, MOST, Limit, Priority, Rule
@@ -39,8 +38,6 @@ R = TypeVar("R")
 
 _PENALIZE = load("ratelimit_penalize")
 _MAX_RULES = 32  # of one request
-_SCAN_TIMEOUT = 5.0  # seconds for a page of a search that no decision waits for
-_SCANNED_AT_ONCE = 1000
 _NOT_SEARCHED = "subjects such as <bot>:<user>: SCAN is not allowed"
 
 
@@ -84,7 +81,10 @@ class RateLimiter:
         self._client = client.bounded(deadline)
         self._now = now
         self._rules: dict[str, RuleState] = {}
-        self._evaluator = Evaluator(self._client, processes, remember, now)
+        self._scopes = Scopes(self._client, self._space, now)
+        self._evaluator = Evaluator(
+            self._client, self._scopes, processes, remember, now
+        )
         self._queue = WaitQueue(self._evaluator.decide, self._release_quietly, now)
         self._waits = Histogram()
         # The data that caused a denial may be gone.
@@ -382,8 +382,9 @@ class RateLimiter:
         """Forget ``user=42`` or the like in this limiter's rules that count by it.
 
         In each form: ``42``, and what ends in ``:42``, as the adapters count a user of
-        a bot. Where SCAN is not allowed, the second only as far as this process has
-        counted it, and `left` says so.
+        a bot. The first erasure under a rule reads the names of all keys; later ones
+        compute the keys, but for a rule that counts by more than 64 bots. Where SCAN is
+        not allowed, the first may miss a bot, and `left` says so.
 
         Raises:
             OddswireError: As any command; it may have run.
@@ -395,33 +396,11 @@ class RateLimiter:
             states |= rule.states_of(subjects)
         unsearched: tuple[str, ...] = ()
         try:
-            states |= set((await self._find(rules, subjects)).values())
+            states |= await self._scopes.find(rules, subjects)
         except NoPermission:
             unsearched = (_NOT_SEARCHED,)
-        # The second look is at the keys that were found: a second search would read the
-        # names of all keys of the server again.
         erased = await self._evaluator.erase(states)
         return Erased(erased.part, erased.removed, (*erased.left, *unsearched))
-
-    async def _find(
-        self, rules: Iterable[RuleState], subjects: dict[str, int | str]
-    ) -> dict[str, SubjectState]:
-        """Return what Redis has of subjects in any form, by key; looks at all keys."""
-        client = self._client.bounded(_SCAN_TIMEOUT)
-        by_name = {rule.name: rule for rule in rules}
-        found = {}
-        for subject in {str(subjects[rule.key]) for rule in rules if rule.key}:
-            ending = self._space.key(RATE_CHANGE, subject).rpartition(":")[2]
-            pattern = f"{self._space.prefix}rate-*:*{ending}"
-            async for key in client.scan_iter(match=pattern, count=_SCANNED_AT_ONCE):
-                name, counted = self._space.parse(RATE_LIMIT, key) or (
-                    self._space.parse(RATE_BLOCK, key) or ("", "")
-                )
-                rule = by_name.get(name)
-                if rule is not None and rule.is_of(subjects, counted):
-                    state = rule.subject({str(rule.key): counted}, self._now())
-                    found[text(key)] = state
-        return found
 
     async def penalize(
         self, rule: str, retry_after: float, **subjects: int | str
@@ -441,6 +420,7 @@ class RateLimiter:
         if not state.rule.shadow:
             # First here: this process keeps to the penalty if the call fails.
             state.deny(self._now() + retry_after)
+        await self._scopes.note([state])
         await _PENALIZE.run(self._client, state.keys[1:2], [ceil(retry_after * 1e6)])
 
     async def set_limit(
@@ -524,3 +504,4 @@ class RateLimiter:
     def _reset(self, event: Event) -> None:  # noqa: ARG002 - a handler
         for rule in self._rules.values():
             rule.forget_denials()
+            rule.noted_scopes.clear()

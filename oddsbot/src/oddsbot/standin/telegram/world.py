@@ -161,6 +161,12 @@ class World:
         self.watchers: list[Callable[[int, str, Json], None]] = []
         self._numbers = itertools.count(1)
 
+    def join(self, number: int, name: str) -> None:
+        """Let somebody else be there, with a private chat of hers that has begun."""
+        person = Person(id=number, first_name=name, username=name.lower())
+        self.people[number] = person
+        self._open(number, "private", name, began=True)
+
     def _open(self, chat: int, kind: str, title: str, *, began: bool) -> Room:
         people = [chat] if kind == "private" else list(self.people)
         members = dict.fromkeys([*people, self.me["id"]], "member")

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from oddsbot.app import App
+from oddsbot.delivery import Card
+from oddsbot.limits import SendRules
+from oddsbot.standin.telegram import Fault
+from oddswire.clock import SystemClock
+from oddswire.ratelimit import Rule, SlidingWindow, TokenBucket
+from support import eventually
+
+from .conftest import ADA, Talk
+
+# One slot is 50 ms.
+SENDING = SendRules(
+    overall=Rule("telegram", TokenBucket(20.0, 1), key="bot", reserve=0.2),
+    chat=Rule("telegram.chat", TokenBucket(1_000.0, 1_000), key="chat"),
+    group=Rule("telegram.group", SlidingWindow(20_000, 60.0), key="chat"),
+)
+
+
+@pytest.mark.performance
+@pytest.mark.requirement("R5")
+async def test_queued_alerts_delay_a_reply_by_a_slot(settings, api):
+    """With 10,000 alerts in line, a reply waits for one slot, and for what is sent."""
+    for number in range(100):
+        api.world.join(5_000 + number, f"P{number}")
+    api.world.rooms[ADA].began = True
+    async with (
+        App(
+            settings,
+            api.token,
+            clock=SystemClock(),
+            api_url=api.url,
+            sending=SENDING,
+        ) as app,
+        asyncio.TaskGroup() as tasks,
+    ):
+        left = list(range(10_000))
+
+        async def send() -> None:
+            while left:
+                number = 5_000 + left.pop() % 100
+                await app.alert_chat.send(number, Card(text="alert"))
+
+        senders = [tasks.create_task(send()) for _ in range(8)]
+        await eventually(lambda: len(api.world.sent) > 20)
+        delays = []
+        for _ in range(10):
+            before = len(api.world.sent)
+            await app.chat.send(ADA, Card(text="reply"))
+            delays.append(len(api.world.sent) - before - 1)
+        for sender in senders:
+            sender.cancel()
+    assert len(left) > 9_000
+    # One that was on its way, and one slot: first come, first served would be eight.
+    assert max(delays) <= 2
+    assert sorted(delays)[5] <= 1
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("R5")
+async def test_a_429_stops_every_process(settings, api):
+    """One process is told to wait: another one of the same bot sends nothing either."""
+    ada = Talk(api.world)
+    stop = asyncio.Event()
+    options = {"clock": SystemClock(), "api_url": api.url}
+    async with (
+        App(settings, api.token, **options) as app,
+        App(settings, api.token, **options) as other,
+        asyncio.TaskGroup() as tasks,
+    ):
+        tasks.create_task(app.run(stop))
+        await ada.say("/start", "No wallet")
+        api.faults.planned.append(Fault(kind="flood", method="sendMessage", seconds=2))
+        began = asyncio.get_running_loop().time()
+        api.world.say(ADA, "/help")
+        await eventually(lambda: not api.faults.planned)
+        await other.chat.send(ADA, Card(text="from the other process"))
+        passed = asyncio.get_running_loop().time() - began
+        stop.set()
+    assert passed >= 1.5
