@@ -98,6 +98,10 @@ class NotShared(OddswireError, redis_errors.DataError):
     """The command changes the state of its connection, and others share that one."""
 
 
+class NotOnCluster(OddswireError, redis_errors.DataError):
+    """It works on one server, and this client is of a cluster; nothing was sent."""
+
+
 # --- the connection
 
 
@@ -190,6 +194,10 @@ class MasterDown(CommandRejected, redis_errors.MasterDownError):
 
 class TryAgain(CommandRejected, redis_errors.TryAgainError):
     """The keys of the command are being moved to another node of the cluster."""
+
+
+class CrossSlot(CommandRejected, redis_errors.ClusterCrossSlotError):
+    """The keys of the command are in different slots of a cluster; nothing ran."""
 
 
 class Unblocked(CommandRejected):
