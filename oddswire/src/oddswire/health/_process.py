@@ -1,4 +1,4 @@
-"""What is judged from this process: the link, its speed, our loop, our calls."""
+"""The checks of this process: its connection, round trips, event loop and calls."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def loop(seen: Reading, limits: Thresholds) -> Verdict:
     return Verdict(
         status=status,
         seen=f"{short(seen.loop_lag)} late",
-        fix="run with PYTHONASYNCIODEBUG=1 to be told which callback blocks",
+        fix="run with PYTHONASYNCIODEBUG=1: asyncio names the callback that blocks",
         values={"seconds": seen.loop_lag},
     )
 
