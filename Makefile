@@ -30,6 +30,7 @@ check: $(STAMP)  ## lint, types, layers, reaches of tests, docs, wheels
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/check_reaches.py
+	$(BIN)/python deploy/render.py --check
 	@$(MAKE) --no-print-directory docs
 	@$(MAKE) --no-print-directory wheels
 

@@ -242,7 +242,8 @@ async def _round_trips(server: EmbeddedServer) -> float:
 
         await cold()  # connects both connections, and learns the tag
         proxy.up.latency = 0.02
-        return await latency(cold, 0.8) / await latency(client.ping, 0.8)
+        took = await latency(cold, 0.8)
+        return round(took / await latency(client.ping, 0.8), 1)
 
 
 async def _cold(server: EmbeddedServer, client: Client) -> int:

@@ -10,7 +10,7 @@ import pytest
 import redis.asyncio as aredis
 from redis.asyncio.sentinel import Sentinel
 
-from oddswire import Client, Settings
+from oddswire import Client, Settings, SimpleClient
 from oddswire.embedded import EmbeddedSentinels
 from oddswire.errors import Outcome, PoolTimeout, SettingsError, Unavailable
 from oddswire.testing import frozen
@@ -244,3 +244,19 @@ def test_a_wrong_argument_of_redis_pys_is_named(name):
     """A value that redis-py would fail on later is a typed error that names it."""
     with pytest.raises(SettingsError, match=name):
         Client(**{name: "none of these"})
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("kind", [Client, SimpleClient])
+async def test_a_field_beside_the_settings_counts(server, kind):
+    """It takes the place of the field in the settings; a wrong one is an error."""
+    settings = Settings(url=server.url, command_timeout=0.2)
+    client = kind(settings=settings, command_timeout=5.0)
+    try:
+        assert await client.eval("for _ = 1, 3e7 do end return 1", 0) == 1
+    finally:
+        await client.aclose()
+    with pytest.raises(SettingsError, match="command_timeout"):
+        kind(settings=settings, command_timeout=-1)
+    with pytest.raises(SettingsError, match="url="):
+        kind(settings=server.url)

@@ -494,3 +494,12 @@ def test_settings_travel_to_another_process() -> None:
     settings = Settings(url="redis://:p@h", retries=3)
 
     assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("notices", [None, "a text", ["a list"], (1,), 5])
+def test_notices_are_texts(notices):
+    """What a log prints later is refused at once where it is not a tuple of texts."""
+    with pytest.raises(SettingsError, match="notices"):
+        Settings(notices=notices)
+    assert Settings(notices=("seen",)).notices == ("seen",)

@@ -68,6 +68,19 @@ _MOST_CONNECTIONS = 2**31  # redis-py's own default, which means "any number"
 _SHARED = 2
 
 
+def settings_with(settings: Settings | None, fields: dict[str, Any]) -> Settings:
+    """Return the settings, or the defaults, with other values of these fields.
+
+    Raises:
+        SettingsError: A field is wrong, or `settings` is something else.
+    """
+    if settings is None:
+        return Settings(**fields)
+    if not isinstance(settings, Settings):
+        raise SettingsError("settings must be an oddswire.Settings; a URL is url=")
+    return msgspec.structs.replace(settings, **fields) if fields else settings
+
+
 def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (fields of Settings, redis-py's arguments).
 
@@ -212,6 +225,11 @@ def open_pool(
         raise SettingsError(
             "maint_notifications_config: maintenance notices are honoured on no "
             "connection of ours; leave it out, or give enabled=False"
+        )
+    if settings.endpoint is not None and settings.endpoint.seeds:
+        raise SettingsError(
+            "cluster:// is many servers, and this is a client of one: use "
+            "Client.from_url or Client.from_settings"
         )
     arguments = _arguments(settings)
     arguments |= {name: v for name, v in options.items() if name not in _OURS}

@@ -19,7 +19,7 @@ from oddswire.client._exclusive import (
     COVERING_COMMANDS,
     refused_by_replica,
 )
-from oddswire.client._pools import open_pool, split_options
+from oddswire.client._pools import open_pool, settings_with, split_options
 from oddswire.client._rotation import Rotation
 from oddswire.connection.access import access_of
 from oddswire.connection.credentials import FannedOut
@@ -35,10 +35,10 @@ from oddswire.errors import (
     OddswireError,
     Outcome,
 )
-from oddswire.settings import Settings
 
 if TYPE_CHECKING:
     from oddswire.connection.multiplexer import Multiplexer
+    from oddswire.settings import Settings
 
 
 class SimpleClient(aredis.Redis):
@@ -53,12 +53,16 @@ class SimpleClient(aredis.Redis):
 
     Args:
         settings: The server and the timeouts.
-        **options: Fields of `Settings`, and redis-py's arguments.
+        **options: Fields of `Settings`, which count before those of `settings`, and
+            redis-py's arguments.
+
+    Raises:
+        SettingsError: A setting is wrong, or there is none of that name.
     """
 
     def __init__(self, *, settings: Settings | None = None, **options: Any) -> None:
         ours, theirs = split_options(options)
-        self._settings = settings or Settings(**ours)
+        self._settings = settings_with(settings, ours)
         # It holds the connection's arguments; nothing is ever leased from it.
         super().__init__(connection_pool=open_pool(self._settings, theirs))
         access = access_of(self.connection_pool)

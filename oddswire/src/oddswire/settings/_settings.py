@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Self, Unpack, get_args
 import msgspec
 from msgspec import structs
 
+from oddswire._numbers import shown
 from oddswire.errors import SettingsError
 from oddswire.settings import _environment, _rules, url_options
 from oddswire.settings.endpoint import MAX_DATABASE, Endpoint
@@ -259,6 +260,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, metaclass=_Named):
         values = {option.field: getattr(self, option.field) for option in OPTIONS}
         names = {option.field: option.field for option in OPTIONS}
         accepted, problems = _judged(values, names)
+        if not _are_texts(self.notices):
+            problems.append(
+                f"notices {shown(self.notices)}: accepted is a tuple of texts"
+            )
         if problems:
             raise SettingsError(*problems)
         for field, value in accepted.items():
@@ -378,6 +383,10 @@ OPTIONS: Final[tuple[Option, ...]] = tuple(
 """Every setting, in the order of the reference page."""
 
 _OPTION = {option.field: option for option in OPTIONS}
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
 
 
 def _masked(field: str, value: Any) -> Any:
