@@ -25,7 +25,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of one look.
 
     Attributes:
-        statistics: The client's, from before anything was asked.
+        stats: The client's, from before anything was asked.
         pings: Seconds of each PING that was answered, connecting not included.
         refused: The server's answer instead of PONG.
         unreachable: Why nothing came at all.
@@ -36,7 +36,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         took: Seconds of all of it.
     """
 
-    statistics: ClientStats
+    stats: ClientStats
     pings: tuple[float, ...] = ()
     refused: Exception | None = None
     unreachable: OddswireError | None = None
@@ -82,7 +82,7 @@ async def read(client: Client, timeout: float, asked: Window) -> Reading:
         except OddswireError as error:
             unreachable = error
     return Reading(
-        statistics=before,
+        stats=before,
         pings=tuple(pings),
         refused=refused,
         unreachable=unreachable,

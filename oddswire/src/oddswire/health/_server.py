@@ -265,7 +265,7 @@ def _persistence(info: dict[str, Any], *, durable: bool) -> Verdict:
 def _connections(info: dict[str, Any], seen: Reading, limits: Thresholds) -> Verdict:
     connected = int(_number(info, "connected_clients"))
     most = int(_number(info, "maxclients"))
-    ours = seen.statistics.connections
+    ours = seen.stats.connections
     status = limits.clients.judge(connected / max(1, most))
     fix = (
         ""
