@@ -66,7 +66,7 @@ class Names:
         self.made = []
 
     def get_meter(self, _):
-        """Return itself: it is its own meter."""
+        """Return the meter."""
         return self
 
     def __getattr__(self, kind):
@@ -93,7 +93,7 @@ class Watched(Metrics):
         self.threads = set()
 
     def snapshot(self):
-        """Note the thread that reads."""
+        """Return what is counted, and note where."""
         self.threads.add(threading.get_ident())
         return super().snapshot()
 
