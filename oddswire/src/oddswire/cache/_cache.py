@@ -52,7 +52,6 @@ from oddswire.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
-    from types import TracebackType
 
     from oddswire.cache._namespaces import CacheKey
     from oddswire.cache.namespace import Namespace
@@ -216,12 +215,7 @@ class Cache:
         ]
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._closed = True
         try:
             for batcher in self._batchers:

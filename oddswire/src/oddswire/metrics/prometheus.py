@@ -20,6 +20,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector as _Collector
 
 from oddswire.counters import HistogramSnapshot
+from oddswire.metrics._reader import SnapshotReader
 from oddswire.metrics.families import FAMILIES
 from oddswire.metrics.labels import LabelLimit
 
@@ -35,6 +36,9 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 class Collector(_Collector):
     """Every family of `oddswire.metrics.families`, at the moment of a scrape.
 
+    It may be scraped in another thread, such as one of prometheus_client's servers:
+    made in the coroutine that opened the metrics, it reads them in that loop's thread.
+
     Args:
         metrics: Of the process.
         series: Most series of one family; what is above is added up under ``other``.
@@ -44,7 +48,7 @@ class Collector(_Collector):
     """
 
     def __init__(self, metrics: Metrics, *, series: int = 200) -> None:
-        self._metrics = metrics
+        self._reader = SnapshotReader(metrics)
         self._limit = LabelLimit(series)
 
     def describe(self) -> Iterator[Metric]:
@@ -54,7 +58,7 @@ class Collector(_Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Return the families with their values."""
-        snapshot = self._metrics.snapshot()
+        snapshot = self._reader.read()
         for family in FAMILIES:
             metric = _empty(family)
             for labels, value in self._limit.rows(family.name, family.read(snapshot)):

@@ -54,7 +54,6 @@ from oddswire.sessions.record import Collection, Record, Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
-    from types import TracebackType
     from typing import Self
 
     from oddswire.client import Client
@@ -193,12 +192,7 @@ class Sessions(Generic[T]):
         ]
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._rebuild is not None:
             self._rebuild.stop()
         for task in self._tasks:
