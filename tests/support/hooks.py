@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 
+from oddswire.client._cluster_keys import keys_of
 from oddswire.embedded._ask import ask, info
 from oddswire.errors import ConnectionLost
 from oddswire.queue._store import (
@@ -510,3 +511,8 @@ def is_released(server):
 def pick_ports(server, pick):
     """Have a server try the ports that a function returns."""
     server._pick_port = pick
+
+
+def keys_in_table(words):
+    """The keys of a command by the client's own table; None: it is not there."""
+    return keys_of(words)

@@ -37,6 +37,7 @@ from oddsbot.store import (
     AlertLog,
     Fate,
     Kind,
+    SqlFollowers,
     SqlRules,
     SqlSource,
     UserSession,
@@ -58,7 +59,7 @@ from oddsbot.telegram.screens.person import StatusView
 from oddsbot.telegram.services import Services
 from oddsbot.telegram.updates import UPDATES, Poller, UpdateQueue
 from oddsbot.telegram.webhook import path_of, webhook_listener
-from oddsbot.watch import TOPICS, Rounds, RuleDesk, Shard, listen
+from oddsbot.watch import TOPICS, Results, Rounds, RuleDesk, Shard, ShardHooks, listen
 from oddswire import connect
 from oddswire.adapters.aiogram import SendLimits, Storage
 from oddswire.clock import SystemClock
@@ -123,6 +124,7 @@ class App:
         clock: Sleeps, and tells the time.
         api_url: Of the Bot API.
         shard: Which markets; a feed that begins again in the past is another one.
+        results_every: Seconds between two questions for results of watched markets.
         commands: How much a person may ask for.
         sending: How much Telegram admits.
 
@@ -138,6 +140,7 @@ class App:
         clock: Clock,
         api_url: str = TELEGRAM,
         shard: str = "0",
+        results_every: float = 60.0,
         commands: Sequence[LimitRule] = limits.COMMANDS,
         sending: limits.SendRules = limits.TELEGRAM,
     ) -> None:
@@ -148,6 +151,7 @@ class App:
         self._clock = clock
         self._api_url = api_url
         self._shard = shard
+        self._results_every = results_every
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -182,9 +186,10 @@ class App:
         )
         http = await enter(aiohttp.ClientSession())
         upstream = limits.Upstream(wire.limiter)
+        gamma = Gamma(http, settings.gamma_url)
         self.markets = markets.Markets(
             wire.cache,
-            Gamma(http, settings.gamma_url),
+            gamma,
             Clob(http, settings.clob_url),
             upstream,
             ages=markets.Ages(),
@@ -193,6 +198,7 @@ class App:
             MarketStream(http, settings.ws_url, (), stale_after=_STALE)
         )
         stored, log = SqlRules(engine), AlertLog(engine)
+        self.followers = followers = SqlFollowers(engine)
         self.pubsub = wire.pubsub
         self.rules = Rules(RuleDesk(stored, wire.pubsub, look=self._look))
         # Answers go before alerts, which leave a fifth of what Telegram admits to them.
@@ -208,6 +214,7 @@ class App:
             chat=self.chat,
             markets=self.markets,
             rules=self.rules,
+            followers=followers,
             sessions=wire.sessions,
             clock=clock,
             effects=Effects(token),
@@ -236,6 +243,16 @@ class App:
         self.outbox = Outbox(queue, log, home, clock)
         self.courier = Courier(queue, log, home, self._deliver, clock)
         self.sweep = Sweep(queue, log, wire.locks, clock)
+        self.results = Results(
+            Rounds(engine, f"{self._shard}.results", stored, clock),
+            followers,
+            gamma,
+            upstream,
+            wire.locks,
+            self.outbox,
+            clock,
+            every=self._results_every,
+        )
         self.shard = Shard(
             Rounds(engine, self._shard, stored, clock),
             stored,
@@ -243,13 +260,15 @@ class App:
             wire.locks,
             self.outbox,
             clock,
+            hooks=ShardHooks(on_resolved=self.results.hear),
         )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; what is in hand is finished, within 10 s.
 
-        1. No new update is taken. 2. What is being handled is finished, what was judged
-        is kept. 3. The rest is cancelled: it comes again to the next process.
+        1. No new update and no new alert is taken. 2. What is being handled or
+        delivered is finished, what was judged is kept. 3. The rest is cancelled: it
+        comes again to the next process.
 
         Raises:
             ApiError: Telegram does not know the token.
@@ -275,8 +294,10 @@ class App:
                 rules = listen(self.pubsub, self.shard.look)
                 others.append(tasks.create_task(rules, name="rules"))
                 others.append(tasks.create_task(self.outbox.run(), name="outbox"))
+                others.append(tasks.create_task(self.results.run(), name="results"))
             if "deliver" in roles:
-                others.append(tasks.create_task(self.courier.run(), name="deliver"))
+                delivering = self.courier.run(stop)
+                finishing.append(tasks.create_task(delivering, name="deliver"))
                 others.append(tasks.create_task(self.sweep.run(), name="sweep"))
             await stop.wait()
             for task in others:

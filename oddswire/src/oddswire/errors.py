@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(StrEnum):
-    """What is known of a call that failed."""
+    """Whether a call that failed has run."""
 
     NOT_SENT = "not_sent"
     REJECTED = "rejected"
@@ -46,7 +46,7 @@ class OddswireError(Exception):
     attributes; as with every exception, its cause and its traceback stay behind.
 
     Attributes:
-        outcome: What is known of the call: `Outcome.NOT_SENT`, ``REJECTED`` or
+        outcome: Whether the call has run: `Outcome.NOT_SENT`, ``REJECTED`` or
             ``UNKNOWN``. A class has a default; an instance may know better.
     """
 
@@ -96,6 +96,10 @@ class WrongLoop(OddswireError, RuntimeError):
 
 class NotShared(OddswireError, redis_errors.DataError):
     """The command changes the state of its connection, and others share that one."""
+
+
+class NotOnCluster(OddswireError, redis_errors.DataError):
+    """It works on one server, and this client is of a cluster; nothing was sent."""
 
 
 # --- the connection
@@ -192,6 +196,10 @@ class TryAgain(CommandRejected, redis_errors.TryAgainError):
     """The keys of the command are being moved to another node of the cluster."""
 
 
+class CrossSlot(CommandRejected, redis_errors.ClusterCrossSlotError):
+    """The keys of the command are in different slots of a cluster; nothing ran."""
+
+
 class Unblocked(CommandRejected):
     """The server ended a blocking command: its role changed, or CLIENT UNBLOCK did.
 
@@ -212,7 +220,7 @@ class Busy(CommandRejected):
 
 
 class ScriptFailed(CommandRejected):
-    """A script raised an error; what it wrote before that stays written."""
+    """A script raised an error; its writes before that stay."""
 
     outcome = Outcome.UNKNOWN
 
@@ -293,7 +301,7 @@ class SessionDamaged(SessionError):
 
 
 class SourceError(SessionError):
-    """The source of record failed; what was to be stored may be, whole, or be later."""
+    """The source of record failed; the change may be stored, whole, now or later."""
 
     outcome = Outcome.UNKNOWN
 
@@ -305,7 +313,7 @@ class SourceUnavailable(SourceError):
 
 
 class SourceDeclined(SessionError):
-    """What was to be stored in the same transaction declined; nothing was changed."""
+    """The write that shares the transaction was refused; nothing was changed."""
 
     outcome = Outcome.REJECTED
 

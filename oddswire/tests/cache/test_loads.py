@@ -20,6 +20,7 @@ from oddswire.errors import (
     OddswireError,
     SettingsError,
 )
+from oddswire.scripts import load
 from oddswire.testing import FaultProxy
 from support import eventually
 from support.hooks import limit, read_from_redis, told
@@ -518,3 +519,89 @@ async def test_an_age_is_asked_of_what_memory_has(fleet):
     before = a.stats().loads
     assert await fetch(2) == 2
     await eventually(lambda: a.stats().loads == before + 1)
+
+
+@pytest.mark.errors
+async def test_a_lease_granted_after_the_last_caller_left_is_given_back(own_fleet):
+    """A caller that gives up before the server answers keeps no other process out."""
+    async with FaultProxy(own_fleet.url) as proxy:
+        a = await own_fleet.cache(url=proxy.url, load_lease=60.0)
+        b = await own_fleet.cache(load_lease=60.0)
+        assert await a.get_or_set("m:0", Loader("warm")) == "warm"
+        proxy.down.hold = True
+        with pytest.raises(CacheLoadTimeout):
+            await a.get_or_set("m:1", Loader("never"), hard_timeout=0.1)
+        proxy.heal()
+        async with asyncio.timeout(30):
+            assert await b.get_or_set("m:1", Loader("b")) == "b"
+            assert await a.get_or_set("m:1", Loader("a")) == "b"
+
+
+@pytest.mark.errors
+async def test_a_renewal_that_failed_is_tried_again_in_time(own_fleet):
+    """A server that refuses one renewal does not end the lease of a running load."""
+    a = await own_fleet.cache(load_lease=3.0)
+    slow = Loader("slow", held=True)
+    load = spawn(a.get_or_set("m:1", slow))
+    await slow.started.wait()
+    async with Client.from_url(own_fleet.url) as admin:
+        key = lease_key(own_fleet.prefix, "m:1")
+        first = await admin.get(key)
+        await admin.execute_command("ACL", "SETUSER", "default", "-evalsha")
+
+        async def refused():
+            return (await admin.info("commandstats"))["cmdstat_evalsha"][
+                "rejected_calls"
+            ]
+
+        await eventually(refused)
+        await admin.execute_command("ACL", "SETUSER", "default", "+@all")
+
+        async def changed():
+            return await admin.get(key) != first
+
+        await eventually(changed)
+        assert await admin.get(key) is not None  # renewed, not expired
+    slow.go.set()
+    assert await load == "slow"
+
+
+@pytest.mark.errors
+async def test_a_caller_that_joins_a_refresh_as_it_gives_up_waits_for_the_value(
+    own_fleet,
+):
+    """A refresh that leaves a key to another process leaves no caller without it."""
+    options = {"coherence": 30.0, "heartbeat": 10.0, "load_lease": 60.0}
+    async with (
+        FaultProxy(own_fleet.url) as proxy,
+        Client.from_url(own_fleet.url) as admin,
+    ):
+        a = await own_fleet.cache(url=proxy.url, **options)
+        b = await own_fleet.cache(**options)
+        slow = Loader("of b", held=True)
+        ours = Loader("of a")
+        await b.get_or_set("m:1", Loader("old"), ttl=0.1, stale=3.0)
+        assert await a.get("m:1") == "old"
+        while not slow.started.is_set():
+            assert await b.get_or_set("m:1", slow, ttl=0.1, stale=3.0) == "old"
+            await asyncio.sleep(0.01)
+        # The look of the refresh is answered; the nonce of its tag takes a second call.
+        await admin.script_flush()
+        await admin.script_load(load("cache_look").source)
+        proxy.down.hold = True
+        first = await a.get_or_set("m:1", ours, tags=("new",), stale=3.0)
+        assert first == "old"  # and a refresh begins behind its back
+
+        async def expired():
+            return not await admin.exists(entry_key(own_fleet.prefix, "m:1"))
+
+        await eventually(expired)
+        second = spawn(a.get_or_set("m:1", ours, stale=3.0))
+        await asyncio.sleep(0.05)
+        proxy.up.hold = True
+        proxy.down.hold = False
+        await asyncio.sleep(0.2)
+        proxy.heal()
+        slow.go.set()
+        assert await second == "of b"
+        assert ours.calls == 0

@@ -195,3 +195,23 @@ async def test_giving_back_twice_is_refused(server):
         with pytest.raises(KeyError):
             await pool.release(connection)
         assert _state(client) == (0, 1, 0, 0)
+
+
+@pytest.mark.requirement("C2")
+@pytest.mark.errors
+async def test_two_thousand_waiters_cancelled_at_once_lose_no_connection(server):
+    """A connection that comes back as all waiters are cancelled is idle after that."""
+    async with Client.from_url(server.url, pool_max=3) as client:
+        pool = client.connection_pool
+        connection = await pool.get_connection()
+        waiting = [
+            asyncio.get_running_loop().create_task(pool.get_connection())
+            for _ in range(2_000)
+        ]
+        await asyncio.sleep(0)  # one turn of the loop: they wait now
+        for each in waiting:
+            each.cancel()
+        # In the same turn: the cancelled tasks have not left the queue yet.
+        await pool.release(connection)
+        await asyncio.wait(waiting)
+        assert _state(client) == (0, 1, 0, 0)

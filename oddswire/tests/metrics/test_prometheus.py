@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,20 @@ async def test_registering_reads_nothing(server):
         registry.register(Collector(Metrics(client)))
         with pytest.raises(ValueError, match="Duplicated"):
             registry.register(Collector(Metrics(client)))
+
+
+@pytest.mark.errors
+def test_a_collector_made_outside_the_loop_says_what_to_do(server):
+    """Made where no loop runs, it refuses another thread instead of a torn read."""
+
+    async def metrics():
+        async with Client.from_url(server.url) as client:
+            return Metrics(client)
+
+    collector = Collector(asyncio.run(metrics()))
+    assert exposition(collector)
+    with ThreadPoolExecutor() as pool, pytest.raises(RuntimeError, match="coroutine"):
+        pool.submit(exposition, collector).result()
 
 
 @pytest.mark.basic

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from oddsbot.alerts import Rule
     from oddsbot.markets import Markets
-    from oddsbot.store import UserSession
+    from oddsbot.store import SqlFollowers, UserSession
     from oddsbot.telegram.chat import TelegramChat
     from oddsbot.telegram.effects import Effects
     from oddsbot.telegram.handles import Handles
@@ -47,6 +47,7 @@ class Services:
     """What the commands work with, one of each in a process.
 
     Attributes:
+        followers: Who is told how a market ended.
         pictures: Draws charts; None: there is nothing to draw with.
         status: Looks at how the bot is.
         erase: Deletes everything of a person.
@@ -55,6 +56,7 @@ class Services:
     chat: TelegramChat
     markets: Markets
     rules: RuleBook
+    followers: SqlFollowers
     sessions: Sessions[UserSession]
     clock: Clock
     effects: Effects

@@ -36,6 +36,7 @@ class Flight:
         force: It loads also where an entry is there, and steals the lease.
         steal: Token of a dead flight of this process; empty: none.
         token: What its lease holds.
+        asks_for_lease: The server has not answered its look, which may take the lease.
         owns_lease: The lease is ours, or may be.
         snapshot: The nonces it loads under; None: they are being read.
         dead: No caller may join it, and its value must not be stored.
@@ -57,6 +58,7 @@ class Flight:
     force: bool = False
     steal: bytes = b""
     token: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+    asks_for_lease: bool = False
     owns_lease: bool = False
     snapshot: Snapshot | None = None
     dead: bool = False

@@ -491,7 +491,10 @@ class Loader:
         finally:
             if self._flights.get(name) is flight:
                 del self._flights[name]
-            if flight.owns_lease:
+            # Cancelled before the look was answered, the flight may get the lease after
+            # its end, and no other code would give it back: waiters would wait until it
+            # expires. The release reaches the server behind the look.
+            if flight.owns_lease or flight.asks_for_lease:
                 self.spawn(self._release(flight), f"oddswire release {name}")
 
     async def _release(self, flight: Flight) -> None:
@@ -583,6 +586,11 @@ class Loader:
         item, failed = await asyncio.gather(
             self._claim(flight), read_nonces(), return_exceptions=True
         )
+        if isinstance(item, LoadingElsewhere) and flight.waiters:
+            # A caller joined after the claim had given up, while the nonces were read.
+            if failed is not None:
+                raise failed
+            return await self._claim(flight)
         if isinstance(item, BaseException):
             raise item
         if item is None and failed is not None:
@@ -615,6 +623,7 @@ class Loader:
         try:
             while True:
                 event.clear()
+                flight.asks_for_lease = True
                 answer = await self._l2.look(
                     key,
                     request.value_type,
@@ -624,6 +633,7 @@ class Loader:
                     steal=steal,
                     granted=flight.own_lease,
                 )
+                flight.asks_for_lease = False
                 if answer is None:
                     return None
                 now = self._now()
@@ -724,8 +734,9 @@ class Loader:
             counters.load_time.observe(self._clock.monotonic() - started)
 
     def _plan_renewal(self, flight: Flight) -> asyncio.TimerHandle:
+        # After a third of the lease: one that failed is tried again before the end.
         return asyncio.get_running_loop().call_later(
-            self._lease / 2, lambda: self.spawn(self._renew(flight), "oddswire renew")
+            self._lease / 3, lambda: self.spawn(self._renew(flight), "oddswire renew")
         )
 
     async def _renew(self, flight: Flight) -> None:

@@ -22,7 +22,7 @@ import math
 from asyncio import get_running_loop
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import redis.asyncio as aredis
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
@@ -74,6 +74,7 @@ from oddswire.errors import (
 )
 from oddswire.events import Events
 from oddswire.logs import log_events
+from oddswire.settings.endpoint import CLUSTER_SCHEMES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -129,7 +130,12 @@ class Client(aredis.Redis):
         timeout: Seconds that a call may take, retries included.
         multiplexed: Whether ordinary commands go on the command connection.
         decodes: Whether replies are text.
+        is_cluster: Whether it is the client of a cluster, and not of one server.
     """
+
+    is_cluster: ClassVar[bool] = False
+    # What events call the command connection.
+    _connection_name = "command"
 
     def __init__(
         self,
@@ -191,7 +197,11 @@ class Client(aredis.Redis):
     def _opened(self, pool: aredis.ConnectionPool, events: Events) -> Connections:
         access = access_of(pool)
         connections = Connections(
-            self._settings, pool, Dialer(self._settings, pool, access), events
+            self._settings,
+            pool,
+            Dialer(self._settings, pool, access),
+            events,
+            name=self._connection_name,
         )
         connections.access = access
         provider = fan_out(pool.connection_kwargs.get("credential_provider"))
@@ -218,19 +228,31 @@ class Client(aredis.Redis):
         """Return a client for a URL; it connects on first use.
 
         Args:
-            url: ``redis://``, ``rediss://`` or ``unix://``.
+            url: ``redis://``, ``rediss://``, ``unix://``, or ``cluster://``, which
+                makes a client of a whole cluster, with the same commands.
             **options: Fields of `Settings` (``command_timeout=2.0``), and redis-py's
                 arguments (``decode_responses=True``).
 
         Raises:
             SettingsError: The URL or a setting is wrong.
         """
-        return cls(url=url, **options)
+        if not isinstance(url, str):
+            # Not repeated: it may hold a password.
+            raise SettingsError(f"url must be a str, not {type(url).__name__}")
+        is_cluster = str(url).partition("://")[0].lower() in CLUSTER_SCHEMES
+        return (cls._for_cluster() if is_cluster else cls)(url=url, **options)
 
     @classmethod
     def from_settings(cls, settings: Settings, **options: Any) -> Self:
         """Return a client for the server that the settings name; see `from_url`."""
-        return cls(settings=settings, **options)
+        endpoint = settings.endpoint
+        kind = cls._for_cluster() if endpoint and endpoint.seeds else cls
+        return kind(settings=settings, **options)
+
+    @classmethod
+    def _for_cluster(cls) -> type[Self]:
+        """Return the kind of this client that serves a cluster."""
+        return next((each for each in cls.__subclasses__() if each.is_cluster), cls)
 
     @property
     def settings(self) -> Settings:

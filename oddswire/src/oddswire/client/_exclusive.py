@@ -33,6 +33,8 @@ async def run_exclusively(
     args: tuple[Any, ...],
     options: dict[str, Any],
     timeout: float,
+    *,
+    asking: bool = False,
 ) -> Any:
     """Run a command on a connection of its own; cancelled, that connection is closed.
 
@@ -42,6 +44,7 @@ async def run_exclusively(
         args: Its name and arguments.
         options: redis-py's.
         timeout: Seconds beyond what the command itself may block for.
+        asking: Say ASKING first: the node of a cluster is taking over the slot.
 
     Raises:
         PoolTimeout: No connection became free in time.
@@ -54,6 +57,9 @@ async def run_exclusively(
                 why := await cover_earlier_writes(connection)
             ):
                 raise wait_refused(command, why) from why
+            if asking:
+                await connection.send_command("ASKING")
+                await connection.read_response()
             await connection.send_command(*args)
             return await connection.read_response(
                 disable_decoding=NEVER_DECODE in options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oddswire.client._client import Client
-from oddswire.errors import SettingsError
+from oddswire.errors import NotOnCluster, SettingsError
 from oddswire.keys import KeySpace
 
 
@@ -15,11 +15,16 @@ def keyspace(client: object, prefix: str | None) -> KeySpace:
     Raises:
         SettingsError: `client` is something else, such as a URL, which is not repeated:
             it may hold a password.
+        NotOnCluster: `client` is of a cluster.
     """
     if not isinstance(client, Client):
         what = "a URL or another text" if isinstance(client, str | bytes) else None
         raise SettingsError(
             f"client must be an oddswire.Client, not {what or type(client).__name__}: "
             "give Client.from_url(url)"
+        )
+    if client.is_cluster:
+        raise NotOnCluster(
+            "this part does not run on a cluster yet: give it a client of one server"
         )
     return KeySpace(client.settings.prefix if prefix is None else prefix)

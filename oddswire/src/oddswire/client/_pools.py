@@ -226,6 +226,11 @@ def open_pool(
             "maint_notifications_config: maintenance notices are honoured on no "
             "connection of ours; leave it out, or give enabled=False"
         )
+    if settings.endpoint is not None and settings.endpoint.seeds:
+        raise SettingsError(
+            "cluster:// is many servers, and this is a client of one: use "
+            "Client.from_url or Client.from_settings"
+        )
     arguments = _arguments(settings)
     arguments |= {name: v for name, v in options.items() if name not in _OURS}
     if arguments.get("credential_provider") is not None:

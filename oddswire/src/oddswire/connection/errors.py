@@ -21,6 +21,7 @@ from oddswire.errors import (
     CommandRejected,
     CommandTimeout,
     ConnectionLost,
+    CrossSlot,
     Loading,
     MasterDown,
     Misconfigured,
@@ -57,6 +58,7 @@ _BY_CLASS: dict[type[Exception], type[OddswireError]] = {
     redis_errors.OutOfMemoryError: OutOfMemory,
     redis_errors.ReadOnlyError: ReadOnly,
     redis_errors.BusyLoadingError: Loading,
+    redis_errors.ClusterCrossSlotError: CrossSlot,
     redis_errors.ClusterDownError: ClusterDown,
     redis_errors.MasterDownError: MasterDown,
     redis_errors.TryAgainError: TryAgain,
@@ -171,6 +173,11 @@ def from_redis(error: Exception, *, outcome: Outcome | None = None) -> Exception
             outcome = Outcome.UNKNOWN
     said = [_said(each) if isinstance(each, str) else each for each in error.args]
     ours = cls(*said, outcome=outcome)
+    if isinstance(error, redis_errors.AskError):  # MOVED is one as well
+        where = f"slot {error.slot_id} is at {error.host}:{error.port}"
+        ours.args = (
+            f"{where}: a node of a cluster said so; cluster://host:port follows it",
+        )
     if hasattr(error, "status_code"):
         ours.status_code = error.status_code  # type: ignore[attr-defined]
     return ours

@@ -454,18 +454,23 @@ class ExclusivePool(aredis.ConnectionPool):
         self,
         actions: PoolActions[AbstractConnection, asyncio.Future[AbstractConnection]],
     ) -> None:
-        for waiter, connection in actions.assign:
-            if waiter.done():
-                # Cancelled in this very tick: its task has not run yet, so it was still
-                # in the queue. The connection goes to the next waiter.
-                self._perform(self.state.release(connection, self._now(), usable=True))
-            else:
-                self._in_use_connections.add(connection)
-                waiter.set_result(connection)
-        for _ in range(actions.open):
-            self._spawn(self._open(), self._opening, "opening")
-        for connection in actions.close:
-            self._spawn(_close(connection), self._closing, "closing")
+        # A list that grows, not a call of itself: thousands of waiters may be cancelled
+        # in one tick, and each of them passes the connection on.
+        pending = [actions]
+        for each in pending:
+            for waiter, connection in each.assign:
+                if waiter.done():
+                    # Cancelled in this very tick: its task has not run yet, so it was
+                    # still in the queue. The connection goes to the next waiter.
+                    passed_on = self.state.release(connection, self._now(), usable=True)
+                    pending.append(passed_on)
+                else:
+                    self._in_use_connections.add(connection)
+                    waiter.set_result(connection)
+            for _ in range(each.open):
+                self._spawn(self._open(), self._opening, "opening")
+            for connection in each.close:
+                self._spawn(_close(connection), self._closing, "closing")
         if self.state.idle > self.state.min_idle and self._reaper is None:
             loop = asyncio.get_running_loop()
             self._reaper = loop.call_later(self._reap_every, self._reap)

@@ -408,6 +408,12 @@ class ReconnectingConnection:
         self._left.add(connection)
         connection.loop.call_later(LINGER, self._forget, connection, error)
 
+    def retire(self, error: OddswireError) -> None:
+        """Leave the server for good; see `leave`."""
+        self.closed = True
+        self._fail_waiters(lambda: clone_error(error, Outcome.NOT_SENT))
+        self.leave(error)
+
     def _forget(self, connection: Multiplexer, error: OddswireError) -> None:
         self._left.discard(connection)
         connection.abort(error)

@@ -129,6 +129,79 @@ class EmbeddedCluster(_Topology):
             raise ClosedError("the embedded cluster is not started: use `async with`")
         return self.primaries[0].url
 
+    @property
+    def cluster_url(self) -> str:
+        """``cluster://`` with the nodes that started as primaries."""
+        address = self.url.rpartition("@")[0].partition("://")[2]
+        nodes = ",".join(f"{each.host}:{each.port}" for each in self.primaries)
+        return f"cluster://{address}@{nodes}"
+
+    async def move_slots(
+        self,
+        first: int,
+        last: int,
+        source: EmbeddedServer,
+        target: EmbeddedServer,
+        *,
+        atomic: bool = False,
+    ) -> None:
+        """Move slots from one primary to another while clients use them.
+
+        A primary that gives away its last slot becomes a replica.
+
+        Args:
+            first: The first of the slots.
+            last: The last of them.
+            source: Who owns them.
+            target: Who is to own them.
+            atomic: All at once, as Valkey 9 does; else slot by slot and key by key,
+                with redirections by ASK on the way.
+
+        Raises:
+            EmbeddedFailed: The migration failed, or took longer than 20 s.
+        """
+        if atomic:
+            owner = await ask(target.url, "CLUSTER", "MYID")
+            await ask(
+                source.url,
+                *("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", first, last, "NODE", owner),
+            )
+        else:
+            for slot in range(first, last + 1):
+                await self._move_slot(slot, source, target)
+
+        async def everybody_knows() -> bool:
+            if atomic:
+                newest = (await ask(source.url, "CLUSTER", "GETSLOTMIGRATIONS"))[0]
+                if newest["state"] == "failed":
+                    raise EmbeddedFailed(f"the slots stay: {newest['message']}")
+            return all(
+                [
+                    await _owner_port(server, first) == target.port
+                    and await _owner_port(server, last) == target.port
+                    for server in (source, target)
+                ]
+            )
+
+        await _until(everybody_knows, f"the slots {first}-{last} to move")
+
+    async def _move_slot(
+        self, slot: int, source: EmbeddedServer, target: EmbeddedServer
+    ) -> None:
+        old = await ask(source.url, "CLUSTER", "MYID")
+        new = await ask(target.url, "CLUSTER", "MYID")
+        await ask(target.url, "CLUSTER", "SETSLOT", slot, "IMPORTING", old)
+        await ask(source.url, "CLUSTER", "SETSLOT", slot, "MIGRATING", new)
+        while keys := await ask(source.url, "CLUSTER", "GETKEYSINSLOT", slot, 10):
+            await ask(
+                source.url,
+                *("MIGRATE", _HOST, target.port, "", 0, 5000),
+                *("AUTH", self.password, "KEYS", *keys),
+            )
+        # The new owner first: until it knows, nobody owns the slot.
+        for server in (target, source):
+            await ask(server.url, "CLUSTER", "SETSLOT", slot, "NODE", new)
+
     async def _open(self) -> None:
         for _ in range(self._primary_count):
             self.primaries.append(await self._start(*self._args))
@@ -276,6 +349,12 @@ class EmbeddedSentinels(_Topology):
 class _Sentinel(EmbeddedServer):
     _argv = ("--sentinel",)
     _marker = b"Sentinel ID is"
+
+
+async def _owner_port(server: EmbeddedServer, slot: int) -> int:
+    """The port of the slot's owner, as this node sees it."""
+    ranges = await ask(server.url, "CLUSTER", "SLOTS")
+    return next((r[2][1] for r in ranges if r[0] <= slot <= r[1]), 0)
 
 
 async def _peers(server: EmbeddedServer) -> list[str]:

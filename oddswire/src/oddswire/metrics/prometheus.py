@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -20,6 +20,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector as _Collector
 
 from oddswire.counters import HistogramSnapshot
+from oddswire.metrics._reader import SnapshotReader
 from oddswire.metrics.families import FAMILIES
 from oddswire.metrics.labels import LabelLimit
 
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
     from oddswire.metrics.families import Family, Value
     from oddswire.metrics.metrics import Metrics
 
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-
 
 class Collector(_Collector):
     """Every family of `oddswire.metrics.families`, at the moment of a scrape.
+
+    It may be scraped in another thread, such as one of prometheus_client's servers:
+    made in the coroutine that opened the metrics, it reads them in that loop's thread.
 
     Args:
         metrics: Of the process.
@@ -44,7 +46,7 @@ class Collector(_Collector):
     """
 
     def __init__(self, metrics: Metrics, *, series: int = 200) -> None:
-        self._metrics = metrics
+        self._reader = SnapshotReader(metrics)
         self._limit = LabelLimit(series)
 
     def describe(self) -> Iterator[Metric]:
@@ -54,7 +56,7 @@ class Collector(_Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Return the families with their values."""
-        snapshot = self._metrics.snapshot()
+        snapshot = self._reader.read()
         for family in FAMILIES:
             metric = _empty(family)
             for labels, value in self._limit.rows(family.name, family.read(snapshot)):

@@ -28,6 +28,7 @@ def endpoint_of(values: Mapping[str, Any]) -> Endpoint | None:
         password=_first(endpoint.password, values["password"]),
         database=_first(endpoint.database, values["database"]),
         options=endpoint.options,
+        seeds=endpoint.seeds,
     )
 
 
@@ -79,6 +80,14 @@ def _conflicts(values: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[
     if values["url"] is None:
         return
     endpoint = Endpoint.from_url(values["url"])
+    if endpoint.seeds:
+        if values.get("sentinels") is not None:
+            yield (
+                f"{names['url']} is a cluster, whose nodes know their primaries, and "
+                f"{names['sentinels']} is set: keep one"
+            )
+        if values.get("database"):
+            yield f"{names['database']}: a cluster has the database 0 alone"
     for field in ("username", "password", "database"):
         said, given = getattr(endpoint, field), values.get(field)
         if None not in (said, given) and said != given:
@@ -140,11 +149,18 @@ def _addresses(values: Mapping[str, Any]) -> Iterator[tuple[str, Endpoint]]:
         endpoint = Endpoint.from_url(values["url"])
         tls = endpoint.tls
         if sentinels is None:  # else its host is a name that the sentinels know
-            yield "url", endpoint
+            for host, port in endpoint.seeds:
+                yield "url", endpoint.at(host, port)
+            if not endpoint.seeds:
+                yield "url", endpoint
     for host, port in addresses(sentinels, 26379) if sentinels else ():
         yield "sentinels", Endpoint(host=host, port=port, tls=tls)
     if values.get("cache_url") is not None:
-        yield "cache_url", Endpoint.from_url(values["cache_url"])
+        endpoint = Endpoint.from_url(values["cache_url"])
+        for host, port in endpoint.seeds:
+            yield "cache_url", endpoint.at(host, port)
+        if not endpoint.seeds:
+            yield "cache_url", endpoint
 
 
 def _cache_options(values: Mapping[str, Any]) -> dict[str, Any]:

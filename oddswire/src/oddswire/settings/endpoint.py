@@ -23,19 +23,25 @@ _ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 _NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 # The C library takes these for IPv4 addresses in other notations, such as 134744072.
 _NUMERIC = re.compile(r"(.*\.)?([0-9]+|0[xX][0-9A-Fa-f]*)\.?")
+_ACCEPTED = "redis://, rediss://, unix:// or cluster://"
 # Names that no public name server answers for.
 _PRIVATE_SUFFIXES = (
     ".local", ".internal", ".lan", ".localdomain", ".home.arpa", ".test", ".svc",
 )  # fmt: skip
 
 
+CLUSTER_SCHEMES = frozenset({"cluster", "clusters"})
 _SCHEMES = {
     "redis": "redis",
     "rediss": "rediss",
     "valkey": "redis",
     "valkeys": "rediss",
     "unix": "unix",
+    "cluster": "cluster",
+    "clusters": "clusters",
 }
+# A host may be named twice, and a list is no place for thousands.
+_MOST_SEEDS = 100
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +56,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         password: Never shown by `repr`, `str` or an error.
         database: Number of the database.
         options: The other options of the URL's query, as redis-py names them.
+        seeds: The nodes of a cluster that are asked for the others; `host` and `port`
+            are the first of them. Empty for one server.
     """
 
     host: str | None = None
@@ -60,12 +68,15 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     password: str | None = None
     database: int | None = None
     options: tuple[tuple[str, str], ...] = ()
+    seeds: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def from_url(cls, url: str) -> Endpoint:
-        """Read a ``redis://``, ``rediss://`` or ``unix://`` URL.
+        """Read a ``redis://``, ``rediss://``, ``unix://`` or ``cluster://`` URL.
 
-        ``valkey://`` and ``valkeys://`` are the first two by another name. User and
+        ``valkey://`` and ``valkeys://`` are the first two by another name.
+        ``cluster://host:port,host:port`` names some nodes of a cluster, and
+        ``clusters://`` the same with TLS; the database there is 0. User and
         password are percent-decoded. The database is the path (``redis://host/3``) or
         ``?db=3``. Other options are redis-py's; see `oddswire.settings.url_options`.
 
@@ -74,7 +85,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
                 there is no telling where the password ends.
         """
         if not url:
-            raise SettingsError("the URL is empty; give redis://, rediss:// or unix://")
+            raise SettingsError(f"the URL is empty; give {_ACCEPTED}")
         if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url):
             raise SettingsError("the URL has white space or a control character in it")
         try:
@@ -86,9 +97,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
             ) from None
         scheme = _SCHEMES.get(parts.scheme.lower())
         if scheme is None or "://" not in url:
-            raise SettingsError(
-                "the URL must begin with redis://, rediss:// or unix://"
-            )
+            raise SettingsError(f"the URL must begin with {_ACCEPTED}")
         if parts.fragment or "#" in url:
             raise SettingsError("the URL has a #; in a password it is written %23")
         user, _, address = parts.netloc.rpartition("@")
@@ -118,15 +127,24 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         database = _database(parts.path.strip("/")) if parts.path.strip("/") else None
         if None not in (database, queried) and database != queried:
             raise SettingsError("the URL names two databases, in its path and in ?db=")
-        host, port, _ = _address(address)
+        database = database if queried is None else queried
+        seeds = _seeds(address, database) if scheme in CLUSTER_SCHEMES else ()
+        host, port = seeds[0] if seeds else _address(address)[:2]
         return cls(
             host=host,
             port=port,
-            tls=scheme == "rediss",
+            tls=scheme in ("rediss", "clusters"),
             username=username,
             password=password,
-            database=database if queried is None else queried,
+            database=database,
             options=options,
+            seeds=seeds,
+        )
+
+    def at(self, host: str, port: int) -> Endpoint:
+        """Return the endpoint of one node of this cluster: same user, same TLS."""
+        return msgspec.structs.replace(
+            self, host=host, port=port, seeds=(), database=None
         )
 
     @property
@@ -155,11 +173,14 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def address(self) -> str:
-        """``host:port`` or the path of the socket: fit for logs."""
+        """``host:port``, that of each seed, or the path of the socket: fit for logs."""
         if self.path is not None:
             return self.path
-        host = f"[{self.host}]" if ":" in (self.host or "") else self.host
-        return f"{host}:{self.port}"
+        seeds = self.seeds or ((self.host or "", self.port),)
+        return ",".join(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            for host, port in seeds
+        )
 
     @property
     def url(self) -> str:
@@ -178,7 +199,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
             database = () if self.database is None else (("db", str(self.database)),)
             return f"unix://{who}{quote(self.path)}{_query(database + self.options)}"
         path = "" if self.database is None else f"/{self.database}"
-        scheme = "rediss" if self.tls else "redis"
+        scheme = ("cluster" if self.seeds else "redis") + ("s" if self.tls else "")
         return f"{scheme}://{who}{self.address}{path}{_query(self.options)}"
 
     @property
@@ -264,6 +285,17 @@ def addresses(text: str, port: int) -> Iterator[tuple[str, int]]:
         except ValueError:
             host, given, named = _address(address)
             yield host, given if named else port
+
+
+def _seeds(text: str, database: int | None) -> tuple[tuple[str, int], ...]:
+    if database:
+        raise SettingsError("a cluster has the database 0 alone: name none in the URL")
+    found = tuple(dict.fromkeys(addresses(text, 6379)))
+    if len(found) > _MOST_SEEDS:
+        raise SettingsError(
+            f"the URL names more than {_MOST_SEEDS} nodes; some will do"
+        )
+    return found
 
 
 def _once(what: str, first: str, second: str | None) -> str | None:

@@ -188,7 +188,8 @@ class Url(msgspec.Struct, frozen=True):
     """Where a server is."""
 
     accepts: str = (
-        "redis://, rediss:// or unix://, for example rediss://user:password@host:6379/0"
+        "redis://, rediss://, unix:// or cluster://, for example "
+        "rediss://user:password@host:6379/0"
     )
 
     def check(self, value: object) -> str:

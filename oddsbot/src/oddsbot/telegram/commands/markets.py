@@ -404,7 +404,9 @@ async def _set_watched(
                 )
             session.markets[market.condition_id] = WatchedMarket(since=now)
 
-    await services.sessions.update(person, change, create=True)
+    followers = services.followers
+    also = (followers.follow if on else followers.unfollow)(person, market.condition_id)
+    await services.sessions.update(person, change, create=True, also=also)
     if on:
         return "Watching: I tell you its result."
     return "Not watched any more."

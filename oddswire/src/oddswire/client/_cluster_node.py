@@ -1,0 +1,197 @@
+"""`NodeClient`: the client of one node of a cluster."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Protocol
+
+from redis.client import EMPTY_RESPONSE, NEVER_DECODE
+from redis.exceptions import ResponseError
+
+from oddswire.client._client import Client
+
+if TYPE_CHECKING:
+    import redis.asyncio as aredis
+
+    from oddswire.client._commands import CommandSpec
+    from oddswire.client._connections import Connections
+    from oddswire.client._statistics import FailureCounts
+    from oddswire.connection.multiplexer import ConnectionMetrics
+    from oddswire.errors import OddswireError
+    from oddswire.events import Events
+
+# Views of other deadlines that are kept for a node.
+_VIEWS_AT_MOST = 64
+
+
+class Views(dict[float, "NodeClient"]):
+    """The client of a node under each deadline that it was asked for."""
+
+    def __init__(self, client: NodeClient) -> None:
+        super().__init__({client.timeout: client})
+        self._client = client
+
+    def __missing__(self, seconds: float) -> NodeClient:
+        if len(self) >= _VIEWS_AT_MOST:
+            self.clear()
+        view = self[seconds] = self._client.bounded(seconds)
+        return view
+
+
+class Node:
+    """One node of the cluster.
+
+    Attributes:
+        host: As the cluster names it.
+        port: As the cluster names it.
+        client: Of this node alone.
+        views: The same client, by deadline.
+        asked_at: When another node sent a call here by ASK.
+    """
+
+    __slots__ = ("asked_at", "client", "host", "port", "views")
+
+    def __init__(self, host: str, port: int, client: NodeClient) -> None:
+        self.host, self.port, self.client = host, port, client
+        self.asked_at = -math.inf
+        client.node = self
+        self.views = Views(client)
+
+    def __repr__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Redirector(Protocol):
+    """What takes a call that a node alone cannot answer; see `Router`."""
+
+    metrics: ConnectionMetrics
+
+    def takes(self, reply: Exception) -> bool:
+        """Whether another attempt may bring more than this error reply."""
+
+    async def run(
+        self,
+        node: Node,
+        command: CommandSpec,
+        args: tuple[Any, ...],
+        data: bytes,
+        deadline: float,
+        *,
+        raw: bool,
+        seen: Exception | None = None,
+    ) -> Any:
+        """Return the reply of the node that has the keys."""
+
+    async def run_exclusively(
+        self,
+        node: Node,
+        command: CommandSpec,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        timeout: float,
+    ) -> Any:
+        """Run a command on an exclusive connection to the node that has its keys."""
+
+
+class NodeClient(Client):
+    """The client of one node; the router takes what this node alone cannot answer.
+
+    The fast path of a call is that of `Client`. A redirection, a slot on the move and a
+    lost connection go to the router, which may send the call to another node.
+
+    Args:
+        address: ``host:port``, for events and errors.
+        router: Of the cluster.
+        specs: What is known of each command, shared by all nodes.
+        failures: Where failed calls are counted, shared too.
+        callbacks: redis-py's functions from replies to results, shared too.
+        **options: Those of `Client`.
+
+    Attributes:
+        node: What it is the client of.
+    """
+
+    node: Node
+
+    def __init__(
+        self,
+        address: str,
+        router: Redirector,
+        *,
+        specs: dict[Any, CommandSpec],
+        failures: FailureCounts,
+        callbacks: Any,
+        **options: Any,
+    ) -> None:
+        self._connection_name = f"command {address}"
+        self._router = router
+        super().__init__(**options)
+        self._specs, self._failures = specs, failures
+        self.response_callbacks = callbacks
+
+    def _opened(self, pool: aredis.ConnectionPool, events: Events) -> Connections:
+        connections = super()._opened(pool, events)
+        connections.metrics = connections.dialer.metrics = self._router.metrics
+        return connections
+
+    @property
+    def retries(self) -> int:
+        """None of its own: the router knows whether the slot is still here."""
+        return 0
+
+    @property
+    def connections(self) -> Connections:
+        """Those to this node, for the router."""
+        return self._connections
+
+    async def _send(
+        self,
+        command: CommandSpec,
+        args: tuple[Any, ...],
+        data: bytes,
+        deadline: float,
+        *,
+        raw: bool,
+    ) -> Any:
+        return await self._router.run(self.node, command, args, data, deadline, raw=raw)
+
+    async def _retry(
+        self,
+        error: OddswireError,
+        command: CommandSpec,
+        args: tuple[Any, ...],
+        data: bytes,
+        deadline: float,
+        *,
+        raw: bool,
+    ) -> Any:
+        return await self._router.run(
+            self.node, command, args, data, deadline, raw=raw, seen=error
+        )
+
+    async def _on_error_reply(
+        self,
+        reply: Exception,
+        command: CommandSpec,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        deadline: float,
+    ) -> Any:
+        if self._router.takes(reply):
+            data = self.pack(command, args)
+            raw = self.decodes and NEVER_DECODE in options
+            reply = await self._router.run(
+                self.node, command, args, data, deadline, raw=raw, seen=reply
+            )
+        if not isinstance(reply, Exception):
+            return await self.parse_reply(reply, command, options)
+        if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
+            return options[EMPTY_RESPONSE]
+        raise self.count_failure(reply, command)
+
+    async def _run_exclusive(
+        self, command: CommandSpec, args: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
+        return await self._router.run_exclusively(
+            self.node, command, args, options, self.timeout
+        )

@@ -1,0 +1,666 @@
+"""`Router`: which node a call goes to, and where next when that one cannot answer.
+
+The map of slots is read when the first call needs it, and again in the background when
+something shows that it is old: MOVED, a lost connection, a node that is silent with
+calls on it, CLUSTERDOWN. Reading it changes nothing for nodes that stay: their
+connections and the calls on them go on.
+
+What follows a first attempt, all of it within the deadline of the call:
+
+1. MOVED: the slot has another owner. Note it, send the call there, read the map.
+2. ASK: the key is already at the node that takes the slot over. Send ASKING and the
+   call there in one write, so that no other caller comes between them.
+3. TRYAGAIN, CLUSTERDOWN, LOADING, MASTERDOWN: a state that passes. Wait and ask the
+   owner that the map names then.
+4. The connection was lost: send it again only if nothing was sent or the command may
+   run twice, as on one server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod
+
+from redis.exceptions import AskError, MovedError, ResponseError
+
+from oddswire._tasks import spawn
+from oddswire._text import text
+from oddswire.client._cluster_keys import SLOTS, keys_of, slot_of
+from oddswire.client._cluster_node import Node
+from oddswire.client._exclusive import run_exclusively
+from oddswire.connection.backoff import Backoff
+from oddswire.connection.errors import clone_error, from_redis
+from oddswire.connection.multiplexer import CallLabel
+from oddswire.connection.packing import pack
+from oddswire.connection.reconnect import LINGER
+from oddswire.errors import (
+    AuthFailed,
+    CircuitOpen,
+    ClosedError,
+    ClusterDown,
+    ConnectionLost,
+    Loading,
+    MasterDown,
+    NoPermission,
+    OddswireError,
+    Outcome,
+    ProtocolBroken,
+    SettingsError,
+    TryAgain,
+    Unavailable,
+    WrongLoop,
+)
+from oddswire.events import Disconnected
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from oddswire.client._cluster_node import NodeClient
+    from oddswire.client._commands import CommandSpec
+    from oddswire.connection.multiplexer import ConnectionMetrics
+    from oddswire.events import Event, Events
+    from oddswire.settings import Endpoint, Settings
+
+Address = tuple[str, int]
+
+# Refusals of a state that passes: nothing ran.
+_PASSING = (TryAgain, ClusterDown, Loading, MasterDown)
+
+# What no other node will answer differently.
+_FINAL = (AuthFailed, NoPermission, SettingsError, ClosedError, WrongLoop)
+
+# Seconds between two readings of the map.
+_READ_EVERY = 0.1
+# Seconds for one node to answer with the map; a few nodes are asked at once.
+_READ_TIMEOUT = 1.0
+_ASKED_AT_ONCE = 3
+# Seconds to wait for a connection before the map is looked at again.
+_CONNECT_SLICE = 0.25
+# Seconds of silence, with calls on the connection, that make the map worth reading.
+_SILENT = 0.5
+# A lone redirection is followed at once; where nodes point at each other, time helps.
+_HOPS_AT_ONCE, _HOPS_AT_MOST = 3, 64
+
+# Seconds that a node without slots is kept after it was named by ASK: it is to get one.
+_KEPT_AFTER_ASK = 10.0
+
+_DEADLINES_AT_MOST = 16
+_NO_CALLS: list[Callable[..., Any] | None] = [None] * SLOTS
+
+_ASKING = b"*1\r\n$6\r\nASKING\r\n"
+_CLUSTER_SLOTS = pack(("CLUSTER", "SLOTS"))
+
+
+class Router:
+    """Knows the nodes of a cluster and which of them owns each slot.
+
+    Args:
+        endpoint: Its seeds are asked for the other nodes.
+        settings: Retries and timeouts.
+        events: Of all connections.
+        metrics: Counted over all nodes.
+        make: Returns the client of a node.
+        check_loop: Raises `WrongLoop` in another loop than that of the first use.
+        count_failure: Counts a call that fails, and returns its error.
+
+    Attributes:
+        slots: The owner of each slot; None: nobody that is known.
+        primaries: The owners, in the order of their first slots.
+        metrics: Counted over all nodes.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        settings: Settings,
+        events: Events,
+        metrics: ConnectionMetrics,
+        *,
+        make: Callable[[Router, str, int], NodeClient],
+        check_loop: Callable[[], None],
+        count_failure: Callable[[Exception], Exception],
+    ) -> None:
+        self.slots: list[Node | None] = [None] * SLOTS
+        self.primaries: tuple[Node, ...] = ()
+        # By deadline, and there by slot: the `execute_command` of the owner's client.
+        self._calls: dict[float, list[Callable[..., Any] | None]] = {}
+        self.metrics = metrics
+        self._endpoint, self._settings = endpoint, settings
+        self._make, self._check_loop = make, check_loop
+        self._count_failure = count_failure
+        self._nodes: dict[Address, Node] = {}
+        # Replicas, as of the last reading: asked when no primary answers.
+        self._replicas: tuple[Address, ...] = ()
+        self._reading: asyncio.Task[None] | None = None
+        self._read_at = 0.0
+        self._stale = False
+        self._failure: OddswireError | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watch: asyncio.TimerHandle | None = None
+        self._closed = False
+        lost = WeakMethod(self._on_lost)
+        events.subscribe(lambda event: _call(lost, event), Disconnected)
+
+    # --- a call
+
+    def calls_within(self, seconds: float) -> list[Callable[..., Any] | None]:
+        """Return what runs a command under this deadline, by slot; None: look it up.
+
+        The list changes with the map. There is one for each of a few deadlines: a
+        program that makes up a new one for each call looks its nodes up.
+        """
+        calls = self._calls.get(seconds)
+        if calls is None:
+            if len(self._calls) >= _DEADLINES_AT_MOST:
+                return _NO_CALLS
+            calls = self._calls[seconds] = [None] * SLOTS
+            self._fill(seconds, calls)
+        return calls
+
+    def _fill(self, seconds: float, calls: list[Callable[..., Any] | None]) -> None:
+        runs = {
+            node: node.views[seconds].execute_command
+            for node in set(self.slots)
+            if node
+        }
+        calls[:] = [runs.get(node) if node else None for node in self.slots]
+
+    def takes(self, reply: Exception) -> bool:
+        """Whether another attempt may bring more than this error reply."""
+        return isinstance(reply, (AskError, *_PASSING))
+
+    async def run(
+        self,
+        node: Node,
+        command: CommandSpec,
+        args: tuple[Any, ...],
+        data: bytes,
+        deadline: float,
+        *,
+        raw: bool,
+        seen: Exception | None = None,
+        repeatable: bool | None = None,
+    ) -> Any:
+        """Return the reply of the node that has the keys, error replies included.
+
+        Args:
+            node: Where it goes, or went, first.
+            command: What is known of it.
+            args: Its name and arguments.
+            data: The same, packed.
+            deadline: By `time.monotonic`.
+            raw: Do not decode the reply.
+            seen: What the first attempt brought; None: there was none.
+            repeatable: Whether it may run twice; default: as its command says.
+
+        Raises:
+            OddswireError: It was not answered; its `outcome` is that of one server.
+        """
+        keys = keys_of((*command.words, *args[1:])) or []
+        slot = slot_of(keys, command.name)
+        if repeatable is None:
+            repeatable = command.may_repeat(args)
+        losses = self._settings.retries
+        backoff = Backoff(base=0.02, cap=0.25)
+        hops = 0
+        while True:
+            asking = False
+            if isinstance(seen, AskError):
+                hops += 1
+                if hops > _HOPS_AT_ONCE and not await _pause(backoff, deadline):
+                    raise _in_circles(seen, node, hops)
+                if hops > _HOPS_AT_MOST:
+                    raise _in_circles(seen, node, hops)
+                asking = not isinstance(seen, MovedError)
+                node = self.redirect(seen, node)
+            elif isinstance(seen, _PASSING):
+                self.read_soon()
+                if not await _pause(backoff, deadline):
+                    return seen
+                node = self._owner_or(slot, node)
+            elif seen is not None:
+                self.read_soon()
+                may_go = repeatable or getattr(seen, "outcome", "") is Outcome.NOT_SENT
+                if not may_go or not isinstance(seen, ConnectionLost) or not losses:
+                    raise self._count_failure(seen)
+                losses -= 1
+                if not await _pause(backoff, deadline):
+                    raise self._count_failure(seen)
+                node = self._owner_or(slot, node)
+            try:
+                node = await self.connected(node, None if asking else slot, deadline)
+                seen = await _send(node, data, deadline, command, raw, asking)
+            except OddswireError as error:
+                if not isinstance(error, ConnectionLost):
+                    self.read_soon()
+                    raise self._count_failure(error) from error.__cause__
+                seen = error
+                continue
+            if not isinstance(seen, Exception) or not self.takes(seen):
+                return seen
+
+    async def run_exclusively(
+        self,
+        node: Node,
+        command: CommandSpec,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        timeout: float,
+    ) -> Any:
+        """Run a command on an exclusive connection to the node that has its keys."""
+        keys = keys_of((*command.words, *args[1:])) or []
+        slot = slot_of(keys, command.name)
+        deadline = monotonic() + timeout
+        backoff = Backoff(base=0.02, cap=0.25)
+        asking = False
+        while True:
+            node = await self.connected(node, None if asking else slot, deadline)
+            try:
+                return await run_exclusively(
+                    node.client.connection_pool,
+                    command,
+                    args,
+                    options,
+                    timeout,
+                    asking=asking,
+                )
+            except ResponseError as error:
+                reply = from_redis(error)
+                if not self.takes(reply) or not await _pause(backoff, deadline):
+                    raise
+                asking = False
+                if isinstance(reply, AskError):
+                    asking = not isinstance(reply, MovedError)
+                    node = self.redirect(reply, node)
+                else:
+                    self.read_soon()
+                    node = self._owner_or(slot, node)
+
+    def redirect(self, error: AskError, by: Node) -> Node:
+        """Return the node that a redirection names; note the new owner of the slot."""
+        node = self._node((_host(error.host, by.host), error.port))
+        if isinstance(error, MovedError):
+            if 0 <= error.slot_id < SLOTS:
+                self.slots[error.slot_id] = node
+                for seconds, calls in self._calls.items():
+                    calls[error.slot_id] = node.views[seconds].execute_command
+            self.read_soon()
+        else:
+            node.asked_at = monotonic()
+        return node
+
+    def _owner_or(self, slot: int | None, node: Node) -> Node:
+        return node if slot is None else self.slots[slot] or node
+
+    # --- the node of a call
+
+    async def owner(self, slot: int, deadline: float) -> Node:
+        """Return the owner of a slot, reading the map if it is not known.
+
+        Raises:
+            ClusterDown: Nobody owns it.
+            Unavailable: No node of the cluster answered.
+            SettingsError: The server is no cluster.
+        """
+        while (node := self.slots[slot]) is None:
+            if not await self._read(deadline):
+                raise self._unknown(f"slot {slot} has no node")
+        return node
+
+    async def all_primaries(self, deadline: float) -> tuple[Node, ...]:
+        """Return the primaries, reading the map if it is not known."""
+        while not self.primaries:
+            if not await self._read(deadline):
+                raise self._unknown("no slot has a node")
+        return self.primaries
+
+    async def any_primary(self, deadline: float) -> Node:
+        """Return a primary that is connected; one that a call can go to at once."""
+        nodes = await self.all_primaries(deadline)
+        ready = [each for each in nodes if each.client.command_connection()]
+        if ready:
+            return random.choice(ready)  # noqa: S311 - any will do
+        waiting = {
+            spawn(self.connected(each, None, deadline), name="oddswire any node")
+            for each in nodes
+        }
+        node: Node = await _first(waiting)
+        return node
+
+    def _unknown(self, what: str) -> OddswireError:
+        failure = self._failure
+        if failure is not None:
+            return clone_error(failure, failure.outcome)
+        covered = sum(each is not None for each in self.slots)
+        return ClusterDown(
+            f"{what}: the cluster serves {covered} of {SLOTS} slots; see CLUSTER NODES "
+            "for the nodes that are down or own nothing"
+        )
+
+    async def connected(self, node: Node, slot: int | None, deadline: float) -> Node:
+        """Return the node with an open connection, or the one that took over its slot.
+
+        Args:
+            node: Where the call is to go.
+            slot: Its slot; None: no other node can take its place.
+            deadline: By `time.monotonic`.
+
+        Raises:
+            OddswireError: As from `ReconnectingConnection.ready`.
+        """
+        while node.client.command_connection() is None:
+            left = deadline - monotonic()
+            begun = monotonic()
+            try:
+                await node.client.open_connection(max(0.0, min(left, _CONNECT_SLICE)))
+            except OddswireError as error:
+                left_for_good = isinstance(error, ClosedError) and not self._closed
+                if isinstance(error, _FINAL) and not left_for_good:
+                    raise
+                self.read_soon()
+                owner = self._owner_or(slot, node)
+                if owner is not node:
+                    node = owner
+                    continue
+                left = deadline - monotonic()
+                if left <= 0 or isinstance(error, CircuitOpen):
+                    raise _unreachable(node, slot, error) from error
+                # It may have failed at once; a failover takes its time.
+                await asyncio.sleep(
+                    max(0.0, min(left, begun + _CONNECT_SLICE - monotonic()))
+                )
+                node = self._owner_or(slot, node)
+        return node
+
+    # --- the map
+
+    def read_soon(self) -> None:
+        """Have the map read in the background; many calls of this are one reading."""
+        if self._closed:
+            return
+        self._stale = True
+        if self._reading is None:
+            self._reading = spawn(self._keep_reading(), name="oddswire cluster map")
+
+    async def _read(self, deadline: float) -> bool:
+        """Wait for a reading of the map; False: no further one will help."""
+        if self._closed:
+            raise ClosedError("the client was closed")
+        self._check_loop()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        self.read_soon()
+        try:
+            await asyncio.wait([waiter], timeout=max(0.0, deadline - monotonic()))
+        finally:
+            self._waiters.discard(waiter)
+        return monotonic() < deadline and not isinstance(self._failure, _FINAL)
+
+    async def _keep_reading(self) -> None:
+        try:
+            while self._stale and not self._closed:
+                await asyncio.sleep(max(0.0, self._read_at - monotonic()))
+                self._stale = False
+                try:
+                    await self._read_once()
+                except OddswireError as error:
+                    self._failure = error
+                self._read_at = monotonic() + _READ_EVERY
+                for waiter in self._waiters:
+                    if not waiter.done():
+                        waiter.set_result(None)
+        finally:
+            self._reading = None
+
+    async def _read_once(self) -> None:
+        """Ask some nodes for the map, then all of them; take the first answer."""
+        known = list(self.primaries)
+        random.shuffle(known)
+        rounds: list[Iterable[Address]] = [
+            [(each.host, each.port) for each in known[:_ASKED_AT_ONCE]],
+            dict.fromkeys([*self._nodes, *self._replicas, *self._endpoint.seeds]),
+        ]
+        failure: OddswireError | None = None
+        for addresses in rounds:
+            asked = {
+                spawn(self._ask(self._node(each)), name="oddswire asking for the map")
+                for each in addresses
+            }
+            if not asked:
+                continue
+            try:
+                answer = await _first(asked)
+            except OddswireError as error:
+                failure = error
+                continue
+            self._take(answer)
+            self._failure = None
+            return
+        self._drop_others()
+        if isinstance(failure, _FINAL) or failure is None:
+            raise failure or Unavailable("the URL names no node")
+        raise Unavailable(
+            f"no node of the cluster answered ({self._endpoint.address}): {failure}"
+        ) from failure
+
+    async def _ask(self, node: Node) -> list[Any]:
+        """Return the map as a node has it.
+
+        Raises:
+            SettingsError: It is the node of no cluster.
+            OddswireError: It cannot be reached, or answers with another error.
+        """
+        deadline = monotonic() + min(_READ_TIMEOUT, self._settings.command_timeout)
+        label = CallLabel("CLUSTER SLOTS")
+        answer = await node.client.send_once(_CLUSTER_SLOTS, deadline, label, raw=True)
+        if isinstance(answer, Exception):
+            if "cluster support disabled" in str(answer) or "unknown command" in str(
+                answer
+            ):
+                raise SettingsError(
+                    f"{node} is a server of its own and no node of a cluster: connect "
+                    f"with redis://{node}"
+                )
+            raise answer
+        if not answer:
+            raise ClusterDown(
+                f"{node} knows of no slot that has a node: it was not joined to the "
+                "cluster, or the cluster has no slots yet"
+            )
+        return _parsed(answer, node.host)
+
+    def _take(self, ranges: list[Any]) -> None:
+        """Take over a map: nodes that stay are kept as they are."""
+        slots: list[Node | None] = [None] * SLOTS
+        owners: dict[Node, None] = {}
+        replicas: dict[Address, None] = {}
+        for first, last, addresses in sorted(ranges):
+            owner = self._node(addresses[0])
+            owners[owner] = None
+            slots[first : last + 1] = [owner] * (last + 1 - first)
+            replicas |= dict.fromkeys(addresses[1:])
+        # In place: a view of the client looks at the same list.
+        self.slots[:] = slots
+        for seconds, calls in self._calls.items():
+            self._fill(seconds, calls)
+        self.primaries = tuple(owners)
+        self._replicas = tuple(replicas)
+        self._drop_others()
+        if self._watch is None and not self._closed:
+            self._watch_later()
+
+    def _drop_others(self) -> None:
+        """Leave the nodes that own no slot: answers on their way still come."""
+        owners = {*self.primaries, *self.slots}
+        recently = monotonic() - _KEPT_AFTER_ASK
+        for address, node in list(self._nodes.items()):
+            if node not in owners and node.asked_at < recently:
+                del self._nodes[address]
+                self._close_later(node)
+
+    def _close_later(self, node: Node) -> None:
+        node.client.connections.command.retire(
+            ConnectionLost(f"{node} owns no slot of the cluster any more")
+        )
+
+        async def close() -> None:
+            await asyncio.sleep(2 * LINGER)
+            await node.client.aclose()
+
+        task = spawn(close(), name="oddswire leaving a node")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _node(self, address: Address) -> Node:
+        node = self._nodes.get(address)
+        if node is None:
+            client = self._make(self, *address)
+            node = self._nodes[address] = Node(*address, client)
+        return node
+
+    # --- signs that the map is old
+
+    def _on_lost(self, event: Event) -> None:
+        if not getattr(event, "closed", False) and self.primaries:
+            self.read_soon()
+
+    def _watch_later(self) -> None:
+        look = WeakMethod(self._look)
+        loop = asyncio.get_running_loop()
+        self._watch = loop.call_later(_SILENT / 2, _call, look)
+
+    def _look(self) -> None:
+        """Read the map if a node is silent with calls on it: it may be frozen."""
+        now = monotonic()
+        for node in self.primaries:
+            connection = node.client.connections.command.current
+            if (
+                connection is not None
+                and connection.flow.commands
+                and now - connection.last_read > _SILENT
+            ):
+                self.read_soon()
+                break
+        if not self._closed:
+            self._watch_later()
+
+    # --- the end
+
+    async def disconnect(self) -> None:
+        """End every connection until the next call needs it."""
+        for node in list(self._nodes.values()):
+            await node.client.connections.disconnect()
+
+    async def aclose(self) -> None:
+        """Let the calls finish within the drain timeout, close every connection."""
+        self._closed = True
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+        nodes = list(self._nodes.values())
+        await asyncio.gather(*[each.client.aclose() for each in nodes], *self._tasks)
+
+
+def _call(method: WeakMethod[Any], *args: Any) -> None:
+    alive = method()
+    if alive is not None:
+        alive(*args)
+
+
+async def _pause(backoff: Backoff, deadline: float) -> bool:
+    """Pause before another attempt; False: no time is left for its answer."""
+    pause = backoff.failed()
+    if monotonic() + 2 * pause >= deadline:
+        return False
+    await asyncio.sleep(pause)
+    return True
+
+
+async def _send(
+    node: Node,
+    data: bytes,
+    deadline: float,
+    command: CommandSpec,
+    raw: bool,  # noqa: FBT001 - between two functions of this file
+    asking: bool,  # noqa: FBT001 - the same
+) -> Any:
+    """Send it to this node; behind ASKING, in the same write, if ASK named it."""
+    if not asking:
+        return await node.client.send_once(data, deadline, command, raw=raw)
+    _, reply = await node.client.send_once(
+        _ASKING + data, deadline, command, count=2, raw=raw
+    )
+    return reply
+
+
+async def _first(tasks: set[asyncio.Task[Any]]) -> Any:
+    """Return the first result, or the most telling error if there is none."""
+    failures: list[BaseException] = []
+    try:
+        pending = tasks
+        while pending:
+            done, pending = await asyncio.wait(
+                pending, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                if (error := task.exception()) is None:
+                    return task.result()
+                failures.append(error)
+    finally:
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)
+    raise next((each for each in failures if isinstance(each, _FINAL)), failures[0])
+
+
+def _parsed(answer: Any, here: str) -> list[tuple[int, int, list[Address]]]:
+    """Return each range of slots with its addresses, the primary's first."""
+    try:
+        ranges = [
+            (
+                int(first),
+                int(last),
+                [(_host(text(each[0] or b""), here), int(each[1])) for each in nodes],
+            )
+            for first, last, *nodes in answer
+        ]
+    except (TypeError, ValueError, IndexError) as error:
+        raise ProtocolBroken(
+            f"the map of the cluster cannot be read: {error}"
+        ) from error
+    for first, last, nodes in ranges:
+        if not 0 <= first <= last < SLOTS or not nodes:
+            raise ProtocolBroken(f"the map of the cluster has the range {first}-{last}")
+    return ranges
+
+
+def _host(host: str, here: str) -> str:
+    """Return a host that a node named; `here` if it does not know its own."""
+    return here if host in ("", "?") else host
+
+
+def _in_circles(error: AskError, by: Node, hops: int) -> OddswireError:
+    return Unavailable(
+        f"redirected {hops} times, at last by {by} to {error.host}:{error.port}: the "
+        f"nodes disagree about slot {error.slot_id}; see CLUSTER NODES on both",
+        outcome=Outcome.REJECTED,
+    )
+
+
+def _unreachable(node: Node, slot: int | None, error: OddswireError) -> OddswireError:
+    of = "" if slot is None else f" for slot {slot}"
+    failure = clone_error(error, error.outcome)
+    said = (
+        f"{node}, which the cluster names{of}: {error}; if that address is wrong from "
+        "here, set cluster-announce-ip or cluster-announce-hostname on the node"
+    )
+    failure.args = (said,)
+    return failure
