@@ -22,6 +22,7 @@ from oddswire.cache._tag_version import Stamp
 from oddswire.cache._tracking import LABEL
 from oddswire.client import ReadTicket
 from oddswire.errors import CodecError, ConnectionLost, OddswireError, WrongType
+from oddswire.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -263,7 +264,12 @@ class L2:
         key, value_type = request.key, request.value_type
         config = key.namespace.config
         # The decoded value is what others will read, and no caller can change it.
-        body, decoded = key.namespace.codec(value_type).encode_checked(value)
+        try:
+            body, decoded = key.namespace.codec(value_type).encode_checked(value)
+        except CodecError as error:
+            raise CodecError(
+                f"{plain(key.name)}: {error}", reason=error.reason
+            ) from error
         now = self.now()
         content = digest(body)
         refreshes = changes = 0

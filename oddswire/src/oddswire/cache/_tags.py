@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 from redis.exceptions import NoScriptError
 
 from oddswire import keys, scripts
+from oddswire._numbers import shown
 from oddswire.cache._record import MAX_TAGS, NONCE_BYTES, TAG_NONCE_BYTES, digest
 from oddswire.cache._tag_version import Stamp, TagVersion
 from oddswire.erasure import Erased
@@ -467,7 +468,7 @@ def _script_of(incarnation: str) -> str:
 
 def _tag_digest(tag: str) -> bytes:
     if type(tag) is not str or not tag:
-        raise InvalidKey("a tag is a str that is not empty")
+        raise InvalidKey(f"a tag is a str that is not empty, not {shown(tag)}")
     try:
         data = tag.encode()
     except UnicodeEncodeError:
