@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 import msgspec
@@ -20,7 +20,7 @@ from aiogram.exceptions import (
 )
 from aiogram.types import BotCommand
 
-from oddsbot import limits, markets
+from oddsbot import limits, markets, wallets
 from oddsbot.alerts import Resolved
 from oddsbot.delivery import (
     ALERTS,
@@ -31,7 +31,7 @@ from oddsbot.delivery import (
     Sweep,
     repeated,
 )
-from oddsbot.polymarket import Clob, Gamma, MarketStream, PolymarketError
+from oddsbot.polymarket import Clob, Data, Gamma, MarketStream, PolymarketError
 from oddsbot.settings import PREFIX
 from oddsbot.store import (
     AlertLog,
@@ -65,17 +65,20 @@ from oddswire.adapters.aiogram import SendLimits, Storage
 from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError, SettingsError
 from oddswire.ratelimit import Priority
+from oddswire.web.guard import LOOPBACK
+from oddswire.web.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from oddsbot.alerts import Alert, Rule
-    from oddsbot.settings import Settings, Webhook
+    from oddsbot.settings import Settings, StatusPage, Webhook
     from oddswire.cache import Cache
     from oddswire.clock import Clock
     from oddswire.ratelimit import RateLimiter
     from oddswire.ratelimit import Rule as LimitRule
+    from oddswire.wire import Wire
 
 TELEGRAM = "https://api.telegram.org"
 # A quiet market is no broken link: what is silent for that long is asked again.
@@ -178,12 +181,18 @@ class App:
                 settings.redis,
                 session=UserSession,
                 source=SqlSource(engine),
-                namespaces=(*markets.NAMESPACES, *pictures.NAMESPACES),
+                namespaces=(
+                    *markets.NAMESPACES,
+                    *wallets.NAMESPACES,
+                    *pictures.NAMESPACES,
+                ),
                 topics=TOPICS,
                 rules=limits.POLYMARKET,
                 queues=[UPDATES, ALERTS],
             )
         )
+        if settings.status is not None:
+            await _show_status(stack, wire, settings.status)
         http = await enter(aiohttp.ClientSession())
         upstream = limits.Upstream(wire.limiter)
         gamma = Gamma(http, settings.gamma_url)
@@ -194,6 +203,8 @@ class App:
             upstream,
             ages=markets.Ages(),
         )
+        data = Data(http, settings.data_url)
+        self.wallets = wallets.Wallets(wire.cache, gamma, data, upstream)
         self.stream = await enter(
             MarketStream(http, settings.ws_url, (), stale_after=_STALE)
         )
@@ -213,6 +224,7 @@ class App:
         services = Services(
             chat=self.chat,
             markets=self.markets,
+            wallets=self.wallets,
             rules=self.rules,
             followers=followers,
             sessions=wire.sessions,
@@ -448,3 +460,15 @@ async def run_app(
             say(f"@{me.username} runs: {', '.join(sorted(settings.roles))}")
         await app.run(stop)
     say("stopped")
+
+
+async def _show_status(
+    stack: AsyncExitStack, wire: Wire[Any, Any], page: StatusPage
+) -> None:
+    status = await stack.enter_async_context(
+        Status(wire.metrics, wire.health, token=page.token)
+    )
+    names = (*LOOPBACK, *page.names)
+    await stack.enter_async_context(
+        status.listener(host=page.bind_host, port=page.bind_port, names=names)
+    )
