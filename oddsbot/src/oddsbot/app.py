@@ -20,7 +20,7 @@ from aiogram.exceptions import (
 )
 from aiogram.types import BotCommand
 
-from oddsbot import limits, markets
+from oddsbot import limits, markets, wallets
 from oddsbot.alerts import Resolved
 from oddsbot.delivery import (
     ALERTS,
@@ -31,7 +31,7 @@ from oddsbot.delivery import (
     Sweep,
     repeated,
 )
-from oddsbot.polymarket import Clob, Gamma, MarketStream, PolymarketError
+from oddsbot.polymarket import Clob, Data, Gamma, MarketStream, PolymarketError
 from oddsbot.settings import PREFIX
 from oddsbot.store import (
     AlertLog,
@@ -181,7 +181,11 @@ class App:
                 settings.redis,
                 session=UserSession,
                 source=SqlSource(engine),
-                namespaces=(*markets.NAMESPACES, *pictures.NAMESPACES),
+                namespaces=(
+                    *markets.NAMESPACES,
+                    *wallets.NAMESPACES,
+                    *pictures.NAMESPACES,
+                ),
                 topics=TOPICS,
                 rules=limits.POLYMARKET,
                 queues=[UPDATES, ALERTS],
@@ -199,6 +203,8 @@ class App:
             upstream,
             ages=markets.Ages(),
         )
+        data = Data(http, settings.data_url)
+        self.wallets = wallets.Wallets(wire.cache, gamma, data, upstream)
         self.stream = await enter(
             MarketStream(http, settings.ws_url, (), stale_after=_STALE)
         )
@@ -218,6 +224,7 @@ class App:
         services = Services(
             chat=self.chat,
             markets=self.markets,
+            wallets=self.wallets,
             rules=self.rules,
             followers=followers,
             sessions=wire.sessions,

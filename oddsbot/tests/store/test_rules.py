@@ -235,8 +235,8 @@ async def test_rules_of_the_first_form_are_brought_along(tmp_path):
         async with engine.begin() as connection:
             for statement in (
                 *(f"DROP TABLE oddsbot_{name}" for name in (
-                    "alerts", "followers", "handled", "removed_rules", "revisions", "rules",
-                    "seen", "shards",
+                    "alerts", "followers", "handled", "removed_rules", "revisions",
+                    "rules", "seen", "shards",
                 )),
                 _FIRST_FORM,
                 "CREATE INDEX oddsbot_rules_user_id ON oddsbot_rules (user_id)",

@@ -49,6 +49,28 @@ async def test_an_alert_is_committed_with_what_made_it_due(
     assert first.where < second.where
 
 
+@pytest.mark.integration
+@pytest.mark.requirement("B3")
+async def test_a_rule_that_is_paused_fires_nothing_until_it_goes_on(
+    engine, known, processes, due
+):
+    """What crossed meanwhile is not told; its alerts are counted on."""
+    await known(1)
+    stored = SqlRules(engine)
+    await stored.save(rule())
+    process = await processes()
+    await process.judging()
+    process.feed.say(top(1, 50, 51), top(2, 61, 62))
+    await due.until(1)
+    for paused, quotes_ in ((True, (top(3, 50), top(4, 61))), (False, (top(5, 50),))):
+        await stored.save(rule(paused=paused))
+        process.shard.look()
+        await eventually(lambda paused=paused: (not process.feed.assets) is paused)
+        process.feed.say(*quotes_)
+    process.feed.say(top(6, 63))
+    assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
+
+
 @pytest.mark.errors
 @pytest.mark.requirement("B6")
 async def test_the_next_owner_judges_what_the_last_one_had_not_committed(

@@ -82,7 +82,7 @@ class SqlFollowers:
     async def _read(self, query: Select[Any]) -> Sequence[Any]:
         try:
             async with self._engine.connect() as connection:
-                return (await connection.execute(query)).all()
+                return list(await connection.execute(query))
         except (SQLAlchemyError, OSError) as error:
             # A read changes nothing, whatever became of it.
             raise SourceUnavailable(*failure(error).args) from None

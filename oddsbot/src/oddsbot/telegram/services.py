@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from oddsbot.telegram.handles import Handles
     from oddsbot.telegram.pictures import Pictures
     from oddsbot.telegram.screens.person import StatusView
+    from oddsbot.wallets import Wallets
     from oddswire.clock import Clock
     from oddswire.erasure import Receipt
     from oddswire.sessions import Sessions
@@ -55,6 +56,7 @@ class Services:
 
     chat: TelegramChat
     markets: Markets
+    wallets: Wallets
     rules: RuleBook
     followers: SqlFollowers
     sessions: Sessions[UserSession]
