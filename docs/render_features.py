@@ -60,6 +60,16 @@ def tests_of(tests: Tests) -> str:
     )
 
 
+def folded(tests: Tests) -> str:
+    """Return how many cases passed of how many; the tests unfold below."""
+    if not tests:
+        return ""
+    passed = sum(test["outcome"] == "passed" for test in tests)
+    return (
+        f"<details><summary>{passed}/{len(tests)}</summary>{tests_of(tests)}</details>"
+    )
+
+
 def cell(text: str) -> str:
     """Return *text* so that it stays one cell of a table."""
     return text.replace("|", "\\|")
@@ -95,7 +105,7 @@ def render(rows: list[Row], results: dict[str, Tests]) -> str:
             name, tests = row["row"], results.get(row["row"], [])
             table.append(
                 f"| {name} | {cell(row['capability'])} | {cell(row['proof'])}"
-                f" | {link_to(row.get('page'))} | {tests_of(tests)} | {states[name]} |"
+                f" | {link_to(row.get('page'))} | {folded(tests)} | {states[name]} |"
             )
             if "begun" in row and states[name] != "missing":
                 notes.append(f"- **{name}**, so far: {row['begun']}")

@@ -7,12 +7,15 @@ import os
 import pytest
 
 import oddswire
+from oddswire.cache import Namespace
 from oddswire.clock import SystemClock
 from oddswire.codec import Keyring
 from oddswire.embedded import EmbeddedServer
 from oddswire.errors import (
     AuthFailed,
     ClosedError,
+    CodecError,
+    InvalidKey,
     QueueError,
     SessionError,
     SettingsError,
@@ -379,6 +382,52 @@ async def test_bad_input_is_one_sentence_that_names_the_argument():
                 await call
         with pytest.raises(SettingsError, match=r"ttl .*accepted are seconds"):
             wire.lock("a", "5")
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X1")
+@pytest.mark.parametrize(
+    ("argument", "wrong", "says"),
+    [
+        ("session", dict, "session must be a subclass of oddswire.sessions.Record"),
+        ("source", object(), "source must have the methods of oddswire.sessions"),
+        ("keyring", b"CANARY", "keyring must be an oddswire.codec.Keyring, not bytes"),
+        ("namespaces", "m", "namespaces must be a list of Namespace objects"),
+        ("topics", ["t"], "topics must be a list of Topic objects"),
+        ("rules", ["r"], "rules must be a list of Rule objects"),
+        ("rules", 5, "rules must be a list of Rule objects"),
+        ("queues", ["q"], "queues must be a list of QueueKey objects"),
+    ],
+)
+def test_an_argument_of_another_type_is_named_before_anything_opens(
+    argument, wrong, says
+):
+    """An argument of `connect` that is no such thing is refused by name, at once."""
+    with pytest.raises(SettingsError, match=says) as caught:
+        oddswire.connect(oddswire.Settings(), **{argument: wrong})
+    assert "CANARY" not in str(caught.value)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X1")
+async def test_a_call_with_the_wrong_thing_is_one_sentence_that_names_it():
+    """A loader, a function, a mapping, a list, a URL, a tag that is none is named."""
+    with pytest.raises(SettingsError, match="url must be a str, not int"):
+        oddswire.Client.from_url(5)
+    numbers = Namespace(name="n", type=int)
+    async with oddswire.connect(oddswire.Settings(), namespaces=[numbers]) as wire:
+        cache = wire.cache
+        for call, error, says in (
+            (cache.get_or_set("n:1", 5), TypeError, "loader must be a function .* 5"),
+            (cache.set_many(["n:1"]), TypeError, "mapping must be a dict"),
+            (cache.get_many("n:1"), InvalidKey, r"a list of keys; .* get\(key\)"),
+            (cache.invalidate_tags(["a"]), InvalidKey, r"not \['a'\]"),
+            (cache.set("n:1", "x"), CodecError, "n:1: Expected `int"),
+            (cache.set("n:1", 1, ttl=0), SettingsError, "from 0.001 to 31536000"),
+            (wire.sessions.update(1, None), TypeError, "fn must be a function .* None"),
+        ):
+            with pytest.raises(error, match=says):
+                await call
 
 
 @pytest.mark.integration

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import pairwise
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -79,25 +80,55 @@ class Verdict(NamedTuple):
     quiet: int
 
 
+class Wanted(NamedTuple):
+    """Which alerts had to come: the user, the rule and the time of each.
+
+    Attributes:
+        due: If every price was judged.
+        sure: Whichever of the prices that nobody kept were judged.
+        possible: Depending on which of them were.
+    """
+
+    due: set[tuple[int, str, int]]
+    sure: set[tuple[int, str, int]]
+    possible: set[tuple[int, str, int]]
+
+
 def expected(
-    ticks: Iterable[Tick], first: Sequence[int], wishes: Iterable[Wish]
-) -> set[tuple[int, str, int]]:
-    """Return the user, the rule and the time of every alert that had to come."""
+    ticks: Iterable[Tick],
+    visible: Iterable[bool],
+    first: Sequence[int],
+    wishes: Iterable[Wish],
+) -> Wanted:
+    """Return which alerts had to come, and which could.
+
+    A price that nobody kept may have been judged or not: from there on a rule may be
+    ready or not, until a price brings both together again.
+    """
     ready: dict[Wish, bool] = {}
+    may_be: dict[Wish, set[bool]] = {}
     of_asset: defaultdict[int, list[Wish]] = defaultdict(list)
     for wish in wishes:
         price = first[wish.asset] + (10 if wish.sign < 0 else 0)
         ready[wish] = (price - wish.level) * wish.sign < 0
+        may_be[wish] = {ready[wish]}
         of_asset[wish.asset].append(wish)
-    found = set()
-    for at, asset, bid, ask in ticks:
+    found = Wanted(set(), set(), set())
+    for (at, asset, bid, ask), kept in zip(ticks, visible, strict=True):
         for wish in of_asset[asset]:
             beyond = ((bid if wish.sign > 0 else ask) - wish.level) * wish.sign
-            if ready[wish] and beyond >= 0:
-                ready[wish] = False
-                found.add((wish.user, wish.name, at))
-            elif not ready[wish] and beyond <= -max(wish.back, 1):
-                ready[wish] = True
+            fires = beyond >= 0
+            if not fires and beyond > -max(wish.back, 1):
+                continue
+            alert = wish.user, wish.name, at
+            if fires and ready[wish]:
+                found.due.add(alert)
+            if fires and True in may_be[wish]:
+                found.possible.add(alert)
+                if kept and len(may_be[wish]) == 1:
+                    found.sure.add(alert)
+            ready[wish] = not fires
+            may_be[wish] = {not fires} | (set() if kept else may_be[wish])
     return found
 
 
@@ -118,15 +149,7 @@ def judge(
         faults: From when to when something other than a process was broken.
     """
     dead = {kill.pid: kill.when for kill in kills}
-    seen = [
-        tick
-        for tick, visible in zip(run.ticks, _visible(run, dead), strict=True)
-        if visible
-    ]
-    wanted = expected(run.ticks, run.first, wishes)
-    # What a price that nobody kept would have changed may come later, or not at all.
-    sure = wanted & expected(seen, run.first, wishes)
-    possible = wanted | expected(seen, run.first, wishes)
+    wanted = expected(run.ticks, _visible(run, dead), run.first, wishes)
     copies: defaultdict[tuple[int, str, int], list[Told]] = defaultdict(list)
     newest: dict[int, int] = {}
     late = []
@@ -137,7 +160,7 @@ def judge(
                 late.append((one.rule, one.at))
             newest[one.user] = max(newest.get(one.user, 0), one.at)
         copies[key].append(one)
-    missing = sorted(wanted - copies.keys())
+    missing = sorted(wanted.due - copies.keys())
     repeated = by_courier = by_fault = 0
     untraced, unmarked = [], []
     for (_, rule, at), each in copies.items():
@@ -155,11 +178,11 @@ def judge(
             if not copy.again:
                 unmarked.append((rule, at))
     return Verdict(
-        due=len(wanted),
+        due=len(wanted.due),
         delivered=len(told),
-        lost=[each[1:] for each in missing if each in sure],
-        unseen=[each[1:] for each in missing if each not in sure],
-        wrong=[each[1:] for each in sorted(copies.keys() - possible)],
+        lost=[each[1:] for each in missing if each in wanted.sure],
+        unseen=[each[1:] for each in missing if each not in wanted.sure],
+        wrong=[each[1:] for each in sorted(copies.keys() - wanted.possible)],
         out_of_order=late,
         repeated=repeated,
         by_courier=by_courier,
@@ -171,10 +194,9 @@ def judge(
 
 
 def _visible(run: Played, dead: dict[int, float]) -> list[bool]:
-    """Say of each tick whether a process had it and could go on from it.
+    """Say of each tick whether it had to be judged.
 
-    Not visible is one whose every watcher was killed before it, or an owner that had
-    it, committed. It is visible all the same if it was the newest of its asset when the
+    It is visible although nobody kept it if it was the newest of its asset when the
     next watcher came: that one was given it as the book.
     """
     opened = sorted(link.opened for link in run.links)
@@ -187,25 +209,36 @@ def _visible(run: Played, dead: dict[int, float]) -> list[bool]:
             for link in run.links
             if link.opened <= when and (link.closed is None or link.closed >= when)
         }
-        kept = any(
-            pid not in dead or _owned_until(run.owned, pid, when, dead[pid])
-            for pid in had
-        )
         following = newest.get(tick.asset)
         come = next((each for each in opened if each > when), None)
         as_book = come is not None and (following is None or following / 1000 > come)
-        found.append(kept or as_book)
+        found.append(as_book or _kept(run.owned, dead, when, had))
         newest[tick.asset] = tick.at
     return found[::-1]
 
 
-def _owned_until(owned: Sequence[Owned], pid: int, when: float, death: float) -> bool:
-    """Whether a process was the owner after a tick, long enough to commit it."""
+def _kept(
+    owned: Sequence[Owned], dead: dict[int, float], when: float, had: set[int]
+) -> bool:
+    """Whether an owner had to judge what some watchers had.
+
+    The owner of that moment judges it if it has it and lives long enough. If not, each
+    next owner has to, as long as one of those who had it lives when the shard is taken
+    over: it is that one, or has the same, or had to give way.
+    """
     for number, each in enumerate(owned):
-        end = owned[number + 1].when if number + 1 < len(owned) else death
-        if each.pid == pid and min(end, death) - max(when, each.when) > COMMIT_SECONDS:
+        following = owned[number + 1].when if number + 1 < len(owned) else inf
+        end = min(following, dead.get(each.pid, inf))
+        if following <= when or end <= when:
+            continue
+        if each.when <= when:
+            if each.pid not in had:
+                return False
+        elif not any(dead.get(pid, inf) > each.when for pid in had):
+            return False
+        if end - max(when, each.when) > COMMIT_SECONDS:
             return True
-    return False
+    return any(pid not in dead for pid in had)
 
 
 def takeovers(kills: Sequence[Kill], owned: Sequence[Owned]) -> list[float]:

@@ -27,7 +27,7 @@ class Tick(NamedTuple):
 
 
 class Link(NamedTuple):
-    """A watcher's connection."""
+    """A watcher's connection, from when it subscribed."""
 
     pid: int
     opened: float
@@ -128,18 +128,22 @@ class Stage:
     async def _market(self, request: web.Request) -> web.WebSocketResponse:
         link = web.WebSocketResponse()
         await link.prepare(request)
-        number = len(self.links)
-        self.links.append(Link(int(request.query["pid"]), time(), None))
         self._open[link] = set()
+        pid, number = int(request.query["pid"]), None
         try:
             async for message in link:
                 if message.type is WSMsgType.TEXT and message.data != "PING":
+                    if number is None:
+                        # Before it subscribed it was told nothing.
+                        number = len(self.links)
+                        self.links.append(Link(pid, time(), None))
                     await self._subscribe(link, json.loads(message.data))
         except (ConnectionError, RuntimeError):
             pass
         finally:
             self._open.pop(link, None)
-            self.links[number] = self.links[number]._replace(closed=time())
+            if number is not None:
+                self.links[number] = self.links[number]._replace(closed=time())
         return link
 
     async def _subscribe(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 import msgspec
@@ -20,7 +20,7 @@ from aiogram.exceptions import (
 )
 from aiogram.types import BotCommand
 
-from oddsbot import limits, markets
+from oddsbot import limits, markets, wallets
 from oddsbot.alerts import Resolved
 from oddsbot.delivery import (
     ALERTS,
@@ -31,12 +31,13 @@ from oddsbot.delivery import (
     Sweep,
     repeated,
 )
-from oddsbot.polymarket import Clob, Gamma, MarketStream, PolymarketError
+from oddsbot.polymarket import Clob, Data, Gamma, MarketStream, PolymarketError
 from oddsbot.settings import PREFIX
 from oddsbot.store import (
     AlertLog,
     Fate,
     Kind,
+    SqlFollowers,
     SqlRules,
     SqlSource,
     UserSession,
@@ -58,23 +59,26 @@ from oddsbot.telegram.screens.person import StatusView
 from oddsbot.telegram.services import Services
 from oddsbot.telegram.updates import UPDATES, Poller, UpdateQueue
 from oddsbot.telegram.webhook import path_of, webhook_listener
-from oddsbot.watch import TOPICS, Rounds, RuleDesk, Shard, listen
+from oddsbot.watch import TOPICS, Results, Rounds, RuleDesk, Shard, ShardHooks, listen
 from oddswire import connect
 from oddswire.adapters.aiogram import SendLimits, Storage
 from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError, SettingsError
 from oddswire.ratelimit import Priority
+from oddswire.web.guard import LOOPBACK
+from oddswire.web.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from oddsbot.alerts import Alert, Rule
-    from oddsbot.settings import Settings, Webhook
+    from oddsbot.settings import Settings, StatusPage, Webhook
     from oddswire.cache import Cache
     from oddswire.clock import Clock
     from oddswire.ratelimit import RateLimiter
     from oddswire.ratelimit import Rule as LimitRule
+    from oddswire.wire import Wire
 
 TELEGRAM = "https://api.telegram.org"
 # A quiet market is no broken link: what is silent for that long is asked again.
@@ -123,6 +127,7 @@ class App:
         clock: Sleeps, and tells the time.
         api_url: Of the Bot API.
         shard: Which markets; a feed that begins again in the past is another one.
+        results_every: Seconds between two questions for results of watched markets.
         commands: How much a person may ask for.
         sending: How much Telegram admits.
 
@@ -138,6 +143,7 @@ class App:
         clock: Clock,
         api_url: str = TELEGRAM,
         shard: str = "0",
+        results_every: float = 60.0,
         commands: Sequence[LimitRule] = limits.COMMANDS,
         sending: limits.SendRules = limits.TELEGRAM,
     ) -> None:
@@ -148,6 +154,7 @@ class App:
         self._clock = clock
         self._api_url = api_url
         self._shard = shard
+        self._results_every = results_every
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -174,25 +181,35 @@ class App:
                 settings.redis,
                 session=UserSession,
                 source=SqlSource(engine),
-                namespaces=(*markets.NAMESPACES, *pictures.NAMESPACES),
+                namespaces=(
+                    *markets.NAMESPACES,
+                    *wallets.NAMESPACES,
+                    *pictures.NAMESPACES,
+                ),
                 topics=TOPICS,
                 rules=limits.POLYMARKET,
                 queues=[UPDATES, ALERTS],
             )
         )
+        if settings.status is not None:
+            await _show_status(stack, wire, settings.status)
         http = await enter(aiohttp.ClientSession())
         upstream = limits.Upstream(wire.limiter)
+        gamma = Gamma(http, settings.gamma_url)
         self.markets = markets.Markets(
             wire.cache,
-            Gamma(http, settings.gamma_url),
+            gamma,
             Clob(http, settings.clob_url),
             upstream,
             ages=markets.Ages(),
         )
+        data = Data(http, settings.data_url)
+        self.wallets = wallets.Wallets(wire.cache, gamma, data, upstream)
         self.stream = await enter(
             MarketStream(http, settings.ws_url, (), stale_after=_STALE)
         )
         stored, log = SqlRules(engine), AlertLog(engine)
+        self.followers = followers = SqlFollowers(engine)
         self.pubsub = wire.pubsub
         self.rules = Rules(RuleDesk(stored, wire.pubsub, look=self._look))
         # Answers go before alerts, which leave a fifth of what Telegram admits to them.
@@ -207,7 +224,9 @@ class App:
         services = Services(
             chat=self.chat,
             markets=self.markets,
+            wallets=self.wallets,
             rules=self.rules,
+            followers=followers,
             sessions=wire.sessions,
             clock=clock,
             effects=Effects(token),
@@ -236,6 +255,16 @@ class App:
         self.outbox = Outbox(queue, log, home, clock)
         self.courier = Courier(queue, log, home, self._deliver, clock)
         self.sweep = Sweep(queue, log, wire.locks, clock)
+        self.results = Results(
+            Rounds(engine, f"{self._shard}.results", stored, clock),
+            followers,
+            gamma,
+            upstream,
+            wire.locks,
+            self.outbox,
+            clock,
+            every=self._results_every,
+        )
         self.shard = Shard(
             Rounds(engine, self._shard, stored, clock),
             stored,
@@ -243,13 +272,15 @@ class App:
             wire.locks,
             self.outbox,
             clock,
+            hooks=ShardHooks(on_resolved=self.results.hear),
         )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; what is in hand is finished, within 10 s.
 
-        1. No new update is taken. 2. What is being handled is finished, what was judged
-        is kept. 3. The rest is cancelled: it comes again to the next process.
+        1. No new update and no new alert is taken. 2. What is being handled or
+        delivered is finished, what was judged is kept. 3. The rest is cancelled: it
+        comes again to the next process.
 
         Raises:
             ApiError: Telegram does not know the token.
@@ -275,8 +306,10 @@ class App:
                 rules = listen(self.pubsub, self.shard.look)
                 others.append(tasks.create_task(rules, name="rules"))
                 others.append(tasks.create_task(self.outbox.run(), name="outbox"))
+                others.append(tasks.create_task(self.results.run(), name="results"))
             if "deliver" in roles:
-                others.append(tasks.create_task(self.courier.run(), name="deliver"))
+                delivering = self.courier.run(stop)
+                finishing.append(tasks.create_task(delivering, name="deliver"))
                 others.append(tasks.create_task(self.sweep.run(), name="sweep"))
             await stop.wait()
             for task in others:
@@ -427,3 +460,15 @@ async def run_app(
             say(f"@{me.username} runs: {', '.join(sorted(settings.roles))}")
         await app.run(stop)
     say("stopped")
+
+
+async def _show_status(
+    stack: AsyncExitStack, wire: Wire[Any, Any], page: StatusPage
+) -> None:
+    status = await stack.enter_async_context(
+        Status(wire.metrics, wire.health, token=page.token)
+    )
+    names = (*LOOPBACK, *page.names)
+    await stack.enter_async_context(
+        status.listener(host=page.bind_host, port=page.bind_port, names=names)
+    )

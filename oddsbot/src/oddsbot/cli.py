@@ -388,6 +388,7 @@ async def _headless(options: Options, settings: Settings, *, json: bool) -> Repo
 
 
 async def _in_browser(options: Options, settings: Settings) -> None:
+    print("Starting a server, a recorded Polymarket and the bot ...", flush=True)  # noqa: T201 - its purpose
     # aiogram and SQLAlchemy take their time to import, and nothing else needs them.
     from oddsbot.demo.browser import Scene, show  # noqa: PLC0415
 

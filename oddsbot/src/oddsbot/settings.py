@@ -83,6 +83,18 @@ class Telegram(msgspec.Struct, frozen=True, kw_only=True):
         return f"Telegram(token={token}, {how})"
 
 
+class StatusPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Where this process answers probes, Prometheus and people."""
+
+    bind_host: str
+    bind_port: int
+    names: tuple[str, ...]
+    token: str | None
+
+    def __repr__(self) -> str:
+        return f"StatusPage({self.bind_host}:{self.bind_port})"
+
+
 ROLES = frozenset({"updates", "watch", "deliver"})
 """What a process may do; all of it, unless ``ODDSBOT_ROLES`` names some."""
 
@@ -100,6 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         database_url: Of the source of record, from ``DATABASE_URL``.
         telegram: The bot's account.
         roles: What this process does.
+        status: From ``STATUS_BIND``; None: nothing listens.
     """
 
     redis: oddswire.Settings
@@ -111,6 +124,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str = "sqlite:///oddsbot.db"
     telegram: Telegram = Telegram()
     roles: frozenset[str] = ROLES
+    status: StatusPage | None = None
 
     @classmethod
     def from_env(
@@ -138,6 +152,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if problems:
             raise SettingsError(*problems)
         telegram, roles = _telegram(environ), _roles(environ)
+        status = _status(environ)
         database = environ.get("DATABASE_URL")
         if database is not None and (refused := _database_refused(database, redis)):
             raise SettingsError(refused)
@@ -147,7 +162,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         }
         if "DATABASE_URL" in environ:
             urls["database_url"] = environ["DATABASE_URL"]
-        return cls(redis=redis, telegram=telegram, roles=roles, **urls)
+        return cls(redis=redis, telegram=telegram, roles=roles, status=status, **urls)
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
@@ -206,18 +221,47 @@ def _webhook(environ: Mapping[str, str]) -> Webhook:
             "WEBHOOK_SECRET: give 16 to 256 letters, digits, _ or -, made at random; "
             "without it anybody could post updates"
         )
-    bind = environ.get("WEBHOOK_BIND", _BIND)
-    host, _, port = bind.rpartition(":")
-    if not (host and port.isascii() and port.isdigit() and int(port) < 65_536):
-        raise SettingsError(f"WEBHOOK_BIND={bind!r}: give an address like {_BIND}")
+    bind_host, bind_port = _bind(environ, "WEBHOOK_BIND", _BIND)
     return Webhook(
         scheme=parts.scheme,
         host=(parts.hostname or "").lower(),
         port=parts.port,
         secret=secret,
-        bind_host=host.strip("[]"),
-        bind_port=int(port),
+        bind_host=bind_host,
+        bind_port=bind_port,
     )
+
+
+def _status(environ: Mapping[str, str]) -> StatusPage | None:
+    """Read where the status is shown.
+
+    Raises:
+        SettingsError: The address is none.
+    """
+    token = _secret(environ, "STATUS_TOKEN")
+    if "STATUS_BIND" not in environ:
+        return None
+    host, port = _bind(environ, "STATUS_BIND", "127.0.0.1:9090")
+    names = environ.get("STATUS_NAMES", "").lower().split(",")
+    return StatusPage(
+        bind_host=host,
+        bind_port=port,
+        names=tuple(name.strip() for name in names if name.strip()),
+        token=token or None,
+    )
+
+
+def _bind(environ: Mapping[str, str], name: str, default: str) -> tuple[str, int]:
+    """Return (host, port) to listen on.
+
+    Raises:
+        SettingsError: It is no address with a port.
+    """
+    bind = environ.get(name, default)
+    host, _, port = bind.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and int(port) < 65_536):
+        raise SettingsError(f"{name}={bind!r}: give an address like {default}")
+    return host.strip("[]"), int(port)
 
 
 def _roles(environ: Mapping[str, str]) -> frozenset[str]:

@@ -118,6 +118,26 @@ class Wallets:
             f"profile:{wallet}", load, tags=(f"wallet:{wallet}",)
         )
 
+    async def named(self, name: str) -> Profile | None:
+        """Return the profile that has a name; None for nobody.
+
+        Args:
+            name: Of the profile, or the pseudonym that Polymarket gave it.
+        """
+        wanted = name.casefold()
+
+        async def load() -> Profile | None:
+            page = await self._upstream.call(
+                "gamma", "search", lambda: self._gamma.search(name)
+            )
+            for profile in page.profiles:
+                names = profile.name.casefold(), profile.pseudonym.casefold()
+                if profile.proxy_wallet and wanted in names:
+                    return profile
+            return None
+
+        return await self._cache.get_or_set(f"profile:@{wanted}", load)
+
     async def value(self, wallet: str) -> Decimal:
         """Return what a wallet's positions are worth, in dollars."""
         wallet = wallet.lower()

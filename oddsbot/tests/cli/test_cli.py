@@ -16,6 +16,7 @@ from oddsbot.cli import main
 from oddsbot.standin.polymarket import sample
 from oddsbot.standin.telegram import BotApi
 from oddswire.clock import SystemClock
+from support import eventually
 
 TOKEN = "42:A-token-of-the-stand-in"
 # Of the command itself: what the environment of the tests says is not its business.
@@ -116,12 +117,15 @@ async def test_a_headless_run_prints_one_json_object(tmp_path):
 
 @pytest.mark.basic
 async def test_a_headless_run_prints_its_alerts_and_a_summary(tmp_path):
-    """Without --json the alerts and the summary are lines on stdout."""
+    """Without --json the alerts and the summary are lines on stdout.
+
+    Stderr may have a line of the log: a busy machine exceeds the limiter's deadline.
+    """
     code, out, err = await oddsbot(
         tmp_path, "demo", "--headless", "--seconds", "0.5", "--speed", "2400"
     )
 
-    assert (code, err) == (0, "")
+    assert code == 0, err
     assert "Chloe: Up above " in out
     assert "finished: 1,200 recorded seconds" in out
     assert "tick to delivery: p50 " in out
@@ -418,3 +422,53 @@ async def test_run_against_the_stand_ins_starts_and_ends_in_order(tmp_path):
     code, out, err = await command.end()
     assert (code, out) == (0, "stopped\n"), err
     assert TOKEN not in out + err
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("O1", "X6")
+async def test_a_running_bot_shows_how_it_is(tmp_path, unused_tcp_port):
+    """Probes are answered to everybody, metrics and the page to who has the token."""
+    token = "a-token-of-this-test-0123"
+    command = await Command.start(
+        tmp_path,
+        *("run", "--standin"),
+        ODDSWIRE_PROFILE="test",
+        STATUS_BIND=f"127.0.0.1:{unused_tcp_port}",
+        STATUS_TOKEN=token,
+    )
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{unused_tcp_port}") as http:
+
+        async def status(path, **headers):
+            try:
+                async with http.get(path, headers=headers) as answer:
+                    return answer.status
+            except aiohttp.ClientError:
+                return None
+
+        async def ready():
+            return await status("/readyz") == 200
+
+        await eventually(ready, 30)
+        bearer = {"Authorization": f"Bearer {token}"}
+        for path in ("/metrics", "/status", "/status.json"):
+            assert await status(path) == 401
+            assert await status(path, **bearer) == 200
+        assert await status("/livez", Host="evil.example") == 421
+    command.process.send_signal(signal.SIGTERM)
+    code, out, err = await command.end()
+    assert code == 0, err
+    assert token not in out + err
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X6")
+async def test_a_status_for_others_without_a_token_is_refused(tmp_path):
+    """The bot does not start where others could read its status."""
+    code, _, err = await oddsbot(
+        tmp_path,
+        *("run", "--standin"),
+        ODDSWIRE_PROFILE="test",
+        STATUS_BIND="0.0.0.0:0",
+    )
+    assert code == 2, err
+    assert "set a token" in err.splitlines()[-1]

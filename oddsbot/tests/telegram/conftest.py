@@ -87,7 +87,8 @@ async def replay():
     """A Polymarket that stands still, five minutes after its recording began."""
     recording = await asyncio.to_thread(Recording.load, sample())
     until = recording.start + 300_000
-    async with Replay(recording, speed=math.inf, until=until) as replay:
+    options = {"speed": math.inf, "until": until, "seed": 7}
+    async with Replay(recording, **options) as replay:
         replay.start()
         await replay.finished()
         yield replay
@@ -109,6 +110,7 @@ def settings(own, replay, api, tmp_path):
             "REDIS_URL": own.url,
             "POLYMARKET_GAMMA_URL": replay.gamma_url,
             "POLYMARKET_CLOB_URL": replay.clob_url,
+            "POLYMARKET_DATA_URL": replay.data_url,
             "POLYMARKET_WS_URL": replay.ws_url,
             "DATABASE_URL": f"sqlite:///{tmp_path / 'bot.db'}",
         },

@@ -106,6 +106,44 @@ async def test_an_alert_from_its_first_word_to_its_end(ada, bot):
 
 
 @pytest.mark.integration
+async def test_an_alert_that_is_paused_and_goes_on(ada, bot):
+    """Pause and Resume by the alert and for all; the same press twice is the same."""
+    await ada.say("/start", "No wallet")
+    await ada.say(f"/alert {LINK} down > 99", "Down reaches 99¢")
+    await ada.say("/alert 5c", "has gone 5¢")
+    await ada.say("/alerts", "2 alerts")
+    await ada.press("Pause all", "Paused.")
+    assert [rule.paused for rule in await bot.rules.of(ada.person)] == [True, True]
+    await eventually(lambda: "2 alerts · 2 paused" in ada.last)
+    await ada.press("1")
+    await eventually(lambda: "Resume" in str(ada.messages[-1]["reply_markup"]))
+    one = ada.messages[-1]
+    again = ada.button("Resume", one)
+    await ada.press("Resume", "Goes on.", one)
+    before = len(ada.said)
+    room = ada.world.rooms[ada.person]
+    data = one["reply_markup"]["inline_keyboard"][again[1]][again[2]]["callback_data"]
+    ada.world.push_press(ada.person, data, room, room.messages[one["message_id"]])
+    await eventually(lambda: len(ada.said) > before)
+    paused = [rule.paused for rule in await bot.rules.of(ada.person)]
+    assert sorted(paused) == [False, True]
+
+
+@pytest.mark.integration
+async def test_a_wallet_by_address_link_and_name(ada, bot, replay):
+    """An address, a profile's link, @name and /start w_<address>: the same card."""
+    wallet = replay.wallets[0]
+    card = await ada.say(wallet, "position")
+    assert "¢" in card
+    for text in (f"https://polymarket.com/profile/{wallet}", f"/start w_{wallet}"):
+        assert await ada.say(text, "position") == card
+    name = (await bot.wallets.profile(wallet)).name
+    assert await ada.say(f"@{name}", "position") == card
+    await ada.say("@nobody-of-that-name", "no profile of that name")
+    await ada.say("0x" + "1" * 40, "holds nothing")
+
+
+@pytest.mark.integration
 async def test_settings_are_sets_and_no_toggles(ada, bot):
     """Kinds, quiet hours, a zone by its city; the same press twice is the same."""
     await ada.say("/settings", "Settings")

@@ -27,8 +27,10 @@ from oddsbot.polymarket import (
     GammaMarket,
     Level,
     OrderBook,
+    Position,
     Profile,
     SearchPage,
+    Stats,
 )
 from oddsbot.store import QuietHours, UserSession, WatchedMarket
 from oddsbot.telegram.screens import errors, person, start
@@ -48,6 +50,7 @@ from oddsbot.telegram.screens.market import (
     market_card,
     price_card,
 )
+from oddsbot.telegram.screens.wallet import WalletView, wallet_card
 from oddsbot.telegram.text import Text, cut, units
 from oddswire.erasure import Erased, Receipt
 
@@ -274,6 +277,39 @@ SCREENS = {
         1,
     ),
     "alert": rule_card(price_rule(), market(), PRICES),
+    "alert-paused": rule_card(price_rule(paused=True), market(), PRICES),
+    "alerts-paused": alerts_card(
+        [Group(market(), [price_rule(paused=True), move_rule()], PRICES)]
+    ),
+    "wallet": wallet_card(
+        WalletView(
+            address="0x" + "5c" * 20,
+            profile=Profile(name="whale-7"),
+            stats=Stats(proxy_wallet="0x", trades=1_204, join_date=1_709_251_200),
+            value=D(412_000),
+            positions=[
+                Position(
+                    condition_id="0xc7",
+                    title="Fed cuts in December?",
+                    outcome="Yes",
+                    current_size=D(20_261 - number),
+                    avg_price=D("0.612"),
+                    current_price=D("0.63"),
+                    current_value=D(12_764 - number),
+                )
+                for number in range(7)
+            ],
+        )
+    ),
+    "wallet-empty": wallet_card(
+        WalletView(
+            address="0x" + "5c" * 20,
+            profile=None,
+            stats=None,
+            value=D(0),
+            positions=[],
+        )
+    ),
     "alert-set": set_card(price_rule(), market(), PRICES),
     "alert-set-there": set_card(price_rule(level=D("0.6")), market(), PRICES),
     "alert-removed": removed_card(was_there=True),

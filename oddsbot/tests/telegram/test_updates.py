@@ -39,6 +39,7 @@ def environ(replay, tmp_path):
         "ODDSWIRE_PROFILE": "test",
         "POLYMARKET_GAMMA_URL": replay.gamma_url,
         "POLYMARKET_CLOB_URL": replay.clob_url,
+        "POLYMARKET_DATA_URL": replay.data_url,
         "POLYMARKET_WS_URL": replay.ws_url,
         "DATABASE_URL": f"sqlite:///{tmp_path / 'bot.db'}",
     }

@@ -21,11 +21,12 @@ from support.shards import Feed, Outgoing
 class Process:
     """A process that runs a shard."""
 
-    def __init__(self, shard, feed, outgoing, rounds):
+    def __init__(self, shard, feed, outgoing, rounds, locks):
         self.shard = shard
         self.feed = feed
         self.outgoing = outgoing
         self.rounds = rounds
+        self.locks = locks
         self.task = None
 
     async def judging(self):
@@ -65,7 +66,7 @@ async def processes(database_url, engine, server, prefix):
                     shard = Shard(
                         rounds, stored, feed, locks, outgoing, clock, **options
                     )
-                    ready.set_result((shard, feed, outgoing, rounds))
+                    ready.set_result((shard, feed, outgoing, rounds, locks))
                     await shard.run()
 
             task = tasks.create_task(run())

@@ -15,8 +15,9 @@ from oddsbot.polymarket import MarketResolved, quotes
 from oddsbot.store import SqlRules
 from oddsbot.store.tables import alerts, rules, seen, shards
 from oddsbot.watch import Rounds, Shard
+from oddsbot.watch.peers import BEAT_SECONDS, SILENT_SECONDS, Peers
 from oddswire import Client, EmbeddedServer
-from oddswire.clock import SystemClock
+from oddswire.clock import ManualClock, SystemClock
 from oddswire.locks import Locks
 from support import eventually
 from support.one_rule import NaiveAlerts
@@ -46,6 +47,28 @@ async def test_an_alert_is_committed_with_what_made_it_due(
     first, second = process.outgoing.put_in
     assert (first.user_id, first.kind) == (1, "price")
     assert first.where < second.where
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B3")
+async def test_a_rule_that_is_paused_fires_nothing_until_it_goes_on(
+    engine, known, processes, due
+):
+    """What crossed meanwhile is not told; its alerts are counted on."""
+    await known(1)
+    stored = SqlRules(engine)
+    await stored.save(rule())
+    process = await processes()
+    await process.judging()
+    process.feed.say(top(1, 50, 51), top(2, 61, 62))
+    await due.until(1)
+    for paused, quotes_ in ((True, (top(3, 50), top(4, 61))), (False, (top(5, 50),))):
+        await stored.save(rule(paused=paused))
+        process.shard.look()
+        await eventually(lambda paused=paused: (not process.feed.assets) is paused)
+        process.feed.say(*quotes_)
+    process.feed.say(top(6, 63))
+    assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
 
 
 @pytest.mark.errors
@@ -203,7 +226,7 @@ async def test_a_resolution_is_told_once_whoever_saw_it(engine, known, processes
 async def test_a_process_that_lacks_ticks_lets_another_one_go_first(
     engine, known, processes, due
 ):
-    """It gives way once; alone it goes on then, and the gap is counted."""
+    """It gives way while others may be there; alone it goes on, the gap is counted."""
     await known(1)
     await SqlRules(engine).save(rule())
     owner = await processes()
@@ -220,6 +243,64 @@ async def test_a_process_that_lacks_ticks_lets_another_one_go_first(
     assert late.shard.gaps[0].longest >= 8
     late.feed.say(top(9_001, 61))
     assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
+async def test_of_two_that_lack_ticks_the_one_that_followed_for_longer_goes_on(
+    engine, known, processes, due
+):
+    """A price that only the elder has is told, although the younger gets the lock."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    owner = await processes()
+    await owner.judging()
+    owner.feed.say(top(1, 50, 51), top(2, 61, 62), top(1_000, 50, 51))
+    await due.until(1)
+    # The younger waits for the lock first; its link gives it the first price last.
+    younger = await processes()
+    await eventually(lambda: younger.locks.stats().waiting)
+    elder = await processes()
+    await eventually(lambda: elder.locks.stats().waiting)
+    # Neither has the owner's last tick, and the elder alone the one that crosses.
+    elder.feed.say(top(1_500, 49, 50), top(2_000, 61, 62), top(2_100, 50, 51))
+    younger.feed.say(top(2_100, 50, 51))
+    await eventually(lambda: (elder.shard.ticks, younger.shard.ticks) == (3, 1))
+    # Both know of each other.
+    await asyncio.sleep(3 * BEAT_SECONDS)
+    await owner.kill()
+    assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
+    assert (elder.shard.takeovers, younger.shard.takeovers) == (1, 0)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
+async def test_one_that_lacks_ticks_does_not_wait_for_a_dead_elder(server, prefix):
+    """An elder counts until it says nothing for two seconds; an emptied list, never."""
+    clock = ManualClock()
+    async with Client.from_url(server.url) as client:
+        locks = Locks(client, prefix=prefix)
+        elder, younger = (Peers(locks, "0", clock) for _ in range(2))
+        for _ in range(6):
+            await elder.beat(1_000)
+            await younger.beat(2_000)
+            # Nobody knows yet whether an elder only had no time to come back.
+            assert younger.has_elder(2_000)
+            await clock.advance(BEAT_SECONDS)
+        assert not elder.has_elder(1_000)
+        await client.flushdb()
+        await younger.beat(2_000)
+        assert younger.has_elder(2_000)
+        await clock.advance(SILENT_SECONDS)
+        await younger.beat(2_000)
+        assert not younger.has_elder(2_000)
+        await elder.beat(1_000)
+        await younger.beat(2_000)
+        assert younger.has_elder(2_000)
+        await elder.leave()
+        await clock.advance(SILENT_SECONDS + BEAT_SECONDS)
+        await younger.beat(2_000)
+        assert not younger.has_elder(2_000)
 
 
 @pytest.mark.errors

@@ -54,7 +54,8 @@ def check_duration(
     """
     if not is_number(value, low, high):
         raise error(
-            f"{name} {shown(value)}: accepted are seconds from {low:g} to {high:g}"
+            # Ten digits: a year is 31536000, not 3.1536e+07.
+            f"{name} {shown(value)}: accepted are seconds from {low:g} to {high:.10g}"
         )
 
 

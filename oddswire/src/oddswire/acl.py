@@ -1,7 +1,7 @@
-"""Least privilege: what each part of the library needs of a server, in one table.
+"""Least privilege: the commands and keys that each part of the library needs.
 
 A part adds an entry here together with the command it begins to send; a test runs the
-part as a user who may do what its entry says and nothing else.
+part as a user with the rights of its entry and no others.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 
 
 class Component(msgspec.Struct, frozen=True, kw_only=True):
-    """What one part asks of a server.
+    """The commands and keys of one part.
 
     Attributes:
-        name: What it is called on the command line.
-        commands: Those it cannot work without, as an ACL spells them:
+        name: Its name on the command line.
+        commands: The commands that it cannot work without, as an ACL spells them:
             ``"client|setname"``.
-        optional: Those it sends too and whose refusal it stands: something is then
-            reported as unknown, or left out.
+        optional: Commands that it works without: it then reports something as
+            unknown, or leaves it out.
         revealing: As `optional`, and each shows the names of every key of the server,
-            whatever key patterns a user has. In no rules unless they are asked for.
+            also of those that the user's key patterns exclude. In no rules unless they
+            are asked for.
         administering: As `optional`, and each is as good as the administrator's
             password: CONFIG GET shows it. In no rules.
         families: The keys that it reads and writes.
@@ -76,7 +77,7 @@ CACHE: Final = Component(
     ),
     # TOUCH is against eviction.
     optional=("touch",),
-    # Without tracking nothing is kept in memory. With BCAST it tells of every key.
+    # Without tracking nothing is kept in memory. With BCAST it announces every key.
     revealing=("client|tracking",),
     families=(
         keys.CACHE, keys.CACHE_LEASE, keys.CACHE_TAG, keys.CACHE_NAMESPACE,
@@ -187,7 +188,7 @@ COMPONENTS: Final[tuple[Component, ...]] = (
 """Every part; each of them needs `CLIENT` as well."""
 
 DANGEROUS: Final = (
-    # Who may do what, and every password.
+    # Every user's rights and passwords.
     "acl|deluser", "acl|genpass", "acl|getuser", "acl|list", "acl|load", "acl|log",
     "acl|save", "acl|setuser", "acl|users",
     "config|get", "config|resetstat", "config|rewrite", "config|set",
@@ -292,7 +293,7 @@ def rules(
 
     Args:
         components: The parts; the client's own commands are added.
-        prefix: What every key begins with, as in `Settings.prefix`.
+        prefix: The beginning of every key, as in `Settings.prefix`.
         without: Commands to leave out: one that the server does not know makes it
             refuse all of them.
         add: Whether what the user may do already stays.

@@ -1,4 +1,4 @@
-"""Time as an argument: whoever needs the time takes a `Clock`.
+"""Time as an argument: a class that needs the time takes a `Clock`.
 
 Three times, because they disagree. The wall clock is what people and servers talk
 about, and it can jump. The monotonic clock never goes back, and stops while the machine
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Clock(Protocol):
-    """What tells the time, and waits."""
+    """Returns the time, and waits."""
 
     def now(self) -> float:
         """Return the wall clock: seconds since 1970, UTC. It can jump both ways."""
@@ -69,7 +69,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that moves only when told to: for tests, also of what is built on this.
+    """A clock that moves only by `advance`: for tests, also of programs on oddswire.
 
     Example:
         >>> clock = ManualClock()
@@ -78,7 +78,7 @@ class ManualClock:
         >>> await clock.advance(1.0)
 
     Args:
-        now: What the wall clock shows at first. The other two start at 0.
+        now: The wall clock at first. The other two start at 0.
     """
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
@@ -112,7 +112,7 @@ class ManualClock:
             return
         sleeper = _Sleeper(self._monotonic + seconds)
         self._sleepers.append(sleeper)
-        # Stable: who slept first wakes first among equals.
+        # Stable: of equal deadlines the first sleeper wakes first.
         self._sleepers.sort(key=lambda each: each.deadline)
         self._notice()
         try:
@@ -194,8 +194,8 @@ class LoopLag:
     """How late the event loop comes to a timer while the block runs, and when.
 
     A loop is late when something in it computes or blocks, and when the machine gives
-    the process no time; either way nothing in it could have been on time. What is
-    shorter than 5 ms may pass unseen.
+    the process no time; either way nothing in it could have been on time. A delay
+    below 5 ms may pass unseen.
 
     Attributes:
         worst: Seconds, the most that was seen.

@@ -1,7 +1,7 @@
 """Counting: plain integers, histograms of fixed buckets, rates over a window.
 
-What is counted often is an `int` attribute of the object that counts; what needs more
-is here. Nothing locks (one event loop, one thread), nothing is exported from here:
+A frequent event is counted by an `int` attribute of its object; histograms and windows
+are here. Nothing locks (one event loop, one thread), nothing is exported from here:
 `metrics` reads these when it is asked.
 """
 

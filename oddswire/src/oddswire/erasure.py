@@ -1,4 +1,4 @@
-"""What erasing a user leaves to show: an `Erased` of each part, one `Receipt`."""
+"""The receipt of an erasure: an `Erased` of each part, one `Receipt` for all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Erased(msgspec.Struct, frozen=True):
-    """What one part removed of a user.
+    """The result of erasing a user in one part.
 
     Attributes:
         part: ``"sessions"``, ``"queue"``, ...
@@ -20,12 +20,12 @@ class Erased(msgspec.Struct, frozen=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """That a user was erased.
+    """The result of erasing a user.
 
     Attributes:
-        user_id: Who.
+        user_id: The user.
         at: When, in seconds since 1970.
-        parts: What each part did.
+        parts: The result of each part.
     """
 
     user_id: int

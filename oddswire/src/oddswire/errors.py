@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(StrEnum):
-    """What is known of a call that failed."""
+    """Whether a call that failed has run."""
 
     NOT_SENT = "not_sent"
     REJECTED = "rejected"
@@ -46,7 +46,7 @@ class OddswireError(Exception):
     attributes; as with every exception, its cause and its traceback stay behind.
 
     Attributes:
-        outcome: What is known of the call: `Outcome.NOT_SENT`, ``REJECTED`` or
+        outcome: Whether the call has run: `Outcome.NOT_SENT`, ``REJECTED`` or
             ``UNKNOWN``. A class has a default; an instance may know better.
     """
 
@@ -220,7 +220,7 @@ class Busy(CommandRejected):
 
 
 class ScriptFailed(CommandRejected):
-    """A script raised an error; what it wrote before that stays written."""
+    """A script raised an error; its writes before that stay."""
 
     outcome = Outcome.UNKNOWN
 
@@ -301,7 +301,7 @@ class SessionDamaged(SessionError):
 
 
 class SourceError(SessionError):
-    """The source of record failed; what was to be stored may be, whole, or be later."""
+    """The source of record failed; the change may be stored, whole, now or later."""
 
     outcome = Outcome.UNKNOWN
 
@@ -313,7 +313,7 @@ class SourceUnavailable(SourceError):
 
 
 class SourceDeclined(SessionError):
-    """What was to be stored in the same transaction declined; nothing was changed."""
+    """The write that shares the transaction was refused; nothing was changed."""
 
     outcome = Outcome.REJECTED
 

@@ -68,7 +68,7 @@ class Reconnecting(Event, frozen=True, kw_only=True):
     Attributes:
         attempt: Its number since the last success, from 1.
         delay: Seconds until it starts.
-        reason: What the last attempt, or the connection, ended with, one line.
+        reason: The error of the last attempt or of the connection, one line.
     """
 
     attempt: int
@@ -93,7 +93,7 @@ class CircuitOpened(Event, frozen=True, kw_only=True):
 
     Attributes:
         attempts: Attempts that failed.
-        reason: What the last one failed with, one line.
+        reason: The error of the last one, one line.
     """
 
     attempts: int
@@ -134,7 +134,7 @@ class Degraded(Event, frozen=True, kw_only=True):
     Attributes:
         part: ``"limiter"``, ``"cache"``, ``"sessions"``, ``"source"``, ``"pubsub"``,
             ``"queue"``, ...
-        mode: What it does meanwhile, in one word: ``"local"``, ``"bypassed"``, ...
+        mode: Its behaviour meanwhile, in one word: ``"local"``, ``"bypassed"``, ...
         reason: One line.
     """
 

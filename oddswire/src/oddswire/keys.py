@@ -164,7 +164,7 @@ class KeySpace:
         What it returns, `key` turns into exactly the same key again.
         """
         if isinstance(key, bytes):
-            # Each byte one character: what is not ASCII then fails below.
+            # Each byte one character: a byte that is not ASCII then fails below.
             key = key.decode("latin-1")
         start = self.prefix + family.name
         if not key.startswith(start) or len(key) > MAX_KEY_BYTES:
@@ -283,7 +283,7 @@ SESSION_MARKS = Family("session-marks", int, tag=1, group="s")
 SESSION_NOTED = Family("session-noted", int, tag=1, group="s")
 """shard: users by their version in the source of record"""
 SESSION_BEAT = Family("session-beat", int, tag=1, group="s")
-"""shard: never written; what the server is asked to remove, to prove that it may"""
+"""shard: never written; an UNLINK of it proves that the user may"""
 SESSION_INDEX = Family("session-index", int, str, str, tag=1, group="s")
 """shard, index, value: users with that value, such as a tracked wallet"""
 
@@ -300,16 +300,16 @@ CACHE_RUN = Family("cache-run", str, tag=1)
 CACHE_MARK = Family("cache-mark", str, tag=1)
 """namespace: names the server process, where its run id cannot be asked"""
 CACHE_BEAT = Family("cache-beat", str, str, tag=1)
-"""process, use: what its tracking connection writes to prove that memory is right"""
+"""process, use: a tracking connection's proof that invalidations arrive"""
 CACHE_CHANGES = Family("cache-changes")
-"""a channel: what was written, where the server may not tell of it itself"""
+"""a channel: written keys, for processes that are refused CLIENT TRACKING"""
 CACHE_CAP = Family("cache-cap")
 """held by the process that weighs the entries"""
 CACHE_HOT = Family("cache-hot", str)
 """namespace: keys by use, for warming"""
 
 RATE_LIMIT = Family("rate-limit", str, str, group="rl")
-"""rule, subject: what was used; one slot, for rules are decided together"""
+"""rule, subject: its usage; one slot, for rules are decided together"""
 RATE_BLOCK = Family("rate-block", str, str, group="rl")
 """rule, subject: refused until then, after a 429"""
 RATE_CHANGE = Family("rate-change", str, group="rl")
@@ -320,24 +320,24 @@ RATE_SCOPES = Family("rate-scopes", str, group="rl")
 LOCK = Family("lock", str, tag=1)
 """name: the holder's token"""
 LOCK_SEAT = Family("lock-seat", str, int, tag=1)
-"""name, number from 1: the token of whoever has that further seat"""
+"""name, number from 1: the token of the holder of that further seat"""
 LOCK_FENCE = Family("lock-fence", str, tag=1)
 """name: the last fencing number given out"""
 LOCK_QUEUE = Family("lock-queue", str, tag=1)
-"""name: who waits, by arrival"""
+"""name: the waiters, by arrival"""
 LOCK_WAITING = Family("lock-waiting", str, tag=1)
-"""name: who waits, by how long it is believed to be alive"""
+"""name: the waiters, by the time until which each counts as alive"""
 LOCK_RELEASED = Family("lock-released", str, tag=1)
 """name: a stream of the last release, which wakes who waits"""
 
 QUEUE = Family("queue", str, tag=1)
-"""queue: hash of its messages by id, whatever state they are in"""
+"""queue: hash of its messages by id, in every state"""
 QUEUE_LINES = Family("queue-lines", str, tag=1)
 """queue: each user's messages that wait, in order; one being handled is its first"""
 QUEUE_USERS = Family("queue-users", str, tag=1)
 """queue: users with a line, by when it may be served next"""
 QUEUE_LEASES = Family("queue-leases", str, tag=1)
-"""queue: who serves a user's line, and with which message"""
+"""queue: the worker that serves a user's line, and its message"""
 QUEUE_DELAYED = Family("queue-delayed", str, tag=1)
 """queue: messages for later, by when they are due"""
 QUEUE_PAUSED = Family("queue-paused", str, tag=1)
@@ -362,7 +362,7 @@ TOPIC_LOG = Family("topic-log", str, str, tag=2)
 TOPIC_LATEST = Family("topic-latest", str, str, tag=2)
 """topic, key: the newest version of a LATEST topic"""
 TOPIC_DEDUP = Family("topic-dedup", str, str, str, tag=2)
-"""topic, key, id: what a publish with that id returned"""
+"""topic, key, id: the result of the publish with that id"""
 TOPIC_POSITION = Family("topic-position", str, str, str, tag=2)
 """topic, key, name: how far the reader of that name has come"""
 

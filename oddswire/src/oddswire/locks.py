@@ -84,7 +84,7 @@ class Locks:
         client: Where. Waiting for a lock that another process holds takes an exclusive
             connection, four of them at most for each `Locks`; the tasks that want the
             same lock share one. A waiter for a further lock asks ten times a second.
-        prefix: What the keys begin with; None: as its settings say.
+        prefix: The beginning of the keys; None: the prefix of the client's settings.
         clock: Of this process.
     """
 
@@ -194,8 +194,8 @@ class Lock:
     runs the lock is renewed. Should the lease end all the same (the server is away, or
     somebody else has the lock), the block is cancelled and ends with `LockLost`.
 
-    Cancelled while waiting, the place in the queue is given up; what was perhaps taken
-    is given back. Cancelled in the block, it is released.
+    Cancelled while waiting, the place in the queue is given up; a lock that was perhaps
+    taken is given back. Cancelled in the block, it is released.
 
     Raises:
         LockLost: On leaving: the lease ended before the block did.

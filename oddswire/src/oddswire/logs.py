@@ -19,7 +19,7 @@ event                   level    fields
 ``restored``            WARNING  part, mode, outage
 ======================  =======  =====================================
 
-What ends an outage has the level of what began it: a log that shows one shows both.
+The end of an outage has the level of its beginning: a log that shows one shows both.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def plain(text: object, limit: int = MAX_LENGTH) -> str:
         line = str(text)
     except ValueError:  # a number of thousands of digits
         line = f"<{type(text).__name__}>"
-    # Cut first: what is done below is not free, and text has any length.
+    # Cut first: the steps below are not free, and text has any length.
     cut = len(line) > 4 * limit
     line = _SPACES.sub(" ", line[: 4 * limit]).strip()
     if not line.isprintable():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Generic, Self, Unpack
 
 import msgspec
 
-from oddswire.cache import Cache, CacheStats
+from oddswire._numbers import shown
+from oddswire.cache import Cache, CacheStats, Namespace
 from oddswire.client import Client, ClientStats
 from oddswire.clock import SystemClock
 from oddswire.codec import Keyring
@@ -21,24 +23,27 @@ from oddswire.health import Bound, Health, Status, Thresholds, Verdict
 from oddswire.locks import Locks, LockStats
 from oddswire.logs import log_events, log_line
 from oddswire.metrics import Metrics
-from oddswire.pubsub import PubSub, PubSubStats
-from oddswire.queue import Queue, QueueStats
+from oddswire.pubsub import PubSub, PubSubStats, Topic
+from oddswire.queue import Queue, QueueKey, QueueStats
 from oddswire.ratelimit import LimiterStats, RateLimiter, Rule, SlidingWindow
-from oddswire.sessions import Record, SealedSource, Session, Sessions, SessionStats
+from oddswire.sessions import (
+    Record,
+    SealedSource,
+    Session,
+    Sessions,
+    SessionStats,
+    Source,
+)
 from oddswire.settings import Settings, is_example_key, not_a_setting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     # Of the type checker alone: a parameter with a default, before Python 3.13.
     from typing_extensions import TypeVar
 
-    from oddswire.cache import Namespace
     from oddswire.erasure import Erased
     from oddswire.locks import Lock
-    from oddswire.pubsub import Topic
-    from oddswire.queue import QueueKey
-    from oddswire.sessions import Source
     from oddswire.settings import Overrides
 
     S = TypeVar("S", bound=Record, default=Session)
@@ -93,7 +98,7 @@ def connect(
             database, sentinels) is taken from the environment.
 
     Raises:
-        SettingsError: A setting is wrong.
+        SettingsError: A setting or an argument is wrong; the message names it.
 
     Example:
         >>> async with oddswire.connect(url="redis://localhost:6379") as wire:
@@ -219,10 +224,11 @@ class Wire(Generic[S, M]):
         queue: type[M] | None = None,
         queues: Iterable[QueueKey[Any]] = (),
     ) -> None:
+        _check_types(session, source, keyring)
         self.settings = settings
-        self._namespaces = tuple(namespaces)
-        self._topics = tuple(topics)
-        self._rules = tuple(rules)
+        self._namespaces = _all_of("namespaces", namespaces, Namespace)
+        self._topics = _all_of("topics", topics, Topic)
+        self._rules = _all_of("rules", rules, Rule)
         self._queue_type = queue
         self.events = Events()
         log_events(self.events)
@@ -232,7 +238,7 @@ class Wire(Generic[S, M]):
         self._stack = AsyncExitStack()
         self._opened = False
         self._queue: Queue[M] | None = None
-        self._keys = tuple(queues)
+        self._keys = _all_of("queues", queues, QueueKey)
         _refuse_twice(self._keys, also=queue is not None)
 
     if not TYPE_CHECKING:
@@ -516,6 +522,42 @@ def _with_default(rules: tuple[Rule, ...], settings: Settings) -> tuple[Rule, ..
         return rules
     window = SlidingWindow(settings.rate_limit_requests, settings.rate_limit_window)
     return (*rules, Rule("default", window, key="user"))
+
+
+def _check_types(session: object, source: object, keyring: object) -> None:
+    if not (isinstance(session, type) and issubclass(session, Record)):
+        raise SettingsError(
+            f"session must be a subclass of oddswire.sessions.Record, not "
+            f"{shown(session)}"
+        )
+    if source is not None and not isinstance(source, Source):
+        raise SettingsError(
+            f"source must have the methods of oddswire.sessions.Source, which "
+            f"{type(source).__name__} has not"
+        )
+    if keyring is not None and not isinstance(keyring, Keyring):
+        # Not repeated: it may be a key.
+        raise SettingsError(
+            f"keyring must be an oddswire.codec.Keyring, not {type(keyring).__name__}: "
+            "Keyring.from_text makes one"
+        )
+
+
+def _all_of(name: str, values: Iterable[T], kind: type[T]) -> tuple[T, ...]:
+    """Return an argument as a tuple.
+
+    Raises:
+        SettingsError: It is no collection of that type.
+    """
+    given: object = values
+    found = tuple(values) if isinstance(given, Iterable) else (given,)
+    wrong = [each for each in found if not isinstance(each, kind)]
+    if wrong or not isinstance(given, Iterable):
+        raise SettingsError(
+            f"{name} must be a list of {kind.__name__} objects, as in {name}=[...], "
+            f"not {shown(wrong[0] if wrong else given)}"
+        )
+    return tuple(each for each in found if isinstance(each, kind))
 
 
 def _refuse_twice(keys: tuple[QueueKey[Any], ...], *, also: bool) -> None:

@@ -71,7 +71,7 @@ def statistics():
 def test_any_info_is_judged(statistics, plausible, odd, gone, durable):
     """Whatever fields a server has or lacks, each check is there and none raises."""
     info = {name: v for name, v in (plausible | odd).items() if name not in gone}
-    reading = Reading(statistics=statistics, info=info)
+    reading = Reading(stats=statistics, info=info)
     checks = server_checks(reading, Thresholds(), durable=durable)
 
     assert [check.name for check in checks] == [
@@ -101,7 +101,7 @@ async def test_a_field_that_is_missing_is_unknown(own, client, statistics, field
     """A server that does not tell a number is not taken for one where it is 0."""
     info = await client.info()
     del info[field]
-    reading = Reading(statistics=statistics, info=info)
+    reading = Reading(stats=statistics, info=info)
     checks = server_checks(reading, Thresholds(), durable=True)
 
     unknown = [check for check in checks if check.status is Status.UNKNOWN]
@@ -124,7 +124,7 @@ async def test_the_append_only_file_is_judged(
 ):
     """A failed append refuses writes as a failed snapshot does; a rewrite can wait."""
     info = await client.info() | fields
-    reading = Reading(statistics=statistics, info=info)
+    reading = Reading(stats=statistics, info=info)
     checks = server_checks(reading, Thresholds(), durable=durable)
     found = {check.name: check.status for check in checks}
     assert found["persistence"] == status

@@ -66,6 +66,7 @@ class Names:
         self.made = []
 
     def get_meter(self, _):
+        """Return the meter."""
         return self
 
     def __getattr__(self, kind):
@@ -92,6 +93,7 @@ class Watched(Metrics):
         self.threads = set()
 
     def snapshot(self):
+        """Return what is counted, and note where."""
         self.threads.add(threading.get_ident())
         return super().snapshot()
 

@@ -68,6 +68,7 @@ class PriceRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             not told; 0 for none.
         until: When the rule ends, Unix milliseconds of the market's time; None: never.
         once: The rule ends when it fires.
+        paused: It is kept and not watched.
 
     Raises:
         RuleError: A field is out of range; the text says what is accepted.
@@ -84,6 +85,7 @@ class PriceRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cooldown: int = 0
     until: int | None = None
     once: bool = False
+    paused: bool = False
 
     def __post_init__(self) -> None:
         _check_number(self.id, self.level)
@@ -123,6 +125,7 @@ class MoveRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         cooldown: As in `PriceRule`.
         until: As in `PriceRule`.
         once: As in `PriceRule`.
+        paused: As in `PriceRule`.
 
     Raises:
         RuleError: A field is out of range; the text says what is accepted.
@@ -138,6 +141,7 @@ class MoveRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cooldown: int = 0
     until: int | None = None
     once: bool = False
+    paused: bool = False
 
     def __post_init__(self) -> None:
         _check_number(self.id, self.by)

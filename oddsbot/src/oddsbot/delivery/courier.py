@@ -20,6 +20,8 @@ from oddswire.errors import (
 from .outbox import ATTEMPTS
 
 if TYPE_CHECKING:
+    import asyncio
+
     from oddsbot.alerts import Alert
     from oddsbot.store import AlertLog, AlertRow
     from oddswire.clock import Clock
@@ -106,15 +108,17 @@ class Courier:
         self._deliver = deliver
         self._clock = clock
 
-    async def run(self) -> None:
-        """Deliver for ever; waits through outages.
+    async def run(self, stop: asyncio.Event | None = None) -> None:
+        """Deliver until `stop` is set; waits through outages.
+
+        What is being delivered then is finished: sent, and its fate committed.
 
         Cancelled, what is being delivered comes again to the next courier.
 
         Raises:
             OddswireError: A refusal that waiting does not mend.
         """
-        await self.queue.consume(self._handle)
+        await self.queue.consume(self._handle, stop=stop)
 
     async def _handle(self, message: Message[Entry]) -> None:
         try:

@@ -35,6 +35,10 @@ class Action(IntEnum):
     RULE = 20  # subject: the rule
     CHANGE_RULE = 21
     STOP_RULE = 22
+    PAUSE_RULE = 23
+    RESUME_RULE = 24
+    PAUSE_ALL = 25
+    RESUME_ALL = 26
 
     # A person's settings.
     SETTINGS = 50

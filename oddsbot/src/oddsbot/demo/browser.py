@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .options import Options
 
 _REFRESH = 0.5
+_SILENCE = 3.0
+"""Seconds after which the demo begins the conversation itself."""
 # Real seconds after which a rule that was confirmed is judged for certain.
 _APPLIED = 2.0
 
@@ -91,6 +93,7 @@ async def show(
             redis=own_server(settings.redis, server.url),
             gamma_url=replay.gamma_url,
             clob_url=replay.clob_url,
+            data_url=replay.data_url,
             ws_url=replay.ws_url,
             database_url=f"sqlite:///{database}",
         )
@@ -110,6 +113,7 @@ async def show(
             others = [
                 tasks.create_task(scene.keep_running(), name="keep the server running"),
                 tasks.create_task(scene.show_account(), name="account"),
+                tasks.create_task(scene.begin(first.slug), name="begin"),
             ]
             replay.start()
             opened(scene)
@@ -162,6 +166,15 @@ class Scene:
             await self._server.wait_exit()
             await self._server.restart()
 
+    async def begin(self, slug: str) -> None:
+        """Say the first words for a visitor who says nothing: she sees an answer."""
+        await self._clock.sleep(_SILENCE)
+        world = self.api.world
+        if not world.sent:
+            person = next(iter(world.people))
+            world.say(person, "/start")
+            world.say(person, f"https://polymarket.com/event/{slug}")
+
     async def show_account(self) -> NoReturn:
         """Keep the line of the page as it is now."""
         while True:
@@ -193,7 +206,7 @@ class Scene:
     def _note(self, rule: Rule, added: bool) -> None:  # noqa: FBT001
         """Take down what the bot confirmed or took back."""
         now = self._replay.position
-        if not added:
+        if not added or rule.paused:
             promise = self._rules.pop(rule.id, None)
             if promise is not None:
                 promise.ended = now

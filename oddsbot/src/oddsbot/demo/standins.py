@@ -37,6 +37,7 @@ async def with_standins(
                 settings,
                 gamma_url=replay.gamma_url,
                 clob_url=replay.clob_url,
+                data_url=replay.data_url,
                 ws_url=replay.ws_url,
                 telegram=account,
             ),

@@ -1,6 +1,7 @@
 """What the bot knows of each user, and the database in which it is kept for good."""
 
 from oddsbot.store.database import open_database, revision_of, upgrade
+from oddsbot.store.followers import SqlFollowers
 from oddsbot.store.log import AlertLog, AlertRow, Fate, Place
 from oddsbot.store.rules import (
     OtherOwner,
@@ -45,6 +46,7 @@ __all__ = [
     "QuietHours",
     "RuleChanges",
     "SameRule",
+    "SqlFollowers",
     "SqlRules",
     "SqlSource",
     "StoredRule",

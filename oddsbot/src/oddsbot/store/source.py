@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from oddsbot.store.database import failure, to_its_end
 from oddsbot.store.rules import next_revision, remove_rules
-from oddsbot.store.tables import alerts, rules, users
+from oddsbot.store.tables import alerts, followers, rules, users
 from oddswire.clock import SystemClock
 from oddswire.errors import SourceDeclined, SourceUnavailable
 from oddswire.sessions import SourceRecord
@@ -111,18 +111,19 @@ class SqlSource:
     async def move(self, user_id: int, expected: int, kept: SourceRecord) -> bool:
         """Give a record to a user that has none, in one transaction.
 
-        Its rules and alerts are the new user's.
+        Its rules, its alerts and what it follows are the new user's.
         """
         async with _writing(self._engine) as connection:
             revision = await next_revision(connection)
             await _inserted(connection, kept)
             # Before the deletion, which would take them.
             await _move_rules(connection, user_id, kept.user_id, revision)
-            await connection.execute(
-                update(alerts)
-                .where(alerts.c.user_id == user_id)
-                .values(user_id=kept.user_id)
-            )
+            for table in (alerts, followers):
+                await connection.execute(
+                    update(table)
+                    .where(table.c.user_id == user_id)
+                    .values(user_id=kept.user_id)
+                )
             moved = await _changed(connection, _deletion(user_id, expected))
             if not moved:
                 await connection.rollback()

@@ -160,6 +160,15 @@ alerts = Table(
     Index(f"{PREFIX}alerts_due_at", "due_at"),
 )
 
+# Who is told how which market ended; the person's session names the same markets.
+followers = Table(
+    f"{PREFIX}followers",
+    metadata,
+    _of_user(primary_key=True),
+    Column("market", String(128), primary_key=True),
+    Index(f"{PREFIX}followers_market", "market"),
+)
+
 # Updates that had an effect, for two days: the effect and this row are one commit.
 handled = Table(
     f"{PREFIX}handled",

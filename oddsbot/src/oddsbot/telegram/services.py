@@ -10,12 +10,13 @@ if TYPE_CHECKING:
 
     from oddsbot.alerts import Rule
     from oddsbot.markets import Markets
-    from oddsbot.store import UserSession
+    from oddsbot.store import SqlFollowers, UserSession
     from oddsbot.telegram.chat import TelegramChat
     from oddsbot.telegram.effects import Effects
     from oddsbot.telegram.handles import Handles
     from oddsbot.telegram.pictures import Pictures
     from oddsbot.telegram.screens.person import StatusView
+    from oddsbot.wallets import Wallets
     from oddswire.clock import Clock
     from oddswire.erasure import Receipt
     from oddswire.sessions import Sessions
@@ -47,6 +48,7 @@ class Services:
     """What the commands work with, one of each in a process.
 
     Attributes:
+        followers: Who is told how a market ended.
         pictures: Draws charts; None: there is nothing to draw with.
         status: Looks at how the bot is.
         erase: Deletes everything of a person.
@@ -54,7 +56,9 @@ class Services:
 
     chat: TelegramChat
     markets: Markets
+    wallets: Wallets
     rules: RuleBook
+    followers: SqlFollowers
     sessions: Sessions[UserSession]
     clock: Clock
     effects: Effects

@@ -9,6 +9,7 @@ from .commit import Committed, Deposed, Rounds
 from .polls import LIQUIDITY, VOLUMES, MarketPolls
 from .prices import PRICES, Prices, latest_prices
 from .resolutions import NEW_MARKETS, RESOLUTIONS, NewMarkets, Resolutions
+from .results import Results
 from .ring import Gap, Ring, Tick
 from .rules import RULES, RuleDesk, listen
 from .shard import MarketFeed, Shard, ShardHooks
@@ -57,6 +58,7 @@ __all__ = [
     "NewMarkets",
     "Prices",
     "Resolutions",
+    "Results",
     "Ring",
     "Rounds",
     "RuleDesk",

@@ -108,9 +108,9 @@ class Judge:
         self.revision = max(self.revision, changes.revision)
 
     def learn(self, stored: StoredRule) -> None:
-        """Watch a rule that is not watched yet."""
+        """Watch a rule that is not watched yet, unless it has ended or is paused."""
         rule = stored.rule
-        if stored.state.ended or not self._mine(rule.market):
+        if stored.state.ended or rule.paused or not self._mine(rule.market):
             return
         self._known[rule.id] = _Known(rule.user_id, rule.asset_id, stored.revision)
         self._watched[rule.asset_id] += 1

@@ -101,6 +101,8 @@ class Ring:
         self._seconds = seconds
         self._most = most
         self._ticks: deque[Tick] = deque()
+        # The place of the first tick after the last one that may be missing.
+        self._whole_from = 0
         # When the newest forgotten tick of an asset was, in the market's time.
         self._forgotten: dict[str, int] = {}
 
@@ -119,6 +121,10 @@ class Ring:
         self._ticks.append(tick)
         self.last[quote.asset_id] = tick
         return tick
+
+    def interrupt(self) -> None:
+        """Note that ticks may be missing before the next one."""
+        self._whole_from = self.end
 
     def trim(self, now: float, committed: int) -> None:
         """Forget old ticks, and any that are too many.
@@ -161,12 +167,15 @@ class Ring:
         similar: dict[str, int] = {}
         earlier: dict[str, int] = {}
         first: dict[str, int | None] = {}
+        resumed: dict[str, int | None] = {}
         for tick in self._ticks:
             last = seen.get(tick.quote.asset_id)
             if last is None:
                 continue
             asset, own = last.asset_id, tick.seen()
             first.setdefault(asset, own.at)
+            if tick.place >= self._whole_from:
+                resumed.setdefault(asset, own.at)
             if own == last:
                 equal[asset] = tick.place
             elif (own.at, own.bid, own.ask) == (last.at, last.bid, last.ask):
@@ -181,6 +190,11 @@ class Ring:
             for asset, at in first.items()
             if asset not in places and at is not None
         }
+        for asset, at in resumed.items():
+            # The owner before stopped before the interruption, or in it.
+            since = seen[asset].at or at
+            if places.get(asset, -1) < self._whole_from and at and since and at > since:
+                missing[asset] = at - since
         forgotten = {
             asset: at - (seen[asset].at or at)
             for asset, at in self._forgotten.items()

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from oddsbot.polymarket import (
@@ -33,6 +35,7 @@ from oddswire.plain import plain
 from ._order import QuoteOrder
 from .commit import Deposed
 from .judge import Heard, Judge
+from .peers import BEAT_SECONDS, Peers
 from .ring import Ring
 
 if TYPE_CHECKING:
@@ -54,8 +57,6 @@ _LOOK_EVERY = 10.0
 _NOTE_EVERY = 10.0
 """Seconds between two notes of how far quiet assets were judged."""
 _AGAIN = 0.2
-_WAY = 1.5
-"""Seconds for which a process leaves the shard to one whose ring reaches further."""
 _PATIENCE = 5.0
 """Seconds without a link or a database after which another process may try."""
 _RESOLVED = 1_000
@@ -174,6 +175,11 @@ class Shard:
         self._resolved: dict[str, tuple[MarketResolved, float]] = {}
         self._subscribed: set[str] = set()
         self._down_since: float | None = 0.0
+        self._up_since = 0.0
+        # Subscribed assets without a quote since the link came up, and the latest
+        # market time of those first quotes: from there on the ring is whole.
+        self._awaited: set[str] = set()
+        self._first_quotes_at = 0
         self._progress = asyncio.Condition()
         # --- the rules: None until they are loaded, and after a round that failed
         self._judge: Judge | None = None
@@ -190,7 +196,7 @@ class Shard:
         self._finishing = False
         self._stopped = False
         self._holding = False
-        # Whether another process had its chance to go on without a gap.
+        self._peers = Peers(locks, rounds.shard, clock)
         self._gave_way = False
         # Something happened: a tick, a rule or the end of a round for the owner's
         # work; the link, the lock, the rules or the stop for whoever takes over.
@@ -230,12 +236,14 @@ class Shard:
             reading = tasks.create_task(self._read(), name="shard: read the feed")
             following = tasks.create_task(self._follow(), name="shard: follow rules")
             owning = tasks.create_task(self._own(tasks), name="shard: own")
+            beating = tasks.create_task(self._beat(), name="shard: beat")
             await self._until(lambda: self._stopped)
             # It may wait for the lock for ever; what it holds it gives up by itself.
             if not self._holding:
                 owning.cancel()
             reading.cancel()
             following.cancel()
+            beating.cancel()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
@@ -253,7 +261,8 @@ class Shard:
 
     def _take(self, event: MarketEvent | Connected | Disconnected) -> None:
         if isinstance(event, Connected):
-            self._down_since = None
+            self._down_since, self._up_since = None, self._clock.monotonic()
+            self._await_quotes()
             self._turn.set()
             return
         if isinstance(event, Disconnected):
@@ -266,6 +275,9 @@ class Shard:
         elif isinstance(event, NewMarket) and self.owning:
             self._hooks.on_new_market(event)
         for quote in quotes(event):
+            if quote.asset_id in self._awaited:
+                self._awaited.discard(quote.asset_id)
+                self._first_quotes_at = max(self._first_quotes_at, quote.at or 0)
             if self._order.is_outdated(quote, now):
                 self.outdated += 1
             elif self._tops.get(quote.asset_id) != (quote.bid, quote.ask):
@@ -277,6 +289,20 @@ class Shard:
         self.ring.trim(now, self._needed_from())
         self.seen_until = max(self.seen_until, event.timestamp or 0)
         self._stir.set()
+
+    def _await_quotes(self) -> None:
+        """Note that ticks may be missing up to the next quote of each asset."""
+        self.ring.interrupt()
+        self._awaited, self._first_quotes_at = set(self._subscribed), 0
+
+    def _whole_from(self) -> float:
+        """Return the market's time from which on the ring has each tick."""
+        waited = self._clock.monotonic() - self._up_since
+        # An asset without a book is not waited for, for ever.
+        awaiting = bool(self._awaited) and waited < _PATIENCE
+        if self._down_since is not None or awaiting or not self._first_quotes_at:
+            return math.inf
+        return self._first_quotes_at
 
     def _needed_from(self) -> int:
         """Return the place from which on a tick is kept, however old it becomes."""
@@ -341,10 +367,24 @@ class Shard:
     async def _subscribe(self, judge: Judge) -> None:
         before, now = self._subscribed, judge.assets
         self._subscribed = now
+        if not before:
+            self._await_quotes()
         if now - before:
             await self._feed.subscribe(*sorted(now - before))
         if before - now:
             await self._feed.unsubscribe(*sorted(before - now))
+
+    async def _beat(self) -> None:
+        """Tell other processes that this one lives, and how far its ring reaches."""
+        try:
+            while True:
+                # An outage is said by whoever waits for the lock.
+                with suppress(*TRANSIENT_ERRORS):
+                    await self._peers.beat(self._whole_from())
+                await self._clock.sleep(BEAT_SECONDS)
+        finally:
+            with suppress(OddswireError):
+                await self._peers.leave()
 
     # --- owning the shard
 
@@ -378,7 +418,7 @@ class Shard:
                     await self._finish(working)
                     working = await self._hold(tasks, lost)
                 if self._gave_way:
-                    await self._clock.sleep(_WAY)
+                    await self._clock.sleep(BEAT_SECONDS)
             except OddswireError as error:
                 if not isinstance(error, TRANSIENT_ERRORS):
                     raise
@@ -437,12 +477,14 @@ class Shard:
     async def _take_over(self) -> Tenure | None:
         """Become the owner; None: a process whose ring reaches further goes first.
 
-        When Redis lost the lock, a process that has just started may get it while the
-        owner still lives. It gives way once: what it lacks, the owner has.
+        A process that has just started may get the lock although another one lives that
+        has the ticks it lacks: that one waits behind it, or is the owner itself, whose
+        lock Redis has lost.
         """
 
         def accept(seen: dict[str, Seen]) -> bool:
-            return self._gave_way or self.ring.cut(seen).gap is None
+            whole = self.ring.cut(seen).gap is None
+            return whole or not self._peers.has_elder(self._whole_from())
 
         async with self._updating:
             judge = await self._loaded()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Mapping
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -51,8 +52,7 @@ from oddswire.events import Degradation
 from oddswire.plain import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
-    from types import TracebackType
+    from collections.abc import Awaitable, Callable, Iterable
 
     from oddswire.cache._namespaces import CacheKey
     from oddswire.cache.namespace import Namespace
@@ -216,12 +216,7 @@ class Cache:
         ]
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._closed = True
         try:
             for batcher in self._batchers:
@@ -374,6 +369,8 @@ class Cache:
             OddswireError: Redis could not be asked.
         """
         self._require_open()
+        if isinstance(keys, str):
+            raise InvalidKey("keys are a list of keys; for one, call get(key)")
         cache_keys = [self._namespaces.key(key) for key in dict.fromkeys(keys)]
         found = await self._loader.find_many(
             cache_keys, [self._value_type(each, type) for each in cache_keys]
@@ -792,9 +789,14 @@ class Cache:
         Cancelled, some may be stored.
 
         Raises:
+            TypeError: The mapping is none.
             ExceptionGroup: Of what `set` raised for some; the message names the first
                 keys, each exception has its key as a note, the others are stored.
         """
+        if not isinstance(mapping, Mapping):
+            raise TypeError(
+                f"mapping must be a dict of values by key, not {shown(mapping)}"
+            )
         tags, items = tuple(tags), list(mapping.items())
         failed: dict[str, Exception] = {}
         for first in range(0, len(items), _STORED_AT_ONCE):
@@ -945,8 +947,13 @@ class Cache:
         Raises:
             InvalidKey: The key or a tag has the wrong form.
             SettingsError: A duration or the version is out of range.
+            TypeError: The loader is not callable, or there is no such option.
         """
         cache_key = self._namespaces.key(key)
+        if not callable(loader):
+            raise TypeError(
+                f"loader must be a function that returns the value, not {shown(loader)}"
+            )
         config = cache_key.namespace.config
         if options:
             _check_options(options)

@@ -22,6 +22,7 @@ from oddswire.cache._tag_version import Stamp
 from oddswire.cache._tracking import LABEL
 from oddswire.client import ReadTicket
 from oddswire.errors import CodecError, ConnectionLost, OddswireError, WrongType
+from oddswire.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -263,7 +264,12 @@ class L2:
         key, value_type = request.key, request.value_type
         config = key.namespace.config
         # The decoded value is what others will read, and no caller can change it.
-        body, decoded = key.namespace.codec(value_type).encode_checked(value)
+        try:
+            body, decoded = key.namespace.codec(value_type).encode_checked(value)
+        except CodecError as error:
+            raise CodecError(
+                f"{plain(key.name)}: {error}", reason=error.reason
+            ) from error
         now = self.now()
         content = digest(body)
         refreshes = changes = 0
@@ -427,7 +433,7 @@ class L2:
         token: bytes,
         lease: float,
         *,
-        seen: bytes | None,
+        known_header: bytes | None,
         steal: bytes,
         granted: Callable[[], None],
     ) -> LookupResult | LockedBy | None:
@@ -438,7 +444,8 @@ class L2:
             value_type: Of its value.
             token: Ours, 16 bytes.
             lease: Seconds.
-            seen: Beginning of a record that is of no use.
+            known_header: Beginning of the record that is to be replaced, or None. That
+                record counts as no entry.
             steal: Beginning of a holder that is dead; empty: none.
             granted: Called by the parser when the lease is ours, or may be.
 
@@ -463,8 +470,8 @@ class L2:
             (
                 token,
                 int(lease * 1000),
-                (seen or b"")[:SEEN_BYTES],
-                "0" if seen is None else "1",
+                (known_header or b"")[:SEEN_BYTES],
+                "0" if known_header is None else "1",
                 steal,
             ),
             hook,

@@ -50,7 +50,7 @@ class NamespaceState:
         self.expect_miss = False
         self.nonce_key = keyspace.key(keys.CACHE_NAMESPACE, config.name)
         self.run_key = keyspace.key(keys.CACHE_RUN, config.name)
-        self.mark_key = keyspace.key(keys.CACHE_MARK, config.name)
+        self.incarnation_key = keyspace.key(keys.CACHE_MARK, config.name)
         self._keyspace = keyspace
         self._compress_above = compress_above
         self._start = keyspace.key(keys.CACHE, config.name, "x")[:-2]

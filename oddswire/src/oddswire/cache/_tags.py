@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 from redis.exceptions import NoScriptError
 
 from oddswire import keys, scripts
+from oddswire._numbers import shown
 from oddswire.cache._record import MAX_TAGS, NONCE_BYTES, TAG_NONCE_BYTES, digest
 from oddswire.cache._tag_version import Stamp, TagVersion
 from oddswire.erasure import Erased
@@ -272,30 +273,32 @@ class TagVersions:
     ) -> bytes | None:
         """Return the nonce where the server does not tell its run id; None: ask again.
 
-        1. The nonce has a mark beside it: the name of a script that was loaded into one
-           server process. A server that restarted from disk, or was promoted, does not
-           have that script: scripts are neither in a dump nor replicated (Redis 7,
-           Valkey). A server that was a primary before and is one again has the script
-           of its own time, and finds the mark of the time between.
-        2. Without the script the namespace gets a new nonce, under another mark.
-        3. Then the script of that mark is loaded. Two processes that do so at once make
+        1. Beside the nonce is the name of the server process that it was read from: the
+           text of a script that was loaded into that process alone. A server that
+           restarted from disk, or was promoted, does not have the script: scripts are
+           neither in a dump nor replicated (Redis 7, Valkey). A server that was a
+           primary before and is one again has the script of its own time, and finds
+           the name of the time between.
+        2. Without the script the namespace gets a new nonce, under another name.
+        3. Then the script of that name is loaded. Two processes that do so at once make
            two nonces; the first of them is of no use, which does no harm.
         """
         client = self._connection.client
         before = client.command_connection()
-        key = namespace.mark_key
+        key = namespace.incarnation_key
         call = self._connection.call
         try:
             kept: bytes | None = await call(("GET", key), repeatable=True)
-            mark = (kept or b"").decode("latin-1")
-            digest = sha1(_marking(mark).encode(), usedforsecurity=False).hexdigest()
-            await call(("EVALSHA", digest, "0"), repeatable=True)
+            incarnation = (kept or b"").decode("latin-1")
+            script = _script_of(incarnation).encode()
+            sha = sha1(script, usedforsecurity=False).hexdigest()
+            await call(("EVALSHA", sha, "0"), repeatable=True)
         except (NoScriptError, WrongType):
-            mark = secrets.token_hex(8)
-            nonce = await self._ask_namespace(namespace, known, key, mark, now)
-            await call(("EVAL", _marking(mark), "0"), repeatable=True)
+            incarnation = secrets.token_hex(8)
+            nonce = await self._ask_namespace(namespace, known, key, incarnation, now)
+            await call(("EVAL", _script_of(incarnation), "0"), repeatable=True)
         else:
-            nonce = await self._ask_namespace(namespace, known, key, mark, now)
+            nonce = await self._ask_namespace(namespace, known, key, incarnation, now)
         # On one connection: between two, another server may have taken its place.
         same = before is not None and before is client.command_connection()
         return nonce if same else None
@@ -458,14 +461,14 @@ class TagVersions:
         return names + [self._tag_prefix + tag.hex() for tag in self._tags]
 
 
-def _marking(mark: str) -> str:
-    """Return the script of a mark."""
-    return f"return 1 -- {mark}"
+def _script_of(incarnation: str) -> str:
+    """Return the script whose presence shows that a server process is this one."""
+    return f"return 1 -- {incarnation}"
 
 
 def _tag_digest(tag: str) -> bytes:
     if type(tag) is not str or not tag:
-        raise InvalidKey("a tag is a str that is not empty")
+        raise InvalidKey(f"a tag is a str that is not empty, not {shown(tag)}")
     try:
         data = tag.encode()
     except UnicodeEncodeError:

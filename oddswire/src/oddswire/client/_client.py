@@ -236,6 +236,9 @@ class Client(aredis.Redis):
         Raises:
             SettingsError: The URL or a setting is wrong.
         """
+        if not isinstance(url, str):
+            # Not repeated: it may hold a password.
+            raise SettingsError(f"url must be a str, not {type(url).__name__}")
         is_cluster = str(url).partition("://")[0].lower() in CLUSTER_SCHEMES
         return (cls._for_cluster() if is_cluster else cls)(url=url, **options)
 

@@ -17,9 +17,9 @@ T = TypeVar("T")
 class Codec(Generic[T]):
     """Turns values of one type into bytes for storage, and back.
 
-    Bytes are an `Envelope` around MessagePack. Whatever bytes come in, a value of the
-    type comes out or `CodecError` is raised. Where the type says nothing (`Any`, a
-    bare ``dict``), only what MessagePack itself knows is taken: None, bool, int, float,
+    The bytes are an `Envelope` around MessagePack. `decode` returns a value of the type
+    or raises `CodecError`, also for damaged bytes. Where the type says nothing (`Any`,
+    a bare ``dict``), only MessagePack's own types are taken: None, bool, int, float,
     str, bytes, list, dict and a datetime in UTC. Another value is refused, since it
     would come back with another type. Fields that the type does not have are
     ignored, so that an older program reads what a newer one wrote; a missing field

@@ -14,7 +14,7 @@ else:
 
 
 class Compressor(Protocol):
-    """What makes bytes smaller, and back.
+    """Compresses and decompresses bytes.
 
     Attributes:
         id: 0 to 15, written beside what it compressed, so that no other one is asked to
@@ -29,8 +29,8 @@ class Compressor(Protocol):
     def decompress(self, data: bytes, limit: int) -> bytes:
         """Return what `compress` was given.
 
-        `data` may come from anybody: whatever it claims, never hold much more than
-        `limit` bytes.
+        `data` may come from an attacker: never hold much more than `limit` bytes, even
+        if the data claims to be larger.
 
         Raises:
             CodecError: ``too_large`` if it would exceed `limit` bytes, ``damaged`` if

@@ -1,4 +1,4 @@
-"""The envelope around every stored value: what it is, and whether it is whole.
+"""The envelope around every stored value: its format, and a checksum.
 
 ====== ===== =====================================================================
 offset bytes content
@@ -10,8 +10,8 @@ offset bytes content
 6      n     body
 ====== ===== =====================================================================
 
-The checksum finds accidents. Who can write to the server can also compute it: against
-that there is sealing.
+The checksum finds accidents. An attacker who can write to the server can compute it;
+sealing protects against that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What users and indexed values are called in keys: as they are, or under a secret."""
+"""The names of users and indexed values in keys: as they are, or under a secret."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CACHED = 16_384
 
 
 class Names(Protocol):
-    """What stands in keys for a user and for an indexed value."""
+    """Names users and indexed values in keys."""
 
     def of_user(self, user_id: int) -> str:
         """Return the name of a user; always the same one."""

@@ -37,7 +37,7 @@ _CIPHERS = 4096
 
 
 class Sealer(Protocol):
-    """What encrypts and authenticates; write one for a KMS or another cipher.
+    """Encrypts and authenticates bytes; write one for a KMS or another cipher.
 
     Attributes:
         overhead: Bytes, at most, that sealing adds.
@@ -51,7 +51,7 @@ class Sealer(Protocol):
         Args:
             data: Anything.
             owner: Whose it is.
-            place: Where it will be stored. What was sealed for another place or owner
+            place: Where it will be stored. Bytes sealed for another place or owner
                 must not open.
         """
 

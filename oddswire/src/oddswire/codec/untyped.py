@@ -1,8 +1,9 @@
-"""What comes back from storage as it was although its type is not named.
+"""The values that storage returns unchanged although their type is not named.
 
 MessagePack knows a few types. Anything else is written as one of these and becomes
 itself again only where a type says so: under ``dict[str, Any]`` a `Decimal` would come
-back as text, without a word. So a value is looked at where its type says nothing.
+back as text, and no error would say so. Therefore `Codec` checks a value where its
+type says nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Health: what is right, what is not, why it matters and what to type."""
+"""Health: what is wrong with a server, why it matters and how to mend it."""
 
 from oddswire.health._health import Health
 from oddswire.health.report import Check, Report, Status, Verdict

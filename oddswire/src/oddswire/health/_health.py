@@ -24,8 +24,8 @@ _BUILT_IN = NAMES | {name for name, _, _ in _process.CHECKS}
 class Health:
     """Reports the state of a client and its server; each report is a new look.
 
-    No state is kept between two checks and no task runs: what a report says was seen
-    while `check` ran. It asks six PINGs and one INFO on the command connection.
+    No state is kept between two checks and no task runs: a report describes the time in
+    which `check` ran. It asks six PINGs and one INFO on the command connection.
 
     Args:
         client: Whose server. A client with ``transport="pool"`` opens its command

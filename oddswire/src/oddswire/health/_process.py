@@ -1,4 +1,4 @@
-"""What is judged from this process: the link, its speed, our loop, our calls."""
+"""The checks of this process: its connection, round trips, event loop and calls."""
 
 from __future__ import annotations
 
@@ -117,18 +117,18 @@ _WAYS_OUT = (
 def circuit(seen: Reading, _: Thresholds) -> Verdict:
     """Whether the client has given up connecting for a while."""
     # It may have opened while we asked.
-    is_open = seen.statistics.circuit_open or isinstance(seen.unreachable, CircuitOpen)
+    is_open = seen.stats.circuit_open or isinstance(seen.unreachable, CircuitOpen)
     return Verdict(
         status=Status.FAIL if is_open else Status.PASS,
         seen="open: calls fail at once" if is_open else "closed",
         fix="it closes by itself with the first probe that succeeds",
-        values={"open": int(is_open), "connects": seen.statistics.connects},
+        values={"open": int(is_open), "connects": seen.stats.connects},
     )
 
 
 def heartbeat(seen: Reading, limits: Thresholds) -> Verdict:
     """How long ago the server was last heard of, before we asked."""
-    silent = seen.statistics.connections.silent
+    silent = seen.stats.connections.silent
     if silent is None:
         return Verdict(
             # A client connects on first use, and that may have been this check.
@@ -164,14 +164,14 @@ def loop(seen: Reading, limits: Thresholds) -> Verdict:
     return Verdict(
         status=status,
         seen=f"{short(seen.loop_lag)} late",
-        fix="run with PYTHONASYNCIODEBUG=1 to be told which callback blocks",
+        fix="run with PYTHONASYNCIODEBUG=1: asyncio names the callback that blocks",
         values={"seconds": seen.loop_lag},
     )
 
 
 def calls(seen: Reading, limits: Thresholds) -> Verdict:
     """How many calls failed in the last minute."""
-    recent, slow = seen.statistics.recent, sum(seen.statistics.slow.values())
+    recent, slow = seen.stats.recent, sum(seen.stats.slow.values())
     failures = sum(recent.failures.values())
     count = max(recent.calls - seen.own, failures)
     rate = failures / max(1, count)

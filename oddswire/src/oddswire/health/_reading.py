@@ -1,4 +1,4 @@
-"""Look once, within a deadline: what judging needs, and no judgement."""
+"""Reads the state of a server and of this process once, and judges nothing."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _PINGS = 5
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen.
+    """The figures of one look.
 
     Attributes:
-        statistics: The client's, from before anything was asked.
+        stats: The client's, from before anything was asked.
         pings: Seconds of each PING that was answered, connecting not included.
-        refused: What the server said instead of PONG.
+        refused: The server's answer instead of PONG.
         unreachable: Why nothing came at all.
         info: INFO by field; None when it could not be read.
         info_error: Why not.
@@ -36,7 +36,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         took: Seconds of all of it.
     """
 
-    statistics: ClientStats
+    stats: ClientStats
     pings: tuple[float, ...] = ()
     refused: Exception | None = None
     unreachable: OddswireError | None = None
@@ -50,8 +50,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 async def read(client: Client, timeout: float, asked: Window) -> Reading:
     """Ask the server and watch the loop; a failure is in what is returned.
 
-    It asks on the command connection, beside the statistics of calls. Cancelled, what
-    was under way may still be answered; nobody notices.
+    It asks on the command connection. If it is cancelled, the server may still answer;
+    the reply is dropped.
 
     Args:
         client: Whose server, and whose own state.
@@ -68,7 +68,7 @@ async def read(client: Client, timeout: float, asked: Window) -> Reading:
     info, info_error = None, "the server does not answer"
     with LoopLag() as lag:
         try:
-            # The first one may have to connect: what that takes is not the latency.
+            # The first PING may have to connect, and that time is not the latency.
             for count in range(_PINGS + 1):
                 sent = monotonic()
                 pong = await ask(client, deadline, "PING")
@@ -82,7 +82,7 @@ async def read(client: Client, timeout: float, asked: Window) -> Reading:
         except OddswireError as error:
             unreachable = error
     return Reading(
-        statistics=before,
+        stats=before,
         pings=tuple(pings),
         refused=refused,
         unreachable=unreachable,

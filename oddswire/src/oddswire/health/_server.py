@@ -1,4 +1,4 @@
-"""What is judged from the server's INFO."""
+"""The checks that read the server's INFO."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _numbered(info: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 def _server(info: dict[str, Any]) -> Verdict:
     product = str(info.get("server_name", "redis"))
-    # Valkey's redis_version is 7.2.4 whatever its own.
+    # Valkey's redis_version is 7.2.4 in every version.
     version = str(info.get("valkey_version") or info.get("redis_version", "unknown"))
     uptime = _number(info, "uptime_in_seconds")
     loading = bool(info.get("loading")) or bool(info.get("async_loading"))
@@ -265,7 +265,7 @@ def _persistence(info: dict[str, Any], *, durable: bool) -> Verdict:
 def _connections(info: dict[str, Any], seen: Reading, limits: Thresholds) -> Verdict:
     connected = int(_number(info, "connected_clients"))
     most = int(_number(info, "maxclients"))
-    ours = seen.statistics.connections
+    ours = seen.stats.connections
     status = limits.clients.judge(connected / max(1, most))
     fix = (
         ""

@@ -1,4 +1,4 @@
-"""What a check found, as immutable values."""
+"""The result of a health check, as immutable values."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Status(StrEnum):
-    """How a check came out.
+    """The result of a check.
 
-    ``UNKNOWN`` is what could not be read: neither well nor ill, and never a pass.
+    ``UNKNOWN``: its figures could not be read. It is never a pass.
     """
 
     PASS = "pass"  # noqa: S105 - the word of health+json, no password
@@ -24,13 +24,13 @@ class Status(StrEnum):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """How one look came out: a `Check` without its name and reason.
+    """The result of one look: a `Check` without its name and reason.
 
     Attributes:
         status: As in `Check`; so are the others.
-        seen: What was seen.
-        fix: What to do, were it not to pass.
-        values: What was seen, for programs.
+        seen: The finding.
+        fix: How to mend it, if it does not pass.
+        values: The finding, for programs.
     """
 
     status: Status
@@ -43,12 +43,12 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that was looked at.
 
     Attributes:
-        name: What, the same in each report.
-        status: How it came out.
-        seen: What was seen, one line for people.
+        name: Its name, the same in each report.
+        status: Its result.
+        seen: The finding, one line for people.
         why: Why it matters.
-        fix: What to do, as exactly as can be said; empty when there is nothing to do.
-        values: What was seen, for programs: seconds, bytes, counts, ratios, words.
+        fix: How to mend it, as exactly as can be said; empty if nothing is wrong.
+        values: The finding, for programs: seconds, bytes, counts, ratios, words.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, name: str, why: str, verdict: Verdict) -> Check:
-        """Return the check of that name with this verdict; what passes needs no fix."""
+        """Return the check of that name with this verdict; a pass has no fix."""
         return cls(
             name=name,
             status=verdict.status,
@@ -103,7 +103,7 @@ def unknown(reason: str, fix: str = "") -> Verdict:
 
 
 def worst(checks: Iterable[Check]) -> Status:
-    """Return the status of all together; what is unknown counts as a warning."""
+    """Return the status of all together; an unknown one counts as a warning."""
     seen = {check.status for check in checks}
     if Status.FAIL in seen:
         return Status.FAIL

@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from oddswire.metrics.families import Family, Value
     from oddswire.metrics.metrics import Metrics
-
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 
 class Collector(_Collector):

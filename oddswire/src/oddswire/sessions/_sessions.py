@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from oddswire._fifo_locks import FifoLocks
+from oddswire._numbers import shown
 from oddswire._tasks import spawn
 from oddswire.client import ReadLease, keyspace
 from oddswire.clock import SystemClock
@@ -54,7 +55,6 @@ from oddswire.sessions.record import Collection, Record, Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
-    from types import TracebackType
     from typing import Self
 
     from oddswire.client import Client
@@ -193,12 +193,7 @@ class Sessions(Generic[T]):
         ]
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._rebuild is not None:
             self._rebuild.stop()
         for task in self._tasks:
@@ -317,8 +312,13 @@ class Sessions(Generic[T]):
             SourceError: The source failed: nothing is changed, or, with the outcome
                 unknown, the change is stored or will never be.
             SourceDeclined: `also` declined, so nothing is changed.
+            TypeError: `fn` is not a plain function.
             CodecError: What `fn` left is not of the type, or too large.
         """
+        if not callable(fn):
+            raise TypeError(
+                f"fn must be a function that changes the session, not {shown(fn)}"
+            )
         update: PendingUpdate[T] = PendingUpdate(
             fn, create=create, active=active, also=also
         )

@@ -93,7 +93,7 @@ class LogFeed:
     with the write that proves that its server may still write.
 
     Args:
-        client: Where; it lends an exclusive wire.
+        client: Where; it lends an exclusive connection.
         log: The key of the stream.
         clock: Of this process.
         reads: Whether the server is believed.

@@ -1,4 +1,4 @@
-"""What a program on oddswire can be tested with: real faults, recorded, judged.
+"""Tests of programs on oddswire: real faults, recorded calls, and their judges.
 
 Nothing here is imported by the rest of the library. `oddswire.testing.fixtures` holds
 pytest fixtures and is the only module that needs pytest.

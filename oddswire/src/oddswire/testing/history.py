@@ -1,4 +1,4 @@
-"""`History`: what was called, what came of it, and the judges of whether that can be.
+"""`History`: records calls and their outcomes; functions judge if these can be right.
 
 The form is Jepsen's: an operation is invoked and ends ok, refused, or unknown, and an
 unknown one may have taken effect at any time after it was invoked.
@@ -25,7 +25,7 @@ class Call(msgspec.Struct, frozen=True):
     """One operation.
 
     Attributes:
-        op: What was done, as the checker names it: ``"get"``, ``"incr"``, ``"add"``.
+        op: The operation, as the checker names it: ``"get"``, ``"incr"``, ``"add"``.
         key: To what.
         began: When, in seconds of `time.monotonic`.
         ended: When it ended.

@@ -19,7 +19,6 @@ from oddswire.testing._frames import Frames
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable
-    from types import TracebackType
 
 _CHUNK = 64 * 1024
 
@@ -81,8 +80,8 @@ class FaultProxy:
 
     Args:
         upstream: The server's URL (``redis://`` or ``rediss://``), or (host, port).
-        tls: Speak TLS to the client with this context, whatever the server speaks:
-            how to show a client an expired certificate.
+        tls: Speak TLS to the client with this context, also if the server speaks none:
+            a test shows a client an expired certificate by it.
         upstream_tls: Speak TLS to the server with this context.
         seed: Of jitter and corruption.
 
@@ -151,12 +150,7 @@ class FaultProxy:
         self.port: int = self._listener.sockets[0].getsockname()[1]
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await close_listener(self._listener, self._end)
 
     async def _end(self) -> None:
@@ -183,7 +177,7 @@ class FaultProxy:
         self.up.blackhole = self.down.blackhole = True
 
     def reset(self) -> None:
-        """Reset every link (RST), whatever was on the way."""
+        """Reset every link (RST); bytes on the way are lost."""
         for link in list(self._links):
             link.reset()
 
@@ -316,7 +310,7 @@ async def close_listener(
 ) -> None:
     """Close a listener, and what it accepted.
 
-    A connection that was accepted takes some turns of the loop to reach whoever serves
+    A connection that was accepted takes some turns of the loop to reach its handler
     it. asyncio drops one that is accepted in the turn in which the listener closes, and
     leaves its socket open (Python 3.11): so no more come in before that.
 

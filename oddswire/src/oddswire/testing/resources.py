@@ -1,4 +1,4 @@
-"""`Resources`: what a program holds open, before and after."""
+"""`Resources`: the sockets, tasks and threads of a program, before and after."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 
 class Resources(msgspec.Struct, frozen=True):
-    """What this process holds: compare one taken before with one taken after.
+    """The resources of this process: compare one taken before with one after.
 
     Attributes:
         sockets: Open sockets; 0 where the system does not tell (only Linux does).

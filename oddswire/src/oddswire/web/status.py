@@ -19,6 +19,7 @@ import base64
 import hashlib
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Self
 
@@ -38,7 +39,7 @@ from oddswire.web.overview import LatencyStrip, Look, Overview, overview
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from ssl import SSLContext
-    from types import TracebackType
+    from types import ModuleType, TracebackType
 
     from aiohttp.typedefs import Handler
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from oddswire.metrics import Metrics
 
 _HEALTH_JSON = "application/health+json"
+_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 _OPEN = ("/livez", "/readyz", "/startupz")
 
 
@@ -101,7 +103,7 @@ class Status:
         self._started = False
         self._tasks: list[asyncio.Task[None]] = []
         self._page: _Page | None = None
-        self._exposition: Callable[[], tuple[bytes, dict[str, str]]] | None = None
+        self._exposition: Callable[[], bytes] | None = None
         self.app = web.Application(middlewares=[self._protect])
         for path, answer in (
             ("/livez", self._livez),
@@ -243,10 +245,12 @@ class Status:
 
     async def _scrape(self, _: web.Request) -> web.Response:
         if self._exposition is None:
-            # The first import of an extra reads files.
-            self._exposition = await asyncio.to_thread(_exposition_of, self._metrics)
-        body, headers = self._exposition()
-        return web.Response(body=body, headers=headers)
+            prometheus = await asyncio.to_thread(_prometheus)  # it reads files
+            collector = prometheus.Collector(self._metrics)
+            self._exposition = partial(prometheus.exposition, collector)
+        return web.Response(
+            body=self._exposition(), headers={"Content-Type": _EXPOSITION}
+        )
 
     async def _json(self, _: web.Request) -> web.Response:
         return web.Response(
@@ -299,16 +303,14 @@ class _Page:
         )
 
 
-def _exposition_of(metrics: Metrics) -> Callable[[], tuple[bytes, dict[str, str]]]:
+def _prometheus() -> ModuleType:
     try:
         from oddswire.metrics import prometheus  # noqa: PLC0415 - an extra
     except ImportError:
         raise web.HTTPNotImplemented(
             reason="oddswire[prometheus] is not installed"
         ) from None
-    collector = prometheus.Collector(metrics)
-    headers = {"Content-Type": prometheus.CONTENT_TYPE}
-    return lambda: (prometheus.exposition(collector), headers)
+    return prometheus
 
 
 def _digest(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 from aiogram import F, Router
 from aiogram.filters import Command, CommandObject, StateFilter
 from aiogram.fsm.state import State, StatesGroup
@@ -26,6 +27,7 @@ from oddsbot.telegram.screens.alerts import (
 from oddsbot.telegram.screens.market import direction_of, level_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from decimal import Decimal
 
     from aiogram.fsm.context import FSMContext
@@ -60,6 +62,8 @@ def router() -> Router:
     routes.callback_query.register(_rule_pressed, On(Action.RULE))
     routes.callback_query.register(_change, On(Action.CHANGE_RULE))
     routes.callback_query.register(_stop, On(Action.STOP_RULE))
+    routes.callback_query.register(_pause, On(Action.PAUSE_RULE, Action.RESUME_RULE))
+    routes.callback_query.register(_pause_all, On(Action.PAUSE_ALL, Action.RESUME_ALL))
     routes.callback_query.register(_alerts_pressed, On(Action.ALERTS))
     return routes
 
@@ -268,6 +272,37 @@ async def _stop(query: CallbackQuery, press: Press, services: Services) -> Press
         said="Stopped." if there else "It was gone already.",
         new=removed_card(was_there=there),
     )
+
+
+async def _pause(query: CallbackQuery, press: Press, services: Services) -> Pressed:
+    person = query.from_user.id
+    rule = await _mine(person, f"{press.subject:016x}", services)
+    paused = press.action is Action.PAUSE_RULE
+    await _set_paused([rule], services, paused=paused)
+    card = await rule_of(person, rule.id, services)
+    return Pressed(said="Paused." if paused else "Goes on.", card=card)
+
+
+async def _pause_all(query: CallbackQuery, press: Press, services: Services) -> Pressed:
+    person = query.from_user.id
+    paused = press.action is Action.PAUSE_ALL
+    await _set_paused(await services.rules.of(person), services, paused=paused)
+    card = await _all_of(person, 0, services)
+    return Pressed(said="Paused." if paused else "Go on.", card=card)
+
+
+async def _set_paused(
+    rules: Sequence[Rule], services: Services, *, paused: bool
+) -> None:
+    """Pause rules or let them go on; one that goes on begins with the price of now."""
+    changed = [rule for rule in rules if rule.paused is not paused]
+    prices = await services.markets.prices({rule.asset_id for rule in changed})
+    for rule in changed:
+        price = None if paused else prices.get(rule.asset_id)
+        base = rule.base if price is None else Base(price.bid, price.ask)
+        await services.rules.add(
+            msgspec.structs.replace(rule, paused=paused, base=base)
+        )
 
 
 async def _alerts(message: Message, services: Services) -> Card:

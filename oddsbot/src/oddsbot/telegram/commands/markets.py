@@ -28,6 +28,7 @@ from oddsbot.telegram.screens.market import (
     price_card,
 )
 from oddsbot.telegram.screens.person import watchlist_card
+from oddsbot.telegram.screens.wallet import WalletView, wallet_card
 
 if TYPE_CHECKING:
     from aiogram.filters import CommandObject
@@ -116,11 +117,35 @@ async def card_of(
                 # An event of one market often goes by the market's name.
                 return await show(await markets.by_slug(slug), person, services, state)
             return await show_event(event, person, services, state)
-        case links.Wallet() | links.ProfileLink():
-            raise AskedError(errors.WALLET)
+        case links.Wallet(address):
+            return await wallet_of(address, services)
+        case links.ProfileLink(name):
+            profile = await services.wallets.named(name)
+            if profile is None:
+                raise AskedError(errors.NO_PROFILE)
+            return await wallet_of(profile.proxy_wallet.lower(), services)
         case links.Words(words):
             return await _found(words, 0, services, state, closed=False)
     raise AskedError(errors.NO_MARKET)
+
+
+async def wallet_of(address: str, services: Services) -> Card:
+    """Return a wallet's card.
+
+    Args:
+        address: In lower case.
+        services: Ask Polymarket.
+    """
+    wallets = services.wallets
+    return wallet_card(
+        WalletView(
+            address=address,
+            profile=await wallets.profile(address),
+            stats=await wallets.stats(address),
+            value=await wallets.value(address),
+            positions=await wallets.positions(address),
+        )
+    )
 
 
 async def _found(
@@ -404,7 +429,9 @@ async def _set_watched(
                 )
             session.markets[market.condition_id] = WatchedMarket(since=now)
 
-    await services.sessions.update(person, change, create=True)
+    followers = services.followers
+    also = (followers.follow if on else followers.unfollow)(person, market.condition_id)
+    await services.sessions.update(person, change, create=True, also=also)
     if on:
         return "Watching: I tell you its result."
     return "Not watched any more."

@@ -60,8 +60,8 @@ async def _start(
             return await markets.show_event(event, person, services, state)
         case links.RuleId(rule_id):
             return await alerts.rule_of(person, rule_id, services)
-        case links.Wallet():
-            return errors.sentence_card(errors.WALLET)
+        case links.Wallet(address):
+            return await markets.wallet_of(address, services)
     raise AskedError(errors.OLD_LINK)
 
 

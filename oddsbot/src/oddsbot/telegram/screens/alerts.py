@@ -53,7 +53,9 @@ def alerts_card(groups: Sequence[Group], page: int = 0) -> Card:
     whole = ceil(len(lines) / _IN_A_PAGE)
     page = min(page, whole - 1)
     first = page * _IN_A_PAGE
-    text = Text().line(f"{len(lines)} alert{'s' if len(lines) > 1 else ''}", "bold")
+    text = Text().add(f"{len(lines)} alert{'s' if len(lines) > 1 else ''}", "bold")
+    paused = sum(rule.paused for _, rule in lines)
+    text.line(f" · {paused} paused" if paused else "", "bold")
     last = None
     buttons: list[Button] = []
     shown = lines[first : first + _IN_A_PAGE]
@@ -64,7 +66,10 @@ def alerts_card(groups: Sequence[Group], page: int = 0) -> Card:
         text.line(f" {number}  {described(rule, group.market, group.prices)}")
         buttons.append(press(str(number), Action.RULE, int(rule.id, 16)))
     rows = [buttons[at : at + _IN_A_ROW] for at in range(0, len(buttons), _IN_A_ROW)]
-    return text.card([*rows, pages(Action.ALERTS, 0, page, whole)])
+    all_of_them = [press("Pause all", Action.PAUSE_ALL)]
+    if paused:
+        all_of_them = [press("Resume all", Action.RESUME_ALL)]
+    return text.card([*rows, all_of_them, pages(Action.ALERTS, 0, page, whole)])
 
 
 def rule_card(
@@ -75,7 +80,7 @@ def rule_card(
         Text()
         .line(described(rule, market, prices), "bold")
         .foreign(_question(market, rule))
-        .card([_rule_row(rule, market, "Stop"), [MY_ALERTS]])
+        .card([_rule_row(rule, market, "Stop"), [_pause_button(rule), MY_ALERTS]])
     )
 
 
@@ -125,6 +130,13 @@ def _rule_row(rule: Rule, market: GammaMarket | None, stop: str) -> list[Button]
     ]
 
 
+def _pause_button(rule: Rule) -> Button:
+    number = int(rule.id, 16)
+    if rule.paused:
+        return press("Resume", Action.RESUME_RULE, number)
+    return press("Pause", Action.PAUSE_RULE, number)
+
+
 def _question(market: GammaMarket | None, rule: Rule) -> str:
     return rule.market if market is None else market.question
 
@@ -142,15 +154,23 @@ def described(
     rule: Rule, market: GammaMarket | None, prices: Mapping[str, Price]
 ) -> str:
     """Return a rule and how far it is from firing: ``Yes ≥ 70¢  7¢ to go``."""
-    name = _outcome(rule, market)
+    text = _named(rule, market)
+    if rule.paused:
+        return f"{text}  paused"
     if isinstance(rule, MoveRule):
-        return f"{name} ±{_size(rule)}"
-    sign = "≥" if rule.direction is Direction.ABOVE else "≤"
-    text = f"{name} {sign} {figures.cents(rule.level)}"
+        return text
     left = _left(rule.direction, rule.level, prices.get(rule.asset_id))
     if left is None:
         return text
     return f"{text}  {figures.cents(left)} to go" if left > 0 else f"{text}  there now"
+
+
+def _named(rule: Rule, market: GammaMarket | None) -> str:
+    name = _outcome(rule, market)
+    if isinstance(rule, MoveRule):
+        return f"{name} ±{_size(rule)}"
+    sign = "≥" if rule.direction is Direction.ABOVE else "≤"
+    return f"{name} {sign} {figures.cents(rule.level)}"
 
 
 def _is_there(rule: Rule, prices: Mapping[str, Price]) -> bool:

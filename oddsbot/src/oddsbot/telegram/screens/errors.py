@@ -38,9 +38,9 @@ WHICH = "Of which market? Send its link first, then /alert again."
 FOREIGN_PRESS = (
     "This button is not yours, or of an older version of me: ask for it again."
 )
-WALLET = (
-    "That is a wallet or a profile. I follow markets: send a market's link, or a few "
-    "words."
+NO_PROFILE = (
+    "Polymarket has no profile of that name. Send the link of the profile's own page, "
+    "or its address."
 )
 OLD_LINK = (
     "This link is of an older version of me. Send a market's link, or a few words."

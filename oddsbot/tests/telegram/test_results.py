@@ -1,0 +1,90 @@
+"""The result of a watched market, from the press of Watch to the message."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+
+from oddsbot.standin.polymarket import Recording, Replay, sample
+from support import eventually
+
+from .conftest import BEN, Talk, running, text_of
+
+LINK = "https://polymarket.com/event/btc-updown-15m-1790597700"
+pytestmark = [pytest.mark.integration, pytest.mark.requirement("B2", "B3")]
+
+
+@pytest.fixture
+async def replay():
+    """A Polymarket whose recording has not begun."""
+    recording = await asyncio.to_thread(Recording.load, sample())
+    async with Replay(recording, speed=math.inf) as replay:
+        yield replay
+
+
+def results_of(person):
+    """Return what a person was told about results."""
+    return [text for text in map(text_of, person.messages) if "Resolved" in text]
+
+
+async def watch(person):
+    """Have a person watch the market."""
+    await person.say("/start", "No wallet")
+    await person.say(LINK, "Bitcoin")
+    await person.say("/watch", "Watching")
+
+
+@pytest.mark.parametrize("silent", [True, False], ids=["gamma", "websocket"])
+async def test_each_follower_is_told_a_result_once(settings, api, replay, silent):
+    """With the websocket's word and without it; who stopped watching hears nothing.
+
+    One process told it. A second one, which starts without a memory and asks again,
+    tells nobody a second time.
+    """
+    replay.faults.no_resolved = silent
+    ada, ben, eve = (Talk(api.world, person) for person in (1001, BEN, 1003))
+    every = 0.2 if silent else 3_600.0
+    async with running(settings, api, results_every=every) as bot:
+        for each in (ada, ben, eve):
+            await watch(each)
+        await eve.say("/unwatch", "Not watched")
+        # An alert has the websocket followed.
+        await ben.say("/alert up > 1", "I tell you")
+        await eventually(lambda: bot.stream.assets)
+        await replay.wait_subscribed(*bot.stream.assets)
+        replay.start()
+        await eventually(lambda: results_of(ada) and results_of(ben), 30)
+    async with running(settings, api, results_every=0.05) as bot:
+        await eventually(lambda: bot.results.looks > 2)
+        await ada.say("/watchlist", "You watch 1 market")
+    assert [len(results_of(each)) for each in (ada, ben, eve)] == [1, 1, 0]
+
+
+async def test_who_begins_to_watch_too_late_is_told_all_the_same(settings, api, replay):
+    """A press that was in hand while the result was told to others is no trap."""
+    ada, ben = Talk(api.world, 1001), Talk(api.world, BEN)
+    async with running(settings, api, results_every=0.2) as bot:
+        await watch(ada)
+        replay.start()
+        await eventually(lambda: results_of(ada), 30)
+        # The card in the cache says that the market is open.
+        market = next(iter((await bot.sessions.get(1001)).markets))
+        await ben.say("/start", "No wallet")
+        also = bot.followers.follow(BEN, market)
+        await bot.sessions.update(BEN, lambda _: None, also=also)
+        await eventually(lambda: results_of(ben), 30)
+    assert len(results_of(ada)) == 1
+
+
+async def test_a_follower_who_erases_herself_is_forgotten(settings, api, replay):
+    """Erased, she follows nothing: the row went with her."""
+    ada = Talk(api.world)
+    async with running(settings, api, results_every=3_600.0) as bot:
+        await watch(ada)
+        assert len(await bot.followers.markets()) == 1
+        await ada.say("/erase", "Delete everything")
+        await ada.press("Delete everything")
+        await eventually(lambda: "nothing is left" in ada.last)
+        assert await bot.followers.markets() == []
