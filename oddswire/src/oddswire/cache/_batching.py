@@ -70,11 +70,11 @@ class BatchLoad:
                 request.key.namespace.counters.misses += 1
 
         async def one(
-            request: LoadRequest, item: Item | None, seen: bytes | None
+            request: LoadRequest, item: Item | None, known_header: bytes | None
         ) -> Item:
             name = request.key.name
             if item is not None:
-                flight = loader.refresh_if_due(request, item, seen)
+                flight = loader.refresh_if_due(request, item, known_header)
                 if flight is None:
                     self.resolve(name)
                 else:
@@ -82,14 +82,14 @@ class BatchLoad:
                     flight.future.add_done_callback(lambda _: self.resolve(name))
                 return item
             try:
-                return await loader.load_missing(request, seen, bypass=bypass)
+                return await loader.load_missing(request, known_header, bypass=bypass)
             finally:
                 self.resolve(name)
 
         results = await asyncio.gather(
             *(
-                one(request, item, seen)
-                for request, (item, seen) in zip(requests, found, strict=True)
+                one(request, item, known_header)
+                for request, (item, known_header) in zip(requests, found, strict=True)
             ),
             return_exceptions=True,
         )

@@ -27,12 +27,14 @@ class Flight:
         request: What it loads, and how.
         began: By the boot-time clock.
         invalidation_epoch: `TagVersions.invalidations` when it began.
-        seen: Beginning of the record that is of no use; None: there was none.
+        known_header: Beginning of the record that it is to replace; None: none is
+            known. A look passes over that record, and finds any newer one.
         old: The entry that it refreshes.
         background: It goes on when the last caller has left.
         bypass: It loads without Redis.
-        look_first: No lookup preceded it, so an entry that is there may serve.
-        found: `look_first`, and an entry was there.
+        lookup_skipped: No lookup in Redis preceded it: an entry that its first look
+            finds may serve, also a stale one.
+        found: Its first look found such an entry.
         force: It loads also where an entry is there, and steals the lease.
         steal: Token of a dead flight of this process; empty: none.
         token: What its lease holds.
@@ -49,11 +51,11 @@ class Flight:
     request: LoadRequest
     began: float
     invalidation_epoch: int
-    seen: bytes | None = None
+    known_header: bytes | None = None
     old: Item | None = None
     background: bool = False
     bypass: bool = False
-    look_first: bool = False
+    lookup_skipped: bool = False
     found: bool = False
     force: bool = False
     steal: bytes = b""

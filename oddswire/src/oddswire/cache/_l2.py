@@ -433,7 +433,7 @@ class L2:
         token: bytes,
         lease: float,
         *,
-        seen: bytes | None,
+        known_header: bytes | None,
         steal: bytes,
         granted: Callable[[], None],
     ) -> LookupResult | LockedBy | None:
@@ -444,7 +444,8 @@ class L2:
             value_type: Of its value.
             token: Ours, 16 bytes.
             lease: Seconds.
-            seen: Beginning of a record that is of no use.
+            known_header: Beginning of the record that is to be replaced, or None. That
+                record counts as no entry.
             steal: Beginning of a holder that is dead; empty: none.
             granted: Called by the parser when the lease is ours, or may be.
 
@@ -469,8 +470,8 @@ class L2:
             (
                 token,
                 int(lease * 1000),
-                (seen or b"")[:SEEN_BYTES],
-                "0" if seen is None else "1",
+                (known_header or b"")[:SEEN_BYTES],
+                "0" if known_header is None else "1",
                 steal,
             ),
             hook,

@@ -3,8 +3,9 @@
 `Loader.load` is the way of one caller, `Loader._perform` the load itself:
 
 1. Memory: an entry that may serve is returned.
-2. Redis: an entry that may serve is returned; a stale one is refreshed meanwhile. If
-   the last lookup of the namespace found nothing, the claim of step 4 reads the entry.
+2. Redis: an entry that may serve is returned; a stale one is refreshed meanwhile. The
+   step is skipped after a lookup of the namespace that found nothing: a miss is likely
+   then, and the claim of step 4 reads the entry in any case.
 3. Flight: the caller joins the load of this key that is under way, or begins one.
 4. Nonces and claim: the flight reads the nonces of its tags and takes the lease of the
    key, the right to load. Where another process has the lease, it waits for its value.
@@ -12,8 +13,12 @@
 6. Store: the value is written under the nonces of step 4, and only with the lease.
 
 Steps 4 and 6 are the fence. A delete or a set of the key removes the lease, so a slow
-loader cannot store what was invalidated meanwhile. An invalidated tag has another nonce
-than the one of step 4, so an entry that is stored under the old one never lives.
+loader cannot store what was invalidated meanwhile. An invalidated tag gets a new nonce,
+so an entry that is stored under the nonces of step 4 is dead from the start.
+
+If the process dies after step 4, its lease expires after `load_lease`, and one of the
+waiters takes it. If it dies within step 6, the script has stored the value and removed
+the lease, or done neither.
 """
 
 from __future__ import annotations
@@ -110,22 +115,21 @@ class Loader:
     async def load(self, request: LoadRequest) -> Item:
         """Return an entry, loading it where there is none; see `Cache.get_or_set`."""
         key = request.key
-        item, seen = None, None
-        bypass, look_first = self.redis_down, False
+        item, known_header = None, None
+        bypass, lookup_skipped = self.redis_down, False
         if not bypass:
             try:
                 # 1. Memory.
                 item = self.peek(key.name, request.value_type)
                 if item is not None:
-                    seen = item.header
+                    known_header = item.header
                 elif key.namespace.expect_miss:
-                    # The last lookup of this namespace in Redis found nothing. The
-                    # claim of step 4 reads the entry too: one round trip less.
-                    look_first = True
+                    # One round trip less: the claim of step 4 reads the entry too.
+                    lookup_skipped = True
                 else:
                     # 2. Redis.
                     found = await self._l2.fetch(key, request.value_type)
-                    item, seen = found.item, found.header
+                    item, known_header = found.item, found.header
                     if self._degraded.active:
                         self._degraded.end()
                     if item is not None and not found.refresh_due:
@@ -137,10 +141,10 @@ class Loader:
             key.namespace.counters.misses += 1
         # 3. Flight: behind the caller's back if an entry may serve meanwhile.
         if item is not None:
-            return await self._serve(request, item, seen)
-        if look_first:
-            return await self._load_looking_first(request)
-        return await self.load_missing(request, seen, bypass=bypass)
+            return await self._serve(request, item, known_header)
+        if lookup_skipped:
+            return await self._load_without_lookup(request)
+        return await self.load_missing(request, known_header, bypass=bypass)
 
     def peek(self, key: str, value_type: Any) -> Item | None:
         """Return an entry of memory that may serve, also a stale one, as a hit."""
@@ -192,12 +196,12 @@ class Loader:
         """Whether Redis did not answer a moment ago."""
         return self._now() < self._redis_down_until
 
-    async def _load_looking_first(self, request: LoadRequest) -> Item:
-        """Return an entry that memory does not have and Redis probably neither."""
+    async def _load_without_lookup(self, request: LoadRequest) -> Item:
+        """Return an entry that Redis probably does not have: step 2 is skipped."""
         namespace = request.key.namespace
         if namespace.config.l1:
             self._coherence.want()
-        flight = self._join_or_begin(request, look_first=True)
+        flight = self._join_or_begin(request, lookup_skipped=True)
         try:
             item = await self._wait_or_bypass(flight, request)
         finally:
@@ -209,20 +213,20 @@ class Loader:
                 self._degraded.end()
         if not flight.found:
             return item
-        # It was there after all.
+        # The guess was wrong: the look of the claim found an entry.
         namespace.expect_miss = False
         namespace.counters.l2_hits += 1
         namespace.counters.stale += self._now() >= item.fresh_until
         return await self._serve(request, item, item.header)
 
     async def load_missing(
-        self, request: LoadRequest, seen: bytes | None, *, bypass: bool
+        self, request: LoadRequest, known_header: bytes | None, *, bypass: bool
     ) -> Item:
         """Return an entry that is in neither tier.
 
         Args:
             request: What is asked for.
-            seen: Beginning of the record that is of no use; None: there was none.
+            known_header: As of a `Flight`.
             bypass: Redis cannot be reached.
         """
         name = request.key.name
@@ -232,7 +236,7 @@ class Loader:
                 item = self._last_known(request)
             if item is not None:
                 return item
-        flight = self._join_or_begin(request, seen=seen, bypass=bypass)
+        flight = self._join_or_begin(request, known_header=known_header, bypass=bypass)
         return await self._wait_or_bypass(flight, request, bypass=bypass)
 
     async def _wait_or_bypass(
@@ -243,19 +247,20 @@ class Loader:
         try:
             return await self.wait(flight, request.hard_timeout)
         except Exception as error:
-            # The flight was a refresh that could not ask Redis and loaded nothing.
-            unasked = flight.unstored is error
+            # The caller had joined a `reload`, which fails without a load where Redis
+            # does not answer. This caller wants a value, and loads without Redis.
+            not_loaded = flight.unstored is error
             # Neither Redis nor the source answers: stale values are for this.
             last = self._last_known(request) if bypass or flight.bypass else None
-            if last is None and not unasked:
+            if last is None and not not_loaded:
                 raise
         return last or await self.load_missing(request, None, bypass=True)
 
     async def _serve(
-        self, request: LoadRequest, item: Item, seen: bytes | None
+        self, request: LoadRequest, item: Item, known_header: bytes | None
     ) -> Item:
         """Return what is there, refreshing it if it is stale or about to be."""
-        flight = self.refresh_if_due(request, item, seen)
+        flight = self.refresh_if_due(request, item, known_header)
         soft = request.soft_timeout
         if soft is None or flight is None or self._now() < item.fresh_until:
             return item
@@ -266,7 +271,7 @@ class Loader:
             return item
 
     def refresh_if_due(
-        self, request: LoadRequest, item: Item, seen: bytes | None
+        self, request: LoadRequest, item: Item, known_header: bytes | None
     ) -> Flight | None:
         """Load an entry behind the caller's back, if it is stale or about to be."""
         now = self._now()
@@ -280,7 +285,9 @@ class Loader:
         elif self.is_backing_off(request.key.name):
             item.counters.stale_on_error += 1
             return None
-        return self._join_or_begin(request, seen=seen, old=item, background=True)
+        return self._join_or_begin(
+            request, known_header=known_header, old=item, background=True
+        )
 
     def _refreshes_early(self, item: Item, early: float, now: float) -> bool:
         """Decide by chance whether to refresh an entry that is still fresh.
@@ -401,7 +408,7 @@ class Loader:
             known.dead = True
         steal = known.token if known else b""
         # Every record begins with nothing: none is of use.
-        flight = self._begin(request, seen=b"", force=True, steal=steal)
+        flight = self._begin(request, known_header=b"", force=True, steal=steal)
         item = await self.wait(flight, request.hard_timeout)
         if flight.unstored is not None:
             raise flight.unstored
@@ -551,7 +558,8 @@ class Loader:
             flight.unstored = error
             self._keep_without_redis(flight, item, started)
             return item
-        # The script removed the lease with its write, or it was not ours any more.
+        # Stored or not, there is no lease to give back: the script removed it with its
+        # write, or another process had removed or taken it.
         flight.owns_lease = False
         if not stored:
             namespace.counters.fenced += 1
@@ -615,7 +623,11 @@ class Loader:
         """
         request = flight.request
         key = request.key
-        seen, steal, look_first = flight.seen, flight.steal, flight.look_first
+        known_header, steal, lookup_skipped = (
+            flight.known_header,
+            flight.steal,
+            flight.lookup_skipped,
+        )
         holder, since = b"", 0.0
         event = asyncio.Event()
         # Before the first look: a change after it must not be missed.
@@ -629,7 +641,7 @@ class Loader:
                     request.value_type,
                     flight.token,
                     self._lease,
-                    seen=seen,
+                    known_header=known_header,
                     steal=steal,
                     granted=flight.own_lease,
                 )
@@ -639,17 +651,19 @@ class Loader:
                 now = self._now()
                 if isinstance(answer, LookupResult):
                     item = answer.item
-                    if item is not None and (item.fresh_until > now or look_first):
-                        flight.found = look_first
+                    if item is not None and (item.fresh_until > now or lookup_skipped):
+                        flight.found = lookup_skipped
                         return item
                     flight.old = item or flight.old
-                    seen, look_first = answer.header, False
+                    known_header, lookup_skipped = answer.header, False
                     continue
                 assert isinstance(answer, LockedBy)  # noqa: S101 - the third of three
-                look_first = False
+                lookup_skipped = False
                 if flight.force:
                     if flight.dead:
-                        return None  # by another forced one that began after it
+                        # A newer `reload` of this process has the lease, and keeps it.
+                        # This flight loads for its callers; its value is not stored.
+                        return None
                     steal = answer.holder
                     continue
                 refuse_cycle(flight.loaders, request, answer.holder)
@@ -771,7 +785,7 @@ class Loader:
             version = check_version(version(value))
         return Lifetime(ttl, stale, version)
 
-    # --- 6: without Redis
+    # --- instead of 6: the value of a load without Redis
 
     def _keep_without_redis(self, flight: Flight, item: Item, started: float) -> None:
         """Keep a value for as long as memory is believed, from when its loader began.

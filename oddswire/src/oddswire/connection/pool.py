@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
-# Seconds by which an attempt after a failed one may be put off, while others take
-# turns.
-_PACED = 5.0
+# Seconds that an attempt waits at most after a failed one, while other connections to
+# the server take their turns.
+_MAX_PAUSE = 5.0
 
 # Seconds that a connection which is closed may take to send its last bytes and end TLS.
-_IN_ORDER = 0.5
+_CLOSE_SECONDS = 0.5
 
 _LIBRARY = ("driver_info", "lib_name", "lib_version")
 
@@ -383,13 +383,14 @@ class ExclusivePool(aredis.ConnectionPool):
             # of `ensure_connection` below.
             connection = await waiter
         except asyncio.CancelledError:
-            # Cancelled in the queue, the waiter leaves it. Cancelled between the
-            # assignment and this task's turn, it has a connection that no
-            # other code would give back. An error in its place needs nothing: it is
-            # read here, so that asyncio does not report it as never retrieved.
-            in_queue = self.state.cancel(waiter)
-            assigned = not in_queue and waiter.done() and not waiter.cancelled()
-            if assigned and waiter.exception() is None:
+            # 1. Cancelled in the queue: the waiter leaves it.
+            # 2. Cancelled between the assignment and this task's turn: the waiter has a
+            #    connection that no other code would give back.
+            # 3. Cancelled between a failure and this task's turn: there is nothing to
+            #    give back. The error is read, or asyncio would report it as lost.
+            self.state.cancel(waiter)
+            resolved = waiter.done() and not waiter.cancelled()
+            if resolved and waiter.exception() is None:
                 await asyncio.shield(self.release(waiter.result()))
             raise
         finally:
@@ -500,7 +501,7 @@ class ExclusivePool(aredis.ConnectionPool):
         try:
             if self.failure is not None:
                 # Callers that try again and again must not become a storm.
-                pause = pacer.pause(_PACED)
+                pause = pacer.pause(_MAX_PAUSE)
                 pause.hasten()
                 await pause.wait()
             pacer.attempt_begins(self._now())
@@ -536,8 +537,8 @@ class ExclusivePool(aredis.ConnectionPool):
                 return
         except (aredis.ConnectionError, aredis.TimeoutError, OSError):
             pass
-        # Readable while nothing was asked: the end of the stream, or the reply to
-        # somebody else's command. Neither may reach the next caller.
+        # Readable although no command is under way: the end of the stream, or the reply
+        # to a command of the caller before. Neither may reach the next caller.
         await connection.disconnect()
         await self._connect(connection)
 
@@ -565,7 +566,7 @@ class ExclusivePool(aredis.ConnectionPool):
         try:
             if usable and getattr(connection, "token", 0) != self.access.token:
                 usable = False  # also if this is cancelled
-                usable = await self._follow(connection)
+                usable = await self._reauthenticate(connection)
         finally:
             self._in_use_connections.discard(connection)
             self._perform(self.state.release(connection, self._now(), usable=usable))
@@ -579,7 +580,7 @@ class ExclusivePool(aredis.ConnectionPool):
         self._in_use_connections.update(idle)
         await asyncio.gather(*(self.release(connection) for connection in idle))
 
-    async def _follow(self, connection: Any) -> bool:
+    async def _reauthenticate(self, connection: Any) -> bool:
         """Authenticate a connection by the newest token; False: it is of no use now."""
         token = self.access.token
         try:
@@ -643,7 +644,7 @@ async def _close(connection: AbstractConnection) -> None:
     """End a connection in order if that takes a moment; if not, all the same."""
     writer = connection._writer  # noqa: SLF001 - redis-py has no other way to abort
     try:
-        async with asyncio.timeout(_IN_ORDER):  # a pause
+        async with asyncio.timeout(_CLOSE_SECONDS):  # a pause
             await connection.disconnect()
     except (aredis.RedisError, OSError):
         pass  # no reason to keep the others open
