@@ -143,6 +143,10 @@ GOALS = (
     Goal("a cached command over HTTP, 200/s", "p99", 20.0, 5.0, " ms", _NOWHERE),
     Goal("a watcher killed: until the next one judges", "p99", 1.5, 0.8, " s",
          _KILLS),
+    Goal("get of 100 tasks, three primaries", "redis-py's cluster client", 8.0, 10.0,
+         "x", "cluster", _at("ratio")),
+    Goal("routing of a get in a cluster", "the client of its node", 15.0, 10.0,
+         " % more", "cluster", _at("routing_percent")),
     Goal("import oddswire, Client", "redis.asyncio", 25.0, 15.0, " ms more",
          "imports", _at("more_ms")),
 )  # fmt: skip

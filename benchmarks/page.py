@@ -58,6 +58,7 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
         "sessions": _sessions,
         "queue": _queue,
         "pubsub": _topics,
+        "cluster": _cluster,
         "imports": _imports,
     }
     for group, section in sections.items():
@@ -254,6 +255,19 @@ def _scale(results: dict[str, Any]) -> Iterator[str]:
         yield _table_row(name, f"{rate:,.0f}")
     if benchmark is None:
         yield _table_row("redis-benchmark", "not on PATH")
+    yield ""
+
+
+def _cluster(cluster: dict[str, Any]) -> Iterator[str]:
+    yield "## A cluster"
+    yield ""
+    yield (
+        f"A GET of 100 tasks on a cluster of one primary takes "
+        f"{cluster['routed_us']:.2f} us of processor, and {cluster['direct_us']:.2f} "
+        f"by the client of its node: routing adds {cluster['routing_percent']:.0f} %. "
+        f"On three primaries it takes {cluster['ours_us']:.1f} us, and "
+        f"{cluster['theirs_us']:.1f} with redis-py's cluster client."
+    )
     yield ""
 
 

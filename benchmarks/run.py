@@ -16,6 +16,7 @@ from typing import Any
 
 import bench_cache
 import bench_client
+import bench_cluster
 import bench_imports
 import bench_limits
 import bench_pubsub
@@ -43,6 +44,7 @@ GROUPS = {
     "sessions": bench_sessions.measure,
     "queue": bench_queue.measure,
     "pubsub": bench_pubsub.measure,
+    "cluster": bench_cluster.measure,
     "imports": bench_imports.measure,
 }
 

@@ -35,6 +35,8 @@ it misses one says so.
 
 
 _ELSEWHERE = {
+    7: "a cluster: slots move, classic and atomic, a primary is killed, one is frozen "
+    "(`client/test_cluster_faults.py`)",
     19: "TLS: expired, another host's, an unknown authority's certificate, ours "
     "missing, TLS to a plain port and the reverse, a certificate that is renewed "
     "(`client/test_tls.py`)",
@@ -44,8 +46,6 @@ _ELSEWHERE = {
     26: "a damaged append-only file: the server does not start, and says why "
     "(`embedded/test_data.py`); what to do is in [operations](../guides/operations.md)",
 }
-
-_LATER = {7: "a cluster: slots move, nodes die (Cluster is not written yet)"}
 
 
 def render(found: dict[str, Any]) -> str:
@@ -94,11 +94,6 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield "The files are in `oddswire/tests/`."
     yield ""
     for number, what in _ELSEWHERE.items():
-        yield f"- {number}: {what}."
-    yield ""
-    yield "## Not yet"
-    yield ""
-    for number, what in _LATER.items():
         yield f"- {number}: {what}."
 
 

@@ -9,7 +9,7 @@ import pytest
 from redis.crc import key_slot
 from redis.exceptions import WatchError
 
-from oddswire import Client, EmbeddedServer, Settings
+from oddswire import Client, EmbeddedServer, Settings, connect
 from oddswire.cache import Cache
 from oddswire.client import ClusterClient, SimpleClient
 from oddswire.embedded import EmbeddedCluster
@@ -23,7 +23,9 @@ from oddswire.errors import (
     SettingsError,
     Unavailable,
 )
-from oddswire.queue import Queue
+from oddswire.health import Health
+from oddswire.pubsub import PubSub
+from oddswire.sessions import Sessions
 from oddswire.testing.fixtures import on_its_own_thread
 from support import eventually
 from support.hooks import ask, keys_in_table
@@ -203,7 +205,7 @@ async def test_keys_of_several_slots_are_named(whole):
 
 @pytest.mark.errors
 @pytest.mark.requirement("C16", "C7")
-async def test_what_is_of_one_node_is_refused(whole):
+async def test_what_is_of_one_node_is_refused(cluster, whole):
     """What would speak of one node alone is a typed error that says where to ask."""
     for call in (
         whole.info,
@@ -219,10 +221,15 @@ async def test_what_is_of_one_node_is_refused(whole):
     for refuse in (whole.pubsub, whole.client, whole.monitor):
         with pytest.raises(NotOnCluster, match="primaries"):
             refuse()
-    for part in (lambda: Cache(whole), lambda: Queue(whole, "q", str)):
+    for part in (Cache, PubSub, Sessions):
         with pytest.raises(NotOnCluster, match="does not run on a cluster"):
-            part()
+            part(whole)
+    with pytest.raises(NotOnCluster, match="Wire does not run on a cluster"):
+        await connect(Settings(url=cluster.cluster_url)).__aenter__()
+    with pytest.raises(NotOnCluster, match="primaries"):
+        Health(whole)
     nodes = await whole.primaries()
+    assert (await Health(nodes[0]).check()).checks[0].status == "pass"
     assert len({(await node.info("server"))["tcp_port"] for node in nodes}) == 3
 
 

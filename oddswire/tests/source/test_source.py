@@ -756,3 +756,25 @@ async def test_a_key_of_another_type_is_deleted_with_its_record(people, client):
         assert await sessions.get(1) is None
         await sessions.update(1, lives_in("Oslo"), create=True)
         assert await sessions.get(1) is not None
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S8")
+async def test_a_record_that_does_not_open_keeps_no_caller_waiting(
+    client, people, source
+):
+    """A change that finds a record it cannot open fails, and leaves no intent."""
+    old, other = (Keyring({1: bytes([each]) * 32}) for each in (1, 2))
+    await people(source=SealedSource(source, other)).update(
+        1, lives_in("Oslo"), create=True
+    )
+    sessions = people(source=SealedSource(source, old))
+    keys = session_keys(sessions)
+    await client.hdel(keys.noted, keys.names.of_user(1))
+    with pytest.raises(CodecError):
+        await sessions.update(1, lives_in("Rome"))
+    assert not await client.hlen(keys.marks)
+    with pytest.raises(CodecError):
+        await sessions.delete(1)
+    assert not await client.hlen(keys.marks)
+    assert source.rows()[1].version

@@ -138,7 +138,11 @@ class ClusterClient(Client):
                 return self._execute_routed(args, options)
             call = self._calls[slot]
             if call is not None:
-                return call(*args, **options) if options else call(*args)
+                if options:
+                    options.pop("keys", None)  # redis-py's note to its own cache
+                    if options:
+                        return call(*args, **options)
+                return call(*args)
         return self._execute_routed(args, options)
 
     async def execute_packed(self, data: bytes, args: tuple[Any, ...]) -> Any:

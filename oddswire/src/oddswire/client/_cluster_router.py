@@ -54,7 +54,7 @@ from oddswire.errors import (
     Unavailable,
     WrongLoop,
 )
-from oddswire.events import Disconnected
+from oddswire.events import Disconnected, Failover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -131,7 +131,7 @@ class Router:
         self.metrics = metrics
         self._endpoint, self._settings = endpoint, settings
         self._make, self._check_loop = make, check_loop
-        self._count_failure = count_failure
+        self._count_failure, self._emit = count_failure, events.emit
         self._nodes: dict[Address, Node] = {}
         # Replicas, as of the last reading: asked when no primary answers.
         self._replicas: tuple[Address, ...] = ()
@@ -484,6 +484,7 @@ class Router:
             owners[owner] = None
             slots[first : last + 1] = [owner] * (last + 1 - first)
             replicas |= dict.fromkeys(addresses[1:])
+        self._report_failovers(owners, slots)
         # In place: a view of the client looks at the same list.
         self.slots[:] = slots
         for seconds, calls in self._calls.items():
@@ -493,6 +494,21 @@ class Router:
         self._drop_others()
         if self._watch is None and not self._closed:
             self._watch_later()
+
+    def _report_failovers(
+        self, owners: Iterable[Node], slots: list[Node | None]
+    ) -> None:
+        """Say of each node that lost all of its slots which node has them now.
+
+        A replica that took over may lack the last writes: whoever keeps something of
+        them in this process has to know.
+        """
+        left = set(self.primaries).difference(owners)
+        for node in left:
+            heir = slots[self.slots.index(node)] if node in self.slots else None
+            if heir is not None:
+                name = f"command {node}"
+                self._emit(Failover(connection=name, old=str(node), new=str(heir)))
 
     def _drop_others(self) -> None:
         """Leave the nodes that own no slot: answers on their way still come."""

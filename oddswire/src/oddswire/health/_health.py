@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from oddswire.counters import Window
+from oddswire.errors import NotOnCluster
 from oddswire.health import _process
 from oddswire.health._reading import read
 from oddswire.health._server import NAMES, server_checks
@@ -34,6 +35,9 @@ class Health:
         thresholds: Where warnings and failures begin.
         timeout: Seconds that a check may take.
 
+    Raises:
+        NotOnCluster: `client` is of a cluster; one of its `primaries` will do.
+
     Example:
         >>> report = await Health(client).check()
         >>> [check.fix for check in report.checks if check.status != "pass"]
@@ -48,6 +52,10 @@ class Health:
         thresholds: Thresholds | None = None,
         timeout: float = 2.0,
     ) -> None:
+        if client.is_cluster:
+            raise NotOnCluster(
+                "Health looks at one server: give it one of `await client.primaries()`"
+            )
         self._client = client
         self._durable = durable
         self._thresholds = thresholds or Thresholds()

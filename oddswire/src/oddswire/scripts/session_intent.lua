@@ -3,13 +3,13 @@
 -- KEYS: main, intents, known versions, stats.
 -- ARGV: 1 clock offset, 2 name, 3 token, 4 version read ("": any, "0": there was none),
 -- 5 microseconds for which an intent keeps others out, 6 blinding check.
--- Returns {"marked" or "taken", intent, version for the source, version known here} (taken:
+-- Returns {"begun" or "taken", intent, version for the source, version known here} (taken:
 -- its owner did not come back) | {"busy"} | {"conflict"} | {"names"}. Cost: O(1).
 local now = clock(ARGV[1])
 local main, intents, known, stats = unpack(KEYS)
 if (redis.call('HGET', stats, 'names') or ARGV[6]) ~= ARGV[6] then return {'names'} end
 local name = ARGV[2]
-local v, kind = now, 'marked'
+local v, kind = now, 'begun'
 local held = redis.call('HGET', intents, name)
 if held then
   -- Junk is as good as an intent whose owner does not come back.

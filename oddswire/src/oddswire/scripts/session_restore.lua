@@ -1,8 +1,8 @@
 -- Have here what the source of record has of a session, if the caller's intent still holds.
 -- KEYS: main, expiring, activity, expiry, off, stats, log, intents, known versions, then the
 -- index sets to add to, then those to remove from.
--- ARGV: 1 clock offset, 2 name, 3 intent, 4 header read ("" for none), 5 "whole", "anew"
--- (whole, and what is here is not believed), "away" (its index entries only) or "gone",
+-- ARGV: 1 clock offset, 2 name, 3 intent, 4 header read ("" for none), 5 "whole", "replace"
+-- (whole, and what is here is thrown away), "evicted" (its index entries only) or "gone",
 -- 6 version in the source, 7 schema, 8 generation, 9 created us, 10 last active ms, 11 active
 -- or not, 12 cap, 13 id of the log's entry, 14 index adds and 15 index removes as text for the
 -- log, 16 all index entries as text, 17 blinding check, then counts: 18 index adds, 19 index
@@ -19,8 +19,8 @@ if header(main) ~= ARGV[4] then return {'conflict'} end
 redis.call('HSETNX', stats, 'names', ARGV[17])
 if redis.call('HGET', stats, 'names') ~= ARGV[17] then return {'names'} end
 local r = read(main)
-local whole, v, was = mode == 'whole' or mode == 'anew', 0, nil
-if r and mode == 'anew' then r.damaged = true end
+local whole, v, was = mode == 'whole' or mode == 'replace', 0, nil
+if r and mode == 'replace' then r.damaged = true end
 if whole and not r and redis.call('ZCARD', activity) >= tonumber(ARGV[12]) then
   return {'full'}
 end
@@ -62,7 +62,7 @@ if whole then
   redis.call('HSET', known, name, ARGV[6])
 else
   forget(main, expiring, activity, expiry, off, stats, name, r)
-  if mode == 'away' then redis.call('HSET', known, name, ARGV[6] .. ' ' .. ARGV[16])
+  if mode == 'evicted' then redis.call('HSET', known, name, ARGV[6] .. ' ' .. ARGV[16])
   else redis.call('HDEL', known, name) end
 end
 redis.call(on == '0' and mode ~= 'gone' and 'SADD' or 'SREM', off, name)

@@ -96,15 +96,17 @@ _VERSION = re.compile(r"[0-9]{1,19}")
 
 
 class WriteIntent(msgspec.Struct, frozen=True):
-    """What became of the wish to change a record.
+    """The answer to a process that wants to change a record.
 
     Attributes:
-        kind: ``marked``; ``taken`` from an owner that did not come back; ``busy``:
-            another process has a young one; ``conflict``: the session is another one
-            than was read; ``names``.
-        value: What is stored.
-        version: For the record.
-        known: The record's version as far as Redis knows; 0 for none.
+        kind: ``begun``: the intent is the caller's. ``taken``: likewise, and its last
+            owner did not come back; it may have committed. ``busy``: another process
+            has one that is younger than `LEASE`. ``conflict``: the session is not the
+            version that was read. ``names``: the user's name in Redis was made with
+            another blinding key.
+        value: The intent as Redis has it. A script acts only where it finds this one.
+        version: The version that the record gets by this change.
+        known: The version that the record has, as far as Redis knows; 0 for none.
     """
 
     kind: str
@@ -120,8 +122,8 @@ class RedisState(msgspec.Struct, frozen=True):
         header: As it is there; empty when it is not.
         entries: Index entries that it has.
         held: Collections that have members.
-        expiring: Total of its conversation; None where what is there is not whole, or
-            nothing is sealed.
+        expiring: Digest of all fields of its conversation, which the seal covers. None
+            where the seal does not hold, or nothing is sealed.
     """
 
     header: bytes
@@ -245,13 +247,15 @@ class IntentLog:
         fields: Mapping[str, bytes] = MappingProxyType({}),
         seal: HeaderSeal | None = None,
     ) -> str:
-        """Have Redis be as the source is, under an intent; return the script's word.
+        """Make Redis as the source is, under an intent; return the script's answer.
 
         Args:
             user_id: Whose.
             intent: The caller's.
             state: What is there.
-            mode: See the script.
+            mode: ``whole``: Redis gets the record, and a conversation that it has goes
+                on. ``replace``: likewise, and what Redis has is thrown away.
+                ``evicted``: Redis gets the index entries alone. ``gone``: nothing.
             header: Where there is none, the session begins with it.
             version: Of the record.
             entries: The index entries of the record.
@@ -475,7 +479,7 @@ class WriteThrough:
         """Begin an intent; None when the session is not what was read any more."""
         intent = await self.intents.begin(user_id, read)
         match intent.kind:
-            case "marked":
+            case "begun":
                 return intent
             case "taken":
                 # Its owner may have committed: what was read may not be the newest.
@@ -507,8 +511,8 @@ class WriteThrough:
         try:
             there = None if expected else await self.load(user_id)
             if new and there is not None and is_empty(there):
-                # Her last conversation ended and she had asked for nothing: she begins
-                # over the record that stayed.
+                # The user's last conversation ended, and an empty record stayed: the
+                # new session begins over that record.
                 expected = there.version
                 version = max(record.version, expected + 1)
                 record = msgspec.structs.replace(record, version=version)
@@ -517,24 +521,24 @@ class WriteThrough:
                 self.source.save(record, expected, *given(also))
             ):
                 return record
-        except (SourceError, SourceDeclined) as error:
-            if error.outcome is not Outcome.UNKNOWN:
+        except (SourceError, SourceDeclined, SessionDamaged, CodecError) as error:
+            if _changed_nothing(error):
                 await self._withdraw(user_id, intent)
             raise
         await self._resolve_intent(user_id, intent)
         return None
 
     async def _withdraw(self, user_id: int, intent: WriteIntent) -> None:
-        # One that was taken stays: its owner may have committed. One that cannot be
-        # withdrawn now grows old, and costs others two seconds.
-        if intent.kind == "marked":
+        # An intent that was taken stays: its last owner may have committed. An intent
+        # that cannot be withdrawn now keeps others out until it is older than `LEASE`.
+        if intent.kind == "begun":
             with suppress(OddswireError):
                 await self.intents.withdraw(user_id, intent)
 
     # --- bringing Redis after the source: steps 4 and 5
 
     async def reconcile(self, user_id: int, *, make_room: bool = True) -> None:
-        """Have Redis be as the source is; a late write of another process is refused.
+        """Make Redis as the source is; a late write of another process is refused.
 
         Raises:
             SourceError: The source cannot be asked; Redis is left as it is.
@@ -556,11 +560,11 @@ class WriteThrough:
             await self.reconcile(user_id)
 
     async def _take(self, user_id: int) -> WriteIntent:
-        """Begin an intent whatever Redis has; an abandoned one becomes the caller's."""
+        """Begin an intent on any version; an abandoned one becomes the caller's."""
         for _ in range(TRIES):
             intent = await self.intents.begin(user_id, None)
             match intent.kind:
-                case "marked" | "taken":
+                case "begun" | "taken":
                     return intent
                 case "names":
                     raise wrong_blinding_key_error()
@@ -588,7 +592,7 @@ class WriteThrough:
         *,
         make_room: bool = True,
     ) -> None:
-        """Have Redis be as the source is, under an intent.
+        """Make Redis as the source is, under an intent.
 
         Args:
             user_id: Whose.
@@ -607,8 +611,8 @@ class WriteThrough:
             fenced = msgspec.structs.replace(there, version=version)
             if await self.ask(self.source.save(fenced, there.version)):
                 record = fenced
-        # 5. The restore. Another process took this intent: it may not have come to its
-        #    end either.
+        # 5. The restore. It fails when another process has taken this intent. That
+        #    process may have died since; therefore this one reconciles once more.
         if not await self._restore(user_id, intent, record, make_room=make_room):
             await self.reconcile(user_id, make_room=make_room)
 
@@ -620,10 +624,11 @@ class WriteThrough:
         *,
         make_room: bool,
     ) -> bool:
-        """Have Redis be as a record; False when the intent is not the caller's."""
+        """Make Redis as a record is; False when the intent is not the caller's."""
         evicted = False
         while True:
-            # Read each time: a process without the intent may still touch the session.
+            # Read in each round: another process may touch the session without an
+            # intent, and the script then finds another header, a ``conflict``.
             state = await self._redis_state(user_id)
             match await self._restore_over(
                 user_id, intent, state, record, evicted=evicted
@@ -653,8 +658,9 @@ class WriteThrough:
         header = _parsed(state)
         mode = "whole"
         if codec.sealer and state.expiring is None:
-            # Somebody changed it in Redis: nothing of it is believed, nor its times.
-            header, mode = None, "anew"
+            # Other software changed the session in Redis. Nothing of it is believed,
+            # nor its times.
+            header, mode = None, "replace"
         generation = secrets.token_hex(8) if header is None else header.generation
         value = codec.value(user_id, snapshot)
         content = codec.content(snapshot, value)
@@ -672,7 +678,7 @@ class WriteThrough:
             entries=content.entries,
         )
         if evicted:
-            return await restore(mode="away")
+            return await restore(mode="evicted")
         seal = codec.seal_restored(
             user_id, header, delta, begins=begins, expiring=state.expiring or NOTHING
         )
@@ -746,8 +752,8 @@ class WriteThrough:
                 deleted = (record is None and also is None) or await self.ask(
                     self.source.delete(user_id, version, *given(also))
                 )
-            except (SourceError, SourceDeclined) as error:
-                if error.outcome is not Outcome.UNKNOWN:
+            except (SourceError, SourceDeclined, SessionDamaged, CodecError) as error:
+                if _changed_nothing(error):
                     await self._withdraw(user_id, intent)
                 raise
             existed |= bool((await self._redis_state(user_id)).header)
@@ -794,10 +800,10 @@ class WriteThrough:
         intent = await self.intents.begin(user_id, None)
         if intent.kind == "taken":
             await self._resolve_intent(user_id, intent)
-        if intent.kind != "marked":
+        if intent.kind != "begun":
             return False
-        # Before the look: a session that comes to life after it is not in this state,
-        # and the restore then refuses.
+        # The state is read before the record. A session that comes to life in between
+        # has another header, and the restore refuses.
         state = await self._redis_state(user_id)
         done = False
         try:
@@ -813,6 +819,12 @@ class WriteThrough:
         if not done:
             return False
         return await self.intents.restore(user_id, intent, state) == "saved"
+
+
+def _changed_nothing(error: OddswireError) -> bool:
+    """Whether a failed call left the source as it was, for certain."""
+    unreadable = isinstance(error, SessionDamaged | CodecError)
+    return unreadable or error.outcome is not Outcome.UNKNOWN
 
 
 def _failure(error: Exception) -> str:
