@@ -27,6 +27,11 @@ UNTITLED = """[...document.querySelectorAll("table, section, svg")].filter((e) =
   || document.getElementById(e.getAttribute("aria-labelledby"))))
   .map((e) => e.outerHTML)"""
 
+# Tables that do not fit where they stand.
+CUT = """[...document.querySelectorAll("table")].filter(
+  (e) => e.parentElement.scrollWidth > e.parentElement.clientWidth + 1)
+  .map((e) => e.caption.textContent)"""
+
 
 async def use(wire):
     """Give each part something to show."""
@@ -67,6 +72,7 @@ async def test_people_read_the_page_and_see_an_outage_come_and_go(own, tmp_path)
             await browser.size(*size, dark=dark)
             await browser.open(f"{site.url}/status")
             assert await browser.run(WIDE) <= 0
+            assert await browser.run(CUT) == []
             assert await browser.run(CONTRAST) == []
             await browser.screenshot(tmp_path / f"{name}.png")
         assert await browser.run(UNNAMED) == []
