@@ -18,8 +18,11 @@ from oddsbot.polymarket import GammaMarket
 from oddsbot.settings import Settings
 from oddsbot.standin.telegram import BotApi
 from oddsbot.store import open_database, upgrade
+from oddsbot.telegram.updates import POLLING
+from oddswire import Client
 from oddswire.clock import SystemClock
 from oddswire.errors import SettingsError
+from oddswire.locks import Locks
 
 TOKEN = "42:A-token-of-the-stand-in"
 CANARY = "4242:canary-TOKEN-of-the-tests"
@@ -75,18 +78,49 @@ async def test_everything_in_order_and_what_is_not(own, replay, tmp_path):
 
 @pytest.mark.integration
 @pytest.mark.requirement("B7")
-async def test_the_stand_in_answers_as_the_models_read(replay):
-    """Each endpoint in use is asked once, and none of them drifts."""
-    found = await check_live(
-        settings_of(
+async def test_a_bot_that_polls_is_not_disturbed(own, replay, tmp_path):
+    """Its lock is held: it is said to poll, and nobody asks for updates beside it."""
+    async with BotApi(SystemClock().now) as api, Client.from_url(own.url) as client:
+        settings = settings_of(
             {
+                "REDIS_URL": own.url,
                 "POLYMARKET_GAMMA_URL": replay.gamma_url,
-                "POLYMARKET_CLOB_URL": replay.clob_url,
+                "DATABASE_URL": f"sqlite:///{tmp_path / 'bot.db'}",
+                "TELEGRAM_BOT_TOKEN": TOKEN,
+                "TELEGRAM_API_URL": api.url,
             }
         )
+        locks = Locks(client, prefix=settings.redis.prefix)
+        async with locks.lock(POLLING, 10.0):
+            found = await check_local(settings, SystemClock())
+    poller = next(each for each in found if each.name == "poller")
+    assert (poller.state, poller.seen) == (
+        State.PASS,
+        "this bot runs and polls itself",
     )
-    assert len(found) == 7
-    assert {each.state for each in found} == {State.PASS}, as_text(found)
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B7")
+async def test_the_stand_in_answers_as_the_models_read(replay):
+    """Each endpoint in use is asked once, and none of them drifts."""
+    async with BotApi(SystemClock().now, token=TOKEN) as api:
+        found = await check_live(
+            settings_of(
+                {
+                    "POLYMARKET_GAMMA_URL": replay.gamma_url,
+                    "POLYMARKET_CLOB_URL": replay.clob_url,
+                    "TELEGRAM_BOT_TOKEN": TOKEN,
+                    "TELEGRAM_API_URL": api.url,
+                }
+            )
+        )
+    assert len(found) == 10
+    by_state = states(found)
+    # Nobody has set a command: there is nothing to compare.
+    assert by_state.pop("telegram getMyCommands") is State.WARN
+    assert set(by_state.values()) == {State.PASS}, as_text(found)
+    assert TOKEN not in as_text(found) + as_json(found)
 
 
 @pytest.mark.errors
@@ -95,9 +129,15 @@ async def test_services_that_are_away_are_sentences(unused_url):
     """Nothing answers: each endpoint fails with what to look at, and nothing raises."""
     found = await check_live(
         settings_of(
-            {"POLYMARKET_GAMMA_URL": unused_url, "POLYMARKET_CLOB_URL": unused_url}
+            {
+                "POLYMARKET_GAMMA_URL": unused_url,
+                "POLYMARKET_CLOB_URL": unused_url,
+                "TELEGRAM_API_URL": unused_url,
+                "TELEGRAM_BOT_TOKEN": CANARY,
+            }
         )
     )
+    assert CANARY not in as_text(found) + as_json(found)
     assert {each.state for each in found} == {State.FAIL}
     assert all(each.fix for each in found)
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from sqlalchemy import select, text
 
-from oddsbot.alerts import Direction, MoveRule
+from oddsbot.alerts import Base, Direction, MoveRule
 from oddsbot.polymarket import MarketResolved, quotes
 from oddsbot.store import SqlRules
 from oddsbot.store.tables import alerts, rules, seen, shards
@@ -62,13 +62,24 @@ async def test_a_rule_that_is_paused_fires_nothing_until_it_goes_on(
     await process.judging()
     process.feed.say(top(1, 50, 51), top(2, 61, 62))
     await due.until(1)
-    for paused, quotes_ in ((True, (top(3, 50), top(4, 61))), (False, (top(5, 50),))):
-        await stored.save(rule(paused=paused))
-        process.shard.look()
-        await eventually(lambda paused=paused: (not process.feed.assets) is paused)
-        process.feed.say(*quotes_)
-    process.feed.say(top(6, 63))
-    assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
+    await stored.save(rule(paused=True))
+    process.shard.look()
+    await eventually(lambda: not process.feed.assets)
+    process.feed.say(top(3, 50, 51), top(4, 61, 62))
+    # As the command does: it goes on from the price of now.
+    now = Base(Decimal("0.61"), Decimal("0.62"))
+    await stored.save(rule(base=now))
+    process.shard.look()
+    await eventually(lambda: process.feed.assets)
+    process.feed.say(top(5, 50, 51), top(6, 63, 64))
+    await due.until(2)
+    process.feed.say(top(7, 50, 51), top(8, 63, 64))
+    found = await due.until(3)
+    assert [row[1] for row in found] == ["rule:1", "rule:2", "rule:3"]
+    async with engine.connect() as connection:
+        query = select(alerts.c.at).order_by(alerts.c.n, alerts.c.place)
+        times = (await connection.execute(query)).scalars().all()
+    assert times == [START + 2, START + 6, START + 8]
 
 
 @pytest.mark.errors

@@ -111,13 +111,53 @@ ENDPOINTS = (
 )
 
 
+class _Me(msgspec.Struct):
+    id: int
+    is_bot: bool
+    first_name: str
+    username: str
+
+
+class _WebhookInfo(msgspec.Struct):
+    url: str
+    has_custom_certificate: bool
+    pending_update_count: int
+
+
+class _Command(msgspec.Struct):
+    command: str
+    description: str
+
+
+METHODS = (
+    _Endpoint("telegram getMe", "", "getMe", lambda answer: [answer["result"]], _Me),
+    _Endpoint(
+        "telegram getWebhookInfo",
+        "",
+        "getWebhookInfo",
+        lambda answer: [answer["result"]],
+        _WebhookInfo,
+    ),
+    _Endpoint(
+        "telegram getMyCommands",
+        "",
+        "getMyCommands",
+        lambda answer: answer["result"],
+        _Command,
+    ),
+)
+"""The methods of the Bot API that only read; the others are not called."""
+
+
 async def check_live(settings: Settings) -> list[Finding]:
     """Ask each endpoint once and compare; nothing is written anywhere.
+
+    With a token the methods of the Bot API that only read are asked too.
 
     A field that is missing or of another kind fails, a new one is named.
     """
     given: dict[str, str] = {}
-    findings = []
+    findings: list[Finding] = []
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as http:
         for endpoint in ENDPOINTS:
             try:
@@ -125,20 +165,28 @@ async def check_live(settings: Settings) -> list[Finding]:
             except KeyError:
                 findings.append(_failed(endpoint, "an earlier answer is missing"))
                 continue
-            url = f"{getattr(settings, endpoint.base).rstrip('/')}{path}"
-            try:
-                answer = await _asked(http, url)
-                rows = list(endpoint.rows(answer))
-                given |= endpoint.gives(answer)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                findings.append(
-                    _failed(endpoint, f"no answer ({type(error).__name__})")
-                )
-            except (msgspec.MsgspecError, LookupError, TypeError, ValueError):
-                findings.append(_failed(endpoint, "the answer has another form"))
-            else:
-                findings.append(_compared(endpoint, rows))
+            base = getattr(settings, endpoint.base).rstrip("/")
+            findings.append(await _look(http, endpoint, f"{base}{path}", given))
+        telegram = settings.telegram
+        for method in METHODS if telegram.token else ():
+            url = f"{telegram.api_url}/bot{telegram.token}/{method.path}"
+            findings.append(await _look(http, method, url, given))
     return findings
+
+
+async def _look(
+    http: aiohttp.ClientSession, endpoint: _Endpoint, url: str, given: dict[str, str]
+) -> Finding:
+    """Ask once and compare; no text has the address, which may have a token in it."""
+    try:
+        answer = await _asked(http, url)
+        rows = list(endpoint.rows(answer))
+        given |= endpoint.gives(answer)
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        return _failed(endpoint, f"no answer ({type(error).__name__})")
+    except (msgspec.MsgspecError, LookupError, TypeError, ValueError):
+        return _failed(endpoint, "the answer has another form")
+    return _compared(endpoint, rows)
 
 
 async def _asked(http: aiohttp.ClientSession, url: str) -> Any:
@@ -181,5 +229,5 @@ def _failed(endpoint: _Endpoint, why: str) -> Finding:
         name=endpoint.name,
         state=State.FAIL,
         seen=why,
-        fix="look whether Polymarket is reached, and at its changelog",
+        fix="look whether the service is reached, and at its changelog",
     )

@@ -9,9 +9,11 @@ import aiohttp
 import msgspec
 
 from oddsbot.store import open_database, revision_of
+from oddsbot.telegram.updates import POLLING
 from oddswire import Client
 from oddswire.errors import OddswireError
 from oddswire.health import Health
+from oddswire.locks import Locks
 
 from .finding import Finding, State
 
@@ -160,7 +162,11 @@ async def _telegram(
     try:
         status, me, date = await call("getMe")
         _, hook, _ = await call("getWebhookInfo")
-        if me.ok and settings.telegram.webhook is None and not _url_of(hook):
+        polls = settings.telegram.webhook is None and not _url_of(hook)
+        if me.ok and polls and await _we_poll(settings):
+            # To ask once more would end the running bot's request with a 409.
+            poll = 0
+        elif me.ok and polls:
             # Without an offset nothing is confirmed. Whoever else polls asks again
             # within these seconds, and that ends this request with a 409.
             poll, _, _ = await call("getUpdates", timeout=3, limit=1)
@@ -186,6 +192,18 @@ async def _telegram(
     yield _webhook(settings, hook)
     yield _poller(poll)
     yield _clock(date, clock)
+
+
+async def _we_poll(settings: Settings) -> bool:
+    """Return whether a bot of these settings polls now: its lock is held."""
+    if settings.redis.url is None:
+        return False
+    try:
+        async with Client.from_settings(settings.redis) as client:
+            lock = Locks(client, prefix=settings.redis.prefix).keys(POLLING, 1)[-1]
+            return bool(await client.exists(lock))
+    except OddswireError:
+        return False
 
 
 def _name_of(me: _Answer) -> str:
@@ -224,6 +242,10 @@ def _poller(status: int) -> Finding:
             state=State.FAIL,
             seen="another program polls with this token",
             fix="stop it, or give this bot a token of its own",
+        )
+    if status == 0:
+        return Finding(
+            name="poller", state=State.PASS, seen="this bot runs and polls itself"
         )
     return Finding(name="poller", state=State.PASS, seen="nobody else was seen polling")
 

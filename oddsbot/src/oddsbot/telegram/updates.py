@@ -46,7 +46,8 @@ _NOTICE = Rule("commands.notice", SlidingWindow(1, 60.0), key="user")
 _TOO_FAST = "That was too much at once. I go on in a minute; what you sent now is lost."
 _ADMITTED = Family("update_admitted", int, int)
 _REMEMBERED = 3_600
-_LOCK = "telegram.polling"
+POLLING = "telegram.polling"
+"""The lock of the process that asks for updates."""
 _LOCK_TTL = 10.0
 _PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _CONFLICT_PAUSE = 5.0
@@ -236,7 +237,7 @@ class Poller:
         outage = OutageBackoff()
         while True:
             try:
-                async with self._locks.lock(_LOCK, _LOCK_TTL):
+                async with self._locks.lock(POLLING, _LOCK_TTL):
                     outage.over()
                     await self._poll()
             except LockLost:
