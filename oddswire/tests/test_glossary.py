@@ -70,6 +70,7 @@ WORDS = {
         "in_time": "ensure_current",
         "timely_until": "current_until",
         "untold": "untracked",
+        "UNTOLD": "UNKNOWN",
         "TrackedWire": "TrackingConnection",
         "wire": "connection",
         "plain": "untracked",

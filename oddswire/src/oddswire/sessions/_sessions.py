@@ -96,7 +96,7 @@ class Sessions(Generic[T]):
         compress_above: Fields of fewer bytes are not compressed.
         max_size: Bytes that a section or a member may have.
         ttl: Seconds without activity after which a conversation ends.
-        absolute: Seconds after which it ends whatever happens; None: no such limit.
+        absolute: Seconds after which it ends in any case; None: no such limit.
         cap: Most sessions; a user who has a session is never refused. With a source,
             the least active leaves Redis, and nobody is refused.
         cleanup: Seconds between removals of ended sessions.
@@ -895,7 +895,7 @@ class Sessions(Generic[T]):
     async def rebuild(
         self, on_progress: Callable[[RebuildProgress], object] | None = None
     ) -> RebuildProgress:
-        """Have Redis be as the source of record is, all of it.
+        """Make Redis as the source of record is, all of it.
 
         Entering does it, and each process does when Redis lost its data. A record that
         Redis has costs one look for 200 users. Interrupted, it goes on where it was,

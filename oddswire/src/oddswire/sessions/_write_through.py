@@ -560,7 +560,7 @@ class WriteThrough:
             await self.reconcile(user_id)
 
     async def _take(self, user_id: int) -> WriteIntent:
-        """Begin an intent whatever Redis has; an abandoned one becomes the caller's."""
+        """Begin an intent on any version; an abandoned one becomes the caller's."""
         for _ in range(TRIES):
             intent = await self.intents.begin(user_id, None)
             match intent.kind:
