@@ -15,7 +15,7 @@ PEERS_STAMP := .venv-peers/.ready
 # wheel: a part of a tool of the tests, pinned by its hash like everything else.
 WHEELS := --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test check wheels docs conformance dropin chaos audit failovers oracle compare bench bench-alerts bench-bot growth hour lock lock-dropin clean
+.PHONY: demo test check wheels docs conformance dropin chaos audit failovers oracle compare bench bench-alerts bench-bot growth metrics-cost hour lock lock-dropin clean
 
 demo: $(STAMP)  ## talk to the bot in a browser, no account, no network
 	@$(BIN)/oddsbot demo
@@ -90,6 +90,9 @@ bench-bot: $(STAMP)  ## the bot's answers at 200 commands a second, its start an
 
 growth: $(PEERS_STAMP)  ## sessions from 10^3 to 10^6; 2 GB of memory, about 10 minutes
 	@$(PEERS)/python benchmarks/growth.py $(SIZES)
+
+metrics-cost: $(STAMP)  ## what a get costs with every exporter on; a minute
+	@$(BIN)/python benchmarks/metrics_cost.py
 
 hour: $(STAMP)  ## a modelled hour of a bot, with the cache and without; 6 minutes
 	@$(BIN)/python benchmarks/hour.py

@@ -290,3 +290,42 @@ async def test_queues_limits_and_tiers_are_those_that_were_counted(server, prefi
     assert seen.queues[0].oldest >= 0.0
     assert seen.latency
     assert sum(point.calls for point in seen.latency) > 0
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X6")
+async def test_a_client_that_guesses_cannot_choose_its_address(server, prefix):
+    """A forwarded address that no listed proxy vouches for counts as nothing."""
+    async with serving(url=server.url, prefix=prefix, token=TOKEN) as site:
+        for number in range(10):
+            status, _, _ = await site.get(
+                "/status",
+                Authorization="Bearer wrong",
+                **{"X-Forwarded-For": f"10.0.0.{number}"},
+            )
+            assert status == 401
+        assert (await site.get("/status", **BEARER))[0] == 429
+
+        # Behind a proxy that is listed, each client fails for itself.
+        behind = Status(
+            site.wire.metrics,
+            site.wire.health,
+            token=TOKEN,
+            proxies=["127.0.0.0/8"],
+        )
+        async with behind.listener() as listener, aiohttp.ClientSession() as http:
+            url = f"http://127.0.0.1:{listener.port}/status"
+
+            async def status(address, authorization):
+                headers = {
+                    "X-Forwarded-For": address,
+                    "Authorization": authorization,
+                }
+                async with http.get(url, headers=headers) as answer:
+                    return answer.status
+
+            for _ in range(10):
+                assert await status("10.0.0.1", "Bearer wrong") == 401
+            right = BEARER["Authorization"]
+            assert await status("10.0.0.1", right) == 429
+            assert await status("10.0.0.2", right) == 200
