@@ -1,14 +1,14 @@
 """``make bench-bot``: how fast the bot answers, and what many people cost it.
 
-Two figures of a bot in a process of its own, between the stand-ins of this machine, over
-HTTP, with Redis at ``appendfsync everysec``:
+Two figures of a bot in a process of its own, between the stand-ins of this machine,
+over HTTP, with Redis at ``appendfsync everysec``:
 
 1. Answers: 200 people ask for a cached price, 200 times a second. An answer's time is
    from when the update was there for Telegram's stand-in to when the message arrived at
    it: polling, the durable queue, the dispatcher, the caches and the sending are in it.
    The limits of Telegram and of one person are lifted, or nothing could be measured.
-2. ``oddsbot run`` with 10,000 people and 50,000 rules, as it is installed: seconds from
-   its start to the first answer and to following the prices, and the memory it has then.
+2. ``oddsbot run`` with 10,000 people and 50,000 rules, as it is installed: seconds
+   from its start to the first answer and to following the prices, and its memory then.
 
 Times are of the wall clock: what else the machine does is in them, so the load is said.
 """
@@ -80,7 +80,7 @@ async def worker(asked: dict[str, Any]) -> None:
 
 
 class Bench:
-    """The stand-ins, a server, a database, and the environment of a bot between them."""
+    """The stand-ins, a server, a database; and the environment of a bot there."""
 
     def __init__(
         self, replay: Replay, api: BotApi, server: EmbeddedServer, folder: Path
@@ -215,7 +215,7 @@ async def _start(bench: Bench) -> None:
     process = await asyncio.create_subprocess_exec(
         Path(sys.executable).with_name("oddsbot"),
         "run",
-        env={**os.environ, **bench.environ},
+        env=bench.environ,
         stdout=asyncio.subprocess.DEVNULL,
     )
     try:

@@ -395,7 +395,8 @@ async def test_bad_input_is_one_sentence_that_names_the_argument():
         ("namespaces", "m", "namespaces must be a list of Namespace objects"),
         ("topics", ["t"], "topics must be a list of Topic objects"),
         ("rules", ["r"], "rules must be a list of Rule objects"),
-        ("rules", 5, "rules must be a list of Rule objects"),
+        ("rules", None, "rules must be a list, as in rules="),
+        ("rules", [None], "rules must be a list of Rule objects, not None"),
         ("queues", ["q"], "queues must be a list of QueueKey objects"),
     ],
 )

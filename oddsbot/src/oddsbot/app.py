@@ -104,9 +104,9 @@ class Rules:
         """Return a person's rules, in the order of their ids."""
         return [stored.rule for stored in await self._desk.of(user_id)]
 
-    async def add(self, rule: Rule) -> None:
+    async def add(self, rule: Rule, update_id: int | None = None) -> None:
         """Keep a rule and have it watched; the same rule again changes nothing."""
-        await self._desk.add(rule)
+        await self._desk.add(rule, update_id)
         self.on_change(rule, True)  # noqa: FBT003
 
     async def remove(self, user_id: int, rule_id: str) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from oddsbot.alerts import Direction, MoveRule, PriceRule
 from oddsbot.store import (
+    AlreadyHandled,
     OtherOwner,
     SameRule,
     SqlRules,
@@ -223,6 +224,24 @@ async def test_a_damaged_rule_costs_no_other(engine, known):
     with pytest.raises(CodecError, match="schema 2") as caught:
         await every(rules)
     assert caught.value.reason == "newer"
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B6")
+async def test_an_update_that_comes_again_brings_no_removed_rule_back(engine, known):
+    """The update is noted with its rule; another update may ask for the same."""
+    await known(1)
+    rules = SqlRules(engine)
+    await rules.save(rule(1), 7)
+    assert await rules.delete(1, rule(1).id)
+    with pytest.raises(AlreadyHandled):
+        await rules.save(rule(1), 7)
+    assert await every(rules) == []
+    # What the database refuses is not noted.
+    with pytest.raises(UnknownUser):
+        await rules.save(rule(2, user_id=99), 8)
+    await rules.save(rule(2), 8)
+    assert await every(rules) == [rule(2)]
 
 
 @pytest.mark.integration

@@ -3,9 +3,11 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import random
 import signal
 import sys
+from collections import Counter
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import aiohttp
 import pytest
 
 from oddsbot.settings import Settings
+from oddsbot.standin.polymarket import Recording, Replay, sample
 from oddsbot.telegram.updates import UPDATES
 from oddsbot.telegram.webhook import SECRET_HEADER, path_of
 from oddswire import Client, EmbeddedServer
@@ -162,6 +165,49 @@ async def test_sigterm_with_updates_in_flight_loses_none(durable, environ, api):
         await worker.start()
         for each in people:
             await eventually(lambda each=each: len(each.messages) >= 15, 60)
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("C13", "B4")
+@pytest.mark.timeout(240)
+async def test_sigterm_with_alerts_in_flight_loses_and_repeats_none(
+    durable, environ, api
+):
+    """A result goes to 20 people, the process is told to end midway: one alert each."""
+    recording = await asyncio.to_thread(Recording.load, sample())
+    people = range(5_000, 5_020)
+    async with Replay(recording, speed=math.inf) as moving:
+        urls = {
+            "POLYMARKET_GAMMA_URL": moving.gamma_url,
+            "POLYMARKET_CLOB_URL": moving.clob_url,
+            "POLYMARKET_WS_URL": moving.ws_url,
+        }
+        asked = {
+            "environ": environ | urls | {"REDIS_URL": durable.url},
+            "token": api.token,
+            "api": api.url,
+        }
+
+        def told():
+            return Counter(
+                each.chat for each in api.world.sent if "Resolved" in each.text
+            )
+
+        async with workers(1, asked) as (worker,):
+            for each in people:
+                api.world.join(each, f"P{each}")
+                api.world.say(each, f"/watch {LINK}")
+            # An alert has the websocket followed.
+            api.world.say(ADA, f"/alert {LINK} up > 1")
+            await eventually(lambda: len(api.world.sent) > len(people), 90)
+            market = next(iter(recording.markets.values()))
+            await moving.wait_subscribed(market.tokens[0])
+            moving.start()
+            await eventually(lambda: len(told()) > 2, 60)
+            assert await worker.end(signal.SIGTERM) == 0
+            await worker.start()
+            await eventually(lambda: len(told()) == len(people), 90)
+    assert set(told().values()) == {1}
 
 
 @pytest.mark.errors

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Generic, Self, Unpack
 
@@ -37,7 +36,7 @@ from oddswire.sessions import (
 from oddswire.settings import Settings, is_example_key, not_a_setting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     # Of the type checker alone: a parameter with a default, before Python 3.13.
     from typing_extensions import TypeVar
@@ -227,7 +226,7 @@ class Wire(Generic[S, M]):
         _check_types(session, source, keyring)
         self.settings = settings
         self._namespaces = _all_of("namespaces", namespaces, Namespace)
-        self._topics = _all_of("topics", topics, Topic)
+        self._topics: tuple[Topic[Any], ...] = _all_of("topics", topics, Topic)
         self._rules = _all_of("rules", rules, Rule)
         self._queue_type = queue
         self.events = Events()
@@ -238,7 +237,7 @@ class Wire(Generic[S, M]):
         self._stack = AsyncExitStack()
         self._opened = False
         self._queue: Queue[M] | None = None
-        self._keys = _all_of("queues", queues, QueueKey)
+        self._keys: tuple[QueueKey[Any], ...] = _all_of("queues", queues, QueueKey)
         _refuse_twice(self._keys, also=queue is not None)
 
     if not TYPE_CHECKING:
@@ -543,21 +542,24 @@ def _check_types(session: object, source: object, keyring: object) -> None:
         )
 
 
-def _all_of(name: str, values: Iterable[T], kind: type[T]) -> tuple[T, ...]:
+def _all_of(name: str, values: Any, kind: type[T]) -> tuple[T, ...]:
     """Return an argument as a tuple.
 
     Raises:
         SettingsError: It is no collection of that type.
     """
-    given: object = values
-    found = tuple(values) if isinstance(given, Iterable) else (given,)
-    wrong = [each for each in found if not isinstance(each, kind)]
-    if wrong or not isinstance(given, Iterable):
+    try:
+        found = tuple(values)
+    except TypeError:
         raise SettingsError(
-            f"{name} must be a list of {kind.__name__} objects, as in {name}=[...], "
-            f"not {shown(wrong[0] if wrong else given)}"
+            f"{name} must be a list, as in {name}=[...], not {shown(values)}"
+        ) from None
+    wrong = [each for each in found if not isinstance(each, kind)]
+    if wrong:
+        raise SettingsError(
+            f"{name} must be a list of {kind.__name__} objects, not {shown(wrong[0])}"
         )
-    return tuple(each for each in found if isinstance(each, kind))
+    return found
 
 
 def _refuse_twice(keys: tuple[QueueKey[Any], ...], *, also: bool) -> None:

@@ -22,6 +22,7 @@ from oddswire.errors import (
     Outcome,
     SettingsError,
     Unavailable,
+    WrongType,
 )
 from oddswire.health import Health
 from oddswire.pubsub import PubSub
@@ -201,6 +202,12 @@ async def test_keys_of_several_slots_are_named(whole):
     assert await whole.dbsize() == 0
     assert await whole.mset_nonatomic({"a": 1, "b": 2})
     assert await whole.mget("a", "b") == [b"1", b"2"]
+    with pytest.raises(WrongType):
+        await whole.execute_command("hgetall", "a")
+    with pytest.raises(WrongType):
+        await whole.hgetall("a")
+    # Each failed call counts once.
+    assert whole.stats().failures["WrongType"] == 2
 
 
 @pytest.mark.errors
@@ -291,6 +298,7 @@ async def test_no_seed_is_alive():
     async with Client.from_url(url, command_timeout=0.6) as client:
         with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1,127\.0\.0\.1:2") as e:
             await client.get("key")
+        assert client.stats().failures == {"Unavailable": 1}
     assert e.value.outcome is Outcome.NOT_SENT
 
 

@@ -4,6 +4,7 @@ from oddsbot.store.database import open_database, revision_of, upgrade
 from oddsbot.store.followers import SqlFollowers
 from oddsbot.store.log import AlertLog, AlertRow, Fate, Place
 from oddsbot.store.rules import (
+    AlreadyHandled,
     OtherOwner,
     RuleChanges,
     SameRule,
@@ -35,6 +36,7 @@ __all__ = [
     "MAX_WALLETS",
     "AlertLog",
     "AlertRow",
+    "AlreadyHandled",
     "Conversation",
     "Display",
     "Fate",

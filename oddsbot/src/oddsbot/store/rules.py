@@ -11,7 +11,8 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from oddsbot.alerts import Base, MoveRule, PriceRule, Rule, RuleState
 from oddsbot.store.database import failure, to_its_end
-from oddsbot.store.tables import alerts, removed_rules, revisions, rules, users
+from oddsbot.store.recordset import insert_into
+from oddsbot.store.tables import alerts, handled, removed_rules, revisions, rules, users
 from oddswire.clock import SystemClock
 from oddswire.errors import CodecError, SourceUnavailable
 from oddswire.plain import plain
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _PAGE = 500
 _SCHEMA = 1
+_LINE = "rules"
+_NOTED = 2 * 86_400_000
 _TYPES: dict[str, type[PriceRule | MoveRule]] = {
     "price": PriceRule,
     "move": MoveRule,
@@ -42,6 +45,10 @@ class OtherOwner(ValueError):
 
 class SameRule(ValueError):
     """The person has a rule for this price already."""
+
+
+class AlreadyHandled(ValueError):
+    """The update has had its effect; nothing is changed a second time."""
 
 
 class UnknownUser(ValueError):
@@ -114,15 +121,22 @@ class SqlRules:
     # --- what people change
 
     @to_its_end
-    async def save(self, rule: Rule) -> int:
+    async def save(self, rule: Rule, update_id: int | None = None) -> int:
         """Store a rule, or replace the person's rule with the same id; it begins again.
 
         Its alerts are counted on, so that none has the id of an earlier one.
+
+        Args:
+            rule: The rule.
+            update_id: Of Telegram's update that asks for it. It is noted for two days
+                in the same transaction, so that an update that comes again brings back
+                no rule that its person has removed meanwhile.
 
         Returns:
             The revision of the change.
 
         Raises:
+            AlreadyHandled: The update is noted.
             OtherOwner: Another user's rule has this id; nothing is changed.
             SameRule: She has another rule for this outcome, side and level.
             UnknownUser: She has no session.
@@ -131,12 +145,25 @@ class SqlRules:
         try:
             async with self._engine.begin() as connection:
                 revision = await next_revision(connection)
+                if update_id is not None:
+                    await self._note(connection, update_id)
                 await self._write(connection, rule, revision)
         except IntegrityError as error:
             raise await self._refusal(rule) or failure(error) from None
         except (SQLAlchemyError, OSError) as error:
             raise failure(error) from None
         return revision
+
+    async def _note(self, connection: AsyncConnection, update_id: int) -> None:
+        """Note an update as handled; the notes of two days are kept."""
+        now = int(self._clock.now() * 1000)
+        old = handled.c.handled_at < now - _NOTED
+        await connection.execute(delete(handled).where(old))
+        row = {"line": _LINE, "update_id": update_id, "handled_at": now}
+        note = insert_into(connection.dialect.name, handled).values(**row)
+        noted = await connection.execute(note.on_conflict_do_nothing())
+        if not noted.rowcount:
+            raise AlreadyHandled(f"update {update_id} was handled before")
 
     async def _write(
         self, connection: AsyncConnection, rule: Rule, revision: int

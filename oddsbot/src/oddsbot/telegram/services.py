@@ -29,10 +29,15 @@ class RuleBook(Protocol):
         """Return a person's rules, the oldest first."""
         ...
 
-    async def add(self, rule: Rule) -> None:
+    async def add(self, rule: Rule, update_id: int | None = None) -> None:
         """Keep a rule, and watch it from now on; the same rule again changes nothing.
 
+        Args:
+            rule: The rule.
+            update_id: Of the update that asks for it, where it asks for a new one.
+
         Raises:
+            AlreadyHandled: The update made it before, and it was removed since.
             RuleError: It cannot be watched.
             SourceError: The database failed.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from oddsbot.store import AlreadyHandled
 from oddswire.errors import OddswireError
 from oddswire.pubsub import Delivery, Topic
 
@@ -45,16 +46,27 @@ class RuleDesk:
         """
         return [each for each in await self._rules.of(user_id) if not each.state.ended]
 
-    async def add(self, rule: Rule) -> None:
+    async def add(self, rule: Rule, update_id: int | None = None) -> None:
         """Keep a rule, and have it watched; the same rule again changes nothing.
 
+        Args:
+            rule: The rule.
+            update_id: Of the update that asks for it; the same one changes nothing.
+
         Raises:
+            AlreadyHandled: The update was handled, and the rule is not there any more.
             OtherOwner, SameRule, UnknownUser: As from `SqlRules.save`.
             SourceError: The database failed; the outcome says what that means.
         """
         known = await self._rules.get(rule.user_id, rule.id)
         if known is None or known.rule != rule:
-            await self._ring(await self._rules.save(rule))
+            try:
+                revision = await self._rules.save(rule, update_id)
+            except AlreadyHandled:
+                if known is None:
+                    raise
+                return
+            await self._ring(revision)
 
     async def remove(self, user_id: int, rule_id: str) -> bool:
         """Delete a person's rule; False when she has none with this id.

@@ -21,6 +21,7 @@ import copy
 import math
 from asyncio import get_running_loop
 from functools import partial
+from importlib import import_module
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -252,6 +253,7 @@ class Client(aredis.Redis):
     @classmethod
     def _for_cluster(cls) -> type[Self]:
         """Return the kind of this client that serves a cluster."""
+        import_module("oddswire.client._cluster")  # most programs need it never
         return next((each for each in cls.__subclasses__() if each.is_cluster), cls)
 
     @property

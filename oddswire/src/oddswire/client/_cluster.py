@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from binascii import crc_hqx
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import msgspec
 from redis.crc import key_slot
@@ -24,6 +24,7 @@ from oddswire.client._cluster_keys import (
     cross_slot,
     keys_of,
     scope_of,
+    slot_of,
 )
 from oddswire.client._cluster_node import NodeClient
 from oddswire.client._cluster_pipeline import ClusterPipeline
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from oddswire.client._commands import CommandSpec
     from oddswire.client._listening import Monitor, PubSub
     from oddswire.settings import Settings
+
+T = TypeVar("T")
 
 # The cursor of SCAN is one of a node; which node stands above its 64 bits.
 _CURSOR_BITS = 64
@@ -114,7 +117,6 @@ class ClusterClient(Client):
             self._connections.metrics,
             make=make,
             check_loop=self._connections.loop_guard.check,
-            count_failure=self.count_failure,
         )
         self._slots = self._router.slots
         self._calls = self._router.calls_within(self.timeout)
@@ -147,15 +149,14 @@ class ClusterClient(Client):
 
     async def execute_packed(self, data: bytes, args: tuple[Any, ...]) -> Any:
         """Send a command that was packed before to the node of its keys."""
-        slot = self._slot_of_packed(args)
-        deadline = monotonic() + self.timeout
-        node = self._slots[slot] or await self._router.owner(slot, deadline)
+        slot = slot_of(keys_of(args) or [], str(args[0]))
+        if slot is None:
+            return await self._execute_routed(args, {})
+        node = self._slots[slot]
+        if node is None:
+            deadline = monotonic() + self.timeout
+            node = await self._found(self._router.owner(slot, deadline))
         return await node.views[self.timeout].execute_packed(data, args)
-
-    def _slot_of_packed(self, args: tuple[Any, ...]) -> int:
-        """Return the slot of a script's first key: all of its keys are there."""
-        key = args[3] if len(args) > 3 else b""
-        return key_slot(key.encode() if isinstance(key, str) else key)
 
     async def _execute_routed(
         self, args: tuple[Any, ...], options: dict[str, Any]
@@ -164,28 +165,30 @@ class ClusterClient(Client):
         command = self.command_spec(args[0])
         words = (*command.words, *args[1:])
         deadline = monotonic() + self.timeout
+        keys = keys_of(words)
+        if keys is None:
+            keys = await self._keys_by_server(words, deadline)
+        if keys is None:
+            # No server knows it; one of them says so.
+            node = await self._found(self._router.any_primary(deadline))
+            return await node.views[self.timeout].execute_command(*args, **options)
+        if not keys:
+            return await self._run_keyless(command, words, args, options, deadline)
+        places = by_slot(keys)
+        if len(places) == 1:
+            return await self._run_on(next(iter(places)), deadline, args, options)
+        if command.name == "MGET":
+            return await self._merge_values(places, keys, args, options, deadline)
+        if command.name in SUMMED:
+            return await self._add_up(places, keys, command, args, deadline)
+        raise self.count_failure(cross_slot(command.name, keys))
+
+    async def _found(self, search: Coroutine[Any, Any, T]) -> T:
+        """Return the node or nodes that were looked for; a failed search counts."""
         try:
-            keys = keys_of(words)
-            if keys is None:
-                keys = await self._keys_by_server(words, deadline)
-            if keys is None:
-                # No server knows it; one of them says so.
-                node = await self._router.any_primary(deadline)
-                return await node.views[self.timeout].execute_command(*args, **options)
-            if not keys:
-                return await self._run_keyless(command, words, args, options, deadline)
-            places = by_slot(keys)
-            if len(places) == 1:
-                return await self._run_on(next(iter(places)), deadline, args, options)
-            if command.name == "MGET":
-                return await self._merge_values(places, keys, args, options, deadline)
-            if command.name in SUMMED:
-                return await self._add_up(places, keys, command, args, deadline)
-            raise cross_slot(command.name, keys)
+            return await search
         except OddswireError as error:
-            if error.outcome is not Outcome.UNKNOWN:
-                self._failures.count(error, monotonic())
-            raise
+            raise self.count_failure(error) from error.__cause__
 
     async def _run_on(
         self, slot: int, deadline: float, args: tuple[Any, ...], options: dict[str, Any]
@@ -194,7 +197,7 @@ class ClusterClient(Client):
         node = self._slots[slot]
         if node is not None:
             return await node.views[self.timeout].execute_command(*args, **options)
-        node = await self._router.owner(slot, deadline)
+        node = await self._found(self._router.owner(slot, deadline))
         client = node.client.bounded(max(0.0, deadline - monotonic()))
         return await client.execute_command(*args, **options)
 
@@ -202,7 +205,7 @@ class ClusterClient(Client):
         self, words: tuple[Any, ...], deadline: float
     ) -> list[Any] | None:
         """Ask a node which arguments are keys; None: it does not know the command."""
-        node = await self._router.any_primary(deadline)
+        node = await self._found(self._router.any_primary(deadline))
         command = self.command_spec("COMMAND GETKEYS")
         question = ("COMMAND GETKEYS", *words)
         data = self.pack(command, question)
@@ -300,14 +303,15 @@ class ClusterClient(Client):
             return await self._scan(args, options, deadline)
         scope = scope_of(words)
         if command.route_for(args) is Route.REFUSED or scope is Scope.ANY:
-            node = await self._router.any_primary(deadline)
+            node = await self._found(self._router.any_primary(deadline))
             return await node.views[self.timeout].execute_command(*args, **options)
         if scope is Scope.ONE:
-            raise NotOnCluster(
+            refusal = NotOnCluster(
                 f"{' '.join(command.words).upper()} is about one node: ask it of one "
                 "of `await client.primaries()`"
             )
-        nodes = await self._router.all_primaries(deadline)
+            raise self.count_failure(refusal)
+        nodes = await self._found(self._router.all_primaries(deadline))
         replies = await _together(
             [
                 node.views[self.timeout].execute_command(*args, **dict(options))
@@ -327,7 +331,7 @@ class ClusterClient(Client):
         self, args: tuple[Any, ...], options: dict[str, Any], deadline: float
     ) -> Any:
         """Scan one primary after the other; the cursor says which, and where in it."""
-        nodes = await self._router.all_primaries(deadline)
+        nodes = await self._found(self._router.all_primaries(deadline))
         try:
             number, cursor = divmod(int(args[1]), 1 << _CURSOR_BITS)
         except (IndexError, ValueError, TypeError):
@@ -350,7 +354,7 @@ class ClusterClient(Client):
         They end with this client, or when their node owns no slot any more.
         """
         deadline = monotonic() + self.timeout
-        nodes = await self._router.all_primaries(deadline)
+        nodes = await self._found(self._router.all_primaries(deadline))
         return tuple(node.views[self.timeout] for node in nodes)
 
     # --- views, batches

@@ -9,6 +9,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ResponseError
 
 from oddswire.client._client import Client
+from oddswire.errors import OddswireError
 
 if TYPE_CHECKING:
     import redis.asyncio as aredis
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from oddswire.client._connections import Connections
     from oddswire.client._statistics import FailureCounts
     from oddswire.connection.multiplexer import ConnectionMetrics
-    from oddswire.errors import OddswireError
     from oddswire.events import Events
 
 # Views of other deadlines that are kept for a node.
@@ -144,6 +144,24 @@ class NodeClient(Client):
         """Those to this node, for the router."""
         return self._connections
 
+    async def _run(
+        self,
+        seen: Exception | None,
+        command: CommandSpec,
+        args: tuple[Any, ...],
+        data: bytes,
+        deadline: float,
+        *,
+        raw: bool,
+    ) -> Any:
+        """Let the router go on after what was seen; None: nothing was sent yet."""
+        try:
+            return await self._router.run(
+                self.node, command, args, data, deadline, raw=raw, seen=seen
+            )
+        except OddswireError as error:
+            raise self.count_failure(error) from error.__cause__
+
     async def _send(
         self,
         command: CommandSpec,
@@ -153,7 +171,7 @@ class NodeClient(Client):
         *,
         raw: bool,
     ) -> Any:
-        return await self._router.run(self.node, command, args, data, deadline, raw=raw)
+        return await self._run(None, command, args, data, deadline, raw=raw)
 
     async def _retry(
         self,
@@ -165,9 +183,7 @@ class NodeClient(Client):
         *,
         raw: bool,
     ) -> Any:
-        return await self._router.run(
-            self.node, command, args, data, deadline, raw=raw, seen=error
-        )
+        return await self._run(error, command, args, data, deadline, raw=raw)
 
     async def _on_error_reply(
         self,
@@ -180,9 +196,7 @@ class NodeClient(Client):
         if self._router.takes(reply):
             data = self.pack(command, args)
             raw = self.decodes and NEVER_DECODE in options
-            reply = await self._router.run(
-                self.node, command, args, data, deadline, raw=raw, seen=reply
-            )
+            reply = await self._run(reply, command, args, data, deadline, raw=raw)
         if not isinstance(reply, Exception):
             return await self.parse_reply(reply, command, options)
         if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):

@@ -105,7 +105,6 @@ class Router:
         metrics: Counted over all nodes.
         make: Returns the client of a node.
         check_loop: Raises `WrongLoop` in another loop than that of the first use.
-        count_failure: Counts a call that fails, and returns its error.
 
     Attributes:
         slots: The owner of each slot; None: nobody that is known.
@@ -122,7 +121,6 @@ class Router:
         *,
         make: Callable[[Router, str, int], NodeClient],
         check_loop: Callable[[], None],
-        count_failure: Callable[[Exception], Exception],
     ) -> None:
         self.slots: list[Node | None] = [None] * SLOTS
         self.primaries: tuple[Node, ...] = ()
@@ -131,7 +129,7 @@ class Router:
         self.metrics = metrics
         self._endpoint, self._settings = endpoint, settings
         self._make, self._check_loop = make, check_loop
-        self._count_failure, self._emit = count_failure, events.emit
+        self._emit = events.emit
         self._nodes: dict[Address, Node] = {}
         # Replicas, as of the last reading: asked when no primary answers.
         self._replicas: tuple[Address, ...] = ()
@@ -227,10 +225,10 @@ class Router:
                 self.read_soon()
                 may_go = repeatable or getattr(seen, "outcome", "") is Outcome.NOT_SENT
                 if not may_go or not isinstance(seen, ConnectionLost) or not losses:
-                    raise self._count_failure(seen)
+                    raise seen
                 losses -= 1
                 if not await _pause(backoff, deadline):
-                    raise self._count_failure(seen)
+                    raise seen
                 node = self._owner_or(slot, node)
             try:
                 node = await self.connected(node, None if asking else slot, deadline)
@@ -238,7 +236,7 @@ class Router:
             except OddswireError as error:
                 if not isinstance(error, ConnectionLost):
                     self.read_soon()
-                    raise self._count_failure(error) from error.__cause__
+                    raise
                 seen = error
                 continue
             if not isinstance(seen, Exception) or not self.takes(seen):

@@ -11,6 +11,7 @@ from aiogram.fsm.state import State, StatesGroup
 
 from oddsbot.alerts import Base, Direction, MoveRule, PriceRule
 from oddsbot.delivery import Action
+from oddsbot.store import AlreadyHandled
 from oddsbot.telegram.asked import AskedError, Level, Move, parse_asked
 from oddsbot.telegram.commands import markets
 from oddsbot.telegram.pressed import On, Pressed
@@ -83,8 +84,8 @@ async def _alert(
         )
     asked = parse_asked(rest if market else command.args or "")
     market = market or await markets.last(services, state)
-    rule_id = services.effects.rule_id(event_update.update_id)
-    return await add(message.chat.id, market, asked, rule_id, services)
+    person = message.chat.id
+    return await add(person, market, asked, event_update.update_id, services)
 
 
 async def _level(
@@ -96,7 +97,7 @@ async def _level(
     changed = (await state.get_data()).get("rule")
     rule_id = services.effects.rule_id(event_update.update_id)
     person = message.chat.id
-    card = await add(person, market, asked, rule_id, services)
+    card = await add(person, market, asked, event_update.update_id, services)
     if isinstance(changed, str) and changed != rule_id:
         # After the new one: whoever dies between has one too many, and none too few.
         await services.rules.remove(person, changed)
@@ -108,16 +109,17 @@ async def add(
     person: int,
     market: GammaMarket,
     asked: Level | Move,
-    rule_id: str,
+    update_id: int,
     services: Services,
 ) -> Card:
     """Keep an alert that was asked for, and say what it means.
 
-    The same update asks for the same rule, which is then there already.
+    The same update asks for the same rule: it is there already, or was removed since.
 
     Raises:
         AskedError: She has it already, or too many, or the market is over.
     """
+    rule_id = services.effects.rule_id(update_id)
     if market.resolved or market.closed:
         raise AskedError("This market is over: its prices do not move any more.")
     token = _token(market, asked.outcome)
@@ -131,7 +133,10 @@ async def add(
         raise AskedError(f"You have {MAX_RULES} alerts: stop one first, /alerts.")
     # A rule belongs to somebody who is known; she may never have said /start.
     await services.sessions.update(person, lambda _: None, create=True)
-    await services.rules.add(rule)
+    try:
+        await services.rules.add(rule, update_id)
+    except AlreadyHandled:
+        raise AskedError(errors.DONE_BEFORE) from None
     return set_card(rule, market, prices)
 
 
@@ -216,8 +221,8 @@ async def _preset(
         raise AskedError(errors.NO_MARKET)
     name = market.tokens[outcome].outcome
     asked = Level(level, direction_of(press.action), name)
-    rule_id = services.effects.rule_id(event_update.update_id)
-    card = await add(query.from_user.id, market, asked, rule_id, services)
+    person = query.from_user.id
+    card = await add(person, market, asked, event_update.update_id, services)
     return Pressed(said="Set.", new=card)
 
 

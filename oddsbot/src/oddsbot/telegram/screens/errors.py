@@ -47,3 +47,4 @@ OLD_LINK = (
 )
 NO_TAG = "Polymarket has no open events there. /top without a tag has all."
 NOT_YOURS = "You have no such alert any more. /alerts has those that you have."
+DONE_BEFORE = "I did that before, and you stopped that alert since. /alerts has all."
