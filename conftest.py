@@ -30,10 +30,6 @@ from hypothesis import settings
 # repository's folder for the package if the real one were not imported yet.
 import oddsbot
 import oddswire
-
-# Its first import reads files, such as the version of the distribution. A test that is
-# run alone would do so on its event loop.
-import oddswire.wire
 from oddswire.settings import OPTIONS
 
 if TYPE_CHECKING:

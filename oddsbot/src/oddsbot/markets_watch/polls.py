@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from oddsbot.polymarket import PolymarketError
 from oddswire.errors import OddswireError
+from oddswire.logs import log_line
 
 from .changes import (
     LiquidityChanged,
@@ -154,7 +155,7 @@ class MarketPolls:
             if not self._down:  # one line for an outage, however long
                 self._down = True
                 name = type(error).__name__
-                _log.warning("polls_failed error=%s", name, extra={"event": "degraded"})
+                log_line(_log, logging.WARNING, "polls_failed", error=name)
         else:
             self._down = False
 

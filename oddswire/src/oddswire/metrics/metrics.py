@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from oddswire._version import VERSION
 from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError
 from oddswire.metrics.journal import Journal
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from oddswire.queue import Queue
     from oddswire.ratelimit import RateLimiter
     from oddswire.sessions import Sessions
-
-_VERSION = version("oddswire")
 
 
 class Metrics:
@@ -79,7 +77,7 @@ class Metrics:
         cache = self._cache
         return Snapshot(
             taken=self._clock.now(),
-            version=_VERSION,
+            version=VERSION,
             client=self._client.stats(),
             cache=None if cache is None else cache.stats(),
             namespaces=(
