@@ -49,7 +49,8 @@ PASSING_TASKS = {
     *("sessions: updates", "queue: message", "queue: wait for the stop"),
     *("oddswire exclusive connection", "oddswire simple client connecting"),
     *("oddswire topic handler", "oddswire TLS", "oddswire asking for plaintext"),
-    "oddswire server starting",
+    *("oddswire server starting", "oddswire any node", "oddswire leaving a node"),
+    "oddswire asking for the map",
 }
 # Those of Sentinel are tried with sentinels, in their own tests.
 LOOPS = {
@@ -61,7 +62,8 @@ LOOPS = {
 ELSEWHERE = {
     *("sessions: mender", "oddswire sentinel"),
     *("oddswire new credentials", "oddswire authenticating again"),
-    "oddswire update renewal",
+    *("oddswire update renewal", "oddswire cluster map"),
+    *("status looks", "status samples"),
 }
 
 

@@ -103,7 +103,9 @@ def check_levels(levels: Iterable[Level]) -> None:
             check_size(size)
 
 
-class Level(Struct, frozen=True):
+# gc=False: no level can be part of a cycle, and a large book has thousands of them, each
+# of them work for every collection.
+class Level(Struct, frozen=True, gc=False):
     """What rests at one price of a book: the total, not a change."""
 
     price: Decimal
@@ -133,7 +135,7 @@ class Book(Struct, frozen=True, tag_field="event_type", tag="book"):
         check_price(self.last_trade_price)
 
 
-class LevelChange(Struct, frozen=True):
+class LevelChange(Struct, frozen=True, gc=False):
     """The new total at one price of one token; ``size`` 0 removes the level.
 
     A best price of None is an empty side; one that is unset was not told of.

@@ -213,8 +213,9 @@ class Pipeline(RedisPipeline):
                     plain = command.is_fast_path
                     for each in args:
                         kind = each.__class__
-                        if kind is memoryview or (
-                            kind is int and each.bit_length() > MOST_BITS
+                        if kind is not str and (
+                            kind is memoryview
+                            or (kind is int and each.bit_length() > MOST_BITS)
                         ):
                             plain = False
                     parts.append(pack(args) if plain else client.pack(command, args))
