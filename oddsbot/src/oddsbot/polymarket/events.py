@@ -103,8 +103,8 @@ def check_levels(levels: Iterable[Level]) -> None:
             check_size(size)
 
 
-# gc=False: no level can be part of a cycle. A large book has thousands of them, and each
-# would be work for every collection.
+# gc=False: no level can be part of a cycle. A large book has thousands of them, and
+# each would be work for every collection.
 class Level(Struct, frozen=True, gc=False):
     """What rests at one price of a book: the total, not a change."""
 
