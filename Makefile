@@ -21,7 +21,7 @@ demo: $(STAMP)  ## talk to the bot in a browser, no account, no network
 	@$(BIN)/oddsbot demo
 
 test: $(STAMP)  ## every test; writes build/requirements.json for make docs
-	@$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+	@$(BIN)/pytest -n 4 --dist worksteal
 
 check: $(STAMP)  ## lint, types, layers, reaches of tests, docs, wheels
 	$(BIN)/ruff format --check .
