@@ -202,7 +202,7 @@ async def test_no_answer_holds_the_loop_for_long(serve, session, name):
 
     ask = next(ask for start, ask in READERS.items() if body.startswith(start.encode()))
     quickest = math.inf
-    for _ in range(4):
+    for _ in range(12):
         turns.clear()
         gc.collect()
         watching = asyncio.get_running_loop().create_task(watch(), name="watch")

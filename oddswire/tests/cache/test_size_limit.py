@@ -40,8 +40,9 @@ async def test_the_cache_stays_below_its_cap_and_sessions_stay(own_fleet):
     async def left():
         return len([name async for name in a.client.scan_iter("own:cache:*")])
 
-    # A look of its own may have removed some, and not counted them yet.
-    await eventually(left, holds=lambda now: now == 400 - a.stats().l2_evicted)
+    # A look of its own may have removed some, and not counted them yet; where its call
+    # was late, it never counts them.
+    await eventually(left, holds=lambda now: now <= 400 - a.stats().l2_evicted)
 
 
 @pytest.mark.advanced
