@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -116,12 +117,20 @@ def check(report: dict[str, dict]) -> None:
         if "py.typed" not in installed:
             raise WheelError(f"{package}: no py.typed, type checkers would ignore it")
         project = tomllib.loads((ROOT / package / "pyproject.toml").read_text())
-        wanted = {key: project["project"][key] for key in ("name", "version")}
+        wanted = {"name": package, "version": version_of(package, project["project"])}
         found = report["metadata"][package]
         if {key: found[key] for key in wanted} != wanted:
             raise WheelError(f"{package}: metadata {found}, pyproject.toml {wanted}")
         if not Path(found["where"]).is_relative_to(SITE):
             raise WheelError(f"{package}: metadata read from {found['where']}")
+
+
+def version_of(package: str, project: dict[str, str]) -> str:
+    """Return the version that the project names, or that its source has."""
+    if "version" in project:
+        return project["version"]
+    source = ROOT / package / "src" / package / "_version.py"
+    return str(runpy.run_path(str(source))["VERSION"])
 
 
 def main() -> None:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
-
-_project = tomllib.loads(
-    (Path(__file__).parents[1] / "oddswire" / "pyproject.toml").read_text()
-)["project"]
+from oddswire._version import VERSION
 
 project = "oddswire"
 author = "the oddswire authors"
-version = release = _project["version"]
+version = release = VERSION
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence", "deflist"]
