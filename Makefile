@@ -20,8 +20,9 @@ WHEELS := --only-binary :all: --no-binary forbiddenfruit
 demo: $(STAMP)  ## talk to the bot in a browser, no account, no network
 	@$(BIN)/oddsbot demo
 
-test: $(STAMP)  ## every test; writes build/requirements.json for make docs
-	@$(BIN)/pytest -n 4 --dist worksteal
+N ?= auto
+test: $(STAMP)  ## every test, N at a time (one a core); writes build/requirements.json for make docs
+	@$(BIN)/pytest -n $(N) --maxprocesses 4 --dist worksteal
 
 check: $(STAMP)  ## lint, types, layers, reaches of tests, docs, wheels
 	$(BIN)/ruff format --check .
