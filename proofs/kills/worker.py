@@ -1,16 +1,22 @@
-"""A process of the proof: a watcher or a courier, as the bot runs them.
+"""The processes of the proof: watchers and couriers, as the bot runs them.
 
-It prints one JSON object a line: when it was ready, and when it took the shard over.
+This program forks one for each role that it reads, a line each, so that a new one need
+not import everything first: on a busy machine that takes longer than it lives.
+Each process prints one JSON object a line: when it was ready, and when it took the
+shard over. The program prints when one was started, and when one ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
+import signal
 import sys
 import time
+import traceback
 
 import aiohttp
 
@@ -97,13 +103,43 @@ def redis(options: dict[str, str]) -> dict[str, object]:
     return found
 
 
-def main() -> None:
+def work(role: str, options: dict[str, str]) -> None:
     """Run a role until killed."""
-    role, options = sys.argv[1], json.loads(sys.argv[2])
     logging.getLogger("oddsbot").addHandler(Telling())
     logging.getLogger("oddsbot").setLevel(logging.INFO)
-    work = {"watch": watch, "deliver": deliver}[role]
-    asyncio.run(work(options, SystemClock()))
+    asyncio.run({"watch": watch, "deliver": deliver}[role](options, SystemClock()))
+
+
+def bury(*_: object) -> None:
+    """Say which processes have ended."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        tell("ended", child=pid, code=os.waitstatus_to_exitcode(status))
+
+
+def main() -> None:
+    """Fork a process for each role that is read."""
+    options = json.loads(sys.argv[1])
+    signal.signal(signal.SIGCHLD, bury)
+    gc.freeze()
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            code = 1
+            try:
+                tell("started", role=line.strip())
+                work(line.strip(), options)
+                code = 0
+            except BaseException:  # noqa: BLE001 - as the end of any program
+                traceback.print_exc()
+            finally:
+                os._exit(code)
 
 
 if __name__ == "__main__":

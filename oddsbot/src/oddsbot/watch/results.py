@@ -186,7 +186,7 @@ class Results:
             for user_id in await self._followers.of(event.market)
         ]
         while for_all:
-            tenure = await self._rounds.take_over(_NEWEST, _NEWEST, lambda _: True)
+            tenure = await self._rounds.take_over(_NEWEST, _NEWEST, lambda *_: True)
             assert tenure is not None  # noqa: S101 - it accepts whatever was seen
             batch = Batch(0)
             batch.alerts = [(alert, None) for alert in for_all]
