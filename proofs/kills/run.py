@@ -104,15 +104,19 @@ class Workers:
         if not self._process.stdin.is_closing():
             self._process.stdin.write(f"{role}\n".encode())
 
-    async def kill(self, pid):
-        """Kill one, and have another one of its role started."""
+    def end(self, pid):
+        """Kill one."""
         role = self._roles.pop(pid)
         self.ready.pop(pid, None)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         self.kills.append(Kill(time(), role, pid))
+
+    async def kill(self, pid):
+        """Kill one, and have another one of its role started."""
+        self.end(pid)
         await self._ended[pid].wait()
-        self.start(role)
+        self.start(self.kills[-1].role)
 
     async def _read(self):
         async for line in self._process.stdout:
@@ -125,7 +129,9 @@ class Workers:
             self._roles[event["pid"]] = event["role"]
             self._ended[event["pid"]] = asyncio.Event()
         elif event["event"] == "ready":
-            self.ready[event["pid"]] = self._roles[event["pid"]]
+            # What was killed meanwhile may have said it all the same.
+            if event["pid"] in self._roles:
+                self.ready[event["pid"]] = self._roles[event["pid"]]
         elif event["event"] == "ended":
             pid = event["child"]
             self._ended.setdefault(pid, asyncio.Event()).set()
@@ -141,6 +147,8 @@ class Workers:
 
 class Run:
     """One run on one database."""
+
+    roles = *["watch"] * WATCHERS, *["deliver"] * COURIERS
 
     def __init__(self, options, database, folder):
         self._options = options
@@ -167,7 +175,7 @@ class Run:
             self._engine = await stack.enter_async_context(open_database(url))
             await self._fill()
             async with Workers(worker, self._folder) as workers:
-                for role in (*["watch"] * WATCHERS, *["deliver"] * COURIERS):
+                for role in self.roles:
                     workers.start(role)
                 await self._play(workers)
             return await self._figures(workers)
@@ -241,7 +249,7 @@ class Run:
 
     async def _play(self, workers):
         async def all_ready():
-            return len(workers.ready) == WATCHERS + COURIERS
+            return len(workers.ready) == len(self.roles)
 
         await self._until(all_ready)
         # Before the first tick every rule has begun at the price it was set at.

@@ -13,7 +13,7 @@ import gc
 import json
 import logging
 import os
-import signal
+import select
 import sys
 import time
 import traceback
@@ -110,7 +110,7 @@ def work(role: str, options: dict[str, str]) -> None:
     asyncio.run({"watch": watch, "deliver": deliver}[role](options, SystemClock()))
 
 
-def bury(*_: object) -> None:
+def bury() -> None:
     """Say which processes have ended."""
     while True:
         try:
@@ -122,24 +122,33 @@ def bury(*_: object) -> None:
         tell("ended", child=pid, code=os.waitstatus_to_exitcode(status))
 
 
+def fork(role: str, options: dict[str, str]) -> None:
+    """Start a process of a role."""
+    if os.fork():
+        return
+    code = 1
+    try:
+        tell("started", role=role)
+        work(role, options)
+        code = 0
+    except BaseException:  # noqa: BLE001 - as the end of any program
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
 def main() -> None:
-    """Fork a process for each role that is read."""
+    """Fork a process for each role that is read, until there is nothing to read."""
     options = json.loads(sys.argv[1])
-    signal.signal(signal.SIGCHLD, bury)
     gc.freeze()
-    for line in sys.stdin:
-        pid = os.fork()
-        if not pid:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            code = 1
-            try:
-                tell("started", role=line.strip())
-                work(line.strip(), options)
-                code = 0
-            except BaseException:  # noqa: BLE001 - as the end of any program
-                traceback.print_exc()
-            finally:
-                os._exit(code)
+    while True:
+        if select.select([0], [], [], 0.05)[0]:
+            said = os.read(0, 65_536).decode()
+            if not said:
+                return
+            for role in said.split():
+                fork(role, options)
+        bury()
 
 
 if __name__ == "__main__":
