@@ -40,7 +40,8 @@ def tops_of(recording):
     """Yield the tops of its books."""
     for group in recording.timeline:
         for book in group.snapshots if isinstance(group, Group) else ():
-            tops = (Decimal(side[0][0]) if side else None for side in (book.bids, book.asks))
+            sides = book.bids, book.asks
+            tops = (Decimal(each[0][0]) if each else None for each in sides)
             yield Quote(book.market_id, f"{book.market_id}{book.side}", *tops, book.ts)
 
 
