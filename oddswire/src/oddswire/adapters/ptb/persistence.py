@@ -110,8 +110,8 @@ class Persistence(BasePersistence[Data, Data, Data]):
                 f"max_size {shown(max_size)}: accepted are bytes above 0"
             )
         super().__init__(store_data, update_interval)
-        self._client = client
         self._keys = keyspace(client, prefix)
+        self._client = client.reading_from("primary")
         self._max_size = max_size
         self._preload = preload
         # What each dict was when it was last read or written, to tell what changed.
