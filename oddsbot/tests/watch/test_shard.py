@@ -286,6 +286,30 @@ async def test_of_two_that_lack_ticks_the_one_that_followed_for_longer_goes_on(
 
 @pytest.mark.errors
 @pytest.mark.requirement("B6")
+async def test_one_that_was_told_nothing_yet_lets_another_one_go_first(
+    engine, known, processes, due
+):
+    """Connected, and before its first prices: its empty ring is no whole one."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    owner = await processes()
+    await owner.judging()
+    owner.feed.say(top(1, 50, 51), top(2, 61, 62), top(1_000, 50, 51))
+    await due.until(1)
+    younger = await processes()
+    await eventually(lambda: younger.locks.stats().waiting)
+    elder = await processes()
+    await eventually(lambda: elder.locks.stats().waiting)
+    elder.feed.say(top(1_000, 50, 51), top(2_000, 61, 62), top(2_100, 50, 51))
+    await eventually(lambda: elder.shard.ticks == 3)
+    await asyncio.sleep(3 * BEAT_SECONDS)
+    await owner.kill()
+    assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
+    assert (elder.shard.takeovers, younger.shard.takeovers) == (1, 0)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
 async def test_one_that_lacks_ticks_does_not_wait_for_a_dead_elder(server, prefix):
     """An elder counts until it says nothing for two seconds; an emptied list, never."""
     clock = ManualClock()

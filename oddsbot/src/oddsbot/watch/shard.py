@@ -518,8 +518,11 @@ class Shard:
         """
 
         def accept(seen: dict[str, Seen]) -> bool:
-            whole = self.ring.cut(seen).gap is None
-            return whole or not self._peers.has_elder(self._whole_from())
+            whole_from = self._whole_from()
+            # A process that was told no prices yet has an empty ring, and no gap in it.
+            told = not seen or whole_from < math.inf
+            whole = told and self.ring.cut(seen).gap is None
+            return whole or not self._peers.has_elder(whole_from)
 
         async with self._updating:
             judge = await self._loaded()

@@ -735,7 +735,7 @@ class Client(aredis.Redis):
             SettingsError: `seconds` is no number, NaN or negative.
         """
         # A deadline that is no number would break the queue of calls on the connection.
-        check_duration("seconds", seconds, 0.0, math.inf, SettingsError)
+        check_duration("a deadline of", seconds, 0.0, math.inf, SettingsError)
         if self.single_connection_client:
             raise NotShared(
                 "a client with one exclusive connection does not share it; bound the "
