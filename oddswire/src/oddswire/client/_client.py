@@ -597,6 +597,7 @@ class Client(aredis.Redis):
                 deadline,
                 attempts=self.retries,
                 repeatable=command.may_repeat(args),
+                again=self.count_retry,
             )
         except OddswireError as failure:
             raise self.count_failure(failure) from failure.__cause__
@@ -734,7 +735,7 @@ class Client(aredis.Redis):
             SettingsError: `seconds` is no number, NaN or negative.
         """
         # A deadline that is no number would break the queue of calls on the connection.
-        check_duration("seconds", seconds, 0.0, math.inf, SettingsError)
+        check_duration("a deadline of", seconds, 0.0, math.inf, SettingsError)
         if self.single_connection_client:
             raise NotShared(
                 "a client with one exclusive connection does not share it; bound the "
@@ -934,6 +935,10 @@ class Client(aredis.Redis):
             error.args = (f"{what}: {error} (user {self._connections.dialer.user!r})",)
         self._failures.count(error, monotonic())
         return error
+
+    def count_retry(self, error: Exception) -> None:
+        """Count an attempt that is made again for this error."""
+        self._failures.count_retry(error)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's signature
         """Let running calls finish within the drain timeout, then close everything.
