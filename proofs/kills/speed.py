@@ -31,7 +31,7 @@ from run import Run, part  # noqa: E402
 from sqlalchemy import select  # noqa: E402
 
 from oddsbot.delivery import ALERTS, Home, Outbox  # noqa: E402
-from oddsbot.polymarket import BestBidAsk, Connected, Quote  # noqa: E402
+from oddsbot.polymarket import Connected, Quote, Tick  # noqa: E402
 from oddsbot.settings import PREFIX  # noqa: E402
 from oddsbot.store import AlertLog, SqlRules, open_database, upgrade  # noqa: E402
 from oddsbot.store.tables import alerts  # noqa: E402
@@ -141,6 +141,8 @@ def walking(chance, ticks):
 class Market:
     """Says ticks at a rate, for some seconds, once it may."""
 
+    down_for = 0.0
+
     def __init__(self, quotes, rate):
         self.may = asyncio.Event()
         self.late = 0.0
@@ -165,13 +167,8 @@ class Market:
                 await asyncio.sleep(0.001)
             elif n % 20 == 0:
                 await asyncio.sleep(0)
-            yield BestBidAsk(
-                market="m",
-                asset_id=quote.asset_id,
-                timestamp=int(time() * 1000),
-                best_bid=quote.bid,
-                best_ask=quote.ask,
-            )
+            prices = quote.bid, quote.ask
+            yield Tick(Quote("m", quote.asset_id, *prices, int(time() * 1000)))
 
 
 class Noting:

@@ -19,7 +19,7 @@ import msgspec
 from sqlalchemy import insert, select, update
 
 from oddsbot.alerts import Alert, Base, Direction, MoveRule, PriceRule, Unit
-from oddsbot.polymarket import BestBidAsk, Connected, Quote
+from oddsbot.polymarket import Connected, Quote, Tick
 from oddsbot.store import Place, SqlRules
 from oddsbot.store.rules import columns_of
 from oddsbot.store.tables import alerts as alert_table
@@ -124,6 +124,8 @@ async def fill(engine, rules):
 class _Feed:
     """Says quotes once it may."""
 
+    down_for = 0.0
+
     def __init__(self, quotes):
         self.may = asyncio.Event()
         self._quotes = quotes
@@ -140,13 +142,7 @@ class _Feed:
         for n, quote in enumerate(self._quotes):
             if n % _BURST == 0:
                 await asyncio.sleep(0)
-            yield BestBidAsk(
-                market=quote.market,
-                asset_id=quote.asset_id,
-                timestamp=quote.at,
-                best_bid=quote.bid,
-                best_ask=quote.ask,
-            )
+            yield Tick(quote)
 
 
 class _Outgoing:

@@ -28,6 +28,8 @@ from oddsbot.store.recordset import insert_into
 from oddsbot.store.tables import watchers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from oddswire.clock import Clock
@@ -175,11 +177,15 @@ class Peers:
         if now - self._reading_since <= _HELLO_SECONDS:
             return True
         own = whole_from, self._id
-        return any(
-            (each.whole_from, name) < own and self._lives(each, now)
-            for name, each in self._others.items()
-        )
+        return any((each.whole_from, name) < own for name, each in self._alive())
 
-    def _lives(self, each: _Peer, now: float) -> bool:
-        most = SILENT_SECONDS if each.heard else RETURN_SECONDS
-        return now - each.changed_at <= most
+    def has_whole(self) -> bool:
+        """Whether a process that lives has each tick of its feed."""
+        return any(each.whole_from < math.inf for _, each in self._alive())
+
+    def _alive(self) -> Iterator[tuple[str, _Peer]]:
+        now = self._clock.monotonic()
+        for name, each in self._others.items():
+            most = SILENT_SECONDS if each.heard else RETURN_SECONDS
+            if now - each.changed_at <= most:
+                yield name, each
