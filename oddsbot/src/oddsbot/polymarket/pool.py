@@ -125,7 +125,7 @@ class PoolCounters:
     """What a `StreamPool` has counted since it was made.
 
     Attributes:
-        gaps: `Gap`s.
+        gaps: Times in which something may have been missed.
         questions: Requests for books.
         failed_questions: Those that failed.
         replaced: Connections replaced since their books differed.
