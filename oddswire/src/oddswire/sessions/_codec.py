@@ -34,7 +34,7 @@ from oddswire.codec.sealing import place
 from oddswire.codec.untyped import check_untyped, find_untyped
 from oddswire.errors import CodecError, InvalidKey, SessionDamaged, SessionFull
 from oddswire.keys import SESSION_INDEX, KeySpace
-from oddswire.sessions._scripts import HEADER, IndexEntry, SessionHeader
+from oddswire.sessions._scripts import ENTRIES, HEADER, IndexEntry, SessionHeader
 from oddswire.sessions.record import Collection, Expiring, Indexed, Record, Secret
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ NOTHING = b""
 
 _TOTAL = 32  # bytes of a digest of all fields
 _encode = msgspec.msgpack.Encoder().encode
-_ENTRIES = msgspec.json.Decoder(list[tuple[str, str]])
 _ANYTHING: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
 
 
@@ -471,7 +470,7 @@ class SessionCodec(Generic[T]):
             SessionDamaged: The list of entries is no list.
         """
         data = main.get(INDEX.encode())
-        found = [] if data is None else decode(_ENTRIES, data, SessionDamaged)
+        found = [] if data is None else decode(ENTRIES, data, SessionDamaged)
         for name in main:
             collection, colon, tail = name.decode("utf-8", "replace").partition(":")
             mark = self.schema.collections.get(collection)
