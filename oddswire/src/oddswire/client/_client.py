@@ -623,6 +623,7 @@ class Client(aredis.Redis):
                 deadline,
                 attempts=self.retries,
                 repeatable=command.may_repeat(args),
+                again=self.count_retry,
             )
         except OddswireError as failure:
             raise self.count_failure(failure) from failure.__cause__
@@ -966,6 +967,10 @@ class Client(aredis.Redis):
             error.args = (f"{what}: {error} (user {self._connections.dialer.user!r})",)
         self._failures.count(error, monotonic())
         return error
+
+    def count_retry(self, error: Exception) -> None:
+        """Count an attempt that is made again for this error."""
+        self._failures.count_retry(error)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's signature
         """Let running calls finish within the drain timeout, then close everything.

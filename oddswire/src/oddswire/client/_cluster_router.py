@@ -120,6 +120,7 @@ class Router:
         metrics: ConnectionMetrics,
         *,
         make: Callable[[Router, str, int], NodeClient],
+        again: Callable[[Exception], None],
         check_loop: Callable[[], None],
     ) -> None:
         self.slots: list[Node | None] = [None] * SLOTS
@@ -128,7 +129,7 @@ class Router:
         self._calls: dict[float, list[Callable[..., Any] | None]] = {}
         self.metrics = metrics
         self._endpoint, self._settings = endpoint, settings
-        self._make, self._check_loop = make, check_loop
+        self._make, self._again, self._check_loop = make, again, check_loop
         self._emit = events.emit
         self._nodes: dict[Address, Node] = {}
         # Replicas, as of the last reading: asked when no primary answers.
@@ -230,6 +231,8 @@ class Router:
                 if not await _pause(backoff, deadline):
                     raise seen
                 node = self._owner_or(slot, node)
+            if isinstance(seen, Exception):
+                self._again(seen)
             try:
                 node = await self.connected(node, None if asking else slot, deadline)
                 seen = await _send(node, data, deadline, command, raw, asking)
