@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError
@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from oddswire.client import Client
     from oddswire.connection.multiplexer import Multiplexer
     from oddswire.pubsub._route import Route
-    from oddswire.pubsub._subscriber import Subscriber
 
 _PAUSE, _PAUSE_MOST = 0.05, 5.0
 _PROBE = 1.5
@@ -87,6 +86,23 @@ _ASKING = pack(("ASKING",))
 _PASSING = (ClusterDown, Loading, TryAgain)
 
 
+class Coordinator(Protocol):
+    """What knows the connections to all servers; see `Subscriber`."""
+
+    connects: int
+    refused: int
+    errors: int
+
+    def move(self, route: Route, server: Client, *, asking: bool = False) -> None:
+        """Have another server serve a route."""
+
+    def is_unused(self, connection: SubscriberConnection) -> None:
+        """Forget a connection without routes, which ends itself."""
+
+    def has_ended(self, connection: SubscriberConnection) -> None:
+        """Its task is over."""
+
+
 class SubscriberConnection:
     """Keeps the channels of its routes subscribed at one server.
 
@@ -102,7 +118,7 @@ class SubscriberConnection:
     """
 
     def __init__(
-        self, server: Client, subscriber: Subscriber, *, timeout: float, every: float
+        self, server: Client, subscriber: Coordinator, *, timeout: float, every: float
     ) -> None:
         self.server = server
         self.last_error: Exception | None = None
@@ -122,7 +138,6 @@ class SubscriberConnection:
 
     def adopt(self, route: Route) -> None:
         """Serve this route from here on."""
-        route.connection = self
         self._routes[route.state.channel] = route
         self._wake.set()
 
@@ -169,6 +184,8 @@ class SubscriberConnection:
         elif kind == self._words.unsubscribed and push[1] in self._subscribed:
             # Unasked, as when the ACL or a cluster's slots change.
             self._subscribed.discard(push[1])
+            if (route := self._routes.get(push[1])) is not None:
+                route.on_disconnect()
             self._wake.set()
 
     def _on_lost(self, event: Disconnected) -> None:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from oddswire.errors import OddswireError
     from oddswire.pubsub._buffer import Buffer
-    from oddswire.pubsub._connection import SubscriberConnection
     from oddswire.pubsub._topic_state import TopicState
 
 
@@ -27,10 +26,7 @@ class Route:
         needs_head: Whether the head is to be read.
         asking: On a cluster: its slot is on the way to the node that it is at.
         hops: Redirections since the head was last read.
-        connection: Where it is subscribed, or is about to be.
     """
-
-    connection: SubscriberConnection
 
     def __init__(self, state: TopicState) -> None:
         self.state = state
