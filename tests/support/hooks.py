@@ -12,6 +12,7 @@ import asyncio
 from contextlib import contextmanager
 
 from oddswire.client._cluster_keys import keys_of
+from oddswire.client._cluster_replicas import READ_OF_ONE_KEY
 from oddswire.embedded._ask import ask, info
 from oddswire.errors import ConnectionLost
 from oddswire.queue._store import (
@@ -513,6 +514,11 @@ def is_released(server):
 def pick_ports(server, pick):
     """Have a server try the ports that a function returns."""
     server._pick_port = pick
+
+
+def sent_to_replicas():
+    """The names of the commands of one key that a replica is asked, where it may be."""
+    return READ_OF_ONE_KEY
 
 
 def keys_in_table(words):

@@ -31,7 +31,7 @@ from oddsbot.delivery import (
     Sweep,
     repeated,
 )
-from oddsbot.polymarket import Clob, Data, Gamma, MarketStream, PolymarketError
+from oddsbot.polymarket import Clob, Data, Gamma, PolymarketError, StreamPool
 from oddsbot.settings import PREFIX
 from oddsbot.store import (
     AlertLog,
@@ -81,8 +81,6 @@ if TYPE_CHECKING:
     from oddswire.wire import Wire
 
 TELEGRAM = "https://api.telegram.org"
-# A quiet market is no broken link: what is silent for that long is asked again.
-_STALE = 3_600.0
 _DRAIN = 10.0
 
 
@@ -196,17 +194,20 @@ class App:
         http = await enter(aiohttp.ClientSession())
         upstream = limits.Upstream(wire.limiter)
         gamma = Gamma(http, settings.gamma_url)
+        clob = Clob(http, settings.clob_url)
         self.markets = markets.Markets(
-            wire.cache,
-            gamma,
-            Clob(http, settings.clob_url),
-            upstream,
-            ages=markets.Ages(),
+            wire.cache, gamma, clob, upstream, ages=markets.Ages()
         )
         data = Data(http, settings.data_url)
         self.wallets = wallets.Wallets(wire.cache, gamma, data, upstream)
-        self.stream = await enter(
-            MarketStream(http, settings.ws_url, (), stale_after=_STALE)
+        self.feed = await enter(
+            StreamPool(
+                http,
+                settings.ws_url,
+                limits.books(clob, upstream),
+                clock=clock.monotonic,
+                sleep=clock.sleep,
+            )
         )
         stored, log = SqlRules(engine), AlertLog(engine)
         self.followers = followers = SqlFollowers(engine)
@@ -268,7 +269,7 @@ class App:
         self.shard = Shard(
             Rounds(engine, self._shard, stored, clock),
             stored,
-            self.stream,
+            self.feed,
             wire.locks,
             self.outbox,
             clock,
@@ -353,14 +354,14 @@ class App:
         else:
             if report.status == "fail":
                 problems.append("Redis has a problem: messages may come late.")
-        counters = self.stream.counters
-        last = counters.last_sign_at
-        if self.stream.assets and not self.stream.connected:
+        counters = self.feed.counters
+        last = counters.streams.last_sign_at
+        if self.feed.down_for:
             problems.append("The link to Polymarket's prices is down, I connect again.")
         return StatusView(
             last_event=None if last is None else self._clock.monotonic() - last,
-            followed=len(self.stream.assets),
-            gaps=counters.reconnects,
+            followed=len(self.feed.assets),
+            gaps=counters.gaps,
             waiting=waiting,
             problems=problems,
         )

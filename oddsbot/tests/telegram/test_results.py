@@ -52,8 +52,8 @@ async def test_each_follower_is_told_a_result_once(settings, api, replay, silent
         await eve.say("/unwatch", "Not watched")
         # An alert has the websocket followed.
         await ben.say("/alert up > 1", "I tell you")
-        await eventually(lambda: bot.stream.assets)
-        await replay.wait_subscribed(*bot.stream.assets)
+        await eventually(lambda: bot.feed.assets)
+        await replay.wait_subscribed(*bot.feed.assets)
         replay.start()
         await eventually(lambda: results_of(ada) and results_of(ben), 30)
     async with running(settings, api, results_every=0.05) as bot:

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from oddsbot import limits
 from oddsbot.markets import Liquidity, Volume
-from oddsbot.polymarket import Gamma, MarketStream, NewMarket
+from oddsbot.polymarket import Clob, Gamma, NewMarket, StreamPool
 from oddsbot.standin.polymarket import Recording, Replay, sample
 from oddsbot.store import SqlRules
 from oddsbot.watch import (
@@ -170,14 +170,19 @@ async def test_prices_new_markets_and_resolutions_reach_a_subscriber(
         asyncio.timeout(SECONDS),
         aiohttp.ClientSession() as session,
         Replay(recording, speed=float("inf")) as replay,
-        MarketStream(session, replay.ws_url, tokens) as stream,
+        StreamPool(
+            session,
+            replay.ws_url,
+            lambda ids: Clob(session, replay.clob_url).books(*ids),
+            tokens,
+        ) as feed,
         pubsub.subscribe(NEW_MARKETS, RESOLUTIONS, PRICES) as sub,
     ):
         stored = SqlRules(engine)
         shard = Shard(
             Rounds(engine, "0", stored, clock),
             stored,
-            stream,
+            feed,
             Locks(client, prefix=prefix),
             Outgoing(),
             clock,

@@ -1,9 +1,8 @@
 """What each script's error says when the server's state refuses it, over every refusal.
 
 The table in results/refusals.md is what `test_the_table_of_the_page` finds: a program
-uses
-every part, the scripts that it ran are run again with the same arguments on a server
-that refuses them, and the number of changes that the server counts is compared.
+uses every part, the scripts that it ran are run again with the same arguments on a
+server that refuses them, and the number of changes that the server counts is compared.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ class _Run:
         self, view: Callable[[Stage], Coroutine[Any, Any, object]] | None
     ) -> Report:
         stage = self._stage
-        async with stage.stream, _logged_to(stage.errors), asyncio.TaskGroup() as tasks:
+        async with stage.feed, _logged_to(stage.errors), asyncio.TaskGroup() as tasks:
             for rule in stage.rules:
                 await stage.stored.save(rule)
             watching = tasks.create_task(stage.shard.run(), name="watch")
@@ -258,7 +258,7 @@ class _Run:
         self, seconds: float, *, interrupted: bool, drained: bool
     ) -> Report:
         stage, options = self._stage, self._options
-        recording, counters = stage.replay.recording, stage.stream.counters
+        recording, counters = stage.replay.recording, stage.feed.counters.streams
         used = stage.client.stats()
         told = Counter(cast.PEOPLE[one.user] for one in stage.told)
         # Where the reading was stopped, other events of that very moment may have been
@@ -326,7 +326,8 @@ class _Run:
         verdict = checker.compare(wanted, [one for one in stage.told if one.at < end])
         # What nobody could see cannot be asked for, and what is seen late looks
         # different: after a gap only order and repetition are judged.
-        complete = stage.stream.counters.reconnects == 0
+        counters = stage.feed.counters
+        complete = counters.streams.reconnects == counters.gaps == 0
         told_twice = [one for one in verdict.unexpected if one in set(wanted)]
         wrong = (
             [verdict.missing, verdict.unexpected, verdict.out_of_order]

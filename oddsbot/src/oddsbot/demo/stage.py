@@ -16,8 +16,8 @@ from oddsbot.delivery import (
     PrintedChat,
     text_of,
 )
-from oddsbot.limits import Upstream
-from oddsbot.polymarket import MarketStream
+from oddsbot.limits import Upstream, books
+from oddsbot.polymarket import Clob, StreamPool
 from oddsbot.settings import PREFIX
 from oddsbot.store import AlertLog, Fate, SqlRules
 from oddsbot.watch import (
@@ -62,7 +62,7 @@ class Stage:
         replay: The recorded Polymarket, entered.
         wire: Of that server, entered.
         engine: A database of this run's own, with its tables and the users.
-        session: Makes the websocket connection.
+        session: Makes the connections.
         gamma: The recorded Gamma.
         markets: What the recording is about, as Gamma describes it.
         until: The recorded moment at which the playing ends, ms.
@@ -115,12 +115,18 @@ class Stage:
             for token in market.tokens
         }
         self.questions = {market.condition_id: market.question for market in markets}
-        self.stream = MarketStream(session, replay.ws_url, self.outcomes)
+        upstream = Upstream(wire.limiter)
+        self.feed = StreamPool(
+            session,
+            replay.ws_url,
+            books(Clob(session, replay.clob_url), upstream),
+            self.outcomes,
+        )
         self.shard = Shard(
             # A queue that outlived an earlier run knows the alerts of its shard.
             Rounds(engine, f"demo-{secrets.token_hex(4)}", self.stored, clock),
             self.stored,
-            self.stream,
+            self.feed,
             wire.locks,
             self.outbox,
             clock,
@@ -131,7 +137,7 @@ class Stage:
         )
         self.polls = MarketPolls(
             gamma,
-            Upstream(wire.limiter),
+            upstream,
             pubsub,
             clock,
             followed=lambda: self.questions,
@@ -150,7 +156,7 @@ class Stage:
 
     def _numbers(self) -> Mapping[str, float]:
         return {
-            "frames": self.stream.counters.frames,
+            "frames": self.feed.counters.streams.frames,
             "ticks": self.shard.ticks,
             "rounds": self.shard.rounds,
             "delivered": len(self.told),

@@ -45,19 +45,27 @@ class Connected(msgspec.Struct, frozen=True):
 
     Attributes:
         attempt: How many tries it took, 1 for the first.
+        assets: What the connection follows; empty where it is the only one.
     """
 
     attempt: int
+    assets: tuple[str, ...] = ()
 
 
 class Disconnected(msgspec.Struct, frozen=True):
-    """The connection ended; what happened until the next `Connected` is unknown."""
+    """The connection ended; what happened until the next `Connected` is unknown.
+
+    Attributes:
+        reason: Why.
+        assets: As of `Connected`.
+    """
 
     reason: str
+    assets: tuple[str, ...] = ()
 
 
 class StreamCounters:
-    """What a `MarketStream` has counted since it was made.
+    """What a `MarketStream` has counted since it was made, or several that share it.
 
     Attributes:
         frames: Data frames read, broken ones included.
@@ -126,6 +134,7 @@ class MarketStream:
             even if it gave data.
         clock: Tells seconds, monotonic.
         jitter: Gives random numbers from 0 to 1.
+        counters: Counts; None: counters of its own.
 
     Raises:
         TooManyAssets: More assets than `MAX_ASSETS`.
@@ -144,10 +153,11 @@ class MarketStream:
         backoff: tuple[float, float] = (0.5, 30.0),
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
+        counters: StreamCounters | None = None,
     ) -> None:
         if URL(url).scheme not in {"ws", "wss"} or not URL(url).host:
             raise ValueError(f"{url!r} is no websocket URL: write ws://… or wss://…")
-        self.counters = StreamCounters()
+        self.counters = counters or StreamCounters()
         self._session = session
         self._url = url
         # A dict, for the order: the books come in the order of the subscription.

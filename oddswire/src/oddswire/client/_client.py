@@ -85,6 +85,7 @@ if TYPE_CHECKING:
 
     from oddswire.connection.multiplexer import CallLabel, Multiplexer
     from oddswire.settings import Settings
+    from oddswire.settings.values import ReadFrom
 
 # Names of commands come from code. Should they ever come from users, the table stops
 # growing here and the rest is looked up each time.
@@ -138,6 +139,8 @@ class Client(aredis.Redis):
 
     is_cluster: ClassVar[bool] = False
     in_cluster: ClassVar[bool] = False
+    # What each socket of the command connection begins with.
+    _on_connect: ClassVar[tuple[tuple[str | int, ...], ...]] = ()
 
     def __init__(
         self,
@@ -201,7 +204,7 @@ class Client(aredis.Redis):
         connections = Connections(
             self._settings,
             pool,
-            Dialer(self._settings, pool, access),
+            Dialer(self._settings, pool, access, on_connect=self._on_connect),
             events,
             name=self._named("command"),
         )
@@ -761,7 +764,7 @@ class Client(aredis.Redis):
             SettingsError: `seconds` is no number, NaN or negative.
         """
         # A deadline that is no number would break the queue of calls on the connection.
-        check_duration("seconds", seconds, 0.0, math.inf, SettingsError)
+        check_duration("a deadline of", seconds, 0.0, math.inf, SettingsError)
         if self.single_connection_client:
             raise NotShared(
                 "a client with one exclusive connection does not share it; bound the "
@@ -771,6 +774,15 @@ class Client(aredis.Redis):
         view.timeout = seconds
         view._borrowed = True  # noqa: SLF001 - a copy of this very object
         return view
+
+    def reading_from(self, where: ReadFrom) -> Self:
+        """Return this client with its reads sent to primaries, or to replicas.
+
+        It matters on a cluster alone (`ClusterClient.reading_from`): one server answers
+        its reads itself.
+        """
+        del where
+        return self
 
     def tracked(
         self,

@@ -17,7 +17,6 @@ from redis.crc import key_slot
 from oddswire.client._client import Client
 from oddswire.client._cluster_keys import (
     LAST_SLOT,
-    ONE_KEY,
     SUMMED,
     Scope,
     by_slot,
@@ -26,7 +25,6 @@ from oddswire.client._cluster_keys import (
     scope_of,
     slot_of,
 )
-from oddswire.client._cluster_node import NodeClient
 from oddswire.client._cluster_pipeline import ClusterPipeline
 from oddswire.client._cluster_router import Router
 from oddswire.client._commands import Retry, Route
@@ -40,9 +38,11 @@ from oddswire.logs import log_events
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
 
+    from oddswire.client._cluster_node import NodeClient
     from oddswire.client._commands import CommandSpec
     from oddswire.client._listening import Monitor, PubSub
     from oddswire.settings import Settings
+    from oddswire.settings.values import ReadFrom
 
 T = TypeVar("T")
 
@@ -99,8 +99,10 @@ class ClusterClient(Client):
         super().__init__(settings=first, events=events, **theirs)
         self._settings = settings
 
-        def make(router: Router, host: str, port: int) -> NodeClient:
-            return NodeClient(
+        def make(
+            kind: type[NodeClient], router: Router, host: str, port: int
+        ) -> NodeClient:
+            return kind(
                 endpoint.at(host, port).address,
                 router,
                 specs=self._specs,
@@ -121,14 +123,16 @@ class ClusterClient(Client):
             check_loop=self._connections.loop_guard.check,
         )
         self._slots = self._router.slots
-        self._calls = self._router.calls_within(self.timeout)
+        self._read_from: ReadFrom = settings.read_from
+        self._calls = self._router.calls_within(self.timeout, self._read_from)
 
     # --- a call
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command to the node of its key; see `Client.execute_command`."""
         # Written out: this is all that a call costs more than on one server.
-        if args[0] in ONE_KEY:
+        calls = self._calls.get(args[0])
+        if calls is not None:
             try:
                 key = args[1]
                 if key.__class__ is str:
@@ -140,7 +144,7 @@ class ClusterClient(Client):
                     slot = key_slot(key)
             except (IndexError, AttributeError, UnicodeEncodeError):
                 return self._execute_routed(args, options)
-            call = self._calls[slot]
+            call = calls[slot]
             if call is not None:
                 if options:
                     options.pop("keys", None)  # redis-py's note to its own cache
@@ -177,8 +181,10 @@ class ClusterClient(Client):
         if not keys:
             return await self._run_keyless(command, words, args, options, deadline)
         places = by_slot(keys)
+        reads = command.retry is Retry.READ
         if len(places) == 1:
-            return await self._run_on(next(iter(places)), deadline, args, options)
+            slot = next(iter(places))
+            return await self._run_on(slot, deadline, args, options, reads=reads)
         if command.name == "MGET":
             return await self._merge_values(places, keys, args, options, deadline)
         if command.name in SUMMED:
@@ -193,10 +199,18 @@ class ClusterClient(Client):
             raise self.count_failure(error) from error.__cause__
 
     async def _run_on(
-        self, slot: int, deadline: float, args: tuple[Any, ...], options: dict[str, Any]
+        self,
+        slot: int,
+        deadline: float,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        *,
+        reads: bool,
     ) -> Any:
-        """Run a command on the owner of a slot."""
+        """Run a command on the owner of a slot; a read perhaps on a replica of it."""
         node = self._slots[slot]
+        if reads and self._read_from == "replica":
+            node = self._router.reader(slot)
         if node is not None:
             return await node.views[self.timeout].execute_command(*args, **options)
         node = await self._found(self._router.owner(slot, deadline))
@@ -235,6 +249,7 @@ class ClusterClient(Client):
                     deadline,
                     (args[0], *[keys[place] for place in at]),
                     {name: v for name, v in options.items() if name != "keys"},
+                    reads=True,
                 )
                 for slot, at in places.items()
             ],
@@ -255,14 +270,19 @@ class ClusterClient(Client):
         deadline: float,
     ) -> int:
         """DEL and its like: one for each slot, and the sum of what they counted."""
+        reads = command.retry is Retry.READ
         parts = await _together(
             [
                 self._run_on(
-                    slot, deadline, (args[0], *[keys[place] for place in at]), {}
+                    slot,
+                    deadline,
+                    (args[0], *[keys[place] for place in at]),
+                    {},
+                    reads=reads,
                 )
                 for slot, at in places.items()
             ],
-            reads=command.retry is Retry.READ,
+            reads=reads,
         )
         return sum(parts)
 
@@ -284,6 +304,7 @@ class ClusterClient(Client):
                         *[w for at in place for w in (keys[at], mapping[keys[at]])],
                     ),
                     {},
+                    reads=False,
                 )
                 for slot, place in by_slot(keys).items()
             ],
@@ -369,7 +390,30 @@ class ClusterClient(Client):
     def bounded(self, seconds: float) -> Self:
         """Return this client with another deadline; see `Client.bounded`."""
         view = super().bounded(seconds)
-        view._calls = self._router.calls_within(seconds)  # noqa: SLF001 - a copy of this very object
+        view._calls = self._router.calls_within(seconds, self._read_from)  # noqa: SLF001 - a copy of this very object
+        return view
+
+    def reading_from(self, where: ReadFrom) -> Self:
+        """Return this client with its reads sent to primaries, or to replicas.
+
+        Commands that read and change nothing, one by one, go to a replica of their
+        slot's primary. Pipelines, transactions, blocking commands and writes go to
+        primaries. A replica is behind its primary: a read may miss the newest writes,
+        also this program's own (docs/guides/scaling.md). Where no replica answers, the
+        primary does.
+
+        Args:
+            where: ``"primary"`` or ``"replica"``; the client itself reads as
+                `Settings.read_from` says.
+
+        Raises:
+            SettingsError: Neither of the two.
+        """
+        if where not in ("primary", "replica"):
+            raise SettingsError(f"reads go to 'primary' or 'replica', not {where!r}")
+        view = super().bounded(self.timeout)
+        view._read_from = where  # noqa: SLF001 - a copy of this very object
+        view._calls = self._router.calls_within(self.timeout, where)  # noqa: SLF001 - the same
         return view
 
     def pipeline(
@@ -436,7 +480,7 @@ class ClusterClient(Client):
         now = monotonic()
         each = [
             summarize(node.client.connections, (), self._failures, now)
-            for node in self._router.primaries
+            for node in self._router.in_use
         ]
         counts = [one.connections for one in each]
         silent = [one.silent for one in counts if one.silent is not None]
@@ -481,6 +525,7 @@ def _of_node(settings: Settings, host: str, port: int) -> Settings:
         password=None,
         database=None,
         cache_url=None,
+        read_from="primary",
     )
 
 

@@ -24,6 +24,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from oddswire._tasks import retrieve
 from oddswire.connection.errors import clone_error
 from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack
@@ -37,7 +38,6 @@ from oddswire.errors import (
 )
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Callable
 
     from oddswire.client._client import Client
@@ -169,7 +169,7 @@ class ReadLease:
             raw=True,
             on_reply=partial(self.replied, connection, sent),
         )
-        future.add_done_callback(_retrieve)
+        future.add_done_callback(retrieve)  # the hook has the outcome
 
     def replied(self, connection: Multiplexer, sent: float, reply: Any) -> None:
         """From the parser: take the reply to the write."""
@@ -186,9 +186,3 @@ class ReadLease:
             self.connection, self.until = connection, -math.inf
         self.until = max(self.until, sent + self.length)
         self._on_reply(sent)
-
-
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    # The hook has the outcome; an error that is not read here would be logged as lost.
-    if not future.cancelled():
-        future.exception()

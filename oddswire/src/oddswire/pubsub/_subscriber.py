@@ -42,7 +42,7 @@ class Subscriber:
         self._client = client
         self._every = every
         self._routes: dict[bytes, Route] = {}
-        self._places: dict[Route, SubscriberConnection] = {}
+        self._serving: dict[Route, SubscriberConnection] = {}
         # By the client of the server: on a cluster, of the node.
         self._connections: dict[Client, SubscriberConnection] = {}
         self._ending: set[SubscriberConnection] = set()
@@ -73,17 +73,17 @@ class Subscriber:
         route = self._routes.get(channel)
         if route is None:
             route = self._routes[channel] = Route(buffer.state)
-            self._place(route, server)
+            self._assign(route, server)
         route.joining.append(buffer)
         route.needs_head = True
-        self._places[route].wake()
+        self._serving[route].wake()
         joined = False
         try:
             async with Deadline(max(0.0, deadline - monotonic())):
                 await asyncio.shield(buffer.joined)
             joined = True
         except TimeoutError:
-            cause = self._places[route].last_error
+            cause = self._serving[route].last_error
             raise Unavailable(
                 f"not subscribed to {buffer.state.topic.name} within {timeout:g} s"
                 + (f": {cause}" if cause else "")
@@ -102,7 +102,7 @@ class Subscriber:
         route.leave(buffer)
         if not route.is_wanted:
             del self._routes[buffer.state.channel]
-            self._places.pop(route).drop(route)
+            self._serving.pop(route).drop(route)
 
     async def aclose(self) -> None:
         """Close the connections, and wait for their tasks."""
@@ -123,10 +123,10 @@ class Subscriber:
         What the old one has sent and was not read yet is dropped: the head that is read
         at the new one announces it.
         """
-        self._places[route].drop(route)
+        self._serving[route].drop(route)
         route.asking = asking
         route.on_disconnect()
-        self._place(route, server)
+        self._assign(route, server)
 
     def is_unused(self, connection: SubscriberConnection) -> None:
         """Forget a connection without topics, which ends itself."""
@@ -137,14 +137,14 @@ class Subscriber:
         """Its task is over."""
         self._ending.discard(connection)
 
-    def _place(self, route: Route, server: Client) -> None:
+    def _assign(self, route: Route, server: Client) -> None:
         connection = self._connections.get(server)
         if connection is None:
             connection = SubscriberConnection(
                 server, self, timeout=self._client.timeout, every=self._every
             )
             self._connections[server] = connection
-        self._places[route] = connection
+        self._serving[route] = connection
         connection.adopt(route)
 
     def _on_failover(self, _: Failover) -> None:

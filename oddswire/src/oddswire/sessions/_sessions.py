@@ -960,8 +960,6 @@ class Sessions(Generic[T]):
         old = snapshot.header.schema < self._schema.type.schema
         if not snapshot.stale and not old:
             return False
-        # A copy in memory does not know what it is sealed under.
-        self._local.drop(user_id)
         try:
             await self._rewrite(user_id)
         except SessionGone:
@@ -970,15 +968,9 @@ class Sessions(Generic[T]):
 
     async def _rewrite(self, user_id: int) -> None:
         """Store a session again, under the primary key and the current schema."""
-        for _ in range(TRIES):
-            snapshot, value = await self._load(user_id)
-            value = self._begin(user_id, snapshot, value, create=False)
-            content = self._codec.content(snapshot, value)
-            result = await self._save(user_id, snapshot, content, value, active=False)
-            if result.kind == "saved":
-                return
-            await self._next_attempt(user_id, result, create=False)
-        raise SessionConflict(f"others changed the session {TRIES} times")
+        # A copy in memory does not know what it is sealed under.
+        self._local.drop(user_id)
+        await self.update(user_id, lambda _: None, active=False)
 
     async def retire(self, number: int) -> None:
         """Drop a key from the keyring, once nothing is sealed under it.
