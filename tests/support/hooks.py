@@ -20,7 +20,7 @@ from oddswire.queue._store import (
     Settlement,  # noqa: F401 - for tests of leases
 )
 from oddswire.scripts import load
-from oddswire.sessions._scripts import ENDED
+from oddswire.sessions import _scripts
 from support.keys import SessionKeys
 from support.waiting import eventually
 
@@ -491,7 +491,9 @@ def script(name):
     part, _, rest = name.partition("_")
     if part == "queue":
         return queue_script(rest)
-    return (ENDED if name == ENDED.name else load(name)).sha.encode()
+    # Those of sessions begin with what they share.
+    of_sessions = getattr(_scripts, rest.upper()) if part == "session" else None
+    return (of_sessions or load(name)).sha.encode()
 
 
 # --- embedded servers

@@ -417,7 +417,9 @@ async def test_a_publisher_says_once_that_it_waits_for_redis(caplog):
         new.put(NewMarket("0x1", None))
         async with asyncio.timeout(60), running(new.run()):
             await eventually(lambda: told() == ["degraded"])
-            await asyncio.sleep(1.2)  # two more attempts
+            failed = sum(client.stats().failures.values())
+            # Two more attempts.
+            await eventually(lambda: sum(client.stats().failures.values()) > failed + 1)
             await server.restart()
             await eventually(lambda: told() == ["degraded", "restored"])
 

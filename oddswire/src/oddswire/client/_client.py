@@ -626,7 +626,7 @@ class Client(aredis.Redis):
                 deadline,
                 attempts=self.retries,
                 repeatable=command.may_repeat(args),
-                again=self.count_retry,
+                on_retry=self.count_retry,
             )
         except OddswireError as failure:
             raise self.count_failure(failure) from failure.__cause__
@@ -782,6 +782,14 @@ class Client(aredis.Redis):
         its reads itself.
         """
         del where
+        return self
+
+    def at(self, key: KeyT) -> Self:
+        """Return this client with what is about one server asked of that of a key.
+
+        It matters on a cluster alone (`ClusterClient.at`).
+        """
+        del key
         return self
 
     def tracked(
