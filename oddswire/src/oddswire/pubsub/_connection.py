@@ -75,11 +75,14 @@ class _Words(NamedTuple):
     subscribe: str
     unsubscribe: str
     message: bytes
+    subscribed: bytes
     unsubscribed: bytes
 
 
-_PLAIN = _Words("SUBSCRIBE", "UNSUBSCRIBE", b"message", b"unsubscribe")
-_SHARDED = _Words("SSUBSCRIBE", "SUNSUBSCRIBE", b"smessage", b"sunsubscribe")
+_PLAIN = _Words("SUBSCRIBE", "UNSUBSCRIBE", b"message", b"subscribe", b"unsubscribe")
+_SHARDED = _Words(
+    "SSUBSCRIBE", "SUNSUBSCRIBE", b"smessage", b"ssubscribe", b"sunsubscribe"
+)
 _ASKING = pack(("ASKING",))
 
 # Refusals of a state that passes.
@@ -181,6 +184,9 @@ class SubscriberConnection:
                 data = push[2]
                 for put in route.pushes:
                     put(data)
+        elif kind == self._words.subscribed:
+            # Here and not when the echo is read: the server may end it right after.
+            self._subscribed.add(push[1])
         elif kind == self._words.unsubscribed and push[1] in self._subscribed:
             # Unasked, as when the ACL or a cluster's slots change.
             self._subscribed.discard(push[1])
@@ -306,7 +312,6 @@ class SubscriberConnection:
             connection, self._words.subscribe, channels
         )
         if not refusals:
-            self._subscribed.update(channels)
             for channel in channels:
                 if channel in self._routes:
                     self._routes[channel].needs_head = True
