@@ -37,7 +37,7 @@ class _Look(NamedTuple):
 def server_checks(
     seen: Reading, limits: Thresholds, *, durable: bool
 ) -> tuple[Check, ...]:
-    """Return every check that INFO decides; each is unknown where it does not say."""
+    """Return every check that INFO decides; unknown where INFO lacks the figure."""
     look = _Look(seen, limits, durable)
     return tuple(
         Check.of(name, why, _judged(judge, look)) for name, why, judge in _CHECKS
