@@ -259,7 +259,7 @@ async def test_a_process_that_lacks_ticks_lets_another_one_go_first(
 @pytest.mark.errors
 @pytest.mark.requirement("B6")
 async def test_of_two_that_lack_ticks_the_one_that_followed_for_longer_goes_on(
-    engine, known, processes, due
+    engine, known, processes, due, client, prefix
 ):
     """A price that only the elder has is told, although the younger gets the lock."""
     await known(1)
@@ -277,8 +277,18 @@ async def test_of_two_that_lack_ticks_the_one_that_followed_for_longer_goes_on(
     elder.feed.say(top(1_500, 49, 50), top(2_000, 61, 62), top(2_100, 50, 51))
     younger.feed.say(top(2_100, 50, 51))
     await eventually(lambda: (elder.shard.ticks, younger.shard.ticks) == (3, 1))
-    # Both know of each other.
-    await asyncio.sleep(3 * BEAT_SECONDS)
+
+    async def beats():
+        (key,) = [each async for each in client.scan_iter(f"{prefix}*watch-peers*")]
+        said = await client.hgetall(key)
+        return {name: int(each.partition(b":")[0]) for name, each in said.items()}
+
+    # Each has said twice since then that it lives, so all of them know each other.
+    before = await beats()
+    assert len(before) == 3
+    await eventually(
+        beats, holds=lambda now: all(now[each] > before[each] + 1 for each in before)
+    )
     await owner.kill()
     assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
     assert (elder.shard.takeovers, younger.shard.takeovers) == (1, 0)

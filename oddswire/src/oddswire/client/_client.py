@@ -84,6 +84,7 @@ if TYPE_CHECKING:
 
     from oddswire.connection.multiplexer import CallLabel, Multiplexer
     from oddswire.settings import Settings
+    from oddswire.settings.values import ReadFrom
 
 # Names of commands come from code. Should they ever come from users, the table stops
 # growing here and the rest is looked up each time.
@@ -135,8 +136,9 @@ class Client(aredis.Redis):
     """
 
     is_cluster: ClassVar[bool] = False
-    # What events call the command connection.
+    # What events call the command connection, and what each of its sockets begins with.
     _connection_name = "command"
+    _on_connect: ClassVar[tuple[tuple[str | int, ...], ...]] = ()
 
     def __init__(
         self,
@@ -200,7 +202,7 @@ class Client(aredis.Redis):
         connections = Connections(
             self._settings,
             pool,
-            Dialer(self._settings, pool, access),
+            Dialer(self._settings, pool, access, on_connect=self._on_connect),
             events,
             name=self._connection_name,
         )
@@ -746,6 +748,23 @@ class Client(aredis.Redis):
         view.timeout = seconds
         view._borrowed = True  # noqa: SLF001 - a copy of this very object
         return view
+
+    def reading_from(self, where: ReadFrom) -> Self:
+        """Return this client with its reads sent to primaries, or to replicas.
+
+        It matters on a cluster alone (`ClusterClient.reading_from`): one server answers
+        its reads itself.
+        """
+        del where
+        return self
+
+    def at(self, key: KeyT) -> Self:
+        """Return this client with what is about one server asked of that of a key.
+
+        It matters on a cluster alone (`ClusterClient.at`).
+        """
+        del key
+        return self
 
     def tracked(
         self,

@@ -213,11 +213,15 @@ class Connections:
     async def authenticate(self) -> None:
         """Authenticate the open connection by the newest token.
 
+        Without one, the next caller connects at once, whatever was refused before.
+
         Raises:
             OddswireError: The server refused it; what the connection may is unchanged.
         """
         if self.command.current is not None:
             await self.dialer.authenticate(self.command.current)
+        else:
+            self.command.credentials_renewed()
 
     def ask_sentinels(self) -> None:
         """Have the sentinels asked at once: the primary may have been deposed."""

@@ -107,8 +107,8 @@ class Persistence(BasePersistence[Data, Data, Data]):
     ) -> None:
         check_int("max_size", max_size, 1, _values.MAX_SIZE, SettingsError)
         super().__init__(store_data, update_interval)
-        self._client = client
         self._keys = keyspace(client, prefix)
+        self._client = client.reading_from("primary")
         self._max_size = max_size
         self._preload = preload
         # What each dict was when it was last read or written, to tell what changed.
