@@ -146,8 +146,7 @@ class Router:
         self._tables: dict[tuple[float, ReadFrom], dict[Any, Calls]] = {}
         self.metrics = metrics
         self._endpoint, self._settings = endpoint, settings
-        self._make, self._on_retry = make, on_retry
-        self._check_loop = check_loop
+        self._make, self._on_retry, self._check_loop = make, on_retry, check_loop
         self._events, self._emit = events, events.emit
         self._nodes: dict[Address, Node] = {}
         # Replicas, as of the last reading: asked when no primary answers.

@@ -30,7 +30,7 @@ async def retry(
         deadline: By `time.monotonic`.
         attempts: How many more to make.
         repeatable: Whether a second run would leave and reply what one leaves.
-        on_retry: Called with the reason before each further attempt.
+        on_retry: Is called with the reason before each further attempt.
 
     Raises:
         OddswireError: `error`, or that of the last attempt.
