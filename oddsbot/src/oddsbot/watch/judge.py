@@ -83,6 +83,8 @@ class Judge:
         self._begin_at = 0
         # The last tick of each asset that was judged, or that an owner before judged.
         self._last: dict[str, Tick] = {}
+        # The market's time up to which this owner has judged what came.
+        self._judged_until = 0
         self._owning = False
         self._cuts: Mapping[str, int] = {}
         # The last tick of each asset since the last note, where it changed nothing.
@@ -139,7 +141,7 @@ class Judge:
         """Judge as the owner, from where the owner before stopped."""
         self._owning = True
         self._cuts = cut.places
-        self.cursor = self._begin_at = 0
+        self.cursor = self._begin_at = self._judged_until = 0
         self._last.clear()
         self.batch = Batch(self.revision)
         self._unnoted.clear()
@@ -166,6 +168,10 @@ class Judge:
                 self.judged += 1
                 self._judge(tick)
             self.cursor = tick.place + 1
+            if tick.quote.at is not None:
+                # A time that is yet to come says nothing about other assets.
+                at = min(tick.quote.at, int(tick.seen_at * 1000))
+                self._judged_until = max(self._judged_until, at)
         if self._fresh:
             self._begin(self._ring.end)
         return False
@@ -235,4 +241,5 @@ class Judge:
         """Return what a round is to write, and begin with the next one."""
         batch, self.batch = self.batch, Batch(self.revision)
         batch.applied = self.revision
+        batch.judged = self._judged_until or None
         return batch
