@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import zipfile
@@ -297,7 +298,7 @@ def write_quotes(tmp_path):
 async def test_a_recording_of_quotes_is_played_like_one_of_books(write_quotes, session):
     """Prices, empty sides and the known result come; the outcomes mirror each other."""
     lines = "1000,a,0.4,0.5", "1000,b,,", "1060,a,0.45,", "1120,a,0.45,0.6"
-    recording = Recording.load(write_quotes(*lines))
+    recording = await asyncio.to_thread(lambda: Recording.load(write_quotes(*lines)))
     assert (recording.skipped, recording.start, recording.end) == (0, 10**6, 1_120_000)
     first, second = recording.markets.values()
     assert (first.slug, first.winner, second.decided) == ("a", 0, False)

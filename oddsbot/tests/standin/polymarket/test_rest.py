@@ -50,8 +50,8 @@ async def test_gamma_has_the_shapes_of_the_live_service(small, session):
     async with Replay(small, speed=INF, until=1_000_000) as replay:
         replay.start()
         await replay.finished()
-        async with session.get(f"{replay.gamma_url}/markets") as response:
-            market, other = await response.json()
+        async with session.get(f"{replay.gamma_url}/markets/keyset") as response:
+            market, other = (await response.json())["markets"]
 
     assert market["outcomes"] == '["Up","Down"]'
     assert json.loads(market["clobTokenIds"]) == [UP, DOWN]
