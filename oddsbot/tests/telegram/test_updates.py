@@ -9,13 +9,20 @@ import signal
 import sys
 from collections import Counter
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from oddsbot.alerts import MoveRule, PriceRule
+from oddsbot.delivery import Action, Press
 from oddsbot.settings import Settings
 from oddsbot.standin.polymarket import Recording, Replay, sample
+from oddsbot.store import QuietHours
+from oddsbot.telegram.buttons import Buttons
+from oddsbot.telegram.screens.market import level_argument
+from oddsbot.telegram.screens.person import quiet_argument
 from oddsbot.telegram.updates import UPDATES
 from oddsbot.telegram.webhook import SECRET_HEADER, path_of
 from oddswire import Client, EmbeddedServer
@@ -86,14 +93,62 @@ async def workers(count, asked):
                 await each.end()
 
 
+def script_of(number):
+    """Return what a person writes and presses, in order.
+
+    Args:
+        number: Gamma's, of the market.
+    """
+    up = [f"/alert up > {level}" for level in range(61, 97, 4)]
+    down = [f"/alert down > {level}" for level in range(61, 97, 4)]
+    presets = [
+        Press(Action.SET_ABOVE, number, level_argument(0, Decimal(level) / 100))
+        for level in (98, 99)
+    ]
+    return [
+        "/start",
+        LINK,
+        *up,
+        Press(Action.WATCH, number),
+        Press(Action.KIND_OFF, 0, 1),
+        *down,
+        *presets,
+        Press(Action.PAUSE_ALL),
+        "/alert 7c",
+        Press(Action.QUIET, 0, quiet_argument(22 * 60, 7 * 60)),
+        Press(Action.ODDS, 0, 1),
+        Press(Action.ZONE),
+        "utc+2",
+        "/mute 9h",
+        Press(Action.RESUME_ALL),
+        "/alert 9c",
+        Press(Action.UNWATCH, number),
+        Press(Action.MUTE, 0, 60),
+        "/unmute",
+        Press(Action.SET_OTHER, number),
+        "up > 97",
+        Press(Action.KIND_ON, 0, 1),
+        Press(Action.KIND_OFF, 0, 0),
+        "/stop",
+        Press(Action.WATCH, number),
+        "/start",
+        *("/price", "/alerts", "/settings", "/status", "/book", "/watchlist") * 2,
+        Press(Action.ODDS, 0, 2),
+        Press(Action.QUIET, 0, quiet_argument(60, 120)),
+        "/search bitcoin",
+        "/top",
+        "/help",
+    ]
+
+
 @pytest.mark.integration
 @pytest.mark.requirement("B2", "B6", "R4")
-@pytest.mark.timeout(420)
-async def test_a_script_of_a_person_survives_kills(durable, environ, api):
-    """60 messages, updates twice, 5 kills: what was asked is what is kept.
+@pytest.mark.timeout(580)
+async def test_a_script_of_a_person_survives_kills(durable, environ, replay, api):
+    """60 messages and presses, each twice, 20 kills: what was asked is what is kept.
 
-    Two processes poll and handle; after every twelfth message one of them is killed
-    and started again.
+    Three processes poll and handle; after every third message or press one of them is
+    killed, wherever it is, and another one is started.
     """
     api.faults.repeat = True
     dice = random.Random(7)
@@ -101,28 +156,25 @@ async def test_a_script_of_a_person_survives_kills(durable, environ, api):
         "environ": environ | {"REDIS_URL": durable.url},
         "token": api.token,
         "api": api.url,
+        "roles": ["updates"],
     }
-    levels = [level for level in range(60, 97) if level % 2][:17]
-    script = ["/start", LINK, "/watch"]
-    script += [f"/alert up > {level}" for level in levels]
-    script += [f"/alert down > {level}" for level in levels]
-    script += [f"/mute {hours}h" for hours in range(1, 14)] + ["/unmute"]
-    script += [
-        "/unwatch",
-        "/watch",
-        "/stop",
-        "/start",
-        "/price",
-        "/alerts",
-        "/settings",
-    ]
-    script += ["/status", "/help"]
+    market = next(iter(replay.recording.markets.values()))
+    script = script_of(int(market.gamma_id))
     assert len(script) == 60
+    buttons = Buttons(api.token)
+    room = api.world.rooms[ADA]
     kills = 0
-    async with workers(2, asked) as held:
-        for number, text in enumerate(script):
-            api.world.say(ADA, text)
-            if number % 12 == 11:
+    async with workers(3, asked) as held:
+        for number, each in enumerate(script):
+            if isinstance(each, str):
+                api.world.say(ADA, each)
+            else:
+                data = buttons.seal(each, chat=ADA, person=ADA)
+                api.world.push_press(ADA, data, room, None)
+            if number % 3 == 2:
+                # Killed while some of it is in hand, and not before anything is.
+                handled = api.world.calls.total()
+                await eventually(lambda n=handled: api.world.calls.total() > n, 60)
                 victim = dice.choice(held)
                 await victim.end()
                 kills += 1
@@ -130,19 +182,34 @@ async def test_a_script_of_a_person_survives_kills(durable, environ, api):
         await eventually(lambda: api.updates.pending == 0, 60)
         # The last answer is of the last message: all before it were handled.
         ada = Talk(api.world)
-        await eventually(lambda: "How" in ada.last or "Find" in ada.last, 60)
-    assert kills == 5
+        await eventually(lambda: "Find" in ada.last, 60)
+    assert kills == 20
     settings = Settings.from_env(asked["environ"], dotenv=None)
     async with running(settings, api) as bot:
-        rules = {(rule.level, rule.asset_id) for rule in await bot.rules.of(ADA)}
+        rules = await bot.rules.of(ADA)
         session = await bot.sessions.get(ADA)
-    assert len(rules) == 34
-    assert sorted({int(level * 100) for level, _ in rules}) == levels
+    outcomes = dict(zip(market.tokens, ("up", "down"), strict=True))
+    levels = sorted(
+        (outcomes[rule.asset_id], int(rule.level * 100))
+        for rule in rules
+        if isinstance(rule, PriceRule)
+    )
+    every = range(61, 97, 4)
+    assert levels == [
+        *(("down", level) for level in every),
+        *(("up", level) for level in (*every, 97, 98, 99)),
+    ]
+    assert sorted(rule.by for rule in rules if isinstance(rule, MoveRule)) == [7, 9]
+    assert not any(rule.paused for rule in rules)
     assert (session.is_active, session.muted_until, len(session.markets)) == (
         True,
         0,
         1,
     )
+    assert (session.quiet, session.display.odds) == (QuietHours(60, 120), "decimal")
+    assert session.timezone == "Etc/GMT-2"
+    kinds = session.notifications
+    assert (kinds.price, kinds.resolution) == (False, True)
 
 
 @pytest.mark.integration
