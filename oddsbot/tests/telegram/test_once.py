@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
 
 import pytest
 from aiogram.types import Update
@@ -178,3 +179,59 @@ async def test_the_update_that_erases_comes_again_and_erases(feeder, monkeypatch
     await feeder.feed(update)
     assert await feeder.app.sessions.get(ADA) is None
     assert await feeder.app.rules.of(ADA) == []
+
+
+ODD = [0, 1, 2**23, 2**24 - 1]
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X1", "X2")
+@pytest.mark.timeout(300)
+async def test_a_button_of_another_version_breaks_nothing(feeder, caplog):
+    """Each action with odd numbers, as an old or a later version may have sealed it."""
+    dice = Random(5)
+    rule = int((await feeder.app.rules.of(ADA))[0].id, 16)
+    subjects = [0, 7, rule, 2**63, 2**64 - 1]
+    for action in Action:
+        for argument in ODD:
+            press = Press(action, dice.choice(subjects), argument)
+            await feeder.feed(feeder.update(press))
+    assert not [each for each in caplog.records if "update_failed" in each.message]
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B2")
+async def test_who_blocks_the_bot_and_who_adds_it_hold_up_nothing(feeder, api):
+    """Blocked: her answer is dropped, nothing more is sent. A group: one line."""
+    app, world = feeder.app, api.world
+    world.block(ADA)
+    await feeder.feed(feeder.update("/help"))
+    await feeder.feed(feeder.update("/alerts"))
+    changed = {
+        "chat": {"id": ADA, "type": "private"},
+        "from": sender(ADA),
+        "date": 1,
+        "old_chat_member": {"status": "member", "user": sender(42)},
+        "new_chat_member": {"status": "kicked", "user": sender(42), "until_date": 0},
+    }
+    await feeder.feed(
+        Update.model_validate({"update_id": 1, "my_chat_member": changed})
+    )
+    assert (await app.sessions.get(ADA)).is_active is False
+    said = len(world.sent)
+    group = {"id": world.group, "type": "group", "title": "Market talk"}
+    added = changed | {
+        "chat": group,
+        "old_chat_member": {"status": "left", "user": sender(42)},
+        "new_chat_member": {"status": "member", "user": sender(42)},
+    }
+    await feeder.feed(Update.model_validate({"update_id": 2, "my_chat_member": added}))
+    for number, text in enumerate(("/start", "hello", "/start@stand_in_bot"), 3):
+        message = {"message_id": 1, "date": 1, "chat": group, "text": text}
+        message["from"] = sender(ADA)
+        await feeder.feed(
+            Update.model_validate({"update_id": number, "message": message})
+        )
+    assert [each.chat for each in list(world.sent)[said:]] == [world.group] * 2
+    assert (await app.sessions.get(ADA)).is_active is False
+    assert await app.sessions.get(world.group) is None

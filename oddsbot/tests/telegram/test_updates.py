@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import math
+import os
 import random
 import signal
 import sys
@@ -55,42 +56,69 @@ def environ(replay, tmp_path):
     }
 
 
-class Worker:
-    """A process of the bot."""
+class Processes:
+    """Processes of the bot, forked from one that has imported everything."""
 
-    def __init__(self, asked) -> None:
-        self.asked = asked
-        self.process = None
+    def __init__(self, parent) -> None:
+        self._parent = parent
+        self._said: dict[str, asyncio.Future[str]] = {}
+        self._forked: asyncio.Queue[int] = asyncio.Queue()
+        self._reading = asyncio.Task(self._read())
+        self.alive: list[int] = []
 
-    async def start(self) -> None:
-        """Start it and wait until it works."""
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(WORKER),
-            json.dumps(self.asked),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        assert await self.process.stdout.readline() == b"ready\n"
+    async def _read(self) -> None:
+        async for line in self._parent.stdout:
+            what, pid, *rest = line.decode().split()
+            if what == "forked":
+                self._forked.put_nowait(int(pid))
+            else:
+                self._future(what, int(pid)).set_result("".join(rest))
 
-    async def end(self, number=signal.SIGKILL) -> int:
-        """Send it a signal and wait for its end."""
-        self.process.send_signal(number)
-        return await self.process.wait()
+    def _future(self, what, pid):
+        name = f"{what} {pid}"
+        return self._said.setdefault(name, asyncio.get_running_loop().create_future())
+
+    async def start(self) -> int:
+        """Start one and wait until it works; return its id."""
+        self._parent.stdin.write(b"\n")
+        pid = await self._forked.get()
+        self.alive.append(pid)
+        await self._future("ready", pid)
+        return pid
+
+    async def end(self, pid, number=signal.SIGKILL) -> int:
+        """Send one a signal and wait for its end; return its exit code."""
+        self.alive.remove(pid)
+        os.kill(pid, number)
+        return int(await self._future("ended", pid))
+
+    async def close(self) -> None:
+        """End all of them."""
+        for pid in list(self.alive):
+            await self.end(pid)
+        self._parent.kill()
+        await self._parent.wait()
+        await self._reading
 
 
 @asynccontextmanager
-async def workers(count, asked):
+async def processes(count, asked):
     """Hold so many processes of the bot."""
-    held = [Worker(asked) for _ in range(count)]
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(WORKER),
+        json.dumps(asked),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    held = Processes(parent)
     try:
-        for each in held:
-            await each.start()
+        for _ in range(count):
+            await held.start()
         yield held
     finally:
-        for each in held:
-            if each.process is not None and each.process.returncode is None:
-                await each.end()
+        await held.close()
 
 
 def script_of(number):
@@ -164,7 +192,7 @@ async def test_a_script_of_a_person_survives_kills(durable, environ, replay, api
     buttons = Buttons(api.token)
     room = api.world.rooms[ADA]
     kills = 0
-    async with workers(3, asked) as held:
+    async with processes(3, asked) as held:
         for number, each in enumerate(script):
             if isinstance(each, str):
                 api.world.say(ADA, each)
@@ -175,10 +203,9 @@ async def test_a_script_of_a_person_survives_kills(durable, environ, replay, api
                 # Killed while some of it is in hand, and not before anything is.
                 handled = api.world.calls.total()
                 await eventually(lambda n=handled: api.world.calls.total() > n, 60)
-                victim = dice.choice(held)
-                await victim.end()
+                await held.end(dice.choice(held.alive))
                 kills += 1
-                await victim.start()
+                await held.start()
         await eventually(lambda: api.updates.pending == 0, 60)
         # The last answer is of the last message: all before it were handled.
         ada = Talk(api.world)
@@ -223,13 +250,13 @@ async def test_sigterm_with_updates_in_flight_loses_none(durable, environ, api):
         "api": api.url,
     }
     people = [Talk(api.world, person) for person in (ADA, BEN)]
-    async with workers(1, asked) as (worker,):
+    async with processes(1, asked) as held:
         for number in range(15):
             for each in people:
                 each.world.say(each.person, f"/alert up > {number + 60}")
         await eventually(lambda: len(api.world.sent) > 5, 60)
-        assert await worker.end(signal.SIGTERM) == 0
-        await worker.start()
+        assert await held.end(held.alive[0], signal.SIGTERM) == 0
+        await held.start()
         for each in people:
             await eventually(lambda each=each: len(each.messages) >= 15, 60)
 
@@ -260,7 +287,7 @@ async def test_sigterm_with_alerts_in_flight_loses_and_repeats_none(
                 each.chat for each in api.world.sent if "Resolved" in each.text
             )
 
-        async with workers(1, asked) as (worker,):
+        async with processes(1, asked) as held:
             for each in people:
                 api.world.join(each, f"P{each}")
                 api.world.say(each, f"/watch {LINK}")
@@ -271,8 +298,8 @@ async def test_sigterm_with_alerts_in_flight_loses_and_repeats_none(
             await moving.wait_subscribed(market.tokens[0])
             moving.start()
             await eventually(lambda: len(told()) > 2, 60)
-            assert await worker.end(signal.SIGTERM) == 0
-            await worker.start()
+            assert await held.end(held.alive[0], signal.SIGTERM) == 0
+            await held.start()
             await eventually(lambda: len(told()) == len(people), 90)
     assert set(told().values()) == {1}
 

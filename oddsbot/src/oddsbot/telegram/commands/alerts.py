@@ -14,7 +14,7 @@ from aiogram.fsm.state import State, StatesGroup
 
 from oddsbot.alerts import Base, Direction, MoveRule, PriceRule, Unit
 from oddsbot.delivery import Action
-from oddsbot.store import AlreadyHandled
+from oddsbot.store import AlreadyHandled, SameRule
 from oddsbot.telegram.asked import AskedError, Level, Move, parse_asked
 from oddsbot.telegram.commands import markets
 from oddsbot.telegram.pressed import On, Pressed
@@ -158,7 +158,7 @@ async def add(
     for other in others:
         if _same(other, rule):
             said = meaning(other, market, odds)
-            raise AskedError(f"You have that alert already: {said}.")
+            raise AskedError(f"{errors.SAME_ALERT[:-1]}: {said}.")
     if len(others) >= MAX_RULES:
         raise AskedError(f"You have {MAX_RULES} alerts: stop one first, /alerts.")
     await _known(person, update_id, services)
@@ -167,6 +167,9 @@ async def add(
         await services.rules.change(person, [rule], remove, update_id=update_id)
     except AlreadyHandled:
         raise AskedError(errors.DONE_BEFORE) from None
+    except SameRule:
+        # Another process was faster with another update of hers.
+        raise AskedError(errors.SAME_ALERT) from None
     return set_card(rule, market, prices, odds)
 
 
@@ -191,6 +194,8 @@ def _rule(
     price: Price | None,
 ) -> Rule:
     base = None if price is None else Base(price.bid, price.ask)
+    if isinstance(asked, Level) and not 0 < asked.price < 1:
+        raise AskedError(errors.OTHER_VERSION)  # no text says that, an old button may
     if isinstance(asked, Move):
         return MoveRule(
             id=rule_id,
