@@ -1,4 +1,4 @@
-"""After `make docs`: every link leads somewhere, every public name is in the reference.
+"""After `make docs`: links lead somewhere, the reference is whole, pages stay short.
 
 Addresses outside the repository are not asked: `make check` needs no network.
 """
@@ -9,6 +9,7 @@ import importlib
 import pkgutil
 import re
 import sys
+from collections import Counter
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -30,6 +31,9 @@ PAGES = [
 ]
 # The layer below the client, and the command: no interfaces of the library.
 NOT_IN_THE_REFERENCE = ("oddswire.connection", "oddswire.cli")
+# What a reader is asked to read, outside results and decisions.
+MOST_WORDS = 24_000
+FENCES = re.DOTALL | re.MULTILINE
 
 
 class Links(HTMLParser):
@@ -142,14 +146,45 @@ def not_in_the_reference() -> list[str]:
     )
 
 
+def words() -> Counter[str]:
+    """Return the words of each page outside results and decisions.
+
+    A word has a letter or a digit: the bars of a table are none. Tables count, also
+    those that are made from code. Code blocks do not: tests run them. Nor do the
+    docstrings, which the reference shows.
+    """
+    count: Counter[str] = Counter()
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = page.relative_to(ROOT / "docs")
+        if name.parts[0] not in ("results", "decisions"):
+            text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=FENCES)
+            count[str(name)] = sum(
+                bool(re.search(r"\w", each)) for each in text.split()
+            )
+    return count
+
+
+def too_long() -> list[str]:
+    """Return a line with the longest pages if all of them have too many words."""
+    count = words()
+    if count.total() <= MOST_WORDS:
+        return []
+    longest = ", ".join(f"{page} {number}" for page, number in count.most_common(5))
+    return [f"docs: {count.total()} words, at most {MOST_WORDS}; longest: {longest}"]
+
+
 def main() -> None:
     """Print what is wrong, or one line."""
     wrong = [f"link: {each}" for each in broken_on_the_site() + broken_on_pages()]
     wrong += [f"not in the reference: {each}" for each in not_in_the_reference()]
+    wrong += too_long()
     if wrong:
         sys.exit("\n".join(wrong))
     pages = len(list(SITE.rglob("*.html")))
-    print(f"docs: {pages} pages, every link and {len(public_names())} public names")
+    print(
+        f"docs: {pages} pages, every link and {len(public_names())} public names,"
+        f" {words().total()} words outside results and decisions"
+    )
 
 
 if __name__ == "__main__":

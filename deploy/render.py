@@ -82,6 +82,19 @@ ALERTS: tuple[tuple[str, str, str, str, str, str], ...] = (
         "Something in the process computes or blocks: look with py-spy.",
     ),
     (
+        "OddswireClockSkew", "abs(oddswire_server_clock_skew_seconds) > 1", "5m",
+        "ticket",
+        "The clocks of the server and of this process differ by more than a second.",
+        "Let both follow the same time servers (chrony, systemd-timesyncd).",
+    ),
+    (
+        "OddswireCertificateEnds",
+        "oddswire_tls_cert_expiry_timestamp_seconds - time() < 14 * 86400", "1h",
+        "ticket",
+        "The server's certificate ends in less than 14 days.",
+        "Renew it; connections that are open go on, new ones would fail.",
+    ),
+    (
         "OddswireDegraded", "oddswire_degraded == 1", "10m", "ticket",
         "{{ $labels.part }} has been {{ $labels.mode }} for ten minutes.",
         "docs/guides/operations.md says what each mode means.",
@@ -144,6 +157,9 @@ PANELS: tuple[Panel, ...] = (
     ("Response time", "s", (
         (p99("oddswire_command_duration_seconds"), "p99 {{instance}}"),
         (quantile(0.5, "oddswire_command_duration_seconds"), "median {{instance}}"),
+    )),
+    ("Attempts made again", "ops", (
+        (rate("oddswire_command_retries_total", "reason"), "{{instance}} {{reason}}"),
     )),
     ("Commands", "ops", ((rate("oddswire_commands_total", "command"), "{{command}}"),)),
     ("In flight and waiting", "short", (

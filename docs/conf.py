@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 from oddswire._version import VERSION
+from oddswire.metrics import FAMILIES
 
 project = "oddswire"
 author = "the oddswire authors"
@@ -32,3 +36,19 @@ html_show_copyright = False
 html_static_path = ["static"]
 html_css_files = ["tables.css"]
 html_js_files = ["tables.js"]
+
+# Sphinx prints what the log of a module that it imports says at INFO.
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def describe_families(*event: Any) -> None:
+    """Give the constant with the metrics their meanings."""
+    *_, obj, _, lines = event
+    if obj is FAMILIES:
+        lines[:] = ["Every metric with its meaning:", ""]
+        lines += [f"- ``{each.name}``: {each.help}" for each in FAMILIES]
+
+
+def setup(app: Any) -> None:
+    """Connect it."""
+    app.connect("autodoc-process-docstring", describe_families)

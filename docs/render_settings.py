@@ -31,6 +31,23 @@ def render() -> str:
     return "\n".join(lines)
 
 
+# The table says in fewer words what an error message says in a sentence.
+SHORTER = (
+    ("a whole number of bytes, ", "bytes, "),
+    ("a whole number, ", ""),
+    ("milliseconds, ", "ms, "),
+    ("the path of a file", "a path"),
+    (", for example rediss://user:password@host:6379/0", ""),
+)
+
+
+def _accepts(option: Option) -> str:
+    accepts = option.kind.accepts
+    for long, short in SHORTER:
+        accepts = accepts.replace(long, short)
+    return accepts
+
+
 def _by_profile(option: Option) -> bool:
     return option.field in PROFILES["development"]
 
@@ -41,7 +58,7 @@ def _row(option: Option) -> str:
     if not _by_profile(option):
         default = _written(option, defaults[option.field])
     return (
-        f"| `{option.variable}` | `{option.field}` | {option.kind.accepts} "
+        f"| `{option.variable}` | `{option.field}` | {_accepts(option)} "
         f"| {default} | {option.doc} |"
     )
 

@@ -244,6 +244,16 @@ async def _busy(wire, topic):
         await asyncio.sleep(0.01)
 
 
+async def _all_in_use(wire, topic):
+    return (
+        wire.limiter.stats().asked
+        and wire.cache.stats().loads
+        and (await wire.sessions.stats()).local_hits
+        and wire.pubsub.stats().topics[topic.name].published
+        and (await wire.queue.stats()).delivered
+    )
+
+
 async def _load():
     return 1
 
@@ -273,7 +283,8 @@ async def test_an_outage_is_told_by_every_part(caplog):
                     tasks.create_task(wire.queue.consume(_handle)),
                 ]
                 parts = {"limiter", "cache", "sessions", "pubsub", "queue"}
-                await asyncio.sleep(0.2)  # the parts are in use: nothing tells of it
+                await wire.queue.enqueue(1, 1)
+                await eventually(lambda: _all_in_use(wire, topic))
                 server.kill()
                 await server.wait_exit()
                 for part in parts:

@@ -398,6 +398,8 @@ async def test_bad_input_is_one_sentence_that_names_the_argument():
         ("rules", None, "rules must be a list, as in rules="),
         ("rules", [None], "rules must be a list of Rule objects, not None"),
         ("queues", ["q"], "queues must be a list of QueueKey objects"),
+        ("queue", "m", "queue must be the type of its messages"),
+        ("queue", set[int] | list[int], "queue must be the type of its messages"),
     ],
 )
 def test_an_argument_of_another_type_is_named_before_anything_opens(

@@ -71,7 +71,11 @@ class Stage:
     async def __aenter__(self) -> Self:
         app = web.Application()
         app.add_routes(
-            [web.get("/market", self._market), web.post("/chat", self._chat)]
+            [
+                web.get("/market", self._market),
+                web.post("/books", self._books),
+                web.post("/chat", self._chat),
+            ]
         )
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -79,6 +83,7 @@ class Stage:
         await site.start()
         host, port = self._runner.addresses[0][:2]
         self.market_url = f"ws://{host}:{port}/market"
+        self.books_url = f"http://{host}:{port}"
         self.chat_url = f"http://{host}:{port}/chat"
         return self
 
@@ -157,6 +162,10 @@ class Stage:
         books = [self._book(asset) for asset in sorted(assets)]
         self._open[link] |= assets
         await link.send_str(json.dumps(books))
+
+    async def _books(self, request: web.Request) -> web.Response:
+        asked = [int(each["token_id"]) - _FIRST for each in await request.json()]
+        return web.json_response([self._book(asset) for asset in asked])
 
     def _book(self, asset: int) -> dict[str, Any]:
         bid = self._bids[asset]

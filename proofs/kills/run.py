@@ -116,8 +116,8 @@ class Run:
             url = await self._open_database(stack)
             redis = await self._open_redis(stack)
             worker = {
-                "database": url, "market": stage.market_url, "chat": stage.chat_url,
-                **redis,
+                "database": url, "market": stage.market_url, "books": stage.books_url,
+                "chat": stage.chat_url, **redis,
             }  # fmt: skip
             self._engine = await stack.enter_async_context(open_database(url))
             await self._fill()

@@ -16,7 +16,7 @@ import aiohttp
 
 import oddswire
 from oddsbot.delivery import ALERTS, Courier, Decision, Home, Outbox, Sweep
-from oddsbot.polymarket import MarketStream
+from oddsbot.polymarket import Clob, StreamPool
 from oddsbot.settings import PREFIX
 from oddsbot.store import AlertLog, Fate, SqlRules, open_database
 from oddsbot.watch import Rounds, Shard
@@ -43,15 +43,18 @@ async def watch(options: dict[str, str], clock: SystemClock) -> None:
         open_database(options["database"]) as engine,
         oddswire.connect(queues=[ALERTS], **redis(options)) as wire,
         aiohttp.ClientSession() as http,
-        MarketStream(
-            http, f"{options['market']}?pid={os.getpid()}", (), backoff=(0.05, 0.5)
-        ) as stream,
+        StreamPool(
+            http,
+            f"{options['market']}?pid={os.getpid()}",
+            lambda ids: Clob(http, options["books"]).books(*ids),
+            backoff=(0.05, 0.5),
+        ) as feed,
     ):
         rules, log = SqlRules(engine), AlertLog(engine)
         queue = wire.queues[ALERTS]
         outbox = Outbox(queue, log, Home(wire.client, PREFIX), clock)
         rounds = Rounds(engine, "0", rules, clock)
-        shard = Shard(rounds, rules, stream, wire.locks, outbox, clock)
+        shard = Shard(rounds, rules, feed, wire.locks, outbox, clock)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(outbox.run())
             tasks.create_task(shard.run())

@@ -12,6 +12,7 @@ import asyncio
 from contextlib import contextmanager
 
 from oddswire.client._cluster_keys import keys_of
+from oddswire.client._cluster_replicas import READ_OF_ONE_KEY
 from oddswire.embedded._ask import ask, info
 from oddswire.errors import ConnectionLost
 from oddswire.queue._store import (
@@ -19,7 +20,7 @@ from oddswire.queue._store import (
     Settlement,  # noqa: F401 - for tests of leases
 )
 from oddswire.scripts import load
-from oddswire.sessions._scripts import ENDED
+from oddswire.sessions import _scripts
 from support.keys import SessionKeys
 from support.waiting import eventually
 
@@ -488,7 +489,9 @@ def script(name):
     part, _, rest = name.partition("_")
     if part == "queue":
         return queue_script(rest)
-    return (ENDED if name == ENDED.name else load(name)).sha.encode()
+    # Those of sessions begin with what they share.
+    of_sessions = getattr(_scripts, rest.upper()) if part == "session" else None
+    return (of_sessions or load(name)).sha.encode()
 
 
 # --- embedded servers
@@ -511,6 +514,11 @@ def is_released(server):
 def pick_ports(server, pick):
     """Have a server try the ports that a function returns."""
     server._pick_port = pick
+
+
+def sent_to_replicas():
+    """The names of the commands of one key that a replica is asked, where it may be."""
+    return READ_OF_ONE_KEY
 
 
 def keys_in_table(words):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
+from time import monotonic
 
 from oddsbot.alerts import Base, Direction, PriceRule
-from oddsbot.polymarket import BestBidAsk, Connected, Disconnected
+from oddsbot.polymarket import BestBidAsk, Connected, Disconnected, Tick, quotes
 
 MARKET = "0xmarket"
 UP = "1" * 20
@@ -36,20 +37,33 @@ def rule(name="rule", level=60, user_id=1, **more):
 
 
 class Feed:
-    """A link to the market that says what it is told, until it is closed."""
+    """A feed that says what it is told, until it is closed."""
 
     def __init__(self):
         self._queue = asyncio.Queue()
+        self._down_since = None
         self.assets = set()
-        self.say(Connected(1))
+        self.connect()
+
+    @property
+    def down_for(self):
+        """For how long its connection has been away."""
+        return 0.0 if self._down_since is None else monotonic() - self._down_since
 
     def say(self, *events):
-        """Have these events come next."""
+        """Have these events come next: quotes as ticks."""
         for event in events:
-            self._queue.put_nowait(event)
+            for each in [Tick(quote) for quote in quotes(event)] or [event]:
+                self._queue.put_nowait(each)
+
+    def connect(self):
+        """Have its connection made."""
+        self._down_since = None
+        self.say(Connected(1))
 
     def cut(self):
-        """Have the link end."""
+        """Have its connection end."""
+        self._down_since = monotonic()
         self.say(Disconnected("cut"))
 
     def close(self):

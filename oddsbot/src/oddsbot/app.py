@@ -20,7 +20,7 @@ from aiogram.exceptions import (
 from aiogram.types import BotCommand
 
 from oddsbot import limits, markets, wallets
-from oddsbot.alerts import Resolved
+from oddsbot.alerts import Disputed, Proposed, Resolved, RuleAlert
 from oddsbot.delivery import (
     ALERTS,
     Courier,
@@ -30,7 +30,7 @@ from oddsbot.delivery import (
     Sweep,
     repeated,
 )
-from oddsbot.polymarket import Clob, Data, Gamma, MarketStream, PolymarketError
+from oddsbot.polymarket import Clob, Data, Gamma, PolymarketError, StreamPool
 from oddsbot.settings import PREFIX
 from oddsbot.store import (
     AlertLog,
@@ -66,7 +66,16 @@ from oddsbot.telegram.updates import (
     a_minute,
 )
 from oddsbot.telegram.webhook import path_of, webhook_listener
-from oddsbot.watch import TOPICS, Results, Rounds, RuleDesk, Shard, ShardHooks, listen
+from oddsbot.watch import (
+    TOPICS,
+    MarketNews,
+    MarketTopics,
+    Rounds,
+    RuleDesk,
+    Shard,
+    ShardHooks,
+    listen,
+)
 from oddswire import connect
 from oddswire.adapters.aiogram import SendLimits, Storage
 from oddswire.clock import SystemClock
@@ -80,6 +89,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from oddsbot.alerts import Alert, Rule
+    from oddsbot.polymarket import MarketResolved, NewMarket
     from oddsbot.settings import Settings, StatusPage, Webhook
     from oddsbot.store import StoredRule
     from oddswire.cache import Cache
@@ -89,9 +99,12 @@ if TYPE_CHECKING:
     from oddswire.wire import Wire
 
 TELEGRAM = "https://api.telegram.org"
-# A quiet market is no broken link: what is silent for that long is asked again.
-_STALE = 3_600.0
 _DRAIN = 10.0
+_KINDS = {
+    Proposed: Kind.PROPOSAL,
+    Disputed: Kind.DISPUTE,
+    Resolved: Kind.RESOLUTION,
+}
 
 
 class Rules:
@@ -160,7 +173,7 @@ class App:
         clock: Sleeps, and tells the time.
         api_url: Of the Bot API.
         shard: Which markets; a feed that begins again in the past is another one.
-        results_every: Seconds between two questions for results of watched markets.
+        polls_every: Seconds between two questions about watched markets.
         commands: How much a person may ask for.
         sending: How much Telegram admits.
 
@@ -176,7 +189,7 @@ class App:
         clock: Clock,
         api_url: str = TELEGRAM,
         shard: str = "0",
-        results_every: float = 60.0,
+        polls_every: float = 60.0,
         commands: Sequence[LimitRule] = limits.COMMANDS,
         sending: limits.SendRules = limits.TELEGRAM,
     ) -> None:
@@ -187,7 +200,7 @@ class App:
         self._clock = clock
         self._api_url = api_url
         self._shard = shard
-        self._results_every = results_every
+        self._polls_every = polls_every
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -229,17 +242,20 @@ class App:
         http = await enter(aiohttp.ClientSession())
         upstream = limits.Upstream(wire.limiter)
         gamma = Gamma(http, settings.gamma_url)
+        clob = Clob(http, settings.clob_url)
         self.markets = markets.Markets(
-            wire.cache,
-            gamma,
-            Clob(http, settings.clob_url),
-            upstream,
-            ages=markets.Ages(),
+            wire.cache, gamma, clob, upstream, ages=markets.Ages()
         )
         data = Data(http, settings.data_url)
         self.wallets = wallets.Wallets(wire.cache, gamma, data, upstream)
-        self.stream = await enter(
-            MarketStream(http, settings.ws_url, (), stale_after=_STALE)
+        self.feed = await enter(
+            StreamPool(
+                http,
+                settings.ws_url,
+                limits.books(clob, upstream),
+                clock=clock.monotonic,
+                sleep=clock.sleep,
+            )
         )
         self._stored = stored = SqlRules(engine)
         log = AlertLog(engine)
@@ -300,24 +316,27 @@ class App:
         self.outbox = Outbox(queue, log, home, clock)
         self.courier = Courier(queue, log, home, self._deliver, clock)
         self.sweep = Sweep(queue, log, wire.locks, clock)
-        self.results = Results(
+        self.topics = MarketTopics(wire.pubsub, clock)
+        self.news = MarketNews(
             Rounds(engine, f"{self._shard}.results", stored, clock),
             followers,
             gamma,
+            data,
             upstream,
             wire.locks,
             self.outbox,
             clock,
-            every=self._results_every,
+            on_change=self.topics.put,
+            every=self._polls_every,
         )
         self.shard = Shard(
             Rounds(engine, self._shard, stored, clock),
             stored,
-            self.stream,
+            self.feed,
             wire.locks,
             self.outbox,
             clock,
-            hooks=ShardHooks(on_resolved=self.results.hear),
+            hooks=ShardHooks(self.topics.prices.put, self._resolved, self._listed),
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -351,7 +370,8 @@ class App:
                 rules = listen(self.pubsub, self.shard.look)
                 others.append(tasks.create_task(rules, name="rules"))
                 others.append(tasks.create_task(self.outbox.run(), name="outbox"))
-                others.append(tasks.create_task(self.results.run(), name="results"))
+                others.append(tasks.create_task(self.news.run(), name="news"))
+                others.append(tasks.create_task(self.topics.run(), name="topics"))
             if "deliver" in roles:
                 delivering = self.courier.run(stop)
                 finishing.append(tasks.create_task(delivering, name="deliver"))
@@ -382,6 +402,14 @@ class App:
             address, secret_token=webhook.secret, allowed_updates=list(KINDS)
         )
 
+    def _resolved(self, event: MarketResolved) -> None:
+        self.news.hear(event)
+        self.topics.resolutions.put(event)
+
+    def _listed(self, event: NewMarket) -> None:
+        self.news.hear(event)
+        self.topics.new_markets.put(event)
+
     def _look(self) -> None:
         # The commands are made before the shard.
         self.shard.look()
@@ -398,14 +426,14 @@ class App:
         else:
             if report.status == "fail":
                 problems.append("Redis has a problem: messages may come late.")
-        counters = self.stream.counters
-        last = counters.last_sign_at
-        if self.stream.assets and not self.stream.connected:
+        counters = self.feed.counters
+        last = counters.streams.last_sign_at
+        if self.feed.down_for:
             problems.append("The link to Polymarket's prices is down, I connect again.")
         return StatusView(
             last_event=None if last is None else self._clock.monotonic() - last,
-            followed=len(self.stream.assets),
-            gaps=counters.reconnects,
+            followed=len(self.feed.assets),
+            gaps=counters.gaps,
             waiting=waiting,
             problems=problems,
         )
@@ -417,11 +445,11 @@ class App:
             return Decision(Fate.STOPPED)
         if session.muted_until > moment:
             return Decision(Fate.MUTED)
-        kind = Kind.RESOLUTION if isinstance(alert, Resolved) else Kind.PRICE
+        kind = _KINDS.get(type(alert), Kind.PRICE)
         if not session.notifications.wants(kind):
             return Decision(Fate.FILTERED, f"{kind} is switched off")
         rule = None
-        if not isinstance(alert, Resolved):
+        if isinstance(alert, RuleAlert):
             stored = await self._stored.get(alert.user_id, alert.rule_id)
             rule = None if stored is None else stored.rule
             if rule is None or rule.paused:
@@ -430,7 +458,8 @@ class App:
         market = now = None
         try:
             market = await self.markets.market(alert.market)
-            now = await self.markets.price(alert.asset_id)
+            if isinstance(alert, RuleAlert):
+                now = await self.markets.price(alert.asset_id)
         except (PolymarketError, OddswireError):
             pass  # the alert matters, and what it could be shown with does not
         card = fired_card(

@@ -11,6 +11,7 @@ from oddswire.ratelimit import Priority, Rule, SlidingWindow, TokenBucket
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from oddsbot.polymarket import Clob, Found, OrderBook
     from oddswire.ratelimit import RateLimiter
 
 T = TypeVar("T")
@@ -108,3 +109,14 @@ def _retry_after(error: Exception) -> float | None:
     if not isinstance(error, RateLimitedUpstream):
         return None
     return error.retry_after or 1.0
+
+
+def books(
+    clob: Clob, upstream: Upstream
+) -> Callable[[tuple[str, ...]], Awaitable[Found[OrderBook]]]:
+    """Return what a `StreamPool` asks for books with, within the limits."""
+
+    async def ask(asset_ids: tuple[str, ...]) -> Found[OrderBook]:
+        return await upstream.call("clob", "books", lambda: clob.books(*asset_ids))
+
+    return ask

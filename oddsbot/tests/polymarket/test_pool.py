@@ -44,6 +44,7 @@ class Exchange:
         self.requests = []
         self.asked = []
         self.away = False
+        self.refuses = False
         self.at = 1_790_000_000_000
         self.wakes = asyncio.Event()
 
@@ -61,6 +62,8 @@ class Exchange:
 
     async def serve(self, request):
         """Serve one connection until it ends."""
+        if self.refuses:
+            return web.Response(status=503)
         ws = web.WebSocketResponse(compress=False)
         await ws.prepare(request)
         number = len(self.links)
@@ -323,6 +326,55 @@ async def test_each_cut_is_one_gap(exchange, follow):
     assert reader.pool.counters.gaps == 3
     assert reader.pool.down_for == 0
     assert all(4 <= gap.ended - gap.began <= 6 for gap in reader.of(Gap))
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1")
+async def test_after_a_connection_the_books_are_asked_for(exchange, follow):
+    """What its first books did not tell is told late; the rest is not repeated."""
+    exchange.top = {"a": ("0.4", "0.5"), "b": ("0.1", "0.2"), "c": ("0.7", "0.8")}
+    reader = await follow("a", "b", "c")
+    asked = len(exchange.asked)
+    # Meanwhile a and b move; only a comes with the first books.
+    exchange.silent = {"b", "c"}
+    await exchange.sockets[0].close()
+    await exchange.move("a", "0.41", "0.5")
+    await exchange.move("b", "0.3", "0.4")
+    await eventually(lambda: reader.of(Gap))
+    assert (
+        reader.of(Tick)[3:]
+        == [t for t in reader.of(Tick) if t.quote.asset_id == "a"][1:]
+    )
+    await reader.pass_time(5)
+    (late,) = (tick for tick in reader.of(Tick) if tick.late)
+    assert (late.quote.asset_id, str(late.quote.bid)) == ("b", "0.3")
+    assert [set(each) for each in exchange.asked[asked:]] == [{"a", "b", "c"}]
+    assert (Connected(1, ("a", "b", "c")), 2) == (
+        reader.of(Connected)[0], len(reader.of(Connected)),
+    )  # fmt: skip
+    assert reader.of(Disconnected)[0].assets == ("a", "b", "c")
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1")
+async def test_a_connection_that_is_away_is_told_at_once(exchange, follow):
+    """`down_for` counts from the loss to the next connection; 0 without assets."""
+    exchange.top = {"a": ("0.4", "0.5")}
+    reader = await follow("a")
+    assert reader.pool.down_for == 0
+    exchange.refuses = True
+    await exchange.sockets[0].close()
+    await eventually(lambda: reader.of(Disconnected))
+    await reader.pass_time(7)
+    assert 6 <= reader.pool.down_for <= 7
+    exchange.refuses = False
+    await eventually(lambda: reader.of(Gap))
+    assert reader.pool.down_for == 0
+    exchange.refuses = True
+    await exchange.sockets[1].close()
+    await reader.pool.unsubscribe("a")
+    await reader.pass_time(3)
+    assert reader.pool.down_for == 0
 
 
 @pytest.mark.advanced

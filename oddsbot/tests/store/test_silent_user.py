@@ -13,7 +13,7 @@ import pytest
 
 from oddsbot.alerts import Direction, PriceRule
 from oddsbot.delivery import ALERTS, Courier, Decision, Home, Outbox
-from oddsbot.polymarket import MarketStream
+from oddsbot.polymarket import Clob, StreamPool
 from oddsbot.standin.polymarket import Recording, Replay, token_id
 from oddsbot.store import (
     AlertLog,
@@ -97,13 +97,15 @@ async def watch(wire, engine, recording):
     async with (
         Replay(recording, speed=float("inf")) as replay,
         aiohttp.ClientSession() as http,
-        MarketStream(http, replay.ws_url, [UP]) as stream,
+        StreamPool(
+            http, replay.ws_url, lambda ids: Clob(http, replay.clob_url).books(*ids)
+        ) as feed,
         asyncio.TaskGroup() as tasks,
     ):
         outbox = Outbox(queue, log, home, clock)
         courier = Courier(queue, log, home, deliver, clock)
         rounds = Rounds(engine, "0", stored, clock)
-        shard = Shard(rounds, stored, stream, wire.locks, outbox, clock)
+        shard = Shard(rounds, stored, feed, wire.locks, outbox, clock)
         running = [tasks.create_task(each.run()) for each in (shard, outbox, courier)]
         await shard.judging.wait()
         await replay.wait_subscribed(UP)

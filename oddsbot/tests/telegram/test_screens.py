@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from oddsbot.alerts import (
     Base,
     Direction,
+    Disputed,
     Moved,
     MoveRule,
     PriceCrossed,
     PriceRule,
+    Proposed,
     Resolved,
     RuleState,
     Unit,
@@ -203,6 +205,18 @@ MOVED = Moved(
     price=D("0.6"),
     at=1_796_047_327_000,
     seen_at=1_796_047_327.3,
+)
+PROPOSED = Proposed(
+    id="1:0xc7:proposed:1",
+    user_id=1,
+    market="0xc7",
+    outcome="Yes",
+    final_at=1_796_054_527,
+    at=1,
+    seen_at=1.0,
+)
+DISPUTED = Disputed(
+    id="1:0xc7:disputed:1", user_id=1, market="0xc7", outcome="Yes", at=1, seen_at=1.0
 )
 RESOLVED = Resolved(
     id="1:0xc7:resolved",
@@ -400,6 +414,8 @@ SCREENS = {
     "fired-move": fired_card(MOVED, market(), None, sent_at=SENT),
     "fired-unknown": fired_card(CROSSED, None, None, sent_at=SENT),
     "fired-resolved": fired_card(RESOLVED, market(), None, sent_at=SENT),
+    "fired-proposed": fired_card(PROPOSED, market(), None, sent_at=SENT),
+    "fired-disputed": fired_card(DISPUTED, market(), None, sent_at=SENT),
     "settings": person.settings_card(session(), 1_000_000),
     "zone": person.zone_card(),
     "quiet": person.quiet_card(),

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, text
 
 from oddsbot.alerts import Base, Direction, MoveRule
-from oddsbot.polymarket import MarketResolved, quotes
+from oddsbot.polymarket import Gap, MarketResolved, Tick, quotes
 from oddsbot.store import SqlRules
 from oddsbot.store.tables import alerts, rules, seen, shards
 from oddsbot.watch import Rounds, Shard
@@ -259,7 +259,7 @@ async def test_a_process_that_lacks_ticks_lets_another_one_go_first(
 @pytest.mark.errors
 @pytest.mark.requirement("B6")
 async def test_of_two_that_lack_ticks_the_one_that_followed_for_longer_goes_on(
-    engine, known, processes, due
+    engine, known, processes, due, client, prefix
 ):
     """A price that only the elder has is told, although the younger gets the lock."""
     await known(1)
@@ -277,7 +277,41 @@ async def test_of_two_that_lack_ticks_the_one_that_followed_for_longer_goes_on(
     elder.feed.say(top(1_500, 49, 50), top(2_000, 61, 62), top(2_100, 50, 51))
     younger.feed.say(top(2_100, 50, 51))
     await eventually(lambda: (elder.shard.ticks, younger.shard.ticks) == (3, 1))
-    # Both know of each other.
+
+    async def beats():
+        (key,) = [each async for each in client.scan_iter(f"{prefix}*watch-peers*")]
+        said = await client.hgetall(key)
+        return {name: int(each.partition(b":")[0]) for name, each in said.items()}
+
+    # Each has said twice since then that it lives, so all of them know each other.
+    before = await beats()
+    assert len(before) == 3
+    await eventually(
+        beats, holds=lambda now: all(now[each] > before[each] + 1 for each in before)
+    )
+    await owner.kill()
+    assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
+    assert (elder.shard.takeovers, younger.shard.takeovers) == (1, 0)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
+async def test_one_that_was_told_nothing_yet_lets_another_one_go_first(
+    engine, known, processes, due
+):
+    """Connected, and before its first prices: its empty ring is no whole one."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    owner = await processes()
+    await owner.judging()
+    owner.feed.say(top(1, 50, 51), top(2, 61, 62), top(1_000, 50, 51))
+    await due.until(1)
+    younger = await processes()
+    await eventually(lambda: younger.locks.stats().waiting)
+    elder = await processes()
+    await eventually(lambda: elder.locks.stats().waiting)
+    elder.feed.say(top(1_000, 50, 51), top(2_000, 61, 62), top(2_100, 50, 51))
+    await eventually(lambda: elder.shard.ticks == 3)
     await asyncio.sleep(3 * BEAT_SECONDS)
     await owner.kill()
     assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
@@ -400,6 +434,138 @@ async def test_the_database_away_loses_no_tick(killable, server, prefix):
         found = await eventually(told, 50.0, holds=lambda ids: len(ids) == 19)
         assert found == [f"rule:{n}" for n in range(1, 20)]
         assert shard.failed >= 1
+        shard.stop()
+        await asyncio.wait([running])
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1", "B6")
+async def test_an_owner_whose_connection_is_lost_gives_the_shard_away(
+    engine, known, processes, due
+):
+    """After 5 s, to a process that has the prices; its own come back as a standby."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    owner = await processes()
+    await owner.judging()
+    standby = await processes()
+    await eventually(lambda: standby.feed.assets)
+    for each in (owner, standby):
+        each.feed.say(top(1, 50, 51))
+    await eventually(lambda: standby.shard.ticks == 1)
+    began = asyncio.get_running_loop().time()
+    owner.feed.cut()
+    standby.feed.say(top(2, 61, 62))
+    assert [row[1] for row in await due.until(1)] == ["rule:1"]
+    took = asyncio.get_running_loop().time() - began
+    assert 4.5 < took < 10
+    assert standby.shard.owning
+    assert not owner.shard.owning
+    owner.feed.connect()
+    owner.feed.say(top(2, 61, 62))
+    await asyncio.sleep(BEAT_SECONDS)
+    assert standby.shard.owning
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1", "B6")
+async def test_a_connection_that_nobody_has_stops_no_judging(
+    engine, known, processes, due
+):
+    """The other connections go on: the owner keeps the shard, or somebody takes it."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    owner = await processes()
+    await owner.judging()
+    standby = await processes()
+    for each in (owner, standby):
+        each.feed.say(top(1, 50, 51))
+        await eventually(lambda process=each: process.shard.ticks == 1)
+        each.feed.cut()
+    await eventually(lambda: standby.feed.down_for > 6)
+    for each in (owner, standby):
+        each.feed.say(top(2, 61, 62))
+    assert [row[1] for row in await due.until(1)] == ["rule:1"]
+    working, other = sorted((owner, standby), key=lambda each: not each.shard.owning)
+    await working.kill()
+    await other.judging()
+    other.feed.say(top(3, 50, 51), top(4, 61, 62))
+    assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1", "B3")
+async def test_a_price_that_no_stream_told_is_judged_once(
+    engine, known, processes, due
+):
+    """A late tick fires as any other, and its repeat on the stream does not."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    owner = await processes()
+    await owner.judging()
+    (late,) = (Tick(quote, late=True) for quote in quotes(top(9, 61, 62)))
+    gap = Gap((UP,), 1.0, 7.0, "an asset was silent")
+    owner.feed.say(top(1, 50, 51), gap, late, top(9, 61, 62), top(8, 50, 51))
+    assert await due.until(1) == [(1, "rule:1", 1, None)]
+    await eventually(lambda: owner.shard.outdated == 1)
+    assert owner.shard.feed_gaps == 1
+    # Another process that had the same from its stream goes on behind it.
+    standby = await processes()
+    await eventually(lambda: standby.feed.assets)
+    standby.feed.say(top(9, 61, 62))
+    await eventually(lambda: standby.shard.ticks == 1)
+    await owner.kill()
+    await standby.judging()
+    standby.feed.say(top(10, 50, 51), top(11, 63, 64))
+    assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1", "B6")
+@pytest.mark.system("postgres", package="postgresql")
+async def test_ticks_beyond_the_bound_leave_the_newest_of_each_asset(
+    killable, server, prefix
+):
+    """The database away: 200,000 ticks are kept, and what was forgotten is a gap."""
+    postgres, engine = killable
+    other = "2" * 20
+    async with engine.begin() as connection:
+        await connection.execute(
+            text("INSERT INTO oddsbot_users VALUES (1, 1, 1, 1, 1, true, '')")
+        )
+    stored, clock, feed = SqlRules(engine), SystemClock(), Feed()
+    await stored.save(rule())
+    await stored.save(rule("other", asset_id=other))
+    async with Client.from_url(server.url) as client, asyncio.TaskGroup() as tasks:
+        shard = Shard(
+            Rounds(engine, "0", stored, clock), stored, feed,
+            Locks(client, prefix=prefix), Outgoing(), clock,
+        )  # fmt: skip
+        running = tasks.create_task(shard.run())
+        await shard.judging.wait()
+        # Each begins with a price, and the place of it is in the database.
+        feed.say(
+            top(1, 61, 62), top(1, 61, 62, other), top(2, 50), top(2, 50, 51, other)
+        )
+
+        async def told():
+            async with engine.connect() as connection:
+                found = await connection.execute(select(alerts.c.id))
+                return sorted(found.scalars().all())
+
+        await eventually(told, 20.0, holds=lambda ids: len(ids) == 2)
+        await asyncio.to_thread(postgres.kill)
+        feed.say(top(10, 63, 64, other))
+        for n in range(200_100):
+            feed.say(top(20 + n, 40 + n % 2))
+        feed.say(top(400_000, 62))
+        await eventually(lambda: shard.ticks == 200_106, 60.0)
+        assert len(shard.ring) == 200_000
+        assert shard.ring.lost > 0
+        await asyncio.to_thread(postgres.start)
+        found = await eventually(told, 60.0, holds=lambda ids: len(ids) == 4)
+        assert found == ["other:1", "other:2", "rule:1", "rule:2"]
+        assert sum(gap.assets for gap in shard.gaps) >= 1
         shard.stop()
         await asyncio.wait([running])
 

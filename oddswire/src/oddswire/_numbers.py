@@ -6,12 +6,16 @@ limit and not above any, and an int of some thousand digits cannot be printed.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from oddswire.plain import plain
 
 if TYPE_CHECKING:
     from typing import TypeGuard
+
+
+_HALF = 2**63
 
 
 def is_int(value: object, low: int, high: int) -> TypeGuard[int]:
@@ -53,10 +57,23 @@ def check_duration(
         Exception: Of the type `error`; it names the argument and the range.
     """
     if not is_number(value, low, high):
-        raise error(
-            # Ten digits: a year is 31536000, not 3.1536e+07.
-            f"{name} {shown(value)}: accepted are seconds from {low:g} to {high:.10g}"
-        )
+        # Ten digits: a year is 31536000, not 3.1536e+07.
+        upper = "" if high == inf else f" to {high:.10g}"
+        raise error(f"{name} {shown(value)}: accepted are seconds from {low:g}{upper}")
+
+
+def check_user(user_id: object, error: type[Exception]) -> None:
+    """Refuse what is no user id: an int of 64 bits, as Telegram's are.
+
+    "77" would be another user than 77 wherever keys are made of it.
+
+    Raises:
+        Exception: Of the type `error`.
+    """
+    if isinstance(user_id, bool) or not isinstance(user_id, int):
+        raise error(f"user_id must be an int, not {type(user_id).__name__}")
+    if not -_HALF <= user_id < _HALF:
+        raise error("user_id must have at most 64 bits, as Telegram's have")
 
 
 def shown(value: object) -> str:

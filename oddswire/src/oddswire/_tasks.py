@@ -1,4 +1,4 @@
-"""`spawn`: a task that begins at the next turn of the loop, not at once."""
+"""`spawn`: a task that begins at the next turn of the loop; `retrieve`: its error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def spawn(coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+def spawn(
+    coroutine: Coroutine[Any, Any, T],
+    *,
+    name: str,
+    into: set[asyncio.Task[T]] | None = None,
+) -> asyncio.Task[T]:
     """Return a task of the running loop.
 
     With `asyncio.eager_task_factory` (Python 3.12) `create_task` runs the coroutine up
@@ -19,5 +24,23 @@ def spawn(coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
     the task, in the middle of what the caller is doing. A task that clears the place
     where it is stored when it ends would be stored after that, and stay there for ever.
     Therefore the library's own tasks do not begin at once.
+
+    Args:
+        coroutine: What it runs.
+        name: For who looks at the tasks of a loop.
+        into: Holds the task until it ends: the loop itself holds a task only weakly.
     """
-    return asyncio.Task(coroutine, loop=asyncio.get_running_loop(), name=name)
+    task = asyncio.Task(coroutine, loop=asyncio.get_running_loop(), name=name)
+    if into is not None:
+        into.add(task)
+        task.add_done_callback(into.discard)
+    return task
+
+
+def retrieve(done: asyncio.Future[Any]) -> None:
+    """Read the error of a future, if it has one: asyncio logs what is never read.
+
+    The done-callback of a future or a task whose callers may all have left.
+    """
+    if not done.cancelled():
+        done.exception()

@@ -25,7 +25,13 @@ from oddswire.client import keyspace
 from oddswire.clock import SystemClock
 from oddswire.connection.backoff import OutageBackoff
 from oddswire.connection.errors import TRANSIENT_ERRORS
-from oddswire.errors import ClosedError, LockLost, OddswireError, SettingsError
+from oddswire.errors import (
+    ClosedError,
+    InvalidKey,
+    LockLost,
+    OddswireError,
+    SettingsError,
+)
 from oddswire.scripts import Script, load, require_one_slot
 
 if TYPE_CHECKING:
@@ -128,7 +134,7 @@ class Locks:
         Raises:
             SettingsError: `ttl` or `patience` is shorter than 0.1 s: no renewal would
                 come in time; or `seats` is out of range.
-            InvalidKey: `name` is too long.
+            InvalidKey: `name` is empty or too long.
         """
         return Lock(self, name, ttl, patience, seats, on_lost)
 
@@ -219,6 +225,8 @@ class Lock:
         seats: int = 1,
         on_lost: Callable[[], object] | None = None,
     ) -> None:
+        if name == "":
+            raise InvalidKey("a lock has a name: what it protects")
         check_duration("ttl", ttl, 0.1, 86_400, SettingsError)
         patience = min(_PATIENCE, ttl) if patience is None else patience
         check_duration("patience", patience, 0.1, 3600, SettingsError)

@@ -20,6 +20,33 @@ event                   level    fields
 ======================  =======  =====================================
 
 The end of an outage has the level of its beginning: a log that shows one shows both.
+`connection` is ``command``, ``tracked`` (the cache's) or ``subscriber``. The last
+of the lines that were left out is written when the ten seconds are over, with their
+number.
+
+Other lines of the library have an event too:
+
+===============================  =======  ===========================
+event                            level    fields
+===============================  =======  ===========================
+``embedded_server``              WARNING  reason
+``settings_warning``             WARNING  reason
+``source_readable``              WARNING  reason
+``example_key``                  WARNING  reason
+``throttle_late``                WARNING  reason
+``credentials_not_renewed``      WARNING  reason
+``reauthentication_failed``      WARNING  reason
+``cache_size_unbounded``, once   WARNING  reason
+``refusal_not_shared``           WARNING  rule, duration, reason
+``turn_lost``                    WARNING  reason
+``value_left_out``, once each    WARNING  key, reason
+``value_refused``                WARNING  topic, reason
+``records_not_written``          ERROR    count, reason
+``dead_letter``                  WARNING  id, reason
+``message_failed``               INFO     id, attempt, reason
+``cache_size_unknown``           DEBUG    reason
+``settling_failed``              DEBUG    id, reason
+===============================  =======  ===========================
 """
 
 from __future__ import annotations

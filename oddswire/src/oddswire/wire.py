@@ -13,7 +13,7 @@ from oddswire._numbers import shown
 from oddswire.cache import Cache, CacheStats, Namespace
 from oddswire.client import Client, ClientStats
 from oddswire.clock import SystemClock
-from oddswire.codec import Keyring
+from oddswire.codec import Codec, Keyring
 from oddswire.embedded import EmbeddedServer
 from oddswire.erasure import Receipt
 from oddswire.errors import ClosedError, NotOnCluster, QueueError, SettingsError
@@ -22,6 +22,7 @@ from oddswire.health import Bound, Health, Status, Thresholds, Verdict
 from oddswire.locks import Locks, LockStats
 from oddswire.logs import log_events, log_line
 from oddswire.metrics import Metrics
+from oddswire.plain import plain
 from oddswire.pubsub import PubSub, PubSubStats, Topic
 from oddswire.queue import Queue, QueueKey, QueueStats
 from oddswire.ratelimit import LimiterStats, RateLimiter, Rule, SlidingWindow
@@ -223,7 +224,7 @@ class Wire(Generic[S, M]):
         queue: type[M] | None = None,
         queues: Iterable[QueueKey[Any]] = (),
     ) -> None:
-        _check_types(session, source, keyring)
+        _check_types(session, source, keyring, queue)
         self.settings = settings
         self._namespaces = _all_of("namespaces", namespaces, Namespace)
         self._topics: tuple[Topic[Any], ...] = _all_of("topics", topics, Topic)
@@ -523,7 +524,7 @@ def _with_default(rules: tuple[Rule, ...], settings: Settings) -> tuple[Rule, ..
     return (*rules, Rule("default", window, key="user"))
 
 
-def _check_types(session: object, source: object, keyring: object) -> None:
+def _check_types(session: object, source: object, keyring: object, queue: Any) -> None:
     if not (isinstance(session, type) and issubclass(session, Record)):
         raise SettingsError(
             f"session must be a subclass of oddswire.sessions.Record, not "
@@ -540,6 +541,13 @@ def _check_types(session: object, source: object, keyring: object) -> None:
             f"keyring must be an oddswire.codec.Keyring, not {type(keyring).__name__}: "
             "Keyring.from_text makes one"
         )
+    try:
+        Codec(queue)
+    except (TypeError, NameError) as error:
+        raise SettingsError(
+            f"queue must be the type of its messages, such as a msgspec.Struct, not "
+            f"{shown(queue)}: {plain(error)}"
+        ) from None
 
 
 def _all_of(name: str, values: Any, kind: type[T]) -> tuple[T, ...]:

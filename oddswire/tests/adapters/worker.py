@@ -88,12 +88,10 @@ async def send(client, prefix, url, bot):
     ):
         sending = SendLimiter(
             limiter,
+            lambda error: error.args[0],
             overall=rule,
-            chat=None,
-            group=None,
             timeout=None,
             retries=0,
-            retry_after=lambda error: error.args[0],
         )
 
         async def post():

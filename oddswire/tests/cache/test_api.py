@@ -412,6 +412,23 @@ async def test_arguments_never_share_a_key(fleet):
 
 
 @pytest.mark.errors
+async def test_a_misspelt_option_is_refused_whether_the_value_is_in_memory_or_not(
+    fleet,
+):
+    """An option that does not exist is a `TypeError` that names it, and loads nothing.
+
+    Also where memory has the value: the first program without it there would fail.
+    """
+    a, loader = await fleet.cache(), Loader()
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"no option 'ttll'; there are .*\bttl\b"):
+            await a.get_or_set("m:1", loader, ttll=5)
+        await a.get_or_set("m:1", loader, ttl=5)
+        await fleet.believed(a)
+    assert a.stats().l1_hits == 1
+
+
+@pytest.mark.errors
 async def test_wrong_decorations_fail_at_once(fleet):
     """A template that does not fit is an error where it is written."""
     a = await fleet.cache()

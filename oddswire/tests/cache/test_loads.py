@@ -597,7 +597,7 @@ async def test_a_caller_that_joins_a_refresh_as_it_gives_up_waits_for_the_value(
 
         await eventually(expired)
         second = spawn(a.get_or_set("m:1", ours, stale=3.0))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # it joins in its first steps: nothing tells of it
         proxy.up.hold = True
         proxy.down.hold = False
         await asyncio.sleep(0.2)

@@ -146,7 +146,7 @@ async def test_who_joined_a_refresh_is_served_though_redis_went(own_fleet, when)
         await load.started.wait()
     reading = asyncio.get_running_loop().create_task(a.get_or_set("m:1", load))
     if when == "while it loads":
-        await asyncio.sleep(0.05)
+        await eventually(lambda: a.stats().shared)
         server.kill()
         await server.wait_exit()
         load.go.set()

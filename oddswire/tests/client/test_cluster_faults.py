@@ -128,7 +128,7 @@ async def test_a_primary_is_killed_under_load():
             history = History()
             with LoopLag() as lag:
                 async with _load(client, history):
-                    await asyncio.sleep(0.3)
+                    await eventually(lambda: len(history.calls) > 20 * _TASKS)
                     victim.kill()
                     await victim.wait_exit()
                     before = len(history.calls)
@@ -171,7 +171,7 @@ async def test_a_primary_is_frozen_under_load():
         async with Client.from_url(cluster.cluster_url, command_timeout=15.0) as client:
             history = History()
             async with _load(client, history):
-                await asyncio.sleep(0.3)
+                await eventually(lambda: len(history.calls) > 20 * _TASKS)
                 with frozen(victim):
                     await eventually(lambda: _has_taken_over(cluster))
                     before = len(history.calls)

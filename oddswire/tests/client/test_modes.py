@@ -19,6 +19,7 @@ from oddswire.errors import (
     WrongType,
 )
 from oddswire.testing import FaultProxy
+from support import eventually
 from support.hooks import drop_connection
 
 
@@ -206,7 +207,7 @@ async def test_simple_client_makes_one_attempt_for_all_callers(server, prefix):
         client = SimpleClient.from_url(proxy.url, connect_timeout=0.3)
         proxy.stall()
         calls = [loop.create_task(client.get(f"{prefix}{n}")) for n in range(20)]
-        await asyncio.sleep(0.05)
+        await eventually(lambda: proxy.accepted)
         calls.pop().cancel()  # it leaves the attempt to the others
         failures = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(failure) for failure in failures} == {Unavailable}
@@ -214,7 +215,7 @@ async def test_simple_client_makes_one_attempt_for_all_callers(server, prefix):
         assert proxy.accepted == 1
 
         calls = [loop.create_task(client.get(f"{prefix}{n}")) for n in range(20)]
-        await asyncio.sleep(0.05)
+        await eventually(lambda: proxy.accepted == 2)
         await client.aclose()
         ends = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(end) for end in ends} == {ClosedError}

@@ -11,6 +11,7 @@ from oddswire import Client
 from oddswire.errors import OddswireError
 from oddswire.events import Disconnected
 from oddswire.testing.proxy import close_listener
+from support import eventually
 
 pytestmark = [pytest.mark.requirement("C4"), pytest.mark.errors]
 
@@ -89,7 +90,7 @@ async def test_a_lost_reply_is_found_under_load(own, how, callers, decode):
                         return
 
         calls = [asyncio.create_task(call(n)) for n in range(callers)]  # noqa: TID251 - awaited below
-        await asyncio.sleep(0.1)
+        await eventually(lambda: client.stats().calls.get("GET", 0) > 10 * callers)
         link.armed = how
         await asyncio.gather(*calls)
 

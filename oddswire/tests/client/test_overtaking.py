@@ -116,10 +116,17 @@ async def test_killing_needs_no_connection_of_the_pool(own):
 @pytest.mark.errors
 async def test_a_pause_is_ended_past_the_calls_that_it_holds_up(own):
     """CLIENT UNPAUSE does not wait behind the writes that CLIENT PAUSE holds up."""
-    async with Client.from_url(own.url, command_timeout=20.0) as client:
+    async with (
+        Client.from_url(own.url, command_timeout=20.0) as client,
+        Client.from_url(own.url) as admin,
+    ):
         await client.client_pause(60_000, all=False)
         held_up = asyncio.get_running_loop().create_task(client.set("k", "v"))
-        await asyncio.sleep(0.05)
+
+        async def is_held_up():
+            return (await admin.info("clients"))["blocked_clients"]
+
+        await eventually(is_held_up)
         assert not held_up.done()
         await client.client_unpause()
         async with asyncio.timeout(10):

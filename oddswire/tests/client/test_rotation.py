@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 import redis.asyncio as aredis
@@ -19,6 +21,8 @@ from redis.credentials import StreamingCredentialProvider
 
 from oddswire import Client, SimpleClient
 from oddswire.clock import SystemClock
+from oddswire.embedded import EmbeddedSentinels
+from oddswire.errors import AuthFailed, CommandRejected
 from support import eventually
 
 pytestmark = pytest.mark.requirement("C1")
@@ -121,7 +125,6 @@ async def test_a_rotation_under_load_costs_no_call(own, admin):
     """Calls go on while tokens change and old ones are taken away."""
     provider = Provider()
     async with _client(own, provider) as client:
-        await client.ping()  # a token that ends within the first handshake is refused
         done = asyncio.Event()
 
         async def load():
@@ -162,6 +165,170 @@ async def test_a_token_during_the_handshake_is_not_lost(own, admin):
         go_on.set()
         assert await call
         assert await _calls(admin, "auth") - before == 1
+
+
+@asynccontextmanager
+async def _caller(own, provider, kind):
+    """Yield a call that has to connect first."""
+    if kind == "simple":
+        client = SimpleClient(
+            host=own.host, port=own.port, credential_provider=provider, protocol=3
+        )
+    else:
+        client = _client(own, provider)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(client)
+        match kind:
+            case "command" | "simple":
+                yield client.ping
+            case "exclusive":
+                yield lambda: client.blpop("none", timeout=0.01)
+            case "alone":
+                yield lambda: stack.enter_async_context(client.client())
+            case "raw subscription":
+                raw = await stack.enter_async_context(client.pubsub())
+                yield lambda: raw.subscribe("c")
+            case "out of band":
+                yield client.script_kill
+            case "tracking" | "subscriber":
+                own = (
+                    client.tracked(lambda message: None)
+                    if kind == "tracking"
+                    else client.subscriber(lambda message: None, "c")
+                )
+                stack.push_async_callback(own.aclose)
+                yield own.ping
+
+
+KINDS = ["command", "tracking", "subscriber", "exclusive", "alone", "raw subscription",
+         "out of band", "simple"]  # fmt: skip
+
+
+@pytest.mark.advanced
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("announced", [True, False])
+async def test_credentials_that_end_within_the_handshake_cost_no_call(
+    own, admin, kind, announced
+):
+    """Refused with the old ones, a connection of any kind offers the newer ones."""
+    provider = Provider()
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly():
+        found = (provider.user, provider.token)
+        asked.set()
+        await go_on.wait()
+        return found
+
+    provider.get_credentials_async = slowly
+    async with _caller(own, provider, kind) as call:
+        calling = asyncio.create_task(call())  # noqa: TID251 - awaited below
+        await asked.wait()
+        await admin.execute_command("ACL", "SETUSER", "bot", "<t1")
+        if announced:
+            await provider.rotate("t2")
+        else:
+            provider.token = "t2"
+        go_on.set()
+        with suppress(CommandRejected):  # no script runs that could be killed
+            await calling
+        refused = (await admin.info("stats"))["acl_access_denied_auth"]
+        assert refused == 1
+
+
+@pytest.mark.advanced
+@pytest.mark.parametrize("kind", ["command", "exclusive"])
+async def test_behind_sentinels_too(kind):
+    """The connections to a primary that sentinels name offer the newer ones as well."""
+    async with EmbeddedSentinels(sentinels=1) as group:
+        primary = group.primary
+        async with aredis.Redis.from_url(primary.url, protocol=3) as admin:
+            await _user(admin, "t2")
+            given = [("bot", "t2"), ("bot", "t1")]
+            provider = Provider("t2")
+
+            async def newer():
+                return given.pop() if len(given) > 1 else given[0]
+
+            provider.get_credentials_async = newer
+            async with Client.from_url(
+                f"redis://{group.name}/0",
+                sentinels=",".join(
+                    f"{each.host}:{each.port}" for each in group.sentinels
+                ),
+                sentinel_password=group.password,
+                credential_provider=provider,
+            ) as client:
+                if kind == "command":
+                    assert await client.ping()
+                else:
+                    assert await client.blpop("none", timeout=0.01) is None
+            assert (await admin.info("stats"))["acl_access_denied_auth"] == 1
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("kind", ["command", "exclusive", "simple"])
+async def test_the_newest_credentials_are_offered_once(own, admin, kind):
+    """A provider that has no others is asked once more, and the call fails."""
+    provider = Provider("wrong")
+    async with _caller(own, provider, kind) as call:
+        with pytest.raises(AuthFailed):
+            await call()
+    assert (await admin.info("stats"))["acl_access_denied_auth"] == 1
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("kind", ["command", "exclusive", "simple"])
+async def test_a_provider_of_ever_new_credentials_is_no_storm(own, admin, kind):
+    """One that makes up others at each question is refused nine times for a call."""
+    provider = Provider()
+    count = itertools.count()
+
+    async def others():
+        return "bot", f"wrong-{next(count)}"
+
+    provider.get_credentials_async = others
+    async with _caller(own, provider, kind) as call:
+        with pytest.raises(AuthFailed):
+            await call()
+    assert (await admin.info("stats"))["acl_access_denied_auth"] == 9
+
+
+@pytest.mark.advanced
+async def test_a_new_token_ends_a_refusal(own, admin):
+    """Callers are refused for a second by one answer, unless there is a newer token."""
+    provider = Provider("wrong")
+    async with _client(own, provider) as client:
+        for _ in range(3):
+            with pytest.raises(AuthFailed):
+                await client.ping()
+        assert (await admin.info("stats"))["acl_access_denied_auth"] == 1
+        await provider.rotate("t1")
+        assert await client.ping()
+
+
+@pytest.mark.errors
+async def test_a_token_that_is_refused_after_the_handshake_changes_nothing(
+    own, admin, caplog
+):
+    """Opened with a token that holds, a connection stays though a newer is refused."""
+    provider = Provider()
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly():
+        asked.set()
+        await go_on.wait()
+        return "bot", "t1"
+
+    provider.get_credentials_async = slowly
+    async with _client(own, provider) as client:
+        call = asyncio.create_task(client.ping())  # noqa: TID251 - awaited below
+        await asked.wait()
+        await provider.rotate("t-unknown")
+        go_on.set()
+        assert await call
+    assert "reauthentication_failed" in caplog.text
+    assert "t-unknown" not in caplog.text
 
 
 @pytest.mark.advanced

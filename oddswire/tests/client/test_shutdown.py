@@ -16,6 +16,7 @@ import redis.asyncio as aredis
 from oddswire import Client, EmbeddedServer
 from oddswire.errors import ClosedError, ConnectionLost, Outcome, Unavailable
 from oddswire.testing import FaultProxy, LoopLag, frozen
+from support import eventually
 
 TASKS = 20
 
@@ -45,7 +46,7 @@ async def _told(process):
     async with asyncio.timeout(15):
         out, _ = await process.communicate()
     assert process.returncode == 0
-    found = json.loads(out)
+    found = json.loads(out.splitlines()[-1])
     assert found["left"] == []
     return found
 
@@ -101,7 +102,7 @@ async def test_a_second_sigterm_ends_the_draining():
         async with _working(server.url, drain=60) as process:
             with frozen(server):
                 process.send_signal(signal.SIGTERM)
-                await asyncio.sleep(0.3)  # it is draining; nothing tells of that
+                assert await process.stdout.readline() == b"draining\n"
                 process.send_signal(signal.SIGTERM)
                 began = monotonic()
                 found = await _told(process)
@@ -131,10 +132,10 @@ async def test_a_close_that_is_cancelled_leaves_nothing_open(server, turns, twic
         proxy.down.hold = True
         calls = [loop.create_task(client.incr("n")) for _ in range(3)]
         calls += [loop.create_task(client.blpop("none", 0)) for _ in range(2)]
-        await asyncio.sleep(0.05)
+        await eventually(lambda: client.connection_pool.state.leased == 2)
         proxy.stall()
         calls += [loop.create_task(client.blpop("none", 0)) for _ in range(2)]
-        await asyncio.sleep(0.05)
+        await eventually(lambda: client.connection_pool.state.opening)
 
         closing = loop.create_task(client.aclose())
         for _ in range(turns):

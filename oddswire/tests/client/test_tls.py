@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from oddswire import Client, EmbeddedServer
+from oddswire.clock import SystemClock
 from oddswire.embedded.server import free_port
 from oddswire.errors import Unavailable
 from oddswire.events import Disconnected
@@ -88,6 +89,21 @@ async def test_verified_tls_carries_every_kind_of_connection(ours, speaking_tls)
         await client.rpush("list", "x")
         assert await client.blpop("list", 1) == (b"list", b"x")
         assert (await client.info("server"))["redis_version"].startswith("7.0")
+
+
+@pytest.mark.requirement("C1", "C10")
+@pytest.mark.integration
+async def test_the_statistics_know_when_the_certificate_ends(ours, speaking_tls):
+    """`stats()` has the end of the server's certificate, to the second."""
+    ends = dt.datetime.fromtimestamp(int(SystemClock().now()) + 9 * 86_400, dt.UTC)
+    _, url = await speaking_tls(ours, ours.issue("server", not_after=ends))
+    async with Client.from_url(url, tls_ca_file=ours.file) as client:
+        assert client.stats().certificate_ends is None  # not connected yet
+        await client.ping()
+        assert client.stats().certificate_ends == ends.timestamp()
+    async with Client.from_url(url, tls_verify=False) as careless:
+        await careless.ping()
+        assert careless.stats().certificate_ends is None
 
 
 @pytest.mark.requirement("C1")

@@ -1,8 +1,8 @@
 """A process that counts until a signal tells it to stop; `test_shutdown.py` runs it.
 
 On the first SIGTERM it closes its client under the calls of all its tasks, on the
-second it cancels that. It prints "working" when every task was answered once, and at
-the end what became of every call.
+second it cancels that. It prints "working" when every task was answered once,
+"draining" when it closes, and at the end what became of every call.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ async def main(url, drain):
         else:
             closing.append(loop.create_task(client.aclose()))
             told.set()
+            # Behind the first step of the closing.
+            loop.call_soon(lambda: print("draining", flush=True))
 
     told = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, on_signal)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oddswire import Client
-from oddswire.errors import SettingsError
+from oddswire.errors import InvalidKey, SettingsError
 from oddswire.locks import Locks
 from oddswire.scripts import Script
 from support import eventually
@@ -134,8 +134,10 @@ async def _sit(part):
 
 
 @pytest.mark.errors
-async def test_seats_and_patience_that_cannot_be_are_refused(locks):
-    """Wrong numbers are named; a fenced script needs a lock with one holder."""
+async def test_seats_patience_and_names_that_cannot_be_are_refused(locks):
+    """What is wrong is named; a fenced script needs a lock with one holder."""
+    with pytest.raises(InvalidKey, match="a lock has a name"):
+        locks.lock("", 5)
     for seats in (0, 101, True, 1.5):
         with pytest.raises(SettingsError, match=r"seats .*from 1 to 100"):
             locks.lock("x", 5, seats=seats)

@@ -7,7 +7,7 @@ import pytest
 
 import oddswire
 from oddswire.cache import Namespace
-from oddswire.clock import ManualClock
+from oddswire.clock import ManualClock, SystemClock
 from oddswire.errors import OddswireError
 from oddswire.events import (
     CircuitClosed,
@@ -18,11 +18,12 @@ from oddswire.events import (
     Ready,
     Restored,
 )
-from oddswire.metrics import Journal, Snapshot
+from oddswire.metrics import Journal, Metrics, Snapshot
 from oddswire.pubsub import Topic
 from oddswire.queue import QueueKey
 from oddswire.ratelimit import Rule, SlidingWindow
 from support import loaded_by
+from support.hooks import drop_connection
 
 RULES = [Rule("user", SlidingWindow(2, 60.0), key="user")]
 PRICES = Topic("prices", int)
@@ -94,6 +95,36 @@ async def test_what_redis_knows_is_of_the_last_sample(wire):
     assert sample.sessions.total == 1
     assert (sample.queues["alerts"].depth, sample.queues["alerts"].enqueued) == (1, 1)
     assert sample.age >= 0.0
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("C10")
+async def test_a_sample_has_the_distance_of_the_clocks(server, prefix):
+    """A server whose clock is an hour behind ours has a skew of minus an hour."""
+    clock = ManualClock(SystemClock().now() + 3600.0)
+    async with oddswire.connect(url=server.url, prefix=prefix) as wire:
+        metrics = Metrics(wire.client, clock=clock)
+        await metrics.sample()
+        assert metrics.snapshot().sample.clock_skew == pytest.approx(-3600.0, abs=5.0)
+        await wire.metrics.sample()
+        assert abs(wire.metrics.snapshot().sample.clock_skew) < 5.0
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("C10")
+async def test_attempts_made_again_are_counted_by_their_reason(own):
+    """A read that outlasts a lost connection counts one retry, and no failure."""
+    async with oddswire.connect(url=own.url, command_timeout=5.0) as wire:
+        await wire.client.get("k")
+        before = wire.metrics.snapshot().client
+        read = asyncio.Task(wire.client.get("k"), name="read")
+        await asyncio.sleep(0)  # it is sent, and its reply cannot have been read
+        drop_connection(wire.client)
+        assert await read is None
+        after = wire.metrics.snapshot().client
+    assert before.retries == {}
+    assert after.retries == {"ConnectionLost": 1}
+    assert after.failures == before.failures
 
 
 @pytest.mark.errors

@@ -265,7 +265,13 @@ async def test_out_of_memory_is_the_publishers_error_alone(own, opened, take):
         await pubsub.client.config_set("maxmemory", 1)
         with pytest.raises(OutOfMemory):
             await pubsub.publish(EVENTS, 2)
-        await asyncio.sleep(0.5)  # two position checks under a full server
+
+        async def looks():
+            return (await pubsub.client.info("commandstats"))["cmdstat_mget"]["calls"]
+
+        before = await looks()
+        # Two position checks under a full server.
+        await eventually(looks, holds=lambda now: now >= before + 2)
         await pubsub.client.config_set("maxmemory", 0)
         await pubsub.publish(EVENTS, 3)
         assert [each.value for each in await take(sub, 2)] == [1, 3]

@@ -411,7 +411,7 @@ async def test_a_batch_with_one_wrong_value_adds_nothing(queue):
     """Everything is checked before anything is sent."""
     with pytest.raises(CodecError):
         await queue.enqueue_many({1: Note("a"), 2: Note(5)})
-    with pytest.raises(QueueError, match="user id"):
+    with pytest.raises(QueueError, match="user_id"):
         await queue.enqueue_many({1: Note("a"), "2": Note("b")})
     assert await queue.enqueue_many({}) == 0
     with pytest.raises(QueueError, match="purge"):

@@ -1,8 +1,8 @@
 """What each script's error says when the server's state refuses it, over every refusal.
 
-The table in guides/errors.md is what `test_the_table_of_the_page` finds: a program uses
-every part, the scripts that it ran are run again with the same arguments on a server
-that refuses them, and the number of changes that the server counts is compared.
+The table in results/refusals.md is what `test_the_table_of_the_page` finds: a program
+uses every part, the scripts that it ran are run again with the same arguments on a
+server that refuses them, and the number of changes that the server counts is compared.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ async def _try(name, runs, client, admin):
 @pytest.mark.requirement("C7")
 @pytest.mark.integration
 async def test_the_table_of_the_page(monkeypatch, pytestconfig):
-    """Each script's outcome over each refusal is that of docs/guides/errors.md."""
+    """Each script's outcome over each refusal is that of docs/results/refusals.md."""
     recorder = Recorder(monkeypatch)
     async with EmbeddedServer() as server:
         await _use_every_part(server.url)
@@ -259,7 +259,9 @@ async def test_the_table_of_the_page(monkeypatch, pytestconfig):
     refused = [
         name for name in NAMES if table.get(name, {}).get("READONLY") == "rejected"
     ]
-    page = (pytestconfig.rootpath / "docs" / "guides" / "errors.md").read_text("utf-8")
+    page = (pytestconfig.rootpath / "docs" / "results" / "refusals.md").read_text(
+        "utf-8"
+    )
     told = re.findall(
         r"^\| ([a-z]+_[a-z_]+) \| rejected \| unknown \|$", page, re.MULTILINE
     )

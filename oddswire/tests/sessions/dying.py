@@ -2,7 +2,8 @@
 
 Arguments: URL, beginning of prefixes, sealing keys. It finds out by itself which steps
 each call has, and has a process killed at each of them, on sessions of its own. A line
-is printed for each: prefix, call, number and name of the step, how the process ended.
+is printed for each: prefix, call, name of the step, how the process ended, and which
+steps it had come to. Before them, one for the whole call: "all" in place of a step.
 With a call and a step too, a process is only stopped there: "stopped" is printed, and
 it goes on with the next line of input.
 
@@ -119,11 +120,13 @@ class Steps:
 
     Args:
         last: Where to die; "" nowhere.
+        told: Of each step, when it is reached.
         deadly: By which signal.
     """
 
-    def __init__(self, last, deadly=signal.SIGKILL):
+    def __init__(self, last, told, deadly=signal.SIGKILL):
         self.last = last
+        self.told = told
         self.deadly = deadly
         self.seen = []
         self.on = False
@@ -132,6 +135,7 @@ class Steps:
     def reach(self, step):
         """Come to a step."""
         self.seen.append(step)
+        self.told(step)
         if step == self.last:
             os.kill(os.getpid(), self.deadly)
 
@@ -178,9 +182,9 @@ class Steps:
         setattr(owner, method, stepwise)
 
 
-async def live(url, prefix, call, keys, where, deadly=signal.SIGKILL):
-    """Make the call, and die at a step of it; return the steps when there is none."""
-    steps = Steps(where, deadly)
+async def live(told, url, prefix, call, keys, where, deadly=signal.SIGKILL):
+    """Make the call, telling of each step, and die at one of them."""
+    steps = Steps(where, told, deadly)
     steps.watch_wires()
     async with Client.from_url(url, client_name=NAME) as client:
         await prepare(client, prefix, keys)
@@ -198,25 +202,24 @@ async def live(url, prefix, call, keys, where, deadly=signal.SIGKILL):
             with suppress(SessionGone if deadly == signal.SIGSTOP else ()):
                 await make(sessions)
             if deadly == signal.SIGSTOP:
-                return []
+                return
             last = f"mirror{announced}.after"
             while announced and last not in steps.seen:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
             # Dropped, the log is not followed on: memory is built anew, at any time.
             steps.on = False
-    return steps.seen
 
 
 def fork(*args):
-    """Live in a process of its own; return its id, and where its steps are read."""
+    """Live in a process of its own; return its id, and a file of its steps."""
     reader, writer = os.pipe()
     child = os.fork()
     if child:
         os.close(writer)
-        return child, reader
+        return child, os.fdopen(reader)
     os.close(reader)
     try:
-        os.write(writer, "\n".join(asyncio.run(live(*args))).encode())
+        asyncio.run(live(lambda step: os.write(writer, f"{step}\n".encode()), *args))
         os._exit(0)
     except BaseException:  # noqa: BLE001 - no child ever goes on in the parent's code
         traceback.print_exc()
@@ -228,31 +231,35 @@ def run_all(url, prefix, keys):
     """Kill a process at each step of each call."""
     cases = []
     for call in CALLS:
-        child, reader = fork(url, f"{prefix}-{call}:", call, keys, "")
-        with os.fdopen(reader) as said:
+        where = f"{prefix}-{call}:"
+        child, said = fork(url, where, call, keys, "")
+        with said:
             steps = said.read().split()
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
+        print(where, call, "all", os.waitstatus_to_exitcode(status), *steps)
         cases += [(call, number, step) for number, step in enumerate(steps)]
     running = {}
     while cases or running:
         while cases and len(running) < AT_ONCE:
-            call, number, step = case = cases.pop(0)
+            call, number, step = cases.pop(0)
             where = f"{prefix}-{call}-{number}:"
-            child, reader = fork(url, where, call, keys, step)
-            os.close(reader)
-            running[child] = where, *case
+            child, said = fork(url, where, call, keys, step)
+            running[child] = said, where, call, step
         child, status = os.wait()
-        print(*running.pop(child), os.waitstatus_to_exitcode(status))
+        said, *case = running.pop(child)
+        with said:
+            print(*case, os.waitstatus_to_exitcode(status), *said.read().split())
 
 
 def stop_at(url, prefix, keys, call, step):
     """Stop a process at a step, and let it go on."""
-    child, _ = fork(url, prefix, call, keys, step, signal.SIGSTOP)
+    child, said = fork(url, prefix, call, keys, step, signal.SIGSTOP)
     _, status = os.waitpid(child, os.WUNTRACED)
     print("stopped" if os.WIFSTOPPED(status) else "ended", flush=True)
     sys.stdin.readline()
     os.kill(child, signal.SIGCONT)
     _, status = os.waitpid(child, 0)
+    said.close()
     print(os.waitstatus_to_exitcode(status))
 
 

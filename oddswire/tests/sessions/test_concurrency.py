@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from oddswire import Client, EmbeddedServer
+from oddswire.clock import SystemClock
 from oddswire.errors import (
     CommandTimeout,
     SessionConflict,
@@ -13,7 +14,14 @@ from oddswire.errors import (
 )
 from oddswire.testing import FaultProxy, frozen
 from support import eventually
-from support.hooks import lines_of, mirrored, session_keys, stop_follower, tapped
+from support.hooks import (
+    lines_of,
+    mirrored,
+    script,
+    session_keys,
+    stop_follower,
+    tapped,
+)
 
 
 def count(person):
@@ -48,6 +56,37 @@ async def test_two_processes_that_change_one_session_lose_nothing(people):
     await one.update(1, count, create=True)
     await asyncio.gather(*(each.update(1, count) for each in (one, two) * 40))
     assert (await one.get(1)).limits == {"n": 81}
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("S3")
+@pytest.mark.parametrize("sealed", [False, True])
+async def test_an_attempt_after_a_pause_begins_with_the_newest_state(
+    people, keyring, sealed
+):
+    """What others change while an update gives way to them costs it no attempt."""
+    other = people(keyring=keyring if sealed else None)
+    await other.update(1, count, create=True)
+    before_saves, pauses = 2, 0
+
+    class Pausing(SystemClock):
+        async def sleep(self, seconds):
+            nonlocal pauses
+            pauses += 1
+            await other.update(1, count)
+
+    class Overtaken:
+        async def execute_command(self, *args, **options):
+            nonlocal before_saves
+            if args[1] == script("session_save").decode() and before_saves:
+                before_saves -= 1
+                await other.update(1, count)
+            return await people.client.execute_command(*args, **options)
+
+    late = people(keyring=keyring if sealed else None, clock=Pausing())
+    with tapped(late, Overtaken()):
+        assert (await late.update(1, count)).limits == {"n": 5}
+    assert pauses == 1
 
 
 @pytest.mark.advanced

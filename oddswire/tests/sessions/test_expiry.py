@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from oddswire.clock import ManualClock
@@ -140,7 +138,7 @@ async def test_redis_itself_ends_what_expires(people):
     assert 59_000 < await people.client.pttl(short) <= 60_000
     assert await people.client.pttl(main) == -1
     await people.client.pexpire(short, 1)
-    await asyncio.sleep(0.01)
+    await eventually(lambda: people.client.exists(short), holds=lambda there: not there)
     person = await sessions.get(1)
     assert person.token == ""
 

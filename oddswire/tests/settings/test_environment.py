@@ -143,6 +143,7 @@ PARTNERS = {
     "reconnect_cap": {"reconnect_delay": 0.001},
     "tls_cert_file": {"tls_key_file": "k"},
     "tls_key_file": {"tls_cert_file": "c"},
+    "read_from": {"url": "cluster://h:1"},
     "session_encryption": {"encryption_key_file": "k"},
     "encryption_key": {"session_encryption": True},
     "encryption_key_file": {"session_encryption": True},
@@ -173,6 +174,7 @@ def _accepted(option) -> st.SearchStrategy[tuple[str, object]]:
         "sentinels": ["h", "10.0.0.1:26379", "a:1, b:2,c", "[::1]:1,::1", "a,"],
         "private_hosts": ["redis", "redis, db.internal", ".svc.cluster.local,h."],
         "prefix": ["a:", "polymarket:", "A-b_c.9:"],
+        "read_from": ["primary", "replica"],
         "encryption_key": [
             "0123456789abcdefFEDCBA98765432100f1e2d3c4b5a69788796a5b4c3d2e1f0"
         ],

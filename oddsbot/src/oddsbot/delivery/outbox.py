@@ -318,7 +318,8 @@ class Sweep:
                 where = letter.value.where
                 for row in await self._alerts.due(letter.user_id, where):
                     if row.where == where:
-                        self.failed += await self._alerts.settle(
+                        settled = await self._alerts.settle(
                             row, Fate.FAILED, letter.reason
                         )
+                        self.failed += settled
             after = letters[-1].id

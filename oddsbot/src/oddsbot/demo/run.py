@@ -171,7 +171,7 @@ class _Run:
         self, view: Callable[[Stage], Coroutine[Any, Any, object]] | None
     ) -> Report:
         stage = self._stage
-        async with stage.stream, _logged_to(stage.errors), asyncio.TaskGroup() as tasks:
+        async with stage.feed, _logged_to(stage.errors), asyncio.TaskGroup() as tasks:
             for rule in stage.rules:
                 await stage.stored.save(rule)
             watching = tasks.create_task(stage.shard.run(), name="watch")
@@ -182,12 +182,8 @@ class _Run:
                     ("outbox", stage.outbox.run()),
                     ("courier", stage.courier.run()),
                     ("print", self._print()),
-                    ("prices", stage.prices.run()),
-                    ("resolutions", stage.resolutions.run()),
-                    ("new markets", stage.new_markets.run()),
+                    ("topics", stage.topics.run()),
                     ("polls", stage.polls.run()),
-                    ("volumes", stage.polls.volumes.run()),
-                    ("liquidity", stage.polls.liquidity.run()),
                     ("reports", stage.reports.run()),
                     *([("view", view(stage))] if view is not None else []),
                 )
@@ -247,7 +243,7 @@ class _Run:
                 await asyncio.wait([watching])
                 await stage.outbox.wait_queued()
                 await stage.courier.wait_empty()
-                await stage.resolutions.wait_published()
+                await stage.topics.resolutions.wait_published()
         except TimeoutError:
             return False
         finally:
@@ -258,7 +254,7 @@ class _Run:
         self, seconds: float, *, interrupted: bool, drained: bool
     ) -> Report:
         stage, options = self._stage, self._options
-        recording, counters = stage.replay.recording, stage.stream.counters
+        recording, counters = stage.replay.recording, stage.feed.counters.streams
         used = stage.client.stats()
         told = Counter(cast.PEOPLE[one.user] for one in stage.told)
         # Where the reading was stopped, other events of that very moment may have been
@@ -294,7 +290,7 @@ class _Run:
                 commands=used.total,
                 restarts=stage.restarts,
                 reconnects=used.connects - 1,
-                price_writes=stage.prices.writes,
+                price_writes=stage.topics.prices.writes,
             ),
             outbox=await self._outbox_state(),
             check=await self._check(end, drained=drained),
@@ -326,7 +322,8 @@ class _Run:
         verdict = checker.compare(wanted, [one for one in stage.told if one.at < end])
         # What nobody could see cannot be asked for, and what is seen late looks
         # different: after a gap only order and repetition are judged.
-        complete = stage.stream.counters.reconnects == 0
+        counters = stage.feed.counters
+        complete = counters.streams.reconnects == counters.gaps == 0
         told_twice = [one for one in verdict.unexpected if one in set(wanted)]
         wrong = (
             [verdict.missing, verdict.unexpected, verdict.out_of_order]

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING
 
-from oddsbot.alerts import Resolved
+from oddsbot.alerts import RuleAlert
 from oddsbot.delivery import (
     ALERTS,
     Courier,
@@ -16,16 +16,14 @@ from oddsbot.delivery import (
     PrintedChat,
     text_of,
 )
-from oddsbot.limits import Upstream
-from oddsbot.polymarket import MarketStream
+from oddsbot.limits import Upstream, books
+from oddsbot.markets_watch import MarketPolls
+from oddsbot.polymarket import Clob, Data, StreamPool
 from oddsbot.settings import PREFIX
 from oddsbot.store import AlertLog, Fate, SqlRules
 from oddsbot.watch import (
     ErrorHandler,
-    MarketPolls,
-    NewMarkets,
-    Prices,
-    Resolutions,
+    MarketTopics,
     Rounds,
     Shard,
     ShardHooks,
@@ -36,13 +34,14 @@ from oddswire.clock import SystemClock
 from . import cast, checker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import aiohttp
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from oddsbot.alerts import Alert
-    from oddsbot.polymarket import Gamma, GammaMarket, MarketResolved
+    from oddsbot.markets_watch import Change
+    from oddsbot.polymarket import Gamma, GammaMarket
     from oddsbot.standin.polymarket import Replay
     from oddswire import EmbeddedServer, Wire
     from oddswire.sessions import Session
@@ -62,7 +61,7 @@ class Stage:
         replay: The recorded Polymarket, entered.
         wire: Of that server, entered.
         engine: A database of this run's own, with its tables and the users.
-        session: Makes the websocket connection.
+        session: Makes the connections.
         gamma: The recorded Gamma.
         markets: What the recording is about, as Gamma describes it.
         until: The recorded moment at which the playing ends, ms.
@@ -101,9 +100,7 @@ class Stage:
         self.rules = list(cast.price_rules(replay.recording, markets, until))
         self.followers = cast.followers(markets)
         self.chat = PrintedChat(write, cast.PEOPLE)
-        self.prices = Prices(pubsub, clock)
-        self.resolutions = Resolutions(pubsub, clock)
-        self.new_markets = NewMarkets(pubsub, clock)
+        self.topics = topics = MarketTopics(pubsub, clock)
         self.queue = wire.queues[ALERTS]
         self.stored, self.log = SqlRules(engine), AlertLog(engine)
         home = Home(client, PREFIX)
@@ -115,28 +112,35 @@ class Stage:
             for token in market.tokens
         }
         self.questions = {market.condition_id: market.question for market in markets}
-        self.stream = MarketStream(session, replay.ws_url, self.outcomes)
+        upstream = Upstream(wire.limiter)
+        self.feed = StreamPool(
+            session,
+            replay.ws_url,
+            books(Clob(session, replay.clob_url), upstream),
+            self.outcomes,
+        )
         self.shard = Shard(
             # A queue that outlived an earlier run knows the alerts of its shard.
             Rounds(engine, f"demo-{secrets.token_hex(4)}", self.stored, clock),
             self.stored,
-            self.stream,
+            self.feed,
             wire.locks,
             self.outbox,
             clock,
             followers=self.followers,
             hooks=ShardHooks(
-                self.prices.put, self.resolutions.put, self.new_markets.put
+                topics.prices.put, topics.resolutions.put, topics.new_markets.put
             ),
         )
         self.polls = MarketPolls(
             gamma,
-            Upstream(wire.limiter),
-            pubsub,
+            Data(session, replay.data_url),
+            upstream,
             clock,
-            followed=lambda: self.questions,
-            on_resolved=self._publish_resolution,
-            every=_EVERY,
+            followed=self._followed,
+            # Published only: the checker compares the alerts with what the feed told.
+            tell=self._publish,
+            markets_every=_EVERY,
         )
         self.reports = SystemReports(
             pubsub,
@@ -150,15 +154,17 @@ class Stage:
 
     def _numbers(self) -> Mapping[str, float]:
         return {
-            "frames": self.stream.counters.frames,
+            "frames": self.feed.counters.streams.frames,
             "ticks": self.shard.ticks,
             "rounds": self.shard.rounds,
             "delivered": len(self.told),
         }
 
-    async def _publish_resolution(self, event: MarketResolved) -> None:
-        # Published only: the checker compares the alerts with what the feed told.
-        self.resolutions.put(event)
+    async def _followed(self) -> Iterable[str]:
+        return self.questions
+
+    async def _publish(self, change: Change) -> None:
+        self.topics.put(change)
 
     async def _deliver(self, alert: Alert, *, again: bool) -> Decision:
         text = text_of(alert, self.questions, self.outcomes)
@@ -170,6 +176,6 @@ class Stage:
             raise
         # In the terminal a copy that may be a repeat looks like any other.
         _ = again
-        name = alert.market if isinstance(alert, Resolved) else alert.rule_id
+        name = alert.rule_id if isinstance(alert, RuleAlert) else alert.market
         self.told.append(checker.Told(alert.at, alert.user_id, name))
         return Decision(Fate.SENT)

@@ -137,7 +137,7 @@ class View:
             f"Redis commands/s {(commands - commands_then) / passed:,.0f}  ",
             f"restarts {stage.restarts}  ",
             f"reconnects {max(0, stage.client.stats().connects - 1)}  ",
-            f"feed reconnects {stage.stream.counters.reconnects}  ",
+            f"feed reconnects {stage.feed.counters.streams.reconnects}  ",
             ("Redis is away", "bold red") if self._away else ("Redis is up", "green"),
         )
 

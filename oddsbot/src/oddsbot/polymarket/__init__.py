@@ -53,7 +53,7 @@ from .gamma import (
     Tag,
     Token,
 )
-from .pool import FeedEvent, Gap, PoolCounters, StreamPool, Tick
+from .pool import FeedEvent, Gap, PoolCounters, Silence, StreamPool, Tick
 from .quotes import Quote, quotes
 from .rtds import ActivityBell, parse_activity
 from .stream import (
@@ -108,6 +108,7 @@ __all__ = [
     "RequestRefused",
     "Resolution",
     "SearchPage",
+    "Silence",
     "Standing",
     "Stats",
     "StreamCounters",

@@ -5,12 +5,14 @@ while PONG and news of others still come. Silence alone says nothing, since most
 are quiet. So a silent one is a question to the CLOB's books, and only a difference
 replaces it:
 
-1. A connection is silent for `QUIET_AFTER`: its assets' books are asked for.
+1. A connection is silent for 30 s: its assets' books are asked for.
 2. They are what the connection told: the market is quiet; asked again later and later.
-3. They differ: `SETTLE` later, if nothing came meanwhile and they still do, the books
-   are told as late ticks, and the connection is replaced.
-4. The same for single assets, those silent for longest, every `SAMPLE_EVERY`; one that
+3. They differ: 2 s later, if nothing came meanwhile and they still do, the books are
+   told as late ticks, and the connection is replaced.
+4. The same for single assets, those silent for longest, every 5 minutes; one that
    differs is subscribed to again.
+5. A connection that was made again is asked about too, 2 s later: what its first books
+   did not tell is told late.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from .events import (
     TickSizeChange,
 )
 from .quotes import Quote, quotes
-from .stream import Connected, Disconnected, MarketStream
+from .stream import Connected, Disconnected, MarketStream, StreamCounters
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -52,19 +54,31 @@ if TYPE_CHECKING:
 
 MOST_ASSETS = 200
 """Of a connection. From the 501st on Polymarket sends no first book."""
-QUIET_AFTER = 30.0
-_QUIET_AGAIN = (60.0, 120.0, 300.0)
-SETTLE = 2.0
-"""Seconds in which a book that was asked for may be ahead of the connection."""
-FIRST_BOOK = 30.0
 _TRIES = 3
-SAMPLE_EVERY = 300.0
 _SAMPLE = 500
 _CLOSE_EMPTY = 60.0
 _LOOK_EVERY = 1.0
 _QUEUE = 2_000
 
 _log = logging.getLogger(__name__)
+
+
+class Silence(Struct, frozen=True, kw_only=True):
+    """After how many seconds a `StreamPool` asks about what is silent.
+
+    Attributes:
+        quiet_after: Without an event of a connection's assets.
+        again: After the first answer that changed nothing, the second, and all others.
+        settle: In which a book that was asked for may be ahead of the connection.
+        first_book: In which the first book of an asset has to come.
+        sample_every: Between two questions about single assets.
+    """
+
+    quiet_after: float = 30.0
+    again: tuple[float, ...] = (60.0, 120.0, 300.0)
+    settle: float = 2.0
+    first_book: float = 30.0
+    sample_every: float = 300.0
 
 
 class Tick(Struct, frozen=True):
@@ -111,13 +125,14 @@ class PoolCounters:
     """What a `StreamPool` has counted since it was made.
 
     Attributes:
-        gaps: `Gap`s.
+        gaps: Times in which something may have been missed.
         questions: Requests for books.
         failed_questions: Those that failed.
         replaced: Connections replaced since their books differed.
         frozen_assets: Single assets that were found frozen.
         resubscribed: Assets that were subscribed to again.
         late: Ticks that were not told by a stream.
+        streams: What all connections counted, those that are closed included.
     """
 
     def __init__(self) -> None:
@@ -128,6 +143,7 @@ class PoolCounters:
         self.frozen_assets = 0
         self.resubscribed = 0
         self.late = 0
+        self.streams = StreamCounters()
 
 
 class _Asset:
@@ -145,11 +161,11 @@ class _Asset:
 
     __slots__ = ("awaited", "checked", "heard", "link", "moved", "quote", "tries")
 
-    def __init__(self, link: _Link, now: float) -> None:
+    def __init__(self, link: _Link, now: float, awaited: float) -> None:
         self.link = link
         self.quote: Quote | None = None
         self.heard = self.checked = now
-        self.awaited: float | None = now + FIRST_BOOK
+        self.awaited: float | None = awaited
         self.tries = 0
         self.moved = False
 
@@ -163,6 +179,9 @@ class _Link:
         ask_at: Not asked about before; later and later while it is quiet.
         quiet: How often it was found quiet since something came.
         lost: Since when nothing came, and why; None while it is whole.
+        down_since: Since when it is being made; None while it is there.
+        reconcile_at: When its assets' books are asked for after it was made.
+        made_again: Whether it was there before.
         emptied: Since when it has no assets.
         tasks: Its reader and its watch.
     """
@@ -174,6 +193,9 @@ class _Link:
         self.quiet = 0
         self.lost: tuple[float, str] | None = None
         self.lost_assets: tuple[str, ...] = ()
+        self.down_since: float | None = now
+        self.reconcile_at: float | None = None
+        self.made_again = False
         self.emptied: float | None = None
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -185,8 +207,8 @@ class StreamPool:
     tasks of the pool, at most 2,000 events ahead of the consumer; then TCP holds the
     servers up. Iteration ends when the pool is closed, and never raises because of the
     network. Beside ticks it yields trades, tick sizes, new and resolved markets,
-    `Connected` and `Disconnected` of each connection, and a `Gap` for each time in
-    which something may have been missed.
+    `Connected` and `Disconnected` of each connection that has assets, and a `Gap` for
+    each time in which something may have been missed.
 
     Cancelling the consumer while it waits loses nothing. On exit all connections are
     closed and all tasks have ended.
@@ -198,6 +220,7 @@ class StreamPool:
             `Clob.books` through the bot's `Upstream`. What it raises is a question
             without an answer, and asked again.
         asset_ids: Token ids.
+        silence: When it is asked about.
         clock: Tells seconds, monotonic.
         sleep: Waits.
         ping_every: Seconds, as of `MarketStream`.
@@ -214,6 +237,7 @@ class StreamPool:
         books: Callable[[tuple[str, ...]], Awaitable[Found[OrderBook]]],
         asset_ids: Iterable[str] = (),
         *,
+        silence: Silence | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         ping_every: float = 10.0,
@@ -224,6 +248,7 @@ class StreamPool:
         self._url = url
         self._books = books
         self._wanted = tuple(dict.fromkeys(asset_ids))
+        self._silence = silence or Silence()
         self._clock = clock
         self._sleep = sleep
         self._ping_every = ping_every
@@ -271,9 +296,14 @@ class StreamPool:
 
     @property
     def down_for(self) -> float:
-        """For how many seconds a connection has told nothing since it was lost."""
+        """For how many seconds a connection has been away; 0 while all are there."""
         now = self._clock()
-        return max((now - each.lost[0] for each in self._links if each.lost), default=0)
+        away = (
+            now - each.down_since
+            for each in self._links
+            if each.down_since is not None and each.stream.assets
+        )
+        return max(away, default=0.0)
 
     async def subscribe(self, *asset_ids: str) -> None:
         """Follow these assets too; each one's first tick is its book's."""
@@ -327,6 +357,8 @@ class StreamPool:
             ping_every=self._ping_every,
             stale_after=None,
             backoff=self._backoff,
+            clock=self._clock,
+            counters=self.counters.streams,
         )
         link = _Link(stream, self._clock())
         self._links.append(link)
@@ -340,8 +372,9 @@ class StreamPool:
         now = self._clock()
         ids = list(asset_ids)
         for each in ids:
-            self._assets[each] = _Asset(link, now)
+            self._assets[each] = _Asset(link, now, now + self._silence.first_book)
         link.emptied = None
+        link.reconcile_at = now + self._silence.settle
         await link.stream.subscribe(*ids)
 
     async def _close(self, link: _Link) -> None:
@@ -355,22 +388,33 @@ class StreamPool:
     async def _read(self, link: _Link) -> None:
         async for event in link.stream:
             match event:
-                case Connected():
-                    await self._connected(link)
-                    await self._queue.put(event)
-                case Disconnected():
-                    if link.lost is None:
-                        link.lost = link.heard, event.reason
-                        link.lost_assets = link.stream.assets
-                    await self._queue.put(event)
+                case Connected(attempt):
+                    self._connected(link)
+                    await self._put_of(link, Connected(attempt, link.stream.assets))
+                case Disconnected(reason):
+                    self._disconnected(link, reason)
+                    await self._put_of(link, Disconnected(reason, link.stream.assets))
                 case _:
                     await self._take(link, event)
 
-    async def _connected(self, link: _Link) -> None:
-        link.heard = self._clock()
+    async def _put_of(self, link: _Link, event: Connected | Disconnected) -> None:
+        if link.stream.assets:  # nobody misses anything of one that has none
+            await self._queue.put(event)
+
+    def _connected(self, link: _Link) -> None:
+        now = link.heard = self._clock()
+        link.down_since = None
         link.ask_at, link.quiet = 0.0, 0
+        link.reconcile_at = now + self._silence.settle
         for _, asset in self._on(link):
-            asset.awaited, asset.tries = link.heard + FIRST_BOOK, 0
+            asset.awaited, asset.tries = now + self._silence.first_book, 0
+
+    def _disconnected(self, link: _Link, reason: str) -> None:
+        link.down_since = self._clock()
+        link.made_again = True
+        if link.lost is None and link.stream.assets:
+            link.lost = link.heard, reason
+            link.lost_assets = link.stream.assets
 
     async def _take(self, link: _Link, event: MarketEvent) -> None:
         for each in self._ours(event):
@@ -438,8 +482,24 @@ class StreamPool:
                 link.heard = now
             elif link.stream.connected:
                 await self._await_books(link)
-                if now >= max(link.heard + QUIET_AFTER, link.ask_at):
+                if link.reconcile_at is not None and now >= link.reconcile_at:
+                    await self._reconcile(link)
+                if now >= max(link.heard + self._silence.quiet_after, link.ask_at):
                     await self._ask(link)
+
+    async def _reconcile(self, link: _Link) -> None:
+        """Tell late what the first books of a connection did not tell.
+
+        After a time without it, of all its assets; else of those without a first book.
+        """
+        everything, link.made_again = link.made_again, False
+        link.reconcile_at = None
+        unsure = tuple(
+            each
+            for each, asset in self._on(link)
+            if everything or asset.awaited is not None
+        )
+        await self._tell_late(await self._differences(unsure))
 
     async def _ask(self, link: _Link) -> None:
         """Find out whether a silent connection is quiet or frozen."""
@@ -447,9 +507,6 @@ class StreamPool:
         known = tuple(each for each, asset in self._on(link) if asset.quote is not None)
         # Where nothing came at all nothing can be compared: a book is a difference.
         different = await self._differences(known or link.stream.assets)
-        if different:
-            await self._sleep(SETTLE)
-            different = self._still(different)
         if different and link.heard == heard and link.stream.connected:
             self.counters.replaced += 1
             _log.warning(
@@ -460,7 +517,8 @@ class StreamPool:
             await self._tell_late(different)
             await link.stream.reconnect("its books differ from what it told")
             return
-        again = _QUIET_AGAIN[min(link.quiet, len(_QUIET_AGAIN) - 1)]
+        later = self._silence.again
+        again = later[min(link.quiet, len(later) - 1)]
         link.quiet += 1
         link.ask_at = self._clock() + again
 
@@ -483,7 +541,7 @@ class StreamPool:
             asset = self._assets.get(each)
             if asset is None or asset.link is not link or asset.awaited is None:
                 continue
-            asset.awaited = self._clock() + FIRST_BOOK
+            asset.awaited = self._clock() + self._silence.first_book
             if found is None:
                 continue
             if each not in found and each not in found.unread:
@@ -495,8 +553,9 @@ class StreamPool:
                 asset.awaited = None
             else:
                 await self._move(each, asset)
-        if found:
-            await self._tell_late(found)
+        for each, book in (found or {}).items():
+            if self._differs(each, book):
+                await self._tell_late({each: book})
         await self._resubscribe(link, again)
 
     async def _move(self, asset_id: str, asset: _Asset) -> None:
@@ -529,41 +588,58 @@ class StreamPool:
 
     async def _sample_for_ever(self) -> None:
         while True:
-            await self._sleep(SAMPLE_EVERY)
+            await self._sleep(self._silence.sample_every)
             await self._sample()
 
     async def _sample(self) -> None:
         """Find single assets that are frozen among those silent for longest."""
-        long_ago = self._clock() - QUIET_AFTER
+        long_ago = self._clock() - self._silence.quiet_after
         silent = [each for each, a in self._assets.items() if a.heard < long_ago]
         # Not by silence alone: the quietest ones would be asked about each time.
         silent.sort(key=lambda each: self._assets[each].checked)
         different = await self._differences(tuple(silent[:_SAMPLE]))
-        if not different:
-            return
-        await self._sleep(SETTLE)
-        different = self._still(different)
         for each in different:
-            asset = self._assets[each]
+            asset = self._assets.get(each)
+            if asset is None:
+                continue
             self.counters.frozen_assets += 1
             await self._gap((each,), asset.heard, "an asset was silent")
-            asset.awaited, asset.tries = self._clock() + FIRST_BOOK, 1
+            asset.awaited = self._clock() + self._silence.first_book
+            asset.tries = 1
             await self._resubscribe(asset.link, [each])
         await self._tell_late(different)
 
     # --- questions
 
     async def _differences(self, asset_ids: tuple[str, ...]) -> dict[str, OrderBook]:
-        """Return the books that are not what the streams told."""
-        found = await self._ask_books(asset_ids) if asset_ids else None
+        """Return the books that are not what the streams told.
+
+        A book may be ahead of its connection. So it counts if it differs a moment later
+        too, and nothing of its asset came meanwhile.
+        """
+        heard = {
+            each: self._assets[each].heard for each in asset_ids if each in self._assets
+        }
+        found = await self._ask_books(tuple(heard)) if heard else None
+        if found is None:
+            return {}
         now = self._clock()
-        for each in asset_ids if found is not None else ():
+        for each in heard:
             if each in self._assets:
                 self._assets[each].checked = now
-        return self._still(found or {})
+        if not self._still(found, heard):
+            return {}
+        await self._sleep(self._silence.settle)
+        return self._still(found, heard)
 
-    def _still(self, books: dict[str, OrderBook]) -> dict[str, OrderBook]:
-        return {each: book for each, book in books.items() if self._differs(each, book)}
+    def _still(
+        self, books: dict[str, OrderBook], heard: dict[str, float]
+    ) -> dict[str, OrderBook]:
+        return {
+            each: book
+            for each, book in books.items()
+            if self._differs(each, book) and self._assets[each].heard == heard[each]
+        }
 
     def _differs(self, asset_id: str, book: OrderBook) -> bool:
         asset = self._assets.get(asset_id)

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from oddswire.keys import Family
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from oddswire.clock import Clock
     from oddswire.locks import Locks
 
@@ -102,14 +104,18 @@ class Peers:
         Args:
             whole_from: Of this process, as in `beat`.
         """
-        now = self._clock.monotonic()
-        if now < self._complete_at:
-            return True
         own = whole_from, self._id
-        return any(
-            (each.whole_from, name) < own and now - each.changed_at <= SILENT_SECONDS
-            for name, each in self._others.items()
+        return self._clock.monotonic() < self._complete_at or any(
+            (each.whole_from, name) < own for name, each in self._alive()
         )
+
+    def has_whole(self) -> bool:
+        """Whether a process that lives has each tick of its feed."""
+        return any(each.whole_from < _NEVER for _, each in self._alive())
+
+    def _alive(self) -> Iterator[tuple[str, _Peer]]:
+        oldest = self._clock.monotonic() - SILENT_SECONDS
+        return (each for each in self._others.items() if each[1].changed_at >= oldest)
 
 
 def _text(value: bytes | str) -> str:

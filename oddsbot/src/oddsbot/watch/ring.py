@@ -16,7 +16,7 @@ from oddsbot.polymarket import Quote
 from .commit import Seen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 KEPT_SECONDS = 60.0
 """How old a tick becomes before it is forgotten, once it is committed."""
@@ -101,8 +101,8 @@ class Ring:
         self._seconds = seconds
         self._most = most
         self._ticks: deque[Tick] = deque()
-        # The place of the first tick after the last one that may be missing.
-        self._whole_from = 0
+        # The place of the first tick after the last one that may be missing, by asset.
+        self._whole_from: dict[str, int] = {}
         # When the newest forgotten tick of an asset was, in the market's time.
         self._forgotten: dict[str, int] = {}
 
@@ -122,9 +122,9 @@ class Ring:
         self.last[quote.asset_id] = tick
         return tick
 
-    def interrupt(self) -> None:
-        """Note that ticks may be missing before the next one."""
-        self._whole_from = self.end
+    def interrupt(self, assets: Iterable[str]) -> None:
+        """Note that ticks of some assets may be missing before the next one."""
+        self._whole_from.update(dict.fromkeys(assets, self.end))
 
     def trim(self, now: float, committed: int) -> None:
         """Forget old ticks, and any that are too many.
@@ -174,7 +174,7 @@ class Ring:
                 continue
             asset, own = last.asset_id, tick.seen()
             first.setdefault(asset, own.at)
-            if tick.place >= self._whole_from:
+            if tick.place >= self._whole_from.get(asset, 0):
                 resumed.setdefault(asset, own.at)
             if own == last:
                 equal[asset] = tick.place
@@ -192,8 +192,8 @@ class Ring:
         }
         for asset, at in resumed.items():
             # The owner before stopped before the interruption, or in it.
-            since = seen[asset].at or at
-            if places.get(asset, -1) < self._whole_from and at and since and at > since:
+            since, whole_from = seen[asset].at or at, self._whole_from.get(asset, 0)
+            if places.get(asset, -1) < whole_from and at and since and at > since:
                 missing[asset] = at - since
         forgotten = {
             asset: at - (seen[asset].at or at)

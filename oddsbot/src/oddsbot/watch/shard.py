@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from oddsbot.polymarket import (
     Connected,
     Disconnected,
+    Gap,
     MarketResolved,
     NewMarket,
-    quotes,
+    Tick,
 )
 from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.errors import OddswireError, SourceError
@@ -42,13 +43,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from decimal import Decimal
 
-    from oddsbot.polymarket import MarketEvent, Quote
+    from oddsbot.polymarket import FeedEvent, Quote
     from oddsbot.store import SqlRules
     from oddswire.clock import Clock
     from oddswire.locks import Locks
 
     from .commit import Committed, Rounds, Seen, Tenure
-    from .ring import Gap
+    from .ring import Gap as RingGap
 
 LOCK_SECONDS = 1.0
 
@@ -58,7 +59,7 @@ _NOTE_EVERY = 10.0
 """Seconds between two notes of how far quiet assets were judged."""
 _AGAIN = 0.2
 _PATIENCE = 5.0
-"""Seconds without a link or a database after which another process may try."""
+"""Seconds without a connection or a database after which another process may try."""
 _RESOLVED = 1_000
 """Resolutions that are remembered for the next owner."""
 
@@ -66,10 +67,14 @@ _log = logging.getLogger("oddsbot.watch")
 
 
 class MarketFeed(Protocol):
-    """Where events of assets come from, such as a `MarketStream`."""
+    """Where events of assets come from, such as a `StreamPool`."""
 
-    def __aiter__(self) -> AsyncIterator[MarketEvent | Connected | Disconnected]:
-        """Return the events, in order."""
+    def __aiter__(self) -> AsyncIterator[FeedEvent]:
+        """Return the events, those of an asset in order."""
+
+    @property
+    def down_for(self) -> float:
+        """For how many seconds a connection has been away; 0 while all are there."""
 
     async def subscribe(self, *asset_ids: str) -> None:
         """Follow these assets too."""
@@ -130,6 +135,7 @@ class Shard:
         deposed: How often somebody else had taken over when it wanted to write.
         failed: Rounds that failed, or whose outcome is not known.
         gaps: What was missing after a takeover.
+        feed_gaps: What the feed may have missed itself.
         seen_until: The latest market time of an event so far, ms.
         judging: Set while this process is the owner and has judged all that came, by
             all rules that were there.
@@ -156,7 +162,8 @@ class Shard:
         self.takeovers = 0
         self.deposed = 0
         self.failed = 0
-        self.gaps: list[Gap] = []
+        self.gaps: list[RingGap] = []
+        self.feed_gaps = 0
         self.seen_until = 0
         self.judging = asyncio.Event()
         self._rounds = rounds
@@ -174,10 +181,10 @@ class Shard:
         self._order = QuoteOrder()
         self._resolved: dict[str, tuple[MarketResolved, float]] = {}
         self._subscribed: set[str] = set()
-        self._down_since: float | None = 0.0
-        self._up_since = 0.0
-        # Subscribed assets without a quote since the link came up, and the latest
-        # market time of those first quotes: from there on the ring is whole.
+        # Infinite while a connection is lost, as far as its events say.
+        self._up_since = math.inf
+        # Assets without a quote since their connection came up, and the latest market
+        # time of those first quotes: from there on the ring is whole.
         self._awaited: set[str] = set()
         self._first_quotes_at = 0
         self._progress = asyncio.Condition()
@@ -259,48 +266,67 @@ class Shard:
                 self._progress.notify_all()
         self.stop()
 
-    def _take(self, event: MarketEvent | Connected | Disconnected) -> None:
-        if isinstance(event, Connected):
-            self._down_since, self._up_since = None, self._clock.monotonic()
-            self._await_quotes()
-            self._turn.set()
-            return
-        if isinstance(event, Disconnected):
-            self._down_since = self._clock.monotonic()
-            asyncio.get_running_loop().call_later(_PATIENCE, self._turn.set)
-            return
+    def _take(self, event: FeedEvent) -> None:
         now = self._clock.now()
-        if isinstance(event, MarketResolved):
-            self._take_resolved(event, now)
-        elif isinstance(event, NewMarket) and self.owning:
-            self._hooks.on_new_market(event)
-        for quote in quotes(event):
-            if quote.asset_id in self._awaited:
-                self._awaited.discard(quote.asset_id)
-                self._first_quotes_at = max(self._first_quotes_at, quote.at or 0)
-            if self._order.is_outdated(quote, now):
-                self.outdated += 1
-            elif self._tops.get(quote.asset_id) != (quote.bid, quote.ask):
-                self._tops[quote.asset_id] = quote.bid, quote.ask
-                self.ticks += 1
-                self.ring.add(quote, now)
-                if self.owning:
-                    self._hooks.on_tick(quote)
+        match event:
+            case Connected():
+                self._up_since = self._clock.monotonic()
+                self._await_quotes(event.assets or self._subscribed)
+                self._turn.set()
+                return
+            case Disconnected():
+                self._up_since = math.inf
+                self._awaited |= set(event.assets or self._subscribed)
+                return
+            case Gap():
+                self.feed_gaps += 1
+                _say_gap(len(event.assets), event.ended - event.began, event.reason)
+                return
+            case Tick():
+                self._take_tick(event, now)
+                at = event.quote.at
+            case _:
+                if isinstance(event, MarketResolved):
+                    self._take_resolved(event, now)
+                elif isinstance(event, NewMarket) and self.owning:
+                    self._hooks.on_new_market(event)
+                at = event.timestamp
         self.ring.trim(now, self._needed_from())
-        self.seen_until = max(self.seen_until, event.timestamp or 0)
+        self.seen_until = max(self.seen_until, at or 0)
         self._stir.set()
 
-    def _await_quotes(self) -> None:
-        """Note that ticks may be missing up to the next quote of each asset."""
-        self.ring.interrupt()
-        self._awaited, self._first_quotes_at = set(self._subscribed), 0
+    def _take_tick(self, tick: Tick, now: float) -> None:
+        quote = tick.quote
+        asset = quote.asset_id
+        if asset in self._awaited:
+            self._awaited.discard(asset)
+            self._first_quotes_at = max(self._first_quotes_at, quote.at or 0)
+        if self._order.is_outdated(quote, now):
+            self.outdated += 1
+        elif self._tops.get(asset) != (quote.bid, quote.ask):
+            if tick.late:
+                # The stream did not tell of it: what else it did not tell is unknown.
+                self.ring.interrupt((asset,))
+                self._first_quotes_at = max(self._first_quotes_at, quote.at or 0)
+            self._tops[asset] = quote.bid, quote.ask
+            self.ticks += 1
+            self.ring.add(quote, now)
+            if self.owning:
+                self._hooks.on_tick(quote)
+
+    def _await_quotes(self, assets: Iterable[str]) -> None:
+        """Note that ticks of assets may be missing up to the next quote of each."""
+        self.ring.interrupt(assets)
+        self._awaited |= set(assets)
+        # Those of a connection that tells nothing are whole from now on at the best.
+        self._first_quotes_at = max(self._first_quotes_at, self.seen_until)
 
     def _whole_from(self) -> float:
         """Return the market's time from which on the ring has each tick."""
         waited = self._clock.monotonic() - self._up_since
         # An asset without a book is not waited for, for ever.
         awaiting = bool(self._awaited) and waited < _PATIENCE
-        if self._down_since is not None or awaiting or not self._first_quotes_at:
+        if self._feed.down_for or awaiting or not self._first_quotes_at:
             return math.inf
         return self._first_quotes_at
 
@@ -368,10 +394,11 @@ class Shard:
         before, now = self._subscribed, judge.assets
         self._subscribed = now
         if not before:
-            self._await_quotes()
+            self._await_quotes(now)
         if now - before:
             await self._feed.subscribe(*sorted(now - before))
         if before - now:
+            self._awaited -= before - now
             await self._feed.unsubscribe(*sorted(before - now))
 
     async def _beat(self) -> None:
@@ -381,6 +408,8 @@ class Shard:
                 # An outage is said by whoever waits for the lock.
                 with suppress(*TRANSIENT_ERRORS):
                     await self._peers.beat(self._whole_from())
+                if self._feed.down_for:  # whether this process may work depends on time
+                    self._turn.set()
                 await self._clock.sleep(BEAT_SECONDS)
         finally:
             with suppress(OddswireError):
@@ -389,13 +418,19 @@ class Shard:
     # --- owning the shard
 
     def _ready(self) -> bool:
-        """Whether this process could work now."""
-        return self._judge is not None and self._down_since is None
+        """Whether this process could work now.
+
+        Without a connection it lets others go first; one that nobody has is no reason
+        to judge what the other connections tell no more.
+        """
+        down = self._feed.down_for
+        return self._judge is not None and (
+            not down or (down >= _PATIENCE and not self._peers.has_elder(math.inf))
+        )
 
     def _cut_off(self) -> bool:
-        """Whether the link has been down for so long that another one should try."""
-        down = self._down_since
-        return down is not None and self._clock.monotonic() - down >= _PATIENCE
+        """Whether a connection has been down for long, and another process has it."""
+        return self._feed.down_for >= _PATIENCE and self._peers.has_whole()
 
     async def _own(self, tasks: asyncio.TaskGroup) -> None:
         """Wait for the lock, work while it is held, again and again."""
@@ -483,8 +518,11 @@ class Shard:
         """
 
         def accept(seen: dict[str, Seen]) -> bool:
-            whole = self.ring.cut(seen).gap is None
-            return whole or not self._peers.has_elder(self._whole_from())
+            whole_from = self._whole_from()
+            # A process that was told no prices yet has an empty ring, and no gap in it.
+            told = not seen or whole_from < math.inf
+            whole = told and self.ring.cut(seen).gap is None
+            return whole or not self._peers.has_elder(whole_from)
 
         async with self._updating:
             judge = await self._loaded()
@@ -511,12 +549,7 @@ class Shard:
         )
         if cut.gap is not None:
             self.gaps.append(cut.gap)
-            _log.warning(
-                "feed_gap assets=%d seconds=%.1f",
-                cut.gap.assets,
-                cut.gap.longest,
-                extra={"event": "feed_gap"},
-            )
+            _say_gap(cut.gap.assets, cut.gap.longest, "takeover")
         self._outgoing.resume(self._rounds.shard)
         self._bell.set()
         return tenure
@@ -585,3 +618,13 @@ class Shard:
 
 def _say(name: str, error: BaseException) -> None:
     _log.warning("%s error=%s", name, plain(error), extra={"event": name})
+
+
+def _say_gap(assets: int, seconds: float, reason: str) -> None:
+    _log.warning(
+        "feed_gap assets=%d seconds=%.1f reason=%s",
+        assets,
+        seconds,
+        plain(reason),
+        extra={"event": "feed_gap"},
+    )

@@ -8,7 +8,7 @@ So the rules are the caller's, and each 429 stops the bot in all its processes.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Required, TypedDict, TypeVar
 
 from oddswire.adapters.upstream import Upstream
 from oddswire.errors import SettingsError
@@ -55,18 +55,12 @@ def messages(method: str, field: Callable[[str], Any]) -> int:
         return 1
 
 
-def refusal(
-    error: BaseException, of: Callable[[BaseException], float | str | None]
+def _refusal(
+    error: BaseException, asked: Callable[[BaseException], float | str | None]
 ) -> float | None:
-    """Return the seconds that a 429 asks for, also of one inside another error.
-
-    Args:
-        error: What sending raised.
-        of: The framework's reading of one of its errors: seconds, or the text of an
-            error that has none; None for what is no error of Telegram.
-    """
+    """Return the seconds that a 429 asks for, also of one inside another error."""
     for each in _unwrapped(error):
-        seconds = of(each)
+        seconds = asked(each)
         if isinstance(seconds, str):
             seconds = _said(seconds)
         if seconds is not None:
@@ -93,17 +87,37 @@ def _said(text: str) -> float | None:
     return _UNSAID if "too many requests" in text.lower() else None
 
 
+class SendOptions(TypedDict, total=False):
+    """Options of what sends for a bot.
+
+    Attributes:
+        overall: For every message of a bot; its key is ``"bot"``. It has to be given.
+        chat: For each private chat; its key is ``"chat"``.
+        group: For each group and channel; its key is ``"chat"``.
+        timeout: Seconds that one request waits at most, all its tries together; None:
+            for ever; default 60.
+        retries: How often a request that got a 429 is sent again; default 3.
+    """
+
+    overall: Required[Rule]
+    chat: Rule | None
+    group: Rule | None
+    timeout: float | None
+    retries: int
+
+
 class SendLimiter:
     """Waits for its place under the rules, sends, and obeys a 429.
 
     Args:
         limiter: Keeps the rules; they are added to it.
-        overall: For every message of a bot; its key is ``"bot"``.
-        chat: For each private chat; its key is ``"chat"``.
-        group: For each group and channel; its key is ``"chat"``.
-        timeout: Seconds that one request waits at most, all its tries together; None:
-            for ever.
-        retries: How often a request that got a 429 is sent again.
+        asked: The framework's reading of one of its errors: seconds, or the text of an
+            error that has none; None for what is no error of Telegram.
+        overall: As of `SendOptions`, like all that follow.
+        chat: Likewise.
+        group: Likewise.
+        timeout: Likewise.
+        retries: Likewise.
 
     Raises:
         SettingsError: A rule counts by something else.
@@ -113,13 +127,13 @@ class SendLimiter:
     def __init__(
         self,
         limiter: RateLimiter,
+        asked: Callable[[BaseException], float | str | None],
         *,
         overall: Rule,
-        chat: Rule | None,
-        group: Rule | None,
-        timeout: float | None,
-        retries: int,
-        retry_after: Callable[[Exception], float | None],
+        chat: Rule | None = None,
+        group: Rule | None = None,
+        timeout: float | None = 60.0,
+        retries: int = 3,
     ) -> None:
         if overall.key != "bot":
             raise SettingsError(f"rule {overall.name!r}: its key has to be 'bot'")
@@ -131,7 +145,7 @@ class SendLimiter:
         limiter.add(overall)
         self._upstream = Upstream(
             limiter,
-            retry_after=retry_after,
+            retry_after=lambda error: _refusal(error, asked),
             timeout=timeout,
             retries=retries,
             longest=_LONGEST,

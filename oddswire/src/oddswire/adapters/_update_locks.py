@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager
+from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 from urllib.parse import quote
 
 from oddswire._fifo_locks import FifoLocks
-from oddswire._numbers import shown
+from oddswire._numbers import check_duration, check_int, shown
 from oddswire.connection.deadline import Deadline
 from oddswire.errors import (
     CommandTimeout,
@@ -29,6 +30,30 @@ if TYPE_CHECKING:
 _log = logging.getLogger("oddswire.adapters")
 
 
+_MOST_QUEUED = 1_000_000
+
+
+class UpdateLockOptions(TypedDict, total=False):
+    """Options of what handles updates one after the other.
+
+    Attributes:
+        lease: Seconds after which the lock of a dead process is free, 0.1 to 3600;
+            default 30.
+        timeout: Seconds that an update waits for its lock at most; default 60. At the
+            end of them Redis is still asked once, within the client's deadline.
+        queue: How many updates of one conversation may wait in this process; default
+            100.
+        on_error: What happens while Redis cannot be asked. ``"raise"``, the default:
+            the update fails. ``"local"``: this process keeps its own order, and does
+            not know of the others.
+    """
+
+    lease: float
+    timeout: float
+    queue: int
+    on_error: Literal["raise", "local"]
+
+
 class UpdateLocks:
     """One update of a conversation at a time; first in, first out within a process.
 
@@ -37,13 +62,11 @@ class UpdateLocks:
 
     Args:
         client: Where the locks are kept.
-        prefix: What their keys begin with.
-        lease: Seconds after which the lock of a dead process is free.
-        timeout: Seconds that an update waits for its lock at most. At the end of them
-            Redis is still asked once, within the client's deadline.
-        queue: How many may wait for the same key in this process.
-        on_error: ``"raise"``, or ``"local"``: without Redis, this process keeps its own
-            order and does not know of the others.
+        prefix: What their keys begin with; None: as its settings say.
+        lease: As of `UpdateLockOptions`, like all that follow.
+        timeout: Likewise.
+        queue: Likewise.
+        on_error: Likewise.
 
     Raises:
         SettingsError: One of them is out of range.
@@ -58,21 +81,14 @@ class UpdateLocks:
         client: Client,
         *,
         prefix: str | None,
-        lease: float,
-        timeout: float,
-        queue: int,
-        on_error: Literal["raise", "local"],
+        lease: float = 30.0,
+        timeout: float = 60.0,
+        queue: int = 100,
+        on_error: Literal["raise", "local"] = "raise",
     ) -> None:
-        if not 0.1 <= lease <= 3600:
-            raise SettingsError(
-                f"lease {shown(lease)}: accepted are 0.1 to 3600 seconds"
-            )
-        if not timeout > 0:
-            raise SettingsError(
-                f"timeout {shown(timeout)}: accepted are seconds above 0"
-            )
-        if queue < 0:
-            raise SettingsError(f"queue {shown(queue)}: accepted are 0 and more")
+        check_duration("lease", lease, 0.1, 3600.0, SettingsError)
+        check_duration("timeout", timeout, 0.001, inf, SettingsError)
+        check_int("queue", queue, 0, _MOST_QUEUED, SettingsError)
         if on_error not in ("raise", "local"):
             raise SettingsError(
                 f"on_error {shown(on_error)}: accepted is 'raise' or 'local'"

@@ -24,6 +24,9 @@ import msgspec
 
 from oddswire.errors import CodecError
 
+MAX_SIZE = 512 * 1024 * 1024
+"""Bytes of a value that Redis takes."""
+
 _DEEPEST = 64
 _INT64 = 2**63
 _MOST_DIGITS = 6_144

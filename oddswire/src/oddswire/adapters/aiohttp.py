@@ -9,8 +9,8 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from oddswire._numbers import shown
-from oddswire.adapters.upstream import Upstream
+from oddswire._numbers import check_duration
+from oddswire.adapters.upstream import LONGEST, Upstream
 from oddswire.clock import SystemClock
 from oddswire.errors import SettingsError
 
@@ -71,11 +71,8 @@ class UpstreamLimits:
         longest: float = 600.0,
         clock: Clock | None = None,
     ) -> None:
-        if not 0 < pause <= longest <= 31 * 86_400.0:
-            raise SettingsError(
-                f"pause {shown(pause)} and longest {shown(longest)}: accepted are "
-                "seconds above 0, the pause at most the longest, that at most 31 days"
-            )
+        check_duration("longest", longest, 0.001, LONGEST, SettingsError)
+        check_duration("pause", pause, 0.001, longest, SettingsError)
         self._limiter = limiter
         self._pick = pick
         self._pause = pause

@@ -7,9 +7,10 @@ where calls are neither: it needs no extra.
 from __future__ import annotations
 
 import logging
+from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
-from oddswire._numbers import shown
+from oddswire._numbers import check_duration, check_int
 from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError, SettingsError
 from oddswire.logs import LogLines
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from oddswire.ratelimit import RateLimiter
 
 R = TypeVar("R")
+
+LONGEST = 31 * 86_400.0
+"""Seconds that a refusal may stop the calls at most."""
 
 _log = logging.getLogger("oddswire.adapters")
 
@@ -53,18 +57,10 @@ class Upstream:
         longest: float = 600.0,
         clock: Clock | None = None,
     ) -> None:
-        if not 0 < longest <= 31 * 86_400.0:
-            raise SettingsError(
-                f"longest {shown(longest)}: accepted are seconds above 0, at most 31 "
-                "days"
-            )
-        if not (timeout is None or timeout >= 0):
-            raise SettingsError(
-                f"timeout {shown(timeout)}: accepted are seconds, 0, or None to wait "
-                "for ever"
-            )
-        if retries < 0:
-            raise SettingsError(f"retries {shown(retries)}: accepted are 0 and more")
+        check_duration("longest", longest, 0.001, LONGEST, SettingsError)
+        if timeout is not None:
+            check_duration("timeout", timeout, 0.0, inf, SettingsError)
+        check_int("retries", retries, 0, 1_000_000, SettingsError)
         self._limiter = limiter
         self._retry_after = retry_after
         self._timeout = timeout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from oddswire._tasks import spawn
+from oddswire._tasks import retrieve, spawn
 from oddswire.cache._flight import loading
 from oddswire.errors import OddswireError
 
@@ -159,8 +159,7 @@ class Batcher:
             if not self._waiting:
                 loop.call_soon(self._begin)
             future = self._waiting[argument] = loop.create_future()
-            # All callers may have left; then an error is not reported.
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            future.add_done_callback(retrieve)  # all callers may have left
         self._loading[argument] = self._loading.get(argument, ()) + loading.get()
         return await asyncio.shield(future)
 
@@ -173,12 +172,11 @@ class Batcher:
                 each: waiting[each]
                 for each in arguments[start : start + self._max_batch]
             }
-            task = spawn(
+            spawn(
                 self._run(part, sum((loaders[each] for each in part), ())),
                 name="oddswire gathered batch",
+                into=self._tasks,
             )
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
 
     async def _run(
         self, part: dict[Any, asyncio.Future[Any]], loaders: tuple[Flight, ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Mapping
+from contextlib import contextmanager
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -33,7 +34,7 @@ from oddswire.cache._tracking import TrackingConnection
 from oddswire.cache.decorator import Cached, field_text, returned_type
 from oddswire.cache.entry import Entry
 from oddswire.cache.namespace import check_ttl
-from oddswire.cache.options import LoadRequest
+from oddswire.cache.options import EntryOptions, LoadRequest
 from oddswire.cache.statistics import CacheStats, total
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock
@@ -52,11 +53,10 @@ from oddswire.events import Degradation
 from oddswire.plain import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from oddswire.cache._namespaces import CacheKey
     from oddswire.cache.namespace import Namespace
-    from oddswire.cache.options import EntryOptions
     from oddswire.client import Client
     from oddswire.clock import Clock
     from oddswire.erasure import Erased
@@ -80,7 +80,7 @@ _DURATIONS = {
     "soft_timeout": True,
     "hard_timeout": False,
 }
-_OPTIONS = ("tags", "version", "type", *_DURATIONS)
+_OPTIONS = frozenset(EntryOptions.__annotations__)
 
 
 class Cache:
@@ -178,6 +178,7 @@ class Cache:
             self._coherence,
             clock,
             size_limit=self._size_limit,
+            lease=load_lease,
             max_load=max_load,
         )
         self._loader = Loader(
@@ -430,10 +431,16 @@ class Cache:
             CodecError: What was loaded is not of the type, or too large.
             Exception: What the loader raised.
         """
-        if options.get("max_age") is None:
-            item = self._hit(key, options.get("type"))
-            if item is not None:
-                return item.value
+        if not options:
+            item = self._hit(key)
+        elif not options.keys() <= _OPTIONS:
+            raise _no_such_option(options)
+        else:
+            # With a `max_age` every hit needs a decision.
+            too_old = options.get("max_age") is not None
+            item = None if too_old else self._hit(key, options.get("type"))
+        if item is not None:
+            return item.value
         self._require_open()
         request = self._request(key, loader, tags, **options)
         return (await self._loader.load(request)).value
@@ -716,13 +723,7 @@ class Cache:
         async def obtain(key: str, load: Callable[[], Any], **how: Any) -> None:
             if loader is not None:
                 await self._loader.load(self._request(key, load, **how))
-                return
-            cache_key = self._namespaces.key(key)
-            value_type = cache_key.namespace.config.type
-            item = self._loader.peek(key, value_type)
-            if item is None:
-                item = (await self._l2.fetch(cache_key, value_type)).item
-            if item is None:
+            elif await self.get_entry(key) is None:
                 raise LookupError(f"{key}: not there any more")
 
         hottest = await self._hot.of(namespace, limit)
@@ -833,7 +834,7 @@ class Cache:
             InvalidKey: A key has the wrong form; nothing was deleted.
             InvalidationNotConfirmed: It is not certain that all were deleted.
         """
-        return await self._invalidate_each(keys, self._l2.delete)
+        return await self._invalidate_each(keys, soft=False)
 
     async def expire(self, *keys: str) -> int:
         """Make entries stale, so that their next use refreshes them; how many.
@@ -842,27 +843,25 @@ class Cache:
             InvalidKey: A key has the wrong form; nothing was changed.
             InvalidationNotConfirmed: It is not certain that all were.
         """
-        return await self._invalidate_each(keys, self._l2.expire)
+        return await self._invalidate_each(keys, soft=True)
 
-    async def _invalidate_each(
-        self, names: tuple[str, ...], how: Callable[[CacheKey], Awaitable[bool]]
-    ) -> int:
+    async def _invalidate_each(self, names: tuple[str, ...], *, soft: bool) -> int:
         self._require_open()
         cache_keys = [self._namespaces.key(name) for name in names]
         for key in cache_keys:
             key.namespace.counters.invalidations += 1
             self._forget(key.name)
         results = await asyncio.gather(
-            *(how(key) for key in cache_keys), return_exceptions=True
+            *(self._l2.invalidate(key, soft=soft) for key in cache_keys),
+            return_exceptions=True,
         )
         for key in cache_keys:
             self._forget(key.name)
-        for result in results:
-            if isinstance(result, OddswireError):
-                raise _not_confirmed(result) from result
-            if isinstance(result, BaseException):
-                raise result
-        return sum(result is True for result in results)
+        with _confirming():
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+        return results.count(True)
 
     async def invalidate_tags(self, *tags: str, soft: bool = False) -> None:
         """Invalidate every entry that carries one of the tags.
@@ -882,10 +881,8 @@ class Cache:
         digests = [digest for tag in tags for digest in self._tags.digests((tag,))]
         if not digests:
             return
-        try:
+        with _confirming():
             await self._tags.invalidate(digests, soft=soft)
-        except OddswireError as error:
-            raise _not_confirmed(error) from error
 
     async def clear(self, namespace: str) -> None:
         """Invalidate every entry of a namespace, at the cost of one command.
@@ -897,10 +894,8 @@ class Cache:
         self._require_open()
         state = self._namespaces.named(namespace)
         state.counters.invalidations += 1
-        try:
+        with _confirming():
             await self._tags.clear(state)
-        except OddswireError as error:
-            raise _not_confirmed(error) from error
 
     async def erase(self, user_id: int) -> Erased:
         """Invalidate every entry that carries the tag ``user:<id>``, and look again.
@@ -912,10 +907,8 @@ class Cache:
             InvalidationNotConfirmed: It is not certain that it was done.
         """
         self._require_open()
-        try:
+        with _confirming():
             return await self._tags.erase(f"user:{user_id}")
-        except OddswireError as error:
-            raise _not_confirmed(error) from error
 
     def _forget(self, key: str) -> None:
         self._l1.drop(key)
@@ -1038,9 +1031,9 @@ def _check_options(options: EntryOptions) -> None:
         SettingsError: A duration or the version is out of range.
         TypeError: There is no such option.
     """
+    if not options.keys() <= _OPTIONS:
+        raise _no_such_option(options)
     for name, value in options.items():
-        if name not in _OPTIONS:
-            raise TypeError(f"there is no option {name!r}: {', '.join(_OPTIONS)}")
         if value is None:
             continue
         if name in _DURATIONS:
@@ -1049,12 +1042,24 @@ def _check_options(options: EntryOptions) -> None:
             check_version(value)
 
 
-def _not_confirmed(error: OddswireError) -> InvalidationNotConfirmed:
-    return InvalidationNotConfirmed(
-        f"not confirmed by Redis: {error}; this process has forgotten it, others may "
-        "serve it until its time is over",
-        outcome=error.outcome,
+def _no_such_option(options: Iterable[str]) -> TypeError:
+    wrong = ", ".join(sorted(map(repr, set(options) - _OPTIONS)))
+    return TypeError(
+        f"there is no option {wrong}; there are tags, {', '.join(sorted(_OPTIONS))}"
     )
+
+
+@contextmanager
+def _confirming() -> Iterator[None]:
+    """Turn what Redis fails with into the error of an invalidation."""
+    try:
+        yield
+    except OddswireError as error:
+        raise InvalidationNotConfirmed(
+            f"not confirmed by Redis: {error}; this process has forgotten it, others "
+            "may serve it until its time is over",
+            outcome=error.outcome,
+        ) from error
 
 
 def _nothing(*_: object) -> None:

@@ -22,6 +22,7 @@ import asyncio
 import math
 import secrets
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from oddswire import keys, scripts
@@ -111,7 +112,7 @@ class CoherenceLease:
         self._proof_key = keyspace.key(keys.CACHE_BEAT, process, "proof")
         self._proof_lease = keyspace.key(keys.CACHE_BEAT, process, "proof-lease")
         self.reads = ReadLease(
-            lambda: connection.client,
+            partial(getattr, connection, "client"),
             keyspace.key(keys.CACHE_BEAT, process, "beat"),
             clock.boottime,
             length=length,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 from oddswire.errors import CacheLoadCycle
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterable
 
     from oddswire.cache._l1 import Item
@@ -25,6 +24,8 @@ class Flight:
 
     Attributes:
         request: What it loads, and how.
+        future: The entry; its callers wait for it.
+        token: What its lease holds.
         began: By the boot-time clock.
         invalidation_epoch: `TagVersions.invalidations` when it began.
         known_header: Beginning of the record that it is to replace; None: none is
@@ -37,7 +38,6 @@ class Flight:
         found: Its first look found such an entry.
         force: It loads also where an entry is there, and steals the lease.
         steal: Token of a dead flight of this process; empty: none.
-        token: What its lease holds.
         asks_for_lease: The server has not answered its look, which may take the lease.
         owns_lease: The lease is ours, or may be.
         snapshot: The nonces it loads under; None: they are being read.
@@ -46,9 +46,13 @@ class Flight:
         waiters: Callers that wait for it.
         loaders: Flights whose loaders wait for it, each as often as it waits.
         loader_ended: Its lease needs no renewal any more.
+        renewals: How often the lease was renewed.
+        task: What performs it.
     """
 
     request: LoadRequest
+    future: asyncio.Future[Item]
+    token: bytes
     began: float
     invalidation_epoch: int
     known_header: bytes | None = None
@@ -59,7 +63,6 @@ class Flight:
     found: bool = False
     force: bool = False
     steal: bytes = b""
-    token: bytes = field(default_factory=lambda: secrets.token_bytes(16))
     asks_for_lease: bool = False
     owns_lease: bool = False
     snapshot: Snapshot | None = None
@@ -70,16 +73,6 @@ class Flight:
     loader_ended: bool = False
     renewals: int = 0
     task: asyncio.Task[None] | None = None
-    future: asyncio.Future[Item] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.future = asyncio.get_running_loop().create_future()
-        # All callers may have left; then an error is counted, and not reported.
-        self.future.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-    def own_lease(self) -> None:
-        """From the parser: the lease is ours, or may be."""
-        self.owns_lease = True
 
 
 loading: ContextVar[tuple[Flight, ...]] = ContextVar("oddswire_loading", default=())

@@ -25,9 +25,10 @@ from oddswire.errors import CodecError, ConnectionLost, OddswireError, WrongType
 from oddswire.plain import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from oddswire.cache._coherence import CoherenceLease
+    from oddswire.cache._flight import Flight
     from oddswire.cache._l1 import L1
     from oddswire.cache._namespaces import CacheKey
     from oddswire.cache._record import Hit
@@ -182,6 +183,7 @@ class L2:
         coherence: Knows the server's time, and whether the server is believed.
         clock: The time of this process.
         size_limit: Counts what is written.
+        lease: Seconds of the right to load, from the claim or the last renewal.
         max_load: Seconds that a load may take.
     """
 
@@ -194,6 +196,7 @@ class L2:
         clock: Clock,
         *,
         size_limit: SizeLimiter,
+        lease: float,
         max_load: float,
     ) -> None:
         self.connection = connection
@@ -202,7 +205,8 @@ class L2:
         self._tags = tags
         self._coherence = coherence
         self._size_limit = size_limit
-        self._max_load = max_load
+        self._lease_ms = int(lease * 1000)
+        self._max_load_ms = int(max_load * 1000)
 
     # --- items and bytes
 
@@ -427,31 +431,20 @@ class L2:
     # --- the right to load: a lease in Redis with a random token
 
     async def look(
-        self,
-        key: CacheKey,
-        value_type: Any,
-        token: bytes,
-        lease: float,
-        *,
-        known_header: bytes | None,
-        steal: bytes,
-        granted: Callable[[], None],
+        self, flight: Flight, *, known_header: bytes | None, steal: bytes
     ) -> LookupResult | LockedBy | None:
         """Look for an entry; None: there is none, and the right to load it is ours.
 
         Args:
-            key: Which.
-            value_type: Of its value.
-            token: Ours, 16 bytes.
-            lease: Seconds.
+            flight: For which; it is noted there that the lease is ours, or may be.
             known_header: Beginning of the record that is to be replaced, or None. That
                 record counts as no entry.
             steal: Beginning of a holder that is dead; empty: none.
-            granted: Called by the parser when the lease is ours, or may be.
 
         Raises:
             OddswireError: Redis did not answer; the lease may be ours all the same.
         """
+        key, value_type = flight.request.key, flight.request.value_type
         found = LookupResult(self, key, value_type)
         ticket = self._coherence.reads.begin()
 
@@ -460,7 +453,7 @@ class L2:
                 found(reply, current=current)
             elif isinstance(reply, OddswireError) or reply in (1, 2):
                 # Not before: until here a change of the lease is another process's.
-                granted()
+                flight.owns_lease = True
             if reply == 2:
                 self.connection.expect_echo(key.lease.encode(), None)
 
@@ -468,8 +461,8 @@ class L2:
             _LOOK,
             (key.entry, key.lease),
             (
-                token,
-                int(lease * 1000),
+                flight.token,
+                self._lease_ms,
                 (known_header or b"")[:SEEN_BYTES],
                 "0" if known_header is None else "1",
                 steal,
@@ -486,67 +479,56 @@ class L2:
             return LookupResult(self, key, value_type)
         return LockedBy(reply[0]) if isinstance(reply, list) else found
 
-    async def renew(
-        self, key: CacheKey, token: bytes, count: int, lease: float
-    ) -> bool:
+    async def renew(self, flight: Flight) -> bool:
         """Keep the lease for longer; False: it is not ours any more.
 
         Raises:
             OddswireError: Redis did not answer.
         """
-        args = (token, token + str(count).encode(), int(lease * 1000))
-        return await self._change_lease(_RENEW, key, args)
+        renewed = flight.token + str(flight.renewals).encode()
+        return await self._change_lease(_RENEW, flight, renewed, self._lease_ms)
 
-    async def release(self, key: CacheKey, token: bytes) -> bool:
+    async def release(self, flight: Flight) -> bool:
         """Give the lease back.
 
         Raises:
             OddswireError: Redis did not answer; then it ends by itself.
         """
-        return await self._change_lease(_RELEASE, key, (token,))
+        return await self._change_lease(_RELEASE, flight)
 
     async def _change_lease(
-        self, script: scripts.Script, key: CacheKey, args: tuple[Any, ...]
+        self, script: scripts.Script, flight: Flight, *args: bytes | int
     ) -> bool:
+        lease = flight.request.key.lease
+
         def hook(reply: Any, *, current: bool) -> None:
             del current
             if reply == 1:
-                self.connection.expect_echo(key.lease.encode(), None)
+                self.connection.expect_echo(lease.encode(), None)
 
         reply = await self.connection.script(
-            script, (key.lease,), args, hook, repeatable=True
+            script, (lease,), (flight.token, *args), hook, repeatable=True
         )
         return bool(reply)
 
     # --- writing
 
-    async def fill(
-        self, key: CacheKey, token: bytes, item: Item, data: bytes, life: int
+    async def put(
+        self, key: CacheKey, item: Item, data: bytes, life: int, *, token: bytes = b""
     ) -> bool:
-        """Store a loaded value; False: it was fenced off.
+        """Store a value; False: a newer version is there, or it was fenced off.
+
+        Args:
+            key: Where.
+            item: As `pack` made it.
+            data: Likewise.
+            life: Likewise.
+            token: Of a load: the value is stored only under the lease that holds this.
 
         Raises:
             OddswireError: Redis did not answer; it may be stored all the same.
         """
-        return await self._write(_FILL, key, item, data, life, token)
 
-    async def put(self, key: CacheKey, item: Item, data: bytes, life: int) -> bool:
-        """Store a value of the caller; False: a newer version is there.
-
-        Raises:
-            OddswireError: Redis did not answer; it may be stored all the same.
-        """
-        return await self._write(_PUT, key, item, data, life)
-
-    async def _write(
-        self,
-        script: scripts.Script,
-        key: CacheKey,
-        item: Item,
-        data: bytes,
-        life: int,
-        token: bytes = b"",
-    ) -> bool:
         def hook(reply: Any, *, current: bool) -> None:
             # Any outcome: what memory has is not known to be right any more.
             self.l1.drop(key.name)
@@ -564,7 +546,7 @@ class L2:
             version_bytes(item.details.version or None),
         )
         reply = await self.connection.script(
-            script,
+            _FILL if token else _PUT,
             (key.entry, key.lease),
             (token, *args) if token else args,
             hook,
@@ -580,29 +562,22 @@ class L2:
         self._size_limit.wrote(len(data))
         return True
 
-    async def delete(self, key: CacheKey) -> bool:
+    async def invalidate(self, key: CacheKey, *, soft: bool) -> bool:
         """Delete an entry and void its load; whether there was one.
 
-        Raises:
-            OddswireError: It is not certain that it was done.
-        """
-        return await self._invalidate_one(_DELETE, key, int(self._max_load * 1000))
-
-    async def expire(self, key: CacheKey) -> bool:
-        """Make an entry stale and void its load; whether there was one.
+        Args:
+            key: Which.
+            soft: The entry becomes stale, and is not deleted.
 
         Raises:
             OddswireError: It is not certain that it was done.
         """
-        return await self._invalidate_one(_EXPIRE, key)
 
-    async def _invalidate_one(
-        self, script: scripts.Script, key: CacheKey, *args: int
-    ) -> bool:
         def hook(reply: Any, *, current: bool) -> None:
             del reply, current
             self.l1.drop(key.name)
 
+        script, args = (_EXPIRE, ()) if soft else (_DELETE, (self._max_load_ms,))
         keys = (key.entry, key.lease)
         return bool(
             await self.connection.script(script, keys, args, hook, repeatable=True)

@@ -27,10 +27,11 @@ import asyncio
 import inspect
 import math
 import random
+import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from oddswire._tasks import spawn
+from oddswire._tasks import retrieve, spawn
 from oddswire.cache._flight import Flight, loading, refuse_cycle
 from oddswire.cache._l2 import Lifetime, LockedBy, LookupResult
 from oddswire.cache._record import NONCE_BYTES, check_version
@@ -416,8 +417,13 @@ class Loader:
 
     def _begin(self, request: LoadRequest, **options: Any) -> Flight:
         name = request.key.name
+        future: asyncio.Future[Item] = asyncio.get_running_loop().create_future()
+        # All callers may have left; then an error is counted, and not reported.
+        future.add_done_callback(retrieve)
         flight = self._flights[name] = Flight(
             request=request,
+            future=future,
+            token=secrets.token_bytes(16),
             began=self._now(),
             invalidation_epoch=self._tags.invalidations,
             **options,
@@ -506,7 +512,7 @@ class Loader:
 
     async def _release(self, flight: Flight) -> None:
         with suppress(OddswireError):  # then it ends by itself
-            await self._l2.release(flight.request.key, flight.token)
+            await self._l2.release(flight)
 
     async def _perform(self, flight: Flight) -> Item:
         request = flight.request
@@ -552,7 +558,9 @@ class Loader:
             namespace.counters.fenced += flight.dead
             return item
         try:
-            stored = await self._l2.fill(request.key, flight.token, item, data, life)
+            stored = await self._l2.put(
+                request.key, item, data, life, token=flight.token
+            )
         except OddswireError as error:
             # The caller that forced it gets the error; those that joined, the value.
             flight.unstored = error
@@ -637,13 +645,7 @@ class Loader:
                 event.clear()
                 flight.asks_for_lease = True
                 answer = await self._l2.look(
-                    key,
-                    request.value_type,
-                    flight.token,
-                    self._lease,
-                    known_header=known_header,
-                    steal=steal,
-                    granted=flight.own_lease,
+                    flight, known_header=known_header, steal=steal
                 )
                 flight.asks_for_lease = False
                 if answer is None:
@@ -759,9 +761,7 @@ class Loader:
             return
         flight.renewals += 1
         try:
-            owned = await self._l2.renew(
-                flight.request.key, flight.token, flight.renewals, self._lease
-            )
+            owned = await self._l2.renew(flight)
         except OddswireError:
             owned = True  # not known: try again
         # `_renew` of a loader that has ended meanwhile plans nothing more.
@@ -808,10 +808,7 @@ class Loader:
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Begin a task that closing waits for."""
-        task = spawn(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return spawn(work, name=name, into=self._tasks)
 
     async def aclose(self) -> None:
         """End every load; leases are given back."""

@@ -58,7 +58,8 @@ class SizeLimiter:
             what the server keeps to track it.
 
     Attributes:
-        evicted: Entries that this process removed.
+        evicted: Entries that this process removed; where Redis did not answer, it is
+            not known how many, and none is counted.
         full: This process has written so much during a check that it has to wait.
     """
 
@@ -185,7 +186,10 @@ class SizeLimiter:
                     excess -= size
                     doomed.append(name)
             if doomed:
-                self.evicted += await client.unlink(*doomed)
+                # Not in one statement: `+=` would read the sum before it waits, and
+                # lose what another removal adds meanwhile.
+                removed = await client.unlink(*doomed)
+                self.evicted += removed
             if excess <= 0:
                 break
         return total, total - int(self.limit * _TARGET) - excess

@@ -24,12 +24,10 @@ bound).
 from __future__ import annotations
 
 import asyncio
-import functools
 import secrets
+from functools import cache, partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
-
-from redis.exceptions import NoScriptError
 
 from oddswire import scripts
 from oddswire.connection.multiplexer import CallLabel
@@ -174,7 +172,7 @@ class TrackingConnection:
 
     # --- sending
 
-    async def script(
+    def script(
         self,
         script: Script,
         keys: Sequence[str],
@@ -183,18 +181,14 @@ class TrackingConnection:
         *,
         repeatable: bool = False,
         timeout: float | None = None,
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Run a script and return its reply; see `call`."""
         publishing = with_publish(script) if self.channel else None
         if publishing is not None:
             script = publishing
             args = (*args, self.channel, self.message(*keys))
-        rest = (str(len(keys)), *keys, *args)
-        how: dict[str, Any] = {"repeatable": repeatable, "timeout": timeout}
-        try:
-            return await self.call(("EVALSHA", script.sha, *rest), hook, **how)
-        except NoScriptError:
-            return await self.call(("EVAL", script.source, *rest), hook, **how)
+        call = partial(self.call, hook=hook, repeatable=repeatable, timeout=timeout)
+        return script.run_by(call, keys, args)
 
     async def unlink(
         self, names: Sequence[str], hook: Hook, *, timeout: float | None = None
@@ -380,7 +374,7 @@ return reply
 """
 
 
-@functools.cache
+@cache
 def with_publish(script: Script) -> Script | None:
     """Return a script that also publishes its last argument; None: no need to.
 

@@ -66,6 +66,7 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
         l1_bytes: Bytes that they count for.
         l1_evicted: Entries that memory evicted.
         l2_evicted: Entries that this process removed from Redis to keep `max_size`.
+            A removal whose answer was lost is not counted.
         coherence: ``"tracking"``; ``"pubsub"``: the server refuses CLIENT TRACKING or
             failed the test of it, and processes publish what they write (the weaker
             bound is in guides/cache.md); ``"off"``: nothing is kept in this process.

@@ -84,6 +84,7 @@ if TYPE_CHECKING:
 
     from oddswire.connection.multiplexer import CallLabel, Multiplexer
     from oddswire.settings import Settings
+    from oddswire.settings.values import ReadFrom
 
 # Names of commands come from code. Should they ever come from users, the table stops
 # growing here and the rest is looked up each time.
@@ -135,8 +136,9 @@ class Client(aredis.Redis):
     """
 
     is_cluster: ClassVar[bool] = False
-    # What events call the command connection.
+    # What events call the command connection, and what each of its sockets begins with.
     _connection_name = "command"
+    _on_connect: ClassVar[tuple[tuple[str | int, ...], ...]] = ()
 
     def __init__(
         self,
@@ -200,7 +202,7 @@ class Client(aredis.Redis):
         connections = Connections(
             self._settings,
             pool,
-            Dialer(self._settings, pool, access),
+            Dialer(self._settings, pool, access, on_connect=self._on_connect),
             events,
             name=self._connection_name,
         )
@@ -597,6 +599,7 @@ class Client(aredis.Redis):
                 deadline,
                 attempts=self.retries,
                 repeatable=command.may_repeat(args),
+                again=self.count_retry,
             )
         except OddswireError as failure:
             raise self.count_failure(failure) from failure.__cause__
@@ -734,7 +737,7 @@ class Client(aredis.Redis):
             SettingsError: `seconds` is no number, NaN or negative.
         """
         # A deadline that is no number would break the queue of calls on the connection.
-        check_duration("seconds", seconds, 0.0, math.inf, SettingsError)
+        check_duration("a deadline of", seconds, 0.0, math.inf, SettingsError)
         if self.single_connection_client:
             raise NotShared(
                 "a client with one exclusive connection does not share it; bound the "
@@ -744,6 +747,23 @@ class Client(aredis.Redis):
         view.timeout = seconds
         view._borrowed = True  # noqa: SLF001 - a copy of this very object
         return view
+
+    def reading_from(self, where: ReadFrom) -> Self:
+        """Return this client with its reads sent to primaries, or to replicas.
+
+        It matters on a cluster alone (`ClusterClient.reading_from`): one server answers
+        its reads itself.
+        """
+        del where
+        return self
+
+    def at(self, key: KeyT) -> Self:
+        """Return this client with what is about one server asked of that of a key.
+
+        It matters on a cluster alone (`ClusterClient.at`).
+        """
+        del key
+        return self
 
     def tracked(
         self,
@@ -934,6 +954,10 @@ class Client(aredis.Redis):
             error.args = (f"{what}: {error} (user {self._connections.dialer.user!r})",)
         self._failures.count(error, monotonic())
         return error
+
+    def count_retry(self, error: Exception) -> None:
+        """Count an attempt that is made again for this error."""
+        self._failures.count_retry(error)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's signature
         """Let running calls finish within the drain timeout, then close everything.

@@ -17,7 +17,6 @@ from redis.crc import key_slot
 from oddswire.client._client import Client
 from oddswire.client._cluster_keys import (
     LAST_SLOT,
-    ONE_KEY,
     SUMMED,
     Scope,
     by_slot,
@@ -26,7 +25,6 @@ from oddswire.client._cluster_keys import (
     scope_of,
     slot_of,
 )
-from oddswire.client._cluster_node import NodeClient
 from oddswire.client._cluster_pipeline import ClusterPipeline
 from oddswire.client._cluster_router import Router
 from oddswire.client._commands import Retry, Route
@@ -40,9 +38,14 @@ from oddswire.logs import log_events
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
 
+    from redis.typing import KeyT
+
+    from oddswire.client._cluster_node import NodeClient
     from oddswire.client._commands import CommandSpec
     from oddswire.client._listening import Monitor, PubSub
+    from oddswire.connection.multiplexer import Multiplexer
     from oddswire.settings import Settings
+    from oddswire.settings.values import ReadFrom
 
 T = TypeVar("T")
 
@@ -73,6 +76,8 @@ class ClusterClient(Client):
     """
 
     is_cluster = True
+    # Of a view by `at`: the slot whose owner is asked what is about one node.
+    _slot: int | None = None
 
     def __init__(
         self,
@@ -98,8 +103,10 @@ class ClusterClient(Client):
         super().__init__(settings=first, events=events, **theirs)
         self._settings = settings
 
-        def make(router: Router, host: str, port: int) -> NodeClient:
-            return NodeClient(
+        def make(
+            kind: type[NodeClient], router: Router, host: str, port: int
+        ) -> NodeClient:
+            return kind(
                 endpoint.at(host, port).address,
                 router,
                 specs=self._specs,
@@ -116,17 +123,20 @@ class ClusterClient(Client):
             events,
             self._connections.metrics,
             make=make,
+            again=self.count_retry,
             check_loop=self._connections.loop_guard.check,
         )
         self._slots = self._router.slots
-        self._calls = self._router.calls_within(self.timeout)
+        self._read_from: ReadFrom = settings.read_from
+        self._calls = self._router.calls_within(self.timeout, self._read_from)
 
     # --- a call
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command to the node of its key; see `Client.execute_command`."""
         # Written out: this is all that a call costs more than on one server.
-        if args[0] in ONE_KEY:
+        calls = self._calls.get(args[0])
+        if calls is not None:
             try:
                 key = args[1]
                 if key.__class__ is str:
@@ -138,7 +148,7 @@ class ClusterClient(Client):
                     slot = key_slot(key)
             except (IndexError, AttributeError, UnicodeEncodeError):
                 return self._execute_routed(args, options)
-            call = self._calls[slot]
+            call = calls[slot]
             if call is not None:
                 if options:
                     options.pop("keys", None)  # redis-py's note to its own cache
@@ -175,8 +185,10 @@ class ClusterClient(Client):
         if not keys:
             return await self._run_keyless(command, words, args, options, deadline)
         places = by_slot(keys)
+        reads = command.retry is Retry.READ
         if len(places) == 1:
-            return await self._run_on(next(iter(places)), deadline, args, options)
+            slot = next(iter(places))
+            return await self._run_on(slot, deadline, args, options, reads=reads)
         if command.name == "MGET":
             return await self._merge_values(places, keys, args, options, deadline)
         if command.name in SUMMED:
@@ -191,10 +203,18 @@ class ClusterClient(Client):
             raise self.count_failure(error) from error.__cause__
 
     async def _run_on(
-        self, slot: int, deadline: float, args: tuple[Any, ...], options: dict[str, Any]
+        self,
+        slot: int,
+        deadline: float,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        *,
+        reads: bool,
     ) -> Any:
-        """Run a command on the owner of a slot."""
+        """Run a command on the owner of a slot; a read perhaps on a replica of it."""
         node = self._slots[slot]
+        if reads and self._read_from == "replica":
+            node = self._router.reader(slot)
         if node is not None:
             return await node.views[self.timeout].execute_command(*args, **options)
         node = await self._found(self._router.owner(slot, deadline))
@@ -233,6 +253,7 @@ class ClusterClient(Client):
                     deadline,
                     (args[0], *[keys[place] for place in at]),
                     {name: v for name, v in options.items() if name != "keys"},
+                    reads=True,
                 )
                 for slot, at in places.items()
             ],
@@ -253,14 +274,19 @@ class ClusterClient(Client):
         deadline: float,
     ) -> int:
         """DEL and its like: one for each slot, and the sum of what they counted."""
+        reads = command.retry is Retry.READ
         parts = await _together(
             [
                 self._run_on(
-                    slot, deadline, (args[0], *[keys[place] for place in at]), {}
+                    slot,
+                    deadline,
+                    (args[0], *[keys[place] for place in at]),
+                    {},
+                    reads=reads,
                 )
                 for slot, at in places.items()
             ],
-            reads=command.retry is Retry.READ,
+            reads=reads,
         )
         return sum(parts)
 
@@ -282,6 +308,7 @@ class ClusterClient(Client):
                         *[w for at in place for w in (keys[at], mapping[keys[at]])],
                     ),
                     {},
+                    reads=False,
                 )
                 for slot, place in by_slot(keys).items()
             ],
@@ -302,6 +329,8 @@ class ClusterClient(Client):
         if command.name == "SCAN":
             return await self._scan(args, options, deadline)
         scope = scope_of(words)
+        if self._slot is not None and scope is not Scope.ALL:
+            return await self._run_on(self._slot, deadline, args, options, reads=False)
         if command.route_for(args) is Route.REFUSED or scope is Scope.ANY:
             node = await self._found(self._router.any_primary(deadline))
             return await node.views[self.timeout].execute_command(*args, **options)
@@ -362,7 +391,41 @@ class ClusterClient(Client):
     def bounded(self, seconds: float) -> Self:
         """Return this client with another deadline; see `Client.bounded`."""
         view = super().bounded(seconds)
-        view._calls = self._router.calls_within(seconds)  # noqa: SLF001 - a copy of this very object
+        view._calls = self._router.calls_within(seconds, self._read_from)  # noqa: SLF001 - a copy of this very object
+        return view
+
+    def reading_from(self, where: ReadFrom) -> Self:
+        """Return this client with its reads sent to primaries, or to replicas.
+
+        Commands that read and change nothing, one by one, go to a replica of their
+        slot's primary. Pipelines, transactions, blocking commands and writes go to
+        primaries. A replica is behind its primary: a read may miss the newest writes,
+        also this program's own (docs/guides/scaling.md). Where no replica answers, the
+        primary does.
+
+        Args:
+            where: ``"primary"`` or ``"replica"``; the client itself reads as
+                `Settings.read_from` says.
+
+        Raises:
+            SettingsError: Neither of the two.
+        """
+        if where not in ("primary", "replica"):
+            raise SettingsError(f"reads go to 'primary' or 'replica', not {where!r}")
+        view = super().bounded(self.timeout)
+        view._read_from = where  # noqa: SLF001 - a copy of this very object
+        view._calls = self._router.calls_within(self.timeout, where)  # noqa: SLF001 - the same
+        return view
+
+    def at(self, key: KeyT) -> Self:
+        """Return this client with what is about one node asked of that of a key.
+
+        INFO, TIME, WAIT, and the command connection are then those of the node that
+        owns the key's slot at the time of the call. Commands with keys go where they
+        go.
+        """
+        view = super().bounded(self.timeout)
+        view._slot = slot_of([key], "at")  # noqa: SLF001 - a copy of this very object
         return view
 
     def pipeline(
@@ -406,21 +469,38 @@ class ClusterClient(Client):
         """Refuse: topics need messages and replies in order on one connection."""
         raise NotOnCluster("topics do not run on a cluster: give them one server")
 
-    def command_connection(self) -> NoReturn:
-        """Refuse: there is one for each node."""
-        raise NotOnCluster("a cluster has a command connection for each node")
+    def command_connection(self) -> Multiplexer | None:
+        """Return the command connection to the owner of the slot; of `at` alone."""
+        node = self._slots[self._one_slot()]
+        return None if node is None else node.client.command_connection()
 
-    def ready_connection(self) -> NoReturn:
-        """Refuse: there is one for each node."""
-        self.command_connection()
+    def ready_connection(self) -> Multiplexer | None:
+        """Return it if it takes a call now; see `Client.ready_connection`."""
+        node = self._slots[self._one_slot()]
+        return None if node is None else node.client.ready_connection()
 
-    async def open_connection(self, *_: Any) -> NoReturn:
-        """Refuse: there is one for each node."""
-        self.command_connection()
+    async def open_connection(self, timeout: float) -> Multiplexer:
+        """Return the live connection to the owner of the slot; of `at` alone."""
+        slot, deadline = self._one_slot(), monotonic() + timeout
+        node = await self._found(self._router.owner(slot, deadline))
+        node = await self._found(self._router.connected(node, slot, deadline))
+        return await node.client.open_connection(max(0.0, deadline - monotonic()))
+
+    def _one_slot(self) -> int:
+        if self._slot is None:
+            raise NotOnCluster(
+                "a cluster has a command connection for each node; `at(key)` says which"
+            )
+        return self._slot
 
     async def send_once(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: bytes do not say which node they are for."""
-        self.command_connection()
+        raise NotOnCluster("packed bytes do not say which node they are for")
+
+    def on_refused_write(self, error: OddswireError, sent: float) -> None:
+        """Read the map: a node refused a write, perhaps as a replica."""
+        del error, sent
+        self._router.read_soon()
 
     # --- counted, and closed
 
@@ -429,7 +509,7 @@ class ClusterClient(Client):
         now = monotonic()
         each = [
             summarize(node.client.connections, (), self._failures, now)
-            for node in self._router.primaries
+            for node in self._router.in_use
         ]
         counts = [one.connections for one in each]
         silent = [one.silent for one in counts if one.silent is not None]
@@ -474,6 +554,7 @@ def _of_node(settings: Settings, host: str, port: int) -> Settings:
         password=None,
         database=None,
         cache_url=None,
+        read_from="primary",
     )
 
 

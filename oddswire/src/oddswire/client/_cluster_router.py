@@ -14,6 +14,8 @@ What follows a first attempt, all of it within the deadline of the call:
    owner that the map names then.
 4. The connection was lost: send it again only if nothing was sent or the command may
    run twice, as on one server.
+5. It was a read, and the replica it went to did not answer, whatever the reason: ask
+   the owner, and leave that replica for a while.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
@@ -29,8 +32,14 @@ from redis.exceptions import AskError, MovedError, ResponseError
 
 from oddswire._tasks import spawn
 from oddswire._text import text
-from oddswire.client._cluster_keys import SLOTS, keys_of, slot_of
-from oddswire.client._cluster_node import Node
+from oddswire.client._cluster_keys import ONE_KEY, SLOTS, keys_of, slot_of
+from oddswire.client._cluster_node import Node, NodeClient
+from oddswire.client._cluster_replicas import (
+    READ_OF_ONE_KEY,
+    Replica,
+    ReplicaClient,
+    Replicas,
+)
 from oddswire.client._exclusive import run_exclusively
 from oddswire.connection.backoff import Backoff
 from oddswire.connection.errors import clone_error, from_redis
@@ -59,13 +68,15 @@ from oddswire.events import Disconnected, Failover
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from oddswire.client._cluster_node import NodeClient
     from oddswire.client._commands import CommandSpec
     from oddswire.connection.multiplexer import ConnectionMetrics
     from oddswire.events import Event, Events
     from oddswire.settings import Endpoint, Settings
+    from oddswire.settings.values import ReadFrom
 
 Address = tuple[str, int]
+Calls = list["Callable[..., Any] | None"]
+"""By slot, what runs a command there; None: look the node up."""
 
 # Refusals of a state that passes: nothing ran.
 _PASSING = (TryAgain, ClusterDown, Loading, MasterDown)
@@ -75,6 +86,9 @@ _FINAL = (AuthFailed, NoPermission, SettingsError, ClosedError, WrongLoop)
 
 # Seconds between two readings of the map.
 _READ_EVERY = 0.1
+# Where replicas are read: nothing shows that there is another one, and the nodes learn
+# of it one by one.
+_READ_AGAIN = 5.0
 # Seconds for one node to answer with the map; a few nodes are asked at once.
 _READ_TIMEOUT = 1.0
 _ASKED_AT_ONCE = 3
@@ -89,7 +103,6 @@ _HOPS_AT_ONCE, _HOPS_AT_MOST = 3, 64
 _KEPT_AFTER_ASK = 10.0
 
 _DEADLINES_AT_MOST = 16
-_NO_CALLS: list[Callable[..., Any] | None] = [None] * SLOTS
 
 _ASKING = b"*1\r\n$6\r\nASKING\r\n"
 _CLUSTER_SLOTS = pack(("CLUSTER", "SLOTS"))
@@ -119,20 +132,27 @@ class Router:
         events: Events,
         metrics: ConnectionMetrics,
         *,
-        make: Callable[[Router, str, int], NodeClient],
+        make: Callable[[type[NodeClient], Router, str, int], NodeClient],
+        again: Callable[[Exception], None],
         check_loop: Callable[[], None],
     ) -> None:
         self.slots: list[Node | None] = [None] * SLOTS
         self.primaries: tuple[Node, ...] = ()
-        # By deadline, and there by slot: the `execute_command` of the owner's client.
-        self._calls: dict[float, list[Callable[..., Any] | None]] = {}
+        # By deadline: the `execute_command` of the owner's client; of a read, perhaps
+        # that of a replica.
+        self._calls: dict[float, Calls] = {}
+        self._reads: dict[float, Calls] = {}
+        # By deadline, and there by command.
+        self._tables: dict[tuple[float, ReadFrom], dict[Any, Calls]] = {}
         self.metrics = metrics
         self._endpoint, self._settings = endpoint, settings
-        self._make, self._check_loop = make, check_loop
-        self._emit = events.emit
+        self._make, self._again, self._check_loop = make, again, check_loop
+        self._events, self._emit = events, events.emit
         self._nodes: dict[Address, Node] = {}
         # Replicas, as of the last reading: asked when no primary answers.
-        self._replicas: tuple[Address, ...] = ()
+        self._replicas: dict[Node, tuple[Address, ...]] = {}
+        # None: no reads go there.
+        self._readers: Replicas | None = None
         self._reading: asyncio.Task[None] | None = None
         self._read_at = 0.0
         self._stale = False
@@ -146,27 +166,67 @@ class Router:
 
     # --- a call
 
-    def calls_within(self, seconds: float) -> list[Callable[..., Any] | None]:
-        """Return what runs a command under this deadline, by slot; None: look it up.
+    def calls_within(self, seconds: float, reads: ReadFrom) -> dict[Any, Calls]:
+        """Return what runs a command of one key under this deadline, by its name.
 
-        The list changes with the map. There is one for each of a few deadlines: a
+        The lists change with the map. There are some for each of a few deadlines: a
         program that makes up a new one for each call looks its nodes up.
-        """
-        calls = self._calls.get(seconds)
-        if calls is None:
-            if len(self._calls) >= _DEADLINES_AT_MOST:
-                return _NO_CALLS
-            calls = self._calls[seconds] = [None] * SLOTS
-            self._fill(seconds, calls)
-        return calls
 
-    def _fill(self, seconds: float, calls: list[Callable[..., Any] | None]) -> None:
-        runs = {
-            node: node.views[seconds].execute_command
-            for node in set(self.slots)
-            if node
-        }
-        calls[:] = [runs.get(node) if node else None for node in self.slots]
+        Args:
+            seconds: The deadline.
+            reads: Where commands go that change nothing.
+        """
+        table = self._tables.get((seconds, reads))
+        if table is None:
+            if len(self._tables) >= _DEADLINES_AT_MOST:
+                return {}
+            calls = self._calls.setdefault(seconds, [None] * SLOTS)
+            table = self._tables[seconds, reads] = dict.fromkeys(ONE_KEY, calls)
+            if reads == "replica":
+                calls = self._reads.setdefault(seconds, [None] * SLOTS)
+                table |= dict.fromkeys(READ_OF_ONE_KEY, calls)
+                self._read_replicas()
+            self._fill()
+        return table
+
+    def _fill(self) -> None:
+        """Bring the lists of calls up to date with the map."""
+        readers = self.slots
+        if self._readers is not None:
+            readers = self._readers.readers(self.slots)
+        for nodes, lists in ((self.slots, self._calls), (readers, self._reads)):
+            for seconds, calls in lists.items():
+                runs = {
+                    node: node.views[seconds].execute_command
+                    for node in set(nodes)
+                    if node
+                }
+                calls[:] = [runs.get(node) if node else None for node in nodes]
+
+    def _read_replicas(self) -> None:
+        """Begin to connect to replicas, once reads may go there."""
+        if self._readers is None:
+            self._readers = Replicas(
+                lambda host, port: Replica(
+                    host, port, self._make(ReplicaClient, self, host, port)
+                ),
+                self._close_later,
+                self._fill,
+                self._events,
+            )
+            if self.primaries:
+                self._readers.take(self._replicas)
+
+    def reader(self, slot: int) -> Node | None:
+        """Return the node that reads of a slot go to; None: it is not known."""
+        owner = self.slots[slot]
+        return owner if self._readers is None else self._readers.reader(owner, slot)
+
+    @property
+    def in_use(self) -> tuple[Node, ...]:
+        """The primaries, and the replicas that reads go to."""
+        readers = () if self._readers is None else self._readers.nodes
+        return (*self.primaries, *readers)
 
     def takes(self, reply: Exception) -> bool:
         """Whether another attempt may bring more than this error reply."""
@@ -208,7 +268,13 @@ class Router:
         hops = 0
         while True:
             asking = False
-            if isinstance(seen, AskError):
+            if isinstance(node, Replica) and not isinstance(seen, AskError):
+                # It may lack its primary, or be silent, or not be connected.
+                if self._readers is not None:
+                    self._readers.leave(node)
+                self.read_soon()
+                seen, node = None, await self.owner(slot or 0, deadline)
+            elif isinstance(seen, AskError):
                 hops += 1
                 if hops > _HOPS_AT_ONCE and not await _pause(backoff, deadline):
                     raise _in_circles(seen, node, hops)
@@ -230,6 +296,8 @@ class Router:
                 if not await _pause(backoff, deadline):
                     raise seen
                 node = self._owner_or(slot, node)
+            if isinstance(seen, Exception):
+                self._again(seen)
             try:
                 node = await self.connected(node, None if asking else slot, deadline)
                 seen = await _send(node, data, deadline, command, raw, asking)
@@ -285,8 +353,9 @@ class Router:
         if isinstance(error, MovedError):
             if 0 <= error.slot_id < SLOTS:
                 self.slots[error.slot_id] = node
-                for seconds, calls in self._calls.items():
-                    calls[error.slot_id] = node.views[seconds].execute_command
+                for lists in (self._calls, self._reads):
+                    for seconds, calls in lists.items():
+                        calls[error.slot_id] = node.views[seconds].execute_command
             self.read_soon()
         else:
             node.asked_at = monotonic()
@@ -421,7 +490,13 @@ class Router:
         random.shuffle(known)
         rounds: list[Iterable[Address]] = [
             [(each.host, each.port) for each in known[:_ASKED_AT_ONCE]],
-            dict.fromkeys([*self._nodes, *self._replicas, *self._endpoint.seeds]),
+            dict.fromkeys(
+                [
+                    *self._nodes,
+                    *chain.from_iterable(self._replicas.values()),
+                    *self._endpoint.seeds,
+                ]
+            ),
         ]
         failure: OddswireError | None = None
         for addresses in rounds:
@@ -476,19 +551,20 @@ class Router:
         """Take over a map: nodes that stay are kept as they are."""
         slots: list[Node | None] = [None] * SLOTS
         owners: dict[Node, None] = {}
-        replicas: dict[Address, None] = {}
+        replicas: dict[Node, tuple[Address, ...]] = {}
         for first, last, addresses in sorted(ranges):
             owner = self._node(addresses[0])
             owners[owner] = None
             slots[first : last + 1] = [owner] * (last + 1 - first)
-            replicas |= dict.fromkeys(addresses[1:])
+            replicas[owner] = tuple(addresses[1:])
         self._report_failovers(owners, slots)
         # In place: a view of the client looks at the same list.
         self.slots[:] = slots
-        for seconds, calls in self._calls.items():
-            self._fill(seconds, calls)
         self.primaries = tuple(owners)
-        self._replicas = tuple(replicas)
+        self._replicas = replicas
+        if self._readers is not None:
+            self._readers.take(replicas)
+        self._fill()
         self._drop_others()
         if self._watch is None and not self._closed:
             self._watch_later()
@@ -515,12 +591,13 @@ class Router:
         for address, node in list(self._nodes.items()):
             if node not in owners and node.asked_at < recently:
                 del self._nodes[address]
-                self._close_later(node)
+                self._close_later(
+                    node,
+                    ConnectionLost(f"{node} owns no slot of the cluster any more"),
+                )
 
-    def _close_later(self, node: Node) -> None:
-        node.client.connections.command.retire(
-            ConnectionLost(f"{node} owns no slot of the cluster any more")
-        )
+    def _close_later(self, node: Node, reason: ConnectionLost) -> None:
+        node.client.connections.command.retire(reason)
 
         async def close() -> None:
             await asyncio.sleep(2 * LINGER)
@@ -533,7 +610,7 @@ class Router:
     def _node(self, address: Address) -> Node:
         node = self._nodes.get(address)
         if node is None:
-            client = self._make(self, *address)
+            client = self._make(NodeClient, self, *address)
             node = self._nodes[address] = Node(*address, client)
         return node
 
@@ -551,15 +628,18 @@ class Router:
     def _look(self) -> None:
         """Read the map if a node is silent with calls on it: it may be frozen."""
         now = monotonic()
-        for node in self.primaries:
+        for node in self.in_use:
             connection = node.client.connections.command.current
             if (
                 connection is not None
                 and connection.flow.commands
                 and now - connection.last_read > _SILENT
             ):
+                if self._readers is not None:
+                    self._readers.leave(node)
                 self.read_soon()
-                break
+        if self._readers is not None and now - self._read_at > _READ_AGAIN:
+            self.read_soon()
         if not self._closed:
             self._watch_later()
 
@@ -567,7 +647,7 @@ class Router:
 
     async def disconnect(self) -> None:
         """End every connection until the next call needs it."""
-        for node in list(self._nodes.values()):
+        for node in {*self._nodes.values(), *self.in_use}:
             await node.client.connections.disconnect()
 
     async def aclose(self) -> None:
@@ -578,7 +658,9 @@ class Router:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait([self._reading])
-        nodes = list(self._nodes.values())
+        nodes = {*self._nodes.values(), *self.in_use}
+        if self._readers is not None:
+            await self._readers.aclose()
         await asyncio.gather(*[each.client.aclose() for each in nodes], *self._tasks)
 
 

@@ -51,6 +51,9 @@ GEOPOS GEODIST GEOHASH GEOSEARCH GEORADIUS_RO GEORADIUSBYMEMBER_RO
 PFCOUNT EVAL_RO EVALSHA_RO FCALL_RO PING ECHO TIME INFO ROLE LASTSAVE COMMAND PUBSUB
 """
 
+READS = frozenset(_READS.split())
+"""Commands that change nothing."""
+
 # Twice must leave what once leaves, and reply what once replies: the replies of DEL,
 # SADD, HSET, PERSIST ... are used as claims ("was it I who did it?"), and a claim whose
 # first run took effect would be lost if a second run said 0. So these are not here, nor
@@ -120,7 +123,7 @@ _ROUTES = (
     | {"XREAD": Route.BLOCK, "XREADGROUP": Route.BLOCK}
 )
 _RETRIES = (
-    dict.fromkeys(_READS.split(), Retry.READ)
+    dict.fromkeys(READS, Retry.READ)
     | dict.fromkeys(_IDEMPOTENT.split(), Retry.IDEMPOTENT)
     | {"SET": Retry.IDEMPOTENT}
 )

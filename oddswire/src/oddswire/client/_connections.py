@@ -20,7 +20,7 @@ from oddswire.connection.reconnect import ReconnectingConnection
 from oddswire.errors import ClosedError, ConnectionLost
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable
 
     import redis.asyncio as aredis
 
@@ -168,9 +168,10 @@ class Connections:
         if isinstance(self.pool, ExclusivePool):
             self.pool.leave(sent)
         elif self._leaving is None or self._leaving.done():
-            self._leaving = self._spawn(
+            self._leaving = spawn(
                 self.pool.disconnect(inuse_connections=False),
-                "oddswire leaving a demoted primary",
+                name="oddswire leaving a demoted primary",
+                into=self._tasks,
             )
         return True
 
@@ -180,12 +181,6 @@ class Connections:
         if demoted and self._leaving is not None:
             await asyncio.wait([self._leaving])
         return demoted
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = spawn(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
     def _moved(self, address: tuple[str, int]) -> None:
         """The sentinels name this address: leave the primary of before."""
@@ -209,16 +204,24 @@ class Connections:
         before, primary.named = primary.named, address
         if before is not None:
             # Those in use too: who blocks there would wait for what comes elsewhere.
-            self._spawn(self.pool.disconnect(), "oddswire leaving the old primary")
+            spawn(
+                self.pool.disconnect(),
+                name="oddswire leaving the old primary",
+                into=self._tasks,
+            )
 
     async def authenticate(self) -> None:
         """Authenticate the open connection by the newest token.
+
+        Without one, the next caller connects at once, whatever was refused before.
 
         Raises:
             OddswireError: The server refused it; what the connection may is unchanged.
         """
         if self.command.current is not None:
             await self.dialer.authenticate(self.command.current)
+        else:
+            self.command.credentials_renewed()
 
     def ask_sentinels(self) -> None:
         """Have the sentinels asked at once: the primary may have been deposed."""

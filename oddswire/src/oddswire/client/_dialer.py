@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,7 +16,8 @@ from oddswire.connection.flow import Limits
 from oddswire.connection.multiplexer import CallLabel, ConnectionMetrics, Multiplexer
 from oddswire.connection.packing import pack
 from oddswire.connection.threads import in_own_thread
-from oddswire.errors import Outcome, Unavailable
+from oddswire.errors import AuthFailed, Outcome, Unavailable
+from oddswire.logs import log_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from oddswire.connection.handshake import HandshakeOptions, ServerInfo
     from oddswire.errors import OddswireError
     from oddswire.settings import Settings
+
+
+_log = logging.getLogger("oddswire")
 
 
 class Dialer:
@@ -69,7 +74,6 @@ class Dialer:
         self._access = access
         self.pacer = access.pacer
         self.progress = Progress()
-        self._token = access.token
         self._protocol = protocol
         self._on_push = on_push
         self._on_connect = on_connect
@@ -139,18 +143,29 @@ class Dialer:
                 on_closed=on_closed,
             )
 
+        token = self._access.token
+
+        async def offer() -> HandshakeOptions:
+            nonlocal token
+            token = self._access.token
+            return await hello_factory()
+
         connection, server_info = await dial(
             self._locate,
-            hello_factory,
+            offer,
             make,
             limit,
             refusals=self._access.refusals,
             progress=self.progress,
         )
-        if self._token != self._access.token:
+        while token != self._access.token:
             # It came between the question for the credentials and the answer to them.
+            token = self._access.token
             try:
                 await self.authenticate(connection)
+            except AuthFailed as error:
+                # As on a connection that was open before: it may what it might.
+                log_line(_log, logging.WARNING, "reauthentication_failed", reason=error)
             except BaseException:
                 connection.abort(Unavailable("the new credentials were refused"))
                 raise
@@ -217,7 +232,6 @@ class Dialer:
             arguments["protocol"] = self._protocol
         if self.client_name is not None:
             arguments["client_name"] = self.client_name
-        self._token = self._access.token
         hello = await handshake_options(arguments, refusals)
         self.user = hello.username or "default"
         return msgspec.structs.replace(

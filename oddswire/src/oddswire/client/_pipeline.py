@@ -294,7 +294,12 @@ class Pipeline(RedisPipeline):
             reply = await attempt()
         except OddswireError as error:
             reply = await retry(
-                error, attempt, deadline, attempts=client.retries, repeatable=reads
+                error,
+                attempt,
+                deadline,
+                attempts=client.retries,
+                repeatable=reads,
+                again=client.count_retry,
             )
         return reply if count > 1 else [reply]
 

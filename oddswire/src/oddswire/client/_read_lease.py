@@ -13,6 +13,9 @@ which was sent at most `length` seconds before the read:
 3. A refusal ends the lease at once. Another connection may lead to another server, and
    begins without a lease.
 
+MOVED, CLUSTERDOWN and TRYAGAIN neither acknowledge nor refuse: the read beside it is
+sent elsewhere, or again, and the write with it.
+
 MISCONF counts as an acknowledgement: the server checks it before the replicas, and a
 full disk must not make a cache useless.
 """
@@ -24,20 +27,24 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from redis.exceptions import AskError
+
+from oddswire._tasks import retrieve
 from oddswire.connection.errors import clone_error
 from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack
 from oddswire.errors import (
+    ClusterDown,
     CommandRejected,
     Misconfigured,
     NoPermission,
     NoReplicas,
     OutOfMemory,
     ReadOnly,
+    TryAgain,
 )
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Callable
 
     from oddswire.client._client import Client
@@ -169,13 +176,15 @@ class ReadLease:
             raw=True,
             on_reply=partial(self.replied, connection, sent),
         )
-        future.add_done_callback(_retrieve)
+        future.add_done_callback(retrieve)  # the hook has the outcome
 
     def replied(self, connection: Multiplexer, sent: float, reply: Any) -> None:
         """From the parser: take the reply to the write."""
         if isinstance(reply, Exception) and not isinstance(
             reply, OutOfMemory | Misconfigured
         ):
+            if isinstance(reply, AskError | ClusterDown | TryAgain):
+                return
             if isinstance(reply, CommandRejected | NoPermission):
                 self._refusal, self._refused_at = reply, self._now()
             if isinstance(reply, ReadOnly | NoReplicas):
@@ -186,9 +195,3 @@ class ReadLease:
             self.connection, self.until = connection, -math.inf
         self.until = max(self.until, sent + self.length)
         self._on_reply(sent)
-
-
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    # The hook has the outcome; an error that is not read here would be logged as lost.
-    if not future.cancelled():
-        future.exception()

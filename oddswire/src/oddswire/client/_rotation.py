@@ -77,10 +77,11 @@ class Rotation:
         return None  # no connection yet: its handshake asks the provider
 
     def _start(self, token: Any) -> asyncio.Task[None]:
-        task = spawn(self._authenticate(token), name="oddswire authenticating again")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return spawn(
+            self._authenticate(token),
+            name="oddswire authenticating again",
+            into=self._tasks,
+        )
 
     async def _authenticate(self, token: Any) -> None:
         user, password = await credentials_in(token, self._provider)

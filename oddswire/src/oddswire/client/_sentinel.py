@@ -17,7 +17,7 @@ from redis.asyncio.sentinel import (
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from oddswire._tasks import spawn
+from oddswire._tasks import retrieve, spawn
 from oddswire._text import text
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.hardened import hardened
@@ -114,10 +114,11 @@ class Primary:
         waiting: set[asyncio.Task[Named]] = set()
         for sentinel in self._manager.sentinels:
             # A task of its own: who is late still answers, for the next question.
-            task = spawn(self._ask(sentinel), name="oddswire sentinel asked")
+            task = spawn(
+                self._ask(sentinel), name="oddswire sentinel asked", into=self._asked
+            )
+            task.add_done_callback(retrieve)  # who is late has no one who waits
             waiting.add(task)
-            self._asked.add(task)
-            task.add_done_callback(self._answered)
         majority = len(waiting) // 2 + 1
         answers: list[Named] = []
         errors: list[str] = []
@@ -152,11 +153,6 @@ class Primary:
         self._known = newest
         self._tell(newest.address)
         return newest.address
-
-    def _answered(self, task: asyncio.Task[Named]) -> None:
-        self._asked.discard(task)
-        if not task.cancelled():
-            task.exception()  # it was late, and no task waits for it any more
 
     async def _ask(self, sentinel: aredis.Redis) -> Named:
         # redis-py's types leave out what it returns.

@@ -10,7 +10,7 @@ import redis.asyncio as aredis
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ResponseError
 
-from oddswire._tasks import spawn
+from oddswire._tasks import retrieve, spawn
 from oddswire._text import text
 from oddswire.client._commands import OF_EARLIER_WRITES, CommandSpec, Route
 from oddswire.client._dialer import Dialer
@@ -148,7 +148,7 @@ class SimpleClient(aredis.Redis):
         task = self._connecting
         if task is None or task.done():
             task = spawn(self._connect(), name="oddswire simple client connecting")
-            task.add_done_callback(_look_at)
+            task.add_done_callback(retrieve)  # all callers may have given up
             self._connecting = task
         # Not awaited itself: who gives up leaves the attempt to the others.
         await asyncio.wait([task])
@@ -221,9 +221,3 @@ class SimpleClient(aredis.Redis):
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.aclose(self._settings.drain_timeout)
-
-
-def _look_at(task: asyncio.Task[Multiplexer]) -> None:
-    """Read its error: all of its callers may have given up."""
-    if not task.cancelled():
-        task.exception()

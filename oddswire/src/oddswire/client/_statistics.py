@@ -82,6 +82,8 @@ class ClientStats(msgspec.Struct, frozen=True):
     Attributes:
         calls: Calls by command.
         failures: Failed calls by error class.
+        retries: Further attempts by the error class that was their reason; a call that
+            a later attempt answers is no failure.
         slow: Replies that took longer than `Settings.slow_above`, by command.
         latency: Response times.
         recent: The same calls and failures, of the last minute.
@@ -96,10 +98,14 @@ class ClientStats(msgspec.Struct, frozen=True):
         timeouts: Calls whose deadline passed.
         abandoned: Calls whose caller was cancelled.
         waits: Calls that waited for room on it.
+        certificate_ends: When the certificate of its server ends, seconds since 1970;
+            None without TLS, without a verified certificate, or while it is not
+            connected.
     """
 
     calls: dict[str, int]
     failures: dict[str, int]
+    retries: dict[str, int]
     slow: dict[str, int]
     latency: Latency
     recent: Recent
@@ -113,6 +119,7 @@ class ClientStats(msgspec.Struct, frozen=True):
     timeouts: int
     abandoned: int
     waits: int
+    certificate_ends: float | None
 
     @property
     def total(self) -> int:
@@ -139,10 +146,15 @@ def _latency(seen: Histogram) -> Latency:
 
 
 class FailureCounts:
-    """Failed calls by error class: all of them, and those of the last minute."""
+    """Failed calls by error class: all of them, and those of the last minute.
+
+    Attributes:
+        retries: Further attempts by the error class that was their reason.
+    """
 
     def __init__(self) -> None:
         self.totals: dict[str, int] = {}
+        self.retries: dict[str, int] = {}
         self.windows: dict[str, Window] = {}
 
     def count(self, error: Exception, now: float) -> None:
@@ -152,6 +164,11 @@ class FailureCounts:
         # An error reply is counted among the answered calls already.
         calls = not isinstance(error, ResponseError)
         self.windows.setdefault(kind, Window()).record(now, calls=calls, failed=1)
+
+    def count_retry(self, error: Exception) -> None:
+        """Count an attempt that is made again for this error."""
+        kind = type(error).__name__
+        self.retries[kind] = self.retries.get(kind, 0) + 1
 
 
 def _recent(answered: Window, failures: FailureCounts, now: float) -> Recent:
@@ -186,6 +203,7 @@ def summarize(
     return ClientStats(
         calls=calls,
         failures=dict(failures.totals),
+        retries=dict(failures.retries),
         slow=slow,
         latency=_latency(metrics.latency),
         recent=_recent(metrics.answered, failures, now),
@@ -209,4 +227,5 @@ def summarize(
         timeouts=metrics.timeouts,
         abandoned=metrics.abandoned,
         waits=metrics.waits,
+        certificate_ends=None if connection is None else connection.certificate_ends,
     )

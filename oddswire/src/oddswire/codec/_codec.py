@@ -97,13 +97,7 @@ class Codec(Generic[T]):
         decoded = self._decoded(body)
         if self._untyped is not None:
             check_untyped(self._untyped, value)
-        envelope = Envelope(body=body)
-        if len(body) > self.compress_above:
-            smaller = self.compressor.compress(body)
-            if len(smaller) <= len(body) * 0.9:
-                envelope = Envelope(
-                    body=smaller, compressed=True, compressor=self.compressor.id
-                )
+        envelope = Envelope.around(body, self.compressor, self.compress_above)
         return envelope.to_bytes(), decoded
 
     def decode(self, data: bytes) -> T:
@@ -119,22 +113,13 @@ class Codec(Generic[T]):
             )
         plain = plain_body(data)
         if plain is not None:
+            # As `_decoded`, but here: most values come this way.
             try:
                 return self._decoder.decode(plain)
             except Exception as error:  # noqa: BLE001 - hooks of the type may raise anything
                 _refuse(error)
         envelope = Envelope.from_bytes(data)
-        if envelope.sealed:
-            raise CodecError("sealed, and this codec has no key", reason="type")
-        if not envelope.compressed:
-            return self._decoded(envelope.body)
-        if envelope.compressor != self.compressor.id:
-            raise CodecError(
-                f"compressed by compressor {envelope.compressor}, "
-                f"this codec has {self.compressor.id}",
-                reason="type",
-            )
-        return self._decoded(self.compressor.decompress(envelope.body, self.max_size))
+        return self._decoded(envelope.content(self.compressor, self.max_size))
 
     def _decoded(self, body: bytes) -> T:
         try:

@@ -18,10 +18,14 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from oddswire.errors import CodecError
+
+if TYPE_CHECKING:
+    from oddswire.codec.compression import Compressor
 
 VERSION = 1
 HEADER_BYTES = 6
@@ -48,6 +52,44 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     compressed: bool = False
     sealed: bool = False
     compressor: int = 0
+
+    @classmethod
+    def around(cls, body: bytes, compressor: Compressor, above: int) -> Envelope:
+        """Return an envelope, its body compressed if that saves at least a tenth.
+
+        Args:
+            body: What goes in.
+            compressor: Of bodies.
+            above: Bytes; a body that has no more is left as it is.
+        """
+        if len(body) > above:
+            smaller = compressor.compress(body)
+            if len(smaller) <= len(body) * 0.9:
+                return cls(body=smaller, compressed=True, compressor=compressor.id)
+        return cls(body=body)
+
+    def content(self, compressor: Compressor, limit: int) -> bytes:
+        """Return what `around` was given.
+
+        Args:
+            compressor: Of bodies.
+            limit: Bytes, at most.
+
+        Raises:
+            CodecError: ``type``: sealed, or compressed by another compressor;
+                ``too_large`` or ``damaged``: as from that.
+        """
+        if self.sealed:
+            raise CodecError("sealed, and this codec has no key", reason="type")
+        if not self.compressed:
+            return self.body
+        if self.compressor != compressor.id:
+            raise CodecError(
+                f"compressed by compressor {self.compressor}, this codec has "
+                f"{compressor.id}",
+                reason="type",
+            )
+        return compressor.decompress(self.body, limit)
 
     def to_bytes(self) -> bytes:
         """Return the bytes to store."""

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     import redis.asyncio as aredis
 
 
+NEWER_CREDENTIALS = 8
+"""How often one attempt to connect offers newer credentials, after it was refused.
+
+Those that it had may be taken away while its handshake is under way. A provider that
+makes up others for each question must not become a storm of refusals.
+"""
+
+
 class Access:
     """Shared by the command connection, the views' connections and the pool's.
 

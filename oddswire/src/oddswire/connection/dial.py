@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from oddswire.connection.access import NEWER_CREDENTIALS
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.connection.handshake import HandshakeOptions, Refusals, ServerInfo, accept
 from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack
 from oddswire.errors import (
+    AuthFailed,
     ConnectionLost,
     OddswireError,
     Outcome,
@@ -91,12 +93,13 @@ async def dial(
     """Return a connection on which the handshake is done, and what the server said.
 
     No caller sees the connection before that. On any error, and when cancelled, its
-    socket is closed.
+    socket is closed. Where the credentials are refused and there are newer ones by now,
+    another connection offers those, within the same timeout.
 
     Args:
         locate: Returns where to; called for each connection, within the timeout.
-        hello_factory: Returns what to say; called for each connection, so that
-            credentials which rotate are read when they are needed.
+        hello_factory: Returns what to say; called for each connection and after a
+            refusal, so that credentials which rotate are read when they are needed.
         make: Returns a new multiplexer.
         timeout: Seconds for all of it.
         refusals: Notes what the user may not do and need not.
@@ -105,7 +108,7 @@ async def dial(
     Raises:
         Unavailable: No server answers there, or not in time, or not in RESP. With
             `Outcome.REJECTED` the same attempt will fail again: TLS, the database.
-        AuthFailed: Wrong password or user.
+        AuthFailed: Wrong password or user, and no newer ones.
     """
     progress = progress or Progress()
     where: Target | None = None
@@ -119,15 +122,28 @@ async def dial(
             hint = lost_hint(tls=where.tls is not None)
             progress.stage = f"{where}: waiting for the credentials"
             options = await hello_factory()
-            progress.stage = f"{where}: connecting{_silence(where, None)}"
-            connection = await _open(where, make)
-            progress.stage = f"{where}: no answer yet{_silence(where, connection)}"
-            server_info = await _shake_hands(
-                connection, options, str(where), timeout, refusals
-            )
-            if options.channels:
-                await _subscribe(connection, options.channels, timeout)
-        finished = True
+            offers_left = NEWER_CREDENTIALS
+            while True:
+                progress.stage = f"{where}: connecting{_silence(where, None)}"
+                connection = await _open(where, make)
+                progress.stage = f"{where}: no answer yet{_silence(where, connection)}"
+                try:
+                    server_info = await _shake_hands(
+                        connection, options, str(where), timeout, refusals
+                    )
+                except AuthFailed:
+                    # They may have been taken away while this was under way.
+                    progress.stage = f"{where}: waiting for newer credentials"
+                    refused, options = options, await hello_factory()
+                    if not offers_left or options.credentials == refused.credentials:
+                        raise
+                    offers_left -= 1
+                    connection.abort(Unavailable("the credentials were refused"))
+                    continue
+                if options.channels:
+                    await _subscribe(connection, options.channels, timeout)
+                finished = True
+                return connection, server_info
     except TimeoutError as error:
         if not deadline.expired():
             # The system's own, when nothing answers for minutes.
@@ -169,7 +185,6 @@ async def dial(
         progress.stage = ""
         if connection is not None and not finished:
             connection.abort(Unavailable("the handshake did not finish"))
-    return connection, server_info
 
 
 async def _shake_hands(

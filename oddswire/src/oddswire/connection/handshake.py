@@ -67,6 +67,11 @@ class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
     identify: bool = False
     ask_role: bool = False
 
+    @property
+    def credentials(self) -> tuple[str | None, str | None]:
+        """User and password."""
+        return self.username, self.password
+
     def __repr__(self) -> str:
         # msgspec's own has the password.
         return f"HandshakeOptions(protocol={self.protocol}, username={self.username!r})"

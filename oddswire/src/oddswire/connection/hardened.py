@@ -18,14 +18,19 @@ from redis import exceptions as redis_errors
 from redis._parsers import _AsyncHiredisParser
 from redis.asyncio.connection import SSLConnection
 
-from oddswire.connection.access import Access, handshake_options
+from oddswire.connection.access import (
+    NEWER_CREDENTIALS,
+    Access,
+    handshake_options,
+)
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.dial import happy_eyeballs, lost_hint, unless_plaintext
 from oddswire.connection.errors import from_redis
-from oddswire.connection.handshake import Refusals, accept
+from oddswire.connection.handshake import HandshakeOptions, Refusals, accept
 from oddswire.connection.packing import pack
 from oddswire.connection.threads import in_own_thread
 from oddswire.errors import (
+    AuthFailed,
     CommandTimeout,
     ConnectionLost,
     Outcome,
@@ -63,12 +68,14 @@ class HardenedConnection:
         access: Set by its pool; a connection to a sentinel has no such pool.
         token: Counts the tokens of a streaming provider: it was opened with this one.
         library: For CLIENT SETINFO, as the application gave it.
+        offered: User and password of the newest handshake.
     """
 
     connected_at = 0.0
     access: Access | None = None
     token = 0
     library: Mapping[str, Any] = MappingProxyType({})
+    offered: tuple[str | None, str | None] = (None, None)
 
     async def on_connect_check_health(
         self: Any,
@@ -88,8 +95,8 @@ class HardenedConnection:
         refusals = Refusals() if self.access is None else self.access.refusals
         if self.access is not None:
             self.token = self.access.token
-        identity = {name: getattr(self, name) for name in _IDENTITY}
-        options = await handshake_options({**self.library, **identity}, refusals)
+        options = await self._handshake_options(refusals)
+        self.offered = options.credentials
         where = self._host_error()
         replies: list[Any] = []
         lost: Exception | None = None
@@ -123,6 +130,10 @@ class HardenedConnection:
         )
         if activate is not None:  # since redis-py 8
             await activate(check_health=check_health)
+
+    async def _handshake_options(self, refusals: Refusals) -> HandshakeOptions:
+        identity = {name: getattr(self, name) for name in _IDENTITY}
+        return await handshake_options({**self.library, **identity}, refusals)
 
     async def _reply_or_refusal(self: Any) -> Any:
         """Read a reply; an error reply is returned, a lost connection raised."""
@@ -166,7 +177,17 @@ class HardenedConnection:
                 self.ssl_context.context = None
                 with contextlib.suppress(Exception):
                     await in_own_thread(self.ssl_context.get)
-            await super().connect_check_health(*args, **options)  # type: ignore[misc]
+            offers_left = NEWER_CREDENTIALS
+            while True:
+                try:
+                    await super().connect_check_health(*args, **options)  # type: ignore[misc]
+                    break
+                except AuthFailed:
+                    # As `dial` does: they may have been taken away meanwhile.
+                    newest = await self._handshake_options(Refusals())
+                    if not offers_left or newest.credentials == self.offered:
+                        raise
+                    offers_left -= 1
             self.connected_at = monotonic()
         except BaseException:
             # Cancelled in the handshake, it must not stay open half introduced.

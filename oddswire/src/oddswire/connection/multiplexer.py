@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import ssl
 from collections import deque
 from functools import partial
 from itertools import islice
@@ -605,6 +606,18 @@ class Multiplexer(asyncio.Protocol):
                 self._read(math.inf)
         self._end(
             ConnectionLost(f"the connection was closed{f': {exc}' if exc else ''}")
+        )
+
+    @property
+    def certificate_ends(self) -> float | None:
+        """When the server's certificate ends, seconds since 1970.
+
+        None without TLS, and where the certificate is not verified: `ssl` keeps nothing
+        of one that it did not check.
+        """
+        certificate = self._transport.get_extra_info("peercert")
+        return (
+            ssl.cert_time_to_seconds(certificate["notAfter"]) if certificate else None
         )
 
     def abort(self, error: OddswireError) -> None:

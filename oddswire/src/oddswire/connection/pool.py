@@ -482,9 +482,7 @@ class ExclusivePool(aredis.ConnectionPool):
 
     @staticmethod
     def _spawn(coroutine: Any, tasks: set[asyncio.Task[None]], what: str) -> None:
-        task = spawn(coroutine, name=f"oddswire exclusive connection {what}")
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        spawn(coroutine, name=f"oddswire exclusive connection {what}", into=tasks)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

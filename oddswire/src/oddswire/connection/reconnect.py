@@ -425,6 +425,11 @@ class ReconnectingConnection:
         if self._pause is not None:
             self._pause.end_at(0.0)
 
+    def credentials_renewed(self) -> None:
+        """There are newer credentials: a refusal of older ones holds up no caller."""
+        if isinstance(self._last_error, AuthFailed):
+            self._next_attempt = 0.0
+
     # --- closing
 
     async def disconnect(self, error: OddswireError) -> None:

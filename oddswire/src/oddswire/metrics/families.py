@@ -173,6 +173,11 @@ def _connections(seen: Snapshot) -> Iterator[Row]:
     yield ("opening",), counts.opening
 
 
+def _certificate(seen: Snapshot) -> Iterator[Row]:
+    if seen.client.certificate_ends is not None:
+        yield (), seen.client.certificate_ends
+
+
 def _gaps(seen: Snapshot) -> Iterator[Row]:
     if seen.pubsub is not None:
         for topic, stats in seen.pubsub.topics.items():
@@ -225,6 +230,11 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "oddswire_command_errors_total", "counter", "Failed calls by error class.",
         ("error",), lambda seen: _pairs(seen.client.failures),
+    ),
+    Family(
+        "oddswire_command_retries_total", "counter",
+        "Further attempts of calls by the error class that was their reason.",
+        ("reason",), lambda seen: _pairs(seen.client.retries),
     ),
     Family(
         "oddswire_command_slow_total", "counter",
@@ -286,6 +296,11 @@ FAMILIES: tuple[Family, ...] = (
         "oddswire_connects_total", "counter",
         "Times that the command connection was connected.",
         _client, lambda stats: stats.connects,
+    ),
+    Family(
+        "oddswire_tls_cert_expiry_timestamp_seconds", "gauge",
+        "When the server's certificate ends, in seconds since 1970; only with TLS.",
+        (), _certificate,
     ),
     Family(
         "oddswire_connection_losses_total", "counter",
@@ -403,6 +418,11 @@ FAMILIES: tuple[Family, ...] = (
         "oddswire_sample_age_seconds", "gauge",
         "Age of what Redis was asked for: sessions and queues of all processes.",
         _sampled, lambda stats: stats.age,
+    ),
+    _single(
+        "oddswire_server_clock_skew_seconds", "gauge",
+        "By how much the server's clock is ahead of ours; negative: behind.",
+        _sampled, lambda stats: stats.clock_skew,
     ),
     _single(
         "oddswire_sample_failures_total", "counter",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from oddswire._version import VERSION
 from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError
@@ -108,13 +110,20 @@ class Metrics:
             OddswireError: Redis could not be asked; it is counted.
         """
         try:
+            before = self._clock.now()
+            seconds, microseconds = await self._client.time()
+            skew = seconds + microseconds / 1e6 - (before + self._clock.now()) / 2
             sessions = None if self._sessions is None else await self._sessions.stats()
             queues = {name: await queue.stats() for name, queue in self._queues.items()}
         except OddswireError:
             self._failures += 1
             raise
         sample = Sample(
-            taken=self._clock.now(), age=0.0, sessions=sessions, queues=queues
+            taken=self._clock.now(),
+            age=0.0,
+            clock_skew=skew,
+            sessions=sessions,
+            queues=queues,
         )
         self._sample = (self._clock.monotonic(), sample)
 
@@ -122,9 +131,4 @@ class Metrics:
         if self._sample is None:
             return None
         taken, sample = self._sample
-        return Sample(
-            taken=sample.taken,
-            age=self._clock.monotonic() - taken,
-            sessions=sample.sessions,
-            queues=sample.queues,
-        )
+        return msgspec.structs.replace(sample, age=self._clock.monotonic() - taken)

@@ -59,12 +59,15 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         taken: Seconds since 1970.
         age: Seconds between the sample and the snapshot that has it.
+        clock_skew: Seconds by which the server's clock is ahead of ours, to half a
+            round trip; negative: behind.
         sessions: None when the process has no sessions.
         queues: By the queue's name.
     """
 
     taken: float
     age: float
+    clock_skew: float
     sessions: SessionStats | None
     queues: dict[str, QueueStats]
 

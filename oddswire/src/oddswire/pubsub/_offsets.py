@@ -34,7 +34,7 @@ class Offsets:
 
     def __init__(self, client: Client, states: Iterable[TopicState], name: str) -> None:
         self.errors = 0
-        self._client = client
+        self._client = client.reading_from("primary")
         self._keys = {state.topic.name: state.position(name) for state in states}
         self._lives = {state.topic.name: state.head_life for state in states}
         self._noted: dict[str, Head] = {}

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from oddswire._numbers import shown
+from oddswire._numbers import is_number, shown
 from oddswire.errors import QueueError
 
 LATEST = 4e9
 """Seconds since 1970; more is a mistake, most likely milliseconds."""
 
 _LONGEST_LABEL = 200
-
-
-def check_user(user_id: int) -> int:
-    """Return `user_id`, which is a whole number of 64 bits."""
-    if type(user_id) is not int:
-        raise QueueError(f"a user id is an int, not {type(user_id).__name__}")
-    if not -(2**63) <= user_id < 2**63:
-        raise QueueError("a user id has at most 64 bits, as Telegram's have")
-    return user_id
 
 
 def pause_label(kind: str | None, key: str | None) -> str:
@@ -46,7 +37,7 @@ def check_label(name: str, text: str) -> str:
 
 def check_seconds(name: str, seconds: float) -> float:
     """Return `seconds`, which are above 0 and finite."""
-    if not 0.0 < seconds < LATEST:
+    if not is_number(seconds, 0.0, LATEST) or seconds == 0.0:
         raise QueueError(f"{name} is seconds above 0, not {shown(seconds)}")
     return seconds
 
@@ -69,7 +60,7 @@ class EnqueueOptions(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.dedup_id is not None:
             check_label("dedup_id", self.dedup_id)
-        if self.at is not None and not 0 <= self.at < LATEST:
+        if self.at is not None and not is_number(self.at, 0.0, LATEST):
             raise QueueError(f"at is seconds since 1970, not {shown(self.at)}")
         if self.ttl is not None:
             check_seconds("ttl", self.ttl)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from oddswire._numbers import check_int
+from oddswire._numbers import check_int, check_user
 from oddswire.client import keyspace
 from oddswire.codec import Codec
 from oddswire.erasure import Erased
@@ -13,7 +13,6 @@ from oddswire.queue._arguments import (
     EnqueueOptions,
     check_label,
     check_seconds,
-    check_user,
     pause_label,
 )
 from oddswire.queue._store import QueueStore
@@ -32,6 +31,7 @@ T = TypeVar("T")
 
 # Messages that one script adds: some milliseconds of the server.
 _CHUNK = 500
+_MOST = 1_000_000
 
 
 class Queue(Generic[T]):
@@ -97,8 +97,8 @@ class Queue(Generic[T]):
             poll=check_seconds("poll", poll),
             dead_limit=dead_limit,
         )
-        if max_attempts < 1 or dead_limit < 1:
-            raise QueueError("max_attempts and dead_limit are 1 or more")
+        check_int("max_attempts", max_attempts, 1, _MOST, QueueError)
+        check_int("dead_limit", dead_limit, 1, _MOST, QueueError)
         self.client = client
         self.name = name
         self.counts = QueueCounts()
@@ -197,7 +197,7 @@ class Queue(Generic[T]):
         flat: list[int | bytes] = []
         last: tuple[T, bytes] | None = None
         for user_id, value in values.items():
-            check_user(user_id)
+            check_user(user_id, QueueError)
             if last is None or last[0] is not value:
                 last = (value, self._codec.encode(value))
             flat += (user_id, last[1])
@@ -327,8 +327,10 @@ class Queue(Generic[T]):
         """
         if user_id is None and kind is None and key is None:
             raise QueueError("say what to purge: user_id, kind or key")
+        if user_id is not None:
+            check_user(user_id, QueueError)
         return await self._store.purge(
-            "" if user_id is None else str(check_user(user_id)),
+            "" if user_id is None else str(user_id),
             "" if kind is None else check_label("kind", kind),
             "" if key is None else check_label("key", key),
         )
@@ -341,7 +343,8 @@ class Queue(Generic[T]):
         a repeated `enqueue` is a new one. What is enqueued meanwhile may be left, and
         is then in the receipt. Cancelled, a part is removed.
         """
-        name = str(check_user(user_id))
+        check_user(user_id, QueueError)
+        name = str(user_id)
         removed = await self._store.erase(name)
         return Erased("queue", removed, await self._store.traces(name))
 
@@ -357,7 +360,7 @@ class Queue(Generic[T]):
         Raises:
             QueueError: An argument is not as above.
         """
-        check_int("limit", limit, 1, 1_000_000, QueueError)
+        check_int("limit", limit, 1, _MOST, QueueError)
         if after:
             check_label("after", after)
         return [self._letter(each) for each in await self._store.dead(after, limit)]

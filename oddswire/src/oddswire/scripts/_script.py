@@ -14,7 +14,7 @@ from oddswire.connection.packing import pack
 from oddswire.errors import InvalidKey
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from oddswire.client import Client
 
@@ -48,9 +48,9 @@ class Script:
     def __repr__(self) -> str:
         return f"Script({self.name!r})"
 
-    async def run(
+    def run(
         self, client: Client, keys: Sequence[str | bytes], args: Sequence[Any] = ()
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Run it and return its reply, strings as bytes.
 
         It is repeated only where it provably did not run. Cancelled or timed out, it
@@ -66,22 +66,33 @@ class Script:
         Raises:
             OddswireError: As from any command.
         """
+        return self.run_by(
+            lambda command: client.execute_command(*command, **_RAW), keys, args
+        )
+
+    async def run_by(
+        self,
+        send: Callable[[tuple[Any, ...]], Awaitable[Any]],
+        keys: Sequence[str | bytes],
+        args: Sequence[Any] = (),
+    ) -> Any:
+        """Run it by what sends a command and returns its reply; see `run`."""
         command = ("EVALSHA", self.sha, len(keys), *keys, *args)
         try:
-            return await client.execute_command(*command, **_RAW)
+            return await send(command)
         except NoScriptError:
-            return await self.load_and_run(client, command)
+            return await send(self.whole(command))
 
     def pack(self, keys: Sequence[str | bytes], args: Sequence[Any] = ()) -> PackedCall:
         """Return a call for `Client.execute_packed`, on keys in one slot."""
         command = ("EVALSHA", self.sha, len(keys), *keys, *args)
         return pack(command), command
 
-    async def load_and_run(self, client: Client, command: tuple[Any, ...]) -> Any:
-        """Run an EVALSHA again that a server answered with NOSCRIPT."""
+    def whole(self, command: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return what to send after an EVALSHA that was answered with NOSCRIPT."""
         # The server restarted, failed over or was flushed. NOSCRIPT is a refusal:
         # nothing ran. EVAL loads and runs the script in one round trip.
-        return await client.execute_command("EVAL", self.source, *command[2:], **_RAW)
+        return ("EVAL", self.source, *command[2:])
 
 
 def load(name: str) -> Script:

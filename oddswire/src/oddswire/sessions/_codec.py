@@ -29,12 +29,12 @@ from typing import (
 
 import msgspec
 
-from oddswire.codec.envelope import Envelope
+from oddswire.codec.envelope import HEADER_BYTES, Envelope
 from oddswire.codec.sealing import place
 from oddswire.codec.untyped import check_untyped, find_untyped
 from oddswire.errors import CodecError, InvalidKey, SessionDamaged, SessionFull
 from oddswire.keys import SESSION_INDEX, KeySpace
-from oddswire.sessions._scripts import HEADER, IndexEntry, SessionHeader
+from oddswire.sessions._scripts import ENTRIES, HEADER, IndexEntry, SessionHeader
 from oddswire.sessions.record import Collection, Expiring, Indexed, Record, Secret
 
 if TYPE_CHECKING:
@@ -53,11 +53,8 @@ _EXPIRING = frozenset((CONVERSATION, AUTH))
 NOTHING = b""
 """The digest of no fields."""
 
-_UNCOMPRESSED = b"\0"
 _TOTAL = 32  # bytes of a digest of all fields
-_OVERHEAD = 64  # bytes at most of an envelope
 _encode = msgspec.msgpack.Encoder().encode
-_ENTRIES = msgspec.json.Decoder(list[tuple[str, str]])
 _ANYTHING: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
 
 
@@ -473,7 +470,7 @@ class SessionCodec(Generic[T]):
             SessionDamaged: The list of entries is no list.
         """
         data = main.get(INDEX.encode())
-        found = [] if data is None else decode(_ENTRIES, data, SessionDamaged)
+        found = [] if data is None else decode(ENTRIES, data, SessionDamaged)
         for name in main:
             collection, colon, tail = name.decode("utf-8", "replace").partition(":")
             mark = self.schema.collections.get(collection)
@@ -975,21 +972,15 @@ class SessionCodec(Generic[T]):
             CodecError: ``too_large``.
         """
         self.check_size(field, body)
-        inside, compressor = body, None
-        if len(body) > self._compress_above and field != AUTH:
-            smaller = self._compressor.compress(body)
-            if len(smaller) <= len(body) * 0.9:
-                inside, compressor = smaller, self._compressor.id
+        # The length of what is compressed tells of its content, so secrets are not.
+        above = self.max_size if field == AUTH else self._compress_above
+        envelope = Envelope.around(body, self._compressor, above)
         if self.sealer is None:
-            return Envelope(
-                body=inside,
-                compressed=compressor is not None,
-                compressor=compressor or 0,
-            ).to_bytes()
+            return envelope.to_bytes()
         # The compressor's number is inside, where nobody can change it.
-        kind = _UNCOMPRESSED if compressor is None else bytes((1 + compressor,))
+        kind = 1 + envelope.compressor if envelope.compressed else 0
         where = self._place(self._version, generation, field)
-        return self.sealer.seal(kind + inside, str(user_id), where)
+        return self.sealer.seal(bytes((kind,)) + envelope.body, str(user_id), where)
 
     def unpack(
         self, user_id: int, header: SessionHeader, field: str, data: bytes
@@ -999,25 +990,20 @@ class SessionCodec(Generic[T]):
         Raises:
             CodecError: With its reason.
         """
-        if self.sealer is None:
-            if len(data) > self.max_size + _OVERHEAD:
-                raise CodecError("larger than its limit", reason="too_large")
+        sealer = self.sealer
+        overhead = HEADER_BYTES if sealer is None else 1 + sealer.overhead
+        if len(data) > self.max_size + overhead:
+            raise CodecError("larger than its limit", reason="too_large")
+        if sealer is None:
             envelope = Envelope.from_bytes(data)
-            kind = 1 + envelope.compressor if envelope.compressed else 0
-            inside = envelope.body
         else:
-            if len(data) > self.max_size + 1 + self.sealer.overhead:
-                raise CodecError("larger than its limit", reason="too_large")
             where = self._place(header.schema, header.generation, field)
-            opened = self.sealer.open(data, str(user_id), where)
+            opened = sealer.open(data, str(user_id), where)
             if not opened:
                 raise CodecError("sealed without content", reason="damaged")
-            kind, inside = opened[0], opened[1:]
-        if kind == 0:
-            return inside
-        if self._compressor.id != kind - 1:
-            raise CodecError(f"compressed by compressor {kind - 1}", reason="type")
-        return self._compressor.decompress(inside, self.max_size)
+            kind, body = opened[0], opened[1:]
+            envelope = Envelope(body=body, compressed=kind > 0, compressor=kind - 1)
+        return envelope.content(self._compressor, self.max_size)
 
     def seal_header(
         self, user_id: int, text: str, main: bytes, expiring: bytes

@@ -183,6 +183,10 @@ def random_id() -> str:
     return secrets.token_hex(8)
 
 
+ENTRIES = msgspec.json.Decoder(list[IndexEntry])
+"""Reads what `encode_entries` wrote; nobody decodes the empty text."""
+
+
 def encode_entries(entries: Iterable[IndexEntry]) -> bytes:
     """Return index entries as one argument; empty for none."""
     listed = list(entries)

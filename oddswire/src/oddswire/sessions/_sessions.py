@@ -137,7 +137,7 @@ class Sessions(Generic[T]):
             names = BlindNames(keyring) if names is None else names
         self._clock: Clock = SystemClock() if clock is None else clock
         self._schema = SessionSchema(type)
-        space = keyspace(client, prefix)
+        space = keyspace(client, prefix, on_cluster=True)
         self._codec = SessionCodec(
             self._schema,
             sealer=sealer,
@@ -153,7 +153,10 @@ class Sessions(Generic[T]):
         )
         self._store = SessionStore(client, space, self._codec, self._clock, cap)
         self._reads = ReadLease(
-            lambda: client, self._store.beat, self._clock.boottime, length=LEASE
+            lambda: self._store.client,
+            self._store.beat,
+            self._clock.boottime,
+            length=LEASE,
         )
         self._cleanup = cleanup
         self._touch_interval = touch_interval
@@ -350,10 +353,11 @@ class Sessions(Generic[T]):
         if snapshot is None:
             snapshot, value = await self._load(user_id)
         for attempt in range(TRIES):
-            if attempt:
-                # Processes that conflict would do so again in the same order.
-                pause = _PAUSE * 2 ** min(attempt - 1, 5)
-                await self._clock.sleep(random.uniform(0, pause))  # noqa: S311
+            if attempt > 1:
+                # The refusal brought the session as it was before this pause: another
+                # change since then would be a conflict for certain.
+                await self._give_way(attempt)
+                snapshot, value = await self._load(user_id)
             # 2. Each `fn`, on what the one before it left.
             content = self._apply(user_id, snapshot, value, updates)
             made = [update for update in updates if update.error is None]
@@ -385,6 +389,15 @@ class Sessions(Generic[T]):
         raise SessionConflict(
             f"others changed the session first, {TRIES} times; try again later"
         )
+
+    async def _give_way(self, attempt: int) -> None:
+        """Wait before an attempt that is not the first, number 0.
+
+        Processes that conflict would do so again in the same order.
+        """
+        if attempt:
+            pause = _PAUSE * 2 ** min(attempt - 1, 5)
+            await self._clock.sleep(random.uniform(0, pause))  # noqa: S311
 
     def _apply(
         self,
@@ -686,7 +699,8 @@ class Sessions(Generic[T]):
     async def _touch(self, user_id: int) -> bool:
         if self._codec.sealer is None:
             return (await self._store.touch(user_id)).kind == "saved"
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
+            await self._give_way(attempt)
             stored = await self._store.get(user_id)
             if stored is None:
                 return False
@@ -727,7 +741,8 @@ class Sessions(Generic[T]):
         try:
             if not self._reads_whole:
                 return (await self._store.switch(user_id, on=on)).kind == "saved"
-            for _ in range(TRIES):
+            for attempt in range(TRIES):
+                await self._give_way(attempt)
                 snapshot, _ = await self._load(user_id)
                 if snapshot is None or (snapshot.header.on == on and also is None):
                     return snapshot is not None
@@ -765,7 +780,8 @@ class Sessions(Generic[T]):
         try:
             if self._write_through is not None:
                 return await self._write_through.delete(user_id, also)
-            for _ in range(TRIES):
+            for attempt in range(TRIES):
+                await self._give_way(attempt)
                 main = await self._store.fields(user_id)
                 if not main:
                     return False
@@ -842,7 +858,8 @@ class Sessions(Generic[T]):
         try:
             if self._write_through is not None:
                 return await self._write_through.move(old, new)
-            for _ in range(TRIES):
+            for attempt in range(TRIES):
+                await self._give_way(attempt)
                 stored = await self._store.get(old)
                 if stored is None:
                     return False
@@ -979,8 +996,6 @@ class Sessions(Generic[T]):
         old = snapshot.header.schema < self._schema.type.schema
         if not snapshot.stale and not old:
             return False
-        # A copy in memory does not know what it is sealed under.
-        self._local.drop(user_id)
         try:
             await self._rewrite(user_id)
         except SessionGone:
@@ -989,15 +1004,9 @@ class Sessions(Generic[T]):
 
     async def _rewrite(self, user_id: int) -> None:
         """Store a session again, under the primary key and the current schema."""
-        for _ in range(TRIES):
-            snapshot, value = await self._load(user_id)
-            value = self._begin(user_id, snapshot, value, create=False)
-            content = self._codec.content(snapshot, value)
-            result = await self._save(user_id, snapshot, content, value, active=False)
-            if result.kind == "saved":
-                return
-            await self._next_attempt(user_id, result, create=False)
-        raise SessionConflict(f"others changed the session {TRIES} times")
+        # A copy in memory does not know what it is sealed under.
+        self._local.drop(user_id)
+        await self.update(user_id, lambda _: None, active=False)
 
     async def retire(self, number: int) -> None:
         """Drop a key from the keyring, once nothing is sealed under it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from oddswire import keys as families
+from oddswire._numbers import check_user
 from oddswire._text import text
 from oddswire.errors import NoPermission, SessionError, WrongType
 from oddswire.sessions import _scripts as scripts
@@ -48,7 +49,7 @@ class SessionStore:
         cap: Most sessions.
 
     Attributes:
-        client: As given.
+        client: On a cluster, of the node that has the sessions.
         codec: As given.
         clock: As given.
         names: Of users and values.
@@ -68,7 +69,6 @@ class SessionStore:
         clock: Clock,
         cap: int,
     ) -> None:
-        self.client = client
         self.codec = codec
         self.clock = clock
         self.names = codec.names
@@ -89,6 +89,8 @@ class SessionStore:
         self.intents = space.key(families.SESSION_MARKS, _SHARD)
         self.known_versions = space.key(families.SESSION_NOTED, _SHARD)
         self.beat = space.key(families.SESSION_BEAT, _SHARD)
+        # On a cluster the node that has the slot is the server.
+        self.client = client.at(self.beat).reading_from("primary")
         self.blinding_check = self.names.of_user(0)
 
     # --- keys and names
@@ -99,16 +101,9 @@ class SessionStore:
         Every operation on a user comes by here first.
 
         Raises:
-            SessionError: `user_id` is no int: "77" would be somebody else than 77. Or
-                it has more than 64 bits.
+            SessionError: `user_id` is no int, or has more than 64 bits.
         """
-        if isinstance(user_id, bool) or not isinstance(user_id, int):
-            raise SessionError(
-                f"user_id must be an int, not {type(user_id).__name__}: "
-                "sessions.get(int(user_id))"
-            )
-        if not -(2**63) <= user_id < 2**63:
-            raise SessionError("user_id must have at most 64 bits, as Telegram's have")
+        check_user(user_id, SessionError)
         return self._pair(self.names.of_user(user_id))
 
     def _pair(self, name: str) -> tuple[str, str]:

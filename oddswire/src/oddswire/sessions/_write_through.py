@@ -60,6 +60,7 @@ from oddswire.sessions._codec import (
     encode,
 )
 from oddswire.sessions._scripts import (
+    ENTRIES,
     HEADER,
     IndexEntry,
     ScriptResult,
@@ -87,7 +88,6 @@ DEADLINE = 5.0
 _PAUSE = 0.004
 _CANDIDATES = 16
 
-_ENTRIES = msgspec.json.Decoder(list[tuple[str, str]])
 _INTENT = re.compile(r"[0-9]{1,19} ([0-9]{1,19}) .*")
 _VERSION = re.compile(r"[0-9]{1,19}")
 
@@ -305,7 +305,7 @@ class IntentLog:
 def _evicted(value: str) -> list[IndexEntry] | None:
     _, _, entries = value.partition(" ")
     try:
-        return _ENTRIES.decode(entries) if entries else None
+        return ENTRIES.decode(entries) if entries else None
     except (msgspec.DecodeError, UnicodeError):
         return None
 

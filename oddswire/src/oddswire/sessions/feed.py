@@ -11,6 +11,7 @@ import msgspec
 from oddswire._text import text
 from oddswire.errors import ClosedError, NoPermission, OddswireError
 from oddswire.events import Degradation
+from oddswire.sessions._scripts import ENTRIES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,7 +25,6 @@ _BLOCK = 0.75
 _PAUSE = 0.2
 _REFUSED = 60.0
 _LOOK_BACK = 100
-_ENTRIES = msgspec.json.Decoder(list[tuple[str, str]])
 _FIELDS = frozenset("pxuvojl")
 _NUMBER = re.compile(r"[0-9]{1,19}")
 
@@ -228,4 +228,4 @@ def _to_change(fields: dict[str, str]) -> Change | None:
 
 
 def _entries(data: str) -> tuple[tuple[str, str], ...]:
-    return tuple(_ENTRIES.decode(data)) if data else ()
+    return tuple(ENTRIES.decode(data)) if data else ()

@@ -88,6 +88,11 @@ def _conflicts(values: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[
             )
         if values.get("database"):
             yield f"{names['database']}: a cluster has the database 0 alone"
+    elif values.get("read_from") == "replica":
+        yield (
+            f"{names['read_from']}: replicas of a cluster alone can be read, and "
+            f"{names['url']} is not cluster://"
+        )
     for field in ("username", "password", "database"):
         said, given = getattr(endpoint, field), values.get(field)
         if None not in (said, given) and said != given:

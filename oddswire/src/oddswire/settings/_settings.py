@@ -23,6 +23,7 @@ from oddswire.settings.values import (
     Duration,
     Flag,
     Prefix,
+    ReadFrom,
     Text,
     Url,
 )
@@ -138,6 +139,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, metaclass=_Named):
         "ODDSWIRE_PRIVATE_HOSTS", _HOSTS,
         "names that lead to a private network: production sends plaintext to no other "
         "name")] = None
+    read_from: Annotated[ReadFrom, Option(
+        "ODDSWIRE_READ_FROM", Text("primary or replica", "primary|replica"),
+        "where commands go that only read; of a cluster alone, and a replica is behind "
+        "its primary")] = "primary"
     # --- connections
     pool_min: Annotated[int, Option(
         "REDIS_POOL_MIN", Count(2, 1000),

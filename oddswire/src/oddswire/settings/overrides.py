@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from oddswire.settings.profiles import Profile  # noqa: TC001 - for get_type_hints
+from oddswire.settings.values import ReadFrom  # noqa: TC001 - the same
 
 
 class Overrides(TypedDict, total=False):
@@ -30,6 +31,7 @@ class Overrides(TypedDict, total=False):
     tls_key_file: str | None
     server_bin: str | None
     private_hosts: str | None
+    read_from: ReadFrom
     pool_min: int
     pool_max: int
     acquire_timeout: float

@@ -8,7 +8,7 @@ text that never repeats what was given: it may be a secret.
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -17,6 +17,10 @@ from oddswire.keys import KeySpace
 from oddswire.settings.endpoint import Endpoint, addresses
 
 _DECIMAL = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,9})?")
+
+
+ReadFrom = Literal["primary", "replica"]
+"""Where a command that only reads goes."""
 
 
 class Kind(Protocol):

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from oddsbot.alerts import Direction, Moved, PriceCrossed, PriceRule, Unit
+from oddsbot.alerts import (
+    Direction,
+    Disputed,
+    MarketAlert,
+    Moved,
+    PriceCrossed,
+    PriceRule,
+    Proposed,
+    Resolved,
+    Unit,
+)
 from oddsbot.delivery import Action
 from oddsbot.telegram import figures
 from oddsbot.telegram.screens.alerts import back_on
@@ -20,6 +30,13 @@ if TYPE_CHECKING:
 
 _LATE = 60.0
 _CLOCKS_APART = -5.0
+
+
+_HEADS = {
+    Proposed: "⏳ Proposed: ",
+    Disputed: "⚠ Disputed, was proposed: ",
+    Resolved: "✔ Resolved: ",
+}
 
 
 def fired_card(
@@ -42,14 +59,17 @@ def fired_card(
         odds: How prices are shown.
     """
     question = alert.market if market is None else market.question
-    if not isinstance(alert, PriceCrossed | Moved):
-        text = Text().add("✔ Resolved: ", "bold")
-        return (
-            text.foreign(alert.outcome or "no single outcome", "bold")
-            .line()
-            .foreign(question)
-            .card([_market_buttons(market)])
-        )
+    if isinstance(alert, MarketAlert):
+        text = Text().add(_HEADS[type(alert)], "bold")
+        text.foreign(alert.outcome or "no single outcome", "bold")
+        text.line().foreign(question)
+        if isinstance(alert, Proposed) and alert.final_at is not None:
+            text.line().add("Final at ")
+            at = figures.clock(alert.final_at * 1000) or "an unknown time"
+            text.moment(alert.final_at, at, "T").add(", unless it is disputed")
+        elif isinstance(alert, Disputed):
+            text.line().add("A vote follows, or another proposal: 4 to 6 days")
+        return text.card([_market_buttons(market)])
     above = alert.direction is Direction.ABOVE
     text = (
         Text().add("▲ " if above else "▼ ").foreign(_outcome(alert, market), limit=60)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 KINDS: tuple[tuple[Kind, str], ...] = (
     (Kind.PRICE, "prices"),
     (Kind.RESOLUTION, "results"),
+    (Kind.PROPOSAL, "proposals"),
+    (Kind.DISPUTE, "disputes"),
 )
 """Kinds that are sent today, by the argument of their press."""
 
@@ -85,7 +87,8 @@ def settings_card(session: UserSession, now: float) -> Card:
     ]
     return text.card(
         [
-            kinds,
+            kinds[:2],
+            kinds[2:],
             quiet,
             others,
             shown,

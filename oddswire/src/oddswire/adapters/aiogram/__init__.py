@@ -3,6 +3,8 @@
 Needs the extra ``oddswire[aiogram]``.
 """
 
+from oddswire.adapters._send_limiter import SendOptions
+from oddswire.adapters._update_locks import UpdateLockOptions
 from oddswire.adapters.aiogram.deduplicate import Deduplicate
 from oddswire.adapters.aiogram.isolation import EventIsolation
 from oddswire.adapters.aiogram.order import before_isolation
@@ -14,7 +16,9 @@ __all__ = [
     "Deduplicate",
     "EventIsolation",
     "SendLimits",
+    "SendOptions",
     "Storage",
     "Throttle",
+    "UpdateLockOptions",
     "before_isolation",
 ]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from contextlib import suppress
-from math import ceil
+from math import ceil, inf
 from typing import TYPE_CHECKING, Any
 
 from aiogram import BaseMiddleware
 from aiogram.dispatcher.event.bases import CancelHandler
 from aiogram.types import Update
 
-from oddswire._numbers import shown
+from oddswire._numbers import check_duration
 from oddswire._tasks import spawn
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock
@@ -34,6 +34,7 @@ _RELEASE, _RENEW = map(load, ("once_release", "once_renew"))
 # What a handled update is noted by; while it is handled, the token of its process.
 _DONE = "1"
 _PAUSE = 0.2  # seconds between two looks at an update that another process has
+_LONGEST = 31 * 86_400.0
 
 
 class _UpdateInProgress(UpdateInProgress, CancelHandler):
@@ -83,17 +84,10 @@ class Deduplicate(BaseMiddleware):
         wait: float = 0.0,
         clock: Clock | None = None,
     ) -> None:
-        if not 0.001 <= lease <= ttl < 31 * 86_400.0:
-            raise SettingsError(
-                f"lease {shown(lease)} and ttl {shown(ttl)}: accepted are seconds "
-                "above 0, the lease at most the ttl, the ttl below 31 days"
-            )
-        if not deadline > 0:
-            raise SettingsError(
-                f"deadline {shown(deadline)}: accepted are seconds above 0"
-            )
-        if not wait >= 0:
-            raise SettingsError(f"wait {shown(wait)}: accepted are seconds, or 0")
+        check_duration("ttl", ttl, 0.001, _LONGEST, SettingsError)
+        check_duration("lease", lease, 0.001, ttl, SettingsError)
+        check_duration("deadline", deadline, 0.001, inf, SettingsError)
+        check_duration("wait", wait, 0.0, inf, SettingsError)
         self._keys = keyspace(client, prefix)
         self._client = client.bounded(deadline)
         self._ttl = ceil(ttl * 1000)

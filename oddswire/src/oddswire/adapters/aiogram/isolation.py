@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Unpack
 
 from aiogram import Dispatcher
 from aiogram.fsm.storage.base import BaseEventIsolation
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from aiogram.fsm.storage.base import StorageKey
 
+    from oddswire.adapters._update_locks import UpdateLockOptions
     from oddswire.client import Client
 
 
@@ -31,12 +32,7 @@ class EventIsolation(BaseEventIsolation):
     Args:
         client: Where the locks are kept. It stays yours to close.
         prefix: What the keys begin with; None: as its settings say.
-        lease: Seconds after which the lock of a dead process is free.
-        timeout: Seconds that an update waits for its lock at most.
-        queue: How many updates of one conversation may wait in this process.
-        on_error: What happens while Redis cannot be asked. ``"raise"``: the update
-            fails. ``"local"``: this process keeps its own order, and does not know of
-            the others.
+        **options: See `UpdateLockOptions`.
 
     Raises:
         SettingsError: One of them is out of range.
@@ -50,19 +46,9 @@ class EventIsolation(BaseEventIsolation):
         client: Client,
         *,
         prefix: str | None = None,
-        lease: float = 30.0,
-        timeout: float = 60.0,
-        queue: int = 100,
-        on_error: Literal["raise", "local"] = "raise",
+        **options: Unpack[UpdateLockOptions],
     ) -> None:
-        self.locks = UpdateLocks(
-            client,
-            prefix=prefix,
-            lease=lease,
-            timeout=timeout,
-            queue=queue,
-            on_error=on_error,
-        )
+        self.locks = UpdateLocks(client, prefix=prefix, **options)
         self._asked = False
 
     def lock(self, key: StorageKey) -> _AsyncGeneratorContextManager[None, None]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from aiogram.client.session.middlewares.base import BaseRequestMiddleware
 from aiogram.exceptions import TelegramAPIError, TelegramRetryAfter
 
-from oddswire.adapters._send_limiter import SendLimiter, messages, refusal
+from oddswire.adapters._send_limiter import SendLimiter, messages
 from oddswire.ratelimit import Priority
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from aiogram.methods import Response, TelegramMethod
     from aiogram.methods.base import TelegramType
 
-    from oddswire.ratelimit import RateLimiter, Rule
+    from oddswire.adapters._send_limiter import SendOptions
+    from oddswire.ratelimit import RateLimiter
 
 
 class SendLimits(BaseRequestMiddleware):
@@ -31,12 +32,8 @@ class SendLimits(BaseRequestMiddleware):
 
     Args:
         limiter: Keeps the rules, which are added to it.
-        overall: For every message of a bot; its key is ``"bot"``.
-        chat: For each private chat; its key is ``"chat"``.
-        group: For each group and channel; its key is ``"chat"``.
-        timeout: Seconds that a request waits at most; None: for ever.
-        retries: How often a request that got a 429 is sent again.
         priority: Who goes first in this process: a function of the request.
+        **options: See `SendOptions`.
 
     Raises:
         SettingsError: A rule counts by something else.
@@ -47,22 +44,10 @@ class SendLimits(BaseRequestMiddleware):
         self,
         limiter: RateLimiter,
         *,
-        overall: Rule,
-        chat: Rule | None = None,
-        group: Rule | None = None,
-        timeout: float | None = 60.0,
-        retries: int = 3,
         priority: Callable[[TelegramMethod[TelegramType]], Priority] | None = None,
+        **options: Unpack[SendOptions],
     ) -> None:
-        self._send_limiter = SendLimiter(
-            limiter,
-            overall=overall,
-            chat=chat,
-            group=group,
-            timeout=timeout,
-            retries=retries,
-            retry_after=_retry_after,
-        )
+        self._send_limiter = SendLimiter(limiter, _asked, **options)
         self._priority = priority
 
     async def __call__(
@@ -89,10 +74,6 @@ class SendLimits(BaseRequestMiddleware):
             if self._priority is None
             else self._priority(method),
         )
-
-
-def _retry_after(error: Exception) -> float | None:
-    return refusal(error, _asked)
 
 
 def _asked(error: BaseException) -> float | str | None:

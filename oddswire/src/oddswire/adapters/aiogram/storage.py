@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil, isfinite
+from math import ceil, inf
 from typing import TYPE_CHECKING, Any
 
 from aiogram.exceptions import DataNotDictLikeError
 from aiogram.fsm.state import State
 from aiogram.fsm.storage.base import BaseStorage, KeyBuilder
 
-from oddswire._numbers import shown
+from oddswire._numbers import check_duration, check_int
 from oddswire.adapters import _values
 from oddswire.adapters.aiogram._legacy import Legacy
 from oddswire.adapters.aiogram._parts import parts
@@ -43,6 +43,7 @@ _DATA = b"d"
 _FOREIGN = b"x"  # data of another storage that could not be read
 _MAY_REPEAT_READ = (Unavailable, ConnectionLost, CommandTimeout)
 _PAUSE = 0.1  # seconds between two tries while Redis is away
+_LONGEST = 100 * 365 * 86_400.0
 
 
 class Storage(BaseStorage):
@@ -80,16 +81,10 @@ class Storage(BaseStorage):
         legacy_prefix: str | KeyBuilder | None = None,
         clock: Clock | None = None,
     ) -> None:
-        if ttl is not None and not (isfinite(ttl) and ttl >= 0.001):
-            raise SettingsError(
-                f"ttl {shown(ttl)}: accepted are seconds above 0, or None"
-            )
-        if max_size < 1:
-            raise SettingsError(
-                f"max_size {shown(max_size)}: accepted are bytes above 0"
-            )
-        if not wait >= 0:
-            raise SettingsError(f"wait {shown(wait)}: accepted are seconds, or 0")
+        if ttl is not None:
+            check_duration("ttl", ttl, 0.001, _LONGEST, SettingsError)
+        check_int("max_size", max_size, 1, _values.MAX_SIZE, SettingsError)
+        check_duration("wait", wait, 0.0, inf, SettingsError)
         self._client = client
         self._keys = keyspace(client, prefix)
         self._ttl = 0 if ttl is None else ceil(ttl * 1000)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from redis.client import NEVER_DECODE
 from telegram.ext import BasePersistence
 
-from oddswire._numbers import shown
+from oddswire._numbers import check_int
 from oddswire.adapters import _values
 from oddswire.client import keyspace
 from oddswire.errors import CodecError, OddswireError, SettingsError, WrongType
@@ -105,13 +105,10 @@ class Persistence(BasePersistence[Data, Data, Data]):
         store_data: PersistenceInput | None = None,
         update_interval: float = 60,
     ) -> None:
-        if max_size < 1:
-            raise SettingsError(
-                f"max_size {shown(max_size)}: accepted are bytes above 0"
-            )
+        check_int("max_size", max_size, 1, _values.MAX_SIZE, SettingsError)
         super().__init__(store_data, update_interval)
-        self._client = client
         self._keys = keyspace(client, prefix)
+        self._client = client.reading_from("primary")
         self._max_size = max_size
         self._preload = preload
         # What each dict was when it was last read or written, to tell what changed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Unpack
 
 from telegram import Update
 from telegram.ext import BaseUpdateProcessor
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from telegram.ext import Application
 
+    from oddswire.adapters._update_locks import UpdateLockOptions
     from oddswire.client import Client
 
 
@@ -34,19 +35,14 @@ class UpdateProcessor(BaseUpdateProcessor):
         client: Where the locks are kept. It stays yours to close.
         prefix: What the keys begin with; None: as its settings say.
         max_concurrent_updates: How many updates may run or wait in this process.
-        lease: Seconds after which the turn of a dead process is over.
-        timeout: Seconds that an update waits for its turn at most.
-        queue: How many updates of one user, or of one chat, may wait in this process.
-        on_error: What happens while Redis cannot be asked. ``"raise"``: the update
-            fails. ``"local"``: this process keeps its own order, and does not know of
-            the others.
+        **options: See `UpdateLockOptions`; a conversation is a user's, or a chat's.
 
     Raises:
         SettingsError: One of them is out of range.
 
     Attributes:
         application: Whose updates it processes; to be set.
-        turns: Counts: `lost` and `local`.
+        locks: Counts: `lost` and `local`.
     """
 
     __slots__ = ("application", "locks")
@@ -57,21 +53,11 @@ class UpdateProcessor(BaseUpdateProcessor):
         *,
         prefix: str | None = None,
         max_concurrent_updates: int = 256,
-        lease: float = 30.0,
-        timeout: float = 60.0,
-        queue: int = 100,
-        on_error: Literal["raise", "local"] = "raise",
+        **options: Unpack[UpdateLockOptions],
     ) -> None:
         super().__init__(max_concurrent_updates)
         self.application: Application[Any, Any, Any, Any, Any, Any] | None = None
-        self.locks = UpdateLocks(
-            client,
-            prefix=prefix,
-            lease=lease,
-            timeout=timeout,
-            queue=queue,
-            on_error=on_error,
-        )
+        self.locks = UpdateLocks(client, prefix=prefix, **options)
 
     async def initialize(self) -> None:
         """Make sure that it knows its application.

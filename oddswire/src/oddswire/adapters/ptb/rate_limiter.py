@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import warnings
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from telegram.error import RetryAfter, TelegramError
 from telegram.ext import BaseRateLimiter
 
-from oddswire.adapters._send_limiter import SendLimiter, messages, refusal
+from oddswire.adapters._send_limiter import SendLimiter, messages
 from oddswire.ratelimit import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from oddswire.adapters._send_limiter import SendOptions
     from oddswire.ratelimit import RateLimiter as Limiter
-    from oddswire.ratelimit import Rule
 
 
 class RateLimiter(BaseRateLimiter[Priority]):
@@ -31,11 +31,7 @@ class RateLimiter(BaseRateLimiter[Priority]):
     Args:
         limiter: Keeps the rules, which are added to it.
         bot_id: The bot's id: the number before the colon of its token.
-        overall: For every message of a bot; its key is ``"bot"``.
-        chat: For each private chat; its key is ``"chat"``.
-        group: For each group and channel; its key is ``"chat"``.
-        timeout: Seconds that a request waits at most; None: for ever.
-        retries: How often a request that got a 429 is sent again.
+        **options: See `SendOptions`.
 
     Raises:
         SettingsError: A rule counts by something else.
@@ -43,26 +39,10 @@ class RateLimiter(BaseRateLimiter[Priority]):
     """
 
     def __init__(
-        self,
-        limiter: Limiter,
-        *,
-        bot_id: int,
-        overall: Rule,
-        chat: Rule | None = None,
-        group: Rule | None = None,
-        timeout: float | None = 60.0,
-        retries: int = 3,
+        self, limiter: Limiter, *, bot_id: int, **options: Unpack[SendOptions]
     ) -> None:
         self._bot = bot_id
-        self._send_limiter = SendLimiter(
-            limiter,
-            overall=overall,
-            chat=chat,
-            group=group,
-            timeout=timeout,
-            retries=retries,
-            retry_after=_retry_after,
-        )
+        self._send_limiter = SendLimiter(limiter, _asked, **options)
 
     async def initialize(self) -> None:
         """Do nothing: the limiter is opened by its owner."""
@@ -93,10 +73,6 @@ class RateLimiter(BaseRateLimiter[Priority]):
             paid=data.get("allow_paid_broadcast") is True,
             priority=Priority.NORMAL if rate_limit_args is None else rate_limit_args,
         )
-
-
-def _retry_after(error: Exception) -> float | None:
-    return refusal(error, _asked)
 
 
 def _asked(error: BaseException) -> float | str | None:
