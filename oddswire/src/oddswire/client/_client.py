@@ -91,7 +91,7 @@ if TYPE_CHECKING:
 _KNOWN_AT_MOST = 2_000
 
 # Seconds for the reply of a call that waited past its deadline: only a stall of the
-# loop lets it wait so long, and the stall is not the server's.
+# loop causes that, and the server is not to blame for it.
 _AFTER_A_STALL = 0.1
 
 # Globals: the fast path looks at them in each call.
@@ -473,8 +473,9 @@ class Client(aredis.Redis):
     ) -> Any:
         """Send it on this very connection (redis-py's).
 
-        A command that blocks has the time it asks for, and one that a demoted primary
-        refuses is sent to the new one, unless the connection was changed by its user.
+        A blocking command has the time that it asks for. A command that a demoted
+        primary refuses is sent to the new one, unless the caller has altered the
+        connection.
         """
         command = self.command_spec(args[0])
         send = super()._send_command_parse_response
@@ -599,7 +600,7 @@ class Client(aredis.Redis):
                 deadline,
                 attempts=self.retries,
                 repeatable=command.may_repeat(args),
-                again=self.count_retry,
+                on_retry=self.count_retry,
             )
         except OddswireError as failure:
             raise self.count_failure(failure) from failure.__cause__
@@ -787,8 +788,8 @@ class Client(aredis.Redis):
     def subscriber(self, on_push: Callable[[list[Any]], None], *channels: str) -> Self:
         """Return a client on a connection of its own for subscriptions.
 
-        What is published comes in order with the replies of that connection, so a value
-        read on it after SUBSCRIBE divides the messages into those before and after it.
+        Messages come in order with the replies of that connection. So a value that is
+        read on it after SUBSCRIBE divides the messages into earlier and later ones.
         Close it by `aclose`. It returns bytes, as `tracked` does.
 
         Args:

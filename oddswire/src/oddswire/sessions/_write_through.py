@@ -136,7 +136,7 @@ class IntentLog:
     """Intents and versions, in the slot of the sessions.
 
     Args:
-        store: Of the sessions.
+        store: The sessions in Redis.
 
     Attributes:
         begun: Intents that this process has begun.
@@ -364,7 +364,7 @@ class WriteThrough:
 
     Args:
         source: Of record.
-        store: Of the sessions.
+        store: The sessions in Redis.
 
     Attributes:
         source: As given.
