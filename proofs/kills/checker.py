@@ -11,12 +11,12 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from market import Link, Tick, Told
 
-# A courier sent what it had in its hands when it died at most so long before.
-IN_HAND_SECONDS = 3.0
+# A copy around a fault, by so many seconds.
+_AROUND = 3.0
 
 
 class Wish(NamedTuple):
@@ -61,12 +61,14 @@ class Played(NamedTuple):
         first: The price of each asset before them.
         links: Which watcher was connected when.
         owned: Which watcher took the shard over when, in order.
+        settled: When each alert got its fate, as the database has it.
     """
 
     ticks: Sequence[Tick]
     first: Sequence[int]
     links: Sequence[Link]
     owned: Sequence[Owned]
+    settled: Mapping[tuple[int, str, int], float]
 
 
 class Verdict(NamedTuple):
@@ -169,14 +171,14 @@ def judge(
     missing = sorted(wanted.due - copies.keys())
     repeated = by_courier = by_fault = 0
     untraced, unmarked = [], []
-    for (_, rule, at), each in copies.items():
+    for key, each in copies.items():
+        _, rule, at = key
         for before, copy in pairwise(each):
             repeated += 1
-            died = dead.get(before.pid)
-            held = died is not None and 0 <= died - before.when < IN_HAND_SECONDS
-            broken = any(
-                begin - IN_HAND_SECONDS <= before.when <= end for begin, end in faults
-            )
+            # It had it in its hands if it was killed before the alert had a fate.
+            died = dead.get(before.pid, inf)
+            held = before.when <= died < run.settled.get(key, inf)
+            broken = any(begin - _AROUND <= before.when <= end for begin, end in faults)
             by_courier += held
             by_fault += broken and not held
             if not (held or broken):
@@ -203,20 +205,20 @@ def _visible(run: Played, dead: dict[int, float]) -> list[bool]:
     """Say of each tick whether it had to be judged.
 
     A watcher has a price if it was connected when it was sent, or came while it was
-    the newest of its asset: then it was given it as the book.
+    the newest of its asset: then it was given it as the book. The order in which the
+    market sent and was asked decides that, and no clock.
     """
-    newest: dict[int, float] = {}
+    following: dict[int, float] = {}
     found = []
-    for tick in reversed(run.ticks):
-        when = tick.at / 1000
-        until = newest.get(tick.asset, inf)
+    for number, tick in reversed(list(enumerate(run.ticks))):
+        until = following.get(tick.asset, inf)
         had = {
             link.pid
             for link in run.links
-            if link.opened < until and (link.closed is None or link.closed >= when)
+            if link.first <= until and (link.end is None or link.end > number)
         }
         found.append(_kept(run.owned, dead, tick.at, had))
-        newest[tick.asset] = when
+        following[tick.asset] = number
     return found[::-1]
 
 

@@ -55,6 +55,18 @@ async def rounds(engine: AsyncEngine) -> Sequence[Any]:
         return (await connection.execute(text(query))).all()
 
 
+async def settled(engine: AsyncEngine) -> dict[tuple[int, str, int], float]:
+    """Return when each alert got its fate: by user, rule and time."""
+    query = "SELECT user_id, rule_id, at, settled_at FROM oddsbot_alerts"
+    async with engine.connect() as connection:
+        rows = (await connection.execute(text(query))).all()
+    return {
+        (row.user_id, row.rule_id, row.at): row.settled_at / 1000
+        for row in rows
+        if row.settled_at is not None
+    }
+
+
 async def due_of(engine: AsyncEngine, rule: str) -> Sequence[Any]:
     """Return the alerts of a rule that the database has."""
     query = text(
@@ -86,7 +98,7 @@ def story(
     rule, at = alert
     when = at / 1000
     dead = {kill.pid: kill.when for kill in kills}
-    tick = next(each for each in run.ticks if each.at == at)
+    number, tick = next(found for found in enumerate(run.ticks) if found[1].at == at)
     yield f"{rule} at {at}: asset {tick.asset}, bid {tick.bid}, ask {tick.ask}"
     before = [each for each in run.ticks if each.asset == tick.asset]
     near = [each for each in before if abs(each.at - at) < 3_000]
@@ -99,7 +111,7 @@ def story(
             link.closed is None or link.closed > when - _AROUND
         ):
             ends = dead.get(link.pid)
-            has = link.opened <= when and (link.closed is None or link.closed >= when)
+            has = link.first <= number and (link.end is None or link.end > number)
             yield (
                 f"  link of {link.pid}{' HAD IT' if has else ''}: opened "
                 f"{link.opened - when:+.2f}, closed {_span(link.closed, when)}, killed "

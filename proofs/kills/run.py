@@ -361,7 +361,8 @@ class Run:
         )
         noted = await explain.rounds(self._engine)
         owned = owners(said, noted)
-        played = Played(stage.ticks, stage.first, stage.links, owned)
+        settled = await explain.settled(self._engine)
+        played = Played(stage.ticks, stage.first, stage.links, owned, settled)
         verdict = await asyncio.to_thread(
             judge, played, self._wishes, stage.told, workers.kills, self._faults
         )

@@ -13,9 +13,9 @@ CROSSES = Tick(10_000, 0, 610, 620)
 RETURNS = Tick(11_000, 0, 500, 510)
 
 
-def judge(kills, owned, links, told=()):
+def judge(kills, owned, links, told=(), settled=None):
     """Judge a run of one rule, whose price crosses at 10 s and returns at 11 s."""
-    run = Played([CROSSES, RETURNS], [500], links, owned)
+    run = Played([CROSSES, RETURNS], [500], links, owned, settled or {})
     came = [
         Told(at / 1000, 1, "r", at, "0.61", again=False, pid=9, latency=0.0)
         for at in told
@@ -62,9 +62,9 @@ OWNER, STANDBY, YOUNGER = 1, 2, 3
 def test_a_price_is_lost_if_one_that_had_it_lived(kills, owned, kept):
     """Who had a price, and who lived when another owner went past it, decides."""
     links = [
-        Link(OWNER, 0.0, 30.0),
-        Link(STANDBY, 0.0, None),
-        Link(YOUNGER, 12.0, None),
+        Link(OWNER, 0, 0),
+        Link(STANDBY, 0, 0),
+        Link(YOUNGER, 12, 2),
     ]
     verdict = judge(kills, owned, links)
     assert (len(verdict.lost), len(verdict.unseen)) == ((1, 0) if kept else (0, 1))
@@ -76,8 +76,21 @@ def test_a_price_is_lost_if_one_that_had_it_lived(kills, owned, kept):
 @pytest.mark.requirement("B4", "B6")
 def test_who_comes_while_a_price_stands_has_it_as_the_book():
     """Nobody else had it; it is lost if that one lives and does not judge it."""
-    links = [Link(YOUNGER, 10.5, None)]
+    links = [Link(YOUNGER, 10.5, 1)]
     owned = [Owned(10.6, YOUNGER, 40_000)]
     assert judge([], owned, links).lost == [("r", 10_000)]
-    links = [Link(YOUNGER, 11.5, None)]
+    links = [Link(YOUNGER, 11.5, 2)]
     assert judge([], owned, links).unseen == [("r", 10_000)]
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B4")
+def test_a_repeat_is_of_a_courier_that_was_killed_before_the_fate():
+    """However long it held the alert; after the fate nobody may send it again."""
+    key, owned = (1, "r", 10_000), [Owned(1, OWNER, 40_000)]
+    links = [Link(OWNER, 0, 0)]
+    twice = [10_000, 10_000]
+    held = judge([(60, 9)], owned, links, twice, {key: 61.0})
+    assert (held.by_courier, held.untraced) == (1, [])
+    fault = judge([(60, 9)], owned, links, twice, {key: 59.0})
+    assert (fault.by_courier, fault.untraced) == (0, [("r", 10_000)])
