@@ -44,7 +44,7 @@ class Item(msgspec.Struct, eq=False, gc=False, kw_only=True):
         generation: `TagVersions.generation` when the stamps were last found to agree.
         valid_until: Until then, in the same `generation`, a hit needs no other check.
         in_main: It is in the main queue.
-        dropped: It is no item of the tier any more, and still in its queue.
+        dropped: It was removed from the tier, and is still in its queue.
     """
 
     key: str
