@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ResponseError
@@ -12,6 +12,8 @@ from oddswire.client._client import Client
 from oddswire.errors import OddswireError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import redis.asyncio as aredis
 
     from oddswire.client._commands import CommandSpec
@@ -123,6 +125,7 @@ class NodeClient(Client):
         callbacks: Any,
         **options: Any,
     ) -> None:
+        self._address = address
         self._connection_name = f"command {address}"
         self._router = router
         super().__init__(**options)
@@ -133,6 +136,11 @@ class NodeClient(Client):
         connections = super()._opened(pool, events)
         connections.metrics = connections.dialer.metrics = self._router.metrics
         return connections
+
+    def _on_own_connection(
+        self, name: str, on_push: Callable[[list[Any]], None], **options: Any
+    ) -> Self:
+        return super()._on_own_connection(f"{name} {self._address}", on_push, **options)
 
     @property
     def retries(self) -> int:
