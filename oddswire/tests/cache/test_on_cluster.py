@@ -187,22 +187,31 @@ async def test_an_invalidation_that_the_replica_lacks(what):
         Processes(cluster) as processes,
     ):
         one, other = await processes(), await processes()
-        await one.set("n:1", Value(1), tags=("t",))
-        assert await other.get("n:1") == Value(1)
-        tag = (await _keys(cluster, "cache-tag:*"))[0]
-        name = {
-            "entry": "oddswire:cache:{n:1}",
-            "tag": tag,
-            "namespace": "oddswire:cache-namespace:{n}",
-        }[what]
-        number = key_slot(name.encode()) * 3 // 16384
+        space = "oddswire:cache-namespace:{n}"
+        # Of the three, each is at another node: none is void by another's death.
+        entries = {each: f"oddswire:cache:{{{each}}}" for each in _KEYS}
+        key = next(each for each in _KEYS if _node(entries[each]) != _node(space))
+        entry = entries[key]
+        await one.set(key, Value(1))
+        for text in itertools.count():
+            await one.set("n:other", Value(1), tags=(f"t{text}",))
+            taken = {_node(entry), _node(space)}
+            tags = await _keys(cluster, "cache-tag:*")
+            free = [each for each in tags if _node(each) not in taken]
+            if free:
+                break
+        tag, named = free[0], f"t{text}"
+        await one.set(key, Value(1), tags=(named,))
+        assert await other.get(key) == Value(1)
+        name = {"entry": entry, "tag": tag, "namespace": space}[what]
+        number = _node(name)
         victim, replica = cluster.primaries[number], cluster.replicas[number]
         async with aredis.Redis.from_url(victim.url) as admin:
             before = await admin.dump(name)
         if what == "entry":
-            await one.delete("n:1")
+            await one.delete(key)
         elif what == "tag":
-            await one.invalidate_tags("t")
+            await one.invalidate_tags(named)
         else:
             await one.clear("n")
         victim.kill()
@@ -215,14 +224,18 @@ async def test_an_invalidation_that_the_replica_lacks(what):
             # Once it answers, with what it has.
             assert (
                 await eventually(
-                    lambda cache=cache: _outcome(cache.get("n:1")),
+                    lambda cache=cache: _outcome(cache.get(key)),
                     40,
                     holds=lambda it: not isinstance(it, OddswireError),
                 )
                 is None
             )
-        await one.set("n:1", Value(2), tags=("t",))
-        assert await other.get("n:1") == Value(2)
+        await one.set(key, Value(2), tags=(named,))
+        assert await other.get(key) == Value(2)
+
+
+def _node(name):
+    return key_slot(name.encode()) * 3 // 16384
 
 
 async def _keys(cluster, pattern):

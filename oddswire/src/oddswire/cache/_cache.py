@@ -789,7 +789,10 @@ class Cache:
         for _ in range(_MOVES):
             with suppress(SlotMoved):
                 return await self._put(request, value, version)
-        return await self._put(request, value, version)
+        try:
+            return await self._put(request, value, version)
+        except SlotMoved as error:
+            raise error.raised() from None
 
     async def _put(self, request: LoadRequest, value: Any, version: int | None) -> bool:
         key = request.key

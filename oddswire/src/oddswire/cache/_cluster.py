@@ -39,6 +39,7 @@ from oddswire.cache._tag_version import TagVersion
 from oddswire.cache._tracking import TrackingConnection
 from oddswire.client import ReadLease
 from oddswire.errors import (
+    ClosedError,
     ClusterDown,
     CommandTimeout,
     ConnectionLost,
@@ -212,6 +213,9 @@ class ClusterServers:
         if isinstance(error, MovedError) and isinstance(server, NodeServer):
             self._router.redirect(error, server.node)
             return True
+        if isinstance(error, ClosedError):
+            # It was left while the call was on its way to it.
+            return not self._closed and server not in self._servers.values()
         if on_its_way(error) or isinstance(error, _PASSING):
             self._router.read_soon()
             await asyncio.sleep(_PAUSE)

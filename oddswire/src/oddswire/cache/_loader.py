@@ -35,6 +35,7 @@ from oddswire._tasks import retrieve, spawn
 from oddswire.cache._flight import Flight, loading, refuse_cycle
 from oddswire.cache._l2 import Lifetime, LockedBy, LookupResult
 from oddswire.cache._record import NONCE_BYTES, check_version
+from oddswire.cache._servers import SlotMoved
 from oddswire.cache._tag_version import Stamp
 from oddswire.cache.namespace import check_ttl
 from oddswire.cache.options import LoadContext
@@ -573,7 +574,7 @@ class Loader:
             )
         except OddswireError as error:
             # The caller that forced it gets the error; those that joined, the value.
-            flight.unstored = error
+            flight.unstored = error.raised() if isinstance(error, SlotMoved) else error
             self._keep_without_redis(flight, item, started)
             return item
         # Stored or not, there is no lease to give back: the script removed it with its

@@ -34,6 +34,10 @@ class SlotMoved(Unavailable):
     def __init__(self) -> None:
         super().__init__("the slot of the key has moved", outcome=Outcome.NOT_SENT)
 
+    def raised(self) -> Unavailable:
+        """Return it as callers know it."""
+        return Unavailable(str(self), outcome=self.outcome)
+
 
 def gone_ahead(error: OddswireError) -> bool:
     """Whether a server says that the key is already where its slot goes (ASK)."""
