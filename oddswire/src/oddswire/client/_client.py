@@ -885,7 +885,7 @@ class Client(aredis.Redis):
         self.decodes = False
         self._use(connections)
 
-    def client(self) -> Self:
+    def client(self) -> Client:
         """Return a client that has one exclusive connection for itself (redis-py's)."""
         return type(self)(
             settings=self._settings,
