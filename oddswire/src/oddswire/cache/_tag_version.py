@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import msgspec
-
-if TYPE_CHECKING:
-    from oddswire.cache._servers import CacheServer
 
 
 class TagVersion:
@@ -29,7 +26,7 @@ class TagVersion:
         self.pending: bytes | None = None
         self.lasts_until = 0.0
         self.lost: bytes | None = None
-        self.server: CacheServer | None = None
+        self.server: Any = None  # a `CacheServer`, which knows this class
 
 
 class Stamp(msgspec.Struct, frozen=True, eq=False, gc=False):
