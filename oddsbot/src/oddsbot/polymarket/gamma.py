@@ -85,6 +85,7 @@ class GammaMarket(Struct, frozen=True, kw_only=True, rename="camel"):
     best_ask: Decimal | None = None
     last_trade_price: Decimal | None = None
     spread: Decimal | None = None
+    one_day_price_change: Decimal | None = None
     order_min_size: Decimal | None = None
     order_price_min_tick_size: Decimal | None = None
     neg_risk: bool = False
@@ -370,8 +371,10 @@ class Gamma:
             missing = wanted[at : at + PAGE_MAX]
             illegible: set[str] = set()
             for closed in (None, True):
-                cursor = None
-                while missing:
+                cursor, pages = None, 0
+                # More pages than were asked for would be the same one again and again.
+                while missing and pages < len(missing):
+                    pages += 1
                     page = await self.markets(
                         after_cursor=cursor,
                         limit=PAGE_MAX,

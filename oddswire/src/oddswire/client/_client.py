@@ -80,6 +80,7 @@ from oddswire.settings.endpoint import CLUSTER_SCHEMES
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from redis.exceptions import AskError
     from redis.typing import AbsExpiryT, EncodableT, ExpiryT, KeyT
 
     from oddswire.connection.multiplexer import CallLabel, Multiplexer
@@ -133,11 +134,12 @@ class Client(aredis.Redis):
         multiplexed: Whether ordinary commands go on the command connection.
         decodes: Whether replies are text.
         is_cluster: Whether it is the client of a cluster, and not of one server.
+        in_cluster: Whether it is that, or the client of one of its nodes.
     """
 
     is_cluster: ClassVar[bool] = False
-    # What events call the command connection, and what each of its sockets begins with.
-    _connection_name = "command"
+    in_cluster: ClassVar[bool] = False
+    # What each socket of the command connection begins with.
     _on_connect: ClassVar[tuple[tuple[str | int, ...], ...]] = ()
 
     def __init__(
@@ -204,7 +206,7 @@ class Client(aredis.Redis):
             pool,
             Dialer(self._settings, pool, access, on_connect=self._on_connect),
             events,
-            name=self._connection_name,
+            name=self._named("command"),
         )
         connections.access = access
         provider = fan_out(pool.connection_kwargs.get("credential_provider"))
@@ -566,6 +568,41 @@ class Client(aredis.Redis):
             connection.abandon()
             raise
 
+    # --- which server, for library code
+
+    @property
+    def address(self) -> str:
+        """Where it leads to: ``host:port`` or a path; empty for a pool of a caller."""
+        endpoint = self._settings.endpoint
+        return "" if endpoint is None else endpoint.address
+
+    async def primaries(self) -> tuple[Client, ...]:
+        """Return a client of each primary: on one server, this one."""
+        return (self,)
+
+    async def server_of(self, key: bytes, deadline: float) -> Client:  # noqa: ARG002 - of a cluster
+        """Return the client of the server that has a key; of one server, this one.
+
+        Args:
+            key: A key, or a channel.
+            deadline: By `time.monotonic`.
+
+        Raises:
+            OddswireError: Of a cluster: as from a call on this key.
+        """
+        return self
+
+    def server_now(self, key: bytes) -> Client:  # noqa: ARG002 - of a cluster
+        """Return the same by what is known now; this one if nothing is known."""
+        return self
+
+    def doubt(self) -> None:
+        """Have the map of a cluster read: this node does not answer."""
+
+    def redirected(self, error: AskError) -> Client | None:  # noqa: ARG002 - of a cluster
+        """Return the client of the node that MOVED or ASK names; None: not followed."""
+        return None
+
     # --- sent again
 
     async def _send(
@@ -782,7 +819,9 @@ class Client(aredis.Redis):
             *options: Of CLIENT TRACKING ON, such as ``"BCAST"``.
         """
         return self._on_own_connection(
-            "tracked", on_push, on_connect=(("CLIENT", "TRACKING", "ON", *options),)
+            self._named("tracked"),
+            on_push,
+            on_connect=(("CLIENT", "TRACKING", "ON", *options),),
         )
 
     def subscriber(self, on_push: Callable[[list[Any]], None], *channels: str) -> Self:
@@ -797,7 +836,7 @@ class Client(aredis.Redis):
             *channels: Subscribed to before anything else is sent, also after a loss.
         """
         return self._on_own_connection(
-            "subscriber",
+            self._named("subscriber"),
             on_push,
             channels=channels,
             idle=self._settings.heartbeat_subscriber,
@@ -830,6 +869,10 @@ class Client(aredis.Redis):
         view._move_to(connections)  # noqa: SLF001 - a copy of this very object
         return view
 
+    def _named(self, connection: str) -> str:
+        """Return what events call a connection of this kind."""
+        return connection
+
     def _move_to(self, connections: Connections) -> None:
         """Make this copy a client of its own, with one connection of its own."""
         self._reset_counters()
@@ -842,7 +885,7 @@ class Client(aredis.Redis):
         self.decodes = False
         self._use(connections)
 
-    def client(self) -> Self:
+    def client(self) -> Client:
         """Return a client that has one exclusive connection for itself (redis-py's)."""
         return type(self)(
             settings=self._settings,

@@ -157,6 +157,7 @@ class Router:
         self._read_at = 0.0
         self._stale = False
         self._failure: OddswireError | None = None
+        self._on_change: tuple[Callable[[frozenset[int]], None], ...] = ()
         self._waiters: set[asyncio.Future[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch: asyncio.TimerHandle | None = None
@@ -351,8 +352,9 @@ class Router:
         """Return the node that a redirection names; note the new owner of the slot."""
         node = self._node((_host(error.host, by.host), error.port))
         if isinstance(error, MovedError):
-            if 0 <= error.slot_id < SLOTS:
+            if 0 <= error.slot_id < SLOTS and self.slots[error.slot_id] is not node:
                 self.slots[error.slot_id] = node
+                self._say_changed(frozenset((error.slot_id,)))
                 for lists in (self._calls, self._reads):
                     for seconds, calls in lists.items():
                         calls[error.slot_id] = node.views[seconds].execute_command
@@ -557,7 +559,12 @@ class Router:
             owners[owner] = None
             slots[first : last + 1] = [owner] * (last + 1 - first)
             replicas[owner] = tuple(addresses[1:])
-        self._report_failovers(owners, slots)
+        failovers = self._failovers(owners, slots)
+        changed = frozenset(
+            slot
+            for slot, (old, new) in enumerate(zip(self.slots, slots, strict=True))
+            if old is not new
+        )
         # In place: a view of the client looks at the same list.
         self.slots[:] = slots
         self.primaries = tuple(owners)
@@ -565,24 +572,29 @@ class Router:
         if self._readers is not None:
             self._readers.take(replicas)
         self._fill()
+        if changed:
+            self._say_changed(changed)
         self._drop_others()
         if self._watch is None and not self._closed:
             self._watch_later()
+        # Last: who hears of it looks at the new map.
+        for node, heir in failovers.items():
+            name = f"command {node}"
+            self._emit(Failover(connection=name, old=str(node), new=str(heir)))
 
-    def _report_failovers(
+    def _failovers(
         self, owners: Iterable[Node], slots: list[Node | None]
-    ) -> None:
-        """Say of each node that lost all of its slots which node has them now.
+    ) -> dict[Node, Node]:
+        """Return each node that lost all of its slots, and which node has them now.
 
         A replica that took over may lack the last writes: whoever keeps something of
         them in this process has to know.
         """
         left = set(self.primaries).difference(owners)
-        for node in left:
-            heir = slots[self.slots.index(node)] if node in self.slots else None
-            if heir is not None:
-                name = f"command {node}"
-                self._emit(Failover(connection=name, old=str(node), new=str(heir)))
+        heirs = {
+            node: slots[self.slots.index(node)] for node in left if node in self.slots
+        }
+        return {node: heir for node, heir in heirs.items() if heir is not None}
 
     def _drop_others(self) -> None:
         """Leave the nodes that own no slot: answers on their way still come."""
@@ -613,6 +625,29 @@ class Router:
             client = self._make(NodeClient, self, *address)
             node = self._nodes[address] = Node(*address, client)
         return node
+
+    def on_change(
+        self, handler: Callable[[frozenset[int]], None]
+    ) -> Callable[[], None]:
+        """Have `handler` called with the slots that have another owner.
+
+        Returns:
+            A function that ends it.
+        """
+        self._on_change = (*self._on_change, handler)
+
+        def end() -> None:
+            self._on_change = tuple(h for h in self._on_change if h is not handler)
+
+        return end
+
+    def _say_changed(self, slots: frozenset[int]) -> None:
+        for handler in self._on_change:
+            handler(slots)
+
+    async def refresh(self, deadline: float) -> None:
+        """Wait until the map was read again."""
+        await self._read(deadline)
 
     # --- signs that the map is old
 
