@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 import aiohttp
 import msgspec
 from aiogram import Bot
-from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.exceptions import (
     TelegramAPIError,
@@ -21,7 +20,7 @@ from aiogram.exceptions import (
 from aiogram.types import BotCommand
 
 from oddsbot import limits, markets, wallets
-from oddsbot.alerts import Resolved
+from oddsbot.alerts import Disputed, Proposed, Resolved, RuleAlert
 from oddsbot.delivery import (
     ALERTS,
     Courier,
@@ -49,17 +48,34 @@ from oddsbot.telegram.api import KINDS, ApiError, UpdatesApi
 from oddsbot.telegram.buttons import Buttons
 from oddsbot.telegram.chat import TelegramChat
 from oddsbot.telegram.commands import alerts as alert_commands
+from oddsbot.telegram.commands import groups, person, start
 from oddsbot.telegram.commands import markets as market_commands
-from oddsbot.telegram.commands import person, start
 from oddsbot.telegram.dispatch import dispatcher_for
 from oddsbot.telegram.effects import Effects
 from oddsbot.telegram.handles import Handles
+from oddsbot.telegram.people import People
 from oddsbot.telegram.screens.fired import fired_card
 from oddsbot.telegram.screens.person import StatusView
 from oddsbot.telegram.services import Services
-from oddsbot.telegram.updates import UPDATES, Poller, UpdateQueue
+from oddsbot.telegram.session import BoundedSession
+from oddsbot.telegram.updates import (
+    UPDATES,
+    Poller,
+    Replicas,
+    UpdateQueue,
+    a_minute,
+)
 from oddsbot.telegram.webhook import path_of, webhook_listener
-from oddsbot.watch import TOPICS, Results, Rounds, RuleDesk, Shard, ShardHooks, listen
+from oddsbot.watch import (
+    TOPICS,
+    MarketNews,
+    MarketTopics,
+    Rounds,
+    RuleDesk,
+    Shard,
+    ShardHooks,
+    listen,
+)
 from oddswire import connect
 from oddswire.adapters.aiogram import SendLimits, Storage
 from oddswire.clock import SystemClock
@@ -73,7 +89,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from oddsbot.alerts import Alert, Rule
+    from oddsbot.polymarket import MarketResolved, NewMarket
     from oddsbot.settings import Settings, StatusPage, Webhook
+    from oddsbot.store import StoredRule
     from oddswire.cache import Cache
     from oddswire.clock import Clock
     from oddswire.ratelimit import RateLimiter
@@ -82,6 +100,11 @@ if TYPE_CHECKING:
 
 TELEGRAM = "https://api.telegram.org"
 _DRAIN = 10.0
+_KINDS = {
+    Proposed: Kind.PROPOSAL,
+    Disputed: Kind.DISPUTE,
+    Resolved: Kind.RESOLUTION,
+}
 
 
 class Rules:
@@ -102,10 +125,35 @@ class Rules:
         """Return a person's rules, in the order of their ids."""
         return [stored.rule for stored in await self._desk.of(user_id)]
 
+    async def standing(self, user_id: int) -> list[StoredRule]:
+        """Return a person's rules with where each stands, in the same order."""
+        return await self._desk.of(user_id)
+
     async def add(self, rule: Rule, update_id: int | None = None) -> None:
         """Keep a rule and have it watched; the same rule again changes nothing."""
         await self._desk.add(rule, update_id)
         self.on_change(rule, True)  # noqa: FBT003
+
+    async def change(
+        self,
+        user_id: int,
+        save: Sequence[Rule] = (),
+        remove: Sequence[str] = (),
+        *,
+        update_id: int | None = None,
+    ) -> None:
+        """Remove and keep rules of a person, all of them or none."""
+        before = {each.id: each for each in await self.of(user_id)}
+        await self._desk.change(user_id, save, remove, update_id=update_id)
+        for gone in remove:
+            if gone in before:
+                self.on_change(before[gone], False)  # noqa: FBT003
+        for rule in save:
+            self.on_change(rule, True)  # noqa: FBT003
+
+    async def handled(self, update_id: int) -> bool:
+        """Return whether an update changed rules before."""
+        return await self._desk.handled(update_id)
 
     async def remove(self, user_id: int, rule_id: str) -> bool:
         """Delete a person's rule; False when she has none with this id."""
@@ -125,7 +173,7 @@ class App:
         clock: Sleeps, and tells the time.
         api_url: Of the Bot API.
         shard: Which markets; a feed that begins again in the past is another one.
-        results_every: Seconds between two questions for results of watched markets.
+        polls_every: Seconds between two questions about watched markets.
         commands: How much a person may ask for.
         sending: How much Telegram admits.
 
@@ -141,7 +189,7 @@ class App:
         clock: Clock,
         api_url: str = TELEGRAM,
         shard: str = "0",
-        results_every: float = 60.0,
+        polls_every: float = 60.0,
         commands: Sequence[LimitRule] = limits.COMMANDS,
         sending: limits.SendRules = limits.TELEGRAM,
     ) -> None:
@@ -152,7 +200,7 @@ class App:
         self._clock = clock
         self._api_url = api_url
         self._shard = shard
-        self._results_every = results_every
+        self._polls_every = polls_every
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -209,7 +257,8 @@ class App:
                 sleep=clock.sleep,
             )
         )
-        stored, log = SqlRules(engine), AlertLog(engine)
+        self._stored = stored = SqlRules(engine)
+        log = AlertLog(engine)
         self.followers = followers = SqlFollowers(engine)
         self.pubsub = wire.pubsub
         self.rules = Rules(RuleDesk(stored, wire.pubsub, look=self._look))
@@ -222,25 +271,30 @@ class App:
         self.sessions = wire.sessions
         self._wire = wire
         self._queue = queue = wire.queues[ALERTS]
+        self.handles = Handles(wire.client, PREFIX)
+        self.erase = wire.erase
         services = Services(
             chat=self.chat,
             markets=self.markets,
             wallets=self.wallets,
             rules=self.rules,
             followers=followers,
-            sessions=wire.sessions,
+            people=People(wire.sessions, clock),
             clock=clock,
             effects=Effects(token),
-            handles=Handles(wire.client, PREFIX),
+            handles=self.handles,
             # Its library reads files while it is imported.
             pictures=await asyncio.to_thread(_pictures, wire.cache, self.markets),
+            history=lambda person, since: log.history(person, since=since, limit=500),
             status=self.status,
             erase=wire.erase,
+            asked=a_minute(self._commands),
         )
-        dispatcher = dispatcher_for(
+        self.dispatcher = dispatcher_for(
             services,
             buttons,
             Storage(wire.client),
+            groups.router(),
             start.router(),
             alert_commands.router(),
             market_commands.router(),
@@ -248,23 +302,32 @@ class App:
             market_commands.text_router(),
         )
         self.updates = UpdateQueue(
-            wire.queues[UPDATES], dispatcher, bot, wire.limiter, self._commands, PREFIX
+            wire.queues[UPDATES],
+            self.dispatcher,
+            bot,
+            wire.limiter,
+            self._commands,
+            PREFIX,
         )
         api = UpdatesApi(http, self._api_url, token)
-        self.poller = Poller(api, self.updates, wire.locks, clock)
+        self._replicas = replicas = Replicas(wire.client, clock)
+        self.poller = Poller(api, self.updates, replicas, wire.locks, clock)
         home = Home(wire.client, PREFIX)
         self.outbox = Outbox(queue, log, home, clock)
         self.courier = Courier(queue, log, home, self._deliver, clock)
         self.sweep = Sweep(queue, log, wire.locks, clock)
-        self.results = Results(
+        self.topics = MarketTopics(wire.pubsub, clock)
+        self.news = MarketNews(
             Rounds(engine, f"{self._shard}.results", stored, clock),
             followers,
             gamma,
+            data,
             upstream,
             wire.locks,
             self.outbox,
             clock,
-            every=self._results_every,
+            on_change=self.topics.put,
+            every=self._polls_every,
         )
         self.shard = Shard(
             Rounds(engine, self._shard, stored, clock),
@@ -273,7 +336,7 @@ class App:
             wire.locks,
             self.outbox,
             clock,
-            hooks=ShardHooks(on_resolved=self.results.hear),
+            hooks=ShardHooks(self.topics.prices.put, self._resolved, self._listed),
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -299,7 +362,7 @@ class App:
                     others.append(tasks.create_task(polling, name="poll"))
                 else:
                     await stack.enter_async_context(
-                        webhook_listener(webhook, self.updates)
+                        webhook_listener(webhook, self.updates, self._replicas)
                     )
                     await self._set_webhook(webhook)
             if "watch" in roles:
@@ -307,7 +370,8 @@ class App:
                 rules = listen(self.pubsub, self.shard.look)
                 others.append(tasks.create_task(rules, name="rules"))
                 others.append(tasks.create_task(self.outbox.run(), name="outbox"))
-                others.append(tasks.create_task(self.results.run(), name="results"))
+                others.append(tasks.create_task(self.news.run(), name="news"))
+                others.append(tasks.create_task(self.topics.run(), name="topics"))
             if "deliver" in roles:
                 delivering = self.courier.run(stop)
                 finishing.append(tasks.create_task(delivering, name="deliver"))
@@ -324,7 +388,7 @@ class App:
 
     def _bot(self, limiter: RateLimiter, priority: Priority) -> Bot:
         server = TelegramAPIServer.from_base(self._api_url)
-        bot = Bot(self._token, session=AiohttpSession(api=server))
+        bot = Bot(self._token, session=BoundedSession(api=server))
         rules = self._sending._asdict()
         bot.session.middleware(
             SendLimits(limiter, **rules, priority=lambda _: priority)
@@ -337,6 +401,14 @@ class App:
         await self.bot.set_webhook(
             address, secret_token=webhook.secret, allowed_updates=list(KINDS)
         )
+
+    def _resolved(self, event: MarketResolved) -> None:
+        self.news.hear(event)
+        self.topics.resolutions.put(event)
+
+    def _listed(self, event: NewMarket) -> None:
+        self.news.hear(event)
+        self.topics.new_markets.put(event)
 
     def _look(self) -> None:
         # The commands are made before the shard.
@@ -373,16 +445,26 @@ class App:
             return Decision(Fate.STOPPED)
         if session.muted_until > moment:
             return Decision(Fate.MUTED)
-        kind = Kind.RESOLUTION if isinstance(alert, Resolved) else Kind.PRICE
+        kind = _KINDS.get(type(alert), Kind.PRICE)
         if not session.notifications.wants(kind):
             return Decision(Fate.FILTERED, f"{kind} is switched off")
+        rule = None
+        if isinstance(alert, RuleAlert):
+            stored = await self._stored.get(alert.user_id, alert.rule_id)
+            rule = None if stored is None else stored.rule
+            if rule is None or rule.paused:
+                gone = "stopped" if rule is None else "paused"
+                return Decision(Fate.WITHDRAWN, f"the alert was {gone} meanwhile")
         market = now = None
         try:
             market = await self.markets.market(alert.market)
-            now = await self.markets.price(alert.asset_id)
+            if isinstance(alert, RuleAlert):
+                now = await self.markets.price(alert.asset_id)
         except (PolymarketError, OddswireError):
             pass  # the alert matters, and what it could be shown with does not
-        card = fired_card(alert, market, now)
+        card = fired_card(
+            alert, market, now, rule=rule, sent_at=moment, odds=session.display.odds
+        )
         try:
             # The first use of a time zone reads a file.
             if await asyncio.to_thread(

@@ -162,6 +162,8 @@ class ClusterServers:
 
     def _map_changed(self, slots: frozenset[int]) -> None:
         """Forget what is known of slots that have another owner now."""
+        if not self._servers:
+            return  # the first reading: nothing is known of any slot
         self.epoch += 1
         for handler in self._on_moved:
             handler(slots)

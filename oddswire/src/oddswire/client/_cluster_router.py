@@ -133,7 +133,7 @@ class Router:
         metrics: ConnectionMetrics,
         *,
         make: Callable[[type[NodeClient], Router, str, int], NodeClient],
-        again: Callable[[Exception], None],
+        on_retry: Callable[[Exception], None],
         check_loop: Callable[[], None],
     ) -> None:
         self.slots: list[Node | None] = [None] * SLOTS
@@ -146,7 +146,7 @@ class Router:
         self._tables: dict[tuple[float, ReadFrom], dict[Any, Calls]] = {}
         self.metrics = metrics
         self._endpoint, self._settings = endpoint, settings
-        self._make, self._again, self._check_loop = make, again, check_loop
+        self._make, self._on_retry, self._check_loop = make, on_retry, check_loop
         self._events, self._emit = events, events.emit
         self._nodes: dict[Address, Node] = {}
         # Replicas, as of the last reading: asked when no primary answers.
@@ -298,7 +298,7 @@ class Router:
                     raise seen
                 node = self._owner_or(slot, node)
             if isinstance(seen, Exception):
-                self._again(seen)
+                self._on_retry(seen)
             try:
                 node = await self.connected(node, None if asking else slot, deadline)
                 seen = await _send(node, data, deadline, command, raw, asking)
@@ -559,7 +559,7 @@ class Router:
             owners[owner] = None
             slots[first : last + 1] = [owner] * (last + 1 - first)
             replicas[owner] = tuple(addresses[1:])
-        self._report_failovers(owners, slots)
+        failovers = self._failovers(owners, slots)
         changed = frozenset(
             slot
             for slot, (old, new) in enumerate(zip(self.slots, slots, strict=True))
@@ -577,21 +577,24 @@ class Router:
         self._drop_others()
         if self._watch is None and not self._closed:
             self._watch_later()
+        # Last: who hears of it looks at the new map.
+        for node, heir in failovers.items():
+            name = f"command {node}"
+            self._emit(Failover(connection=name, old=str(node), new=str(heir)))
 
-    def _report_failovers(
+    def _failovers(
         self, owners: Iterable[Node], slots: list[Node | None]
-    ) -> None:
-        """Say of each node that lost all of its slots which node has them now.
+    ) -> dict[Node, Node]:
+        """Return each node that lost all of its slots, and which node has them now.
 
         A replica that took over may lack the last writes: whoever keeps something of
         them in this process has to know.
         """
         left = set(self.primaries).difference(owners)
-        for node in left:
-            heir = slots[self.slots.index(node)] if node in self.slots else None
-            if heir is not None:
-                name = f"command {node}"
-                self._emit(Failover(connection=name, old=str(node), new=str(heir)))
+        heirs = {
+            node: slots[self.slots.index(node)] for node in left if node in self.slots
+        }
+        return {node: heir for node, heir in heirs.items() if heir is not None}
 
     def _drop_others(self) -> None:
         """Leave the nodes that own no slot: answers on their way still come."""
