@@ -471,15 +471,15 @@ class NodeCoherence(CoherenceLease):
     async def heartbeat(self, timeout: float | None = None) -> None:
         """Prove once that memory is right, and that the node has the slots it had."""
         async with self._proving:
-            await self._beat(timeout)
+            await self._prove_once(timeout)
 
     async def renew(self) -> None:
         """Prove it, unless that was done while this waited for its turn."""
         async with self._proving:
             if self.now() >= self.until:
-                await self._beat(None)
+                await self._prove_once(None)
 
-    async def _beat(self, timeout: float | None) -> None:
+    async def _prove_once(self, timeout: float | None) -> None:
         self._keep_name()
         # In this order on the connection: the write proves nothing behind a new view.
         _, proof = await asyncio.gather(
