@@ -162,8 +162,6 @@ class ClusterServers:
 
     def _map_changed(self, slots: frozenset[int]) -> None:
         """Forget what is known of slots that have another owner now."""
-        if not self._servers:
-            return  # the first reading: nothing is known of any slot
         self.epoch += 1
         for handler in self._on_moved:
             handler(slots)
@@ -471,15 +469,15 @@ class NodeCoherence(CoherenceLease):
     async def heartbeat(self, timeout: float | None = None) -> None:
         """Prove once that memory is right, and that the node has the slots it had."""
         async with self._proving:
-            await self._prove_once(timeout)
+            await self._send_heartbeat(timeout)
 
     async def renew(self) -> None:
         """Prove it, unless that was done while this waited for its turn."""
         async with self._proving:
             if self.now() >= self.until:
-                await self._prove_once(None)
+                await self._send_heartbeat(None)
 
-    async def _prove_once(self, timeout: float | None) -> None:
+    async def _send_heartbeat(self, timeout: float | None) -> None:
         self._keep_name()
         # In this order on the connection: the write proves nothing behind a new view.
         _, proof = await asyncio.gather(

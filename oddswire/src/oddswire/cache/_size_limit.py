@@ -125,7 +125,7 @@ class SizeLimiter:
         self._has_room.set()
 
     async def _check(self, client: Client) -> None:
-        nodes = await _nodes_of(client)
+        nodes = await client.primaries()
         self._weighed = {each: self._weighed.get(each, _Weighing()) for each in nodes}
         share = self.limit // len(nodes)
         used = {node: await self._used(node, share) for node in nodes}
@@ -165,7 +165,7 @@ class SizeLimiter:
 
     async def enforce(self, client: Client) -> tuple[int, int]:
         """Weigh the entries of each server; see `_enforce`. Returns the sums."""
-        nodes = await _nodes_of(client)
+        nodes = await client.primaries()
         share = self.limit // len(nodes)
         results = [await self._enforce(node, share) for node in nodes]
         return sum(total for total, _ in results), sum(less for _, less in results)
@@ -247,14 +247,6 @@ class _Weighing:
     def __init__(self) -> None:
         self.at = -math.inf
         self.used = self.written = self.slack = 0
-
-
-async def _nodes_of(client: Client) -> tuple[Client, ...]:
-    """Return a client of each server that has entries."""
-    if not client.is_cluster:
-        return (client,)
-    found: tuple[Client, ...] = await client.primaries()  # type: ignore[attr-defined]
-    return found
 
 
 def _age(idle: Any) -> int:

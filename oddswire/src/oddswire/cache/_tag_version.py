@@ -16,7 +16,7 @@ class TagVersion:
         pending: This process made it, and the server's message of that is on its way.
         lasts_until: It does not expire before that, by the boot-time clock.
         lost: On a cluster, the nonce of before its server's connection was lost.
-        server: The `CacheServer` of the nonce; None: it was not asked for yet.
+        server: Where the nonce is; None: it was not asked for yet.
     """
 
     __slots__ = ("__weakref__", "lasts_until", "lost", "nonce", "pending", "server")
@@ -26,7 +26,7 @@ class TagVersion:
         self.pending: bytes | None = None
         self.lasts_until = 0.0
         self.lost: bytes | None = None
-        self.server: Any = None
+        self.server: Any = None  # a `CacheServer`, which knows this class
 
 
 class Stamp(msgspec.Struct, frozen=True, eq=False, gc=False):
