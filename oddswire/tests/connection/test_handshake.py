@@ -14,7 +14,6 @@ from oddswire.connection.errors import reply_error
 from oddswire.connection.handshake import HandshakeOptions, accept
 from oddswire.errors import AuthFailed, NoPermission, Outcome, Unavailable
 from oddswire.testing import LoopLag
-from support.hooks import skip_backoff
 
 WORDS = st.text(min_size=1, max_size=8)
 HELLOS = st.builds(
