@@ -599,7 +599,7 @@ class Client(aredis.Redis):
                 deadline,
                 attempts=self.retries,
                 repeatable=command.may_repeat(args),
-                again=self.count_retry,
+                on_retry=self.count_retry,
             )
         except OddswireError as failure:
             raise self.count_failure(failure) from failure.__cause__

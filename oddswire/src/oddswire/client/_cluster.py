@@ -118,7 +118,7 @@ class ClusterClient(Client):
             events,
             self._connections.metrics,
             make=make,
-            again=self.count_retry,
+            on_retry=self.count_retry,
             check_loop=self._connections.loop_guard.check,
         )
         self._slots = self._router.slots

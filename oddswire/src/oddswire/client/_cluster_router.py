@@ -133,7 +133,7 @@ class Router:
         metrics: ConnectionMetrics,
         *,
         make: Callable[[type[NodeClient], Router, str, int], NodeClient],
-        again: Callable[[Exception], None],
+        on_retry: Callable[[Exception], None],
         check_loop: Callable[[], None],
     ) -> None:
         self.slots: list[Node | None] = [None] * SLOTS
@@ -146,7 +146,7 @@ class Router:
         self._tables: dict[tuple[float, ReadFrom], dict[Any, Calls]] = {}
         self.metrics = metrics
         self._endpoint, self._settings = endpoint, settings
-        self._make, self._again, self._check_loop = make, again, check_loop
+        self._make, self._on_retry, self._check_loop = make, on_retry, check_loop
         self._events, self._emit = events, events.emit
         self._nodes: dict[Address, Node] = {}
         # Replicas, as of the last reading: asked when no primary answers.
@@ -297,7 +297,7 @@ class Router:
                     raise seen
                 node = self._owner_or(slot, node)
             if isinstance(seen, Exception):
-                self._again(seen)
+                self._on_retry(seen)
             try:
                 node = await self.connected(node, None if asking else slot, deadline)
                 seen = await _send(node, data, deadline, command, raw, asking)

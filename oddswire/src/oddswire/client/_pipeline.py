@@ -299,7 +299,7 @@ class Pipeline(RedisPipeline):
                 deadline,
                 attempts=client.retries,
                 repeatable=reads,
-                again=client.count_retry,
+                on_retry=client.count_retry,
             )
         return reply if count > 1 else [reply]
 

@@ -20,7 +20,7 @@ async def retry(
     *,
     attempts: int,
     repeatable: bool,
-    again: Callable[[OddswireError], None],
+    on_retry: Callable[[OddswireError], None],
 ) -> Any:
     """Try again for as long as that is safe and the deadline lasts.
 
@@ -30,7 +30,7 @@ async def retry(
         deadline: By `time.monotonic`.
         attempts: How many more to make.
         repeatable: Whether a second run would leave and reply what one leaves.
-        again: Is called with the reason before each further attempt.
+        on_retry: Is called with the reason before each further attempt.
 
     Raises:
         OddswireError: `error`, or that of the last attempt.
@@ -47,7 +47,7 @@ async def retry(
         ):
             break
         await asyncio.sleep(pause)
-        again(error)
+        on_retry(error)
         try:
             return await attempt()
         except OddswireError as failure:
