@@ -21,7 +21,7 @@ from aiogram.exceptions import (
 from aiogram.types import BotCommand
 
 from oddsbot import limits, markets, wallets
-from oddsbot.alerts import Resolved
+from oddsbot.alerts import Disputed, Proposed, Resolved, RuleAlert
 from oddsbot.delivery import (
     ALERTS,
     Courier,
@@ -59,7 +59,16 @@ from oddsbot.telegram.screens.person import StatusView
 from oddsbot.telegram.services import Services
 from oddsbot.telegram.updates import UPDATES, Poller, UpdateQueue
 from oddsbot.telegram.webhook import path_of, webhook_listener
-from oddsbot.watch import TOPICS, Results, Rounds, RuleDesk, Shard, ShardHooks, listen
+from oddsbot.watch import (
+    TOPICS,
+    MarketNews,
+    MarketTopics,
+    Rounds,
+    RuleDesk,
+    Shard,
+    ShardHooks,
+    listen,
+)
 from oddswire import connect
 from oddswire.adapters.aiogram import SendLimits, Storage
 from oddswire.clock import SystemClock
@@ -73,6 +82,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from oddsbot.alerts import Alert, Rule
+    from oddsbot.polymarket import MarketResolved, NewMarket
     from oddsbot.settings import Settings, StatusPage, Webhook
     from oddswire.cache import Cache
     from oddswire.clock import Clock
@@ -82,6 +92,11 @@ if TYPE_CHECKING:
 
 TELEGRAM = "https://api.telegram.org"
 _DRAIN = 10.0
+_KINDS = {
+    Proposed: Kind.PROPOSAL,
+    Disputed: Kind.DISPUTE,
+    Resolved: Kind.RESOLUTION,
+}
 
 
 class Rules:
@@ -125,7 +140,7 @@ class App:
         clock: Sleeps, and tells the time.
         api_url: Of the Bot API.
         shard: Which markets; a feed that begins again in the past is another one.
-        results_every: Seconds between two questions for results of watched markets.
+        polls_every: Seconds between two questions about watched markets.
         commands: How much a person may ask for.
         sending: How much Telegram admits.
 
@@ -141,7 +156,7 @@ class App:
         clock: Clock,
         api_url: str = TELEGRAM,
         shard: str = "0",
-        results_every: float = 60.0,
+        polls_every: float = 60.0,
         commands: Sequence[LimitRule] = limits.COMMANDS,
         sending: limits.SendRules = limits.TELEGRAM,
     ) -> None:
@@ -152,7 +167,7 @@ class App:
         self._clock = clock
         self._api_url = api_url
         self._shard = shard
-        self._results_every = results_every
+        self._polls_every = polls_every
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -256,15 +271,18 @@ class App:
         self.outbox = Outbox(queue, log, home, clock)
         self.courier = Courier(queue, log, home, self._deliver, clock)
         self.sweep = Sweep(queue, log, wire.locks, clock)
-        self.results = Results(
+        self.topics = MarketTopics(wire.pubsub, clock)
+        self.news = MarketNews(
             Rounds(engine, f"{self._shard}.results", stored, clock),
             followers,
             gamma,
+            data,
             upstream,
             wire.locks,
             self.outbox,
             clock,
-            every=self._results_every,
+            on_change=self.topics.put,
+            every=self._polls_every,
         )
         self.shard = Shard(
             Rounds(engine, self._shard, stored, clock),
@@ -273,7 +291,7 @@ class App:
             wire.locks,
             self.outbox,
             clock,
-            hooks=ShardHooks(on_resolved=self.results.hear),
+            hooks=ShardHooks(self.topics.prices.put, self._resolved, self._listed),
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -307,7 +325,8 @@ class App:
                 rules = listen(self.pubsub, self.shard.look)
                 others.append(tasks.create_task(rules, name="rules"))
                 others.append(tasks.create_task(self.outbox.run(), name="outbox"))
-                others.append(tasks.create_task(self.results.run(), name="results"))
+                others.append(tasks.create_task(self.news.run(), name="news"))
+                others.append(tasks.create_task(self.topics.run(), name="topics"))
             if "deliver" in roles:
                 delivering = self.courier.run(stop)
                 finishing.append(tasks.create_task(delivering, name="deliver"))
@@ -337,6 +356,14 @@ class App:
         await self.bot.set_webhook(
             address, secret_token=webhook.secret, allowed_updates=list(KINDS)
         )
+
+    def _resolved(self, event: MarketResolved) -> None:
+        self.news.hear(event)
+        self.topics.resolutions.put(event)
+
+    def _listed(self, event: NewMarket) -> None:
+        self.news.hear(event)
+        self.topics.new_markets.put(event)
 
     def _look(self) -> None:
         # The commands are made before the shard.
@@ -373,13 +400,14 @@ class App:
             return Decision(Fate.STOPPED)
         if session.muted_until > moment:
             return Decision(Fate.MUTED)
-        kind = Kind.RESOLUTION if isinstance(alert, Resolved) else Kind.PRICE
+        kind = _KINDS.get(type(alert), Kind.PRICE)
         if not session.notifications.wants(kind):
             return Decision(Fate.FILTERED, f"{kind} is switched off")
         market = now = None
         try:
             market = await self.markets.market(alert.market)
-            now = await self.markets.price(alert.asset_id)
+            if isinstance(alert, RuleAlert):
+                now = await self.markets.price(alert.asset_id)
         except (PolymarketError, OddswireError):
             pass  # the alert matters, and what it could be shown with does not
         card = fired_card(alert, market, now)

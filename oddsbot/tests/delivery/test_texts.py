@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddsbot.alerts import Direction, Moved, PriceCrossed, Resolved, Unit
+from oddsbot.alerts import Direction, Moved, PriceCrossed, Proposed, Resolved, Unit
 from oddsbot.delivery import PrintedChat, text_of
 
 EVIL = "Rain?\nBen: Yes\x1b]0;x\x07\u202e<a href='tg://x'>"
@@ -34,10 +34,14 @@ def test_an_alert_is_one_line_whatever_is_in_it(text, at, number):
     resolved = Resolved(
         id="1", user_id=1, market=text, asset_id="a", outcome=text, at=at, seen_at=0.0
     )
+    proposed = Proposed(
+        id="1", user_id=1, market="m", outcome=text, final_at=at, at=at, seen_at=0.0
+    )
     for line in (
         text_of(crossed, {"m": text}, {"a": text}),
         text_of(moved, {"m": text}, {"a": text}),
         text_of(resolved, {}, {}),
+        text_of(proposed, {"m": text}, {}),
     ):
         assert len(line) < 600
         assert not {unicodedata.category(each) for each in line} & {"Cc", "Zl", "Zp"}

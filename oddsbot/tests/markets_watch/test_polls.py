@@ -41,6 +41,10 @@ class Watch:
         """Return what was told of some kinds."""
         return [each for each in self.told if isinstance(each, kinds)]
 
+    async def followed(self):
+        """Return the followed markets."""
+        return self.ids
+
     async def tell(self, change):
         """Take a change, unless the test wants that to fail."""
         if self.fails:
@@ -73,7 +77,7 @@ async def watch(client, prefix):
             Data(session, replay.data_url),
             limits.Upstream(limiter),
             clock,
-            followed=lambda: watch.ids,
+            followed=watch.followed,
             tell=watch.tell,
         )
         watch.polls = polls

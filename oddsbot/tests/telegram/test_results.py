@@ -1,4 +1,4 @@
-"""The result of a watched market, from the press of Watch to the message."""
+"""What becomes of a watched market, from the press of Watch to the message."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_each_follower_is_told_a_result_once(settings, api, replay, silent
     replay.faults.no_resolved = silent
     ada, ben, eve = (Talk(api.world, person) for person in (1001, BEN, 1003))
     every = 0.2 if silent else 3_600.0
-    async with running(settings, api, results_every=every) as bot:
+    async with running(settings, api, polls_every=every) as bot:
         for each in (ada, ben, eve):
             await watch(each)
         await eve.say("/unwatch", "Not watched")
@@ -56,16 +56,55 @@ async def test_each_follower_is_told_a_result_once(settings, api, replay, silent
         await replay.wait_subscribed(*bot.feed.assets)
         replay.start()
         await eventually(lambda: results_of(ada) and results_of(ben), 30)
-    async with running(settings, api, results_every=0.05) as bot:
-        await eventually(lambda: bot.results.looks > 2)
+    async with running(settings, api, polls_every=0.05) as bot:
+        await eventually(lambda: bot.news.polls.rounds > 2)
         await ada.say("/watchlist", "You watch 1 market")
     assert [len(results_of(each)) for each in (ada, ben, eve)] == [1, 1, 0]
+
+
+def news_of(person):
+    """Return what a person was told of proposals and disputes."""
+    texts = map(text_of, person.messages)
+    return [text for text in texts if text.startswith(("⏳", "⚠"))]
+
+
+async def test_each_step_of_the_oracle_is_told_once_to_who_watches(
+    settings, api, replay
+):
+    """Proposed, disputed, proposed again: three messages, also over a restart.
+
+    Who does not want disputes gets none, who does not watch nothing, and the buttons of
+    the settings say so.
+    """
+    ada, ben, eve = (Talk(api.world, person) for person in (1001, BEN, 1003))
+    async with running(settings, api, polls_every=0.1) as bot:
+        for each in (ada, ben):
+            await watch(each)
+        await eve.say("/start", "No wallet")
+        await ben.say("/settings", "disputes")
+        await ben.press("No disputes")
+        market = (await bot.followers.markets())[0]
+        replay.propose(market, 0)
+        await eventually(lambda: news_of(ada) and news_of(ben))
+        replay.propose(market, 0, disputed=True)
+        await eventually(lambda: len(news_of(ada)) == 2)
+    async with running(settings, api, polls_every=0.1) as bot:
+        await eventually(lambda: bot.news.polls.rounds > 3)
+        replay.propose(market, 1)
+        await eventually(lambda: len(news_of(ada)) == 3 and len(news_of(ben)) == 2)
+    heads = [text.split("\n", 1)[0] for text in news_of(ada)]
+    assert heads == [
+        "⏳ Proposed: Up",
+        "⚠ Disputed, was proposed: Up",
+        "⏳ Proposed: Down",
+    ]
+    assert news_of(eve) == []
 
 
 async def test_who_begins_to_watch_too_late_is_told_all_the_same(settings, api, replay):
     """A press that was in hand while the result was told to others is no trap."""
     ada, ben = Talk(api.world, 1001), Talk(api.world, BEN)
-    async with running(settings, api, results_every=0.2) as bot:
+    async with running(settings, api, polls_every=0.2) as bot:
         await watch(ada)
         replay.start()
         await eventually(lambda: results_of(ada), 30)
@@ -81,7 +120,7 @@ async def test_who_begins_to_watch_too_late_is_told_all_the_same(settings, api, 
 async def test_a_follower_who_erases_herself_is_forgotten(settings, api, replay):
     """Erased, she follows nothing: the row went with her."""
     ada = Talk(api.world)
-    async with running(settings, api, results_every=3_600.0) as bot:
+    async with running(settings, api, polls_every=3_600.0) as bot:
         await watch(ada)
         assert len(await bot.followers.markets()) == 1
         await ada.say("/erase", "Delete everything")

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from oddsbot.alerts import (
     Base,
     Direction,
+    Disputed,
     Moved,
     MoveRule,
     PriceCrossed,
     PriceRule,
+    Proposed,
     Resolved,
     Unit,
 )
@@ -187,6 +189,18 @@ MOVED = Moved(
     at=1_796_047_327_000,
     seen_at=1_796_047_327.3,
 )
+PROPOSED = Proposed(
+    id="1:0xc7:proposed:1",
+    user_id=1,
+    market="0xc7",
+    outcome="Yes",
+    final_at=1_796_054_527,
+    at=1,
+    seen_at=1.0,
+)
+DISPUTED = Disputed(
+    id="1:0xc7:disputed:1", user_id=1, market="0xc7", outcome="Yes", at=1, seen_at=1.0
+)
 RESOLVED = Resolved(
     id="1:0xc7:resolved",
     user_id=1,
@@ -319,6 +333,8 @@ SCREENS = {
     "fired-move": fired_card(MOVED, market(), None),
     "fired-unknown": fired_card(CROSSED, None, None),
     "fired-resolved": fired_card(RESOLVED, market(), None),
+    "fired-proposed": fired_card(PROPOSED, market(), None),
+    "fired-disputed": fired_card(DISPUTED, market(), None),
     "settings": person.settings_card(session(), 1_000_000),
     "zone": person.zone_card(),
     "muted": person.muted_card(7_200),

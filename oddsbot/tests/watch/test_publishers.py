@@ -11,11 +11,16 @@ from decimal import Decimal
 
 import aiohttp
 import pytest
-from aiohttp import web
 
-from oddsbot import limits
 from oddsbot.markets import Liquidity, Volume
-from oddsbot.polymarket import Clob, Gamma, NewMarket, StreamPool
+from oddsbot.markets_watch import (
+    LiquidityChanged,
+    Listed,
+    Proposed,
+    VolumeChanged,
+    decision,
+)
+from oddsbot.polymarket import Clob, GammaMarket, NewMarket, StreamPool
 from oddsbot.standin.polymarket import Recording, Replay, sample
 from oddsbot.store import SqlRules
 from oddsbot.watch import (
@@ -29,7 +34,7 @@ from oddsbot.watch import (
     TOPICS,
     VOLUMES,
     ErrorHandler,
-    MarketPolls,
+    MarketTopics,
     NewMarkets,
     Prices,
     Resolutions,
@@ -39,12 +44,10 @@ from oddsbot.watch import (
     SystemReports,
 )
 from oddswire import Client, EmbeddedServer
-from oddswire.clock import ManualClock, SystemClock
-from oddswire.errors import OddswireError
+from oddswire.clock import SystemClock
 from oddswire.health import Health
 from oddswire.locks import Locks
 from oddswire.pubsub import PubSub
-from oddswire.ratelimit import RateLimiter
 from support import eventually
 from support.shards import Outgoing
 
@@ -79,80 +82,6 @@ async def running(*works):
         yield
         for task in tasks:
             task.cancel()
-
-
-class FakeGamma:
-    """A Gamma with markets that a test changes; answers as the real one does."""
-
-    def __init__(self) -> None:
-        self.markets = {}
-        self.status = 200
-        self.asked = 0
-
-    def put(self, condition_id, **fields):
-        """Have a market, or change it."""
-        self.markets[condition_id] = {
-            "id": condition_id,
-            "conditionId": condition_id,
-            "outcomes": '["Yes", "No"]',
-            "clobTokenIds": f'["{condition_id}1", "{condition_id}2"]',
-            "outcomePrices": '["0.5", "0.5"]',
-            "closed": False,
-        } | fields
-
-    async def serve(self, request):
-        """Answer one request of the list."""
-        self.asked += 1
-        if self.status != 200:
-            return web.Response(status=self.status)
-        closed = request.query.get("closed") == "true"
-        wanted = request.query.getall("condition_ids")
-        found = [self.markets[each] for each in wanted if each in self.markets]
-        return web.json_response(
-            {"markets": [each for each in found if each["closed"] == closed]}
-        )
-
-
-@pytest.fixture
-async def gamma():
-    """A local Gamma; `.url` is its address."""
-    gamma = FakeGamma()
-    app = web.Application()
-    app.router.add_get("/markets/keyset", gamma.serve)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    gamma.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield gamma
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def polls(gamma, client, pubsub, prefix):
-    """Make polls of some markets; `.told` has what was resolved."""
-    async with (
-        aiohttp.ClientSession() as session,
-        RateLimiter(client, limits.POLYMARKET, prefix=prefix, deadline=2.0) as limiter,
-    ):
-
-        def make(*followed, clock=None, on_resolved=None):
-            told = []
-
-            async def tell(event):
-                told.append(event)
-
-            polls = MarketPolls(
-                Gamma(session, gamma.url),
-                limits.Upstream(limiter),
-                pubsub,
-                clock or SystemClock(),
-                followed=lambda: followed,
-                on_resolved=on_resolved or tell,
-            )
-            polls.told = told
-            return polls
-
-        yield make
 
 
 @pytest.mark.integration
@@ -204,68 +133,42 @@ async def test_prices_new_markets_and_resolutions_reach_a_subscriber(
 
 @pytest.mark.integration
 @pytest.mark.requirement("P4")
-async def test_volume_and_liquidity_reach_a_subscriber(pubsub, gamma, polls):
-    """What Gamma says of a followed market is published, and again when it changes."""
-    gamma.put("0xa", volume="10", volume24hr=1.5, liquidity="7")
-    gamma.put("0xb")  # Gamma says nothing of it
-    polling = polls("0xa", "0xb", "0xunknown")
-    async with (
-        asyncio.timeout(SECONDS),
-        pubsub.subscribe(VOLUMES, LIQUIDITY) as sub,
-        running(polling.volumes.run(), polling.liquidity.run()),
-    ):
-        await polling.look()
-        first = [await anext(sub), await anext(sub)]
-        gamma.put("0xa", volume="11", volume24hr=1.5, liquidity="7")
-        await polling.look()
-        third = await anext(sub)
-
-    assert {(each.key, each.value) for each in first} == {
-        ("0xa", Volume(Decimal(10), Decimal("1.5"))),
-        ("0xa", Liquidity(Decimal(7))),
-    }
-    assert third.value == Volume(Decimal(11), Decimal("1.5"))
-
-
-@pytest.mark.integration
-@pytest.mark.requirement("B1", "P4")
-async def test_what_the_stream_missed_is_told_by_a_poll(pubsub, gamma, polls):
-    """A market is told of once, when it is final and its payouts are there."""
-    gamma.put("0xa")
-    resolutions = Resolutions(pubsub, SystemClock())
-
-    async def tell(event):
-        resolutions.put(event)
-
-    polling = polls("0xa", on_resolved=tell)
-    closed = {"closed": True, "outcomePrices": '["0", "1"]'}
-    final = closed | {"umaResolutionStatus": "resolved"}
-    steps = (
-        closed | {"umaResolutionStatus": "proposed"},
-        closed | {"umaResolutionStatus": "disputed"},
-        final | {"outcomePrices": '["0.1", "0.9"]'},
+async def test_what_polls_find_reaches_a_subscriber(pubsub, recording):
+    """Volume, liquidity, a result once, a new market; the oracle's steps do not."""
+    topics = MarketTopics(pubsub, SystemClock())
+    market = GammaMarket(
+        id="1", condition_id="0xa", question="?", slug="s", outcomes=("Yes", "No"),
+        clob_token_ids=("0xa1", "0xa2"), outcome_prices=(Decimal(0), Decimal(1)),
+        closed=True, uma_resolution_status="resolved", volume=Decimal(10),
+    )  # fmt: skip
+    proposed = Proposed(
+        id="p", market="0xa", outcome="No", at=None, final_at=None, first=False
     )
     async with (
         asyncio.timeout(SECONDS),
-        pubsub.subscribe(RESOLUTIONS) as sub,
-        running(resolutions.run()),
+        pubsub.subscribe(VOLUMES, LIQUIDITY, RESOLUTIONS, NEW_MARKETS) as sub,
+        running(topics.run()),
     ):
-        await polling.look()
-        for step in steps:
-            gamma.put("0xa", **step)
-            await polling.look()
-        assert resolutions.published == 0
-        gamma.put("0xa", **final)
+        topics.put(proposed)
+        topics.put(VolumeChanged("0xa", Volume(Decimal(10), Decimal("1.5"))))
+        topics.put(LiquidityChanged("0xa", Liquidity(Decimal(7))))
         for _ in range(3):
-            await polling.look()
-        message = await anext(sub)
-        await resolutions.wait_published()
+            topics.put(decision(market))
+        topics.put(Listed(market))
+        found = [await anext(sub) for _ in range(4)]
+        await topics.resolutions.wait_published()
 
-    assert (message.value.winning_outcome, message.value.winning_asset_id) == (
+    told = {each.topic: (each.key, each.value) for each in found}
+    assert told["volumes"] == ("0xa", Volume(Decimal(10), Decimal("1.5")))
+    assert told["liquidity"] == ("0xa", Liquidity(Decimal(7)))
+    key, result = told["resolutions"]
+    assert (key, result.winning_outcome, result.winning_asset_id) == (
+        "0xa",
         "No",
         "0xa2",
     )
-    assert resolutions.published == 1
+    assert told["new_markets"][1].assets_ids == ("0xa1", "0xa2")
+    assert topics.resolutions.published == 1
 
 
 @pytest.mark.basic
@@ -273,50 +176,22 @@ async def test_what_the_stream_missed_is_told_by_a_poll(pubsub, gamma, polls):
 @pytest.mark.parametrize(
     ("prices", "winner"),
     [
-        ('["1", "0"]', "Yes"),
-        ('["0.5", "0.5"]', ""),
-        ('["0.9995", "0.0005"]', None),
-        ('["0", "0"]', None),
-        (None, None),
+        (("1", "0"), "Yes"),
+        (("0.5", "0.5"), ""),
+        (("0.9995", "0.0005"), None),
+        (("0", "0"), None),
+        ((), None),
     ],
 )
-async def test_a_resolution_needs_its_payouts(gamma, polls, prices, winner):
+def test_a_resolution_needs_its_payouts(prices, winner):
     """A split has no winner; a market that still has prices is not told at all."""
-    gamma.put("0xa", closed=True, umaResolutionStatus="resolved", outcomePrices=prices)
-    polling = polls("0xa")
-    await polling.look()
-
-    assert [each.winning_outcome for each in polling.told] == (
-        [] if winner is None else [winner]
-    )
-
-
-@pytest.mark.errors
-@pytest.mark.requirement("B1")
-async def test_a_poll_that_fails_is_tried_again(gamma, polls):
-    """Polymarket away, and a resolution that cannot be told: the next round does it."""
-    clock = ManualClock()
-    tries = []
-
-    async def tell(event):
-        tries.append(event.market)
-        if len(tries) == 1:
-            raise OddswireError("by the test")
-
-    gamma.put(
-        "0xa", closed=True, umaResolutionStatus="resolved", outcomePrices='["1","0"]'
-    )
-    polling = polls("0xa", clock=clock, on_resolved=tell)
-    gamma.status = 503
-    async with asyncio.timeout(SECONDS), running(polling.run()):
-        for _ in range(4):
-            await clock.wait_sleeping()
-            gamma.status = 200
-            await clock.advance(60.0)
-        await clock.wait_sleeping()
-
-    assert polling.failed == 2
-    assert tries == ["0xa", "0xa"]
+    market = GammaMarket(
+        id="1", condition_id="0xa", outcomes=("Yes", "No"),
+        clob_token_ids=("0xa1", "0xa2"), outcome_prices=tuple(map(Decimal, prices)),
+        closed=True, uma_resolution_status="resolved",
+    )  # fmt: skip
+    found = decision(market)
+    assert (None if found is None else found.outcome) == winner
 
 
 @pytest.mark.integration

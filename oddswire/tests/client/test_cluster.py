@@ -26,7 +26,6 @@ from oddswire.errors import (
 )
 from oddswire.health import Health
 from oddswire.pubsub import PubSub
-from oddswire.sessions import Sessions
 from oddswire.testing.fixtures import on_its_own_thread
 from support import eventually
 from support.hooks import ask, keys_in_table
@@ -228,7 +227,7 @@ async def test_what_is_of_one_node_is_refused(cluster, whole):
     for refuse in (whole.pubsub, whole.client, whole.monitor):
         with pytest.raises(NotOnCluster, match="primaries"):
             refuse()
-    for part in (Cache, PubSub, Sessions):
+    for part in (Cache, PubSub):
         with pytest.raises(NotOnCluster, match="does not run on a cluster"):
             part(whole)
     with pytest.raises(NotOnCluster, match="Wire does not run on a cluster"):

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from .crossing import crossing, moving
 from .engine import Alerts
-from .events import Alert, Moved, PriceCrossed, Resolved
+from .events import (
+    Alert,
+    Disputed,
+    MarketAlert,
+    Moved,
+    PriceCrossed,
+    Proposed,
+    Resolved,
+    RuleAlert,
+)
 from .rules import (
     Base,
     Direction,
@@ -22,12 +31,16 @@ __all__ = [
     "Alerts",
     "Base",
     "Direction",
+    "Disputed",
+    "MarketAlert",
     "MoveRule",
     "Moved",
     "PriceCrossed",
     "PriceRule",
+    "Proposed",
     "Resolved",
     "Rule",
+    "RuleAlert",
     "RuleError",
     "RuleState",
     "Unit",

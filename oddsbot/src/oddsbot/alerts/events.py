@@ -98,4 +98,54 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="resolve
     seen_at: float
 
 
-Alert: TypeAlias = PriceCrossed | Moved | Resolved
+class Proposed(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="proposed"):
+    """Somebody told the oracle how a market ended that the user follows.
+
+    Attributes:
+        id: ``{user id}:{market}:proposed:{this proposal}``.
+        user_id: Whom to tell.
+        market: The market's condition id.
+        outcome: The name of the outcome that is said to have won; empty where it is
+            shared, or unknown.
+        final_at: The earliest time at which it is final unless it is disputed, an
+            estimate, Unix seconds; None: unknown.
+        at: As in `Resolved`.
+        seen_at: As in `Resolved`.
+    """
+
+    id: str
+    user_id: int
+    market: str
+    outcome: str
+    final_at: int | None
+    at: int
+    seen_at: float
+
+
+class Disputed(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="disputed"):
+    """A proposal is disputed, of a market that the user follows.
+
+    Attributes:
+        id: ``{user id}:{market}:disputed:{this dispute}``.
+        user_id: Whom to tell.
+        market: The market's condition id.
+        outcome: The name of the outcome that was proposed; empty as in `Proposed`.
+        at: As in `Resolved`.
+        seen_at: As in `Resolved`.
+    """
+
+    id: str
+    user_id: int
+    market: str
+    outcome: str
+    at: int
+    seen_at: float
+
+
+RuleAlert: TypeAlias = PriceCrossed | Moved
+"""What a rule of the person asked for."""
+
+MarketAlert: TypeAlias = Proposed | Disputed | Resolved
+"""What became of a market that the person follows."""
+
+Alert: TypeAlias = RuleAlert | MarketAlert

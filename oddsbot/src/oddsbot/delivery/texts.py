@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from oddsbot.alerts import Direction, Moved, Resolved, Unit
+from oddsbot.alerts import Direction, Disputed, Moved, Proposed, Resolved, Unit
 from oddswire.plain import plain
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ def text_of(
     """
     market = plain(questions.get(alert.market, alert.market), _MARKET)
     when = _time(alert.at)
-    if isinstance(alert, Resolved):
-        winner = plain(alert.outcome, _OUTCOME)
-        verdict = f"resolved: {winner}" if winner else "resolved, no winner"
-        return f"{market} {verdict} ({when})"
+    if isinstance(alert, Proposed | Disputed | Resolved):
+        name = plain(alert.outcome, _OUTCOME)
+        verb = alert.__struct_config__.tag
+        return f"{market} {verb}{f': {name}' if name else ', no winner'} ({when})"
     outcome = plain(outcomes.get(alert.asset_id, alert.asset_id), _OUTCOME)
     above = alert.direction is Direction.ABOVE
     side = "bid" if above else "ask"

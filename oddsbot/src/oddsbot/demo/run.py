@@ -182,12 +182,8 @@ class _Run:
                     ("outbox", stage.outbox.run()),
                     ("courier", stage.courier.run()),
                     ("print", self._print()),
-                    ("prices", stage.prices.run()),
-                    ("resolutions", stage.resolutions.run()),
-                    ("new markets", stage.new_markets.run()),
+                    ("topics", stage.topics.run()),
                     ("polls", stage.polls.run()),
-                    ("volumes", stage.polls.volumes.run()),
-                    ("liquidity", stage.polls.liquidity.run()),
                     ("reports", stage.reports.run()),
                     *([("view", view(stage))] if view is not None else []),
                 )
@@ -247,7 +243,7 @@ class _Run:
                 await asyncio.wait([watching])
                 await stage.outbox.wait_queued()
                 await stage.courier.wait_empty()
-                await stage.resolutions.wait_published()
+                await stage.topics.resolutions.wait_published()
         except TimeoutError:
             return False
         finally:
@@ -294,7 +290,7 @@ class _Run:
                 commands=used.total,
                 restarts=stage.restarts,
                 reconnects=used.connects - 1,
-                price_writes=stage.prices.writes,
+                price_writes=stage.topics.prices.writes,
             ),
             outbox=await self._outbox_state(),
             check=await self._check(end, drained=drained),

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING
 
-from oddsbot.alerts import Resolved
+from oddsbot.alerts import RuleAlert
 from oddsbot.delivery import (
     ALERTS,
     Courier,
@@ -17,15 +17,13 @@ from oddsbot.delivery import (
     text_of,
 )
 from oddsbot.limits import Upstream, books
-from oddsbot.polymarket import Clob, StreamPool
+from oddsbot.markets_watch import MarketPolls
+from oddsbot.polymarket import Clob, Data, StreamPool
 from oddsbot.settings import PREFIX
 from oddsbot.store import AlertLog, Fate, SqlRules
 from oddsbot.watch import (
     ErrorHandler,
-    MarketPolls,
-    NewMarkets,
-    Prices,
-    Resolutions,
+    MarketTopics,
     Rounds,
     Shard,
     ShardHooks,
@@ -36,13 +34,14 @@ from oddswire.clock import SystemClock
 from . import cast, checker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import aiohttp
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from oddsbot.alerts import Alert
-    from oddsbot.polymarket import Gamma, GammaMarket, MarketResolved
+    from oddsbot.markets_watch import Change
+    from oddsbot.polymarket import Gamma, GammaMarket
     from oddsbot.standin.polymarket import Replay
     from oddswire import EmbeddedServer, Wire
     from oddswire.sessions import Session
@@ -101,9 +100,7 @@ class Stage:
         self.rules = list(cast.price_rules(replay.recording, markets, until))
         self.followers = cast.followers(markets)
         self.chat = PrintedChat(write, cast.PEOPLE)
-        self.prices = Prices(pubsub, clock)
-        self.resolutions = Resolutions(pubsub, clock)
-        self.new_markets = NewMarkets(pubsub, clock)
+        self.topics = topics = MarketTopics(pubsub, clock)
         self.queue = wire.queues[ALERTS]
         self.stored, self.log = SqlRules(engine), AlertLog(engine)
         home = Home(client, PREFIX)
@@ -132,17 +129,18 @@ class Stage:
             clock,
             followers=self.followers,
             hooks=ShardHooks(
-                self.prices.put, self.resolutions.put, self.new_markets.put
+                topics.prices.put, topics.resolutions.put, topics.new_markets.put
             ),
         )
         self.polls = MarketPolls(
             gamma,
+            Data(session, replay.data_url),
             upstream,
-            pubsub,
             clock,
-            followed=lambda: self.questions,
-            on_resolved=self._publish_resolution,
-            every=_EVERY,
+            followed=self._followed,
+            # Published only: the checker compares the alerts with what the feed told.
+            tell=self._publish,
+            markets_every=_EVERY,
         )
         self.reports = SystemReports(
             pubsub,
@@ -162,9 +160,11 @@ class Stage:
             "delivered": len(self.told),
         }
 
-    async def _publish_resolution(self, event: MarketResolved) -> None:
-        # Published only: the checker compares the alerts with what the feed told.
-        self.resolutions.put(event)
+    async def _followed(self) -> Iterable[str]:
+        return self.questions
+
+    async def _publish(self, change: Change) -> None:
+        self.topics.put(change)
 
     async def _deliver(self, alert: Alert, *, again: bool) -> Decision:
         text = text_of(alert, self.questions, self.outcomes)
@@ -176,6 +176,6 @@ class Stage:
             raise
         # In the terminal a copy that may be a repeat looks like any other.
         _ = again
-        name = alert.market if isinstance(alert, Resolved) else alert.rule_id
+        name = alert.rule_id if isinstance(alert, RuleAlert) else alert.market
         self.told.append(checker.Told(alert.at, alert.user_id, name))
         return Decision(Fate.SENT)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from decimal import Decimal
 from typing import TypeAlias
 
 from msgspec import Struct
 
 from oddsbot.markets import Liquidity, Volume
-from oddsbot.polymarket import GammaMarket, Resolution
+from oddsbot.polymarket import GammaMarket, MarketResolved, Resolution
 
 _PROPOSED = frozenset({"proposed", "reproposed"})
 _DISPUTED = frozenset({"challenged", "disputed"})
@@ -67,7 +68,7 @@ class Decided(Struct, frozen=True, kw_only=True, tag="decided"):
         market: The condition id.
         asset_id: The token id of the outcome that won; empty where none did alone.
         outcome: Its name.
-        question: The market's.
+        event: The result as the websocket would have told it.
         first: As of `Proposed`.
     """
 
@@ -75,7 +76,7 @@ class Decided(Struct, frozen=True, kw_only=True, tag="decided"):
     market: str
     asset_id: str
     outcome: str
-    question: str
+    event: MarketResolved
     first: bool
 
 
@@ -108,6 +109,8 @@ def oracle_change(
     # Proposed, disputed, proposed again is the normal course, and each is told: so an
     # id is of one proposal, by its transaction or its time.
     mark = found.transaction_hash or str(found.last_update_timestamp or found.status)
+    # Foreign text of any length: an id is short and plain.
+    mark = hashlib.sha256(mark.encode(errors="replace")).hexdigest()[:16]
     outcome = _outcome(found, market)
     if found.status in _PROPOSED:
         return Proposed(
@@ -153,11 +156,22 @@ def decision(market: GammaMarket, *, first: bool = False) -> Decided | None:
     if not (market.resolved and paid):
         return None
     winner = next((token for token in market.tokens if token.price == 1), None)
-    return Decided(
-        id=f"{market.condition_id}:resolved",
+    event = MarketResolved(
         market=market.condition_id,
-        asset_id="" if winner is None else winner.token_id,
-        outcome=market.winner or "",
+        timestamp=None,
+        winning_asset_id="" if winner is None else winner.token_id,
+        winning_outcome=market.winner or "",
+        assets_ids=market.clob_token_ids,
+        outcomes=market.outcomes,
+        id=market.id,
         question=market.question,
+        slug=market.slug,
+    )
+    return Decided(
+        id=f"{event.market}:resolved",
+        market=event.market,
+        asset_id=event.winning_asset_id,
+        outcome=event.winning_outcome,
+        event=event,
         first=first,
     )

@@ -94,7 +94,7 @@ class MarketPolls:
         upstream: Upstream,
         clock: Clock,
         *,
-        followed: Callable[[], Iterable[str]],
+        followed: Callable[[], Awaitable[Iterable[str]]],
         tell: Callable[[Change], Awaitable[object]],
         tell_new: bool = True,
         markets_every: float = 60.0,
@@ -119,6 +119,7 @@ class MarketPolls:
         self._decided: set[str] = set()
         self._listed: dict[str, None] | None = None  # None: nobody looked yet
         self._markets_at = self._new_at = 0.0
+        self._look_every = min(_LOOK_EVERY, markets_every, soon_every, new_every)
         self._down = False
 
     async def run(self) -> NoReturn:
@@ -132,7 +133,7 @@ class MarketPolls:
             if self._tell_new and now >= self._new_at:
                 self._new_at = now + self._new_every
                 await self._guarded(self.look_for_new())
-            await self._clock.sleep(_LOOK_EVERY)
+            await self._clock.sleep(self._look_every)
 
     def hint(self, condition_id: str | None = None) -> None:
         """Bring a look forward: the websocket told of something.
@@ -168,7 +169,7 @@ class MarketPolls:
             PolymarketError: Polymarket did not answer.
             OddswireError: There was no turn within the limits, or `tell` failed.
         """
-        ids = list(dict.fromkeys(self._followed()))
+        ids = list(dict.fromkeys(await self._followed()))
         # A market that is followed again later is told of again.
         self._decided.intersection_update(ids)
         self._known = {

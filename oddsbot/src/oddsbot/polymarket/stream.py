@@ -18,9 +18,9 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Self
 
 import msgspec
-from aiohttp import ClientError, ClientWSTimeout, WSMsgType
 from yarl import URL
 
+from ._socket import Socket
 from .errors import BadFrame, TooManyAssets
 from .events import MarketResolved, NewMarket, PriceChange
 from .frames import max_frame, parse_frame, split_frame
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from types import TracebackType
 
-    from aiohttp import ClientSession, ClientWebSocketResponse
+    from aiohttp import ClientSession
 
     from .events import MarketEvent
 
@@ -90,25 +90,6 @@ class StreamCounters:
         self.last_sign_at: float | None = None
 
 
-def reconnect_delay(attempt: int, jitter: float, *, base: float, cap: float) -> float:
-    """Return the seconds to wait before a try to connect.
-
-    The first try is made at once. The n-th after it waits ``base * 2**n``, at most
-    `cap`, scaled to between a half and all of it by `jitter`, so that the clients of
-    one server that went away do not come back together.
-
-    Args:
-        attempt: Tries that failed so far.
-        jitter: A random number from 0 to 1.
-        base: Seconds.
-        cap: Seconds.
-    """
-    if attempt == 0:
-        return 0.0
-    # The exponent is held down: 2.0**1100 is an error, not infinity.
-    return min(cap, base * 2.0 ** min(attempt - 1, 60)) * (0.5 + jitter / 2)
-
-
 class MarketStream:
     """The events of some assets, for as long as it is open.
 
@@ -129,9 +110,9 @@ class MarketStream:
             Only the time spent waiting counts, so that a slow consumer replaces no
             connection.
         connect_timeout: Seconds for a try to connect.
-        backoff: The base and the cap of `reconnect_delay`, in seconds. A connection
-            that ended sooner than the base after it began counts as a failed try
-            even if it gave data.
+        backoff: Seconds before the second try to connect, doubled with each, and at
+            most. A connection that ended sooner than the first after it began counts
+            as a failed try even if it gave data.
         clock: Tells seconds, monotonic.
         jitter: Gives random numbers from 0 to 1.
         counters: Counts; None: counters of its own.
@@ -158,33 +139,31 @@ class MarketStream:
         if URL(url).scheme not in {"ws", "wss"} or not URL(url).host:
             raise ValueError(f"{url!r} is no websocket URL: write ws://… or wss://…")
         self.counters = counters or StreamCounters()
-        self._session = session
-        self._url = url
+        self._clock = clock
+        self._socket = Socket(
+            session,
+            url,
+            name="polymarket-ping",
+            # The first books of 500 assets may come as one frame.
+            max_message=max_frame(MAX_ASSETS),
+            ping_every=ping_every,
+            stale_after=stale_after,
+            connect_timeout=connect_timeout,
+            backoff=backoff,
+            clock=clock,
+            jitter=jitter,
+            failed=self._failed,
+        )
         # A dict, for the order: the books come in the order of the subscription.
         self._assets: dict[str, None] = {}
         self._most_assets = 0
-        self._silence = 0.0  # seconds waited since the last sign of life
         self._add(asset_ids)
-        self._ping_every = ping_every
-        self._stale_after = stale_after
-        self._connect_timeout = connect_timeout
-        self._base, self._cap = backoff
-        self._clock = clock
-        self._jitter = jitter
-        self._ws: ClientWebSocketResponse | None = None
-        self._pinger: asyncio.Task[None] | None = None
         # At most one frame's events and a marker: filled only when it is empty.
         self._pending: deque[MarketEvent | Connected | Disconnected] = deque()
         # What is left of the last frame.
         self._slices: Iterator[str | bytes] = iter(())
-        self._closed = False
-        self._attempt = 0
-        self._connections = 0
         self._bad_told = 0  # the connection whose bad frame was logged last
-        self._connected_at = 0.0
         self._greeted = False
-        self._replaced_for = ""  # why `reconnect` ends the connection
-        self._had_data = False
         self._named: set[str] = set()
 
     @property
@@ -195,7 +174,7 @@ class MarketStream:
     @property
     def connected(self) -> bool:
         """Whether there is a connection now; it may be silent or about to fail."""
-        return self._ws is not None
+        return self._socket.connected
 
     async def __aenter__(self) -> Self:
         return self
@@ -207,8 +186,7 @@ class MarketStream:
         traceback: TracebackType | None,
     ) -> None:
         """Close the connection."""
-        self._closed = True
-        await self._drop()
+        await self._socket.close()
 
     async def subscribe(self, *asset_ids: str) -> None:
         """Follow these assets too; each one's `Book` comes first.
@@ -240,63 +218,31 @@ class MarketStream:
         Args:
             reason: Of the `Disconnected` that the consumer gets.
         """
-        if self._ws is not None:
-            self._attempt = 0
-            self._replaced_for = reason
-            await self._ws.close()
+        await self._socket.replace(reason)
 
     async def __aiter__(self) -> AsyncIterator[MarketEvent | Connected | Disconnected]:
-        while not self._closed:
+        while not self._socket.closed:
             if self._pending:
                 yield self._pending.popleft()
             elif self._read_slice():
                 # The loop runs others before the next; cancelled here, none is lost.
                 await asyncio.sleep(0)
-            elif self._ws is None:
+            elif not self._socket.connected:
                 await self._connect()
             else:
-                await self._receive(self._ws)
+                await self._receive()
+
+    def _failed(self, tries: int, reason: str) -> None:
+        self.counters.failed_attempts += 1
+        if tries == 1:  # one line for an outage, however long
+            _warn("feed_failed", reason)
 
     async def _connect(self) -> None:
         """Try until there is a connection, then subscribe."""
-        tries = 0
-        while True:
-            delay = reconnect_delay(
-                self._attempt, self._jitter(), base=self._base, cap=self._cap
-            )
-            tries += 1
-            self._attempt += 1
-            await asyncio.sleep(delay)
-            if self._closed:
-                return
-            try:
-                async with asyncio.timeout(self._connect_timeout):
-                    ws = await self._session.ws_connect(
-                        self._url,
-                        # The first books of 500 assets may come as one frame.
-                        max_msg_size=max_frame(MAX_ASSETS),
-                        # Not aiohttp's 10 s: a dead peer never answers a close.
-                        timeout=ClientWSTimeout(ws_close=1.0),
-                    )
-            except (ClientError, OSError, TimeoutError) as error:
-                self.counters.failed_attempts += 1
-                if tries == 1:  # one line for an outage, however long
-                    reason = str(error) or type(error).__name__
-                    _warn("feed_failed", reason)
-                continue
-            break
-        if self._closed:  # by another task, while this one waited
-            await ws.close()
+        tries = await self._socket.connect()
+        if tries is None:
             return
-        self._had_data = False
-        self._silence = 0.0
-        self._connected_at = self._clock()
-        self.counters.reconnects += self._connections > 0
-        self._connections += 1
-        self._ws = ws
-        self._pinger = asyncio.get_running_loop().create_task(
-            self._ping(ws), name="polymarket-ping"
-        )
+        self.counters.reconnects += self._socket.connections > 1
         _log.info(
             "feed_ready assets=%d",
             len(self._assets),
@@ -305,39 +251,20 @@ class MarketStream:
         # Before the await, which may be cancelled: the marker must not get lost.
         self._pending.append(Connected(tries))
         self._greeted = False
-        self._replaced_for = ""
         await self._greet()
 
-    async def _receive(self, ws: ClientWebSocketResponse) -> None:
+    async def _receive(self) -> None:
         """Read until there is a data frame or the connection has ended."""
-        loop = asyncio.get_running_loop()
-        while True:
-            if not self._assets:  # while nothing is subscribed, nothing is missing
-                self._silence = 0.0
-            began = loop.time()
-            message = None
-            try:
-                deadline = None
-                if self._stale_after is not None:
-                    deadline = began + self._stale_after - self._silence
-                async with asyncio.timeout_at(deadline):
-                    message = await ws.receive()
-            except TimeoutError:
-                pass
-            finally:
-                # Also of a consumer that gives up waiting: it may come back at once.
-                self._silence += loop.time() - began
-            if message is None:
-                if self._assets:
-                    await self._drop(f"no data for {self._stale_after:g} s")
-                return
-            if message.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
-                ended = f"the connection ended (code {ws.close_code})"
-                await self._drop(self._replaced_for or ended)
-                return
-            if message.data not in {"PONG", b"PONG"}:
-                self._take(message.data)
-                return
+        if not self._assets:  # while nothing is subscribed, nothing is missing
+            self._socket.rest()
+        data = await self._socket.receive()
+        if data is not None:
+            self._take(data)
+        elif self._assets or not self._socket.stale:
+            _warn("feed_lost", self._socket.reason)
+            # Before the await, which may be cancelled: see `_connect`.
+            self._pending.append(Disconnected(self._socket.reason))
+            await self._socket.drop()
 
     def _take(self, data: str | bytes) -> None:
         self.counters.frames += 1
@@ -359,8 +286,8 @@ class MarketStream:
     def _skip(self, error: BadFrame) -> None:
         self.counters.bad_frames += 1
         # The first of a connection: a feed of junk fills no log.
-        if self._bad_told != self._connections:
-            self._bad_told = self._connections
+        if self._bad_told != self._socket.connections:
+            self._bad_told = self._socket.connections
             _warn("feed_frame_skipped", error)
 
     def _read(self, data: str | bytes) -> None:
@@ -379,8 +306,7 @@ class MarketStream:
         self.counters.events += len(frame.events)
         self._pending.extend(frame.events)
         if any(map(self._concerns_us, frame.events)):
-            self._had_data = True
-            self._silence = 0.0
+            self._socket.hear()
             self.counters.last_sign_at = self._clock()
 
     def _concerns_us(self, event: MarketEvent) -> bool:
@@ -398,14 +324,6 @@ class MarketStream:
             case _:
                 return event.asset_id in self._assets
 
-    async def _ping(self, ws: ClientWebSocketResponse) -> None:
-        while not ws.closed:
-            await asyncio.sleep(self._ping_every)
-            try:
-                await ws.send_str("PING")
-            except (ClientError, OSError):
-                return  # the reader finds out by itself
-
     async def _greet(self) -> None:
         """Send the first frame of a connection."""
         if self._assets:  # an empty list would subscribe to everything
@@ -421,35 +339,16 @@ class MarketStream:
             await self._send({"operation": operation, "assets_ids": assets})
 
     async def _send(self, request: dict[str, object]) -> None:
-        if self._ws is None:
+        if not self._socket.connected:
             return
         text = msgspec.json.encode(request | {"custom_feature_enabled": True}).decode()
-        try:
-            await self._ws.send_str(text)
-        except (ClientError, OSError):
-            # The reader finds out by itself; the next connection asks for everything.
+        if not await self._socket.send(text):
+            # The next connection asks for everything.
             _log.debug(
                 "feed_not_sent request=%s",
                 text,
                 extra={"event": "feed_not_sent", "request": text},
             )
-
-    async def _drop(self, reason: str | None = None) -> None:
-        ws, self._ws = self._ws, None
-        pinger, self._pinger = self._pinger, None
-        # Back to "at once" only after a connection that was worth something: a server
-        # that greets and hangs up must not be called in a tight loop.
-        if self._had_data and self._clock() - self._connected_at >= self._base:
-            self._attempt = 0
-        if reason is not None:
-            _warn("feed_lost", reason)
-            # Before the awaits, which may be cancelled: see `_connect`.
-            self._pending.append(Disconnected(reason))
-        if pinger is not None:
-            pinger.cancel()
-            await asyncio.wait([pinger])
-        if ws is not None:
-            await ws.close()
 
     def _add(self, asset_ids: Iterable[str]) -> list[str]:
         new = [asset for asset in dict.fromkeys(asset_ids) if asset not in self._assets]
@@ -459,7 +358,7 @@ class MarketStream:
                 f"sends first books of {MAX_ASSETS}; open another MarketStream"
             )
         if not self._assets:  # until now nothing was missing
-            self._silence = 0.0
+            self._socket.rest()
         self._assets.update(dict.fromkeys(new))
         # What was unsubscribed may still be on its way.
         self._most_assets = max(self._most_assets, len(self._assets))

@@ -37,6 +37,8 @@ class Kind(StrEnum):
     RESOLUTION = "resolution"
     NEW_MARKET = "new_market"
     SYSTEM = "system"
+    PROPOSAL = "proposal"
+    DISPUTE = "dispute"
 
 
 class Profile(msgspec.Struct):
@@ -56,6 +58,8 @@ class Notifications(msgspec.Struct):
     resolution: bool = True
     new_market: bool = False
     system: bool = True
+    proposal: bool = True
+    dispute: bool = True
 
     def wants(self, kind: Kind) -> bool:
         """Whether she wants this kind."""

@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 from .commit import Committed, Deposed, Rounds
-from .polls import LIQUIDITY, VOLUMES, MarketPolls
+from .news import MarketNews
 from .prices import PRICES, Prices, latest_prices
 from .resolutions import NEW_MARKETS, RESOLUTIONS, NewMarkets, Resolutions
-from .results import Results
 from .ring import Gap, Ring, Tick
 from .rules import RULES, RuleDesk, listen
 from .shard import MarketFeed, Shard, ShardHooks
@@ -22,6 +21,7 @@ from .system import (
     Metrics,
     SystemReports,
 )
+from .topics import LIQUIDITY, VOLUMES, MarketTopics
 
 TOPICS = (
     PRICES,
@@ -53,12 +53,12 @@ __all__ = [
     "ErrorNotice",
     "Gap",
     "MarketFeed",
-    "MarketPolls",
+    "MarketNews",
+    "MarketTopics",
     "Metrics",
     "NewMarkets",
     "Prices",
     "Resolutions",
-    "Results",
     "Ring",
     "Rounds",
     "RuleDesk",

@@ -35,7 +35,15 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import true
 
-from oddsbot.alerts import Alert, Moved, PriceCrossed, Resolved
+from oddsbot.alerts import (
+    Alert,
+    Disputed,
+    Moved,
+    PriceCrossed,
+    Proposed,
+    Resolved,
+    RuleAlert,
+)
 from oddsbot.store import Fate, Place, RuleChanges
 from oddsbot.store.database import failure, to_its_end
 from oddsbot.store.recordset import as_rows, insert_into, recordset
@@ -53,6 +61,8 @@ if TYPE_CHECKING:
 _KINDS: dict[type[Alert], str] = {
     PriceCrossed: "price",
     Moved: "move",
+    Proposed: "proposal",
+    Disputed: "dispute",
     Resolved: "resolution",
 }
 
@@ -327,13 +337,15 @@ def _numbered(found: Sequence[tuple[Alert, int | None]]) -> Iterable[_Due]:
     """Yield rows of alerts; each has its place among those of its person."""
     places: defaultdict[int, int] = defaultdict(int)
     for alert, revision in found:
-        cooling = not isinstance(alert, Resolved) and alert.in_cooldown
+        rule_id, cooling = "", False
+        if isinstance(alert, RuleAlert):
+            rule_id, cooling = alert.rule_id, alert.in_cooldown
         place = places[alert.user_id]
         places[alert.user_id] += 1
         yield _Due(
             user_id=alert.user_id,
             id=alert.id,
-            rule_id="" if isinstance(alert, Resolved) else alert.rule_id,
+            rule_id=rule_id,
             revision=revision,
             kind=_KINDS[type(alert)],
             market=alert.market,

@@ -757,6 +757,14 @@ class Client(aredis.Redis):
         del where
         return self
 
+    def at(self, key: KeyT) -> Self:
+        """Return this client with what is about one server asked of that of a key.
+
+        It matters on a cluster alone (`ClusterClient.at`).
+        """
+        del key
+        return self
+
     def tracked(
         self,
         on_push: Callable[[list[Any]], None],

@@ -38,9 +38,12 @@ from oddswire.logs import log_events
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
 
+    from redis.typing import KeyT
+
     from oddswire.client._cluster_node import NodeClient
     from oddswire.client._commands import CommandSpec
     from oddswire.client._listening import Monitor, PubSub
+    from oddswire.connection.multiplexer import Multiplexer
     from oddswire.settings import Settings
     from oddswire.settings.values import ReadFrom
 
@@ -73,6 +76,8 @@ class ClusterClient(Client):
     """
 
     is_cluster = True
+    # Of a view by `at`: the slot whose owner is asked what is about one node.
+    _slot: int | None = None
 
     def __init__(
         self,
@@ -324,6 +329,8 @@ class ClusterClient(Client):
         if command.name == "SCAN":
             return await self._scan(args, options, deadline)
         scope = scope_of(words)
+        if self._slot is not None and scope is not Scope.ALL:
+            return await self._run_on(self._slot, deadline, args, options, reads=False)
         if command.route_for(args) is Route.REFUSED or scope is Scope.ANY:
             node = await self._found(self._router.any_primary(deadline))
             return await node.views[self.timeout].execute_command(*args, **options)
@@ -410,6 +417,17 @@ class ClusterClient(Client):
         view._calls = self._router.calls_within(self.timeout, where)  # noqa: SLF001 - the same
         return view
 
+    def at(self, key: KeyT) -> Self:
+        """Return this client with what is about one node asked of that of a key.
+
+        INFO, TIME, WAIT, and the command connection are then those of the node that
+        owns the key's slot at the time of the call. Commands with keys go where they
+        go.
+        """
+        view = super().bounded(self.timeout)
+        view._slot = slot_of([key], "at")  # noqa: SLF001 - a copy of this very object
+        return view
+
     def pipeline(
         self,
         transaction: bool = True,  # noqa: FBT001, FBT002 - redis-py's signature
@@ -451,21 +469,38 @@ class ClusterClient(Client):
         """Refuse: topics need messages and replies in order on one connection."""
         raise NotOnCluster("topics do not run on a cluster: give them one server")
 
-    def command_connection(self) -> NoReturn:
-        """Refuse: there is one for each node."""
-        raise NotOnCluster("a cluster has a command connection for each node")
+    def command_connection(self) -> Multiplexer | None:
+        """Return the command connection to the owner of the slot; of `at` alone."""
+        node = self._slots[self._one_slot()]
+        return None if node is None else node.client.command_connection()
 
-    def ready_connection(self) -> NoReturn:
-        """Refuse: there is one for each node."""
-        self.command_connection()
+    def ready_connection(self) -> Multiplexer | None:
+        """Return it if it takes a call now; see `Client.ready_connection`."""
+        node = self._slots[self._one_slot()]
+        return None if node is None else node.client.ready_connection()
 
-    async def open_connection(self, *_: Any) -> NoReturn:
-        """Refuse: there is one for each node."""
-        self.command_connection()
+    async def open_connection(self, timeout: float) -> Multiplexer:
+        """Return the live connection to the owner of the slot; of `at` alone."""
+        slot, deadline = self._one_slot(), monotonic() + timeout
+        node = await self._found(self._router.owner(slot, deadline))
+        node = await self._found(self._router.connected(node, slot, deadline))
+        return await node.client.open_connection(max(0.0, deadline - monotonic()))
+
+    def _one_slot(self) -> int:
+        if self._slot is None:
+            raise NotOnCluster(
+                "a cluster has a command connection for each node; `at(key)` says which"
+            )
+        return self._slot
 
     async def send_once(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: bytes do not say which node they are for."""
-        self.command_connection()
+        raise NotOnCluster("packed bytes do not say which node they are for")
+
+    def on_refused_write(self, error: OddswireError, sent: float) -> None:
+        """Read the map: a node refused a write, perhaps as a replica."""
+        del error, sent
+        self._router.read_soon()
 
     # --- counted, and closed
 

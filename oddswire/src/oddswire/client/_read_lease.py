@@ -13,6 +13,9 @@ which was sent at most `length` seconds before the read:
 3. A refusal ends the lease at once. Another connection may lead to another server, and
    begins without a lease.
 
+MOVED, CLUSTERDOWN and TRYAGAIN neither acknowledge nor refuse: the read beside it is
+sent elsewhere, or again, and the write with it.
+
 MISCONF counts as an acknowledgement: the server checks it before the replicas, and a
 full disk must not make a cache useless.
 """
@@ -24,17 +27,21 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from redis.exceptions import AskError
+
 from oddswire._tasks import retrieve
 from oddswire.connection.errors import clone_error
 from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack
 from oddswire.errors import (
+    ClusterDown,
     CommandRejected,
     Misconfigured,
     NoPermission,
     NoReplicas,
     OutOfMemory,
     ReadOnly,
+    TryAgain,
 )
 
 if TYPE_CHECKING:
@@ -176,6 +183,8 @@ class ReadLease:
         if isinstance(reply, Exception) and not isinstance(
             reply, OutOfMemory | Misconfigured
         ):
+            if isinstance(reply, AskError | ClusterDown | TryAgain):
+                return
             if isinstance(reply, CommandRejected | NoPermission):
                 self._refusal, self._refused_at = reply, self._now()
             if isinstance(reply, ReadOnly | NoReplicas):

@@ -108,7 +108,7 @@ class Rebuild:
 
     def _reset(self, event: Event) -> None:
         # Of another connection that comes later, too: changes go by the command one.
-        if event.connection == "command":
+        if event.connection.startswith("command"):
             self._moved = True
         self.lost()
 

@@ -137,7 +137,7 @@ class Sessions(Generic[T]):
             names = BlindNames(keyring) if names is None else names
         self._clock: Clock = SystemClock() if clock is None else clock
         self._schema = SessionSchema(type)
-        space = keyspace(client, prefix)
+        space = keyspace(client, prefix, on_cluster=True)
         self._codec = SessionCodec(
             self._schema,
             sealer=sealer,
@@ -153,7 +153,10 @@ class Sessions(Generic[T]):
         )
         self._store = SessionStore(client, space, self._codec, self._clock, cap)
         self._reads = ReadLease(
-            lambda: client, self._store.beat, self._clock.boottime, length=LEASE
+            lambda: self._store.client,
+            self._store.beat,
+            self._clock.boottime,
+            length=LEASE,
         )
         self._cleanup = cleanup
         self._touch_interval = touch_interval

@@ -49,7 +49,7 @@ class SessionStore:
         cap: Most sessions.
 
     Attributes:
-        client: As given.
+        client: On a cluster, of the node that has the sessions.
         codec: As given.
         clock: As given.
         names: Of users and values.
@@ -69,7 +69,6 @@ class SessionStore:
         clock: Clock,
         cap: int,
     ) -> None:
-        self.client = client
         self.codec = codec
         self.clock = clock
         self.names = codec.names
@@ -90,6 +89,8 @@ class SessionStore:
         self.intents = space.key(families.SESSION_MARKS, _SHARD)
         self.known_versions = space.key(families.SESSION_NOTED, _SHARD)
         self.beat = space.key(families.SESSION_BEAT, _SHARD)
+        # On a cluster the node that has the slot is the server.
+        self.client = client.at(self.beat).reading_from("primary")
         self.blinding_check = self.names.of_user(0)
 
     # --- keys and names

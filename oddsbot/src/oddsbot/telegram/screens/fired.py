@@ -5,7 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from oddsbot.alerts import Direction, Moved, PriceCrossed, Unit
+from oddsbot.alerts import (
+    Direction,
+    Disputed,
+    MarketAlert,
+    Moved,
+    PriceCrossed,
+    Proposed,
+    Resolved,
+    Unit,
+)
 from oddsbot.delivery import Action
 from oddsbot.telegram import figures
 from oddsbot.telegram.screens.buttons import open_button, press
@@ -18,6 +27,13 @@ if TYPE_CHECKING:
     from oddsbot.polymarket import GammaMarket
 
 
+_HEADS = {
+    Proposed: "⏳ Proposed: ",
+    Disputed: "⚠ Disputed, was proposed: ",
+    Resolved: "✔ Resolved: ",
+}
+
+
 def fired_card(alert: Alert, market: GammaMarket | None, now: Price | None) -> Card:
     """Return an alert's card.
 
@@ -27,14 +43,16 @@ def fired_card(alert: Alert, market: GammaMarket | None, now: Price | None) -> C
         now: The quote at this moment, None where there is none.
     """
     question = alert.market if market is None else market.question
-    if not isinstance(alert, PriceCrossed | Moved):
-        text = Text().add("✔ Resolved: ", "bold")
-        return (
-            text.foreign(alert.outcome or "no single outcome", "bold")
-            .line()
-            .foreign(question)
-            .card([_market_buttons(market)])
-        )
+    if isinstance(alert, MarketAlert):
+        text = Text().add(_HEADS[type(alert)], "bold")
+        text.foreign(alert.outcome or "no single outcome", "bold")
+        text.line().foreign(question)
+        if isinstance(alert, Proposed) and alert.final_at is not None:
+            text.line().add("Final at ").add(_clock(alert.final_at * 1000))
+            text.add(", unless it is disputed")
+        elif isinstance(alert, Disputed):
+            text.line().add("A vote follows, or another proposal: 4 to 6 days")
+        return text.card([_market_buttons(market)])
     above = alert.direction is Direction.ABOVE
     text = (
         Text().add("▲ " if above else "▼ ").foreign(_outcome(alert, market), limit=60)

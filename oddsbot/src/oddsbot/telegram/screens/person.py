@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 KINDS: tuple[tuple[Kind, str], ...] = (
     (Kind.PRICE, "prices"),
     (Kind.RESOLUTION, "results"),
+    (Kind.PROPOSAL, "proposals"),
+    (Kind.DISPUTE, "disputes"),
 )
 """Kinds that are sent today, by the argument of their press."""
 
@@ -60,7 +62,8 @@ def settings_card(session: UserSession, now: float) -> Card:
     quiet.append(press("Never quiet", Action.QUIET, 0, 0))
     return text.card(
         [
-            kinds,
+            kinds[:2],
+            kinds[2:],
             quiet,
             [press("Time zone", Action.ZONE)],
             [press("Erase me", Action.ERASE_ASK, style="danger")],
