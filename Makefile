@@ -15,7 +15,7 @@ PEERS_STAMP := .venv-peers/.ready
 # wheel: a part of a tool of the tests, pinned by its hash like everything else.
 WHEELS := --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test check wheels docs conformance dropin chaos audit failovers oracle compare bench bench-alerts bench-bot growth metrics-cost hour lock lock-dropin clean
+.PHONY: demo test check wheels docs conformance dropin chaos audit failovers oracle compare bench bench-alerts bench-watch bench-bot growth metrics-cost hour lock lock-dropin clean
 
 demo: $(STAMP)  ## talk to the bot in a browser, no account, no network
 	@$(BIN)/oddsbot demo
@@ -85,6 +85,9 @@ bench: $(PEERS_STAMP)  ## the figures of docs/results/performance.md, peers besi
 
 bench-alerts: $(STAMP)  ## a tick among 100,000 rules, and a recorded day of quotes; a minute
 	@$(BIN)/python benchmarks/bench_alerts.py
+
+bench-watch: $(STAMP)  ## tick to queue through the database, takeovers, and the recorded day; 8 minutes
+	@$(BIN)/python proofs/kills/speed.py --page docs/results/alerts.md
 
 bench-bot: $(STAMP)  ## the bot's answers at 200 commands a second, its start and memory with 50,000 rules; 2 minutes
 	@$(BIN)/python benchmarks/bench_bot.py

@@ -11,9 +11,7 @@ Times are CPU time of this thread: what else the machine does is not in them.
 from __future__ import annotations
 
 import argparse
-import csv
 import gc
-import gzip
 import random
 import resource
 import sys
@@ -33,17 +31,15 @@ from oddsbot.alerts import (  # noqa: E402
     Base,
     Direction,
     Moved,
-    MoveRule,
     PriceRule,
-    Unit,
 )
 from oddsbot.polymarket import Quote  # noqa: E402
 from support.one_rule import NaiveAlerts  # noqa: E402
+from support.recorded import people, recorded  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from oddsbot.alerts import Rule
     from support.one_rule import Fired
 
 RECORDING = ROOT.parent / "shared/polymarket-data/quotes/2026-07-10.bbo-changes.csv.gz"
@@ -166,59 +162,6 @@ def among_many(ticks: int) -> None:
 # --- the recording
 
 
-def recorded(path: Path) -> list[Quote]:
-    """Read the recording; a market's slug stands for its ids."""
-    with gzip.open(path, "rt") as lines:
-        return [
-            Quote(
-                sys.intern(row["slug"]),
-                sys.intern(row["slug"]),
-                Decimal(row["bid"]) if row["bid"] else None,
-                Decimal(row["ask"]) if row["ask"] else None,
-                int(row["ts"]) * 1000,
-            )
-            for row in csv.DictReader(lines)
-        ]
-
-
-def people(quotes: Sequence[Quote], size: int, rules: int) -> Iterator[Rule]:
-    """Yield the rules of generated users, on markets as often as they change.
-
-    Each sets a rule while looking at a quote of the market: a level up to ten cents
-    away, or a move.
-    """
-    chance = random.Random(2026)
-    seen = [
-        quote for quote in quotes if quote.bid is not None and quote.ask is not None
-    ]
-    for n in range(rules):
-        quote = chance.choice(seen)
-        common = {
-            "id": f"r{n}",
-            "user_id": n % size,
-            "market": quote.market,
-            "asset_id": quote.asset_id,
-            "base": Base(quote.bid, quote.ask),
-            "cooldown": chance.choice((0, 0, 600)),
-            "until": chance.choice((None, None, None, quote.at)),
-            "once": chance.random() < 0.1,
-        }
-        if chance.random() < 0.3:
-            unit = chance.choice(tuple(Unit))
-            by = chance.choice((1, 2, 5, 10) if unit is Unit.CENTS else (5, 10, 20))
-            yield MoveRule(by=Decimal(by), unit=unit, **common)
-            continue
-        above = chance.random() < 0.5
-        away = Decimal(chance.randrange(0, 11)) / 100
-        level = quote.bid + away if above else quote.ask - away
-        yield PriceRule(
-            direction=Direction.ABOVE if above else Direction.BELOW,
-            level=min(max(level, Decimal("0.01")), Decimal("0.99")),
-            hysteresis=Decimal(chance.choice((0, 1, 1, 2))) / 100,
-            **common,
-        )
-
-
 def whole_recording(path: Path) -> bool:
     """Print what the whole recording costs, and whether both ways agree."""
     quotes = recorded(path)
@@ -247,7 +190,7 @@ def whole_recording(path: Path) -> bool:
             alerts.on_quote(quote, seen_at), slow.on_quote(quote, seen_at)
         )
         for found, wanted in pairs:
-            wrong += not _same(found, wanted)
+            wrong += not same(found, wanted)
             kinds[type(found).__name__] += 1
             kinds["in cooldown"] += bool(found and found.in_cooldown)
     counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
@@ -260,7 +203,8 @@ def whole_recording(path: Path) -> bool:
     return wrong == 0
 
 
-def _same(found: object, wanted: Fired | None) -> bool:
+def same(found: object, wanted: Fired | None) -> bool:
+    """Whether an alert is the one of the naive loop."""
     if found is None or wanted is None:
         return False
     reference = found.reference if isinstance(found, Moved) else None

@@ -269,6 +269,8 @@ def _cluster(cluster: dict[str, Any]) -> Iterator[str]:
         f"{cluster['theirs_us']:.1f} with redis-py's cluster client."
     )
     yield ""
+    yield from goals.table({"cluster": cluster}, goals.CLUSTER)
+    yield ""
 
 
 def _imports(imports: dict[str, Any]) -> Iterator[str]:

@@ -30,6 +30,7 @@ suppress_warnings = ["ref.python"]
 nitpick_ignore_regex = [("py:.*", ".*")]
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = f"oddswire {release}"
 html_copy_source = False
 html_show_copyright = False

@@ -39,8 +39,6 @@ ROWS = [
     ),
     ("a cached command over HTTP, 200/s", "20 ms", "5 ms"),
     ("a watcher killed: until the next one judges", "1.5 s", "0.8 s"),
-    ("get of 100 tasks, three primaries", "8x", "10x"),
-    ("routing of a get in a cluster", "15 % more", "10 % more"),
     ("import oddswire, Client", "25 ms more", "15 ms more"),
 ]
 COMMANDS = ("get", "set ex", "hget", "incr", "evalsha")

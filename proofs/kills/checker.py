@@ -11,14 +11,12 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from market import Link, Tick, Told
 
-# An owner that lives for so long after a price has committed what it made of it.
-COMMIT_SECONDS = 1.0
-# A courier sent what it had in its hands when it died at most so long before.
-IN_HAND_SECONDS = 3.0
+# A copy around a fault, by so many seconds.
+_AROUND = 3.0
 
 
 class Wish(NamedTuple):
@@ -41,10 +39,18 @@ class Kill(NamedTuple):
 
 
 class Owned(NamedTuple):
-    """A process that took the shard over."""
+    """A process that took the shard over.
+
+    Attributes:
+        when: When.
+        pid: Which.
+        judged: The time of a price, up to which the database says that this owner, or
+            one before it, has judged all of them: when the next one took over, or now.
+    """
 
     when: float
     pid: int
+    judged: int
 
 
 class Played(NamedTuple):
@@ -54,13 +60,15 @@ class Played(NamedTuple):
         ticks: The prices that were sent.
         first: The price of each asset before them.
         links: Which watcher was connected when.
-        owned: Which watcher took the shard over when.
+        owned: Which watcher took the shard over when, in order.
+        settled: When each alert got its fate, as the database has it.
     """
 
     ticks: Sequence[Tick]
     first: Sequence[int]
     links: Sequence[Link]
     owned: Sequence[Owned]
+    settled: Mapping[tuple[int, str, int], float]
 
 
 class Verdict(NamedTuple):
@@ -163,14 +171,14 @@ def judge(
     missing = sorted(wanted.due - copies.keys())
     repeated = by_courier = by_fault = 0
     untraced, unmarked = [], []
-    for (_, rule, at), each in copies.items():
+    for key, each in copies.items():
+        _, rule, at = key
         for before, copy in pairwise(each):
             repeated += 1
-            died = dead.get(before.pid)
-            held = died is not None and 0 <= died - before.when < IN_HAND_SECONDS
-            broken = any(
-                begin - IN_HAND_SECONDS <= before.when <= end for begin, end in faults
-            )
+            # It had it in its hands if it was killed before the alert had a fate.
+            died = dead.get(before.pid, inf)
+            held = before.when <= died < run.settled.get(key, inf)
+            broken = any(begin - _AROUND <= before.when <= end for begin, end in faults)
             by_courier += held
             by_fault += broken and not held
             if not (held or broken):
@@ -196,49 +204,37 @@ def judge(
 def _visible(run: Played, dead: dict[int, float]) -> list[bool]:
     """Say of each tick whether it had to be judged.
 
-    It is visible although nobody kept it if it was the newest of its asset when the
-    next watcher came: that one was given it as the book.
+    A watcher has a price if it was connected when it was sent, or came while it was
+    the newest of its asset: then it was given it as the book. The order in which the
+    market sent and was asked decides that, and no clock.
     """
-    opened = sorted(link.opened for link in run.links)
-    newest: dict[int, int] = {}
+    following: dict[int, float] = {}
     found = []
-    for tick in reversed(run.ticks):
-        when = tick.at / 1000
+    for number, tick in reversed(list(enumerate(run.ticks))):
+        until = following.get(tick.asset, inf)
         had = {
             link.pid
             for link in run.links
-            if link.opened <= when and (link.closed is None or link.closed >= when)
+            if link.first <= until and (link.end is None or link.end > number)
         }
-        following = newest.get(tick.asset)
-        come = next((each for each in opened if each > when), None)
-        as_book = come is not None and (following is None or following / 1000 > come)
-        found.append(as_book or _kept(run.owned, dead, when, had))
-        newest[tick.asset] = tick.at
+        found.append(_kept(run.owned, dead, tick.at, had))
+        following[tick.asset] = number
     return found[::-1]
 
 
 def _kept(
-    owned: Sequence[Owned], dead: dict[int, float], when: float, had: set[int]
+    owned: Sequence[Owned], dead: dict[int, float], at: int, had: set[int]
 ) -> bool:
-    """Whether an owner had to judge what some watchers had.
+    """Whether a price had to be judged, that some watchers had.
 
-    The owner of that moment judges it if it has it and lives long enough. If not, each
-    next owner has to, as long as one of those who had it lives when the shard is taken
-    over: it is that one, or has the same, or had to give way.
+    The owner that goes beyond it, as the database has it, has judged it, or has gone
+    past it. It may go past it only if it has not the price, and each of those that had
+    it was killed before the owner took over. How long anything takes does not matter.
     """
-    for number, each in enumerate(owned):
-        following = owned[number + 1].when if number + 1 < len(owned) else inf
-        end = min(following, dead.get(each.pid, inf))
-        if following <= when or end <= when:
-            continue
-        if each.when <= when:
-            if each.pid not in had:
-                return False
-        elif not any(dead.get(pid, inf) > each.when for pid in had):
-            return False
-        if end - max(when, each.when) > COMMIT_SECONDS:
-            return True
-    return any(pid not in dead for pid in had)
+    beyond = next((each for each in owned if each.judged >= at), None)
+    if beyond is None:
+        return any(pid not in dead for pid in had)
+    return beyond.pid in had or any(dead.get(pid, inf) > beyond.when for pid in had)
 
 
 def takeovers(kills: Sequence[Kill], owned: Sequence[Owned]) -> list[float]:

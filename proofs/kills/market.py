@@ -1,6 +1,7 @@
 """A made market and a chat, in the process that kills: what was sent, what came.
 
-Prices walk at random. Every tick has a time of its own, so that its alerts have too.
+Prices walk at random. Every tick has a time of its own, so that its alerts have too:
+after a stall those times run ahead of the clock.
 """
 
 from __future__ import annotations
@@ -27,11 +28,21 @@ class Tick(NamedTuple):
 
 
 class Link(NamedTuple):
-    """A watcher's connection, from when it subscribed."""
+    """A watcher's connection, from when it subscribed.
+
+    Attributes:
+        pid: Of the watcher.
+        opened: When.
+        first: How many ticks had been sent before; the books are of that moment.
+        closed: When it ended.
+        end: How many ticks had been sent until then.
+    """
 
     pid: int
     opened: float
-    closed: float | None
+    first: int
+    closed: float | None = None
+    end: int | None = None
 
 
 class Told(NamedTuple):
@@ -141,14 +152,16 @@ class Stage:
                     if number is None:
                         # Before it subscribed it was told nothing.
                         number = len(self.links)
-                        self.links.append(Link(pid, time(), None))
+                        self.links.append(Link(pid, time(), len(self.ticks)))
                     await self._subscribe(link, json.loads(message.data))
         except (ConnectionError, RuntimeError):
             pass
         finally:
             self._open.pop(link, None)
             if number is not None:
-                self.links[number] = self.links[number]._replace(closed=time())
+                self.links[number] = self.links[number]._replace(
+                    closed=time(), end=len(self.ticks)
+                )
         return link
 
     async def _subscribe(

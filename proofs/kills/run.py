@@ -24,18 +24,22 @@ import sys
 import tempfile
 from contextlib import AsyncExitStack, ExitStack, suppress
 from decimal import Decimal
+from math import inf
 from pathlib import Path
 from time import time  # noqa: TID251 - processes are compared by the machine's clock
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT / "tests"), str(Path(__file__).parent)]
 
+import explain  # noqa: E402
 from checker import Kill, Owned, Played, Wish, judge, takeovers  # noqa: E402
 from market import Stage, asset_of, market_of  # noqa: E402
-from sqlalchemy import func, insert, select  # noqa: E402
+from sqlalchemy import func, insert, select, update  # noqa: E402
 
 from oddsbot.alerts import Base, Direction, PriceRule  # noqa: E402
-from oddsbot.store import AlertLog, SqlRules, open_database, upgrade  # noqa: E402
+from oddsbot.store import AlertLog, open_database, upgrade  # noqa: E402
+from oddsbot.store.rules import columns_of  # noqa: E402
+from oddsbot.store.tables import revisions  # noqa: E402
 from oddsbot.store.tables import rules as rule_table  # noqa: E402
 from oddsbot.store.tables import users as user_table  # noqa: E402
 from oddswire import Client, EmbeddedServer  # noqa: E402
@@ -46,62 +50,111 @@ WATCHERS, COURIERS = 3, 2
 ASSETS, USERS, RULES, RATE = 60, 500, 3_000, 600.0
 FAULTS = ("none", "empty", "older", "failover", "sql")
 _SETTLED = 60.0
+_RESTART = 0.5
+_QUIET = 10
 _ALWAYS = ("--appendfsync", "always", "--save", "")
 
 
-class Process:
-    """A worker that is started again after each kill."""
+class Workers:
+    """The processes; one that ends by itself is started again. ``async with``.
 
-    def __init__(self, role, options, folder):
-        self.role = role
-        self.events = []
-        self.crashed = 0
-        self.ready = asyncio.Event()
+    Args:
+        options: What each is given.
+        folder: Gets what they write to stderr.
+
+    Attributes:
+        events: What they printed.
+        kills: Which were killed, in order.
+        ready: The role of each that works, by pid.
+        refused: How many ended before they were ready: what they need was away.
+        crashed: How many ended after that, which is a fault of the program.
+    """
+
+    def __init__(self, options, folder):
+        self.events, self.kills = [], []
+        self.ready = {}
+        self.refused = self.crashed = 0
         self._options = json.dumps(options)
-        self._errors = Path(folder) / f"{role}.log"
-        self._process = None
-        self._reading = None
+        self._errors = Path(folder) / "workers.log"
+        self._roles = {}
+        self._ended = {}
 
-    async def start(self, tasks):
-        """Start it; `ready` is set when it works."""
-        self.ready.clear()
+    async def __aenter__(self):
         with self._errors.open("ab") as errors:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, str(Path(__file__).with_name("worker.py")), self.role,
-                self._options, stdout=asyncio.subprocess.PIPE, stderr=errors,
+                sys.executable, str(Path(__file__).with_name("worker.py")),
+                self._options, stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE, stderr=errors, limit=2**20,
             )  # fmt: skip
-        self._reading = tasks.create_task(self._read(self._process.stdout))
+        self._reading = asyncio.create_task(self._read())  # noqa: TID251
+        return self
 
-    async def _read(self, lines):
-        async for line in lines:
+    async def __aexit__(self, *_):
+        # It starts none from now on, and ends when nobody has its output open.
+        self._process.stdin.close()
+        while not self._reading.done():
+            for pid in list(self._roles):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            await asyncio.wait([self._reading], timeout=_RESTART)
+        await self._process.wait()
+
+    def start(self, role):
+        """Have a process started."""
+        if not self._process.stdin.is_closing():
+            self._process.stdin.write(f"{role}\n".encode())
+
+    def end(self, pid):
+        """Kill one."""
+        role = self._roles.pop(pid)
+        self.ready.pop(pid, None)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        self.kills.append(Kill(time(), role, pid))
+
+    async def kill(self, pid):
+        """Kill one, and have another one of its role started."""
+        self.end(pid)
+        await self._ended[pid].wait()
+        self.start(self.kills[-1].role)
+
+    async def _read(self):
+        async for line in self._process.stdout:
             # A killed process may leave half a line.
             with suppress(json.JSONDecodeError):
-                event = json.loads(line)
-                self.events.append(event)
-                if event["event"] == "ready":
-                    self.ready.set()
+                self._take(json.loads(line))
 
-    async def kill(self):
-        """Kill it, and return what was killed."""
-        # One that ended by itself is a fault of the program.
-        self.crashed += self._process.returncode is not None
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGKILL)
-        killed = Kill(time(), self.role, self._process.pid)
-        await self._process.wait()
-        await self._reading
-        return killed
+    def _take(self, event):
+        if event["event"] == "started":
+            self._roles[event["pid"]] = event["role"]
+            self._ended[event["pid"]] = asyncio.Event()
+        elif event["event"] == "ready":
+            # What was killed meanwhile may have said it all the same.
+            if event["pid"] in self._roles:
+                self.ready[event["pid"]] = self._roles[event["pid"]]
+        elif event["event"] == "ended":
+            pid = event["child"]
+            self._ended.setdefault(pid, asyncio.Event()).set()
+            role = self._roles.pop(pid, None)
+            if role is not None:
+                was_ready = self.ready.pop(pid, None) is not None
+                self.crashed += was_ready
+                self.refused += not was_ready
+                # As whatever supervises it does.
+                asyncio.get_running_loop().call_later(_RESTART, self.start, role)
+        self.events.append(event)
 
 
 class Run:
     """One run on one database."""
+
+    roles = *["watch"] * WATCHERS, *["deliver"] * COURIERS
 
     def __init__(self, options, database, folder):
         self._options = options
         self._database = database
         self._folder = Path(folder)
         self._rng = random.Random(options.seed)
-        self._kills = []
         self._faults = []
         self._wishes = []
         self._sqlite = None
@@ -121,19 +174,11 @@ class Run:
             }  # fmt: skip
             self._engine = await stack.enter_async_context(open_database(url))
             await self._fill()
-            processes = [
-                *(Process("watch", worker, self._folder) for _ in range(WATCHERS)),
-                *(Process("deliver", worker, self._folder) for _ in range(COURIERS)),
-            ]
-            async with asyncio.TaskGroup() as tasks:
-                for each in processes:
-                    await each.start(tasks)
-                try:
-                    await self._play(processes, tasks)
-                finally:
-                    for each in processes:
-                        await each.kill()
-            return await self._figures(processes)
+            async with Workers(worker, self._folder) as workers:
+                for role in self.roles:
+                    workers.start(role)
+                await self._play(workers)
+            return await self._figures(workers)
 
     # --- what is there
 
@@ -161,6 +206,7 @@ class Run:
 
     async def _fill(self):
         await upgrade(self._engine)
+        await explain.note_rounds(self._engine)
         people = [
             {"user_id": user, "version": 1, "schema": 1, "created": 1, "active": 1,
              "enabled": True, "data": b""}
@@ -168,7 +214,6 @@ class Run:
         ]  # fmt: skip
         async with self._engine.begin() as connection:
             await connection.execute(insert(user_table), people)
-        rules = SqlRules(self._engine)
         taken = set()
         while len(self._wishes) < RULES:
             user, asset = self._rng.randint(1, USERS), self._rng.randrange(ASSETS)
@@ -181,8 +226,14 @@ class Run:
             name = f"r{len(self._wishes)}"
             back = self._rng.choice((0, 20, 40, 80))
             self._wishes.append(Wish(user, name, asset, sign, level, back))
-        for wish in self._wishes:
-            await rules.save(self._rule(wish))
+        # As `SqlRules.save` does it, all at once.
+        rows = [
+            {**columns_of(self._rule(wish)), "revision": number, "n": 0, "ended": False}
+            for number, wish in enumerate(self._wishes, 2)
+        ]
+        async with self._engine.begin() as connection:
+            await connection.execute(insert(rule_table), rows)
+            await connection.execute(update(revisions).values(newest=len(rows) + 1))
 
     def _rule(self, wish):
         bid = self._stage.first[wish.asset]
@@ -196,20 +247,22 @@ class Run:
 
     # --- what happens
 
-    async def _play(self, processes, tasks):
-        for each in processes:
-            await asyncio.wait_for(each.ready.wait(), _SETTLED)
+    async def _play(self, workers):
+        async def all_ready():
+            return len(workers.ready) == len(self.roles)
+
+        await self._until(all_ready)
         # Before the first tick every rule has begun at the price it was set at.
         await self._until(self._all_begun)
         trading = asyncio.create_task(self._stage.trade(self._options.seconds))  # noqa: TID251
-        killing = asyncio.create_task(self._kill(processes, tasks))  # noqa: TID251
+        killing = asyncio.create_task(self._kill(workers))  # noqa: TID251
         breaking = asyncio.create_task(self._break())  # noqa: TID251
         try:
             await trading
             killing.cancel()
             await asyncio.gather(killing, return_exceptions=True)
             await breaking
-            await self._until(self._all_settled)
+            await self._settle()
         finally:
             for each in (trading, killing, breaking):
                 each.cancel()
@@ -226,23 +279,27 @@ class Run:
         async with self._engine.connect() as connection:
             return (await connection.execute(query)).scalar_one() == 0
 
-    async def _all_settled(self):
-        """Whether nothing is due for a while: a round may be on its way."""
-        for _ in range(5):
-            if (await AlertLog(self._engine).fates()).get(None, 0):
-                return False
-            await asyncio.sleep(0.3)
-        return True
+    async def _settle(self):
+        """Wait until nothing is due for a while: a round may be on its way.
 
-    async def _kill(self, processes, tasks):
+        What is due is in the database; as long as it becomes less, it is waited for.
+        """
+        least, deadline, quiet = inf, time() + _SETTLED, 0
+        while quiet < _QUIET and time() < deadline:
+            due = (await AlertLog(self._engine).fates()).get(None, 0)
+            quiet = 0 if due else quiet + 1
+            if due < least:
+                least, deadline = due, time() + _SETTLED
+            await asyncio.sleep(0.3)
+
+    async def _kill(self, workers):
         low, high = self._options.every
         while True:
             await asyncio.sleep(self._rng.uniform(low, high))
             # One that has not begun to work loses nothing.
-            working = [each for each in processes if each.ready.is_set()]
-            chosen = self._rng.choice(working or processes)
-            self._kills.append(await asyncio.shield(chosen.kill()))
-            await asyncio.shield(chosen.start(tasks))
+            if workers.ready:
+                pid = self._rng.choice(sorted(workers.ready))
+                await workers.kill(pid)
 
     async def _break(self):
         seconds, fault = self._options.seconds, self._options.fault
@@ -292,30 +349,30 @@ class Run:
 
     # --- what came of it
 
-    async def _figures(self, processes):
+    async def _figures(self, workers):
         stage = self._stage
         said = sorted(
-            (event for each in processes for event in each.events),
+            workers.events,
             key=lambda event: event["at"],
         )
-        lines = [json.dumps(each) for each in (*said, *self._kills, *self._faults)]
+        lines = [json.dumps(each) for each in (*said, *workers.kills, *self._faults)]
         await asyncio.to_thread(
             (self._folder / "events.jsonl").write_text, "\n".join(lines)
         )
-        owned = [
-            Owned(event["at"], event["pid"])
-            for event in said
-            if event["event"] == "shard_owned"
-        ]
-        played = Played(stage.ticks, stage.first, stage.links, owned)
+        noted = await explain.rounds(self._engine)
+        owned = owners(said, noted)
+        settled = await explain.settled(self._engine)
+        played = Played(stage.ticks, stage.first, stage.links, owned, settled)
         verdict = await asyncio.to_thread(
-            judge, played, self._wishes, stage.told, self._kills, self._faults
+            judge, played, self._wishes, stage.told, workers.kills, self._faults
         )
-        gaps = takeovers(self._kills, owned)
+        broken = [*verdict.lost, *verdict.wrong, *verdict.out_of_order]
+        await self._explain(played, workers, noted, broken)
+        gaps = takeovers(workers.kills, owned)
         latencies = sorted(each.latency for each in stage.told if not each.again)
         fates = await AlertLog(self._engine).fates()
         events = [event["event"] for event in said]
-        killed = [kill.role for kill in self._kills]
+        killed = [kill.role for kill in workers.kills]
         return {
             "database": self._database, "fault": self._options.fault,
             "load": os.getloadavg()[1],
@@ -335,8 +392,34 @@ class Run:
             "latency_p50": part(latencies, 0.5), "latency_p99": part(latencies, 0.99),
             "deposed": events.count("shard_lost"),
             "failed": events.count("round_failed"), "gaps": events.count("feed_gap"),
-            "crashed": sum(each.crashed for each in processes),
+            "crashed": workers.crashed, "refused": workers.refused,
         }  # fmt: skip
+
+    async def _explain(self, played, workers, noted, broken):
+        """Write down what happened around alerts that are missing or wrong."""
+        for alert in broken[: self._options.explain]:
+            due = await explain.due_of(self._engine, alert[0])
+            lines = explain.story(
+                alert, played, workers.kills, workers.events, noted, due
+            )
+            print(*lines, sep="\n", file=sys.stderr)
+
+
+def owners(said, noted):
+    """Return who took the shard over when, and how far the database says it judged.
+
+    A process that was killed before it could say that it is the owner has no pid.
+    """
+    pids = {
+        int(event["text"].rpartition("epoch=")[2]): event["pid"]
+        for event in said
+        if event["event"] == "shard_owned"
+    }
+    began, judged = {}, {}
+    for each in noted:
+        began.setdefault(each.epoch, each.at)
+        judged[each.epoch] = each.judged or 0
+    return [Owned(began[each], pids.get(each, 0), judged[each]) for each in began]
 
 
 def part(numbers, share):
@@ -381,8 +464,9 @@ checker that shares no code with them works out which alerts had to come. `FAULT
 empties Redis five times, `FAULT=older` brings it back with older data,
 `FAULT=failover` kills its primary under sentinels, `FAULT=sql` takes the database away.
 
-*Unseen*: every process that had the price was killed before it, or another one,
-committed; found from the times of the kills. *Repeated*: all copies beyond the first,
+*Unseen*: an owner went past the price without it, and every process that had it was
+killed before that owner took over; found from the times of the kills and from how far
+the database says each owner judged. *Repeated*: all copies beyond the first,
 then those that a killed courier had in its hands, and those around a fault; each says
 that it may be a repeat. *Takeover*: from the kill of an owner to the next owner, p50
 and the longest. *Load*: of the machine, which has two cores, over five minutes.
@@ -451,6 +535,9 @@ def main():
     parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--explain", type=int, default=3, help="how many missing alerts to explain"
+    )
     parser.add_argument("--keep", help="a folder for the logs of the processes")
     parser.add_argument("--page", type=Path, help="a page that gets the figures")
     options = parser.parse_args()

@@ -1,16 +1,22 @@
-"""A process of the proof: a watcher or a courier, as the bot runs them.
+"""The processes of the proof: watchers and couriers, as the bot runs them.
 
-It prints one JSON object a line: when it was ready, and when it took the shard over.
+This program forks one for each role that it reads, a line each, so that a new one need
+not import everything first: on a busy machine that takes longer than it lives.
+Each process prints one JSON object a line: when it was ready, and when it took the
+shard over. The program prints when one was started, and when one ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
+import select
 import sys
 import time
+import traceback
 
 import aiohttp
 
@@ -34,7 +40,8 @@ class Telling(logging.Handler):
 def tell(event: str, **fields: object) -> None:
     """Print what happened, and when."""
     line = {"event": event, "pid": os.getpid(), "at": time.time(), **fields}  # noqa: TID251
-    print(json.dumps(line), flush=True)
+    # One write: the lines of several processes share a pipe.
+    os.write(1, f"{json.dumps(line)}\n".encode())
 
 
 async def watch(options: dict[str, str], clock: SystemClock) -> None:
@@ -100,13 +107,52 @@ def redis(options: dict[str, str]) -> dict[str, object]:
     return found
 
 
-def main() -> None:
+def work(role: str, options: dict[str, str]) -> None:
     """Run a role until killed."""
-    role, options = sys.argv[1], json.loads(sys.argv[2])
     logging.getLogger("oddsbot").addHandler(Telling())
     logging.getLogger("oddsbot").setLevel(logging.INFO)
-    work = {"watch": watch, "deliver": deliver}[role]
-    asyncio.run(work(options, SystemClock()))
+    asyncio.run({"watch": watch, "deliver": deliver}[role](options, SystemClock()))
+
+
+def bury() -> None:
+    """Say which processes have ended."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        tell("ended", child=pid, code=os.waitstatus_to_exitcode(status))
+
+
+def fork(role: str, options: dict[str, str]) -> None:
+    """Start a process of a role."""
+    if os.fork():
+        return
+    code = 1
+    try:
+        tell("started", role=role)
+        work(role, options)
+        code = 0
+    except BaseException:  # noqa: BLE001 - as the end of any program
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def main() -> None:
+    """Fork a process for each role that is read, until there is nothing to read."""
+    options = json.loads(sys.argv[1])
+    gc.freeze()
+    while True:
+        if select.select([0], [], [], 0.05)[0]:
+            said = os.read(0, 65_536).decode()
+            if not said:
+                return
+            for role in said.split():
+                fork(role, options)
+        bury()
 
 
 if __name__ == "__main__":

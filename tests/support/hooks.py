@@ -341,15 +341,16 @@ async def weigh(cache, client, limit=None):
 
 
 def drop_subscriber(pubsub):
-    """End the subscriber connection, if there is one."""
-    connection = pubsub._subscriber._connection
-    if connection is not None and connection.error is None:
-        connection._transport.abort()
+    """End the subscriber connections, if there are any."""
+    for each in pubsub._subscriber._connections.values():
+        connection = each._connection
+        if connection is not None and connection.error is None:
+            connection._transport.abort()
 
 
 def is_subscribed(pubsub):
     """Return whether anything is subscribed at the server."""
-    return bool(pubsub._subscriber._subscribed)
+    return any(each._subscribed for each in pubsub._subscriber._connections.values())
 
 
 async def publish_as(pubsub, topic, data):
@@ -380,7 +381,8 @@ def unheard(pubsub, topic):
 
 def push_to(pubsub):
     """Return what the parser calls with each message for subscribers."""
-    return pubsub._subscriber._on_push
+    (connection,) = pubsub._subscriber._connections.values()
+    return connection._on_push
 
 
 def last_link(subscription):

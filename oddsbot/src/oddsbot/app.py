@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 import aiohttp
 import msgspec
 from aiogram import Bot
-from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.exceptions import (
     TelegramAPIError,
@@ -49,15 +48,23 @@ from oddsbot.telegram.api import KINDS, ApiError, UpdatesApi
 from oddsbot.telegram.buttons import Buttons
 from oddsbot.telegram.chat import TelegramChat
 from oddsbot.telegram.commands import alerts as alert_commands
+from oddsbot.telegram.commands import groups, person, start
 from oddsbot.telegram.commands import markets as market_commands
-from oddsbot.telegram.commands import person, start
 from oddsbot.telegram.dispatch import dispatcher_for
 from oddsbot.telegram.effects import Effects
 from oddsbot.telegram.handles import Handles
+from oddsbot.telegram.people import People
 from oddsbot.telegram.screens.fired import fired_card
 from oddsbot.telegram.screens.person import StatusView
 from oddsbot.telegram.services import Services
-from oddsbot.telegram.updates import UPDATES, Poller, UpdateQueue
+from oddsbot.telegram.session import BoundedSession
+from oddsbot.telegram.updates import (
+    UPDATES,
+    Poller,
+    Replicas,
+    UpdateQueue,
+    a_minute,
+)
 from oddsbot.telegram.webhook import path_of, webhook_listener
 from oddsbot.watch import (
     TOPICS,
@@ -84,6 +91,7 @@ if TYPE_CHECKING:
     from oddsbot.alerts import Alert, Rule
     from oddsbot.polymarket import MarketResolved, NewMarket
     from oddsbot.settings import Settings, StatusPage, Webhook
+    from oddsbot.store import StoredRule
     from oddswire.cache import Cache
     from oddswire.clock import Clock
     from oddswire.ratelimit import RateLimiter
@@ -117,10 +125,35 @@ class Rules:
         """Return a person's rules, in the order of their ids."""
         return [stored.rule for stored in await self._desk.of(user_id)]
 
+    async def standing(self, user_id: int) -> list[StoredRule]:
+        """Return a person's rules with where each stands, in the same order."""
+        return await self._desk.of(user_id)
+
     async def add(self, rule: Rule, update_id: int | None = None) -> None:
         """Keep a rule and have it watched; the same rule again changes nothing."""
         await self._desk.add(rule, update_id)
         self.on_change(rule, True)  # noqa: FBT003
+
+    async def change(
+        self,
+        user_id: int,
+        save: Sequence[Rule] = (),
+        remove: Sequence[str] = (),
+        *,
+        update_id: int | None = None,
+    ) -> None:
+        """Remove and keep rules of a person, all of them or none."""
+        before = {each.id: each for each in await self.of(user_id)}
+        await self._desk.change(user_id, save, remove, update_id=update_id)
+        for gone in remove:
+            if gone in before:
+                self.on_change(before[gone], False)  # noqa: FBT003
+        for rule in save:
+            self.on_change(rule, True)  # noqa: FBT003
+
+    async def handled(self, update_id: int) -> bool:
+        """Return whether an update changed rules before."""
+        return await self._desk.handled(update_id)
 
     async def remove(self, user_id: int, rule_id: str) -> bool:
         """Delete a person's rule; False when she has none with this id."""
@@ -224,7 +257,8 @@ class App:
                 sleep=clock.sleep,
             )
         )
-        stored, log = SqlRules(engine), AlertLog(engine)
+        self._stored = stored = SqlRules(engine)
+        log = AlertLog(engine)
         self.followers = followers = SqlFollowers(engine)
         self.pubsub = wire.pubsub
         self.rules = Rules(RuleDesk(stored, wire.pubsub, look=self._look))
@@ -237,25 +271,30 @@ class App:
         self.sessions = wire.sessions
         self._wire = wire
         self._queue = queue = wire.queues[ALERTS]
+        self.handles = Handles(wire.client, PREFIX)
+        self.erase = wire.erase
         services = Services(
             chat=self.chat,
             markets=self.markets,
             wallets=self.wallets,
             rules=self.rules,
             followers=followers,
-            sessions=wire.sessions,
+            people=People(wire.sessions, clock),
             clock=clock,
             effects=Effects(token),
-            handles=Handles(wire.client, PREFIX),
+            handles=self.handles,
             # Its library reads files while it is imported.
             pictures=await asyncio.to_thread(_pictures, wire.cache, self.markets),
+            history=lambda person, since: log.history(person, since=since, limit=500),
             status=self.status,
             erase=wire.erase,
+            asked=a_minute(self._commands),
         )
-        dispatcher = dispatcher_for(
+        self.dispatcher = dispatcher_for(
             services,
             buttons,
             Storage(wire.client),
+            groups.router(),
             start.router(),
             alert_commands.router(),
             market_commands.router(),
@@ -263,10 +302,16 @@ class App:
             market_commands.text_router(),
         )
         self.updates = UpdateQueue(
-            wire.queues[UPDATES], dispatcher, bot, wire.limiter, self._commands, PREFIX
+            wire.queues[UPDATES],
+            self.dispatcher,
+            bot,
+            wire.limiter,
+            self._commands,
+            PREFIX,
         )
         api = UpdatesApi(http, self._api_url, token)
-        self.poller = Poller(api, self.updates, wire.locks, clock)
+        self._replicas = replicas = Replicas(wire.client, clock)
+        self.poller = Poller(api, self.updates, replicas, wire.locks, clock)
         home = Home(wire.client, PREFIX)
         self.outbox = Outbox(queue, log, home, clock)
         self.courier = Courier(queue, log, home, self._deliver, clock)
@@ -317,7 +362,7 @@ class App:
                     others.append(tasks.create_task(polling, name="poll"))
                 else:
                     await stack.enter_async_context(
-                        webhook_listener(webhook, self.updates)
+                        webhook_listener(webhook, self.updates, self._replicas)
                     )
                     await self._set_webhook(webhook)
             if "watch" in roles:
@@ -343,7 +388,7 @@ class App:
 
     def _bot(self, limiter: RateLimiter, priority: Priority) -> Bot:
         server = TelegramAPIServer.from_base(self._api_url)
-        bot = Bot(self._token, session=AiohttpSession(api=server))
+        bot = Bot(self._token, session=BoundedSession(api=server))
         rules = self._sending._asdict()
         bot.session.middleware(
             SendLimits(limiter, **rules, priority=lambda _: priority)
@@ -403,6 +448,13 @@ class App:
         kind = _KINDS.get(type(alert), Kind.PRICE)
         if not session.notifications.wants(kind):
             return Decision(Fate.FILTERED, f"{kind} is switched off")
+        rule = None
+        if isinstance(alert, RuleAlert):
+            stored = await self._stored.get(alert.user_id, alert.rule_id)
+            rule = None if stored is None else stored.rule
+            if rule is None or rule.paused:
+                gone = "stopped" if rule is None else "paused"
+                return Decision(Fate.WITHDRAWN, f"the alert was {gone} meanwhile")
         market = now = None
         try:
             market = await self.markets.market(alert.market)
@@ -410,7 +462,9 @@ class App:
                 now = await self.markets.price(alert.asset_id)
         except (PolymarketError, OddswireError):
             pass  # the alert matters, and what it could be shown with does not
-        card = fired_card(alert, market, now)
+        card = fired_card(
+            alert, market, now, rule=rule, sent_at=moment, odds=session.display.odds
+        )
         try:
             # The first use of a time zone reads a file.
             if await asyncio.to_thread(

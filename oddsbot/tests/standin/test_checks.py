@@ -196,7 +196,7 @@ async def test_the_same_acts_make_the_same_world(clock):
     def play():
         world = World(Updates(Faults(), clock), clock, bot_id=42)
         world.say(1001, "/start https://polymarket.com/x @stand_in_bot")
-        world.ask_inline(1002, "fed")
+        world.say(1002, "fed")
         world.block(1001)
         world.migrate(world.group)
         return {number: room.messages for number, room in world.rooms.items()}

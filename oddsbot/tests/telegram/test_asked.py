@@ -11,7 +11,7 @@ from oddsbot.alerts import Direction, Unit
 from oddsbot.telegram.addresses import AddressError, checked_address
 from oddsbot.telegram.asked import AskedError, Level, Move, parse_asked
 from oddsbot.telegram.buttons import Buttons, NotOurs
-from oddsbot.telegram.commands.person import minutes_of, zone_of
+from oddsbot.telegram.commands.person import hours_of, minutes_of
 from oddsbot.telegram.links import (
     EventLink,
     MarketId,
@@ -25,6 +25,7 @@ from oddsbot.telegram.links import (
     parse_deep_link,
 )
 from oddsbot.telegram.updates import line_of
+from oddsbot.telegram.zones import named, nearest
 
 ABOVE, BELOW = Direction.ABOVE, Direction.BELOW
 
@@ -215,20 +216,55 @@ def test_a_button_opens_for_its_person_and_chat_alone(subject, argument, other, 
 @pytest.mark.basic
 def test_zones_by_city_by_name_and_by_their_distance():
     """A city, a zone, hours from UTC; what is none or several is a question back."""
-    assert zone_of("berlin") == "Europe/Berlin"
-    assert zone_of(" new  york ") == "America/New_York"
-    assert zone_of("UTC+2") == "Etc/GMT-2"
-    assert zone_of("utc") == "UTC"
-    for text in ("UTC+15", "-13", "atlantis", "", "../../etc/passwd", "x" * 500):
+    assert named("berlin") == "Europe/Berlin"
+    assert named(" new  york ") == "America/New_York"
+    assert named("UTC+2") == "Etc/GMT-2"
+    assert named("utc") == "UTC"
+    assert named("UTC+5:30") == named("+0530") == "Asia/Kolkata"
+    for text in (
+        "UTC+15",
+        "-13",
+        "+5:20",
+        "atlantis",
+        "",
+        "../../etc/passwd",
+        "x" * 500,
+    ):
         with pytest.raises(AskedError):
-            zone_of(text)
+            named(text)
+
+
+@pytest.mark.basic
+def test_a_place_has_the_zone_of_the_nearest_city():
+    """Potsdam, Osaka, Brooklyn, the South Pole; what is no place is a question back."""
+    for place, zone in (
+        ((52.4, 13.06), "Europe/Berlin"),
+        ((34.7, 135.5), "Asia/Tokyo"),
+        ((40.65, -73.95), "America/New_York"),
+    ):
+        assert nearest(*place) == zone
+    assert nearest(-90, 0).startswith("Antarctica/")
+    for latitude, longitude in ((91, 0), (0, 181), (float("nan"), 0)):
+        with pytest.raises(AskedError):
+            nearest(latitude, longitude)
+
+
+@pytest.mark.basic
+def test_quiet_hours_as_people_write_them():
+    """Hours with and without minutes, any of three dashes; others are a question."""
+    assert hours_of("22:30-7") == (1350, 420)
+    assert hours_of("23 – 8") == (1380, 480)
+    assert hours_of("0.15 to 5:45") == (15, 345)
+    for text in ("", "25-7", "22:60-7", "22", "a-b", "22:3-7", "\u0662-\u0667"):
+        with pytest.raises(AskedError):
+            hours_of(text)
 
 
 @pytest.mark.errors
 @given(st.text())
 def test_any_zone_and_any_time_is_one_or_a_sentence(text):
     """No text raises anything but a sentence."""
-    for read in (zone_of, minutes_of):
+    for read in (named, minutes_of, hours_of):
         with suppress(AskedError):
             read(text)
 

@@ -90,6 +90,8 @@ async def test_an_alert_from_its_first_word_to_its_end(ada, bot):
     await ada.press("1")
     await eventually(lambda: "Change" in str(ada.messages[-1]))
     await ada.press("Change")
+    await ada.wait("to which price?")
+    await ada.press("Other…")
     await ada.wait("Which price?")
     await ada.say("down > 98", "Down reaches 98¢")
     levels = {getattr(rule, "level", None) for rule in await bot.rules.of(ada.person)}

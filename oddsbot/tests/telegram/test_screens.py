@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,8 +22,10 @@ from oddsbot.alerts import (
     PriceRule,
     Proposed,
     Resolved,
+    RuleState,
     Unit,
 )
+from oddsbot.delivery import Action
 from oddsbot.markets import Price
 from oddsbot.polymarket import (
     GammaEvent,
@@ -34,18 +37,32 @@ from oddsbot.polymarket import (
     SearchPage,
     Stats,
 )
-from oddsbot.store import QuietHours, UserSession, WatchedMarket
+from oddsbot.store import (
+    Fate,
+    QuietHours,
+    StoredRule,
+    UserSession,
+    WatchedMarket,
+)
 from oddsbot.telegram.screens import errors, person, start
 from oddsbot.telegram.screens.alerts import (
     Group,
     alerts_card,
+    change_card,
     level_card,
     removed_card,
     rule_card,
     set_card,
+    set_many_card,
+    why_card,
 )
 from oddsbot.telegram.screens.fired import fired_card
-from oddsbot.telegram.screens.found import event_card, list_card, search_card
+from oddsbot.telegram.screens.found import (
+    event_card,
+    list_card,
+    nearest_card,
+    search_card,
+)
 from oddsbot.telegram.screens.market import (
     MarketView,
     book_card,
@@ -228,13 +245,25 @@ RECEIPT = Receipt(
     NOW.timestamp(),
     (Erased("queue:alerts", 3), Erased("cache", 0), Erased("sessions", 2)),
 )
+SENT = CROSSED.seen_at + 0.6
+SHARE = person.Share(3, 200, 1, 200, 20)
+
+
+def standing(rule, **state):
+    """Return a rule with where it stands."""
+    return StoredRule(rule, RuleState(**state), 1, None)
+
+
+FIRED = {"n": 2, "armed": False, "fired_at": CROSSED.at}
 SCREENS = {
     "start": start.start_card(),
     "help": start.help_card(),
     "find": start.find_card(),
     "stopped": start.stopped_card(3),
     "stopped-nothing": start.stopped_card(0),
-    "market": market_card(view(rules=[price_rule(), move_rule()], watched=True)),
+    "market": market_card(
+        view(rules=[standing(price_rule()), standing(move_rule())], watched=True)
+    ),
     "market-photo": market_card(view(chart=b"png", span=1)),
     "market-decided": market_card(view(market=decided(), prices={})),
     "market-one-side": market_card(
@@ -243,10 +272,23 @@ SCREENS = {
     "market-late": market_card(
         view(age=125.0, market=market(end_date="2026-11-29T00:00:00Z"))
     ),
+    "market-odds": market_card(
+        view(odds="decimal", market=market(one_day_price_change=D("-0.03")))
+    ),
     "price": price_card(view()),
     "book": book_card(market(), 0, BOOK),
     "book-empty": book_card(market(), 1, None),
     "event": event_card(event(12), 0),
+    "event-moved": event_card(
+        event(
+            2,
+            markets=(
+                market(1, one_day_price_change=D("0.021")),
+                market(2, one_day_price_change=D("0.001")),
+            ),
+        ),
+        0,
+    ),
     "event-last": event_card(event(12, skipped=2), 7),
     "search": search_card(
         "fed <b>december",
@@ -260,19 +302,27 @@ SCREENS = {
         closed=False,
     ),
     "search-nothing": search_card("xyzzy", SearchPage(), 0, closed=False),
-    "list": list_card("Traded most today: crypto", [event(1), event(2)], "none"),
-    "list-nothing": list_card("New: knitting", [], errors.NO_TAG),
+    "list": list_card("Traded most today: crypto", [event(1), event(2)], Action.TOP),
+    "list-page": list_card(
+        "New", [event(n, id=str(n)) for n in range(1, 13)], Action.NEW, 1, "percent"
+    ),
+    "list-nothing": list_card("New: knitting", [], Action.NEW),
+    "nearest": nearest_card([event(1), event(2, id="2")]),
+    "in-private": start.in_private_card("odds_bot"),
     "alerts": alerts_card(
         [
-            Group(market(), [price_rule(), move_rule()], PRICES),
+            Group(market(), [standing(price_rule()), standing(move_rule())], PRICES),
             Group(
                 None,
                 [
-                    price_rule(
-                        "00000000000000cc",
-                        market="0xgone",
-                        direction=Direction.BELOW,
-                        asset_id="9",
+                    standing(
+                        price_rule(
+                            "00000000000000cc",
+                            market="0xgone",
+                            direction=Direction.BELOW,
+                            asset_id="9",
+                        ),
+                        **FIRED,
                     )
                 ],
                 {},
@@ -284,16 +334,25 @@ SCREENS = {
         [
             Group(
                 market(),
-                [price_rule(f"{n:016x}", level=D(n) / 100) for n in range(1, 24)],
+                [
+                    standing(price_rule(f"{n:016x}", level=D(n) / 100))
+                    for n in range(1, 24)
+                ],
                 PRICES,
             )
         ],
         1,
     ),
-    "alert": rule_card(price_rule(), market(), PRICES),
-    "alert-paused": rule_card(price_rule(paused=True), market(), PRICES),
+    "alert": rule_card(standing(price_rule()), market(), PRICES),
+    "alert-paused": rule_card(standing(price_rule(paused=True)), market(), PRICES),
     "alerts-paused": alerts_card(
-        [Group(market(), [price_rule(paused=True), move_rule()], PRICES)]
+        [
+            Group(
+                market(),
+                [standing(price_rule(paused=True)), standing(move_rule())],
+                PRICES,
+            )
+        ]
     ),
     "wallet": wallet_card(
         WalletView(
@@ -329,20 +388,47 @@ SCREENS = {
     "alert-removed": removed_card(was_there=True),
     "alert-gone": removed_card(was_there=False),
     "alert-level": level_card(),
-    "fired": fired_card(CROSSED, market(), PRICES["71"]),
-    "fired-move": fired_card(MOVED, market(), None),
-    "fired-unknown": fired_card(CROSSED, None, None),
-    "fired-resolved": fired_card(RESOLVED, market(), None),
-    "fired-proposed": fired_card(PROPOSED, market(), None),
-    "fired-disputed": fired_card(DISPUTED, market(), None),
+    "alert-rests": rule_card(standing(price_rule(), **FIRED), market(), PRICES),
+    "alert-change": change_card(price_rule(level=D("0.97")), market()),
+    "alert-change-move": change_card(move_rule(), market()),
+    "alert-any": set_many_card("Who wins the election?", 14, 2),
+    "alert-why": why_card(
+        standing(price_rule(base=Base(D("0.63"), None)), **FIRED),
+        market(),
+        PRICES,
+        {Fate.SENT: 1, None: 1},
+        "percent",
+    ),
+    "alert-why-move": why_card(standing(move_rule(), n=1), None, {}, {Fate.MUTED: 1}),
+    "fired": fired_card(
+        CROSSED, market(), PRICES["71"], rule=price_rule(), sent_at=SENT
+    ),
+    "fired-late": fired_card(
+        msgspec.structs.replace(CROSSED, seen_at=CROSSED.at / 1000 + 250),
+        market(),
+        PRICES["71"],
+        rule=price_rule(),
+        sent_at=SENT + 250,
+        odds="decimal",
+    ),
+    "fired-move": fired_card(MOVED, market(), None, sent_at=SENT),
+    "fired-unknown": fired_card(CROSSED, None, None, sent_at=SENT),
+    "fired-resolved": fired_card(RESOLVED, market(), None, sent_at=SENT),
+    "fired-proposed": fired_card(PROPOSED, market(), None, sent_at=SENT),
+    "fired-disputed": fired_card(DISPUTED, market(), None, sent_at=SENT),
     "settings": person.settings_card(session(), 1_000_000),
     "zone": person.zone_card(),
+    "quiet": person.quiet_card(),
     "muted": person.muted_card(7_200),
     "unmuted": person.unmuted_card(),
     "watchlist": person.watchlist_card([market(), decided(number=8)], 1),
+    "watchlist-page": person.watchlist_card(
+        [market(number=n) for n in range(1, 24)], 0, 2, "percent"
+    ),
     "watchlist-none": person.watchlist_card([], 0),
     "status": person.status_card(
-        person.StatusView(last_event=0.4, followed=1_204, gaps=1, waiting=0)
+        person.StatusView(last_event=0.4, followed=1_204, gaps=1, waiting=0),
+        SHARE,
     ),
     "status-bad": person.status_card(
         person.StatusView(
@@ -351,7 +437,8 @@ SCREENS = {
             gaps=0,
             waiting=None,
             problems=["Redis does not answer: messages wait and come later."],
-        )
+        ),
+        SHARE,
     ),
     "erase": person.erase_card(0xABC, 6, 2),
     "erased": person.erased_card(RECEIPT, 6),
@@ -395,15 +482,19 @@ HOSTILE = st.text(max_size=600) | st.sampled_from(
 def test_names_of_anybody_make_a_card_that_telegram_takes(question, outcome):
     """Any question and outcome: a card within the limits that mentions nobody."""
     hostile = market(question=question, outcomes=(outcome, "No"))
-    rules = [price_rule(), move_rule()]
+    rules = [standing(price_rule()), standing(move_rule())]
     for card in (
         market_card(view(market=hostile, rules=rules, chart=b"png")),
         market_card(view(market=hostile, rules=rules)),
         price_card(view(market=hostile)),
         book_card(hostile, 0, BOOK),
-        set_card(rules[0], hostile, PRICES),
+        set_card(rules[0].rule, hostile, PRICES),
+        change_card(rules[0].rule, hostile),
+        why_card(rules[0], hostile, PRICES, {Fate.SENT: 1}),
+        nearest_card([event(1, title=question)]),
+        set_many_card(question, 3, 0),
         alerts_card([Group(hostile, rules, PRICES)]),
-        fired_card(CROSSED, hostile, PRICES["71"]),
+        fired_card(CROSSED, hostile, PRICES["71"], sent_at=SENT),
         event_card(event(2, title=question, markets=(hostile, hostile)), 0),
         search_card(
             question, SearchPage(events=(event(1, title=outcome),)), 0, closed=True

@@ -4,18 +4,26 @@ import asyncio
 import io
 import json
 import math
+import os
 import random
 import signal
 import sys
 from collections import Counter
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from oddsbot.alerts import MoveRule, PriceRule
+from oddsbot.delivery import Action, Press
 from oddsbot.settings import Settings
 from oddsbot.standin.polymarket import Recording, Replay, sample
+from oddsbot.store import QuietHours
+from oddsbot.telegram.buttons import Buttons
+from oddsbot.telegram.screens.market import level_argument
+from oddsbot.telegram.screens.person import quiet_argument
 from oddsbot.telegram.updates import UPDATES
 from oddsbot.telegram.webhook import SECRET_HEADER, path_of
 from oddswire import Client, EmbeddedServer
@@ -48,52 +56,127 @@ def environ(replay, tmp_path):
     }
 
 
-class Worker:
-    """A process of the bot."""
+class Processes:
+    """Processes of the bot, forked from one that has imported everything."""
 
-    def __init__(self, asked) -> None:
-        self.asked = asked
-        self.process = None
+    def __init__(self, parent) -> None:
+        self._parent = parent
+        self._said: dict[str, asyncio.Future[str]] = {}
+        self._forked: asyncio.Queue[int] = asyncio.Queue()
+        self._reading = asyncio.Task(self._read())
+        self.alive: list[int] = []
 
-    async def start(self) -> None:
-        """Start it and wait until it works."""
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(WORKER),
-            json.dumps(self.asked),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        assert await self.process.stdout.readline() == b"ready\n"
+    async def _read(self) -> None:
+        async for line in self._parent.stdout:
+            what, pid, *rest = line.decode().split()
+            if what == "forked":
+                self._forked.put_nowait(int(pid))
+            else:
+                self._future(what, int(pid)).set_result("".join(rest))
 
-    async def end(self, number=signal.SIGKILL) -> int:
-        """Send it a signal and wait for its end."""
-        self.process.send_signal(number)
-        return await self.process.wait()
+    def _future(self, what, pid):
+        name = f"{what} {pid}"
+        return self._said.setdefault(name, asyncio.get_running_loop().create_future())
+
+    async def start(self) -> int:
+        """Start one and wait until it works; return its id."""
+        self._parent.stdin.write(b"\n")
+        pid = await self._forked.get()
+        self.alive.append(pid)
+        await self._future("ready", pid)
+        return pid
+
+    async def end(self, pid, number=signal.SIGKILL) -> int:
+        """Send one a signal and wait for its end; return its exit code."""
+        self.alive.remove(pid)
+        os.kill(pid, number)
+        return int(await self._future("ended", pid))
+
+    async def close(self) -> None:
+        """End all of them."""
+        for pid in list(self.alive):
+            await self.end(pid)
+        self._parent.kill()
+        await self._parent.wait()
+        await self._reading
 
 
 @asynccontextmanager
-async def workers(count, asked):
+async def processes(count, asked):
     """Hold so many processes of the bot."""
-    held = [Worker(asked) for _ in range(count)]
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(WORKER),
+        json.dumps(asked),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    held = Processes(parent)
     try:
-        for each in held:
-            await each.start()
+        for _ in range(count):
+            await held.start()
         yield held
     finally:
-        for each in held:
-            if each.process is not None and each.process.returncode is None:
-                await each.end()
+        await held.close()
+
+
+def script_of(number):
+    """Return what a person writes and presses, in order.
+
+    Args:
+        number: Gamma's, of the market.
+    """
+    up = [f"/alert up > {level}" for level in range(61, 97, 4)]
+    down = [f"/alert down > {level}" for level in range(61, 97, 4)]
+    presets = [
+        Press(Action.SET_ABOVE, number, level_argument(0, Decimal(level) / 100))
+        for level in (98, 99)
+    ]
+    return [
+        "/start",
+        LINK,
+        *up,
+        Press(Action.WATCH, number),
+        Press(Action.KIND_OFF, 0, 1),
+        *down,
+        *presets,
+        Press(Action.PAUSE_ALL),
+        "/alert 7c",
+        Press(Action.QUIET, 0, quiet_argument(22 * 60, 7 * 60)),
+        Press(Action.ODDS, 0, 1),
+        Press(Action.ZONE),
+        "utc+2",
+        "/mute 9h",
+        Press(Action.RESUME_ALL),
+        "/alert 9c",
+        Press(Action.UNWATCH, number),
+        Press(Action.MUTE, 0, 60),
+        "/unmute",
+        Press(Action.SET_OTHER, number),
+        "up > 97",
+        Press(Action.KIND_ON, 0, 1),
+        Press(Action.KIND_OFF, 0, 0),
+        "/stop",
+        Press(Action.WATCH, number),
+        "/start",
+        *("/price", "/alerts", "/settings", "/status", "/book", "/watchlist") * 2,
+        Press(Action.ODDS, 0, 2),
+        Press(Action.QUIET, 0, quiet_argument(60, 120)),
+        "/search bitcoin",
+        "/top",
+        "/help",
+    ]
 
 
 @pytest.mark.integration
 @pytest.mark.requirement("B2", "B6", "R4")
-@pytest.mark.timeout(420)
-async def test_a_script_of_a_person_survives_kills(durable, environ, api):
-    """60 messages, updates twice, 5 kills: what was asked is what is kept.
+@pytest.mark.timeout(580)
+async def test_a_script_of_a_person_survives_kills(durable, environ, replay, api):
+    """60 messages and presses, each twice, 20 kills: what was asked is what is kept.
 
-    Two processes poll and handle; after every twelfth message one of them is killed
-    and started again.
+    Three processes poll and handle; after every third message or press one of them is
+    killed, wherever it is, and another one is started.
     """
     api.faults.repeat = True
     dice = random.Random(7)
@@ -101,48 +184,59 @@ async def test_a_script_of_a_person_survives_kills(durable, environ, api):
         "environ": environ | {"REDIS_URL": durable.url},
         "token": api.token,
         "api": api.url,
+        "roles": ["updates"],
     }
-    levels = [level for level in range(60, 97) if level % 2][:17]
-    script = ["/start", LINK, "/watch"]
-    script += [f"/alert up > {level}" for level in levels]
-    script += [f"/alert down > {level}" for level in levels]
-    script += [f"/mute {hours}h" for hours in range(1, 14)] + ["/unmute"]
-    script += [
-        "/unwatch",
-        "/watch",
-        "/stop",
-        "/start",
-        "/price",
-        "/alerts",
-        "/settings",
-    ]
-    script += ["/status", "/help"]
+    market = next(iter(replay.recording.markets.values()))
+    script = script_of(int(market.gamma_id))
     assert len(script) == 60
+    buttons = Buttons(api.token)
+    room = api.world.rooms[ADA]
     kills = 0
-    async with workers(2, asked) as held:
-        for number, text in enumerate(script):
-            api.world.say(ADA, text)
-            if number % 12 == 11:
-                victim = dice.choice(held)
-                await victim.end()
+    async with processes(3, asked) as held:
+        for number, each in enumerate(script):
+            if isinstance(each, str):
+                api.world.say(ADA, each)
+            else:
+                data = buttons.seal(each, chat=ADA, person=ADA)
+                api.world.push_press(ADA, data, room, None)
+            if number % 3 == 2:
+                # Killed while some of it is in hand, and not before anything is.
+                handled = api.world.calls.total()
+                await eventually(lambda n=handled: api.world.calls.total() > n, 60)
+                await held.end(dice.choice(held.alive))
                 kills += 1
-                await victim.start()
+                await held.start()
         await eventually(lambda: api.updates.pending == 0, 60)
         # The last answer is of the last message: all before it were handled.
         ada = Talk(api.world)
-        await eventually(lambda: "How" in ada.last or "Find" in ada.last, 60)
-    assert kills == 5
+        await eventually(lambda: "Find" in ada.last, 60)
+    assert kills == 20
     settings = Settings.from_env(asked["environ"], dotenv=None)
     async with running(settings, api) as bot:
-        rules = {(rule.level, rule.asset_id) for rule in await bot.rules.of(ADA)}
+        rules = await bot.rules.of(ADA)
         session = await bot.sessions.get(ADA)
-    assert len(rules) == 34
-    assert sorted({int(level * 100) for level, _ in rules}) == levels
+    outcomes = dict(zip(market.tokens, ("up", "down"), strict=True))
+    levels = sorted(
+        (outcomes[rule.asset_id], int(rule.level * 100))
+        for rule in rules
+        if isinstance(rule, PriceRule)
+    )
+    every = range(61, 97, 4)
+    assert levels == [
+        *(("down", level) for level in every),
+        *(("up", level) for level in (*every, 97, 98, 99)),
+    ]
+    assert sorted(rule.by for rule in rules if isinstance(rule, MoveRule)) == [7, 9]
+    assert not any(rule.paused for rule in rules)
     assert (session.is_active, session.muted_until, len(session.markets)) == (
         True,
         0,
         1,
     )
+    assert (session.quiet, session.display.odds) == (QuietHours(60, 120), "decimal")
+    assert session.timezone == "Etc/GMT-2"
+    kinds = session.notifications
+    assert (kinds.price, kinds.resolution) == (False, True)
 
 
 @pytest.mark.integration
@@ -156,13 +250,13 @@ async def test_sigterm_with_updates_in_flight_loses_none(durable, environ, api):
         "api": api.url,
     }
     people = [Talk(api.world, person) for person in (ADA, BEN)]
-    async with workers(1, asked) as (worker,):
+    async with processes(1, asked) as held:
         for number in range(15):
             for each in people:
                 each.world.say(each.person, f"/alert up > {number + 60}")
         await eventually(lambda: len(api.world.sent) > 5, 60)
-        assert await worker.end(signal.SIGTERM) == 0
-        await worker.start()
+        assert await held.end(held.alive[0], signal.SIGTERM) == 0
+        await held.start()
         for each in people:
             await eventually(lambda each=each: len(each.messages) >= 15, 60)
 
@@ -193,7 +287,7 @@ async def test_sigterm_with_alerts_in_flight_loses_and_repeats_none(
                 each.chat for each in api.world.sent if "Resolved" in each.text
             )
 
-        async with workers(1, asked) as (worker,):
+        async with processes(1, asked) as held:
             for each in people:
                 api.world.join(each, f"P{each}")
                 api.world.say(each, f"/watch {LINK}")
@@ -204,8 +298,8 @@ async def test_sigterm_with_alerts_in_flight_loses_and_repeats_none(
             await moving.wait_subscribed(market.tokens[0])
             moving.start()
             await eventually(lambda: len(told()) > 2, 60)
-            assert await worker.end(signal.SIGTERM) == 0
-            await worker.start()
+            assert await held.end(held.alive[0], signal.SIGTERM) == 0
+            await held.start()
             await eventually(lambda: len(told()) == len(people), 90)
     assert set(told().values()) == {1}
 

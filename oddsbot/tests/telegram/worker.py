@@ -1,21 +1,33 @@
-"""A process of the bot, for a test that kills it; its settings come as JSON."""
+"""Processes of the bot, for tests that kill them; their settings come as JSON.
+
+What takes long is imported once: each line on stdin has a process forked from this one.
+On stdout: ``forked PID``, ``ready PID``, ``ended PID CODE``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
+from contextlib import suppress
 
 import msgspec
 
+import oddsbot.charts  # noqa: F401 - so that no process imports it again
 from oddsbot.app import App
 from oddsbot.settings import Settings
 from oddswire.clock import SystemClock
 from oddswire.ratelimit import Rule, SlidingWindow
 
 
-async def main(asked) -> None:
+def say(*words) -> None:
+    """Write a line whole, whoever else writes."""
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+async def work(asked) -> None:
     """Run until SIGTERM."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -33,8 +45,27 @@ async def main(asked) -> None:
         commands=(Rule("commands", SlidingWindow(10_000, 60.0), key="user"),),
     )
     async with app:
-        print("ready", flush=True)
+        say("ready", os.getpid())
         await app.run(stop)
 
 
-asyncio.run(main(json.loads(sys.argv[1])))
+def reap(*_) -> None:
+    """Say which processes ended."""
+    with suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            say("ended", ended[0], os.waitstatus_to_exitcode(ended[1]))
+
+
+def main(asked) -> None:
+    """Fork a process for each line."""
+    signal.signal(signal.SIGCHLD, reap)
+    for _ in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            asyncio.run(work(asked))
+            return
+        say("forked", pid)
+
+
+main(json.loads(sys.argv[1]))

@@ -47,18 +47,18 @@ async def processes(database_url, engine, server, prefix):
         started = []
 
         @asynccontextmanager
-        async def connections(url):
+        async def connections(url, reconnect_delay):
             async with (
                 open_database(database_url) as own,
-                Client.from_url(url, reconnect_delay=0.01) as client,
+                Client.from_url(url, reconnect_delay=reconnect_delay) as client,
             ):
                 yield own, client
 
-        async def start(url=server.url, **options):
+        async def start(url=server.url, reconnect_delay=0.01, **options):
             ready = asyncio.get_running_loop().create_future()
 
             async def run():
-                async with connections(url) as (own, client):
+                async with connections(url, reconnect_delay) as (own, client):
                     clock, stored = SystemClock(), SqlRules(own)
                     rounds = Rounds(own, "0", stored, clock)
                     feed, outgoing = Feed(), Outgoing()

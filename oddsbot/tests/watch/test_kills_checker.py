@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
-
 import pytest
 
 from kills import checker
@@ -15,9 +13,9 @@ CROSSES = Tick(10_000, 0, 610, 620)
 RETURNS = Tick(11_000, 0, 500, 510)
 
 
-def judge(kills, owned, links, told=()):
+def judge(kills, owned, links, told=(), settled=None):
     """Judge a run of one rule, whose price crosses at 10 s and returns at 11 s."""
-    run = Played([CROSSES, RETURNS], [500], links, owned)
+    run = Played([CROSSES, RETURNS], [500], links, owned, settled or {})
     came = [
         Told(at / 1000, 1, "r", at, "0.61", again=False, pid=9, latency=0.0)
         for at in told
@@ -25,35 +23,74 @@ def judge(kills, owned, links, told=()):
     return checker.judge(run, [WISH], came, [Kill(w, "watch", p) for w, p in kills], [])
 
 
+OWNER, STANDBY, YOUNGER = 1, 2, 3
+
+
 @pytest.mark.basic
 @pytest.mark.requirement("B4", "B6")
 @pytest.mark.parametrize(
-    ("killed", "standby", "newcomer", "kept"),
+    ("kills", "owned", "kept"),
     [
-        (None, None, None, True),
-        (10.1, None, 11.5, False),
-        (10.1, inf, None, True),
+        # The owner lives, or was killed after it had committed.
+        ([], [Owned(1, OWNER, 11_000)], True),
+        ([(13, OWNER)], [Owned(1, OWNER, 11_000), Owned(14, YOUNGER, 20_000)], True),
+        # It was killed before that; the standby had the price and goes on.
+        ([(30, OWNER)], [Owned(1, OWNER, 9_000), Owned(31, STANDBY, 40_000)], True),
         # A younger process takes over although the standby lives: it is to blame.
-        (10.1, 14.0, 11.5, True),
-        (10.1, 11.2, 11.5, False),
-        (13.0, None, 14.0, True),
+        ([(30, OWNER)], [Owned(1, OWNER, 9_000), Owned(31, YOUNGER, 40_000)], True),
+        # Both were killed before anybody had committed the price.
+        (
+            [(30, OWNER), (31, STANDBY)],
+            [Owned(1, OWNER, 9_000), Owned(32, YOUNGER, 40_000)],
+            False,
+        ),
+        # Likewise, and the standby was the owner for a moment.
+        (
+            [(30, OWNER), (32, STANDBY)],
+            [
+                Owned(1, OWNER, 9_000),
+                Owned(31, STANDBY, 9_000),
+                Owned(33, YOUNGER, 40_000),
+            ],
+            False,
+        ),
+        # Nobody ever went on, and one of those that had it lives.
+        ([(30, OWNER)], [Owned(1, OWNER, 9_000)], True),
+        ([(30, OWNER), (31, STANDBY)], [Owned(1, OWNER, 9_000)], False),
     ],
 )
-def test_a_price_is_lost_if_one_that_had_it_lived(killed, standby, newcomer, kept):
-    """Who had a price, and lived until the next takeover, decides; nothing else."""
-    kills, links, owned = [], [Link(1, 0.0, killed)], [Owned(1.0, 1)]
-    if killed is not None:
-        kills.append((killed, 1))
-    if standby is not None:
-        links.append(Link(2, 0.0, None if standby == inf else standby))
-        if standby == inf:
-            owned.append(Owned(11.4, 2))
-        else:
-            kills.append((standby, 2))
-    if newcomer is not None:
-        links.append(Link(3, newcomer, None))
-        owned.append(Owned(newcomer, 3))
+def test_a_price_is_lost_if_one_that_had_it_lived(kills, owned, kept):
+    """Who had a price, and who lived when another owner went past it, decides."""
+    links = [
+        Link(OWNER, 0, 0),
+        Link(STANDBY, 0, 0),
+        Link(YOUNGER, 12, 2),
+    ]
     verdict = judge(kills, owned, links)
     assert (len(verdict.lost), len(verdict.unseen)) == ((1, 0) if kept else (0, 1))
     assert judge(kills, owned, links, [10_000]).wrong == []
     assert judge(kills, owned, links, [11_000]).wrong == [("r", 11_000)]
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B4", "B6")
+def test_who_comes_while_a_price_stands_has_it_as_the_book():
+    """Nobody else had it; it is lost if that one lives and does not judge it."""
+    links = [Link(YOUNGER, 10.5, 1)]
+    owned = [Owned(10.6, YOUNGER, 40_000)]
+    assert judge([], owned, links).lost == [("r", 10_000)]
+    links = [Link(YOUNGER, 11.5, 2)]
+    assert judge([], owned, links).unseen == [("r", 10_000)]
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B4")
+def test_a_repeat_is_of_a_courier_that_was_killed_before_the_fate():
+    """However long it held the alert; after the fate nobody may send it again."""
+    key, owned = (1, "r", 10_000), [Owned(1, OWNER, 40_000)]
+    links = [Link(OWNER, 0, 0)]
+    twice = [10_000, 10_000]
+    held = judge([(60, 9)], owned, links, twice, {key: 61.0})
+    assert (held.by_courier, held.untraced) == (1, [])
+    fault = judge([(60, 9)], owned, links, twice, {key: 59.0})
+    assert (fault.by_courier, fault.untraced) == (0, [("r", 10_000)])

@@ -13,12 +13,19 @@ from sqlalchemy import select, text
 from oddsbot.alerts import Base, Direction, MoveRule
 from oddsbot.polymarket import Gap, MarketResolved, Tick, quotes
 from oddsbot.store import SqlRules
-from oddsbot.store.tables import alerts, rules, seen, shards
+from oddsbot.store.tables import alerts, rules, seen, shards, watchers
 from oddsbot.watch import Rounds, Shard
-from oddsbot.watch.peers import BEAT_SECONDS, SILENT_SECONDS, Peers
+from oddsbot.watch.peers import (
+    BEAT_SECONDS,
+    RETURN_SECONDS,
+    SILENT_SECONDS,
+    Peers,
+)
 from oddswire import Client, EmbeddedServer
 from oddswire.clock import ManualClock, SystemClock
+from oddswire.errors import SourceUnavailable
 from oddswire.locks import Locks
+from oddswire.testing import FaultProxy
 from support import eventually
 from support.one_rule import NaiveAlerts
 from support.shards import START, UP, Feed, Outgoing, rule, top
@@ -120,7 +127,7 @@ async def test_an_owner_that_was_deposed_writes_nothing(engine, known, processes
     await process.judging()
     process.feed.say(top(1, 50, 51))
     other = Rounds(engine, "0", SqlRules(engine), SystemClock())
-    tenure = await other.take_over(0, 0, lambda _: True)
+    tenure = await other.take_over(0, 0, lambda *_: True)
     assert tenure.epoch == 2
     process.feed.say(top(2, 61, 62))
     assert await due.until(1) == [(1, "rule:1", 3, None)]
@@ -257,6 +264,29 @@ async def test_a_process_that_lacks_ticks_lets_another_one_go_first(
 
 
 @pytest.mark.errors
+@pytest.mark.requirement("B4", "B6")
+async def test_what_a_takeover_finds_is_told_in_the_markets_order(
+    engine, known, processes, due
+):
+    """A connection begins with the books of its assets in any order."""
+    await known(1)
+    stored, other = SqlRules(engine), "2" * 20
+    await stored.save(rule())
+    await stored.save(rule("other", asset_id=other))
+    owner = await processes()
+    await owner.judging()
+    owner.feed.say(top(1, 50, 51), top(2, 50, 51, other), top(3, 61, 62))
+    await due.until(1)
+    late = await processes()
+    await eventually(lambda: late.feed.assets)
+    late.feed.say(top(9_000, 50, 51), top(9_300, 62, 63), top(9_100, 61, 62, other))
+    await eventually(lambda: late.shard.ticks == 3)
+    await owner.kill()
+    found = await due.until(3)
+    assert [row[1] for row in found] == ["rule:1", "other:1", "rule:2"]
+
+
+@pytest.mark.errors
 @pytest.mark.requirement("B6")
 async def test_of_two_that_lack_ticks_the_one_that_followed_for_longer_goes_on(
     engine, known, processes, due, client, prefix
@@ -279,13 +309,14 @@ async def test_of_two_that_lack_ticks_the_one_that_followed_for_longer_goes_on(
     await eventually(lambda: (elder.shard.ticks, younger.shard.ticks) == (3, 1))
 
     async def beats():
-        (key,) = [each async for each in client.scan_iter(f"{prefix}*watch-peers*")]
-        said = await client.hgetall(key)
-        return {name: int(each.partition(b":")[0]) for name, each in said.items()}
+        async with engine.connect() as connection:
+            return {
+                each.id: each.beat
+                for each in await connection.execute(select(watchers))
+            }
 
     # Each has said twice since then that it lives, so all of them know each other.
-    before = await beats()
-    assert len(before) == 3
+    before = await eventually(beats, holds=lambda found: len(found) == 3)
     await eventually(
         beats, holds=lambda now: all(now[each] > before[each] + 1 for each in before)
     )
@@ -320,32 +351,135 @@ async def test_one_that_was_told_nothing_yet_lets_another_one_go_first(
 
 @pytest.mark.errors
 @pytest.mark.requirement("B6")
-async def test_one_that_lacks_ticks_does_not_wait_for_a_dead_elder(server, prefix):
-    """An elder counts until it says nothing for two seconds; an emptied list, never."""
+async def test_one_that_lacks_ticks_does_not_wait_for_a_dead_elder(engine):
+    """An elder counts until it says nothing for some seconds, and not longer."""
     clock = ManualClock()
-    async with Client.from_url(server.url) as client:
-        locks = Locks(client, prefix=prefix)
-        elder, younger = (Peers(locks, "0", clock) for _ in range(2))
-        for _ in range(6):
-            await elder.beat(1_000)
-            await younger.beat(2_000)
-            # Nobody knows yet whether an elder only had no time to come back.
-            assert younger.has_elder(2_000)
-            await clock.advance(BEAT_SECONDS)
-        assert not elder.has_elder(1_000)
-        await client.flushdb()
-        await younger.beat(2_000)
-        assert younger.has_elder(2_000)
-        await clock.advance(SILENT_SECONDS)
-        await younger.beat(2_000)
-        assert not younger.has_elder(2_000)
+    elder, younger = (Peers(engine, "0", clock) for _ in range(2))
+    for _ in range(6):
         await elder.beat(1_000)
         await younger.beat(2_000)
+        await clock.advance(BEAT_SECONDS)
+    assert younger.has_elder(2_000)
+    assert not elder.has_elder(1_000)
+    # It is killed; the younger one reads on.
+    for _ in range(round(SILENT_SECONDS / BEAT_SECONDS)):
         assert younger.has_elder(2_000)
-        await elder.leave()
-        await clock.advance(SILENT_SECONDS + BEAT_SECONDS)
         await younger.beat(2_000)
-        assert not younger.has_elder(2_000)
+        await clock.advance(BEAT_SECONDS)
+    assert not younger.has_elder(2_000)
+    await elder.beat(1_000)
+    await younger.beat(2_000)
+    assert younger.has_elder(2_000)
+    await elder.leave()
+    await younger.beat(2_000)
+    assert not younger.has_elder(2_000)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
+async def test_after_an_outage_an_elder_has_the_time_to_come_back(engine):
+    """One that was cut off believes that others were too, until they had the time."""
+    clock = ManualClock()
+    elder, younger = (Peers(engine, "0", clock) for _ in range(2))
+    for _ in range(6):
+        await elder.beat(1_000)
+        await younger.beat(2_000)
+        await clock.advance(BEAT_SECONDS)
+    # Nobody reaches the database for a while; then the younger one does first.
+    await clock.advance(30)
+    assert younger.has_elder(2_000)
+    spent = 0.0
+    while spent < RETURN_SECONDS:
+        await younger.beat(2_000)
+        assert younger.has_elder(2_000)
+        await clock.advance(BEAT_SECONDS)
+        spent += BEAT_SECONDS
+    await clock.advance(BEAT_SECONDS)
+    await younger.beat(2_000)
+    assert not younger.has_elder(2_000)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
+async def test_an_owner_that_is_alone_writes_no_beat(engine):
+    """It only reads, until another process follows too."""
+    clock = ManualClock()
+    owner, other = (Peers(engine, "0", clock) for _ in range(2))
+    await owner.beat(1_000, owning=True)
+    await other.beat(2_000)
+    assert (owner.others, other.others) == (0, 0)
+    await owner.beat(1_000, owning=True)
+    await other.beat(2_000)
+    assert (owner.others, other.others) == (1, 1)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
+async def test_an_asset_that_stood_still_is_no_gap_of_a_younger_process(
+    engine, known, processes, due
+):
+    """The owner says how far it has judged, so the next one need not wait for anybody.
+
+    Without that, a ring that begins behind an asset's last round counts as a gap.
+    """
+    await known(1)
+    stored = SqlRules(engine)
+    await stored.save(rule())
+    owner = await processes()
+    await owner.judging()
+    owner.feed.say(top(1, 50, 51), top(2, 61, 62))
+    await due.until(1)
+    # It ticks on, and changes nothing.
+    owner.feed.say(top(3_000, 62, 63))
+    younger = await processes()
+    await eventually(lambda: younger.feed.assets)
+    younger.feed.say(top(3_000, 62, 63))
+    await eventually(lambda: younger.shard.ticks == 1)
+
+    async def judged():
+        owner.feed.say(top(4_000 + owner.shard.ticks, 62 + owner.shard.ticks % 2, 70))
+        async with engine.connect() as connection:
+            return (await connection.execute(select(shards.c.judged))).scalar_one()
+
+    await eventually(judged, holds=lambda at: at >= START + 4_000)
+    await owner.kill()
+    await younger.judging()
+    assert younger.shard.gaps == []
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
+async def test_an_elder_that_does_not_reach_redis_yet_goes_first_all_the_same(
+    engine, known, processes, due, server
+):
+    """After an outage of Redis a younger process may be back before the elder is.
+
+    The price that only the elder has is told, although it asks for the lock last.
+    """
+    await known(1)
+    await SqlRules(engine).save(rule())
+    owner = await processes()
+    await owner.judging()
+    owner.feed.say(top(1, 50, 51), top(2, 61, 62), top(1_000, 50, 51))
+    await due.until(1)
+    async with FaultProxy(server.url) as proxy:
+        elder = await processes(proxy.url)
+        await eventually(lambda: elder.locks.stats().waiting)
+        elder.feed.say(top(1_500, 49, 50), top(2_000, 61, 62), top(2_100, 50, 51))
+        await eventually(lambda: elder.shard.ticks == 3)
+        proxy.refuse()
+        proxy.cut()
+        younger = await processes()
+        await eventually(lambda: younger.feed.assets)
+        younger.feed.say(top(2_100, 50, 51))
+        await owner.kill()
+        # It has the lock again and again meanwhile, and hears the elder.
+        await asyncio.sleep(1.5 * SILENT_SECONDS)
+        assert younger.shard.takeovers == 0
+        proxy.heal()
+        assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
+        assert (elder.shard.takeovers, younger.shard.takeovers) == (1, 0)
+        await elder.kill()
 
 
 @pytest.mark.errors
@@ -436,6 +570,60 @@ async def test_the_database_away_loses_no_tick(killable, server, prefix):
         assert shard.failed >= 1
         shard.stop()
         await asyncio.wait([running])
+
+
+class Away(Rounds):
+    """Rounds of a database that may be away."""
+
+    away = False
+    answers = 0
+
+    async def position(self):
+        """Fail while it is away."""
+        if self.away:
+            raise SourceUnavailable("the database: away")
+        found = await super().position()
+        self.answers += 1
+        return found
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
+async def test_a_standby_keeps_the_ticks_of_an_outage_until_the_owner_had_the_time(
+    engine, known, server, prefix, due
+):
+    """The owner is killed just when the database is back, two minutes later.
+
+    What it had not committed is in the ring of the standby, however old it is.
+    """
+    await known(1)
+    await SqlRules(engine).save(rule())
+    clock, feed, stored = ManualClock(START / 1000), Feed(), SqlRules(engine)
+    rounds = Away(engine, "0", stored, clock)
+    async with Client.from_url(server.url) as client, asyncio.TaskGroup() as tasks:
+        locks = Locks(client, prefix=prefix)
+        async with locks.lock("watch.0", 30):
+            shard = Shard(rounds, stored, feed, locks, Outgoing(), clock)
+            tasks.create_task(shard.run())
+            await eventually(lambda: feed.assets)
+            feed.say(top(1, 50, 51))
+            rounds.away = True
+            shard.look()
+            # It tries again and again.
+            await clock.wait_sleeping(2)
+            feed.say(top(2, 61, 62), top(3, 50, 51))
+            await eventually(lambda: shard.ticks == 3)
+            await clock.advance(120)
+            rounds.away, answers = False, rounds.answers
+            await clock.advance(1)
+            # Once it looks again, it has heard the first answer whole.
+            await eventually(lambda: rounds.answers > answers)
+            shard.look()
+            await eventually(lambda: rounds.answers > answers + 1)
+            feed.say(top(120_000, 49, 50))
+            await eventually(lambda: shard.ticks == 4)
+        assert [row[1] for row in await due.until(1)] == ["rule:1"]
+        shard.stop()
 
 
 @pytest.mark.errors

@@ -77,7 +77,7 @@ def check_user(user_id: object, error: type[Exception]) -> None:
 
 
 def shown(value: object) -> str:
-    """Return a value as an error message shows it, whatever it is."""
+    """Return any value as an error message shows it."""
     try:
         return plain(repr(value), 80)
     except ValueError:  # an int of thousands of digits

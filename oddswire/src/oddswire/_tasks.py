@@ -27,7 +27,7 @@ def spawn(
 
     Args:
         coroutine: What it runs.
-        name: For who looks at the tasks of a loop.
+        name: Shown in lists of tasks and in reports of asyncio.
         into: Holds the task until it ends: the loop itself holds a task only weakly.
     """
     task = asyncio.Task(coroutine, loop=asyncio.get_running_loop(), name=name)

@@ -1,6 +1,11 @@
-"""`text`: what a server answered as a `str`, whether the connection decodes or not."""
+"""`text`: a server's answer as a `str`. `closest`: what a misspelt name may mean."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def text(value: object, errors: str = "replace") -> str:
@@ -12,3 +17,11 @@ def text(value: object, errors: str = "replace") -> str:
             of another program raises. ``"strict"``: they raise `UnicodeDecodeError`.
     """
     return value.decode(errors=errors) if isinstance(value, bytes) else str(value)
+
+
+def closest(name: str, known: Iterable[str]) -> list[str]:
+    """Return the known name that is most like a wrong one; none, if none is like it."""
+    # Here, for a wrong name is rare, and the module costs 2 ms of every start.
+    from difflib import get_close_matches  # noqa: PLC0415
+
+    return get_close_matches(name, list(known), n=1, cutoff=0.7)

@@ -242,7 +242,7 @@ def component(name: str) -> Component:
 
 
 def commands(components: Iterable[Component]) -> tuple[str, ...]:
-    """Return all that these send, optional ones and the client's own included, once."""
+    """Return every command of these parts and of the client, optional ones too."""
     return tuple(
         dict.fromkeys(
             command
@@ -258,7 +258,7 @@ def commands(components: Iterable[Component]) -> tuple[str, ...]:
 def withheld(
     components: Iterable[Component], *, revealing: bool = False
 ) -> tuple[str, ...]:
-    """Return what these send too and no rules have; `revealing`: or only on request."""
+    """Return the commands that `rules` leaves out, with the same `revealing`."""
     return tuple(
         dict.fromkeys(
             command
@@ -271,7 +271,7 @@ def withheld(
 
 
 def needed() -> frozenset[str]:
-    """Return what the parts cannot do without, or send and may be given to anybody."""
+    """Return every command of the parts but those of administrators."""
     return frozenset(
         command
         for each in COMPONENTS
@@ -287,9 +287,9 @@ def rules(
     add: bool = False,
     revealing: bool = False,
 ) -> tuple[str, ...]:
-    """Return the rules of ACL SETUSER for a user who can be these parts at once.
+    """Return the rules of ACL SETUSER for a user with the rights of these parts.
 
-    They replace what the user could do before, or add to it; its passwords stay.
+    They replace the rights that the user had, or add to them; its passwords stay.
 
     Args:
         components: The parts; the client's own commands are added.

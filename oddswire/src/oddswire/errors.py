@@ -333,8 +333,8 @@ class UpdateInProgress(OddswireError):
 class RuleError(OddswireError, ValueError):
     """A rule of a rate limit is malformed or misused.
 
-    Its numbers are out of range, there is none of that name, its subject is missing, or
-    the cost is above its limit, so that waiting would never help.
+    Its numbers are out of range, no rule has that name, or its subject is missing. Or
+    the cost is above its limit: waiting would never help.
     """
 
 
@@ -367,4 +367,4 @@ class InvalidationNotConfirmed(OddswireError):
 
 
 class LockLost(OddswireError, redis_errors.LockError):
-    """The lock's lease ended, or somebody else holds it."""
+    """The lock's lease ended, or another holder has the lock."""

@@ -1,10 +1,10 @@
 """Every key's format, in one place: a typed family for each kind of data.
 
 A key reads ``prefix family : part : part``, for example
-``oddswire:rate-limit:{rl}:trades:42``. The prefix and the family are one segment each,
-and a part has every byte escaped that means something to a key, a pattern or a
-terminal. So two different tuples of parts never share a key, no pattern made here
-matches a key of another family or prefix, and no input can change either.
+``oddswire:rate-limit:{rl}:trades:42``. The prefix and the family are one segment each.
+In a part, every byte is escaped that has a meaning in a key, a pattern or a terminal.
+So two different tuples of parts never share a key, and no pattern of this module
+matches a key of another family or prefix, for any input.
 
 Braces enclose the hash tag: keys with the same text there live in one slot of a
 cluster, and may be used together in one script or transaction.
@@ -328,7 +328,7 @@ LOCK_QUEUE = Family("lock-queue", str, tag=1)
 LOCK_WAITING = Family("lock-waiting", str, tag=1)
 """name: the waiters, by the time until which each counts as alive"""
 LOCK_RELEASED = Family("lock-released", str, tag=1)
-"""name: a stream of the last release, which wakes who waits"""
+"""name: a stream of the last release, which wakes the waiters"""
 
 QUEUE = Family("queue", str, tag=1)
 """queue: hash of its messages by id, in every state"""

@@ -125,8 +125,8 @@ class Locks:
                 that lives gives three within. Default: 3 s, or `ttl` if that is less.
                 A lower one brings the next waiter sooner when one was killed, and costs
                 a waiter of a process that stands still for longer its place.
-            seats: How many may hold the lock at a time, 1 to 100; the same number for
-                all who ask for this name. With several there is no `run`.
+            seats: How many may hold the lock at a time, 1 to 100; the same number in
+                every call for this name. With several there is no `run`.
             on_lost: Called, once, when the lease ended before the block did; the block
                 then goes on. For what needs an order, and no fence: without it such a
                 block is cancelled.
@@ -198,7 +198,7 @@ class Lock:
     processes, first come first served. Once it has a place in the queue it waits out
     outages of the server too. Bound it by `asyncio.timeout`. While the block
     runs the lock is renewed. Should the lease end all the same (the server is away, or
-    somebody else has the lock), the block is cancelled and ends with `LockLost`.
+    another holder has the lock), the block is cancelled and ends with `LockLost`.
 
     Cancelled while waiting, the place in the queue is given up; a lock that was perhaps
     taken is given back. Cancelled in the block, it is released.
@@ -305,7 +305,7 @@ class Lock:
         except ResponseError as error:
             if str(error).startswith("FENCED"):
                 raise LockLost(
-                    f"somebody else has got lock {self.name!r} since"
+                    f"another holder has taken lock {self.name!r} since"
                 ) from None
             raise
 

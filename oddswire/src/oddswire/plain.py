@@ -55,7 +55,7 @@ def plain(text: object, limit: int = MAX_LENGTH) -> str:
 
 
 def plain_lines(text: str) -> str:
-    """Return text whose lines are ours, each one harmless and as long as it is."""
+    """Return text with the lines it has, each one harmless and not cut."""
     return "\n".join(
         line if line.isprintable() else "".join(map(_keep, line))
         for line in text.split("\n")

@@ -461,8 +461,8 @@ class Wire(Generic[S, M]):
         half way, some parts are done; it can be run again.
 
         Args:
-            user_id: Who.
-            search: Also search every index of the sessions; see `Sessions.erase`.
+            user_id: The user.
+            search: Search every index of the sessions too; see `Sessions.erase`.
 
         Raises:
             OddswireError: A part could not be asked; nothing is claimed.

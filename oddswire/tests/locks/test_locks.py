@@ -308,7 +308,7 @@ async def test_a_late_write_of_an_older_holder_is_refused(locks, others, client,
             await client.delete(keys.holder)
             async with others.lock("x", 5) as new:
                 await new.run(WRITE, [new.key("n")], ["new"])
-                with pytest.raises(LockLost, match="somebody else"):
+                with pytest.raises(LockLost, match="another holder"):
                     await old.run(WRITE, [old.key("n")], ["old"])
             with pytest.raises(LockLost):
                 await old.run(WRITE, [old.key("n")], ["old"])

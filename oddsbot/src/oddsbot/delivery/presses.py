@@ -23,8 +23,11 @@ class Action(IntEnum):
     BOOK = 4  # argument: the outcome
     WATCH = 5
     UNWATCH = 6
-    WATCHLIST = 7
+    WATCHLIST = 7  # argument: the page
     FIND = 8
+    TOP = 14  # argument: the page
+    NEW = 15
+    WATCH_ALL = 16  # subject: the event
     FOUND = 9  # argument: the page of the last search, and whether closed ones count
 
     # Alerts.
@@ -32,6 +35,7 @@ class Action(IntEnum):
     SET_BELOW = 11
     SET_OTHER = 12  # subject: the market
     ALERTS = 13  # argument: the page
+    ALERT_ALL = 17  # subject: the event
     RULE = 20  # subject: the rule
     CHANGE_RULE = 21
     STOP_RULE = 22
@@ -39,6 +43,9 @@ class Action(IntEnum):
     RESUME_RULE = 24
     PAUSE_ALL = 25
     RESUME_ALL = 26
+    CHANGE_TO = 27  # subject: the rule; argument: the level in 0.1¢
+    CHANGE_OTHER = 28
+    WHY = 29
 
     # A person's settings.
     SETTINGS = 50
@@ -47,6 +54,8 @@ class Action(IntEnum):
     QUIET = 53  # argument: start and end, in minutes of the day
     ZONE = 54
     MUTE = 55  # argument: minutes; 0 ends it
+    QUIET_OTHER = 56
+    ODDS = 57  # argument: how prices are shown
 
     # The bot and the person.
     HELP = 60

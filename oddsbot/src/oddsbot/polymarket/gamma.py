@@ -85,6 +85,7 @@ class GammaMarket(Struct, frozen=True, kw_only=True, rename="camel"):
     best_ask: Decimal | None = None
     last_trade_price: Decimal | None = None
     spread: Decimal | None = None
+    one_day_price_change: Decimal | None = None
     order_min_size: Decimal | None = None
     order_price_min_tick_size: Decimal | None = None
     neg_risk: bool = False

@@ -2,6 +2,7 @@
 
 from oddsbot.store.database import open_database, revision_of, upgrade
 from oddsbot.store.followers import SqlFollowers
+from oddsbot.store.handled import once
 from oddsbot.store.log import AlertLog, AlertRow, Fate, Place
 from oddsbot.store.rules import (
     AlreadyHandled,
@@ -58,6 +59,7 @@ __all__ = [
     "UserSession",
     "WatchedMarket",
     "kind_of",
+    "once",
     "open_database",
     "revision_of",
     "upgrade",

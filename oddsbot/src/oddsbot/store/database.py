@@ -69,7 +69,11 @@ def _engine(url: str) -> AsyncEngine:
         engine = create_async_engine(
             f"{driver}{separator}{rest}",
             connect_args=_POSTGRESQL if "asyncpg" in driver else {},
-            pool_pre_ping=True,
+            # A file does not hang up, and each question to it costs a thread a turn.
+            pool_pre_ping="sqlite" not in driver,
+            # As many as handlers at the same time: SQLite has a thread for each
+            # connection, which is not to be made for one question.
+            pool_size=16,
             # They are users, wallets and rules, and errors are logged.
             hide_parameters=True,
         )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from oddsbot.store.source import Also
+    from oddsbot.store.handled import Also
 
 RESOLUTION = "resolution"
 """The kind of the alerts that say how a market ended."""
@@ -38,20 +38,18 @@ class SqlFollowers:
         self._engine = engine
         self._insert = insert_into(engine.dialect.name, followers)
 
-    def follow(self, user_id: int, market: str) -> Also:
+    def follow(self, user_id: int, *markets: str) -> Also:
         """Return what `Sessions.update` takes as `also` where a person begins."""
-        row = {"user_id": user_id, "market": market}
+        rows = [{"user_id": user_id, "market": market} for market in markets]
 
         async def also(connection: AsyncConnection) -> None:
-            await connection.execute(
-                self._insert.values(**row).on_conflict_do_nothing()
-            )
+            await connection.execute(self._insert.on_conflict_do_nothing(), rows)
 
         return also
 
-    def unfollow(self, user_id: int, market: str) -> Also:
+    def unfollow(self, user_id: int, *markets: str) -> Also:
         """Return the same where a person ends."""
-        mine = followers.c.user_id == user_id, followers.c.market == market
+        mine = followers.c.user_id == user_id, followers.c.market.in_(markets)
 
         async def also(connection: AsyncConnection) -> None:
             await connection.execute(delete(followers).where(*mine))

@@ -11,8 +11,8 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from oddsbot.alerts import Base, MoveRule, PriceRule, Rule, RuleState
 from oddsbot.store.database import failure, to_its_end
-from oddsbot.store.recordset import insert_into
-from oddsbot.store.tables import alerts, handled, removed_rules, revisions, rules, users
+from oddsbot.store.handled import note_handled, was_handled
+from oddsbot.store.tables import alerts, removed_rules, revisions, rules, users
 from oddswire.clock import SystemClock
 from oddswire.errors import CodecError, SourceUnavailable
 from oddswire.plain import plain
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _PAGE = 500
 _SCHEMA = 1
 _LINE = "rules"
-_NOTED = 2 * 86_400_000
 _TYPES: dict[str, type[PriceRule | MoveRule]] = {
     "price": PriceRule,
     "move": MoveRule,
@@ -120,14 +119,28 @@ class SqlRules:
 
     # --- what people change
 
-    @to_its_end
     async def save(self, rule: Rule, update_id: int | None = None) -> int:
-        """Store a rule, or replace the person's rule with the same id; it begins again.
+        """Store a rule, or replace the person's rule with the same id; see `change`."""
+        return await self.change(rule.user_id, [rule], update_id=update_id)
 
-        Its alerts are counted on, so that none has the id of an earlier one.
+    @to_its_end
+    async def change(
+        self,
+        user_id: int,
+        save: Sequence[Rule] = (),
+        remove: Sequence[str] = (),
+        *,
+        update_id: int | None = None,
+    ) -> int:
+        """Remove and store rules of a person, all of them or none.
+
+        A rule that is stored begins again. Its alerts are counted on, so that none has
+        the id of an earlier one.
 
         Args:
-            rule: The rule.
+            user_id: Whose.
+            save: Rules of hers, new ones and those that replace one with the same id.
+            remove: The ids of those that go; one that is not there is passed over.
             update_id: Of Telegram's update that asks for it. It is noted for two days
                 in the same transaction, so that an update that comes again brings back
                 no rule that its person has removed meanwhile.
@@ -142,28 +155,40 @@ class SqlRules:
             UnknownUser: She has no session.
             SourceError: The database failed; the outcome says what that means.
         """
+        now = self._clock.now()
         try:
             async with self._engine.begin() as connection:
                 revision = await next_revision(connection)
-                if update_id is not None:
-                    await self._note(connection, update_id)
-                await self._write(connection, rule, revision)
+                if update_id is not None and not await note_handled(
+                    connection, _LINE, update_id, now
+                ):
+                    raise AlreadyHandled(f"update {update_id} was handled before")
+                if remove:
+                    mine = rules.c.user_id == user_id, rules.c.id.in_(remove)
+                    await _remove_at(connection, now, revision, *mine)
+                for rule in save:
+                    await self._write(connection, rule, revision)
         except IntegrityError as error:
-            raise await self._refusal(rule) or failure(error) from None
+            for rule in save:
+                if refusal := await self._refusal(rule):
+                    raise refusal from None
+            raise failure(error) from None
         except (SQLAlchemyError, OSError) as error:
             raise failure(error) from None
         return revision
 
-    async def _note(self, connection: AsyncConnection, update_id: int) -> None:
-        """Note an update as handled; the notes of two days are kept."""
-        now = int(self._clock.now() * 1000)
-        old = handled.c.handled_at < now - _NOTED
-        await connection.execute(delete(handled).where(old))
-        row = {"line": _LINE, "update_id": update_id, "handled_at": now}
-        note = insert_into(connection.dialect.name, handled).values(**row)
-        noted = await connection.execute(note.on_conflict_do_nothing())
-        if not noted.rowcount:
-            raise AlreadyHandled(f"update {update_id} was handled before")
+    @to_its_end
+    async def handled(self, update_id: int) -> bool:
+        """Return whether an update changed rules before.
+
+        Raises:
+            SourceUnavailable: The database cannot be read.
+        """
+        try:
+            async with self._engine.connect() as connection:
+                return await was_handled(connection, _LINE, update_id)
+        except (SQLAlchemyError, OSError) as error:
+            raise SourceUnavailable(*failure(error).args) from None
 
     async def _write(
         self, connection: AsyncConnection, rule: Rule, revision: int
@@ -344,6 +369,12 @@ async def remove_rules(
 ) -> int:
     """Delete rules in the caller's transaction, and note their ids; return how many."""
     revision = await next_revision(connection)
+    return await _remove_at(connection, now, revision, *conditions)
+
+
+async def _remove_at(
+    connection: AsyncConnection, now: float, revision: int, *conditions: Any
+) -> int:
     gone = delete(rules).where(*conditions).returning(rules.c.id)
     ids = (await connection.execute(gone)).scalars().all()
     # A note of an id that came back and goes again is replaced.

@@ -17,14 +17,13 @@ from oddswire.errors import SourceDeclined, SourceUnavailable
 from oddswire.sessions import SourceRecord
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from sqlalchemy import Executable
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+    from oddsbot.store.handled import Also
     from oddswire.clock import Clock
-
-    Also = Callable[[AsyncConnection], Awaitable[object]]
 
 _MOST = 500
 """Parameters that one statement takes; SQLite has a limit."""

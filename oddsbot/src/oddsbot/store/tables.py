@@ -100,7 +100,8 @@ revisions = Table(
 )
 
 # `epoch` is counted by each owner when it takes the shard over; `n` counts the rounds
-# that were committed; `applied` is the newest revision that an owner has judged by.
+# that were committed; `applied` is the newest revision that an owner has judged by;
+# `judged` is the market's time, in ms, of the newest tick that an owner has judged.
 shards = Table(
     f"{PREFIX}shards",
     metadata,
@@ -108,6 +109,18 @@ shards = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("n", BigInteger, nullable=False),
     Column("applied", BigInteger, nullable=False),
+    Column("judged", BigInteger),
+)
+
+# The processes that follow a shard. `beat` changes as long as one lives; `whole_from`
+# is the market's time, in ms, from which on it has each tick; empty: it lacks some.
+watchers = Table(
+    f"{PREFIX}watchers",
+    metadata,
+    Column("shard", String(64), primary_key=True),
+    Column("id", String(32), primary_key=True),
+    Column("beat", BigInteger, nullable=False),
+    Column("whole_from", BigInteger),
 )
 
 # The last tick of each asset that an owner judged and that changed something.

@@ -6,6 +6,7 @@ is not lost on the way. No error names the address, which has the token in it.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
     from aiohttp import ClientSession
 
-_MAX_BODY = 16 * 1024 * 1024
+_MOST = 100
+_MAX_BODY = 4 * 1024 * 1024
+_ON_THE_LOOP = 128 * 1024
 _LONGEST_PAUSE = 3_600.0
 _GRACE = 10.0
 KINDS = ("message", "callback_query", "my_chat_member")
@@ -90,8 +93,23 @@ class UpdatesApi:
             Conflict: Somebody else gets this bot's updates.
             ApiError: The token is not valid, or the request is refused.
         """
+        # An answer that is too large is asked for again in smaller parts.
+        most = _MOST
+        while most:
+            status, body = await self._ask(offset, most)
+            if len(body) <= _MAX_BODY:
+                if len(body) <= _ON_THE_LOOP:
+                    return _read(status, body)
+                # Decoded here it would hold up everybody's answers.
+                return await asyncio.to_thread(_read, status, body)
+            most //= 10
+        raise TelegramAway("Telegram's answer is too large, trying again")
+
+    async def _ask(self, offset: int, most: int) -> tuple[int, bytes]:
+        """Return the status and the first bytes of an answer, one more than fit."""
         asked = {
             "offset": offset,
+            "limit": most,
             "timeout": self._wait,
             "allowed_updates": self._kinds,
         }
@@ -110,7 +128,7 @@ class UpdatesApi:
             raise TelegramAway(
                 f"Telegram does not answer ({type(error).__name__}), trying again"
             ) from None
-        return _read(status, body)
+        return status, body
 
 
 def _read(status: int, body: bytes) -> list[str]:

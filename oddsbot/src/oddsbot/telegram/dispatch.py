@@ -7,7 +7,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from aiogram import BaseMiddleware, Dispatcher
-from aiogram.exceptions import TelegramBadRequest
+from aiogram.exceptions import TelegramBadRequest, TelegramForbiddenError
 from aiogram.types import CallbackQuery, Message
 
 from oddsbot.delivery import Card
@@ -103,17 +103,18 @@ class _Answering(BaseMiddleware):
         except OddswireError:
             raise
         except Exception:  # noqa: BLE001 - said to the person, and logged with its number
-            number = secrets.token_hex(4)
-            _log.exception(
-                "update_failed number=%s",
-                number,
-                extra={"event": "update_failed", "number": number},
-            )
-            answer = _sentence(event, "", errors.bug_card(number))
-        if isinstance(event, Message) and isinstance(answer, Card):
-            await self._chat.send(event.chat.id, answer)
-        elif isinstance(event, CallbackQuery) and isinstance(answer, Pressed):
-            await self._answer(event, answer)
+            answer = _sentence(event, "", errors.bug_card(_number()))
+        try:
+            if isinstance(event, Message) and isinstance(answer, Card):
+                await self._chat.send(event.chat.id, answer)
+            elif isinstance(event, CallbackQuery) and isinstance(answer, Pressed):
+                await self._answer(event, answer)
+        except TelegramForbiddenError:
+            # She blocked the bot after she wrote: nobody is there to be answered.
+            return None
+        except TelegramBadRequest:
+            # It would be refused again, and hold up all that she sends after it.
+            _number()
         return None
 
     async def _answer(self, query: CallbackQuery, pressed: Pressed) -> None:
@@ -125,6 +126,17 @@ class _Answering(BaseMiddleware):
         if pressed.new is not None:
             await self._chat.send(query.from_user.id, pressed.new)
         await _say(query, pressed.said)
+
+
+def _number() -> str:
+    """Log the error that is being handled; return its number."""
+    number = secrets.token_hex(4)
+    _log.exception(
+        "update_failed number=%s",
+        number,
+        extra={"event": "update_failed", "number": number},
+    )
+    return number
 
 
 def _sentence(

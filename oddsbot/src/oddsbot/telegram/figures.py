@@ -4,9 +4,31 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Literal, TypeAlias
+
+Odds: TypeAlias = Literal["cents", "percent", "decimal"]
+"""How a person sees prices; how far they are from each other is in cents always."""
 
 _STEPS = ((Decimal(10**9), "B"), (Decimal(10**6), "M"), (Decimal(10**3), "k"))
 _NOTHING = "–"
+_LONG_SHOT = Decimal("0.01")
+
+
+def price(value: Decimal | None, odds: Odds) -> str:
+    """Return a price of 0 to 1 as ``64¢``, ``64%`` or ``1.56``; a dash for none.
+
+    Decimal odds are what a dollar becomes.
+    """
+    if value is None or (odds == "decimal" and not value):
+        return _NOTHING
+    if odds == "decimal":
+        return f"{1 / value:,.2f}" if value > _LONG_SHOT else f"{1 / value:,.0f}"
+    return f"{short(value * 100)}{'¢' if odds == 'cents' else '%'}"
+
+
+def level(value: Decimal, odds: Odds) -> str:
+    """Return a price to reach; never as decimal odds, which fall when it rises."""
+    return price(value, "cents" if odds == "decimal" else odds)
 
 
 def cents(price: Decimal | None) -> str:
@@ -48,6 +70,17 @@ def distance(seconds: float) -> str:
             count = int(seconds // size)
             return f"{count:,} {one if count == 1 else many}"
     return f"{max(0, int(seconds))} s"
+
+
+def clock(milliseconds: int | None) -> str:
+    """Return a moment of Unix milliseconds as ``14:02:07 UTC``; empty for none."""
+    if milliseconds is None:
+        return ""
+    try:
+        at = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return ""
+    return f"{at:%H:%M:%S} UTC"
 
 
 def day(at: datetime) -> str:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from oddswire.client import Client
 
 BUTTON = Family("button", str)
+TAKEN = Family("button_taken", str)
 _LIFETIME = 300
 
 
@@ -33,18 +34,28 @@ class Handles:
             OddswireError: Redis could not be asked.
         """
         handle = secrets.randbits(64)
-        await self._client.set(self._key(handle), str(person), ex=_LIFETIME)
+        name = self._keys.key(BUTTON, f"{handle:016x}")
+        await self._client.set(name, str(person), ex=_LIFETIME)
         return handle
 
-    async def take(self, handle: int, person: int) -> bool:
+    async def take(self, handle: int, person: int, update_id: int) -> bool:
         """Return whether a number was given to this person, and not taken since.
+
+        The update that took it takes it again: a process that was killed after this
+        and before it did anything is followed by one that does it.
 
         Raises:
             OddswireError: Redis could not be asked; it may be taken.
         """
-        found = await self._client.getdel(self._key(handle))
-        text = found.decode() if isinstance(found, bytes) else found
-        return text == str(person)
+        number = f"{handle:016x}"
+        given = await self._client.get(self._keys.key(BUTTON, number))
+        if _text(given) != str(person):
+            return False
+        taken = self._keys.key(TAKEN, number)
+        by = str(update_id)
+        first = await self._client.set(taken, by, ex=_LIFETIME, nx=True)
+        return bool(first) or _text(await self._client.get(taken)) == by
 
-    def _key(self, handle: int) -> str:
-        return self._keys.key(BUTTON, f"{handle:016x}")
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

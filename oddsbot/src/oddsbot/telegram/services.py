@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
     from oddsbot.alerts import Rule
     from oddsbot.markets import Markets
-    from oddsbot.store import SqlFollowers, UserSession
+    from oddsbot.store import AlertRow, SqlFollowers, StoredRule
     from oddsbot.telegram.chat import TelegramChat
     from oddsbot.telegram.effects import Effects
     from oddsbot.telegram.handles import Handles
+    from oddsbot.telegram.people import People
     from oddsbot.telegram.pictures import Pictures
     from oddsbot.telegram.screens.person import StatusView
     from oddsbot.wallets import Wallets
     from oddswire.clock import Clock
     from oddswire.erasure import Receipt
-    from oddswire.sessions import Sessions
 
 
 class RuleBook(Protocol):
@@ -43,6 +43,31 @@ class RuleBook(Protocol):
         """
         ...
 
+    async def standing(self, user_id: int) -> Sequence[StoredRule]:
+        """Return a person's rules with where each stands, the oldest first."""
+        ...
+
+    async def change(
+        self,
+        user_id: int,
+        save: Sequence[Rule] = (),
+        remove: Sequence[str] = (),
+        *,
+        update_id: int | None = None,
+    ) -> None:
+        """Remove and keep rules of a person, all of them or none.
+
+        Raises:
+            AlreadyHandled: The update was handled before; nothing is changed.
+            RuleError: One cannot be watched.
+            SourceError: The database failed.
+        """
+        ...
+
+    async def handled(self, update_id: int) -> bool:
+        """Return whether an update changed rules before."""
+        ...
+
     async def remove(self, user_id: int, rule_id: str) -> bool:
         """Delete a person's rule; False when she has none with this id."""
         ...
@@ -55,7 +80,9 @@ class Services:
     Attributes:
         followers: Who is told how a market ended.
         pictures: Draws charts; None: there is nothing to draw with.
+        history: Returns a person's newest alerts since a moment, seconds since 1970.
         status: Looks at how the bot is.
+        asked: What a person may ask for in a minute.
         erase: Deletes everything of a person.
     """
 
@@ -64,10 +91,12 @@ class Services:
     wallets: Wallets
     rules: RuleBook
     followers: SqlFollowers
-    sessions: Sessions[UserSession]
+    people: People
     clock: Clock
     effects: Effects
     handles: Handles
     pictures: Pictures | None
+    history: Callable[[int, float], Awaitable[Sequence[AlertRow]]]
     status: Callable[[], Awaitable[StatusView]]
+    asked: int
     erase: Callable[[int], Awaitable[Receipt]]

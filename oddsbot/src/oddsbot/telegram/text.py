@@ -58,7 +58,7 @@ class Text:
         """Add a text of somebody else: one harmless line, cut where it is too long."""
         return self.add(quiet(text, limit), kind)
 
-    def moment(self, seconds: int, shown: str) -> Self:
+    def moment(self, seconds: int, shown: str, form: str = "wDT") -> Self:
         """Add a time; a client shows it in its own zone, an old one as `shown`."""
         length = units(shown)
         self._entities.append(
@@ -67,7 +67,7 @@ class Text:
                 offset=self._units,
                 length=length,
                 unix_time=seconds,
-                date_time_format="wDT",
+                date_time_format=form,
             )
         )
         self._parts.append(shown)

@@ -11,6 +11,7 @@ same update may come to a handler twice: what it brings about has the same id ea
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from contextlib import suppress
@@ -23,19 +24,19 @@ from aiogram.types import Update
 from oddsbot.telegram.api import Conflict, TelegramAway
 from oddswire.connection.backoff import OutageBackoff
 from oddswire.connection.errors import TRANSIENT_ERRORS
-from oddswire.errors import LockLost
+from oddswire.errors import CommandRejected, LockLost
 from oddswire.keys import Family, KeySpace
 from oddswire.logs import LogLines
 from oddswire.queue import QueueKey
-from oddswire.ratelimit import Rule, SlidingWindow
+from oddswire.ratelimit import Rule, SlidingWindow, TokenBucket
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Mapping, Sequence
 
     from aiogram import Bot, Dispatcher
 
     from oddsbot.telegram.api import UpdatesApi
+    from oddswire.client import Client
     from oddswire.clock import Clock
     from oddswire.locks import Locks
     from oddswire.queue import Message, Queue
@@ -43,7 +44,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("oddsbot.telegram")
 _NOTICE = Rule("commands.notice", SlidingWindow(1, 60.0), key="user")
-_TOO_FAST = "That was too much at once. I go on in a minute; what you sent now is lost."
+_TOO_FAST = (
+    "That was too much at once: I answer {} things a minute. What you sent now is "
+    "lost; go on in a minute."
+)
 _ADMITTED = Family("update_admitted", int, int)
 _REMEMBERED = 3_600
 POLLING = "telegram.polling"
@@ -51,6 +55,8 @@ POLLING = "telegram.polling"
 _LOCK_TTL = 10.0
 _PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _CONFLICT_PAUSE = 5.0
+_LOOK_AGAIN = 30.0
+_REPLICA_MS = 1_000
 _MORE = 16  # handlers at the same time, each of another person
 
 
@@ -99,6 +105,7 @@ class UpdateQueue:
         limiter.add(*rules, _NOTICE)
         self._limiter = limiter
         self._rules = [rule.name for rule in rules]
+        self._a_minute = a_minute(rules)
         self._queue = queue
         self._dispatcher = dispatcher
         self._bot = bot
@@ -127,6 +134,33 @@ class UpdateQueue:
         await self._queue.enqueue(line, received, dedup_id=f"u{update_id}")
         return update_id
 
+    async def put_all(self, bodies: Sequence[str]) -> int:
+        """Put some in, those of one person in their order; return the last id.
+
+        One that cannot be read is left out, and logged: it would come for ever.
+
+        Raises:
+            OddswireError: Some may be kept; the same ones may be put again.
+        """
+        lines: dict[int, list[str]] = {}
+        last = -1
+        for body in bodies:
+            try:
+                update_id, _, line = _head(body)
+            except BadUpdate as error:
+                self._lines.write(logging.WARNING, "update_unreadable", reason=error)
+            else:
+                last = max(last, update_id)
+                lines.setdefault(line, []).append(body)
+
+        async def put(line: Sequence[str]) -> None:
+            for body in line:
+                await self.put(body)
+
+        # The lines together: a batch costs as many trips to Redis as one update.
+        await asyncio.gather(*map(put, lines.values()))
+        return last
+
     async def _admits(self, update_id: int, person: int) -> bool:
         """Return whether an update is within its person's limit.
 
@@ -134,12 +168,15 @@ class UpdateQueue:
         to: it is counted once, and what was decided of it stays.
         """
         key = self._keys.key(_ADMITTED, self._bot.id, update_id)
-        decided = await self._queue.client.get(key)
+        client = self._queue.client
+        # Noted as admitted first: killed before it is counted, it is admitted.
+        decided = await client.set(key, "1", ex=_REMEMBERED, nx=True, get=True)
         if decided is not None:
             return decided in (b"1", "1")
         subject = f"{self._bot.id}:{person}"
         admits = bool(await self._limiter.hit(*self._rules, user=subject))
-        await self._queue.client.set(key, "1" if admits else "0", ex=_REMEMBERED)
+        if not admits:
+            await client.set(key, "0", ex=_REMEMBERED)
         return admits
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
@@ -155,7 +192,8 @@ class UpdateQueue:
     async def _handle(self, message: Message[Received]) -> None:
         if message.value.flood:
             with suppress(TelegramAPIError):
-                await self._bot.send_message(message.value.flood, _TOO_FAST)
+                text = _TOO_FAST.format(self._a_minute)
+                await self._bot.send_message(message.value.flood, text)
             return
         try:
             update = Update.model_validate_json(
@@ -168,6 +206,20 @@ class UpdateQueue:
             )
             return
         await self._dispatcher.feed_update(self._bot, update)
+
+
+def a_minute(rules: Sequence[Rule]) -> int:
+    """Return what a person may ask for in a minute, by the first rule.
+
+    Raises:
+        TypeError: It counts by something else than a window or a bucket.
+    """
+    match rules[0].limit:
+        case SlidingWindow(most, per):
+            return int(most * 60 / per)
+        case TokenBucket(rate, _):
+            return int(rate * 60)
+    raise TypeError("what a person asks for is counted by a window or a bucket")
 
 
 def _head(body: str) -> tuple[int, int, int]:
@@ -208,21 +260,72 @@ def _who(update: Mapping[str, Any]) -> int:
     return 0
 
 
+class Replicas:
+    """Waits until a replica has what was written, where there is one.
+
+    A write that the primary acknowledged is lost with it in a failover. A replica that
+    does not come after is waited for a second: then the bot goes on, and says so.
+
+    Args:
+        client: Whose writes.
+        clock: Tells when to look again whether there are replicas.
+    """
+
+    def __init__(self, client: Client, clock: Clock) -> None:
+        self._client = client
+        self._clock = clock
+        self._lines = LogLines(_log)
+        self._there = False
+        self._looked = -_LOOK_AGAIN
+
+    async def wait(self) -> None:
+        """Wait until one replica has every write that was answered so far.
+
+        Raises:
+            OddswireError: Redis could not be asked.
+        """
+        now = self._clock.monotonic()
+        if now - self._looked >= _LOOK_AGAIN:
+            self._there = await self._has_replicas()
+            self._looked = now
+        if self._there and not await self._client.wait(1, _REPLICA_MS):
+            self._looked = now - _LOOK_AGAIN
+            self._lines.write(
+                logging.WARNING,
+                "updates_unreplicated",
+                reason="no replica of Redis has them yet; a failover now loses them",
+            )
+
+    async def _has_replicas(self) -> bool:
+        try:
+            found = await self._client.info("replication")
+        except CommandRejected:
+            return False  # a hosted server that does not say
+        return int(found.get("connected_slaves", 0)) > 0
+
+
 class Poller:
     """Asks for updates, in one process of all that run it.
 
     Args:
         api: Where.
         updates: What gets them.
+        replicas: Waited for before updates are confirmed.
         locks: Decide which process asks.
         clock: Sleeps between tries.
     """
 
     def __init__(
-        self, api: UpdatesApi, updates: UpdateQueue, locks: Locks, clock: Clock
+        self,
+        api: UpdatesApi,
+        updates: UpdateQueue,
+        replicas: Replicas,
+        locks: Locks,
+        clock: Clock,
     ) -> None:
         self._api = api
         self._updates = updates
+        self._replicas = replicas
         self._locks = locks
         self._clock = clock
         self._lines = LogLines(_log)
@@ -272,17 +375,17 @@ class Poller:
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 continue
             pause, told = _PAUSE, False
-            for body in bodies:
-                offset = await self._take(body, offset)
+            if bodies:
+                offset = max(offset, await self._take(bodies))
 
-    async def _take(self, body: str, offset: int) -> int:
-        """Put an update in, through outages; return the offset that confirms it."""
+    async def _take(self, bodies: Sequence[str]) -> int:
+        """Put updates in, through outages; return the offset that confirms them."""
         outage = OutageBackoff()
         while True:
             try:
-                return max(offset, await self._updates.put(body) + 1)
-            except BadUpdate as error:
-                self._lines.write(logging.WARNING, "update_unreadable", reason=error)
-                return offset
+                last = await self._updates.put_all(bodies)
+                await self._replicas.wait()
             except TRANSIENT_ERRORS as error:
                 await outage.wait(error)
+            else:
+                return last + 1

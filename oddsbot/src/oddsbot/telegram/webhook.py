@@ -1,7 +1,7 @@
 """`webhook_app`: updates that Telegram posts; any process may serve it.
 
 1. The secret is compared before anything of the body is read.
-2. The update is durable in the queue.
+2. The update is durable in the queue, and on a replica where there is one.
 3. Only then Telegram gets its 200; 503 while Redis is away: it posts the update again.
 """
 
@@ -21,7 +21,7 @@ from oddswire.web.listener import Listener
 
 if TYPE_CHECKING:
     from oddsbot.settings import Webhook
-    from oddsbot.telegram.updates import UpdateQueue
+    from oddsbot.telegram.updates import Replicas, UpdateQueue
 
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"  # noqa: S105 - the header's name
 _LONGEST = 256
@@ -34,7 +34,9 @@ def path_of(secret: str) -> str:
     return f"/telegram/{name[:16].hex()}"
 
 
-def webhook_listener(webhook: Webhook, updates: UpdateQueue) -> Listener:
+def webhook_listener(
+    webhook: Webhook, updates: UpdateQueue, replicas: Replicas
+) -> Listener:
     """Return what listens for Telegram; it answers the host of the webhook's URL.
 
     Raises:
@@ -56,6 +58,7 @@ def webhook_listener(webhook: Webhook, updates: UpdateQueue) -> Listener:
         try:
             body = (await request.read()).decode()
             await updates.put(body)
+            await replicas.wait()
         except (BadUpdate, UnicodeDecodeError):
             # The same body would come again and again.
             _log.warning("update_unreadable", extra={"event": "update_unreadable"})

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from oddsbot.polymarket import Quote
 
 # How far the market's clock may be ahead of ours before its time is not believed.
-_AHEAD_MS = 60_000
+AHEAD_MS = 60_000
 
 
 class QuoteOrder:
@@ -29,7 +29,7 @@ class QuoteOrder:
             now: Our own time, in seconds.
         """
         at = quote.at
-        if at is None or at > now * 1000 + _AHEAD_MS:
+        if at is None or at > now * 1000 + AHEAD_MS:
             return False
         if at < self._newest.get(quote.asset_id, 0):
             return True

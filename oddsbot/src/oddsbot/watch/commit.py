@@ -97,15 +97,18 @@ class Batch:
         alerts: What became due, in order.
         seen: The last judged ticks, by asset.
         applied: The newest revision of the rules that it was judged by.
+        judged: The market's time, ms, up to which ticks were judged; None: no tick
+            with a time was.
     """
 
-    __slots__ = ("alerts", "applied", "seen", "states")
+    __slots__ = ("alerts", "applied", "judged", "seen", "states")
 
     def __init__(self, applied: int) -> None:
         self.states: dict[str, tuple[Rule, int, RuleState]] = {}
         self.alerts: list[tuple[Alert, int | None]] = []
         self.seen: dict[str, Seen] = {}
         self.applied = applied
+        self.judged: int | None = None
 
     def __bool__(self) -> bool:
         """Whether there is something to write."""
@@ -134,12 +137,15 @@ class Tenure(msgspec.Struct):
     Attributes:
         epoch: Counted up by each owner.
         n: The last round that was committed.
+        judged: The market's time, ms, up to which ticks were judged and committed, by
+            this owner or one before; None: it is not known.
         seen: Where the owner before stopped, by asset.
         changes: The rules that changed since this process last looked.
     """
 
     epoch: int
     n: int
+    judged: int | None
     seen: dict[str, Seen]
     changes: RuleChanges
 
@@ -176,13 +182,17 @@ class Rounds:
         shard: The name of the shard.
         stored: The rules.
         clock: Tells when an alert became due.
+
+    Attributes:
+        engine: As given.
+        shard: As given.
     """
 
     def __init__(
         self, engine: AsyncEngine, shard: str, stored: SqlRules, clock: Clock
     ) -> None:
+        self.engine = engine
         self.shard = shard
-        self._engine = engine
         self._stored = stored
         self._clock = clock
         self._postgresql = engine.dialect.name == "postgresql"
@@ -203,7 +213,7 @@ class Rounds:
             SourceError: The database failed.
         """
         try:
-            async with self._engine.connect() as connection:
+            async with self.engine.connect() as connection:
                 query = select(shards.c.n).where(shards.c.shard == self.shard)
                 n = (await connection.execute(query)).scalar()
                 changes = await self._stored.changes(connection, 2**62)
@@ -213,14 +223,18 @@ class Rounds:
 
     @to_its_end
     async def take_over(
-        self, revision: int, n: int, accept: Callable[[dict[str, Seen]], bool]
+        self,
+        revision: int,
+        n: int,
+        accept: Callable[[dict[str, Seen], int | None], bool],
     ) -> Tenure | None:
         """Become the owner, and return what changed since a revision and a round.
 
         Args:
             revision: Of the rules, the newest that is known.
             n: The round up to which states are known.
-            accept: Whether this process can go on from where the owner before stopped.
+            accept: Whether this process can go on from where the owner before stopped:
+                called with `Tenure.seen` and `Tenure.judged`.
 
         Returns:
             None when it cannot; the owner is as before.
@@ -231,14 +245,14 @@ class Rounds:
         """
         mine = shards.c.shard == self.shard
         try:
-            async with self._engine.begin() as connection:
+            async with self.engine.begin() as connection:
                 values = {"shard": self.shard, "epoch": 0, "n": 0, "applied": 0}
                 await connection.execute(self._make_shard, values)
                 counted = (
                     update(shards)
                     .where(mine)
                     .values(epoch=shards.c.epoch + 1)
-                    .returning(shards.c.epoch, shards.c.n)
+                    .returning(shards.c.epoch, shards.c.n, shards.c.judged)
                 )
                 row = (await connection.execute(counted)).one()
                 rows = await connection.execute(
@@ -250,13 +264,13 @@ class Rounds:
                     )
                     for each in rows
                 }
-                if not accept(found):
+                if not accept(found, row.judged):
                     await connection.rollback()
                     return None
                 changes = await self._stored.changes(connection, revision, n)
         except (SQLAlchemyError, OSError) as error:
             raise failure(error) from None
-        return Tenure(row.epoch, row.n, found, changes)
+        return Tenure(row.epoch, row.n, row.judged, found, changes)
 
     @to_its_end
     async def commit(self, tenure: Tenure, batch: Batch, home: str) -> list[Committed]:
@@ -279,8 +293,8 @@ class Rounds:
         n = tenure.n + 1
         due = list(_numbered(batch.alerts))
         try:
-            async with self._engine.begin() as connection:
-                await self._fence(connection, tenure, batch.applied)
+            async with self.engine.begin() as connection:
+                judged = await self._fence(connection, tenure, batch)
                 if self._postgresql and due:
                     await _lock_people(connection, due)
                 if batch.states:
@@ -306,7 +320,7 @@ class Rounds:
                     )
         except (SQLAlchemyError, OSError) as error:
             raise failure(error) from None
-        tenure.n = n
+        tenure.n, tenure.judged = n, judged
         return [
             Committed(
                 each.user_id,
@@ -319,18 +333,24 @@ class Rounds:
         ]
 
     async def _fence(
-        self, connection: AsyncConnection, tenure: Tenure, applied: int
-    ) -> None:
+        self, connection: AsyncConnection, tenure: Tenure, batch: Batch
+    ) -> int | None:
+        """Count the round; return up to when ticks are judged then."""
+        times = (each for each in (tenure.judged, batch.judged) if each is not None)
+        judged = max(times, default=None)
         mine = (
             shards.c.shard == self.shard,
             shards.c.epoch == tenure.epoch,
             shards.c.n == tenure.n,
         )
         counted = await connection.execute(
-            update(shards).where(*mine).values(n=tenure.n + 1, applied=applied)
+            update(shards)
+            .where(*mine)
+            .values(n=tenure.n + 1, applied=batch.applied, judged=judged)
         )
         if counted.rowcount != 1:
             raise Deposed(f"shard {self.shard!r} has a newer owner")
+        return judged
 
 
 def _numbered(found: Sequence[tuple[Alert, int | None]]) -> Iterable[_Due]:

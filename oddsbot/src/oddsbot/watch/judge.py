@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from oddsbot.alerts import Alerts
 
+from ._order import AHEAD_MS
 from .commit import Batch
 
 if TYPE_CHECKING:
@@ -83,8 +84,11 @@ class Judge:
         self._begin_at = 0
         # The last tick of each asset that was judged, or that an owner before judged.
         self._last: dict[str, Tick] = {}
+        # The market's time up to which this owner has judged what came.
+        self._judged_until = 0
         self._owning = False
-        self._cuts: Mapping[str, int] = {}
+        # What came before this owner and is not judged, in the market's order.
+        self._backlog: deque[_Waiting] = deque()
         # The last tick of each asset since the last note, where it changed nothing.
         self._unnoted: dict[str, Tick] = {}
 
@@ -136,11 +140,15 @@ class Judge:
     # --- the ticks
 
     def begin(self, cut: Cut) -> None:
-        """Judge as the owner, from where the owner before stopped."""
+        """Judge as the owner, from where the owner before stopped.
+
+        What came before is judged in the order of the market's time: a connection
+        begins with the books of its assets in any order.
+        """
         self._owning = True
-        self._cuts = cut.places
-        self.cursor = self._begin_at = 0
+        self.cursor = self._begin_at = self._judged_until = 0
         self._last.clear()
+        self._backlog = _waiting(self._ring, cut.places)
         self.batch = Batch(self.revision)
         self._unnoted.clear()
         for tick in cut.late:
@@ -153,22 +161,46 @@ class Judge:
 
     def judge_some(self) -> bool:
         """Judge some ticks; return whether there are more."""
+        if self._backlog:
+            self._judge_backlog()
+            return True
         stop = None
         for tick in self._ring.since(self.cursor):
             stop = tick.place + SLICE if stop is None else stop
             if tick.place >= stop:
                 return True
-            if self._fresh and tick.place >= self._begin_at:
-                self._begin(tick.place)
-            asset = tick.quote.asset_id
-            self._last[asset] = tick
-            if tick.place > self._cuts.get(asset, -1):
-                self.judged += 1
-                self._judge(tick)
+            self._see(tick, tick.place, judged=False)
             self.cursor = tick.place + 1
         if self._fresh:
             self._begin(self._ring.end)
         return False
+
+    def _judge_backlog(self) -> None:
+        for _ in range(min(SLICE, len(self._backlog))):
+            waiting = self._backlog.popleft()
+            self._see(waiting.tick, waiting.from_place, judged=waiting.judged)
+        if not self._backlog:
+            # Not before: the ring keeps what is not judged.
+            self.cursor = waiting.end
+
+    def _see(self, tick: Tick, from_place: int, *, judged: bool) -> None:
+        """Take the next tick, and judge it unless an owner before has.
+
+        Args:
+            tick: The tick.
+            from_place: No tick that is to come has a place before it.
+            judged: Whether an owner before has judged it.
+        """
+        if self._fresh and from_place >= self._begin_at:
+            self._begin(from_place)
+        self._last[tick.quote.asset_id] = tick
+        if not judged:
+            self.judged += 1
+            self._judge(tick)
+        if tick.quote.at is not None:
+            # A time that is yet to come says nothing about other assets.
+            at = min(tick.quote.at, int(tick.seen_at * 1000))
+            self._judged_until = max(self._judged_until, at)
 
     def _judge(self, tick: Tick) -> None:
         asset = tick.quote.asset_id
@@ -235,4 +267,43 @@ class Judge:
         """Return what a round is to write, and begin with the next one."""
         batch, self.batch = self.batch, Batch(self.revision)
         batch.applied = self.revision
+        batch.judged = self._judged_until or None
         return batch
+
+
+class _Waiting(NamedTuple):
+    """A tick of the ring that was there before the owner.
+
+    Attributes:
+        tick: The tick.
+        judged: Whether an owner before has judged it.
+        from_place: The first place of this tick and those that are to come.
+        end: The place behind all of them.
+    """
+
+    tick: Tick
+    judged: bool
+    from_place: int
+    end: int
+
+
+def _waiting(ring: Ring, judged: Mapping[str, int]) -> deque[_Waiting]:
+    """Return the ticks of a ring in the order of the market's time.
+
+    Those of an asset stay in their order, and so does one whose time is not known or
+    cannot be: it stays behind the one before it.
+    """
+    now, timed = 0, []
+    for tick in ring.since(0):
+        at = tick.quote.at
+        if at is not None and at <= tick.seen_at * 1000 + AHEAD_MS:
+            now = at
+        timed.append((now, tick))
+    timed.sort(key=lambda each: each[0])
+    found: deque[_Waiting] = deque()
+    from_place = end = ring.end
+    for _, tick in reversed(timed):
+        from_place = min(from_place, tick.place)
+        done = tick.place <= judged.get(tick.quote.asset_id, -1)
+        found.appendleft(_Waiting(tick, done, from_place, end))
+    return found

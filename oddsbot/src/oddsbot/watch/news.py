@@ -219,7 +219,7 @@ class MarketNews:
         for user_id in await self._followers.of(market):
             batch.alerts.append((alert(user_id, now), None))
         while batch.alerts:
-            tenure = await self._rounds.take_over(_NEWEST, _NEWEST, lambda _: True)
+            tenure = await self._rounds.take_over(_NEWEST, _NEWEST, lambda *_: True)
             assert tenure is not None  # noqa: S101 - it accepts whatever was seen
             try:
                 committed = await self._rounds.commit(

@@ -90,6 +90,7 @@ class Ring:
         last: The newest tick of each asset.
         end: The place of the next tick.
         lost: Ticks that were forgotten before they were committed.
+        forgotten_until: The market's time, ms, of the newest tick that was forgotten.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Ring:
         self.last: dict[str, Tick] = {}
         self.end = 0
         self.lost = 0
+        self.forgotten_until = 0
         self._seconds = seconds
         self._most = most
         self._ticks: deque[Tick] = deque()
@@ -142,6 +144,7 @@ class Ring:
             self.lost += gone.place >= committed
             if gone.quote.at is not None:
                 self._forgotten[gone.quote.asset_id] = gone.quote.at
+                self.forgotten_until = max(self.forgotten_until, gone.quote.at)
 
     def since(self, place: int) -> Iterator[Tick]:
         """Yield the ticks from a place on; the ring may grow meanwhile, and not shrink.

@@ -10,7 +10,7 @@ from oddswire.errors import OddswireError
 from oddswire.pubsub import Delivery, Topic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from oddsbot.alerts import Rule
     from oddsbot.store import SqlRules, StoredRule
@@ -67,6 +67,33 @@ class RuleDesk:
                     raise
                 return
             await self._ring(revision)
+
+    async def change(
+        self,
+        user_id: int,
+        save: Sequence[Rule] = (),
+        remove: Sequence[str] = (),
+        *,
+        update_id: int | None = None,
+    ) -> None:
+        """Remove and keep rules of a person, all of them or none; see `SqlRules`.
+
+        Raises:
+            AlreadyHandled: The update was handled before; nothing is changed.
+            OtherOwner, SameRule, UnknownUser: As from `SqlRules.change`.
+            SourceError: The database failed; the outcome says what that means.
+        """
+        await self._ring(
+            await self._rules.change(user_id, save, remove, update_id=update_id)
+        )
+
+    async def handled(self, update_id: int) -> bool:
+        """Return whether an update changed rules before.
+
+        Raises:
+            SourceUnavailable: The database cannot be read.
+        """
+        return await self._rules.handled(update_id)
 
     async def remove(self, user_id: int, rule_id: str) -> bool:
         """Delete a person's rule; False when she has none with this id.

@@ -21,6 +21,8 @@ import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import msgspec
+
 from oddsbot.polymarket import (
     Connected,
     Disconnected,
@@ -37,7 +39,7 @@ from ._order import QuoteOrder
 from .commit import Deposed
 from .judge import Heard, Judge
 from .peers import BEAT_SECONDS, Peers
-from .ring import Ring
+from .ring import KEPT_SECONDS, Ring
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from oddswire.locks import Locks
 
     from .commit import Committed, Rounds, Seen, Tenure
+    from .ring import Cut
     from .ring import Gap as RingGap
 
 LOCK_SECONDS = 1.0
@@ -60,6 +63,13 @@ _NOTE_EVERY = 10.0
 _AGAIN = 0.2
 _PATIENCE = 5.0
 """Seconds without a connection or a database after which another process may try."""
+_GIVE_WAY = 30.0
+"""Seconds after which a process that lacks ticks waits no longer for one that has
+them: it lives, and something else keeps it from taking the shard over."""
+_SAY_EVERY = 1.0
+"""Seconds between two rounds of an owner that others wait for, if nothing happens."""
+_SKEW = 1_000
+"""Milliseconds by which the feed may tell of one asset later than of another."""
 _RESOLVED = 1_000
 """Resolutions that are remembered for the next owner."""
 
@@ -196,15 +206,17 @@ class Shard:
         # Held by whoever brings the rules up to date.
         self._updating = asyncio.Lock()
         self._bell = asyncio.Event()
-        self._answers = True
+        # Until when ticks are kept that somebody may not have committed; infinite: the
+        # database does not answer.
+        self._keep_until = 0.0
         # --- the work
         self._tenure: Tenure | None = None
         self._committed = 0
         self._finishing = False
         self._stopped = False
         self._holding = False
-        self._peers = Peers(locks, rounds.shard, clock)
-        self._gave_way = False
+        self._peers = Peers(rounds.engine, rounds.shard, clock)
+        self._giving_way_since: float | None = None
         # Something happened: a tick, a rule or the end of a round for the owner's
         # work; the link, the lock, the rules or the stop for whoever takes over.
         self._stir = asyncio.Event()
@@ -334,8 +346,18 @@ class Shard:
         """Return the place from which on a tick is kept, however old it becomes."""
         if self._tenure is not None:
             return self._committed
-        # Without an answer it is not known whether anybody commits.
-        return self.ring.end if self._answers else 0
+        return 0 if self._clock.monotonic() < self._keep_until else self.ring.end
+
+    def _note_answer(self, *, answers: bool) -> None:
+        """Note whether the database answers.
+
+        While it does not, nobody commits. Once it does, the owner needs a while to, and
+        may die in it.
+        """
+        if not answers:
+            self._keep_until = math.inf
+        elif self._keep_until == math.inf:
+            self._keep_until = self._clock.monotonic() + KEPT_SECONDS
 
     def _take_resolved(self, event: MarketResolved, now: float) -> None:
         self._resolved[event.market] = event, now
@@ -354,11 +376,11 @@ class Shard:
                 async with self._updating:
                     await self._update(await self._loaded())
             except SourceError as error:
-                self._answers = False
+                self._note_answer(answers=False)
                 _say("rules_unread", error)
                 await self._clock.sleep(_AGAIN)
                 continue
-            self._answers = True
+            self._note_answer(answers=True)
             self._turn.set()
             try:
                 async with asyncio.timeout(_LOOK_EVERY):
@@ -405,9 +427,9 @@ class Shard:
         """Tell other processes that this one lives, and how far its ring reaches."""
         try:
             while True:
-                # An outage is said by whoever waits for the lock.
-                with suppress(*TRANSIENT_ERRORS):
-                    await self._peers.beat(self._whole_from())
+                # An outage is said by whoever reads the rules.
+                with suppress(SourceError):
+                    await self._peers.beat(self._whole_from(), owning=self.owning)
                 if self._feed.down_for:  # whether this process may work depends on time
                     self._turn.set()
                 await self._clock.sleep(BEAT_SECONDS)
@@ -452,7 +474,7 @@ class Shard:
                     # Work went on without the lock; others may have written since.
                     await self._finish(working)
                     working = await self._hold(tasks, lost)
-                if self._gave_way:
+                if self._giving_way_since is not None:
                     await self._clock.sleep(BEAT_SECONDS)
             except OddswireError as error:
                 if not isinstance(error, TRANSIENT_ERRORS):
@@ -479,7 +501,7 @@ class Shard:
                 if tenure is None:
                     return None
             except SourceError as error:
-                self._answers = False
+                self._note_answer(answers=False)
                 _say("takeover_failed", error)
                 now = self._clock.monotonic()
                 failing_since = now if failing_since is None else failing_since
@@ -487,7 +509,8 @@ class Shard:
                     return None
                 await self._clock.sleep(_AGAIN)
                 continue
-            self._answers, failing_since = True, None
+            self._note_answer(answers=True)
+            failing_since = None
             working = tasks.create_task(self._work(tenure), name="shard: work")
             working.add_done_callback(lambda _: self._turn.set())
 
@@ -516,24 +539,29 @@ class Shard:
         has the ticks it lacks: that one waits behind it, or is the owner itself, whose
         lock Redis has lost.
         """
+        now = self._clock.monotonic()
+        since = self._giving_way_since
+        patient = since is None or now - since < _GIVE_WAY
 
-        def accept(seen: dict[str, Seen]) -> bool:
+        def accept(seen: dict[str, Seen], judged: int | None) -> bool:
             whole_from = self._whole_from()
             # A process that was told no prices yet has an empty ring, and no gap in it.
             told = not seen or whole_from < math.inf
-            whole = told and self.ring.cut(seen).gap is None
-            return whole or not self._peers.has_elder(whole_from)
+            whole = told and self._cut(seen, judged).gap is None
+            return whole or not (patient and self._peers.has_elder(whole_from))
 
         async with self._updating:
             judge = await self._loaded()
             tenure = await self._rounds.take_over(judge.revision, self._n, accept)
             if tenure is None:
-                self._gave_way = True
+                if since is None:
+                    self._giving_way_since = now
+                    _log.info("shard_passed", extra={"event": "shard_passed"})
                 return None
-            self._gave_way = False
+            self._giving_way_since = None
             # No await from here on: each tick is either in the ring, or comes later.
             judge.apply(tenure.changes)
-            cut = self.ring.cut(tenure.seen)
+            cut = self._cut(tenure.seen, tenure.judged)
             judge.begin(cut)
             self._n = tenure.n
             self._committed = 0
@@ -554,6 +582,19 @@ class Shard:
         self._bell.set()
         return tenure
 
+    def _cut(self, seen: dict[str, Seen], judged: int | None) -> Cut:
+        """Return where the owner before stopped; without a gap if none is possible.
+
+        An asset that stands still since its last round looks like a gap to a process
+        that began to follow after that. It is none if the owner before has judged
+        all assets beyond the time from which on this ring is whole.
+        """
+        cut = self.ring.cut(seen)
+        whole_from = max(self._whole_from(), self.ring.forgotten_until)
+        if judged is not None and whole_from + _SKEW <= judged:
+            return msgspec.structs.replace(cut, gap=None)
+        return cut
+
     # --- the owner's work
 
     async def _work(self, tenure: Tenure) -> None:
@@ -568,6 +609,7 @@ class Shard:
             _log.info("shard_lost", extra={"event": "shard_lost"})
         except* SourceError as errors:
             self.failed += 1
+            self._note_answer(answers=False)
             _say("round_failed", errors.exceptions[0])
         finally:
             self._tenure = None
@@ -583,16 +625,20 @@ class Shard:
         judge = self._judge
         assert judge is not None  # noqa: S101 - it was there when the shard was taken
         clock = self._clock
-        noted = clock.monotonic()
+        noted = said = clock.monotonic()
         round_: asyncio.Task[None] | None = None
         while True:
             self._stir.clear()
             behind = judge.judge_some()
-            if clock.monotonic() - noted >= _NOTE_EVERY:
-                noted = clock.monotonic()
+            now = clock.monotonic()
+            if now - noted >= _NOTE_EVERY:
+                noted = now
                 judge.note()
             if round_ is None or round_.done():
-                if judge.batch:
+                # Others learn from it that their rings reach back.
+                silent = self._peers.others and now - said >= _SAY_EVERY
+                if judge.batch or (silent and self._committed < judge.cursor):
+                    said = now
                     round_ = tasks.create_task(self._commit(tenure, judge))
                     round_.add_done_callback(lambda _: self._stir.set())
                 else:

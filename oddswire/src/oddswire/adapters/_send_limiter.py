@@ -174,7 +174,7 @@ class SendLimiter:
                 takes all that the rule has. 0: it does not wait for the rules.
             paid: Telegram is paid not to count it among the bot's messages, so it costs
                 nothing of `overall`; its chat's limit holds.
-            priority: Who goes first of those who wait in this process.
+            priority: Of the waiting requests of this process, the highest goes first.
 
         Raises:
             RateLimited: It would have to wait for longer than the timeout.

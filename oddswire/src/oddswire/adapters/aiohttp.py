@@ -1,4 +1,4 @@
-"""aiohttp's client kept within the limits of whom it asks.
+"""aiohttp's client kept within the limits of the services that it asks.
 
 Needs the extra ``oddswire[web]``: aiohttp 3.12 or newer, which has client middlewares.
 """
@@ -53,7 +53,7 @@ class UpstreamLimits:
         retries: How often GET, HEAD and OPTIONS are sent again after a 429; what else
             got one is the caller's to repeat.
         pause: Seconds to hold back after a 429 that does not say for how long.
-        longest: Seconds that a 429 may block at most, whatever it says.
+        longest: Seconds that a 429 may block at most, also if it asks for more.
         clock: For a Retry-After that is a date.
 
     Raises:

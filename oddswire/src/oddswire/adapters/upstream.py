@@ -1,4 +1,4 @@
-"""`Upstream`: calls to somebody else's service, within its limits.
+"""`Upstream`: calls to a service of others, within its limits.
 
 The adapters of aiohttp, aiogram and python-telegram-bot send through it. Use it alone
 where calls are neither: it needs no extra.
@@ -88,10 +88,10 @@ class Upstream:
             *rules: Names of rules, all of which have to admit it. None: the call goes
                 out at once, and a refusal stops the calls of the rule `blocks`.
             cost: What it costs each of the rules, or the cost by the rule's name.
-            priority: Who goes first of those who wait in this process.
+            priority: Of the waiting calls of this process, the highest goes first.
             retries: Instead of the declared ones.
-            blocks: The rule that a refusal stops; by default the first. A call that
-                has not this rule waits for its own refusal alone.
+            blocks: The rule that a refusal stops; by default the first. A call
+                without this rule waits for its own refusal alone.
             **subjects: What the rules count by.
 
         Raises:

@@ -130,7 +130,7 @@ class Namespaces:
             self.declare(namespace)
 
     def declare(self, namespace: Namespace) -> NamespaceState:
-        """Add a namespace, or return it as it is if it was declared alike.
+        """Add a namespace; one that was declared with the same options is returned.
 
         Raises:
             InvalidKey: Its name has a colon or is empty, or it was declared otherwise.

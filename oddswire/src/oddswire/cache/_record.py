@@ -43,7 +43,7 @@ VALUE = 3
 TOMBSTONE = 4
 NONCE_BYTES = 8
 TAG_NONCE_BYTES = 16
-"""Of a tag: one of each kind, hard and soft."""
+"""A tag has one of each kind, hard and soft."""
 MAX_TAGS = 16
 SEEN_BYTES = 61
 """So many bytes at the beginning tell one record of a key from another."""
@@ -58,7 +58,7 @@ _TOMBSTONE_BYTES = 18
 _U32 = 2**32 - 1
 _U64 = 2**64 - 1
 
-# Of a record that is whole, what every hit needs.
+# Reads what every hit needs, of a record that is whole.
 hit_of = cast("Callable[[bytes], Hit]", struct.Struct(">2xQ8xQ8xI14x8sB").unpack_from)
 _VALUE = bytes((_MARK, VALUE))
 _KINDS = (_VALUE, bytes((_MARK, TOMBSTONE)))

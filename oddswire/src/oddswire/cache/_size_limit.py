@@ -2,8 +2,8 @@
 
 A server that evicts by itself would take sessions too. So the cache counts its own
 entries and removes those that were not used for longest, and no key of anybody else.
-Counting means to look at every key of the server, so it is done only where the whole
-server has more than the limit, and again only after much was written.
+Counting looks at every key of the server. Therefore the cache counts only if the whole
+server is above the limit, and again only after it has written much.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 An entry carries the nonces that its tags had before it was loaded, and lives while they
 are the same. To invalidate a tag is to UNLINK its nonce: the next process that needs
-one makes another, and a nonce never comes back. So nothing is lost if a nonce is
-evicted or expires (entries die, none revives), if an invalidation is repeated, or if
-the clocks of hosts differ.
+one makes another, and a nonce never comes back. So a nonce may be evicted or expire:
+entries die, and none revives. An invalidation may be repeated, and the clocks of hosts
+may differ.
 
 A tag has two nonces in one value. A soft invalidation changes the second one and makes
 entries stale instead of invalid; one comparison of both finds out.
@@ -86,10 +86,10 @@ class TagVersions:
 
     @property
     def untracked(self) -> bool:
-        """Whether the server tells of no changes.
+        """Whether the server announces no changes.
 
-        Then the nonces of a load stay as it read them, and a caller that invalidated
-        something meanwhile cannot see by them whether the load is older than that.
+        Then the nonces of a load stay the same, also when a tag was invalidated. By
+        them a caller cannot see whether the load began before its own invalidation.
         """
         return self._connection.untracked
 

@@ -1,7 +1,7 @@
 """The cache's own connection, on which the server says what has changed.
 
-Replies and messages of one connection come in the order in which the server made them,
-and all code that changes memory runs in the parser, in that order. So a value never
+Replies and messages of one connection come in the order in which the server made them.
+All code that changes memory runs in the parser, in the same order. So a value never
 enters memory after the message that it has changed.
 
 The connection is tracked without NOLOOP: the server sends a message for our own writes
@@ -262,8 +262,8 @@ class TrackingConnection:
                 if not self.untracked and _refused(error):
                     await self.fall_back(used)
                     continue
-                # Once more, on the next connection: no reply is known to this call, so
-                # it must be one that may run twice, or that has not left.
+                # Once more, on the next connection. The call may have run, so it is
+                # repeated only if it may run twice, or if it was not sent.
                 safe = repeatable or error.outcome is Outcome.NOT_SENT
                 late = monotonic() >= deadline
                 if not safe or late or isinstance(error, Unavailable):

@@ -80,6 +80,7 @@ from oddswire.settings.endpoint import CLUSTER_SCHEMES
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from redis.exceptions import AskError
     from redis.typing import AbsExpiryT, EncodableT, ExpiryT, KeyT
 
     from oddswire.connection.multiplexer import CallLabel, Multiplexer
@@ -91,7 +92,7 @@ if TYPE_CHECKING:
 _KNOWN_AT_MOST = 2_000
 
 # Seconds for the reply of a call that waited past its deadline: only a stall of the
-# loop lets it wait so long, and the stall is not the server's.
+# loop causes that, and the server is not to blame for it.
 _AFTER_A_STALL = 0.1
 
 # Globals: the fast path looks at them in each call.
@@ -133,11 +134,12 @@ class Client(aredis.Redis):
         multiplexed: Whether ordinary commands go on the command connection.
         decodes: Whether replies are text.
         is_cluster: Whether it is the client of a cluster, and not of one server.
+        in_cluster: Whether it is that, or the client of one of its nodes.
     """
 
     is_cluster: ClassVar[bool] = False
-    # What events call the command connection, and what each of its sockets begins with.
-    _connection_name = "command"
+    in_cluster: ClassVar[bool] = False
+    # What each socket of the command connection begins with.
     _on_connect: ClassVar[tuple[tuple[str | int, ...], ...]] = ()
 
     def __init__(
@@ -204,7 +206,7 @@ class Client(aredis.Redis):
             pool,
             Dialer(self._settings, pool, access, on_connect=self._on_connect),
             events,
-            name=self._connection_name,
+            name=self._named("command"),
         )
         connections.access = access
         provider = fan_out(pool.connection_kwargs.get("credential_provider"))
@@ -473,8 +475,9 @@ class Client(aredis.Redis):
     ) -> Any:
         """Send it on this very connection (redis-py's).
 
-        A command that blocks has the time it asks for, and one that a demoted primary
-        refuses is sent to the new one, unless the connection was changed by its user.
+        A blocking command has the time that it asks for. A command that a demoted
+        primary refuses is sent to the new one, unless the caller has altered the
+        connection.
         """
         command = self.command_spec(args[0])
         send = super()._send_command_parse_response
@@ -564,6 +567,31 @@ class Client(aredis.Redis):
         except asyncio.CancelledError:
             connection.abandon()
             raise
+
+    # --- which server has a key, for library code
+
+    async def server_of(self, key: bytes, deadline: float) -> Client:  # noqa: ARG002 - of a cluster
+        """Return the client of the server that has a key; of one server, this one.
+
+        Args:
+            key: A key, or a channel.
+            deadline: By `time.monotonic`.
+
+        Raises:
+            OddswireError: Of a cluster: as from a call on this key.
+        """
+        return self
+
+    def server_now(self, key: bytes) -> Client:  # noqa: ARG002 - of a cluster
+        """Return the same by what is known now; this one if nothing is known."""
+        return self
+
+    def doubt(self) -> None:
+        """Have the map of a cluster read: this node does not answer."""
+
+    def redirected(self, error: AskError) -> Client | None:  # noqa: ARG002 - of a cluster
+        """Return the client of the node that MOVED or ASK names; None: not followed."""
+        return None
 
     # --- sent again
 
@@ -781,14 +809,16 @@ class Client(aredis.Redis):
             *options: Of CLIENT TRACKING ON, such as ``"BCAST"``.
         """
         return self._on_own_connection(
-            "tracked", on_push, on_connect=(("CLIENT", "TRACKING", "ON", *options),)
+            self._named("tracked"),
+            on_push,
+            on_connect=(("CLIENT", "TRACKING", "ON", *options),),
         )
 
     def subscriber(self, on_push: Callable[[list[Any]], None], *channels: str) -> Self:
         """Return a client on a connection of its own for subscriptions.
 
-        What is published comes in order with the replies of that connection, so a value
-        read on it after SUBSCRIBE divides the messages into those before and after it.
+        Messages come in order with the replies of that connection. So a value that is
+        read on it after SUBSCRIBE divides the messages into earlier and later ones.
         Close it by `aclose`. It returns bytes, as `tracked` does.
 
         Args:
@@ -796,7 +826,7 @@ class Client(aredis.Redis):
             *channels: Subscribed to before anything else is sent, also after a loss.
         """
         return self._on_own_connection(
-            "subscriber",
+            self._named("subscriber"),
             on_push,
             channels=channels,
             idle=self._settings.heartbeat_subscriber,
@@ -828,6 +858,10 @@ class Client(aredis.Redis):
         view = copy.copy(self)
         view._move_to(connections)  # noqa: SLF001 - a copy of this very object
         return view
+
+    def _named(self, connection: str) -> str:
+        """Return what events call a connection of this kind."""
+        return connection
 
     def _move_to(self, connections: Connections) -> None:
         """Make this copy a client of its own, with one connection of its own."""

@@ -76,6 +76,7 @@ class ClusterClient(Client):
     """
 
     is_cluster = True
+    in_cluster = True
     # Of a view by `at`: the slot whose owner is asked what is about one node.
     _slot: int | None = None
 
@@ -386,6 +387,11 @@ class ClusterClient(Client):
         nodes = await self._found(self._router.all_primaries(deadline))
         return tuple(node.views[self.timeout] for node in nodes)
 
+    async def server_of(self, key: bytes, deadline: float) -> Client:
+        """Return the client of the node that owns the slot of a key."""
+        owner = self._router.owner(key_slot(key), deadline)
+        return (await self._found(owner)).client
+
     # --- views, batches
 
     def bounded(self, seconds: float) -> Self:
@@ -466,8 +472,8 @@ class ClusterClient(Client):
         raise NotOnCluster("the cache does not run on a cluster: give it cache_url")
 
     def subscriber(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse: topics need messages and replies in order on one connection."""
-        raise NotOnCluster("topics do not run on a cluster: give them one server")
+        """Refuse: there is one for each node; see `server_of`."""
+        raise NotOnCluster("a subscriber connection leads to one node")
 
     def command_connection(self) -> Multiplexer | None:
         """Return the command connection to the owner of the slot; of `at` alone."""

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
+from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
 from oddswire.client._client import Client
@@ -13,6 +14,7 @@ from oddswire.errors import OddswireError
 
 if TYPE_CHECKING:
     import redis.asyncio as aredis
+    from redis.exceptions import AskError
 
     from oddswire.client._commands import CommandSpec
     from oddswire.client._connections import Connections
@@ -65,6 +67,16 @@ class Redirector(Protocol):
     """What takes a call that a node alone cannot answer; see `Router`."""
 
     metrics: ConnectionMetrics
+    slots: list[Node | None]
+
+    async def owner(self, slot: int, deadline: float) -> Node:
+        """Return the owner of a slot, reading the map if it is not known."""
+
+    def read_soon(self) -> None:
+        """Have the map read in the background."""
+
+    def redirect(self, error: AskError, by: Node) -> Node:
+        """Return the node that a redirection names; note the new owner of the slot."""
 
     def takes(self, reply: Exception) -> bool:
         """Whether another attempt may bring more than this error reply."""
@@ -111,6 +123,7 @@ class NodeClient(Client):
         node: What it is the client of.
     """
 
+    in_cluster = True
     node: Node
 
     def __init__(
@@ -123,7 +136,7 @@ class NodeClient(Client):
         callbacks: Any,
         **options: Any,
     ) -> None:
-        self._connection_name = f"command {address}"
+        self._address = address
         self._router = router
         super().__init__(**options)
         self._specs, self._failures = specs, failures
@@ -133,6 +146,26 @@ class NodeClient(Client):
         connections = super()._opened(pool, events)
         connections.metrics = connections.dialer.metrics = self._router.metrics
         return connections
+
+    def _named(self, connection: str) -> str:
+        return f"{connection} {self._address}"
+
+    async def server_of(self, key: bytes, deadline: float) -> NodeClient:
+        """Return the client of the node that owns the slot of a key."""
+        return (await self._router.owner(key_slot(key), deadline)).client
+
+    def server_now(self, key: bytes) -> NodeClient:
+        """Return the same, as the map has it now."""
+        owner = self._router.slots[key_slot(key)]
+        return self.node.client if owner is None else owner.client
+
+    def doubt(self) -> None:
+        """Have the map read: this node does not answer."""
+        self._router.read_soon()
+
+    def redirected(self, error: AskError) -> NodeClient:
+        """Return the client of the node that this one names."""
+        return self._router.redirect(error, self.node).client
 
     @property
     def retries(self) -> int:

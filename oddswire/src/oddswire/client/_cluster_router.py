@@ -557,7 +557,7 @@ class Router:
             owners[owner] = None
             slots[first : last + 1] = [owner] * (last + 1 - first)
             replicas[owner] = tuple(addresses[1:])
-        self._report_failovers(owners, slots)
+        failovers = self._failovers(owners, slots)
         # In place: a view of the client looks at the same list.
         self.slots[:] = slots
         self.primaries = tuple(owners)
@@ -568,21 +568,24 @@ class Router:
         self._drop_others()
         if self._watch is None and not self._closed:
             self._watch_later()
+        # Last: who hears of it looks at the new map.
+        for node, heir in failovers.items():
+            name = f"command {node}"
+            self._emit(Failover(connection=name, old=str(node), new=str(heir)))
 
-    def _report_failovers(
+    def _failovers(
         self, owners: Iterable[Node], slots: list[Node | None]
-    ) -> None:
-        """Say of each node that lost all of its slots which node has them now.
+    ) -> dict[Node, Node]:
+        """Return each node that lost all of its slots, and which node has them now.
 
         A replica that took over may lack the last writes: whoever keeps something of
         them in this process has to know.
         """
         left = set(self.primaries).difference(owners)
-        for node in left:
-            heir = slots[self.slots.index(node)] if node in self.slots else None
-            if heir is not None:
-                name = f"command {node}"
-                self._emit(Failover(connection=name, old=str(node), new=str(heir)))
+        heirs = {
+            node: slots[self.slots.index(node)] for node in left if node in self.slots
+        }
+        return {node: heir for node, heir in heirs.items() if heir is not None}
 
     def _drop_others(self) -> None:
         """Leave the nodes that own no slot: answers on their way still come."""

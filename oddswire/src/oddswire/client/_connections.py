@@ -203,7 +203,7 @@ class Connections:
             return
         before, primary.named = primary.named, address
         if before is not None:
-            # Those in use too: who blocks there would wait for what comes elsewhere.
+            # Those in use too: a BLPOP there would wait for a push to another server.
             spawn(
                 self.pool.disconnect(),
                 name="oddswire leaving the old primary",

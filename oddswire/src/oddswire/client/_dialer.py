@@ -52,7 +52,7 @@ class Dialer:
         pacer: Spaces the attempts while callers wait.
         progress: How far the attempt under way has come.
         primary: Where to ask for the address, if it can change.
-        user: Whom the server knows us as, since the last connection; for errors.
+        user: The user of the last connection, as the server names it; for errors.
         client_name: What the caller has named the connection since, by CLIENT SETNAME.
     """
 

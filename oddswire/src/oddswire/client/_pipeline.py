@@ -48,9 +48,8 @@ _Stack = list[Any]  # of (arguments, options), as redis-py keeps them
 class Pipeline(RedisPipeline):
     """redis-py's pipeline, contiguous on the command connection.
 
-    With WATCH, with more than 1,000 commands or 256 KiB, or with a command that needs
-    a connection for itself, it runs on an exclusive connection instead; the results are
-    the same.
+    It runs on an exclusive connection, with the same results, if it has a WATCH, more
+    than 1,000 commands or 256 KiB, or a command that needs a connection for itself.
     """
 
     def __init__(self, client: Client, transaction: bool, shard_hint: Any) -> None:  # noqa: FBT001 - redis-py's signature

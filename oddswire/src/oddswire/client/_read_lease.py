@@ -2,8 +2,8 @@
 
 A primary that was deposed and does not know it yet goes on answering reads. Where
 ``min-replicas-to-write`` is set it cannot acknowledge a write without its replicas. So
-an answer is believed only if the very connection that it came on acknowledged a write
-which was sent at most `length` seconds before the read:
+an answer is believed only if the same connection has acknowledged a write that was sent
+at most `length` seconds before the read:
 
 1. The write is an UNLINK of a key that never exists. A replica refuses it (READONLY), a
    primary without its replicas too (NOREPLICAS); a full memory does not, and nothing is

@@ -113,11 +113,11 @@ class Primary:
     async def _agreed(self) -> Address:
         waiting: set[asyncio.Task[Named]] = set()
         for sentinel in self._manager.sentinels:
-            # A task of its own: who is late still answers, for the next question.
+            # A task of its own: a late sentinel still answers, for the next question.
             task = spawn(
                 self._ask(sentinel), name="oddswire sentinel asked", into=self._asked
             )
-            task.add_done_callback(retrieve)  # who is late has no one who waits
+            task.add_done_callback(retrieve)  # no caller waits for a late one
             waiting.add(task)
         majority = len(waiting) // 2 + 1
         answers: list[Named] = []

@@ -150,7 +150,7 @@ class SimpleClient(aredis.Redis):
             task = spawn(self._connect(), name="oddswire simple client connecting")
             task.add_done_callback(retrieve)  # all callers may have given up
             self._connecting = task
-        # Not awaited itself: who gives up leaves the attempt to the others.
+        # Not awaited itself: a caller that gives up leaves the attempt to the others.
         await asyncio.wait([task])
         if task.cancelled():
             raise ClosedError("the client was closed")

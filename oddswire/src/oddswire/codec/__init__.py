@@ -1,8 +1,8 @@
 """Values to bytes and back: msgspec types, checked, compressed, versioned, sealed.
 
-`Codec` is what the other parts use. `oddswire.codec.envelope` has the format of the
-bytes, `compression` and `sealing` the protocols for another compression and another
-cipher, `keyring` the keys, `naming` what stands in keys for users and values.
+The other parts use `Codec`. The format of the bytes is in `oddswire.codec.envelope`,
+the protocols for another compression and another cipher in `compression` and `sealing`,
+the keys in `keyring`. `naming` makes the names of users and values in Redis keys.
 """
 
 from oddswire.codec._codec import Codec

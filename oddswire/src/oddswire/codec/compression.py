@@ -1,4 +1,4 @@
-"""Compression, behind a protocol small enough to bring another."""
+"""Compression: zstd, behind a protocol for another one."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ class Keyring:
         return Keyring(rest, index=self._index)
 
     def index_line(self) -> str:
-        """Return the line that keeps names as they are when the lowest key leaves."""
+        """Return the line that keeps names the same when the lowest key is retired."""
         return f"index {self._names().hex()}\n"
 
     def examples(self, is_example: Callable[[str], bool]) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ class Names(Protocol):
 
 
 class PlainNames:
-    """Users and values as they are: readable by who can read the server."""
+    """Users and values as they are: a reader of the server can read them."""
 
     __slots__ = ()
 
@@ -63,7 +63,7 @@ class PlainNames:
 
 
 class BlindNames:
-    """Names that say nothing without the key, and still find what belongs together.
+    """Names that only the key opens; the same user or value has the same name.
 
     A value's name is 96 bits of an HMAC-SHA256. A user's is one AES block, which is a
     permutation under the key and no digest, for an index has to give its users back.

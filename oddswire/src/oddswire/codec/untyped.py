@@ -1,9 +1,9 @@
-"""The values that storage returns unchanged although their type is not named.
+"""Which values come back unchanged although no annotation names their type.
 
-MessagePack knows a few types. Anything else is written as one of these and becomes
-itself again only where a type says so: under ``dict[str, Any]`` a `Decimal` would come
-back as text, and no error would say so. Therefore `Codec` checks a value where its
-type says nothing.
+MessagePack has a few types. A value of another type is written as one of these, and is
+decoded to its own type only where an annotation names it: under ``dict[str, Any]`` a
+`Decimal` would come back as text, without an error. Therefore `Codec` checks a value
+where no annotation names its type.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`FannedOut`: a streaming provider of credentials for more than one listener.
 
 A provider (Entra ID, IAM) has one callback for new tokens: the last registration
-silences the others. A client, its raw pub/sub objects and a second client with the same
-provider all have to hear of a token, or their connections end when the old one expires.
+silences the others. But every client of that provider needs each token, and so do its
+raw pub/sub objects: without it their connections end when the old token expires.
 """
 
 from __future__ import annotations

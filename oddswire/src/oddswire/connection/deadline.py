@@ -1,9 +1,9 @@
 """`Deadline`: `asyncio.timeout`, but a stall of the event loop ends no call.
 
-A loop that was held up, or a process that was stopped, finds at once that a timeout has
-passed and that the answer lies in the socket, unread. asyncio then cancels the waiter
-although the answer is there. Here a deadline that comes late is put off by as long as
-it was late, so that what arrived meanwhile can be read first.
+After a stall of the loop, or a stop of the process, a timeout has passed while the
+answer lies in the socket, unread. asyncio then cancels the waiter although the answer
+is there. Here a deadline that comes late is put off by as long as it was late: the loop
+reads first what has arrived.
 """
 
 from __future__ import annotations

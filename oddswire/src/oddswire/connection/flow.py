@@ -1,8 +1,8 @@
 """`FlowControl`: how much may be in flight on a connection. No I/O.
 
-Callers that find no room wait in order of arrival. `update` lets the oldest in; from
-then on it counts as in flight although it has not sent yet (`_granted`), so that
-neither a newcomer nor a later `update` takes its room.
+Callers that find no room wait in order of arrival. `update` lets the oldest in. From
+then on that caller counts as in flight, though it has not sent yet (`_granted`): no
+newcomer and no later `update` takes its room.
 """
 
 from __future__ import annotations

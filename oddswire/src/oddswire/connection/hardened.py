@@ -59,9 +59,9 @@ def _nothing() -> None:
 class HardenedConnection:
     """Comes before redis-py's class in a class that `hardened` makes.
 
-    Beside the handshake: it dials the addresses of a name as the command connection
-    does, reads no files in the event loop, sends memoryviews as they are meant, and its
-    writes swallow no cancellation.
+    It changes more than the handshake. It dials the addresses of a name as the command
+    connection does. It reads no files in the event loop. It sends the content of a
+    memoryview with gaps. A cancelled write stays cancelled.
 
     Attributes:
         connected_at: By `time.monotonic`.

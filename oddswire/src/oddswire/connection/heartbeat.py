@@ -31,10 +31,10 @@ class Heartbeat:
     """Pings a connection, and compares the echo with what was sent.
 
     One reply too few or too many shifts every reply behind it to the wrong call, and
-    nothing else would show it. The echo carries a number, so it is found after 1,000
-    replies, a second of metrics or `idle` seconds, whichever comes first (only
-    StackExchange.Redis has such a check). No task waits for an echo, and it has no
-    deadline: behind a slow call it is as late as that one.
+    nothing else would show it. The echo carries a number, which finds the shift. An
+    echo is due after 1,000 replies, after a second with calls, or after `idle` seconds
+    (of other clients only StackExchange.Redis has such a check). No task waits for an
+    echo, and it has no deadline: behind a slow call it is as late as that one.
 
     Args:
         connection: The connection; it is aborted when the echo is late or is not the

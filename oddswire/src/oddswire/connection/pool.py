@@ -7,8 +7,8 @@ It is cut in two, as httpcore's pool is: `PoolState` decides, without any I/O, a
 `ExclusivePool` does what was decided. The way of a waiter:
 
 1. `get_connection` puts a waiter (a future) into the state's queue.
-2. The state assigns a connection to it at once, or asks for one more to be opened, or
-   leaves it in the queue until `release` brings a connection back.
+2. The state assigns a connection to it at once, or asks for one more to be opened. If
+   it may do neither, the waiter stays in the queue until `release` brings one back.
 3. The assignment resolves the future. From then on the connection is leased, although
    the waiter's task has not run yet.
 4. The task runs, checks the connection, and returns it to its caller.
@@ -79,7 +79,7 @@ class _Idle(NamedTuple, Generic[Connection]):
 
 
 class PoolState(Generic[Connection, Waiter]):
-    """Which connections exist, who leases them, who waits. No I/O, no clock.
+    """The connections that exist, their leases, and the waiters. No I/O, no clock.
 
     A connection is opening, idle or leased, and in one of the three at a time. Every
     method changes the state and returns the actions that follow from it, so a test can
@@ -89,9 +89,9 @@ class PoolState(Generic[Connection, Waiter]):
         max_size: Connections that may exist at once.
         min_idle: Idle connections that are never closed for being idle.
         idle: Seconds after which other idle connections are closed.
-        lifetime: Seconds after which a connection is closed when it comes back,
-            shortened by up to a tenth by chance, so that connections opened together do
-            not end together.
+        lifetime: Seconds after which a connection is closed when it comes back. It is
+            shortened at random by up to a tenth: connections that were opened together
+            do not end together.
         rng: Returns a float in [0, 1).
     """
 

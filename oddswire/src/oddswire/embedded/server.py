@@ -171,7 +171,7 @@ class EmbeddedServer:
             await _in_thread(self._dir.close)
 
     async def wait_exit(self) -> int:
-        """Wait until the process ends, whoever ends it.
+        """Wait until the process ends, by this program or another.
 
         Returns:
             Its exit code; minus the signal's number when a signal ended it.

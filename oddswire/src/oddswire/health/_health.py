@@ -75,8 +75,8 @@ class Health:
         Args:
             name: Of the check.
             why: Why it matters.
-            look: Returns how the part is, from memory: it must not block. An exception
-                of it makes the check `unknown`, with the class of the exception.
+            look: Returns the state of the part, from memory: it must not block. If it
+                raises, the check is `unknown`, with the class of the exception.
 
         Raises:
             ValueError: There is a check of this name.

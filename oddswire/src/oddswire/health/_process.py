@@ -203,4 +203,4 @@ CHECKS: tuple[tuple[str, str, Callable[[Reading, Thresholds], Verdict]], ...] = 
     ("loop", "a loop that something blocks makes a fast server look slow", loop),
     ("calls", "what fails here is what users see", calls),
 )
-"""Name, why it matters, and who looks."""
+"""Name, why it matters, and the function that looks."""

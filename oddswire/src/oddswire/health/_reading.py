@@ -97,8 +97,8 @@ async def read(client: Client, timeout: float, asked: Window) -> Reading:
 async def ask(client: Client, deadline: float, *words: str) -> Any:
     """Return the reply to a command that only reads; an error reply is returned too.
 
-    Unlike a call of the client it does not wait while the server loads its data, and it
-    is not among the calls by command of the statistics.
+    A call of the client waits while the server loads its data; this one does not. The
+    statistics do not count it among the calls by command.
 
     Args:
         client: Whose command connection.
@@ -113,8 +113,8 @@ async def ask(client: Client, deadline: float, *words: str) -> Any:
         try:
             return await client.send_once(data, deadline, CallLabel(words[0]), raw=True)
         except ConnectionLost:
-            # A server that was restarted: the next connection is on its way, and as
-            # soon as it is not, it is a failure of another class.
+            # A server that was restarted: the next connection is on its way. When
+            # that fails, the error is of another class, and ends this loop.
             if monotonic() >= deadline:
                 raise
             await asyncio.sleep(0)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oddswire.health.report import Check, Status, Verdict, unknown
 from oddswire.health.units import long, size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from oddswire.health._reading import Reading
     from oddswire.health.thresholds import Thresholds
 
@@ -21,59 +20,36 @@ class _Missing(Exception):
     """INFO has no such number."""
 
 
-NAMES = frozenset(
-    {
-        *("server", "role", "replication", "memory", "eviction"),
-        *("persistence", "connections", "keys"),
-    }
-)
-"""Of the checks below."""
+class _Look(NamedTuple):
+    """What a check is judged by, beside INFO.
+
+    Attributes:
+        seen: The figures of this process.
+        limits: Where warnings and failures begin.
+        durable: Whether the server holds what users asked for.
+    """
+
+    seen: Reading
+    limits: Thresholds
+    durable: bool
 
 
 def server_checks(
     seen: Reading, limits: Thresholds, *, durable: bool
 ) -> tuple[Check, ...]:
-    """Return every check that INFO decides; each is unknown where it does not say."""
-    judges: tuple[tuple[str, str, Callable[[dict[str, Any]], Verdict]], ...] = (
-        ("server", "while it loads its data it answers nothing else", _server),
-        ("role", "a replica refuses writes, and its reads are late", _role),
-        (
-            "replication",
-            "what no replica has is lost with the primary",
-            lambda info: _replication(info, limits),
-        ),
-        (
-            "memory",
-            "at its limit a server refuses writes, evicts, or is killed by the kernel",
-            lambda info: _memory(info, limits),
-        ),
-        (
-            "eviction",
-            "what users asked for must never be evicted, and a cache has to be able to",
-            lambda info: _eviction(info, durable=durable),
-        ),
-        (
-            "persistence",
-            "a server that cannot write to its disk refuses writes, and forgets",
-            lambda info: _persistence(info, durable=durable),
-        ),
-        (
-            "connections",
-            "above maxclients the server turns connections away",
-            lambda info: _connections(info, seen, limits),
-        ),
-        ("keys", "a number that only grows is a key without a lifetime", _keys),
-    )
+    """Return every check that INFO decides; unknown where INFO lacks the figure."""
+    look = _Look(seen, limits, durable)
     return tuple(
-        Check.of(name, why, _judged(judge, seen)) for name, why, judge in judges
+        Check.of(name, why, _judged(judge, look)) for name, why, judge in _CHECKS
     )
 
 
-def _judged(judge: Callable[[dict[str, Any]], Verdict], seen: Reading) -> Verdict:
+def _judged(judge: _Judge, look: _Look) -> Verdict:
+    seen = look.seen
     if seen.info is None:
         return unknown(seen.info_error, "" if seen.unreachable else _GRANT_INFO)
     try:
-        return judge(seen.info)
+        return judge(seen.info, look)
     except _Missing as missing:
         return unknown(f"INFO of this server has no {missing}")
 
@@ -102,7 +78,7 @@ def _numbered(info: dict[str, Any], name: str) -> list[dict[str, Any]]:
     ]
 
 
-def _server(info: dict[str, Any]) -> Verdict:
+def _server(info: dict[str, Any], _: _Look) -> Verdict:
     product = str(info.get("server_name", "redis"))
     # Valkey's redis_version is 7.2.4 in every version.
     version = str(info.get("valkey_version") or info.get("redis_version", "unknown"))
@@ -122,7 +98,7 @@ def _server(info: dict[str, Any]) -> Verdict:
     )
 
 
-def _role(info: dict[str, Any]) -> Verdict:
+def _role(info: dict[str, Any], _: _Look) -> Verdict:
     # Valkey has the second name.
     if "sentinel" in (info.get("redis_mode"), info.get("server_mode")):
         return Verdict(
@@ -144,7 +120,7 @@ def _role(info: dict[str, Any]) -> Verdict:
     )
 
 
-def _replication(info: dict[str, Any], limits: Thresholds) -> Verdict:
+def _replication(info: dict[str, Any], look: _Look) -> Verdict:
     if _word(info, "role") != "master":
         up = str(info.get("master_link_status")) == "up"
         return Verdict(
@@ -158,7 +134,7 @@ def _replication(info: dict[str, Any], limits: Thresholds) -> Verdict:
     lags = [_number(each, "lag") for each in replicas if "lag" in each]
     syncing = sum(str(each.get("state")) != "online" for each in replicas)
     lag = max(lags, default=0.0)
-    status = limits.replica_lag.judge(lag)
+    status = look.limits.replica_lag.judge(lag)
     if syncing and status is Status.PASS:
         status = Status.WARN
     seen = f"{count} replicas" if count else "no replicas"
@@ -184,7 +160,7 @@ def _replication(info: dict[str, Any], limits: Thresholds) -> Verdict:
     )
 
 
-def _memory(info: dict[str, Any], limits: Thresholds) -> Verdict:
+def _memory(info: dict[str, Any], look: _Look) -> Verdict:
     used, limit = _number(info, "used_memory"), _number(info, "maxmemory")
     policy = _word(info, "maxmemory_policy")
     machine = _number(info, "total_system_memory") if not limit else 0.0
@@ -196,7 +172,7 @@ def _memory(info: dict[str, Any], limits: Thresholds) -> Verdict:
         of, share = "no limit known", 0.0
     # A cache that evicts is full when it works well.
     evicts = bool(limit) and policy != "noeviction"
-    status = Status.PASS if evicts else limits.memory.judge(share)
+    status = Status.PASS if evicts else look.limits.memory.judge(share)
     return Verdict(
         status=status,
         seen=f"{size(used)} of {of}",
@@ -211,11 +187,11 @@ def _memory(info: dict[str, Any], limits: Thresholds) -> Verdict:
     )
 
 
-def _eviction(info: dict[str, Any], *, durable: bool) -> Verdict:
+def _eviction(info: dict[str, Any], look: _Look) -> Verdict:
     policy = _word(info, "maxmemory_policy")
     limit, evicted = _number(info, "maxmemory"), int(_number(info, "evicted_keys"))
     status, fix = Status.PASS, ""
-    if durable and policy != "noeviction":
+    if look.durable and policy != "noeviction":
         # Without a limit nothing is evicted yet; volatile-* takes what has a TTL only.
         lost = evicted and policy.startswith("allkeys")
         status = Status.FAIL if lost else Status.WARN
@@ -223,27 +199,27 @@ def _eviction(info: dict[str, Any], *, durable: bool) -> Verdict:
             "CONFIG SET maxmemory-policy noeviction, CONFIG REWRITE; a cache that may "
             "evict gets an instance of its own in ODDSWIRE_CACHE_URL"
         )
-    elif not durable and not limit:
+    elif not look.durable and not limit:
         status, fix = Status.WARN, "CONFIG SET maxmemory <size of the cache>"
-    elif not durable and policy == "noeviction":
+    elif not look.durable and policy == "noeviction":
         status, fix = Status.WARN, "CONFIG SET maxmemory-policy allkeys-lfu"
     return Verdict(
         status=status,
         seen=f"{policy}{'' if limit else ' without maxmemory'}, "
         f"{evicted:,} keys evicted since it started",
         fix=fix,
-        values={"policy": policy, "evicted": evicted, "durable": int(durable)},
+        values={"policy": policy, "evicted": evicted, "durable": int(look.durable)},
     )
 
 
-def _persistence(info: dict[str, Any], *, durable: bool) -> Verdict:
+def _persistence(info: dict[str, Any], look: _Look) -> Verdict:
     snapshot = _word(info, "rdb_last_bgsave_status")
     append = str(info.get("aof_last_write_status", "ok"))
     rewrite = str(info.get("aof_last_bgrewrite_status", "ok"))
     aof = bool(info.get("aof_enabled"))
     status, fix = Status.PASS, ""
     if snapshot != "ok" or append != "ok":
-        status = Status.FAIL if durable else Status.WARN
+        status = Status.FAIL if look.durable else Status.WARN
         fix = "the server's log says why: a full disk, its directory; then BGSAVE"
     elif rewrite != "ok":
         status, fix = Status.WARN, "the server's log has the reason; then BGREWRITEAOF"
@@ -262,11 +238,11 @@ def _persistence(info: dict[str, Any], *, durable: bool) -> Verdict:
     )
 
 
-def _connections(info: dict[str, Any], seen: Reading, limits: Thresholds) -> Verdict:
+def _connections(info: dict[str, Any], look: _Look) -> Verdict:
     connected = int(_number(info, "connected_clients"))
     most = int(_number(info, "maxclients"))
-    ours = seen.stats.connections
-    status = limits.clients.judge(connected / max(1, most))
+    ours = look.seen.stats.connections
+    status = look.limits.clients.judge(connected / max(1, most))
     fix = (
         ""
         if status is Status.PASS
@@ -290,7 +266,7 @@ def _connections(info: dict[str, Any], seen: Reading, limits: Thresholds) -> Ver
     )
 
 
-def _keys(info: dict[str, Any]) -> Verdict:
+def _keys(info: dict[str, Any], _: _Look) -> Verdict:
     databases = _numbered(info, "db")
     keys = sum(int(_number(each, "keys")) for each in databases)
     expiring = sum(int(_number(each, "expires")) for each in databases)
@@ -299,3 +275,34 @@ def _keys(info: dict[str, Any]) -> Verdict:
         seen=f"{keys:,} keys, {expiring:,} of them with a lifetime",
         values={"keys": keys, "expiring": expiring},
     )
+
+
+_Judge = Callable[[dict[str, Any], _Look], Verdict]
+_CHECKS: tuple[tuple[str, str, _Judge], ...] = (
+    ("server", "while it loads its data it answers nothing else", _server),
+    ("role", "a replica refuses writes, and its reads are late", _role),
+    ("replication", "what no replica has is lost with the primary", _replication),
+    (
+        "memory",
+        "at its limit a server refuses writes, evicts, or is killed by the kernel",
+        _memory,
+    ),
+    (
+        "eviction",
+        "what users asked for must never be evicted, and a cache has to be able to",
+        _eviction,
+    ),
+    (
+        "persistence",
+        "a server that cannot write to its disk refuses writes, and forgets",
+        _persistence,
+    ),
+    (
+        "connections",
+        "above maxclients the server turns connections away",
+        _connections,
+    ),
+    ("keys", "a number that only grows is a key without a lifetime", _keys),
+)
+NAMES = frozenset(name for name, _, _ in _CHECKS)
+"""Of these checks."""

@@ -77,7 +77,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         status: ``"fail"`` if a check failed, else ``"warn"`` if one warns or could not
             be read, else ``"pass"``.
-        checks: Each of them, always all of them and in the same order.
+        checks: All of them, in the same order each time.
         took: Seconds it took to look.
     """
 

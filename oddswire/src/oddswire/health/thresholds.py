@@ -8,7 +8,7 @@ from oddswire.health.report import Status
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """Two levels of one number, of which more is worse.
+    """Two levels of one number; a greater number is worse.
 
     Attributes:
         warn: From here on a warning.
@@ -33,7 +33,7 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
-    """Every level at which a check changes its mind.
+    """The levels at which the status of a check changes.
 
     Attributes:
         latency: Seconds of a PING, the median of a few.

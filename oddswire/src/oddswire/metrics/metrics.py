@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Metrics:
-    """The numbers of a process, for whatever exports or shows them.
+    """The numbers of a process, for exporters and pages.
 
     The parts count in plain integers, whether somebody reads them or not. `snapshot`
     reads these and asks nobody. What only Redis knows (the sessions and queues of all

@@ -139,7 +139,7 @@ class LogBuffer(Buffer):
                 word, link, _ = newest.split(b" ", 2)
                 number = int(word)
         except ValueError:
-            return  # somebody else's frame
+            return  # a frame of another program
         run = run_of(link)
         if not self._chain.is_behind(run):
             self._known_ends[run] = max(number, self._known_ends.get(run, 0))
@@ -187,10 +187,10 @@ class LogBuffer(Buffer):
                 return None
 
     def _lost_tail(self, following: bytes) -> Gap | None:
-        """Another server process goes on here: return what the last one had beyond it.
+        """Another server process goes on here: return a gap for what the last one had.
 
-        Without this a reader that was behind would go on without a word, although it
-        knew that there was more.
+        Without this a reader that was behind would go on without a `Gap`, although it
+        knew of more messages.
         """
         chain = self._chain
         number = self._known_ends.pop(run_of(chain.link), 0)
@@ -209,7 +209,7 @@ class LogBuffer(Buffer):
         return False
 
     def _gap_in_log(self, n: int, link: bytes, prev: bytes) -> Gap:
-        """The log itself does not hang together: trimmed as we read, or its head lost.
+        """The log itself has a gap: it was trimmed as we read, or its head was lost.
 
         A head that was evicted or damaged begins a new chain in the old log.
         """
@@ -231,7 +231,7 @@ class LogBuffer(Buffer):
         if self._replay or self._gap is not None:
             return
         state, chain = self.state, self._chain
-        # The answer may come from a server that has not got what was heard of: the
+        # The server that answers may lack messages that this buffer has heard of: the
         # command connection can be back before the subscriber notices its loss.
         self._note(self._newest)
         # From here on frames are queued again; what came before is in the answer.
@@ -243,7 +243,7 @@ class LogBuffer(Buffer):
                 link = chain.link
                 after = link.rpartition(b"-")[0]
             if self._from is None and not is_link(link):
-                # A frame of somebody else followed ours: its id is none of the log.
+                # A frame of another program followed ours: its id is not in the log.
                 after, link = b"-", b"-"
             packed, follows, page = await _RECOVER.run(
                 self._client,
@@ -254,8 +254,8 @@ class LogBuffer(Buffer):
             if follows:
                 entries = _entries(state, page)
                 while not entries and len(page) >= PAGE:
-                    # All of somebody else's; asking again from this offset would bring
-                    # the same page for ever.
+                    # All are of other programs; asking again from this offset would
+                    # bring the same page for ever.
                     behind = b"(" + page[-1][0]
                     page = await _ENTRIES.run(
                         self._client, [state.log], ["forward", behind, "+", PAGE]
@@ -288,10 +288,10 @@ class LogBuffer(Buffer):
             self.behind = True
 
     async def _find_unseen(self, head: Head) -> None:
-        """The log does not go on from where we are: find what of it we have not seen.
+        """The log does not go on from our offset: find what was not seen of it.
 
-        Going back from its end to a message that we know; what a server lost in a
-        failover may reach back behind messages that we were given already.
+        It reads back from the end of the log to a message that we know. A failover may
+        have lost messages that this buffer has delivered already.
         """
         chain, state = self._chain, self.state
         unseen: list[Entry] = []
@@ -331,7 +331,7 @@ def _milliseconds(link: bytes) -> int:
 
 
 def _entries(state: TopicState, raw: Sequence[Any]) -> list[Entry]:
-    """Read entries of the stream; those of somebody else are counted and left out."""
+    """Read entries of the stream; those of other programs are counted, left out."""
     entries = []
     for stream_id, fields in raw:
         named = dict(zip(fields[::2], fields[1::2], strict=False))

@@ -87,6 +87,7 @@ async def send_latest(
             "" if version is None else version,
             state.life,
             state.head_life,
+            _command(client),
         ],
     )
     return reply
@@ -96,13 +97,15 @@ async def _send(
     client: Client, state: TopicState, key: bytes, payload: bytes, dedup_id: str | None
 ) -> list[Any]:
     """Run topic_publish.lua; see there."""
-    keys = [state.head, state.log]
+    logs = state.topic.delivery is Delivery.LOG
+    # What keeps no log names its head twice: while a slot moves, a cluster refuses a
+    # script of which one key is there and another is not.
+    keys = [state.head, state.log if logs else state.head]
     if dedup_id is not None:
         try:
             keys.append(state.dedup(dedup_id))
         except InvalidKey as error:
             raise TopicError(f"dedup_id: {error}") from None
-    logs = state.topic.delivery is Delivery.LOG
     reply: list[Any] = await _MESSAGE.run(
         client,
         keys,
@@ -114,9 +117,15 @@ async def _send(
             state.topic.history if logs else 0,
             state.life,
             state.head_life,
+            _command(client),
         ],
     )
     return reply
+
+
+def _command(client: Client) -> str:
+    """Return what publishes: PUBLISH of a cluster would go to each of its nodes."""
+    return "SPUBLISH" if client.in_cluster else "PUBLISH"
 
 
 def _check(

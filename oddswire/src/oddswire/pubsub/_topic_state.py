@@ -93,7 +93,7 @@ class TopicState:
                 link.decode(),
                 self._at,
             )
-        # CodecError is one; the others are somebody else's data.
+        # CodecError is a ValueError; the others come of data of other programs.
         except (ValueError, OverflowError):
             self.counts.unreadable += 1
             return self.gap(prev, None, 1, GapReason.UNREADABLE)
@@ -113,7 +113,7 @@ class TopicState:
                 link.decode(),
                 int(link.partition(b"-")[0]) / 1000,
             )
-        # CodecError is one; the others are somebody else's data.
+        # CodecError is a ValueError; the others come of data of other programs.
         except (ValueError, OverflowError):
             self.counts.unreadable += 1
             return None
@@ -124,7 +124,7 @@ class TopicState:
         """Return a gap to deliver."""
         gaps = self.counts.gaps
         gaps[reason] = gaps.get(reason, 0) + 1
-        # Of a frame of somebody else they may be any bytes.
+        # In a frame of another program the links may be any bytes.
         next_id = None if following is None else following.decode(errors="replace")
         before = after.decode(errors="replace")
         return Gap(self.topic.name, before, next_id, lost, reason)

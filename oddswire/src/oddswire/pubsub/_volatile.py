@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from oddswire.pubsub.topic import Selection
 
 
+# Stands in the queue where an interruption came between two frames.
+_INTERRUPTED = b"interrupted"
+
+
 class VolatileBuffer(Buffer):
     """Drops the oldest when it is full.
 
@@ -63,7 +67,9 @@ class VolatileBuffer(Buffer):
         queue.append(data)
 
     def _drop(self, oldest: bytes | Head) -> None:
-        self.state.counts.dropped += type(oldest) is bytes
+        self.state.counts.dropped += (
+            type(oldest) is bytes and oldest is not _INTERRUPTED
+        )
         self._why = GapReason.OVERFLOW
 
     def on_head(self, head: Head) -> None:
@@ -81,7 +87,13 @@ class VolatileBuffer(Buffer):
         self._wake()
 
     def on_disconnect(self) -> None:
-        self._why = GapReason.DISCONNECTED
+        queue = self._queue
+        if not queue:
+            self._why = GapReason.DISCONNECTED
+        elif queue[-1] is not _INTERRUPTED:
+            if len(queue) == queue.maxlen:
+                self._drop(queue[0])
+            queue.append(_INTERRUPTED)
 
     async def recover(self) -> None:
         """Nothing: it is never `behind`, what a live topic lost is gone."""
@@ -100,7 +112,10 @@ class VolatileBuffer(Buffer):
                 if prev != self._link:
                     return self._gap_before(int(number), link, prev, item)
             except ValueError:
-                self.state.counts.foreign += 1
+                if item is _INTERRUPTED:
+                    self._why = GapReason.DISCONNECTED
+                else:
+                    self.state.counts.foreign += 1
                 continue
             # It follows, so its number does too.
             self._n += 1
@@ -119,6 +134,7 @@ class VolatileBuffer(Buffer):
 
     def _take_head(self, head: Head) -> Gap | None:
         if head.link == self._link:
+            self._why = GapReason.LOST
             return None
         if self._epoch != head.epoch:
             # What the new one has had so far came after us, or is missing.

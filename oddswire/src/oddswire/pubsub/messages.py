@@ -34,7 +34,8 @@ class GapReason(StrEnum):
     """Why messages are missing.
 
     - `OVERFLOW`: the reader was slower than its queue allows (VOLATILE).
-    - `DISCONNECTED`: the connection was lost (VOLATILE).
+    - `DISCONNECTED`: the connection was lost, or the topic moved to another node of the
+      cluster (VOLATILE).
     - `LOST`: the connection held and a message did not come (VOLATILE).
     - `TRIMMED`: the log holds later ones only: it was away for more than `history`.
     - `EXPIRED`: the log is empty: it was away for more than `retention`.

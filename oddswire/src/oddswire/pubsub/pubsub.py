@@ -43,9 +43,10 @@ _MOST_QUEUED = 10_000_000
 
 
 class PubSub:
-    """Topics on one server; ``async with``, single use.
+    """Topics on one server or on a cluster; ``async with``, single use.
 
-    The first subscription opens the subscriber connection.
+    The first subscription opens the subscriber connection; on a cluster, the first one
+    to a topic of each node.
 
     Args:
         client: Publishes and reads; the subscriber connection goes to its server.
@@ -69,7 +70,7 @@ class PubSub:
         clock: Clock | None = None,
     ) -> None:
         self._client = client
-        self._space = keyspace(client, prefix)
+        self._space = keyspace(client, prefix, on_cluster=True)
         self._clock = SystemClock() if clock is None else clock
         self._check_every = check_every
         self._states: dict[str, TopicState] = {}

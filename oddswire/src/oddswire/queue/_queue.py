@@ -129,7 +129,7 @@ class Queue(Generic[T]):
         error, and after a cancellation, which leaves it added or not.
 
         Args:
-            user_id: Whom it is for.
+            user_id: The user who gets it.
             value: What to deliver.
             dedup_id: The same id for the same user is taken in once per
                 `dedup_window`.
@@ -390,11 +390,11 @@ class Queue(Generic[T]):
 
         Args:
             *ids: Of the dead letters.
-            ttl: Seconds from now after which they expire; None: never, whatever ttl
-                they had.
+            ttl: Seconds from now after which they expire; None: never, also if they
+                had a ttl.
 
         Returns:
-            How many there were; an id that is no dead letter (any more) is none.
+            How many of the ids were dead letters, and are replayed.
         """
         if not ids:
             return 0

@@ -13,7 +13,7 @@ class Lease(Protocol):
     """The right to handle a message."""
 
     async def renew(self) -> bool:
-        """Prolong it; False: it is somebody else's, or over."""
+        """Prolong it; False: another worker has it, or it is over."""
 
 
 class Message(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -21,7 +21,7 @@ class Message(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
     Attributes:
         id: Names it in this queue; later messages have greater ids.
-        user_id: Whom it is for.
+        user_id: Its user.
         value: What was enqueued.
         kind: What it can be paused and purged by; empty for none.
         key: The same for its subject, such as a market.
@@ -65,7 +65,7 @@ class DeadLetter(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
     Attributes:
         id: For `Queue.replay`.
-        user_id: Whom it is for.
+        user_id: Its user.
         value: What was enqueued; None when its bytes cannot be decoded.
         data: Its bytes as stored.
         kind: As enqueued.

@@ -32,7 +32,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
         replayed: Dead letters put back.
         purged: Removed by `Queue.purge`.
         dropped: Dead letters removed because there were too many.
-        foreign: What somebody else wrote in the place of a user or a message, removed.
+        foreign: What other programs wrote in the place of a user or a message, removed.
     """
 
     waiting: int
@@ -85,7 +85,7 @@ class QueueCounts:
         reclaimed: Taken over from a worker that went away.
         expired: Found too old.
         dead: Given up.
-        lost: Handled here while the lease was somebody else's.
+        lost: Handled here while another worker had the lease.
         lag: Seconds from being due to being handed out.
         handling: Seconds that handling took.
     """

@@ -304,7 +304,7 @@ class Evaluator:
             leases = self._local_leases(now) - renewed
             if not demands and not leases:
                 break
-            # 2. Count it, whatever the limit.
+            # 2. Count it, also above the limit.
             try:
                 await self._scopes.note(self._with_quota)
                 for state, lease in leases:

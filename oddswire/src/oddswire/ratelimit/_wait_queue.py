@@ -2,8 +2,8 @@
 
 Waiters with the same rules, subjects and priority form a flow, first in, first out. One
 task serves the heads of the flows, one after the other: a higher priority first, then
-the flow with the least virtual time, which is the cost it was admitted (start-time fair
-queueing, Goyal, Vin and Cheng 1996). A denied flow is blocked on the subject that
+the flow with the least virtual time. That is the cost that it was admitted (start-time
+fair queueing, Goyal, Vin and Cheng 1996). A denied flow is blocked on the subject that
 denied it until that has room. Subjects wake their flows one at a time, so ten thousand
 flows cost one question when there is room for one.
 
@@ -176,7 +176,7 @@ class WaitQueue:
         self._changed.set()
 
     def wake(self, state: SubjectState) -> None:
-        """Have the next flow of a subject ask again, whatever denied it."""
+        """Have the next flow of a subject ask again, after a denial by any rule."""
         state.forget_denial()
         self._schedule(state)
         self._changed.set()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from oddswire.client import Client
 
-# Whatever the client decodes to, a script's reply is bytes: it may hold sealed values.
+# A script's reply is bytes, also of a client that decodes: it may hold sealed values.
 _RAW = {NEVER_DECODE: True}
 
 PackedCall = tuple[bytes, tuple[Any, ...]]

@@ -3,7 +3,7 @@
 -- KEYS  1 head, 2 newest values (hash: key -> "version link payload")
 -- ARGV  1 channel, 2 key, 3 payload, 4 sixteen random hex digits,
 --       5 version (empty: later than the stored one, from the server's clock in us),
---       6 life of the values ms, 7 life of the head ms
+--       6 life of the values ms, 7 life of the head ms, 8 PUBLISH or SPUBLISH
 -- Returns {number, link, 1 if the version was outdated, subscribers}; outdated: the
 --         number of the head and the link of the stored value.
 -- Cost  two reads, four writes, one PUBLISH; constant.
@@ -28,6 +28,6 @@ local link = string.format('%.0f-%s-%s',
 redis.call('HSET', KEYS[2], ARGV[2], version .. ' ' .. link .. ' ' .. ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[6])
 redis.call('SET', KEYS[1], n .. ' ' .. link .. ' ' .. epoch, 'PX', ARGV[7])
-local heard = redis.call('PUBLISH', ARGV[1],
+local heard = redis.call(ARGV[8], ARGV[1],
   n .. ' ' .. link .. ' ' .. prev .. ' ' .. ARGV[2] .. ' ' .. version .. ' ' .. ARGV[3])
 return {n, link, 0, heard}

@@ -9,9 +9,10 @@
 -- an older dump, or promoted, goes on under a new mark. The process is known by its run
 -- id, which no client has to tell. Where a publisher may not run INFO the mark is zeros.
 --
--- KEYS  1 head, 2 stream, 3 dedup (only with a dedup id)
+-- KEYS  1 head, 2 stream (with history 0 the head again), 3 dedup (only with a dedup id)
 -- ARGV  1 channel, 2 key, 3 payload, 4 sixteen random hex digits,
---       5 history (0: keep none), 6 retention ms, 7 life of the head ms
+--       5 history (0: keep none), 6 retention ms, 7 life of the head ms,
+--       8 PUBLISH or SPUBLISH
 -- Returns {number, link, 1 if the id was known, subscribers}.
 -- Cost  two reads, up to four writes, one PUBLISH, for a LOG one INFO server (3 us of the
 --       server's time); constant, but for trimming.
@@ -57,6 +58,6 @@ end
 local link = id .. '-' .. tail
 redis.call('SET', KEYS[1], n .. ' ' .. link .. ' ' .. epoch .. goes_on, 'PX', ARGV[7])
 if KEYS[3] then redis.call('SET', KEYS[3], n .. ' ' .. link, 'PX', ARGV[6]) end
-local heard = redis.call('PUBLISH', ARGV[1],
+local heard = redis.call(ARGV[8], ARGV[1],
   n .. ' ' .. link .. ' ' .. prev .. ' ' .. ARGV[2] .. ' ' .. ARGV[3])
 return {n, link, 0, heard}

@@ -130,8 +130,8 @@ class SessionSchema(Generic[T]):
         for name in self.indexes:
             if getattr(self._blank, name):
                 raise TypeError(
-                    f"{type.__name__}.{name} is Indexed, so its default is '': one who "
-                    "asked for nothing is in no index"
+                    f"{type.__name__}.{name} is Indexed, so its default is '': a "
+                    "user who asked for nothing is in no index"
                 )
 
     def _add(self, name: str, hint: Any) -> None:
@@ -165,7 +165,7 @@ class SessionSchema(Generic[T]):
             raise TypeError(f"{name}: a Collection does not expire")
 
     def blank(self) -> T:
-        """Return a session of defaults that nobody else holds."""
+        """Return a new session of defaults."""
         value = copy.copy(self._blank)
         for name in self._copied:
             setattr(value, name, copy.deepcopy(getattr(value, name)))

@@ -241,8 +241,8 @@ class Follower:
     """Applies the changes of a feed to sessions and indexes in memory.
 
     Args:
-        store: Of the sessions.
-        local: Of the sessions.
+        store: The sessions in Redis.
+        local: The sessions in memory.
         reads: Whether the server is believed.
         rebuild: From the source of record, if there is one.
 

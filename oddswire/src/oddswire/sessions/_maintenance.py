@@ -30,9 +30,9 @@ class Maintenance:
     """The sweeper, and what looks at all sessions.
 
     Args:
-        store: Of the sessions.
-        local: Of the sessions.
-        follower: Of the changes.
+        store: The sessions in Redis.
+        local: The sessions in memory.
+        follower: Follows the changes.
         write_through: To the source of record, if there is one.
 
     Attributes:

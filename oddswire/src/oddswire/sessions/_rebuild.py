@@ -61,7 +61,7 @@ class Rebuild:
 
     Args:
         write_through: What restores one session.
-        store: Of the sessions.
+        store: The sessions in Redis.
 
     Attributes:
         intents: Of the write-through.

@@ -71,7 +71,7 @@ class Expiry(msgspec.Struct, frozen=True):
 
     Attributes:
         ttl: Without activity.
-        absolute: Whatever happens; 0 for no such limit.
+        absolute: From its beginning, with activity or without; 0 for no such limit.
     """
 
     ttl: int
@@ -89,7 +89,7 @@ class SessionHeader(msgspec.Struct, frozen=True):
         created: Microseconds since 1970.
         active: Last activity, milliseconds.
         expiry: When the conversation ends, milliseconds.
-        deadline: When it ends whatever happens, milliseconds; 0 for never.
+        deadline: When it ends also with activity, milliseconds; 0 for never.
         schema: Of what is stored.
         on: Whether the session is active.
         generation: Random, one for each creation: bytes that were sealed for a deleted

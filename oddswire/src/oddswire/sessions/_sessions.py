@@ -711,25 +711,44 @@ class Sessions(Generic[T]):
                 return result.kind == "saved"
         raise SessionConflict(f"others changed the session first, {TRIES} times")
 
-    async def activate(self, user_id: int) -> bool:
-        """Have lookups find the user again; False when there is no session."""
-        return await self._switch(user_id, on=True)
+    async def activate(self, user_id: int, *, also: Any = None) -> bool:
+        """Have lookups find the user again; False when there is no session.
 
-    async def deactivate(self, user_id: int) -> bool:
-        """Have no lookup find the user; everything is kept. False for no session."""
-        return await self._switch(user_id, on=False)
+        Args:
+            user_id: Whose.
+            also: As for `update`; stored also where the session is active already.
 
-    async def _switch(self, user_id: int, *, on: bool) -> bool:
+        Raises:
+            SourceDeclined: As for `update`.
+        """
+        return await self._switch(user_id, on=True, also=also)
+
+    async def deactivate(self, user_id: int, *, also: Any = None) -> bool:
+        """Have no lookup find the user; everything is kept. False for no session.
+
+        Args:
+            user_id: Whose.
+            also: As for `activate`.
+
+        Raises:
+            SourceDeclined: As for `update`.
+        """
+        return await self._switch(user_id, on=False, also=also)
+
+    async def _switch(self, user_id: int, *, on: bool, also: Any = None) -> bool:
+        if also is not None:
+            self._require_source()
         try:
             if not self._reads_whole:
                 return (await self._store.switch(user_id, on=on)).kind == "saved"
             for attempt in range(TRIES):
                 await self._give_way(attempt)
                 snapshot, _ = await self._load(user_id)
-                if snapshot is None or snapshot.header.on == on:
+                if snapshot is None or (snapshot.header.on == on and also is None):
                     return snapshot is not None
-                if self._write_through is not None:
-                    if await self._write_through.switch(user_id, snapshot, on=on):
+                through = self._write_through
+                if through is not None:
+                    if await through.switch(user_id, snapshot, on=on, also=also):
                         return True
                     continue
                 seal = self._codec.seal_switched(user_id, snapshot, on=on)

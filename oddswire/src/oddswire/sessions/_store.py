@@ -44,7 +44,7 @@ class SessionStore:
     Args:
         client: Where.
         space: The prefix of the keys.
-        codec: Of the sessions.
+        codec: Encodes, opens and seals sessions.
         clock: Of this process.
         cap: Most sessions.
 
@@ -103,7 +103,8 @@ class SessionStore:
         Raises:
             SessionError: `user_id` is no int, or has more than 64 bits.
         """
-        check_user(user_id, SessionError)
+        if type(user_id) is not int or user_id.bit_length() > 63:
+            check_user(user_id, SessionError)
         return self._pair(self.names.of_user(user_id))
 
     def _pair(self, name: str) -> tuple[str, str]:
@@ -199,7 +200,7 @@ class SessionStore:
         found = to_stored(reply[:3])
         if len(reply) == 3:
             return found
-        # Somebody who removes its fields makes a session look ended: the seal tells.
+        # Without its fields a session looks ended: the seal tells whether it is.
         self.codec.snapshot(user_id, found)
         return None
 
@@ -352,7 +353,7 @@ class SessionStore:
         return score is not None
 
     async def unlisted(self) -> bool:
-        """Return whether a session's fields were ever taken away by somebody else."""
+        """Return whether another program ever removed a session's fields."""
         return await self.client.hget(self.stats, "unlisted") is not None
 
     async def traces(self, user_id: int, entries: Iterable[IndexEntry]) -> list[str]:

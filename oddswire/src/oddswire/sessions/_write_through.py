@@ -136,7 +136,7 @@ class IntentLog:
     """Intents and versions, in the slot of the sessions.
 
     Args:
-        store: Of the sessions.
+        store: The sessions in Redis.
 
     Attributes:
         begun: Intents that this process has begun.
@@ -364,7 +364,7 @@ class WriteThrough:
 
     Args:
         source: Of record.
-        store: Of the sessions.
+        store: The sessions in Redis.
 
     Attributes:
         source: As given.
@@ -462,14 +462,16 @@ class WriteThrough:
             )
         return ScriptResult("restored")
 
-    async def switch(self, user_id: int, snapshot: Snapshot, *, on: bool) -> bool:
+    async def switch(
+        self, user_id: int, snapshot: Snapshot, *, on: bool, also: Any = None
+    ) -> bool:
         """Switch a session on or off; False: repeat it on a newer state."""
         intent = await self._begin(user_id, snapshot.header.version)
         if intent is None:
             return False
         header = msgspec.structs.replace(snapshot.header, on=on)
         record = _to_record(user_id, intent.version, snapshot, header)
-        committed = await self._commit(user_id, intent, record, new=False)
+        committed = await self._commit(user_id, intent, record, new=False, also=also)
         if committed is None:
             return False
         await self._resolve_intent(user_id, intent, committed)

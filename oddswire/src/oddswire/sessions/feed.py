@@ -85,8 +85,8 @@ class Feed(Protocol):
 class LogFeed:
     """The changes that the session scripts append to a stream, in their own slot.
 
-    Each entry names a random link of the one before it, so that trimming, a server that
-    came back without its data and a failover that lost some are noticed.
+    Each entry names a random link of the entry before it. By the links the reader
+    notices that the log was trimmed, or that a server lost entries of it.
 
     The exclusive connection on which it waits may still lead to a primary that was
     deposed. So it only wakes: what counts is read on the command connection, together

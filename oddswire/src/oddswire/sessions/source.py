@@ -89,8 +89,8 @@ class SealedSource:
 
     A record opens only as it was sealed: under its name, user, version and schema, with
     its times and whether the user is active. Those stay readable, and a changed one is
-    damage. Somebody who can write there can still delete a record, or put back an older
-    one, whole.
+    damage. A writer to that table can still delete a record, or put back an older one,
+    whole.
 
     Args:
         source: Where.
@@ -157,7 +157,7 @@ class SealedSource:
     async def reseal(self, *, page: int = 200) -> int:
         """Seal under the primary key what is sealed under another; return how many.
 
-        What somebody else changes meanwhile is sealed under the primary key by that.
+        A change by another process meanwhile seals under the primary key too.
         Interrupted, it can be run again. A record that does not open is left as it is:
         `retire` finds it.
         """

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from dotenv.parser import parse_stream
 
+from oddswire._text import closest
 from oddswire.settings.options import UNUSED, Option
 
 if TYPE_CHECKING:
@@ -124,7 +123,10 @@ def _dotenv(path: str | Path | None) -> tuple[dict[str, str], list[str]]:
         with Path(path).open(encoding="utf-8-sig") as stream:
             if refused := _not_ours(stream.fileno()):
                 return {}, [f"{path}: {refused}"]
-            # dotenv_values would skip a line that it cannot read, and log that.
+            # Here, for most programs have no such file. `dotenv_values` would skip a
+            # line that it cannot read, and log that.
+            from dotenv.parser import parse_stream  # noqa: PLC0415
+
             for binding in parse_stream(stream):
                 if binding.error or (binding.key and binding.value is None):
                     # Never the line itself: it may hold a secret.
@@ -176,5 +178,4 @@ def _meant(name: str, known: Mapping[str, str]) -> str | None:
     for variable, named in known.items():
         if named == field:
             return variable
-    close = get_close_matches(name, known, n=1, cutoff=0.7)
-    return close[0] if close else None
+    return next(iter(closest(name, known)), None)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self, Unpack, get_args
@@ -11,6 +10,7 @@ import msgspec
 from msgspec import structs
 
 from oddswire._numbers import shown
+from oddswire._text import closest
 from oddswire.errors import SettingsError
 from oddswire.settings import _environment, _rules, url_options
 from oddswire.settings.endpoint import MAX_DATABASE, Endpoint
@@ -496,6 +496,6 @@ def not_a_setting(name: str, also: Iterable[str] = ()) -> str:
         **{option: [field] for option, (field, _) in url_options.FIELDS.items()},
         # More often asked for than the wait that redis-py calls so.
         "timeout": ["command_timeout", "connect_timeout"],
-    }.get(name) or get_close_matches(name, fields, n=1, cutoff=0.7)
+    }.get(name) or closest(name, fields)
     hint = f"; did you mean {' or '.join(meant)}?" if meant else ""
     return f"{name} is not a setting{hint}"

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 
+from oddswire._text import closest
 from oddswire.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -166,6 +166,6 @@ def _unknown(name: str) -> str:
             f"Client.from_url(url, {name}=...)"
         )
     known = [*FIELDS, *ARGUMENTS, *_ALWAYS, *_LOCATION]
-    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    close = closest(name, known)
     hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
     return f"the URL's option {name} is none of redis-py's{hint}"

@@ -34,7 +34,7 @@ class Listener:
     - A body has at most 1 MiB and is there within 10 s, a line of the head has 8,190
       bytes. Above 200 connections, one more is cut.
     - A connection that sends no whole request, or takes nothing of what it is sent, for
-      10 s is cut. So no client holds up who writes to it for longer.
+      10 s is cut. So no client holds up its writer for longer.
     - An error is one line without traceback, address or version. No access log.
 
     Args:

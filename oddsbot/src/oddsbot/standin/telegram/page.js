@@ -53,12 +53,6 @@ on("message", (item) => {
   put(item);
 });
 on("line", ({ text }) => { document.getElementById("line").textContent = text; });
-on("gone", ({ id }) => document.getElementById("m" + id)?.remove());
-on("action", () => {
-  state.textContent = "is busy…";
-  clearTimeout(typing);
-  typing = setTimeout(() => { state.textContent = usual; }, 5000);
-});
 on("answer", ({ text }) => {
   const below = near();
   answer.textContent = text;

@@ -102,7 +102,6 @@ class BotApi:
         app.add_routes(
             [
                 web.route("*", "/bot{token}/{method}", self._call),
-                web.get("/file/bot{token}/{path:.+}", self._file),
                 web.get("/open/{once}", self._open),
                 web.get("/", self._show),
                 web.get("/events", self._events),
@@ -195,14 +194,6 @@ class BotApi:
             case "slow":
                 await asyncio.sleep(fault.seconds)
         return None
-
-    async def _file(self, request: web.Request) -> web.Response:
-        if not same_secret(request.match_info["token"], self.token):
-            return _refused(ApiError(401, "Unauthorized"))
-        for photo in self.world.photos.values():
-            if photo.path == request.match_info["path"]:
-                return web.Response(body=photo.data, content_type=photo.mime)
-        return _refused(ApiError(404, "Not Found"))
 
     def _webhook_reply(self, call: Json) -> None:
         # A webhook may answer with a call; nobody waits for its result.
@@ -367,11 +358,9 @@ class BotApi:
         return {"id": message["message_id"], "html": html, "version": version}
 
     def _other(self, kind: str, content: Json) -> bytes:
-        if kind == "gone":
-            return _page.event("gone", {"id": content["message_id"]})
         if kind == "answer" and content["text"]:
             return _page.event("answer", {"text": content["text"]})
-        return _page.event("action", {}) if kind == "action" else b": \n\n"
+        return b": \n\n"
 
     async def _photo(self, request: web.Request) -> web.Response:
         self._check_cookie(request)

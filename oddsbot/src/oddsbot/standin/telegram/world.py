@@ -48,14 +48,13 @@ class Room(msgspec.Struct, kw_only=True):
 
     Attributes:
         id: Of a private chat: the person's.
-        type: ``private``, ``group``, ``supergroup`` or ``channel``.
+        type: ``private``, ``group`` or ``supergroup``.
         title: Of people's chats: the person's name.
         members: Status by person, the bot's own too.
         began: Whether the bot may write: the person did, or it is a member.
         messages: By id; the newest 500.
         last: The newest id.
         migrated_to: The supergroup that this group became.
-        pinned: The id of a message, 0: none.
     """
 
     id: int
@@ -66,7 +65,6 @@ class Room(msgspec.Struct, kw_only=True):
     messages: dict[int, Json] = {}
     last: int = 0
     migrated_to: int | None = None
-    pinned: int = 0
 
 
 class Photo(msgspec.Struct, frozen=True):
@@ -82,11 +80,6 @@ class Photo(msgspec.Struct, frozen=True):
     def file_id(self) -> str:
         """By which a bot sends it again."""
         return f"photo-{self.unique_id}"
-
-    @property
-    def path(self) -> str:
-        """Below ``/file/bot<token>/``."""
-        return f"photos/{self.unique_id}.{self.mime.partition('/')[2]}"
 
     def sizes(self) -> list[Json]:
         """Return it as a list of PhotoSize."""
@@ -228,12 +221,9 @@ class World:
             "message_id": room.last,
             "date": int(self.now()),
             "chat": self.chat(room),
+            "from": self.user(sender),
+            **content,
         }
-        if room.type == "channel":
-            message["sender_chat"] = self.chat(room)
-        else:
-            message["from"] = self.user(sender)
-        message |= content
         room.messages[room.last] = message
         if len(room.messages) > KEPT_MESSAGES:
             del room.messages[next(iter(room.messages))]
@@ -280,25 +270,6 @@ class World:
         place = {"latitude": latitude, "longitude": longitude}
         return self._from_person(person, chat, {"location": place}, 0)
 
-    def rewrite(
-        self, person: int, message: int, text: str, chat: int | None = None
-    ) -> Json:
-        """Let a person edit what she wrote.
-
-        Raises:
-            ApiError: It is not hers.
-        """
-        room = self._of(person, chat)
-        old = room.messages.get(message, {})
-        if old.get("from", {}).get("id") != person:
-            raise bad("message can't be edited")
-        new = old | {"text": text, "edit_date": int(self.now())}
-        new["entities"] = found(text)
-        room.messages[message] = new
-        self.show(room.id, "message", new)
-        self._tell("edited_message", room, new)
-        return new
-
     def press(
         self, person: int, message: int, row: int, column: int, chat: int | None = None
     ) -> str:
@@ -334,19 +305,6 @@ class World:
         self.updates.add("callback_query", query)
         return number
 
-    def ask_inline(self, person: int, text: str) -> str:
-        """Let a person type ``@bot text`` in some other chat."""
-        number = self._query(person, person)
-        query = {"id": number, "from": self.user(person), "query": text, "offset": ""}
-        self.updates.add("inline_query", query)
-        return number
-
-    def choose_inline(self, person: int, result: str, text: str) -> None:
-        """Let a person take one of the results."""
-        chosen = {"result_id": result, "from": self.user(person), "query": text}
-        chosen["inline_message_id"] = f"inline-{self.number()}"
-        self.updates.add("chosen_inline_result", chosen)
-
     def block(self, person: int, *, blocked: bool = True) -> None:
         """Let a person block the bot, or take that back."""
         who = self.people[person]
@@ -377,20 +335,6 @@ class World:
         self.updates.add("message", first)
         return chat
 
-    def open_channel(self, title: str) -> int:
-        """Make a channel in which the bot may post; return its id."""
-        chat = -1_000_000_009_000 - len(self.rooms)
-        room = self._open(chat, "channel", title, began=True)
-        room.members[self.me["id"]] = "administrator"
-        return chat
-
-    def post_to_channel(self, channel: int, text: str) -> Json:
-        """Let somebody else post in a channel."""
-        room = self.rooms[channel]
-        message = self.post(room, self.me["id"], {"text": text})
-        self.updates.add("channel_post", message)
-        return message
-
     def _query(self, person: int, chat: int) -> str:
         number = str(self.number())
         self.queries[number] = Query(self.now(), person, chat)
@@ -417,10 +361,10 @@ class World:
             replied.pop("reply_to_message", None)
             content = content | {"reply_to_message": replied}
         message = self.post(room, person, content)
-        self._tell("message", room, message)
+        self._tell(room, message)
         return message
 
-    def _tell(self, kind: str, room: Room, message: Json) -> None:
+    def _tell(self, room: Room, message: Json) -> None:
         """Give the bot a message; in groups only what is meant for it."""
         status = room.members[self.me["id"]]
         if status in {"left", "kicked"}:
@@ -434,7 +378,7 @@ class World:
                 or f"@{self.me['username']}" in text.lower()
             ):
                 return
-        self.updates.add(kind, message)
+        self.updates.add("message", message)
 
     def _status(self, room: Room, by: int, member: int, old: str, new: str) -> None:
         kind = "my_chat_member" if member == self.me["id"] else "chat_member"

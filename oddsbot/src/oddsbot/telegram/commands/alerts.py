@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import suppress
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -9,9 +12,9 @@ from aiogram import F, Router
 from aiogram.filters import Command, CommandObject, StateFilter
 from aiogram.fsm.state import State, StatesGroup
 
-from oddsbot.alerts import Base, Direction, MoveRule, PriceRule
+from oddsbot.alerts import Base, Direction, MoveRule, PriceRule, Unit
 from oddsbot.delivery import Action
-from oddsbot.store import AlreadyHandled
+from oddsbot.store import AlreadyHandled, SameRule
 from oddsbot.telegram.asked import AskedError, Level, Move, parse_asked
 from oddsbot.telegram.commands import markets
 from oddsbot.telegram.pressed import On, Pressed
@@ -19,17 +22,19 @@ from oddsbot.telegram.screens import errors
 from oddsbot.telegram.screens.alerts import (
     Group,
     alerts_card,
+    change_card,
     level_card,
     meaning,
     removed_card,
     rule_card,
     set_card,
+    set_many_card,
+    why_card,
 )
 from oddsbot.telegram.screens.market import direction_of, level_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from decimal import Decimal
 
     from aiogram.fsm.context import FSMContext
     from aiogram.types import CallbackQuery, Message, Update
@@ -38,10 +43,14 @@ if TYPE_CHECKING:
     from oddsbot.delivery import Card, Press
     from oddsbot.markets import Price
     from oddsbot.polymarket import GammaMarket, Token
+    from oddsbot.store import StoredRule
     from oddsbot.telegram.services import Services
 
 MAX_RULES = 200
 """Alerts that a person may have."""
+
+_ON_ANY = Decimal(5)
+_LOOK_BACK = 30 * 86_400.0
 
 
 class Asking(StatesGroup):
@@ -61,7 +70,11 @@ def router() -> Router:
     routes.callback_query.register(_preset, On(Action.SET_ABOVE, Action.SET_BELOW))
     routes.callback_query.register(_other, On(Action.SET_OTHER))
     routes.callback_query.register(_rule_pressed, On(Action.RULE))
+    routes.callback_query.register(_alert_all, On(Action.ALERT_ALL))
     routes.callback_query.register(_change, On(Action.CHANGE_RULE))
+    routes.callback_query.register(_change_to, On(Action.CHANGE_TO))
+    routes.callback_query.register(_change_other, On(Action.CHANGE_OTHER))
+    routes.callback_query.register(_why, On(Action.WHY))
     routes.callback_query.register(_stop, On(Action.STOP_RULE))
     routes.callback_query.register(_pause, On(Action.PAUSE_RULE, Action.RESUME_RULE))
     routes.callback_query.register(_pause_all, On(Action.PAUSE_ALL, Action.RESUME_ALL))
@@ -95,12 +108,14 @@ async def _level(
     asked = parse_asked(message.text or "")
     market = await markets.last(services, state)
     changed = (await state.get_data()).get("rule")
-    rule_id = services.effects.rule_id(event_update.update_id)
-    person = message.chat.id
-    card = await add(person, market, asked, event_update.update_id, services)
-    if isinstance(changed, str) and changed != rule_id:
-        # After the new one: whoever dies between has one too many, and none too few.
-        await services.rules.remove(person, changed)
+    card = await add(
+        message.chat.id,
+        market,
+        asked,
+        event_update.update_id,
+        services,
+        instead_of=changed if isinstance(changed, str) else "",
+    )
     await state.set_state(None)
     return card
 
@@ -111,10 +126,20 @@ async def add(
     asked: Level | Move,
     update_id: int,
     services: Services,
+    *,
+    instead_of: str = "",
 ) -> Card:
     """Keep an alert that was asked for, and say what it means.
 
     The same update asks for the same rule: it is there already, or was removed since.
+
+    Args:
+        person: Who asks.
+        market: Of which market.
+        asked: For what.
+        update_id: Of the update.
+        services: Keep it.
+        instead_of: The id of the alert that goes in the same transaction.
 
     Raises:
         AskedError: She has it already, or too many, or the market is over.
@@ -125,19 +150,39 @@ async def add(
     token = _token(market, asked.outcome)
     prices = await services.markets.prices([token.token_id])
     rule = _rule(person, market, token, asked, rule_id, prices.get(token.token_id))
-    others = [each for each in await services.rules.of(person) if each.id != rule.id]
+    there = await services.rules.of(person)
+    odds = (await services.people.get(person)).display.odds
+    if any(each.id == rule_id for each in there):
+        return set_card(rule, market, prices, odds)
+    others = [each for each in there if each.id != instead_of]
     for other in others:
         if _same(other, rule):
-            raise AskedError(f"You have that alert already: {meaning(other, market)}.")
+            said = meaning(other, market, odds)
+            raise AskedError(f"{errors.SAME_ALERT[:-1]}: {said}.")
     if len(others) >= MAX_RULES:
         raise AskedError(f"You have {MAX_RULES} alerts: stop one first, /alerts.")
-    # A rule belongs to somebody who is known; she may never have said /start.
-    await services.sessions.update(person, lambda _: None, create=True)
+    await _known(person, update_id, services)
+    remove = [instead_of] if instead_of else []
     try:
-        await services.rules.add(rule, update_id)
+        await services.rules.change(person, [rule], remove, update_id=update_id)
     except AlreadyHandled:
         raise AskedError(errors.DONE_BEFORE) from None
-    return set_card(rule, market, prices)
+    except SameRule:
+        # Another process was faster with another update of hers.
+        raise AskedError(errors.SAME_ALERT) from None
+    return set_card(rule, market, prices, odds)
+
+
+async def _known(person: int, update_id: int, services: Services) -> None:
+    """Know a person, who may never have said /start: a rule belongs to somebody.
+
+    Raises:
+        AskedError: The update had its effect before: she erased herself since.
+    """
+    if not await services.people.knows(person):
+        if await services.rules.handled(update_id):
+            raise AskedError(errors.DONE_BEFORE)
+        await services.people.change(person, lambda _: None, update_id)
 
 
 def _rule(
@@ -149,6 +194,8 @@ def _rule(
     price: Price | None,
 ) -> Rule:
     base = None if price is None else Base(price.bid, price.ask)
+    if isinstance(asked, Level) and not 0 < asked.price < 1:
+        raise AskedError(errors.OTHER_VERSION)  # no text says that, an old button may
     if isinstance(asked, Move):
         return MoveRule(
             id=rule_id,
@@ -235,13 +282,97 @@ async def _other(
     return Pressed(new=level_card())
 
 
-async def _change(
+async def _alert_all(
+    query: CallbackQuery, press: Press, services: Services, event_update: Update
+) -> Pressed:
+    """Watch a move of 5¢ of the first outcome of each open market of an event."""
+    event = await services.markets.event_by_id(str(press.subject))
+    person, update_id = query.from_user.id, event_update.update_id
+    open_ones = [
+        market
+        for market in ([] if event is None else event.markets)
+        if market.tokens and not (market.closed or market.resolved)
+    ]
+    if event is None or not open_ones:
+        raise AskedError(errors.NO_ALERT_THERE)
+    prices = await services.markets.prices(
+        market.tokens[0].token_id for market in open_ones
+    )
+    there = await services.rules.of(person)
+    asked = Move(_ON_ANY, Unit.CENTS)
+    wanted = [
+        _rule(
+            person,
+            market,
+            market.tokens[0],
+            asked,
+            services.effects.rule_id(update_id, place),
+            prices.get(market.tokens[0].token_id),
+        )
+        for place, market in enumerate(open_ones)
+    ]
+    new = [rule for rule in wanted if not any(_same(rule, each) for each in there)]
+    left_out = max(0, len(new) - (MAX_RULES - len(there)))
+    new = new[: len(new) - left_out]
+    await _known(person, update_id, services)
+    if new:
+        try:
+            await services.rules.change(person, new, update_id=update_id)
+        except AlreadyHandled:
+            raise AskedError(errors.DONE_BEFORE) from None
+    card = set_many_card(event.title, len(wanted) - left_out, left_out)
+    return Pressed(said="Set.", new=card)
+
+
+async def _change(query: CallbackQuery, press: Press, services: Services) -> Pressed:
+    person = query.from_user.id
+    rule = (await _mine(person, f"{press.subject:016x}", services)).rule
+    market = await services.markets.market(rule.market)
+    odds = (await services.people.get(person)).display.odds
+    return Pressed(new=change_card(rule, market, odds))
+
+
+async def _change_to(
+    query: CallbackQuery, press: Press, services: Services, event_update: Update
+) -> Pressed:
+    person, update_id = query.from_user.id, event_update.update_id
+    new_id = services.effects.rule_id(update_id)
+    there = {each.id for each in await services.rules.of(person)}
+    # The same update again: the old rule is gone and the new one is there.
+    old_id = new_id if new_id in there else f"{press.subject:016x}"
+    rule = (await _mine(person, old_id, services)).rule
+    market = await services.markets.market(rule.market)
+    if market is None or isinstance(rule, MoveRule):
+        raise AskedError(errors.NO_MARKET)
+    names = {token.token_id: token.outcome for token in market.tokens}
+    _, level = level_of(press.argument)
+    asked = Level(level, outcome=names.get(rule.asset_id, ""))
+    card = await add(person, market, asked, update_id, services, instead_of=rule.id)
+    return Pressed(said="Changed.", card=card)
+
+
+async def _change_other(
     query: CallbackQuery, press: Press, services: Services, state: FSMContext
 ) -> Pressed:
-    rule = await _mine(query.from_user.id, f"{press.subject:016x}", services)
+    rule = (await _mine(query.from_user.id, f"{press.subject:016x}", services)).rule
     await state.update_data(market=rule.market, rule=rule.id)
     await state.set_state(Asking.level)
     return Pressed(new=level_card())
+
+
+async def _why(query: CallbackQuery, press: Press, services: Services) -> Pressed:
+    person, rule_id = query.from_user.id, f"{press.subject:016x}"
+    stored = await _mine(person, rule_id, services)
+    since = services.clock.now() - _LOOK_BACK
+    fates = Counter(
+        row.fate
+        for row in await services.history(person, since)
+        if row.rule_id == rule_id
+    )
+    market = await services.markets.market(stored.rule.market)
+    prices = await services.markets.prices([stored.rule.asset_id])
+    odds = (await services.people.get(person)).display.odds
+    return Pressed(new=why_card(stored, market, prices, fates, odds))
 
 
 async def _rule_pressed(
@@ -257,20 +388,22 @@ async def rule_of(person: int, rule_id: str, services: Services) -> Card:
     Raises:
         AskedError: She has none with this id.
     """
-    rule = await _mine(person, rule_id, services)
-    market = await services.markets.market(rule.market)
-    prices = await services.markets.prices([rule.asset_id])
-    return rule_card(rule, market, prices)
+    stored = await _mine(person, rule_id, services)
+    market = await services.markets.market(stored.rule.market)
+    prices = await services.markets.prices([stored.rule.asset_id])
+    odds = (await services.people.get(person)).display.odds
+    return rule_card(stored, market, prices, odds)
 
 
-async def _mine(person: int, rule_id: str, services: Services) -> Rule:
-    for rule in await services.rules.of(person):
-        if rule.id == rule_id:
-            return rule
+async def _mine(person: int, rule_id: str, services: Services) -> StoredRule:
+    for stored in await services.rules.standing(person):
+        if stored.rule.id == rule_id:
+            return stored
     raise AskedError(errors.NOT_YOURS)
 
 
 async def _stop(query: CallbackQuery, press: Press, services: Services) -> Pressed:
+    # Handled again it changes nothing: no rule gets the id of one that is gone.
     rule_id = f"{press.subject:016x}"
     there = await services.rules.remove(query.from_user.id, rule_id)
     return Pressed(
@@ -279,35 +412,49 @@ async def _stop(query: CallbackQuery, press: Press, services: Services) -> Press
     )
 
 
-async def _pause(query: CallbackQuery, press: Press, services: Services) -> Pressed:
+async def _pause(
+    query: CallbackQuery, press: Press, services: Services, event_update: Update
+) -> Pressed:
     person = query.from_user.id
-    rule = await _mine(person, f"{press.subject:016x}", services)
+    rule = (await _mine(person, f"{press.subject:016x}", services)).rule
     paused = press.action is Action.PAUSE_RULE
-    await _set_paused([rule], services, paused=paused)
+    update_id = event_update.update_id
+    await _set_paused(person, [rule], update_id, services, paused=paused)
     card = await rule_of(person, rule.id, services)
     return Pressed(said="Paused." if paused else "Goes on.", card=card)
 
 
-async def _pause_all(query: CallbackQuery, press: Press, services: Services) -> Pressed:
+async def _pause_all(
+    query: CallbackQuery, press: Press, services: Services, event_update: Update
+) -> Pressed:
     person = query.from_user.id
     paused = press.action is Action.PAUSE_ALL
-    await _set_paused(await services.rules.of(person), services, paused=paused)
+    rules, update_id = await services.rules.of(person), event_update.update_id
+    await _set_paused(person, rules, update_id, services, paused=paused)
     card = await _all_of(person, 0, services)
     return Pressed(said="Paused." if paused else "Go on.", card=card)
 
 
 async def _set_paused(
-    rules: Sequence[Rule], services: Services, *, paused: bool
+    person: int,
+    rules: Sequence[Rule],
+    update_id: int,
+    services: Services,
+    *,
+    paused: bool,
 ) -> None:
     """Pause rules or let them go on; one that goes on begins with the price of now."""
     changed = [rule for rule in rules if rule.paused is not paused]
     prices = await services.markets.prices({rule.asset_id for rule in changed})
+    new = []
     for rule in changed:
         price = None if paused else prices.get(rule.asset_id)
         base = rule.base if price is None else Base(price.bid, price.ask)
-        await services.rules.add(
-            msgspec.structs.replace(rule, paused=paused, base=base)
-        )
+        new.append(msgspec.structs.replace(rule, paused=paused, base=base))
+    if new:
+        # Handled before: she may have let them go on since.
+        with suppress(AlreadyHandled):
+            await services.rules.change(person, new, update_id=update_id)
 
 
 async def _alerts(message: Message, services: Services) -> Card:
@@ -321,15 +468,16 @@ async def _alerts_pressed(
 
 
 async def _all_of(person: int, page: int, services: Services) -> Card:
-    by_market: dict[str, list[Rule]] = {}
-    for rule in await services.rules.of(person):
-        by_market.setdefault(rule.market, []).append(rule)
+    by_market: dict[str, list[StoredRule]] = {}
+    for stored in await services.rules.standing(person):
+        by_market.setdefault(stored.rule.market, []).append(stored)
     groups = [
         Group(
             await services.markets.market(condition_id),
             rules,
-            await services.markets.prices({rule.asset_id for rule in rules}),
+            await services.markets.prices({each.rule.asset_id for each in rules}),
         )
         for condition_id, rules in by_market.items()
     ]
-    return alerts_card(groups, page)
+    odds = (await services.people.get(person)).display.odds
+    return alerts_card(groups, page, odds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from oddsbot.telegram.screens.found import (
     CLOSED,
     event_card,
     list_card,
+    nearest_card,
     search_card,
 )
 from oddsbot.telegram.screens.market import (
@@ -31,13 +33,16 @@ from oddsbot.telegram.screens.person import watchlist_card
 from oddsbot.telegram.screens.wallet import WalletView, wallet_card
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aiogram.filters import CommandObject
     from aiogram.fsm.context import FSMContext
-    from aiogram.types import CallbackQuery, Message
+    from aiogram.types import CallbackQuery, Message, Update
 
     from oddsbot.delivery import Card, Press
     from oddsbot.polymarket import GammaEvent, GammaMarket
     from oddsbot.store import UserSession
+    from oddsbot.telegram.figures import Odds
     from oddsbot.telegram.services import Services
 
 _TAG = 64
@@ -64,6 +69,8 @@ def router() -> Router:
         (_event_pressed, [Action.EVENT]),
         (_book_pressed, [Action.BOOK]),
         (_watch_pressed, [Action.WATCH, Action.UNWATCH]),
+        (_watch_all, [Action.WATCH_ALL]),
+        (_list_pressed, [Action.TOP, Action.NEW]),
         (_watchlist_pressed, [Action.WATCHLIST]),
         (_found_pressed, [Action.FOUND]),
     ):
@@ -107,53 +114,83 @@ async def card_of(
     match links.parse(text):
         case links.Refused(why):
             raise AskedError(why)
-        case links.MarketLink(slug):
-            return await show(await markets.by_slug(slug), person, services, state)
-        case links.EventLink(slug, market) if market:
-            return await show(await markets.by_slug(market), person, services, state)
+        case links.MarketLink(slug) | links.EventLink(_, slug) if slug:
+            market = await markets.by_slug(slug)
+            if market is None:
+                return await _nearest(slug, person, services)
+            return await show(market, person, services, state)
         case links.EventLink(slug):
             event = await markets.event(slug)
-            if event is None:
-                # An event of one market often goes by the market's name.
-                return await show(await markets.by_slug(slug), person, services, state)
-            return await show_event(event, person, services, state)
+            if event is not None:
+                return await show_event(event, person, services, state)
+            # An event of one market often goes by the market's name.
+            market = await markets.by_slug(slug)
+            if market is None:
+                return await _nearest(slug, person, services)
+            return await show(market, person, services, state)
         case links.Wallet(address):
-            return await wallet_of(address, services)
+            return await wallet_of(address, person, services)
         case links.ProfileLink(name):
             profile = await services.wallets.named(name)
             if profile is None:
                 raise AskedError(errors.NO_PROFILE)
-            return await wallet_of(profile.proxy_wallet.lower(), services)
+            address = profile.proxy_wallet.lower()
+            return await wallet_of(address, person, services)
         case links.Words(words):
-            return await _found(words, 0, services, state, closed=False)
+            return await _found(words, 0, person, services, state, closed=False)
     raise AskedError(errors.NO_MARKET)
 
 
-async def wallet_of(address: str, services: Services) -> Card:
+async def _nearest(slug: str, person: int, services: Services) -> Card:
+    """Return the events whose names are nearest to a slug that nothing has.
+
+    Raises:
+        AskedError: There is none.
+    """
+    words = slug.replace("-", " ")
+    found = await services.markets.search(words)
+    if not found.events:
+        raise AskedError(errors.NO_MARKET)
+    return nearest_card(found.events, await odds_of(person, services))
+
+
+async def odds_of(person: int, services: Services) -> Odds:
+    """Return how a person sees prices."""
+    return (await services.people.get(person)).display.odds
+
+
+async def wallet_of(address: str, person: int, services: Services) -> Card:
     """Return a wallet's card.
 
     Args:
         address: In lower case.
+        person: Who looks.
         services: Ask Polymarket.
     """
     wallets = services.wallets
-    return wallet_card(
-        WalletView(
-            address=address,
-            profile=await wallets.profile(address),
-            stats=await wallets.stats(address),
-            value=await wallets.value(address),
-            positions=await wallets.positions(address),
-        )
+    view = WalletView(
+        address=address,
+        profile=await wallets.profile(address),
+        stats=await wallets.stats(address),
+        value=await wallets.value(address),
+        positions=await wallets.positions(address),
     )
+    return wallet_card(view, await odds_of(person, services))
 
 
 async def _found(
-    words: str, page: int, services: Services, state: FSMContext, *, closed: bool
+    words: str,
+    page: int,
+    person: int,
+    services: Services,
+    state: FSMContext,
+    *,
+    closed: bool,
 ) -> Card:
     found = await services.markets.search(words, page=page + 1, closed=closed)
     await state.update_data(search=words)
-    return search_card(words, found, page, closed=closed)
+    odds = await odds_of(person, services)
+    return search_card(words, found, page, odds, closed=closed)
 
 
 async def _search(
@@ -164,16 +201,46 @@ async def _search(
     return await card_of(command.args, message.chat.id, services, state)
 
 
-async def _top(_: Message, command: CommandObject, services: Services) -> Card:
+async def _top(
+    message: Message, command: CommandObject, services: Services, state: FSMContext
+) -> Card:
     tag = _tag(command.args)
-    events = await services.markets.top_events(tag)
-    return list_card(_titled("Traded most today", tag), events, errors.NO_TAG)
+    return await _list(Action.TOP, tag, 0, message.chat.id, services, state)
 
 
-async def _new(_: Message, command: CommandObject, services: Services) -> Card:
+async def _new(
+    message: Message, command: CommandObject, services: Services, state: FSMContext
+) -> Card:
     tag = _tag(command.args)
-    events = await services.markets.new_events(tag)
-    return list_card(_titled("New", tag), events, errors.NO_TAG)
+    return await _list(Action.NEW, tag, 0, message.chat.id, services, state)
+
+
+async def _list(
+    which: Action,
+    tag: str,
+    page: int,
+    person: int,
+    services: Services,
+    state: FSMContext,
+) -> Card:
+    markets = services.markets
+    top = which is Action.TOP
+    events = await (markets.top_events if top else markets.new_events)(tag)
+    # A button has no room for the tag.
+    await state.update_data({which.name: tag})
+    title = _titled("Traded most today" if top else "New", tag)
+    return list_card(title, events, which, page, await odds_of(person, services))
+
+
+async def _list_pressed(
+    query: CallbackQuery, press: Press, services: Services, state: FSMContext
+) -> Pressed:
+    tag = (await state.get_data()).get(press.action.name)
+    if not isinstance(tag, str):
+        raise AskedError("This list is from earlier: ask for it again.")
+    person, page = query.from_user.id, press.argument
+    card = await _list(press.action, tag, page, person, services, state)
+    return Pressed(card=card)
 
 
 def _tag(args: str | None) -> str:
@@ -222,7 +289,7 @@ async def show_event(
         raise AskedError(errors.NO_MARKET)
     if len(event.markets) == 1 and not event.skipped:
         return await show(event.markets[0], person, services, state)
-    return event_card(event, 0)
+    return event_card(event, 0, await odds_of(person, services))
 
 
 async def view_of(
@@ -233,23 +300,24 @@ async def view_of(
     *,
     chart: bool = False,
 ) -> MarketView:
-    """Return what a person sees of a market now."""
+    """Return what a person sees of a market now; without a chart, the prices alone."""
     tokens = [token.token_id for token in market.tokens]
     prices = await services.markets.prices(tokens)
-    session = await services.sessions.get(person)
-    rules = await services.rules.of(person)
+    session = await services.people.get(person)
+    rules = await services.rules.standing(person) if chart else ()
     picture = None
     if chart and services.pictures is not None:
         picture = await services.pictures.chart(market, SPANS[span])
     return MarketView(
         market=market,
         prices=prices,
-        rules=[rule for rule in rules if rule.market == market.condition_id],
-        watched=session is not None and market.condition_id in session.markets,
+        rules=[each for each in rules if each.rule.market == market.condition_id],
+        watched=market.condition_id in session.markets,
         chart=picture,
         span=span,
         now=datetime.fromtimestamp(services.clock.now(), UTC),
         age=await services.markets.age(tokens),
+        odds=session.display.odds,
     )
 
 
@@ -318,16 +386,20 @@ async def _price(
 
 
 async def _book(
-    _: Message, command: CommandObject, services: Services, state: FSMContext
+    message: Message, command: CommandObject, services: Services, state: FSMContext
 ) -> Card:
-    return await _book_of(await current(command, services, state), 0, services)
+    market = await current(command, services, state)
+    return await _book_of(market, 0, message.chat.id, services)
 
 
-async def _book_of(market: GammaMarket, outcome: int, services: Services) -> Card:
+async def _book_of(
+    market: GammaMarket, outcome: int, person: int, services: Services
+) -> Card:
     if outcome >= len(market.tokens):
         raise AskedError("This market has no book.")
     token = market.tokens[outcome].token_id
-    return book_card(market, outcome, await services.markets.book(token))
+    book = await services.markets.book(token)
+    return book_card(market, outcome, book, await odds_of(person, services))
 
 
 async def _chart(
@@ -360,94 +432,142 @@ async def _event_pressed(
     event = await services.markets.event_by_id(str(press.subject))
     if event is None:
         raise AskedError(errors.NO_MARKET)
+    person = query.from_user.id
     if len(event.markets) == 1 and not event.skipped:
-        person = query.from_user.id
         return Pressed(new=await show(event.markets[0], person, services, state))
-    return Pressed(card=event_card(event, press.argument))
+    odds = await odds_of(person, services)
+    return Pressed(card=event_card(event, press.argument, odds))
 
 
-async def _book_pressed(_: CallbackQuery, press: Press, services: Services) -> Pressed:
+async def _book_pressed(
+    query: CallbackQuery, press: Press, services: Services
+) -> Pressed:
     market = await by_number(press, services)
-    return Pressed(new=await _book_of(market, press.argument, services))
+    person = query.from_user.id
+    return Pressed(new=await _book_of(market, press.argument, person, services))
 
 
 async def _found_pressed(
-    _: CallbackQuery, press: Press, services: Services, state: FSMContext
+    query: CallbackQuery, press: Press, services: Services, state: FSMContext
 ) -> Pressed:
     words = (await state.get_data()).get("search")
     if not isinstance(words, str):
         raise AskedError("This search is from earlier: send the words again.")
     closed = bool(press.argument & CLOSED)
     page = press.argument & (CLOSED - 1)
-    return Pressed(card=await _found(words, page, services, state, closed=closed))
+    person = query.from_user.id
+    card = await _found(words, page, person, services, state, closed=closed)
+    return Pressed(card=card)
 
 
 # --- what a person watches
 
 
 async def _watch(
-    message: Message, command: CommandObject, services: Services, state: FSMContext
+    message: Message,
+    command: CommandObject,
+    services: Services,
+    state: FSMContext,
+    event_update: Update,
 ) -> Card:
     market = await current(command, services, state)
-    said = await _set_watched(message.chat.id, market, services, on=True)
+    person, update_id = message.chat.id, event_update.update_id
+    said = await _set_watched(person, [market], update_id, services, on=True)
     return errors.sentence_card(said)
 
 
 async def _unwatch(
-    message: Message, command: CommandObject, services: Services, state: FSMContext
+    message: Message,
+    command: CommandObject,
+    services: Services,
+    state: FSMContext,
+    event_update: Update,
 ) -> Card:
     market = await current(command, services, state)
-    said = await _set_watched(message.chat.id, market, services, on=False)
+    person, update_id = message.chat.id, event_update.update_id
+    said = await _set_watched(person, [market], update_id, services, on=False)
     return errors.sentence_card(said)
 
 
 async def _watch_pressed(
-    query: CallbackQuery, press: Press, services: Services, state: FSMContext
+    query: CallbackQuery,
+    press: Press,
+    services: Services,
+    state: FSMContext,
+    event_update: Update,
 ) -> Pressed:
     market = await by_number(press, services)
     on = press.action is Action.WATCH
-    person = query.from_user.id
-    said = await _set_watched(person, market, services, on=on)
+    person, update_id = query.from_user.id, event_update.update_id
+    said = await _set_watched(person, [market], update_id, services, on=on)
     return Pressed(said=said, card=await show(market, person, services, state))
 
 
+async def _watch_all(
+    query: CallbackQuery, press: Press, services: Services, event_update: Update
+) -> Pressed:
+    event = await services.markets.event_by_id(str(press.subject))
+    markets = [] if event is None else event.markets
+    open_ones = [market for market in markets if not market.resolved]
+    if not open_ones:
+        raise AskedError(errors.NO_MARKET)
+    person, update_id = query.from_user.id, event_update.update_id
+    said = await _set_watched(person, open_ones, update_id, services, on=True)
+    return Pressed(said=said)
+
+
 async def _set_watched(
-    person: int, market: GammaMarket, services: Services, *, on: bool
+    person: int,
+    markets: Sequence[GammaMarket],
+    update_id: int,
+    services: Services,
+    *,
+    on: bool,
 ) -> str:
-    """Watch a market or not; return what that means in a sentence."""
-    if on and market.resolved:
+    """Watch markets or not; return what that means in a sentence."""
+    ids = [market.condition_id for market in markets]
+    if on and any(market.resolved for market in markets):
         raise AskedError("This market is over; its result is on its card.")
     now = int(services.clock.now())
 
     def change(session: UserSession) -> None:
         if not on:
-            session.markets.pop(market.condition_id, None)
-        elif market.condition_id not in session.markets:
-            if len(session.markets) >= MAX_MARKETS:
-                raise AskedError(
-                    f"You watch {MAX_MARKETS} markets already: /watchlist has them."
-                )
-            session.markets[market.condition_id] = WatchedMarket(since=now)
+            for each in ids:
+                session.markets.pop(each, None)
+            return
+        new = [each for each in ids if each not in session.markets]
+        if len(session.markets) + len(new) > MAX_MARKETS:
+            raise AskedError(
+                f"That would be more than the {MAX_MARKETS} markets that you may "
+                "watch: /watchlist has them."
+            )
+        session.markets.update(dict.fromkeys(new, WatchedMarket(since=now)))
 
     followers = services.followers
-    also = (followers.follow if on else followers.unfollow)(person, market.condition_id)
-    await services.sessions.update(person, change, create=True, also=also)
-    if on:
-        return "Watching: I tell you its result."
-    return "Not watched any more."
+    also = (followers.follow if on else followers.unfollow)(person, *ids)
+    await services.people.change(person, change, update_id, also=also)
+    if not on:
+        return "Not watched any more."
+    if len(ids) > 1:
+        return f"Watching all {len(ids)}: I tell you each result."
+    return "Watching: I tell you its result."
 
 
 async def _watchlist(message: Message, services: Services) -> Card:
-    return await _watched(message.chat.id, services)
+    return await _watched(message.chat.id, 0, services)
 
 
-async def _watchlist_pressed(query: CallbackQuery, services: Services) -> Pressed:
-    return Pressed(new=await _watched(query.from_user.id, services))
+async def _watchlist_pressed(
+    query: CallbackQuery, press: Press, services: Services
+) -> Pressed:
+    card = await _watched(query.from_user.id, press.argument, services)
+    return Pressed(new=card)
 
 
-async def _watched(person: int, services: Services) -> Card:
-    session = await services.sessions.get(person)
-    ids = [] if session is None else list(session.markets)
-    found = [await services.markets.market(each) for each in ids]
+async def _watched(person: int, page: int, services: Services) -> Card:
+    session = await services.people.get(person)
+    ids = list(session.markets)
+    found = await asyncio.gather(*map(services.markets.market, ids))
     known = [market for market in found if market is not None]
-    return watchlist_card(known, len(ids) - len(known))
+    odds = session.display.odds
+    return watchlist_card(known, len(ids) - len(known), page, odds)

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import re
-from functools import cache
 from typing import TYPE_CHECKING
-from zoneinfo import available_timezones
 
 from aiogram import F, Router
 from aiogram.filters import Command, StateFilter
 from aiogram.fsm.state import State, StatesGroup
 
 from oddsbot.delivery import Action
-from oddsbot.store import QuietHours
+from oddsbot.store import MAX_MARKETS, QuietHours
+from oddsbot.telegram import zones
 from oddsbot.telegram.asked import AskedError
+from oddsbot.telegram.commands.alerts import MAX_RULES
 from oddsbot.telegram.pressed import On, Pressed
+from oddsbot.telegram.screens import errors
 from oddsbot.telegram.screens.errors import sentence_card
 from oddsbot.telegram.screens.person import (
     KINDS,
+    ODDS,
+    Share,
     erase_card,
     erased_card,
     muted_card,
+    quiet_card,
     quiet_of,
     settings_card,
     status_card,
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 
     from aiogram.filters import CommandObject
     from aiogram.fsm.context import FSMContext
-    from aiogram.types import CallbackQuery, Message
+    from aiogram.types import CallbackQuery, Message, Update
 
     from oddsbot.delivery import Card, Press
     from oddsbot.store import UserSession
@@ -43,13 +47,20 @@ if TYPE_CHECKING:
 _DURATION = re.compile(r"(?P<count>[0-9]{1,4})\s*(?P<unit>m|min|h|d)?\Z", re.IGNORECASE)
 _UNITS = {"m": 1, "min": 1, "h": 60, "d": 1_440, "": 1}
 _LONGEST = 30 * 1_440
-_OFFSET = re.compile(
-    r"(?:UTC|GMT)?\s*(?P<sign>[+−-])\s*(?P<hours>[0-9]{1,2})\Z", re.IGNORECASE
+_HOURS = re.compile(
+    r"([0-9]{1,2})(?:[:.]([0-9]{2}))?\s*(?:-|–|to)\s*([0-9]{1,2})(?:[:.]([0-9]{2}))?\Z"
 )
+_NO_PLACE = "I do not know that place. Send a city like Berlin, or UTC+2."
 
 
 class Zone(StatesGroup):
     """The conversation about a time zone."""
+
+    asked = State()
+
+
+class Quiet(StatesGroup):
+    """The conversation about quiet hours."""
 
     asked = State()
 
@@ -65,7 +76,13 @@ def router() -> Router:
     routes.message.register(
         _zone_said, StateFilter(Zone.asked), F.text & ~F.text.startswith("/")
     )
+    routes.message.register(_zone_located, StateFilter(Zone.asked), F.location)
+    routes.message.register(
+        _quiet_said, StateFilter(Quiet.asked), F.text & ~F.text.startswith("/")
+    )
     routes.callback_query.register(_settings_pressed, On(Action.SETTINGS))
+    routes.callback_query.register(_quiet_other, On(Action.QUIET_OTHER))
+    routes.callback_query.register(_odds, On(Action.ODDS))
     routes.callback_query.register(_kind, On(Action.KIND_ON, Action.KIND_OFF))
     routes.callback_query.register(_quiet, On(Action.QUIET))
     routes.callback_query.register(_zone, On(Action.ZONE))
@@ -80,44 +97,100 @@ def router() -> Router:
 
 
 async def _settings(message: Message, services: Services) -> Card:
-    return await _changed(message.chat.id, lambda _: None, services)
+    return await _shown(message.chat.id, services)
 
 
 async def _settings_pressed(query: CallbackQuery, services: Services) -> Pressed:
-    return Pressed(new=await _changed(query.from_user.id, lambda _: None, services))
+    return Pressed(new=await _shown(query.from_user.id, services))
+
+
+async def _shown(person: int, services: Services) -> Card:
+    return settings_card(await services.people.get(person), services.clock.now())
 
 
 async def _changed(
-    person: int, change: Callable[[UserSession], None], services: Services
+    person: int,
+    change: Callable[[UserSession], None],
+    update: Update,
+    services: Services,
 ) -> Card:
     """Change a person's settings, and return them as they are then."""
-    session = await services.sessions.update(person, change, create=True)
+    session = await services.people.change(person, change, update.update_id)
     return settings_card(session, services.clock.now())
 
 
-async def _kind(query: CallbackQuery, press: Press, services: Services) -> Pressed:
+async def _kind(
+    query: CallbackQuery, press: Press, services: Services, event_update: Update
+) -> Pressed:
     if press.argument >= len(KINDS):
-        raise AskedError("That kind is of another version of me: /settings has all.")
+        raise AskedError(errors.OTHER_VERSION)
     kind, name = KINDS[press.argument]
     on = press.action is Action.KIND_ON
 
     def change(session: UserSession) -> None:
         setattr(session.notifications, kind.value, on)
 
-    card = await _changed(query.from_user.id, change, services)
+    card = await _changed(query.from_user.id, change, event_update, services)
     return Pressed(said=f"I send {name}." if on else f"No {name}.", card=card)
 
 
-async def _quiet(query: CallbackQuery, press: Press, services: Services) -> Pressed:
-    hours = quiet_of(press.argument)
-    if hours is None:
-        raise AskedError("Those hours are of another version of me: /settings again.")
+async def _odds(
+    query: CallbackQuery, press: Press, services: Services, event_update: Update
+) -> Pressed:
+    if press.argument >= len(ODDS):
+        raise AskedError(errors.OTHER_VERSION)
+    odds, _ = ODDS[press.argument]
 
     def change(session: UserSession) -> None:
-        session.quiet = QuietHours(*hours)
+        session.display.odds = odds
 
-    card = await _changed(query.from_user.id, change, services)
+    card = await _changed(query.from_user.id, change, event_update, services)
     return Pressed(said="Noted.", card=card)
+
+
+async def _quiet(
+    query: CallbackQuery, press: Press, services: Services, event_update: Update
+) -> Pressed:
+    hours = quiet_of(press.argument)
+    if hours is None:
+        raise AskedError(errors.OTHER_VERSION)
+    change = _to_quiet(*hours)
+    card = await _changed(query.from_user.id, change, event_update, services)
+    return Pressed(said="Noted.", card=card)
+
+
+async def _quiet_other(_: CallbackQuery, state: FSMContext) -> Pressed:
+    await state.set_state(Quiet.asked)
+    return Pressed(new=quiet_card())
+
+
+async def _quiet_said(
+    message: Message, services: Services, state: FSMContext, event_update: Update
+) -> Card:
+    change = _to_quiet(*hours_of(message.text or ""))
+    card = await _changed(message.chat.id, change, event_update, services)
+    await state.set_state(None)
+    return card
+
+
+def _to_quiet(start: int, end: int) -> Callable[[UserSession], None]:
+    def change(session: UserSession) -> None:
+        session.quiet = QuietHours(start, end)
+
+    return change
+
+
+def hours_of(text: str) -> tuple[int, int]:
+    """Return the minutes of the day of ``22:30-7``: from and to.
+
+    Raises:
+        AskedError: It is no such time.
+    """
+    found = _HOURS.match(text.strip())
+    minutes = [] if found is None else [int(each or 0) for each in found.groups()]
+    if not minutes or max(minutes[0::2]) > 23 or max(minutes[1::2]) > 59:
+        raise AskedError("From when to when? Write it like 22:30-7 or 23-8.")
+    return minutes[0] * 60 + minutes[1], minutes[2] * 60 + minutes[3]
 
 
 async def _zone(_: CallbackQuery, state: FSMContext) -> Pressed:
@@ -125,74 +198,54 @@ async def _zone(_: CallbackQuery, state: FSMContext) -> Pressed:
     return Pressed(new=zone_card())
 
 
-async def _zone_said(message: Message, services: Services, state: FSMContext) -> Card:
+async def _zone_said(
+    message: Message, services: Services, state: FSMContext, event_update: Update
+) -> Card:
     # The list of zones is read from files, once.
-    zone = await asyncio.to_thread(zone_of, message.text or "")
+    zone = await asyncio.to_thread(zones.named, message.text or "")
+    return await _set_zone(zone, message, services, state, event_update)
 
+
+async def _zone_located(
+    message: Message, services: Services, state: FSMContext, event_update: Update
+) -> Card:
+    place = message.location
+    if place is None:
+        raise AskedError(_NO_PLACE)
+    zone = await asyncio.to_thread(zones.nearest, place.latitude, place.longitude)
+    return await _set_zone(zone, message, services, state, event_update)
+
+
+async def _set_zone(
+    zone: str, message: Message, services: Services, state: FSMContext, update: Update
+) -> Card:
     def change(session: UserSession) -> None:
         session.timezone = zone
 
-    card = await _changed(message.chat.id, change, services)
+    card = await _changed(message.chat.id, change, update, services)
     await state.set_state(None)
     return card
-
-
-def zone_of(text: str) -> str:
-    """Return the name of the time zone that a person means.
-
-    Args:
-        text: A zone's name, a city of one, or a distance from UTC in hours.
-
-    Raises:
-        AskedError: There is none, or there are several.
-    """
-    text = " ".join(text[:100].split())
-    offset = _OFFSET.match(text)
-    if offset or text.casefold() in {"utc", "gmt"}:
-        hours = int(offset["hours"]) if offset else 0
-        east = offset is None or offset["sign"] == "+"
-        if hours > (14 if east else 12):
-            raise AskedError(
-                "That is farther from UTC than any place: UTC-12 to UTC+14."
-            )
-        # The names of this list count to the west.
-        return f"Etc/GMT{'-' if east else '+'}{hours}" if hours else "UTC"
-    found = _zones().get(text.casefold().replace(" ", "_"), ())
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise AskedError(f"Which one? There are {', '.join(found[:5])}.")
-    raise AskedError("I do not know that place. Send a city like Berlin, or UTC+2.")
-
-
-@cache
-def _zones() -> dict[str, tuple[str, ...]]:
-    """Return the zones by their names and by their cities."""
-    zones: dict[str, set[str]] = {}
-    for name in available_timezones():
-        if name.startswith(("Etc/", "posix", "right", "SystemV")) or "/" not in name:
-            continue
-        for key in (name, name.rpartition("/")[2]):
-            zones.setdefault(key.casefold(), set()).add(name)
-    return {key: tuple(sorted(names)) for key, names in zones.items()}
 
 
 # --- mute
 
 
-async def _mute(message: Message, command: CommandObject, services: Services) -> Card:
-    return await _set_muted(message.chat.id, minutes_of(command.args or "1h"), services)
+async def _mute(
+    message: Message, command: CommandObject, services: Services, event_update: Update
+) -> Card:
+    minutes = minutes_of(command.args or "1h")
+    return await _set_muted(message.chat.id, minutes, event_update, services)
 
 
-async def _unmute(message: Message, services: Services) -> Card:
-    return await _set_muted(message.chat.id, 0, services)
+async def _unmute(message: Message, services: Services, event_update: Update) -> Card:
+    return await _set_muted(message.chat.id, 0, event_update, services)
 
 
 async def _mute_pressed(
-    query: CallbackQuery, press: Press, services: Services
+    query: CallbackQuery, press: Press, services: Services, event_update: Update
 ) -> Pressed:
     minutes = min(press.argument, _LONGEST)
-    card = await _set_muted(query.from_user.id, minutes, services)
+    card = await _set_muted(query.from_user.id, minutes, event_update, services)
     return Pressed(said="Muted." if minutes else "Not muted.", new=card)
 
 
@@ -211,25 +264,40 @@ def minutes_of(text: str) -> int:
     return minutes
 
 
-async def _set_muted(person: int, minutes: int, services: Services) -> Card:
+async def _set_muted(
+    person: int, minutes: int, update: Update, services: Services
+) -> Card:
     until = int(services.clock.now()) + 60 * minutes if minutes else 0
 
     def change(session: UserSession) -> None:
         session.muted_until = until
 
-    await services.sessions.update(person, change, create=True)
+    await services.people.change(person, change, update.update_id)
     return muted_card(60.0 * minutes) if minutes else unmuted_card()
 
 
 # --- status
 
 
-async def _status(_: Message, services: Services) -> Card:
-    return status_card(await services.status())
+async def _status(message: Message, services: Services) -> Card:
+    return await _status_of(message.chat.id, services)
 
 
-async def _status_pressed(_: CallbackQuery, services: Services) -> Pressed:
-    return Pressed(said="As it is now.", card=status_card(await services.status()))
+async def _status_pressed(query: CallbackQuery, services: Services) -> Pressed:
+    card = await _status_of(query.from_user.id, services)
+    return Pressed(said="As it is now.", card=card)
+
+
+async def _status_of(person: int, services: Services) -> Card:
+    session = await services.people.get(person)
+    share = Share(
+        rules=len(await services.rules.of(person)),
+        most_rules=MAX_RULES,
+        markets=len(session.markets),
+        most_markets=MAX_MARKETS,
+        asked=services.asked,
+    )
+    return status_card(await services.status(), share)
 
 
 # --- erase
@@ -245,17 +313,20 @@ async def _erase_asked(query: CallbackQuery, services: Services) -> Pressed:
 
 async def _question(person: int, services: Services) -> Card:
     rules = await services.rules.of(person)
-    session = await services.sessions.get(person)
-    watched = 0 if session is None else len(session.markets)
+    watched = len((await services.people.get(person)).markets)
     handle = await services.handles.give(person)
     return erase_card(handle, len(rules), watched)
 
 
 async def _erase_pressed(
-    query: CallbackQuery, press: Press, services: Services, state: FSMContext
+    query: CallbackQuery,
+    press: Press,
+    services: Services,
+    state: FSMContext,
+    event_update: Update,
 ) -> Pressed:
-    person = query.from_user.id
-    if not await services.handles.take(press.subject, person):
+    person, update_id = query.from_user.id, event_update.update_id
+    if not await services.handles.take(press.subject, person, update_id):
         sentence = "That button is used or older than five minutes: /erase asks again."
         return Pressed(said=sentence, card=sentence_card(sentence))
     rules = await services.rules.of(person)

@@ -24,7 +24,7 @@ from oddsbot.telegram.screens.start import (
 if TYPE_CHECKING:
     from aiogram.filters import CommandObject
     from aiogram.fsm.context import FSMContext
-    from aiogram.types import CallbackQuery, Message
+    from aiogram.types import CallbackQuery, Message, Update
 
     from oddsbot.delivery import Card
     from oddsbot.store import UserSession
@@ -44,9 +44,13 @@ def router() -> Router:
 
 
 async def _start(
-    message: Message, command: CommandObject, services: Services, state: FSMContext
+    message: Message,
+    command: CommandObject,
+    services: Services,
+    state: FSMContext,
+    event_update: Update,
 ) -> Card:
-    await _welcome(message, services)
+    await _welcome(message, event_update.update_id, services)
     await state.set_state(None)
     if not command.args:
         return start_card()
@@ -61,11 +65,14 @@ async def _start(
         case links.RuleId(rule_id):
             return await alerts.rule_of(person, rule_id, services)
         case links.Wallet(address):
-            return await markets.wallet_of(address, services)
+            return await markets.wallet_of(address, person, services)
+    # Also what was pasted behind it; words are no link.
+    if not isinstance(links.parse(command.args), links.Words):
+        return await markets.card_of(command.args, person, services, state)
     raise AskedError(errors.OLD_LINK)
 
 
-async def _welcome(message: Message, services: Services) -> None:
+async def _welcome(message: Message, update_id: int, services: Services) -> None:
     """Know a person, and send her messages again if she had stopped them."""
     user = message.from_user
     if user is None:
@@ -78,8 +85,7 @@ async def _welcome(message: Message, services: Services) -> None:
             chat_id=message.chat.id,
         )
 
-    await services.sessions.update(user.id, note, create=True)
-    await services.sessions.activate(user.id)
+    await services.people.welcome(user.id, note, update_id)
 
 
 async def _help(_: Message) -> Card:
@@ -99,9 +105,11 @@ async def _cancel(_: CallbackQuery, state: FSMContext) -> Pressed:
     return Pressed(said="Cancelled.", card=errors.sentence_card("Cancelled."))
 
 
-async def _stop(message: Message, services: Services, state: FSMContext) -> Card:
+async def _stop(
+    message: Message, services: Services, state: FSMContext, event_update: Update
+) -> Card:
     person = message.chat.id
     await state.set_state(None)
     kept = len(await services.rules.of(person))
-    await services.sessions.deactivate(person)
+    await services.people.switch(person, event_update.update_id, on=False)
     return stopped_card(kept)

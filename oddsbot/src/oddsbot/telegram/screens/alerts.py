@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from oddsbot.alerts import Direction, MoveRule, Unit
 from oddsbot.delivery import Action, Button
+from oddsbot.store import Fate
 from oddsbot.telegram import figures
 from oddsbot.telegram.screens.buttons import CANCEL, MY_ALERTS, pages, press
 from oddsbot.telegram.text import Text, quiet
@@ -16,13 +17,30 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from decimal import Decimal
 
-    from oddsbot.alerts import Rule
+    from oddsbot.alerts import PriceRule, Rule
     from oddsbot.delivery import Card
     from oddsbot.markets import Price
     from oddsbot.polymarket import GammaMarket
+    from oddsbot.store import StoredRule
+    from oddsbot.telegram.figures import Odds
 
 _IN_A_PAGE = 10
 _IN_A_ROW = 5
+_STEPS = (-50, -20, 20, 50)
+_WHOLE = 1_000
+
+FATES = {
+    Fate.SENT: "sent",
+    Fate.COOLDOWN: "too soon after the last one",
+    Fate.HELD: "held back",
+    Fate.MUTED: "not sent, you were muted",
+    Fate.FILTERED: "not sent, that kind is off",
+    Fate.EXPIRED: "too old to be sent",
+    Fate.STOPPED: "not sent, you had stopped me",
+    Fate.WITHDRAWN: "not sent, the alert was stopped or paused",
+    Fate.FAILED: "Telegram did not take it",
+}
+"""What became of an alert, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +49,18 @@ class Group:
 
     Attributes:
         market: None: Polymarket does not have it any more.
-        rules: The alerts.
+        rules: The alerts, each with where it stands.
         prices: The top of each book, by token.
     """
 
     market: GammaMarket | None
-    rules: Sequence[Rule]
+    rules: Sequence[StoredRule]
     prices: Mapping[str, Price]
 
 
-def alerts_card(groups: Sequence[Group], page: int = 0) -> Card:
+def alerts_card(groups: Sequence[Group], page: int = 0, odds: Odds = "cents") -> Card:
     """Return a page of a person's alerts, by market, each with how far it is."""
-    lines = [(group, rule) for group in groups for rule in group.rules]
+    lines = [(group, each) for group in groups for each in group.rules]
     if not lines:
         return (
             Text()
@@ -54,17 +72,19 @@ def alerts_card(groups: Sequence[Group], page: int = 0) -> Card:
     page = min(page, whole - 1)
     first = page * _IN_A_PAGE
     text = Text().add(f"{len(lines)} alert{'s' if len(lines) > 1 else ''}", "bold")
-    paused = sum(rule.paused for _, rule in lines)
+    paused = sum(each.rule.paused for _, each in lines)
     text.line(f" · {paused} paused" if paused else "", "bold")
     last = None
     buttons: list[Button] = []
     shown = lines[first : first + _IN_A_PAGE]
-    for number, (group, rule) in enumerate(shown, start=first + 1):
+    for number, (group, each) in enumerate(shown, start=first + 1):
         if group is not last:
-            text.foreign(_question(group.market, rule)).line()
+            text.foreign(_question(group.market, each.rule))
+            text.line(_quotes(group, odds))
             last = group
-        text.line(f" {number}  {described(rule, group.market, group.prices)}")
-        buttons.append(press(str(number), Action.RULE, int(rule.id, 16)))
+        text.add(f" {number}  ")
+        describe(text, each, group.market, group.prices, odds)
+        buttons.append(press(str(number), Action.RULE, int(each.rule.id, 16)))
     rows = [buttons[at : at + _IN_A_ROW] for at in range(0, len(buttons), _IN_A_ROW)]
     all_of_them = [press("Pause all", Action.PAUSE_ALL)]
     if paused:
@@ -72,33 +92,72 @@ def alerts_card(groups: Sequence[Group], page: int = 0) -> Card:
     return text.card([*rows, all_of_them, pages(Action.ALERTS, 0, page, whole)])
 
 
+def _quotes(group: Group, odds: Odds) -> str:
+    """Return bid and ask of the outcomes that a group has alerts of."""
+    shown = ""
+    for token in () if group.market is None else group.market.tokens:
+        price = group.prices.get(token.token_id)
+        if price is not None:
+            bid, ask = figures.price(price.bid, odds), figures.price(price.ask, odds)
+            shown += f"  {quiet(token.outcome, 20)} {bid} / {ask}"
+    return shown
+
+
 def rule_card(
-    rule: Rule, market: GammaMarket | None, prices: Mapping[str, Price]
+    stored: StoredRule,
+    market: GammaMarket | None,
+    prices: Mapping[str, Price],
+    odds: Odds = "cents",
 ) -> Card:
     """Return one alert with what can be done about it."""
-    return (
-        Text()
-        .line(described(rule, market, prices), "bold")
-        .foreign(_question(market, rule))
-        .card([_rule_row(rule, market, "Stop"), [_pause_button(rule), MY_ALERTS]])
-    )
+    rule = stored.rule
+    text = Text()
+    describe(text, stored, market, prices, odds, "bold")
+    text.foreign(_question(market, rule))
+    number = int(rule.id, 16)
+    second = [_pause_button(rule), press("Why", Action.WHY, number), MY_ALERTS]
+    return text.card([_rule_row(rule, market, "Stop"), second])
 
 
-def set_card(rule: Rule, market: GammaMarket, prices: Mapping[str, Price]) -> Card:
+def set_card(
+    rule: Rule,
+    market: GammaMarket,
+    prices: Mapping[str, Price],
+    odds: Odds = "cents",
+) -> Card:
     """Return what a new alert means, and how to take it back."""
-    text = Text().add("✓ I tell you when ").add(meaning(rule, market), "bold").line()
-    text.foreign(market.question).line().line(described(rule, market, prices))
+    said = meaning(rule, market, odds)
+    text = Text().add("✓ I tell you when ").add(said, "bold").line()
+    text.foreign(market.question).line().add(_named(rule, market, odds))
+    text.line(_distance(rule, prices))
     if not isinstance(rule, MoveRule) and _is_there(rule, prices):
-        back = (
-            rule.level - rule.hysteresis
-            if rule.direction is Direction.ABOVE
-            else rule.level + rule.hysteresis
-        )
         text.line(
             f"It is there already: you hear of it when it comes back, after "
-            f"{figures.cents(back)}."
+            f"{figures.level(back_on(rule), odds)}."
         )
     return text.card([_rule_row(rule, market, "Undo"), [MY_ALERTS]])
+
+
+def set_many_card(title: str, count: int, left_out: int) -> Card:
+    """Return the answer to alerts on all outcomes of an event.
+
+    Args:
+        title: Of the event.
+        count: How many alerts there are now.
+        left_out: How many outcomes have none: it would be too many.
+    """
+    text = Text().add("✓ I tell you when any of ").add(f"{count} outcomes", "bold")
+    text.line(" has gone 5¢ from here, up or down.").foreign(title).line()
+    if left_out:
+        text.line(f"{left_out} more would be above the alerts that you may have.")
+    return text.card([[MY_ALERTS]])
+
+
+def back_on(rule: PriceRule) -> Decimal:
+    """Return the price after which a rule that has fired can fire again."""
+    if rule.direction is Direction.ABOVE:
+        return rule.level - rule.hysteresis
+    return rule.level + rule.hysteresis
 
 
 def level_card() -> Card:
@@ -110,12 +169,72 @@ def level_card() -> Card:
     )
 
 
+def change_card(rule: Rule, market: GammaMarket | None, odds: Odds = "cents") -> Card:
+    """Return the question for another price of an alert, with prices around it."""
+    text = Text().line(f"{_named(rule, market, odds)}: to which price?")
+    number = int(rule.id, 16)
+    near: list[Button] = []
+    if not isinstance(rule, MoveRule):
+        level = round(rule.level, 2) * _WHOLE
+        near = [
+            press(
+                figures.level((level + step) / _WHOLE, odds),
+                Action.CHANGE_TO,
+                number,
+                int(level + step),
+            )
+            for step in _STEPS
+            if 0 < level + step < _WHOLE
+        ]
+    return text.card([near, [press("Other…", Action.CHANGE_OTHER, number), CANCEL]])
+
+
 def removed_card(*, was_there: bool) -> Card:
     """Return the answer to stopping an alert."""
     text = (
         "Stopped: that alert is gone." if was_there else "That alert was gone already."
     )
     return Text().line(text).card([[MY_ALERTS]])
+
+
+def why_card(
+    stored: StoredRule,
+    market: GammaMarket | None,
+    prices: Mapping[str, Price],
+    fates: Mapping[Fate | None, int],
+    odds: Odds = "cents",
+) -> Card:
+    """Return why an alert fired or did not: the rule, its start, what became of it.
+
+    Args:
+        stored: The alert.
+        market: Its market.
+        prices: The top of each book, by token.
+        fates: How many firings of the last 30 days had which fate; None: on its way.
+        odds: How prices are shown.
+    """
+    rule, state = stored.rule, stored.state
+    text = Text()
+    describe(text, stored, market, prices, odds, "bold")
+    text.foreign(_question(market, rule)).line()
+    if rule.base is not None:
+        bid, ask = rule.base.bid, rule.base.ask
+        text.line(
+            f"You set it at {figures.price(bid, odds)} bid, "
+            f"{figures.price(ask, odds)} ask."
+        )
+    if isinstance(rule, MoveRule):
+        text.line("Each firing measures the next one from its own price.")
+    else:
+        side = "bid" if rule.direction is Direction.ABOVE else "ask"
+        text.line(
+            f"The best {side} counts. It fires once, and again after it was back at "
+            f"{figures.level(back_on(rule), odds)}."
+        )
+    text.line("It fired once." if state.n == 1 else f"It fired {state.n} times.")
+    for fate, count in fates.items():
+        text.line(f"{count}: {'on its way' if fate is None else FATES[fate]}")
+    return text.card([_rule_row(rule, market, "Stop"), [MY_ALERTS]])
 
 
 def _rule_row(rule: Rule, market: GammaMarket | None, stop: str) -> list[Button]:
@@ -141,36 +260,57 @@ def _question(market: GammaMarket | None, rule: Rule) -> str:
     return rule.market if market is None else market.question
 
 
-def meaning(rule: Rule, market: GammaMarket | None) -> str:
+def meaning(rule: Rule, market: GammaMarket | None, odds: Odds = "cents") -> str:
     """Return what a rule waits for: ``Yes reaches 65¢``."""
     name = _outcome(rule, market)
     if isinstance(rule, MoveRule):
         return f"{name} has gone {_size(rule)} from here, up or down"
     way = "reaches" if rule.direction is Direction.ABOVE else "falls to"
-    return f"{name} {way} {figures.cents(rule.level)}"
+    return f"{name} {way} {figures.level(rule.level, odds)}"
 
 
-def described(
-    rule: Rule, market: GammaMarket | None, prices: Mapping[str, Price]
-) -> str:
-    """Return a rule and how far it is from firing: ``Yes ≥ 70¢  7¢ to go``."""
-    text = _named(rule, market)
+def describe(
+    text: Text,
+    stored: StoredRule,
+    market: GammaMarket | None,
+    prices: Mapping[str, Price],
+    odds: Odds,
+    kind: str = "",
+) -> None:
+    """Add a line: a rule and how far it is from firing, ``Yes ≥ 70¢  7¢ to go``."""
+    rule, state = stored.rule, stored.state
+    text.add(_named(rule, market, odds), kind)
     if rule.paused:
-        return f"{text}  paused"
+        text.line("  paused")
+    elif isinstance(rule, MoveRule):
+        reference = state.reference or rule.base
+        side = None if reference is None else reference.bid or reference.ask
+        text.line("" if side is None else f"  from {figures.price(side, odds)}")
+    elif state.armed is False and state.n:
+        text.add(f"  rests until {figures.level(back_on(rule), odds)}")
+        at = figures.clock(state.fired_at)
+        if state.fired_at is not None and at:
+            text.add(" (fired ").moment(state.fired_at // 1000, at, "T").add(")")
+        text.line()
+    else:
+        text.line(_distance(rule, prices))
+
+
+def _distance(rule: Rule, prices: Mapping[str, Price]) -> str:
     if isinstance(rule, MoveRule):
-        return text
+        return ""
     left = _left(rule.direction, rule.level, prices.get(rule.asset_id))
     if left is None:
-        return text
-    return f"{text}  {figures.cents(left)} to go" if left > 0 else f"{text}  there now"
+        return ""
+    return f"  {figures.cents(left)} to go" if left > 0 else "  there now"
 
 
-def _named(rule: Rule, market: GammaMarket | None) -> str:
+def _named(rule: Rule, market: GammaMarket | None, odds: Odds) -> str:
     name = _outcome(rule, market)
     if isinstance(rule, MoveRule):
         return f"{name} ±{_size(rule)}"
     sign = "≥" if rule.direction is Direction.ABOVE else "≤"
-    return f"{name} {sign} {figures.cents(rule.level)}"
+    return f"{name} {sign} {figures.level(rule.level, odds)}"
 
 
 def _is_there(rule: Rule, prices: Mapping[str, Price]) -> bool:

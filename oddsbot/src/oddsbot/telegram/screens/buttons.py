@@ -39,11 +39,11 @@ def open_button(market: GammaMarket) -> Button:
     return Button(text="Open", url=f"{SITE}/market/{market.slug}")
 
 
-def numbered(action: Action, subjects: list[int]) -> list[Button]:
-    """Return a button for each line of a list that is numbered from 1."""
+def numbered(action: Action, subjects: list[int], first: int = 0) -> list[Button]:
+    """Return a button for each line of a list that is numbered after `first`."""
     return [
         press(str(number), action, subject)
-        for number, subject in enumerate(subjects, start=1)
+        for number, subject in enumerate(subjects, start=first + 1)
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from oddsbot.alerts import (
@@ -11,20 +10,26 @@ from oddsbot.alerts import (
     MarketAlert,
     Moved,
     PriceCrossed,
+    PriceRule,
     Proposed,
     Resolved,
     Unit,
 )
 from oddsbot.delivery import Action
 from oddsbot.telegram import figures
+from oddsbot.telegram.screens.alerts import back_on
 from oddsbot.telegram.screens.buttons import open_button, press
 from oddsbot.telegram.text import Text
 
 if TYPE_CHECKING:
-    from oddsbot.alerts import Alert
+    from oddsbot.alerts import Alert, Rule
     from oddsbot.delivery import Button, Card
     from oddsbot.markets import Price
     from oddsbot.polymarket import GammaMarket
+    from oddsbot.telegram.figures import Odds
+
+_LATE = 60.0
+_CLOCKS_APART = -5.0
 
 
 _HEADS = {
@@ -34,13 +39,24 @@ _HEADS = {
 }
 
 
-def fired_card(alert: Alert, market: GammaMarket | None, now: Price | None) -> Card:
+def fired_card(
+    alert: Alert,
+    market: GammaMarket | None,
+    now: Price | None,
+    *,
+    rule: Rule | None = None,
+    sent_at: float,
+    odds: Odds = "cents",
+) -> Card:
     """Return an alert's card.
 
     Args:
         alert: What happened.
         market: Where; None: it could not be asked for.
         now: The quote at this moment, None where there is none.
+        rule: What she asked for; None: it is not there any more.
+        sent_at: Seconds since 1970: this moment.
+        odds: How prices are shown.
     """
     question = alert.market if market is None else market.question
     if isinstance(alert, MarketAlert):
@@ -48,8 +64,9 @@ def fired_card(alert: Alert, market: GammaMarket | None, now: Price | None) -> C
         text.foreign(alert.outcome or "no single outcome", "bold")
         text.line().foreign(question)
         if isinstance(alert, Proposed) and alert.final_at is not None:
-            text.line().add("Final at ").add(_clock(alert.final_at * 1000))
-            text.add(", unless it is disputed")
+            text.line().add("Final at ")
+            at = figures.clock(alert.final_at * 1000) or "an unknown time"
+            text.moment(alert.final_at, at, "T").add(", unless it is disputed")
         elif isinstance(alert, Disputed):
             text.line().add("A vote follows, or another proposal: 4 to 6 days")
         return text.card([_market_buttons(market)])
@@ -57,35 +74,66 @@ def fired_card(alert: Alert, market: GammaMarket | None, now: Price | None) -> C
     text = (
         Text().add("▲ " if above else "▼ ").foreign(_outcome(alert, market), limit=60)
     )
+    price = figures.price(alert.price, odds)
     if isinstance(alert, Moved):
         size = figures.short(alert.by) + ("¢" if alert.unit is Unit.CENTS else "%")
-        came = f"{figures.cents(alert.reference)} → {figures.cents(alert.price)}"
+        came = f"{figures.price(alert.reference, odds)} → {price}"
         text.line(f" went {size} {'up' if above else 'down'}: {came}")
     else:
         way = "reached" if above else "fell to"
-        text.line(f" {way} {figures.cents(alert.level)}")
+        text.line(f" {way} {figures.level(alert.level, odds)}")
     text.foreign(question).line()
-    text.add(f"{'bid' if above else 'ask'} {figures.cents(alert.price)} at ")
-    text.add(_clock(alert.at))
+    text.add(f"{'bid' if above else 'ask'} {price} at ")
+    at = figures.clock(alert.at)
+    if at:
+        text.moment(alert.at // 1000, at, "T")
+    else:
+        text.add("an unknown time")
     if now is not None:
-        text.add(f" · now {figures.cents(now.bid)} / {figures.cents(now.ask)}")
-    rule = int(alert.rule_id, 16)
+        bid, ask = figures.price(now.bid, odds), figures.price(now.ask, odds)
+        text.add(f" · now {bid} / {ask}")
+    text.line().line(_times(alert, sent_at))
+    if isinstance(rule, PriceRule):
+        text.line(f"Back on at {figures.level(back_on(rule), odds)}")
+    number = int(alert.rule_id, 16)
     return text.card(
         [
             [
                 press("Mute 1 h", Action.MUTE, 0, 60),
-                press("Change", Action.CHANGE_RULE, rule),
-                press("Stop", Action.STOP_RULE, rule, style="danger"),
+                press("Change", Action.CHANGE_RULE, number),
+                press("Stop", Action.STOP_RULE, number, style="danger"),
             ],
-            _market_buttons(market),
+            [*_market_buttons(market, press("Why", Action.WHY, number))],
         ]
     )
 
 
-def _market_buttons(market: GammaMarket | None) -> list[Button]:
+def _times(alert: PriceCrossed | Moved, sent_at: float) -> str:
+    """Return how long after it happened it was seen and is sent."""
+    happened = alert.at / 1000
+    seen, sent = alert.seen_at - happened, sent_at - happened
+    if seen > _LATE:
+        return (
+            f"seen {figures.distance(seen)} after it happened: I had no link to "
+            "Polymarket"
+        )
+    if seen < _CLOCKS_APART:
+        return ""  # the market's clock is not ours: nothing can be said
+    return f"seen {_seconds(seen)}, sent {_seconds(sent)} after it happened"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < _LATE:
+        return f"{max(0.0, seconds):.1f} s"
+    return figures.distance(seconds)
+
+
+def _market_buttons(market: GammaMarket | None, *between: Button) -> list[Button]:
     if market is None:
-        return []
-    return [press("Market", Action.MARKET, market.id), open_button(market)]
+        return list(between)
+    return [
+        press("Market", Action.MARKET, market.id), *between, open_button(market),
+    ]  # fmt: skip
 
 
 def _outcome(alert: PriceCrossed | Moved, market: GammaMarket | None) -> str:
@@ -93,11 +141,3 @@ def _outcome(alert: PriceCrossed | Moved, market: GammaMarket | None) -> str:
         if token.token_id == alert.asset_id:
             return token.outcome
     return "An outcome"
-
-
-def _clock(milliseconds: int) -> str:
-    try:
-        at = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    except (OverflowError, ValueError, OSError):
-        return "an unknown time"
-    return f"{at:%H:%M:%S} UTC"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from oddsbot.delivery import Action, Button
 from oddsbot.telegram import figures
 from oddsbot.telegram.screens.buttons import SITE, numbered, pages, press
+from oddsbot.telegram.screens.errors import NO_MARKET, NO_TAG
 from oddsbot.telegram.text import Text
 
 if TYPE_CHECKING:
@@ -16,21 +17,26 @@ if TYPE_CHECKING:
 
     from oddsbot.delivery import Card
     from oddsbot.polymarket import GammaEvent, GammaMarket, Profile, SearchPage
+    from oddsbot.telegram.figures import Odds
 
 IN_A_PAGE = 5
 _OUTCOMES_IN_A_PAGE = 8
 _NAME = 60
+_NEAREST = 3
 CLOSED = 1 << 16
 """Added to the page in a press, when closed events count too."""
 
 
-def search_card(words: str, found: SearchPage, page: int, *, closed: bool) -> Card:
+def search_card(
+    words: str, found: SearchPage, page: int, odds: Odds = "cents", *, closed: bool
+) -> Card:
     """Return a page of what some words fit.
 
     Args:
         words: Of the person.
         found: What there is.
         page: From 0.
+        odds: How prices are shown.
         closed: Whether closed events are among them.
     """
     flag = CLOSED if closed else 0
@@ -42,7 +48,7 @@ def search_card(words: str, found: SearchPage, page: int, *, closed: bool) -> Ca
         return text.card([[] if closed else [include]])
     count = max(found.total, len(found.events))
     text.line(f"  {count:,} {'event' if count == 1 else 'events'}")
-    row = _events(text, found.events)
+    row = _events(text, found.events, odds)
     _profiles(text, found.profiles)
     whole = ceil(count / IN_A_PAGE) if found.more or page else 1
     turn = [
@@ -57,35 +63,59 @@ def search_card(words: str, found: SearchPage, page: int, *, closed: bool) -> Ca
     return text.card([row, turn, [] if closed else [include]])
 
 
-def list_card(title: str, events: Sequence[GammaEvent], nothing: str) -> Card:
-    """Return the first events of a list.
+def list_card(
+    title: str,
+    events: Sequence[GammaEvent],
+    turn: Action,
+    page: int = 0,
+    odds: Odds = "cents",
+) -> Card:
+    """Return a page of a list of events.
 
     Args:
         title: Ours.
         events: In their order.
-        nothing: What to say when there are none.
+        turn: What its buttons to other pages ask for.
+        page: From 0; one that is not there is the last one.
+        odds: How prices are shown.
     """
     text = Text().line(title, "bold")
     if not events:
-        return text.line(nothing).card()
-    shown = events[: 2 * IN_A_PAGE]
-    row = _events(text, shown)
-    return text.card([row[:IN_A_PAGE], row[IN_A_PAGE:]])
+        return text.line(NO_TAG).card()
+    whole = ceil(len(events) / IN_A_PAGE)
+    page = min(page, whole - 1)
+    first = page * IN_A_PAGE
+    shown = events[first : first + IN_A_PAGE]
+    row = _events(text, shown, odds, first)
+    return text.card([row, pages(turn, 0, page, whole)])
 
 
-def _events(text: Text, events: Sequence[GammaEvent]) -> list[Button]:
+def nearest_card(events: Sequence[GammaEvent], odds: Odds = "cents") -> Card:
+    """Return what may have been meant by the link of a market that is not there.
+
+    Args:
+        events: The nearest ones, three at most.
+        odds: How prices are shown.
+    """
+    text = Text().line(NO_MARKET).line().line("Near to it:", "bold")
+    return text.card([_events(text, events[:_NEAREST], odds)])
+
+
+def _events(
+    text: Text, events: Sequence[GammaEvent], odds: Odds, first: int = 0
+) -> list[Button]:
     """Add a line for each event; return a button for each."""
-    for number, event in enumerate(events, start=1):
+    for number, event in enumerate(events, start=first + 1):
         text.add(f"{number}  ").foreign(event.title or event.slug)
         open_ones = [market for market in event.markets if not market.closed]
         if len(event.markets) > 1:
             text.add(f"  ({len(event.markets)})")
         elif open_ones and (price := _price(open_ones[0])) is not None:
-            text.add(f"  {figures.cents(price)}")
+            text.add(f"  {figures.price(price, odds)}")
         if event.volume is not None:
             text.add(f"  {figures.money(event.volume)}")
         text.line("  closed" if event.closed else "")
-    return numbered(Action.EVENT, [int(event.id) for event in events])
+    return numbered(Action.EVENT, [int(event.id) for event in events], first)
 
 
 def _profiles(text: Text, profiles: Sequence[Profile]) -> None:
@@ -95,12 +125,13 @@ def _profiles(text: Text, profiles: Sequence[Profile]) -> None:
         text.foreign(profile.proxy_wallet, "code", limit=42).line()
 
 
-def event_card(event: GammaEvent, page: int) -> Card:
+def event_card(event: GammaEvent, page: int, odds: Odds = "cents") -> Card:
     """Return an event of several markets, the likeliest first.
 
     Args:
         event: With its markets.
         page: From 0; one that is not there is the last one.
+        odds: How prices are shown.
     """
     markets = sorted(event.markets, key=_likely)
     whole = max(1, ceil(len(markets) / _OUTCOMES_IN_A_PAGE))
@@ -126,7 +157,8 @@ def event_card(event: GammaEvent, page: int) -> Card:
         elif market.closed:
             text.line("  closed")
         else:
-            text.add("  ").line(figures.cents(_price(market)), "bold")
+            text.add("  ").add(figures.price(_price(market), odds), "bold")
+            text.line(_change(market))
     row = [
         press(str(first + number), Action.MARKET, market.id)
         for number, market in enumerate(shown, start=1)
@@ -137,9 +169,24 @@ def event_card(event: GammaEvent, page: int) -> Card:
             row[:half],
             row[half:],
             pages(Action.EVENT, event.id, page, whole),
+            [
+                press("Alert on any ±5¢", Action.ALERT_ALL, event.id),
+                press("Watch all", Action.WATCH_ALL, event.id),
+            ]
+            if any(not market.closed for market in markets)
+            else [],
             [Button(text="Open", url=f"{SITE}/event/{event.slug}")],
         ]
     )
+
+
+def _change(market: GammaMarket) -> str:
+    """Return what a price changed by in a day, in cents: ``▲2``."""
+    change = market.one_day_price_change
+    if change is None:
+        return ""
+    cents = round(change * 100)
+    return f"  {'▲' if cents > 0 else '▼'}{abs(cents)}" if cents else "  –"
 
 
 def _price(market: GammaMarket) -> Decimal | None:

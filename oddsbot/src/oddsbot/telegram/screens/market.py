@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from oddsbot.alerts import Direction
 from oddsbot.delivery import Action, Button
 from oddsbot.telegram import figures
-from oddsbot.telegram.screens.alerts import described
+from oddsbot.telegram.screens.alerts import describe
 from oddsbot.telegram.screens.buttons import open_button, press
 from oddsbot.telegram.text import Text, quiet
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from oddsbot.alerts import Rule
     from oddsbot.delivery import Card
     from oddsbot.markets import Price, Span
     from oddsbot.polymarket import GammaMarket, Level, OrderBook, Token
+    from oddsbot.store import StoredRule
+    from oddsbot.telegram.figures import Odds
 
 SPANS: tuple[Span, ...] = ("1d", "1w", "max")
 """Of a chart, by the argument of its press."""
@@ -46,19 +47,19 @@ class MarketView:
         chart: A PNG; None: there is no history, or nothing to draw with.
         span: Which chart it is, an index of `SPANS`.
         now: An aware time.
-        change: What the first outcome's price changed by in a day.
         age: Seconds that the prices are old, where that is worth saying.
+        odds: How prices are shown.
     """
 
     market: GammaMarket
     prices: Mapping[str, Price]
-    rules: Sequence[Rule] = ()
+    rules: Sequence[StoredRule] = ()
     watched: bool = False
     chart: bytes | None = None
     span: int = 0
     now: datetime
-    change: Decimal | None = None
     age: float = 0.0
+    odds: Odds = "cents"
 
 
 def market_card(view: MarketView) -> Card:
@@ -76,12 +77,14 @@ def market_card(view: MarketView) -> Card:
         text.line()
     open_ones = () if market.resolved else market.tokens[:_OUTCOMES]
     for index, token in enumerate(open_ones):
-        change = view.change if index == 0 else None
-        _outcome(text, token, view.prices.get(token.token_id), change)
+        change = market.one_day_price_change if index == 0 else None
+        price = view.prices.get(token.token_id)
+        _outcome(text, token, price, change, view.odds)
     _facts(text, market)
     _ends(text, market, view.now)
     for rule in view.rules:
-        text.add("You: ").line(described(rule, market, view.prices))
+        text.add("You: ")
+        describe(text, rule, market, view.prices, view.odds)
     return text.card(_buttons(view), photo=view.chart)
 
 
@@ -100,7 +103,7 @@ def _buttons(view: MarketView) -> list[list[Button]]:
     rows = []
     if not (market.resolved or market.closed):
         rows = [
-            presets(market, view.prices),
+            presets(market, view.prices, view.odds),
             [watch, press("Book", Action.BOOK, number)],
         ]
     rows.append(charts if view.chart is not None else [])
@@ -112,20 +115,23 @@ def price_card(view: MarketView) -> Card:
     """Return the prices alone, as text."""
     text = Text().foreign(view.market.question, "bold").line()
     for token in view.market.tokens[:_OUTCOMES]:
-        _outcome(text, token, view.prices.get(token.token_id), None)
+        _outcome(text, token, view.prices.get(token.token_id), None, view.odds)
     number = view.market.id
     return text.card(
         [[press("Market", Action.MARKET, number), press("Book", Action.BOOK, number)]]
     )
 
 
-def book_card(market: GammaMarket, index: int, book: OrderBook | None) -> Card:
+def book_card(
+    market: GammaMarket, index: int, book: OrderBook | None, odds: Odds = "cents"
+) -> Card:
     """Return the best levels of an outcome's book.
 
     Args:
         market: Whose.
         index: Of the outcome.
         book: None: there is none.
+        odds: How prices are shown.
     """
     token = market.tokens[index]
     text = Text().foreign(market.question, "bold").line()
@@ -136,8 +142,8 @@ def book_card(market: GammaMarket, index: int, book: OrderBook | None) -> Card:
         text.line(": shares at each price, the best in the middle")
         asks = sorted(book.asks, key=lambda level: level.price)[:_LEVELS]
         bids = sorted(book.bids, key=lambda level: -level.price)[:_LEVELS]
-        rows = [f"{_level(each)}  ask" for each in reversed(asks)]
-        rows += [f"{_level(each)}  bid" for each in bids]
+        rows = [f"{_level(each, odds)}  ask" for each in reversed(asks)]
+        rows += [f"{_level(each, odds)}  bid" for each in bids]
         text.line("\n".join(rows), "pre")
     others = [
         press(quiet(each.outcome, 20), Action.BOOK, market.id, at)
@@ -152,12 +158,12 @@ def book_card(market: GammaMarket, index: int, book: OrderBook | None) -> Card:
     )
 
 
-def _level(level: Level) -> str:
-    return f"{figures.cents(level.price):>7} {level.size:>12,.0f}"
+def _level(level: Level, odds: Odds) -> str:
+    return f"{figures.price(level.price, odds):>7} {level.size:>12,.0f}"
 
 
 def _outcome(
-    text: Text, token: Token, price: Price | None, change: Decimal | None
+    text: Text, token: Token, price: Price | None, change: Decimal | None, odds: Odds
 ) -> None:
     text.foreign(token.outcome, limit=_NAME)
     if price is None:
@@ -165,9 +171,9 @@ def _outcome(
         return
     middle = price.middle
     if middle is not None:
-        text.add(" ").add(figures.cents(middle), "bold")
-    bid = "no bids" if price.bid is None else f"{figures.cents(price.bid)} bid"
-    ask = "no asks" if price.ask is None else f"{figures.cents(price.ask)} ask"
+        text.add(" ").add(figures.price(middle, odds), "bold")
+    bid = "no bids" if price.bid is None else f"{figures.price(price.bid, odds)} bid"
+    ask = "no asks" if price.ask is None else f"{figures.price(price.ask, odds)} ask"
     text.add(f"  {bid} · {ask}")
     if change:
         arrow = "▲" if change > 0 else "▼"
@@ -192,8 +198,10 @@ def _facts(text: Text, market: GammaMarket) -> None:
 
 
 def _ends(text: Text, market: GammaMarket, now: datetime) -> None:
+    short = f"{market.condition_id[:5]}…{market.condition_id[-3:]}"
     at = figures.moment(market.end_date)
     if at is None:
+        text.foreign(short, "code").line()
         return
     seconds = (at - now).total_seconds()
     text.add("Ended " if market.closed else "Ends ")
@@ -201,10 +209,12 @@ def _ends(text: Text, market: GammaMarket, now: datetime) -> None:
     if not market.closed:
         left = f"in {figures.distance(seconds)}" if seconds > 0 else "not decided yet"
         text.add(f" ({left})")
-    text.line()
+    text.add(" · ").foreign(short, "code").line()
 
 
-def presets(market: GammaMarket, prices: Mapping[str, Price]) -> list[Button]:
+def presets(
+    market: GammaMarket, prices: Mapping[str, Price], odds: Odds = "cents"
+) -> list[Button]:
     """Return a level above and one below: the next round fives beyond the quote."""
     buttons: list[Button] = []
     if not market.tokens:
@@ -216,7 +226,7 @@ def presets(market: GammaMarket, prices: Mapping[str, Price]) -> list[Button]:
         above = (price.ask * 100 // _FIVE + 1) * _FIVE
         if above < 100:
             data = level_argument(0, above / 100)
-            label = f"{name} ≥ {above:f}¢"
+            label = f"{name} ≥ {figures.level(above / 100, odds)}"
             buttons.append(
                 press(label, Action.SET_ABOVE, market.id, data, style="success")
             )
@@ -225,7 +235,7 @@ def presets(market: GammaMarket, prices: Mapping[str, Price]) -> list[Button]:
         below -= _FIVE if below == price.bid * 100 else 0
         if below > 0:
             data = level_argument(0, below / 100)
-            label = f"{name} ≤ {below:f}¢"
+            label = f"{name} ≤ {figures.level(below / 100, odds)}"
             buttons.append(
                 press(label, Action.SET_BELOW, market.id, data, style="danger")
             )

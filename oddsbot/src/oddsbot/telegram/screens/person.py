@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import ceil
 from typing import TYPE_CHECKING
 
 from oddsbot.delivery import Action, Button
 from oddsbot.store import Kind
 from oddsbot.telegram import figures
-from oddsbot.telegram.screens.buttons import CANCEL, press
+from oddsbot.telegram.screens.buttons import CANCEL, pages, press
 from oddsbot.telegram.text import Text
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from oddsbot.delivery import Card
     from oddsbot.polymarket import GammaMarket
     from oddsbot.store import QuietHours, UserSession
+    from oddsbot.telegram.figures import Odds
     from oddswire.erasure import Receipt
 
 KINDS: tuple[tuple[Kind, str], ...] = (
@@ -28,7 +30,15 @@ KINDS: tuple[tuple[Kind, str], ...] = (
 )
 """Kinds that are sent today, by the argument of their press."""
 
+ODDS: tuple[tuple[Odds, str], ...] = (
+    ("cents", "64¢"),
+    ("percent", "64%"),
+    ("decimal", "1.56"),
+)
+"""How prices can be shown, by the argument of their press, each with an example."""
+
 _PRESETS = ((22, 7), (23, 8))
+_WATCHED = 10
 _DAY = 1_440
 
 
@@ -39,6 +49,7 @@ def settings_card(session: UserSession, now: float) -> Card:
         session: Hers.
         now: Unix seconds.
     """
+    odds = session.display.odds
     text = Text().line("Settings", "bold")
     kinds = []
     for index, (kind, name) in enumerate(KINDS):
@@ -51,20 +62,36 @@ def settings_card(session: UserSession, now: float) -> Card:
     text.line()
     text.add(f"Quiet: {_quiet(session.quiet)} ").foreign(session.timezone, limit=60)
     text.line(" – what comes then makes no sound")
+    text.line(f"Prices in {'decimal odds' if odds == 'decimal' else odds}")
     if session.muted_until > now:
         text.line(f"Muted for {figures.distance(session.muted_until - now)}")
     if not session.is_active:
         text.line("Stopped: nothing is sent. /start brings it back.")
     quiet = [
-        press(f"{start}–{end}", Action.QUIET, 0, quiet_argument(start * 60, end * 60))
+        press(
+            f"Quiet {start}–{end}",
+            Action.QUIET,
+            0,
+            quiet_argument(start * 60, end * 60),
+        )
         for start, end in _PRESETS
     ]
-    quiet.append(press("Never quiet", Action.QUIET, 0, 0))
+    others = [
+        press("Other hours…", Action.QUIET_OTHER),
+        press("Never quiet", Action.QUIET, 0, 0),
+    ]
+    shown = [
+        press(f"Prices {example}", Action.ODDS, 0, index)
+        for index, (each, example) in enumerate(ODDS)
+        if each != odds
+    ]
     return text.card(
         [
             kinds[:2],
             kinds[2:],
             quiet,
+            others,
+            shown,
             [press("Time zone", Action.ZONE)],
             [press("Erase me", Action.ERASE_ASK, style="danger")],
         ]
@@ -92,12 +119,16 @@ def quiet_of(argument: int) -> tuple[int, int] | None:
     return (start, end) if start < _DAY else None
 
 
+def quiet_card() -> Card:
+    """Return the question for quiet hours."""
+    return Text().line("From when to when? Write it like 22:30-7.").card([[CANCEL]])
+
+
 def zone_card() -> Card:
     """Return the question for a time zone."""
     return (
         Text()
-        .line("Where are you? Send a city like Berlin, a zone like Europe/Berlin, ")
-        .line("or UTC+2.")
+        .line("Where are you? Send a city like Berlin, your place, or UTC+5:30.")
         .card([[CANCEL]])
     )
 
@@ -117,33 +148,46 @@ def unmuted_card() -> Card:
     return Text().line("I send you messages again.").card()
 
 
-def watchlist_card(markets: Sequence[GammaMarket], unknown: int) -> Card:
-    """Return the markets that a person watches.
+def watchlist_card(
+    markets: Sequence[GammaMarket],
+    unknown: int,
+    page: int = 0,
+    odds: Odds = "cents",
+) -> Card:
+    """Return a page of the markets that a person watches.
 
     Args:
         markets: Those that Polymarket has.
         unknown: How many it does not have any more.
+        page: From 0; one that is not there is the last one.
+        odds: How prices are shown.
     """
-    if not markets and not unknown:
+    count = len(markets) + unknown
+    if not count:
         return (
             Text()
             .line("You watch no market.", "bold")
             .line("Send a market's link and press Watch: I tell you its result.")
             .card([[press("Find a market", Action.FIND)]])
         )
-    text = Text().line(f"You watch {len(markets) + unknown} markets", "bold")
+    text = Text().line(f"You watch {count} market{'' if count == 1 else 's'}", "bold")
+    whole = max(1, ceil(len(markets) / _WATCHED))
+    page = min(page, whole - 1)
+    first = page * _WATCHED
     buttons: list[Button] = []
-    for number, market in enumerate(markets[:20], start=1):
+    shown = markets[first : first + _WATCHED]
+    for number, market in enumerate(shown, start=first + 1):
         text.add(f"{number}  ").foreign(market.question)
         if market.resolved:
             text.add("  ✔ ").foreign(market.winner or "no single outcome", limit=40)
         elif market.outcome_prices:
-            text.add(f"  {figures.cents(market.outcome_prices[0])}")
+            text.add(f"  {figures.price(market.outcome_prices[0], odds)}")
         text.line()
         buttons.append(press(str(number), Action.MARKET, market.id))
     if unknown:
         text.line(f"and {unknown} that Polymarket does not have any more")
-    return text.card(buttons[at : at + 5] for at in range(0, len(buttons), 5))
+    rows = [buttons[at : at + 5] for at in range(0, len(buttons), 5)]
+    return text.card([*rows, pages(Action.WATCHLIST, 0, page, whole)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,8 +209,27 @@ class StatusView:
     problems: Sequence[str] = ()
 
 
-def status_card(view: StatusView) -> Card:
-    """Return how the bot is, in words."""
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How much of what a person may have she has.
+
+    Attributes:
+        rules: Her alerts.
+        most_rules: How many she may have.
+        markets: The markets that she watches.
+        most_markets: How many she may.
+        asked: What she may ask for in a minute.
+    """
+
+    rules: int
+    most_rules: int
+    markets: int
+    most_markets: int
+    asked: int
+
+
+def status_card(view: StatusView, share: Share) -> Card:
+    """Return how the bot is, and what a person has of it, in words."""
     text = Text()
     if view.problems:
         text.line("Not everything runs.", "bold")
@@ -185,6 +248,10 @@ def status_card(view: StatusView) -> Card:
         text.line(f"{view.waiting:,} alerts on their way")
     gaps = {0: "no gap", 1: "one gap"}.get(view.gaps, f"{view.gaps} gaps")
     text.line(f"The link to the prices had {gaps} since I was started.")
+    text.line(
+        f"You have {share.rules} of {share.most_rules} alerts, watch {share.markets} "
+        f"of {share.most_markets} markets, and may ask {share.asked} things a minute."
+    )
     return text.card([[press("↻", Action.STATUS)]])
 
 

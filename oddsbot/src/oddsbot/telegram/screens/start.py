@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from oddsbot.delivery import Action
+from oddsbot.delivery import Action, Button
 from oddsbot.telegram.screens.buttons import MY_ALERTS, press
 from oddsbot.telegram.text import Text
 
@@ -15,7 +15,10 @@ _TASKS = (
     (
         "Find",
         (
-            ("/search fed december", "words; a link or words alone do it too"),
+            (
+                "/search fed december",
+                "words; a link, a wallet or words alone do it too",
+            ),
             ("/top", "what is traded most, /top crypto of a tag"),
             ("/new", "what is new, /new politics of a tag"),
         ),
@@ -41,7 +44,10 @@ _TASKS = (
     (
         "You",
         (
-            ("/settings", "kinds of messages, quiet hours, time zone"),
+            (
+                "/settings",
+                "kinds of messages, quiet hours, time zone, how prices are shown",
+            ),
             ("/mute 2h", "nothing for that long; /unmute ends it"),
             ("/status", "whether everything runs"),
             ("/stop", "no more messages, everything is kept"),
@@ -58,7 +64,7 @@ def start_card() -> Card:
         .line("Prices and results of Polymarket, as messages.", "bold")
         .line("No wallet of yours, no keys, no trading.")
         .line()
-        .line("Send me a market's link, or a few words.")
+        .line("Send me a market's link, a wallet, or a few words.")
         .line("Or try: /top · /new · /search fed december")
         .card(
             [
@@ -67,6 +73,16 @@ def start_card() -> Card:
             ]
         )
     )
+
+
+def in_private_card(username: str) -> Card:
+    """Return what the bot says in a group: where it works.
+
+    Args:
+        username: Of the bot.
+    """
+    open_ = Button(text="Open", url=f"https://t.me/{username}")
+    return Text().line("I work in a private chat.").card([[open_]])
 
 
 def help_card() -> Card:

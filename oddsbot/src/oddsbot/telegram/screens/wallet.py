@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from oddsbot.delivery import Card
     from oddsbot.polymarket import Position, Profile, Stats
+    from oddsbot.telegram.figures import Odds
 
 _SHOWN = 5
 
@@ -40,7 +41,7 @@ class WalletView:
     positions: Sequence[Position]
 
 
-def wallet_card(view: WalletView) -> Card:
+def wallet_card(view: WalletView, odds: Odds = "cents") -> Card:
     """Return a wallet's card: name, worth, and its largest positions."""
     short = f"{view.address[:6]}…{view.address[-4:]}"
     profile = view.profile
@@ -67,9 +68,9 @@ def wallet_card(view: WalletView) -> Card:
         text.add(f"{number}  ").foreign(position.title or "A market", limit=80).line()
         text.add("    ").foreign(position.outcome or "an outcome", limit=40)
         text.add(f" {position.current_size:,.0f}  ")
-        text.add(f"{figures.cents(position.avg_price)} → ")
+        text.add(f"{figures.price(position.avg_price, odds)} → ")
         text.line(
-            f"{figures.cents(position.current_price)}  "
+            f"{figures.price(position.current_price, odds)}  "
             f"{figures.money(position.current_value)}"
         )
     if len(largest) > _SHOWN:

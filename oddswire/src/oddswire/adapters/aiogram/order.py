@@ -13,9 +13,9 @@ def before_isolation(dispatcher: Dispatcher, *middlewares: BaseMiddleware) -> No
 
     ``before_isolation(dispatcher, Throttle(...), Deduplicate(...))``. A middleware of
     ``dispatcher.update.outer_middleware`` runs after an update has waited for the lock
-    of its conversation and read its state, so a flood would pay for both before it is
-    limited. (A `Throttle` moves itself to the front when it can.) The user and the chat
-    of the update are known in either place.
+    of its conversation and read its state. There a flood is limited too late: each of
+    its updates has waited already. (A `Throttle` moves itself to the front when it
+    can.) The user and the chat of the update are known in either place.
 
     Args:
         dispatcher: Whose updates.

@@ -32,7 +32,7 @@ class SendLimits(BaseRequestMiddleware):
 
     Args:
         limiter: Keeps the rules, which are added to it.
-        priority: Who goes first in this process: a function of the request.
+        priority: Returns the priority of a request; the highest goes first.
         **options: See `SendOptions`.
 
     Raises:

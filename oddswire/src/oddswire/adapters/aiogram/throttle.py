@@ -37,8 +37,8 @@ class Throttle(BaseMiddleware):
     before it: at the first update it is moved to the front. Else it stays and says so
     in one warning. ``router.message.middleware(Throttle(...))`` limits what a handler
     of messages was found for, after the lock. Rules with the key ``"user"``, ``"chat"``
-    or ``"bot"`` count by those; a rule whose subject an update has not (a channel post
-    has no user) is left out. A person who writes anonymously, as a group or as a
+    or ``"bot"`` count by those; a rule is left out where the update lacks its subject
+    (a channel post has no user). A person who writes anonymously, as a group or as a
     channel, is counted as that chat: Telegram gives all of them the same few users.
 
     The updates of one user are decided one after the other, so that a flood that comes
@@ -128,7 +128,7 @@ class Throttle(BaseMiddleware):
 def throttles_first(dispatcher: Dispatcher) -> None:
     """Move the throttles behind the dispatcher's state and isolation in front of them.
 
-    Those behind a middleware of somebody else stay: `on_limited` may need its data.
+    A throttle behind a middleware of the program stays: `on_limited` may need its data.
     """
     throttles = []
     for each in _behind(dispatcher):
@@ -150,7 +150,7 @@ def _behind(dispatcher: Dispatcher) -> list[Any]:
 
 
 def _sender(event: TelegramObject, data: dict[str, Any]) -> int | None:
-    """Return the id of who an update is counted for."""
+    """Return the id of the user, or of the chat, that an update is counted for."""
     user = data.get("event_from_user")
     if user is None:
         return None

@@ -3,16 +3,8 @@
 Needs the extra ``oddswire[ptb]``.
 """
 
-from oddswire.adapters._send_limiter import SendOptions
-from oddswire.adapters._update_locks import UpdateLockOptions
 from oddswire.adapters.ptb.persistence import Persistence
 from oddswire.adapters.ptb.processor import UpdateProcessor
 from oddswire.adapters.ptb.rate_limiter import RateLimiter
 
-__all__ = [
-    "Persistence",
-    "RateLimiter",
-    "SendOptions",
-    "UpdateLockOptions",
-    "UpdateProcessor",
-]
+__all__ = ["Persistence", "RateLimiter", "UpdateProcessor"]

@@ -118,7 +118,7 @@ class Persistence(BasePersistence[Data, Data, Data]):
         self._degraded = Degradation(
             client.events, "bot_data", "unsaved", time.monotonic
         )
-        # Keys that are left out of what is written, and an error told so.
+        # Keys that are not written, and whose error was raised already.
         self._refused: dict[_Name, set[str]] = {}
         # Fields that cannot be read, and the log says so.
         self._reported: set[tuple[str, bytes]] = set()
@@ -386,7 +386,7 @@ class Persistence(BasePersistence[Data, Data, Data]):
         _sort(data, there)
 
     def _save(self, name: _Name, data: Data) -> _Writing:
-        # What changed is told now, not when the coroutine has its turn: the application
+        # The changes are read now, not when the coroutine has its turn: the application
         # makes it with a copy of the data, and a read in between would make that copy
         # look like a change back.
         try:

@@ -35,7 +35,8 @@ class UpdateProcessor(BaseUpdateProcessor):
         client: Where the locks are kept. It stays yours to close.
         prefix: What the keys begin with; None: as its settings say.
         max_concurrent_updates: How many updates may run or wait in this process.
-        **options: See `UpdateLockOptions`; a conversation is a user's, or a chat's.
+        **options: `lease`, `timeout`, `queue`, `on_error`: see `UpdateLockOptions` of
+            `oddswire.adapters.aiogram`; a conversation is a user's, or a chat's.
 
     Raises:
         SettingsError: One of them is out of range.

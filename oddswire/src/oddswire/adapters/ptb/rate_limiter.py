@@ -31,7 +31,8 @@ class RateLimiter(BaseRateLimiter[Priority]):
     Args:
         limiter: Keeps the rules, which are added to it.
         bot_id: The bot's id: the number before the colon of its token.
-        **options: See `SendOptions`.
+        **options: `overall`, `chat`, `group`, `timeout`, `retries`: see `SendOptions`
+            of `oddswire.adapters.aiogram`.
 
     Raises:
         SettingsError: A rule counts by something else.

@@ -1,0 +1,66 @@
+"""`BoundedSession`: aiogram's calls, of bounded size, and without addresses in errors.
+
+The address of a call has the token in it, and aiohttp's errors have the address.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.exceptions import TelegramNetworkError
+from aiohttp import ClientError, ClientTimeout
+
+if TYPE_CHECKING:
+    from aiogram import Bot
+    from aiogram.methods import TelegramMethod
+    from aiogram.methods.base import TelegramType
+
+_MOST = 4 * 1024 * 1024
+
+
+class BoundedSession(AiohttpSession):
+    """Makes calls of the Bot API; follows no redirect, and reads 4 MiB at most."""
+
+    async def make_request(
+        self,
+        bot: Bot,
+        method: TelegramMethod[TelegramType],
+        timeout: int | None = None,
+    ) -> TelegramType:
+        """Make one call.
+
+        Raises:
+            TelegramNetworkError: Telegram could not be asked; the text has the kind of
+                the failure alone.
+            TelegramAPIError: Telegram refused it.
+        """
+        http = await self.create_session()
+        url = self.api.api_url(token=bot.token, method=method.__api_method__)
+        form = self.build_form_data(bot=bot, method=method)
+        total = self.timeout if timeout is None else timeout
+        try:
+            async with http.post(
+                url,
+                data=form,
+                timeout=ClientTimeout(total=total),
+                allow_redirects=False,
+            ) as response:
+                status = response.status
+                body = await response.content.read(_MOST)
+                while not response.content.at_eof():
+                    if len(body) >= _MOST:
+                        raise ClientError("too large")  # noqa: TRY301 - as a failure of the link
+                    body += await response.content.read(_MOST - len(body))
+        except (TimeoutError, ClientError) as error:
+            failure = type(error).__name__
+        else:
+            text = body.decode("utf-8", "replace")
+            answer = self.check_response(
+                bot=bot, method=method, status_code=status, content=text
+            )
+            return cast("TelegramType", answer.result)
+        # Not in the block above: the error there would hang on to this one.
+        raise TelegramNetworkError(
+            method=method, message=f"Telegram does not answer ({failure})"
+        )
