@@ -413,7 +413,7 @@ class Data:
                 )
                 for each in page.rows:
                     other = found.get(each.condition_id, each)
-                    # Of two rows of a market the newer one counts; no order is promised.
+                    # Of two rows of a market the newer counts; no order is promised.
                     if each.condition_id in wanted and (
                         other.last_update_timestamp or 0
                     ) <= (each.last_update_timestamp or 0):
