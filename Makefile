@@ -70,7 +70,7 @@ audit: $(PEERS_STAMP)  ## stale reads of the cache under faults, for SECONDS: ou
 
 KILL_SECONDS := $(if $(filter command environment,$(firstword $(origin SECONDS))),$(SECONDS),300)
 FAULT ?= none
-kills: $(STAMP)  ## watchers and couriers killed under load; FAULT=empty|older|failover|sql; 12 minutes
+kills: $(STAMP)  ## watchers and couriers killed under load; FAULT=empty|older|failover|sql|feed; 12 minutes
 	@$(BIN)/python proofs/kills/run.py --seconds $(KILL_SECONDS) --fault $(FAULT) --page docs/results/kills.md
 
 failovers: $(STAMP)  ## a source of record over 20 failovers, processes moved apart; 3 minutes

@@ -124,3 +124,20 @@ def test_every_guarantee_has_its_test():
         assert tests, row
         for file, name in tests:
             assert f"def {name}(" in (DOCS.parent / file).read_text(), (file, name)
+
+
+@pytest.mark.basic
+@pytest.mark.parametrize("page", ["security", "alerts"])
+def test_every_test_that_a_guide_names_is_there(page):
+    """What a page says that a test tries, a test of that name tries."""
+    text = (DOCS / "guides" / f"{page}.md").read_text()
+    tests = re.findall(r"`(?:([\w/]+\.py)::)?(test_\w+)`", text)
+    everywhere = "".join(
+        path.read_text() for path in DOCS.parent.glob("oddsbot/tests/**/test_*.py")
+    )
+
+    assert len(tests) > 4
+    for file, name in tests:
+        folder = "" if file.startswith("oddsbot/") else "oddswire/tests/"
+        code = (DOCS.parent / folder / file).read_text() if file else everywhere
+        assert f"def {name}(" in code, (file, name)

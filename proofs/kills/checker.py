@@ -5,15 +5,16 @@ It knows prices as integers, and shares no code with what it checks.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import pairwise
 from math import inf
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from market import Link, Tick, Told
+    from market import Link, Made, Tick, Told
 
 # A copy around a fault, by so many seconds.
 _AROUND = 3.0
@@ -62,6 +63,7 @@ class Played(NamedTuple):
         links: Which watcher was connected when.
         owned: Which watcher took the shard over when, in order.
         settled: When each alert got its fate, as the database has it.
+        withheld: From which watchers a fault of the feed kept a tick, by its number.
     """
 
     ticks: Sequence[Tick]
@@ -69,6 +71,7 @@ class Played(NamedTuple):
     links: Sequence[Link]
     owned: Sequence[Owned]
     settled: Mapping[tuple[int, str, int], float]
+    withheld: Mapping[int, set[int]] = MappingProxyType({})
 
 
 class Verdict(NamedTuple):
@@ -161,10 +164,12 @@ def judge(
     copies: defaultdict[tuple[int, str, int], list[Told]] = defaultdict(list)
     newest: dict[int, int] = {}
     late = []
+    # What a fault of the feed kept back may be seen after what came later.
+    held_back = {run.ticks[number].at for number in run.withheld}
     for one in told:
         key = (one.user, one.rule, one.at)
         if key not in copies:
-            if one.at < newest.get(one.user, 0):
+            if one.at < newest.get(one.user, 0) and one.at not in held_back:
                 late.append((one.rule, one.at))
             newest[one.user] = max(newest.get(one.user, 0), one.at)
         copies[key].append(one)
@@ -217,24 +222,63 @@ def _visible(run: Played, dead: dict[int, float]) -> list[bool]:
             for link in run.links
             if link.first <= until and (link.end is None or link.end > number)
         }
-        found.append(_kept(run.owned, dead, tick.at, had))
+        withheld = run.withheld.get(number, set())
+        found.append(_kept(run.owned, dead, tick.at, had - withheld, withheld))
         following[tick.asset] = number
     return found[::-1]
 
 
 def _kept(
-    owned: Sequence[Owned], dead: dict[int, float], at: int, had: set[int]
+    owned: Sequence[Owned],
+    dead: dict[int, float],
+    at: int,
+    had: set[int],
+    withheld: set[int],
 ) -> bool:
     """Whether a price had to be judged, that some watchers had.
 
     The owner that goes beyond it, as the database has it, has judged it, or has gone
     past it. It may go past it only if it has not the price, and each of those that had
     it was killed before the owner took over. How long anything takes does not matter.
+    From an owner that a fault of its feed keeps the price from nothing is asked: it may
+    not know that the price was there.
     """
     beyond = next((each for each in owned if each.judged >= at), None)
     if beyond is None:
         return any(pid not in dead for pid in had)
+    if beyond.pid in withheld:
+        return False
     return beyond.pid in had or any(dead.get(pid, inf) > beyond.when for pid in had)
+
+
+def gaps(
+    made: Iterable[Made],
+    counted: Iterable[int],
+    dead: Mapping[int, float],
+    within: float,
+) -> tuple[int, list[int]]:
+    """Compare the faults of the feed with the gaps that watchers counted.
+
+    Args:
+        made: The faults.
+        counted: The watcher of each gap that was counted.
+        dead: When each watcher was killed, by its pid.
+        within: Seconds in which a fault has to be counted.
+
+    Returns:
+        Faults of watchers that were killed before they had to have counted them, and
+        did not; and the watchers that counted too few or too many.
+    """
+    made = list(made)
+    found = Counter(counted)
+    unfinished, wrong = 0, []
+    for pid in {each.pid for each in made} | set(found):
+        own = [each for each in made if each.pid == pid]
+        due = [each for each in own if each.when + within < dead.get(pid, inf)]
+        if not len(due) <= found[pid] <= len(own):
+            wrong.append(pid)
+        unfinished += max(0, len(own) - found[pid])
+    return unfinished, sorted(wrong)
 
 
 def takeovers(kills: Sequence[Kill], owned: Sequence[Owned]) -> list[float]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 
 from aiohttp import WSMsgType, web
 
+_WHOLE_SECONDS = 5.0
 # Telegram takes about as long.
 _ANSWER_SECONDS = (0.002, 0.02)
 
@@ -45,6 +46,14 @@ class Link(NamedTuple):
     end: int | None = None
 
 
+class Made(NamedTuple):
+    """A fault of the feed: a connection cut or frozen, or an asset frozen on one."""
+
+    when: float
+    pid: int
+    kind: str
+
+
 class Told(NamedTuple):
     """What the chat was given."""
 
@@ -65,6 +74,10 @@ class Stage:
         assets: How many outcomes trade.
         rate: Ticks a second.
         seed: Of the prices.
+
+    Attributes:
+        made: The faults of the feed.
+        withheld: From which watchers a fault kept a tick, by the tick's number.
     """
 
     def __init__(self, assets: int, rate: float, seed: int) -> None:
@@ -72,12 +85,22 @@ class Stage:
         self.ticks: list[Tick] = []
         self.links: list[Link] = []
         self.told: list[Told] = []
+        self.made: list[Made] = []
+        self.withheld: dict[int, set[int]] = {}
         self._rng = random.Random(seed)
         self.first = [self._rng.randrange(300, 700) for _ in range(assets)]
         self._bids = list(self.first)
         self._times = [int(time() * 1000)] * assets
         self._last = self._times[0]
         self._open: dict[web.WebSocketResponse, set[int]] = {}
+        # The watcher of a connection, what does not come on it, and its transport.
+        self._pids: dict[web.WebSocketResponse, int] = {}
+        self._muted: dict[web.WebSocketResponse, set[int]] = {}
+        self._transports: dict[web.WebSocketResponse, Any] = {}
+        # Watchers with a fault, until they have subscribed again; and when they had.
+        self._away: set[int] = set()
+        self._faulty: set[int] = set()
+        self._whole_since: dict[int, float] = {}
 
     async def __aenter__(self) -> Self:
         app = web.Application()
@@ -134,18 +157,53 @@ class Stage:
 
     async def _send(self, asset: int, event: dict[str, Any]) -> None:
         text = json.dumps(event)
+        withheld = set(self._away)
         for link, assets in list(self._open.items()):
-            if asset in assets:
+            if asset in self._muted.get(link, ()):
+                withheld.add(self._pids[link])
+            elif asset in assets:
                 try:
                     await link.send_str(text)
                 except (ConnectionError, RuntimeError):
                     self._open.pop(link, None)
+        if withheld:
+            self.withheld[len(self.ticks) - 1] = withheld
+
+    def break_feed(self, rng: random.Random) -> None:
+        """Cut or freeze a connection, or freeze an asset on one, of a whole watcher."""
+        now = time()
+        whole = [
+            link
+            for link in self._muted
+            if self._pids[link] not in self._faulty
+            and now - self._whole_since[self._pids[link]] > _WHOLE_SECONDS
+        ]
+        if not whole:
+            return
+        link, kind = rng.choice(whole), rng.choice(("cut", "freeze", "asset"))
+        pid = self._pids[link]
+        self.made.append(Made(now, pid, kind))
+        self._faulty.add(pid)
+        if kind == "asset":
+            self._muted[link] = {rng.choice(sorted(self._open[link]))}
+            return
+        self._away.add(pid)
+        self._open.pop(link, None)
+        if kind == "cut":
+            # What was sent before arrives: then it is clear who had which price.
+            self._transports[link].close()
+
+    def _mend(self, pid: int) -> None:
+        self._away.discard(pid)
+        self._faulty.discard(pid)
+        self._whole_since[pid] = time()
 
     async def _market(self, request: web.Request) -> web.WebSocketResponse:
         link = web.WebSocketResponse()
         await link.prepare(request)
         self._open[link] = set()
         pid, number = int(request.query["pid"]), None
+        self._pids[link], self._transports[link] = pid, request.transport
         try:
             async for message in link:
                 if message.type is WSMsgType.TEXT and message.data != "PING":
@@ -153,11 +211,14 @@ class Stage:
                         # Before it subscribed it was told nothing.
                         number = len(self.links)
                         self.links.append(Link(pid, time(), len(self.ticks)))
+                        self._muted[link] = set()
+                        self._mend(pid)
                     await self._subscribe(link, json.loads(message.data))
         except (ConnectionError, RuntimeError):
             pass
         finally:
             self._open.pop(link, None)
+            self._muted.pop(link, None)
             if number is not None:
                 self.links[number] = self.links[number]._replace(
                     closed=time(), end=len(self.ticks)
@@ -168,9 +229,14 @@ class Stage:
         self, link: web.WebSocketResponse, asked: dict[str, Any]
     ) -> None:
         assets = {int(each) - _FIRST for each in asked.get("assets_ids", ())}
+        if link not in self._open:
+            return  # it is frozen
         if asked.get("operation") == "unsubscribe":
             self._open[link] -= assets
             return
+        if assets & self._muted[link]:
+            self._muted[link] = set()
+            self._mend(self._pids[link])
         # The books are of this moment, and every later tick comes behind them.
         books = [self._book(asset) for asset in sorted(assets)]
         self._open[link] |= assets

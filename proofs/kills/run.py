@@ -6,6 +6,7 @@ checker that shares no code with them works out which alerts had to come.
 
 ``FAULT=empty``: Redis is emptied five times. ``older``: it comes back with the data of
 some time before. ``failover``: its primary is killed, and sentinels promote a replica.
+``feed``: connections and single assets of the market are cut and frozen.
 ``sql``: the database is away. Exit status 1: something was lost, wrong, out of order,
 or repeated without a cause.
 """
@@ -33,6 +34,7 @@ sys.path += [str(ROOT / "tests"), str(Path(__file__).parent)]
 
 import explain  # noqa: E402
 from checker import Kill, Owned, Played, Wish, judge, takeovers  # noqa: E402
+from checker import gaps as missed  # noqa: E402
 from market import Stage, asset_of, market_of  # noqa: E402
 from sqlalchemy import func, insert, select, update  # noqa: E402
 
@@ -48,7 +50,14 @@ from support.topple import Toppled  # noqa: E402
 
 WATCHERS, COURIERS = 3, 2
 ASSETS, USERS, RULES, RATE = 60, 500, 3_000, 600.0
-FAULTS = ("none", "empty", "older", "failover", "sql")
+FAULTS = ("none", "empty", "older", "failover", "sql", "feed")
+# With FAULT=feed silence is asked about sooner than the bot does, so that faults are
+# found while a process lives; and processes live for longer.
+SILENCE = {
+    "quiet_after": 5.0, "again": [5.0], "settle": 2.0, "first_book": 10.0,
+    "sample_every": 10.0,
+}  # fmt: skip
+_FOUND_WITHIN = 30.0
 _SETTLED = 60.0
 _RESTART = 0.5
 _QUIET = 10
@@ -172,6 +181,8 @@ class Run:
                 "database": url, "market": stage.market_url, "books": stage.books_url,
                 "chat": stage.chat_url, **redis,
             }  # fmt: skip
+            if self._options.fault == "feed":
+                worker["silence"] = SILENCE
             self._engine = await stack.enter_async_context(open_database(url))
             await self._fill()
             async with Workers(worker, self._folder) as workers:
@@ -294,6 +305,8 @@ class Run:
 
     async def _kill(self, workers):
         low, high = self._options.every
+        if self._options.fault == "feed":
+            low, high = 6 * low, 6 * high
         while True:
             await asyncio.sleep(self._rng.uniform(low, high))
             # One that has not begun to work loses nothing.
@@ -305,6 +318,9 @@ class Run:
         seconds, fault = self._options.seconds, self._options.fault
         if fault == "none":
             return
+        if fault == "feed":
+            await self._break_feed(time() + seconds - _FOUND_WITHIN)
+            return
         times = 1 if fault == "sql" else 5
         for _ in range(times):
             await asyncio.sleep(seconds / (times + 1))
@@ -312,6 +328,11 @@ class Run:
             await getattr(self, f"_break_{fault}")()
             # Until the next look at which Redis it is, and one round of the couriers.
             self._faults.append((began, time() + 3.0))
+
+    async def _break_feed(self, until):
+        while time() < until:
+            await asyncio.sleep(self._rng.uniform(2, 5))
+            self._stage.break_feed(self._rng)
 
     async def _break_empty(self):
         async with Client.from_url(self._server.url) as client:
@@ -362,12 +383,25 @@ class Run:
         noted = await explain.rounds(self._engine)
         owned = owners(said, noted)
         settled = await explain.settled(self._engine)
-        played = Played(stage.ticks, stage.first, stage.links, owned, settled)
+        played = Played(
+            stage.ticks, stage.first, stage.links, owned, settled, stage.withheld
+        )
         verdict = await asyncio.to_thread(
             judge, played, self._wishes, stage.told, workers.kills, self._faults
         )
         broken = [*verdict.lost, *verdict.wrong, *verdict.out_of_order]
         await self._explain(played, workers, noted, broken)
+        left_open, gaps_wrong = missed(
+            stage.made,
+            [
+                event["pid"]
+                for event in said
+                if event["event"] == "feed_gap"
+                and "reason=takeover" not in event["text"]
+            ],
+            {kill.pid: kill.when for kill in workers.kills},
+            _FOUND_WITHIN,
+        )
         gaps = takeovers(workers.kills, owned)
         latencies = sorted(each.latency for each in stage.told if not each.again)
         fates = await AlertLog(self._engine).fates()
@@ -392,6 +426,8 @@ class Run:
             "latency_p50": part(latencies, 0.5), "latency_p99": part(latencies, 0.99),
             "deposed": events.count("shard_lost"),
             "failed": events.count("round_failed"), "gaps": events.count("feed_gap"),
+            "gaps_made": len(stage.made), "gaps_of_killed": left_open,
+            "gaps_wrong": gaps_wrong,
             "crashed": workers.crashed, "refused": workers.refused,
         }  # fmt: skip
 
@@ -435,7 +471,7 @@ def good(figures):
         figures[each]
         for each in (
             "lost", "wrong", "out_of_order", "untraced", "unmarked", "without_fate",
-            "crashed",
+            "crashed", "gaps_wrong",
         )
     ) and figures["due"] > 0  # fmt: skip
 
@@ -463,13 +499,16 @@ made market; one process is killed with SIGKILL each 1 to 3 s and started again.
 checker that shares no code with them works out which alerts had to come. `FAULT=empty`
 empties Redis five times, `FAULT=older` brings it back with older data,
 `FAULT=failover` kills its primary under sentinels, `FAULT=sql` takes the database away.
+`FAULT=feed` cuts and freezes connections and single assets every 2 to 5 s; then
+processes live six times as long, and silence is asked about after 5 s.
 
 *Unseen*: an owner went past the price without it, and every process that had it was
 killed before that owner took over; found from the times of the kills and from how far
 the database says each owner judged. *Repeated*: all copies beyond the first,
 then those that a killed courier had in its hands, and those around a fault; each says
 that it may be a repeat. *Takeover*: from the kill of an owner to the next owner, p50
-and the longest. *Load*: of the machine, which has two cores, over five minutes.
+and the longest. *Gaps*: faults of the feed, each of which a watcher that lived counted
+as one. *Load*: of the machine, which has two cores, over five minutes.
 
 | {" | ".join(_HEADS)} |
 |{"---|" * len(_HEADS)}

@@ -17,12 +17,13 @@ import select
 import sys
 import time
 import traceback
+from typing import Any
 
 import aiohttp
 
 import oddswire
 from oddsbot.delivery import ALERTS, Courier, Decision, Home, Outbox, Sweep
-from oddsbot.polymarket import Clob, StreamPool
+from oddsbot.polymarket import Clob, Silence, StreamPool
 from oddsbot.settings import PREFIX
 from oddsbot.store import AlertLog, Fate, SqlRules, open_database
 from oddsbot.watch import Rounds, Shard
@@ -44,7 +45,7 @@ def tell(event: str, **fields: object) -> None:
     os.write(1, f"{json.dumps(line)}\n".encode())
 
 
-async def watch(options: dict[str, str], clock: SystemClock) -> None:
+async def watch(options: dict[str, Any], clock: SystemClock) -> None:
     """Follow the market, and judge it while this process is the owner."""
     async with (
         open_database(options["database"]) as engine,
@@ -54,6 +55,7 @@ async def watch(options: dict[str, str], clock: SystemClock) -> None:
             http,
             f"{options['market']}?pid={os.getpid()}",
             lambda ids: Clob(http, options["books"]).books(*ids),
+            silence=Silence(**options.get("silence", {})),
             backoff=(0.05, 0.5),
         ) as feed,
     ):
@@ -107,7 +109,7 @@ def redis(options: dict[str, str]) -> dict[str, object]:
     return found
 
 
-def work(role: str, options: dict[str, str]) -> None:
+def work(role: str, options: dict[str, Any]) -> None:
     """Run a role until killed."""
     logging.getLogger("oddsbot").addHandler(Telling())
     logging.getLogger("oddsbot").setLevel(logging.INFO)
@@ -126,7 +128,7 @@ def bury() -> None:
         tell("ended", child=pid, code=os.waitstatus_to_exitcode(status))
 
 
-def fork(role: str, options: dict[str, str]) -> None:
+def fork(role: str, options: dict[str, Any]) -> None:
     """Start a process of a role."""
     if os.fork():
         return

@@ -128,7 +128,10 @@ def polymarket(
     *,
     recording: Annotated[
         Path | None,
-        typer.Option(help="A .books.jsonl.gz file; default: the one that comes along."),
+        typer.Option(
+            help="A .books.jsonl.gz or .bbo-changes.csv.gz file; default: the one that "
+            "comes along."
+        ),
     ] = None,
     speed: Annotated[
         float, typer.Option(help="Recorded seconds a second; inf: as fast as it goes.")
@@ -139,7 +142,9 @@ def polymarket(
         list[str] | None,
         typer.Option(
             help="Break something: no_resolved, no_first_book, frozen_assets=ID,ID, "
-            "skew=MS, late=SECONDS, twice, backwards, partial, same_cursor, rewritten; "
+            "skew=MS; disconnect, freeze, bad_frame, unknown_event, again and again "
+            "after =ITEMS of the recording; late=SECONDS, twice, backwards, partial, "
+            "same_cursor, rewritten; "
             "or limited, restarting, error, paused, html, slow, cut, each with "
             "=PATH,TIMES,SECONDS. May be given several times."
         ),

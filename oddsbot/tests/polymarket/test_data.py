@@ -9,7 +9,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddsbot.polymarket import BadAnswer, Data, Gamma, NotFound
+from oddsbot.polymarket import BadAnswer, Clob, Data, Gamma, NotFound
 from oddsbot.polymarket.data import Activity, reading_page
 from oddsbot.polymarket.slices import at_once
 
@@ -165,3 +165,40 @@ def test_hostile_rows_are_read_or_counted_and_never_raise(rows):
 
     assert len(page.rows) + page.skipped == len(rows)
     assert page.skipped == len(left_out)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1")
+async def test_of_two_rows_of_a_market_the_newer_one_counts(serve, session):
+    """An older state behind a newer one, and a foreign one, change nothing."""
+    row = {"condition_id": "0x1f", "status": "resolved", "last_update_timestamp": 20}
+    older = row | {"status": "proposed", "last_update_timestamp": 10}
+    foreign = row | {"condition_id": "0x2f"}
+    port = await serve(answering({"data": [older, row, older, foreign]}))
+    found = await Data(session, f"http://127.0.0.1:{port}").resolutions("0x1f")
+    assert {key: each.status for key, each in found.items()} == {"0x1f": "resolved"}
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1")
+async def test_a_page_that_comes_again_and_again_ends(serve, session):
+    """The same cursor for ever, with markets nobody asked for: a few requests."""
+    asked = []
+    body = {
+        "markets": [{"id": "9", "conditionId": "0x9f", "slug": "s", "question": "?"}],
+        "next_cursor": "again",
+    }
+    port = await serve(answering(body, asked))
+    gamma = Gamma(session, f"http://127.0.0.1:{port}")
+    assert await gamma.markets_by_condition("0x1f", "0x2f") == {}
+    assert 2 <= len(asked) <= 4
+    body["markets"] *= 1_000
+    assert await gamma.markets_by_condition("0x9f", "0x1f")
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1")
+async def test_a_list_that_is_null_is_empty(serve, session):
+    """Also that of `/books`, which is the whole answer."""
+    port = await serve(answering(None))
+    assert await Clob(session, f"http://127.0.0.1:{port}").books("1") == {}

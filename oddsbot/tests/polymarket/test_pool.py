@@ -432,6 +432,89 @@ async def test_gaps_counted_are_the_gaps_made(exchange, follow, seed):
     assert last() == exchange.top
 
 
+def noise(rng, exchange):
+    """Return a frame that tells nothing of the assets, and how many parts are bad."""
+    book = exchange.book("a")
+    foreign = {**book, "asset_id": "nobody's"}
+    return rng.choice(
+        [
+            ('{"event_type": "book", "asset', 1),
+            ("INVALID OPERATION", 1),
+            ("[]", 0),
+            ("{}", 1),
+            ("null", 1),
+            ("[[1], 7, null]", 3),
+            (json.dumps([{"event_type": "heartbeat"}, foreign]), 1),
+            (json.dumps({**book, "bids": [{"price": "1.7", "size": "1"}]}), 1),
+            (json.dumps({**book, "timestamp": "-5"}), 1),
+            (json.dumps({**book, "asset_id": ""}), 1),
+            (json.dumps(foreign), 0),
+            (json.dumps([book, book]), 0),  # told again
+            (json.dumps([{**foreign, "event_type": "price_change"}]), 1),
+            (
+                json.dumps(
+                    {
+                        "event_type": "new_market", "market": "x",
+                        "timestamp": "1", "assets_ids": ["8"],
+                    }
+                ),
+                0,
+            ),
+        ]
+    )  # fmt: skip
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1")
+@pytest.mark.parametrize("seed", range(3))
+async def test_frames_that_are_bad_cost_themselves_alone(exchange, follow, seed):
+    """Damaged, foreign and repeated ones between good ones: counted, none lost."""
+    rng = random.Random(seed)
+    exchange.top = {"a": ("0.1", "0.9"), "b": ("0.1", "0.9")}
+    reader = await follow("a", "b")
+    wanted, bad = {"a": [("0.1", "0.9")], "b": [("0.1", "0.9")]}, 0
+    for step in range(60):
+        text, parts = noise(rng, exchange)
+        bad += parts
+        await exchange.sockets[0].send_str(text)
+        asset, top = rng.choice("ab"), (f"0.{10 + step}", f"0.{72 + step % 20}")
+        wanted[asset].append(top)
+        await exchange.move(asset, *top)
+    last = str(exchange.at)
+    await eventually(lambda: str(reader.of(Tick)[-1].quote.at), holds=last.__eq__)
+    told = {"a": [], "b": []}
+    for tick in reader.of(Tick):
+        top = str(tick.quote.bid), str(tick.quote.ask)
+        if told[tick.quote.asset_id][-1:] != [top]:  # a repeat is no change
+            told[tick.quote.asset_id].append(top)
+    assert told == wanted
+    counted = reader.pool.counters.streams
+    assert counted.bad_frames + counted.skipped.total() == bad
+    assert reader.of(Disconnected) == reader.of(Gap) == []
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1")
+@pytest.mark.parametrize("noisy", [True, False], ids=["noise", "silence"])
+async def test_a_frozen_connection_is_found_behind_any_noise(exchange, follow, noisy):
+    """Frames about nobody we asked for, and what cannot be read, prove nothing."""
+    rng = random.Random(1)
+    exchange.top = {"a": ("0.1", "0.9")}
+    reader = await follow("a")
+    exchange.frozen.add(0)
+    exchange.top["a"] = ("0.4", "0.5")
+    for _ in range(35):
+        text, _ = noise(rng, exchange)
+        while '"asset_id": "a"' in text:
+            text, _ = noise(rng, exchange)
+        if noisy and not reader.of(Disconnected):
+            await exchange.sockets[0].send_str(text)
+        await reader.pass_time(1)
+    await eventually(lambda: reader.of(Gap))
+    assert [str(tick.quote.bid) for tick in reader.of(Tick) if tick.late] == ["0.4"]
+    assert reader.pool.counters.replaced == 1
+
+
 @pytest.mark.errors
 @pytest.mark.requirement("B1")
 async def test_closed_while_it_works_it_leaves_nothing(exchange, session):

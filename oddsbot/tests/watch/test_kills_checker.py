@@ -6,7 +6,7 @@ import pytest
 
 from kills import checker
 from kills.checker import Kill, Owned, Played, Wish
-from kills.market import Link, Tick, Told
+from kills.market import Link, Made, Tick, Told
 
 WISH = Wish(user=1, name="r", asset=0, sign=1, level=600, back=20)
 CROSSES = Tick(10_000, 0, 610, 620)
@@ -94,3 +94,28 @@ def test_a_repeat_is_of_a_courier_that_was_killed_before_the_fate():
     assert (held.by_courier, held.untraced) == (1, [])
     fault = judge([(60, 9)], owned, links, twice, {key: 59.0})
     assert (fault.by_courier, fault.untraced) == (0, [("r", 10_000)])
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B1", "B4")
+def test_a_price_that_a_fault_kept_from_the_owner_is_not_asked_of_it():
+    """The owner was frozen: it may miss the price, and may have judged it late."""
+    links = [Link(OWNER, 0, 0), Link(STANDBY, 0, 0)]
+    run = Played(
+        [CROSSES, RETURNS], [500], links, [Owned(1, OWNER, 11_000)], {}, {0: {OWNER}}
+    )
+    verdict = checker.judge(run, [WISH], [], [], [])
+    assert (verdict.lost, len(verdict.unseen)) == ([], 1)
+    late = Told(10, 1, "r", 10_000, "0.61", again=False, pid=9, latency=0.0)
+    assert checker.judge(run, [WISH], [late], [], []).wrong == []
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B1")
+def test_each_fault_of_the_feed_is_one_gap():
+    """Too few and too many are wrong; one that was killed before it could, is not."""
+    made = [Made(10, 1, "cut"), Made(50, 1, "freeze"), Made(60, 2, "asset")]
+    assert checker.gaps(made, [1, 1, 2], {}, 30) == (0, [])
+    assert checker.gaps(made, [1, 1], {2: 80}, 30) == (1, [])
+    assert checker.gaps(made, [1, 2], {}, 30) == (1, [1])
+    assert checker.gaps(made, [1, 1, 1, 2, 3], {}, 30) == (0, [1, 3])

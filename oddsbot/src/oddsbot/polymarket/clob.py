@@ -168,6 +168,7 @@ class Clob:
             timeout=self._timeout,
             json=body,
         )
+        answer = [] if answer is None else answer  # as any other list that is null
         where = "POST /books"
         lines: list[str] = []
         wanted = frozenset(token_ids)

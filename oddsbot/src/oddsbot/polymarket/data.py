@@ -408,8 +408,13 @@ class Data:
             answer = await self._get(path, {"condition_id": ",".join(wanted)})
             lines: list[str] = []
             page = await paced(reading_page(f"GET {path}", answer, Resolution, lines))
-            rows = page.rows
-            found |= {each.condition_id: each for each in rows}
+            for each in page.rows:
+                other = found.get(each.condition_id, each)
+                # Of two rows of a market the newer one counts; no order is promised.
+                if each.condition_id in wanted and (
+                    other.last_update_timestamp or 0
+                ) <= (each.last_update_timestamp or 0):
+                    found[each.condition_id] = each
             if lines:
                 self.left_out.note(f"GET {path}", lines)
                 illegible = ids_of(answer["data"], "condition_id")

@@ -371,8 +371,10 @@ class Gamma:
             missing = wanted[at : at + PAGE_MAX]
             illegible: set[str] = set()
             for closed in (None, True):
-                cursor = None
-                while missing:
+                cursor, pages = None, 0
+                # More pages than were asked for would be the same one again and again.
+                while missing and pages < len(missing):
+                    pages += 1
                     page = await self.markets(
                         after_cursor=cursor,
                         limit=PAGE_MAX,

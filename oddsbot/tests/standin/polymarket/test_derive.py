@@ -15,6 +15,7 @@ from oddsbot.polymarket import (
     MarketResolved,
     NewMarket,
     PriceChange,
+    TickSizeChange,
     parse_frame,
     quotes,
 )
@@ -88,10 +89,12 @@ class Client:
         for event in frame.events:
             match event:
                 case Book():
-                    self.books[event.asset_id] = (
+                    told = (
                         {level.price: level.size for level in event.bids},
                         {level.price: level.size for level in event.asks},
                     )
+                    # A later one, after a new step, repeats what is known.
+                    assert self.books.setdefault(event.asset_id, told) == told
                 case PriceChange():
                     for entry in event.price_changes:
                         side = self.books[entry.asset_id][entry.side == "SELL"]
@@ -144,7 +147,7 @@ def test_each_event_is_sent_for_a_reason(timeline):
     """One book a token, no empty change, a top only when it moved, times in order."""
     exchange = Exchange(Recording({"0xaa": MARKET}, tuple(timeline), 0, 0))
     client = Client()
-    opened = set()
+    opened, stepped = set(), set()
     for group in timeline:
         before = dict(client.tops)
         for message in exchange.play(group):
@@ -156,8 +159,13 @@ def test_each_event_is_sent_for_a_reason(timeline):
                     assert not opened
                     assert message.custom
                     assert message.tokens == frozenset()
+                case TickSizeChange():
+                    assert event.new_tick_size != event.old_tick_size
+                    assert message.tokens == {event.asset_id}
+                    stepped.add(event.asset_id)
                 case Book():
-                    assert event.asset_id not in opened
+                    assert event.asset_id not in opened - stepped
+                    stepped.discard(event.asset_id)
                     assert message.tokens == {event.asset_id}
                     opened.add(event.asset_id)
                 case PriceChange():
@@ -250,3 +258,19 @@ def test_numbers_are_written_plainly_and_exactly(value):
     assert D(text) == value
     assert "E" not in text
     assert "." not in text or text[-1] not in "0."
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B10")
+def test_a_finer_price_changes_the_step_and_a_book_follows():
+    """The first price in thousandths is told as a new step, with the book behind it."""
+    first = snapshot(1, "UP", {D("0.4"): D(1)}, {})
+    second = snapshot(2, "UP", {D("0.401"): D(1)}, {})
+    timeline = (Group(1, "0xaa", (first,)), Group(2, "0xaa", (second,)))
+    exchange = Exchange(Recording({"0xaa": MARKET}, timeline, 1, 2))
+    exchange.play(timeline[0])
+    *_, step, book = (
+        parse_frame(each.text).events[0] for each in exchange.play(timeline[1])
+    )
+    assert (step.old_tick_size, step.new_tick_size) == (D("0.01"), D("0.001"))
+    assert (type(book), book.tick_size) == (Book, D("0.001"))

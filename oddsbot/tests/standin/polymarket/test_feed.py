@@ -81,19 +81,21 @@ async def test_assets_come_and_go_on_an_open_link(small, session):
 
 @pytest.mark.basic
 async def test_custom_events_need_the_flag(small, session):
-    """Without `custom_feature_enabled` only books and changes come."""
+    """Without `custom_feature_enabled` only books, changes and steps come."""
     async with Replay(small, speed=INF) as replay:
         ws = await connect(session, replay, UP, custom=False)
         replay.start()
-        frames = await take(ws, 3)
+        frames = await take(ws, 5)
         await replay.finished()
 
     assert [frame["event_type"] for frame in frames] == [
         "book",
         "price_change",
         "price_change",
+        "tick_size_change",  # the last price is in thousandths
+        "book",
     ]
-    assert replay.frames_sent == 3
+    assert replay.frames_sent == 5
 
 
 @pytest.mark.integration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import zipfile
@@ -11,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oddsbot.polymarket import Clob, MarketResolved, StreamPool, Tick
 from oddsbot.standin.polymarket import (
     Group,
     Recording,
     RecordingError,
+    Replay,
     Resolution,
     sample,
     token_id,
@@ -272,3 +275,70 @@ def test_the_sample_and_its_licence_are_in_the_wheel(tmp_path, pytestconfig):
         "ATTRIBUTION.md",
         "LICENSE-CC-BY-4.0.txt",
     }
+
+
+@pytest.fixture
+def write_quotes(tmp_path):
+    """Write a recording of quotes; return its path."""
+
+    def write(*lines, markets=("a,sports,Who?,1,api", "b,sports,When?,,")):
+        path = tmp_path / "x.bbo-changes.csv.gz"
+        heads = "ts,slug,bid,ask", "slug,category,question,resolved_yes,label_source"
+        for to, head, body in (
+            (path, heads[0], lines), (tmp_path / "x.markets.csv.gz", heads[1], markets),
+        ):  # fmt: skip
+            to.write_bytes(gzip.compress("\n".join((head, *body, "")).encode()))
+        return path
+
+    return write
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B10")
+async def test_a_recording_of_quotes_is_played_like_one_of_books(write_quotes, session):
+    """Prices, empty sides and the known result come; the outcomes mirror each other."""
+    lines = "1000,a,0.4,0.5", "1000,b,,", "1060,a,0.45,", "1120,a,0.45,0.6"
+    recording = await asyncio.to_thread(lambda: Recording.load(write_quotes(*lines)))
+    assert (recording.skipped, recording.start, recording.end) == (0, 10**6, 1_120_000)
+    first, second = recording.markets.values()
+    assert (first.slug, first.winner, second.decided) == ("a", 0, False)
+    seen = []
+    async with Replay(recording, speed=float("inf")) as replay:
+        clob = Clob(session, replay.clob_url)
+        async with StreamPool(
+            session, replay.ws_url, lambda ids: clob.books(*ids), first.tokens
+        ) as pool:
+            await replay.wait_subscribed(*first.tokens)
+            replay.start()
+            async for event in pool:
+                seen += [event]
+                if isinstance(event, MarketResolved):
+                    break
+    told = [
+        (first.tokens.index(each.quote.asset_id), each.quote.bid, each.quote.ask)
+        for each in seen
+        if isinstance(each, Tick)
+    ]
+    assert list(dict.fromkeys(told)) == [
+        (0, D("0.4"), D("0.5")), (1, D("0.5"), D("0.6")),
+        (0, D("0.45"), None), (1, None, D("0.55")),
+        (0, D("0.45"), D("0.6")), (1, D("0.4"), D("0.55")),
+    ]  # fmt: skip
+    assert seen[-1].winning_outcome == "Yes"
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B10")
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "x,a,0.4,0.5", "1000,none,0.4,0.5", "1000,a,0.6,0.5", "1000,a,nan,0.5",
+        "1000,a,0.4", "1000,a,0.4,0.5,7", "1000,a,2,3", "999,a,0.4,0.5", ",,,",
+    ],
+)  # fmt: skip
+def test_a_damaged_line_of_quotes_costs_itself(write_quotes, bad):
+    """It is skipped and counted, and the lines around it are there."""
+    recording = Recording.load(write_quotes("1000,a,0.4,0.5", bad, "1060,a,0.41,0.5"))
+    assert recording.skipped == 1
+    assert recording.first_skipped.startswith("line 3: ")
+    assert sum(isinstance(item, Group) for item in recording.timeline) == 2

@@ -13,7 +13,11 @@ from oddsbot.polymarket import (
     Clob,
     Data,
     Gamma,
+    Gap,
     RateLimitedUpstream,
+    Silence,
+    StreamPool,
+    Tick,
     UpstreamUnavailable,
 )
 from oddsbot.standin.polymarket import Fault, Replay, parse_switch
@@ -118,6 +122,56 @@ async def test_the_channel_goes_wrong(small, session):
 
 
 @pytest.mark.errors
+@pytest.mark.requirement("B10", "B1")
+async def test_a_channel_that_breaks_again_and_again_is_followed(sampled, session):
+    """Cuts, freezes, bad frames and unknown events by switch: the pool goes on."""
+    async with Replay(sampled, speed=120.0, seed=1) as replay:
+        for text in (
+            "disconnect=300",
+            "freeze=200",
+            "bad_frame=50",
+            "unknown_event=70",
+        ):
+            replay.faults.switch(*parse_switch(text))
+        tokens = [t for market in sampled.markets.values() for t in market.tokens]
+        clob = Clob(session, replay.clob_url)
+
+        async def books(assets):
+            return await clob.books(*assets)
+
+        seen = []
+
+        async def follow(pool):
+            async for event in pool:
+                seen.extend((event,))
+
+        silence = Silence(
+            quiet_after=0.5, again=(0.5,), settle=0.2, first_book=1, sample_every=1
+        )
+        async with StreamPool(
+            session, replay.ws_url, books, tokens, silence=silence, backoff=(0.01, 0.1)
+        ) as pool:
+            task = asyncio.get_running_loop().create_task(follow(pool), name="follow")
+            await replay.wait_subscribed(*tokens)
+            replay.start()
+            counted = pool.counters.streams
+            await eventually(
+                lambda: (
+                    counted.bad_frames
+                    and counted.skipped["unheard_of"]
+                    and pool.counters.replaced
+                    and counted.reconnects > pool.counters.replaced
+                ),
+                60,
+            )
+            gaps = pool.counters.gaps
+            task.cancel()
+            await asyncio.wait([task])
+        assert gaps == sum(isinstance(each, Gap) for each in seen) >= 2
+        assert {each.quote.asset_id for each in seen if isinstance(each, Tick)}
+
+
+@pytest.mark.errors
 @pytest.mark.requirement("B10")
 async def test_from_the_501st_asset_on_no_book_comes(small, session):
     """A connection that asks for too much gets no first book, as on the real one."""
@@ -197,7 +251,12 @@ async def test_switches_are_set_by_programs_that_know_the_token(small, session):
 @pytest.mark.requirement("B10")
 @pytest.mark.parametrize(
     ("text", "why"),
-    [("tea", "is no switch"), ("late=soon", "late"), ("limited=/a,b", "invalid")],
+    [
+        ("tea", "is no switch"),
+        ("late=soon", "late"),
+        ("limited=/a,b", "invalid"),
+        ("freeze=-1", "freeze"),
+    ],
 )
 def test_a_switch_that_is_none_is_refused(text, why):
     """A misspelt switch says which there are."""

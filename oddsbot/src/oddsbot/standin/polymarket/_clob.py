@@ -53,8 +53,6 @@ class ClobApi:
             web.get("/midpoint", self._midpoint),
             web.get("/prices-history", self._history),
             web.get("/clob-markets/{condition}", self._market),
-            web.get("/ok", self._ok),
-            web.get("/time", self._time),
         ]
 
     def _book_of(self, request: web.Request) -> Snapshot:
@@ -131,12 +129,6 @@ class ClobApi:
                 "nr": False,
             }
         )
-
-    async def _ok(self, _request: web.Request) -> web.Response:
-        return answer("OK")
-
-    async def _time(self, _request: web.Request) -> web.Response:
-        return answer(self._now())
 
 
 def _http_book(snapshot: Snapshot) -> dict[str, Any]:

@@ -121,6 +121,7 @@ def group_events(group: Group, before: dict[str, Snapshot]) -> Iterator[Message]
     """
     entries: list[dict[str, Any]] = []
     tops: list[Message] = []
+    steps: list[Message] = []
     for new in group.snapshots:
         token = token_id(new.market_id, new.side)
         old = before.get(token)
@@ -128,6 +129,9 @@ def group_events(group: Group, before: dict[str, Snapshot]) -> Iterator[Message]
             yield _message(book_event(new), {token})
             continue
         entries += changes(old, new)
+        if tick_size(old) != tick_size(new):
+            steps.append(_message(_tick_size_change(token, old, new), {token}))
+            steps.append(_message(book_event(new), {token}))
         if top(old) != top(new):
             tops.append(_message(_best_bid_ask(token, new), {token}, custom=True))
     if entries:
@@ -140,6 +144,7 @@ def group_events(group: Group, before: dict[str, Snapshot]) -> Iterator[Message]
         }
         yield _message(event, both)
     yield from tops
+    yield from steps
 
 
 def new_market_event(market: RecordedMarket, ts: int) -> Message:
@@ -220,6 +225,17 @@ def _difference(
     for price, size in new:
         if was.get(price) != size:
             yield price, size
+
+
+def _tick_size_change(token: str, old: Snapshot, new: Snapshot) -> dict[str, Any]:
+    return {
+        "event_type": "tick_size_change",
+        "market": new.market_id,
+        "asset_id": token,
+        "old_tick_size": number(tick_size(old)),
+        "new_tick_size": number(tick_size(new)),
+        "timestamp": str(new.ts),
+    }
 
 
 def _best_bid_ask(token: str, snapshot: Snapshot) -> dict[str, Any]:

@@ -51,12 +51,10 @@ class GammaApi:
             web.get("/markets/keyset", self._markets_keyset),
             web.get("/markets/slug/{slug}", self._market_by_slug),
             web.get("/markets/{id}", self._market_by_id),
-            web.get("/markets", self._markets),
             web.get("/events/keyset", self._events_keyset),
             web.get("/events/slug/{slug}", self._event_by_slug),
             web.get("/events/{id}", self._event_by_id),
             web.get("/tags/slug/{slug}", self._tag),
-            web.get("/tags", self._tags),
             web.get("/public-search", self._search),
             web.get("/public-profile", self._profile),
         ]
@@ -75,11 +73,6 @@ class GammaApi:
 
     async def _market_by_id(self, request: web.Request) -> web.Response:
         return answer(self._market(self._find(id=request.match_info["id"])))
-
-    async def _markets(self, request: web.Request) -> web.Response:
-        limit, offset = _checked(request, "limit", 20), _checked(request, "offset", 0)
-        found = self._filtered(request.query)
-        return answer([self._market(each) for each in found[offset : offset + limit]])
 
     async def _markets_keyset(self, request: web.Request) -> web.Response:
         page, cursor = _keyset(request, self._filtered(request.query), _PAGE_MAX)
@@ -220,9 +213,6 @@ class GammaApi:
         } | numbers
 
     # --- tags, search, people
-
-    async def _tags(self, _request: web.Request) -> web.Response:
-        return answer(list(_TAGS))
 
     async def _tag(self, request: web.Request) -> web.Response:
         for tag in _TAGS:

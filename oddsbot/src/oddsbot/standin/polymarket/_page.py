@@ -27,14 +27,13 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 ROUTES = {
-    "/markets/keyset, /markets, /markets/{id}, /markets/slug/{slug}": (
+    "/markets/keyset, /markets/{id}, /markets/slug/{slug}": (
         "recorded; volume and liquidity generated"
     ),
     "/events/keyset, /events/{id}, /events/slug/{slug}": "generated, one a market",
-    "/tags, /tags/slug/{slug}, /public-search, /public-profile": "generated",
+    "/tags/slug/{slug}, /public-search, /public-profile": "generated",
     "/book, POST /books, /price, /midpoint, /prices-history": "recorded",
     "/clob-markets/{condition}": "recorded; sizes and fees are constants",
-    "/ok, /time": "the simulated time",
     "/v2/trades, /v2/activity, /v2/positions, /v2/value": "generated, one ledger",
     "/v2/user-stats, /v2/user-pnl, /v2/leaderboard": "generated, one ledger",
     "/v2/resolutions": "recorded payouts; proposals by switch",

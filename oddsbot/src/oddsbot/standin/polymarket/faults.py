@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -29,6 +29,9 @@ class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     seconds: float = 0.0
 
 
+_Every = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Faults(msgspec.Struct, forbid_unknown_fields=True):
     """The switches. All may be changed at any time.
 
@@ -37,6 +40,11 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
         no_resolved: ``market_resolved`` is never sent.
         no_first_book: Subscriptions get no books.
         frozen_assets: Nothing is sent of these tokens.
+        disconnect: After so many items of the recording all connections are cut, again
+            and again; so with the next three. 0: never.
+        freeze: The connections that are open then say nothing any more but PONG.
+        bad_frame: A frame that is no JSON is sent.
+        unknown_event: An event that nobody knows is sent.
         skew: Milliseconds by which times on the market channel are wrong.
         late: Seconds after which a row of the Data API is listed.
         twice: Each row of the Data API is listed twice.
@@ -50,6 +58,10 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
     no_resolved: bool = False
     no_first_book: bool = False
     frozen_assets: set[str] = set()
+    disconnect: _Every = 0
+    freeze: _Every = 0
+    bad_frame: _Every = 0
+    unknown_event: _Every = 0
     skew: int = 0
     late: int = 0
     twice: bool = False

@@ -9,14 +9,21 @@ sorted by ``ts`` (Unix milliseconds), best level first, at most as deep as the
 publisher kept it. ``X.markets.json`` beside it has the markets: slug, question, slot,
 outcomes and final payouts.
 
+``X.bbo-changes.csv.gz`` has best prices only, one change of a market a line: ``ts`` in
+seconds, ``slug``, ``bid``, ``ask``; an empty price is an empty side. Beside it
+``X.markets.csv.gz`` has ``slug``, ``category``, ``question``, ``resolved_yes``. Ids,
+sizes (100 shares) and the second outcome's prices are derived then, and the results
+come at the end.
+
 A damaged line is skipped and counted; only a recording that gives no book at all is
 an error.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +40,9 @@ BookLevel = tuple[Decimal, Decimal]  # price, size
 _DAY_MS = 86_400_000
 _BOOKS = ".books.jsonl.gz"
 _MARKETS = ".markets.json"
+_QUOTES = ".bbo-changes.csv.gz"
+_QUOTED = ".markets.csv.gz"
+_DERIVED_SIZE = Decimal(100)
 
 
 def token_id(market_id: str, side: SideName) -> str:
@@ -53,6 +63,7 @@ class RecordedMarket(msgspec.Struct, frozen=True):
         start_ts: When its slot starts, Unix milliseconds; books begin earlier.
         end_ts: When its slot ends; the last books come later.
         payout_up: What one share of the first outcome paid in the end, 0 to 1.
+        decided: Whether that is known.
     """
 
     market_id: str
@@ -66,6 +77,7 @@ class RecordedMarket(msgspec.Struct, frozen=True):
     payout_down: Decimal
     category: str = ""
     timeframe: str = ""
+    decided: bool = True
 
     @property
     def tokens(self) -> tuple[str, str]:
@@ -142,7 +154,7 @@ class Recording(msgspec.Struct, frozen=True):
 
     @classmethod
     def load(cls, path: str | Path) -> Recording:
-        """Read ``X.books.jsonl.gz`` and the ``X.markets.json`` beside it.
+        """Read ``X.books.jsonl.gz`` or ``X.bbo-changes.csv.gz``, and its markets.
 
         Blocks while it reads: call it before the loop runs or in a thread.
 
@@ -150,19 +162,27 @@ class Recording(msgspec.Struct, frozen=True):
             RecordingError: A file is missing or unreadable, or no line is usable.
         """
         path = Path(path)
-        markets = _load_markets(path)
+        quoted = path.name.endswith(_QUOTES)
+        markets = _load_quoted(path) if quoted else _load_markets(path)
         text, warning = gunzip(path)
         lines = text.split(b"\n")
         if warning is not None:
             # The cut went through this one; the warning tells of it.
             lines.pop()
-        snapshots, skipped, first_skipped = _read_lines(lines, markets)
+        read = _read_quotes if quoted else _read_lines
+        snapshots, skipped, first_skipped = read(lines, markets)
         if not snapshots:
             raise RecordingError(
                 f"{path} has no usable line"
                 + (f" ({first_skipped})" if first_skipped else "")
                 + ": give a recording in the format of docs/guides/replay.md"
             )
+        if quoted:  # the slot is what was recorded
+            start, end = snapshots[0].ts, snapshots[-1].ts
+            markets = {
+                key: msgspec.structs.replace(market, start_ts=start, end_ts=end)
+                for key, market in markets.items()
+            }
         timeline = _timeline(snapshots, markets)
         return cls(
             markets=markets,
@@ -184,16 +204,97 @@ def sample() -> Path:
     return Path(str(folder / f"btc-updown-15m{_BOOKS}"))
 
 
-def _load_markets(books: Path) -> dict[str, RecordedMarket]:
-    if not books.name.endswith(_BOOKS):
-        raise RecordingError(f"{books}: give the path of a file named *{_BOOKS}")
-    path = books.with_name(books.name.removesuffix(_BOOKS) + _MARKETS)
-    for wanted in (books, path):
+def _beside(path: Path, ending: str, other: str) -> Path:
+    """Return the path of a recording's second file; both have to be there."""
+    second = path.with_name(path.name.removesuffix(ending) + other)
+    for wanted in (path, second):
         if not wanted.is_file():
             raise RecordingError(
                 f"{wanted} is not there: a recording is two files beside each other, "
-                f"X{_BOOKS} and X{_MARKETS}"
+                f"X{ending} and X{other}"
             )
+    return second
+
+
+def _load_quoted(quotes: Path) -> dict[str, RecordedMarket]:
+    text, _ = gunzip(_beside(quotes, _QUOTES, _QUOTED))
+    rows = csv.DictReader(text.decode(errors="replace").splitlines())
+    found = {}
+    for row in rows:
+        slug, paid = row.get("slug") or "", _PAYOUTS.get(row.get("resolved_yes") or "")
+        market = RecordedMarket(
+            market_id=_market_of(slug),
+            slug=slug,
+            question=row.get("question") or slug,
+            start_ts=0,
+            end_ts=0,
+            outcome_up="Yes",
+            outcome_down="No",
+            payout_up=_HALF if paid is None else paid,
+            payout_down=_HALF if paid is None else 1 - paid,
+            category=row.get("category") or "",
+            decided=paid is not None,
+        )
+        found[market.market_id] = market
+    return found
+
+
+_HALF = Decimal("0.5")
+_PAYOUTS = {"0": Decimal(0), "1": Decimal(1)}
+
+
+def _market_of(slug: str) -> str:
+    return f"0x{hashlib.sha256(slug.encode(errors='replace')).hexdigest()}"
+
+
+def _read_quotes(
+    lines: list[bytes], markets: dict[str, RecordedMarket]
+) -> tuple[list[Snapshot], int, str | None]:
+    snapshots: list[Snapshot] = []
+    skipped, first_skipped, last_ts = 0, None, 0
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        try:
+            seconds, slug, *prices = line.decode().strip().split(",")
+            bid, ask = (Decimal(each) if each else None for each in prices)
+            market_id, ts = _market_of(slug), int(seconds) * 1000
+            pair = (
+                _quoted(ts, market_id, "UP", bid, ask),
+                _quoted(ts, market_id, "DOWN", _turned(ask), _turned(bid)),
+            )
+            for each in pair:
+                _check(each, markets, last_ts)
+        except (ValueError, InvalidOperation) as error:
+            skipped += 1
+            first_skipped = first_skipped or f"line {number}: {error}"
+            continue
+        last_ts = ts
+        snapshots += pair
+    return snapshots, skipped, first_skipped
+
+
+def _turned(price: Decimal | None) -> Decimal | None:
+    return None if price is None else 1 - price
+
+
+def _quoted(
+    ts: int, market_id: str, side: SideName, bid: Decimal | None, ask: Decimal | None
+) -> Snapshot:
+    if bid is not None and ask is not None and bid > ask:
+        raise ValueError(f"the bid {bid} is above the ask {ask}")
+    bids, asks = (
+        () if each is None else ((each, _DERIVED_SIZE),) for each in (bid, ask)
+    )
+    return Snapshot(ts, market_id, side, bids, asks)
+
+
+def _load_markets(books: Path) -> dict[str, RecordedMarket]:
+    if not books.name.endswith(_BOOKS):
+        raise RecordingError(
+            f"{books}: give the path of a file named *{_BOOKS} or *{_QUOTES}"
+        )
+    path = _beside(books, _BOOKS, _MARKETS)
     try:
         markets = msgspec.json.decode(path.read_bytes(), type=list[RecordedMarket])
     except (OSError, msgspec.DecodeError, UnicodeError) as error:
@@ -242,7 +343,8 @@ def _check(
     if market is None:
         raise ValueError(f"market {snapshot.market_id} is not in the markets file")
     # A single wrong ts far ahead would put every later line out of order.
-    if not market.start_ts - _DAY_MS <= snapshot.ts <= market.end_ts + _DAY_MS:
+    slot = market.start_ts - _DAY_MS, market.end_ts + _DAY_MS
+    if market.end_ts and not slot[0] <= snapshot.ts <= slot[1]:
         raise ValueError(f"ts {snapshot.ts} is more than a day off its market's slot")
     if snapshot.ts < last_ts:
         raise ValueError(f"ts {snapshot.ts} is earlier than {last_ts} before it")
@@ -280,6 +382,7 @@ def _timeline(
     timeline += [
         Resolution(max(markets[market_id].end_ts, ts), market_id)
         for market_id, ts in last_ts.items()
+        if markets[market_id].decided
     ]
     # Stable: a resolution comes after the books of its own moment.
     return tuple(sorted(timeline, key=lambda item: item.ts))

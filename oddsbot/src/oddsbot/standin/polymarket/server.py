@@ -121,6 +121,7 @@ class Replay:
         self._ended = asyncio.Event()
         self._failure: BaseException | None = None
         self._played_until = recording.start
+        self._items = 0
 
     async def __aenter__(self) -> Self:
         """Listen.
@@ -165,7 +166,7 @@ class Replay:
 
     @property
     def ws_url(self) -> str:
-        """The URL for `oddsbot.polymarket.MarketStream`."""
+        """The URL for `oddsbot.polymarket.StreamPool`."""
         return f"ws://{self._host}:{self._port}/ws/market"
 
     @property
@@ -330,10 +331,28 @@ class Replay:
                 await self._feed.broadcast(self._exchange.play(item))
                 await self._bell.ring()
                 self._played_until = item.ts
+                self._items += 1
+                await self._disturb()
         except Exception as error:  # noqa: BLE001 (`finished` raises it)
             self._failure = error
         finally:
             self._ended.set()
+
+    async def _disturb(self) -> None:
+        """Do what a switch does again and again."""
+        faults = self.faults
+
+        def due(every: int) -> bool:
+            return every > 0 and self._items % every == 0
+
+        if due(faults.bad_frame):
+            await self.inject('{"event_type": "book", "asset')
+        if due(faults.unknown_event):
+            await self.inject('{"event_type": "unheard_of"}')
+        if due(faults.freeze):
+            self.freeze()
+        if due(faults.disconnect):
+            self.disconnect()
 
     async def _wait_for(self, ts: int) -> None:
         """Sleep until the recorded moment `ts`; a late item only lets others run."""
