@@ -133,7 +133,7 @@ async def _times(
 ) -> dict[str, Any]:
     async def believed() -> float:
         # The heartbeat needs the loop, which a row of hits does not give back.
-        lease = cache._coherence  # noqa: SLF001 - not part of what is timed
+        lease = cache._servers.all[0].coherence  # noqa: SLF001 - not part of what is timed
         while boottime() >= lease.until:
             lease.want()
             await asyncio.sleep(0.005)

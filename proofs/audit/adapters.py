@@ -186,6 +186,35 @@ class Dogpile:
         await asyncio.to_thread(functools.partial(self._region.delete, f"m:{key}"))
 
 
+class RedisPyCluster:
+    """redis-py's client of a cluster, with the cache that one writes around it."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    @classmethod
+    async def open(cls, stack: AsyncExitStack, url: str) -> RedisPyCluster:
+        """Connect by the first node of the URL."""
+        from redis.asyncio import RedisCluster
+
+        first = url.replace("cluster://", "redis://").partition(",")[0]
+        client = RedisCluster.from_url(first, socket_timeout=0.5)
+        stack.push_async_callback(client.aclose)
+        return cls(client)
+
+    async def read(self, key: str, loader: Callable[[], Awaitable[int]]) -> int:
+        """Read."""
+        value = await self._client.get(f"m:{key}")
+        if value is None:
+            value = await loader()
+            await self._client.set(f"m:{key}", value, ex=TTL)
+        return int(value)
+
+    async def invalidate(self, key: str) -> None:
+        """By key."""
+        await self._client.delete(f"m:{key}")
+
+
 async def _awaited(loader: Callable[[], Awaitable[int]]) -> int:
     return await loader()
 
@@ -196,3 +225,4 @@ ADAPTERS: dict[str, Any] = {
     "aiocache": Aiocache,
     "dogpile": Dogpile,
 }
+ON_CLUSTER: dict[str, Any] = {"oddswire": Oddswire, "redis-py": RedisPyCluster}

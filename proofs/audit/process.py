@@ -19,7 +19,7 @@ from typing import IO, Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import redis.asyncio as aredis
-from adapters import ADAPTERS, Adapter
+from adapters import ADAPTERS, ON_CLUSTER, Adapter
 
 KEYS = 24
 READERS = 6
@@ -88,7 +88,7 @@ async def main(
     async with AsyncExitStack() as stack:
         truth = aredis.Redis.from_url(truth_url)
         stack.push_async_callback(truth.aclose)
-        cache = await ADAPTERS[name].open(stack, url, *sentinels)
+        cache = await (ADAPTERS | ON_CLUSTER)[name].open(stack, url, *sentinels)
         with open(log, "a", buffering=1, encoding="utf-8") as lines:  # noqa: ASYNC230, PTH123 - before the work
             await Worker(cache, truth, lines, int(seed)).run()
 

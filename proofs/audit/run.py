@@ -25,14 +25,15 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from adapters import ADAPTERS
+from adapters import ADAPTERS, ON_CLUSTER
 from judge import Verdict, judge
 from process import KEYS
 
 from oddswire import Client
-from oddswire.embedded import EmbeddedServer
+from oddswire.embedded import EmbeddedCluster, EmbeddedServer
 from oddswire.testing import FaultProxy, frozen
 from support import eventually
+from support.hooks import ask
 from support.topple import HOWS, Toppled
 
 if TYPE_CHECKING:
@@ -267,20 +268,139 @@ class SentinelAudit(Audit):
         await self._group.restore(old, fault)
 
 
+CLUSTER_FAULTS = ("move", "move atomic", "kill", "freeze", "failover", "stop", "flush")
+
+
+class ClusterAudit(Audit):
+    """The same on a cluster of three primaries with a replica each.
+
+    Slots with keys of the cache move, one by one with their keys or at once; a primary
+    is killed, frozen until long after its replica took over, or replaced by command.
+    """
+
+    async def run(self, seconds: float) -> Verdict:
+        """Let it run with a fault every other second, and judge."""
+        async with (
+            EmbeddedCluster(primaries=3, replicas=1) as self._cluster,
+            AsyncExitStack() as stack,
+        ):
+            await self._work(stack, seconds)
+        return judge(self._lines(), self.bound)
+
+    def _url(self, at: int) -> str:
+        return self._cluster.cluster_url
+
+    async def _fault(self) -> None:
+        fault = self._rng.choice(self._choice)
+        worker = self._rng.choice(self._workers)
+        pause = 0.5 + self._rng.random() * 3.5
+        self.faults[fault] = self.faults.get(fault, 0) + 1
+        if fault == "stop":
+            with suppress(ProcessLookupError):
+                worker.send_signal(signal.SIGSTOP)
+                await asyncio.sleep(pause)
+                worker.send_signal(signal.SIGCONT)
+        elif fault == "flush":
+            async with Client.from_url(self._cluster.cluster_url) as client:
+                await client.bounded(10.0).flushdb()
+        elif fault.startswith("move"):
+            await self._move(atomic=fault == "move atomic")
+        else:
+            await self._depose(fault, pause)
+        await self._settle()
+
+    async def _move(self, *, atomic: bool) -> None:
+        """Move a slot that has keys to another primary."""
+        primaries = await self._primaries()
+        source = self._rng.choice(primaries)
+        target = self._rng.choice([each for each in primaries if each is not source])
+        keys = await ask(source.url, "KEYS", "*cache*")
+        slots = [await ask(source.url, "CLUSTER", "KEYSLOT", key) for key in keys]
+        ranges = await ask(source.url, "CLUSTER", "SLOTS")
+        # A slot that was moved atomically leaves its keys for a moment.
+        own = [
+            slot
+            for slot in sorted(slots)
+            if any(r[0] <= slot <= r[1] and r[2][1] == source.port for r in ranges)
+        ]
+        if not own:
+            return
+        slot = self._rng.choice(own)
+        await self._cluster.move_slots(slot, slot, source, target, atomic=atomic)
+
+    async def _depose(self, fault: str, pause: float) -> None:
+        """Have a replica take over from one of the primaries."""
+        victim = self._rng.choice(await self._primaries())
+        replica = await self._replica_of(victim)
+
+        async def took_over() -> bool:
+            return bool((await ask(replica.url, "ROLE"))[0] == "master")
+
+        if fault == "failover":
+            await ask(replica.url, "CLUSTER", "FAILOVER")
+            await eventually(took_over, 30)
+        elif fault == "freeze":
+            with frozen(victim):
+                await eventually(took_over, 30)
+                await asyncio.sleep(pause)
+        else:
+            victim.kill()
+            await victim.wait_exit()
+            await eventually(took_over, 30)
+            await asyncio.sleep(pause / 2)
+            await victim.restart()
+
+    async def _primaries(self) -> list[EmbeddedServer]:
+        roles = [(each, await ask(each.url, "ROLE")) for each in self._cluster.servers]
+        return [server for server, role in roles if role[0] == "master"]
+
+    async def _replica_of(self, primary: EmbeddedServer) -> EmbeddedServer:
+        for server in self._cluster.servers:
+            role = await ask(server.url, "ROLE")
+            if role[0] == "slave" and role[2] == primary.port:
+                return server
+        raise AssertionError(f"{primary.port} has no replica")
+
+    async def _settle(self) -> None:
+        """Wait until every primary has its replica again."""
+
+        async def settled() -> bool:
+            primaries, synced = 0, 0
+            for server in self._cluster.servers:
+                try:
+                    role = await ask(server.url, "ROLE")
+                    state = await ask(server.url, "CLUSTER", "INFO")
+                except Exception:  # noqa: BLE001 - it is on its way up
+                    return False
+                if "cluster_state:ok" not in state:
+                    return False
+                primaries += role[0] == "master"
+                synced += role[0] == "slave" and role[3] == "connected"
+            return primaries == 3 and synced == 3
+
+        await eventually(settled, 60)
+
+
 async def audit(
     name: str,
     seconds: float,
     seed: int = 1,
     faults: Sequence[str] = (),
     *,
-    sentinel: bool = False,
+    topology: str = "pair",
 ) -> tuple[Verdict, Audit]:
-    """Audit one library, on a server or by Sentinel."""
-    kind, known = (SentinelAudit, HOWS) if sentinel else (Audit, FAULTS)
+    """Audit one library: on a server with a replica, by Sentinel, on a cluster."""
+    kind, known = _TOPOLOGIES[topology]
     with tempfile.TemporaryDirectory(prefix="audit-") as folder:
         run = kind(name, Path(folder), seed, faults or known)
         return await run.run(seconds), run
 
+
+_TOPOLOGIES: dict[str, tuple[type[Audit], Sequence[str]]] = {
+    "pair": (Audit, FAULTS),
+    "sentinel": (SentinelAudit, HOWS),
+    "cluster": (ClusterAudit, CLUSTER_FAULTS),
+}
 
 _PAGE = """# The audit of the cache
 
@@ -309,6 +429,21 @@ frozen and goes on later, or cut off from replicas and sentinels while it goes o
 clients. Some of the processes, or all, hear no sentinel meanwhile (deaf), for up to
 {deaf:g} s. *Others'* is here more than {bound:g} s before: 6 s are
 [promised](guarantees.md#a-deposed-primary).
+
+{table}
+
+{faults}
+"""
+_CLUSTER = {"oddswire": "oddswire, cluster", "redis-py": "redis-py, cluster"}
+_CLUSTER_PAGE = """
+## On a cluster
+
+`make audit TOPOLOGY=cluster`, {seconds:g} s each: three primaries with a replica each.
+Slots with keys of the cache move, with their keys one by one or at once; a primary is
+killed, frozen until its replica has taken over and longer, or replaced by command;
+processes stop, everything is flushed. *Others'* is more than {bound:g} s before. The
+peer is redis-py's client of a cluster with the cache that one writes around it: GET,
+and SET of what was loaded; it does without memory of its own.
 
 {table}
 
@@ -351,19 +486,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=WHOLE)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", choices=list(ADAPTERS))
-    parser.add_argument("--topology", choices=["pair", "sentinel"], default="pair")
+    parser.add_argument("--only", choices=list(ADAPTERS | ON_CLUSTER))
+    parser.add_argument("--topology", choices=list(_TOPOLOGIES), default="pair")
     parser.add_argument("--json", action="store_true", help="print JSON, no table")
     options = parser.parse_args()
     kept = ROOT / "build" / "audit.json"
     results: dict[str, dict[str, Any]] = {}
-    sentinel = options.topology == "sentinel"
-    names = [options.only] if options.only else ["oddswire"] if sentinel else ADAPTERS
-    for each in names:
+    topology = options.topology
+    named = {
+        "pair": {each: each for each in ADAPTERS},
+        "sentinel": {"oddswire": _SENTINEL},
+        "cluster": _CLUSTER,
+    }[topology]
+    for each in [options.only] if options.only else named:
         verdict, run = asyncio.run(
-            audit(each, options.seconds, options.seed, sentinel=sentinel)
+            audit(each, options.seconds, options.seed, topology=topology)
         )
-        name = _SENTINEL if sentinel else each
+        name = named[each]
         results[name] = {
             "seconds": options.seconds,
             "faults": run.faults,
@@ -388,11 +527,24 @@ def main() -> int:
                     for fault, count in sorted(deposed["faults"].items())
                 ),
             )
+        clusters = {each: whole[each] for each in _CLUSTER.values() if each in whole}
+        if clusters:
+            page += _CLUSTER_PAGE.format(
+                seconds=min(each["seconds"] for each in clusters.values()),
+                bound=BOUND,
+                table=table(clusters),
+                faults="; ".join(
+                    f"{fault}: {count}"
+                    for fault, count in sorted(
+                        next(iter(clusters.values()))["faults"].items()
+                    )
+                ),
+            )
         (ROOT / "docs/results/audit.md").write_text(page)
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
     print(json.dumps(results, indent=1) if options.json else text)
-    ours = results.get(_SENTINEL if sentinel else "oddswire")
+    ours = results.get(named["oddswire"])
     if ours is None:
         return 0
     for line in ours["first"]:

@@ -43,6 +43,7 @@ _LIMITS = {
     "look at a load": "oddswire.cache._loader._POLL",
     "look at a lock": "oddswire.locks._PATIENCE",
     "page of rules": "oddsbot.store.rules._PAGE",
+    "turn of a reader": "oddsbot.polymarket.slices._TURN",
     "server starts": "oddswire.embedded.server._START_SECONDS",
     "server stops": "oddswire.embedded.server._STOP_SECONDS",
     "silence": "oddswire.connection.multiplexer._SILENT_AT_LEAST",
@@ -248,55 +249,67 @@ async def built_in(sessions):
 # --- cache
 
 
+def _server(cache):
+    """The one server of a cache."""
+    [server] = cache._servers.all
+    return server
+
+
 async def beat(cache):
     """Have a cache prove once that its memory is right."""
-    await cache._coherence.heartbeat()
+    for server in cache._servers.all:
+        await server.coherence.heartbeat()
 
 
 async def believed(*caches, within=20.0):
-    """Wait until each cache believes its memory."""
+    """Wait until each cache believes its memory, of every server that it knows."""
     for cache in caches:
-        coherence = cache._coherence
+        servers = cache._servers
 
-        def is_believed(coherence=coherence):
-            coherence.want()
-            return coherence._now() < coherence.until
+        def are_believed(servers=servers):
+            servers.want()
+            leases = [each.coherence for each in servers.all]
+            return leases and all(each.now() < each.until for each in leases)
 
-        await eventually(is_believed, within=within)
+        await eventually(are_believed, within=within)
 
 
 def believed_until(cache):
     """Return until when a cache believes its memory, by the boot-time clock."""
-    return cache._coherence.until
+    return _server(cache).coherence.until
 
 
 def leased_connection(cache):
     """Return the connection whose server a cache believes, and the one that it has."""
+    server = _server(cache)
     return (
-        cache._coherence.reads.connection,
-        cache._connection.client.command_connection(),
+        server.coherence.reads.connection,
+        server.connection.client.command_connection(),
     )
 
 
 async def told(*caches):
-    """Have each cache read what its server has said until now: replies are in order."""
+    """Have each cache read what its servers have said: replies are in order."""
     for cache in caches:
-        await cache._connection.call(("PING",))
+        for server in cache._servers.all:
+            await server.connection.call(("PING",))
 
 
 async def tracking_id(cache):
     """Return the id of a cache's tracking connection."""
-    return await cache._connection.call(("CLIENT", "ID"))
+    return await _server(cache).connection.call(("CLIENT", "ID"))
 
 
 def void(cache):
-    """Make void all that a cache has in memory, as when its connection is lost."""
-    cache._connection.drop()
+    """Make void all that a cache has in memory, as when its connections are lost."""
+    for server in cache._servers.all:
+        server.connection.drop()
 
 
 def deafen(cache):
-    """Have a cache hear of no change any more, though its connection is up."""
-    cache._connection._listeners.clear()
+    """Have a cache hear of no change any more, though its connections are up."""
+    for server in cache._servers.all:
+        server.connection._listeners.clear()
 
 
 def held(cache):
@@ -321,7 +334,8 @@ def loads_behind(cache):
 
 def cache_steps(cache):
     """Return the steps of a load, by name: (owner, name of the method)."""
-    return {"script": (cache._connection, "script"), "look": (cache._l2, "look")}
+    connection = _server(cache).connection
+    return {"script": (connection, "script"), "look": (cache._l2, "look")}
 
 
 async def look_at_size(cache, client):

@@ -16,7 +16,7 @@ from oddswire.clock import SystemClock
 from oddswire.codec import Codec, Keyring
 from oddswire.embedded import EmbeddedServer
 from oddswire.erasure import Receipt
-from oddswire.errors import ClosedError, NotOnCluster, QueueError, SettingsError
+from oddswire.errors import ClosedError, QueueError, SettingsError
 from oddswire.events import Events
 from oddswire.health import Bound, Health, Status, Thresholds, Verdict
 from oddswire.locks import Locks, LockStats
@@ -275,12 +275,6 @@ class Wire(Generic[S, M]):
         if self._opened:
             raise ClosedError("a Wire is used once; call connect() for another")
         self._opened = True
-        endpoint = self.settings.endpoint
-        if endpoint is not None and endpoint.seeds:
-            raise NotOnCluster(
-                "a Wire does not run on a cluster yet: its cache, topics and sessions "
-                "need one server; Client, RateLimiter, Locks and Queue run there"
-            )
         for warning in self.settings.warnings:
             log_line(_log, logging.WARNING, "settings_warning", reason=warning)
         # On failure or cancellation half way, what was opened is closed again.

@@ -31,6 +31,17 @@ async def test_no_stale_read_over_failovers():
     assert (verdict.own, verdict.others, verdict.first) == (0, 0, [])
 
 
+@pytest.mark.integration
+@pytest.mark.requirement("K2", "C16")
+async def test_no_stale_read_on_a_cluster():
+    """Slots move and primaries change under three processes: nothing is older."""
+    verdict, run = await audit("oddswire", 12.0, seed=5, topology="cluster")
+    assert sum(run.faults.values()) >= 2
+    assert verdict.reads > 100
+    assert verdict.writes > 20
+    assert (verdict.own, verdict.others, verdict.first) == (0, 0, [])
+
+
 @pytest.mark.basic
 def test_judge_finds_what_is_too_old():
     """The judge tells a read that is too old from one that may be so."""

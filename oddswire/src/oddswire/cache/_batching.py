@@ -54,7 +54,8 @@ class BatchLoad:
         In place of an entry that could not be loaded there is what was raised for it.
         """
         loader = self._loader
-        bypass = loader.redis_down
+        slots = [request.key.slot for request in requests]
+        bypass = any(map(loader.redis_down, set(slots)))
         found: list[tuple[Item | None, bytes | None]] = [(None, None)] * len(requests)
         if not bypass:
             try:
@@ -63,7 +64,7 @@ class BatchLoad:
                     [request.value_type for request in requests],
                 )
             except OddswireError as error:
-                loader.note_redis_down(error)
+                loader.note_redis_down(error, *slots)
                 bypass = True
         if bypass:
             for request in requests:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -28,6 +29,7 @@ from oddswire.cache._l2 import L2, Lifetime
 from oddswire.cache._loader import Loader
 from oddswire.cache._namespaces import Namespaces
 from oddswire.cache._record import check_version
+from oddswire.cache._servers import CacheServer, OneServer, SlotMoved
 from oddswire.cache._size_limit import SizeLimiter
 from oddswire.cache._tags import TagVersions
 from oddswire.cache._tracking import TrackingConnection
@@ -45,6 +47,7 @@ from oddswire.errors import (
     InvalidationNotConfirmed,
     InvalidKey,
     NoPermission,
+    NotOnCluster,
     OddswireError,
     SettingsError,
     WrongLoop,
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from oddswire.cache._namespaces import CacheKey
+    from oddswire.cache._servers import Servers
     from oddswire.cache.namespace import Namespace
     from oddswire.client import Client
     from oddswire.clock import Clock
@@ -70,6 +74,8 @@ P = ParamSpec("P")
 _MIB = 1024 * 1024
 _STORED_AT_ONCE = 100
 _NAMED = 3
+# How often a slot may move while one value is stored there.
+_MOVES = 3
 _MAX_TOUCHED = 1_000
 # Options that are seconds, and whether 0 is one of them.
 _DURATIONS = {
@@ -111,6 +117,7 @@ class Cache:
     Raises:
         SettingsError: An argument is out of range.
         InvalidKey: A namespace is declared twice, or its name has a colon.
+        NotOnCluster: `fallback` on a cluster.
     """
 
     def __init__(
@@ -150,32 +157,47 @@ class Cache:
         self._now = clock.boottime
         self._ttl = ttl
         self._loop_guard = LoopGuard()
-        space = keyspace(client, prefix)
-        self._namespaces = Namespaces(space, namespaces, compress_above)
+        space = keyspace(client, prefix, on_cluster=True)
+        if client.is_cluster and fallback == "pubsub":
+            raise NotOnCluster(
+                "fallback='pubsub' is of one server: on a cluster no order is known "
+                "between the messages of different nodes"
+            )
         self._l1 = L1(l1_bytes)
         self._items = self._l1.items
-        channel = space.key(keys.CACHE_CHANGES) if fallback == "pubsub" else ""
-        self._connection = TrackingConnection(client, timeout, channel)
-        self._tags = TagVersions(self._connection, self._namespaces, space, clock)
+        client = client.reading_from("primary")
         self._hot = HotKeys(client.bounded(timeout), space)
-        self._coherence = CoherenceLease(
-            self._connection,
-            client,
-            space,
-            clock,
-            length=coherence,
-            heartbeat=heartbeat,
-            uses=self._count_uses,
-            warm_keys=self._warm_keys,
-            forget=self._l1.clear,
-            remember=lambda: self._hot.remember(list(self._items.values())),
+        lease: dict[str, Any] = {
+            "length": coherence,
+            "heartbeat": heartbeat,
+            "uses": self._count_uses,
+            "warm_keys": self._warm_keys,
+            "forget": self._l1.clear,
+            "remember": lambda: self._hot.remember(list(self._items.values())),
+        }
+        self._servers: Servers
+        if client.is_cluster:
+            # Imported where it is used: most programs have one server.
+            cluster = import_module("oddswire.cache._cluster")
+            self._servers = cluster.servers_of(client, timeout, space, clock, lease)
+        else:
+            channel = space.key(keys.CACHE_CHANGES) if fallback == "pubsub" else ""
+            connection = TrackingConnection(client, timeout, channel)
+            self._servers = OneServer(
+                CacheServer(
+                    connection,
+                    CoherenceLease(connection, client, space, clock, **lease),
+                )
+            )
+        self._namespaces = Namespaces(
+            space, namespaces, compress_above, self._servers.slot
         )
+        self._tags = TagVersions(self._servers, self._namespaces, space, clock)
         self._size_limit = SizeLimiter(client, space, max_size)
         self._l2 = L2(
-            self._connection,
+            self._servers,
             self._l1,
             self._tags,
-            self._coherence,
             clock,
             size_limit=self._size_limit,
             lease=load_lease,
@@ -185,14 +207,15 @@ class Cache:
             self._l1,
             self._l2,
             self._tags,
-            self._coherence,
             clock,
+            coherence=coherence,
             lease=load_lease,
             max_load=max_load,
             degraded=Degradation(client.events, "cache", "bypassed", clock.boottime),
         )
-        self._connection.listen(self._namespaces.entries_prefix, self._on_entry)
-        self._connection.listen(self._namespaces.leases_prefix, self._on_lease)
+        self._servers.listen(self._namespaces.entries_prefix, self._on_entry)
+        self._servers.listen(self._namespaces.leases_prefix, self._on_lease)
+        self._servers.on_moved(self._on_moved)
         self._batchers: list[Batcher] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
@@ -205,14 +228,14 @@ class Cache:
         self._loop_guard.check()
         # While Redis is away, the task of the lease does this as soon as it is there.
         try:
-            await self._coherence.heartbeat(timeout=2.0)
+            await self._servers.start(timeout=2.0)
         except (AuthFailed, NoPermission, WrongLoop):
-            await self._connection.aclose()
+            await self._servers.aclose()
             raise
         except OddswireError:
-            self._coherence.want()
+            self._servers.want()
         self._tasks = [
-            spawn(self._coherence.run(), name="oddswire cache"),
+            *(spawn(each, name="oddswire cache") for each in self._servers.work()),
             spawn(self._size_limit.run(), name="oddswire cache size"),
         ]
         return self
@@ -228,7 +251,7 @@ class Cache:
                 task.cancel()
             if self._tasks:
                 await asyncio.wait(self._tasks)
-            await self._connection.aclose()
+            await self._servers.aclose()
 
     def _require_open(self) -> None:
         if self._closed:
@@ -308,7 +331,7 @@ class Cache:
 
     def _is_valid(self, item: Item) -> bool:
         """Whether an item needs no decision; noted in it, for the next lookups."""
-        valid_until = min(item.early_refresh_at, self._coherence.until)
+        valid_until = min(item.early_refresh_at, self._servers.until(item.stamps))
         if self._now() >= valid_until or not item.lives():
             return False
         # `lives` makes an item stale that was softly invalidated.
@@ -322,7 +345,8 @@ class Cache:
         if item is None:
             return default
         now = self._now()
-        if now >= self._coherence.until or not item.lives() or now >= item.fresh_until:
+        until = min(self._servers.until(item.stamps), item.fresh_until)
+        if now >= until or not item.lives():
             return default
         item.counters.l1_hits += 1
         item.use()
@@ -762,19 +786,29 @@ class Cache:
         request = self._request(
             key, _nothing, tags, ttl=ttl, stale=stale, version=version, type=type
         )
-        cache_key = request.key
+        for _ in range(_MOVES):
+            with suppress(SlotMoved):
+                return await self._put(request, value, version)
+        try:
+            return await self._put(request, value, version)
+        except SlotMoved as error:
+            raise error.raised() from None
+
+    async def _put(self, request: LoadRequest, value: Any, version: int | None) -> bool:
+        key = request.key
         snapshot = await self._tags.snapshot(
-            cache_key.namespace, request.tags, request.ttl + request.stale
+            key, request.tags, request.ttl + request.stale
         )
-        await self._coherence.ensure_current()
+        server = await self._servers.find(key.slot)
+        await server.coherence.ensure_current()
         lifetime = Lifetime(request.ttl, request.stale, version)
         item, data, life = self._l2.pack(request, value, lifetime, snapshot)
-        self._forget(key)
+        self._forget(key.name)
         try:
-            return await self._l2.put(cache_key, item, data, life)
+            return await self._l2.put(key, item, data, life)
         finally:
             # Once this has returned, no caller may join a load that began before.
-            self._loader.kill(key)
+            self._loader.kill(key.name)
 
     async def set_many(
         self,
@@ -978,6 +1012,11 @@ class Cache:
                 self._l1.drop(key)
         self._loader.changed(key)
 
+    def _on_moved(self, slots: frozenset[int]) -> None:
+        """Other servers have these slots: what they change is told by others."""
+        for name in [name for name, item in self._items.items() if item.slot in slots]:
+            self._l1.drop(name)
+
     def _on_lease(self, name: bytes, _: object, /, *, own: bool) -> None:
         if not own:
             prefix = self._namespaces.leases_prefix
@@ -1006,7 +1045,7 @@ class Cache:
             states = list(self._namespaces.by_name.values())
         else:
             states = [self._namespaces.named(namespace)]
-        connection = self._connection
+        connections = [each.connection for each in self._servers.all]
         return total(
             [state.counters for state in states],
             l1_entries=len(self._items),
@@ -1015,12 +1054,12 @@ class Cache:
             l2_evicted=self._size_limit.evicted,
             coherence=(
                 "off"
-                if connection.untracked
+                if self._servers.untracked
                 else "pubsub"
-                if connection.by_pubsub
+                if any(each.by_pubsub for each in connections)
                 else "tracking"
             ),
-            generations=connection.epoch,
+            generations=self._servers.epoch,
         )
 
 

@@ -72,6 +72,7 @@ class CoherenceLease:
         offset: Seconds to add to the boot-time clock for the server's time.
         want: To be called when memory would be read if it were believed.
         current_until: Until then the server's time is known well enough.
+        now: The boot-time clock.
     """
 
     def __init__(
@@ -104,22 +105,31 @@ class CoherenceLease:
         self._touched = clock.boottime()
         self._proven = -1
         self._next_try, self._pause = math.inf, _RETRY
-        self._now = clock.boottime
+        self.now = clock.boottime
         self._wanted = asyncio.Event()
         self.want: Callable[[], None] = self._wanted.set
         self._heard: set[bytes] = set()
-        process = secrets.token_hex(8)
-        self._proof_key = keyspace.key(keys.CACHE_BEAT, process, "proof")
-        self._proof_lease = keyspace.key(keys.CACHE_BEAT, process, "proof-lease")
-        self.reads = ReadLease(
-            partial(getattr, connection, "client"),
-            keyspace.key(keys.CACHE_BEAT, process, "beat"),
-            clock.boottime,
+        self._keyspace = keyspace
+        self.reads = self._read_lease(
+            client=partial(getattr, connection, "client"),
+            key=self._name_keys(secrets.token_hex(8)),
+            now=clock.boottime,
             length=length,
             on_reply=self._replied,
         )
         connection.on_drop(self._lapse)
-        connection.listen(self._proof_key.encode(), self._hear)
+        prefix = f"{keyspace.prefix}{keys.CACHE_BEAT.name}:{{"
+        connection.listen(prefix.encode(), self._hear)
+
+    def _read_lease(self, **options: Any) -> ReadLease:
+        return ReadLease(**options)
+
+    def _name_keys(self, process: str) -> str:
+        """Take keys of this name, all in one slot; return that of the heartbeat."""
+        key = self._keyspace.key
+        self._proof_key = key(keys.CACHE_BEAT, process, "proof")
+        self._proof_lease = key(keys.CACHE_BEAT, process, "proof-lease")
+        return key(keys.CACHE_BEAT, process, "beat")
 
     def _lapse(self) -> None:
         self.until = -math.inf
@@ -134,7 +144,8 @@ class CoherenceLease:
 
     def _hear(self, name: bytes, _: Any, *, own: bool) -> None:
         del own
-        self._heard.add(name)
+        if name.startswith(self._proof_key.encode()):
+            self._heard.add(name)
 
     async def run(self) -> None:
         """Renew the lease while memory is used; ends by cancellation."""
@@ -151,7 +162,7 @@ class CoherenceLease:
 
     async def _retry_tracking(self) -> None:
         """Try tracking again where it was given up, at first after half a minute."""
-        connection, now = self._connection, self._now()
+        connection, now = self._connection, self.now()
         if not (connection.untracked or connection.by_pubsub):
             self._next_try, self._pause = math.inf, _RETRY
         elif self._next_try == math.inf:
@@ -195,8 +206,11 @@ class CoherenceLease:
             self._touched = sent
             names = self._warm_keys()[:_MAX_TOUCHED]
             if names:
-                await self._connection.call(("TOUCH", *names))
+                await self._touch(names)
             await self._remember()
+
+    async def _touch(self, names: list[str]) -> None:
+        await self._connection.call(("TOUCH", *names))
 
     async def sync(self, timeout: float | None = None) -> None:
         """Learn the server's time, to half a round trip."""
@@ -215,7 +229,7 @@ class CoherenceLease:
 
     async def ensure_current(self) -> None:
         """Read the server's time if it is not known, or not lately."""
-        if self._now() > self.current_until:
+        if self.now() > self.current_until:
             await self.sync()
 
     async def _prove(self, timeout: float | None) -> None:

@@ -43,8 +43,9 @@ class Item(msgspec.Struct, eq=False, gc=False, kw_only=True):
         uses: Since it came to its queue, at most 3.
         generation: `TagVersions.generation` when the stamps were last found to agree.
         valid_until: Until then, in the same `generation`, a hit needs no other check.
+        slot: Of its Redis key, on a cluster.
         in_main: It is in the main queue.
-        dropped: It is no item of the tier any more, and still in its queue.
+        dropped: It was removed from the tier, and is still in its queue.
     """
 
     key: str
@@ -61,6 +62,7 @@ class Item(msgspec.Struct, eq=False, gc=False, kw_only=True):
     uses: int = 0
     generation: object = None
     valid_until: float = 0.0
+    slot: int = 0
     in_main: bool = False
     dropped: bool = False
 

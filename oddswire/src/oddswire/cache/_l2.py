@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oddswire import scripts
 from oddswire.cache._l1 import ITEM_BYTES, Item
 from oddswire.cache._record import (
+    PROCESS,
     SEEN_BYTES,
     Record,
     digest,
@@ -18,6 +20,7 @@ from oddswire.cache._record import (
     tags_of,
     version_bytes,
 )
+from oddswire.cache._servers import SlotMoved, gone_ahead, on_its_way
 from oddswire.cache._tag_version import Stamp
 from oddswire.cache._tracking import LABEL
 from oddswire.client import ReadTicket
@@ -27,15 +30,14 @@ from oddswire.plain import plain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from oddswire.cache._coherence import CoherenceLease
     from oddswire.cache._flight import Flight
     from oddswire.cache._l1 import L1
     from oddswire.cache._namespaces import CacheKey
     from oddswire.cache._record import Hit
+    from oddswire.cache._servers import CacheServer, Servers
     from oddswire.cache._size_limit import SizeLimiter
     from oddswire.cache._tag_version import Snapshot, TagVersion
     from oddswire.cache._tags import TagVersions
-    from oddswire.cache._tracking import TrackingConnection
     from oddswire.cache.options import LoadRequest
     from oddswire.clock import Clock
 
@@ -81,11 +83,14 @@ class LookupResult:
             They have to be read, and then comes `validate`.
     """
 
-    def __init__(self, tier: L2, key: CacheKey, value_type: Any) -> None:
+    def __init__(
+        self, tier: L2, server: CacheServer, key: CacheKey, value_type: Any
+    ) -> None:
         self._tier = tier
+        self._server = server
         self._key = key
         self._value_type = value_type
-        self._epoch = tier.connection.epoch
+        self._epoch = server.connection.epoch
         self.item: Item | None = None
         self.fresh = False
         self.refresh_due = True
@@ -103,7 +108,7 @@ class LookupResult:
         """
         tier = self._tier
         if current is None:
-            connection = tier.connection
+            connection = self._server.connection
             if connection.expected:
                 connection.expected.clear()  # as for every reply
             current = self._epoch == connection.epoch and not connection.untracked
@@ -125,7 +130,7 @@ class LookupResult:
             namespace.counters.corrupt += 1
             self.header = reply[:SEEN_BYTES]
             return
-        item = tier.item(key, self._value_type, value, reply, hit, body)
+        item = tier.item(key, self._value_type, value, reply, hit, body, self._server)
         self.header = item.header
         if current and namespace.config.l1:
             # Also where a nonce is not known yet: the entry does not live until it is,
@@ -134,7 +139,10 @@ class LookupResult:
         if item.lives():
             self._accept(item)
         else:
-            self.pending_validation, self._tags = item, tags_of(reply, hit[4])
+            self.pending_validation = item
+            self._tags = tuple(
+                each for each in tags_of(reply, hit[4]) if each[0] != PROCESS
+            )
 
     def unknown_tags(self) -> list[tuple[bytes, TagVersion]]:
         """Return the tags whose nonces have to be read."""
@@ -143,7 +151,8 @@ class LookupResult:
         stamps = self.pending_validation.stamps[1:]
         return [
             (tag, stamp.tag_version)
-            for (tag, _), stamp in zip(self._tags, stamps, strict=True)
+            # On a cluster the last stamp is of the server process, and no tag's.
+            for (tag, _), stamp in zip(self._tags, stamps, strict=False)
             if stamp.tag_version.nonce is None
         ]
 
@@ -177,10 +186,9 @@ class L2:
     """Entries in Redis.
 
     Args:
-        connection: The tracking connection.
+        servers: Where they are.
         l1: Entries that are read and written are kept there too.
         tags: The nonces of tags and namespaces.
-        coherence: Knows the server's time, and whether the server is believed.
         clock: The time of this process.
         size_limit: Counts what is written.
         lease: Seconds of the right to load, from the claim or the last renewal.
@@ -189,21 +197,19 @@ class L2:
 
     def __init__(
         self,
-        connection: TrackingConnection,
+        servers: Servers,
         l1: L1,
         tags: TagVersions,
-        coherence: CoherenceLease,
         clock: Clock,
         *,
         size_limit: SizeLimiter,
         lease: float,
         max_load: float,
     ) -> None:
-        self.connection = connection
+        self.servers = servers
         self.l1 = l1
         self.now = clock.boottime
         self._tags = tags
-        self._coherence = coherence
         self._size_limit = size_limit
         self._lease_ms = int(lease * 1000)
         self._max_load_ms = int(max_load * 1000)
@@ -218,13 +224,14 @@ class L2:
         data: bytes,
         hit: Hit,
         body: bytes,
+        server: CacheServer | None,
         stamps: Snapshot = (),
     ) -> Item:
         """Return an entry as memory keeps it; stamps: default those of the record."""
         fresh, usable, cost, nonce, tags = hit
         namespace = key.namespace
         config = namespace.config
-        offset = self._coherence.offset
+        offset = 0.0 if server is None else server.coherence.offset
         fresh_until = early_refresh_at = fresh / 1000 - offset
         if cost:
             early_refresh_at -= _EARLY_COSTS * config.early * cost / 1000
@@ -232,7 +239,15 @@ class L2:
             stamps = (Stamp(namespace.tag_version, nonce),)
             if tags:
                 of = self._tags.tag_version
-                stamps += tuple(Stamp(of(tag), n) for tag, n in tags_of(data, tags))
+                stamps += tuple(
+                    Stamp(of(tag), n)
+                    for tag, n in tags_of(data, tags)
+                    if tag != PROCESS
+                )
+            if server is not None and server.process is not None:
+                # An entry without it is one of a server that was no cluster's node.
+                of_process = [n for tag, n in tags_of(data, tags) if tag == PROCESS]
+                stamps += (Stamp(server.process, (*of_process, b"")[0]),)
         # A compressed body is several times as large when decoded.
         factor = 8 if len(body) > 1 and body[1] & 1 else 2
         return Item(
@@ -247,6 +262,7 @@ class L2:
             fresh_until=fresh_until,
             usable_until=usable / 1000 - offset,
             header=data[:SEEN_BYTES],
+            slot=key.slot,
         )
 
     def pack(
@@ -291,7 +307,8 @@ class L2:
             ttl = config.adaptive.ttl(refreshes, changes, interval)
         # So that what was stored together does not end together.
         spread = 1.0 - _JITTER * random.random()  # noqa: S311 - no secret
-        server_now = now + self._coherence.offset
+        server = self.servers.at(key.slot)
+        server_now = now if server is None else now + server.coherence.offset
         fresh_until = server_now + ttl * spread
         usable_until = fresh_until + lifetime.stale
         record = Record(
@@ -303,7 +320,9 @@ class L2:
             tags=tuple(
                 (tag, stamp.nonce)
                 # Without Redis no nonce is known.
-                for tag, stamp in zip(request.tags, snapshot[1:], strict=False)
+                for tag, stamp in zip(
+                    (*request.tags, PROCESS), snapshot[1:], strict=False
+                )
             ),
             version=lifetime.version or 0,
             cost=int(cost * 1000),
@@ -313,30 +332,43 @@ class L2:
             content=content,
         )
         data = record.to_bytes()
-        item = self.item(key, value_type, decoded, data, hit_of(data), body, snapshot)
+        hit = hit_of(data)
+        item = self.item(key, value_type, decoded, data, hit, body, server, snapshot)
         return item, data, max(1, int((usable_until - server_now) * 1000))
 
     # --- reading
 
-    async def fetch(self, key: CacheKey, value_type: Any) -> LookupResult:
-        """Read an entry; one that cannot be read is missing. It counts as a lookup.
+    async def fetch(
+        self, key: CacheKey, value_type: Any, *, count: bool = True
+    ) -> LookupResult:
+        """Read an entry; one that cannot be read is missing.
+
+        Args:
+            key: Which.
+            value_type: Of its value.
+            count: It counts as a lookup.
 
         Raises:
             OddswireError: Redis did not answer.
         """
-        connection, coherence = self.connection, self._coherence
+        servers = self.servers
         namespace = key.namespace
-        reads = coherence.reads
         if namespace.config.l1:
-            coherence.want()
+            servers.want()
+        deadline = 0.0
         while True:
-            epoch = connection.epoch
+            server = servers.at(key.slot) or await servers.find(key.slot)
+            connection, coherence = server.connection, server.coherence
+            reads = coherence.reads
+            epoch = servers.epoch
             now = self.now()
             if now > coherence.current_until:
                 await coherence.sync()
+            if server.process is not None and server.process.nonce is None:
+                await server.identify()
             if namespace.tag_version.nonce is None or connection.untracked:
                 await self._tags.ensure_namespace(namespace)
-            found = LookupResult(self, key, value_type)
+            found = LookupResult(self, server, key, value_type)
             link = connection.client.ready_connection()
             ticket = None
             if now >= reads.until or link is not reads.connection:
@@ -368,41 +400,63 @@ class L2:
             except WrongType:
                 # A list of other software: overwritten like foreign bytes.
                 namespace.counters.corrupt += 1
+            except OddswireError as error:
+                # Of a slot that is on its way, what has gone ahead is void there.
+                if not gone_ahead(error):
+                    deadline = deadline or monotonic() + connection.timeout
+                    if not await servers.follow(error, server, deadline):
+                        raise
+                    continue
+                ticket = None
             if found.pending_validation is not None:
                 await self._validate(found, key)
             if ticket is not None and not reads.accept(ticket):
                 continue
+            if found.item is not None and servers.on_cluster:
+                await servers.believe(found.item.stamps, server)
+                if not found.item.lives():
+                    continue
             # If the connection was lost half way, the entry was judged by nonces that
             # were dropped, and would be missing for that alone: read it again.
-            if found.item is not None or epoch == connection.epoch:
-                found.count()
+            if found.item is not None or epoch == servers.epoch:
+                if count:
+                    found.count()
                 return found
 
     async def fetch_many(
         self, keys: Sequence[CacheKey], value_types: Sequence[Any]
     ) -> list[LookupResult]:
-        """Read entries with one MGET; they are not counted.
+        """Read entries with one MGET, on a cluster by one; they are not counted.
 
         Raises:
             OddswireError: Redis did not answer.
         """
-        while True:
-            epoch = self.connection.epoch
-            found = await self._coherence.reads.read(
-                lambda: self._fetch_many(keys, value_types)
+        if self.servers.on_cluster:
+            # In one round trip to each server: it joins what is sent in one tick.
+            return await asyncio.gather(
+                *(
+                    self.fetch(key, value_type, count=False)
+                    for key, value_type in zip(keys, value_types, strict=True)
+                )
             )
-            if epoch == self.connection.epoch:
+        server = await self.servers.find(0)
+        while True:
+            epoch = server.connection.epoch
+            found = await server.coherence.reads.read(
+                lambda: self._fetch_many(server, keys, value_types)
+            )
+            if epoch == server.connection.epoch:
                 return found
 
     async def _fetch_many(
-        self, keys: Sequence[CacheKey], value_types: Sequence[Any]
+        self, server: CacheServer, keys: Sequence[CacheKey], value_types: Sequence[Any]
     ) -> list[LookupResult]:
         found = [
-            LookupResult(self, key, value_type)
+            LookupResult(self, server, key, value_type)
             for key, value_type in zip(keys, value_types, strict=True)
         ]
         namespaces = {key.namespace for key in keys}
-        await self._coherence.ensure_current()
+        await server.coherence.ensure_current()
         for namespace in namespaces:
             await self._tags.ensure_namespace(namespace)
 
@@ -412,7 +466,7 @@ class L2:
                     each(data, current=current)
 
         names = [key.entry for key in keys]
-        await self.connection.call(("MGET", *names), take, repeatable=True)
+        await server.connection.call(("MGET", *names), take, repeatable=True)
         unknown = {tag: of for each in found for tag, of in each.unknown_tags()}
         if unknown:
             await self._tags.verify(unknown.items())
@@ -444,9 +498,23 @@ class L2:
         Raises:
             OddswireError: Redis did not answer; the lease may be ours all the same.
         """
+        return await self.servers.run(
+            flight.request.key.slot,
+            partial(self._look_at, flight, known_header, steal),
+        )
+
+    async def _look_at(
+        self,
+        flight: Flight,
+        known_header: bytes | None,
+        steal: bytes,
+        server: CacheServer,
+    ) -> LookupResult | LockedBy | None:
         key, value_type = flight.request.key, flight.request.value_type
-        found = LookupResult(self, key, value_type)
-        ticket = self._coherence.reads.begin()
+        if server.process is not None and server.process.nonce is None:
+            await server.identify()
+        found = LookupResult(self, server, key, value_type)
+        ticket = server.coherence.reads.begin()
 
         def hook(reply: Any, *, current: bool) -> None:
             if isinstance(reply, bytes):
@@ -455,9 +523,9 @@ class L2:
                 # Not before: until here a change of the lease is another process's.
                 flight.owns_lease = True
             if reply == 2:
-                self.connection.expect_echo(key.lease.encode(), None)
+                server.connection.expect_echo(key.lease.encode(), None)
 
-        reply = await self.connection.script(
+        reply = await server.connection.script(
             _LOOK,
             (key.entry, key.lease),
             (
@@ -474,9 +542,13 @@ class L2:
             return None
         if found.pending_validation is not None:
             await self._validate(found, key)
-        if not self._coherence.reads.accept(ticket):
+        if found.item is not None and self.servers.on_cluster:
+            await self.servers.believe(found.item.stamps, server)
+        if not server.coherence.reads.accept(ticket) or (
+            found.item is not None and not found.item.lives()
+        ):
             # As if nothing had been found yet: the caller looks again.
-            return LookupResult(self, key, value_type)
+            return LookupResult(self, server, key, value_type)
         return LockedBy(reply[0]) if isinstance(reply, list) else found
 
     async def renew(self, flight: Flight) -> bool:
@@ -499,17 +571,21 @@ class L2:
     async def _change_lease(
         self, script: scripts.Script, flight: Flight, *args: bytes | int
     ) -> bool:
-        lease = flight.request.key.lease
+        key = flight.request.key
 
-        def hook(reply: Any, *, current: bool) -> None:
-            del current
-            if reply == 1:
-                self.connection.expect_echo(lease.encode(), None)
+        async def change(server: CacheServer) -> bool:
+            def hook(reply: Any, *, current: bool) -> None:
+                del current
+                if reply == 1:
+                    server.connection.expect_echo(key.lease.encode(), None)
 
-        reply = await self.connection.script(
-            script, (lease,), (flight.token, *args), hook, repeatable=True
-        )
-        return bool(reply)
+            return bool(
+                await server.connection.script(
+                    script, (key.lease,), (flight.token, *args), hook, repeatable=True
+                )
+            )
+
+        return await self.servers.run(key.slot, change)
 
     # --- writing
 
@@ -526,35 +602,45 @@ class L2:
             token: Of a load: the value is stored only under the lease that holds this.
 
         Raises:
+            SlotMoved: On a cluster; nothing was sent.
             OddswireError: Redis did not answer; it may be stored all the same.
         """
-
-        def hook(reply: Any, *, current: bool) -> None:
-            # Any outcome: what memory has is not known to be right any more.
-            self.l1.drop(key.name)
-            if reply in (1, -1):
-                self.connection.expect_echo(key.lease.encode(), None)
-            if reply == 1:
-                keep = current and key.namespace.config.l1
-                self.connection.expect_echo(key.entry.encode(), item if keep else None)
-
-        if self._size_limit.full:
-            await self._size_limit.wait_for_room()
         args: tuple[Any, ...] = (
             data,
             life,
             version_bytes(item.details.version or None),
         )
-        reply = await self.connection.script(
-            _FILL if token else _PUT,
-            (key.entry, key.lease),
-            (token, *args) if token else args,
-            hook,
-            # Without a token a repeated write would bring back what another process
-            # deleted after the first one.
-            repeatable=bool(token),
-        )
-        if reply != 1:
+
+        async def write(server: CacheServer) -> Any:
+            connection = server.connection
+            if (
+                server.process is not None
+                and item.stamps[-1].tag_version is not server.process
+            ):
+                raise SlotMoved
+
+            def hook(reply: Any, *, current: bool) -> None:
+                # Any outcome: what memory has is not known to be right any more.
+                self.l1.drop(key.name)
+                if reply in (1, -1):
+                    connection.expect_echo(key.lease.encode(), None)
+                if reply == 1:
+                    keep = current and key.namespace.config.l1
+                    connection.expect_echo(key.entry.encode(), item if keep else None)
+
+            return await connection.script(
+                _FILL if token else _PUT,
+                (key.entry, key.lease),
+                (token, *args) if token else args,
+                hook,
+                # Without a token a repeated write would bring back what another process
+                # deleted after the first one.
+                repeatable=bool(token),
+            )
+
+        if self._size_limit.full:
+            await self._size_limit.wait_for_room()
+        if await self.servers.run(key.slot, write) != 1:
             return False
         counters = key.namespace.counters
         counters.writes += 1
@@ -579,6 +665,17 @@ class L2:
 
         script, args = (_EXPIRE, ()) if soft else (_DELETE, (self._max_load_ms,))
         keys = (key.entry, key.lease)
-        return bool(
-            await self.connection.script(script, keys, args, hook, repeatable=True)
-        )
+
+        async def change(server: CacheServer) -> bool:
+            return bool(
+                await server.connection.script(
+                    script, keys, args, hook, repeatable=True
+                )
+            )
+
+        try:
+            return await self.servers.run(key.slot, change, waits=False)
+        except OddswireError as error:
+            if not on_its_way(error):
+                raise
+            return bool(await self.servers.remove(keys))

@@ -35,6 +35,7 @@ from oddswire._tasks import retrieve, spawn
 from oddswire.cache._flight import Flight, loading, refuse_cycle
 from oddswire.cache._l2 import Lifetime, LockedBy, LookupResult
 from oddswire.cache._record import NONCE_BYTES, check_version
+from oddswire.cache._servers import SlotMoved
 from oddswire.cache._tag_version import Stamp
 from oddswire.cache.namespace import check_ttl
 from oddswire.cache.options import LoadContext
@@ -44,7 +45,6 @@ from oddswire.errors import CacheLoadCycle, CacheLoadTimeout, ClosedError, Oddsw
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from oddswire.cache._coherence import CoherenceLease
     from oddswire.cache._l1 import L1, Item
     from oddswire.cache._l2 import L2
     from oddswire.cache._namespaces import CacheKey
@@ -73,9 +73,8 @@ class Loader:
         l1: Entries of this process.
         l2: Entries in Redis.
         tags: The nonces of tags and namespaces.
-        coherence: Whether memory is believed; its length is how old a value may get
-            that was loaded without Redis.
         clock: The time.
+        coherence: Seconds, how old a value may get that was loaded without Redis.
         lease: Seconds after which the load of a process that died is replaced.
         max_load: Seconds after which a loader is ended.
         degraded: The mode in which loads go on without Redis.
@@ -86,9 +85,9 @@ class Loader:
         l1: L1,
         l2: L2,
         tags: TagVersions,
-        coherence: CoherenceLease,
         clock: Clock,
         *,
+        coherence: float,
         lease: float,
         max_load: float,
         degraded: Degradation,
@@ -96,13 +95,13 @@ class Loader:
         self._items = l1.items
         self._l2 = l2
         self._tags = tags
-        self._coherence = coherence
+        self._servers = l2.servers
+        self._coherence_length = coherence
         self._clock = clock
         self._now = clock.boottime
         self._lease = lease
         self._max_load = max_load
         self._degraded = degraded
-        self._redis_down_until = -math.inf
         self._flights: dict[str, Flight] = {}
         self._waiting_elsewhere: dict[str, set[asyncio.Event]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -117,7 +116,7 @@ class Loader:
         """Return an entry, loading it where there is none; see `Cache.get_or_set`."""
         key = request.key
         item, known_header = None, None
-        bypass, lookup_skipped = self.redis_down, False
+        bypass, lookup_skipped = self.redis_down(key.slot), False
         if not bypass:
             try:
                 # 1. Memory.
@@ -132,11 +131,11 @@ class Loader:
                     found = await self._l2.fetch(key, request.value_type)
                     item, known_header = found.item, found.header
                     if self._degraded.active:
-                        self._degraded.end()
+                        self._restored()
                     if item is not None and not found.refresh_due:
                         return item
             except OddswireError as error:
-                self.note_redis_down(error)
+                self.note_redis_down(error, key.slot)
                 bypass = True
         if bypass:
             key.namespace.counters.misses += 1
@@ -153,8 +152,12 @@ class Loader:
         if item is None or item.value_type is not value_type:
             return None
         now = self._now()
-        if now >= self._coherence.until or now >= item.usable_until or not item.lives():
-            self._coherence.want()
+        if (
+            now >= self._servers.until(item.stamps)
+            or now >= item.usable_until
+            or not item.lives()
+        ):
+            self._servers.want()
             return None
         item.use()
         item.counters.l1_hits += 1
@@ -178,7 +181,7 @@ class Loader:
         missing = [at for at, item in enumerate(items) if item is None]
         found = [(item, item.header if item else None) for item in items]
         if missing:
-            self._coherence.want()
+            self._servers.want()
             answers = await self._l2.fetch_many(
                 [keys[at] for at in missing], [value_types[at] for at in missing]
             )
@@ -187,21 +190,29 @@ class Loader:
                 found[at] = answer.item, answer.header
         return found
 
-    def note_redis_down(self, error: OddswireError) -> None:
+    def note_redis_down(self, error: OddswireError, *slots: int) -> None:
         """Redis did not answer: the next loads do without it for a moment."""
-        self._redis_down_until = self._now() + _REDIS_DOWN
+        servers = {each for slot in slots if (each := self._servers.at(slot))}
+        lost = {each for each in servers if not each.is_connected}
+        for server in lost or servers:
+            server.down_until = self._now() + _REDIS_DOWN
         self._degraded.begin(error)
 
-    @property
-    def redis_down(self) -> bool:
+    def redis_down(self, slot: int) -> bool:
         """Whether Redis did not answer a moment ago."""
-        return self._now() < self._redis_down_until
+        server = self._servers.at(slot)
+        return server is not None and self._now() < server.down_until
+
+    def _restored(self) -> None:
+        now = self._now()
+        if not any(now < each.down_until for each in self._servers.all):
+            self._degraded.end()
 
     async def _load_without_lookup(self, request: LoadRequest) -> Item:
         """Return an entry that Redis probably does not have: step 2 is skipped."""
         namespace = request.key.namespace
         if namespace.config.l1:
-            self._coherence.want()
+            self._servers.want()
         flight = self._join_or_begin(request, lookup_skipped=True)
         try:
             item = await self._wait_or_bypass(flight, request)
@@ -211,7 +222,7 @@ class Loader:
                 # The next lookup finds out whether Redis answers reads.
                 namespace.expect_miss = False
             elif self._degraded.active:
-                self._degraded.end()
+                self._restored()
         if not flight.found:
             return item
         # The guess was wrong: the look of the claim found an entry.
@@ -391,8 +402,8 @@ class Loader:
         that asked the source for before another process invalidated it.
         """
         now = self._now()
-        coherence = self._coherence
-        return now < coherence.until or now < flight.began + coherence.length
+        until = self._servers.until(flight.snapshot)
+        return now < until or now < flight.began + self._coherence_length
 
     async def reload(self, request: LoadRequest) -> Item:
         """Load an entry, also where there is one; Redis has it when this returns.
@@ -563,7 +574,7 @@ class Loader:
             )
         except OddswireError as error:
             # The caller that forced it gets the error; those that joined, the value.
-            flight.unstored = error
+            flight.unstored = error.raised() if isinstance(error, SlotMoved) else error
             self._keep_without_redis(flight, item, started)
             return item
         # Stored or not, there is no lease to give back: the script removed it with its
@@ -586,17 +597,19 @@ class Loader:
         config = request.key.namespace.config
         longest = max(request.ttl, config.adaptive.high if config.adaptive else 0.0)
         life = longest + request.stale + self._max_load
-        namespace, tags = request.key.namespace, request.tags
-        if self._now() > self._coherence.current_until:
+        tags = request.tags
+        slot = request.key.slot
+        server = self._servers.at(slot) or await self._servers.find(slot)
+        if self._now() > server.coherence.current_until:
             # Times in entries are the server's. Most claims come after a lookup, which
             # knows the time; one that looks first may come after a long silence.
-            await self._coherence.sync()
-        flight.snapshot = self._tags.snapshot_known(namespace, tags, life)
+            await server.coherence.sync()
+        flight.snapshot = self._tags.snapshot_known(request.key, tags, life)
         if flight.snapshot is not None:
             return await self._claim(flight)
 
         async def read_nonces() -> None:
-            flight.snapshot = await self._tags.snapshot(namespace, tags, life)
+            flight.snapshot = await self._tags.snapshot(request.key, tags, life)
 
         # In one round trip: the connection joins what is sent in one tick.
         item, failed = await asyncio.gather(
@@ -799,7 +812,7 @@ class Loader:
             return
         self._degraded_store.put(
             item,
-            min(started + self._coherence.length, item.fresh_until),
+            min(started + self._coherence_length, item.fresh_until),
             flight.invalidation_epoch,
             self._now(),
         )

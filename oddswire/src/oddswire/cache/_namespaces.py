@@ -16,7 +16,7 @@ from oddswire.connection.packing import pack
 from oddswire.errors import InvalidKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from oddswire.keys import KeySpace
 
@@ -36,12 +36,17 @@ class NamespaceState:
         tag_version: Of its nonce; another object after each loss of the connection.
         lost: The last object that had a nonce, with that nonce, and how much this
             process had invalidated when the connection was lost.
+        slot: Of its nonce.
         counters: What was counted.
         expect_miss: The last lookup of a key in Redis found nothing.
     """
 
     def __init__(
-        self, config: Namespace, keyspace: KeySpace, compress_above: int
+        self,
+        config: Namespace,
+        keyspace: KeySpace,
+        compress_above: int,
+        slot_of: Callable[[str], int],
     ) -> None:
         self.config = config
         self.tag_version = TagVersion()
@@ -49,6 +54,7 @@ class NamespaceState:
         self.counters = CacheCounters()
         self.expect_miss = False
         self.nonce_key = keyspace.key(keys.CACHE_NAMESPACE, config.name)
+        self.slot = slot_of(self.nonce_key)
         self.run_key = keyspace.key(keys.CACHE_RUN, config.name)
         self.incarnation_key = keyspace.key(keys.CACHE_MARK, config.name)
         self._keyspace = keyspace
@@ -88,20 +94,22 @@ class CacheKey:
         namespace: Its namespace.
         entry: The Redis key of the entry.
         lease: The Redis key of the load lease, in the same slot.
+        slot: That one.
 
     Attributes:
         get: The packed command that reads the entry.
     """
 
-    __slots__ = ("entry", "get", "lease", "name", "namespace")
+    __slots__ = ("entry", "get", "lease", "name", "namespace", "slot")
 
     def __init__(
-        self, name: str, namespace: NamespaceState, entry: str, lease: str
+        self, name: str, namespace: NamespaceState, entry: str, lease: str, slot: int
     ) -> None:
         self.name = name
         self.namespace = namespace
         self.entry = entry
         self.lease = lease
+        self.slot = slot
         self.get = pack(("GET", entry))
 
 
@@ -112,12 +120,18 @@ class Namespaces:
         keyspace: The prefix.
         declared: Namespaces; others come into being at first use, with the defaults.
         compress_above: Bytes above which values are compressed.
+        slot_of: Returns the slot of a Redis key.
     """
 
     def __init__(
-        self, keyspace: KeySpace, declared: Iterable[Namespace], compress_above: int
+        self,
+        keyspace: KeySpace,
+        declared: Iterable[Namespace],
+        compress_above: int,
+        slot_of: Callable[[str], int],
     ) -> None:
         self._keyspace = keyspace
+        self._slot_of = slot_of
         self._compress_above = compress_above
         self.by_name: dict[str, NamespaceState] = {}
         # To make one is a good part of a lookup in Redis.
@@ -150,7 +164,9 @@ class Namespaces:
                 f"more than {_MAX_NAMESPACES} namespaces: what stands before the first "
                 "colon of a key is chosen by the program, not by its users"
             )
-        state = NamespaceState(namespace, self._keyspace, self._compress_above)
+        state = NamespaceState(
+            namespace, self._keyspace, self._compress_above, self._slot_of
+        )
         self.by_name[name] = state
         return state
 
@@ -189,7 +205,7 @@ class Namespaces:
                 f"a key of {namespace.config.name!r} is too long: "
                 "use a hash of its long part"
             )
-        return CacheKey(key, namespace, entry, lease)
+        return CacheKey(key, namespace, entry, lease, self._slot_of(entry))
 
     def key_of(self, name: bytes, prefix: bytes) -> str:
         """Return the user's key, of the Redis key of an entry or of a lease."""

@@ -45,6 +45,9 @@ NONCE_BYTES = 8
 TAG_NONCE_BYTES = 16
 """A tag has one of each kind, hard and soft."""
 MAX_TAGS = 16
+PROCESS = bytes(8)
+"""In place of a tag's digest: the nonces behind it stand for the server process that an
+entry was written to. On a cluster every entry has it."""
 SEEN_BYTES = 61
 """So many bytes at the beginning tell one record of a key from another."""
 
@@ -176,7 +179,7 @@ def parse_header(data: bytes) -> tuple[Hit, bytes] | None:
     end = SEEN_BYTES + _TAG_BYTES * tags if tags else SEEN_BYTES
     body = end + _CRC_BYTES
     if (
-        tags > MAX_TAGS
+        tags > MAX_TAGS + 1
         or len(data) < body
         or _CRC.unpack_from(data, end)[0] != zlib.crc32(data[_CHECKED_FROM:end])
         or hit[0] > hit[1]

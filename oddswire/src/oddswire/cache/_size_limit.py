@@ -52,7 +52,7 @@ class SizeLimiter:
     """Keeps the entries of a prefix below so many bytes of the server's memory.
 
     Args:
-        client: Whose server.
+        client: Whose server. Of a cluster, each primary has its share of the limit.
         keyspace: The prefix.
         limit: Bytes of the server's memory: of each entry what MEMORY USAGE counts and
             what the server keeps to track it.
@@ -73,10 +73,7 @@ class SizeLimiter:
         # The first check is at the first write: what is there is not known.
         self._left = 0
         self._written = 0
-        # Of the last weighing: when, bytes of the server, bytes that this process had
-        # written, and by how many the entries may grow from there.
-        self._weighed_at = -math.inf
-        self._weighed_used = self._weighed_written = self._slack = 0
+        self._weighed: dict[Client, _Weighing] = {}
         self._due = asyncio.Event()
         self._has_room = asyncio.Event()
         self._running = False
@@ -128,17 +125,12 @@ class SizeLimiter:
         self._has_room.set()
 
     async def _check(self, client: Client) -> None:
-        memory = await client.info("memory")
-        limit = int(memory.get("maxmemory", 0))
-        policy = str(memory.get("maxmemory_policy", ""))
-        if 0 < limit <= self.limit and policy.startswith("allkeys"):
-            return  # the server sees to it: an instance of the cache's own
-        used = int(memory["used_memory"])
-        grown = max(used - self._weighed_used, self._written - self._weighed_written)
-        # Other data may have shrunk while entries of other processes grew: what the
-        # last weighing says holds for a minute.
-        lately = monotonic() - self._weighed_at < _WEIGHED_FOR
-        if used <= self.limit or (lately and grown <= self._slack):
+        nodes = await client.primaries()
+        self._weighed = {each: self._weighed.get(each, _Weighing()) for each in nodes}
+        share = self.limit // len(nodes)
+        used = {node: await self._used(node, share) for node in nodes}
+        full = [node for node, size in used.items() if size]
+        if not full:
             return
         token = secrets.token_hex(8)
         if not await client.set(self._lock, token, nx=True, px=_LOCK_MS):
@@ -146,15 +138,39 @@ class SizeLimiter:
             while await client.exists(self._lock):  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(_POLL)
             return
-        self._weighed_written = self._written
-        total, removed = await self.enforce(client)
-        self._weighed_at, self._weighed_used = monotonic(), used - removed
-        self._slack = self.limit - (total - removed)
+        for node in full:
+            weighing = self._weighed[node]
+            weighing.written = self._written
+            total, removed = await self._enforce(node, share)
+            weighing.at, weighing.used = monotonic(), used[node] - removed
+            weighing.slack = share - (total - removed)
         # Where it took longer than the lock lives, another may hold it by now: that
         # two evict at once does no harm.
         await client.unlink(self._lock)
 
+    async def _used(self, client: Client, share: int) -> int:
+        """Return the bytes of a server that may have too many entries, else 0."""
+        memory = await client.info("memory")
+        limit = int(memory.get("maxmemory", 0))
+        policy = str(memory.get("maxmemory_policy", ""))
+        if 0 < limit <= share and policy.startswith("allkeys"):
+            return 0  # the server sees to it: an instance of the cache's own
+        used = int(memory["used_memory"])
+        last = self._weighed[client]
+        grown = max(used - last.used, self._written - last.written)
+        # Other data may have shrunk while entries of other processes grew: what the
+        # last weighing says holds for a minute.
+        lately = monotonic() - last.at < _WEIGHED_FOR
+        return 0 if used <= share or (lately and grown <= last.slack) else used
+
     async def enforce(self, client: Client) -> tuple[int, int]:
+        """Weigh the entries of each server; see `_enforce`. Returns the sums."""
+        nodes = await client.primaries()
+        share = self.limit // len(nodes)
+        results = [await self._enforce(node, share) for node in nodes]
+        return sum(total for total, _ in results), sum(less for _, less in results)
+
+    async def _enforce(self, client: Client, share: int) -> tuple[int, int]:
         """Weigh all entries, and remove the least recently used of what is too much.
 
         Returns how many bytes there were, and how many of them were removed.
@@ -168,10 +184,10 @@ class SizeLimiter:
             for _, size, age in page:
                 by_age[age] += size
         total = sum(by_age)
-        if total <= self.limit * _CLOSE:
+        if total <= share * _CLOSE:
             return total, 0
         # 2. Find the age above which all of them have to go, and of that age a part.
-        excess = part = total - int(self.limit * _TARGET)
+        excess = part = total - int(share * _TARGET)
         oldest = len(by_age) - 1
         while by_age[oldest] < part:
             part -= by_age[oldest]
@@ -188,11 +204,12 @@ class SizeLimiter:
             if doomed:
                 # Not in one statement: `+=` would read the sum before it waits, and
                 # lose what another removal adds meanwhile.
-                removed = await client.unlink(*doomed)
+                # By the whole client: on a cluster they are of many slots.
+                removed = await self._client.bounded(_PATIENCE).unlink(*doomed)
                 self.evicted += removed
             if excess <= 0:
                 break
-        return total, total - int(self.limit * _TARGET) - excess
+        return total, total - int(share * _TARGET) - excess
 
     async def _pages(
         self, client: Client
@@ -215,6 +232,21 @@ class SizeLimiter:
             yield page
             if not cursor:
                 return
+
+
+class _Weighing:
+    """The last weighing of a server.
+
+    Attributes:
+        at: When, by `time.monotonic`.
+        used: Bytes of the server.
+        written: Bytes that this process had written.
+        slack: Bytes by which the entries may grow from there.
+    """
+
+    def __init__(self) -> None:
+        self.at = -math.inf
+        self.used = self.written = self.slack = 0
 
 
 def _age(idle: Any) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from functools import partial
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -23,16 +24,17 @@ from redis.exceptions import NoScriptError
 from oddswire import keys, scripts
 from oddswire._numbers import shown
 from oddswire.cache._record import MAX_TAGS, NONCE_BYTES, TAG_NONCE_BYTES, digest
+from oddswire.cache._servers import on_its_way
 from oddswire.cache._tag_version import Stamp, TagVersion
 from oddswire.erasure import Erased
-from oddswire.errors import InvalidKey, WrongType
+from oddswire.errors import InvalidKey, OddswireError, WrongType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    from oddswire.cache._namespaces import Namespaces, NamespaceState
+    from oddswire.cache._namespaces import CacheKey, Namespaces, NamespaceState
+    from oddswire.cache._servers import CacheServer, Servers
     from oddswire.cache._tag_version import Snapshot
-    from oddswire.cache._tracking import TrackingConnection
     from oddswire.clock import Clock
     from oddswire.keys import KeySpace
 
@@ -50,7 +52,7 @@ class TagVersions:
     """The nonces that this process knows, and how it reads and changes them.
 
     Args:
-        connection: Where they are read.
+        servers: Where they are read.
         namespaces: Those in use.
         keyspace: The prefix.
         clock: The time.
@@ -62,12 +64,12 @@ class TagVersions:
 
     def __init__(
         self,
-        connection: TrackingConnection,
+        servers: Servers,
         namespaces: Namespaces,
         keyspace: KeySpace,
         clock: Clock,
     ) -> None:
-        self._connection = connection
+        self._servers = servers
         self._namespaces = namespaces
         self._clock = clock
         self._tag_prefix = keyspace.key(keys.CACHE_TAG, "x")[:-1]
@@ -76,11 +78,12 @@ class TagVersions:
         self._tags: WeakValueDictionary[bytes, TagVersion] = WeakValueDictionary()
         self.invalidations = 0
         self.generation = object()
-        connection.listen(self._tag_prefix.encode(), self._on_tag)
-        connection.listen(
+        servers.listen(self._tag_prefix.encode(), self._on_tag)
+        servers.listen(
             keyspace.key(keys.CACHE_NAMESPACE, "x")[:-2].encode(), self._on_namespace
         )
-        connection.on_drop(self._drop)
+        servers.on_drop(self._drop)
+        servers.on_moved(self._on_moved)
 
     # --- what this process knows
 
@@ -91,7 +94,7 @@ class TagVersions:
         Then the nonces of a load stay the same, also when a tag was invalidated. By
         them a caller cannot see whether the load began before its own invalidation.
         """
-        return self._connection.untracked
+        return self._servers.untracked
 
     def digests(self, tags: Iterable[str]) -> tuple[bytes, ...]:
         """Return the digests of tags.
@@ -111,7 +114,7 @@ class TagVersions:
 
     def tag_version(self, tag: bytes) -> TagVersion:
         """Return what is known of a tag."""
-        if self._connection.untracked:
+        if self._servers.untracked:
             return TagVersion()  # no message tells of changes: good for one read
         tag_version = self._tags.get(tag)
         if tag_version is None:
@@ -121,14 +124,20 @@ class TagVersions:
     def _set(self, tag_version: TagVersion, nonce: bytes | None) -> None:
         """Take another nonce, or none."""
         tag_version.nonce, tag_version.pending = nonce, None
+        tag_version.lost = None
         self.generation = object()
 
-    def _drop(self) -> None:
+    def _drop(self, server: CacheServer) -> None:
         """Begin with new objects: the connection was lost, and messages with it.
 
         The old objects, emptied, could get their old nonces back, and with them items
-        whose own invalidation was missed meanwhile.
+        whose own invalidation was missed meanwhile. On a cluster that is so of the
+        object of the server process alone: items of other servers have missed nothing,
+        and live again if a nonce comes back.
         """
+        if self._servers.on_cluster:
+            self._drop_of(server)
+            return
         for namespace in self._namespaces.by_name.values():
             if namespace.tag_version.nonce is not None:
                 namespace.lost = (
@@ -139,6 +148,35 @@ class TagVersions:
             self._set(namespace.tag_version, None)
             namespace.tag_version = TagVersion()
         self._tags = WeakValueDictionary()
+
+    def _drop_of(self, server: CacheServer) -> None:
+        process = server.process
+        if process is not None and process.nonce is not None:
+            server.lost = (process, process.nonce, self.invalidations)
+            self._set(process, None)
+        server.process = TagVersion()
+        server.process.server = server
+        for known in self._known():
+            if known.server is server and known.nonce is not None:
+                nonce = known.nonce
+                self._set(known, None)
+                known.lost = nonce
+
+    def _known(self) -> list[TagVersion]:
+        states = self._namespaces.by_name.values()
+        return [*self._tags.values(), *(each.tag_version for each in states)]
+
+    def _on_moved(self, slots: frozenset[int]) -> None:
+        """Forget what was read of these slots: another server has them now."""
+        for namespace in self._namespaces.by_name.values():
+            if namespace.slot in slots:
+                self._set(namespace.tag_version, None)
+        for tag, known in list(self._tags.items()):
+            if self._slot(tag) in slots:
+                self._set(known, None)
+
+    def _slot(self, tag: bytes) -> int:
+        return self._servers.slot(self._tag_prefix + tag.hex())
 
     def _on_tag(self, name: bytes, nonce: Any, *, own: bool) -> None:
         tag = _unhex(name[len(self._tag_prefix) :])
@@ -156,6 +194,8 @@ class TagVersions:
 
         What other processes have invalidated since is not known here.
         """
+        if self._servers.on_cluster:
+            return self._were_alive_on_cluster(stamps)
         if namespace.lost is None:
             return False
         tag_version, nonce, invalidations = namespace.lost
@@ -173,48 +213,77 @@ class TagVersions:
             )
         )
 
+    def _were_alive_on_cluster(self, stamps: Snapshot) -> bool:
+        *others, process = stamps
+        server = process.tag_version.server
+        if server is None or server.lost is None:
+            return False
+        lost, nonce, invalidations = server.lost
+        return (
+            lost is process.tag_version
+            and nonce == process.nonce
+            and invalidations == self.invalidations
+            and all(
+                (each.tag_version.nonce or each.tag_version.lost or b"")[:NONCE_BYTES]
+                == each.nonce[:NONCE_BYTES]
+                for each in others
+            )
+        )
+
     # --- reading
 
     def snapshot_known(
-        self, namespace: NamespaceState, tags: Sequence[bytes], life: float
+        self, key: CacheKey, tags: Sequence[bytes], life: float
     ) -> Snapshot | None:
-        """Return the nonces of a namespace and of tags, if all of them are known.
+        """Return what an entry is stored under, if all of it is known.
 
         Args:
-            namespace: Which.
+            key: Of the entry.
             tags: Digests.
-            life: Seconds for which they must not expire.
+            life: Seconds for which the nonces must not expire.
         """
-        if self._connection.untracked:
+        if self._servers.untracked:
             return None
+        namespace = key.namespace
         until = self._clock.boottime() + life
         stamps: list[Stamp] = []
         for tag_version in (namespace.tag_version, *map(self.tag_version, tags)):
             if tag_version.nonce is None or tag_version.lasts_until < until:
                 return None
             stamps.append(Stamp(tag_version, tag_version.nonce))
+        server = self._servers.at(key.slot)
+        if server is None:
+            return None
+        if server.process is not None:
+            if server.process.nonce is None:
+                return None
+            stamps.append(Stamp(server.process, server.process.nonce))
         return tuple(stamps)
 
     async def snapshot(
-        self, namespace: NamespaceState, tags: Sequence[bytes], life: float
+        self, key: CacheKey, tags: Sequence[bytes], life: float
     ) -> Snapshot:
-        """Return the nonces of a namespace and of tags, made where there are none.
+        """Return what an entry is stored under; nonces are made where there are none.
 
         An old nonce does no harm: what is stored under it is dead from the start.
 
         Args:
-            namespace: Which.
+            key: Of the entry.
             tags: Digests.
-            life: Seconds for which they must not expire.
+            life: Seconds for which the nonces must not expire.
 
         Raises:
             OddswireError: They could not be read.
         """
+        namespace = key.namespace
         while True:
-            epoch = self._connection.epoch
-            known = self.snapshot_known(namespace, tags, life)
+            epoch = self._servers.epoch
+            known = self.snapshot_known(key, tags, life)
             if known is not None:
                 return known
+            server = self._servers.at(key.slot) or await self._servers.find(key.slot)
+            if server.process is not None and server.process.nonce is None:
+                await server.identify()
             tag_versions = [namespace.tag_version, *map(self.tag_version, tags)]
             # The connection joins what is sent in one tick into one round trip.
             nonces = await asyncio.gather(
@@ -226,8 +295,12 @@ class TagVersions:
             )
             # The connection was lost half way: an object of before would hear of no
             # change, and beside the namespace's new one it would be believed.
-            if epoch == self._connection.epoch:
-                return tuple(map(Stamp, tag_versions, nonces))
+            if epoch == self._servers.epoch:
+                stamps = tuple(map(Stamp, tag_versions, nonces))
+                if server.process is None:
+                    return stamps
+                if server.process.nonce is not None:
+                    return (*stamps, Stamp(server.process, server.process.nonce))
 
     async def verify(self, tags: Iterable[tuple[bytes, TagVersion]]) -> None:
         """Read the nonces of tags, where there are any.
@@ -241,35 +314,50 @@ class TagVersions:
 
     async def ensure_namespace(self, namespace: NamespaceState) -> None:
         """Read the nonce of a namespace if it is not known."""
-        if namespace.tag_version.nonce is None or self._connection.untracked:
+        if namespace.tag_version.nonce is None or self._servers.untracked:
             await self._namespace_nonce(namespace)
 
     async def _namespace_nonce(self, namespace: NamespaceState) -> bytes:
+        return await self._servers.run(
+            namespace.slot, lambda server: self._namespace_nonce_at(namespace, server)
+        )
+
+    async def _namespace_nonce_at(
+        self, namespace: NamespaceState, server: CacheServer
+    ) -> bytes:
+        connection = server.connection
         while True:
             known = namespace.tag_version
             now = self._clock.boottime()
             if (
                 known.nonce is not None
-                and not self._connection.untracked
+                and not connection.untracked
                 and known.lasts_until > now
             ):
                 return known.nonce
-            if not self._connection.run_id:
-                nonce = await self._ask_unnamed(namespace, known, now)
+            if not connection.run_id:
+                if server.process is not None:
+                    await server.identify()
+                    continue
+                nonce = await self._ask_unnamed(namespace, known, now, server)
                 if nonce is not None:
                     return nonce
                 continue
             # The call may wait for a connection, and reach another server process than
             # the one this names: then what it answers is not used.
-            run = self._connection.run_id
+            run = connection.run_id
             nonce = await self._ask_namespace(
-                namespace, known, namespace.run_key, run, now
+                namespace, known, namespace.run_key, run, now, server
             )
-            if run == self._connection.run_id:
+            if run == connection.run_id:
                 return nonce
 
     async def _ask_unnamed(
-        self, namespace: NamespaceState, known: TagVersion, now: float
+        self,
+        namespace: NamespaceState,
+        known: TagVersion,
+        now: float,
+        server: CacheServer,
     ) -> bytes | None:
         """Return the nonce where the server does not tell its run id; None: ask again.
 
@@ -283,10 +371,10 @@ class TagVersions:
         3. Then the script of that name is loaded. Two processes that do so at once make
            two nonces; the first of them is of no use, which does no harm.
         """
-        client = self._connection.client
+        client = server.connection.client
         before = client.command_connection()
         key = namespace.incarnation_key
-        call = self._connection.call
+        call = server.connection.call
         try:
             kept: bytes | None = await call(("GET", key), repeatable=True)
             incarnation = (kept or b"").decode("latin-1")
@@ -295,10 +383,14 @@ class TagVersions:
             await call(("EVALSHA", sha, "0"), repeatable=True)
         except (NoScriptError, WrongType):
             incarnation = secrets.token_hex(8)
-            nonce = await self._ask_namespace(namespace, known, key, incarnation, now)
+            nonce = await self._ask_namespace(
+                namespace, known, key, incarnation, now, server
+            )
             await call(("EVAL", _script_of(incarnation), "0"), repeatable=True)
         else:
-            nonce = await self._ask_namespace(namespace, known, key, incarnation, now)
+            nonce = await self._ask_namespace(
+                namespace, known, key, incarnation, now, server
+            )
         # On one connection: between two, another server may have taken its place.
         same = before is not None and before is client.command_connection()
         return nonce if same else None
@@ -310,14 +402,20 @@ class TagVersions:
         key: str,
         run: str,
         now: float,
+        server: CacheServer,
     ) -> bytes:
         name = namespace.nonce_key.encode()
+        connection = server.connection
+
+        def answers() -> bool:
+            # The same server process answers as was asked, as far as it tells.
+            return connection.run_id in (run, "")
 
         def read(reply: Any, *, current: bool) -> None:
-            if current and namespace.tag_version is known and self._answers(run):
-                self._take(known, name, reply, now + _NAMESPACE_LIFE / 2)
+            if current and namespace.tag_version is known and answers():
+                self._take(known, name, reply, now + _NAMESPACE_LIFE / 2, server)
 
-        reply = await self._connection.script(
+        reply = await connection.script(
             _NAMESPACE,
             # Processes that know a run id have one key, those that do not have another:
             # neither undoes what the other made.
@@ -326,19 +424,25 @@ class TagVersions:
             read,
         )
         nonce: bytes = reply[0]
-        if self._connection.untracked and self._answers(run):
+        if connection.untracked and answers():
             self._set(namespace.tag_version, nonce)
         return nonce
 
-    def _answers(self, run: str) -> bool:
-        """Whether the same server process answers as was asked, as far as it tells."""
-        return self._connection.run_id in (run, "")
-
     async def _tag_nonce(self, tag: bytes, known: TagVersion, life: float) -> bytes:
+        return await self._servers.run(
+            self._slot(tag), lambda server: self._tag_nonce_at(tag, known, life, server)
+        )
+
+    async def _tag_nonce_at(
+        self, tag: bytes, known: TagVersion, life: float, server: CacheServer
+    ) -> bytes:
+        connection = server.connection
+        if server.process is not None and server.process.nonce is None:
+            await server.identify()
         now = self._clock.boottime()
         if (
             known.nonce is not None
-            and not self._connection.untracked
+            and not connection.untracked
             and known.lasts_until >= now + life
         ):
             return known.nonce
@@ -348,39 +452,63 @@ class TagVersions:
         def read(reply: Any, *, current: bool) -> None:
             # Of two objects of one tag, one would not hear of a change.
             if current and self._tags.setdefault(tag, known) is known:
-                self._take(known, key.encode(), reply, now + kept / 2)
+                self._take(known, key.encode(), reply, now + kept / 2, server)
 
         # A random nonce for each attempt: the same one again would be an old one.
-        reply = await self._connection.script(
+        mask = server.mask
+        reply = await connection.script(
             _TAG, (key,), (secrets.token_bytes(TAG_NONCE_BYTES), int(kept * 1000)), read
         )
-        nonce: bytes = reply[0]
-        if self._connection.untracked:
+        nonce: bytes = _masked(reply[0], mask)
+        if connection.untracked:
             self._set(known, nonce)
         return nonce
 
     async def _read(self, tag: bytes, known: TagVersion) -> None:
+        await self._servers.run(
+            self._slot(tag), lambda server: self._read_at(tag, known, server)
+        )
+
+    async def _read_at(
+        self, tag: bytes, known: TagVersion, server: CacheServer
+    ) -> None:
+        connection = server.connection
+        if server.process is not None and server.process.nonce is None:
+            await server.identify()
+
         def read(reply: Any, *, current: bool) -> None:
             # Of two objects of one tag, one would not hear of a change.
             heard = current and self._tags.setdefault(tag, known) is known
-            if heard or self._connection.untracked:
-                self._set(known, reply if type(reply) is bytes else None)
+            if heard or connection.untracked:
+                known.server = server
+                self._set(
+                    known,
+                    _masked(reply, server.mask) if type(reply) is bytes else None,
+                )
 
-        await self._connection.call(
+        await connection.call(
             ("GET", self._tag_prefix + tag.hex()), read, repeatable=True
         )
 
-    def _take(self, known: TagVersion, name: bytes, reply: Any, until: float) -> None:
+    def _take(
+        self,
+        known: TagVersion,
+        name: bytes,
+        reply: Any,
+        until: float,
+        server: CacheServer,
+    ) -> None:
         if isinstance(reply, Exception):
             return
         nonce, wrote = reply
-        known.lasts_until = until
+        nonce = _masked(nonce, server.mask)
+        known.lasts_until, known.server = until, server
         if wrote:
             # The server's message of our own write is on its way. Only that message,
             # not one of another write, makes this nonce the known one.
             self._set(known, None)
             known.pending = nonce
-            self._connection.expect_echo(name, nonce)
+            server.connection.expect_echo(name, nonce)
         else:
             self._set(known, nonce)
 
@@ -403,14 +531,39 @@ class TagVersions:
             self._forget_tags(tags)
 
         names = [self._tag_prefix + tag.hex() for tag in tags]
-        if soft:
-            chance = secrets.token_bytes(NONCE_BYTES)
+        chance = secrets.token_bytes(NONCE_BYTES)
+
+        async def call(names: Sequence[str], server: CacheServer) -> int:
+            connection = server.connection
+            if not soft:
+                return await connection.unlink(names, done, timeout=timeout)
             return int(
-                await self._connection.script(
+                await connection.script(
                     _SOFTEN, names, (chance,), done, repeatable=True, timeout=timeout
                 )
             )
-        return await self._connection.unlink(names, done, timeout=timeout)
+
+        if not self._servers.on_cluster:
+            return await self._servers.run(0, partial(call, names))
+        found = await asyncio.gather(
+            *(self._run_or_remove(name, partial(call, [name])) for name in names),
+            return_exceptions=True,
+        )
+        for each in found:
+            if isinstance(each, BaseException):
+                raise each
+        return sum(each for each in found if isinstance(each, int))
+
+    async def _run_or_remove(
+        self, name: str, call: Callable[[CacheServer], Awaitable[int]]
+    ) -> int:
+        """Call the server of a key; remove the key if its slot is on its way."""
+        try:
+            return await self._servers.run(self._servers.slot(name), call, waits=False)
+        except OddswireError as error:
+            if not on_its_way(error):
+                raise
+            return await self._servers.remove([name])
 
     async def erase(self, tag: str) -> Erased:
         """Invalidate every entry that carries a tag, and check that the tag is gone.
@@ -421,8 +574,11 @@ class TagVersions:
         tags = self.digests((tag,))
         key = self._tag_prefix + tags[0].hex()
         removed = await self.invalidate(tags, timeout=_ERASE_TIMEOUT)
-        there = await self._connection.call(
-            ("EXISTS", key), repeatable=True, timeout=_ERASE_TIMEOUT
+        there = await self._servers.run(
+            self._servers.slot(key),
+            lambda server: server.connection.call(
+                ("EXISTS", key), repeatable=True, timeout=_ERASE_TIMEOUT
+            ),
         )
         return Erased("cache", removed, (key,) if there else ())
 
@@ -438,7 +594,10 @@ class TagVersions:
             del current
             self._forget_namespace(namespace)
 
-        await self._connection.unlink([namespace.nonce_key], done)
+        await self._run_or_remove(
+            namespace.nonce_key,
+            lambda server: server.connection.unlink([namespace.nonce_key], done),
+        )
 
     def _forget_tags(self, tags: Sequence[bytes]) -> None:
         self.invalidations += 1
@@ -459,6 +618,18 @@ class TagVersions:
             if namespace.tag_version.nonce is not None
         ]
         return names + [self._tag_prefix + tag.hex() for tag in self._tags]
+
+
+def _masked(nonce: bytes, mask: bytes) -> bytes:
+    """Return a nonce, bound to the server process where it is one of a cluster's.
+
+    A replica that takes over may have back what was invalidated; under another mask
+    that is another nonce.
+    """
+    if not any(mask) or len(nonce) != len(mask):
+        return nonce
+    number = int.from_bytes(nonce, "big") ^ int.from_bytes(mask, "big")
+    return number.to_bytes(len(nonce), "big")
 
 
 def _script_of(incarnation: str) -> str:

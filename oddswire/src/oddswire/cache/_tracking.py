@@ -73,6 +73,7 @@ class TrackingConnection:
         client: Whose server; the connection is another than its command connection.
         timeout: Seconds for one call.
         channel: Where writes are published; empty: nowhere.
+        of: Which node, as the events of its connections say.
 
     Attributes:
         epoch: Changes whenever all of memory was dropped.
@@ -83,7 +84,9 @@ class TrackingConnection:
         expected: Own writes whose echo comes next: what is known of them, by key.
     """
 
-    def __init__(self, client: Client, timeout: float, channel: str = "") -> None:
+    def __init__(
+        self, client: Client, timeout: float, channel: str = "", *, of: str = ""
+    ) -> None:
         self.epoch = 0
         self.untracked = False
         self.by_pubsub = False
@@ -91,6 +94,7 @@ class TrackingConnection:
         self._name = secrets.token_hex(8)
         self.timeout = timeout
         self._base = client
+        self._of = f" {of}" if of else ""
         self._listeners: list[tuple[bytes, Listener]] = []
         self._on_drop: list[Callable[[], None]] = []
         self.expected: dict[bytes, Any] = {}
@@ -136,7 +140,8 @@ class TrackingConnection:
     def _on_event(self, event: Event) -> None:
         # Out of step on any connection: memory may hold what was computed from the
         # wrong replies.
-        if event.connection == ("subscriber" if self.by_pubsub else "tracked") or (
+        name = ("subscriber" if self.by_pubsub else "tracked") + self._of
+        if event.connection == name or (
             isinstance(event, Disconnected) and event.protocol_desync
         ):
             self.drop()

@@ -10,6 +10,7 @@ from oddswire import acl
 from oddswire.cli import _checks
 from oddswire.cli._features import COMMANDS, WHY, Feature, features, judge
 from oddswire.cli._permissions import CommandTable
+from oddswire.cli._servers import nodes_of
 from oddswire.client import Client
 from oddswire.errors import OddswireError
 from oddswire.events import Events
@@ -77,7 +78,8 @@ async def examine(
     for server in servers:
         # The findings name the problems: events of its own keep them out of the log.
         async with Client.from_settings(server.settings, events=Events()) as client:
-            found.append(await _examine(server, client, clock, progress, user))
+            for each, its in await nodes_of(server, client):
+                found.append(await _examine(each, its, clock, progress, user))
     checks = [check for each in found for check in each.checks]
     return Diagnosis(status=worst(checks), servers=tuple(found))
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from oddswire.errors import SettingsError
+from oddswire.errors import OddswireError, SettingsError
 from oddswire.settings import Settings
 
 if TYPE_CHECKING:
+    from oddswire.client import Client
     from oddswire.settings.endpoint import Endpoint
 
 
@@ -38,6 +39,26 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
                 "there is no server to look at: set REDIS_URL, or give --url"
             )
         return endpoint
+
+
+async def nodes_of(server: Server, client: Client) -> list[tuple[Server, Client]]:
+    """Return the server and its client; of a cluster, those of each primary.
+
+    A cluster that cannot be asked for them stands for itself.
+    """
+    try:
+        nodes = await client.primaries()
+    except OddswireError:
+        return [(server, client)]
+    return [
+        (
+            msgspec.structs.replace(server, settings=node.settings)
+            if client.is_cluster
+            else server,
+            node,
+        )
+        for node in nodes
+    ]
 
 
 def servers(settings: Settings) -> tuple[Server, ...]:

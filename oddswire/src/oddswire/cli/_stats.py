@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from oddswire.cli._servers import nodes_of
 from oddswire.client import Client, ClientStats
 from oddswire.events import Events
 
@@ -96,8 +97,9 @@ async def snapshots(servers: Sequence[Server]) -> Snapshots:
     found = []
     for server in servers:
         async with Client.from_settings(server.settings, events=Events()) as client:
-            info = await client.info("everything")
-            found.append(_snapshot(server, info, client.stats()))
+            for each, its in await nodes_of(server, client):
+                info = await its.info("everything")
+                found.append(_snapshot(each, info, its.stats()))
     return Snapshots(servers=tuple(found))
 
 

@@ -568,7 +568,17 @@ class Client(aredis.Redis):
             connection.abandon()
             raise
 
-    # --- which server has a key, for library code
+    # --- which server, for library code
+
+    @property
+    def address(self) -> str:
+        """Where it leads to: ``host:port`` or a path; empty for a pool of a caller."""
+        endpoint = self._settings.endpoint
+        return "" if endpoint is None else endpoint.address
+
+    async def primaries(self) -> tuple[Client, ...]:
+        """Return a client of each primary: on one server, this one."""
+        return (self,)
 
     async def server_of(self, key: bytes, deadline: float) -> Client:  # noqa: ARG002 - of a cluster
         """Return the client of the server that has a key; of one server, this one.
@@ -875,7 +885,7 @@ class Client(aredis.Redis):
         self.decodes = False
         self._use(connections)
 
-    def client(self) -> Self:
+    def client(self) -> Client:
         """Return a client that has one exclusive connection for itself (redis-py's)."""
         return type(self)(
             settings=self._settings,

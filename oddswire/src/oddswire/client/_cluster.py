@@ -445,6 +445,11 @@ class ClusterClient(Client):
         """
         return ClusterPipeline(self, self._router, transaction, shard_hint)
 
+    @property
+    def router(self) -> Router:
+        """What knows the nodes and their slots, for library code."""
+        return self._router
+
     # --- what is of one server
 
     def client(self) -> NoReturn:

@@ -167,6 +167,14 @@ class NodeClient(Client):
         """Return the client of the node that this one names."""
         return self._router.redirect(error, self.node).client
 
+    def client(self) -> Client:
+        """Return a client on one exclusive connection to this node (redis-py's)."""
+        return Client(
+            settings=self._settings,
+            connection_pool=self.connection_pool,
+            single_connection_client=True,
+        )
+
     @property
     def retries(self) -> int:
         """None of its own: the router knows whether the slot is still here."""

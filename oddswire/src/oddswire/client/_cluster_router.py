@@ -157,6 +157,7 @@ class Router:
         self._read_at = 0.0
         self._stale = False
         self._failure: OddswireError | None = None
+        self._on_change: tuple[Callable[[frozenset[int]], None], ...] = ()
         self._waiters: set[asyncio.Future[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch: asyncio.TimerHandle | None = None
@@ -351,8 +352,9 @@ class Router:
         """Return the node that a redirection names; note the new owner of the slot."""
         node = self._node((_host(error.host, by.host), error.port))
         if isinstance(error, MovedError):
-            if 0 <= error.slot_id < SLOTS:
+            if 0 <= error.slot_id < SLOTS and self.slots[error.slot_id] is not node:
                 self.slots[error.slot_id] = node
+                self._say_changed(frozenset((error.slot_id,)))
                 for lists in (self._calls, self._reads):
                     for seconds, calls in lists.items():
                         calls[error.slot_id] = node.views[seconds].execute_command
@@ -558,6 +560,11 @@ class Router:
             slots[first : last + 1] = [owner] * (last + 1 - first)
             replicas[owner] = tuple(addresses[1:])
         failovers = self._failovers(owners, slots)
+        changed = frozenset(
+            slot
+            for slot, (old, new) in enumerate(zip(self.slots, slots, strict=True))
+            if old is not new
+        )
         # In place: a view of the client looks at the same list.
         self.slots[:] = slots
         self.primaries = tuple(owners)
@@ -565,6 +572,8 @@ class Router:
         if self._readers is not None:
             self._readers.take(replicas)
         self._fill()
+        if changed:
+            self._say_changed(changed)
         self._drop_others()
         if self._watch is None and not self._closed:
             self._watch_later()
@@ -616,6 +625,29 @@ class Router:
             client = self._make(NodeClient, self, *address)
             node = self._nodes[address] = Node(*address, client)
         return node
+
+    def on_change(
+        self, handler: Callable[[frozenset[int]], None]
+    ) -> Callable[[], None]:
+        """Have `handler` called with the slots that have another owner.
+
+        Returns:
+            A function that ends it.
+        """
+        self._on_change = (*self._on_change, handler)
+
+        def end() -> None:
+            self._on_change = tuple(h for h in self._on_change if h is not handler)
+
+        return end
+
+    def _say_changed(self, slots: frozenset[int]) -> None:
+        for handler in self._on_change:
+            handler(slots)
+
+    async def refresh(self, deadline: float) -> None:
+        """Wait until the map was read again."""
+        await self._read(deadline)
 
     # --- signs that the map is old
 

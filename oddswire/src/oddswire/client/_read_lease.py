@@ -97,13 +97,17 @@ class ReadLease:
         self.connection: Multiplexer | None = None
         self.until = -math.inf
         self.length = length
-        self.command = ("UNLINK", key)
         self._client = client
-        self._data = pack(self.command)
+        self.use(key)
         self._now = now
         self._on_reply = on_reply
         self._refusal: OddswireError | None = None
         self._refused_at = 0.0
+
+    def use(self, key: str) -> None:
+        """Write this key from now on."""
+        self.command = ("UNLINK", key)
+        self._data = pack(self.command)
 
     def begin(self, *, renew: bool = False) -> ReadTicket:
         """Begin a read that is sent before the next `await`.

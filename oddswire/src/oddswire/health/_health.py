@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from oddswire.counters import Window
-from oddswire.errors import NotOnCluster
+from oddswire.errors import OddswireError
 from oddswire.health import _process
-from oddswire.health._reading import read
+from oddswire.health._cluster import cluster_check, worst_of
+from oddswire.health._reading import Reading, read
 from oddswire.health._server import NAMES, server_checks
 from oddswire.health.report import Check, Report, unknown, worst
 from oddswire.health.thresholds import Thresholds
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from oddswire.client import Client
     from oddswire.health.report import Verdict
 
-_BUILT_IN = NAMES | {name for name, _, _ in _process.CHECKS}
+_BUILT_IN = NAMES | {"cluster"} | {name for name, _, _ in _process.CHECKS}
 
 
 class Health:
@@ -27,16 +30,16 @@ class Health:
     No state is kept between two checks and no task runs: a report describes the time in
     which `check` ran. It asks six PINGs and one INFO on the command connection.
 
+    Of a cluster each primary is looked at, and CLUSTER INFO too; a check is that of the
+    node where it is worst, which its `seen` begins with.
+
     Args:
-        client: Whose server. A client with ``transport="pool"`` opens its command
-            connection for this.
+        client: Whose server, or cluster. A client with ``transport="pool"`` opens its
+            command connection for this.
         durable: Whether the server holds what users asked for; False for a cache,
             which may evict and forget.
         thresholds: Where warnings and failures begin.
         timeout: Seconds that a check may take.
-
-    Raises:
-        NotOnCluster: `client` is of a cluster; one of its `primaries` will do.
 
     Example:
         >>> report = await Health(client).check()
@@ -52,10 +55,6 @@ class Health:
         thresholds: Thresholds | None = None,
         timeout: float = 2.0,
     ) -> None:
-        if client.is_cluster:
-            raise NotOnCluster(
-                "Health looks at one server: give it one of `await client.primaries()`"
-            )
         self._client = client
         self._durable = durable
         self._thresholds = thresholds or Thresholds()
@@ -91,20 +90,45 @@ class Health:
         A server that is away, refuses or may not be asked is in the report, and no
         exception. Cancelled, nothing is left behind.
         """
-        seen = await read(self._client, self._timeout, self._asked)
-        limits = self._thresholds
+        started = monotonic()
+        if self._client.is_cluster:
+            looked = await self._look_at_nodes()
+        else:
+            looked = self._judge(await read(self._client, self._timeout, self._asked))
         checks = (
-            *(
-                Check.of(name, why, look(seen, limits))
-                for name, why, look in _process.CHECKS
-            ),
-            *server_checks(seen, limits, durable=self._durable),
+            *looked,
             *(
                 Check.of(name, why, _careful(look))
                 for name, (why, look) in self._added.items()
             ),
         )
-        return Report(status=worst(checks), checks=checks, took=seen.took)
+        took = monotonic() - started
+        return Report(status=worst(checks), checks=checks, took=took)
+
+    async def _look_at_nodes(self) -> tuple[Check, ...]:
+        began = monotonic()
+        try:
+            nodes = await self._client.bounded(self._timeout).primaries()
+        except OddswireError as error:
+            seen = Reading(stats=self._client.stats(), unreachable=error)
+            return (*self._judge(seen), cluster_check(seen))
+        left = max(0.0, self._timeout - (monotonic() - began))
+
+        async def look(node: Client) -> tuple[str, tuple[Check, ...]]:
+            seen = await read(node, left, self._asked)
+            return node.address, (*self._judge(seen), cluster_check(seen))
+
+        return worst_of(await asyncio.gather(*[look(node) for node in nodes]))
+
+    def _judge(self, seen: Reading) -> tuple[Check, ...]:
+        limits = self._thresholds
+        return (
+            *(
+                Check.of(name, why, look(seen, limits))
+                for name, why, look in _process.CHECKS
+            ),
+            *server_checks(seen, limits, durable=self._durable),
+        )
 
 
 def _careful(look: Callable[[], Verdict]) -> Verdict:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from oddswire._text import text
 from oddswire.client import ClientStats
 from oddswire.clock import LoopLag
 from oddswire.connection.multiplexer import CallLabel
@@ -31,6 +32,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         unreachable: Why nothing came at all.
         info: INFO by field; None when it could not be read.
         info_error: Why not.
+        cluster: CLUSTER INFO of a node by field; None when it could not be read.
         loop_lag: Seconds by which the event loop was late meanwhile, at worst.
         own: Replies of the last minute that were to questions of ours.
         took: Seconds of all of it.
@@ -42,6 +44,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     unreachable: OddswireError | None = None
     info: dict[str, Any] | None = None
     info_error: str = ""
+    cluster: dict[str, str] | None = None
     loop_lag: float = 0.0
     own: int = 0
     took: float = 0.0
@@ -66,6 +69,7 @@ async def read(client: Client, timeout: float, asked: Window) -> Reading:
     refused: Exception | None = None
     unreachable: OddswireError | None = None
     info, info_error = None, "the server does not answer"
+    cluster: dict[str, str] | None = None
     with LoopLag() as lag:
         try:
             # The first PING may have to connect, and that time is not the latency.
@@ -79,6 +83,10 @@ async def read(client: Client, timeout: float, asked: Window) -> Reading:
             reply = await ask(client, deadline, "INFO")
             asked.record(monotonic())
             info, info_error = _parsed(client, reply)
+            if client.in_cluster:
+                reply = await ask(client, deadline, "CLUSTER", "INFO")
+                asked.record(monotonic())
+                cluster = _fields(reply)
         except OddswireError as error:
             unreachable = error
     return Reading(
@@ -88,6 +96,7 @@ async def read(client: Client, timeout: float, asked: Window) -> Reading:
         unreachable=unreachable,
         info=info,
         info_error=info_error,
+        cluster=cluster,
         loop_lag=lag.worst,
         own=own,
         took=monotonic() - started,
@@ -118,6 +127,13 @@ async def ask(client: Client, deadline: float, *words: str) -> Any:
             if monotonic() >= deadline:
                 raise
             await asyncio.sleep(0)
+
+
+def _fields(reply: Any) -> dict[str, str] | None:
+    if isinstance(reply, Exception):
+        return None
+    lines = text(reply).splitlines()
+    return {name: value for name, _, value in (line.partition(":") for line in lines)}
 
 
 def _parsed(client: Client, reply: Any) -> tuple[dict[str, Any] | None, str]:
