@@ -269,6 +269,7 @@ class App:
         self.chat = TelegramChat(bot, buttons, wire.cache)
         self.alert_chat = TelegramChat(alerting, buttons, wire.cache)
         self.sessions = wire.sessions
+        self.metrics = wire.metrics
         self._wire = wire
         self._queue = queue = wire.queues[ALERTS]
         self.handles = Handles(wire.client, PREFIX)

@@ -244,6 +244,12 @@ def demo(
         int,
         typer.Option(help="Port of the recorded Polymarket; default: any free one."),
     ] = 0,
+    session_ttl: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds of silence that end a conversation; default: a day."
+        ),
+    ] = None,
 ) -> None:
     """Talk to the bot in a browser, while recorded order books are played to it.
 
@@ -265,6 +271,7 @@ def demo(
             seconds=seconds,
             data_dir=data_dir,
             port=port,
+            session_ttl=session_ttl,
         )
         settings = Settings.from_env()
         if in_browser:
@@ -415,6 +422,8 @@ async def _in_browser(options: Options, settings: Settings) -> None:
         f"{account.due} due, {account.delivered} delivered, {account.lost} lost"
         + (f", {account.wrong} wrong" if account.wrong else "")
     )
+    for problem in account.problems:
+        print(plain_lines(problem))  # noqa: T201 - its purpose
     if account.lost or account.wrong:
         raise typer.Exit(DISAGREES)
 

@@ -26,6 +26,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         data_dir: Where the server keeps its data; None for a directory that is
             removed at the end.
         port: Where the recorded Polymarket listens; 0 for any free port.
+        session_ttl: Seconds of silence after which a conversation ends; None: a day.
 
     Raises:
         DemoError: A number makes no sense.
@@ -36,6 +37,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None = None
     data_dir: Path | None = None
     port: int = 0
+    session_ttl: float | None = None
 
     def __post_init__(self) -> None:
         # Asked this way round, NaN is refused as well.
