@@ -244,6 +244,10 @@ def demo(
         int,
         typer.Option(help="Port of the recorded Polymarket; default: any free one."),
     ] = 0,
+    cluster: Annotated[
+        bool,
+        typer.Option("--cluster", help="Redis is a cluster of three primaries."),
+    ] = False,
 ) -> None:
     """Talk to the bot in a browser, while recorded order books are played to it.
 
@@ -265,6 +269,7 @@ def demo(
             seconds=seconds,
             data_dir=data_dir,
             port=port,
+            cluster=cluster,
         )
         settings = Settings.from_env()
         if in_browser:

@@ -19,11 +19,11 @@ LINE = "document.querySelector('#line').textContent"
 
 
 @asynccontextmanager
-async def demo(speed=10.0):
+async def demo(speed=10.0, *, cluster=False):
     """Run the demo; give its scene, and check at its end that nothing was lost."""
     stop, scenes = asyncio.Event(), asyncio.Queue()
     settings = Settings.from_env({"ODDSWIRE_PROFILE": "test"}, dotenv=None)
-    options = Options(recording=sample(), speed=speed)
+    options = Options(recording=sample(), speed=speed, cluster=cluster)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(
             show(options, settings, stop=stop, opened=scenes.put_nowait)
@@ -96,9 +96,10 @@ async def test_a_person_gets_her_alert_although_redis_was_killed(
 
 @pytest.mark.integration
 @pytest.mark.requirement("B5")
-async def test_everything_of_the_conversation_is_there_without_a_browser():
+@pytest.mark.parametrize("cluster", [False, True], ids=["server", "cluster"])
+async def test_everything_of_the_conversation_is_there_without_a_browser(cluster):
     """The same by the stand-in alone: undo, another price, a stop, a start again."""
-    async with demo(speed=40.0) as scene:
+    async with demo(speed=40.0, cluster=cluster) as scene:
         world = scene.api.world
         link = "https://polymarket.com/event/btc-updown-15m-1790597700"
         for text, answer in (

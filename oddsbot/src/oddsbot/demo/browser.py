@@ -16,17 +16,17 @@ from oddsbot.alerts import Base, Direction, PriceRule
 from oddsbot.app import App
 from oddsbot.standin.polymarket import Recording, Replay
 from oddsbot.standin.telegram import Act, BotApi, Panel
-from oddswire import EmbeddedServer
 from oddswire.clock import SystemClock
 
 from .ledger import Ledger, Promise
-from .run import own_server
+from .run import own_redis, own_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oddsbot.alerts import Rule
     from oddsbot.settings import Settings
+    from oddswire import EmbeddedServer
 
     from .ledger import Account
     from .options import Options
@@ -66,15 +66,7 @@ async def show(
         folder = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="oddsbot-")
         stack.push_async_callback(asyncio.to_thread, folder.cleanup)
         replay = await enter(Replay(recording, speed=options.speed, port=options.port))
-        server = await enter(
-            EmbeddedServer(
-                data_dir=options.data_dir,
-                aof=True,
-                # A killed server takes no acknowledged update and no alert with it.
-                args=("--appendfsync", "always"),
-                binary=settings.redis.server_bin,
-            )
-        )
+        server, url = await enter(own_redis(options, settings.redis.server_bin))
         first = next(iter(recording.markets.values()))
         panel = Panel(
             says={
@@ -90,7 +82,7 @@ async def show(
         database = Path(options.data_dir or folder.name) / "bot.db"
         settings = msgspec.structs.replace(
             settings,
-            redis=own_server(settings.redis, server.url),
+            redis=own_server(settings.redis, url),
             gamma_url=replay.gamma_url,
             clob_url=replay.clob_url,
             data_url=replay.data_url,

@@ -137,7 +137,7 @@ class Sessions(Generic[T]):
             names = BlindNames(keyring) if names is None else names
         self._clock: Clock = SystemClock() if clock is None else clock
         self._schema = SessionSchema(type)
-        space = keyspace(client, prefix, on_cluster=True)
+        space = keyspace(client, prefix)
         self._codec = SessionCodec(
             self._schema,
             sealer=sealer,
