@@ -15,7 +15,7 @@ PEERS_STAMP := .venv-peers/.ready
 # wheel: a part of a tool of the tests, pinned by its hash like everything else.
 WHEELS := --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test check wheels docs conformance dropin chaos audit failovers oracle compare bench bench-alerts bench-watch bench-bot growth metrics-cost hour lock lock-dropin clean
+.PHONY: demo test check wheels docs conformance dropin chaos audit failovers oracle compare bench bench-alerts bench-watch bench-bot bench-page growth metrics-cost hour lock lock-dropin clean
 
 demo: $(STAMP)  ## talk to the bot in a browser, no account, no network
 	@$(BIN)/oddsbot demo
@@ -91,6 +91,9 @@ bench-watch: $(STAMP)  ## tick to queue through the database, takeovers, and the
 
 bench-bot: $(STAMP)  ## the bot's answers at 200 commands a second, its start and memory with 50,000 rules; 2 minutes
 	@$(BIN)/python benchmarks/bench_bot.py
+
+bench-page: $(STAMP)  ## the demo's page in Chromium at 5,000 prices a second; a minute
+	@$(BIN)/python benchmarks/bench_page.py
 
 growth: $(PEERS_STAMP)  ## sessions from 10^3 to 10^6; 2 GB of memory, about 10 minutes
 	@$(PEERS)/python benchmarks/growth.py $(SIZES)

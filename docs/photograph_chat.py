@@ -1,6 +1,6 @@
-"""Write docs/chat.png: the demo after an alert and a killed Redis.
+"""Write docs/chat.png and docs/chat-phone.png: the demo after a killed Redis.
 
-Run it when the chat page changes: ``.venv/bin/python docs/photograph_chat.py``.
+Run it when the page changes: ``.venv/bin/python docs/photograph_chat.py``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 from support.browser import Browser  # noqa: E402 - tests/ is not installed
 
-MESSAGES = "document.querySelectorAll('#log > *').length"
+BUTTON = "document.querySelector('#tour .success[value*=\"{}\"]')"
+TOUR = "document.querySelector('#tour').innerText"
 LINE = "document.querySelector('#line').innerText"
 
 
 async def main() -> None:
-    """Start the demo, talk to its bot by the buttons of its page, photograph it."""
+    """Start the demo, take its tour by the buttons, photograph it at its end."""
     demo = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "oddsbot", "demo", "--browser"),
         stdout=asyncio.subprocess.PIPE,
@@ -28,17 +29,15 @@ async def main() -> None:
     )
     try:
         async with Browser() as browser:
-            await browser.size(900, 760)
+            await browser.size(1280, 800)
             await browser.open(await _address(demo))
-            for number, button in enumerate(("1", "2", "3"), 1):
-                await browser.run(
-                    "[...document.querySelectorAll('#panel button')].find("
-                    f"(b) => b.innerText.startsWith('{button}')).click()"
-                )
-                await browser.until(f"{MESSAGES} >= {2 * number}", 40)
-            await browser.run("document.querySelector('#panel .danger').click()")
-            await browser.until(f"/[1-9]\\d* delivered.*killed/.test({LINE})", 90)
+            for value in ("/alert", "kill"):
+                await browser.until(f"!!{BUTTON.format(value)}", 90)
+                await browser.run(f"{BUTTON.format(value)}.click()")
+            await browser.until(f"/tour again/.test({TOUR})", 120)
             await browser.screenshot(HERE / "chat.png")
+            await browser.size(390, 844, dark=True)
+            await browser.screenshot(HERE / "chat-phone.png")
             print(await browser.run(LINE))
     finally:
         demo.terminate()

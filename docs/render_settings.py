@@ -31,13 +31,17 @@ def render() -> str:
     return "\n".join(lines)
 
 
+_URL = (
+    "redis://, rediss://, unix:// or cluster://, for example "
+    "rediss://user:password@host:6379/0"
+)
 # The table says in fewer words what an error message says in a sentence.
 SHORTER = (
     ("a whole number of bytes, ", "bytes, "),
     ("a whole number, ", ""),
     ("milliseconds, ", "ms, "),
     ("the path of a file", "a path"),
-    (", for example rediss://user:password@host:6379/0", ""),
+    (_URL, "a URL"),
 )
 
 
@@ -71,7 +75,7 @@ def _profile_row(option: Option) -> str:
 def _written(option: Option, value: Any) -> str:
     match option.kind, value:
         case _, None:
-            return "not set"
+            return "-"
         case Duration(milliseconds=True), _:
             return f"{value * 1000:.12g}"
         case Duration(), _:

@@ -64,7 +64,7 @@ ELSEWHERE = {
     *("sessions: mender", "oddswire sentinel"),
     *("oddswire new credentials", "oddswire authenticating again"),
     *("oddswire update renewal", "oddswire cluster map"),
-    *("status looks", "status samples"),
+    *("status looks", "status samples", "oddswire trying a replica"),
 }
 
 

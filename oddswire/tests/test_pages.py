@@ -37,6 +37,63 @@ api, token = "http://127.0.0.1:8081", "42:TEST"
 """,
     },
 }
+# Calls of functions that a page defines and does not call, run behind its last block.
+SERVED = """
+import asyncio
+from oddsbot.standin.polymarket import Recording, Replay, sample
+recording = await asyncio.to_thread(Recording.load, sample())
+condition, market = next(iter(recording.markets.items()))
+said = asyncio.Queue()
+def print(*what):
+    said.put_nowait(what)
+"""
+CALLED = {
+    "embedded.md": """
+await kill_a_node()
+await kill_the_primary()
+""",
+    "markets.md": SERVED
+    + """
+async with Replay(recording) as replay:
+    await show(condition, replay.gamma_url, replay.clob_url)
+assert said.qsize() == 2
+""",
+    "polymarket.md": SERVED
+    + """
+async with Replay(recording) as replay:
+    task = asyncio.create_task(
+        follow(replay.gamma_url, replay.clob_url, replay.ws_url, market.slug)
+    )
+    await replay.wait_subscribed(*market.tokens)
+    replay.start()
+    assert len(await said.get()) == 4
+    task.cancel()
+""",
+    "replay.md": SERVED
+    + """
+import aiohttp
+from oddsbot.polymarket import MarketStream, PriceChange
+task = asyncio.create_task(main())
+_, _, ws_url = await said.get()
+everything = [token for each in recording.markets.values() for token in each.tokens]
+async with (
+    aiohttp.ClientSession() as session,
+    MarketStream(session, ws_url, everything) as stream,
+):
+    async for event in stream:
+        if isinstance(event, PriceChange):
+            break
+task.cancel()
+""",
+    "scaling.md": """
+from oddswire.embedded import EmbeddedCluster
+async with EmbeddedCluster(primaries=3, replicas=1) as cluster:
+    await both(cluster.cluster_url)
+    async with Client.from_url(cluster.cluster_url) as client:
+        await client.set("views", 1)
+        await count_views(client)
+""",
+}
 # Blocks that need a signal, a database or another process: each has a test of its own.
 ELSEWHERE = {
     "client.md": {3: "oddswire/tests/client/test_shutdown.py"},
@@ -57,6 +114,27 @@ def pages():
     ]
 
 
+def never_called(text):
+    """Return the functions that the blocks of a text define and nothing calls."""
+    code = "\n".join(BLOCK.findall(text))
+    return {
+        name
+        for name in re.findall(r"^(?:async )?def (\w+)", code, re.MULTILINE)
+        if len(re.findall(rf"\b{name}\b", code)) == 1
+    }
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("O6")
+def test_every_function_of_a_page_is_called():
+    """A block that only defines a function shows nothing until somebody calls it."""
+    for path in pages():
+        calls = CALLED.get(path.name, "")
+        if path.name not in ELSEWHERE:
+            found = never_called(path.read_text("utf-8"))
+            assert {name for name in found if f"{name}(" not in calls} == set(), path
+
+
 @pytest.mark.integration
 @pytest.mark.requirement("O6")
 @pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in pages()])
@@ -71,6 +149,7 @@ async def test_every_block_of_a_page_runs(page, tmp_path):
         for number, block in enumerate(BLOCK.findall(path.read_text("utf-8")))
         if number not in elsewhere
     ]
+    blocks.append(CALLED.get(path.name, ""))
     async with EmbeddedServer() as server:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, Path(__file__).with_name("run_page.py"), server.url),

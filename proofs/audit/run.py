@@ -435,10 +435,11 @@ clients. Some of the processes, or all, hear no sentinel meanwhile (deaf), for u
 {faults}
 """
 _CLUSTER = {"oddswire": "oddswire, cluster", "redis-py": "redis-py, cluster"}
+_CLUSTER_HEADING = "\n## On a cluster\n"
 _CLUSTER_PAGE = """
 ## On a cluster
 
-`make audit TOPOLOGY=cluster`, {seconds:g} s each: three primaries with a replica each.
+`make audit TOPOLOGY=cluster`: three primaries with a replica each.
 Slots with keys of the cache move, with their keys one by one or at once; a primary is
 killed, frozen until its replica has taken over and longer, or replaced by command;
 processes stop, everything is flushed. *Others'* is more than {bound:g} s before. The
@@ -468,6 +469,19 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             f"| {each['worst']:.2f} | {sum(each['errors'].values()):,} |"
         )
     return "\n".join(rows)
+
+
+def _cluster_section(whole: dict[str, dict[str, Any]]) -> str:
+    """Return what the page says of the runs on a cluster; nothing without one."""
+    found = {each: whole[each] for each in _CLUSTER.values() if each in whole}
+    if not found:
+        return ""
+    faults = "; ".join(
+        f"{name}: "
+        + ", ".join(f"{fault} {n}" for fault, n in sorted(each["faults"].items()))
+        for name, each in found.items()
+    )
+    return _CLUSTER_PAGE.format(bound=BOUND, table=table(found), faults=faults)
 
 
 def _keep(file: Path, results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -527,20 +541,12 @@ def main() -> int:
                     for fault, count in sorted(deposed["faults"].items())
                 ),
             )
-        clusters = {each: whole[each] for each in _CLUSTER.values() if each in whole}
-        if clusters:
-            page += _CLUSTER_PAGE.format(
-                seconds=min(each["seconds"] for each in clusters.values()),
-                bound=BOUND,
-                table=table(clusters),
-                faults="; ".join(
-                    f"{fault}: {count}"
-                    for fault, count in sorted(
-                        next(iter(clusters.values()))["faults"].items()
-                    )
-                ),
-            )
+        page += _cluster_section(whole)
         (ROOT / "docs/results/audit.md").write_text(page)
+    elif topology == "cluster":
+        there = ROOT / "docs/results/audit.md"
+        page = there.read_text(encoding="utf-8").partition(_CLUSTER_HEADING)[0]
+        there.write_text(page + _cluster_section(whole), encoding="utf-8")
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
     print(json.dumps(results, indent=1) if options.json else text)

@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path += [str(HERE.parent / "conformance"), str(ROOT / "tests")]
 
+import cluster  # noqa: E402
 import load  # noqa: E402
 import page  # noqa: E402
 from clients import OPEN, NotOffered, Target  # noqa: E402
@@ -125,7 +126,13 @@ async def main(options: argparse.Namespace) -> dict[str, Any]:
         if wanted is None or wanted & {5, 6}
     ]  # fmt: skip
     results, failovers, skipped = [], [], []
-    total = len(plan) + len(switches)
+    clusters = [
+        (name, fault)
+        for fault in cluster.FAULTS
+        for name in (OURS, "redis-py")
+        if wanted is None or 7 in wanted
+    ]
+    total = len(plan) + len(switches) + len(clusters)
     for done, (row, name, tasks) in enumerate(plan):
         _progress(done, total, f"{row.number} {row.name}: {name}, {tasks}")
         try:
@@ -147,9 +154,18 @@ async def main(options: argparse.Namespace) -> dict[str, Any]:
     for done, (name, how, safe) in enumerate(switches, len(plan)):
         _progress(done, total, f"failover by {how}: {name}")
         failovers.append(await fail_over(name, how, safe=safe))
+    moved = []
+    for done, (name, fault) in enumerate(clusters, len(plan) + len(switches)):
+        _progress(done, total, f"a cluster: {fault}: {name}")
+        moved.append(await cluster.look_at_cluster(name, fault))
     _progress(total, total, "")
     print(file=sys.stderr)
-    return {"rows": results, "failovers": failovers, "skipped": skipped}
+    return {
+        "rows": results,
+        "failovers": failovers,
+        "clusters": moved,
+        "skipped": skipped,
+    }
 
 
 def _progress(done: int, total: int, what: str) -> None:
@@ -172,4 +188,19 @@ if __name__ == "__main__":
     print(text if asked.json else rendered)
     if not asked.rows and not asked.seconds:
         (ROOT / "docs" / "results" / "chaos.md").write_text(rendered, encoding="utf-8")
-    sys.exit(any(each["missed"] for each in found["rows"] if each["client"] == OURS))
+    elif asked.rows == "7":
+        there = ROOT / "docs" / "results" / "chaos.md"
+        before = "## What our client has to make of them"
+        text = page.with_section(
+            there.read_text(encoding="utf-8"),
+            page.cluster_section(found["clusters"]),
+            before,
+        )
+        there.write_text(text, encoding="utf-8")
+    missed = any(each["missed"] for each in found["rows"] if each["client"] == OURS)
+    off = any(
+        each["wrong"] or each["lost"]
+        for each in found["clusters"]
+        if each["client"] == OURS
+    )
+    sys.exit(missed or off)

@@ -43,6 +43,7 @@ _LIMITS = {
     "look at a load": "oddswire.cache._loader._POLL",
     "look at a lock": "oddswire.locks._PATIENCE",
     "page of rules": "oddsbot.store.rules._PAGE",
+    "turn of a reader": "oddsbot.polymarket.slices._TURN",
     "server starts": "oddswire.embedded.server._START_SECONDS",
     "server stops": "oddswire.embedded.server._STOP_SECONDS",
     "silence": "oddswire.connection.multiplexer._SILENT_AT_LEAST",

@@ -269,6 +269,7 @@ class App:
         self.chat = TelegramChat(bot, buttons, wire.cache)
         self.alert_chat = TelegramChat(alerting, buttons, wire.cache)
         self.sessions = wire.sessions
+        self.metrics = wire.metrics
         self._wire = wire
         self._queue = queue = wire.queues[ALERTS]
         self.handles = Handles(wire.client, PREFIX)
@@ -289,6 +290,7 @@ class App:
             status=self.status,
             erase=wire.erase,
             asked=a_minute(self._commands),
+            max_rules=settings.max_rules,
         )
         self.dispatcher = dispatcher_for(
             services,
@@ -468,10 +470,7 @@ class App:
             alert, market, now, rule=rule, sent_at=moment, odds=session.display.odds
         )
         try:
-            # The first use of a time zone reads a file.
-            if await asyncio.to_thread(
-                session.is_quiet, datetime.fromtimestamp(moment, UTC)
-            ):
+            if await _is_quiet(session, moment):
                 card = msgspec.structs.replace(card, silent=True)
             number = await self.alert_chat.send(
                 alert.user_id, repeated(card) if again else card
@@ -480,6 +479,20 @@ class App:
             await self.sessions.deactivate(alert.user_id)
             return Decision(Fate.STOPPED, "the person blocked the bot")
         return Decision(Fate.SENT, message_id=number)
+
+
+async def _is_quiet(session: UserSession, moment: float) -> bool:
+    """Return whether a person is not to be disturbed.
+
+    A time zone that another machine knows, and this one does not, silences nothing.
+    """
+    try:
+        # The first use of a time zone reads a file.
+        return await asyncio.to_thread(
+            session.is_quiet, datetime.fromtimestamp(moment, UTC)
+        )
+    except (KeyError, ValueError, OSError):
+        return False
 
 
 def _pictures(cache: Cache, known: markets.Markets) -> pictures.Pictures | None:

@@ -248,6 +248,12 @@ def demo(
         bool,
         typer.Option("--cluster", help="Redis is a cluster of three primaries."),
     ] = False,
+    session_ttl: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds of silence that end a conversation; default: a day."
+        ),
+    ] = None,
 ) -> None:
     """Talk to the bot in a browser, while recorded order books are played to it.
 
@@ -270,6 +276,7 @@ def demo(
             data_dir=data_dir,
             port=port,
             cluster=cluster,
+            session_ttl=session_ttl,
         )
         settings = Settings.from_env()
         if in_browser:
@@ -420,6 +427,8 @@ async def _in_browser(options: Options, settings: Settings) -> None:
         f"{account.due} due, {account.delivered} delivered, {account.lost} lost"
         + (f", {account.wrong} wrong" if account.wrong else "")
     )
+    for problem in account.problems:
+        print(plain_lines(problem))  # noqa: T201 - its purpose
     if account.lost or account.wrong:
         raise typer.Exit(DISAGREES)
 

@@ -112,6 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         database_url: Of the source of record, from ``DATABASE_URL``.
         telegram: The bot's account.
         roles: What this process does.
+        max_rules: Alerts that a person may have, from ``ODDSBOT_MAX_RULES``.
         status: From ``STATUS_BIND``; None: nothing listens.
     """
 
@@ -124,6 +125,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str = "sqlite:///oddsbot.db"
     telegram: Telegram = Telegram()
     roles: frozenset[str] = ROLES
+    max_rules: int = 200
     status: StatusPage | None = None
 
     @classmethod
@@ -152,6 +154,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if problems:
             raise SettingsError(*problems)
         telegram, roles = _telegram(environ), _roles(environ)
+        max_rules = _max_rules(environ)
         status = _status(environ)
         database = environ.get("DATABASE_URL")
         if database is not None and (refused := _database_refused(database, redis)):
@@ -162,7 +165,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         }
         if "DATABASE_URL" in environ:
             urls["database_url"] = environ["DATABASE_URL"]
-        return cls(redis=redis, telegram=telegram, roles=roles, status=status, **urls)
+        return cls(
+            redis=redis,
+            telegram=telegram,
+            roles=roles,
+            max_rules=max_rules,
+            status=status,
+            **urls,
+        )
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
@@ -181,6 +191,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 _TOKEN = re.compile(r"[0-9]{1,20}:[A-Za-z0-9_-]{3,100}\Z")
 _SECRET = re.compile(r"[A-Za-z0-9_-]{16,256}\Z")
 _BIND = "127.0.0.1:8443"
+_MOST_RULES = 10_000
 
 
 def _telegram(environ: Mapping[str, str]) -> Telegram:
@@ -262,6 +273,20 @@ def _bind(environ: Mapping[str, str], name: str, default: str) -> tuple[str, int
     if not (host and port.isascii() and port.isdigit() and int(port) < 65_536):
         raise SettingsError(f"{name}={bind!r}: give an address like {default}")
     return host.strip("[]"), int(port)
+
+
+def _max_rules(environ: Mapping[str, str]) -> int:
+    """Read how many alerts a person may have.
+
+    Raises:
+        SettingsError: It is no such number.
+    """
+    text = environ.get("ODDSBOT_MAX_RULES", "200")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= _MOST_RULES):
+        raise SettingsError(
+            f"ODDSBOT_MAX_RULES={text[:40]!r}: give a number from 1 to {_MOST_RULES:,}"
+        )
+    return int(text[:9])
 
 
 def _roles(environ: Mapping[str, str]) -> frozenset[str]:

@@ -185,6 +185,8 @@ def test_rows_of_anything_are_compared(rows):
         },
         {"TELEGRAM_API_URL": "ftp://canary@x.example"},
         {"ODDSBOT_ROLES": "everything"},
+        {"ODDSBOT_MAX_RULES": "0"},
+        {"ODDSBOT_MAX_RULES": "many"},
     ],
 )
 def test_a_wrong_account_is_refused_and_not_repeated(environ):

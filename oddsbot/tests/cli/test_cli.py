@@ -117,15 +117,17 @@ async def test_a_headless_run_prints_one_json_object(tmp_path):
 
 @pytest.mark.basic
 async def test_a_headless_run_prints_its_alerts_and_a_summary(tmp_path):
-    """Without --json the alerts and the summary are lines on stdout.
+    """Without --json the alerts and the summary are lines on stdout, stderr is empty.
 
-    Stderr may have a line of the log: a busy machine exceeds the limiter's deadline.
+    But for the limiter, which a busy machine may keep past its deadline of 50 ms.
     """
     code, out, err = await oddsbot(
         tmp_path, "demo", "--headless", "--seconds", "0.5", "--speed", "2400"
     )
 
-    assert code == 0, err
+    known = ("degraded part=limiter ", "restored part=limiter ")
+    said = [line for line in err.splitlines() if not line.startswith(known)]
+    assert (code, said) == (0, [])
     assert "Chloe: Up above " in out
     assert "finished: 1,200 recorded seconds" in out
     assert "tick to delivery: p50 " in out

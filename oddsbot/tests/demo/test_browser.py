@@ -19,19 +19,19 @@ LINE = "document.querySelector('#line').textContent"
 
 
 @asynccontextmanager
-async def demo(speed=10.0, *, cluster=False):
+async def demo(speed=10.0, **options):
     """Run the demo; give its scene, and check at its end that nothing was lost."""
     stop, scenes = asyncio.Event(), asyncio.Queue()
     settings = Settings.from_env({"ODDSWIRE_PROFILE": "test"}, dotenv=None)
-    options = Options(recording=sample(), speed=speed, cluster=cluster)
+    asked = Options(recording=sample(), speed=speed, **options)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(
-            show(options, settings, stop=stop, opened=scenes.put_nowait)
+            show(asked, settings, stop=stop, opened=scenes.put_nowait)
         )
         yield await scenes.get()
         stop.set()
     account = await running
-    assert (account.lost, account.wrong) == (0, 0)
+    assert account.problems == ()
 
 
 async def shows(tab, *texts) -> None:
@@ -55,47 +55,106 @@ async def say(tab, text) -> None:
     await tab.key("Enter", 13)
 
 
+async def press(tab, selector) -> None:
+    """Press a button once it is there."""
+    try:
+        await tab.until(f"!!document.querySelector({selector!r})", 60)
+    except AssertionError:
+        shown = f"{await tab.run(LINE)} {await tab.run(LOG)}"
+        raise AssertionError(f"no {selector}: {shown}") from None
+    await tab.run(f"document.querySelector({selector!r}).click()")
+
+
 @pytest.mark.integration
 @pytest.mark.requirement("B5", "B10")
 @pytest.mark.system("chromium", package="chromium")
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("width", "height", "dark"), [(390, 844, True), (1280, 800, False)]
 )
-async def test_a_person_gets_her_alert_although_redis_was_killed(
+async def test_the_tour_ends_with_the_alert_after_a_killed_redis(
     tmp_path, width, height, dark
 ):
-    """From /start to a fired alert by typing and pressing; killing Redis loses none."""
-    async with demo() as scene, Browser() as tab:
+    """Six steps by the tour's own buttons; then an emptied Redis, silence, an erasure.
+
+    Her conversation ends meanwhile, and the alert comes all the same.
+    """
+    async with demo(speed=6.0, session_ttl=20.0) as scene, Browser() as tab:
         await tab.size(width, height, dark=dark)
         await tab.open(scene.api.page_url())
         await tab.until(LIVE)
-        await say(tab, "/start")
-        await shows(tab, "No wallet of yours")
-        await tab.run("document.querySelector('#panel [value^=\"say:http\"]').click()")
-        await shows(tab, "Bitcoin Up or Down", "≥")
-        await tab.run("document.querySelector('#log .success').click()")
-        await shows(tab, "I tell you when")
-        # The price goes to and fro over this one.
-        await say(tab, "/alert down 50")
-        await shows(tab, "Down reaches 50¢|Down falls to 50¢")
-        await tab.run("document.querySelector('#panel [value=\"act:kill\"]').click()")
-        await say(tab, "/alerts")
-        await shows(tab, "2 alerts")
-        await shows(tab, "[▲▼] (Up|Down) (reached|fell to)")
+        # A visitor who does nothing sees the demo begin: the first two steps.
+        await shows(tab, "No wallet of yours", "Bitcoin Up or Down")
+        for button in ("/alert", "kill"):
+            await press(tab, f'#tour .success[value*="{button}"]')
+        await shows(tab, "I tell you when", "▲ Up reached")
+        await tab.until(
+            "/tour again/.test(document.querySelector('#tour').textContent)", 90
+        )
         await tab.until(f"/[1-9] due, [1-9].* 0 lost.*killed 1/.test({LINE})", 60)
         for script in (CONTRAST, UNNAMED, SMALL):
             assert await tab.run(script) == []
         assert await tab.run(WIDE) <= 0
         await tab.screenshot(tmp_path / f"demo-{width}.png")
-        await say(tab, "/stop")
-        await shows(tab, "Your 2 alerts are kept")
+        await press(tab, '#acts [value="act:empty"]')
+        talking = "document.querySelector('#figure-sessions').textContent"
+        await tab.until(f"{talking}.includes(', 0 talking')", 60)
+        before = (await scene.account()).delivered
+        await eventually_more(scene, before)
+        await say(tab, "/erase")
+        # An alert may have come after the question: its button stops, and erases not.
+        erase = "[...document.querySelectorAll('#log .keys .danger')].findLast("
+        erase += "(button) => button.textContent === 'Delete everything')"
+        await tab.until(f"!!({erase})", 60)
+        await tab.run(f"{erase}.click()")
+        await shows(tab, "nothing is left")
+        await tab.until(f"/ 0 lost/.test({LINE})")
         assert tab.errors == []
     assert scene.kills == 1
 
 
+async def waited(scene) -> bool:
+    """Say whether nothing is on its way any more."""
+    return not (await scene.account()).waiting
+
+
+async def eventually_more(scene, before) -> None:
+    """Wait until one more alert came."""
+
+    async def more():
+        return (await scene.account()).delivered > before
+
+    await eventually(more, within=90)
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B5", "B4")
+@pytest.mark.timeout(240)
+async def test_whatever_a_visitor_breaks_no_alert_is_lost():
+    """Each button is pressed while alerts are due; what was due is there at the end."""
+    async with demo(speed=6.0) as scene:
+        world = scene.api.world
+        world.say(ADA, "https://polymarket.com/event/btc-updown-15m-1790597700")
+        for level in (40, 43, 46, 49, 52, 55, 58):
+            world.say(ADA, f"/alert up > {level}")
+            world.say(ADA, f"/alert up < {level}")
+        await eventually_more(scene, 0)
+        for act in (
+            *(scene.kill_courier, scene.flood, scene.kill, scene.empty, scene.cut),
+            *(scene.kill_courier, scene.freeze),
+        ):
+            act()
+            # The recording goes on: something is due while it is broken.
+            await scene.played(40.0)
+        await eventually(lambda: waited(scene), within=60)
+        account = await scene.account()
+        assert account.due > 0
+        assert account.p50 is not None
+
+
 @pytest.mark.integration
 @pytest.mark.requirement("B5")
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("cluster", [False, True], ids=["server", "cluster"])
 async def test_everything_of_the_conversation_is_there_without_a_browser(cluster):
     """The same by the stand-in alone: undo, another price, a stop, a start again."""

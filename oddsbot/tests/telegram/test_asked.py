@@ -283,6 +283,13 @@ def test_any_update_has_a_line(update):
     """Whatever is in it, and the same person has the same line in each kind."""
     assert 0 <= line_of(update) < 2**63
     person = {"id": 5}
+    # Anonymous admins of two groups are not one person, and share no limit.
+    anonymous = {"id": 1_087_968_824}
+    lines = {
+        line_of({"message": {"from": anonymous, "chat": {"id": chat}}})
+        for chat in (-1, -2)
+    }
+    assert len(lines) == 2
     assert line_of({"message": {"from": person}}) == line_of(
         {"callback_query": {"from": person, "message": {"chat": {"id": 9}}}}
     )

@@ -173,7 +173,7 @@ async def test_settings_are_sets_and_no_toggles(ada, bot):
 async def test_mute_status_and_stop(ada, bot):
     """/mute and /unmute, /status in words, /stop keeps everything, /start goes on."""
     await ada.say("/start", "No wallet")
-    await ada.say("/mute 2h", "Muted for 2 hours")
+    await ada.say("/mute 2h", "Muted for 2 h")
     assert (
         await bot.sessions.get(ada.person)
     ).muted_until > SystemClock().now() + 7_000

@@ -12,7 +12,7 @@ from oddsbot.app import App
 from oddsbot.delivery import Action, Press
 from oddsbot.telegram.buttons import Buttons
 from oddswire.clock import SystemClock
-from oddswire.errors import OddswireError
+from oddswire.errors import SourceUnavailable
 
 from .conftest import ADA
 
@@ -168,11 +168,11 @@ async def test_the_update_that_erases_comes_again_and_erases(feeder, monkeypatch
     other = feeder.update(Press(Action.ERASE, handle))
 
     async def fails(*_, **__):
-        raise OddswireError("as if it were killed here")
+        raise SourceUnavailable("as if it were killed here")
 
     with monkeypatch.context() as patched:
         patched.setattr(feeder.app.rules, "remove", fails)
-        with pytest.raises(OddswireError):
+        with pytest.raises(SourceUnavailable):
             await feeder.feed(update)
     await feeder.feed(other)
     assert await feeder.app.sessions.get(ADA) is not None

@@ -411,6 +411,12 @@ SCREENS = {
         sent_at=SENT + 250,
         odds="decimal",
     ),
+    "fired-recorded": fired_card(
+        msgspec.structs.replace(CROSSED, seen_at=CROSSED.at / 1000 + 9e6),
+        market(),
+        None,
+        sent_at=CROSSED.at / 1000 + 9e6 + 0.6,
+    ),
     "fired-move": fired_card(MOVED, market(), None, sent_at=SENT),
     "fired-unknown": fired_card(CROSSED, None, None, sent_at=SENT),
     "fired-resolved": fired_card(RESOLVED, market(), None, sent_at=SENT),
@@ -419,7 +425,8 @@ SCREENS = {
     "settings": person.settings_card(session(), 1_000_000),
     "zone": person.zone_card(),
     "quiet": person.quiet_card(),
-    "muted": person.muted_card(7_200),
+    "muted": person.muted_card(120),
+    "muted-odd": person.muted_card(1_440 * 2 + 90),
     "unmuted": person.unmuted_card(),
     "watchlist": person.watchlist_card([market(), decided(number=8)], 1),
     "watchlist-page": person.watchlist_card(
@@ -481,7 +488,9 @@ HOSTILE = st.text(max_size=600) | st.sampled_from(
 @given(HOSTILE, HOSTILE)
 def test_names_of_anybody_make_a_card_that_telegram_takes(question, outcome):
     """Any question and outcome: a card within the limits that mentions nobody."""
-    hostile = market(question=question, outcomes=(outcome, "No"))
+    odd = {"id": outcome or "1", "slug": question, "condition_id": question or "0x"}
+    hostile = market(question=question, outcomes=(outcome, "No"), **odd)
+    link = {"id": outcome or "1", "slug": question}
     rules = [standing(price_rule()), standing(move_rule())]
     for card in (
         market_card(view(market=hostile, rules=rules, chart=b"png")),
@@ -495,9 +504,12 @@ def test_names_of_anybody_make_a_card_that_telegram_takes(question, outcome):
         set_many_card(question, 3, 0),
         alerts_card([Group(hostile, rules, PRICES)]),
         fired_card(CROSSED, hostile, PRICES["71"], sent_at=SENT),
-        event_card(event(2, title=question, markets=(hostile, hostile)), 0),
+        event_card(event(2, title=question, markets=(hostile, hostile), **link), 0),
         search_card(
-            question, SearchPage(events=(event(1, title=outcome),)), 0, closed=True
+            question,
+            SearchPage(events=(event(1, title=outcome, **link),)),
+            0,
+            closed=True,
         ),
         person.watchlist_card([hostile], 0),
     ):

@@ -20,6 +20,7 @@ from oddsbot.alerts import MoveRule, PriceRule
 from oddsbot.delivery import Action, Press
 from oddsbot.settings import Settings
 from oddsbot.standin.polymarket import Recording, Replay, sample
+from oddsbot.standin.telegram.updates import Webhook
 from oddsbot.store import QuietHours
 from oddsbot.telegram.buttons import Buttons
 from oddsbot.telegram.screens.market import level_argument
@@ -334,6 +335,20 @@ async def test_another_poller_is_announced_and_waited_for(settings, api, caplog)
 
         async with asyncio.timeout(30):
             await poll()
+        await ada.say("/start", "No wallet")
+    assert api.token not in caplog.text
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
+async def test_a_webhook_of_somebody_is_announced_and_waited_for(settings, api, caplog):
+    """It cannot be polled beside one: a line says what to do, and it goes on then."""
+    ada = Talk(api.world)
+    api.updates.hook(Webhook(url="http://127.0.0.1:1/x"))
+    async with running(settings, api):
+        await eventually(lambda: "a webhook is set for this bot" in caplog.text)
+        assert "remove it, or run with TELEGRAM_MODE=webhook" in caplog.text
+        api.updates.hook(None)
         await ada.say("/start", "No wallet")
     assert api.token not in caplog.text
 

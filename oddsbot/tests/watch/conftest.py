@@ -34,6 +34,10 @@ class Process:
         async with asyncio.timeout(30):
             await self.shard.judging.wait()
 
+    def in_line(self):
+        """Whether it follows, and waits for the shard's lock."""
+        return self.feed.assets and self.locks.stats().waiting
+
     async def kill(self):
         """End it without a word; its lock is given back, and nothing is committed."""
         self.task.cancel()

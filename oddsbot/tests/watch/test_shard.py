@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from decimal import Decimal
 
 import msgspec
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from oddsbot.alerts import Base, Direction, MoveRule
 from oddsbot.polymarket import Gap, MarketResolved, Tick, quotes
@@ -21,6 +23,7 @@ from oddsbot.watch.peers import (
     SILENT_SECONDS,
     Peers,
 )
+from oddsbot.watch.shard import SEATS
 from oddswire import Client, EmbeddedServer
 from oddswire.clock import ManualClock, SystemClock
 from oddswire.errors import SourceUnavailable
@@ -263,6 +266,43 @@ async def test_a_process_that_lacks_ticks_lets_another_one_go_first(
     assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
 
 
+@pytest.mark.integration
+@pytest.mark.requirement("B6")
+async def test_three_processes_follow_and_a_fourth_takes_the_seat_of_a_killed_one(
+    engine, known, processes
+):
+    """It asks Polymarket for nothing before; then it follows as the others do."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    first, *others = [await processes() for _ in range(SEATS)]
+    for each in (first, *others):
+        await eventually(lambda process=each: process.feed.assets)
+    fourth = await processes()
+    await eventually(lambda: fourth.locks.stats().waiting)
+    assert not fourth.feed.assets
+    await others[0].kill()
+    await eventually(lambda: fourth.feed.assets)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
+async def test_a_process_that_cannot_ask_for_a_seat_follows(
+    engine, known, processes, server
+):
+    """Redis away: a process that did not follow would have no ticks afterwards."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    async with FaultProxy(server.url) as proxy:
+        proxy.refuse()
+        process = await processes(proxy.url)
+        await eventually(lambda: process.feed.assets)
+        process.feed.say(top(1, 50, 51))
+        await eventually(lambda: process.shard.ticks == 1)
+        proxy.heal()
+        await process.judging()
+        await process.kill()
+
+
 @pytest.mark.errors
 @pytest.mark.requirement("B4", "B6")
 async def test_what_a_takeover_finds_is_told_in_the_markets_order(
@@ -300,9 +340,9 @@ async def test_of_two_that_lack_ticks_the_one_that_followed_for_longer_goes_on(
     await due.until(1)
     # The younger waits for the lock first; its link gives it the first price last.
     younger = await processes()
-    await eventually(lambda: younger.locks.stats().waiting)
+    await eventually(younger.in_line)
     elder = await processes()
-    await eventually(lambda: elder.locks.stats().waiting)
+    await eventually(elder.in_line)
     # Neither has the owner's last tick, and the elder alone the one that crosses.
     elder.feed.say(top(1_500, 49, 50), top(2_000, 61, 62), top(2_100, 50, 51))
     younger.feed.say(top(2_100, 50, 51))
@@ -327,6 +367,30 @@ async def test_of_two_that_lack_ticks_the_one_that_followed_for_longer_goes_on(
 
 @pytest.mark.errors
 @pytest.mark.requirement("B6")
+async def test_a_shard_without_a_judged_tick_is_no_reason_to_go_first(
+    engine, known, processes, due
+):
+    """The owner has begun the rules and judged nothing: there is no tick to compare."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    owner = await processes()
+    await owner.judging()
+    await eventually(lambda: owner.shard.rounds)
+    younger = await processes()
+    await eventually(younger.in_line)
+    elder = await processes()
+    await eventually(elder.in_line)
+    elder.feed.say(top(1_500, 49, 50), top(2_000, 61, 62), top(2_100, 50, 51))
+    younger.feed.say(top(2_100, 50, 51))
+    await eventually(lambda: (elder.shard.ticks, younger.shard.ticks) == (3, 1))
+    await asyncio.sleep(3 * BEAT_SECONDS)
+    await owner.kill()
+    assert [row[1] for row in await due.until(1)] == ["rule:1"]
+    assert (elder.shard.takeovers, younger.shard.takeovers) == (1, 0)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
 async def test_one_that_was_told_nothing_yet_lets_another_one_go_first(
     engine, known, processes, due
 ):
@@ -338,9 +402,9 @@ async def test_one_that_was_told_nothing_yet_lets_another_one_go_first(
     owner.feed.say(top(1, 50, 51), top(2, 61, 62), top(1_000, 50, 51))
     await due.until(1)
     younger = await processes()
-    await eventually(lambda: younger.locks.stats().waiting)
+    await eventually(younger.in_line)
     elder = await processes()
-    await eventually(lambda: elder.locks.stats().waiting)
+    await eventually(elder.in_line)
     elder.feed.say(top(1_000, 50, 51), top(2_000, 61, 62), top(2_100, 50, 51))
     await eventually(lambda: elder.shard.ticks == 3)
     await asyncio.sleep(3 * BEAT_SECONDS)
@@ -464,7 +528,7 @@ async def test_an_elder_that_does_not_reach_redis_yet_goes_first_all_the_same(
     await due.until(1)
     async with FaultProxy(server.url) as proxy:
         elder = await processes(proxy.url)
-        await eventually(lambda: elder.locks.stats().waiting)
+        await eventually(elder.in_line)
         elder.feed.say(top(1_500, 49, 50), top(2_000, 61, 62), top(2_100, 50, 51))
         await eventually(lambda: elder.shard.ticks == 3)
         proxy.refuse()
@@ -474,7 +538,7 @@ async def test_an_elder_that_does_not_reach_redis_yet_goes_first_all_the_same(
         younger.feed.say(top(2_100, 50, 51))
         await owner.kill()
         # It has the lock again and again meanwhile, and hears the elder.
-        await asyncio.sleep(1.5 * SILENT_SECONDS)
+        await asyncio.sleep(2 * SILENT_SECONDS)
         assert younger.shard.takeovers == 0
         proxy.heal()
         assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
@@ -562,8 +626,10 @@ async def test_the_database_away_loses_no_tick(killable, server, prefix):
         query = select(alerts.c.id).order_by(alerts.c.n, alerts.c.place)
 
         async def told():
-            async with engine.connect() as connection:
-                return (await connection.execute(query)).scalars().all()
+            with suppress(SQLAlchemyError):
+                async with engine.connect() as connection:
+                    return (await connection.execute(query)).scalars().all()
+            return []
 
         found = await eventually(told, 50.0, holds=lambda ids: len(ids) == 19)
         assert found == [f"rule:{n}" for n in range(1, 20)]
@@ -737,9 +803,12 @@ async def test_ticks_beyond_the_bound_leave_the_newest_of_each_asset(
         )
 
         async def told():
-            async with engine.connect() as connection:
-                found = await connection.execute(select(alerts.c.id))
-                return sorted(found.scalars().all())
+            # A connection from before the kill ends while it is used.
+            with suppress(SQLAlchemyError):
+                async with engine.connect() as connection:
+                    found = await connection.execute(select(alerts.c.id))
+                    return sorted(found.scalars().all())
+            return []
 
         await eventually(told, 20.0, holds=lambda ids: len(ids) == 2)
         await asyncio.to_thread(postgres.kill)

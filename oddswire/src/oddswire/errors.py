@@ -1,10 +1,10 @@
 """Every error of the library, under one root, each with its outcome.
 
 ``except OddswireError`` catches all of them. Each class also derives from redis-py's
-class of the same meaning where there is one, so code written for redis-py keeps
-catching what it caught before.
+class of the same meaning where there is one: an ``except`` that was written for
+redis-py catches the same errors.
 
-An error says one of three things about what it asked of the server, in `.outcome`:
+The `.outcome` of an error says whether the call ran:
 
 - `Outcome.NOT_SENT`: no byte left this process; sending it again is safe.
 - `Outcome.REJECTED`: the server refused it and changed nothing.

@@ -117,7 +117,7 @@ class Failover(Event, frozen=True, kw_only=True):
 
 
 class DataReset(Event, frozen=True, kw_only=True):
-    """The server's data is not what it was: restarted, flushed or rolled back.
+    """The server may have lost data: it was restarted, flushed or rolled back.
 
     What is kept in this process about that data is void.
 

@@ -266,6 +266,6 @@ async def test_cancel_storm(client, prefix):
 async def test_a_deadline_that_is_no_number_is_refused(server, seconds):
     """A deadline that is no number is refused before a call could be made with it."""
     async with Client.from_url(server.url) as client:
-        with pytest.raises(SettingsError, match=r"^seconds "):
+        with pytest.raises(SettingsError, match=r"^a deadline of "):
             client.bounded(seconds)
         assert await client.ping()

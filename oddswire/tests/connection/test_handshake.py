@@ -14,7 +14,6 @@ from oddswire.connection.errors import reply_error
 from oddswire.connection.handshake import HandshakeOptions, accept
 from oddswire.errors import AuthFailed, NoPermission, Outcome, Unavailable
 from oddswire.testing import LoopLag
-from support.hooks import skip_backoff
 
 WORDS = st.text(min_size=1, max_size=8)
 HELLOS = st.builds(
@@ -270,15 +269,12 @@ class Provider(CredentialProvider):
 
 @pytest.mark.errors
 async def test_credentials_that_rotate_are_read_when_needed():
-    """After a rotation the next attempt asks again, and succeeds by itself."""
+    """A handshake whose credentials were rotated asks again, and costs no call."""
     async with EmbeddedServer() as server:
         provider = Provider(("default", "old"), ("default", server.password))
         client = Client(
             host=server.host, port=server.port, credential_provider=provider
         )
-        with pytest.raises(AuthFailed):
-            await client.ping()
-        skip_backoff(client)
         assert await client.ping()
         assert provider.asked == 2
         await client.aclose()

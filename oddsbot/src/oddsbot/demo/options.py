@@ -27,6 +27,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             removed at the end.
         port: Where the recorded Polymarket listens; 0 for any free port.
         cluster: Whether Redis is a cluster of three primaries.
+        session_ttl: Seconds of silence after which a conversation ends; None: a day.
 
     Raises:
         DemoError: A number makes no sense.
@@ -38,6 +39,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path | None = None
     port: int = 0
     cluster: bool = False
+    session_ttl: float | None = None
 
     def __post_init__(self) -> None:
         # Asked this way round, NaN is refused as well.

@@ -28,10 +28,10 @@ from .events import (
     check_price,
     check_size,
 )
-from .slices import Steps, at_once, paced
+from .slices import Steps, at_once, paced, release
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from aiohttp import ClientSession
 
@@ -169,23 +169,20 @@ class Clob:
             json=body,
         )
         answer = [] if answer is None else answer  # as any other list that is null
-        where = "POST /books"
-        lines: list[str] = []
-        wanted = frozenset(token_ids)
-        found: Found[OrderBook] = Found()
-        for book in await paced(_reading_books(answer, lines)):
-            other = found.get(book.asset_id, book)
-            # Of two books of a token the newer one counts; no order is promised.
-            if book.asset_id in wanted and (other.timestamp or 0) <= (
-                book.timestamp or 0
-            ):
-                found[book.asset_id] = book
-        if lines:
-            self.left_out.note(where, lines)
-            missing = wanted - found.keys()
-            illegible = ids_of(answer, "asset_id")
-            found.unread = missing if "" in illegible else missing & illegible
-        return found
+        try:
+            where = "POST /books"
+            lines: list[str] = []
+            wanted = frozenset(token_ids)
+            books = list(await paced(_reading_books(answer, lines)))
+            found = await paced(_newest(books, wanted))
+            if lines:
+                self.left_out.note(where, lines)
+                missing = wanted - found.keys()
+                illegible = ids_of(answer, "asset_id")
+                found.unread = missing if "" in illegible else missing & illegible
+            return found
+        finally:
+            await release(answer)
 
     async def market(self, condition_id: str) -> ClobMarket:
         """Return the market with this condition id."""
@@ -250,14 +247,17 @@ class Clob:
             timeout=self._timeout,
             params=params.items(),
         )
-        if kind is _History and isinstance(answer, dict) and "history" in answer:
-            # An empty list is null in some answers.
-            answer = answer | {"history": answer["history"] or []}
-        lines: list[str] = [] if left_out is None else left_out
-        found = await paced(_reading(f"GET {path}", answer, kind, lines))
-        if lines:
-            self.left_out.note(f"GET {path}", lines)
-        return found
+        try:
+            if kind is _History and isinstance(answer, dict) and "history" in answer:
+                # An empty list is null in some answers.
+                answer = answer | {"history": answer["history"] or []}
+            lines: list[str] = [] if left_out is None else left_out
+            found = await paced(_reading(f"GET {path}", answer, kind, lines))
+            if lines:
+                self.left_out.note(f"GET {path}", lines)
+            return found
+        finally:
+            await release(answer)
 
 
 class _Price(Struct):
@@ -298,6 +298,23 @@ def read_books(answer: Any, left_out: list[str] | None = None) -> tuple[OrderBoo
         BadAnswer: It has another shape.
     """
     return at_once(_reading_books(answer, [] if left_out is None else left_out))
+
+
+def _newest(books: list[OrderBook], wanted: Collection[str]) -> Steps[Found[OrderBook]]:
+    """Return the newest book of each token that is wanted; `books` is empty then.
+
+    Of two of the same time the later one counts; no order is promised.
+    """
+    found: Found[OrderBook] = Found()
+    while books:
+        book = books.pop()
+        other = found.get(book.asset_id)
+        if book.asset_id in wanted and (
+            other is None or (other.timestamp or 0) < (book.timestamp or 0)
+        ):
+            found[book.asset_id] = book
+        yield
+    return found
 
 
 def _reading_books(answer: Any, left_out: list[str]) -> Steps[tuple[OrderBook, ...]]:

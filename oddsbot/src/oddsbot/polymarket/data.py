@@ -24,7 +24,7 @@ from ._reading import (
 )
 from .errors import NotFound
 from .events import check_price, check_size
-from .slices import Steps, paced
+from .slices import Steps, paced, release
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -406,20 +406,25 @@ class Data:
         for at in range(0, len(condition_ids), RESOLUTIONS_MAX):
             wanted = condition_ids[at : at + RESOLUTIONS_MAX]
             answer = await self._get(path, {"condition_id": ",".join(wanted)})
-            lines: list[str] = []
-            page = await paced(reading_page(f"GET {path}", answer, Resolution, lines))
-            for each in page.rows:
-                other = found.get(each.condition_id, each)
-                # Of two rows of a market the newer one counts; no order is promised.
-                if each.condition_id in wanted and (
-                    other.last_update_timestamp or 0
-                ) <= (each.last_update_timestamp or 0):
-                    found[each.condition_id] = each
-            if lines:
-                self.left_out.note(f"GET {path}", lines)
-                illegible = ids_of(answer["data"], "condition_id")
-                missing = set(wanted) - found.keys()
-                unread |= missing if "" in illegible else missing & illegible
+            try:
+                lines: list[str] = []
+                page = await paced(
+                    reading_page(f"GET {path}", answer, Resolution, lines)
+                )
+                for each in page.rows:
+                    other = found.get(each.condition_id, each)
+                    # Of two rows of a market the newer counts; no order is promised.
+                    if each.condition_id in wanted and (
+                        other.last_update_timestamp or 0
+                    ) <= (each.last_update_timestamp or 0):
+                        found[each.condition_id] = each
+                if lines:
+                    self.left_out.note(f"GET {path}", lines)
+                    illegible = ids_of(answer["data"], "condition_id")
+                    missing = set(wanted) - found.keys()
+                    unread |= missing if "" in illegible else missing & illegible
+            finally:
+                await release(answer)
         found.unread = frozenset(unread)
         return found
 
@@ -453,18 +458,21 @@ class Data:
         self, path: str, given: dict[str, Any], kind: type[_Answer]
     ) -> _Answer:
         answer = await self._get(path, given)
-        if not isinstance(answer, dict) or "data" not in answer:
-            raise bad_answer(f"GET {path}", ValueError("no data"))
-        if answer["data"] is None:
-            raise NotFound(f"GET {path}: there is none")
-        lines: list[str] = []
         try:
-            found = await paced(reading(answer["data"], kind, lines))
-        except ValueError as error:
-            raise bad_answer(f"GET {path}", error) from error
-        if lines:
-            self.left_out.note(f"GET {path}", lines)
-        return found
+            if not isinstance(answer, dict) or "data" not in answer:
+                raise bad_answer(f"GET {path}", ValueError("no data"))
+            if answer["data"] is None:
+                raise NotFound(f"GET {path}: there is none")
+            lines: list[str] = []
+            try:
+                found = await paced(reading(answer["data"], kind, lines))
+            except ValueError as error:
+                raise bad_answer(f"GET {path}", error) from error
+            if lines:
+                self.left_out.note(f"GET {path}", lines)
+            return found
+        finally:
+            await release(answer)
 
     async def _get(self, path: str, given: dict[str, Any]) -> Any:
         params = [
@@ -487,11 +495,14 @@ class Data:
         kind: type[_Row],
     ) -> Page[_Row]:
         answer = await self._get(path, given | {"limit": min(limit, PAGE_MAX)})
-        lines: list[str] = []
-        page = await paced(reading_page(f"GET {path}", answer, kind, lines))
-        if lines:
-            self.left_out.note(f"GET {path}", lines)
-        return page
+        try:
+            lines: list[str] = []
+            page = await paced(reading_page(f"GET {path}", answer, kind, lines))
+            if lines:
+                self.left_out.note(f"GET {path}", lines)
+            return page
+        finally:
+            await release(answer)
 
 
 def reading_page(

@@ -23,7 +23,7 @@ from ._reading import (
     reading_each,
 )
 from .events import check_price
-from .slices import paced
+from .slices import paced, release
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -350,11 +350,14 @@ class Gamma:
             return ()
         if not isinstance(sent, list):
             raise bad_answer(f"GET {path}", ValueError("no list"))
-        lines: list[str] = []
-        found = await paced(reading_each(sent, kind, lines))
-        if lines:
-            self.left_out.note(f"GET {path}", lines)
-        return found
+        try:
+            lines: list[str] = []
+            found = await paced(reading_each(sent, kind, lines))
+            if lines:
+                self.left_out.note(f"GET {path}", lines)
+            return found
+        finally:
+            await release(sent)
 
     async def markets_by_condition(self, *condition_ids: str) -> Found[GammaMarket]:
         """Return the markets with these condition ids, by condition id.
@@ -427,14 +430,17 @@ class Gamma:
         params += [(name, value) for name, value in given.items() if value]
         path = "/markets/keyset"
         sent, cursor = await self._list(path, "markets", params)
-        lines: list[str] = []
-        markets = await paced(reading_each(sent, GammaMarket, lines))
-        if lines:
-            self.left_out.note(f"GET {path}", lines)
-        skipped = len(sent) - len(markets)
-        unread = ids_of(sent, "conditionId") if skipped else set()
-        unread -= {market.condition_id for market in markets}
-        return MarketPage(markets, cursor, skipped, frozenset(unread))
+        try:
+            lines: list[str] = []
+            markets = await paced(reading_each(sent, GammaMarket, lines))
+            if lines:
+                self.left_out.note(f"GET {path}", lines)
+            skipped = len(sent) - len(markets)
+            unread = ids_of(sent, "conditionId") if skipped else set()
+            unread -= {market.condition_id for market in markets}
+            return MarketPage(markets, cursor, skipped, frozenset(unread))
+        finally:
+            await release(sent)
 
     async def _list(
         self, path: str, name: str, params: Iterable[tuple[str, str]]
@@ -463,17 +469,20 @@ class Gamma:
         return await self._read(f"GET {path}", await self._get(path, params), kind)
 
     async def _read(self, where: str, answer: Any, kind: type[Model]) -> Model:
-        lines: list[str] = []
         try:
-            found = await paced(reading(answer, kind, lines))
-        except ValueError as error:
-            raise bad_answer(where, error) from error
-        if lines:
-            self.left_out.note(where, lines)
-            if isinstance(found, GammaEvent):
-                skipped = len(answer.get("markets") or ()) - len(found.markets)
-                return msgspec.structs.replace(found, skipped=skipped)
-        return found
+            lines: list[str] = []
+            try:
+                found = await paced(reading(answer, kind, lines))
+            except ValueError as error:
+                raise bad_answer(where, error) from error
+            if lines:
+                self.left_out.note(where, lines)
+                if isinstance(found, GammaEvent):
+                    skipped = len(answer.get("markets") or ()) - len(found.markets)
+                    return msgspec.structs.replace(found, skipped=skipped)
+            return found
+        finally:
+            await release(answer)
 
 
 def _flag(value: bool) -> str:  # noqa: FBT001 - what it is about

@@ -17,7 +17,13 @@ from oddsbot.telegram.buttons import NotOurs
 from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
 from oddsbot.telegram.text import cut
-from oddswire.errors import OddswireError, RateLimited
+from oddswire.connection.errors import TRANSIENT_ERRORS
+from oddswire.errors import (
+    InvalidationNotConfirmed,
+    RateLimited,
+    SessionConflict,
+    SourceError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,6 +38,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("oddsbot.telegram")
 _SAID = 200
+# The queue hands these out again. Anything else would fail again, and hold up the
+# person.
+_MENDED_BY_WAITING = (
+    *TRANSIENT_ERRORS,
+    InvalidationNotConfirmed,
+    SessionConflict,
+    SourceError,
+)
 
 
 def dispatcher_for(
@@ -100,7 +114,7 @@ class _Answering(BaseMiddleware):
             answer = _sentence(event, str(error))
         except (PolymarketError, RateLimited):
             answer = _sentence(event, errors.UPSTREAM)
-        except OddswireError:
+        except _MENDED_BY_WAITING:
             raise
         except Exception:  # noqa: BLE001 - said to the person, and logged with its number
             answer = _sentence(event, "", errors.bug_card(_number()))

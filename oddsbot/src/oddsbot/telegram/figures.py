@@ -72,6 +72,16 @@ def distance(seconds: float) -> str:
     return f"{max(0, int(seconds))} s"
 
 
+def lasting(minutes: int) -> str:
+    """Return how long something lasts, exactly: ``1 h 30 min``, ``2 days``."""
+    parts = []
+    for size, one, many in ((1_440, "day", "days"), (60, "h", "h"), (1, "min", "min")):
+        count, minutes = divmod(minutes, size)
+        if count:
+            parts.append(f"{count} {one if count == 1 else many}")
+    return " ".join(parts) or "0 min"
+
+
 def clock(milliseconds: int | None) -> str:
     """Return a moment of Unix milliseconds as ``14:02:07 UTC``; empty for none."""
     if milliseconds is None:

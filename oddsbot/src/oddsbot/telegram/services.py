@@ -83,6 +83,7 @@ class Services:
         history: Returns a person's newest alerts since a moment, seconds since 1970.
         status: Looks at how the bot is.
         asked: What a person may ask for in a minute.
+        max_rules: Alerts that a person may have.
         erase: Deletes everything of a person.
     """
 
@@ -99,4 +100,5 @@ class Services:
     history: Callable[[int, float], Awaitable[Sequence[AlertRow]]]
     status: Callable[[], Awaitable[StatusView]]
     asked: int
+    max_rules: int
     erase: Callable[[int], Awaitable[Receipt]]

@@ -24,7 +24,7 @@ TITLE = 200
 
 def units(text: str) -> int:
     """Return the length that Telegram counts: UTF-16 units."""
-    return len(text) + sum(character > "\uffff" for character in text)
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 class Text:

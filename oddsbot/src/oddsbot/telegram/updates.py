@@ -57,6 +57,8 @@ _PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _CONFLICT_PAUSE = 5.0
 _LOOK_AGAIN = 30.0
 _REPLICA_MS = 1_000
+# Telegram's own, anonymous admins, channels: these are of many chats, and of no person.
+_EVERYBODY = frozenset({777_000, 1_087_968_824, 136_817_688})
 _MORE = 16  # handlers at the same time, each of another person
 
 
@@ -128,8 +130,9 @@ class UpdateQueue:
         received = Received(body)
         if person and not await self._admits(update_id, person):
             subject = f"{self._bot.id}:{person}"
-            if not await self._limiter.hit(_NOTICE.name, user=subject):
-                return update_id
+            told = await self._limiter.hit(_NOTICE.name, user=subject)
+            if not told or person < 0:
+                return update_id  # a group is told nothing: most of it is not for us
             received = Received("", flood=person)
         await self._queue.enqueue(line, received, dedup_id=f"u{update_id}")
         return update_id
@@ -223,7 +226,7 @@ def a_minute(rules: Sequence[Rule]) -> int:
 
 
 def _head(body: str) -> tuple[int, int, int]:
-    """Return an update's id, its person (0: none), and the line that it waits in."""
+    """Return an update's id, whose it is (0: nobody's), and the line it waits in."""
     try:
         update: Any = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -231,8 +234,7 @@ def _head(body: str) -> tuple[int, int, int]:
     number = update.get("update_id") if isinstance(update, dict) else None
     if type(number) is not int or not 0 <= number < 2**63:
         raise BadUpdate("an update has an update_id, a whole number")
-    who = _who(update)
-    return number, max(0, who), line_of(update)
+    return number, _who(update), line_of(update)
 
 
 def line_of(update: Mapping[str, Any]) -> int:
@@ -254,9 +256,10 @@ def _who(update: Mapping[str, Any]) -> int:
                 message.get("chat") if isinstance(message, dict) else None
             )
             for each in (content.get("from"), content.get("user"), chat):
-                number = each.get("id") if isinstance(each, dict) else None
-                if type(number) is int and -(2**63) <= number < 2**63:
-                    return number
+                number: Any = each.get("id") if isinstance(each, dict) else None
+                fits = type(number) is int and -(2**63) <= number < 2**63
+                if fits and number not in _EVERYBODY:
+                    return int(number)
     return 0
 
 

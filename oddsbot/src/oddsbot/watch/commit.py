@@ -14,7 +14,7 @@ No clock and no Redis is in it: an owner that was paused or cut off changes noth
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from sqlalchemy import (
@@ -131,22 +131,36 @@ class Committed(msgspec.Struct, frozen=True):
     market: str
 
 
+class Standing(NamedTuple):
+    """Where the owner before stopped.
+
+    Attributes:
+        first: Whether nobody has owned the shard before.
+        judged: As of `Tenure`.
+        seen: Its last judged ticks, by asset.
+    """
+
+    first: bool
+    judged: int | None
+    seen: dict[str, Seen]
+
+
 class Tenure(msgspec.Struct):
     """The time in which one process owns a shard.
 
     Attributes:
         epoch: Counted up by each owner.
         n: The last round that was committed.
+        standing: Where the owner before stopped.
         judged: The market's time, ms, up to which ticks were judged and committed, by
             this owner or one before; None: it is not known.
-        seen: Where the owner before stopped, by asset.
         changes: The rules that changed since this process last looked.
     """
 
     epoch: int
     n: int
+    standing: Standing
     judged: int | None
-    seen: dict[str, Seen]
     changes: RuleChanges
 
 
@@ -226,15 +240,14 @@ class Rounds:
         self,
         revision: int,
         n: int,
-        accept: Callable[[dict[str, Seen], int | None], bool],
+        accept: Callable[[Standing], bool],
     ) -> Tenure | None:
         """Become the owner, and return what changed since a revision and a round.
 
         Args:
             revision: Of the rules, the newest that is known.
             n: The round up to which states are known.
-            accept: Whether this process can go on from where the owner before stopped:
-                called with `Tenure.seen` and `Tenure.judged`.
+            accept: Whether this process can go on from there.
 
         Returns:
             None when it cannot; the owner is as before.
@@ -264,13 +277,14 @@ class Rounds:
                     )
                     for each in rows
                 }
-                if not accept(found, row.judged):
+                standing = Standing(row.epoch == 1, row.judged, found)
+                if not accept(standing):
                     await connection.rollback()
                     return None
                 changes = await self._stored.changes(connection, revision, n)
         except (SQLAlchemyError, OSError) as error:
             raise failure(error) from None
-        return Tenure(row.epoch, row.n, row.judged, found, changes)
+        return Tenure(row.epoch, row.n, standing, row.judged, changes)
 
     @to_its_end
     async def commit(self, tenure: Tenure, batch: Batch, home: str) -> list[Committed]:

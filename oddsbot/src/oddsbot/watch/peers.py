@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from oddswire.clock import Clock
 
 BEAT_SECONDS = 0.5
-SILENT_SECONDS = 4.0
+SILENT_SECONDS = 3.0
 """Seconds without a new beat after which a process that was heard counts as dead."""
-RETURN_SECONDS = 12.0
+RETURN_SECONDS = 6.0
 """The same for one that was not heard since this process reaches the database: longer
-than an attempt to connect, or a statement, takes at most."""
+than an attempt to connect, or to write to a SQLite that is held, takes."""
 _HELLO_SECONDS = 2.0
-_STALLED_SECONDS = 3.0
+_STALLED_SECONDS = 2.0
 _FORGET_SECONDS = 60.0
 
 

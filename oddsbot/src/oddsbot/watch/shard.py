@@ -1,8 +1,8 @@
 """`Shard`: the rules of some markets, judged and committed by one process at a time.
 
-Every process that runs a shard follows its feed and keeps the last ticks in its ring. A
-lock says which of them works, the owner. Only economy rests on the lock: who may write
-is decided in SQL (see `commit`).
+Up to three processes that run a shard follow its feed, and each keeps the last ticks in
+its ring; more wait for a seat. A lock says which of them works, the owner. Only economy
+rests on lock and seats: who may write is decided in SQL (see `commit`).
 
 1. The owner takes the shard over and judges what its ring has beyond the last committed
    tick of each asset. From then on it judges ticks as they come.
@@ -19,7 +19,7 @@ import asyncio
 import logging
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
 import msgspec
 
@@ -40,6 +40,7 @@ from .commit import Deposed
 from .judge import Heard, Judge
 from .peers import BEAT_SECONDS, Peers
 from .ring import KEPT_SECONDS, Ring
+from .ring import Gap as RingGap
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -50,11 +51,12 @@ if TYPE_CHECKING:
     from oddswire.clock import Clock
     from oddswire.locks import Locks
 
-    from .commit import Committed, Rounds, Seen, Tenure
+    from .commit import Committed, Rounds, Standing, Tenure
     from .ring import Cut
-    from .ring import Gap as RingGap
 
 LOCK_SECONDS = 1.0
+SEATS = 3
+"""Processes that follow a shard at once, the owner among them; others wait."""
 
 _LOOK_EVERY = 10.0
 """Seconds between two looks for rules that changed; a bell makes it sooner."""
@@ -210,6 +212,7 @@ class Shard:
         # database does not answer.
         self._keep_until = 0.0
         # --- the work
+        self._seated = asyncio.Event()
         self._tenure: Tenure | None = None
         self._committed = 0
         self._finishing = False
@@ -252,6 +255,7 @@ class Shard:
             OddswireError: Redis or the database refuse for good.
         """
         async with asyncio.TaskGroup() as tasks:
+            sitting = tasks.create_task(self._sit(), name="shard: seat")
             reading = tasks.create_task(self._read(), name="shard: read the feed")
             following = tasks.create_task(self._follow(), name="shard: follow rules")
             owning = tasks.create_task(self._own(tasks), name="shard: own")
@@ -260,9 +264,8 @@ class Shard:
             # It may wait for the lock for ever; what it holds it gives up by itself.
             if not self._holding:
                 owning.cancel()
-            reading.cancel()
-            following.cancel()
-            beating.cancel()
+            for each in (sitting, reading, following, beating):
+                each.cancel()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
@@ -371,6 +374,7 @@ class Shard:
 
     async def _follow(self) -> None:
         """Load the rules, then keep up with their changes."""
+        await self._seated.wait()
         while True:
             try:
                 async with self._updating:
@@ -425,6 +429,7 @@ class Shard:
 
     async def _beat(self) -> None:
         """Tell other processes that this one lives, and how far its ring reaches."""
+        await self._seated.wait()
         try:
             while True:
                 # An outage is said by whoever reads the rules.
@@ -438,6 +443,30 @@ class Shard:
                 await self._peers.leave()
 
     # --- owning the shard
+
+    async def _sit(self) -> NoReturn:
+        """Hold one of the seats of those that follow.
+
+        Who follows goes on, whatever becomes of its seat: others may lack its ticks.
+        Where Redis cannot be asked nobody waits; too many that follow cost economy.
+        """
+        while True:
+            lost = asyncio.Event()
+            seat = self._locks.lock(
+                f"watch.{self._rounds.shard}.seats",
+                self._lock_seconds,
+                seats=SEATS,
+                on_lost=lost.set,
+            )
+            try:
+                async with seat:
+                    self._seated.set()
+                    await lost.wait()
+            except OddswireError as error:
+                if not isinstance(error, TRANSIENT_ERRORS):
+                    raise
+                self._seated.set()
+            await self._clock.sleep(_AGAIN)
 
     def _ready(self) -> bool:
         """Whether this process could work now.
@@ -543,11 +572,11 @@ class Shard:
         since = self._giving_way_since
         patient = since is None or now - since < _GIVE_WAY
 
-        def accept(seen: dict[str, Seen], judged: int | None) -> bool:
+        def accept(standing: Standing) -> bool:
             whole_from = self._whole_from()
             # A process that was told no prices yet has an empty ring, and no gap in it.
-            told = not seen or whole_from < math.inf
-            whole = told and self._cut(seen, judged).gap is None
+            told = standing.first or whole_from < math.inf
+            whole = told and self._cut(standing).gap is None
             return whole or not (patient and self._peers.has_elder(whole_from))
 
         async with self._updating:
@@ -561,7 +590,7 @@ class Shard:
             self._giving_way_since = None
             # No await from here on: each tick is either in the ring, or comes later.
             judge.apply(tenure.changes)
-            cut = self._cut(tenure.seen, tenure.judged)
+            cut = self._cut(tenure.standing)
             judge.begin(cut)
             self._n = tenure.n
             self._committed = 0
@@ -582,17 +611,21 @@ class Shard:
         self._bell.set()
         return tenure
 
-    def _cut(self, seen: dict[str, Seen], judged: int | None) -> Cut:
+    def _cut(self, standing: Standing) -> Cut:
         """Return where the owner before stopped; without a gap if none is possible.
 
-        An asset that stands still since its last round looks like a gap to a process
-        that began to follow after that. It is none if the owner before has judged
-        all assets beyond the time from which on this ring is whole.
+        An asset that stands still since its last round, or never had one, says nothing
+        about what lies between. There is no gap if the owner before has judged all
+        assets beyond the time from which on this ring is whole.
         """
-        cut = self.ring.cut(seen)
+        cut = self.ring.cut(standing.seen)
         whole_from = max(self._whole_from(), self.ring.forgotten_until)
-        if judged is not None and whole_from + _SKEW <= judged:
+        judged = standing.judged
+        if standing.first or (judged is not None and whole_from + _SKEW <= judged):
             return msgspec.structs.replace(cut, gap=None)
+        silent = len(self.ring.last.keys() - standing.seen.keys())
+        if cut.gap is None and silent:
+            return msgspec.structs.replace(cut, gap=RingGap(silent, 0.0))
         return cut
 
     # --- the owner's work

@@ -45,7 +45,7 @@ class Item(msgspec.Struct, eq=False, gc=False, kw_only=True):
         valid_until: Until then, in the same `generation`, a hit needs no other check.
         slot: Of its Redis key, on a cluster.
         in_main: It is in the main queue.
-        dropped: It is no item of the tier any more, and still in its queue.
+        dropped: It was removed from the tier, and is still in its queue.
     """
 
     key: str

@@ -159,12 +159,13 @@ class Dialer:
             progress=self.progress,
         )
         while token != self._access.token:
-            # It came between the question for the credentials and the answer to them.
+            # A token came after the handshake had asked for the credentials.
             token = self._access.token
             try:
                 await self.authenticate(connection)
             except AuthFailed as error:
-                # As on a connection that was open before: it may what it might.
+                # The connection keeps the rights of its first login, as one that was
+                # open before the new token.
                 log_line(_log, logging.WARNING, "reauthentication_failed", reason=error)
             except BaseException:
                 connection.abort(Unavailable("the new credentials were refused"))

@@ -119,7 +119,7 @@ async def cover_earlier_writes(connection: Any) -> ResponseError | None:
 
 
 def wait_refused(command: CommandSpec, why: ResponseError) -> NotShared:
-    """Return the error of WAIT where what it needs was refused."""
+    """Return the error of WAIT on a server that refuses what WAIT needs."""
     return NotShared(
         f"{command.name} speaks of its own connection, and to have it speak of "
         f"yours this client sends SPUBLISH {_WAIT_CHANNEL}, which was refused "

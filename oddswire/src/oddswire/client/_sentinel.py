@@ -155,7 +155,7 @@ class Primary:
         return newest.address
 
     async def _ask(self, sentinel: aredis.Redis) -> Named:
-        # redis-py's types leave out what it returns.
+        # redis-py declares no type for the reply.
         client: Any = sentinel
         async with Deadline(3 * _ANSWER):
             state = await client.sentinel_master(self.name)

@@ -47,7 +47,7 @@ class Alarm:
         self._timer = loop.call_later(max(seconds, 0.0), self._due)
 
     def cancel(self) -> None:
-        """Do not call it any more."""
+        """Stop the alarm: `ring` is not called."""
         self._timer.cancel()
 
     def _due(self) -> None:

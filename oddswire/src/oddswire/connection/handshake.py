@@ -145,12 +145,13 @@ class ServerInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         server: ``"valkey"`` or ``"redis"``.
-        version: Its own; what it can do is found out by asking, not from this.
+        version: Its own. The client asks what the server can do, and does not conclude
+            it from this.
         role: ``"master"`` or ``"replica"``; empty: unknown.
         connection_id: Of this connection, at the server; 0 without HELLO.
         run_id: Of the server process; empty: unknown.
         address: Where it was dialled, ``host:port`` or a path.
-        echoes: Whether PING returns what it was given; not every proxy's does.
+        echoes: Whether PING returns its argument; a proxy may not do so.
     """
 
     server: str

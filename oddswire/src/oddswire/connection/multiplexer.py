@@ -268,9 +268,9 @@ class Multiplexer(asyncio.Protocol):
     ) -> asyncio.Future[Any]:
         """Queue packed bytes; the future resolves to the reply, error replies included.
 
-        Call it when `flow.open` is true or right after `flow.wait`, with nothing
-        awaited in between. Pack first: packing may fail and this may not, so that a
-        call never stands in the queue without bytes.
+        Call it when `flow.open` is true or right after `flow.wait`, with no `await` in
+        between. Pack first: packing may fail. This may not fail, or a call would stand
+        in the queue without bytes.
 
         Args:
             data: One packed command, or `count` of them.

@@ -3,13 +3,13 @@
 A link is ``<ms>-<number>-<random>``: the id of a message and 16 digits. Ids alone can
 repeat: a server that was rolled back within a millisecond gives them out again.
 
-An epoch is the random name of the whole chain, drawn when it begins. A rollback keeps
-it; a topic that began again has another one, and a topic that was trimmed has not.
+An epoch is the random name of the whole chain, drawn when it begins. A topic that began
+again has another epoch. A topic that was rolled back or trimmed has the same one.
 
 A run is the part of a LOG's link that names the server process that wrote it:
 `topic_publish.lua` says how. Messages of one run are one history, ordered by their
-ids. So a reader needs no memory of links to know what it was given before a server
-came back with older data: of each run it keeps the newest id.
+ids. So a reader keeps the newest id of each run. By it the reader knows which messages
+it has delivered, also after a server came back with older data.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class LatestBuffer(Buffer):
         self._waiting: dict[bytes, None] = {}
         self._link = b""
         self._epoch = b""
-        # Another chain: what it does not have was deleted, not lost.
+        # Another chain has begun: a key that it lacks was deleted, not lost.
         self._new_chain = True
 
     @property

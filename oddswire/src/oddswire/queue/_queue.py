@@ -220,10 +220,10 @@ class Queue(Generic[T]):
         """Name the server process that has the queue, and the data in it.
 
         Another name means that messages may be gone: the server was restarted, emptied,
-        or replaced in a failover. A caller that keeps the name with what it enqueues
-        (and enqueues with `identity`) knows what to enqueue again, under the same
-        `dedup_id`: what is still there is refused as a duplicate. Where INFO is not
-        allowed, a restart and a failover keep the name.
+        or replaced in a failover. A caller may keep the name with each message that it
+        enqueues, and enqueue with `identity`. Then it knows which messages to enqueue
+        again, under the same `dedup_id`: one that is still there is a duplicate. Where
+        INFO is not allowed, a restart and a failover keep the name.
 
         Raises:
             OddswireError: As from any command.

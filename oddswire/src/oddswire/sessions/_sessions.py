@@ -100,7 +100,8 @@ class Sessions(Generic[T]):
         cap: Most sessions; a user who has a session is never refused. With a source,
             the least active leaves Redis, and nobody is refused.
         cleanup: Seconds between removals of ended sessions.
-        touch_interval: `touch` writes at most once in so many seconds.
+        touch_interval: `touch` writes at most once in so many seconds; None: a tenth
+            of `ttl`, at most 60.
         local_size: Most sessions to keep in memory, inside ``async with``.
         clock: Of this process; expiry is by the server's.
         source: Of record: a change is written there before it is acknowledged, and a
@@ -127,7 +128,7 @@ class Sessions(Generic[T]):
         absolute: float | None = None,
         cap: int = 10_000,
         cleanup: float = 300.0,
-        touch_interval: float = 60.0,
+        touch_interval: float | None = None,
         local_size: int = 10_000,
         clock: Clock | None = None,
         source: Source | None = None,
@@ -135,6 +136,8 @@ class Sessions(Generic[T]):
         if keyring is not None:
             sealer = AesGcm(keyring) if sealer is None else sealer
             names = BlindNames(keyring) if names is None else names
+        if touch_interval is None:
+            touch_interval = min(60.0, ttl / 10)
         self._clock: Clock = SystemClock() if clock is None else clock
         self._schema = SessionSchema(type)
         space = keyspace(client, prefix)

@@ -214,7 +214,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, metaclass=_Named):
         "a reply that takes longer counts as slow in the statistics")] = 0.1
     # --- sessions
     session_ttl: Annotated[float, Option(
-        "SESSION_DEFAULT_TTL", Duration(60, 365 * _DAY),
+        "SESSION_DEFAULT_TTL", Duration(1, 365 * _DAY),
         "a conversation without activity ends")] = 86_400.0
     session_max: Annotated[int, Option(
         "SESSION_MAX_CONCURRENT", Count(1, 100_000_000),

@@ -9,7 +9,7 @@ from ._page import rich
 from ._text import formatted as checked_text
 from .errors import ApiError
 from .faults import Fault, Faults, Limits
-from .panel import Act, Panel
+from .panel import Act, Panel, Step
 from .server import BotApi
 from .world import World
 
@@ -22,6 +22,7 @@ __all__ = [
     "Faults",
     "Limits",
     "Panel",
+    "Step",
     "World",
     "checked_markup",
     "checked_text",

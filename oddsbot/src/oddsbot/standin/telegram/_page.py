@@ -70,10 +70,11 @@ def page(
     return "".join(
         (
             _HEAD.format(title=f"{escape(title)} · {escape(person.first_name)}"),
-            '<body><a class="skip" href="#say">Skip to the message field</a>',
+            "<body>" if panel is None else '<body class="with-panel">',
+            '<a class="skip" href="#say">Skip to the message field</a>',
             (
                 f'<nav aria-label="People and chats">{_people(world, person, room)}'
-                f"{_panel(person, room, secret, panel)}"
+                f"{_says(person, room, secret, panel)}"
                 f"{_breakers(person, room, secret, on)}</nav>"
             ),
             (
@@ -81,6 +82,7 @@ def page(
                 f'<p id="state" role="status">{_subtitle(room, person)}</p>'
                 f"{_line(panel)}</header>"
             ),
+            _tour(person, room, secret, panel),
             _form("chat", person, room, secret),
             (
                 '<div id="log" role="log" aria-label="Messages" tabindex="0" '
@@ -95,8 +97,10 @@ def page(
                 'aria-describedby="hint"></textarea>'
                 '<button name="do" value="say">Send</button>'
                 '<span id="hint">Enter sends, Shift+Enter makes a new line.</span>'
-                "</form></main></body></html>"
+                "</form></main>"
             ),
+            _aside(person, room, secret, panel),
+            "</body></html>",
         )
     )
 
@@ -146,22 +150,86 @@ def _people(world: World, person: Person, room: Room) -> str:
 
 def _line(panel: Panel | None) -> str:
     # A number that changes each second is no news for a screen reader.
-    return "" if panel is None else f'<p id="line">{escape(panel.line)}</p>'
+    if panel is None:
+        return ""
+    jump = '<a class="jump" href="#live">Live layer and what to break ↓</a>'
+    return f'<p id="line">{escape(panel.line)}</p>{jump}'
 
 
-def _panel(person: Person, room: Room, secret: str, panel: Panel | None) -> str:
+def _says(person: Person, room: Room, secret: str, panel: Panel | None) -> str:
     if panel is None:
         return ""
     says = "".join(
         f'<button name="do" value="say:{escape(text)}">{escape(label)}</button>'
         for label, text in panel.says.items()
     )
+    return f"{_form('panel', person, room, secret)}{says}</form>"
+
+
+def _tour(person: Person, room: Room, secret: str, panel: Panel | None) -> str:
+    if panel is None:
+        return ""
+    return (
+        f'{_form("guide", person, room, secret)}<div id="tour" role="status">'
+        f"{_step(panel)}</div></form>"
+    )
+
+
+def _step(panel: Panel) -> str:
+    steps, number = panel.tour, panel.step
+    if number >= len(steps):
+        again = '<button name="do" value="tour:again">Take the tour again</button>'
+        return again if steps else ""
+    step = steps[number]
+    does = ""
+    if step.button:
+        does = (
+            f'<button class="success" name="do" value="{escape(step.does)}">'
+            f"{escape(step.button)}</button>"
+        )
+    return (
+        f"<p><strong>{number + 1} of {len(steps)} · {escape(step.title)}</strong> "
+        f'{escape(step.text)}</p><span class="row">{does}'
+        '<button name="do" value="tour:skip">Skip the tour</button></span>'
+    )
+
+
+def _aside(person: Person, room: Room, secret: str, panel: Panel | None) -> str:
+    if panel is None:
+        return ""
+    figures = "".join(
+        f'<div><dt>{escape(label)}</dt><dd id="figure-{escape(name)}">'
+        f"{escape(panel.values.get(name, '–'))}</dd></div>"
+        for name, label in panel.figures.items()
+    )
     acts = "".join(
         f'<button class="danger" name="do" value="act:{escape(name)}">'
         f"{escape(each.label)}</button>"
         for name, each in panel.acts.items()
     )
-    return f"{_form('panel', person, room, secret)}{acts}{says}</form>"
+    return (
+        '<aside id="live" aria-label="Live layer"><a class="jump" href="#say">'
+        f"Back to the chat ↑</a><h2>Live layer</h2><dl>{figures}</dl>"
+        f"<h2>Break something</h2>{_form('acts', person, room, secret)}{acts}</form>"
+        f'<h2>Last events</h2><ol id="events">{_events(panel)}</ol></aside>'
+    )
+
+
+def _events(panel: Panel) -> str:
+    return "".join(f'<li dir="auto">{escape(each)}</li>' for each in panel.events)
+
+
+def parts(panel: Panel) -> dict[str, str]:
+    """Return the HTML of each part of the page that a panel changes, by its id."""
+    figures = {
+        f"figure-{name}": escape(panel.values.get(name, "–")) for name in panel.figures
+    }
+    return {
+        "line": escape(panel.line),
+        "tour": _step(panel),
+        "events": _events(panel),
+        **figures,
+    }
 
 
 def _breakers(person: Person, room: Room, secret: str, on: set[str]) -> str:

@@ -6,7 +6,6 @@ const state = document.getElementById("state");
 const answer = document.getElementById("answer");
 const usual = state.textContent;
 let clearing = 0;
-let typing = 0;
 
 // Who reads further up is left there.
 function near() {
@@ -52,7 +51,15 @@ on("message", (item) => {
   state.textContent = usual;
   put(item);
 });
-on("line", ({ text }) => { document.getElementById("line").textContent = text; });
+on("parts", (parts) => {
+  for (const [id, html] of Object.entries(parts)) {
+    const part = document.getElementById(id);
+    if (!part || part.innerHTML === html) continue;
+    const focused = part.contains(document.activeElement);
+    part.innerHTML = html; // the server escaped each text of it
+    if (focused) (part.querySelector("button") || log).focus();
+  }
+});
 on("answer", ({ text }) => {
   const below = near();
   answer.textContent = text;

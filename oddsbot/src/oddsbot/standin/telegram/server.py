@@ -265,6 +265,9 @@ class BotApi:
                     self._switch(rest, person.id)
                 case "act" if self._panel is not None and rest in self._panel.acts:
                     self._panel.acts[rest].act()
+                case "tour" if self._panel is not None:
+                    tour = self._panel.tour
+                    self._panel.guide(tour, 0 if rest == "again" else len(tour))
                 case _:
                     raise web.HTTPBadRequest(reason="there is no such action")
         except (ApiError, ValueError) as error:
@@ -318,7 +321,7 @@ class BotApi:
             headers={**_HEADERS, "Content-Type": "text/event-stream"}
         )
         self.world.watchers.append(watch)
-        shown = ""
+        shown: dict[str, str] = {}
         if panel is not None:
             panel.watchers.append(news.set)
         try:
@@ -343,9 +346,13 @@ class BotApi:
                         await response.write(_page.event("message", new))
                 while others:
                     await response.write(self._other(*others.popleft()))
-                if panel is not None and panel.line != shown:
-                    shown = panel.line
-                    await response.write(_page.event("line", {"text": shown}))
+                if panel is not None:
+                    # Whoever reads slowly gets the newest, and not what was between.
+                    new = _page.parts(panel)
+                    differing = {k: v for k, v in new.items() if shown.get(k) != v}
+                    shown = new
+                    if differing:
+                        await response.write(_page.event("parts", differing))
         finally:
             self.world.watchers.remove(watch)
             if panel is not None:

@@ -12,7 +12,14 @@ from aiogram import F, Router
 from aiogram.filters import Command, CommandObject, StateFilter
 from aiogram.fsm.state import State, StatesGroup
 
-from oddsbot.alerts import Base, Direction, MoveRule, PriceRule, Unit
+from oddsbot.alerts import (
+    Base,
+    Direction,
+    MoveRule,
+    PriceRule,
+    RuleError,
+    Unit,
+)
 from oddsbot.delivery import Action
 from oddsbot.store import AlreadyHandled, SameRule
 from oddsbot.telegram.asked import AskedError, Level, Move, parse_asked
@@ -45,9 +52,6 @@ if TYPE_CHECKING:
     from oddsbot.polymarket import GammaMarket, Token
     from oddsbot.store import StoredRule
     from oddsbot.telegram.services import Services
-
-MAX_RULES = 200
-"""Alerts that a person may have."""
 
 _ON_ANY = Decimal(5)
 _LOOK_BACK = 30 * 86_400.0
@@ -149,7 +153,10 @@ async def add(
         raise AskedError("This market is over: its prices do not move any more.")
     token = _token(market, asked.outcome)
     prices = await services.markets.prices([token.token_id])
-    rule = _rule(person, market, token, asked, rule_id, prices.get(token.token_id))
+    try:
+        rule = _rule(person, market, token, asked, rule_id, prices.get(token.token_id))
+    except RuleError:
+        raise AskedError(errors.NOT_WATCHABLE) from None
     there = await services.rules.of(person)
     odds = (await services.people.get(person)).display.odds
     if any(each.id == rule_id for each in there):
@@ -159,8 +166,8 @@ async def add(
         if _same(other, rule):
             said = meaning(other, market, odds)
             raise AskedError(f"{errors.SAME_ALERT[:-1]}: {said}.")
-    if len(others) >= MAX_RULES:
-        raise AskedError(f"You have {MAX_RULES} alerts: stop one first, /alerts.")
+    if len(others) >= services.max_rules:
+        raise AskedError(f"You have {len(others)} alerts: stop one first, /alerts.")
     await _known(person, update_id, services)
     remove = [instead_of] if instead_of else []
     try:
@@ -300,19 +307,16 @@ async def _alert_all(
     )
     there = await services.rules.of(person)
     asked = Move(_ON_ANY, Unit.CENTS)
-    wanted = [
-        _rule(
-            person,
-            market,
-            market.tokens[0],
-            asked,
-            services.effects.rule_id(update_id, place),
-            prices.get(market.tokens[0].token_id),
-        )
-        for place, market in enumerate(open_ones)
-    ]
+    wanted = []
+    for place, market in enumerate(open_ones):
+        token = market.tokens[0]
+        rule_id = services.effects.rule_id(update_id, place)
+        # One that cannot be watched costs no other.
+        with suppress(RuleError):
+            price = prices.get(token.token_id)
+            wanted.append(_rule(person, market, token, asked, rule_id, price))
     new = [rule for rule in wanted if not any(_same(rule, each) for each in there)]
-    left_out = max(0, len(new) - (MAX_RULES - len(there)))
+    left_out = max(0, len(new) - (services.max_rules - len(there)))
     new = new[: len(new) - left_out]
     await _known(person, update_id, services)
     if new:

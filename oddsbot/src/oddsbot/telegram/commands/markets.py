@@ -12,6 +12,7 @@ from aiogram.filters import Command
 from oddsbot.delivery import Action
 from oddsbot.store import MAX_MARKETS, WatchedMarket
 from oddsbot.telegram import links
+from oddsbot.telegram.addresses import AddressError, checked_address
 from oddsbot.telegram.asked import AskedError
 from oddsbot.telegram.pressed import On, Pressed
 from oddsbot.telegram.screens import errors
@@ -132,9 +133,12 @@ async def card_of(
             return await wallet_of(address, person, services)
         case links.ProfileLink(name):
             profile = await services.wallets.named(name)
-            if profile is None:
-                raise AskedError(errors.NO_PROFILE)
-            address = profile.proxy_wallet.lower()
+            try:
+                address = checked_address(
+                    "" if profile is None else profile.proxy_wallet
+                )
+            except AddressError:
+                raise AskedError(errors.NO_PROFILE) from None
             return await wallet_of(address, person, services)
         case links.Words(words):
             return await _found(words, 0, person, services, state, closed=False)
@@ -147,11 +151,14 @@ async def _nearest(slug: str, person: int, services: Services) -> Card:
     Raises:
         AskedError: There is none.
     """
-    words = slug.replace("-", " ")
-    found = await services.markets.search(words)
-    if not found.events:
-        raise AskedError(errors.NO_MARKET)
-    return nearest_card(found.events, await odds_of(person, services))
+    words = slug.split("-")
+    # Numbers and what follows are what differs between markets of a series.
+    letters = [word for word in words if word.isalpha()]
+    for some in (words, letters, letters[:2]):
+        found = await services.markets.search(" ".join(some)) if some else None
+        if found is not None and found.events:
+            return nearest_card(found.events, await odds_of(person, services))
+    raise AskedError(errors.NO_MARKET)
 
 
 async def odds_of(person: int, services: Services) -> Odds:

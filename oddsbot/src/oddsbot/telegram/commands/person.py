@@ -14,7 +14,6 @@ from oddsbot.delivery import Action
 from oddsbot.store import MAX_MARKETS, QuietHours
 from oddsbot.telegram import zones
 from oddsbot.telegram.asked import AskedError
-from oddsbot.telegram.commands.alerts import MAX_RULES
 from oddsbot.telegram.pressed import On, Pressed
 from oddsbot.telegram.screens import errors
 from oddsbot.telegram.screens.errors import sentence_card
@@ -273,7 +272,7 @@ async def _set_muted(
         session.muted_until = until
 
     await services.people.change(person, change, update.update_id)
-    return muted_card(60.0 * minutes) if minutes else unmuted_card()
+    return muted_card(minutes) if minutes else unmuted_card()
 
 
 # --- status
@@ -292,7 +291,7 @@ async def _status_of(person: int, services: Services) -> Card:
     session = await services.people.get(person)
     share = Share(
         rules=len(await services.rules.of(person)),
-        most_rules=MAX_RULES,
+        most_rules=services.max_rules,
         markets=len(session.markets),
         most_markets=MAX_MARKETS,
         asked=services.asked,

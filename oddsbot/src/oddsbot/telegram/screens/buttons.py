@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from oddsbot.delivery import Action, Button, Press
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from oddsbot.polymarket import GammaMarket
 
 SITE = "https://polymarket.com"
+_DIGITS = 19
+_SLUG = 200
 
 
 def press(
@@ -29,17 +32,27 @@ def press(
         argument: With what.
         style: ``success`` or ``danger``.
     """
-    return Button(
-        text=text, data=Press(action, int(subject), argument).data, style=style
-    )
+    number = subject if isinstance(subject, int) else _number(subject)
+    return Button(text=text, data=Press(action, number, argument).data, style=style)
+
+
+def _number(subject: str) -> int:
+    """Return a number of Gamma's; 0, which nothing has, for what is none."""
+    fits = subject.isascii() and subject.isdigit() and len(subject) <= _DIGITS
+    return int(subject) if fits else 0
+
+
+def site(kind: str, name: str) -> str:
+    """Return a page of Polymarket's; the name is foreign, and stays one part of it."""
+    return f"{SITE}/{kind}/{quote(name[:_SLUG], safe='')}"
 
 
 def open_button(market: GammaMarket) -> Button:
     """Return the button that opens a market's own page."""
-    return Button(text="Open", url=f"{SITE}/market/{market.slug}")
+    return Button(text="Open", url=site("market", market.slug))
 
 
-def numbered(action: Action, subjects: list[int], first: int = 0) -> list[Button]:
+def numbered(action: Action, subjects: list[str], first: int = 0) -> list[Button]:
     """Return a button for each line of a list that is numbered after `first`."""
     return [
         press(str(number), action, subject)

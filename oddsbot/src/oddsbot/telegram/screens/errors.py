@@ -48,6 +48,7 @@ OLD_LINK = (
 NO_TAG = "Polymarket has no open events there. /top without a tag has all."
 NOT_YOURS = "You have no such alert any more. /alerts has those that you have."
 OTHER_VERSION = "That button is of another version of me: ask for it again."
+NOT_WATCHABLE = "I cannot watch that market: Polymarket gives it no id that I can use."
 SAME_ALERT = "You have that alert already."
 NO_ALERT_THERE = "There is no market of that event any more that could move."
 DONE_BEFORE = "I did that before, and you stopped that alert since. /alerts has all."

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from oddsbot.telegram.figures import Odds
 
 _LATE = 60.0
-_CLOCKS_APART = -5.0
+_CLOCKS_APART, _CLOCKS_FAR = -5.0, 86_400.0
 
 
 _HEADS = {
@@ -112,13 +112,14 @@ def _times(alert: PriceCrossed | Moved, sent_at: float) -> str:
     """Return how long after it happened it was seen and is sent."""
     happened = alert.at / 1000
     seen, sent = alert.seen_at - happened, sent_at - happened
+    if not _CLOCKS_APART <= seen <= _CLOCKS_FAR:
+        # The market's clock is not ours, or it is a recording's.
+        return f"sent {_seconds(sent_at - alert.seen_at)} after it was seen"
     if seen > _LATE:
         return (
             f"seen {figures.distance(seen)} after it happened: I had no link to "
             "Polymarket"
         )
-    if seen < _CLOCKS_APART:
-        return ""  # the market's clock is not ours: nothing can be said
     return f"seen {_seconds(seen)}, sent {_seconds(sent)} after it happened"
 
 

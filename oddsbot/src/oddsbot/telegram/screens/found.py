@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from oddsbot.delivery import Action, Button
 from oddsbot.telegram import figures
-from oddsbot.telegram.screens.buttons import SITE, numbered, pages, press
+from oddsbot.telegram.screens.buttons import numbered, pages, press, site
 from oddsbot.telegram.screens.errors import NO_MARKET, NO_TAG
 from oddsbot.telegram.text import Text
 
@@ -115,7 +115,7 @@ def _events(
         if event.volume is not None:
             text.add(f"  {figures.money(event.volume)}")
         text.line("  closed" if event.closed else "")
-    return numbered(Action.EVENT, [int(event.id) for event in events], first)
+    return numbered(Action.EVENT, [event.id for event in events], first)
 
 
 def _profiles(text: Text, profiles: Sequence[Profile]) -> None:
@@ -175,7 +175,7 @@ def event_card(event: GammaEvent, page: int, odds: Odds = "cents") -> Card:
             ]
             if any(not market.closed for market in markets)
             else [],
-            [Button(text="Open", url=f"{SITE}/event/{event.slug}")],
+            [Button(text="Open", url=site("event", event.slug))],
         ]
     )
 

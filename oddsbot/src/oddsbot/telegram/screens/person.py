@@ -64,7 +64,8 @@ def settings_card(session: UserSession, now: float) -> Card:
     text.line(" – what comes then makes no sound")
     text.line(f"Prices in {'decimal odds' if odds == 'decimal' else odds}")
     if session.muted_until > now:
-        text.line(f"Muted for {figures.distance(session.muted_until - now)}")
+        minutes = ceil((session.muted_until - now) / 60)
+        text.line(f"Muted for {figures.lasting(minutes)}")
     if not session.is_active:
         text.line("Stopped: nothing is sent. /start brings it back.")
     quiet = [
@@ -133,11 +134,11 @@ def zone_card() -> Card:
     )
 
 
-def muted_card(seconds: float) -> Card:
+def muted_card(minutes: int) -> Card:
     """Return the answer to ``/mute``."""
     return (
         Text()
-        .line(f"Muted for {figures.distance(seconds)}: I send you nothing.", "bold")
+        .line(f"Muted for {figures.lasting(minutes)}: I send you nothing.", "bold")
         .line("What was due in that time is not sent later. /unmute ends it.")
         .card([[press("Unmute", Action.MUTE)]])
     )
@@ -243,9 +244,11 @@ def status_card(view: StatusView, share: Share) -> Card:
         text.line("No price has come yet.")
     else:
         text.add(f"Last price {figures.distance(view.last_event)} ago · ")
-        text.line(f"{view.followed:,} outcomes followed")
+        many = "" if view.followed == 1 else "s"
+        text.line(f"{view.followed:,} outcome{many} followed")
     if view.waiting is not None:
-        text.line(f"{view.waiting:,} alerts on their way")
+        one = view.waiting == 1
+        text.line(f"{view.waiting:,} alert{'' if one else 's'} on the way")
     gaps = {0: "no gap", 1: "one gap"}.get(view.gaps, f"{view.gaps} gaps")
     text.line(f"The link to the prices had {gaps} since I was started.")
     text.line(

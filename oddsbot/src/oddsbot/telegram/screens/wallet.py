@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from oddsbot.delivery import Button
 from oddsbot.telegram import figures
-from oddsbot.telegram.screens.buttons import SITE
+from oddsbot.telegram.screens.buttons import site
 from oddsbot.telegram.text import Text
 
 if TYPE_CHECKING:
@@ -75,4 +75,4 @@ def wallet_card(view: WalletView, odds: Odds = "cents") -> Card:
         )
     if len(largest) > _SHOWN:
         text.line(f"and {len(largest) - _SHOWN:,} smaller ones")
-    return text.card([[Button(text="Open", url=f"{SITE}/profile/{view.address}")]])
+    return text.card([[Button(text="Open", url=site("profile", view.address))]])

@@ -59,10 +59,10 @@ class Persistence(BasePersistence[Data, Data, Data]):
     What changed here and was not written yet survives a read. A dict comes back in its
     order.
 
-    A value that cannot be stored, or is too large, costs itself: the others are
-    written, and the application's error handlers hear of it once. What is stored and
-    cannot be read is left out, named in the log once, and stays as it is until its key
-    is set or dropped; a key of another type stays until something is written to it.
+    A value that cannot be stored, or is too large, is left out: the others are written,
+    and the application's error handlers get one error for it. A stored value that
+    cannot be read is left out and named in the log once. It stays in Redis until its
+    key is set or dropped; a key of another type stays until it is written.
 
     At the start only bot data, callback data and conversations are read; the data of a
     user comes with the first update. Conversations and callback data are this process's
