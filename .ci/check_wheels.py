@@ -1,4 +1,4 @@
-"""Build both wheels and import everything from them, with src/ out of the way.
+"""Build both wheels, import everything from them and open the demo, without src/.
 
 What works from a checkout can be missing in a wheel: a data file, py.typed, a module
 that only the editable install finds.
@@ -133,16 +133,34 @@ def version_of(package: str, project: dict[str, str]) -> str:
     return str(runpy.run_path(str(source))["VERSION"])
 
 
+def try_demo() -> str:
+    """Open the demo's page from the wheels, without a network where that is allowed."""
+    alone = ("unshare", "-rn")
+    probe = shutil.which("unshare") and shutil.which("ip")
+    if not probe or subprocess.run((*alone, "true"), check=False).returncode:
+        alone = ()
+    with tempfile.TemporaryDirectory() as elsewhere:
+        took = run(
+            *(*alone, sys.executable, "-P", str(ROOT / ".ci" / "try_demo.py")),
+            *(["--alone"] if alone else []),
+            doing="opening the demo from the wheels",
+            cwd=elsewhere,
+            env={**os.environ, "PYTHONPATH": str(SITE)},  # noqa: TID251 (its own child)
+        ).strip()
+    return f"its demo opens in {took} s" + (", without a network" if alone else "")
+
+
 def main() -> None:
-    """Build, import, compare; print one line."""
+    """Build, import, compare, open the demo; print one line."""
     try:
         wheels = build()
         report = import_all()
         check(report)
+        opened = try_demo()
     except WheelError as fault:
         sys.exit(f"wheels: {fault}")
     sizes = ", ".join(f"{w.name} {w.stat().st_size / 1024:.0f} KiB" for w in wheels)
-    print(f"wheels: {len(report['modules'])} modules import from {sizes}")
+    print(f"wheels: {len(report['modules'])} modules import from {sizes}, {opened}")
 
 
 if __name__ == "__main__":

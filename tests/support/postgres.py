@@ -58,7 +58,7 @@ class Postgres:
                     [
                         *self._as, command("postgres"), "-D", self.folder / "data",
                         "-k", self.folder, "-c", "listen_addresses=",
-                        "-c", "shared_buffers=16MB", "-c", "max_connections=20",
+                        "-c", "shared_buffers=16MB", "-c", "max_connections=60",
                     ],
                     stdout=log, stderr=log, cwd=self.folder,
                 )  # fmt: skip

@@ -9,12 +9,14 @@ import pytest
 
 from oddsbot.delivery import Decision
 from oddsbot.demo import DemoError, Options, Stage, run
+from oddsbot.polymarket import Silence
 from oddsbot.standin.polymarket import RecordingError, sample
 from oddsbot.store import Fate
 from oddsbot.watch import LIQUIDITY, PRICES, RESOLUTIONS, RULES, TOPICS, VOLUMES
 from oddswire import Settings
 from oddswire.errors import EmbeddedFailed
 from oddswire.pubsub import Gap
+from support import eventually
 
 SETTINGS = Settings(profile="test")
 NEW = '{"event_type":"new_market","market":"0xnew","timestamp":"1770921570954"}'
@@ -38,7 +40,9 @@ class Chat(list):
             await self._more.wait()
 
 
-async def play(chat=None, view=None, stop=None, recording=None, **options):
+async def play(
+    chat=None, view=None, stop=None, recording=None, silence=None, **options
+):
     """Run the demo over the sample, as fast as possible unless told otherwise."""
     return await run(
         Options(recording=recording or sample(), **({"speed": math.inf} | options)),
@@ -46,6 +50,7 @@ async def play(chat=None, view=None, stop=None, recording=None, **options):
         stop=stop or asyncio.Event(),
         write=(Chat() if chat is None else chat).write,
         view=view,
+        silence=silence,
     )
 
 
@@ -161,6 +166,46 @@ async def test_a_cut_feed_is_taken_up_again():
     # The second market's resolution is at the very end, long after the cuts.
     assert any("8:30AM-8:45AM ET resolved: Down" in line for line in chat)
     assert len(chat) > 17
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B1", "B5")
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_each_fault_of_the_feed_is_one_gap(seed):
+    """Connections cut and frozen, an asset frozen: as many gaps, nothing told twice."""
+    chat, dice, made = Chat(), random.Random(seed), 0
+    faults = ["cut", "freeze", "asset", "cut"]
+    dice.shuffle(faults)
+
+    async def breaker(stage: Stage) -> None:
+        nonlocal made
+        switches, counters = stage.replay.faults, stage.feed.counters
+        await chat.wait_lines(3)
+        for fault in faults:
+            match fault:
+                case "cut":
+                    assert stage.replay.disconnect() == 1
+                case "freeze":
+                    stage.replay.freeze()
+                case "asset":
+                    # The second market has no prices yet.
+                    first = stage.markets[0].clob_token_ids
+                    switches.frozen_assets = {dice.choice(first)}
+            made += 1
+            await eventually(lambda: counters.gaps, 30, holds=made.__eq__)
+            switches.frozen_assets = set()
+            await eventually(lambda: stage.feed.down_for == 0)
+
+    silence = Silence(
+        quiet_after=1.5, again=(1.0,), settle=1.0, first_book=3.0, sample_every=5.0
+    )
+    report = await play(chat, breaker, silence=silence, speed=60.0)
+
+    assert report.check.agrees
+    assert not report.check.complete
+    assert report.feed.gaps == made == len(faults)
+    assert report.check.out_of_order == []
+    assert any("8:30AM-8:45AM ET resolved: Down" in line for line in chat)
 
 
 @pytest.mark.errors

@@ -33,13 +33,18 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Feed(msgspec.Struct, frozen=True, kw_only=True):
-    """What came over the websocket."""
+    """What came over the websocket.
+
+    Attributes:
+        gaps: Times in which something may have been missed.
+    """
 
     frames: int
     bad_frames: int
     skipped_events: int
     ticks: int
     reconnects: int
+    gaps: int
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +158,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             yield f"recording: {recording.warning}"
         yield (
             f"feed: {feed.frames:,} frames, {feed.ticks:,} ticks, "
-            f"{feed.bad_frames} broken frames, {feed.reconnects} reconnects"
+            f"{feed.bad_frames} broken frames, {feed.reconnects} reconnects, "
+            f"{feed.gaps} gaps"
         )
         by_user = ", ".join(f"{name} {count}" for name, count in self.alerts.items())
         yield f"alerts: {sum(self.alerts.values())} delivered ({by_user})"

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from oddsbot.polymarket import Silence
     from oddswire import Settings
     from oddswire.queue import QueueStats
 
@@ -56,6 +57,7 @@ async def run(
     stop: asyncio.Event,
     write: Callable[[str], object],
     view: Callable[[Stage], Coroutine[Any, Any, object]] | None = None,
+    silence: Silence | None = None,
 ) -> Report:
     """Play a recording to three users and say what came of it.
 
@@ -66,6 +68,7 @@ async def run(
             report is made of that part.
         write: Takes each line that the stand-in chat prints.
         view: Runs beside the playing and is cancelled at its end.
+        silence: When the feed's is asked about; None: as in the bot.
 
     Raises:
         ReplayError: The recording cannot be used, or the port cannot be opened.
@@ -112,6 +115,7 @@ async def run(
                 markets=list(markets.values()),
                 until=until,
                 write=write,
+                silence=silence,
             )
             return await _Run(options, stage, stop).play(view)
     except BaseExceptionGroup as group:
@@ -279,6 +283,7 @@ class _Run:
                 skipped_events=counters.skipped.total(),
                 ticks=stage.shard.ticks,
                 reconnects=counters.reconnects,
+                gaps=stage.feed.counters.gaps,
             ),
             alerts={name: told[name] for name in cast.PEOPLE.values()},
             latency_ms=Latency(

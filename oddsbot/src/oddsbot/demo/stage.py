@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from oddsbot.alerts import Alert
     from oddsbot.markets_watch import Change
-    from oddsbot.polymarket import Gamma, GammaMarket
+    from oddsbot.polymarket import Gamma, GammaMarket, Silence
     from oddsbot.standin.polymarket import Replay
     from oddswire import EmbeddedServer, Wire
     from oddswire.sessions import Session
@@ -66,6 +66,7 @@ class Stage:
         markets: What the recording is about, as Gamma describes it.
         until: The recorded moment at which the playing ends, ms.
         write: Takes each line that the stand-in chat prints.
+        silence: When the feed's is asked about.
 
     Attributes:
         told: What the chat was given, in order.
@@ -86,6 +87,7 @@ class Stage:
         markets: Sequence[GammaMarket],
         until: int,
         write: Callable[[str], object],
+        silence: Silence | None = None,
     ) -> None:
         self.server = server
         self.replay = replay
@@ -118,6 +120,7 @@ class Stage:
             replay.ws_url,
             books(Clob(session, replay.clob_url), upstream),
             self.outcomes,
+            silence=silence,
         )
         self.shard = Shard(
             # A queue that outlived an earlier run knows the alerts of its shard.

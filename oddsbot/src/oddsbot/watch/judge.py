@@ -89,6 +89,8 @@ class Judge:
         self._owning = False
         # What came before this owner and is not judged, in the market's order.
         self._backlog: deque[_Waiting] = deque()
+        # Assets of which a round has a last tick: without one nobody can tell a gap.
+        self._noted: set[str] = set()
         # The last tick of each asset since the last note, where it changed nothing.
         self._unnoted: dict[str, Tick] = {}
 
@@ -139,15 +141,20 @@ class Judge:
 
     # --- the ticks
 
-    def begin(self, cut: Cut) -> None:
+    def begin(self, cut: Cut, noted: Iterable[str]) -> None:
         """Judge as the owner, from where the owner before stopped.
 
         What came before is judged in the order of the market's time: a connection
         begins with the books of its assets in any order.
+
+        Args:
+            cut: Where.
+            noted: The assets of which the database has a last tick.
         """
         self._owning = True
         self.cursor = self._begin_at = self._judged_until = 0
         self._last.clear()
+        self._noted = set(noted)
         self._backlog = _waiting(self._ring, cut.places)
         self.batch = Batch(self.revision)
         self._unnoted.clear()
@@ -207,9 +214,11 @@ class Judge:
         found = self._alerts.on_quote(tick.quote, tick.seen_at)
         changed = self._alerts.take_changes()
         if not (found or changed):
-            if asset in self._watched:
+            if asset in self._noted:
                 self._unnoted[asset] = tick
-            return
+            if asset in self._noted or not self._watched[asset]:
+                return
+        self._noted.add(asset)
         for rule, state in changed:
             known = self._known[rule.id]
             self.batch.states[rule.id] = rule, known.revision, state

@@ -108,7 +108,11 @@ async def test_the_channel_goes_wrong(small, session):
         while not seen or seen[-1].get("event_type") != "odd":
             seen += await take(ws, 1)
         kinds = {each["event_type"] for each in seen}
-        told = {each.get("asset_id") for each in seen}
+        told = {each.get("asset_id") for each in seen} | {
+            entry["asset_id"]
+            for each in seen
+            for entry in each.get("price_changes", ())
+        }
         assert "market_resolved" not in kinds
         assert UP in told
         assert DOWN not in told

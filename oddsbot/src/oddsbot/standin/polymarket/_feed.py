@@ -117,7 +117,7 @@ class Feed:
             (
                 subscriber,
                 [
-                    self._skewed(each.text)
+                    self._skewed(self._thawed(each))
                     for each in messages
                     if subscriber.wants(each) and not self._hidden(each)
                 ],
@@ -134,6 +134,17 @@ class Feed:
         return bool(message.tokens and message.tokens <= frozen) or (
             self._faults.no_resolved and "market_resolved" in message.text[:40]
         )
+
+    def _thawed(self, message: Message) -> str:
+        """Return a message without what it tells of frozen assets."""
+        frozen = self._faults.frozen_assets
+        if message.tokens.isdisjoint(frozen) or "price_changes" not in message.text:
+            return message.text
+        event = msgspec.json.decode(message.text)
+        event["price_changes"] = [
+            each for each in event["price_changes"] if each["asset_id"] not in frozen
+        ]
+        return msgspec.json.encode(event).decode()
 
     async def inject(self, text: str) -> None:
         """Send `text` as it is to every connection that subscribed to something."""
