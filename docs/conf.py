@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from oddswire._version import VERSION
-from oddswire.metrics import FAMILIES
+from oddswire.metrics import FAMILIES, Family
 
 project = "oddswire"
 author = "the oddswire authors"
@@ -42,12 +42,18 @@ html_js_files = ["tables.js"]
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
+def line_of(family: Family) -> str:
+    """Return a metric with its kind, labels and meaning."""
+    labels = "".join(f", ``{label}``" for label in family.labels)
+    return f"- ``{family.name}`` ({family.kind}{labels}): {family.help}"
+
+
 def describe_families(*event: Any) -> None:
     """Give the constant with the metrics their meanings."""
     *_, obj, _, lines = event
     if obj is FAMILIES:
         lines[:] = ["Every metric with its meaning:", ""]
-        lines += [f"- ``{each.name}``: {each.help}" for each in FAMILIES]
+        lines += map(line_of, FAMILIES)
 
 
 def setup(app: Any) -> None:

@@ -45,6 +45,7 @@ from oddsbot.store.tables import revisions  # noqa: E402
 from oddsbot.store.tables import rules as rule_table  # noqa: E402
 from oddsbot.store.tables import users as user_table  # noqa: E402
 from oddswire import Client, EmbeddedServer  # noqa: E402
+from oddswire.errors import SourceError  # noqa: E402
 from support.postgres import Postgres  # noqa: E402
 from support.topple import Toppled  # noqa: E402
 
@@ -297,11 +298,14 @@ class Run:
         """
         least, deadline, quiet = inf, time() + _SETTLED, 0
         while quiet < _QUIET and time() < deadline:
-            due = (await AlertLog(self._engine).fates()).get(None, 0)
+            await asyncio.sleep(0.3)
+            try:
+                due = (await AlertLog(self._engine).fates()).get(None, 0)
+            except SourceError:
+                continue  # a connection from before the database was killed
             quiet = 0 if due else quiet + 1
             if due < least:
                 least, deadline = due, time() + _SETTLED
-            await asyncio.sleep(0.3)
 
     async def _kill(self, workers):
         low, high = self._options.every

@@ -51,11 +51,12 @@ from support.recorded import (  # noqa: E402
 )
 
 KINDS = ["sqlite", "postgresql"]
-PARTS = ["recording", "rate", "takeover"]
+PARTS = ["recording", "rate", "takeover", "young"]
 TICKS_A_SECOND = 5_000
 ASSETS = 5_000
 SECONDS = 30.0
 TAKEOVERS = 30
+FOLLOWED = 3.0
 _HEADS = ("what", "database", "floor", "goal", "measured", "load")
 _PAGE = f"""# Alerts
 
@@ -238,9 +239,10 @@ class Takeovers(Run):
 
     roles = ()
 
-    def __init__(self, options, kind, folder):
+    def __init__(self, options, kind, folder, followed):
         super().__init__(options, kind, folder)
         self.took = []
+        self._followed = followed
 
     async def _play(self, workers):
         trading = asyncio.create_task(self._stage.trade(10_000))  # noqa: TID251
@@ -249,6 +251,7 @@ class Takeovers(Run):
             while len(self.took) < TAKEOVERS:
                 while len(line) < 3:
                     line.append(await self._join(workers, len(line)))
+                await asyncio.sleep(self._followed)
                 owner, following, last = line
                 killed = time()
                 workers.end(following)
@@ -285,15 +288,24 @@ class Takeovers(Run):
         return self.took
 
 
-async def takeovers(kind):
-    """Return the row of takeovers with the next in line dead."""
+async def takeovers(kind, followed):
+    """Return the row of takeovers with the next in line dead.
+
+    Args:
+        kind: Of the database.
+        followed: Seconds that the process that remains has followed at least. One that
+            has just begun gives way to those that were killed, until they are silent.
+    """
     options = argparse.Namespace(rate=200.0, seed=1, fault="none")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        took = sorted(await Takeovers(options, kind, folder).report())
+        took = sorted(await Takeovers(options, kind, folder, followed).report())
     measured = (
         f"p50 {part(took, 0.5):.2f} s, p99 {part(took, 0.99):.2f} s of {len(took)}"
     )
-    what = "owner and the next in line killed, to the next owner"
+    what = (
+        "owner and the next in line killed, to the next owner, which had followed "
+        f"for {followed:g} s"
+    )
     return what, kind, "p99 1.5 s", "p99 0.8 s", measured
 
 
@@ -324,7 +336,7 @@ async def measure(options):
             elif part_ == "rate":
                 row = await tick_to_queue(kind, options.seconds)
             else:
-                row = await takeovers(kind)
+                row = await takeovers(kind, FOLLOWED if part_ == "takeover" else 0)
             row = (*row, f"{os.getloadavg()[1]:.1f}")
             print(" | ".join(row), flush=True)
             rows.append(row)

@@ -44,7 +44,8 @@ async def talk(api) -> None:
     for text in SCRIPT:
         before = len(ada.messages)
         api.world.say(ADA, text)
-        await eventually(lambda before=before: len(ada.messages) > before, 60)
+        # The first one waits for the process to start, beside whatever else runs.
+        await eventually(lambda before=before: len(ada.messages) > before, 180)
     for kind in FAULTS:
         api.faults.planned.append(Fault(kind=kind, method="sendMessage", seconds=0.1))
         api.world.say(ADA, "/help")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -111,14 +112,27 @@ def test_a_collector_made_outside_the_loop_says_what_to_do(server):
 
 @pytest.mark.basic
 @pytest.mark.requirement("O1")
-def test_the_page_lists_every_family():
-    """docs/guides/metrics.md has each name with its kind and labels, and no other."""
-    page = (DOCS / "guides" / "metrics.md").read_text()
-    rows = re.findall(r"^\| `(oddswire_\w+)` \| (\w+) \| (.*?) \|", page, re.MULTILINE)
+def test_the_reference_lists_every_family():
+    """The reference has each name with its kind, labels and meaning, and no other."""
+    spec = importlib.util.spec_from_file_location("conf", DOCS / "conf.py")
+    conf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conf)
+    lines: list[str] = []
+    conf.describe_families(None, "data", "FAMILIES", FAMILIES, None, lines)
+    rows = re.findall(
+        r"^- ``(\w+)`` \((\w+)(.*)\): (.+)$", "\n".join(lines), re.MULTILINE
+    )
     assert rows == [
-        (each.name, each.kind, ", ".join(f"`{label}`" for label in each.labels))
+        (
+            each.name,
+            each.kind,
+            "".join(f", ``{label}``" for label in each.labels),
+            each.help,
+        )
         for each in FAMILIES
     ]
+    page = (DOCS / "reference" / "api" / "oddswire.metrics.md").read_text()
+    assert ".. autodata:: oddswire.metrics.FAMILIES" in page
     assert len({each.name for each in FAMILIES}) == len(FAMILIES)
     for each in FAMILIES:
         assert each.name.endswith("_total") == (each.kind == "counter")

@@ -64,7 +64,7 @@ async def test_ten_thousand_messages_survive_the_killing_of_their_workers(
         asyncio.get_running_loop().create_task(work(server, prefix, "none"), name=name)
         for name in ("one", "two")
     ]
-    await eventually(lambda: empty(queue))
+    await eventually(lambda: empty(queue), 60, pause=0.05)
     assert not any(task.done() for task in lasting), "it ended by itself"
     for task in lasting:
         task.cancel()

@@ -591,7 +591,7 @@ class Shard:
             # No await from here on: each tick is either in the ring, or comes later.
             judge.apply(tenure.changes)
             cut = self._cut(tenure.standing)
-            judge.begin(cut)
+            judge.begin(cut, tenure.standing.seen)
             self._n = tenure.n
             self._committed = 0
             self._tenure = tenure
