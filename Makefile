@@ -20,9 +20,9 @@ WHEELS := --only-binary :all: --no-binary forbiddenfruit
 demo: $(STAMP)  ## talk to the bot in a browser, no account, no network
 	@$(BIN)/oddsbot demo
 
-N ?= auto
-test: $(STAMP)  ## every test, N at a time (one a core); writes build/requirements.json for make docs
-	@$(BIN)/pytest -n $(N) --maxprocesses 4 --dist worksteal
+N ?= 4
+test: $(STAMP)  ## every test, N at a time: most wait; writes build/requirements.json for make docs
+	@$(BIN)/pytest -n $(N) --dist worksteal
 
 check: $(STAMP)  ## lint, types, layers, reaches of tests, docs, wheels
 	$(BIN)/ruff format --check .

@@ -223,7 +223,7 @@ async def test_cancelling_ends_the_courier_at_once(book, chat):
 async def test_redis_killed_at_any_moment_loses_nothing(durable, book_on, chat, seed):
     """Each alert once and in order, while the server dies and comes back."""
     dice = random.Random(seed)
-    total, kills = 120, 3
+    total, kills = 200, 3
     async with Client.from_url(durable.url) as client:
         book = await book_on(client, 1)
         home = await book.home.read()

@@ -207,6 +207,8 @@ class L2:
         max_load: float,
     ) -> None:
         self.servers = servers
+        # Looked up once where there is one.
+        self._one = None if servers.on_cluster else servers.at(0)
         self.l1 = l1
         self.now = clock.boottime
         self._tags = tags
@@ -239,15 +241,9 @@ class L2:
             stamps = (Stamp(namespace.tag_version, nonce),)
             if tags:
                 of = self._tags.tag_version
-                stamps += tuple(
-                    Stamp(of(tag), n)
-                    for tag, n in tags_of(data, tags)
-                    if tag != PROCESS
-                )
+                stamps += tuple(Stamp(of(tag), n) for tag, n in tags_of(data, tags))
             if server is not None and server.process is not None:
-                # An entry without it is one of a server that was no cluster's node.
-                of_process = [n for tag, n in tags_of(data, tags) if tag == PROCESS]
-                stamps += (Stamp(server.process, (*of_process, b"")[0]),)
+                stamps = self._with_process(stamps, data, tags, server.process)
         # A compressed body is several times as large when decoded.
         factor = 8 if len(body) > 1 and body[1] & 1 else 2
         return Item(
@@ -264,6 +260,16 @@ class L2:
             header=data[:SEEN_BYTES],
             slot=key.slot,
         )
+
+    def _with_process(
+        self, stamps: Snapshot, data: bytes, tags: int, process: TagVersion
+    ) -> Snapshot:
+        """Return the stamps of an entry on a cluster, that of its process the last."""
+        of_tags = zip(stamps[1:], tags_of(data, tags), strict=True)
+        named = [stamp for stamp, (tag, _) in of_tags if tag != PROCESS]
+        of_process = [nonce for tag, nonce in tags_of(data, tags) if tag == PROCESS]
+        # An entry without one is of a server that was no cluster's node.
+        return (stamps[0], *named, Stamp(process, (*of_process, b"")[0]))
 
     def pack(
         self,
@@ -339,7 +345,10 @@ class L2:
     # --- reading
 
     async def fetch(
-        self, key: CacheKey, value_type: Any, *, count: bool = True
+        self,
+        key: CacheKey,
+        value_type: Any,
+        count: bool = True,  # noqa: FBT001, FBT002 - 3.11 calls it faster so
     ) -> LookupResult:
         """Read an entry; one that cannot be read is missing.
 
@@ -357,7 +366,7 @@ class L2:
             servers.want()
         deadline = 0.0
         while True:
-            server = servers.at(key.slot) or await servers.find(key.slot)
+            server = self._one or servers.at(key.slot) or await servers.find(key.slot)
             connection, coherence = server.connection, server.coherence
             reads = coherence.reads
             epoch = servers.epoch
@@ -435,7 +444,7 @@ class L2:
             # In one round trip to each server: it joins what is sent in one tick.
             return await asyncio.gather(
                 *(
-                    self.fetch(key, value_type, count=False)
+                    self.fetch(key, value_type, False)  # noqa: FBT003 - as there
                     for key, value_type in zip(keys, value_types, strict=True)
                 )
             )

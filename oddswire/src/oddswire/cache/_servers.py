@@ -94,9 +94,7 @@ class Servers(Protocol):
 
     on_cluster: ClassVar[bool]
 
-    @property
-    def epoch(self) -> int:
-        """Changes whenever what is known of any of them was dropped."""
+    epoch: int
 
     @property
     def untracked(self) -> bool:
@@ -115,13 +113,13 @@ class Servers(Protocol):
     async def find(self, slot: int) -> CacheServer:
         """Return the server of a slot, asking which it is."""
 
-    async def run(
+    def run(
         self,
         slot: int,
         call: Callable[[CacheServer], Awaitable[T]],
         *,
         waits: bool = True,
-    ) -> T:
+    ) -> Awaitable[T]:
         """Return what a call at the server of a slot returns."""
 
     async def follow(
@@ -165,6 +163,11 @@ class OneServer:
 
     Args:
         server: That one.
+
+    Attributes:
+        server: As given.
+        all: It alone.
+        epoch: Changes whenever memory was dropped.
     """
 
     on_cluster: ClassVar[bool] = False
@@ -174,11 +177,11 @@ class OneServer:
         self.all = (server,)
         self._connection, self._coherence = server.connection, server.coherence
         self.want = server.coherence.want
+        self.epoch = 0
+        server.connection.on_drop(self._dropped)
 
-    @property
-    def epoch(self) -> int:
-        """Changes whenever memory was dropped."""
-        return self._connection.epoch
+    def _dropped(self) -> None:
+        self.epoch += 1
 
     @property
     def untracked(self) -> bool:
@@ -200,16 +203,16 @@ class OneServer:
         del slot
         return self.server
 
-    async def run(
+    def run(
         self,
         slot: int,
         call: Callable[[CacheServer], Awaitable[T]],
         *,
         waits: bool = True,
-    ) -> T:
-        """Return what the call returns."""
+    ) -> Awaitable[T]:
+        """Return the call, to be awaited: it costs no coroutine of its own."""
         del slot, waits
-        return await call(self.server)
+        return call(self.server)
 
     async def follow(
         self, error: OddswireError, server: CacheServer, deadline: float

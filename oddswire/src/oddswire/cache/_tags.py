@@ -176,6 +176,8 @@ class TagVersions:
                 self._set(known, None)
 
     def _slot(self, tag: bytes) -> int:
+        if not self._servers.on_cluster:
+            return 0
         return self._servers.slot(self._tag_prefix + tag.hex())
 
     def _on_tag(self, name: bytes, nonce: Any, *, own: bool) -> None:
@@ -317,8 +319,8 @@ class TagVersions:
         if namespace.tag_version.nonce is None or self._servers.untracked:
             await self._namespace_nonce(namespace)
 
-    async def _namespace_nonce(self, namespace: NamespaceState) -> bytes:
-        return await self._servers.run(
+    def _namespace_nonce(self, namespace: NamespaceState) -> Awaitable[bytes]:
+        return self._servers.run(
             namespace.slot, lambda server: self._namespace_nonce_at(namespace, server)
         )
 
@@ -428,8 +430,10 @@ class TagVersions:
             self._set(namespace.tag_version, nonce)
         return nonce
 
-    async def _tag_nonce(self, tag: bytes, known: TagVersion, life: float) -> bytes:
-        return await self._servers.run(
+    def _tag_nonce(
+        self, tag: bytes, known: TagVersion, life: float
+    ) -> Awaitable[bytes]:
+        return self._servers.run(
             self._slot(tag), lambda server: self._tag_nonce_at(tag, known, life, server)
         )
 
@@ -464,8 +468,8 @@ class TagVersions:
             self._set(known, nonce)
         return nonce
 
-    async def _read(self, tag: bytes, known: TagVersion) -> None:
-        await self._servers.run(
+    def _read(self, tag: bytes, known: TagVersion) -> Awaitable[None]:
+        return self._servers.run(
             self._slot(tag), lambda server: self._read_at(tag, known, server)
         )
 
