@@ -312,7 +312,9 @@ class App:
             PREFIX,
         )
         api = UpdatesApi(http, self._api_url, token)
-        self._replicas = replicas = Replicas(wire.client, clock)
+        # On a cluster the replicas of the node that has the queue.
+        of_updates = wire.client.at(f"{{{UPDATES.name}}}")
+        self._replicas = replicas = Replicas(of_updates, clock)
         self.poller = Poller(api, self.updates, replicas, wire.locks, clock)
         home = Home(wire.client, PREFIX)
         self.outbox = Outbox(queue, log, home, clock)

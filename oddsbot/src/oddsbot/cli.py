@@ -244,6 +244,10 @@ def demo(
         int,
         typer.Option(help="Port of the recorded Polymarket; default: any free one."),
     ] = 0,
+    cluster: Annotated[
+        bool,
+        typer.Option("--cluster", help="Redis is a cluster of three primaries."),
+    ] = False,
     session_ttl: Annotated[
         float | None,
         typer.Option(
@@ -271,6 +275,7 @@ def demo(
             seconds=seconds,
             data_dir=data_dir,
             port=port,
+            cluster=cluster,
             session_ttl=session_ttl,
         )
         settings = Settings.from_env()

@@ -155,9 +155,10 @@ async def test_whatever_a_visitor_breaks_no_alert_is_lost():
 @pytest.mark.integration
 @pytest.mark.requirement("B5")
 @pytest.mark.timeout(180)
-async def test_everything_of_the_conversation_is_there_without_a_browser():
+@pytest.mark.parametrize("cluster", [False, True], ids=["server", "cluster"])
+async def test_everything_of_the_conversation_is_there_without_a_browser(cluster):
     """The same by the stand-in alone: undo, another price, a stop, a start again."""
-    async with demo(speed=40.0) as scene:
+    async with demo(speed=40.0, cluster=cluster) as scene:
         world = scene.api.world
         link = "https://polymarket.com/event/btc-updown-15m-1790597700"
         for text, answer in (

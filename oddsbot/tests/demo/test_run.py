@@ -76,9 +76,14 @@ async def test_the_demo_delivers_exactly_what_the_recording_must_cause():
 
 @pytest.mark.requirement("B5")
 @pytest.mark.integration
-@pytest.mark.parametrize("seed", [1, 2])
-async def test_killing_the_server_loses_and_repeats_nothing(seed):
-    """The server killed at random moments: restarted, reconnected, all agrees."""
+@pytest.mark.parametrize(
+    ("seed", "cluster"), [(1, False), (2, False), (3, True)], ids=["1", "2", "cluster"]
+)
+async def test_killing_the_server_loses_and_repeats_nothing(seed, cluster):
+    """The server killed at random moments: restarted, reconnected, all agrees.
+
+    Of a cluster it is one of three primaries.
+    """
     dice = random.Random(seed)
     chat = Chat()
 
@@ -89,7 +94,7 @@ async def test_killing_the_server_loses_and_repeats_nothing(seed):
             stage.server.kill()
             await stage.server.wait_exit()
 
-    report = await play(chat, killer, speed=1_000.0)
+    report = await play(chat, killer, speed=1_000.0, cluster=cluster)
 
     assert report.check.agrees
     assert report.check.complete

@@ -234,6 +234,22 @@ async def test_a_frozen_asset_is_found_within_6_minutes(exchange, follow):
     assert reader.pool.counters.frozen_assets == 1
 
 
+@pytest.mark.errors
+@pytest.mark.requirement("B1")
+async def test_a_frozen_connection_is_not_as_many_frozen_assets(exchange, follow):
+    """Single assets are asked about when the connection is silent: it is one gap."""
+    exchange.top = {"a": ("0.4", "0.5"), "b": ("0.1", "0.2")}
+    reader = await follow("a", "b")
+    # It is quiet and was asked about, so the next question comes after that of assets.
+    await reader.pass_time(250)
+    exchange.frozen.add(0)
+    exchange.top = {"a": ("0.6", "0.7"), "b": ("0.3", "0.4")}
+    await reader.pass_time(270)
+    await eventually(lambda: reader.of(Gap))
+    assert [gap.reason for gap in reader.of(Gap)] == ["frozen"]
+    assert reader.pool.counters.frozen_assets == 0
+
+
 @pytest.mark.advanced
 @pytest.mark.requirement("B1")
 async def test_more_assets_than_a_connection_takes(exchange, follow):

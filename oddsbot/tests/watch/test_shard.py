@@ -748,6 +748,33 @@ async def test_a_connection_that_nobody_has_stops_no_judging(
 
 
 @pytest.mark.errors
+@pytest.mark.requirement("B6")
+async def test_what_comes_late_to_the_next_owner_is_not_judged_again(
+    engine, known, processes, due
+):
+    """Its feed is behind what the owner before has judged: nothing fires twice."""
+    await known(1)
+    await SqlRules(engine).save(rule())
+    owner = await processes()
+    await owner.judging()
+    standby = await processes()
+    await eventually(lambda: standby.feed.assets)
+    standby.feed.say(top(1, 50, 51))
+    await eventually(lambda: standby.shard.ticks == 1)
+    owner.feed.say(top(1, 50, 51), top(2, 61, 62), top(3, 50, 51))
+    await due.until(1)
+    await eventually(lambda: owner.shard.rounds >= 1)
+    await owner.kill()
+    await standby.judging()
+    standby.feed.say(top(2, 61, 62), top(3, 50, 51), top(4, 49, 50), top(5, 62, 63))
+    await due.until(2)
+    async with engine.connect() as connection:
+        query = select(alerts.c.id, alerts.c.at).order_by(alerts.c.n, alerts.c.place)
+        found = [tuple(row) for row in await connection.execute(query)]
+    assert found == [("rule:1", START + 2), ("rule:2", START + 5)]
+
+
+@pytest.mark.errors
 @pytest.mark.requirement("B1", "B3")
 async def test_a_price_that_no_stream_told_is_judged_once(
     engine, known, processes, due

@@ -98,7 +98,7 @@ class Locks:
         self, client: Client, *, prefix: str | None = None, clock: Clock | None = None
     ) -> None:
         self.client = client
-        self.space = keyspace(client, prefix, on_cluster=True)
+        self.space = keyspace(client, prefix)
         self.clock: Clock = SystemClock() if clock is None else clock
         self.local: FifoLocks[str] = FifoLocks()
         self._cached_keys = lru_cache(1024)(self._make_keys)

@@ -11,7 +11,8 @@ from oddswire.keys import Family
 if TYPE_CHECKING:
     from oddswire import Client
 
-_MARK = Family("home")
+# In the slot of the queue of alerts: on a cluster it is the node of these that counts.
+_MARK = Family("home", group="alerts")
 
 
 class Home:
@@ -26,8 +27,8 @@ class Home:
     """
 
     def __init__(self, client: Client, prefix: str) -> None:
-        self._client = client
         self._key = keyspace(client, prefix).key(_MARK)
+        self._client = client.at(self._key)
 
     async def read(self) -> str:
         """Return the name of the data that the server has now.

@@ -18,14 +18,14 @@ from oddsbot.settings import ROLES, Telegram
 from oddsbot.standin.polymarket import Recording, Replay
 from oddsbot.standin.telegram import Act, BotApi, Panel
 from oddsbot.standin.telegram import Fault as ApiFault
-from oddswire import Client, EmbeddedServer
+from oddswire import Client
 from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError
 
 from .courier import CourierProcess
 from .ledger import Gap, Ledger, Message, Promise
 from .live import FIGURES, Live
-from .run import own_server
+from .run import own_redis, own_server
 from .tour import Seen, Tour
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from oddsbot.alerts import Rule
     from oddsbot.settings import Settings
+    from oddswire import EmbeddedServer
 
     from .ledger import Account
     from .options import Options
@@ -82,15 +83,7 @@ async def show(
         database = Path(options.data_dir or folder.name) / "bot.db"
         ledger = await asyncio.to_thread(Ledger, options.recording, database)
         replay = await enter(Replay(recording, speed=options.speed, port=options.port))
-        server = await enter(
-            EmbeddedServer(
-                data_dir=options.data_dir,
-                aof=True,
-                # A killed server takes no acknowledged update and no alert with it.
-                args=("--appendfsync", "always"),
-                binary=settings.redis.server_bin,
-            )
-        )
+        server, url = await enter(own_redis(options, settings.redis.server_bin))
         first = next(iter(recording.markets.values()))
         link = f"https://polymarket.com/event/{first.slug}"
         panel = Panel(
@@ -105,7 +98,7 @@ async def show(
             figures=FIGURES,
         )
         api = await enter(BotApi(clock.now, panel=panel))
-        redis = own_server(settings.redis, server.url)
+        redis = own_server(settings.redis, url)
         if options.session_ttl is not None:
             redis = msgspec.structs.replace(redis, session_ttl=options.session_ttl)
         settings = msgspec.structs.replace(
@@ -131,7 +124,7 @@ async def show(
             )
         )
         courier = await enter(CourierProcess(settings, Path(folder.name)))
-        scene = Scene(replay, server, api, app, courier, ledger, panel, link)
+        scene = Scene(replay, server, url, api, app, courier, ledger, panel, link)
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(app.run(stop), name="bot")
             others = [tasks.create_task(each, name="scene") for each in scene.tasks()]
@@ -157,6 +150,7 @@ class Scene:
         self,
         replay: Replay,
         server: EmbeddedServer,
+        url: str,
         api: BotApi,
         app: App,
         courier: CourierProcess,
@@ -168,7 +162,7 @@ class Scene:
         self.kills = 0
         self.began = 0.0
         self._replay = replay
-        self._server = server
+        self._server, self._url = server, url
         self._courier = courier
         self._ledger = ledger
         self._panel = panel
@@ -249,7 +243,7 @@ class Scene:
 
     async def _flush(self) -> None:
         with suppress(OddswireError):  # a killed server is empty of answers, too
-            async with Client.from_url(self._server.url) as client:
+            async with Client.from_url(self._url) as client:
                 await client.flushall()
 
     async def _interrupt(self, seconds: float, market: str | None = None) -> None:

@@ -26,6 +26,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         data_dir: Where the server keeps its data; None for a directory that is
             removed at the end.
         port: Where the recorded Polymarket listens; 0 for any free port.
+        cluster: Whether Redis is a cluster of three primaries.
         session_ttl: Seconds of silence after which a conversation ends; None: a day.
 
     Raises:
@@ -37,6 +38,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None = None
     data_dir: Path | None = None
     port: int = 0
+    cluster: bool = False
     session_ttl: float | None = None
 
     def __post_init__(self) -> None:
@@ -51,6 +53,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise DemoError(
                 f"--port {self.port}: give one from 1 to 65535, or 0 for any free one"
             )
+
+        if self.cluster and self.data_dir is not None:
+            raise DemoError("--cluster keeps no data: leave --data-dir out")
 
     def until(self, recording: Recording) -> int:
         """Return the recorded moment, in ms, at which the playing ends."""

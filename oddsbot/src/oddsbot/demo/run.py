@@ -21,6 +21,7 @@ from oddsbot.standin.polymarket import Recording, Replay
 from oddsbot.store import SqlSource, open_database, upgrade
 from oddsbot.watch import TOPICS
 from oddswire import EmbeddedServer, connect
+from oddswire.embedded import EmbeddedCluster
 from oddswire.errors import OddswireError
 from oddswire.sessions import SourceRecord
 
@@ -83,19 +84,10 @@ async def run(
             replay = await enter(
                 Replay(recording, speed=options.speed, port=options.port, until=until)
             )
-            server = await enter(
-                EmbeddedServer(
-                    data_dir=options.data_dir,
-                    aof=True,
-                    # With everysec a reply may leave before its write is in the file,
-                    # and a killed server takes an acknowledged alert with it.
-                    args=("--appendfsync", "always"),
-                    binary=settings.server_bin,
-                )
-            )
+            server, url = await enter(own_redis(options, settings.server_bin))
             wire = await enter(
                 connect(
-                    own_server(settings, server.url),
+                    own_server(settings, url),
                     topics=TOPICS,
                     rules=POLYMARKET,
                     queues=[ALERTS],
@@ -120,6 +112,28 @@ async def run(
             return await _Run(options, stage, stop).play(view)
     except BaseExceptionGroup as group:
         raise _first(group) from group
+
+
+@contextlib.asynccontextmanager
+async def own_redis(
+    options: Options, binary: str | None
+) -> AsyncIterator[tuple[EmbeddedServer, str]]:
+    """Start Redis; yield the server that may be killed meanwhile, and the URL.
+
+    Of a cluster it is one of three primaries, and the URL names all of them.
+    """
+    # With everysec a reply may leave before its write is in the file, and a killed
+    # server takes an acknowledged update or alert with it.
+    args: tuple[str, ...] = ("--appendfsync", "always")
+    if options.cluster:
+        args = ("--appendonly", "yes", *args)
+        async with EmbeddedCluster(primaries=3, args=args, binary=binary) as cluster:
+            yield cluster.primaries[0], cluster.cluster_url
+        return
+    async with EmbeddedServer(
+        data_dir=options.data_dir, aof=True, args=args, binary=binary
+    ) as server:
+        yield server, server.url
 
 
 @contextlib.asynccontextmanager

@@ -594,7 +594,12 @@ class StreamPool:
     async def _sample(self) -> None:
         """Find single assets that are frozen among those silent for longest."""
         long_ago = self._clock() - self._silence.quiet_after
-        silent = [each for each, a in self._assets.items() if a.heard < long_ago]
+        # A connection that is silent as a whole is another question: see `_ask`.
+        silent = [
+            each
+            for each, asset in self._assets.items()
+            if asset.heard < long_ago <= asset.link.heard
+        ]
         # Not by silence alone: the quietest ones would be asked about each time.
         silent.sort(key=lambda each: self._assets[each].checked)
         different = await self._differences(tuple(silent[:_SAMPLE]))

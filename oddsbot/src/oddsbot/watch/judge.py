@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from oddsbot.polymarket import MarketResolved
     from oddsbot.store import RuleChanges, StoredRule
 
+    from .commit import Seen
     from .ring import Cut, Ring, Tick
 
 SLICE = 400
@@ -86,6 +87,7 @@ class Judge:
         self._last: dict[str, Tick] = {}
         # The market's time up to which this owner has judged what came.
         self._judged_until = 0
+        self._behind: dict[str, Seen] = {}
         self._owning = False
         # What came before this owner and is not judged, in the market's order.
         self._backlog: deque[_Waiting] = deque()
@@ -141,7 +143,7 @@ class Judge:
 
     # --- the ticks
 
-    def begin(self, cut: Cut, noted: Iterable[str]) -> None:
+    def begin(self, cut: Cut, noted: Mapping[str, Seen]) -> None:
         """Judge as the owner, from where the owner before stopped.
 
         What came before is judged in the order of the market's time: a connection
@@ -149,12 +151,14 @@ class Judge:
 
         Args:
             cut: Where.
-            noted: The assets of which the database has a last tick.
+            noted: The last tick of assets, as the database has it. The feed of this
+                process may be behind it: what comes later up to there was judged.
         """
         self._owning = True
         self.cursor = self._begin_at = self._judged_until = 0
         self._last.clear()
         self._noted = set(noted)
+        self._behind = dict(noted)
         self._backlog = _waiting(self._ring, cut.places)
         self.batch = Batch(self.revision)
         self._unnoted.clear()
@@ -201,13 +205,23 @@ class Judge:
         if self._fresh and from_place >= self._begin_at:
             self._begin(from_place)
         self._last[tick.quote.asset_id] = tick
-        if not judged:
+        if not (judged or self._was_judged(tick)):
             self.judged += 1
             self._judge(tick)
         if tick.quote.at is not None:
             # A time that is yet to come says nothing about other assets.
             at = min(tick.quote.at, int(tick.seen_at * 1000))
             self._judged_until = max(self._judged_until, at)
+
+    def _was_judged(self, tick: Tick) -> bool:
+        """Whether an owner before has judged a tick that came here after it."""
+        last, at = self._behind.get(tick.quote.asset_id), tick.quote.at
+        if last is None or last.at is None or at is None:
+            return False
+        if at < last.at or tick.seen() == last:
+            return True
+        del self._behind[tick.quote.asset_id]
+        return False
 
     def _judge(self, tick: Tick) -> None:
         asset = tick.quote.asset_id

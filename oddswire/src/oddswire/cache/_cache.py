@@ -157,7 +157,7 @@ class Cache:
         self._now = clock.boottime
         self._ttl = ttl
         self._loop_guard = LoopGuard()
-        space = keyspace(client, prefix, on_cluster=True)
+        space = keyspace(client, prefix)
         if client.is_cluster and fallback == "pubsub":
             raise NotOnCluster(
                 "fallback='pubsub' is of one server: on a cluster no order is known "

@@ -70,7 +70,7 @@ class PubSub:
         clock: Clock | None = None,
     ) -> None:
         self._client = client
-        self._space = keyspace(client, prefix, on_cluster=True)
+        self._space = keyspace(client, prefix)
         self._clock = SystemClock() if clock is None else clock
         self._check_every = check_every
         self._states: dict[str, TopicState] = {}

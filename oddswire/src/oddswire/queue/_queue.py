@@ -104,9 +104,7 @@ class Queue(Generic[T]):
         self.counts = QueueCounts()
         self._dedup_window = check_seconds("dedup_window", dedup_window)
         self._codec = Codec(type) if codec is None else codec
-        self._store = QueueStore(
-            client, keyspace(client, prefix, on_cluster=True), name, clock
-        )
+        self._store = QueueStore(client, keyspace(client, prefix), name, clock)
 
     # --- enqueue
 

@@ -77,7 +77,7 @@ class RateLimiter:
         check_int("processes", processes, 1, MOST, RuleError)
         check_duration("deadline", deadline, 0.001, LONGEST, RuleError)
         check_duration("remember", remember, 0.0, LONGEST, RuleError)
-        self._space = keyspace(client, prefix, on_cluster=True)
+        self._space = keyspace(client, prefix)
         self._client = client.bounded(deadline)
         self._now = now
         self._rules: dict[str, RuleState] = {}

@@ -140,7 +140,7 @@ class Sessions(Generic[T]):
             touch_interval = min(60.0, ttl / 10)
         self._clock: Clock = SystemClock() if clock is None else clock
         self._schema = SessionSchema(type)
-        space = keyspace(client, prefix, on_cluster=True)
+        space = keyspace(client, prefix)
         self._codec = SessionCodec(
             self._schema,
             sealer=sealer,
