@@ -23,6 +23,7 @@ sys.modules["session_dying"] = dying
 _spec.loader.exec_module(dying)
 
 USERS = (1, 2, 3, 4, 5)
+OF_THE_FOLLOWER = ("command", "near", "mirror")
 
 
 async def found(client, prefix, keys):
@@ -135,7 +136,11 @@ async def test_killed_between_any_two_steps_a_session_is_whole(server, client, p
     whole = [case for case in cases if case[2] == "all"]
     killed = [case for case in cases if case[2] != "all"]
     assert {code for _, _, _, code, *_ in whole} == {"0"}
-    assert {code for _, _, _, code, *_ in killed} == {str(-signal.SIGKILL)}
+    lived = {step for _, _, step, code, *_ in killed if code == "0"}
+    assert {code for _, _, _, code, *_ in killed} - {"0"} == {str(-signal.SIGKILL)}
+    # The follower reads one announcement or two at once, so that a step of it may come
+    # in one run and not in another; each step of the call itself comes in every run.
+    assert not [each for each in lived if not each.startswith(OF_THE_FOLLOWER)]
     # A script that was sent runs, though nobody waits for its answer.
 
     async def gone():
@@ -145,12 +150,12 @@ async def test_killed_between_any_two_steps_a_session_is_whole(server, client, p
     await eventually(gone)
     changes = {call: changing(seen, "answered") for _, call, _, _, *seen in whole}
     assert all(changes[call] for call in dying.CALLS), "a call that changed nothing"
-    for where, call, step, _, *seen in killed:
+    for where, call, step, code, *seen in killed:
         state = await found(client, where, keys)
         old, new = states[call]
         # By what this process had done: which step comes when differs from run to run,
         # since the follower reads the announcements when it pleases.
-        assert seen[-1] == step
+        assert code == "0" or seen[-1] == step
         if not changing(seen, "sent"):
             assert state == old, (call, step)
         elif changing(seen, "answered") == changes[call]:
