@@ -154,6 +154,7 @@ def test_every_spelling_is_the_same_object(kind, data):
     assert read(other, kind) == read(usual, kind)
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.basic
 @pytest.mark.requirement("G6")
 @shared_out

@@ -8,6 +8,7 @@ from aiogram.types import (
     BufferedInputFile,
     InlineKeyboardButton,
     InlineKeyboardMarkup,
+    InputMediaPhoto,
     MessageEntity,
 )
 
@@ -51,7 +52,10 @@ async def talk(bot, png):
                 await bot.send_message(update.message.chat.id, "Send me /start.")
             elif update.callback_query:
                 query = update.callback_query
-                await query.message.edit_reply_markup(reply_markup=keys("✓ Yes ≥ 70¢"))
+                again = InputMediaPhoto(
+                    media=BufferedInputFile(png, "a.png"), caption=text
+                )
+                await query.message.edit_media(again, reply_markup=keys("✓ Yes ≥ 70¢"))
                 await query.answer("You get a message at 70¢.")
 
 

@@ -103,7 +103,7 @@ async def test_the_clob_answers_from_the_current_books(small, session):
     assert mid == Decimal("0.475")
     assert [level.price for level in book.bids] == [Decimal("0.4"), Decimal("0.45")]
     assert (book.min_order_size, book.last_trade_price) == (5, None)
-    assert list(books) == [DOWN, UP]
+    assert books.keys() == {DOWN, UP}
     assert books[UP] == book
 
 

@@ -626,7 +626,7 @@ class L2:
                 server.process is not None
                 and item.stamps[-1].tag_version is not server.process
             ):
-                raise SlotMoved
+                raise SlotMoved.found()
 
             def hook(reply: Any, *, current: bool) -> None:
                 # Any outcome: what memory has is not known to be right any more.

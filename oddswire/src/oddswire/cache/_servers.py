@@ -31,8 +31,10 @@ class SlotMoved(Unavailable):
     other process never heard of.
     """
 
-    def __init__(self) -> None:
-        super().__init__("the slot of the key has moved", outcome=Outcome.NOT_SENT)
+    @classmethod
+    def found(cls) -> SlotMoved:
+        """Return it; nothing was sent."""
+        return cls("the slot of the key has moved", outcome=Outcome.NOT_SENT)
 
     def raised(self) -> Unavailable:
         """Return it as callers know it."""
