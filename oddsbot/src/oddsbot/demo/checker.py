@@ -125,14 +125,24 @@ class Verdict(NamedTuple):
     out_of_order: list[Told]
 
 
-def compare(wanted: Sequence[Told], told: Sequence[Told]) -> Verdict:
-    """Compare what had to be told with what was, in the order it was told."""
+def compare(
+    wanted: Sequence[Told], told: Sequence[Told], *, complete: bool = True
+) -> Verdict:
+    """Compare what had to be told with what was, in the order it was told.
+
+    Args:
+        wanted: What had to be told.
+        told: What was told.
+        complete: The feed brought everything. If not, a price of one outcome may have
+            been asked for late: the order is that of each rule, and not of a user.
+    """
     missing, unexpected = Counter(wanted), Counter(told)
     missing, unexpected = missing - unexpected, unexpected - missing
-    latest: dict[int, int] = {}
+    latest: dict[tuple[int, str], int] = {}
     late = []
     for one in told:
-        if one.at < latest.setdefault(one.user, one.at):
+        key = one.user, "" if complete else one.name
+        if one.at < latest.setdefault(key, one.at):
             late.append(one)
-        latest[one.user] = one.at
+        latest[key] = one.at
     return Verdict(sorted(missing.elements()), sorted(unexpected.elements()), late)

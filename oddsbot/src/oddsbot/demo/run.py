@@ -338,11 +338,12 @@ class _Run:
             stage.followers,
             until=end - 1,
         )
-        verdict = checker.compare(wanted, [one for one in stage.told if one.at < end])
         # What nobody could see cannot be asked for, and what is seen late looks
         # different: after a gap only order and repetition are judged.
         counters = stage.feed.counters
         complete = counters.streams.reconnects == counters.gaps == 0
+        told = [one for one in stage.told if one.at < end]
+        verdict = checker.compare(wanted, told, complete=complete)
         told_twice = [one for one in verdict.unexpected if one in set(wanted)]
         wrong = (
             [verdict.missing, verdict.unexpected, verdict.out_of_order]
