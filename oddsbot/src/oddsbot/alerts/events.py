@@ -146,6 +146,6 @@ RuleAlert: TypeAlias = PriceCrossed | Moved
 """What a rule of the person asked for."""
 
 MarketAlert: TypeAlias = Proposed | Disputed | Resolved
-"""What became of a market that the person follows."""
+"""News of a market: proposed, disputed or resolved."""
 
 Alert: TypeAlias = RuleAlert | MarketAlert

@@ -232,8 +232,17 @@ class OneServer:
         """Do nothing: an answer of the server comes behind its messages."""
 
     async def remove(self, names: Sequence[str]) -> int:
-        """Refuse: no slot is on its way."""
-        raise NotImplementedError(names)
+        """Refuse: one server has no slot on its way.
+
+        Raises:
+            Unavailable: The server is a node of a cluster, and the URL says otherwise.
+        """
+        del names
+        raise Unavailable(
+            "the server moves slots, so it is a node of a cluster: give cluster:// "
+            "in place of redis://",
+            outcome=Outcome.REJECTED,
+        )
 
     def listen(self, prefix: bytes, listener: Listener) -> None:
         """Call `listener` with each change of a key with this prefix."""
