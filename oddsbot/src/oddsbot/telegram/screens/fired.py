@@ -78,7 +78,8 @@ def fired_card(
     if isinstance(alert, Moved):
         size = figures.short(alert.by) + ("¢" if alert.unit is Unit.CENTS else "%")
         came = f"{figures.price(alert.reference, odds)} → {price}"
-        text.line(f" went {size} {'up' if above else 'down'}: {came}")
+        within = f" in {figures.lasting(alert.within // 60)}" if alert.within else ""
+        text.line(f" went {size} {'up' if above else 'down'}{within}: {came}")
     else:
         way = "reached" if above else "fell to"
         text.line(f" {way} {figures.level(alert.level, odds)}")
