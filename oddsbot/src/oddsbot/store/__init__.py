@@ -3,7 +3,7 @@
 from oddsbot.store.database import open_database, revision_of, upgrade
 from oddsbot.store.followers import SqlFollowers
 from oddsbot.store.handled import once
-from oddsbot.store.log import AlertLog, AlertRow, Fate, Place
+from oddsbot.store.log import DIGEST, AlertLog, AlertRow, Digest, Fate, Place
 from oddsbot.store.rules import (
     AlreadyHandled,
     OtherOwner,
@@ -33,12 +33,14 @@ from oddsbot.store.user import (
 
 __all__ = [
     "CONVERSATION_STEPS",
+    "DIGEST",
     "MAX_MARKETS",
     "MAX_WALLETS",
     "AlertLog",
     "AlertRow",
     "AlreadyHandled",
     "Conversation",
+    "Digest",
     "Display",
     "Fate",
     "Kind",
