@@ -41,6 +41,7 @@ from oddsbot.store import (
     SqlFollowers,
     SqlRules,
     SqlSource,
+    Tenant,
     UserSession,
     open_database,
     upgrade,
@@ -183,6 +184,7 @@ class App:
         minute: Seconds of the minute in which a person's alerts of a market count.
 
     Raises:
+        SettingsError: On entering: Redis or the database belongs to another bot.
         OddswireError: On entering: Redis or the database cannot be used.
     """
 
@@ -244,6 +246,9 @@ class App:
                 queues=[UPDATES, ALERTS],
             )
         )
+        bot_id = int(token.partition(":")[0])
+        if refused := await Tenant(engine, wire.client, PREFIX).claim(bot_id):
+            raise SettingsError(refused)
         if settings.status is not None:
             await _show_status(stack, wire, settings.status)
         http = await enter(aiohttp.ClientSession())

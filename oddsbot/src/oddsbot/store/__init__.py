@@ -15,6 +15,7 @@ from oddsbot.store.rules import (
     kind_of,
 )
 from oddsbot.store.source import SqlSource
+from oddsbot.store.tenant import Tenant
 from oddsbot.store.user import (
     CONVERSATION_STEPS,
     MAX_MARKETS,
@@ -55,6 +56,7 @@ __all__ = [
     "SqlRules",
     "SqlSource",
     "StoredRule",
+    "Tenant",
     "Thresholds",
     "TrackedWallet",
     "UnknownUser",
