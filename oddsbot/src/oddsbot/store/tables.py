@@ -185,6 +185,14 @@ followers = Table(
     Index(f"{PREFIX}followers_market", "market"),
 )
 
+# One row: the bot that the people belong to.
+tenant = Table(
+    f"{PREFIX}tenant",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("bot_id", BigInteger, nullable=False),
+)
+
 # Updates that had an effect, for two days: the effect and this row are one commit.
 handled = Table(
     f"{PREFIX}handled",

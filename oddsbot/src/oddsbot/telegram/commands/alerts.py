@@ -158,9 +158,15 @@ async def add(
     except RuleError:
         raise AskedError(errors.NOT_WATCHABLE) from None
     there = await services.rules.of(person)
-    odds = (await services.people.get(person)).display.odds
+    session = await services.people.get(person)
+    odds = session.display.odds
     if any(each.id == rule_id for each in there):
         return set_card(rule, market, prices, odds)
+    least = round(session.thresholds.price_change * 100)
+    if isinstance(asked, Move) and asked.unit is Unit.CENTS and asked.by < least:
+        raise AskedError(
+            f"Your settings leave out moves below {least}¢: /settings, Limits."
+        )
     others = [each for each in there if each.id != instead_of]
     for other in others:
         if _same(other, rule):

@@ -32,9 +32,9 @@ _WHOLE = 1_000
 FATES = {
     Fate.SENT: "sent",
     Fate.COOLDOWN: "too soon after the last one",
-    Fate.HELD: "held back",
+    Fate.HELD: "sent with others as one message",
     Fate.MUTED: "not sent, you were muted",
-    Fate.FILTERED: "not sent, that kind is off",
+    Fate.FILTERED: "not sent, your settings leave it out",
     Fate.EXPIRED: "too old to be sent",
     Fate.STOPPED: "not sent, you had stopped me",
     Fate.WITHDRAWN: "not sent, the alert was stopped or paused",

@@ -47,11 +47,12 @@ _TASKS = (
         (
             (
                 "/settings",
-                "kinds of messages, quiet hours, time zone, how prices are shown",
+                "kinds of messages, limits, quiet hours, how prices are shown",
             ),
             ("/mute 2h", "nothing for that long; /unmute ends it"),
             ("/status", "whether everything runs"),
             ("/stop", "no more messages, everything is kept"),
+            ("/export", "all that I keep of you, as a file"),
             ("/erase", "everything of you is deleted"),
         ),
     ),
