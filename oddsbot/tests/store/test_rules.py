@@ -272,7 +272,7 @@ async def test_rules_of_the_first_form_are_brought_along(tmp_path):
                         "d": msgspec.json.encode(each),
                     },
                 )  # fmt: skip
-        assert await upgrade(engine) == "0005"
+        assert await upgrade(engine) == "0006"
         rules = SqlRules(engine)
         assert await every(rules) == [move(3), rule(1), rule(2)]
         with pytest.raises(SameRule):

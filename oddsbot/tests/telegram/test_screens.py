@@ -386,6 +386,7 @@ SCREENS = {
         )
     ),
     "alert-set": set_card(price_rule(), market(), PRICES),
+    "alert-set-within": set_card(move_rule(within=3_600), market(), PRICES),
     "alert-set-there": set_card(price_rule(level=D("0.6")), market(), PRICES),
     "alert-removed": removed_card(was_there=True),
     "alert-gone": removed_card(was_there=False),
@@ -402,6 +403,12 @@ SCREENS = {
         "percent",
     ),
     "alert-why-move": why_card(standing(move_rule(), n=1), None, {}, {Fate.MUTED: 1}),
+    "alert-why-within": why_card(
+        standing(move_rule(within=900), n=1, armed=False, armed_fall=True),
+        market(),
+        PRICES,
+        {Fate.SENT: 1},
+    ),
     "fired": fired_card(
         CROSSED, market(), PRICES["71"], rule=price_rule(), sent_at=SENT
     ),
@@ -420,6 +427,9 @@ SCREENS = {
         sent_at=CROSSED.at / 1000 + 9e6 + 0.6,
     ),
     "fired-move": fired_card(MOVED, market(), None, sent_at=SENT),
+    "fired-within": fired_card(
+        msgspec.structs.replace(MOVED, within=900), market(), None, sent_at=SENT
+    ),
     "fired-unknown": fired_card(CROSSED, None, None, sent_at=SENT),
     "fired-resolved": fired_card(RESOLVED, market(), None, sent_at=SENT),
     "fired-proposed": fired_card(PROPOSED, market(), None, sent_at=SENT),

@@ -217,6 +217,7 @@ def _rule(
             asset_id=token.token_id,
             by=asked.by,
             unit=asked.unit,
+            within=asked.within,
             base=base,
         )
     return PriceRule(
@@ -246,8 +247,8 @@ def _same(one: Rule, other: Rule) -> bool:
         return (
             isinstance(one, MoveRule)
             and isinstance(other, MoveRule)
-            and (one.asset_id, one.by, one.unit)
-            == (other.asset_id, other.by, other.unit)
+            and (one.asset_id, one.by, one.unit, one.within)
+            == (other.asset_id, other.by, other.unit, other.within)
         )
     return (one.asset_id, one.direction, one.level) == (
         other.asset_id,

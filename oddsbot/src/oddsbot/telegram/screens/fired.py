@@ -140,7 +140,9 @@ def _happened(alert: RuleAlert, market: GammaMarket | None, odds: Odds) -> str:
     if isinstance(alert, Moved):
         size = figures.short(alert.by) + ("¢" if alert.unit is Unit.CENTS else "%")
         came = figures.price(alert.reference, odds), figures.price(alert.price, odds)
-        return f"{said} went {size} {'up' if above else 'down'}: {' → '.join(came)}"
+        way = "up" if above else "down"
+        within = f" in {figures.lasting(alert.within // 60)}" if alert.within else ""
+        return f"{said} went {size} {way}{within}: {' → '.join(came)}"
     way = "reached" if above else "fell to"
     return f"{said} {way} {figures.level(alert.level, odds)}"
 
