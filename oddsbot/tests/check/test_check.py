@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oddsbot.app import App
 from oddsbot.check import (
     State,
     as_json,
@@ -63,7 +64,9 @@ async def test_everything_in_order_and_what_is_not(own, replay, tmp_path):
     assert states(before)["database"] is State.FAIL
     assert "oddsbot db upgrade" in as_text(before)
     found = states(after)
-    for name in ("settings", "token", "database", "telegram", "webhook", "poller"):
+    for name in (
+        *("settings", "token", "database", "owner", "telegram", "webhook", "poller"),
+    ):
         assert found[name] is State.PASS, as_text(after)
     assert any(name.startswith("redis ") for name in found)
     assert states(wrong)["telegram"] is State.FAIL
@@ -98,6 +101,33 @@ async def test_a_bot_that_polls_is_not_disturbed(own, replay, tmp_path):
         State.PASS,
         "this bot runs and polls itself",
     )
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6", "B7")
+async def test_a_second_bot_on_the_same_data_is_refused(own, replay, tmp_path):
+    """`check` says whose they are and what to do; the bot does not start."""
+    async with BotApi(SystemClock().now, token=CANARY) as api:
+        settings = settings_of(
+            {
+                "REDIS_URL": own.url,
+                "POLYMARKET_GAMMA_URL": replay.gamma_url,
+                "DATABASE_URL": f"sqlite:///{tmp_path / 'bot.db'}",
+                "TELEGRAM_BOT_TOKEN": CANARY,
+                "TELEGRAM_API_URL": api.url,
+            }
+        )
+        clock = SystemClock()
+        async with App(settings, TOKEN, clock=clock, api_url=api.url):
+            pass
+        found = await check_local(settings, clock)
+        with pytest.raises(SettingsError, match="belongs to the bot 42") as caught:
+            await App(settings, CANARY, clock=clock, api_url=api.url).__aenter__()
+    owner = next(each for each in found if each.name == "owner")
+    assert owner.state is State.FAIL
+    assert owner.seen.startswith("DATABASE_URL belongs to the bot 42, and the token")
+    assert "oddsbot db adopt" in owner.fix
+    assert "canary" not in as_text(found) + str(caught.value)
 
 
 @pytest.mark.integration

@@ -85,8 +85,11 @@ async def test_an_alert_from_its_first_word_to_its_end(ada, bot):
     await ada.say(f"/alert {LINK} down > 99", "Down reaches 99¢")
     await ada.say("/alert down > 99", "You have that alert already")
     await ada.say("/alert 5c", "has gone 5¢")
+    await ada.say("/alert 5c in 7m", "in 5m, 15m, 1h or 24h")
+    await ada.say("/alert 5c in 15m", "goes 5¢ within 15 min")
+    await ada.say("/alert 5c in 15m", "You have that alert already")
     await ada.say("/alert", "I need a price")
-    assert "2 alerts" in await ada.say("/alerts", "2 alerts")
+    assert "±5¢ in 15 min" in await ada.say("/alerts", "3 alerts")
     await ada.press("1")
     await eventually(lambda: "Change" in str(ada.messages[-1]))
     await ada.press("Change")
@@ -104,7 +107,7 @@ async def test_an_alert_from_its_first_word_to_its_end(ada, bot):
     await ada.press("Other…")
     await ada.wait("Which price?")
     await ada.press("Cancel", "Cancelled.")
-    assert len(await bot.rules.of(ada.person)) == 2
+    assert len(await bot.rules.of(ada.person)) == 3
 
 
 @pytest.mark.integration

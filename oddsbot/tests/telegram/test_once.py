@@ -14,7 +14,7 @@ from oddsbot.telegram.buttons import Buttons
 from oddswire.clock import SystemClock
 from oddswire.errors import SourceUnavailable
 
-from .conftest import ADA
+from .conftest import ADA, QUICK
 
 LINK = "https://polymarket.com/event/btc-updown-15m-1790597700"
 RULE = 0
@@ -65,7 +65,8 @@ class Feeder:
 async def feeder(settings, api):
     """A bot that is open and polls nothing, and knows Ada, a market and a rule."""
     api.world.say(ADA, "/start")
-    app = App(settings, api.token, clock=SystemClock(), api_url=api.url)
+    options = {"clock": SystemClock(), "api_url": api.url, "sending": QUICK}
+    app = App(settings, api.token, **options)
     async with app:
         feeder = Feeder(app, api)
         for text in ("/start", LINK, "/alert down > 99"):
@@ -85,6 +86,8 @@ async def state_of(app):
         session.display.odds,
         session.notifications,
         session.timezone,
+        session.per_minute,
+        session.thresholds,
         sorted(session.markets),
         market,
         [(rule.paused, getattr(rule, "level", None)) for rule in rules],
@@ -105,6 +108,8 @@ async def state_of(app):
         (Press(Action.QUIET, 0, 60), Press(Action.QUIET, 0, 0)),
         (Press(Action.ODDS, 0, 1), Press(Action.ODDS, 0, 0)),
         (Press(Action.MUTE, 0, 60), Press(Action.MUTE)),
+        (Press(Action.PER_MINUTE, 0, 3), Press(Action.PER_MINUTE, 0, 1)),
+        (Press(Action.LEAST_MOVE, 0, 5), Press(Action.LEAST_MOVE)),
         (Press(Action.PAUSE_ALL), Press(Action.RESUME_ALL)),
     ],
     ids=str,
