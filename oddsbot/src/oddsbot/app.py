@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
+from math import ceil
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
@@ -20,7 +21,7 @@ from aiogram.exceptions import (
 from aiogram.types import BotCommand
 
 from oddsbot import limits, markets, wallets
-from oddsbot.alerts import Disputed, Proposed, Resolved, RuleAlert
+from oddsbot.alerts import Disputed, Moved, Proposed, Resolved, RuleAlert
 from oddsbot.delivery import (
     ALERTS,
     Courier,
@@ -34,11 +35,13 @@ from oddsbot.polymarket import Clob, Data, Gamma, PolymarketError, StreamPool
 from oddsbot.settings import PREFIX
 from oddsbot.store import (
     AlertLog,
+    Digest,
     Fate,
     Kind,
     SqlFollowers,
     SqlRules,
     SqlSource,
+    Tenant,
     UserSession,
     open_database,
     upgrade,
@@ -52,9 +55,10 @@ from oddsbot.telegram.commands import groups, person, start
 from oddsbot.telegram.commands import markets as market_commands
 from oddsbot.telegram.dispatch import dispatcher_for
 from oddsbot.telegram.effects import Effects
+from oddsbot.telegram.export import Export
 from oddsbot.telegram.handles import Handles
 from oddsbot.telegram.people import People
-from oddsbot.telegram.screens.fired import fired_card
+from oddsbot.telegram.screens.fired import digest_card, fired_card
 from oddsbot.telegram.screens.person import StatusView
 from oddsbot.telegram.services import Services
 from oddsbot.telegram.session import BoundedSession
@@ -89,6 +93,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from oddsbot.alerts import Alert, Rule
+    from oddsbot.delivery import Card
     from oddsbot.polymarket import MarketResolved, NewMarket
     from oddsbot.settings import Settings, StatusPage, Webhook
     from oddsbot.store import StoredRule
@@ -176,8 +181,10 @@ class App:
         polls_every: Seconds between two questions about watched markets.
         commands: How much a person may ask for.
         sending: How much Telegram admits.
+        minute: Seconds of the minute in which a person's alerts of a market count.
 
     Raises:
+        SettingsError: On entering: Redis or the database belongs to another bot.
         OddswireError: On entering: Redis or the database cannot be used.
     """
 
@@ -192,7 +199,9 @@ class App:
         polls_every: float = 60.0,
         commands: Sequence[LimitRule] = limits.COMMANDS,
         sending: limits.SendRules = limits.TELEGRAM,
+        minute: float = 60.0,
     ) -> None:
+        self._minute = minute
         self._sending = sending
         self._commands = tuple(commands)
         self._settings = settings
@@ -237,6 +246,9 @@ class App:
                 queues=[UPDATES, ALERTS],
             )
         )
+        bot_id = int(token.partition(":")[0])
+        if refused := await Tenant(engine, wire.client, PREFIX).claim(bot_id):
+            raise SettingsError(refused)
         if settings.status is not None:
             await _show_status(stack, wire, settings.status)
         http = await enter(aiohttp.ClientSession())
@@ -274,13 +286,14 @@ class App:
         self._queue = queue = wire.queues[ALERTS]
         self.handles = Handles(wire.client, PREFIX)
         self.erase = wire.erase
+        people = People(wire.sessions, clock)
         services = Services(
             chat=self.chat,
             markets=self.markets,
             wallets=self.wallets,
             rules=self.rules,
             followers=followers,
-            people=People(wire.sessions, clock),
+            people=people,
             clock=clock,
             effects=Effects(token),
             handles=self.handles,
@@ -289,6 +302,7 @@ class App:
             history=lambda person, since: log.history(person, since=since, limit=500),
             status=self.status,
             erase=wire.erase,
+            export=Export(people, self.rules, log, clock),
             asked=a_minute(self._commands),
             max_rules=settings.max_rules,
         )
@@ -310,6 +324,7 @@ class App:
             wire.limiter,
             self._commands,
             PREFIX,
+            clock,
         )
         api = UpdatesApi(http, self._api_url, token)
         # On a cluster the replicas of the node that has the queue.
@@ -318,7 +333,8 @@ class App:
         self.poller = Poller(api, self.updates, replicas, wire.locks, clock)
         home = Home(wire.client, PREFIX)
         self.outbox = Outbox(queue, log, home, clock)
-        self.courier = Courier(queue, log, home, self._deliver, clock)
+        self.log = log
+        self.courier = Courier(queue, log, home, self._deliver, clock, self._summarize)
         self.sweep = Sweep(queue, log, wire.locks, clock)
         self.topics = MarketTopics(wire.pubsub, clock)
         self.news = MarketNews(
@@ -449,6 +465,8 @@ class App:
             return Decision(Fate.STOPPED)
         if session.muted_until > moment:
             return Decision(Fate.MUTED)
+        if isinstance(alert, Moved) and (small := _too_small(alert, session)):
+            return Decision(Fate.FILTERED, small)
         kind = _KINDS.get(type(alert), Kind.PRICE)
         if not session.notifications.wants(kind):
             return Decision(Fate.FILTERED, f"{kind} is switched off")
@@ -459,6 +477,9 @@ class App:
             if rule is None or rule.paused:
                 gone = "stopped" if rule is None else "paused"
                 return Decision(Fate.WITHDRAWN, f"the alert was {gone} meanwhile")
+            digest = await self._digest_of(alert, session, moment)
+            if digest is not None:
+                return Decision(Fate.HELD, digest=digest)
         market = now = None
         try:
             market = await self.markets.market(alert.market)
@@ -469,16 +490,67 @@ class App:
         card = fired_card(
             alert, market, now, rule=rule, sent_at=moment, odds=session.display.odds
         )
+        return await self._send(alert.user_id, session, card, again=again)
+
+    async def _digest_of(
+        self, alert: RuleAlert, session: UserSession, moment: float
+    ) -> Digest | None:
+        """Return what tells an alert that is one too many; None: it is told itself."""
+        most, person, market = session.per_minute, alert.user_id, alert.market
+        since = moment - self._minute
+        if not most or await self.log.told(person, market, since) < most:
+            return None
+        end = ceil(moment / self._minute + 1e-9) * self._minute
+        return Digest(
+            user_id=person,
+            id=f"more:{market}:{end:.0f}",
+            market=market,
+            due_at=ceil(end),
+        )
+
+    async def _summarize(
+        self, user_id: int, held: Sequence[Alert], *, again: bool
+    ) -> Decision:
+        session = await self.sessions.get(user_id)
+        if session is None or not session.is_active:
+            return Decision(Fate.STOPPED)
+        if session.muted_until > self._clock.now():
+            return Decision(Fate.MUTED)
+        wanted = {rule.id for rule in await self.rules.of(user_id) if not rule.paused}
+        alerts = [
+            each
+            for each in held
+            if isinstance(each, RuleAlert) and each.rule_id in wanted
+        ]
+        if not alerts:
+            return Decision(Fate.WITHDRAWN, "the alerts were stopped meanwhile")
+        market, prices = None, {}
+        with suppress(PolymarketError, OddswireError):
+            market = await self.markets.market(alerts[0].market)
+            prices = await self.markets.prices({each.asset_id for each in alerts})
+        card = digest_card(alerts, market, prices, session.display.odds)
+        return await self._send(user_id, session, card, again=again)
+
+    async def _send(
+        self, person: int, session: UserSession, card: Card, *, again: bool
+    ) -> Decision:
+        if await _is_quiet(session, self._clock.now()):
+            card = msgspec.structs.replace(card, silent=True)
         try:
-            if await _is_quiet(session, moment):
-                card = msgspec.structs.replace(card, silent=True)
             number = await self.alert_chat.send(
-                alert.user_id, repeated(card) if again else card
+                person, repeated(card) if again else card
             )
         except TelegramForbiddenError:
-            await self.sessions.deactivate(alert.user_id)
+            await self.sessions.deactivate(person)
             return Decision(Fate.STOPPED, "the person blocked the bot")
         return Decision(Fate.SENT, message_id=number)
+
+
+def _too_small(alert: Moved, session: UserSession) -> str:
+    """Return why a move is left out; empty: it is not."""
+    least = round(session.thresholds.price_change * 100)
+    moved = abs(alert.price - alert.reference) * 100
+    return f"a move below {least}¢" if moved < least else ""
 
 
 async def _is_quiet(session: UserSession, moment: float) -> bool:
@@ -514,6 +586,7 @@ COMMANDS = (
     ("settings", "kinds, quiet hours, time zone"),
     ("mute", "nothing for a time"),
     ("status", "whether everything runs"),
+    ("export", "everything that is kept of me, as a file"),
     ("help", "what I can ask for"),
     ("stop", "no more messages"),
 )

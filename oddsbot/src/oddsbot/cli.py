@@ -17,7 +17,7 @@ from rich.console import Console
 
 from oddsbot.demo import DemoError, Options, Progress, View, run
 from oddsbot.polymarket import PolymarketError
-from oddsbot.settings import Settings, roles_of
+from oddsbot.settings import PREFIX, Settings, roles_of
 from oddsbot.standin.polymarket import (
     Recording,
     Replay,
@@ -26,8 +26,9 @@ from oddsbot.standin.polymarket import (
     sample,
 )
 from oddsbot.standin.telegram import BotApi
+from oddswire import Client
 from oddswire.clock import SystemClock
-from oddswire.errors import OddswireError
+from oddswire.errors import OddswireError, SettingsError
 from oddswire.plain import plain_lines
 
 if TYPE_CHECKING:
@@ -78,6 +79,32 @@ async def _upgraded(url: str) -> str:
 
     async with store.open_database(url) as engine:
         return await store.upgrade(engine)
+
+
+@database_app.command()
+def adopt() -> None:
+    """Give the database and the Redis of another bot to the one of the token."""
+    try:
+        settings = Settings.from_env()
+        bot_id = asyncio.run(_adopted(settings))
+    except OddswireError as error:
+        _refuse(error)
+    print(f"they belong to the bot {bot_id}")  # noqa: T201 - its purpose
+
+
+async def _adopted(settings: Settings) -> int:
+    from oddsbot import store  # noqa: PLC0415 - as above
+
+    bot_id = settings.telegram.bot_id
+    if bot_id is None or settings.redis.url is None:
+        raise SettingsError("TELEGRAM_BOT_TOKEN and REDIS_URL: give both")
+    async with (
+        store.open_database(settings.database_url) as engine,
+        Client.from_settings(settings.redis) as client,
+    ):
+        await store.upgrade(engine)
+        await store.Tenant(engine, client, PREFIX).adopt(bot_id)
+    return bot_id
 
 
 standin_app = typer.Typer(

@@ -35,6 +35,7 @@ def every(api, png):
         methods.GetMe(),
         methods.SendMessage(**here, text="hello /help", reply_markup=KEYS),
         methods.SendPhoto(**here, photo=picture, caption="a chart"),
+        methods.SendDocument(**here, document=picture, caption="a file"),
         methods.EditMessageText(**here, message_id=1, text="new", reply_markup=KEYS),
         lambda: methods.EditMessageMedia(
             **here, message_id=2, media=InputMediaPhoto(media=photo(), caption="again")

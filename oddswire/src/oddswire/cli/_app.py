@@ -133,8 +133,16 @@ def acl(
         if not offline:
             main = servers(settings)[0]
             without = asyncio.run(_grants.unknown_commands(main, chosen))
+        endpoint = settings.endpoint
+        cluster = endpoint is not None and bool(endpoint.seeds)
         found = _grants.grants(
-            chosen, user, settings.prefix, without, add=add, revealing=revealing
+            chosen,
+            user,
+            settings.prefix,
+            without,
+            add=add,
+            revealing=revealing,
+            cluster=cluster,
         )
     _print(found, "\n".join(each.line for each in found.users), json=json)
     if found.left_out:
@@ -145,6 +153,8 @@ def acl(
             f"{', '.join(found.withheld)}"
             + ("" if revealing else "; --revealing allows those that show names only")
         )
+    if cluster:
+        _say("each node of the cluster has users of its own: type it on all of them")
     _say("no password was set: ACL SETUSER <user> '>...', then ACL SAVE")
 
 

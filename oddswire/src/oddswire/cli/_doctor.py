@@ -132,7 +132,8 @@ async def _examine(
 
 
 async def _command_table(client: Client) -> CommandTable | None:
-    names = dict.fromkeys((*acl.commands(acl.COMPONENTS), *acl.DANGEROUS, *COMMANDS))
+    parts = acl.commands(acl.COMPONENTS, cluster=client.in_cluster)
+    names = dict.fromkeys((*parts, *acl.DANGEROUS, *COMMANDS))
     try:
         return await CommandTable.of(client, names)
     except OddswireError:

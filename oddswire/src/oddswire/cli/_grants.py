@@ -64,6 +64,7 @@ def grants(
     *,
     add: bool = False,
     revealing: bool = False,
+    cluster: bool = False,
 ) -> Grants:
     """Return a user for each component, or the one that can be all of them.
 
@@ -74,6 +75,7 @@ def grants(
         without: Commands that the server does not have.
         add: To what the user may do already.
         revealing: With what shows the names of every key of the server.
+        cluster: For the nodes of a cluster.
 
     Raises:
         SettingsError: The name of the user is none.
@@ -88,13 +90,18 @@ def grants(
     for name, parts in wanted.items():
         # A user without a password cannot log in: the line opens nothing by itself.
         allowed = acl.rules(
-            parts, prefix, without=without, add=add, revealing=revealing
+            parts,
+            prefix,
+            without=without,
+            add=add,
+            revealing=revealing,
+            cluster=cluster,
         )
         rules = allowed if add else ("on", *allowed)
         line = f"ACL SETUSER {name} {' '.join(rules)}"
         names = tuple(each.name for each in parts)
         users.append(Grant(user=name, components=names, rules=rules, line=line))
-    asked = acl.commands(components)
+    asked = acl.commands(components, cluster=cluster)
     left_out = tuple(name for name in asked if name in set(without))
     withheld = acl.withheld(components, revealing=revealing)
     return Grants(left_out=left_out, withheld=withheld, users=tuple(users))
@@ -109,5 +116,6 @@ async def unknown_commands(
         OddswireError: It does not answer, or may not be asked.
     """
     async with Client.from_settings(server.settings, events=Events()) as client:
-        commands = await CommandTable.of(client, acl.commands(components))
+        names = acl.commands(components, cluster=client.is_cluster)
+        commands = await CommandTable.of(client, names)
     return commands.missing()

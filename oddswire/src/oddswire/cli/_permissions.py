@@ -108,7 +108,7 @@ async def denied(
     """Return the calls of a component that a user may not run, by the server's words.
 
     Args:
-        client: Its user may run ACL DRYRUN.
+        client: Its user may run ACL DRYRUN; of a node, if it is about a cluster.
         user: The user whose rights are judged.
         component: The commands, with their keys and channels.
         table: The table of these commands.
@@ -121,7 +121,7 @@ async def denied(
     channels = acl.channel_patterns([component], prefix)
     calls = [
         call
-        for name in (*component.commands, *component.optional)
+        for name in (*component.needs(cluster=client.in_cluster), *component.optional)
         if table.knows(name)
         for call in table.calls(name, keys, channels)
     ]

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 METHODS = (
     *("getMe", "getUpdates", "setWebhook", "deleteWebhook", "getWebhookInfo"),
-    *("sendMessage", "sendPhoto", "editMessageText", "editMessageMedia"),
+    *("sendMessage", "sendPhoto", "sendDocument"),
+    *("editMessageText", "editMessageMedia"),
     *("answerCallbackQuery", "setMyCommands", "getMyCommands"),
 )
 TEXT, CAPTION = 4096, 1024
@@ -157,7 +158,26 @@ class Methods:
 
     def send_photo(self, fields: Fields) -> Json:
         photo = self._photo(fields, fields.text("photo") or "attach://photo")
-        return self._send(fields, "sendPhoto", self._captioned(fields, photo))
+        content = {"photo": photo.sizes()}
+        return self._send(fields, "sendPhoto", self._captioned(fields, content))
+
+    def send_document(self, fields: Fields) -> Json:
+        source = fields.text("document") or "attach://document"
+        upload = fields.files.get(source.removeprefix("attach://"))
+        if upload is None:
+            raise bad("there is no document in the request")
+        if not upload.data:
+            raise bad("file must be non-empty")
+        kept = self._world.keep(upload.data, "application/octet-stream", 0, 0)
+        document = {
+            "file_id": kept.file_id,
+            "file_unique_id": kept.unique_id,
+            "file_name": upload.name,
+            "file_size": len(upload.data),
+        }
+        return self._send(
+            fields, "sendDocument", self._captioned(fields, {"document": document})
+        )
 
     def edit_message_text(self, fields: Fields) -> Json:
         text, entities = self._text(fields, "text", TEXT, "message is too long")
@@ -220,8 +240,6 @@ class Methods:
         commands: list[Json] = self._world.settings.get(self._scope(fields), [])
         return commands
 
-    # --- chats and files
-
     # --- the parts
 
     def _room(self, fields: Fields) -> Room:
@@ -249,11 +267,10 @@ class Methods:
         kept += [e for e in found(text) if not any(e["offset"] in r for r in taken)]
         return text, sorted(kept, key=lambda entity: entity["offset"])
 
-    def _captioned(self, fields: Fields, photo: Photo) -> Json:
+    def _captioned(self, fields: Fields, content: Json) -> Json:
         text, entities = self._text(
             fields, "caption", CAPTION, "message caption is too long"
         )
-        content: Json = {"photo": photo.sizes()}
         if text:
             content["caption"] = text
         if entities:
@@ -264,7 +281,8 @@ class Methods:
         if media.get("type") != "photo":
             raise bad("can't parse InputMedia: this stand-in knows photos")
         inner = type(fields)(media, fields.files)
-        return self._captioned(inner, self._photo(inner, inner.text("media")))
+        photo = self._photo(inner, inner.text("media"))
+        return self._captioned(inner, {"photo": photo.sizes()})
 
     def _photo(self, fields: Fields, source: str) -> Photo:
         if not source.startswith("attach://"):

@@ -270,6 +270,13 @@ def item(person: Person, message: Json) -> tuple[str, str]:
             f'<img src="/photo/{escape(size["file_id"])}" width="{size["width"]}" '
             f'height="{size["height"]}" alt="Photo: {escape(alt)}">'
         )
+    if "document" in message:
+        kept = message["document"]
+        parts.append(
+            f'<p><a href="/photo/{escape(kept["file_id"])}" '
+            f'download="{escape(kept["file_name"])}">{escape(kept["file_name"])}</a> '
+            f"{kept['file_size']:,} bytes</p>"
+        )
     text = message.get("text") or message.get("caption")
     if text:
         entities = message.get("entities") or message.get("caption_entities") or []

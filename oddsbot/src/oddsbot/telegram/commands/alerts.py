@@ -158,9 +158,15 @@ async def add(
     except RuleError:
         raise AskedError(errors.NOT_WATCHABLE) from None
     there = await services.rules.of(person)
-    odds = (await services.people.get(person)).display.odds
+    session = await services.people.get(person)
+    odds = session.display.odds
     if any(each.id == rule_id for each in there):
         return set_card(rule, market, prices, odds)
+    least = round(session.thresholds.price_change * 100)
+    if isinstance(asked, Move) and asked.unit is Unit.CENTS and asked.by < least:
+        raise AskedError(
+            f"Your settings leave out moves below {least}¢: /settings, Limits."
+        )
     others = [each for each in there if each.id != instead_of]
     for other in others:
         if _same(other, rule):
@@ -211,6 +217,7 @@ def _rule(
             asset_id=token.token_id,
             by=asked.by,
             unit=asked.unit,
+            within=asked.within,
             base=base,
         )
     return PriceRule(
@@ -240,8 +247,8 @@ def _same(one: Rule, other: Rule) -> bool:
         return (
             isinstance(one, MoveRule)
             and isinstance(other, MoveRule)
-            and (one.asset_id, one.by, one.unit)
-            == (other.asset_id, other.by, other.unit)
+            and (one.asset_id, one.by, one.unit, one.within)
+            == (other.asset_id, other.by, other.unit, other.within)
         )
     return (one.asset_id, one.direction, one.level) == (
         other.asset_id,
