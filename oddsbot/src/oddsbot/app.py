@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from math import ceil
@@ -593,6 +594,16 @@ COMMANDS = (
 """What clients show when somebody types a slash."""
 
 
+def leave_start_alone() -> None:
+    """Have the garbage collector look at nothing that there is now, in this process.
+
+    What the imports made stays until the end. A full collection that goes through it
+    holds the loop for 0.2 s, which is in the 99th percentile of the answers.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 async def run_app(
     settings: Settings, stop: asyncio.Event, say: Callable[[str], object]
 ) -> None:
@@ -615,6 +626,7 @@ async def run_app(
         )
     app = App(settings, telegram.token, clock=SystemClock(), api_url=telegram.api_url)
     async with app:
+        leave_start_alone()
         try:
             me = await app.bot.get_me()
             names = [BotCommand(command=n, description=d) for n, d in COMMANDS]
