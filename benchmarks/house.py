@@ -110,6 +110,11 @@ class Person(Record):
     wallets: Annotated[dict[str, str], Collection(9, index="wallet")] = {}  # noqa: RUF012
 
 
+def move(person: Person) -> None:
+    """Change what is durable: one that changes nothing takes a shorter way."""
+    person.city = "Rome" if person.city == "Paris" else "Paris"
+
+
 class Shelf:
     """A source of record in memory."""
 
@@ -189,12 +194,8 @@ async def ways() -> dict[str, tuple[int, int, int]]:
             "GET": lambda: client.get("k"),
             "L1 hit": lambda: cache.get_or_set("m:1", load, tags=("t",)),
             "cold load": lambda: cache.get_or_set("m:2", load, tags=("t",)),
-            "session update": lambda: plain.update(
-                1, lambda s: setattr(s, "city", "Paris")
-            ),
-            "session update with a source": lambda: sourced.update(
-                1, lambda s: setattr(s, "city", "Rome")
-            ),
+            "session update": lambda: plain.update(1, move),
+            "session update with a source": lambda: sourced.update(1, move),
             "limiter hit": lambda: limiter.hit("r", user=1),
         }
         for name, call in calls.items():
@@ -214,7 +215,7 @@ async def announced() -> dict[str, tuple[int, int, int]]:
         await sessions.update(1, lambda _: None, create=True)
 
         async def update() -> None:
-            await sessions.update(1, lambda s: setattr(s, "city", "Rome"))
+            await sessions.update(1, move)
             await asyncio.sleep(0.2)  # the feed waits for a change, and announces it
 
         await sessions.get(1)  # from here on changes are followed
