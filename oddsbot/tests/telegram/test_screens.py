@@ -413,7 +413,7 @@ SCREENS = {
     "alert-rests": rule_card(standing(price_rule(), **FIRED), market(), PRICES),
     "alert-change": change_card(price_rule(level=D("0.97")), market()),
     "alert-change-move": change_card(move_rule(), market()),
-    "alert-any": set_many_card("Who wins the election?", 14, 2),
+    "alert-any": set_many_card("Who wins the election?", 14, 2, 5),
     "alert-why": why_card(
         standing(price_rule(base=Base(D("0.63"), None)), **FIRED),
         market(),
@@ -548,7 +548,7 @@ def test_names_of_anybody_make_a_card_that_telegram_takes(question, outcome):
         change_card(rules[0].rule, hostile),
         why_card(rules[0], hostile, PRICES, {Fate.SENT: 1}),
         nearest_card([event(1, title=question)]),
-        set_many_card(question, 3, 0),
+        set_many_card(question, 3, 0, 5),
         alerts_card([Group(hostile, rules, PRICES)]),
         fired_card(CROSSED, hostile, PRICES["71"], sent_at=SENT),
         digest_card([CROSSED, MOVED], hostile, PRICES),
@@ -560,6 +560,32 @@ def test_names_of_anybody_make_a_card_that_telegram_takes(question, outcome):
             closed=True,
         ),
         person.watchlist_card([hostile], 0),
+        rule_card(rules[0], hostile, PRICES),
+        list_card("New", [event(1, title=outcome, **link)], Action.TOP),
+        fired_card(
+            msgspec.structs.replace(RESOLVED, outcome=outcome),
+            hostile,
+            None,
+            sent_at=SENT,
+        ),
+        fired_card(
+            msgspec.structs.replace(PROPOSED, outcome=outcome), None, None, sent_at=SENT
+        ),
+        wallet_card(
+            WalletView(
+                address="0x" + "5c" * 20,
+                profile=Profile(name=question, pseudonym=outcome),
+                stats=None,
+                value=D(1),
+                positions=[
+                    Position(condition_id="0x", title=question, outcome=outcome)
+                ],
+            )
+        ),
+        person.settings_card(
+            msgspec.structs.replace(UserSession(), timezone=question), 1
+        ),
+        start.in_private_card("odds_bot"),
     ):
         late = earlier(card, 1_796_047_327)
         assert fits(card)

@@ -226,9 +226,9 @@ class SqlRules:
             return UnknownUser(f"user {rule.user_id} has no session; save it first")
         if isinstance(rule, MoveRule):
             return None
+        what = "volume" if isinstance(rule, VolumeRule) else rule.direction
         return SameRule(
-            f"there is a rule with the level {rule.level} already; change or remove "
-            "that one"
+            f"there is a rule {what} {rule.level} already; change or remove that one"
         )
 
     async def delete(self, user_id: int, rule_id: str) -> bool:
