@@ -98,8 +98,8 @@ bench-page: $(STAMP)  ## the demo's page in Chromium at 5,000 prices a second; a
 growth: $(PEERS_STAMP)  ## sessions from 10^3 to 10^6; 2 GB of memory, about 10 minutes
 	@$(PEERS)/python benchmarks/growth.py $(SIZES)
 
-curves: $(STAMP)  ## each part on one server and on 1, 3, 6 primaries, by CPU time; 3 minutes; JSON=1
-	@$(BIN)/python benchmarks/curves.py $(if $(JSON),--json)
+curves: $(PEERS_STAMP)  ## each part on one server and on 1, 3, 6 primaries, by CPU time; 3 minutes; JSON=1
+	@$(PEERS)/python benchmarks/curves.py $(if $(JSON),--json)
 
 metrics-cost: $(STAMP)  ## what a get costs with every exporter on; a minute
 	@$(BIN)/python benchmarks/metrics_cost.py
