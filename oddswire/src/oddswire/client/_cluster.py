@@ -136,27 +136,24 @@ class ClusterClient(Client):
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command to the node of its key; see `Client.execute_command`."""
         # Written out: this is all that a call costs more than on one server.
-        calls = self._calls.get(args[0])
-        if calls is not None:
-            try:
-                key = args[1]
-                if key.__class__ is str:
-                    data = key.encode()
-                    slot = (
-                        key_slot(data) if "{" in key else crc_hqx(data, 0) & LAST_SLOT
-                    )
-                else:
-                    slot = key_slot(key)
-            except (IndexError, AttributeError, UnicodeEncodeError):
-                return self._execute_routed(args, options)
-            call = calls[slot]
-            if call is not None:
-                if options:
-                    options.pop("keys", None)  # redis-py's note to its own cache
-                    if options:
-                        return call(*args, **options)
-                return call(*args)
-        return self._execute_routed(args, options)
+        try:
+            calls = self._calls[args[0]]
+            key = args[1]
+            if key.__class__ is str:
+                data = key.encode()
+                slot = key_slot(data) if "{" in key else crc_hqx(data, 0) & LAST_SLOT
+            else:
+                slot = key_slot(key)
+        except (KeyError, IndexError, AttributeError, UnicodeEncodeError):
+            return self._execute_routed(args, options)
+        call = calls[slot]
+        if call is None:
+            return self._execute_routed(args, options)
+        # With a read there is one: redis-py's note to its own cache.
+        if not options or (len(options) == 1 and "keys" in options):
+            return call(*args)
+        options.pop("keys", None)
+        return call(*args, **options)
 
     async def execute_packed(self, data: bytes, args: tuple[Any, ...]) -> Any:
         """Send a command that was packed before to the node of its keys."""
