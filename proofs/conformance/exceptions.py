@@ -68,7 +68,6 @@ _ON_CLUSTER = {
     ),
     "asks for redis-py's words; ours, of a subclass of the same class, name the keys "
     "and their slots": (
-        _COMMANDS + "test_mset_on_cluster_multiple_slots",
         _TRANSACTION + "test_throws_exception_on_different_hash_slots",
         _TRANSACTION + "test_throws_exception_with_watch_on_different_hash_slots",
     ),
@@ -86,10 +85,15 @@ _ON_CLUSTER = {
         _PIPELINE + "test_redis_cluster_pipeline",
         _PIPELINE + "test_can_run_concurrent_pipelines",
     ),
-    "counts the refusals of a user with few rights: redis-py's CLIENT SETINFO is one": (
-        _CLUSTER + "test_acl_log",
-    ),
 }
 REASONS_ON_CLUSTER = {
     test: reason for reason, tests in _ON_CLUSTER.items() for test in tests
+}
+REASONS_ON_CLUSTER_OF_LINE = {
+    "8.1.0": {
+        _CLUSTER + "test_acl_log": (
+            "counts the refusals of a user with few rights: redis-py's CLIENT SETINFO "
+            "is one"
+        ),
+    },
 }

@@ -21,7 +21,12 @@ from typing import Any
 
 import page
 import repros
-from exceptions import REASONS, REASONS_OF_LINE, REASONS_ON_CLUSTER
+from exceptions import (
+    REASONS,
+    REASONS_OF_LINE,
+    REASONS_ON_CLUSTER,
+    REASONS_ON_CLUSTER_OF_LINE,
+)
 from suite import LINES, Line, fetch, run
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "conformance.md"
@@ -124,6 +129,7 @@ async def check(line: Line) -> dict[str, Any]:
     cluster = await both(line, progress, topology="cluster")
     print(file=sys.stderr)
     reasons = REASONS | REASONS_OF_LINE.get(line.version, {})
+    there = REASONS_ON_CLUSTER | REASONS_ON_CLUSTER_OF_LINE.get(line.version, {})
     return {
         "redis": line.version,
         "as_it_is": {**plain, **compare(plain["stock"], plain["ours"], reasons)},
@@ -133,7 +139,7 @@ async def check(line: Line) -> dict[str, Any]:
         },
         "on_cluster": {
             **cluster,
-            **compare(cluster["stock"], cluster["ours"], REASONS_ON_CLUSTER),
+            **compare(cluster["stock"], cluster["ours"], there),
         },
     }
 
