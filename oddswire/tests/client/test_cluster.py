@@ -100,6 +100,7 @@ async def test_replies_are_those_of_one_server(whole, single):
         lambda c: c.mset({"{t}1": 1, "{t}2": 2}),
         lambda c: asyncio.gather(*[c.set(name, name) for name in names]),
         lambda c: c.mget(names),
+        lambda c: c.execute_command("MGET", *names),
         lambda c: c.exists(*names, names[0], "absent"),
         lambda c: c.touch(*names),
         lambda c: c.dbsize(),

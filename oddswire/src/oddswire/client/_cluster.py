@@ -254,7 +254,7 @@ class ClusterClient(Client):
         deadline: float,
     ) -> list[Any]:
         """MGET: ask for the keys of each slot; each value goes in its place."""
-        del options["keys"]  # redis-py's note to its own cache: all of them
+        options.pop("keys", None)  # redis-py's note to its own cache: all of them
         parts = await self._run_parts(
             {
                 slot: (args[0], *[keys[at] for at in here])
