@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from math import ceil
@@ -18,6 +19,7 @@ from aiogram.exceptions import (
     TelegramNotFound,
     TelegramUnauthorizedError,
 )
+from aiogram.fsm.storage.base import StorageKey
 from aiogram.types import BotCommand
 
 from oddsbot import limits, markets, wallets
@@ -99,6 +101,7 @@ if TYPE_CHECKING:
     from oddsbot.store import StoredRule
     from oddswire.cache import Cache
     from oddswire.clock import Clock
+    from oddswire.erasure import Receipt
     from oddswire.ratelimit import RateLimiter
     from oddswire.ratelimit import Rule as LimitRule
     from oddswire.wire import Wire
@@ -285,8 +288,9 @@ class App:
         self._wire = wire
         self._queue = queue = wire.queues[ALERTS]
         self.handles = Handles(wire.client, PREFIX)
-        self.erase = wire.erase
+        self._storage = storage = Storage(wire.client)
         people = People(wire.sessions, clock)
+        self.export = Export(people, self.rules, log, self._conversation, clock)
         services = Services(
             chat=self.chat,
             markets=self.markets,
@@ -301,15 +305,15 @@ class App:
             pictures=await asyncio.to_thread(_pictures, wire.cache, self.markets),
             history=lambda person, since: log.history(person, since=since, limit=500),
             status=self.status,
-            erase=wire.erase,
-            export=Export(people, self.rules, log, clock),
+            erase=self.erase,
+            export=self.export,
             asked=a_minute(self._commands),
             max_rules=settings.max_rules,
         )
         self.dispatcher = dispatcher_for(
             services,
             buttons,
-            Storage(wire.client),
+            storage,
             groups.router(),
             start.router(),
             alert_commands.router(),
@@ -433,6 +437,27 @@ class App:
     def _look(self) -> None:
         # The commands are made before the shard.
         self.shard.look()
+
+    async def erase(self, person: int) -> Receipt:
+        """Delete everything of a person; may be repeated.
+
+        Raises:
+            OddswireError: Redis or the database could not be asked; a part may be done.
+        """
+        for rule in await self.rules.of(person):
+            await self.rules.remove(person, rule.id)
+        receipt = await self._wire.erase(person)
+        await self._storage.set_state(self._conversation_of(person), None)
+        await self._storage.set_data(self._conversation_of(person), {})
+        return receipt
+
+    def _conversation_of(self, person: int) -> StorageKey:
+        return StorageKey(bot_id=self.bot.id, chat_id=person, user_id=person)
+
+    async def _conversation(self, person: int) -> dict[str, Any]:
+        key = self._conversation_of(person)
+        step = await self._storage.get_state(key)
+        return {"step": step, **await self._storage.get_data(key)}
 
     async def status(self) -> StatusView:
         """Look at how the bot is."""
@@ -593,6 +618,16 @@ COMMANDS = (
 """What clients show when somebody types a slash."""
 
 
+def leave_start_alone() -> None:
+    """Have the garbage collector look at nothing that there is now, in this process.
+
+    What the imports made stays until the end. A full collection that goes through it
+    holds the loop for 0.2 s, which is in the 99th percentile of the answers.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 async def run_app(
     settings: Settings, stop: asyncio.Event, say: Callable[[str], object]
 ) -> None:
@@ -615,6 +650,7 @@ async def run_app(
         )
     app = App(settings, telegram.token, clock=SystemClock(), api_url=telegram.api_url)
     async with app:
+        leave_start_alone()
         try:
             me = await app.bot.get_me()
             names = [BotCommand(command=n, description=d) for n, d in COMMANDS]

@@ -36,7 +36,7 @@ def button(each) -> str:
     elif each.share is not None:
         does = f"share {each.share.start}: {each.share.text}"
     else:
-        does = each.url or each.copy
+        does = each.url
     style = {"success": "+", "danger": "-"}.get(each.style, "")
     return f"⟦{style}{each.text} → {does}⟧"
 

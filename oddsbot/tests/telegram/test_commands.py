@@ -7,7 +7,7 @@ import pytest
 from oddswire.clock import SystemClock
 from support import eventually
 
-from .conftest import BEN, Talk, running, text_of
+from .conftest import BEN, Talk, running
 
 LINK = "https://polymarket.com/event/btc-updown-15m-1790597700"
 TITLE = "Bitcoin Up or Down - September 28, 8:15AM-8:30AM ET"
@@ -265,24 +265,3 @@ async def test_polymarket_away_is_said_in_a_sentence(ada, replay, monkeypatch):
     """A market that cannot be asked for: what happened, what one can do."""
     await replay.__aexit__(None, None, None)
     await ada.say(LINK, "Polymarket does not answer")
-
-
-@pytest.mark.errors
-@pytest.mark.requirement("X1")
-@pytest.mark.parametrize(
-    "text",
-    [
-        "<b>x</b>",
-        "🟥" * 2_000,
-        "\u202e/start",
-        "%s{0}",
-        "/alert " + "9" * 4_000,
-        "0xzz",
-    ],
-)
-async def test_hostile_texts_are_answered(ada, text):
-    """Any text gets an answer that is no error of the bot."""
-    before = len(ada.messages)
-    ada.world.say(ada.person, text)
-    await eventually(lambda: len(ada.messages) > before)
-    assert "broken" not in text_of(ada.messages[-1])

@@ -101,8 +101,12 @@ async def test_a_long_history_is_several_files(ada, bot, settings):
     await keep(settings, *(due_row(number) for number in range(25)))
     clock = SystemClock()
     people = People(bot.sessions, clock)
-    export = Export(people, bot.rules, bot.log, clock, most=10)
-    files = [each async for each in export.files(ADA, {})]
+
+    async def conversation(_):
+        return {}
+
+    export = Export(people, bot.rules, bot.log, conversation, clock, most=10)
+    files = [each async for each in export.files(ADA)]
     made = [msgspec.json.decode(each.data) for each in files]
     assert [len(each["history"]) for each in made] == [10, 10, 5]
     rows = [row for each in made for row in each["history"]]

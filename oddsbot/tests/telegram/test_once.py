@@ -204,6 +204,56 @@ async def test_a_button_of_another_version_breaks_nothing(feeder, caplog):
     assert not [each for each in caplog.records if "update_failed" in each.message]
 
 
+HOSTILE = [
+    "<b>x</b> [y](z) {0} %s",
+    "\U0001f7e5" * 1_900,
+    "\u202e/start @channel #tag",
+    "\x1b[31m\x00\x85",
+    "9" * 4_000,
+    "0xzz",
+    "-1e999 nan > inf ¢ %",
+    "\u0662\u0663 \u00b2 \u2460",
+    "https://polymarket.com@evil.example/event/../../x",
+    "../../etc/passwd",
+    "'; DROP TABLE oddsbot_users; --",
+]
+COMMANDS = (
+    *("/start", "/search", "/top", "/new", "/market", "/price", "/book", "/chart"),
+    *("/watch", "/unwatch", "/alert", "/mute", "/settings", "/erase", "/export"),
+    *("/nothing", ""),
+)
+# Questions of the bot: what is written next is their answer.
+QUESTIONS = (Action.ZONE, Action.QUIET_OTHER)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X1")
+@pytest.mark.timeout(300)
+async def test_hostile_texts_are_answered(feeder, api, caplog):
+    """Behind each command, by themselves, as answers to questions, as names.
+
+    Each is answered, none with an error of the bot, and the rule of before is there.
+    """
+    app, world = feeder.app, api.world
+    rules = await app.rules.of(ADA)
+    for text in HOSTILE:
+        for command in COMMANDS:
+            said = len(world.sent)
+            await feeder.feed(feeder.update(f"{command} {text}".strip()))
+            assert len(world.sent) > said, (command, text)
+        for question in QUESTIONS:
+            await feeder.feed(feeder.update(Press(question)))
+            await feeder.feed(feeder.update(text))
+        update = feeder.update("/start")
+        named = {"first_name": text or "-", "username": text, "last_name": text}
+        user = update.message.from_user.model_copy(update=named)
+        message = update.message.model_copy(update={"from_user": user})
+        await feeder.feed(update.model_copy(update={"message": message}))
+    assert not [each for each in caplog.records if "update_failed" in each.message]
+    kept = {rule.id for rule in await app.rules.of(ADA)}
+    assert {rule.id for rule in rules} <= kept
+
+
 @pytest.mark.errors
 @pytest.mark.requirement("B2")
 async def test_who_blocks_the_bot_and_who_adds_it_hold_up_nothing(feeder, api):

@@ -537,6 +537,32 @@ def test_names_of_anybody_make_a_card_that_telegram_takes(question, outcome):
             closed=True,
         ),
         person.watchlist_card([hostile], 0),
+        rule_card(rules[0], hostile, PRICES),
+        list_card("New", [event(1, title=outcome, **link)], Action.TOP),
+        fired_card(
+            msgspec.structs.replace(RESOLVED, outcome=outcome),
+            hostile,
+            None,
+            sent_at=SENT,
+        ),
+        fired_card(
+            msgspec.structs.replace(PROPOSED, outcome=outcome), None, None, sent_at=SENT
+        ),
+        wallet_card(
+            WalletView(
+                address="0x" + "5c" * 20,
+                profile=Profile(name=question, pseudonym=outcome),
+                stats=None,
+                value=D(1),
+                positions=[
+                    Position(condition_id="0x", title=question, outcome=outcome)
+                ],
+            )
+        ),
+        person.settings_card(
+            msgspec.structs.replace(UserSession(), timezone=question), 1
+        ),
+        start.in_private_card("odds_bot"),
     ):
         late = earlier(card, 1_796_047_327)
         assert fits(card)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,17 @@ async def check_local(settings: Settings, clock: Clock) -> list[Finding]:
         findings.append(await _tenant(settings))
     findings.append(_key(settings))
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as http:
-        findings.append(await _reaches("polymarket", settings.gamma_url, http))
+        services = {
+            "gamma": settings.gamma_url,
+            "clob": settings.clob_url,
+            "data": settings.data_url,
+            # Whatever it answers to a request that is no websocket, it is there.
+            "prices": settings.ws_url.replace("ws", "http", 1),
+        }
+        asked = [
+            _reaches(f"polymarket {name}", url, http) for name, url in services.items()
+        ]
+        findings += await asyncio.gather(*asked)
         findings += [each async for each in _telegram(settings, http, clock)]
     return findings
 

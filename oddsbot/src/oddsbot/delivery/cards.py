@@ -49,7 +49,6 @@ class Button(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         text: What it says.
         data: What the bot gets when it is pressed, at most 64 bytes.
         url: What it opens.
-        copy: What it copies.
         share: What it offers to send to somebody else.
         style: ``success`` or ``danger``; None: as any other.
 
@@ -60,16 +59,14 @@ class Button(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     text: str
     data: str | None = None
     url: str | None = None
-    copy: str | None = None
     share: Shared | None = None
     style: str | None = None
 
     def __post_init__(self) -> None:
-        does = self.data, self.url, self.copy, self.share
+        does = self.data, self.url, self.share
         if sum(each is not None for each in does) != 1:
             raise ValueError(
-                f"button {self.text!r} has to do one thing: give data, url, copy or "
-                "share"
+                f"button {self.text!r} has to do one thing: give data, url or share"
             )
 
 

@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import (
     BufferedInputFile,
-    CopyTextButton,
     InlineKeyboardButton,
     InlineKeyboardMarkup,
     InputMediaPhoto,
@@ -163,7 +162,6 @@ class TelegramChat:
             text=button.text,
             callback_data=sealed,
             url=url,
-            copy_text=None if button.copy is None else CopyTextButton(text=button.copy),
             style=button.style,
         )
 

@@ -11,7 +11,7 @@ import msgspec
 from oddsbot.delivery import File
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from oddsbot.store import AlertLog, AlertRow, StoredRule
     from oddsbot.telegram.people import People
@@ -30,6 +30,7 @@ class Export:
         people: Have the sessions.
         rules: Have the alerts that are set.
         log: Has the alerts that were due.
+        conversation: Returns where a person's dialogue with the bot stands.
         clock: Tells when the file was made.
         most: Alerts that were due, in one file.
     """
@@ -39,6 +40,7 @@ class Export:
         people: People,
         rules: RuleBook,
         log: AlertLog,
+        conversation: Callable[[int], Awaitable[Mapping[str, Any]]],
         clock: Clock,
         *,
         most: int = _IN_A_FILE,
@@ -46,17 +48,15 @@ class Export:
         self._people = people
         self._rules = rules
         self._log = log
+        self._conversation = conversation
         self._clock = clock
         self._most = most
 
-    async def files(
-        self, person: int, conversation: Mapping[str, Any]
-    ) -> AsyncIterator[File]:
+    async def files(self, person: int) -> AsyncIterator[File]:
         """Yield one file, and more where one would be too large for Telegram.
 
         Args:
             person: Whose.
-            conversation: Where her dialogue with the bot stands.
 
         Raises:
             OddswireError: Redis or the database could not be asked.
@@ -66,7 +66,7 @@ class Export:
             "person": person,
             "made": f"{at:%Y-%m-%dT%H:%M:%SZ}",
             "settings": None,
-            "conversation": dict(conversation),
+            "conversation": dict(await self._conversation(person)),
             "alerts": [_rule(each) for each in await self._rules.standing(person)],
         }
         if await self._people.knows(person):

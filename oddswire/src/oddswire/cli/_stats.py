@@ -80,8 +80,8 @@ class Snapshots(msgspec.Struct, frozen=True, kw_only=True):
     """What `--json` prints.
 
     Attributes:
-        schema: Counts up when a field changes its meaning or goes.
-        servers: One for each.
+        schema: A higher number when a field is removed or gets another meaning.
+        servers: One snapshot for each server.
     """
 
     schema: int = 1

@@ -15,7 +15,6 @@ from oddswire.web.guard import LOOPBACK, Guard, check_address
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from ssl import SSLContext
-    from types import TracebackType
 
     from aiohttp.typedefs import Handler
 
@@ -111,12 +110,7 @@ class Listener:
         self._guard = self._given_guard or own
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._server is not None:
             self._server.close()
         await self._runner.cleanup()

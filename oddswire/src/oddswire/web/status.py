@@ -39,7 +39,7 @@ from oddswire.web.overview import LatencyStrip, Look, Overview, overview
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from ssl import SSLContext
-    from types import ModuleType, TracebackType
+    from types import ModuleType
 
     from aiohttp.typedefs import Handler
 
@@ -139,12 +139,7 @@ class Status:
         ]
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

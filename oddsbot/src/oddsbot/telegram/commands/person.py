@@ -333,21 +333,18 @@ async def _status_of(person: int, services: Services) -> Card:
 # --- export and erase
 
 
-async def _export(message: Message, services: Services, state: FSMContext) -> Card:
-    return await _exported(message.chat.id, services, state)
+async def _export(message: Message, services: Services) -> Card:
+    return await _exported(message.chat.id, services)
 
 
-async def _export_pressed(
-    query: CallbackQuery, services: Services, state: FSMContext
-) -> Pressed:
-    return Pressed(new=await _exported(query.from_user.id, services, state))
+async def _export_pressed(query: CallbackQuery, services: Services) -> Pressed:
+    return Pressed(new=await _exported(query.from_user.id, services))
 
 
-async def _exported(person: int, services: Services, state: FSMContext) -> Card:
+async def _exported(person: int, services: Services) -> Card:
     """Send a person's files but the last, and return the card with that one."""
-    conversation = {"step": await state.get_state(), **await state.get_data()}
     card = None
-    async for file in services.export.files(person, conversation):
+    async for file in services.export.files(person):
         if card is not None:
             await services.chat.send(person, card)
         card = export_card(file)
@@ -374,7 +371,6 @@ async def _erase_pressed(
     query: CallbackQuery,
     press: Press,
     services: Services,
-    state: FSMContext,
     event_update: Update,
 ) -> Pressed:
     person, update_id = query.from_user.id, event_update.update_id
@@ -382,8 +378,5 @@ async def _erase_pressed(
         sentence = "That button is used or older than five minutes: /erase asks again."
         return Pressed(said=sentence, card=sentence_card(sentence))
     rules = await services.rules.of(person)
-    for rule in rules:
-        await services.rules.remove(person, rule.id)
     receipt = await services.erase(person)
-    await state.clear()
     return Pressed(said="Erased.", card=erased_card(receipt, len(rules)))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 SITE = "https://polymarket.com"
 _DIGITS = 19
 _SLUG = 200
+_SHARED = 100  # of four bytes each they are 1,200 characters of an address
 
 
 def press(
@@ -57,7 +58,7 @@ def share_buttons(market: GammaMarket) -> list[Button]:
     """Return the button that offers a market's card to somebody else, if it has one."""
     if not _number(market.id):
         return []
-    shared = Shared(f"m_{market.id}", quiet(market.question))
+    shared = Shared(f"m_{market.id}", quiet(market.question, _SHARED))
     return [Button(text="Share", share=shared)]
 
 
