@@ -46,7 +46,10 @@ PRIMARIES = (1, 3, 6)
 ONE = "one server"
 TASKS, KEYS, NAMES = 100, 1_000, 24
 VALUE = "x" * 100
-PRICES = Topic("prices", str, delivery=Delivery.LOG, history=100)
+TOPICS = tuple(
+    Topic(f"prices{number}", str, delivery=Delivery.LOG, history=100)
+    for number in range(NAMES)
+)
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 # What one action of a person asks of the parts; the rest of the model is hour.toml's.
 ACTION = {
@@ -157,8 +160,7 @@ async def _queue(client: Client) -> AsyncIterator[Call]:
 @asynccontextmanager
 async def _topic(client: Client) -> AsyncIterator[Call]:
     async with PubSub(client) as pubsub:
-        topics = [PRICES[f"m{number}"] for number in range(NAMES)]
-        yield lambda n: pubsub.publish(topics[n % NAMES], VALUE)
+        yield lambda n: pubsub.publish(TOPICS[n % NAMES], VALUE)
 
 
 @asynccontextmanager
@@ -181,7 +183,7 @@ PARTS = {
     "session: update": _session_update,
     "limiter: hit": _limiter,
     f"queue: enqueue, {NAMES} queues": _queue,
-    f"topic: publish, {NAMES} keys": _topic,
+    f"topic: publish, {NAMES} topics": _topic,
     "lock": _lock,
 }
 
