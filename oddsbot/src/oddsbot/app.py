@@ -290,7 +290,9 @@ class App:
         self.handles = Handles(wire.client, PREFIX)
         self._storage = storage = Storage(wire.client)
         people = People(wire.sessions, clock)
-        self.export = Export(people, self.rules, log, self._conversation, clock)
+        self.export = Export(
+            people, self.rules.standing, log, self._conversation, clock
+        )
         services = Services(
             chat=self.chat,
             markets=self.markets,

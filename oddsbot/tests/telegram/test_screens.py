@@ -394,7 +394,7 @@ SCREENS = {
     "alert-rests": rule_card(standing(price_rule(), **FIRED), market(), PRICES),
     "alert-change": change_card(price_rule(level=D("0.97")), market()),
     "alert-change-move": change_card(move_rule(), market()),
-    "alert-any": set_many_card("Who wins the election?", 14, 2),
+    "alert-any": set_many_card("Who wins the election?", 14, 2, 5),
     "alert-why": why_card(
         standing(price_rule(base=Base(D("0.63"), None)), **FIRED),
         market(),
@@ -525,7 +525,7 @@ def test_names_of_anybody_make_a_card_that_telegram_takes(question, outcome):
         change_card(rules[0].rule, hostile),
         why_card(rules[0], hostile, PRICES, {Fate.SENT: 1}),
         nearest_card([event(1, title=question)]),
-        set_many_card(question, 3, 0),
+        set_many_card(question, 3, 0, 5),
         alerts_card([Group(hostile, rules, PRICES)]),
         fired_card(CROSSED, hostile, PRICES["71"], sent_at=SENT),
         digest_card([CROSSED, MOVED], hostile, PRICES),

@@ -138,16 +138,17 @@ def set_card(
     return text.card([_rule_row(rule, market, "Undo"), [MY_ALERTS]])
 
 
-def set_many_card(title: str, count: int, left_out: int) -> Card:
+def set_many_card(title: str, count: int, left_out: int, by: int) -> Card:
     """Return the answer to alerts on all outcomes of an event.
 
     Args:
         title: Of the event.
         count: How many alerts there are now.
         left_out: How many outcomes have none: it would be too many.
+        by: Cents of the move.
     """
     text = Text().add("✓ I tell you when any of ").add(f"{count} outcomes", "bold")
-    text.line(" has gone 5¢ from here, up or down.").foreign(title).line()
+    text.line(f" has gone {by}¢ from here, up or down.").foreign(title).line()
     if left_out:
         text.line(f"{left_out} more would be above the alerts that you may have.")
     return text.card([[MY_ALERTS]])
