@@ -318,7 +318,7 @@ first. All nodes share this machine, so no rate is shown that was reached here:
 *calls/s* are those that fill the busiest node's core, had each node its own.
 
 {cpu}, {cores} cores, {kernel}, Python {python}, {server}. {date}, load {load} before,
-{load_after} after.
+{load_after} after{quiet}.
 """
 _GROWTH = """
 ## Growth
@@ -334,6 +334,8 @@ threads of servers at the costs above (one server; six primaries).
 def render(found: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of the page."""
     about = {"tasks": TASKS, **found, **found["machine"]}
+    busy = max(about["load"], about["load_after"]) > machine.QUIET
+    about["quiet"] = ": **the machine was not quiet**" if busy else ""
     yield _HEAD.format(**about)
     names = [ONE, *[f"{count} primaries" for count in PRIMARIES]]
     names[1] = "1 primary"
