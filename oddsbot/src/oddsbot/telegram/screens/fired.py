@@ -59,10 +59,10 @@ def fired_card(
         odds: How prices are shown.
     """
     question = alert.market if market is None else market.question
+    text = Text()
+    headline(text, alert, market, odds)
+    text.line().foreign(question)
     if isinstance(alert, MarketAlert):
-        text = Text().add(_HEADS[type(alert)], "bold")
-        text.foreign(alert.outcome or "no single outcome", "bold")
-        text.line().foreign(question)
         if isinstance(alert, Proposed) and alert.final_at is not None:
             text.line().add("Final at ")
             at = figures.clock(alert.final_at * 1000) or "an unknown time"
@@ -70,20 +70,8 @@ def fired_card(
         elif isinstance(alert, Disputed):
             text.line().add("A vote follows, or another proposal: 4 to 6 days")
         return text.card([_market_buttons(market)])
-    above = alert.direction is Direction.ABOVE
-    text = (
-        Text().add("▲ " if above else "▼ ").foreign(_outcome(alert, market), limit=60)
-    )
-    price = figures.price(alert.price, odds)
-    if isinstance(alert, Moved):
-        size = figures.short(alert.by) + ("¢" if alert.unit is Unit.CENTS else "%")
-        came = f"{figures.price(alert.reference, odds)} → {price}"
-        text.line(f" went {size} {'up' if above else 'down'}: {came}")
-    else:
-        way = "reached" if above else "fell to"
-        text.line(f" {way} {figures.level(alert.level, odds)}")
-    text.foreign(question).line()
-    text.add(f"{'bid' if above else 'ask'} {price} at ")
+    side = "bid" if alert.direction is Direction.ABOVE else "ask"
+    text.line().add(f"{side} {figures.price(alert.price, odds)} at ")
     at = figures.clock(alert.at)
     if at:
         text.moment(alert.at // 1000, at, "T")
@@ -106,6 +94,24 @@ def fired_card(
             [*_market_buttons(market, press("Why", Action.WHY, number))],
         ]
     )
+
+
+def headline(text: Text, alert: Alert, market: GammaMarket | None, odds: Odds) -> None:
+    """Add what happened, in a few words: ``▲ Yes reached 65¢``."""
+    if isinstance(alert, MarketAlert):
+        text.add(_HEADS[type(alert)], "bold")
+        text.foreign(alert.outcome or "no single outcome", "bold")
+        return
+    above = alert.direction is Direction.ABOVE
+    text.add("▲ " if above else "▼ ").foreign(_outcome(alert, market), limit=60)
+    if isinstance(alert, Moved):
+        size = figures.short(alert.by) + ("¢" if alert.unit is Unit.CENTS else "%")
+        came = figures.price(alert.reference, odds)
+        now = figures.price(alert.price, odds)
+        text.add(f" went {size} {'up' if above else 'down'}: {came} → {now}")
+    else:
+        way = "reached" if above else "fell to"
+        text.add(f" {way} {figures.level(alert.level, odds)}")
 
 
 def _times(alert: PriceCrossed | Moved, sent_at: float) -> str:

@@ -39,6 +39,7 @@ _TASKS = (
             ("/alert no < 40", "when No falls to 40¢"),
             ("/alert 5c", "each time it has gone 5¢, up or down; 5% works too"),
             ("/alerts", "all of them, and how far they are"),
+            ("/history", "what became of each; /why asks why a market gave nothing"),
         ),
     ),
     (
