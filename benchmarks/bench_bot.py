@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import insert
 
 from oddsbot.alerts import Direction, PriceRule
-from oddsbot.app import App
+from oddsbot.app import App, leave_start_alone
 from oddsbot.limits import SendRules
 from oddsbot.settings import Settings
 from oddsbot.standin.polymarket import Recording, Replay, sample
@@ -77,6 +77,7 @@ async def worker(asked: dict[str, Any]) -> None:
         commands=[Rule("commands", free, key="user")],
         sending=sending,
     ) as app:
+        leave_start_alone()
         await app.run(stop)
 
 

@@ -15,13 +15,14 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
 import sys
 from asyncio.subprocess import PIPE
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
+
+from machine import commit
 
 from oddswire.embedded import EmbeddedServer
 
@@ -131,13 +132,6 @@ def render(found: dict[str, dict[str, list[float]]]) -> str:
     return "\n".join(lines)
 
 
-def _commit(checkout: Path) -> str:
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
-    return subprocess.run(  # noqa: S603 - git, with a path of the command line
-        command, capture_output=True, text=True, check=False
-    ).stdout.strip()
-
-
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -150,7 +144,7 @@ def main() -> int:
     load = os.getloadavg()[0]
     found = asyncio.run(measure(old, new, max(2, options.rounds), options.rows))
     print(
-        f"old {_commit(old)}, new {_commit(new)}; {max(2, options.rounds)} rounds, "
+        f"old {commit(old)}, new {commit(new)}; {max(2, options.rounds)} rounds, "
         f"load {load:.2f} before and {os.getloadavg()[0]:.2f} after\n"
     )
     print(render(found))

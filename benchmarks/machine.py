@@ -7,6 +7,7 @@ import datetime as dt
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from oddswire.embedded import EmbeddedServer
 
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("oddswire", "redis", "hiredis", "coredis", "valkey-glide", "uvloop")
 
 # Above this somebody else takes part of a core from whoever is measured.
@@ -50,7 +52,7 @@ def _pin(pid: int, cores: set[int]) -> None:
 
 
 async def describe(server: EmbeddedServer) -> dict[str, Any]:
-    """Return the machine, the versions and how busy it is."""
+    """Return the machine, the versions, the commit and how busy it is."""
     async with aredis.Redis.from_url(server.url) as client:
         info = await client.info("server")
     return {
@@ -62,8 +64,17 @@ async def describe(server: EmbeddedServer) -> dict[str, Any]:
         "server": f"{info.get('server_name', 'redis')} "
         f"{info.get('valkey_version', info['redis_version'])}",
         "versions": {name: version(name) for name in PACKAGES},
+        "commit": commit(ROOT),
         "load": round(os.getloadavg()[0], 2),
     }
+
+
+def commit(checkout: Path) -> str:
+    """Return the commit of a checkout, with ``-dirty`` where it was changed."""
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
+    return subprocess.run(  # noqa: S603 - git, with a path of ours
+        command, capture_output=True, text=True, check=False
+    ).stdout.strip()
 
 
 def _cpu() -> str:

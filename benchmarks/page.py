@@ -23,7 +23,8 @@ command, unless a row says otherwise. What each client returned and wrote was ch
 before it was timed.
 
 {cpu}, {cores} cores (client and server share them), {kernel}, Python {python},
-{server}; {versions}. {date}, load {load} before and {load_after} after{quiet}.
+{server}; {versions}.
+Commit {commit}, {date}, load {load} before and {load_after} after{quiet}.
 """
 
 

@@ -49,6 +49,7 @@ MACHINE = {
     "python": "3.11",
     "server": "valkey 9",
     "versions": {"redis": "8.1.0"},
+    "commit": "1a2b3c4",
     "date": "2026-11-30",
     "load": 0.1,
     "load_after": 1.0,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+import gc
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
+from math import ceil
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
@@ -17,10 +19,11 @@ from aiogram.exceptions import (
     TelegramNotFound,
     TelegramUnauthorizedError,
 )
+from aiogram.fsm.storage.base import StorageKey
 from aiogram.types import BotCommand
 
 from oddsbot import limits, markets, wallets
-from oddsbot.alerts import Disputed, Proposed, Resolved, RuleAlert
+from oddsbot.alerts import Disputed, Moved, Proposed, Resolved, RuleAlert
 from oddsbot.delivery import (
     ALERTS,
     Courier,
@@ -34,11 +37,13 @@ from oddsbot.polymarket import Clob, Data, Gamma, PolymarketError, StreamPool
 from oddsbot.settings import PREFIX
 from oddsbot.store import (
     AlertLog,
+    Digest,
     Fate,
     Kind,
     SqlFollowers,
     SqlRules,
     SqlSource,
+    Tenant,
     UserSession,
     open_database,
     upgrade,
@@ -52,9 +57,10 @@ from oddsbot.telegram.commands import groups, history, person, start
 from oddsbot.telegram.commands import markets as market_commands
 from oddsbot.telegram.dispatch import dispatcher_for
 from oddsbot.telegram.effects import Effects
+from oddsbot.telegram.export import Export
 from oddsbot.telegram.handles import Handles
 from oddsbot.telegram.people import People
-from oddsbot.telegram.screens.fired import fired_card
+from oddsbot.telegram.screens.fired import digest_card, fired_card
 from oddsbot.telegram.screens.person import StatusView
 from oddsbot.telegram.services import Services
 from oddsbot.telegram.session import BoundedSession
@@ -89,11 +95,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from oddsbot.alerts import Alert, Rule
+    from oddsbot.delivery import Card
     from oddsbot.polymarket import MarketResolved, NewMarket
     from oddsbot.settings import Settings, StatusPage, Webhook
     from oddsbot.store import StoredRule
     from oddswire.cache import Cache
     from oddswire.clock import Clock
+    from oddswire.erasure import Receipt
     from oddswire.ratelimit import RateLimiter
     from oddswire.ratelimit import Rule as LimitRule
     from oddswire.wire import Wire
@@ -176,8 +184,10 @@ class App:
         polls_every: Seconds between two questions about watched markets.
         commands: How much a person may ask for.
         sending: How much Telegram admits.
+        minute: Seconds of the minute in which a person's alerts of a market count.
 
     Raises:
+        SettingsError: On entering: Redis or the database belongs to another bot.
         OddswireError: On entering: Redis or the database cannot be used.
     """
 
@@ -192,7 +202,9 @@ class App:
         polls_every: float = 60.0,
         commands: Sequence[LimitRule] = limits.COMMANDS,
         sending: limits.SendRules = limits.TELEGRAM,
+        minute: float = 60.0,
     ) -> None:
+        self._minute = minute
         self._sending = sending
         self._commands = tuple(commands)
         self._settings = settings
@@ -237,6 +249,9 @@ class App:
                 queues=[UPDATES, ALERTS],
             )
         )
+        bot_id = int(token.partition(":")[0])
+        if refused := await Tenant(engine, wire.client, PREFIX).claim(bot_id):
+            raise SettingsError(refused)
         if settings.status is not None:
             await _show_status(stack, wire, settings.status)
         http = await enter(aiohttp.ClientSession())
@@ -273,14 +288,16 @@ class App:
         self._wire = wire
         self._queue = queue = wire.queues[ALERTS]
         self.handles = Handles(wire.client, PREFIX)
-        self.erase = wire.erase
+        self._storage = storage = Storage(wire.client)
+        people = People(wire.sessions, clock)
+        self.export = Export(people, self.rules, log, self._conversation, clock)
         services = Services(
             chat=self.chat,
             markets=self.markets,
             wallets=self.wallets,
             rules=self.rules,
             followers=followers,
-            people=People(wire.sessions, clock),
+            people=people,
             clock=clock,
             effects=Effects(token),
             handles=self.handles,
@@ -288,14 +305,15 @@ class App:
             pictures=await asyncio.to_thread(_pictures, wire.cache, self.markets),
             log=log,
             status=self.status,
-            erase=wire.erase,
+            erase=self.erase,
+            export=self.export,
             asked=a_minute(self._commands),
             max_rules=settings.max_rules,
         )
         self.dispatcher = dispatcher_for(
             services,
             buttons,
-            Storage(wire.client),
+            storage,
             groups.router(),
             start.router(),
             alert_commands.router(),
@@ -311,6 +329,7 @@ class App:
             wire.limiter,
             self._commands,
             PREFIX,
+            clock,
         )
         api = UpdatesApi(http, self._api_url, token)
         # On a cluster the replicas of the node that has the queue.
@@ -319,7 +338,8 @@ class App:
         self.poller = Poller(api, self.updates, replicas, wire.locks, clock)
         home = Home(wire.client, PREFIX)
         self.outbox = Outbox(queue, log, home, clock)
-        self.courier = Courier(queue, log, home, self._deliver, clock)
+        self.log = log
+        self.courier = Courier(queue, log, home, self._deliver, clock, self._summarize)
         self.sweep = Sweep(queue, log, wire.locks, clock)
         self.topics = MarketTopics(wire.pubsub, clock)
         self.news = MarketNews(
@@ -419,6 +439,27 @@ class App:
         # The commands are made before the shard.
         self.shard.look()
 
+    async def erase(self, person: int) -> Receipt:
+        """Delete everything of a person; may be repeated.
+
+        Raises:
+            OddswireError: Redis or the database could not be asked; a part may be done.
+        """
+        for rule in await self.rules.of(person):
+            await self.rules.remove(person, rule.id)
+        receipt = await self._wire.erase(person)
+        await self._storage.set_state(self._conversation_of(person), None)
+        await self._storage.set_data(self._conversation_of(person), {})
+        return receipt
+
+    def _conversation_of(self, person: int) -> StorageKey:
+        return StorageKey(bot_id=self.bot.id, chat_id=person, user_id=person)
+
+    async def _conversation(self, person: int) -> dict[str, Any]:
+        key = self._conversation_of(person)
+        step = await self._storage.get_state(key)
+        return {"step": step, **await self._storage.get_data(key)}
+
     async def status(self) -> StatusView:
         """Look at how the bot is."""
         problems = []
@@ -450,6 +491,8 @@ class App:
             return Decision(Fate.STOPPED)
         if session.muted_until > moment:
             return Decision(Fate.MUTED)
+        if isinstance(alert, Moved) and (small := _too_small(alert, session)):
+            return Decision(Fate.FILTERED, small)
         kind = _KINDS.get(type(alert), Kind.PRICE)
         if not session.notifications.wants(kind):
             return Decision(Fate.FILTERED, f"{kind} is switched off")
@@ -460,6 +503,9 @@ class App:
             if rule is None or rule.paused:
                 gone = "stopped" if rule is None else "paused"
                 return Decision(Fate.WITHDRAWN, f"the alert was {gone} meanwhile")
+            digest = await self._digest_of(alert, session, moment)
+            if digest is not None:
+                return Decision(Fate.HELD, digest=digest)
         market = now = None
         try:
             market = await self.markets.market(alert.market)
@@ -470,16 +516,67 @@ class App:
         card = fired_card(
             alert, market, now, rule=rule, sent_at=moment, odds=session.display.odds
         )
+        return await self._send(alert.user_id, session, card, again=again)
+
+    async def _digest_of(
+        self, alert: RuleAlert, session: UserSession, moment: float
+    ) -> Digest | None:
+        """Return what tells an alert that is one too many; None: it is told itself."""
+        most, person, market = session.per_minute, alert.user_id, alert.market
+        since = moment - self._minute
+        if not most or await self.log.told(person, market, since) < most:
+            return None
+        end = ceil(moment / self._minute + 1e-9) * self._minute
+        return Digest(
+            user_id=person,
+            id=f"more:{market}:{end:.0f}",
+            market=market,
+            due_at=ceil(end),
+        )
+
+    async def _summarize(
+        self, user_id: int, held: Sequence[Alert], *, again: bool
+    ) -> Decision:
+        session = await self.sessions.get(user_id)
+        if session is None or not session.is_active:
+            return Decision(Fate.STOPPED)
+        if session.muted_until > self._clock.now():
+            return Decision(Fate.MUTED)
+        wanted = {rule.id for rule in await self.rules.of(user_id) if not rule.paused}
+        alerts = [
+            each
+            for each in held
+            if isinstance(each, RuleAlert) and each.rule_id in wanted
+        ]
+        if not alerts:
+            return Decision(Fate.WITHDRAWN, "the alerts were stopped meanwhile")
+        market, prices = None, {}
+        with suppress(PolymarketError, OddswireError):
+            market = await self.markets.market(alerts[0].market)
+            prices = await self.markets.prices({each.asset_id for each in alerts})
+        card = digest_card(alerts, market, prices, session.display.odds)
+        return await self._send(user_id, session, card, again=again)
+
+    async def _send(
+        self, person: int, session: UserSession, card: Card, *, again: bool
+    ) -> Decision:
+        if await _is_quiet(session, self._clock.now()):
+            card = msgspec.structs.replace(card, silent=True)
         try:
-            if await _is_quiet(session, moment):
-                card = msgspec.structs.replace(card, silent=True)
             number = await self.alert_chat.send(
-                alert.user_id, repeated(card) if again else card
+                person, repeated(card) if again else card
             )
         except TelegramForbiddenError:
-            await self.sessions.deactivate(alert.user_id)
+            await self.sessions.deactivate(person)
             return Decision(Fate.STOPPED, "the person blocked the bot")
         return Decision(Fate.SENT, message_id=number)
+
+
+def _too_small(alert: Moved, session: UserSession) -> str:
+    """Return why a move is left out; empty: it is not."""
+    least = round(session.thresholds.price_change * 100)
+    moved = abs(alert.price - alert.reference) * 100
+    return f"a move below {least}¢" if moved < least else ""
 
 
 async def _is_quiet(session: UserSession, moment: float) -> bool:
@@ -517,10 +614,21 @@ COMMANDS = (
     ("settings", "kinds, quiet hours, time zone"),
     ("mute", "nothing for a time"),
     ("status", "whether everything runs"),
+    ("export", "everything that is kept of me, as a file"),
     ("help", "what I can ask for"),
     ("stop", "no more messages"),
 )
 """What clients show when somebody types a slash."""
+
+
+def leave_start_alone() -> None:
+    """Have the garbage collector look at nothing that there is now, in this process.
+
+    What the imports made stays until the end. A full collection that goes through it
+    holds the loop for 0.2 s, which is in the 99th percentile of the answers.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def run_app(
@@ -545,6 +653,7 @@ async def run_app(
         )
     app = App(settings, telegram.token, clock=SystemClock(), api_url=telegram.api_url)
     async with app:
+        leave_start_alone()
         try:
             me = await app.bot.get_me()
             names = [BotCommand(command=n, description=d) for n, d in COMMANDS]

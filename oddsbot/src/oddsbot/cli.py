@@ -9,7 +9,7 @@ import signal
 import sys
 import webbrowser
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 import typer
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from oddsbot.demo import DemoError, Options, Progress, View, run
 from oddsbot.polymarket import PolymarketError
-from oddsbot.settings import Settings, roles_of
+from oddsbot.settings import PREFIX, Settings, roles_of
 from oddsbot.standin.polymarket import (
     Recording,
     Replay,
@@ -26,15 +26,21 @@ from oddsbot.standin.polymarket import (
     sample,
 )
 from oddsbot.standin.telegram import BotApi
+from oddswire import Client
 from oddswire.clock import SystemClock
-from oddswire.errors import OddswireError
+from oddswire.errors import OddswireError, SettingsError
 from oddswire.plain import plain_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
+    from oddsbot.app import App
     from oddsbot.check import Finding
+    from oddsbot.delivery import File
     from oddsbot.demo import Report
+    from oddswire.erasure import Receipt
+
+T = TypeVar("T")
 
 DISAGREES = 1
 BAD_INPUT = 2
@@ -78,6 +84,105 @@ async def _upgraded(url: str) -> str:
 
     async with store.open_database(url) as engine:
         return await store.upgrade(engine)
+
+
+@database_app.command()
+def adopt() -> None:
+    """Give the database and the Redis of another bot to the one of the token."""
+    try:
+        settings = Settings.from_env()
+        bot_id = asyncio.run(_adopted(settings))
+    except OddswireError as error:
+        _refuse(error)
+    print(f"they belong to the bot {bot_id}")  # noqa: T201 - its purpose
+
+
+async def _adopted(settings: Settings) -> int:
+    from oddsbot import store  # noqa: PLC0415 - as above
+
+    bot_id = settings.telegram.bot_id
+    if bot_id is None or settings.redis.url is None:
+        raise SettingsError("TELEGRAM_BOT_TOKEN and REDIS_URL: give both")
+    async with (
+        store.open_database(settings.database_url) as engine,
+        Client.from_settings(settings.redis) as client,
+    ):
+        await store.upgrade(engine)
+        await store.Tenant(engine, client, PREFIX).adopt(bot_id)
+    return bot_id
+
+
+users_app = typer.Typer(
+    help="What the bot keeps of a person, for who runs it.", no_args_is_help=True
+)
+app.add_typer(users_app, name="users")
+
+_Person = Annotated[int, typer.Argument(help="Her Telegram id.")]
+
+
+@users_app.command("export")
+def export_user(person: _Person) -> None:
+    """Write all that is kept of a person into files here, as /export sends them."""
+    for name in _on_data(_exported, person):
+        print(name)  # noqa: T201 - its purpose
+
+
+@users_app.command("erase")
+def erase_user(
+    person: _Person,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Without it nothing is done.")] = (
+        False
+    ),
+) -> None:
+    """Delete everything of a person, as /erase does; exit code 1: something is left."""
+    if not yes:
+        _refuse(SettingsError("everything of her is deleted for good: give --yes"))
+    receipt = _on_data(_erased, person)
+    for part in receipt.parts:
+        print(f"{part.part}: {part.removed} removed, {len(part.left)} left")  # noqa: T201 - its purpose
+    if not receipt.complete:
+        raise typer.Exit(DISAGREES)
+
+
+def _on_data(work: Callable[[App, int], Coroutine[Any, Any, T]], person: int) -> T:
+    """Do something with the bot's data, while the bot runs or not."""
+
+    async def done(settings: Settings) -> T:
+        from oddsbot.app import App  # noqa: PLC0415 - as above
+
+        telegram = settings.telegram
+        if not telegram.token or settings.redis.url is None:
+            raise SettingsError("TELEGRAM_BOT_TOKEN and REDIS_URL: give both")
+        url = telegram.api_url
+        async with App(
+            settings, telegram.token, clock=SystemClock(), api_url=url
+        ) as bot:
+            return await work(bot, person)
+
+    try:
+        settings = msgspec.structs.replace(Settings.from_env(), status=None)
+        return asyncio.run(done(settings))
+    except (OddswireError, OSError) as error:
+        _refuse(error)
+
+
+async def _exported(bot: App, person: int) -> list[str]:
+    return [
+        await asyncio.to_thread(_write_private, file)
+        async for file in bot.export.files(person)
+    ]
+
+
+def _write_private(file: File) -> str:
+    descriptor = os.open(file.name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as target:  # noqa: PTH123 - it has a descriptor
+        target.write(file.data)
+    return file.name
+
+
+async def _erased(bot: App, person: int) -> Receipt:
+    return await bot.erase(person)
 
 
 standin_app = typer.Typer(

@@ -77,6 +77,11 @@ class Telegram(msgspec.Struct, frozen=True, kw_only=True):
     api_url: str = "https://api.telegram.org"
     webhook: Webhook | None = None
 
+    @property
+    def bot_id(self) -> int | None:
+        """The number of the bot, which its token begins with; None without a token."""
+        return int(self.token.partition(":")[0]) if self.token else None
+
     def __repr__(self) -> str:
         token = "***" if self.token else "none"
         how = "polling" if self.webhook is None else "webhook"

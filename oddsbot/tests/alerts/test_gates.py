@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oddsbot.alerts import (
+    TIMES,
     Alerts,
     Base,
     Direction,
@@ -172,6 +173,99 @@ def test_a_side_that_was_not_seen_begins_with_its_next_price():
     assert ids(move(), gone) == [(1, "r:1"), (3, "r:2")]
 
 
+# --- moves within a time
+
+
+def minutes(*quotes: tuple[float, str | None, str | None]) -> list[Quote]:
+    """Make quotes of a minute, a bid and an ask."""
+    return [
+        Quote(MARKET, UP, *msgspec.structs.astuple(base(bid, ask)), int(at * 60_000))
+        for at, bid, ask in quotes
+    ]
+
+
+def swings(rule: MoveRule, quotes: Iterable[Quote]) -> list[tuple]:
+    """Return the minute of each alert, which way, from where and to where."""
+    return [
+        (a.at / 60_000, a.direction.value, str(a.reference), str(a.price))
+        for a in judged(Alerts([rule]), quotes)
+    ]
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B3")
+def test_a_move_within_a_time_is_from_the_lowest_bid_or_highest_ask_of_it():
+    """A slow rise says nothing; one within the time fires once, and so does a fall."""
+    slow = minutes(*((5 * n, f"0.{50 + n}", None) for n in range(10)))
+    quick = minutes(
+        (0, "0.50", "0.52"), (4, "0.48", "0.55"), (9, "0.53", "0.55"),
+        (10, "0.54", "0.56"), (12, "0.50", "0.51"), (13, "0.49", "0.50"),
+    )  # fmt: skip
+
+    assert swings(move(within=900), slow) == []
+    assert swings(move(within=900), quick) == [
+        (9, "above", "0.48", "0.53"), (12, "below", "0.56", "0.51"),
+    ]  # fmt: skip
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B3")
+def test_a_price_stands_until_the_next_one():
+    """After an hour without a quote a jump fires, and arms by then what had fired."""
+    quotes = minutes(
+        (0, "0.50", None), (60, "0.60", None), (61, "0.70", None), (120, "0.80", None)
+    )
+
+    assert swings(move("10", within=300), quotes) == [
+        (60, "above", "0.50", "0.60"), (120, "above", "0.70", "0.80"),
+    ]  # fmt: skip
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B3")
+def test_a_move_from_before_a_gap_is_none_of_the_time():
+    """What is not known to have stood counts up to when it is known, and no longer."""
+    alerts = Alerts([move(within=300)])
+    first, second, third = minutes(
+        (0, "0.5", None), (10, "0.6", None), (11, "0.7", None)
+    )
+
+    assert alerts.on_quote(first, 0.0) == []
+    assert alerts.on_quote(second, 600.0, held=60_000) == []
+    assert [a.price for a in alerts.on_quote(third, 660.0)] == [Decimal("0.7")]
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B3")
+@pytest.mark.parametrize(("until", "fires"), [(0, False), (10, True)])
+def test_a_next_owner_knows_up_to_when_the_prices_stood(until, fires):
+    """A price of an hour ago counts if the owner before had it until just now."""
+    rule, quotes = move(within=300), minutes((0, "0.5", None), (14, "0.6", None))
+    first, second = Alerts([rule], keep_changes=True), Alerts()
+    judged(first, quotes[:1])
+    for each, state in first.take_changes():
+        second.add(each, state)
+    second.restore({UP: first.history(UP)}, until * 60_000)
+
+    assert bool(second.on_quote(quotes[1], 840.0, held=0)) is fires
+
+
+@pytest.mark.basic
+def test_a_move_that_is_there_when_a_rule_begins_is_not_told():
+    """The bot has watched the price for another rule: the new one hears what is new."""
+    alerts = Alerts([move(id="old", within=900, by="50")])
+    quotes = minutes(
+        (0, "0.50", None), (1, "0.60", None), (2, "0.61", None), (30, "0.61", None),
+        (31, "0.67", None),
+    )  # fmt: skip
+    judged(alerts, quotes[:2])
+    alerts.add(move(id="new", within=900))
+
+    assert [(a.id, a.reference) for a in judged(alerts, quotes[2:])] == [
+        ("new:1", Decimal("0.61"))
+    ]
+
+
 # --- cooldown, ends
 
 
@@ -291,6 +385,8 @@ def test_a_rule_that_cannot_be_is_refused_in_one_sentence():
         (lambda: move("NaN"), "give 1 to 99 cents"),
         (lambda: move("1001", "percent"), "give 1 to 1,000 percent"),
         (lambda: move(until=-5), "give Unix milliseconds before"),
+        (lambda: move(within=0), "give one of 300, 900, 3600, 86400"),
+        (lambda: move(within=10**30), "give one of 300, 900, 3600, 86400"),
     ):
         with pytest.raises(RuleError, match=text) as caught:
             make()
@@ -430,6 +526,92 @@ def test_the_gates_agree_with_the_definition_in_any_world(first, steps):
                 assert state.armed == mine.armed
 
 
+SWING_RULES = st.builds(
+    move,
+    by=st.sampled_from(["5", "5", "2.5", "30"]),
+    unit=st.sampled_from([Unit.CENTS, Unit.CENTS, Unit.PERCENT]),
+    within=st.sampled_from([300, 300, 900, 86_400]),
+    asset_id=st.sampled_from([UP, UP, UP, DOWN]),
+    user_id=st.just(1),
+    cooldown=st.sampled_from([0, 0, 0, 600]),
+    once=st.sampled_from([False] * 7 + [True]),
+)
+# So that quotes fall into a window, on its edge and out of it; and few prices, so that
+# most quotes do something.
+LATER = st.sampled_from([0, 60_000, 150_000, 299_999, 300_000, 900_000, -5_000])
+SWINGING = st.sampled_from([10, 12, 15, 16, 20, 30]).map(cents)
+SWING_STEPS = st.lists(
+    st.tuples(
+        LATER,
+        st.sampled_from([UP, UP, UP, DOWN]),
+        SWINGING,
+        SWINGING | st.none(),
+        st.sampled_from([None, None, None, 0, 200_000]),
+    )
+    | SWING_RULES
+    | st.tuples(st.just("remove"), st.integers(0, 20))
+    | st.tuples(st.just("restart"), st.booleans()),
+    min_size=10,
+    max_size=40,
+)
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("B3")
+@settings(max_examples=300)
+@given(
+    first=st.lists(SWING_RULES | PRICE_RULES, min_size=1, max_size=4), steps=SWING_STEPS
+)
+def test_moves_within_a_time_agree_with_the_definition_in_any_world(first, steps):
+    """Over any rules, quotes, gaps and restarts, each alert is the definition's.
+
+    A restart keeps of the rules what `take_changes` returned, and of the prices what
+    `history` did; the definition remembers every price by itself.
+    """
+    alerts, naive = Alerts(keep_changes=True), NaiveAlerts()
+    rules: list[Rule] = []
+    states: dict[str, RuleState] = {}
+    now = 0
+
+    def add(rule: Rule) -> None:
+        rule = msgspec.structs.replace(rule, id=f"r{len(rules)}")
+        rules.append(rule)
+        alerts.add(rule)
+        naive.add(rule)
+
+    for rule in first:
+        add(rule)
+    for step in steps:
+        match step:
+            case MoveRule():
+                add(step)
+            case ("remove", which):
+                if which < len(rules):
+                    rule = rules[which]
+                    if alerts.remove(rule.user_id, rule.id):
+                        naive.remove(rule)
+            case ("restart", known):
+                # Up to when the owner before is known to have had each price.
+                until = now if known else 0
+                histories = {
+                    asset: text
+                    for asset in (UP, DOWN)
+                    if (text := alerts.history(asset)) is not None
+                }
+                alive = [r for r in rules if alerts.state(r.user_id, r.id) is not None]
+                alerts = Alerts(keep_changes=True)
+                for rule in alive:
+                    alerts.add(rule, states.get(rule.id))
+                alerts.restore(histories, until)
+                naive.restart(until)
+            case (later, asset, bid, ask, held):
+                now = max(0, now + later)
+                quote = Quote(MARKET, asset, bid, ask, now)
+                found = alerts.on_quote(quote, now / 1000, held)
+                assert as_fired(found) == naive.on_quote(quote, now / 1000, held)
+        states |= {rule.id: state for rule, state in alerts.take_changes()}
+
+
 # --- what it costs
 
 
@@ -457,6 +639,26 @@ def test_a_quote_costs_what_it_fires_and_not_what_watches():
     # All of a level are armed again as one.
     few.on_quote(loud, 0.0)
     assert calls(few, tops("0.10")[0]) == calls(many, tops("0.10")[0]) < 20
+
+
+@pytest.mark.performance
+@pytest.mark.requirement("B3")
+def test_a_quote_costs_moves_within_a_time_what_it_fires():
+    """With 100 times as many such rules, and a day of prices, it calls as many."""
+    few, many = (
+        Alerts(
+            move(str(6 + n % 60), id=f"r{n}", within=TIMES[n % 4])
+            for n in range(240 * times)
+        )
+        for times in (1, 100)
+    )
+    day = minutes(*((n, f"0.{50 + n % 5}", f"0.{60 + n % 5}") for n in range(1_440)))
+    for alerts in (few, many):
+        assert judged(alerts, day) == []
+    quiet, loud = minutes((1_440, "0.53", "0.62"), (1_441, "0.56", "0.65"))
+
+    assert calls(few, quiet) == calls(many, quiet) < 120
+    assert len(many.on_quote(loud, 0.0)) == 400
 
 
 @pytest.mark.performance

@@ -14,7 +14,7 @@ async def replay():
     """A Polymarket that stands still, five minutes after its recording began."""
     recording = await asyncio.to_thread(Recording.load, sample())
     until = recording.start + 300_000
-    async with Replay(recording, speed=math.inf, until=until) as replay:
+    async with Replay(recording, speed=math.inf, until=until, seed=7) as replay:
         replay.start()
         await replay.finished()
         yield replay

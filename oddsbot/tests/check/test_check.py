@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oddsbot.app import App
 from oddsbot.check import (
     State,
     as_json,
@@ -33,6 +34,16 @@ def settings_of(environ):
     return Settings.from_env({"ODDSWIRE_PROFILE": "test"} | environ, dotenv=None)
 
 
+def urls_of(replay):
+    """Return where a Polymarket of this machine is, as variables."""
+    return {
+        "POLYMARKET_GAMMA_URL": replay.gamma_url,
+        "POLYMARKET_CLOB_URL": replay.clob_url,
+        "POLYMARKET_DATA_URL": replay.data_url,
+        "POLYMARKET_WS_URL": replay.ws_url,
+    }
+
+
 def states(findings):
     """Return the state of each finding by its name."""
     return {each.name: each.state for each in findings}
@@ -45,7 +56,7 @@ async def test_everything_in_order_and_what_is_not(own, replay, tmp_path):
     async with BotApi(SystemClock().now) as api:
         environ = {
             "REDIS_URL": own.url,
-            "POLYMARKET_GAMMA_URL": replay.gamma_url,
+            **urls_of(replay),
             "DATABASE_URL": f"sqlite:///{tmp_path / 'bot.db'}",
             "TELEGRAM_BOT_TOKEN": TOKEN,
             "TELEGRAM_API_URL": api.url,
@@ -63,7 +74,9 @@ async def test_everything_in_order_and_what_is_not(own, replay, tmp_path):
     assert states(before)["database"] is State.FAIL
     assert "oddsbot db upgrade" in as_text(before)
     found = states(after)
-    for name in ("settings", "token", "database", "telegram", "webhook", "poller"):
+    for name in (
+        *("settings", "token", "database", "owner", "telegram", "webhook", "poller"),
+    ):
         assert found[name] is State.PASS, as_text(after)
     assert any(name.startswith("redis ") for name in found)
     assert states(wrong)["telegram"] is State.FAIL
@@ -84,7 +97,7 @@ async def test_a_bot_that_polls_is_not_disturbed(own, replay, tmp_path):
         settings = settings_of(
             {
                 "REDIS_URL": own.url,
-                "POLYMARKET_GAMMA_URL": replay.gamma_url,
+                **urls_of(replay),
                 "DATABASE_URL": f"sqlite:///{tmp_path / 'bot.db'}",
                 "TELEGRAM_BOT_TOKEN": TOKEN,
                 "TELEGRAM_API_URL": api.url,
@@ -100,6 +113,33 @@ async def test_a_bot_that_polls_is_not_disturbed(own, replay, tmp_path):
     )
 
 
+@pytest.mark.errors
+@pytest.mark.requirement("B6", "B7")
+async def test_a_second_bot_on_the_same_data_is_refused(own, replay, tmp_path):
+    """`check` says whose they are and what to do; the bot does not start."""
+    async with BotApi(SystemClock().now, token=CANARY) as api:
+        settings = settings_of(
+            {
+                "REDIS_URL": own.url,
+                **urls_of(replay),
+                "DATABASE_URL": f"sqlite:///{tmp_path / 'bot.db'}",
+                "TELEGRAM_BOT_TOKEN": CANARY,
+                "TELEGRAM_API_URL": api.url,
+            }
+        )
+        clock = SystemClock()
+        async with App(settings, TOKEN, clock=clock, api_url=api.url):
+            pass
+        found = await check_local(settings, clock)
+        with pytest.raises(SettingsError, match="belongs to the bot 42") as caught:
+            await App(settings, CANARY, clock=clock, api_url=api.url).__aenter__()
+    owner = next(each for each in found if each.name == "owner")
+    assert owner.state is State.FAIL
+    assert owner.seen.startswith("DATABASE_URL belongs to the bot 42, and the token")
+    assert "oddsbot db adopt" in owner.fix
+    assert "canary" not in as_text(found) + str(caught.value)
+
+
 @pytest.mark.integration
 @pytest.mark.requirement("B7")
 async def test_the_stand_in_answers_as_the_models_read(replay):
@@ -108,14 +148,13 @@ async def test_the_stand_in_answers_as_the_models_read(replay):
         found = await check_live(
             settings_of(
                 {
-                    "POLYMARKET_GAMMA_URL": replay.gamma_url,
-                    "POLYMARKET_CLOB_URL": replay.clob_url,
+                    **urls_of(replay),
                     "TELEGRAM_BOT_TOKEN": TOKEN,
                     "TELEGRAM_API_URL": api.url,
                 }
             )
         )
-    assert len(found) == 10
+    assert len(found) == 19
     by_state = states(found)
     # Nobody has set a command: there is nothing to compare.
     assert by_state.pop("telegram getMyCommands") is State.WARN
@@ -132,6 +171,7 @@ async def test_services_that_are_away_are_sentences(unused_url):
             {
                 "POLYMARKET_GAMMA_URL": unused_url,
                 "POLYMARKET_CLOB_URL": unused_url,
+                "POLYMARKET_DATA_URL": unused_url,
                 "TELEGRAM_API_URL": unused_url,
                 "TELEGRAM_BOT_TOKEN": CANARY,
             }

@@ -210,7 +210,8 @@ async def test_no_answer_holds_the_loop_for_long(serve, session, monkeypatch, na
 
     `paced` begins no step after 1 ms, so the loop is held for 5 ms at most. Here each
     step has a turn of its own: so the runs are alike from their ends on, whatever the
-    chunks in which the answer came, and each step counts by the quickest of three.
+    chunks in which the answer came, and each step counts by its quickest of ten: what
+    else runs on the machine slows a step down, and never makes it quicker.
     """
     limit(monkeypatch, "turn of a reader", -1.0)
     body = JUNK[name].encode()
@@ -225,12 +226,15 @@ async def test_no_answer_holds_the_loop_for_long(serve, session, monkeypatch, na
     base = session, f"http://127.0.0.1:{await serve(answer)}"
     ask = next(ask for start, ask in READERS.items() if body.startswith(start.encode()))
     runs = []
-    for _ in range(3):
+    for _ in range(10):
         reading = Stepped(ask(base))
         with suppress(PolymarketError):
             await reading
-        runs.append(reversed(reading.times))
-    assert max(map(min, *runs)) < MOST - 0.001
+        runs.append(reading.times[::-1])
+        longest = max(map(min, zip(*runs, strict=False)))
+        if longest < MOST - 0.001:
+            break
+    assert longest < MOST - 0.001
 
 
 @pytest.mark.advanced

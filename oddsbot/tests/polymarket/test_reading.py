@@ -173,8 +173,15 @@ def test_null_empty_and_absent_are_the_same_in_every_optional_field(kind, data):
     without = {key: value for key, value in usual.items() if key not in nothing}
     words = {key: data.draw(st.sampled_from([None, ""])) for key in nothing}
 
+    def outcome(raw):
+        # A list of outcomes that is nothing beside two prices is no market: a refusal.
+        try:
+            return read(raw, kind, left_out)
+        except ValueError as refusal:
+            return str(refusal)
+
     left_out = []
-    assert read(usual | words, kind, left_out) == read(without, kind, left_out)
+    assert outcome(usual | words) == outcome(without)
     assert left_out == []
 
 

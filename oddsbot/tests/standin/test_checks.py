@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from html import escape
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +8,7 @@ from oddsbot.standin.telegram import (
     ApiError,
     Faults,
     World,
-    checked_markup,
+    checked_keyboard,
     checked_text,
     rich,
 )
@@ -64,54 +62,13 @@ def test_an_entity_is_kept_within_its_text_or_refused(text, offset, size):
 
 @pytest.mark.errors
 @pytest.mark.requirement("B10")
-@given(text=TEXTS)
-def test_escaped_text_of_any_kind_is_read_back(text):
-    """HTML that was escaped gives the text again, with its tag as an entity."""
-    if any("\ud800" <= c <= "\udfff" for c in text):
-        assert refusal(checked_text, text, None, "HTML", 4096, "long") is not None
-        return
-    html = f"<b>{escape(text)}</b>"
-    kept, entities = checked_text(html, None, "HTML", 4096, "long")
-    assert kept == text.strip()
-    assert [e["length"] for e in entities] == [length(kept)] * bool(kept)
-
-
-@pytest.mark.errors
-@pytest.mark.requirement("B10")
-@given(html=st.text(st.sampled_from("<>/abip \"'=&;") | st.characters(), max_size=40))
-def test_any_html_is_read_or_refused(html):
-    """No text raises anything but a refusal."""
-    refusal(checked_text, html, None, "HTML", 4096, "long")
-
-
-@pytest.mark.errors
-@pytest.mark.requirement("B10")
-@pytest.mark.parametrize(
-    ("html", "words"),
-    [
-        ("<b>x", "Can't find end tag"),
-        ("x</b>", "Unexpected end tag"),
-        ("<b><i>x</b></i>", "Unmatched end tag"),
-        ("<script>x</script>", "Unsupported start tag"),
-        ("1 < 2", "Unsupported start tag"),
-    ],
-)
-def test_broken_html_says_what_is_wrong(html, words):
-    """The words are those that clients look for."""
-    found = refusal(checked_text, html, None, "HTML", 4096, "long")
-    assert "can't parse entities" in found
-    assert words in found
-
-
-@pytest.mark.errors
-@pytest.mark.requirement("B10")
 @given(data=st.text(max_size=70), label=st.text(max_size=5))
 def test_callback_data_has_at_most_64_bytes_of_utf8(data, label):
     """Bytes count, not characters; a button has a text that is seen."""
     keyboard = {"inline_keyboard": [[{"text": label, "callback_data": data}]]}
     size = len(data.encode("utf-8", "surrogatepass"))
     good = 1 <= size <= 64 and label.strip()
-    found = refusal(checked_markup, keyboard)
+    found = refusal(checked_keyboard, keyboard)
     surrogates = any("\ud800" <= c <= "\udfff" for c in data + label)
     assert (found is None) == bool(good and not surrogates)
 
@@ -136,9 +93,9 @@ JSON = st.recursive(
 @given(markup=JSON, url=st.text(max_size=30))
 def test_any_markup_is_taken_or_refused(markup, url):
     """Nothing that JSON can say breaks the stand-in."""
-    refusal(checked_markup, markup)
+    refusal(checked_keyboard, markup)
     button = {"text": "x", "url": f"https://{url}"}
-    refusal(checked_markup, {"inline_keyboard": [[button]]})
+    refusal(checked_keyboard, {"inline_keyboard": [[button]]})
     refusal(checked_text, "abc", markup, "", 4096, "long")
 
 
@@ -198,7 +155,7 @@ async def test_the_same_acts_make_the_same_world(clock):
         world.say(1001, "/start https://polymarket.com/x @stand_in_bot")
         world.say(1002, "fed")
         world.block(1001)
-        world.migrate(world.group)
+        world.set_status(world.group, 1001, "left")
         return {number: room.messages for number, room in world.rooms.items()}
 
     assert play() == play()

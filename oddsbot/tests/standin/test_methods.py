@@ -35,6 +35,7 @@ def every(api, png):
         methods.GetMe(),
         methods.SendMessage(**here, text="hello /help", reply_markup=KEYS),
         methods.SendPhoto(**here, photo=picture, caption="a chart"),
+        methods.SendDocument(**here, document=picture, caption="a file"),
         methods.EditMessageText(**here, message_id=1, text="new", reply_markup=KEYS),
         lambda: methods.EditMessageMedia(
             **here, message_id=2, media=InputMediaPhoto(media=photo(), caption="again")
@@ -107,6 +108,9 @@ async def test_each_refusal_has_telegrams_words(api, bot, call, png):
         await bot.send_message(ADA, "x")
     api.world.say(ADA, "/start")
     await bot.send_message(ADA, "welcome back")
+    api.world.set_status(api.world.group, ADA, "kicked")
+    with pytest.raises(TelegramForbiddenError, match="bot was kicked"):
+        await bot.send_message(api.world.group, "x")
     api.world.people[ADA].deactivated = True
     with pytest.raises(TelegramForbiddenError, match="user is deactivated"):
         await bot.send_message(ADA, "x")
@@ -135,23 +139,6 @@ async def test_a_photo_comes_back_as_it_was_sent(api, bot, png):
     again = await bot.send_photo(ADA, sent.photo[-1].file_id)
     assert again.photo == sent.photo
     assert api.world.photos[sent.photo[-1].file_id].data == png
-
-
-@pytest.mark.basic
-@pytest.mark.requirement("B10")
-async def test_a_group_that_migrates_says_where_to(api, bot, call):
-    """The old id is refused with the new one, which takes messages."""
-    group = api.world.group
-    new = api.world.migrate(group)
-    answer = await call("sendMessage", chat_id=group, text="x")
-    assert answer["parameters"] == {"migrate_to_chat_id": new}
-    assert (await bot.send_message(new, "x")).chat.type == "supergroup"
-    kinds = [update.message for update in await bot.get_updates()]
-    assert [each.migrate_to_chat_id for each in kinds] == [new, None]
-    assert [each.migrate_from_chat_id for each in kinds] == [None, group]
-    api.world.set_status(new, ADA, bot.id, "kicked")
-    with pytest.raises(TelegramForbiddenError, match="bot was kicked"):
-        await bot.send_message(new, "x")
 
 
 @pytest.mark.errors

@@ -126,11 +126,9 @@ async def test_two_pollers_or_a_webhook_beside_conflict(api, bot):
 async def test_each_kind_of_update_is_read_by_aiogram(api, bot):
     """Every kind that people cause arrives when it is asked for, and only then."""
     world = api.world
-    api.world.set_status(world.group, ADA, BEN, "administrator")
-    kinds = ["message", "callback_query", "my_chat_member", "chat_member"]
+    kinds = ["message", "callback_query", "my_chat_member"]
     await bot.get_updates(allowed_updates=kinds)
-    world.set_status(world.group, ADA, bot.id, "administrator")
-    world.set_status(world.group, ADA, BEN, "left")
+    world.set_status(world.group, ADA, "left")
     world.say(ADA, "/start")
     world.locate(ADA, 52.5, 13.4)
     await bot.send_message(ADA, "x", reply_markup=KEYS)
@@ -143,7 +141,7 @@ async def test_each_kind_of_update_is_read_by_aiogram(api, bot):
     found = [update.event_type for update in updates[:-1]]
     assert set(found) == set(kinds)
     assert updates[-1].update_id == len(updates)
-    assert updates[0].my_chat_member.new_chat_member.status == "administrator"
+    assert updates[0].my_chat_member.new_chat_member.status == "left"
     presses = [u.callback_query for u in updates if u.callback_query]
     assert [press.inline_message_id for press in presses] == [None, "inline-2"]
     await bot.get_updates(offset=-1, allowed_updates=["callback_query"])
@@ -154,24 +152,22 @@ async def test_each_kind_of_update_is_read_by_aiogram(api, bot):
 @pytest.mark.basic
 @pytest.mark.requirement("B10")
 async def test_a_group_keeps_from_the_bot_what_is_not_for_it(api, bot):
-    """Commands, mentions and replies to it arrive; the rest only when it is admin."""
+    """Commands and mentions of it arrive, and nothing after it was removed."""
     world, group = api.world, api.world.group
-    sent = await bot.send_message(group, "x")
     world.say(ADA, "among us", chat=group)
     world.say(ADA, "/alerts", chat=group)
     world.say(BEN, "ask @stand_in_bot", chat=group)
-    world.say(BEN, "yes", chat=group, reply_to=sent.message_id)
-    heard = ["/alerts", "ask @stand_in_bot", "yes"]
+    heard = ["/alerts", "ask @stand_in_bot"]
     assert texts(await bot.get_updates()) == heard
-    world.set_status(group, ADA, bot.id, "administrator")
-    world.say(ADA, "among us", chat=group)
-    assert texts(u for u in await bot.get_updates() if u.message)[3:] == ["among us"]
+    world.set_status(group, ADA, "kicked")
+    world.say(ADA, "/alerts", chat=group)
+    assert texts(u for u in await bot.get_updates() if u.message) == heard
 
 
 @pytest.mark.integration
 @pytest.mark.requirement("B10")
 async def test_a_webhook_is_posted_to_until_it_accepts(api, bot):
-    """In order, with the secret, again after a failure; its answer may be a call."""
+    """In order, with the secret, again after a failure."""
     heard, failing = [], [1]
 
     async def take(request):
@@ -185,8 +181,7 @@ async def test_a_webhook_is_posted_to_until_it_accepts(api, bot):
                 body["message"]["text"],
             )
         )
-        answer = {"method": "sendMessage", "chat_id": ADA, "text": "by webhook"}
-        return web.json_response(answer if len(heard) == 2 else {})
+        return web.Response()
 
     app = web.Application()
     app.router.add_post("/hook", take)
@@ -201,7 +196,6 @@ async def test_a_webhook_is_posted_to_until_it_accepts(api, bot):
     assert heard == [("S-1", "a"), ("S-1", "b")]
     assert info.url == url
     assert "503" in info.last_error_message
-    assert api.world.sent[-1].text == "by webhook"
 
 
 @pytest.mark.errors

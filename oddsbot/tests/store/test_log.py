@@ -10,7 +10,15 @@ import pytest
 from sqlalchemy import insert
 
 from oddsbot.alerts import Direction, PriceCrossed
-from oddsbot.store import AlertLog, Fate, Place, open_database, upgrade
+from oddsbot.store import (
+    DIGEST,
+    AlertLog,
+    Digest,
+    Fate,
+    Place,
+    open_database,
+    upgrade,
+)
 from oddsbot.store.tables import alerts
 from oddswire.clock import ManualClock
 from oddswire.errors import SourceError
@@ -161,3 +169,75 @@ async def test_a_person_asks_for_pages_and_sums_of_her_own(engine, known, log):
     assert await log.fates(1, since=5) == {None: 2}
     assert await log.fates(1, rule_id="rule", market="0xmarket") == await log.fates(1)
     assert await log.fates(1, rule_id="other") == await log.fates(1, market="x") == {}
+
+
+def digest(minute=1, user_id=1):
+    """Return a digest."""
+    return Digest(
+        user_id=user_id,
+        id=f"more:0xmarket:{minute}",
+        market="0xmarket",
+        due_at=1_790_000_000 + 60 * minute,
+    )
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B9")
+async def test_what_is_held_is_told_by_one_row_that_is_due_later(engine, known, log):
+    """Held twice or by two calls it has one fate, and its digest is one row."""
+    await known(1)
+    for number in (1, 2, 3):
+        await due(engine, number)
+    rows = await log.due(1, Place("0", 9, 0))
+    held = await asyncio.gather(
+        *(log.hold(each, digest(), "here") for each in [*rows, *rows])
+    )
+    assert held == [True] * 6
+    assert await log.due(1, Place("0", 9, 0)) == []
+    (row,) = await log.due(1, digest().where)
+    assert (row.kind, row.where, row.due_at) == (
+        DIGEST,
+        digest().where,
+        digest().due_at * 1000,
+    )
+    assert [each.id for each in await log.close(row)] == [each.id for each in rows]
+    assert await log.fates() == {Fate.HELD: 3, None: 1}
+    assert await log.fates(1) == {Fate.HELD: 3}
+    assert await log.settle(row, Fate.SENT, message_id=1)
+    assert [each.fate for each in await log.history(1)] == [Fate.HELD] * 3
+    assert len(await log.page(1)) == 4
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B9")
+async def test_an_alert_that_comes_too_late_for_a_digest_is_as_it_was(
+    engine, known, log
+):
+    """Held while the digest is being closed: it is told by it, or has no fate yet."""
+    await known(1)
+    count = 24
+    for number in range(count):
+        await due(engine, number)
+    first, *rows = await log.due(1, Place("0", count, 0))
+    assert await log.hold(first, digest(), "here")
+    (row,) = await log.due(1, digest().where)
+
+    async def hold(each):
+        return each.id, await log.hold(each, digest(), "here")
+
+    async def close():
+        await asyncio.sleep(0.01)
+        return await log.close(row)
+
+    told, *held = await asyncio.gather(close(), *map(hold, rows))
+    ids = {each.id for each in told}
+    assert {name for name, joined in held if joined} | {first.id} == ids
+    left = {each.id for each in await log.due(1, Place("0", count, 0))}
+    assert left == {name for name, joined in held if not joined}
+    assert [each.id for each in await log.close(row)] == [each.id for each in told]
+    # After it was told too: the next one has a digest of its own.
+    await log.settle(row, Fate.SENT)
+    await due(engine, count)
+    new = (await log.due(1, Place("0", count, 0)))[-1]
+    assert not await log.hold(new, digest(), "here")
+    assert await log.hold(new, digest(2), "here")

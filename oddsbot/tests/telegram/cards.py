@@ -18,6 +18,8 @@ def drawn(card) -> str:
         marks[entity.offset] = marks.get(entity.offset, "") + mark
         marks[end] = mark + marks.get(end, "")
     out, last = ["[photo]\n"] if card.photo else [], 0
+    if card.file is not None:
+        out.append(f"[{card.file.name}]\n")
     for at in sorted(marks):
         out += [raw[last * 2 : at * 2].decode("utf-16-le"), marks[at]]
         last = at
@@ -31,15 +33,17 @@ def button(each) -> str:
     if each.data is not None:
         press = Press.of(each.data)
         does = f"{press.action.name} {press.subject:x} {press.argument}"
+    elif each.share is not None:
+        does = f"share {each.share.start}: {each.share.text}"
     else:
-        does = each.url or each.copy
+        does = each.url
     style = {"success": "+", "danger": "-"}.get(each.style, "")
     return f"⟦{style}{each.text} → {does}⟧"
 
 
 def fits(card) -> bool:
     """Whether Telegram takes a card: lengths in UTF-16 units, rows and bytes."""
-    most = MAX_TEXT if card.photo is None else MAX_CAPTION
+    most = MAX_TEXT if card.photo is card.file is None else MAX_CAPTION
     return (
         0 < len(card.text.encode("utf-16-le")) // 2 <= most
         and len(card.buttons) <= 20

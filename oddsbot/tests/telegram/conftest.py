@@ -7,13 +7,21 @@ from contextlib import asynccontextmanager
 import pytest
 
 from oddsbot.app import App
+from oddsbot.limits import SendRules
 from oddsbot.settings import Settings
 from oddsbot.standin.polymarket import Recording, Replay, sample
 from oddsbot.standin.telegram import BotApi
 from oddswire.clock import SystemClock
+from oddswire.ratelimit import Rule, SlidingWindow
 from support import eventually
 
 ADA, BEN = 1001, 1002
+# Telegram's own would have each answer wait for a second.
+QUICK = SendRules(
+    overall=Rule("telegram", SlidingWindow(10_000, 1.0), key="bot"),
+    chat=Rule("telegram.chat", SlidingWindow(10_000, 1.0), key="chat"),
+    group=Rule("telegram.group", SlidingWindow(10_000, 1.0), key="chat"),
+)
 
 
 class Talk:
@@ -119,13 +127,12 @@ def settings(own, replay, api, tmp_path):
 
 
 @asynccontextmanager
-async def running(settings, api, **options):
+async def running(settings, api, *, clock=None, sending=QUICK, **options):
     """Run a bot until the block ends."""
     stop = asyncio.Event()
+    options |= {"clock": clock or SystemClock(), "sending": sending}
     async with (
-        App(
-            settings, api.token, clock=SystemClock(), api_url=api.url, **options
-        ) as app,
+        App(settings, api.token, api_url=api.url, **options) as app,
         asyncio.TaskGroup() as tasks,
     ):
         tasks.create_task(app.run(stop))

@@ -51,6 +51,9 @@ def level(price, direction=None, outcome=""):
         ("5c", Move(Decimal(5), Unit.CENTS)),
         ("±5%", Move(Decimal(5), Unit.PERCENT)),
         ("no 12 ¢", Move(Decimal(12), Unit.CENTS, "no")),
+        ("5c in 15m", Move(Decimal(5), Unit.CENTS, "", 900)),
+        ("no 10% in 1 day", Move(Decimal(10), Unit.PERCENT, "no", 86_400)),
+        ("Up In Time 5c in 60 min", Move(Decimal(5), Unit.CENTS, "Up In Time", 3_600)),
     ],
 )
 def test_what_people_write_is_what_they_mean(text, asked):
@@ -70,7 +73,9 @@ def test_what_people_write_is_what_they_mean(text, asked):
         "1.00000001",
         "0%",
         "99999%",
-        "5c in 15m",
+        "5c in 7m",
+        "65 in 15m",
+        "yes > 65 in 1h",
         "x" * 300,
     ],
 )

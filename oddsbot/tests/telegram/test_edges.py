@@ -134,7 +134,9 @@ async def test_any_body_is_queued_by_its_person_or_refused(bodies):
     """Of a webhook or a poll: a number and a line of 64 bits, or that it is none."""
     nowhere = Nowhere()
     rules = [Rule("commands", SlidingWindow(20, 60.0), key="user")]
-    updates = UpdateQueue(nowhere, None, nowhere, nowhere, rules, "test:")
+    updates = UpdateQueue(
+        nowhere, None, nowhere, nowhere, rules, "test:", SystemClock()
+    )
     for body in bodies:
         text = body if isinstance(body, str) else body.decode("utf-8", "replace")
         try:

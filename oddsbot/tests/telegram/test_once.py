@@ -14,7 +14,7 @@ from oddsbot.telegram.buttons import Buttons
 from oddswire.clock import SystemClock
 from oddswire.errors import SourceUnavailable
 
-from .conftest import ADA
+from .conftest import ADA, QUICK
 
 LINK = "https://polymarket.com/event/btc-updown-15m-1790597700"
 RULE = 0
@@ -65,7 +65,8 @@ class Feeder:
 async def feeder(settings, api):
     """A bot that is open and polls nothing, and knows Ada, a market and a rule."""
     api.world.say(ADA, "/start")
-    app = App(settings, api.token, clock=SystemClock(), api_url=api.url)
+    options = {"clock": SystemClock(), "api_url": api.url, "sending": QUICK}
+    app = App(settings, api.token, **options)
     async with app:
         feeder = Feeder(app, api)
         for text in ("/start", LINK, "/alert down > 99"):
@@ -85,6 +86,8 @@ async def state_of(app):
         session.display.odds,
         session.notifications,
         session.timezone,
+        session.per_minute,
+        session.thresholds,
         sorted(session.markets),
         market,
         [(rule.paused, getattr(rule, "level", None)) for rule in rules],
@@ -105,6 +108,8 @@ async def state_of(app):
         (Press(Action.QUIET, 0, 60), Press(Action.QUIET, 0, 0)),
         (Press(Action.ODDS, 0, 1), Press(Action.ODDS, 0, 0)),
         (Press(Action.MUTE, 0, 60), Press(Action.MUTE)),
+        (Press(Action.PER_MINUTE, 0, 3), Press(Action.PER_MINUTE, 0, 1)),
+        (Press(Action.LEAST_MOVE, 0, 5), Press(Action.LEAST_MOVE)),
         (Press(Action.PAUSE_ALL), Press(Action.RESUME_ALL)),
     ],
     ids=str,
@@ -197,6 +202,56 @@ async def test_a_button_of_another_version_breaks_nothing(feeder, caplog):
             press = Press(action, dice.choice(subjects), argument)
             await feeder.feed(feeder.update(press))
     assert not [each for each in caplog.records if "update_failed" in each.message]
+
+
+HOSTILE = [
+    "<b>x</b> [y](z) {0} %s",
+    "\U0001f7e5" * 1_900,
+    "\u202e/start @channel #tag",
+    "\x1b[31m\x00\x85",
+    "9" * 4_000,
+    "0xzz",
+    "-1e999 nan > inf ¢ %",
+    "\u0662\u0663 \u00b2 \u2460",
+    "https://polymarket.com@evil.example/event/../../x",
+    "../../etc/passwd",
+    "'; DROP TABLE oddsbot_users; --",
+]
+COMMANDS = (
+    *("/start", "/search", "/top", "/new", "/market", "/price", "/book", "/chart"),
+    *("/watch", "/unwatch", "/alert", "/mute", "/settings", "/erase", "/export"),
+    *("/nothing", ""),
+)
+# Questions of the bot: what is written next is their answer.
+QUESTIONS = (Action.ZONE, Action.QUIET_OTHER)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X1")
+@pytest.mark.timeout(300)
+async def test_hostile_texts_are_answered(feeder, api, caplog):
+    """Behind each command, by themselves, as answers to questions, as names.
+
+    Each is answered, none with an error of the bot, and the rule of before is there.
+    """
+    app, world = feeder.app, api.world
+    rules = await app.rules.of(ADA)
+    for text in HOSTILE:
+        for command in COMMANDS:
+            said = len(world.sent)
+            await feeder.feed(feeder.update(f"{command} {text}".strip()))
+            assert len(world.sent) > said, (command, text)
+        for question in QUESTIONS:
+            await feeder.feed(feeder.update(Press(question)))
+            await feeder.feed(feeder.update(text))
+        update = feeder.update("/start")
+        named = {"first_name": text or "-", "username": text, "last_name": text}
+        user = update.message.from_user.model_copy(update=named)
+        message = update.message.model_copy(update={"from_user": user})
+        await feeder.feed(update.model_copy(update={"message": message}))
+    assert not [each for each in caplog.records if "update_failed" in each.message]
+    kept = {rule.id for rule in await app.rules.of(ADA)}
+    assert {rule.id for rule in rules} <= kept
 
 
 @pytest.mark.errors

@@ -25,7 +25,7 @@ from oddsbot.alerts import (
     RuleState,
     Unit,
 )
-from oddsbot.delivery import Action
+from oddsbot.delivery import Action, File
 from oddsbot.markets import Price
 from oddsbot.polymarket import (
     GammaEvent,
@@ -58,7 +58,7 @@ from oddsbot.telegram.screens.alerts import (
     set_many_card,
     why_card,
 )
-from oddsbot.telegram.screens.fired import fired_card
+from oddsbot.telegram.screens.fired import digest_card, fired_card
 from oddsbot.telegram.screens.found import (
     event_card,
     list_card,
@@ -73,7 +73,7 @@ from oddsbot.telegram.screens.market import (
     price_card,
 )
 from oddsbot.telegram.screens.wallet import WalletView, wallet_card
-from oddsbot.telegram.text import Text, cut, units
+from oddsbot.telegram.text import Text, cut, earlier, units
 from oddswire.erasure import Erased, Receipt
 
 if __name__ == "__main__":
@@ -239,6 +239,8 @@ def session():
     hers.quiet = QuietHours(23 * 60, 7 * 60 + 30)
     hers.notifications.resolution = False
     hers.muted_until = 1_000_000 + 7_200
+    hers.per_minute = 3
+    hers.thresholds.price_change = 0.05
     hers.markets["0xc7"] = WatchedMarket()
     return hers
 
@@ -412,6 +414,7 @@ SCREENS = {
         )
     ),
     "alert-set": set_card(price_rule(), market(), PRICES),
+    "alert-set-within": set_card(move_rule(within=3_600), market(), PRICES),
     "alert-set-there": set_card(price_rule(level=D("0.6")), market(), PRICES),
     "alert-removed": removed_card(was_there=True),
     "alert-gone": removed_card(was_there=False),
@@ -419,7 +422,7 @@ SCREENS = {
     "alert-rests": rule_card(standing(price_rule(), **FIRED), market(), PRICES),
     "alert-change": change_card(price_rule(level=D("0.97")), market()),
     "alert-change-move": change_card(move_rule(), market()),
-    "alert-any": set_many_card("Who wins the election?", 14, 2),
+    "alert-any": set_many_card("Who wins the election?", 14, 2, 5),
     "alert-why": why_card(
         standing(price_rule(base=Base(D("0.63"), None)), **FIRED),
         market(),
@@ -444,6 +447,12 @@ SCREENS = {
     "why-nothing-asked": why_nothing_card(
         Group(market(), [], PRICES), {}, UserSession(), 0
     ),
+    "alert-why-within": why_card(
+        standing(move_rule(within=900), n=1, armed=False, armed_fall=True),
+        market(),
+        PRICES,
+        {Fate.SENT: 1},
+    ),
     "fired": fired_card(
         CROSSED, market(), PRICES["71"], rule=price_rule(), sent_at=SENT
     ),
@@ -462,11 +471,26 @@ SCREENS = {
         sent_at=CROSSED.at / 1000 + 9e6 + 0.6,
     ),
     "fired-move": fired_card(MOVED, market(), None, sent_at=SENT),
+    "fired-within": fired_card(
+        msgspec.structs.replace(MOVED, within=900), market(), None, sent_at=SENT
+    ),
     "fired-unknown": fired_card(CROSSED, None, None, sent_at=SENT),
     "fired-resolved": fired_card(RESOLVED, market(), None, sent_at=SENT),
     "fired-proposed": fired_card(PROPOSED, market(), None, sent_at=SENT),
     "fired-disputed": fired_card(DISPUTED, market(), None, sent_at=SENT),
+    "digest": digest_card([CROSSED, CROSSED, MOVED], market(), PRICES),
+    "digest-unknown": digest_card([MOVED], None, {}, "percent"),
+    "digest-many": digest_card(
+        [msgspec.structs.replace(CROSSED, level=D(n) / 100) for n in range(1, 20)],
+        market(),
+        {},
+    ),
     "settings": person.settings_card(session(), 1_000_000),
+    "settings-new": person.settings_card(UserSession(), 1_000_000),
+    "limits": person.limits_card(session()),
+    "limits-none": person.limits_card(UserSession()),
+    "export": person.export_card(File("oddsbot-1-1.json", b"{}")),
+    "earlier": earlier(person.muted_card(120), 1_796_047_327),
     "zone": person.zone_card(),
     "quiet": person.quiet_card(),
     "muted": person.muted_card(120),
@@ -545,9 +569,10 @@ def test_names_of_anybody_make_a_card_that_telegram_takes(question, outcome):
         change_card(rules[0].rule, hostile),
         why_card(rules[0], hostile, PRICES, {Fate.SENT: 1}),
         nearest_card([event(1, title=question)]),
-        set_many_card(question, 3, 0),
+        set_many_card(question, 3, 0, 5),
         alerts_card([Group(hostile, rules, PRICES)]),
         fired_card(CROSSED, hostile, PRICES["71"], sent_at=SENT),
+        digest_card([CROSSED, MOVED], hostile, PRICES),
         event_card(event(2, title=question, markets=(hostile, hostile), **link), 0),
         search_card(
             question,
@@ -556,9 +581,38 @@ def test_names_of_anybody_make_a_card_that_telegram_takes(question, outcome):
             closed=True,
         ),
         person.watchlist_card([hostile], 0),
+        rule_card(rules[0], hostile, PRICES),
+        list_card("New", [event(1, title=outcome, **link)], Action.TOP),
+        fired_card(
+            msgspec.structs.replace(RESOLVED, outcome=outcome),
+            hostile,
+            None,
+            sent_at=SENT,
+        ),
+        fired_card(
+            msgspec.structs.replace(PROPOSED, outcome=outcome), None, None, sent_at=SENT
+        ),
+        wallet_card(
+            WalletView(
+                address="0x" + "5c" * 20,
+                profile=Profile(name=question, pseudonym=outcome),
+                stats=None,
+                value=D(1),
+                positions=[
+                    Position(condition_id="0x", title=question, outcome=outcome)
+                ],
+            )
+        ),
+        person.settings_card(
+            msgspec.structs.replace(UserSession(), timezone=question), 1
+        ),
+        start.in_private_card("odds_bot"),
     ):
+        late = earlier(card, 1_796_047_327)
         assert fits(card)
+        assert fits(late)
         drawn(card)
+        drawn(late)
         assert not CALLING.search(card.text.replace("/top", ""))
 
 

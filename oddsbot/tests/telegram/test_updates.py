@@ -186,6 +186,7 @@ async def test_a_script_of_a_person_survives_kills(durable, environ, replay, api
         "token": api.token,
         "api": api.url,
         "roles": ["updates"],
+        "quick": True,
     }
     market = next(iter(replay.recording.markets.values()))
     script = script_of(int(market.gamma_id))

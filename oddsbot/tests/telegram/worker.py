@@ -17,6 +17,7 @@ import msgspec
 
 import oddsbot.charts  # noqa: F401 - so that no process imports it again
 from oddsbot.app import App
+from oddsbot.limits import TELEGRAM, SendRules
 from oddsbot.settings import Settings
 from oddswire.clock import SystemClock
 from oddswire.ratelimit import Rule, SlidingWindow
@@ -36,6 +37,10 @@ async def work(asked) -> None:
     if "roles" in asked:
         roles = frozenset(asked["roles"])
         settings = msgspec.structs.replace(settings, roles=roles)
+    # Telegram's own limits would have each answer wait for a second.
+    quick = Rule("telegram", SlidingWindow(10_000, 1.0), key="bot")
+    chat = Rule("telegram.chat", SlidingWindow(10_000, 1.0), key="chat")
+    group = Rule("telegram.group", SlidingWindow(10_000, 1.0), key="chat")
     app = App(
         settings,
         asked["token"],
@@ -43,6 +48,7 @@ async def work(asked) -> None:
         api_url=asked["api"],
         # A script of a person is faster than a person.
         commands=(Rule("commands", SlidingWindow(10_000, 60.0), key="user"),),
+        sending=SendRules(quick, chat, group) if asked.get("quick") else TELEGRAM,
     )
     async with app:
         say("ready", os.getpid())

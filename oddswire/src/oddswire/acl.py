@@ -25,6 +25,8 @@ class Component(msgspec.Struct, frozen=True, kw_only=True):
         name: Its name on the command line.
         commands: The commands that it cannot work without, as an ACL spells them:
             ``"client|setname"``.
+        one_server: As `commands`, on one server alone.
+        cluster: As `commands`, on the nodes of a cluster alone.
         optional: Commands that it works without: it then reports something as
             unknown, or leaves it out.
         revealing: As `optional`, and each shows the names of every key of the server,
@@ -38,24 +40,37 @@ class Component(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     commands: tuple[str, ...]
+    one_server: tuple[str, ...] = ()
+    cluster: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     revealing: tuple[str, ...] = ()
     administering: tuple[str, ...] = ()
     families: tuple[Family[*tuple[Any, ...]], ...] = ()
     channels: tuple[Family[*tuple[Any, ...]], ...] = ()
 
+    def needs(self, *, cluster: bool) -> tuple[str, ...]:
+        """Return the commands that it cannot work without there."""
+        return (*self.commands, *(self.cluster if cluster else self.one_server))
+
 
 CLIENT: Final = Component(
     name="client",
     # HELLO and AUTH are open to everybody; they are here to be read.
-    commands=("hello", "auth", "select", "ping"),
+    commands=("hello", "auth", "ping"),
+    one_server=("select",),
+    # The map of slots, and a slot on its way. READONLY is for reads from replicas,
+    # GETKEYS for a command that the client's own table lacks.
+    cluster=("cluster|slots", "asking", "readonly", "command|getkeys"),
     # INFO tells that another server process answers; the others name the connection.
     optional=("info", "client|setname", "client|setinfo"),
 )
-HEALTH: Final = Component(name="health", commands=("ping", "info"))
+HEALTH: Final = Component(
+    name="health", commands=("ping", "info"), cluster=("cluster|info",)
+)
 DOCTOR: Final = Component(
     name="doctor",
     commands=("ping", "info"),
+    cluster=("cluster|info",),
     optional=(
         "time", "command|info", "command|docs", "acl|whoami", "acl|dryrun", "acl|cat",
     ),
@@ -135,8 +150,9 @@ PUBSUB: Final = Component(
     commands=(
         "evalsha", "eval", "ping", "time", "get", "mget", "set", "pexpire",
         "hget", "hset", "hgetall", "xadd", "xrange", "xrevrange",
-        "publish", "subscribe", "unsubscribe",
     ),
+    one_server=("publish", "subscribe", "unsubscribe"),
+    cluster=("spublish", "ssubscribe", "sunsubscribe"),
     families=(
         keys.TOPIC_HEAD, keys.TOPIC_LOG, keys.TOPIC_LATEST, keys.TOPIC_DEDUP,
         keys.TOPIC_POSITION,
@@ -241,14 +257,21 @@ def component(name: str) -> Component:
     raise SettingsError(f"there is no component {name!r}; there are {known}")
 
 
-def commands(components: Iterable[Component]) -> tuple[str, ...]:
-    """Return every command of these parts and of the client, optional ones too."""
+def commands(
+    components: Iterable[Component], *, cluster: bool = False
+) -> tuple[str, ...]:
+    """Return every command of these parts and of the client, optional ones too.
+
+    Args:
+        components: The parts.
+        cluster: On the nodes of a cluster; else on one server.
+    """
     return tuple(
         dict.fromkeys(
             command
             for each in (CLIENT, *components)
             for command in (
-                *(*each.commands, *each.optional),
+                *(*each.needs(cluster=cluster), *each.optional),
                 *(*each.revealing, *each.administering),
             )
         )
@@ -275,7 +298,10 @@ def needed() -> frozenset[str]:
     return frozenset(
         command
         for each in COMPONENTS
-        for command in (*each.commands, *each.optional, *each.revealing)
+        for command in (
+            *(*each.commands, *each.one_server, *each.cluster),
+            *(*each.optional, *each.revealing),
+        )
     )
 
 
@@ -286,6 +312,7 @@ def rules(
     without: Collection[str] = (),
     add: bool = False,
     revealing: bool = False,
+    cluster: bool = False,
 ) -> tuple[str, ...]:
     """Return the rules of ACL SETUSER for a user with the rights of these parts.
 
@@ -298,13 +325,16 @@ def rules(
             refuse all of them.
         add: Whether what the user may do already stays.
         revealing: Whether to grant what shows the names of every key of the server.
+        cluster: Whether the user is one of a cluster; each of its nodes has users of
+            its own.
 
     Raises:
         InvalidKey: The prefix is none.
     """
     parts = tuple(components)
     left_out = set(without) | set(withheld(parts, revealing=revealing))
-    allowed = [name for name in commands(parts) if name not in left_out]
+    wanted = commands(parts, cluster=cluster)
+    allowed = [name for name in wanted if name not in left_out]
     resets = ("resetkeys", "resetchannels", "clearselectors", "-@all")
     return (
         *(() if add else resets),

@@ -196,7 +196,11 @@ class TryAgain(CommandRejected, redis_errors.TryAgainError):
     """The keys of the command are being moved to another node of the cluster."""
 
 
-class CrossSlot(CommandRejected, redis_errors.ClusterCrossSlotError):
+class CrossSlot(
+    CommandRejected,
+    redis_errors.ClusterCrossSlotError,
+    redis_errors.CrossSlotTransactionError,
+):
     """The keys of the command are in different slots of a cluster; nothing ran."""
 
 

@@ -99,6 +99,7 @@ async def test_a_stale_value_bridges_an_outage_of_both(own_fleet, how):
         "elsewhere before",
     ],
 )
+@pytest.mark.requirement("C7")
 async def test_what_must_not_bridge_it(own_fleet, why):
     """What the caller did not allow, and what this process knows to be invalid."""
     late = Namespace(name="m", ttl=0.05, stale=0.2) if why == "too old" else STALE

@@ -182,6 +182,7 @@ async def test_an_evicted_nonce_revives_nothing(fleet):
 
 
 @pytest.mark.integration
+@pytest.mark.requirement("C3")
 async def test_restart_from_disk_brings_nothing_old_back(own_fleet):
     """2.12: after a restart with an old data set, what was invalidated stays so."""
     server = own_fleet.server

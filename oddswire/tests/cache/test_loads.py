@@ -143,6 +143,7 @@ async def test_last_waiter_ends_the_load_and_gives_the_lease_back(fleet):
 
 
 @pytest.mark.advanced
+@pytest.mark.requirement("C7")
 async def test_leader_that_times_out_leaves_its_followers_alone(fleet):
     """Cashews' fault: the deadline of the first caller is not that of the others."""
     a = await fleet.cache()

@@ -263,3 +263,27 @@ async def test_what_a_cluster_cannot_do(three):
     async with Client.from_url(three.cluster_url) as client:
         with pytest.raises(NotOnCluster, match="no order"):
             Cache(client, fallback="pubsub")
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("C16", "C7")
+async def test_a_node_behind_redis_says_so_when_its_slots_move():
+    """A cache that knows one server cannot follow a slot, and names the URL to give."""
+    async with EmbeddedCluster(primaries=2) as cluster:
+        node, other = cluster.primaries
+        # All slots but one, so that the cache finds its keys there and nothing moves.
+        await cluster.move_slots(8192, 16_382, other, node, atomic=True)
+        async with (
+            Client.from_url(node.url) as client,
+            Cache(client, [Namespace(name="n", type=Value)], timeout=1.0) as cache,
+        ):
+            assert await cache.set("n:1", Value(1))
+            slot = key_slot(b"n:1")
+            old, new = [
+                await ask(each.url, "CLUSTER", "MYID") for each in (node, other)
+            ]
+            await ask(other.url, "CLUSTER", "SETSLOT", slot, "IMPORTING", old)
+            await ask(node.url, "CLUSTER", "SETSLOT", slot, "MIGRATING", new)
+            for call in (cache.delete, cache.expire):
+                with pytest.raises(OddswireError, match="give cluster://"):
+                    await call("n:1")

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from oddswire.embedded import EmbeddedCluster
+from support.hooks import ask
 
 
 @pytest.mark.integration
@@ -39,3 +40,18 @@ async def test_a_cluster_that_is_away_is_one_server(beside):
     [found] = json.loads(done.stdout)["servers"]
     status = {check["name"]: check["status"] for check in found["checks"]}
     assert (found["status"], status["reachable"]) == ("fail", "fail")
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("C16", "X2")
+async def test_printed_lines_are_those_of_a_cluster(beside):
+    """By a URL of a cluster the line has what a cluster needs; its nodes take it."""
+    async with EmbeddedCluster(primaries=2) as cluster:
+        done = await beside("acl", "pubsub", "--user", "bot", url=cluster.cluster_url)
+        (line,) = done.stdout.splitlines()
+        granted = line.split(" ")
+        assert {"+ssubscribe", "+asking", "+cluster|slots"} <= set(granted)
+        assert not {"+subscribe", "+select"} & set(granted)
+        assert "each node" in done.stderr
+        for server in cluster.primaries:
+            assert await ask(server.url, *granted) == "OK"

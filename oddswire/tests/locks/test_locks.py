@@ -178,6 +178,7 @@ async def test_processes_are_served_in_their_order(server, prefix, keys):
 
 
 @pytest.mark.basic
+@pytest.mark.requirement("C7")
 async def test_locks_are_counted(locks, others, client, keys):
     """Held, waited for, taken, had by another process first, and lost."""
     async with others.lock("x", 5), asyncio.TaskGroup() as group:

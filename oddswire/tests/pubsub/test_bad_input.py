@@ -202,6 +202,7 @@ async def test_damaged_keys_of_ours_are_survived(own, opened, take):
     ],
     ids=range(14),
 )
+@pytest.mark.requirement("C7")
 def test_topics_and_keys_that_cannot_be(make):
     """A name, a key or a number that cannot be used is refused where it is written."""
     with pytest.raises(TopicError):

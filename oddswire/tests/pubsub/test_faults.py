@@ -132,7 +132,7 @@ async def test_the_defaults_find_a_dead_link_within_seven_seconds():
     assert signature(PubSub).parameters["check_every"].default <= 6.0
 
 
-@pytest.mark.requirement("P2")
+@pytest.mark.requirement("P2", "C3")
 @pytest.mark.parametrize("aof", [True, False], ids=["kept", "empty"])
 async def test_a_server_that_restarts(opened, collect, check_runs, aof):
     """With its data nothing is missing; without it a gap says that it began anew."""

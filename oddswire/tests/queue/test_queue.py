@@ -384,7 +384,7 @@ async def test_dead_letters_are_bounded_and_paged(make):
 
 
 @pytest.mark.errors
-@pytest.mark.requirement("P5")
+@pytest.mark.requirement("P5", "C7")
 @pytest.mark.parametrize(
     "wrong",
     [

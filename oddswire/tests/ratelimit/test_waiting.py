@@ -131,7 +131,7 @@ async def test_ten_thousand_broadcasts_delay_a_reply_by_a_slot(limiter_of):
 
 
 @pytest.mark.advanced
-@pytest.mark.requirement("R5")
+@pytest.mark.requirement("R5", "C7")
 async def test_low_priority_leaves_the_reserve_to_a_reply(limiter_of):
     """While broadcasts have used all they may, a reply is admitted at once."""
     limiter = limiter_of(Rule("all", SlidingWindow(30, 20.0), reserve=0.2))

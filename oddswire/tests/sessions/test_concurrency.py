@@ -90,7 +90,7 @@ async def test_an_attempt_after_a_pause_begins_with_the_newest_state(
 
 
 @pytest.mark.advanced
-@pytest.mark.requirement("S3")
+@pytest.mark.requirement("S3", "C7")
 async def test_a_stale_read_from_memory_loses_nothing(people):
     """A process whose memory is out of date retries on the newest state."""
     async with people() as near:
@@ -109,7 +109,7 @@ async def test_a_stale_read_from_memory_loses_nothing(people):
 
 
 @pytest.mark.advanced
-@pytest.mark.requirement("S3")
+@pytest.mark.requirement("S3", "C7")
 async def test_nothing_brings_a_deleted_session_back(people):
     """A handler that read a session before its deletion cannot write it back."""
     sessions, other = people(), people()
@@ -179,7 +179,7 @@ async def test_a_cancelled_change_is_whole_or_not_there(people):
 
 
 @pytest.mark.integration
-@pytest.mark.requirement("S3")
+@pytest.mark.requirement("S3", "C7")
 async def test_the_cap_is_exact(people):
     """Of 300 that begin at once at a cap of 100, 100 do; who is in is never refused."""
     parts = [people(cap=100) for _ in range(3)]

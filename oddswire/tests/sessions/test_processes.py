@@ -35,18 +35,28 @@ class Workers:
         self.ended = 0
         self.lines = []
 
-    async def start(self):
-        """Start one more."""
+    async def start(self, count):
+        """Start so many; each has begun its first call when this returns.
+
+        One that is still opening its sessions when the server dies ends with an error.
+        """
+        await asyncio.gather(*(self._start(f"p{number}") for number in range(count)))
+        self.ended = 0
+
+    async def _start(self, name):
         process = await asyncio.create_subprocess_exec(
-            sys.executable, WORKER, *self._args, f"p{len(self._all)}", self._key,
+            sys.executable, WORKER, *self._args, name, self._key,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        reading = asyncio.get_running_loop().create_task(self._read(process))
+        begun = asyncio.Event()
+        reading = asyncio.get_running_loop().create_task(self._read(process, begun))
         self._all.append((process, reading))
         self.running.append(process)
+        await begun.wait()
 
-    async def _read(self, process):
+    async def _read(self, process, begun):
         async for line in process.stdout:
+            begun.set()
             if line.endswith(b"\n"):
                 said = json.loads(line)
                 self.lines.append(said)
@@ -54,6 +64,7 @@ class Workers:
 
     async def kill(self, process):
         """Kill one, whatever it is doing."""
+        assert process.returncode is None, (await process.stderr.read()).decode()
         self.running.remove(process)
         process.send_signal(signal.SIGKILL)
         await process.wait()
@@ -118,8 +129,7 @@ async def test_eight_processes_with_random_kills_lose_nothing(server, client, pr
     key = Keyring.new_line(1)
     chance = random.Random(5)
     workers = Workers(server.url, prefix, key)
-    for _ in range(8):
-        await workers.start()
+    await workers.start(8)
     async with asyncio.timeout(25):
         for target in (200, 500, 800):
             while workers.ended < target:  # noqa: ASYNC110
@@ -145,8 +155,7 @@ async def test_a_killed_server_with_aof_loses_nothing_acknowledged(tmp_path, pre
     always = ("--appendfsync", "always")
     async with EmbeddedServer(aof=True, args=always, data_dir=tmp_path) as server:
         workers = Workers(server.url, prefix, key)
-        for _ in range(3):
-            await workers.start()
+        await workers.start(3)
         async with asyncio.timeout(25):
             for target in (100, 250):
                 while workers.ended < target:  # noqa: ASYNC110

@@ -89,7 +89,7 @@ async def whole(sessions, user_id):
 
 
 @pytest.mark.errors
-@pytest.mark.requirement("S7", "X2")
+@pytest.mark.requirement("S7", "X2", "C7")
 async def test_a_blob_in_another_place_does_not_open(people, keyring):
     """Swapped between users, fields, members, prefixes or lives, it is damaged."""
     sessions = people(keyring=keyring)
@@ -354,7 +354,7 @@ async def test_the_authentication_section_is_never_compressed(people, keyring):
 
 
 @pytest.mark.advanced
-@pytest.mark.requirement("S7")
+@pytest.mark.requirement("S7", "C7")
 async def test_keys_rotate_without_losing_a_session(people):
     """Old keys open, the new one seals, and a key leaves only when nothing needs it."""
     first = Keyring.new_line(1)

@@ -124,7 +124,7 @@ async def test_every_call_brings_back_what_redis_lost(client, people, first):
 
 
 @pytest.mark.errors
-@pytest.mark.requirement("S8")
+@pytest.mark.requirement("S8", "C7")
 async def test_the_database_away(client, people, source):
     """Reads go on from Redis; a change fails typed, and leaves nothing behind."""
     sessions = people()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .crossing import crossing, moving
+from .crossing import Held, crossing, moving, since_when, size_of, swinging
 from .engine import Alerts
 from .events import (
     Alert,
@@ -15,6 +15,7 @@ from .events import (
     RuleAlert,
 )
 from .rules import (
+    TIMES,
     Base,
     Direction,
     MoveRule,
@@ -27,11 +28,13 @@ from .rules import (
 )
 
 __all__ = [
+    "TIMES",
     "Alert",
     "Alerts",
     "Base",
     "Direction",
     "Disputed",
+    "Held",
     "MarketAlert",
     "MoveRule",
     "Moved",
@@ -47,4 +50,7 @@ __all__ = [
     "check_new",
     "crossing",
     "moving",
+    "since_when",
+    "size_of",
+    "swinging",
 ]

@@ -8,11 +8,13 @@ a quote does not have says nothing.
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .rules import Base, Direction, Unit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .rules import MoveRule, PriceRule, Rule
 
 _CENT = Decimal("0.01")
@@ -92,6 +94,70 @@ def moving(
     if ask is not None and fall is not None and ask <= fall - distance(rule, fall):
         return Direction.BELOW, Base(bid, ask)
     return None, Base(bid if rise is None else rise, ask if fall is None else fall)
+
+
+class Held(NamedTuple):
+    """What the best bid or ask of an outcome was for a while.
+
+    Attributes:
+        price: The price.
+        until: When the next one came, ms; where quotes may be missing before that one,
+            up to when this price is known to have stood.
+    """
+
+    price: Decimal
+    until: int
+
+
+def since_when(
+    direction: Direction, price: Decimal, held: Iterable[Held], at: int, within: int
+) -> Decimal:
+    """Return what a move within a time is measured from.
+
+    The lowest bid for a rise, the highest ask for a fall: of the prices that stood at
+    any moment of the time, and of the price now.
+
+    Args:
+        direction: ``above`` for a rise.
+        price: The bid or ask now.
+        held: The bids or asks before it.
+        at: Now, in the market's time, ms.
+        within: The time, in seconds.
+    """
+    young = [each.price for each in held if each.until > at - within * 1000]
+    return (min if direction is Direction.ABOVE else max)([*young, price])
+
+
+def size_of(unit: Unit, price: Decimal, since: Decimal) -> Decimal:
+    """Return how far a price has gone, in a unit; in percent less than 1 cent is 0."""
+    gone = abs(price - since)
+    if unit is Unit.CENTS:
+        return gone * 100
+    if gone < _CENT:
+        return Decimal(0)
+    return gone * 100 / since if since else Decimal("Infinity")
+
+
+def swinging(rule: MoveRule, size: Decimal, *, armed: bool | None) -> tuple[bool, bool]:
+    """Decide what the size of a move within a rule's time means, in one direction.
+
+    While a price stands, older ones leave the time and the move gets smaller. So before
+    a quote is judged, the price before it is, at the last moment up to which it stood.
+
+    Args:
+        rule: The rule.
+        size: How far the price has gone, in the rule's unit.
+        armed: Whether it may fire; None before its first price.
+
+    Returns:
+        Whether it fires now, and whether it may fire after this.
+    """
+    if armed is None:
+        # A move that is there when a rule begins is no news.
+        return False, size < rule.by
+    if armed:
+        return size >= rule.by, size < rule.by
+    return False, size < rule.by / 2
 
 
 def is_cooling(rule: Rule, at: int, fired_at: int | None) -> bool:

@@ -23,9 +23,10 @@ from .crossing import (
 from .events import Moved, PriceCrossed, Resolved
 from .gates import Side, Watched
 from .rules import Base, Direction, MoveRule, RuleError, RuleState
+from .windows import Windows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from decimal import Decimal
 
     from oddsbot.polymarket import MarketResolved, Quote
@@ -45,15 +46,17 @@ class _Book:
     Attributes:
         above: Gates whose signal is the bid.
         below: Gates whose signal is the ask with its sign turned.
+        windows: The moves within a time; None: there is no such rule.
         ends: When rules end by themselves, the soonest first.
         size: How many rules there are.
     """
 
-    __slots__ = ("above", "below", "ends", "size")
+    __slots__ = ("above", "below", "ends", "size", "windows")
 
     def __init__(self) -> None:
         self.above = Side()
         self.below = Side()
+        self.windows: Windows | None = None
         self.ends: list[tuple[int, int, Watched]] = []
         self.size = 0
 
@@ -127,10 +130,14 @@ class Alerts:
         self._rules[key] = watched
         if rule.until is not None:
             heappush(book.ends, (rule.until, watched.place, watched))
-        if isinstance(rule, MoveRule):
+        if not isinstance(rule, MoveRule):
+            _place(book, watched, rule, armed=state.armed)
+        elif rule.within is None:
             _measure(book, watched, rule, state.reference or Base())
         else:
-            _place(book, watched, rule, armed=state.armed)
+            if book.windows is None:
+                book.windows = Windows()
+            book.windows.add(watched, rule, (state.armed, state.armed_fall))
 
     def remove(self, user_id: int, rule_id: str) -> bool:
         """Stop watching a user's rule; False when the user has none with this id."""
@@ -163,7 +170,7 @@ class Alerts:
     def state(self, user_id: int, rule_id: str) -> RuleState | None:
         """Return where a user's rule stands; None when it is not watched."""
         watched = self._rules.get((user_id, rule_id))
-        return None if watched is None else _state(watched)
+        return None if watched is None else self._state(watched)
 
     def take_changes(self) -> list[tuple[Rule, RuleState]]:
         """Return the rules that quotes changed since the last call, in their order.
@@ -175,7 +182,7 @@ class Alerts:
             return []
         taken = sorted(self._changed.values(), key=_in_order)
         self._changed.clear()
-        return [(each.rule, _state(each)) for each in taken]
+        return [(each.rule, self._state(each)) for each in taken]
 
     def follow(self, user_id: int, market: str) -> None:
         """Tell a user when a market is resolved; nothing if it already was."""
@@ -192,7 +199,31 @@ class Alerts:
             del self._followers[market]
         return True
 
-    def on_quote(self, quote: Quote, seen_at: float) -> list[PriceCrossed | Moved]:
+    def history(self, asset_id: str) -> str | None:
+        """Return what the prices of an asset were, as text.
+
+        Moves within a time are measured from them, so they are kept with the states.
+        None: no rule needs them.
+        """
+        book = self._books.get(asset_id)
+        if book is None or book.windows is None:
+            return None
+        return book.windows.encode()
+
+    def restore(self, histories: Mapping[str, str], until: int) -> None:
+        """Go on with what the prices of all assets were.
+
+        Args:
+            histories: As `history` returned them, by asset; of others nothing is known.
+            until: Up to when the last prices are known to have stood at least, ms.
+        """
+        for asset_id, book in self._books.items():
+            if book.windows is not None:
+                book.windows.restore(histories.get(asset_id), until)
+
+    def on_quote(
+        self, quote: Quote, seen_at: float, held: int | None = None
+    ) -> list[PriceCrossed | Moved]:
         """Return the alerts of one quote, in the order their rules were added.
 
         A side that the quote does not have says nothing: the rules on that side stay
@@ -201,6 +232,8 @@ class Alerts:
         Args:
             quote: The top of one asset's book.
             seen_at: When this process saw it, in seconds.
+            held: Where quotes may be missing before this one: up to when the one before
+                is known to have stood, in the market's time, ms. None: until this one.
         """
         book = self._books.get(quote.asset_id)
         if book is None:
@@ -209,6 +242,12 @@ class Alerts:
             self._end_until(book, believable(quote.at, seen_at))
         fired: list[_Fired] = []
         bid, ask = quote.bid, quote.ask
+        if book.windows is not None:
+            at = believable(quote.at, seen_at)
+            for swing in book.windows.judge(quote, at, held, self._changed):
+                since = Base(swing.since, swing.since)
+                place, way = swing.watched.place, swing.direction
+                fired.append((place, swing.watched, way, swing.price, since))
         if bid is not None:
             side = book.above
             if side.fresh:
@@ -262,6 +301,8 @@ class Alerts:
         fired.sort(key=_by_place)
         for place, watched, direction, price, was in fired:
             rule = watched.rule
+            if watched.ended:
+                continue  # a rule for once, whose other direction has fired
             watched.n += 1
             cooling = rule.cooldown > 0 and is_cooling(rule, believed, watched.fired_at)
             if not cooling:
@@ -284,6 +325,7 @@ class Alerts:
                         direction=direction,
                         by=rule.by,
                         unit=rule.unit,
+                        within=rule.within,
                         reference=cast("Decimal", reference),
                         price=price,
                         at=at,
@@ -335,6 +377,23 @@ class Alerts:
                 if self._changed is not None:
                     self._changed[place] = watched
 
+    def _state(self, watched: Watched) -> RuleState:
+        rule, armed, armed_fall = watched.rule, None, None
+        if isinstance(rule, MoveRule) and rule.within is not None:
+            windows = None if watched.ended else self._books[rule.asset_id].windows
+            if windows is not None:
+                armed, armed_fall = windows.armed(watched, rule)
+        elif watched.gates and watched.reference is None:
+            armed = watched.place in watched.gates[0][1].armed
+        return RuleState(
+            n=watched.n,
+            armed=armed,
+            armed_fall=armed_fall,
+            reference=watched.reference,
+            fired_at=watched.fired_at,
+            ended=watched.ended,
+        )
+
     def _forget(self, watched: Watched) -> None:
         self._end(watched)
         if self._changed is not None:
@@ -346,6 +405,10 @@ class Alerts:
         watched.ended = True
         del self._rules[rule.user_id, rule.id]
         book = self._books[rule.asset_id]
+        if isinstance(rule, MoveRule) and rule.within is not None and book.windows:
+            book.windows.take_out(watched, rule)
+            if not book.windows.size:
+                book.windows = None
         _take_out(book, watched)
         book.size -= 1
         if not book.size:
@@ -358,21 +421,8 @@ class Alerts:
 
 def _beginning(rule: Rule) -> RuleState:
     if isinstance(rule, MoveRule):
-        return RuleState(reference=rule.base)
+        return RuleState(reference=None if rule.within else rule.base)
     return RuleState(armed=armed_at_first(rule))
-
-
-def _state(watched: Watched) -> RuleState:
-    armed = None
-    if watched.gates and watched.reference is None:
-        armed = watched.place in watched.gates[0][1].armed
-    return RuleState(
-        n=watched.n,
-        armed=armed,
-        reference=watched.reference,
-        fired_at=watched.fired_at,
-        ended=watched.ended,
-    )
 
 
 def _place(

@@ -53,6 +53,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="move"):
         direction: ``above`` for a rise, of the bid; ``below`` for a fall, of the ask.
         by: As in the rule.
         unit: As in the rule.
+        within: As in the rule.
         reference: The bid or ask that the move is measured from.
         price: The bid or ask now.
         at: As in `PriceCrossed`.
@@ -73,6 +74,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="move"):
     at: int
     seen_at: float
     in_cooldown: bool = False
+    within: int | None = None
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="resolved"):

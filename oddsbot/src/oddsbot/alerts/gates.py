@@ -87,6 +87,16 @@ class Side:
         self._resting: list[tuple[Decimal, bool, int, Gate]] = []
         self._serial = count()
 
+    @property
+    def has_rules(self) -> bool:
+        """Whether there is a rule whose first price has come."""
+        return bool(self._gates)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a rule may be waiting for its first price, or to be armed again."""
+        return bool(self.fresh or self._resting)
+
     def add(
         self,
         watched: Watched,
@@ -151,6 +161,16 @@ class Side:
                 if gate.back is not None:
                     gate.resting = _joined(gate.resting, rules)
                     self._queue_resting(gate)
+        self.arm(turned, changed)
+        return fired
+
+    def arm(self, turned: Decimal, changed: dict[int, Watched] | None) -> None:
+        """Arm the rules again that a signal is beyond the threshold of.
+
+        Args:
+            turned: The signal with its sign turned.
+            changed: Gets them.
+        """
         rest = self._resting
         while rest and rest[0][0] <= turned:
             if rest[0][1] and rest[0][0] == turned:
@@ -163,7 +183,6 @@ class Side:
                     changed.update(rules)
                 gate.armed, gate.resting = _joined(gate.armed, rules), {}
                 self._queue_armed(gate)
-        return fired
 
     def _queue_armed(self, gate: Gate) -> None:
         if not gate.armed_queued:

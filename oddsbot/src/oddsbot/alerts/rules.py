@@ -23,6 +23,9 @@ _LONGEST_COOLDOWN = 30 * 86_400
 _LAST_MOMENT = 4_102_444_800_000  # 2100-01-01
 _MOST = {"cents": 99, "percent": 1_000}
 
+TIMES = (300, 900, 3_600, 86_400)
+"""The seconds that a move may be given, the longest last."""
+
 
 class Direction(StrEnum):
     """Which way a price has to go for a rule to fire."""
@@ -112,6 +115,11 @@ class MoveRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     The distance is measured from the reference: `base` at first, then the quote of the
     last firing. A rise is measured between bids, a fall between asks.
 
+    With `within` it has to go it in that time: a rise is measured from the lowest bid
+    of the time, a fall from the highest ask. Either fires once, and again after the
+    move was below half of the distance. A move that is there when the rule begins is
+    not told.
+
     Attributes:
         id: Unique among the user's rules; alerts are named after it.
         user_id: Whom to tell.
@@ -121,7 +129,9 @@ class MoveRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             that comes to less than one cent means one cent.
         unit: What `by` is counted in.
         base: The quote that the person saw when she set the rule. A side that is
-            missing begins with its next price.
+            missing begins with its next price. With `within` nothing is measured from
+            it.
+        within: In how many seconds, one of `TIMES`; None: however long it takes.
         cooldown: As in `PriceRule`.
         until: As in `PriceRule`.
         once: As in `PriceRule`.
@@ -138,6 +148,7 @@ class MoveRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     by: Decimal
     unit: Unit = Unit.CENTS
     base: Base | None = None
+    within: int | None = None
     cooldown: int = 0
     until: int | None = None
     once: bool = False
@@ -152,6 +163,11 @@ class MoveRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
                 f"give 1 to {most:,} {self.unit}"
             )
         _check_places(self.id, "move", self.by)
+        if self.within is not None and self.within not in TIMES:
+            raise RuleError(
+                f"rule {self.id!r}: a time of {self.within} seconds is not watched; "
+                f"give one of {', '.join(map(str, TIMES))}"
+            )
         _check_common(self)
 
 
@@ -163,14 +179,17 @@ class RuleState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         n: How often it fired.
-        armed: Whether a `PriceRule` may fire; None before its first price.
-        reference: What a `MoveRule` is measured from.
+        armed: Whether a `PriceRule` may fire, or a `MoveRule` with a time on a rise;
+            None before its first price.
+        armed_fall: Whether a `MoveRule` with a time may fire on a fall; likewise.
+        reference: What a `MoveRule` without a time is measured from.
         fired_at: The market's time of the last alert that was told, ms.
         ended: The rule is over.
     """
 
     n: int = 0
     armed: bool | None = None
+    armed_fall: bool | None = None
     reference: Base | None = None
     fired_at: int | None = None
     ended: bool = False

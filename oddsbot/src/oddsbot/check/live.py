@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 import msgspec
 
-from oddsbot.polymarket import GammaEvent, GammaMarket, OrderBook, PricePoint
+from oddsbot.polymarket import (
+    GammaEvent,
+    GammaMarket,
+    OrderBook,
+    Position,
+    PricePoint,
+    Profile,
+    Resolution,
+    Standing,
+    Stats,
+)
 
 from .contract import contract_of, drift
 from .finding import Finding, State
@@ -34,6 +45,7 @@ class _Endpoint(NamedTuple):
         model: What is read of a row.
         relied: Fields that the bot needs, beside those that have no default.
         gives: What later endpoints need, by name.
+        body: JSON that is posted; empty: it is a GET.
     """
 
     name: str
@@ -43,12 +55,31 @@ class _Endpoint(NamedTuple):
     model: type[msgspec.Struct]
     relied: tuple[str, ...] = ()
     gives: Callable[[Any], Mapping[str, str]] = lambda _: {}
+    body: str = ""
 
 
 def _first_token(answer: Any) -> Mapping[str, str]:
     market = answer["markets"][0]
     token = msgspec.json.decode(market["clobTokenIds"], type=list[str])[0]
-    return {"slug": market["slug"], "token": token, "id": market["id"]}
+    return {
+        "slug": market["slug"],
+        "token": token,
+        "id": market["id"],
+        "condition": market["conditionId"],
+    }
+
+
+def _first_event(answer: Any) -> Mapping[str, str]:
+    event = answer["events"][0]
+    return {"event": str(event["id"]), "event_slug": event["slug"]}
+
+
+def _first_wallet(answer: Any) -> Mapping[str, str]:
+    return {"wallet": answer["data"][0]["user_id"]}
+
+
+class _Value(msgspec.Struct):
+    value: Decimal
 
 
 ENDPOINTS = (
@@ -84,6 +115,23 @@ ENDPOINTS = (
         lambda answer: answer["events"],
         GammaEvent,
         _EVENT,
+        _first_event,
+    ),
+    _Endpoint(
+        "gamma event by slug",
+        "gamma_url",
+        "/events/slug/{event_slug}",
+        lambda answer: [answer],
+        GammaEvent,
+        _EVENT,
+    ),
+    _Endpoint(
+        "gamma event by id",
+        "gamma_url",
+        "/events/{event}",
+        lambda answer: [answer],
+        GammaEvent,
+        _EVENT,
     ),
     _Endpoint(
         "gamma search",
@@ -107,6 +155,60 @@ ENDPOINTS = (
         "/prices-history?market={token}&interval=1d&fidelity=10",
         lambda answer: answer["history"],
         PricePoint,
+    ),
+    _Endpoint(
+        "clob books",
+        "clob_url",
+        "/books",
+        list,
+        OrderBook,
+        ("bids", "asks"),
+        body='[{{"token_id": "{token}"}}]',
+    ),
+    _Endpoint(
+        "data leaderboard",
+        "data_url",
+        "/v2/leaderboard?time_period=day&sort_by=PNL&limit=5",
+        lambda answer: answer["data"],
+        Standing,
+        gives=_first_wallet,
+    ),
+    _Endpoint(
+        "data positions",
+        "data_url",
+        "/v2/positions?user={wallet}&status=OPEN&limit=5",
+        lambda answer: answer["data"],
+        Position,
+        ("token_id", "current_size", "outcome", "title"),
+    ),
+    _Endpoint(
+        "data value",
+        "data_url",
+        "/v2/value?user={wallet}",
+        lambda answer: [answer["data"]],
+        _Value,
+    ),
+    _Endpoint(
+        "data stats",
+        "data_url",
+        "/v2/user-stats?user={wallet}",
+        lambda answer: [answer["data"]],
+        Stats,
+    ),
+    _Endpoint(
+        "data resolutions",
+        "data_url",
+        "/v2/resolutions?condition_id={condition}",
+        lambda answer: answer["data"],
+        Resolution,
+    ),
+    _Endpoint(
+        "gamma profile",
+        "gamma_url",
+        "/public-profile?address={wallet}",
+        lambda answer: [answer],
+        Profile,
+        ("proxyWallet",),
     ),
 )
 
@@ -162,11 +264,13 @@ async def check_live(settings: Settings) -> list[Finding]:
         for endpoint in ENDPOINTS:
             try:
                 path = endpoint.path.format_map(given)
+                body = endpoint.body.format_map(given)
             except KeyError:
                 findings.append(_failed(endpoint, "an earlier answer is missing"))
                 continue
             base = getattr(settings, endpoint.base).rstrip("/")
-            findings.append(await _look(http, endpoint, f"{base}{path}", given))
+            url = f"{base}{path}"
+            findings.append(await _look(http, endpoint, url, given, body))
         telegram = settings.telegram
         for method in METHODS if telegram.token else ():
             url = f"{telegram.api_url}/bot{telegram.token}/{method.path}"
@@ -175,13 +279,17 @@ async def check_live(settings: Settings) -> list[Finding]:
 
 
 async def _look(
-    http: aiohttp.ClientSession, endpoint: _Endpoint, url: str, given: dict[str, str]
+    http: aiohttp.ClientSession,
+    endpoint: _Endpoint,
+    url: str,
+    given: dict[str, str],
+    body: str = "",
 ) -> Finding:
     """Ask once and compare; no text has the address, which may have a token in it."""
     try:
-        answer = await _asked(http, url)
+        answer = await _asked(http, url, body)
         rows = list(endpoint.rows(answer))
-        given |= endpoint.gives(answer)
+        given |= endpoint.gives(answer) if rows else {}
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         return _failed(endpoint, f"no answer ({type(error).__name__})")
     except (msgspec.MsgspecError, LookupError, TypeError, ValueError):
@@ -189,8 +297,15 @@ async def _look(
     return _compared(endpoint, rows)
 
 
-async def _asked(http: aiohttp.ClientSession, url: str) -> Any:
-    async with http.get(url, allow_redirects=False, raise_for_status=True) as response:
+async def _asked(http: aiohttp.ClientSession, url: str, body: str) -> Any:
+    async with http.request(
+        "POST" if body else "GET",
+        url,
+        data=body or None,
+        headers={"Content-Type": "application/json"} if body else None,
+        allow_redirects=False,
+        raise_for_status=True,
+    ) as response:
         return msgspec.json.decode(await response.content.read(_LARGEST))
 
 

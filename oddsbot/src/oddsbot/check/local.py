@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import msgspec
 
-from oddsbot.store import open_database, revision_of
+from oddsbot.store import Tenant, open_database, revision_of
 from oddsbot.telegram.updates import POLLING
 from oddswire import Client
 from oddswire.errors import OddswireError
@@ -41,9 +42,21 @@ async def check_local(settings: Settings, clock: Clock) -> list[Finding]:
     findings.append(_token(settings))
     findings += [each async for each in _redis(settings)]
     findings.append(await _database(settings))
+    if settings.redis.url and findings[-1].state is State.PASS:
+        findings.append(await _tenant(settings))
     findings.append(_key(settings))
     async with aiohttp.ClientSession(timeout=_TIMEOUT) as http:
-        findings.append(await _reaches("polymarket", settings.gamma_url, http))
+        services = {
+            "gamma": settings.gamma_url,
+            "clob": settings.clob_url,
+            "data": settings.data_url,
+            # Whatever it answers to a request that is no websocket, it is there.
+            "prices": settings.ws_url.replace("ws", "http", 1),
+        }
+        asked = [
+            _reaches(f"polymarket {name}", url, http) for name, url in services.items()
+        ]
+        findings += await asyncio.gather(*asked)
         findings += [each async for each in _telegram(settings, http, clock)]
     return findings
 
@@ -121,6 +134,25 @@ async def _database(settings: Settings) -> Finding:
         seen=f"revision {found or 'none'}, this version needs {newest}",
         fix="run oddsbot db upgrade",
     )
+
+
+async def _tenant(settings: Settings) -> Finding:
+    name, bot_id = "owner", settings.telegram.bot_id
+    try:
+        async with (
+            open_database(settings.database_url) as engine,
+            Client.from_settings(settings.redis) as client,
+        ):
+            tenant = Tenant(engine, client, settings.redis.prefix)
+            refused = "" if bot_id is None else await tenant.other_than(bot_id)
+    except OddswireError as error:
+        seen = f"cannot be asked ({type(error).__name__})"
+        return Finding(name=name, state=State.WARN, seen=seen)
+    if not refused:
+        seen = "Redis and the database are no other bot's"
+        return Finding(name=name, state=State.PASS, seen=seen)
+    seen, _, fix = refused.partition(": ")
+    return Finding(name=name, state=State.FAIL, seen=seen, fix=fix)
 
 
 async def _reaches(name: str, url: str, http: aiohttp.ClientSession) -> Finding:

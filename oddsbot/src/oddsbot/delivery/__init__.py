@@ -6,9 +6,9 @@ alert sent, and writes what became of it. See `docs/guides/alerts.md` for the pr
 
 from __future__ import annotations
 
-from .cards import MAX_CAPTION, MAX_TEXT, Button, Card, Entity, repeated
+from .cards import MAX_CAPTION, MAX_TEXT, Button, Card, Entity, File, Shared, repeated
 from .chat import Chat, PrintedChat
-from .courier import Courier, Decision, Deliver
+from .courier import Courier, Decision, Deliver, Summarize
 from .home import Home
 from .outbox import ALERTS, Entry, Outbox, Sweep
 from .presses import Action, Press
@@ -27,10 +27,13 @@ __all__ = [
     "Deliver",
     "Entity",
     "Entry",
+    "File",
     "Home",
     "Outbox",
     "Press",
     "PrintedChat",
+    "Shared",
+    "Summarize",
     "Sweep",
     "repeated",
     "text_of",

@@ -30,6 +30,18 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     date_time_format: str | None = None
 
 
+class Shared(msgspec.Struct, frozen=True):
+    """A link to the bot, for somebody else.
+
+    Attributes:
+        start: The payload of the link, such as ``m_7``.
+        text: What is said beside it.
+    """
+
+    start: str
+    text: str
+
+
 class Button(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A button under a message; it does exactly one thing.
 
@@ -37,7 +49,7 @@ class Button(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         text: What it says.
         data: What the bot gets when it is pressed, at most 64 bytes.
         url: What it opens.
-        copy: What it copies.
+        share: What it offers to send to somebody else.
         style: ``success`` or ``danger``; None: as any other.
 
     Raises:
@@ -47,14 +59,22 @@ class Button(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     text: str
     data: str | None = None
     url: str | None = None
-    copy: str | None = None
+    share: Shared | None = None
     style: str | None = None
 
     def __post_init__(self) -> None:
-        if sum(each is not None for each in (self.data, self.url, self.copy)) != 1:
+        does = self.data, self.url, self.share
+        if sum(each is not None for each in does) != 1:
             raise ValueError(
-                f"button {self.text!r} has to do one thing: give data, url or copy"
+                f"button {self.text!r} has to do one thing: give data, url or share"
             )
+
+
+class File(msgspec.Struct, frozen=True):
+    """A file that is sent with a message."""
+
+    name: str
+    data: bytes
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -65,6 +85,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         entities: Which parts of the text are shown in their own way.
         buttons: Rows of buttons under it.
         photo: A PNG above it; the text is its caption then.
+        file: A file instead; the text is its caption then.
         silent: It makes no sound.
     """
 
@@ -72,6 +93,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     entities: tuple[Entity, ...] = ()
     buttons: tuple[tuple[Button, ...], ...] = ()
     photo: bytes | None = None
+    file: File | None = None
     silent: bool = False
 
 

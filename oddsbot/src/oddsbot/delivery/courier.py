@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from oddsbot.store import Fate
+from oddsbot.store import DIGEST, Digest, Fate
 from oddswire.connection.backoff import OutageBackoff
 from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.counters import Histogram
@@ -17,10 +18,11 @@ from oddswire.errors import (
     Undeliverable,
 )
 
-from .outbox import ATTEMPTS
+from .outbox import ATTEMPTS, enqueue
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Sequence
 
     from oddsbot.alerts import Alert
     from oddsbot.store import AlertLog, AlertRow
@@ -41,11 +43,13 @@ class Decision(msgspec.Struct, frozen=True):
         fate: Such as ``sent``.
         reason: Why, where the fate does not say it.
         message_id: Of the message that was sent.
+        digest: What tells an alert that is held.
     """
 
     fate: Fate
     reason: str = ""
     message_id: int | None = None
+    digest: Digest | None = None
 
 
 class Deliver(Protocol):
@@ -65,6 +69,21 @@ class Deliver(Protocol):
         """
 
 
+class Summarize(Protocol):
+    """Tells a person several alerts that were held, as one message."""
+
+    async def __call__(
+        self, user_id: int, held: Sequence[Alert], *, again: bool
+    ) -> Decision:
+        """Return what became of the message; as `Deliver`.
+
+        Args:
+            user_id: The person.
+            held: The alerts, in their order; at least one.
+            again: She may have the message already.
+        """
+
+
 class Courier:
     """Delivers what is in the queue; `run` it in a task, in any number of processes.
 
@@ -78,6 +97,10 @@ class Courier:
        is the one reason for a second copy.
     4. The fate is committed, then the queue is told.
 
+    An alert that is held is told by a digest: a row that is due later, and is delivered
+    as the others are. Both are one transaction. Before a digest is told it is closed;
+    an alert that comes too late for it is judged again.
+
     Args:
         queue: Where from.
         log: What is due, and the fates.
@@ -85,6 +108,7 @@ class Courier:
             hands of a courier that does not know it.
         deliver: Sends.
         clock: Tells when an alert was delivered, and sleeps.
+        summarize: Sends what was held; None where nothing ever is.
 
     Attributes:
         queue: As given.
@@ -99,6 +123,7 @@ class Courier:
         home: Home,
         deliver: Deliver,
         clock: Clock,
+        summarize: Summarize | None = None,
     ) -> None:
         self.queue = queue
         self.latency = Histogram()
@@ -106,6 +131,7 @@ class Courier:
         self._log = log
         self._home = home
         self._deliver = deliver
+        self._summarize = summarize
         self._clock = clock
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
@@ -134,28 +160,69 @@ class Courier:
                 raise _later(error) from None
             again = message.uncertain or row.home != home
             self.again += again
-            await self._settle(row, await self._decide(row, message, again=again))
+            while not await self._end(row, message, home, again=again):
+                await self._clock.sleep(_AGAIN)
+
+    async def _end(
+        self, row: AlertRow, message: Message[Entry], home: str, *, again: bool
+    ) -> bool:
+        """Deliver an alert and commit its fate; False: judge it once more, soon."""
+        decision = await self._decide(row, message, again=again)
+        if decision.digest is None:
+            await self._settle(row, decision)
+            return True
+        try:
+            held = await self._log.hold(row, decision.digest, home)
+        except SourceError:
+            return False
+        if held:
+            # Redis may be away: the sweep puts it in when it is due.
+            with suppress(*TRANSIENT_ERRORS):
+                due = decision.digest
+                await enqueue(self.queue, [due], at=due.due_at)
+        return held
 
     async def _decide(
         self, row: AlertRow, message: Message[Entry], *, again: bool
     ) -> Decision:
         try:
-            alert = row.alert()
+            alerts = await self._told_by(row)
         except ValueError as error:
             # It costs no other alert of the person.
             return Decision(Fate.FAILED, f"damaged: {error}")
+        except SourceError as error:
+            raise _later(error) from None
         try:
-            decision = await self._deliver(alert, again=again)
+            if row.kind != DIGEST:
+                decision = await self._deliver(alerts[0], again=again)
+            elif alerts and self._summarize is not None:
+                decision = await self._summarize(row.user_id, alerts, again=again)
+            else:
+                decision = Decision(Fate.WITHDRAWN, "nothing is held for it")
         except RateLimited:
             raise
+        except SourceError as error:
+            # The database is away, and nothing is wrong with the alert.
+            raise _later(error) from None
         except Exception as error:
             if isinstance(error, Undeliverable) or message.attempt >= ATTEMPTS:
                 # Before the queue gives it up: without a fate it would be due again.
                 reason = f"{type(error).__name__}: {error}"
                 await self._settle(row, Decision(Fate.FAILED, reason))
             raise
-        self.latency.observe(self._clock.now() - alert.seen_at)
+        if row.kind != DIGEST:
+            self.latency.observe(self._clock.now() - alerts[0].seen_at)
         return decision
+
+    async def _told_by(self, row: AlertRow) -> list[Alert]:
+        """Return what a row tells: itself, or what is held for a digest."""
+        if row.kind != DIGEST:
+            return [row.alert()]
+        alerts = []
+        for each in await self._log.close(row):
+            with suppress(ValueError):  # a damaged one costs no other
+                alerts.append(each.alert())
+        return alerts
 
     async def _settle(self, row: AlertRow, decision: Decision) -> None:
         """Commit a fate, through outages: without it the alert would be sent again."""

@@ -82,11 +82,18 @@ class Due(Protocol):
         """The market's condition id; likewise."""
 
 
-async def enqueue(queue: Queue[Entry], due: Iterable[Due]) -> None:
+async def enqueue(
+    queue: Queue[Entry], due: Iterable[Due], *, at: float | None = None
+) -> None:
     """Put alerts into the queue in their order; those that it knows are left out.
 
     The people who are told of the same thing are one call. Cancelled or failed, a part
     is put in; the whole call may be repeated.
+
+    Args:
+        queue: Where to.
+        due: The alerts.
+        at: When they are handed out, seconds since 1970; None: at once.
 
     Raises:
         OddswireError: The server cannot be asked, or refuses.
@@ -101,6 +108,7 @@ async def enqueue(queue: Queue[Entry], due: Iterable[Due]) -> None:
         await queue.enqueue_many(
             dict.fromkeys(people, entry),
             dedup_id=f"{where.shard}:{where.n}:{where.place}",
+            at=at,
             kind=kind,
             key=market,
         )

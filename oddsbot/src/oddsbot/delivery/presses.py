@@ -57,6 +57,10 @@ class Action(IntEnum):
     MUTE = 55  # argument: minutes; 0 ends it
     QUIET_OTHER = 56
     ODDS = 57  # argument: how prices are shown
+    LIMITS = 58
+    PER_MINUTE = 59  # argument: alerts of a market in a minute; 0: all
+    LEAST_MOVE = 63  # argument: the smallest move that is told, in cents
+    EXPORT = 64
 
     # The bot and the person.
     HELP = 60

@@ -46,6 +46,8 @@ def text_of(
         what = (
             f"{'up' if above else 'down'} {size} from {plain(alert.reference, _NUMBER)}"
         )
+        if alert.within is not None:
+            what += f" within {plain(alert.within // 60, _NUMBER)} min"
     else:
         what = f"{alert.direction} {plain(alert.level, _NUMBER)}"
     return f"{outcome} {what}: {side} {plain(alert.price, _NUMBER)}, {market} ({when})"

@@ -3,7 +3,7 @@
 from oddsbot.store.database import open_database, revision_of, upgrade
 from oddsbot.store.followers import SqlFollowers
 from oddsbot.store.handled import once
-from oddsbot.store.log import AlertLog, AlertRow, Fate, Place
+from oddsbot.store.log import DIGEST, AlertLog, AlertRow, Digest, Fate, Place
 from oddsbot.store.rules import (
     AlreadyHandled,
     OtherOwner,
@@ -15,6 +15,7 @@ from oddsbot.store.rules import (
     kind_of,
 )
 from oddsbot.store.source import SqlSource
+from oddsbot.store.tenant import Tenant
 from oddsbot.store.user import (
     CONVERSATION_STEPS,
     MAX_MARKETS,
@@ -33,12 +34,14 @@ from oddsbot.store.user import (
 
 __all__ = [
     "CONVERSATION_STEPS",
+    "DIGEST",
     "MAX_MARKETS",
     "MAX_WALLETS",
     "AlertLog",
     "AlertRow",
     "AlreadyHandled",
     "Conversation",
+    "Digest",
     "Display",
     "Fate",
     "Kind",
@@ -53,6 +56,7 @@ __all__ = [
     "SqlRules",
     "SqlSource",
     "StoredRule",
+    "Tenant",
     "Thresholds",
     "TrackedWallet",
     "UnknownUser",

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from sqlalchemy import BigInteger, String, Text, func, select, tuple_, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from oddsbot.alerts import Alert
 from oddsbot.store.database import failure, to_its_end
-from oddsbot.store.recordset import as_rows, recordset
+from oddsbot.store.recordset import as_rows, insert_into, recordset
 from oddsbot.store.tables import alerts
 from oddswire.clock import SystemClock
 from oddswire.errors import SourceUnavailable
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from oddswire.clock import Clock
 
 _LONGEST_REASON = 256
+_OPEN, _CLOSED = '{"closed":false}', '{"closed":true}'
+DIGEST = "digest"
+"""The kind and the shard of a row that tells several held alerts as one message."""
 _decoder = msgspec.json.Decoder(Alert)
 
 
@@ -55,6 +59,34 @@ class Place(msgspec.Struct, frozen=True, order=True):
     shard: str
     n: int
     place: int
+
+
+class Digest(msgspec.Struct, frozen=True, kw_only=True):
+    """One message instead of several; a row of its own, due when nothing more joins it.
+
+    Attributes:
+        user_id: Whom to tell.
+        id: Unique among the person's alerts; the held alerts name it as their reason.
+        market: The condition id of the market that they are about.
+        due_at: Seconds since 1970.
+    """
+
+    user_id: int
+    id: str
+    market: str
+    due_at: int
+
+    @property
+    def kind(self) -> str:
+        """What the queue can be paused by."""
+        return DIGEST
+
+    @property
+    def where(self) -> Place:
+        """Its place: among all digests of the person by when it is due."""
+        digest = hashlib.sha256(self.id.encode()).digest()
+        # Two markets may have one that is due in the same second.
+        return Place(DIGEST, self.due_at, int.from_bytes(digest[:4], "big") >> 1)
 
 
 class AlertRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,12 +280,114 @@ class AlertLog:
             for each, done in batch:
                 done.set_result((each.user_id, each.id) in settled)
 
+    # --- several as one
+
+    @to_its_end
+    async def hold(self, row: AlertRow, digest: Digest, home: str) -> bool:
+        """Hold an alert back: a digest tells it with others; one transaction.
+
+        May be repeated after an error.
+
+        Args:
+            row: The alert.
+            digest: The row that tells it; made, where it is not there yet.
+            home: The Redis that the digest is to be queued in.
+
+        Returns:
+            False when the digest is being told already: the alert is as it was.
+
+        Raises:
+            SourceError: The database failed; the outcome says what that means.
+        """
+        now, where = int(self._clock.now() * 1000), digest.where
+        held = (
+            update(alerts)
+            .where(alerts.c.user_id == row.user_id, alerts.c.id == row.id)
+            .where(alerts.c.fate.is_(None))
+            .values(fate=Fate.HELD.value, reason=digest.id, settled_at=now)
+        )
+        opened = insert_into(self._engine.dialect.name, alerts).values(
+            user_id=digest.user_id, id=digest.id, rule_id="", kind=DIGEST,
+            market=digest.market, data=_OPEN, at=now, seen_at=now,
+            due_at=digest.due_at * 1000, shard=where.shard, epoch=0, n=where.n,
+            place=where.place, home=home,
+        )  # fmt: skip
+        # The update locks the row: whoever closes it waits for this commit, or has
+        # closed it before, and then nothing is updated.
+        opened = opened.on_conflict_do_update(
+            index_elements=[alerts.c.user_id, alerts.c.id],
+            set_={"data": _OPEN},
+            where=alerts.c.fate.is_(None) & (alerts.c.data == _OPEN),
+        )
+        try:
+            async with self._engine.begin() as connection:
+                if not (await connection.execute(held)).rowcount:
+                    return True  # it has a fate, or is not there any more
+                joined = await connection.execute(opened.returning(alerts.c.id))
+                if joined.first() is None:
+                    await connection.rollback()
+                    return False
+        except IntegrityError:
+            return True  # the person was erased meanwhile
+        except (SQLAlchemyError, OSError) as error:
+            raise failure(error) from None
+        return True
+
+    @to_its_end
+    async def close(self, row: AlertRow) -> list[AlertRow]:
+        """Let nothing more into a digest; return what it tells, in its order.
+
+        May be repeated; the answer is the same then.
+
+        Raises:
+            SourceError: The database failed.
+        """
+        closed = (
+            update(alerts)
+            .where(alerts.c.user_id == row.user_id, alerts.c.id == row.id)
+            .values(data=_CLOSED)
+        )
+        try:
+            async with self._engine.begin() as connection:
+                await connection.execute(closed)
+        except (SQLAlchemyError, OSError) as error:
+            raise failure(error) from None
+        query = select(alerts).where(
+            alerts.c.user_id == row.user_id,
+            alerts.c.fate == Fate.HELD.value,
+            alerts.c.reason == row.id,
+        )
+        order = alerts.c.due_at, alerts.c.shard, alerts.c.n, alerts.c.place
+        return await self._read(query.order_by(*order))
+
+    @to_its_end
+    async def told(self, user_id: int, market: str, since: float) -> int:
+        """Return how many alerts of a market a person was sent since a moment.
+
+        Raises:
+            SourceUnavailable: The database cannot be read.
+        """
+        query = select(func.count()).where(
+            alerts.c.user_id == user_id,
+            alerts.c.market == market,
+            alerts.c.fate == Fate.SENT.value,
+            alerts.c.kind != DIGEST,
+            alerts.c.settled_at >= int(since * 1000),
+        )
+        try:
+            async with self._engine.connect() as connection:
+                return (await connection.execute(query)).scalar_one()
+        except (SQLAlchemyError, OSError) as error:
+            raise SourceUnavailable(*failure(error).args) from None
+
     # --- looking back
 
     async def history(
         self, user_id: int, *, since: float = 0.0, skip: int = 0, limit: int = 50
     ) -> list[AlertRow]:
         """Return a person's newest alerts, whatever became of them, the newest first.
+
+        A digest is none: the alerts that it told are there themselves.
 
         Args:
             user_id: Whose.
@@ -265,10 +399,19 @@ class AlertLog:
             SourceUnavailable: The database cannot be read.
         """
         query = select(alerts).where(
-            alerts.c.user_id == user_id, alerts.c.due_at >= int(since * 1000)
+            alerts.c.user_id == user_id,
+            alerts.c.due_at >= int(since * 1000),
+            alerts.c.kind != DIGEST,
         )
         newest = alerts.c.due_at.desc(), alerts.c.n.desc(), alerts.c.place.desc()
         return await self._read(query.order_by(*newest).offset(skip).limit(limit))
+
+    async def page(
+        self, user_id: int, *, after: str = "", limit: int = 1_000
+    ) -> list[AlertRow]:
+        """Return all rows of a person by their ids, at most `limit` above one."""
+        query = select(alerts).where(alerts.c.user_id == user_id, alerts.c.id > after)
+        return await self._read(query.order_by(alerts.c.id).limit(limit))
 
     @to_its_end
     async def fates(
@@ -282,7 +425,7 @@ class AlertLog:
         """Return how many alerts have which fate; None: they are due.
 
         Args:
-            user_id: Only hers; None: of all people.
+            user_id: Only hers, without digests; None: of all people, digests too.
             since: Only those that were due from then on, seconds since 1970.
             rule_id: Only of this rule.
             market: Only of this market, by its condition id.
@@ -298,6 +441,8 @@ class AlertLog:
         ):
             if wanted is not None:
                 query = query.where(column == wanted)
+        if user_id is not None:
+            query = query.where(alerts.c.kind != DIGEST)
         if since:
             query = query.where(alerts.c.due_at >= int(since * 1000))
         try:

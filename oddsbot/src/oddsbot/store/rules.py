@@ -393,7 +393,8 @@ async def _remove_at(
 
 
 _BEGINNING: dict[str, Any] = {
-    "armed": None, "ref": None, "fired_at": None, "ended": False, "round": None,
+    "armed": None, "armed_fall": None, "ref": None, "fired_at": None, "ended": False,
+    "round": None,
 }  # fmt: skip
 
 
@@ -421,6 +422,7 @@ def _state(row: Any) -> RuleState:
     return RuleState(
         n=row.n,
         armed=row.armed,
+        armed_fall=row.armed_fall,
         reference=reference,
         fired_at=row.fired_at,
         ended=row.ended,

@@ -65,6 +65,7 @@ rules = Table(
     Column("revision", BigInteger, nullable=False),
     Column("n", BigInteger, nullable=False),
     Column("armed", Boolean),
+    Column("armed_fall", Boolean),
     Column("ref", Text),
     Column("fired_at", BigInteger),
     Column("ended", Boolean, nullable=False),
@@ -123,7 +124,8 @@ watchers = Table(
     Column("whole_from", BigInteger),
 )
 
-# The last tick of each asset that an owner judged and that changed something.
+# The last tick of each asset that an owner judged and that changed something. `history`
+# is what its prices were up to there, where moves within a time are watched.
 seen = Table(
     f"{PREFIX}seen",
     metadata,
@@ -133,6 +135,7 @@ seen = Table(
     Column("ordinal", Integer, nullable=False),
     Column("bid", Text),
     Column("ask", Text),
+    Column("history", Text),
 )
 
 # What was due, in the order (shard, n, place) for each person, and what became of it.
@@ -180,6 +183,14 @@ followers = Table(
     _of_user(primary_key=True),
     Column("market", String(128), primary_key=True),
     Index(f"{PREFIX}followers_market", "market"),
+)
+
+# One row: the bot that the people belong to.
+tenant = Table(
+    f"{PREFIX}tenant",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("bot_id", BigInteger, nullable=False),
 )
 
 # Updates that had an effect, for two days: the effect and this row are one commit.

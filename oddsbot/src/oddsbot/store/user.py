@@ -2,6 +2,8 @@
 
 All fields but the last two are kept until she deletes them; those end with the
 conversation. Money is in US dollars, prices in 0 to 1, times in minutes of her own day.
+Of a market she gets `per_minute` alerts a minute, and the others as one message; 0: no
+limit.
 """
 
 from __future__ import annotations
@@ -67,9 +69,9 @@ class Notifications(msgspec.Struct):
 
 
 class Thresholds(msgspec.Struct):
-    """What is too small to tell her of."""
+    """What is too small to tell her of; a move of a price, and dollars."""
 
-    price_change: Share = 0.05
+    price_change: Share = 0.0
     position: Money = 100.0
     transaction: Money = 100.0
 
@@ -135,6 +137,7 @@ class UserSession(Record):
         Collection(MAX_MARKETS, index="market"),
     ] = field(default_factory=dict)
     muted_until: Annotated[int, Meta(ge=0)] = 0
+    per_minute: Annotated[int, Meta(ge=0)] = 0
     conversation: Annotated[Conversation, Expiring()] = field(
         default_factory=Conversation
     )

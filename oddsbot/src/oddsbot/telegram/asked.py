@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import msgspec
 
-from oddsbot.alerts import Direction, Unit
+from oddsbot.alerts import TIMES, Direction, Unit
 
 _LONGEST = 200
 # Not "up" and "down": these are names of outcomes.
@@ -18,9 +18,15 @@ _NUMBER = re.compile(
     r"\s*(?P<unit>¢|c|ct|cents?|%|percent)?\Z",
     re.IGNORECASE,
 )
+_TIME = re.compile(
+    r"\s+in\s+(?P<number>[0-9]{1,6})\s*"
+    r"(?P<unit>m|min|minutes?|h|hours?|d|days?)\Z",
+    re.IGNORECASE,
+)
+_SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
 _OPERATOR = re.compile(r"(>=|<=|[<>≥≤])")
 _MOST_CENTS, _MOST_PERCENT = 99, 1_000
-EXAMPLES = "/alert 65 · /alert yes > 65 · /alert 5% · /alert 5c"
+EXAMPLES = "/alert 65 · /alert yes > 65 · /alert 5% · /alert 5c in 15m"
 
 
 class AskedError(ValueError):
@@ -47,11 +53,13 @@ class Move(msgspec.Struct, frozen=True):
     Attributes:
         by: In `unit`.
         outcome: As she wrote it; empty: the first.
+        within: In how many seconds; None: however long it takes.
     """
 
     by: Decimal
     unit: Unit
     outcome: str = ""
+    within: int | None = None
 
 
 def parse_asked(text: str) -> Level | Move:
@@ -59,13 +67,17 @@ def parse_asked(text: str) -> Level | Move:
 
     ``65``, ``0.65``: a price; the way is from where it is now. ``> 65``, ``below 40¢``:
     a price and the way. ``5%``, ``5c``: a move from now, in percent of the price or in
-    cents. The name of the outcome comes first, where it is not the first one.
+    cents; ``5c in 15m``: a move within a time. The name of the outcome comes first,
+    where it is not the first one.
 
     Raises:
         AskedError: There is no number, or none that a price can be.
     """
     if len(text) > _LONGEST:
         raise AskedError(f"That is too long. Write it like {EXAMPLES}.")
+    time = _TIME.search(text)
+    within = None if time is None else _seconds_of(time)
+    text = text if time is None else text[: time.start()]
     words = _OPERATOR.sub(r" \1 ", text).split()
     number, words = _number_of(words)
     direction = None
@@ -76,7 +88,9 @@ def parse_asked(text: str) -> Level | Move:
     value = Decimal(number["number"].replace(",", "."))
     unit = (number["unit"] or "").lower()
     if direction is None and (unit or number["sign"]):
-        return _move(value, unit, outcome)
+        return _move(value, unit, outcome, within)
+    if within is not None:
+        raise AskedError("A time goes with a move: /alert 5c in 15m.")
     return Level(_price(value, unit), direction, outcome)
 
 
@@ -86,12 +100,14 @@ def _number_of(words: list[str]) -> tuple[re.Match[str], list[str]]:
         found = _NUMBER.match(" ".join(words[-count:])) if words[-count:] else None
         if found:
             return found, words[:-count]
-    if any(word.lower() == "in" for word in words):
-        raise AskedError(
-            "A move within a time is not watched. /alert 5c tells you when the price "
-            "has gone 5¢ from where it is now."
-        )
     raise AskedError(f"I need a price or a size. Write it like {EXAMPLES}.")
+
+
+def _seconds_of(time: re.Match[str]) -> int:
+    seconds = int(time["number"]) * _SECONDS[time["unit"][0].lower()]
+    if seconds not in TIMES:
+        raise AskedError("A move is watched in 5m, 15m, 1h or 24h: /alert 5c in 15m.")
+    return seconds
 
 
 def _price(value: Decimal, unit: str) -> Decimal:
@@ -107,10 +123,10 @@ def _price(value: Decimal, unit: str) -> Decimal:
     return price
 
 
-def _move(value: Decimal, unit: str, outcome: str) -> Move:
+def _move(value: Decimal, unit: str, outcome: str, within: int | None) -> Move:
     percent = unit in {"%", "percent"}
     most = _MOST_PERCENT if percent else _MOST_CENTS
     if not 1 <= value <= most:
         named = f"1 to {most:,} percent" if percent else f"1 to {most} cents"
         raise AskedError(f"A move is {named}. Write it like {EXAMPLES}.")
-    return Move(value, Unit.PERCENT if percent else Unit.CENTS, outcome)
+    return Move(value, Unit.PERCENT if percent else Unit.CENTS, outcome, within)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import (
     BufferedInputFile,
-    CopyTextButton,
     InlineKeyboardButton,
     InlineKeyboardMarkup,
     InputMediaPhoto,
@@ -53,9 +53,18 @@ class TelegramChat:
         Raises:
             TelegramAPIError: Telegram refused it, or could not be asked.
         """
-        keyboard = self._keyboard(card, user_id)
+        keyboard = await self._keyboard(card, user_id)
         entities = _entities(card)
-        if card.photo is None:
+        if card.file is not None:
+            message = await self._bot.send_document(
+                user_id,
+                BufferedInputFile(card.file.data, card.file.name),
+                caption=card.text,
+                caption_entities=entities,
+                reply_markup=keyboard,
+                disable_notification=card.silent,
+            )
+        elif card.photo is None:
             message = await self._bot.send_message(
                 user_id,
                 card.text,
@@ -83,7 +92,7 @@ class TelegramChat:
             TelegramAPIError: As `send`.
         """
         chat, number = message.chat.id, message.message_id
-        keyboard, entities = self._keyboard(card, chat), _entities(card)
+        keyboard, entities = await self._keyboard(card, chat), _entities(card)
         try:
             if card.photo is None and message.photo is None:
                 await self._bot.edit_message_text(
@@ -127,22 +136,32 @@ class TelegramChat:
             with suppress(OddswireError):
                 await self._cache.set(_key(photo), message.photo[-1].file_id)
 
-    def _keyboard(self, card: Card, person: int) -> InlineKeyboardMarkup | None:
+    async def _keyboard(self, card: Card, person: int) -> InlineKeyboardMarkup | None:
         if not card.buttons:
             return None
-        rows = [[self._button(each, person) for each in row] for row in card.buttons]
+        name = ""
+        if any(each.share is not None for row in card.buttons for each in row):
+            name = (await self._bot.me()).username or ""  # asked for once
+        rows = [
+            [self._button(each, person, name) for each in row] for row in card.buttons
+        ]
         return InlineKeyboardMarkup(inline_keyboard=rows)
 
-    def _button(self, button: Button, person: int) -> InlineKeyboardButton:
-        sealed = None
+    def _button(
+        self, button: Button, person: int, username: str
+    ) -> InlineKeyboardButton:
+        sealed, url = None, button.url
+        if button.share is not None:
+            link = f"https://t.me/{username}?start={button.share.start}"
+            query = urlencode({"url": link, "text": button.share.text})
+            url = f"https://t.me/share/url?{query}"
         if button.data is not None:
             press = Press.of(button.data)
             sealed = self._buttons.seal(press, chat=person, person=person)
         return InlineKeyboardButton(
             text=button.text,
             callback_data=sealed,
-            url=button.url,
-            copy_text=None if button.copy is None else CopyTextButton(text=button.copy),
+            url=url,
             style=button.style,
         )
 

@@ -6,17 +6,18 @@ import logging
 import secrets
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from aiogram import BaseMiddleware, Dispatcher
 from aiogram.exceptions import TelegramBadRequest, TelegramForbiddenError
 from aiogram.types import CallbackQuery, Message
 
-from oddsbot.delivery import Card
+from oddsbot.delivery import Action, Card, Press
 from oddsbot.polymarket import PolymarketError
 from oddsbot.telegram.asked import AskedError
 from oddsbot.telegram.buttons import NotOurs
 from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
-from oddsbot.telegram.text import cut
+from oddsbot.telegram.text import cut, earlier
 from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.errors import (
     InvalidationNotConfirmed,
@@ -35,9 +36,24 @@ if TYPE_CHECKING:
     from oddsbot.telegram.buttons import Buttons
     from oddsbot.telegram.chat import TelegramChat
     from oddsbot.telegram.services import Services
+    from oddswire.clock import Clock
 
 _log = logging.getLogger("oddsbot.telegram")
 _SAID = 200
+_EARLIER = 600.0
+_CONVERSATION = frozenset(
+    {
+        Action.FIND,
+        Action.FOUND,
+        Action.TOP,
+        Action.NEW,
+        Action.SET_OTHER,
+        Action.CHANGE_OTHER,
+        Action.QUIET_OTHER,
+        Action.ZONE,
+        Action.CANCEL,
+    }
+)
 # The queue hands these out again. Anything else would fail again, and hold up the
 # person.
 _MENDED_BY_WAITING = (
@@ -61,8 +77,9 @@ def dispatcher_for(
     """
     dispatcher = Dispatcher(storage=storage, services=services)
     dispatcher.callback_query.outer_middleware(_Opening(buttons))
-    dispatcher.message.middleware(_Answering(services.chat))
-    dispatcher.callback_query.middleware(_Answering(services.chat))
+    answering = _Answering(services.chat, services.clock)
+    dispatcher.message.middleware(answering)
+    dispatcher.callback_query.middleware(answering)
     dispatcher.include_routers(*routers)
     return dispatcher
 
@@ -97,10 +114,16 @@ class _Answering(BaseMiddleware):
 
     What waiting mends (Redis or the database is away) is raised: the queue hands the
     update out again.
+
+    What was asked ten minutes ago or more, before an outage, is answered as it is now,
+    and the answer says so. A press that continues a conversation is asked for again:
+    the person has long gone on. Telegram does not say when a button was pressed, so the
+    time that a press waited in our queue counts.
     """
 
-    def __init__(self, chat: TelegramChat) -> None:
+    def __init__(self, chat: TelegramChat, clock: Clock) -> None:
         self._chat = chat
+        self._clock = clock
 
     async def __call__(
         self,
@@ -108,7 +131,11 @@ class _Answering(BaseMiddleware):
         event: TelegramObject,
         data: dict[str, Any],
     ) -> Any:
+        asked = _asked_at(event, data)
+        late = asked is not None and self._clock.now() - asked > _EARLIER
         try:
+            if late and _goes_on(data):
+                raise AskedError(errors.EARLIER_PRESS)  # noqa: TRY301 - as any other
             answer = await handler(event, data)
         except AskedError as error:
             answer = _sentence(event, str(error))
@@ -118,6 +145,8 @@ class _Answering(BaseMiddleware):
             raise
         except Exception:  # noqa: BLE001 - said to the person, and logged with its number
             answer = _sentence(event, "", errors.bug_card(_number()))
+        if late and asked is not None:
+            answer = _late(answer, int(asked))
         try:
             if isinstance(event, Message) and isinstance(answer, Card):
                 await self._chat.send(event.chat.id, answer)
@@ -140,6 +169,32 @@ class _Answering(BaseMiddleware):
         if pressed.new is not None:
             await self._chat.send(query.from_user.id, pressed.new)
         await _say(query, pressed.said)
+
+
+def _asked_at(event: TelegramObject, data: dict[str, Any]) -> float | None:
+    """Return when a person asked, Unix seconds; None where nothing says it."""
+    if isinstance(event, Message):
+        return event.date.timestamp()
+    put_at = data.get("put_at")
+    return put_at if isinstance(put_at, float) else None
+
+
+def _goes_on(data: dict[str, Any]) -> bool:
+    """Return whether a press is a step of a conversation."""
+    press = data.get("press")
+    return isinstance(press, Press) and press.action in _CONVERSATION
+
+
+def _late(answer: Any, asked: int) -> Any:
+    """Return an answer that says when it was asked for."""
+    if isinstance(answer, Card):
+        return earlier(answer, asked)
+    if isinstance(answer, Pressed):
+        # Telegram shows no sentence for a press of so long ago.
+        new = answer.new or (errors.sentence_card(answer.said) if answer.said else None)
+        new = None if new is None else earlier(new, asked)
+        return msgspec.structs.replace(answer, new=new)
+    return answer
 
 
 def _number() -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from oddsbot.store import AlertLog, SqlFollowers, StoredRule
     from oddsbot.telegram.chat import TelegramChat
     from oddsbot.telegram.effects import Effects
+    from oddsbot.telegram.export import Export
     from oddsbot.telegram.handles import Handles
     from oddsbot.telegram.people import People
     from oddsbot.telegram.pictures import Pictures
@@ -85,6 +86,7 @@ class Services:
         asked: What a person may ask for in a minute.
         max_rules: Alerts that a person may have.
         erase: Deletes everything of a person.
+        export: Makes files of what that would be.
     """
 
     chat: TelegramChat
@@ -102,3 +104,4 @@ class Services:
     asked: int
     max_rules: int
     erase: Callable[[int], Awaitable[Receipt]]
+    export: Export

@@ -5,10 +5,11 @@ The address of a call has the token in it, and aiohttp's errors have the address
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.exceptions import TelegramNetworkError
+from aiogram.methods.base import Response
 from aiohttp import ClientError, ClientTimeout
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ _MOST = 4 * 1024 * 1024
 
 class BoundedSession(AiohttpSession):
     """Makes calls of the Bot API; follows no redirect, and reads 4 MiB at most."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._answers: dict[Any, Any] = {}
 
     async def make_request(
         self,
@@ -56,6 +61,10 @@ class BoundedSession(AiohttpSession):
             failure = type(error).__name__
         else:
             text = body.decode("utf-8", "replace")
+            # Held: else pydantic makes the type anew after each collection of garbage,
+            # which holds the loop for 3 ms.
+            kind = method.__returning__
+            self._answers.setdefault(kind, Response[kind])  # type: ignore[valid-type]
             answer = self.check_response(
                 bot=bot, method=method, status_code=status, content=text
             )

@@ -8,7 +8,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Self
 
+import msgspec
+
 from oddsbot.delivery import MAX_CAPTION, MAX_TEXT, Card, Entity
+from oddsbot.telegram import figures
 from oddswire.plain import plain
 
 if TYPE_CHECKING:
@@ -99,6 +102,28 @@ class Text:
             photo=photo,
             silent=silent,
         )
+
+
+def earlier(card: Card, at: int) -> Card:
+    """Return a card whose first line says when it was asked for.
+
+    Args:
+        card: The answer.
+        at: Unix seconds.
+    """
+    shown = figures.clock(at * 1000) or "some time"
+    head = Text().add("This is from earlier: you asked at ").moment(at, shown, "wDT")
+    first = head.add(".").card()
+    shift = units(first.text) + 1
+    plain_one = card.photo is None and card.file is None
+    text = cut(f"{first.text}\n{card.text}", MAX_TEXT if plain_one else MAX_CAPTION)
+    moved = [
+        msgspec.structs.replace(entity, offset=entity.offset + shift)
+        for entity in card.entities
+        if shift + entity.offset + entity.length <= units(text)
+    ]
+    entities = (*first.entities, *moved)
+    return msgspec.structs.replace(card, text=text, entities=entities)
 
 
 def quiet(text: object, limit: int = TITLE) -> str:

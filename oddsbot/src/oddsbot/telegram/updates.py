@@ -68,10 +68,12 @@ class Received(msgspec.Struct, frozen=True):
     Attributes:
         body: In JSON.
         flood: Instead of it: the person who asked for too much, and is answered that.
+        at: When it was put into the queue, Unix seconds.
     """
 
     body: str
     flood: int = 0
+    at: float = 0.0
 
 
 UPDATES = QueueKey("updates", Received, retry_base=0.2, retry_cap=10.0, max_attempts=50)
@@ -92,6 +94,7 @@ class UpdateQueue:
         limiter: Counts what a person asks for.
         rules: How much that may be; their key is ``user``.
         prefix: What the keys of this part begin with.
+        clock: Tells when an update came.
     """
 
     def __init__(
@@ -102,7 +105,9 @@ class UpdateQueue:
         limiter: RateLimiter,
         rules: Sequence[Rule],
         prefix: str,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._keys = KeySpace(prefix)
         limiter.add(*rules, _NOTICE)
         self._limiter = limiter
@@ -127,7 +132,7 @@ class UpdateQueue:
             OddswireError: It may or may not be kept; the same one may be put again.
         """
         update_id, person, line = _head(body)
-        received = Received(body)
+        received = Received(body, at=self._clock.now())
         if person and not await self._admits(update_id, person):
             subject = f"{self._bot.id}:{person}"
             told = await self._limiter.hit(_NOTICE.name, user=subject)
@@ -208,7 +213,8 @@ class UpdateQueue:
                 logging.WARNING, "update_unreadable", reason=type(error).__name__
             )
             return
-        await self._dispatcher.feed_update(self._bot, update)
+        put_at = message.value.at or None
+        await self._dispatcher.feed_update(self._bot, update, put_at=put_at)
 
 
 def a_minute(rules: Sequence[Rule]) -> int:

@@ -17,6 +17,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+from msgspec.structs import asdict
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -96,17 +97,20 @@ class Batch:
         states: The rules that changed, with where they stand now, by id.
         alerts: What became due, in order.
         seen: The last judged ticks, by asset.
+        histories: What the prices of these assets were up to there, as text; None: no
+            rule needs it.
         applied: The newest revision of the rules that it was judged by.
         judged: The market's time, ms, up to which ticks were judged; None: no tick
             with a time was.
     """
 
-    __slots__ = ("alerts", "applied", "judged", "seen", "states")
+    __slots__ = ("alerts", "applied", "histories", "judged", "seen", "states")
 
     def __init__(self, applied: int) -> None:
         self.states: dict[str, tuple[Rule, int, RuleState]] = {}
         self.alerts: list[tuple[Alert, int | None]] = []
         self.seen: dict[str, Seen] = {}
+        self.histories: dict[str, str | None] = {}
         self.applied = applied
         self.judged: int | None = None
 
@@ -138,11 +142,13 @@ class Standing(NamedTuple):
         first: Whether nobody has owned the shard before.
         judged: As of `Tenure`.
         seen: Its last judged ticks, by asset.
+        histories: What the prices were up to there, by asset, as text.
     """
 
     first: bool
     judged: int | None
     seen: dict[str, Seen]
+    histories: dict[str, str]
 
 
 class Tenure(msgspec.Struct):
@@ -169,6 +175,7 @@ class _State(msgspec.Struct):
     revision: int
     n: int
     armed: bool | None
+    armed_fall: bool | None
     ref: str | None
     fired_at: int | None
     ended: bool
@@ -268,16 +275,18 @@ class Rounds:
                     .returning(shards.c.epoch, shards.c.n, shards.c.judged)
                 )
                 row = (await connection.execute(counted)).one()
-                rows = await connection.execute(
-                    select(seen).where(seen.c.shard == self.shard)
-                )
+                query = select(seen).where(seen.c.shard == self.shard)
+                rows = (await connection.execute(query)).all()
                 found = {
                     each.asset_id: Seen(
                         each.asset_id, each.at, each.ordinal, each.bid, each.ask
                     )
                     for each in rows
                 }
-                standing = Standing(row.epoch == 1, row.judged, found)
+                histories = {
+                    each.asset_id: each.history for each in rows if each.history
+                }
+                standing = Standing(row.epoch == 1, row.judged, found, histories)
                 if not accept(standing):
                     await connection.rollback()
                     return None
@@ -328,9 +337,12 @@ class Rounds:
                     )
                     written = {(row.user_id, row.id) for row in rows}
                 if batch.seen:
+                    ticked = [
+                        {**asdict(each), "history": batch.histories.get(asset_id)}
+                        for asset_id, each in batch.seen.items()
+                    ]
                     await connection.execute(
-                        self._write_seen,
-                        {**as_rows(list(batch.seen.values())), "shard": self.shard},
+                        self._write_seen, {**as_rows(ticked), "shard": self.shard}
                     )
         except (SQLAlchemyError, OSError) as error:
             raise failure(error) from None
@@ -398,6 +410,7 @@ def _state(rule: Rule, revision: int, state: RuleState) -> _State:
         revision=revision,
         n=state.n,
         armed=state.armed,
+        armed_fall=state.armed_fall,
         ref=None if reference is None else msgspec.json.encode(reference).decode(),
         fired_at=state.fired_at,
         ended=state.ended,
@@ -422,10 +435,10 @@ _LOCK_PEOPLE = (
 def _states_statement(dialect: str) -> Any:
     rows = recordset(
         dialect, "changed",
-        id=String, revision=BigInteger, n=BigInteger, armed=Boolean, ref=Text,
-        fired_at=BigInteger, ended=Boolean,
+        id=String, revision=BigInteger, n=BigInteger, armed=Boolean,
+        armed_fall=Boolean, ref=Text, fired_at=BigInteger, ended=Boolean,
     )  # fmt: skip
-    fields = ("n", "armed", "ref", "fired_at", "ended")
+    fields = ("n", "armed", "armed_fall", "ref", "fired_at", "ended")
     return (
         update(rules)
         .where(rules.c.id == rows.c.id, rules.c.revision == rows.c.revision)
@@ -476,8 +489,9 @@ def _seen_statement(dialect: str) -> Any:
     rows = recordset(
         dialect, "ticked",
         asset_id=String, at=BigInteger, ordinal=Integer, bid=Text, ask=Text,
+        history=Text,
     )  # fmt: skip
-    fields = ("asset_id", "at", "ordinal", "bid", "ask")
+    fields = ("asset_id", "at", "ordinal", "bid", "ask", "history")
     # SQLite needs a condition, or takes ON CONFLICT for a part of a join.
     chosen = select(
         *(rows.c[each] for each in fields), bindparam("shard", type_=String)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from oddsbot.polymarket import MarketResolved
     from oddsbot.store import RuleChanges, StoredRule
 
-    from .commit import Seen
+    from .commit import Seen, Standing
     from .ring import Cut, Ring, Tick
 
 SLICE = 400
@@ -147,17 +147,19 @@ class Judge:
 
     # --- the ticks
 
-    def begin(self, cut: Cut, noted: Mapping[str, Seen]) -> None:
+    def begin(self, cut: Cut, standing: Standing) -> None:
         """Judge as the owner, from where the owner before stopped.
 
         What came before is judged in the order of the market's time: a connection
         begins with the books of its assets in any order.
 
         Args:
-            cut: Where.
-            noted: The last tick of assets, as the database has it. The feed of this
-                process may be behind it: what comes later up to there was judged.
+            cut: Where, in the places of this process.
+            standing: Where, as the database has it. The feed of this process may be
+                behind the last ticks that it has: what comes later up to there was
+                judged.
         """
+        noted = standing.seen
         self._owning = True
         self.cursor = self._begin_at = self._judged_until = 0
         self._last.clear()
@@ -166,8 +168,10 @@ class Judge:
         self._backlog = _waiting(self._ring, cut.places)
         self.batch = Batch(self.revision)
         self._unnoted.clear()
+        self._alerts.restore(standing.histories, standing.judged or 0)
         for tick in cut.late:
-            self._judge(tick)
+            # Those before it were forgotten.
+            self._judge(tick, held=0)
 
     def end(self) -> None:
         """Be a standby's again."""
@@ -242,9 +246,10 @@ class Judge:
         del self._behind[tick.quote.asset_id]
         return False
 
-    def _judge(self, tick: Tick) -> None:
+    def _judge(self, tick: Tick, held: int | None = None) -> None:
         asset = tick.quote.asset_id
-        found = self._alerts.on_quote(tick.quote, tick.seen_at)
+        held = tick.held if held is None else held
+        found = self._alerts.on_quote(tick.quote, tick.seen_at, held)
         changed = self._alerts.take_changes()
         if not (found or changed):
             if asset in self._noted:
@@ -258,8 +263,18 @@ class Judge:
         for alert in found:
             known = self._known[alert.rule_id]
             self.batch.alerts.append((alert, known.revision))
-        self.batch.seen[asset] = tick.seen()
+        self._note(tick)
         self._unnoted.pop(asset, None)
+
+    def _note(self, tick: Tick) -> None:
+        """Have the round write the last tick of an asset, and what its prices were.
+
+        They belong together: a next owner judges from behind this tick, by the prices
+        up to it.
+        """
+        asset = tick.quote.asset_id
+        self.batch.seen[asset] = tick.seen()
+        self.batch.histories[asset] = self._alerts.history(asset)
 
     def _begin(self, place: int) -> bool:
         """Begin to judge some of the rules that this process heard of before a place.
@@ -298,7 +313,7 @@ class Judge:
             tick = self._last.get(asset) or self._ring.last.get(asset)
             if tick is not None and tick.place < place:
                 self._judge(tick)
-                self.batch.seen[asset] = tick.seen()
+                self._note(tick)
         return done
 
     def resolve(self, event: MarketResolved, seen_at: float) -> None:
@@ -313,8 +328,8 @@ class Judge:
 
     def note(self) -> None:
         """Have the next round say how far quiet assets were judged."""
-        for asset, tick in self._unnoted.items():
-            self.batch.seen.setdefault(asset, tick.seen())
+        for tick in self._unnoted.values():
+            self._note(tick)
         self._unnoted.clear()
 
     def take_batch(self) -> Batch:

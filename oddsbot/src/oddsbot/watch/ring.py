@@ -33,12 +33,15 @@ class Tick(msgspec.Struct, frozen=True, gc=False):
         seen_at: When this process saw it, in seconds.
         ordinal: Which of the asset's ticks of this millisecond it is, from 0.
         place: Its number in this process.
+        held: Where ticks may be missing before it: up to when the one before is known
+            to have stood, in the market's time, ms; None: until this one.
     """
 
     quote: Quote
     seen_at: float
     ordinal: int
     place: int
+    held: int | None = None
 
     def seen(self) -> Seen:
         """Return what the database keeps of it."""
@@ -112,13 +115,15 @@ class Ring:
         """Return how many ticks are kept."""
         return len(self._ticks)
 
-    def add(self, quote: Quote, seen_at: float) -> Tick:
-        """Keep a tick."""
+    def add(self, quote: Quote, seen_at: float, held: int | None = None) -> Tick:
+        """Keep a tick; `held` as of `Tick`."""
         before = self.last.get(quote.asset_id)
         ordinal = 0
+        if before is None and held is None:
+            held = 0
         if before is not None and before.quote.at == quote.at:
             ordinal = before.ordinal + 1
-        tick = Tick(quote, seen_at, ordinal, self.end)
+        tick = Tick(quote, seen_at, ordinal, self.end, held)
         self.end += 1
         self._ticks.append(tick)
         self.last[quote.asset_id] = tick

@@ -195,9 +195,10 @@ class Shard:
         self._subscribed: set[str] = set()
         # Infinite while a connection is lost, as far as its events say.
         self._up_since = math.inf
-        # Assets without a quote since their connection came up, and the latest market
-        # time of those first quotes: from there on the ring is whole.
-        self._awaited: set[str] = set()
+        # Assets without a quote since their connection came up, each with the market's
+        # time up to which the one before told of it; and the latest market time of
+        # those first quotes: from there on the ring is whole.
+        self._awaited: dict[str, int] = {}
         self._first_quotes_at = 0
         self._progress = asyncio.Condition()
         # --- the rules: None until they are loaded, and after a round that failed
@@ -291,7 +292,7 @@ class Shard:
                 return
             case Disconnected():
                 self._up_since = math.inf
-                self._awaited |= set(event.assets or self._subscribed)
+                self._await(event.assets or self._subscribed)
                 return
             case Gap():
                 self.feed_gaps += 1
@@ -313,8 +314,8 @@ class Shard:
     def _take_tick(self, tick: Tick, now: float) -> None:
         quote = tick.quote
         asset = quote.asset_id
-        if asset in self._awaited:
-            self._awaited.discard(asset)
+        held = self._awaited.pop(asset, None)
+        if held is not None:
             self._first_quotes_at = max(self._first_quotes_at, quote.at or 0)
         if self._order.is_outdated(quote, now):
             self.outdated += 1
@@ -323,18 +324,23 @@ class Shard:
                 # The stream did not tell of it: what else it did not tell is unknown.
                 self.ring.interrupt((asset,))
                 self._first_quotes_at = max(self._first_quotes_at, quote.at or 0)
+                held = held or 0
             self._tops[asset] = quote.bid, quote.ask
             self.ticks += 1
-            self.ring.add(quote, now)
+            self.ring.add(quote, now, held)
             if self.owning:
                 self._hooks.on_tick(quote)
 
     def _await_quotes(self, assets: Iterable[str]) -> None:
         """Note that ticks of assets may be missing up to the next quote of each."""
         self.ring.interrupt(assets)
-        self._awaited |= set(assets)
+        self._await(assets)
         # Those of a connection that tells nothing are whole from now on at the best.
         self._first_quotes_at = max(self._first_quotes_at, self.seen_until)
+
+    def _await(self, assets: Iterable[str]) -> None:
+        for asset in assets:
+            self._awaited.setdefault(asset, self.seen_until)
 
     def _whole_from(self) -> float:
         """Return the market's time from which on the ring has each tick."""
@@ -424,7 +430,8 @@ class Shard:
         if now - before:
             await self._feed.subscribe(*sorted(now - before))
         if before - now:
-            self._awaited -= before - now
+            for asset in before - now:
+                self._awaited.pop(asset, None)
             await self._feed.unsubscribe(*sorted(before - now))
 
     async def _beat(self) -> None:
@@ -591,7 +598,7 @@ class Shard:
             # No await from here on: each tick is either in the ring, or comes later.
             judge.apply(tenure.changes)
             cut = self._cut(tenure.standing)
-            judge.begin(cut, tenure.standing.seen)
+            judge.begin(cut, tenure.standing)
             self._n = tenure.n
             self._committed = 0
             self._tenure = tenure

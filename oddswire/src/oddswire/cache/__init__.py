@@ -3,9 +3,8 @@
 from oddswire.cache._cache import Cache
 from oddswire.cache._hot import WarmReport
 from oddswire.cache.decorator import Cached
-from oddswire.cache.entry import Entry
+from oddswire.cache.entry import Entry, EntryOptions, LoadContext
 from oddswire.cache.namespace import Adaptive, Namespace
-from oddswire.cache.options import EntryOptions, LoadContext
 from oddswire.cache.statistics import CacheStats
 
 __all__ = [

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from oddswire.cache._flight import Flight
     from oddswire.cache._l1 import Item
     from oddswire.cache._loader import Loader
-    from oddswire.cache.options import LoadRequest
+    from oddswire.cache.entry import LoadRequest
 
 # Values of a batch that are stored in one turn of the loop.
 _AT_ONCE = 8

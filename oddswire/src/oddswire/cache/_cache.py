@@ -34,9 +34,8 @@ from oddswire.cache._size_limit import SizeLimiter
 from oddswire.cache._tags import TagVersions
 from oddswire.cache._tracking import TrackingConnection
 from oddswire.cache.decorator import Cached, field_text, returned_type
-from oddswire.cache.entry import Entry
+from oddswire.cache.entry import Entry, EntryOptions, LoadRequest
 from oddswire.cache.namespace import check_ttl
-from oddswire.cache.options import EntryOptions, LoadRequest
 from oddswire.cache.statistics import CacheStats, total
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock

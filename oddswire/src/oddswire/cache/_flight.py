@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from oddswire.cache._l1 import Item
     from oddswire.cache._tag_version import Snapshot
-    from oddswire.cache.options import LoadRequest
+    from oddswire.cache.entry import LoadRequest
     from oddswire.errors import OddswireError
 
 
@@ -28,17 +28,18 @@ class Flight:
         token: What its lease holds.
         began: By the boot-time clock.
         invalidation_epoch: `TagVersions.invalidations` when it began.
-        known_header: Beginning of the record that it is to replace; None: none is
-            known. A look passes over that record, and finds any newer one.
+        known_header: The first bytes of the record that it is to replace; None: none is
+            known. A look treats that record as absent, and finds any newer one.
         old: The entry that it refreshes.
         background: It goes on when the last caller has left.
         bypass: It loads without Redis.
         lookup_skipped: No lookup in Redis preceded it: an entry that its first look
             finds may serve, also a stale one.
-        found: Its first look found such an entry.
-        force: It loads also where an entry is there, and steals the lease.
-        steal: Token of a dead flight of this process; empty: none.
-        asks_for_lease: The server has not answered its look, which may take the lease.
+        found: Its first look found such an entry, so the loader was not called.
+        force: It loads although an entry is there, and steals the lease of another.
+        steal: The token of a dead flight of this process, whose lease it takes; empty:
+            there is none.
+        asks_for_lease: A look was sent and not answered: it may have taken the lease.
         owns_lease: The lease is ours, or may be.
         snapshot: The nonces it loads under; None: they are being read.
         dead: No caller may join it, and its value must not be stored.

@@ -8,6 +8,8 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from oddswire import scripts
 from oddswire.cache._l1 import ITEM_BYTES, Item
 from oddswire.cache._record import (
@@ -32,13 +34,13 @@ if TYPE_CHECKING:
 
     from oddswire.cache._flight import Flight
     from oddswire.cache._l1 import L1
-    from oddswire.cache._namespaces import CacheKey
+    from oddswire.cache._namespaces import CacheKey  # noqa: TC004 - msgspec does not ask
     from oddswire.cache._record import Hit
-    from oddswire.cache._servers import CacheServer, Servers
+    from oddswire.cache._servers import CacheServer, Servers  # noqa: TC004 - likewise
     from oddswire.cache._size_limit import SizeLimiter
     from oddswire.cache._tag_version import Snapshot, TagVersion
     from oddswire.cache._tags import TagVersions
-    from oddswire.cache.options import LoadRequest
+    from oddswire.cache.entry import LoadRequest
     from oddswire.clock import Clock
 
 _LOOK = scripts.load("cache_look")
@@ -66,58 +68,67 @@ class Lifetime(NamedTuple):
 
 
 class LockedBy(NamedTuple):
-    """Another load has the lease of a key; what the lease holds."""
+    """Another load has the lease of a key.
+
+    Attributes:
+        holder: What the lease holds: the token of that load and, once it was renewed,
+            how often.
+    """
 
     holder: bytes
 
 
-class LookupResult:
-    """What Redis has under a key; the parser calls it with the reply.
+class LookupResult(msgspec.Struct, eq=False):
+    """What Redis has under a key; `take` is the parser's hook for the reply.
 
     Attributes:
+        tier: The second tier.
+        server: The server that is asked.
+        key: The key that is looked up.
+        value_type: The type of its value.
+        epoch: The connection's when the call is sent: memory of before is void.
         item: The entry, if it may serve.
         fresh: It is not stale.
         refresh_due: It is stale, or so near to it that a refresh is to be considered.
         header: The beginning of any record that is there; None: there is none.
         pending_validation: The entry, while some nonces of its tags are not known.
             They have to be read, and then comes `validate`.
+        tags: Digest and nonces of each tag of that entry.
     """
 
-    def __init__(
-        self, tier: L2, server: CacheServer, key: CacheKey, value_type: Any
-    ) -> None:
-        self._tier = tier
-        self._server = server
-        self._key = key
-        self._value_type = value_type
-        self._epoch = server.connection.epoch
-        self.item: Item | None = None
-        self.fresh = False
-        self.refresh_due = True
-        self.header: bytes | None = None
-        self.pending_validation: Item | None = None
-        self._tags: tuple[tuple[bytes, bytes], ...]
+    tier: L2
+    server: CacheServer
+    key: CacheKey
+    value_type: Any
+    epoch: int
+    item: Item | None = None
+    fresh: bool = False
+    refresh_due: bool = True
+    header: bytes | None = None
+    pending_validation: Item | None = None
+    tags: tuple[tuple[bytes, bytes], ...] = ()
 
-    def __call__(self, reply: Any, /, *, current: bool | None = None) -> None:
+    # By position: 3.11 calls a function with keyword-only arguments the slow way.
+    def take(self, reply: Any, current: bool | None = None) -> None:  # noqa: FBT001
         """Decode an entry into an item, and put it into memory.
 
         Args:
-            reply: To the call.
-            current: As for every `Hook`; None: this is the hook itself, of a call that
-                was sent when this was made.
+            reply: The reply to the call.
+            current: As for every `Hook`. None: the parser calls this directly, and
+                `epoch` is the one of when the call was sent.
         """
-        tier = self._tier
+        tier = self.tier
         if current is None:
-            connection = self._server.connection
+            connection = self.server.connection
             if connection.expected:
                 connection.expected.clear()  # as for every reply
-            current = self._epoch == connection.epoch and not connection.untracked
+            current = self.epoch == connection.epoch and not connection.untracked
         if type(reply) is not bytes:
             # None: there is nothing. Else a key of another type that other software
             # wrote; or the call failed, and its error is raised where it was made.
             self.header = None if reply is None else b""
             return
-        key = self._key
+        key = self.key
         namespace = key.namespace
         try:
             parsed = parse_header(reply)
@@ -125,12 +136,12 @@ class LookupResult:
                 self.header = reply
                 return
             hit, body = parsed
-            value = namespace.codec(self._value_type).decode(body)
+            value = namespace.codec(self.value_type).decode(body)
         except CodecError:
             namespace.counters.corrupt += 1
             self.header = reply[:SEEN_BYTES]
             return
-        item = tier.item(key, self._value_type, value, reply, hit, body, self._server)
+        item = tier.item(key, self.value_type, value, reply, hit, body, self.server)
         self.header = item.header
         if current and namespace.config.l1:
             # Also where a nonce is not known yet: the entry does not live until it is,
@@ -140,7 +151,7 @@ class LookupResult:
             self._accept(item)
         else:
             self.pending_validation = item
-            self._tags = tuple(
+            self.tags = tuple(
                 each for each in tags_of(reply, hit[4]) if each[0] != PROCESS
             )
 
@@ -152,7 +163,7 @@ class LookupResult:
         return [
             (tag, stamp.tag_version)
             # On a cluster the last stamp is of the server process, and no tag's.
-            for (tag, _), stamp in zip(self._tags, stamps, strict=False)
+            for (tag, _), stamp in zip(self.tags, stamps, strict=False)
             if stamp.tag_version.nonce is None
         ]
 
@@ -163,14 +174,14 @@ class LookupResult:
             self._accept(item)
 
     def _accept(self, item: Item) -> None:
-        now = self._tier.now()
+        now = self.tier.now()
         if now < item.usable_until:
             self.item, self.fresh = item, now < item.fresh_until
             self.refresh_due = now >= item.early_refresh_at
 
     def count(self) -> None:
         """Count a lookup in Redis."""
-        namespace = self._key.namespace
+        namespace = self.key.namespace
         counters = namespace.counters
         if self.item is None:
             counters.misses += 1
@@ -377,7 +388,7 @@ class L2:
                 await server.identify()
             if namespace.tag_version.nonce is None or connection.untracked:
                 await self._tags.ensure_namespace(namespace)
-            found = LookupResult(self, server, key, value_type)
+            found = LookupResult(self, server, key, value_type, connection.epoch)
             link = connection.client.ready_connection()
             ticket = None
             if now >= reads.until or link is not reads.connection:
@@ -385,13 +396,18 @@ class L2:
                 ticket = reads.begin()
             try:
                 if link is None:
-                    await connection.send(key.get, found, repeatable=True)
+                    await connection.send(key.get, found.take, repeatable=True)
                 else:
                     # The usual case, without a coroutine of its own.
                     sent = monotonic()
                     try:
                         reply = await link.send(
-                            key.get, connection.timeout, LABEL, raw=True, on_reply=found
+                            key.get,
+                            connection.timeout,
+                            LABEL,
+                            True,  # noqa: FBT003 - by position for speed
+                            1,
+                            found.take,
                         )
                     except asyncio.CancelledError:
                         link.abandon()
@@ -402,7 +418,7 @@ class L2:
                             raise
                         # By another server, perhaps: read again when it is believed.
                         ticket = ReadTicket(None, now)
-                        await connection.send(key.get, found, timeout=left)
+                        await connection.send(key.get, found.take, timeout=left)
                     else:
                         if isinstance(reply, Exception):
                             raise reply
@@ -461,7 +477,7 @@ class L2:
         self, server: CacheServer, keys: Sequence[CacheKey], value_types: Sequence[Any]
     ) -> list[LookupResult]:
         found = [
-            LookupResult(self, server, key, value_type)
+            LookupResult(self, server, key, value_type, server.connection.epoch)
             for key, value_type in zip(keys, value_types, strict=True)
         ]
         namespaces = {key.namespace for key in keys}
@@ -472,7 +488,7 @@ class L2:
         def take(reply: Any, *, current: bool) -> None:
             if isinstance(reply, list):
                 for each, data in zip(found, reply, strict=True):
-                    each(data, current=current)
+                    each.take(data, current)
 
         names = [key.entry for key in keys]
         await server.connection.call(("MGET", *names), take, repeatable=True)
@@ -522,12 +538,12 @@ class L2:
         key, value_type = flight.request.key, flight.request.value_type
         if server.process is not None and server.process.nonce is None:
             await server.identify()
-        found = LookupResult(self, server, key, value_type)
+        found = LookupResult(self, server, key, value_type, server.connection.epoch)
         ticket = server.coherence.reads.begin()
 
         def hook(reply: Any, *, current: bool) -> None:
             if isinstance(reply, bytes):
-                found(reply, current=current)
+                found.take(reply, current)
             elif isinstance(reply, OddswireError) or reply in (1, 2):
                 # Not before: until here a change of the lease is another process's.
                 flight.owns_lease = True
@@ -557,7 +573,7 @@ class L2:
             found.item is not None and not found.item.lives()
         ):
             # As if nothing had been found yet: the caller looks again.
-            return LookupResult(self, server, key, value_type)
+            return LookupResult(self, server, key, value_type, found.epoch)
         return LockedBy(reply[0]) if isinstance(reply, list) else found
 
     async def renew(self, flight: Flight) -> bool:

@@ -37,8 +37,8 @@ from oddswire.cache._l2 import Lifetime, LockedBy, LookupResult
 from oddswire.cache._record import NONCE_BYTES, check_version
 from oddswire.cache._servers import SlotMoved
 from oddswire.cache._tag_version import Stamp
+from oddswire.cache.entry import LoadContext
 from oddswire.cache.namespace import check_ttl
-from oddswire.cache.options import LoadContext
 from oddswire.connection.deadline import Deadline
 from oddswire.errors import CacheLoadCycle, CacheLoadTimeout, ClosedError, OddswireError
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from oddswire.cache._l2 import L2
     from oddswire.cache._namespaces import CacheKey
     from oddswire.cache._tags import TagVersions
-    from oddswire.cache.options import LoadRequest
+    from oddswire.cache.entry import LoadRequest
     from oddswire.clock import Clock
     from oddswire.events import Degradation
 

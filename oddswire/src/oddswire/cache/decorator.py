@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from oddswire.cache._l1 import Item
-    from oddswire.cache.options import EntryOptions
+    from oddswire.cache.entry import EntryOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -9,11 +9,11 @@ _BAD_INPUT = 2
 
 
 def main() -> None:
-    """Run the command line; without its extra, say which one is missing."""
+    """Run the command line; without the extra `cli`, say how to install it."""
     for before, word in pairwise(sys.argv):
-        # The parser would repeat a word that it does not expect, password and all.
+        # The parser would print a word that it does not expect, with its password.
         if "://" in word and before != "--url" and not word.startswith("--url="):
-            _refuse("a URL goes behind --url, or better into REDIS_URL")
+            _refuse("give a URL as --url URL, or better as REDIS_URL")
     try:
         import typer  # noqa: F401, PLC0415 - it is an extra
     except ModuleNotFoundError:

@@ -36,10 +36,10 @@ app = typer.Typer(
 )
 
 _URL = typer.Option(
-    help="Instead of REDIS_URL. Others see the arguments of a process: keep a "
-    "password in REDIS_PASSWORD."
+    help="Used in place of REDIS_URL. Other users of the machine see the arguments of "
+    "a process: keep the password in REDIS_PASSWORD."
 )
-_JSON = typer.Option("--json", help="One JSON object on stdout.")
+_JSON = typer.Option("--json", help="Print one JSON object on stdout.")
 
 
 @app.command()
@@ -49,16 +49,16 @@ def doctor(
     user: Annotated[
         str | None,
         typer.Option(
-            help="Judge the rights of this user; the one in the URL has to be allowed "
-            "ACL DRYRUN."
+            help="Judge the rights of this user. The user in the URL must be allowed "
+            "to run ACL DRYRUN."
         ),
     ] = None,
     json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Check the servers: what is there, why it matters, what to type.
+    """Check the servers: what was found, why it matters, what to type.
 
-    The exit code is 0 if nothing failed (warnings included), 1 if something did, 2 if
-    the settings are wrong.
+    The exit code is 0 if no check failed (a warning is no failure), 1 if one failed, 2
+    if the settings are wrong.
     """
     with _reported():
         found = servers(_settings(url))
@@ -73,7 +73,7 @@ def doctor(
 def stats(
     *,
     url: Annotated[str | None, _URL] = None,
-    top: Annotated[int, typer.Option(min=0, help="Commands to show.")] = 10,
+    top: Annotated[int, typer.Option(min=0, help="How many commands to show.")] = 10,
     json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Print one snapshot: clients, memory, hit rate, busiest commands, errors.
@@ -89,38 +89,36 @@ def stats(
 def acl(
     components: Annotated[
         list[str] | None,
-        typer.Argument(help="Parts of the library; default: all, each its own user."),
+        typer.Argument(help="Parts of the library; default: all, a user for each."),
     ] = None,
     *,
     user: Annotated[
-        str | None, typer.Option(help="One user that can be all of these parts.")
+        str | None, typer.Option(help="Make one user of this name for all the parts.")
     ] = None,
     add: Annotated[
         bool,
-        typer.Option(
-            "--add", help="Add to what the user may do already, and take nothing away."
-        ),
+        typer.Option("--add", help="Add to the user's rights, and remove none."),
     ] = False,
     revealing: Annotated[
         bool,
         typer.Option(
             "--revealing",
-            help="Also allow what shows the names of every key of the server: the "
-            "tracking of the cache, and the search of erase.",
+            help="Also allow the commands that show the names of all keys of the "
+            "server: the cache's tracking, and the search of erase.",
         ),
     ] = False,
     url: Annotated[str | None, _URL] = None,
     offline: Annotated[
         bool,
-        typer.Option("--offline", help="Do not ask the server which commands it has."),
+        typer.Option("--offline", help="Print the lines without asking the server."),
     ] = False,
     json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Print ACL SETUSER lines that allow just what parts of the library need.
+    """Print ACL SETUSER lines that allow what the parts of the library need, no more.
 
-    They set no password. Without --add a line replaces what the user could do before:
-    do not run it for the user of a program that runs. The exit code is 1 if the
-    server does not answer, 2 if the settings or the names are wrong.
+    The lines set no password. Without --add a line replaces all rights of the user: do
+    not use it for the user of a running program. The exit code is 1 if the server does
+    not answer, 2 if the settings or the names are wrong.
     """
     with _reported():
         settings = _settings(url)
@@ -133,24 +131,34 @@ def acl(
         if not offline:
             main = servers(settings)[0]
             without = asyncio.run(_grants.unknown_commands(main, chosen))
+        endpoint = settings.endpoint
+        cluster = endpoint is not None and bool(endpoint.seeds)
         found = _grants.grants(
-            chosen, user, settings.prefix, without, add=add, revealing=revealing
+            chosen,
+            user,
+            settings.prefix,
+            without,
+            add=add,
+            revealing=revealing,
+            cluster=cluster,
         )
     _print(found, "\n".join(each.line for each in found.users), json=json)
     if found.left_out:
         _say(f"left out, unknown to this server: {', '.join(found.left_out)}")
     if found.withheld:
         _say(
-            f"not allowed, for they show more than a part's own: "
+            "not allowed, because they show what belongs to other programs: "
             f"{', '.join(found.withheld)}"
-            + ("" if revealing else "; --revealing allows those that show names only")
+            + ("" if revealing else "; --revealing allows those that show key names")
         )
+    if cluster:
+        _say("each node of a cluster has users of its own: run the lines on every node")
     _say("no password was set: ACL SETUSER <user> '>...', then ACL SAVE")
 
 
 def _settings(url: str | None) -> Settings:
     environ = dict(os.environ)  # noqa: TID251 - the command is an application
-    # In place of the variable, so that REDIS_PASSWORD completes it as its help says.
+    # It replaces the variable, so that REDIS_PASSWORD completes it, as its help says.
     return Settings.from_env(environ if url is None else {**environ, "REDIS_URL": url})
 
 
@@ -171,7 +179,7 @@ def _reported() -> Iterator[None]:
 
 
 def _print(value: msgspec.Struct, text: str, *, json: bool) -> None:
-    # Names and errors in it are the servers'.
+    # The names and errors in it come from servers.
     typer.echo(_escaped(msgspec.json.encode(value)) if json else plain_lines(text))
 
 
@@ -180,7 +188,7 @@ def _say(line: str) -> None:
 
 
 def _escaped(encoded: bytes) -> str:
-    """Return JSON whose unprintable characters are escaped as JSON does it."""
+    """Return JSON with its unprintable characters escaped, as JSON escapes them."""
     return "".join(
         each if each.isprintable() else dumps(each)[1:-1] for each in encoded.decode()
     )
@@ -188,7 +196,7 @@ def _escaped(encoded: bytes) -> str:
 
 @contextmanager
 def progress(out: TextIO) -> Iterator[Callable[[str], None]]:
-    """Yield a function that shows a text on one line of a terminal, if there is one."""
+    """Yield a function that shows a text on one line, if `out` is a terminal."""
 
     def show(text: str) -> None:
         if out.isatty():

@@ -1,4 +1,4 @@
-"""How long the server's certificate is good for."""
+"""How long the server's certificate is valid."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 async def days_left(endpoint: Endpoint, settings: Settings, now: float) -> float:
-    """Return the days until the certificate ends, from a connection of its own.
+    """Return the days until the certificate ends; opens a connection of its own.
 
     Args:
         endpoint: A server that speaks TLS.
-        settings: The authorities to trust, and our own certificate.
+        settings: They name the authorities to trust, and our own certificate.
         now: Seconds since 1970.
 
     Raises:
-        OSError: It cannot be had: no connection, or it is not trusted (`ssl.SSLError`
-            is one, and so is `TimeoutError`).
+        OSError: There is no connection (`TimeoutError` is an OSError), or the
+            certificate is not trusted (`ssl.SSLError` is one too).
     """
-    # It reads files.
+    # In a thread: it reads files.
     context = await asyncio.to_thread(_context, settings)
     async with Deadline(settings.connect_timeout):
         _, writer = await asyncio.open_connection(

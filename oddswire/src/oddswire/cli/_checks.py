@@ -27,8 +27,8 @@ _PINGS = 200
 _ROUND_TRIP = Bound(0.05, 1.0)
 _SKEW = Bound(1.0)
 _RENEWED = 14.0  # days before its end in which a certificate has to be renewed
-_SERVER = 2  # seconds in which a server notices, beyond min-replicas-max-lag
-_LEASE = 2  # seconds that it is believed after a write that it acknowledged
+_SERVER = 2  # seconds beyond min-replicas-max-lag until a primary counts again
+_LEASE = 2  # seconds for which a primary is believed after it acknowledged a write
 _ASK = (
     "look with an administrator's URL at the bot's user: "
     "oddswire doctor --url redis://<administrator>@... --user <user>"
@@ -75,12 +75,12 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def deployed(self) -> bool:
-        """Whether people depend on it."""
+        """Whether the profile is staging or production."""
         return self.server.settings.profile in ("staging", "production")
 
 
 async def config_of(client: Client) -> dict[str, str]:
-    """Return the part of the configuration that is judged; empty without an answer."""
+    """Return the options that the checks judge; empty if the server does not tell."""
     try:
         found = await client.config_get(*_CONFIG)
     except OddswireError:
@@ -89,12 +89,12 @@ async def config_of(client: Client) -> dict[str, str]:
 
 
 async def settings(target: Target) -> Verdict:
-    """Whether the settings allow something surprising."""
+    """Whether a setting has no effect, or a dangerous one."""
     warnings = target.server.settings.warnings
     return Verdict(
         status=Status.WARN if warnings else Status.PASS,
         seen="; ".join(warnings) or f"profile {target.server.settings.profile}",
-        fix="remove or correct what is named",
+        fix="remove or correct the settings that are named",
         values={"warnings": len(warnings)},
     )
 
@@ -113,13 +113,13 @@ async def tls(target: Target) -> Verdict:
         seen = f"plaintext to a {endpoint.reach} address"
         if endpoint.reach != "local":
             status = Status.FAIL if endpoint.reach == "public" else Status.WARN
-            fix = "rediss:// in the URL, ODDSWIRE_TLS_CA_FILE for an authority of yours"
+            fix = "use rediss:// in the URL; ODDSWIRE_TLS_CA_FILE trusts your authority"
     elif not target.reachable:
         # Without a handshake neither encryption nor certificate is known.
         if "TLS failed" not in target.cause:
             return unknown("the server does not answer")
         status, seen = Status.FAIL, target.cause
-        fix = "ODDSWIRE_TLS_CA_FILE for an authority of yours; the name and the dates"
+        fix = "check name and dates; ODDSWIRE_TLS_CA_FILE trusts your own authority"
     elif verified:
         seen = "encrypted, the certificate and its name are verified"
         # With sentinels the URL has the primary's name and not its address.
@@ -139,7 +139,7 @@ async def tls(target: Target) -> Verdict:
     else:
         seen = "encrypted, the certificate is not verified"
         status = Status.FAIL if target.deployed else Status.WARN
-        fix = "remove REDIS_TLS_REJECT_UNAUTHORIZED; ODDSWIRE_TLS_CA_FILE trusts yours"
+        fix = "unset REDIS_TLS_REJECT_UNAUTHORIZED; ODDSWIRE_TLS_CA_FILE trusts yours"
     return Verdict(
         status=status,
         seen=seen,
@@ -176,7 +176,7 @@ async def clock_skew(target: Target) -> Verdict:
     return Verdict(
         status=status,
         seen=f"the server is {short(abs(skew))} {'ahead' if skew > 0 else 'behind'}",
-        fix="timedatectl set-ntp true, on both",
+        fix="run `timedatectl set-ntp true` on both machines",
         values={"seconds": skew, "uncertain": (after - before) / 2},
     )
 
@@ -198,7 +198,7 @@ async def durability(target: Target) -> Verdict:
     save = _configured(target, "save")
     status, fix = Status.PASS, ""
     if not target.server.durable:
-        seen = "a disposable server: nothing has to be left"
+        seen = "a disposable server: its data may be lost"
     elif aof:
         seen = "append-only file: at most the last second is lost"
     else:
@@ -227,7 +227,7 @@ async def min_replicas(target: Target) -> Verdict:
         wanted = int(_configured(target, "min-replicas-to-write"))
     elif target.bounded and there > 1:
         raise _NotAnswered(
-            "min-replicas-to-write is set, and the server does not say to how many"
+            "min-replicas-to-write is set, and the server does not show its value"
         )
     else:
         wanted = int(target.bounded)
@@ -241,7 +241,7 @@ async def min_replicas(target: Target) -> Verdict:
         status=Status.WARN if wanted < there else Status.PASS,
         seen=seen,
         fix=f"CONFIG SET min-replicas-to-write {there} min-replicas-max-lag 2, CONFIG "
-        "REWRITE; fewer, if so many cannot be cut off together with the primary",
+        "REWRITE; a lower number if fewer can be cut off together with the primary",
         values={"replicas": there, "needed": wanted},
     )
 
@@ -253,7 +253,7 @@ async def idle_timeout(target: Target) -> Verdict:
     closes = 0 < limit <= heartbeat
     return Verdict(
         status=Status.WARN if closes else Status.PASS,
-        seen=f"the server closes after {limit} s" if limit else "never closes for it",
+        seen=f"the server closes after {limit} s" if limit else "never closes",
         fix=f"CONFIG SET timeout 0, or REDIS_HEALTH_CHECK_INTERVAL below {limit}000",
         values={"timeout": limit, "heartbeat": heartbeat},
     )
@@ -278,8 +278,8 @@ async def permissions(target: Target) -> Verdict:
         part.name: said for part, said in zip(parts_of_bot, found, strict=True) if said
     }
     parts = " ".join(lacking)
-    # Every part sends PING. Who only looks is no failure, unless it is said to be the
-    # user of the bot.
+    # FAIL: no part can work, because each sends PING; or --user names the bot's user,
+    # and each part that runs scripts lacks something. A user who only looks is no FAIL.
     idle = any("'ping'" in word for word in lacking.get("client", ())) or (
         target.user is not None and all(part.name in lacking for part in _WORKING)
     )
@@ -290,16 +290,16 @@ async def permissions(target: Target) -> Verdict:
             f"{part} may not {', '.join(said)}" for part, said in lacking.items()
         )
         or f"user {user!r} may do what every part needs",
-        # Added to what the user may do: this is the user that the bot runs as.
+        # --add: the bot may run as this user, and must lose no right.
         fix=f"if these are used: oddswire acl --add --user {user} {parts}",
         values={"user": user, "lacking": parts},
     )
 
 
 async def _without_ping(target: Target) -> Verdict | None:
-    """Return the verdict on a user who may not PING, as every part does; None: may."""
+    """Return the verdict on a user who may not send PING; None: they may."""
     if target.user is not None:
-        return None  # it is somebody else who asks
+        return None  # the user of the URL is not the one that is judged
     try:
         await target.client.ping()
     except NoPermission as error:
@@ -308,7 +308,7 @@ async def _without_ping(target: Target) -> Verdict | None:
         return Verdict(
             status=Status.FAIL,
             seen=f"no part can work as user {user!r}: {error}",
-            fix=f"those that are used: oddswire acl --add --user {user} {parts}",
+            fix=f"if these are used: oddswire acl --add --user {user} {parts}",
             values={"user": user, "lacking": parts},
         )
     return None
@@ -326,10 +326,10 @@ async def privilege(target: Target) -> Verdict:
         status=Status.WARN if more and target.deployed else Status.PASS,
         seen=f"user {user!r} may also run {', '.join(more)}"
         if more
-        else f"user {user!r} may run nothing that ends, empties, reads or rules the "
-        "server",
-        fix=f"a new user for the bot: oddswire acl --user {new}, then its name and "
-        "password in REDIS_URL",
+        else f"user {user!r} may run no command that stops, empties, dumps or controls "
+        "the server",
+        fix=f"make a new user for the bot: oddswire acl --user {new}; put its name and "
+        "password into REDIS_URL",
         values={"user": user, "allowed": " ".join(more)},
     )
 
@@ -347,13 +347,13 @@ async def _who(target: Target) -> tuple[str, CommandTable]:
 
 
 async def _dangerous(client: Client) -> tuple[str, ...]:
-    """Return what no part needs, of our list and of the categories of the server."""
+    """Return the dangerous commands, ours and the server's, that no part needs."""
     names = list(acl.DANGEROUS)
     for category in acl.CATEGORIES:
         try:
             names += map(text, await client.execute_command("ACL CAT", category))
         except OddswireError:
-            continue  # it may not be asked, or has no such category
+            continue  # this user may not ask, or there is no such category
     needed = acl.needed()
     return tuple(dict.fromkeys(name for name in names if name not in needed))
 
@@ -365,14 +365,14 @@ class _NotAnswered(OddswireError):
 CHECKS: tuple[tuple[str, str, Callable[[Target], Awaitable[Verdict]]], ...] = (
     (
         "settings",
-        "a variable without effect leaves a default that nobody expects",
+        "a variable without effect leaves a default in force that nobody expects",
         settings,
     ),
-    ("tls", "the password and every value go over this connection", tls),
-    ("round_trip", "a reply of the bot waits for several of them", round_trip),
+    ("tls", "the password and every value travel on this connection", tls),
+    ("round_trip", "one answer of the bot waits for several round trips", round_trip),
     (
         "clock",
-        "lifetimes and limits go by the server's clock, alerts show ours",
+        "the server's clock decides on lifetimes and limits, alerts show our time",
         clock_skew,
     ),
     (
@@ -400,16 +400,16 @@ CHECKS: tuple[tuple[str, str, Callable[[Target], Awaitable[Verdict]]], ...] = (
         "a part whose command is refused fails when it is needed",
         permissions,
     ),
-    ("privilege", "a thief of this user's password may do it too", privilege),
+    ("privilege", "a thief of this user's password could run them too", privilege),
 )
-"""Name, why it matters, and the check."""
+"""For each check: its name, why it matters, and the function."""
 
-# These look at the settings, and at the server only if it answers.
+# These checks judge the settings; they run also if the server does not answer.
 _HERE = (settings, tls)
 
 
 async def run(look: Callable[[Target], Awaitable[Verdict]], target: Target) -> Verdict:
-    """Run a check; without an answer it is unknown, with the next step to take."""
+    """Run a check; if the server does not answer, the verdict is unknown."""
     if not target.reachable and look not in _HERE:
         return unknown("the server does not answer")
     try:
@@ -417,10 +417,10 @@ async def run(look: Callable[[Target], Awaitable[Verdict]], target: Target) -> V
     except (NoPermission, _NotAnswered) as error:
         return unknown(str(error), _ASK)
     except OddswireError as error:
-        return unknown(f"{type(error).__name__}: {error}", "look again")
+        return unknown(f"{type(error).__name__}: {error}", "run the check again")
 
 
 def _configured(target: Target, name: str) -> str:
     if name not in target.config:
-        raise _NotAnswered(f"CONFIG GET {name} is not answered")
+        raise _NotAnswered(f"the server does not answer CONFIG GET {name}")
     return target.config[name]

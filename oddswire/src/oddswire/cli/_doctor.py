@@ -30,9 +30,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: ``"main"`` or ``"cache"``.
         address: ``host:port`` or a path; never a password.
-        durable: Whether it holds what users asked for.
-        status: Of all its checks together.
-        checks: Those of its health first; always all of them, in the same order.
+        durable: Whether it holds data that users asked for.
+        status: The worst status of its checks.
+        checks: The checks of its health, then the others; always all, in one order.
         features: What the server can do; empty if it does not answer.
         skipped: How many checks are unknown because there is no connection.
     """
@@ -47,12 +47,12 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole; what `--json` prints.
+    """The findings of all servers; what `--json` prints.
 
     Attributes:
-        schema: Counts up when a field changes its meaning or goes.
-        status: Of all servers together.
-        servers: One for each.
+        schema: A higher number when a field is removed or gets another meaning.
+        status: The worst status of the servers.
+        servers: One finding for each server.
     """
 
     schema: int = 1
@@ -66,7 +66,7 @@ async def examine(
     progress: Callable[[str], object],
     user: str | None = None,
 ) -> Diagnosis:
-    """Check each server; the diagnosis has the failures.
+    """Check each server. A failed check is in the diagnosis, and raises nothing.
 
     Args:
         servers: The servers.
@@ -76,7 +76,7 @@ async def examine(
     """
     found = []
     for server in servers:
-        # The findings name the problems: events of its own keep them out of the log.
+        # The findings name the problems. With events of its own, the client logs none.
         async with Client.from_settings(server.settings, events=Events()) as client:
             for each, its in await nodes_of(server, client):
                 found.append(await _examine(each, its, clock, progress, user))
@@ -132,7 +132,8 @@ async def _examine(
 
 
 async def _command_table(client: Client) -> CommandTable | None:
-    names = dict.fromkeys((*acl.commands(acl.COMPONENTS), *acl.DANGEROUS, *COMMANDS))
+    parts = acl.commands(acl.COMPONENTS, cluster=client.in_cluster)
+    names = dict.fromkeys((*parts, *acl.DANGEROUS, *COMMANDS))
     try:
         return await CommandTable.of(client, names)
     except OddswireError:

@@ -1,4 +1,4 @@
-"""What the server can do, by asking or trying; never from its version."""
+"""What the server can do: found by asking or trying, never from its version."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: Its name.
-        present: Whether this one can; None if it could not be found out.
-        what: What it is good for here.
+        present: Whether this server can; None if that is not known.
+        what: What the library uses it for.
     """
 
     name: str
@@ -30,9 +30,9 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     what: str
 
 
-WHY = "what the server cannot do is done in another way, or not at all"
+WHY = "the library replaces a missing feature, or does without it"
 
-# By the command that is looked up.
+# Name and use of a feature, by the command that shows it.
 COMMANDS = {
     "client|setinfo": ("CLIENT SETINFO", "the library's name in CLIENT LIST"),
     "client|no-touch": ("CLIENT NO-TOUCH", "reading without making a key look used"),
@@ -53,7 +53,8 @@ async def features(
 
     Args:
         client: Of the server.
-        commands: With the commands of `COMMANDS`; None if they may not be asked for.
+        commands: The server's commands, with those of `COMMANDS`; None if this user may
+            not ask for them.
     """
     resp3, tracking = await _tried(client)
     return (
@@ -80,7 +81,7 @@ async def features(
 
 
 def judge(table: tuple[Feature, ...]) -> Verdict:
-    """Return the verdict on a table: what is missing that something needs."""
+    """Return the verdict on a table: which features are missing that a part needs."""
     if not table:
         return unknown("the server does not answer")
     needed = [each for each in table if each.name in ("RESP3", "CLIENT TRACKING")]
@@ -109,7 +110,7 @@ def judge(table: tuple[Feature, ...]) -> Verdict:
 
 
 async def _tried(client: Client) -> tuple[bool | None, bool | None]:
-    """Try RESP3 and tracking on a connection that is closed afterwards."""
+    """Try RESP3 and tracking, on a connection that is closed afterwards."""
     try:
         async with client.client() as alone:
             resp3 = await _works(alone, "HELLO", 3)

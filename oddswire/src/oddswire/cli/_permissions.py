@@ -1,4 +1,4 @@
-"""What a user may do, by asking the server: ACL DRYRUN runs nothing."""
+"""What a user may do. The server is asked by ACL DRYRUN, which runs nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from oddswire.acl import Component
     from oddswire.client import Client
 
-# Where the keys of a command depend on its arguments: what to try instead of the
+# The keys of these commands depend on their arguments: the call to try, in place of the
 # shortest form.
 _MOVABLE = {
     "eval": ("EVAL", "return 1", "1", "KEY"),
@@ -72,8 +72,8 @@ class CommandTable:
 
         Args:
             name: The command.
-            keys: One call for each, if it takes keys.
-            channels: Patterns; one call for each, if it takes channels.
+            keys: If the command takes keys, one call for each of these.
+            channels: If it takes channels, one call for each of these patterns.
         """
         words = tuple(name.split("|"))
         if name in _MOVABLE:
@@ -82,7 +82,7 @@ class CommandTable:
         length = max(abs(arity), len(words))
         plain = words + ("1",) * (length - len(words))
         if name in _CHANNELS:
-            # A pattern that is subscribed to has to be an allowed one, literally.
+            # PSUBSCRIBE is allowed for a pattern that the rules have word for word.
             exact = name == "psubscribe"
             return [
                 (*words, channel if exact else _sample(channel), *plain[2:])
@@ -105,10 +105,10 @@ def _filled(call: tuple[str, ...], key: str) -> tuple[str, ...]:
 async def denied(
     client: Client, user: str, component: Component, table: CommandTable, prefix: str
 ) -> tuple[str, ...]:
-    """Return the calls of a component that a user may not run, by the server's words.
+    """Return the calls of a component that a user may not run, as the server says it.
 
     Args:
-        client: Its user may run ACL DRYRUN.
+        client: Its user may run ACL DRYRUN; of a cluster, the client of a node.
         user: The user whose rights are judged.
         component: The commands, with their keys and channels.
         table: The table of these commands.
@@ -121,7 +121,7 @@ async def denied(
     channels = acl.channel_patterns([component], prefix)
     calls = [
         call
-        for name in (*component.commands, *component.optional)
+        for name in (*component.needs(cluster=client.in_cluster), *component.optional)
         if table.knows(name)
         for call in table.calls(name, keys, channels)
     ]
@@ -132,7 +132,7 @@ async def denied(
 async def allowed(
     client: Client, user: str, names: Iterable[str], table: CommandTable
 ) -> tuple[str, ...]:
-    """Return those of these commands that a user may run on any key.
+    """Return the commands, of these, that a user may run on any key.
 
     Raises:
         OddswireError: The server does not answer.
@@ -148,7 +148,7 @@ async def dry_run(client: Client, user: str, call: Sequence[str]) -> str:
     try:
         reply = await client.execute_command("ACL DRYRUN", user, *call)
     except CommandRejected as error:
-        # The call itself is refused, as it would be for anybody.
+        # The server refuses the call itself, for every user.
         return f"{call[0].lower()}: {error}"
     said = text(reply)
     if said == "OK":
@@ -157,5 +157,5 @@ async def dry_run(client: Client, user: str, call: Sequence[str]) -> str:
 
 
 def _sample(pattern: str) -> str:
-    """Return a key that a pattern of ours matches."""
+    """Return a key that matches a pattern of ours."""
     return pattern.replace("*", "1")

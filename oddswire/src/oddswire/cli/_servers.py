@@ -19,8 +19,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: ``"main"``, or ``"cache"`` for the one of `cache_url`.
-        settings: With its address in `url`.
-        durable: Whether it holds what users asked for.
+        settings: The settings, with the server's address in `url`.
+        durable: Whether it holds data that users asked for.
     """
 
     name: str
@@ -29,22 +29,20 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where it is.
+        """The server's address.
 
         Raises:
             SettingsError: The settings name no server.
         """
         if (endpoint := self.settings.endpoint) is None:
-            raise SettingsError(
-                "there is no server to look at: set REDIS_URL, or give --url"
-            )
+            raise SettingsError("no server is named: set REDIS_URL, or give --url")
         return endpoint
 
 
 async def nodes_of(server: Server, client: Client) -> list[tuple[Server, Client]]:
     """Return the server and its client; of a cluster, those of each primary.
 
-    A cluster that cannot be asked for them stands for itself.
+    If the cluster does not answer, the cluster itself is returned.
     """
     try:
         nodes = await client.primaries()
@@ -65,7 +63,7 @@ def servers(settings: Settings) -> tuple[Server, ...]:
     """Return every server that the settings name.
 
     Raises:
-        SettingsError: There is none.
+        SettingsError: They name none.
     """
     main = Server(name="main", settings=settings, durable=True)
     _ = main.endpoint

@@ -1,4 +1,4 @@
-"""`oddswire stats`: one snapshot of the numbers, from the server and from here."""
+"""`oddswire stats`: one snapshot of the numbers of each server, and of our client."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class CommandStats(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: ``"GET"``, ``"CONFIG GET"``.
         calls: How often it ran.
-        seconds: In the server, all together.
-        mean: Seconds a call.
+        seconds: Seconds in the server, of all calls together.
+        mean: Seconds of one call.
         failed: Calls that failed while they ran.
-        rejected: Calls that were refused before.
+        rejected: Calls that were refused before they ran.
     """
 
     name: str
@@ -43,17 +43,17 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         name: ``"main"`` or ``"cache"``.
         address: ``host:port`` or a path.
         version: Product and version.
-        uptime: Seconds.
+        uptime: Seconds since the server started.
         clients: Connections.
-        blocked: Of them, those in a blocking command.
+        blocked: Connections that wait in a blocking command.
         memory: Bytes used.
-        memory_limit: `maxmemory`, 0 for none.
-        keys: In all databases.
+        memory_limit: `maxmemory`; 0: no limit.
+        keys: Keys in all databases.
         hit_rate: Keys found among keys looked up, 0 to 1; None before the first.
         evicted: Keys evicted.
         expired: Keys expired.
         per_second: Commands a second lately.
-        commands: By time spent in them, most first.
+        commands: The commands, the one with the most seconds first.
         errors: Error replies by their first word.
         client: What this command's own client counted.
     """
@@ -80,8 +80,8 @@ class Snapshots(msgspec.Struct, frozen=True, kw_only=True):
     """What `--json` prints.
 
     Attributes:
-        schema: Counts up when a field changes its meaning or goes.
-        servers: One for each.
+        schema: A higher number when a field is removed or gets another meaning.
+        servers: One snapshot for each server.
     """
 
     schema: int = 1
@@ -92,7 +92,7 @@ async def snapshots(servers: Sequence[Server]) -> Snapshots:
     """Ask each server.
 
     Raises:
-        OddswireError: One does not answer, or refuses INFO.
+        OddswireError: A server does not answer, or refuses INFO.
     """
     found = []
     for server in servers:
@@ -153,6 +153,6 @@ def _commands(info: dict[str, Any]) -> tuple[CommandStats, ...]:
 
 
 def _number(entry: Any, name: str) -> int:
-    # Any script may make an error's name, and with it how its line is read.
+    # A script may choose the name of an error, and so break the format of its line.
     value = entry.get(name, 0) if isinstance(entry, dict) else 0
     return value if isinstance(value, int) else 0

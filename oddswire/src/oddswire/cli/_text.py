@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from oddswire.cli._doctor import Diagnosis, Finding
     from oddswire.cli._stats import Snapshot, Snapshots
 
-# Of what a server says: a name, and what a check saw.
+# The most characters of a name and of a finding that come from a server.
 _NAME, _SEEN = 60, 2000
 _PRESENT = {True: "yes", False: "no", None: "?"}
 
@@ -24,7 +24,7 @@ _ORDER = (Status.FAIL, Status.WARN, Status.UNKNOWN, Status.PASS)
 
 
 def diagnosis(found: Diagnosis) -> str:
-    """Return the problems of each server first, what passes after them, and a sum."""
+    """Return each server's problems, then its checks that passed, and at last a sum."""
     lines = [line for each in found.servers for line in _finding(each)]
     return "\n".join((*lines, _sum(found)))
 
@@ -32,7 +32,7 @@ def diagnosis(found: Diagnosis) -> str:
 def _finding(found: Finding) -> Iterator[str]:
     kind = "durable" if found.durable else "disposable"
     yield f"{found.name}: {found.address} ({kind}): {found.status}"
-    # Without a connection there is one cause; the checks that need one say nothing.
+    # Without a connection only its cause matters: the other checks are skipped.
     away = found.skipped
     for check in sorted(found.checks, key=lambda each: _ORDER.index(each.status)):
         if away and check.status in (Status.UNKNOWN, Status.PASS):

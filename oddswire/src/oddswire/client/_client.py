@@ -326,7 +326,7 @@ class Client(aredis.Redis):
             data: `args`, packed.
             args: The command, its name the same text each time.
         """
-        command = self.command_spec(args[0])
+        command = self._specs.get(args[0]) or self.command_spec(args[0])
         connection = self._command.current
         if (
             connection is None
@@ -516,8 +516,14 @@ class Client(aredis.Redis):
 
         For library code, which sends on it before its next `await`.
         """
-        connection = self.command_connection()
-        return connection if connection is not None and connection.flow.open else None
+        connection = self._command.current
+        if (
+            connection is None
+            or not connection.flow.open
+            or connection.loop is not get_running_loop()
+        ):
+            return None
+        return connection
 
     async def open_connection(self, timeout: float) -> Multiplexer:
         """Return the live command connection, connecting if need be.
@@ -911,7 +917,7 @@ class Client(aredis.Redis):
         """Return redis-py's MONITOR, on an exclusive connection."""
         return Monitor(self.connection_pool)
 
-    # --- the one command that is faster than redis-py's
+    # --- commands that are faster than redis-py's
 
     def set(
         self,
@@ -975,6 +981,12 @@ class Client(aredis.Redis):
         if px is not None:
             return self.execute_command("SET", name, value, condition, "PX", px)
         return self.execute_command("SET", name, value, condition)
+
+    def evalsha(
+        self, sha: str, numkeys: int, *keys_and_args: KeyT | EncodableT
+    ) -> Awaitable[Any]:
+        """Run a script by its digest: redis-py's `evalsha`, without its second call."""
+        return self.execute_command("EVALSHA", sha, numkeys, *keys_and_args)
 
     # --- counted, and closed
 

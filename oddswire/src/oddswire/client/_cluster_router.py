@@ -541,6 +541,11 @@ class Router:
                     f"{node} is a server of its own and no node of a cluster: connect "
                     f"with redis://{node}"
                 )
+            if isinstance(answer, NoPermission):
+                raise NoPermission(
+                    f"{node}: {answer}, and without it no slot has a node: "
+                    "`oddswire acl client` prints what a client of a cluster needs"
+                ) from answer
             raise answer
         if not answer:
             raise ClusterDown(
@@ -725,10 +730,11 @@ async def _send(
     """Send it to this node; behind ASKING, in the same write, if ASK named it."""
     if not asking:
         return await node.client.send_once(data, deadline, command, raw=raw)
-    _, reply = await node.client.send_once(
+    asked, reply = await node.client.send_once(
         _ASKING + data, deadline, command, count=2, raw=raw
     )
-    return reply
+    # Without ASKING the command is sent back to where it came from.
+    return asked if isinstance(asked, Exception) else reply
 
 
 async def _first(tasks: set[asyncio.Task[Any]]) -> Any:

@@ -25,6 +25,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import hiredis
+import msgspec
 
 from oddswire.connection.deadline import Alarm
 from oddswire.connection.errors import (
@@ -48,7 +49,7 @@ from oddswire.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable  # noqa: TC004 - msgspec does not ask
 
 _INCOMPLETE = object()
 
@@ -93,24 +94,14 @@ class CallLabel:
         self.slow = 0
 
 
-class CallOptions:
+class CallOptions(msgspec.Struct, eq=False):
     """The unusual parts of a call, see `Multiplexer.send`; most calls have none."""
 
-    __slots__ = ("count", "on_reply", "raw", "replies", "until")
-
-    def __init__(
-        self,
-        count: int,
-        on_reply: Callable[[Any], None] | None,
-        raw: bool,  # noqa: FBT001 - made at every call with a hook, and words cost time
-        until: bytes | None,
-        into: list[Any] | None = None,
-    ) -> None:
-        self.count = count
-        self.on_reply = on_reply
-        self.raw = raw
-        self.until = until
-        self.replies: list[Any] = [] if into is None else into
+    count: int
+    on_reply: Callable[[Any], None] | None
+    raw: bool
+    until: bytes | None
+    replies: list[Any]
 
     def ends_with(self, reply: Any) -> bool:
         """Whether this answers the PING at the end of a call that has `until`.
@@ -309,7 +300,9 @@ class Multiplexer(asyncio.Protocol):
         if count == 1 and on_reply is None and not raw and until is None:
             options = None
         else:
-            options = CallOptions(count, on_reply, raw, until, into)
+            options = CallOptions(
+                count, on_reply, raw, until, [] if into is None else into
+            )
         future = loop.create_future()
         self._calls.append((future, now, deadline, size, label, options))
         flow.commands += 1
@@ -333,7 +326,7 @@ class Multiplexer(asyncio.Protocol):
             self.tick = monotonic()
             self.loop.call_soon(self._flush)
         self._unwritten.append(data)
-        options = CallOptions(1, on_reply, True, None)  # noqa: FBT003 - by position for speed
+        options = CallOptions(1, on_reply, True, None, [])  # noqa: FBT003 - as there
         # Its deadline is the tick: a silent server gets the least time of any call.
         call = (self._unawaited, self.tick, self.tick, len(data), label, options)
         self._calls.append(call)

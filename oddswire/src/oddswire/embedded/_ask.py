@@ -30,7 +30,7 @@ async def ask(url: str, *command: str | int) -> Any:
     try:
         hello = ("HELLO", "3", "AUTH", "default", unquote(parts.password or ""))
         for sent in (hello, command):
-            # Its annotation says a tuple of one; it takes any.
+            # hiredis annotates its argument as a tuple of one item; it takes any.
             writer.write(hiredis.pack_command(sent))  # type: ignore[arg-type]
         parser = hiredis.Reader(
             replyError=ResponseError, encoding="utf-8", notEnoughData=...

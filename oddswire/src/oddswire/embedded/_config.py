@@ -38,16 +38,15 @@ def option_lines(args: Iterable[str]) -> list[str]:
     """Turn command-line style options into lines of the configuration file.
 
     Args:
-        args: As for the server's command line: ``("--maxmemory", "1mb")``. What
-            follows an option, up to the next string that starts with ``--``, is its
-            values.
+        args: As for the server's command line: ``("--maxmemory", "1mb")``. The strings
+            after an option, up to the next one that starts with ``--``, are its values.
 
     Returns:
         One line per option, in order, values quoted.
 
     Raises:
         EmbeddedFailed: The first string is no option, an option's name is malformed,
-            or the option is one that the starter decides.
+            or `EmbeddedServer` sets the option itself.
     """
     lines: list[str] = []
     for arg in args:
@@ -83,10 +82,10 @@ def config_text(
     """Write the whole configuration file.
 
     Args:
-        port: The TCP port on 127.0.0.1; 0 for none.
+        port: The TCP port on 127.0.0.1; 0: the server does not listen on TCP.
         unix_socket: The path of the private socket.
         directory: Where the server keeps its data.
-        password: Of the default user.
+        password: The password of the default user.
         aof: Whether to append each write to a file, fsynced every second.
         options: Lines of `option_lines`; they come last, so they win.
     """

@@ -1,4 +1,4 @@
-"""Becomes, or watches over, the server process, so that it dies with its parent.
+"""Becomes the server process, or watches it, so that it dies with its parent.
 
 Run by path as a script, with nothing but the standard library:
 
@@ -6,13 +6,15 @@ Run by path as a script, with nothing but the standard library:
     python -I -S _launch.py watch PIPE_FD,LOCK_FD,... server ...
 
 ``exec`` (Linux) asks the kernel for SIGTERM when the parent dies and becomes the
-server. ``watch`` (elsewhere) runs the server as a child, prints its pid as the first
-line, and ends it when the pipe, of which only the parent holds the other end, closes.
+server. ``watch`` (elsewhere) runs the server as a child and prints its pid as the first
+line. Only the parent holds the other end of the pipe; when the pipe closes, the
+launcher ends the server.
 
-Python ignores SIGXFSZ, and an ignored signal stays ignored in the server: a file size
-limit on it then means a failed write, as on a full disk, and not its death.
+Python ignores SIGXFSZ, and an ignored signal stays ignored in the server. So a write
+above a file size limit fails, as on a full disk, and the server lives.
 
-Its environment is a small part of the application's; see `_server_process.py`.
+The launcher gets a few variables of the application's environment; see
+`_server_process.py`.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ def _watch(pipe: int, locks: list[int], command: list[str]) -> int:
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
-    # They only wake the select below. SIGHUP goes to the whole group when the parent
-    # dies while the server is stopped: it must not end the launcher before the server.
+    # These signals only wake the select below. SIGHUP goes to the whole group when the
+    # parent dies while the server is stopped: the launcher must outlive the server.
     for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     os.set_inheritable(pipe, False)  # noqa: FBT003 - positional only
@@ -52,7 +54,7 @@ def _watch(pipe: int, locks: list[int], command: list[str]) -> int:
     # would lose a SIGTERM to them.
     environment = os.environ  # noqa: TID251 - handed on as it is
     server = os.posix_spawn(command[0], command, environment)
-    for lock in locks:  # free when the server has ended, not when this launcher has
+    for lock in locks:  # the server's end releases it, not the end of this launcher
         os.close(lock)
     _say(str(server))
     watched, timeout = [pipe, wake_read], None

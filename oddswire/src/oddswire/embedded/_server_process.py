@@ -40,9 +40,9 @@ class ServerProcess(asyncio.SubprocessProtocol):
 
     Attributes:
         pid: The process id of the server; None until it is known.
-        ready: Done when the server accepts connections, by its log.
+        ready: Done when the log says that the server accepts connections.
         exited: The exit code, negative for a signal, when the process has ended.
-        port_taken: Whether another process has the port, by the log.
+        port_taken: Whether the log says that another process has the port.
     """
 
     pid: int | None = None

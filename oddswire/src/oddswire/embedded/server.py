@@ -32,7 +32,7 @@ T = TypeVar("T")
 _HOST = "127.0.0.1"
 _START_SECONDS = 10.0
 _STOP_SECONDS = 5.0
-_LOCK_SECONDS = 3.0  # for a server whose parent was killed to finish its own end
+_LOCK_SECONDS = 3.0  # so long may a server live on whose parent was killed
 _LOCK_POLL = 0.02
 _PORT_TRIES = 20
 _PORT_PROBES = 100
@@ -53,21 +53,22 @@ class EmbeddedServer:
 
     Args:
         tcp: Whether to listen on TCP too; False leaves only the unix socket.
-        data_dir: Where the data is kept. Without it the data is removed at the end.
-            One server at a time: a second one is refused.
+        data_dir: The directory for the data; None: a private one, removed at the end.
+            A second server on the same directory is refused.
         aof: Whether the server appends every write to a file and fsyncs it once a
             second; while the disk is busy with that, a reply may come before its write
-            is in the file. Without it the disk gets nothing, unless by `args`.
+            is in the file. Without it the server writes no data to disk, unless `args`
+            ask for it.
         args: Further options as on the server's command line:
             ``("--maxmemory", "1mb")``.
         binary: The server program; see `find_binary`.
-        password: Of the default user; a random one when not given.
+        password: The password of the default user; None: a random one.
 
     Raises:
-        EmbeddedFailed: At construction: `args` holds an option that the starter
-            decides, or the password is empty. On entering: there is no program, the
-            data directory is in use or not writable, or the server did not become
-            ready in 10 s; the message ends with its last log lines.
+        EmbeddedFailed: At construction: `args` holds an option that `EmbeddedServer`
+            sets itself, or the password is empty. On entering: there is no program,
+            the data directory is in use or not writable, or the server was not ready
+            in 10 s; the message ends with the server's last log lines.
         ClosedError: An attribute was read before the block, or it was entered twice.
     """
 
@@ -103,14 +104,14 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """Over TCP, or over the unix socket when there is no TCP; with the password."""
+        """The URL over TCP, or over the unix socket without TCP; with the password."""
         if self._tcp:
             return f"redis://:{self._quoted_password}@{_HOST}:{self.port}/0"
         return self.unix_url
 
     @property
     def unix_url(self) -> str:
-        """Over the unix socket, with the password."""
+        """The URL over the unix socket, with the password."""
         path = url_quote(str(self.unix_socket))
         return f"unix://:{self._quoted_password}@{path}?db=0"
 
@@ -179,7 +180,7 @@ class EmbeddedServer:
         return await asyncio.shield(self._started().exited)
 
     def kill(self, signal: int = signal.SIGKILL) -> None:
-        """Send a signal to the server, for tests; it may have ended already."""
+        """Send a signal to the server, for tests; nothing happens if it has ended."""
         self._started().send(signal)
 
     async def stop(self) -> None:
@@ -308,10 +309,10 @@ class EmbeddedServer:
 def free_port() -> int:
     """Choose a TCP port of 127.0.0.1 on which nothing listens now.
 
-    Below the range from which the kernel takes the ports of outgoing connections: from
-    there, a client that reconnects to a server that is down could take the server's
-    port, even by connecting to itself. A cluster's second port, 10,000 higher, stays
-    below it as well.
+    The port is below the range from which the kernel takes the ports of outgoing
+    connections. A client that reconnects to a server that is down could otherwise take
+    the server's port, even by a connection to itself. A cluster's second port, 10,000
+    higher, is below that range as well.
     """
     port = 0
     for _ in range(_PORT_PROBES):

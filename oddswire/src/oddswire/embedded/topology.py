@@ -1,7 +1,7 @@
 """A cluster, and a primary with replicas and sentinels, of embedded servers.
 
-For tests of what happens when a node dies: real servers, ready when the block is
-entered, all with one password, each to be killed and restarted on its own.
+For tests of what happens when a node dies: real servers that are ready when the block
+is entered. They share one password, and each can be killed and restarted by itself.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class EmbeddedCluster(_Topology):
         primaries: The nodes that started as primaries.
         replicas: The nodes that started as replicas: those of the first primary
             first.
-        password: Of every node.
+        password: The password of every node.
 
     Raises:
         EmbeddedFailed: A node did not start, or the nodes did not agree in 20 s.
@@ -152,10 +152,10 @@ class EmbeddedCluster(_Topology):
         Args:
             first: The first of the slots.
             last: The last of them.
-            source: Who owns them.
-            target: Who is to own them.
-            atomic: All at once, as Valkey 9 does; else slot by slot and key by key,
-                with redirections by ASK on the way.
+            source: The primary that owns them.
+            target: The primary that gets them.
+            atomic: Whether they move all at once, which needs Valkey 9. Otherwise they
+                move slot by slot and key by key, and clients meet ASK redirections.
 
         Raises:
             EmbeddedFailed: The migration failed, or took longer than 20 s.
@@ -262,9 +262,9 @@ class EmbeddedSentinels(_Topology):
     Attributes:
         primary: The server that started as primary.
         replicas: The servers that started as replicas.
-        sentinels: The sentinels; they want the password too.
+        sentinels: The sentinels; they need the password too.
         name: The name of the primary.
-        password: Of every server and sentinel.
+        password: The password of every server and sentinel.
 
     Raises:
         EmbeddedFailed: A server did not start, or they did not find each other in
@@ -321,11 +321,12 @@ class EmbeddedSentinels(_Topology):
             *("--sentinel", "failover-timeout", self.name, "3000"),
             kind=_Sentinel,
         )
-        # They greet each other every 2 s, look at the roles every 10 s, and after a
-        # stall of 2 s refuse to act for 30 s: all of it only makes tests slow. They
-        # ping once a second, so one slow answer would count as down; but five pings
-        # must last longer than the second between two looks at a replica of a primary
-        # that is down: what they know of it would be too old to promote it.
+        # By default a sentinel greets the others every 2 s, reads the roles every 10 s,
+        # and refuses to act for 30 s after a stall of 2 s: that only makes tests slow.
+        # It pings once a second, so that one slow answer would count as down. But five
+        # pings must last longer than a second: while the primary is down, a sentinel
+        # reads each replica once a second, and promotes none that it last read
+        # more than five pings ago.
         await ask(
             sentinel.url,
             *("SENTINEL", "DEBUG", "PUBLISH-PERIOD", 200, "INFO-PERIOD", 500),

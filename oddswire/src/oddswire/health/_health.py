@@ -30,8 +30,8 @@ class Health:
     No state is kept between two checks and no task runs: a report describes the time in
     which `check` ran. It asks six PINGs and one INFO on the command connection.
 
-    Of a cluster each primary is looked at, and CLUSTER INFO too; a check is that of the
-    node where it is worst, which its `seen` begins with.
+    Of a cluster each primary is looked at, and CLUSTER INFO too, as of a node alone; a
+    check is that of the node where it is worst, which its `seen` begins with.
 
     Args:
         client: Whose server, or cluster. A client with ``transport="pool"`` opens its
@@ -111,12 +111,12 @@ class Health:
             nodes = await self._client.bounded(self._timeout).primaries()
         except OddswireError as error:
             seen = Reading(stats=self._client.stats(), unreachable=error)
-            return (*self._judge(seen), cluster_check(seen))
+            return self._judge(seen)
         left = max(0.0, self._timeout - (monotonic() - began))
 
         async def look(node: Client) -> tuple[str, tuple[Check, ...]]:
             seen = await read(node, left, self._asked)
-            return node.address, (*self._judge(seen), cluster_check(seen))
+            return node.address, self._judge(seen)
 
         return worst_of(await asyncio.gather(*[look(node) for node in nodes]))
 
@@ -128,6 +128,7 @@ class Health:
                 for name, why, look in _process.CHECKS
             ),
             *server_checks(seen, limits, durable=self._durable),
+            *([cluster_check(seen)] if self._client.in_cluster else []),
         )
 
 

@@ -430,12 +430,14 @@ class SubscriberConnection:
         data = pack((word, *channels)) + pack(("PING", echo))
         label = CallLabel(word)
         await _wait_for_room(connection, len(data), self._timeout)
+        refusals: list[OddswireError] = []
         if self._asks(channels[0]):
-            connection.send_unawaited(_ASKING, label, _ignore)
+            _ask(connection, label, refusals)
         replies = await connection.send(
             data, self._timeout, label, raw=True, until=echo
         )
-        return [reply for reply in replies if isinstance(reply, OddswireError)]
+        refusals += [reply for reply in replies if isinstance(reply, OddswireError)]
+        return refusals
 
     async def _call(
         self,
@@ -451,13 +453,16 @@ class SubscriberConnection:
         """
         data, label = pack(command), CallLabel(command[0])
         await _wait_for_room(connection, len(data), self._timeout)
+        refusals: list[OddswireError] = []
         if route.asking:
-            connection.send_unawaited(_ASKING, label, _ignore)
+            _ask(connection, label, refusals)
         reply = await connection.send(
             data, self._timeout, label, raw=True, on_reply=on_reply
         )
         if isinstance(reply, OddswireError):
-            raise reply
+            refusals.append(reply)
+        if refusals:
+            raise refusals[0]
 
 
 async def _gather_all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -472,6 +477,21 @@ async def _wait_for_room(connection: Multiplexer, size: int, timeout: float) -> 
         await connection.flow.wait(size, timeout, connection.load)
     if connection.error is not None:
         raise Unavailable(f"the subscriber's connection was lost: {connection.error}")
+
+
+def _ask(
+    connection: Multiplexer, label: CallLabel, refusals: list[OddswireError]
+) -> None:
+    """Send ASKING before the next command, and note why it was refused.
+
+    Refused, it would have the command sent back to the node that the slot leaves.
+    """
+
+    def note(reply: Any) -> None:
+        if isinstance(reply, OddswireError):
+            refusals.append(reply)
+
+    connection.send_unawaited(_ASKING, label, note)
 
 
 def _ignore(_: Any) -> None:

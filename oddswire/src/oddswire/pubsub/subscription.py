@@ -11,7 +11,6 @@ from oddswire.errors import ClosedError, OddswireError, TopicError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
-    from types import TracebackType
 
     from oddswire.pubsub._buffer import Buffer
     from oddswire.pubsub._offsets import Offsets
@@ -86,13 +85,8 @@ class Subscription(Generic[T]):
         if self._offsets is None and not self._closed:
             self._fast_take = self._take
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        await self.aclose(done=exc_type is None)
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await self.aclose(done=kind is None)
 
     async def aclose(self, *, done: bool = True) -> None:
         """End it: the iteration stops, the position is written.

@@ -10,8 +10,6 @@ from itertools import count
 from math import ceil
 from typing import TYPE_CHECKING
 
-from redis.exceptions import NoScriptError
-
 from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.erasure import Erased
 from oddswire.errors import OddswireError
@@ -117,21 +115,16 @@ class Evaluator:
         # 2. Ask. If Redis goes down here, the reply may be lost after the request
         #    counted. Therefore a local quota that begins meanwhile counts `pending`.
         lease = self._new_lease() if request.has_slots else ""
-        fast = mode == "take" and not lease
-        packed, command = (
-            request.packed_fast_request if fast else request.call(mode, lease)
-        )
+        call = request.packed_fast_request if mode == "take" else None
+        if call is None:
+            call = request.call(mode, lease)
         demands = request.demands
         for state, cost, _ in demands:
             state.pending += cost
         try:
             if request.scoped:
                 await self._scopes.note(request.scoped)
-            try:
-                reply = await self._client.execute_packed(packed, command)
-            except NoScriptError:
-                # Here, not in `Script.run_by`: its coroutine would cost 4 % of a hit.
-                reply = await self._client.execute_command(*HIT.whole(command))
+            reply = await HIT.run_packed(self._client, call)
         except TRANSIENT_ERRORS as error:
             self._degraded.begin(error)
             reply = None

@@ -274,11 +274,19 @@ class Request:
         demands: One for each rule.
         keys: For the scripts, three for each rule.
         packed: The demands as the scripts read them.
+        packed_fast_request: The call that takes it; None if a rule has slots.
         has_slots: Whether the call needs the name of a lease.
         scoped: The subjects whose scope has to be noted before they are counted.
     """
 
-    __slots__ = ("_fast", "demands", "has_slots", "keys", "packed", "scoped")
+    __slots__ = (
+        "demands",
+        "has_slots",
+        "keys",
+        "packed",
+        "packed_fast_request",
+        "scoped",
+    )
 
     def __init__(self, demands: tuple[Demand, ...]) -> None:
         self.demands = demands
@@ -286,17 +294,8 @@ class Request:
         self.packed = b"".join([demand.packed() for demand in demands])
         self.has_slots = any(demand.state.rule.is_slots for demand in demands)
         self.scoped = [state for state, _, _ in demands if state.scope is not None]
-        self._fast: PackedCall | None = None
-
-    @property
-    def packed_fast_request(self) -> PackedCall:
-        """The call that takes it, if no rule has slots.
-
-        Packing is the most expensive step of a hit. A single hit is packed once.
-        """
-        if self._fast is None:
-            self._fast = self.call()
-        return self._fast
+        # Packing is the most expensive step of a hit. A single hit is packed once.
+        self.packed_fast_request = None if self.has_slots else self.call()
 
     def call(self, *args: str) -> PackedCall:
         """Return the packed call of ratelimit_hit.lua; args: mode, name of leases."""

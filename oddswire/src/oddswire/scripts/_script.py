@@ -81,14 +81,22 @@ class Script:
         try:
             return await send(command)
         except NoScriptError:
-            return await send(self.whole(command))
+            return await send(self._whole(command))
 
     def pack(self, keys: Sequence[str | bytes], args: Sequence[Any] = ()) -> PackedCall:
-        """Return a call for `Client.execute_packed`, on keys in one slot."""
+        """Return a call for `run_packed`."""
         command = ("EVALSHA", self.sha, len(keys), *keys, *args)
         return pack(command), command
 
-    def whole(self, command: tuple[Any, ...]) -> tuple[Any, ...]:
+    async def run_packed(self, client: Client, call: PackedCall) -> Any:
+        """Run a call that was packed before; see `run`. The reply has no text."""
+        data, command = call
+        try:
+            return await client.execute_packed(data, command)
+        except NoScriptError:
+            return await client.execute_command(*self._whole(command))
+
+    def _whole(self, command: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return what to send after an EVALSHA that was answered with NOSCRIPT."""
         # The server restarted, failed over or was flushed. NOSCRIPT is a refusal:
         # nothing ran. EVAL loads and runs the script in one round trip.

@@ -364,10 +364,10 @@ class SessionDelta(msgspec.Struct):
     """What a save writes, sealed.
 
     Attributes:
-        main: Fields of the durable hash, to set.
-        main_gone: To delete.
-        expiring: Fields of the expiring hash, to set.
-        expiring_gone: To delete.
+        main: Fields to set in the durable hash.
+        main_gone: Fields to delete there.
+        expiring: Fields to set in the expiring hash, which ends with the conversation.
+        expiring_gone: Fields to delete there.
         index_adds: Index entries to add.
         index_removes: Index entries to remove.
         held: By collection, 1 where it got its first member, -1 where it lost its last.
@@ -389,10 +389,10 @@ class Save(msgspec.Struct, frozen=True):
 
     Attributes:
         user_id: Whose.
-        before: What was read; None to create.
-        content: What is to be stored.
-        delta: How it differs from `before`, sealed.
-        generation: Of the session.
+        before: The session as it was read; None: this save creates it.
+        content: The session as it is to be stored.
+        delta: The difference between the two, sealed.
+        generation: The random text of this creation of the session.
         active: Whether this is the user's own activity.
         seal: Makes the header; None without sealing.
         also: What the source of record stores in the same transaction.

@@ -357,8 +357,8 @@ class Sessions(Generic[T]):
             snapshot, value = await self._load(user_id)
         for attempt in range(TRIES):
             if attempt > 1:
-                # The refusal brought the session as it was before this pause: another
-                # change since then would be a conflict for certain.
+                # Step 4 has the session as it was before this pause. A change of the
+                # session since then would make the next save a conflict: read it again.
                 await self._give_way(attempt)
                 snapshot, value = await self._load(user_id)
             # 2. Each `fn`, on what the one before it left.
@@ -466,13 +466,20 @@ class Sessions(Generic[T]):
         active: bool,
         also: Any = None,
     ) -> ScriptResult:
-        """Save content over what was read, and stamp its value."""
+        """Save content over what was read, and stamp its value.
+
+        1. With a source, a durable change goes to the source first (`WriteThrough`). A
+           change of the conversation alone is saved in Redis, as without a source.
+        2. ``restored``: the change is made, but Redis got it from the source and not
+           from this save. Its version is read again.
+        3. ``saved``: memory keeps the session, unless a newer version was announced
+           since the ticket was taken. Any other answer: memory forgets it.
+        """
         save = self._codec.save(user_id, snapshot, content, active=active, also=also)
         delta = save.delta
         ticket = self._local.begin(user_id)
         try:
             through = self._write_through
-            # A change of the conversation alone does not touch the source.
             durable = delta.main or delta.main_gone or also is not None
             if through and (snapshot is None or durable):
                 result = await through.write(save)

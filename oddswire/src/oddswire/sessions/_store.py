@@ -210,9 +210,9 @@ class SessionStore:
         """Write a change of the version that was read.
 
         Args:
-            save: What.
+            save: The change.
             intent: With a source of record: the caller's write intent, or `NO_INTENT`.
-            version: The record's, under an intent.
+            version: Under an intent: the version of the record at the source.
         """
         delta, before = save.delta, save.before
         keys = [

@@ -1,4 +1,4 @@
-"""Tests of programs on oddswire: real faults, recorded calls, and their judges.
+"""For tests of programs that use oddswire: real faults, recorded calls, judges.
 
 Nothing here is imported by the rest of the library. `oddswire.testing.fixtures` holds
 pytest fixtures and is the only module that needs pytest.

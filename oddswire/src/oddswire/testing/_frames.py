@@ -7,10 +7,10 @@ _BULKS = b"$!="
 
 
 class Frames:
-    """Follows a stream and knows when it is between two top-level replies."""
+    """Follows a stream of replies; it knows when one top-level reply has ended."""
 
     def __init__(self) -> None:
-        self._line = bytearray()  # of a header that has not ended yet
+        self._line = bytearray()  # the header that has not ended yet
         self._skip = 0  # bytes left of a bulk string and its line end
         self._nested: list[int] = []  # elements left of each open aggregate
         self._pending = b""
@@ -21,14 +21,14 @@ class Frames:
         return not (self._line or self._skip or self._nested)
 
     def inject(self, data: bytes) -> bytes:
-        """Return what may be sent now; the rest goes out when the reply has ended."""
+        """Return what may be sent now: `data`; within a reply nothing, see `feed`."""
         if self.between:
             return data
         self._pending += data
         return b""
 
     def feed(self, data: bytes) -> bytes:
-        """Return the bytes to send for `data`: itself, with what was injected."""
+        """Return `data`, with the injected bytes where the current reply ends."""
         if not self._pending:
             self._follow(data)
             return data
@@ -64,7 +64,7 @@ class Frames:
     def _header(self, line: bytes) -> None:
         kind, number = line[:1], line[1:].strip()
         if kind in _AGGREGATES and kind:
-            count = int(number) if number.isdigit() else 0  # -1 has nothing in it
+            count = int(number) if number.isdigit() else 0  # -1: null
             if kind in b"%|":
                 count *= 2
             # An attribute stands before the value it belongs to.
@@ -79,7 +79,7 @@ class Frames:
             self._ended()
 
     def _ended(self) -> None:
-        """An element is complete; so may be what it was the last of."""
+        """End an element, and each aggregate of which it was the last element."""
         while self._nested:
             self._nested[-1] -= 1
             if self._nested[-1]:

@@ -27,10 +27,10 @@ def redis_server() -> Iterator[EmbeddedServer]:
 
 @contextmanager
 def on_its_own_thread(make: Callable[[], EmbeddedServer]) -> Iterator[EmbeddedServer]:
-    """Run a server for the block, for tests of any loop.
+    """Run a server for the block, on a thread and an event loop of its own.
 
-    It outlives the loops of the tests, and the kernel kills it when the thread that
-    started it ends, so that thread stays until the end of the block.
+    The server outlives the loops of the tests. The kernel kills it when the thread that
+    started it ends. Therefore this thread lives until the end of the block.
 
     Args:
         make: Returns the server, not started yet.

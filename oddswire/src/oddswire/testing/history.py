@@ -1,7 +1,7 @@
-"""`History`: records calls and their outcomes; functions judge if these can be right.
+"""`History` records calls and their outcomes; functions judge if they can be right.
 
-The form is Jepsen's: an operation is invoked and ends ok, refused, or unknown, and an
-unknown one may have taken effect at any time after it was invoked.
+The form is Jepsen's: an operation begins, and ends as ok, refused or unknown. An
+unknown one may take effect at any time after it began.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Call(msgspec.Struct, frozen=True):
 
     Attributes:
         op: The operation, as the checker names it: ``"get"``, ``"incr"``, ``"add"``.
-        key: To what.
-        began: When, in seconds of `time.monotonic`.
+        key: The key that it is about.
+        began: When it began, by `time.monotonic`.
         ended: When it ended.
         outcome: ``"ok"``, or the outcome of its error.
         sent: The value written, if any.
-        value: The value returned, if it ended well.
+        value: The value returned, if the outcome is ``"ok"``.
         error: The class of its error.
-        deadline: Seconds that it was given; None for no limit.
+        deadline: Seconds that it may take; None: no limit.
     """
 
     op: str
@@ -48,11 +48,11 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class History:
-    """Records calls; appending is all it does, so any number of tasks may share one.
+    """Records calls. Any number of tasks may share one: it only appends.
 
     Args:
-        classify: Says of an exception what became of the call; default: the `outcome`
-            of the library's errors, and unknown for any other.
+        classify: Returns the outcome of a call from its exception; default: the
+            `outcome` of the library's errors, unknown for any other.
 
     Attributes:
         calls: In the order in which they ended.
@@ -71,7 +71,7 @@ class History:
         sent: Any = None,
         deadline: float | None = None,
     ) -> Any:
-        """Await a call and write down what came of it; its errors end here.
+        """Await a call and record how it ended; its exception is not raised.
 
         Returns:
             The value, or None after an error. Cancelled, the call is recorded as
@@ -107,7 +107,7 @@ class History:
         return [call for call in self.calls if call.op in ops]
 
     def count(self, outcome: Ended, *ops: str) -> int:
-        """Count the calls that ended so, of these operations or of all."""
+        """Count the calls with this outcome, of these operations or of all."""
         return sum(
             call.outcome == outcome for call in self.calls if not ops or call.op in ops
         )
@@ -119,7 +119,7 @@ def _outcome(error: Exception) -> Ended:
     return Outcome.UNKNOWN.value
 
 
-# --- judges: each returns what is wrong, a line each; nothing for a good history
+# --- judges: each returns one line for each fault; none for a good history
 
 
 def wrong_replies(
@@ -128,8 +128,8 @@ def wrong_replies(
     """Return the reads that returned a value of another key.
 
     Args:
-        calls: Their reads are looked at: those that ended well with a value.
-        belongs: Whether a value can be that of a key; have every value carry its key.
+        calls: The calls; those that returned a value are judged.
+        belongs: Whether a value can belong to a key: let every value contain its key.
     """
     return [
         f"{call.op} {call.key} returned {call.value!r:.60}"
@@ -146,7 +146,7 @@ def lost_members(
     """Return the acknowledged additions that are not there at the end.
 
     Args:
-        calls: ``sent`` is the member, ``key`` the set.
+        calls: Additions: ``sent`` is the member, ``key`` the set.
         found: The members of each set at the end.
     """
     return [
@@ -186,10 +186,10 @@ def overtime(
     """Return the calls that took longer than their deadline.
 
     Args:
-        calls: Those without a deadline are passed over.
+        calls: The calls; those without a deadline do not count.
         grace: The share of its deadline that a call may take beyond it.
-        lag: Watched the event loop meanwhile. What of the time past its deadline the
-            loop itself was late is no fault of the call.
+        lag: It watched the event loop meanwhile. Time past the deadline in which the
+            loop itself was late does not count.
     """
     return [
         f"{call.op} {call.key} took {call.ended - call.began:.3f} s, "
@@ -202,7 +202,7 @@ def overtime(
 
 
 def not_linearizable(calls: Sequence[Call], start: Any = None) -> list[str]:
-    """Return the keys whose reads and writes no single order in time explains.
+    """Return the keys whose reads and writes fit no single order in time.
 
     Each key is a register: ``"set"`` writes ``sent``, ``"get"`` returns ``value``. An
     unknown write may take effect at any time after it began, or never. The search is
@@ -211,7 +211,8 @@ def not_linearizable(calls: Sequence[Call], start: Any = None) -> list[str]:
     up to a dozen calls at a time on a key.
 
     Args:
-        calls: Any order; those refused or not sent, and unknown reads, are passed over.
+        calls: In any order. Calls that were refused or not sent, and unknown reads, do
+            not count.
         start: The value before the first call.
     """
     by_key: dict[str, list[Call]] = {}
@@ -227,7 +228,7 @@ def not_linearizable(calls: Sequence[Call], start: Any = None) -> list[str]:
 
 def _has_an_order(history: list[Call], start: Any) -> bool:
     read = [call.value for call in history if call.op == "get"]
-    # A write that perhaps took effect and was never seen explains nothing.
+    # An unknown write whose value no call read can be left out.
     history = [call for call in history if call.outcome == "ok" or call.sent in read]
     history.sort(key=lambda call: call.began)
     ends = [
@@ -235,8 +236,8 @@ def _has_an_order(history: list[Call], start: Any) -> bool:
     ]
     count = len(history)
 
-    # By the calls that have taken effect and the value they left: iterative, since a
-    # history is longer than Python's stack.
+    # A state is the set of the calls that took effect, and the value that they left.
+    # The search is iterative: a history is longer than Python's stack.
     seen: set[tuple[frozenset[int], Any]] = set()
     stack: list[tuple[frozenset[int], Any]] = [(frozenset(), start)]
     while stack:
@@ -244,7 +245,8 @@ def _has_an_order(history: list[Call], start: Any) -> bool:
         left = [index for index in range(count) if index not in done]
         if all(history[index].outcome == "unknown" for index in left):
             return True
-        # Nothing may take effect after another call had ended that has not yet.
+        # Each call takes effect before it ends. So the next one to take effect began
+        # before the first of those that are left ended.
         first_end = min(ends[index] for index in left)
         for index in left:
             call = history[index]

@@ -1,4 +1,4 @@
-"""Stopping and continuing a process, for as long as a block."""
+"""`frozen`: stop a process for the time of a block."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def frozen(process: EmbeddedServer | int) -> Iterator[None]:
-    """Stop a process (SIGSTOP) for the block, and let it go on afterwards.
+    """Stop a process (SIGSTOP) for the block, and continue it afterwards (SIGCONT).
 
-    Its sockets stay open and the kernel accepts connections for it; nothing answers.
-    A server that was killed meanwhile is left alone.
+    Its sockets stay open, and the kernel accepts connections for it; nothing answers.
+    If the process was killed meanwhile, nothing is sent.
     """
     pid = process if isinstance(process, int) else process.pid
     os.kill(pid, signal.SIGSTOP)

@@ -1,7 +1,7 @@
-"""`FaultProxy`: a TCP link to a real server that can be broken in every way a link is.
+"""`FaultProxy`: a TCP link to a real server, with every fault that a link can have.
 
-The kinds of fault are Toxiproxy's, with corruption, pushes and errors put in by the
-test, and a stand-in for a load balancer that accepts and says nothing.
+The kinds of fault are Toxiproxy's. In addition the proxy corrupts bytes, injects pushes
+and errors, and plays a load balancer that accepts connections and does not answer.
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ _CHUNK = 64 * 1024
 
 
 class Direction:
-    """The faults of one direction; set them at any time, they act on what comes next.
+    """The faults of one direction. Set them at any time: they act on the next bytes.
 
     Attributes:
         latency: Seconds that each chunk is late.
-        jitter: Up to so many seconds more, at random.
-        bandwidth: Bytes a second; None for no limit.
-        slice: Bytes of one write, as far as the kernel leaves them apart; None for as
-            many as came.
-        blackhole: Swallow everything; the link stays up. A link that bytes were taken
-            from stays dead after that, as TCP never goes on behind a gap.
-        hold: Take in nothing, so that the sender meets a full socket.
-        corrupt: The probability that a bit of a chunk is flipped.
-        cut_after: After so many more bytes the link is reset, once; None for never.
-        bytes: Passed on so far.
+        jitter: Seconds that each chunk is later still, at most; random.
+        bandwidth: Bytes a second; None: no limit.
+        slice: Bytes of one write, which the kernel may join; None: as many as arrived.
+        blackhole: Discard everything; the link stays up. A link that lost bytes stays
+            dead when this ends: TCP does not continue behind a gap.
+        hold: Read nothing, so that the sender's socket becomes full.
+        corrupt: The probability that one bit of a chunk is flipped.
+        cut_after: The link is reset after so many more bytes, once; None: never.
+        bytes: Bytes passed on so far.
     """
 
     def __init__(self) -> None:
@@ -46,7 +45,7 @@ class Direction:
         self.heal()
 
     def heal(self) -> None:
-        """Back to a perfect link."""
+        """Remove every fault of this direction."""
         self.latency = 0.0
         self.jitter = 0.0
         self.bandwidth: float | None = None
@@ -58,7 +57,7 @@ class Direction:
 
     @property
     def hold(self) -> bool:
-        """Whether nothing is taken in."""
+        """Whether nothing is read."""
         return not self._flowing.is_set()
 
     @hold.setter
@@ -69,26 +68,26 @@ class Direction:
             self._flowing.set()
 
     async def flowing(self) -> None:
-        """Wait while it is on hold."""
+        """Wait until `hold` is false."""
         await self._flowing.wait()
 
 
 class FaultProxy:
     """A link to a server, ``async with FaultProxy(server.url) as proxy``; single use.
 
-    Leaving the block resets every link and waits for what it started.
+    The end of the block resets every link, and waits for the tasks of the proxy.
 
     Args:
         upstream: The server's URL (``redis://`` or ``rediss://``), or (host, port).
-        tls: Speak TLS to the client with this context, also if the server speaks none:
-            a test shows a client an expired certificate by it.
-        upstream_tls: Speak TLS to the server with this context.
-        seed: Of jitter and corruption.
+        tls: The context for TLS with the client, also if the server has no TLS. A test
+            can show the client an expired certificate.
+        upstream_tls: The context for TLS with the server.
+        seed: The seed of jitter and corruption.
 
     Attributes:
         up: Faults of what the client sends.
         down: Faults of what the server sends.
-        accepted: Connections that came.
+        accepted: Connections that were accepted so far.
     """
 
     def __init__(
@@ -161,19 +160,19 @@ class FaultProxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def quiet(self) -> None:
-        """Wait until no link is up: the end of one is noticed a moment later."""
+        """Wait until no link is up: the proxy notices an end a moment later."""
         await self._quiet.wait()
 
     # --- faults of the whole link
 
     def heal(self) -> None:
-        """Take every fault away; links that are cut stay cut."""
+        """Remove every fault; a link that was cut stays cut."""
         self.up.heal()
         self.down.heal()
         self.accept()
 
     def blackhole(self) -> None:
-        """Swallow both directions: a link that is up and dead."""
+        """Discard everything in both directions: the link is up and dead."""
         self.up.blackhole = self.down.blackhole = True
 
     def reset(self) -> None:
@@ -191,23 +190,23 @@ class FaultProxy:
         self._refusing = True
 
     def redirect(self, host: str, port: int) -> None:
-        """Bring connections from now on to another server, which was promoted."""
+        """Lead new connections to another server, as after a failover."""
         self._upstream = (host, port)
 
     def accept(self) -> None:
-        """Serve new connections again, and those that were stalled."""
+        """Serve new connections again, and the stalled ones."""
         self._refusing = False
         self._answering.set()
 
     def stall(self) -> None:
-        """Accept new connections and say nothing, as a dead load balancer does."""
+        """Accept new connections and do not answer, as a dead load balancer does."""
         self._answering.clear()
 
     def inject(self, data: bytes) -> None:
         """Send bytes to every client, between two replies of the server.
 
-        A reply that is half way through is waited for, so that what a RESP3 push or
-        an error would look like is exactly what arrives.
+        If the server is in the middle of a reply, the bytes follow its end. So the
+        client reads them as one RESP3 push or one error.
         """
         for link in self._links:
             link.inject(data)
@@ -269,7 +268,7 @@ class FaultProxy:
             data = await reader.read(_CHUNK)
             if not data:
                 break
-            # Held after it was read: it waits here, and the socket fills behind it.
+            # `hold` was set during the read: the data waits here, the socket fills.
             await faults.flowing()
             if faults.blackhole or faults in link.dead:
                 link.dead.add(faults)
@@ -283,7 +282,7 @@ class FaultProxy:
                 faults.cut_after = None
                 await link.pass_on(data[:rest], to_server=to_server)
                 faults.bytes += rest
-                # So that what was let through is read before the reset is seen.
+                # So that the client reads these bytes before it sees the reset.
                 await asyncio.sleep(0.01)
                 link.reset()
                 return
@@ -292,7 +291,7 @@ class FaultProxy:
             for piece in _pieces(data, faults):
                 await link.pass_on(piece, to_server=to_server)
                 faults.bytes += len(piece)
-                # Without a turn of the loop in between the kernel joins the pieces.
+                # Without a turn of the loop in between, the kernel joins the pieces.
                 rate = faults.bandwidth
                 await asyncio.sleep(0 if rate is None else len(piece) / rate)
         link.end(to_server=to_server)
@@ -308,15 +307,16 @@ class FaultProxy:
 async def close_listener(
     listener: asyncio.Server, end: Callable[[], Awaitable[object]]
 ) -> None:
-    """Close a listener, and what it accepted.
+    """Close a listener, and the connections that it accepted.
 
-    A connection that was accepted takes some turns of the loop to reach its handler
-    it. asyncio drops one that is accepted in the turn in which the listener closes, and
-    leaves its socket open (Python 3.11): so no more come in before that.
+    An accepted connection takes some turns of the loop to reach its handler. A
+    connection that is accepted in the turn in which the listener closes is dropped by
+    asyncio, which leaves its socket open (Python 3.11). Therefore the listener first
+    stops accepting, and closes some turns later.
 
     Args:
-        listener: It.
-        end: Ends what is being served; called for each of those turns.
+        listener: The listener.
+        end: Ends the connections that are served; called in each of those turns.
     """
     loop = asyncio.get_running_loop()
     for listening in listener.sockets:
@@ -382,7 +382,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 def _pieces(data: bytes, faults: Direction) -> list[bytes]:
     size = faults.slice
     if size is None and faults.bandwidth is not None:
-        # Small enough that the rate is even, twenty times a second.
+        # Twenty pieces a second keep the rate even.
         size = max(1, int(faults.bandwidth / 20))
     if size is None or size >= len(data):
         return [data]

@@ -1,4 +1,4 @@
-"""`Resources`: the sockets, tasks and threads of a program, before and after."""
+"""`Resources`: how many sockets, tasks and threads a program has."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import msgspec
 
 
 class Resources(msgspec.Struct, frozen=True):
-    """The resources of this process: compare one taken before with one after.
+    """The resources of this process. Compare those before a step with those after it.
 
     Attributes:
-        sockets: Open sockets; 0 where the system does not tell (only Linux does).
-        tasks: Tasks of the running loop, the asking one included.
-        threads: Threads of the process; 0 where the system does not tell.
+        sockets: Open sockets; 0 where the system does not show them (only Linux does).
+        tasks: Tasks of the running loop, the current one included.
+        threads: Threads of the process; 0 where the system does not show them.
     """
 
     sockets: int
@@ -23,7 +23,7 @@ class Resources(msgspec.Struct, frozen=True):
 
     @classmethod
     def now(cls) -> Resources:
-        """Count them; to be called in a running loop."""
+        """Count them. Call it in a running loop."""
         return cls(
             sockets=_sockets(),
             tasks=len(asyncio.all_tasks()),
@@ -31,7 +31,7 @@ class Resources(msgspec.Struct, frozen=True):
         )
 
     def leaked(self, before: Resources) -> list[str]:
-        """Return what there is more of than before, a line each."""
+        """Return one line for each count that is higher than before."""
         return [
             f"{name}: {getattr(self, name)}, {getattr(before, name)} before"
             for name in self.__struct_fields__
@@ -48,7 +48,7 @@ def _sockets() -> int:
         try:
             found += str(descriptor.readlink()).startswith("socket:")
         except FileNotFoundError:
-            continue  # the one that lists the folder
+            continue  # the descriptor of this very listing
     return found
 
 

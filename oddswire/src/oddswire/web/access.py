@@ -1,4 +1,4 @@
-"""`Access`: who knows the token of a listener. No input or output."""
+"""`Access`: whether a request has the token of a listener. No input or output."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _ADDRESSES = 1_000
 
 
 def read_token(path: Path) -> str:
-    """Return the token of a file: all of it, without white space around.
+    """Return the token in a file: its whole text, without white space around it.
 
     Raises:
-        SettingsError: It cannot be read, or what it has is no token.
+        SettingsError: The file cannot be read, or its text is no valid token.
     """
     try:
         text = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:
-        # The content is a secret: the error has the class alone.
+        # The content is a secret: the error names the exception's class alone.
         raise SettingsError(
             f"the token file {str(path)!r} cannot be read: {type(error).__name__}"
         ) from None
@@ -40,10 +40,10 @@ def read_token(path: Path) -> str:
 
 
 def check_token(token: str) -> str:
-    """Return the token.
+    """Return the token if it is valid.
 
     Raises:
-        SettingsError: It is short, or has characters that no header takes.
+        SettingsError: It is too short, or has characters that a header cannot have.
     """
     printable = token.isascii() and token.isprintable() and " " not in token
     if len(token) < _SHORTEST or not printable:
@@ -66,16 +66,16 @@ class Access:
     """Judges the header Authorization.
 
     A program sends ``Bearer <token>``; a browser sends ``Basic``, with the token as
-    the password and any name. An address that failed ten times within a minute is
-    refused for the rest of it, also with the right token.
+    the password and any user name. An address that failed ten times within a minute is
+    refused for the rest of that minute, also with the right token.
 
     Args:
-        token: None: everybody is allowed.
-        clock: Tells when.
-        failures: Failures of one address in a minute.
+        token: The token; None: everybody is allowed.
+        clock: The time.
+        failures: Failures within a minute after which an address is refused.
 
     Raises:
-        SettingsError: The token is short, or no header takes it.
+        SettingsError: The token is too short, or cannot stand in a header.
     """
 
     def __init__(self, token: str | None, clock: Clock, *, failures: int = 10) -> None:
@@ -83,7 +83,7 @@ class Access:
         self._token = b"" if token is None else check_token(token).encode()
         self._clock = clock
         self._most = failures
-        # By network, the one that failed last at the end; others are forgotten.
+        # By network, in the order of their last failures; the oldest are forgotten.
         self._failed: OrderedDict[str, Window] = OrderedDict()
 
     def judge(self, headers: Sequence[str], address: str) -> Answer:
@@ -91,7 +91,7 @@ class Access:
 
         Args:
             headers: Each value of Authorization.
-            address: The client's.
+            address: The client's address.
         """
         if not self.protected:
             return Answer.YES
@@ -102,7 +102,7 @@ class Access:
         given = _token(headers[0]) if len(headers) == 1 else None
         if given is not None and hmac.compare_digest(given, self._token):
             return Answer.YES
-        # A request without a token is a browser's first one: no attempt to guess.
+        # A browser sends its first request without a token: that is no guess.
         if headers:
             for key in keys:
                 window = self._failed.pop(key, None) or Window()
@@ -121,7 +121,7 @@ def _token(header: str) -> bytes | None:
     scheme, _, rest = header.partition(" ")
     match scheme.lower():
         case "bearer":
-            # Text of a header may hold what is no text: it is compared as bytes.
+            # A header may hold bytes that are not text: the bytes are compared.
             return rest.encode("utf-8", "surrogateescape")
         case "basic":
             try:

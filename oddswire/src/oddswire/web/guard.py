@@ -1,8 +1,9 @@
 """`Guard`: which requests a listener answers. No input or output.
 
-A loopback address is no fence: each page that somebody has open may send requests
-there. A page of another site is known by what its browser says of it (Origin,
-Sec-Fetch-Site), and one that had its own name point here (DNS rebinding) by the Host.
+A loopback address keeps no web page out: each page that is open in a browser on this
+machine can send requests to it. The headers Origin and Sec-Fetch-Site show a page of
+another site. The header Host shows a page whose own name leads to this address (DNS
+rebinding).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-# A name or an address, and a port. At the very end of the text: no line after it.
+# A name or an address, and a port. \Z is the very end: `$` allows a newline after it.
 _HOST = re.compile(
     r"([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?\Z"
 )
@@ -32,8 +33,8 @@ class Refusal(msgspec.Struct, frozen=True):
     """Why a request is not answered.
 
     Attributes:
-        status: Of HTTP.
-        reason: One line that names nothing of the request.
+        status: The HTTP status.
+        reason: One line that repeats nothing of the request.
     """
 
     status: int
@@ -41,11 +42,11 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Guard(msgspec.Struct, frozen=True, kw_only=True):
-    """The names that a listener goes by.
+    """The address of a listener, as browsers write it.
 
     Attributes:
-        port: On which it is reached.
-        names: Hosts, as a browser writes them; without a port.
+        port: The port that they connect to.
+        names: The host names and addresses, without a port.
         scheme: ``http`` or ``https``.
     """
 
@@ -89,11 +90,11 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_address(host: str, *, token: bool = False, mutual_tls: bool = False) -> None:
-    """Refuse to listen where strangers reach, without anything that keeps them out.
+    """Refuse an address that other machines reach, unless something keeps them out.
 
     Raises:
-        SettingsError: The address is not of this machine alone, and there is neither a
-            token nor mutual TLS.
+        SettingsError: The address is not loopback, and there is neither a token nor
+            mutual TLS.
     """
     try:
         local = ip_address(host.strip("[]")).is_loopback
@@ -109,16 +110,16 @@ def check_address(host: str, *, token: bool = False, mutual_tls: bool = False) -
 def client_address(
     peer: str, forwarded: Sequence[str] = (), trusted: Collection[str] = ()
 ) -> str:
-    """Return whose request it is: the socket's address, unless that is a proxy of ours.
+    """Return the client's address: the peer's, or the one that a trusted proxy reports.
 
     Args:
-        peer: The other end of the socket.
+        peer: The address at the other end of the socket.
         forwarded: The values of X-Forwarded-For, in their order.
-        trusted: Networks of proxies that are believed, such as ``10.0.0.0/8``.
+        trusted: The networks of the trusted proxies, such as ``10.0.0.0/8``.
 
     Returns:
-        The right-most address that is no trusted proxy; what stands left of it is the
-        client's own claim.
+        The right-most address that is no trusted proxy. The addresses left of it are
+        the client's own claim.
     """
     networks = [ip_network(each) for each in trusted]
     hops = [hop.strip() for value in forwarded for hop in value.split(",")]
@@ -126,15 +127,15 @@ def client_address(
     while hops and _within(address, networks):
         hop = hops.pop()
         if _address(hop) is None:
-            break  # of no form: the proxy is the last that is known
+            break  # no address: the proxy is the last hop that is known
         address = hop
     return address
 
 
 def limit_key(address: str) -> tuple[str, ...]:
-    """Return what to count an address by, finest first.
+    """Return the networks under which an address is counted, the smallest first.
 
-    An IPv6 client has a /64 of its own at least, and often a /48.
+    An IPv6 client owns a /64 at least, and often a /48.
     """
     found = _address(address)
     if isinstance(found, IPv6Address):
@@ -149,7 +150,7 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         found = ip_address(text.strip("[]").partition("%")[0])
     except ValueError:
         return None
-    # A socket that takes both families names an IPv4 client as ::ffff:10.0.0.1.
+    # A socket of both families shows an IPv4 client as ::ffff:10.0.0.1.
     return getattr(found, "ipv4_mapped", None) or found
 
 

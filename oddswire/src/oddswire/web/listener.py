@@ -15,7 +15,6 @@ from oddswire.web.guard import LOOPBACK, Guard, check_address
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from ssl import SSLContext
-    from types import TracebackType
 
     from aiohttp.typedefs import Handler
 
@@ -27,32 +26,32 @@ _log = logging.getLogger("oddswire.web")
 
 
 class Listener:
-    """Listens for as long as it is open, and answers as `web.guard` says.
+    """Listens while its block runs, and answers the requests that `web.guard` allows.
 
-    - A request whose Host, Origin or Sec-Fetch-Site is another's is refused before it
-      is routed; websockets and event streams too.
-    - A body has at most 1 MiB and is there within 10 s, a line of the head has 8,190
-      bytes. Above 200 connections, one more is cut.
-    - A connection that sends no whole request, or takes nothing of what it is sent, for
-      10 s is cut. So no client holds up its writer for longer.
+    - A request with the Host, Origin or Sec-Fetch-Site of another site is refused
+      before it is routed. That holds for websockets and event streams too.
+    - A body has at most 1 MiB and arrives within 10 s; a line of the head has at most
+      8,190 bytes. At most 200 connections are open; one more is closed at once.
+    - A connection is closed if for 10 s it sends no complete request, or reads nothing
+      of the answer. So no client holds up the task that writes to it for longer.
     - An error is one line without traceback, address or version. No access log.
 
     Args:
-        app: What answers.
-        host: Where to listen; another address than this machine's needs `token` or TLS
-            that asks for certificates.
-        port: 0 takes a free one.
-        names: Hosts that it goes by; default: those of this machine.
+        app: The application.
+        host: The address to listen on. One that other machines reach needs `token`, or
+            TLS that asks for certificates.
+        port: The port; 0: a free one.
+        names: The hosts under which it is reached; default: those of this machine.
         token: Whether the application asks for a token.
-        tls: A server's context; None: none.
-        patience: Seconds, as above.
-        connections: Most at once.
-        guard: How it is reached behind a proxy; None: by its own port and `names`.
-        admits: Called with each request before its body is read; what it raises, an
-            `HTTPException` of aiohttp, is the answer.
+        tls: The server's TLS context; None: no TLS.
+        patience: Seconds, 10 s above.
+        connections: The most connections at once.
+        guard: The address behind a proxy; None: its own port and `names`.
+        admits: Called with each request before its body is read. It refuses a request
+            by an `HTTPException` of aiohttp, which is the answer.
 
     Raises:
-        SettingsError: The address is open to others, and nothing keeps them out.
+        SettingsError: Other machines reach the address, and nothing keeps them out.
         OSError: On entering: the port cannot be opened.
     """
 
@@ -87,7 +86,7 @@ class Listener:
         app.on_response_prepare.append(_anonymous)
         self._bounds: dict[str, Any] = {
             "access_log": None,
-            # It repeats what strangers send, which may hold a token.
+            # aiohttp logs what strangers send, which may hold a token.
             "logger": logging.Logger("oddswire.web", logging.CRITICAL),  # noqa: LOG001 - of its own
             "lingering_time": 1.0,
             "max_line_size": _HEADER_BYTES,
@@ -111,12 +110,7 @@ class Listener:
         self._guard = self._given_guard or own
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._server is not None:
             self._server.close()
         await self._runner.cleanup()
@@ -150,7 +144,7 @@ class Listener:
                         await request.read()
                 return await handler(request)
             except TimeoutError:
-                return _line(408, "it took too long")
+                return _line(408, "the request took too long")
             except web.HTTPException as error:
                 if error.status < 400:
                     raise
@@ -158,25 +152,29 @@ class Listener:
             except web.RequestPayloadError:
                 return _line(400, "the body is malformed")
             except ConnectionError:
-                raise  # the client is gone: nobody to answer
-            except Exception:  # noqa: BLE001 - it is logged, and nothing of it is shown
+                raise  # the client is gone: no answer can reach it
+            except Exception:  # noqa: BLE001 - the log has it, the answer has nothing of it
                 _log.exception("request_failed", extra={"event": "request_failed"})
                 if request.writer.output_size:
                     # A second head would be read as part of the answer that began.
                     raise ConnectionError from None
-                return _line(500, "it failed here")
+                return _line(500, "an error in the server")
 
         return guard
 
 
 def _line(status: int, text: str) -> web.Response:
-    # A page that is refused is not to be kept, framed or guessed at.
+    # No browser keeps a refusal, or guesses another type for it.
     headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
     return _Line(status=status, text=f"{status}: {text}\n", headers=headers)
 
 
 class _Line(web.Response):
-    """One line. No hook of the application sees the answer to a malformed head."""
+    """One line without the header Server.
+
+    No hook of the application sees the answer to a malformed head, so it is removed
+    here too.
+    """
 
     async def _prepare_headers(self) -> None:
         await super()._prepare_headers()
@@ -184,7 +182,7 @@ class _Line(web.Response):
 
 
 class _Requests(web.RequestHandler):
-    """aiohttp's side of a connection; aiohttp's own answers repeat what was sent."""
+    """aiohttp's side of a connection; aiohttp's own answers repeat the request."""
 
     __slots__ = ()
 
@@ -197,7 +195,7 @@ class _Requests(web.RequestHandler):
     ) -> web.StreamResponse:
         """Answer a request that reached no handler, and close the connection."""
         if request.writer.output_size:
-            raise ConnectionError  # a part of an answer is on its way
+            raise ConnectionError  # a part of the answer was sent
         answer = _line(status, HTTPStatus(status).phrase)
         answer.force_close()
         return answer
@@ -205,18 +203,18 @@ class _Requests(web.RequestHandler):
 
 async def _anonymous(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.popall("Server", None)
-    # Also where a handler sets another: no other site reads an answer.
+    # Also where a handler sets it: no page of another site reads an answer.
     response.headers.popall("Access-Control-Allow-Origin", None)
 
 
 class _Connection(asyncio.Protocol):
-    """A connection that is counted, and cut when it is silent or takes nothing.
+    """A connection that is counted, and closed when it sends or reads nothing.
 
     Args:
-        inner: What serves it.
-        among: Those that are open.
-        most: Of them.
-        patience: Seconds.
+        inner: aiohttp's protocol, which serves it.
+        among: The open connections.
+        most: How many may be open.
+        patience: Seconds for a request, and for reading.
     """
 
     def __init__(
@@ -235,7 +233,7 @@ class _Connection(asyncio.Protocol):
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Serve it, or cut it where there are too many."""
+        """Serve it, or close it if too many are open."""
         self._transport = transport
         if len(self._among) >= self._most:
             self._cut()
@@ -254,25 +252,25 @@ class _Connection(asyncio.Protocol):
             self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Hand on what it sent."""
+        """Pass on the bytes that the client sent."""
         if self._served:
             self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        """Hand on that it sends no more."""
+        """Pass on that the client sends no more."""
         return self._inner.eof_received() if self._served else None
 
     def asked(self) -> None:
-        """It sent a whole head of a request."""
+        """The client sent a complete request head."""
         self._calm("asks")
 
     def pause_writing(self) -> None:
-        """It takes nothing for now."""
+        """The client reads nothing for now."""
         self._wait("takes")
         self._inner.pause_writing()
 
     def resume_writing(self) -> None:
-        """It took what there was."""
+        """The client has read what was sent."""
         self._calm("takes")
         self._inner.resume_writing()
 

@@ -1,7 +1,7 @@
 """`Overview`: what the status page and ``/status.json`` show. No input or output.
 
-It has names of code, numbers and words of this package; no text of the server, no
-address, no user and no key.
+It has names that code gives, numbers, and words of this package; no text of the server,
+no address, no user and no key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from oddswire.metrics import Incident, JournalEntry
 if TYPE_CHECKING:
     from oddswire.metrics import Journal, Snapshot
 
-# Failing, these keep a process from serving; the other checks of the server warn.
+# If one of these checks fails, the process cannot serve. Another one only warns.
 _NEEDED = {
     "reachable": "Redis does not answer",
     "circuit": "calls to Redis fail at once",
@@ -30,7 +30,7 @@ _POINTS = 60
 
 
 class CheckLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One check, without the text that it saw."""
+    """One check, without the text of what it found."""
 
     name: str
     status: str
@@ -39,7 +39,7 @@ class CheckLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tier(msgspec.Struct, frozen=True, kw_only=True):
-    """The lookups of one namespace, and the part that each tier answered."""
+    """The lookups of one namespace, and the share that each tier answered."""
 
     namespace: str
     lookups: int
@@ -49,7 +49,7 @@ class Tier(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """The calls between two looks; seconds, None without a call."""
+    """The calls between two looks at Redis; times in seconds, None without a call."""
 
     at: float
     calls: int
@@ -87,15 +87,15 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         status: ``"pass"``, ``"warn"`` or ``"fail"``.
         sentence: The same for people.
         ready: Whether the process can serve.
-        looked: Seconds since Redis was looked at; None before the first look.
-        checks: Those of the last look.
-        calls: Since the process started.
-        failed: Of these.
-        tiers: By namespace.
-        latency: The last looks, the oldest first.
-        queues: By name.
-        rules: The rule that denied most is the first.
-        incidents: Those that last, then the last that ended.
+        looked: Seconds since the last look at Redis; None before the first.
+        checks: The checks of the last look.
+        calls: Calls to Redis since the process started.
+        failed: Calls that failed.
+        tiers: The lookups of each namespace.
+        latency: The calls between the last looks, the oldest first.
+        queues: Each queue.
+        rules: Each rule, the one that denied most first.
+        incidents: Those that go on, then the ones that ended, the latest first.
         events: The last changes of state, the newest first.
     """
 
@@ -117,7 +117,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LatencyStrip:
-    """The response times between each two looks, the last 60."""
+    """The response times between two looks, of the last 60 looks."""
 
     def __init__(self) -> None:
         self.points: deque[Point] = deque(maxlen=_POINTS)
@@ -149,12 +149,13 @@ class LatencyStrip:
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
-    """The last report of `Health`, and how old it is; None before the first.
+    """The last report of `Health`, and how old it is.
 
     Attributes:
+        report: The report; None before the first.
         added: Names of the checks that parts added.
-        age: Seconds.
-        patience: Seconds after which a report says nothing of now.
+        age: Seconds since the report.
+        patience: Seconds after which a report is too old to count.
     """
 
     report: Report | None

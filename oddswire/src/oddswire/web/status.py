@@ -5,8 +5,8 @@ One aiohttp application that a service listens with, or mounts in its own:
 | path | answers | token |
 |---|---|---|
 | ``/livez`` | the loop runs; Redis is not asked | no |
-| ``/readyz`` | whether the process can serve; the checks, to who has the token | no |
-| ``/startupz`` | whether it could serve once | no |
+| ``/readyz`` | whether the process can serve; with the token, the checks too | no |
+| ``/startupz`` | whether it could serve at least once | no |
 | ``/metrics`` | Prometheus' text format | yes |
 | ``/status.json`` | `Overview` | yes |
 | ``/status`` | the same as a page | yes |
@@ -39,7 +39,7 @@ from oddswire.web.overview import LatencyStrip, Look, Overview, overview
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from ssl import SSLContext
-    from types import ModuleType, TracebackType
+    from types import ModuleType
 
     from aiohttp.typedefs import Handler
 
@@ -53,25 +53,24 @@ _OPEN = ("/livez", "/readyz", "/startupz")
 
 
 class Status:
-    """Looks at Redis now and then while it is open, and answers from what it saw.
+    """Looks at Redis every `interval` seconds, and answers requests from memory.
 
-    No request makes it ask Redis: a look every `interval` seconds is all, however often
-    it is asked. `app` is the application; `listener` serves it by itself, and
-    ``main.add_subapp("/ops/", status.app)`` mounts it in another, whose own listener
-    then judges Host and Origin.
+    No request makes it ask Redis, however many come. `app` is the application:
+    `listener` serves it alone, and ``main.add_subapp("/ops/", status.app)`` mounts it
+    in another application, whose own listener then judges Host and Origin.
 
     Args:
-        metrics: Of the process.
-        health: Of the process, with the checks that its parts added.
-        token: Asked for `/metrics`, `/status`, `/status.json` and the details of
+        metrics: The metrics of the process.
+        health: The health of the process, with the checks that its parts added.
+        token: Needed for `/metrics`, `/status`, `/status.json` and the details of
             `/readyz`; see `Access`. None: everybody who reaches the listener sees them.
         interval: Seconds between two looks.
         sample: Seconds between two samples of sessions and queues.
-        proxies: Networks of proxies whose X-Forwarded-For is believed.
-        clock: Waits, and tells when.
+        proxies: The networks of the proxies whose X-Forwarded-For is trusted.
+        clock: The time.
 
     Raises:
-        SettingsError: The token is short, or no header takes it.
+        SettingsError: The token is too short, or cannot stand in a header.
 
     Example:
         >>> async with Status(wire.metrics, wire.health) as status:
@@ -140,12 +139,7 @@ class Status:
         ]
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -167,7 +161,7 @@ class Status:
 
     async def _sample_for_ever(self) -> None:
         while True:
-            # It is counted, and the age of the last sample says it.
+            # The failure is counted, and the age of the last sample shows it.
             with suppress(OddswireError):
                 await self._metrics.sample()
             await self._clock.sleep(self._sample)
@@ -177,7 +171,7 @@ class Status:
             report=self._report,
             added=self._health.added,
             age=self._clock.monotonic() - self._looked,
-            # A look takes at most a few seconds; a third one that is missing is none.
+            # A look takes a few seconds at most: this is three looks that did not come.
             patience=3 * self._interval + 5.0,
         )
 
@@ -190,7 +184,7 @@ class Status:
         try:
             response = await self._admit(request, handler)
         except web.HTTPException as error:
-            # An error of aiohttp's own has the headers too.
+            # An error that aiohttp raises gets the headers too.
             _harden(error)
             raise
         _harden(response)
@@ -282,7 +276,7 @@ class _Page:
             "short": _seconds,
             "share": _share,
             "count": _count,
-            # A name of code is shown as any text from outside.
+            # A name that code gives is treated as any text from outside.
             "plain": lambda text: plain(str(text)),
         }
         environment.globals |= {"style": style, "script": script}
@@ -296,7 +290,7 @@ class _Page:
 
     def render(self, seen: Overview, interval: float) -> str:
         """Return the page."""
-        # p99 by height, the tallest of the strip is the whole of it.
+        # The height of a bar is its p99; the tallest bar fills the strip.
         tallest = max((point.p99 or 0.0 for point in seen.latency), default=0.0)
         return self._template.render(
             seen=seen, tallest=tallest or 1.0, interval=max(2, round(interval))
@@ -326,7 +320,7 @@ def _harden(response: web.StreamResponse) -> None:
             "Cross-Origin-Resource-Policy": "same-origin",
         }
     )
-    # The page has its own, which lets its style and script run.
+    # The page has a policy of its own, which allows its style and script.
     response.headers.setdefault(
         "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"
     )
@@ -339,7 +333,7 @@ def _health(status: int, body: dict[str, Any]) -> web.Response:
 
 
 def _draft(status: str) -> str:
-    # The draft of health+json has three words.
+    # The draft of health+json knows three statuses.
     return status if status in ("pass", "warn", "fail") else "warn"
 
 

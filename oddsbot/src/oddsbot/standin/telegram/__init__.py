@@ -3,7 +3,7 @@
 `World` holds the chats and is where a test acts for a person; `Faults` breaks things.
 """
 
-from ._markup import any_markup as checked_markup
+from ._markup import keyboard as checked_keyboard
 from ._methods import METHODS
 from ._page import rich
 from ._text import formatted as checked_text
@@ -24,7 +24,7 @@ __all__ = [
     "Panel",
     "Step",
     "World",
-    "checked_markup",
+    "checked_keyboard",
     "checked_text",
     "rich",
 ]

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from . import _markup
+from ._markup import keyboard
 from ._text import formatted, found, units
 from .errors import ApiError, Json, bad
 from .updates import Webhook
@@ -21,22 +21,12 @@ if TYPE_CHECKING:
 
 METHODS = (
     *("getMe", "getUpdates", "setWebhook", "deleteWebhook", "getWebhookInfo"),
-    *("sendMessage", "sendPhoto", "editMessageText", "editMessageMedia"),
+    *("sendMessage", "sendPhoto", "sendDocument"),
+    *("editMessageText", "editMessageMedia"),
     *("answerCallbackQuery", "setMyCommands", "getMyCommands"),
 )
 TEXT, CAPTION = 4096, 1024
 QUERY_LIFETIME = 60.0
-_SCOPES = frozenset(
-    [
-        "default",
-        "all_private_chats",
-        "all_group_chats",
-        "all_chat_administrators",
-        "chat",
-        "chat_administrators",
-        "chat_member",
-    ]
-)
 _COMMAND = re.compile(r"[a-z0-9_]{1,32}\Z")
 _SECRET = re.compile(r"[A-Za-z0-9_-]{1,256}\Z")
 _NOT_MODIFIED = (
@@ -157,7 +147,26 @@ class Methods:
 
     def send_photo(self, fields: Fields) -> Json:
         photo = self._photo(fields, fields.text("photo") or "attach://photo")
-        return self._send(fields, "sendPhoto", self._captioned(fields, photo))
+        content = {"photo": photo.sizes()}
+        return self._send(fields, "sendPhoto", self._captioned(fields, content))
+
+    def send_document(self, fields: Fields) -> Json:
+        source = fields.text("document") or "attach://document"
+        upload = fields.files.get(source.removeprefix("attach://"))
+        if upload is None:
+            raise bad("there is no document in the request")
+        if not upload.data:
+            raise bad("file must be non-empty")
+        kept = self._world.keep(upload.data, "application/octet-stream", 0, 0)
+        document = {
+            "file_id": kept.file_id,
+            "file_unique_id": kept.unique_id,
+            "file_name": upload.name,
+            "file_size": len(upload.data),
+        }
+        return self._send(
+            fields, "sendDocument", self._captioned(fields, {"document": document})
+        )
 
     def edit_message_text(self, fields: Fields) -> Json:
         text, entities = self._text(fields, "text", TEXT, "message is too long")
@@ -211,16 +220,13 @@ class Methods:
                 raise bad("BOT_COMMAND_INVALID")
             if not isinstance(about, str) or not 1 <= units(about.strip()) <= 256:
                 raise bad("BOT_COMMAND_DESCRIPTION_INVALID")
-        self._world.settings[self._scope(fields)] = [
+        self._world.commands = [
             {**each, "command": each["command"].removeprefix("/")} for each in commands
         ]
         return True
 
-    def get_my_commands(self, fields: Fields) -> list[Json]:
-        commands: list[Json] = self._world.settings.get(self._scope(fields), [])
-        return commands
-
-    # --- chats and files
+    def get_my_commands(self, _: Fields) -> list[Json]:
+        return self._world.commands
 
     # --- the parts
 
@@ -249,11 +255,10 @@ class Methods:
         kept += [e for e in found(text) if not any(e["offset"] in r for r in taken)]
         return text, sorted(kept, key=lambda entity: entity["offset"])
 
-    def _captioned(self, fields: Fields, photo: Photo) -> Json:
+    def _captioned(self, fields: Fields, content: Json) -> Json:
         text, entities = self._text(
             fields, "caption", CAPTION, "message caption is too long"
         )
-        content: Json = {"photo": photo.sizes()}
         if text:
             content["caption"] = text
         if entities:
@@ -264,7 +269,8 @@ class Methods:
         if media.get("type") != "photo":
             raise bad("can't parse InputMedia: this stand-in knows photos")
         inner = type(fields)(media, fields.files)
-        return self._captioned(inner, self._photo(inner, inner.text("media")))
+        photo = self._photo(inner, inner.text("media"))
+        return self._captioned(inner, {"photo": photo.sizes()})
 
     def _photo(self, fields: Fields, source: str) -> Photo:
         if not source.startswith("attach://"):
@@ -281,17 +287,15 @@ class Methods:
             raise bad("there is no photo in the request")
         if not upload.data:
             raise bad("file must be non-empty")
-        mime, width, height = _picture(upload.data)
+        width, height = _picture(upload.data)
         if width + height > 10_000 or max(width, height) > 20 * min(width, height):
             raise bad("PHOTO_INVALID_DIMENSIONS")
-        return self._world.keep(upload.data, mime, width, height)
+        return self._world.keep(upload.data, "image/png", width, height)
 
     def _send(self, fields: Fields, method: str, content: Json) -> Json:
         room = self._room(fields)
-        markup = _markup.any_markup(fields.json("reply_markup"))
-        extra: Json = {}
-        if markup and "inline_keyboard" in markup:
-            extra["reply_markup"] = markup
+        markup = keyboard(fields.json("reply_markup"))
+        extra: Json = {"reply_markup": markup} if markup else {}
         now = self._world.now()
         self._counts.spend(now, room.id, group=room.type != "private", messages=1)
         if fields.flag("disable_notification"):
@@ -314,7 +318,7 @@ class Methods:
     def _change(
         self, fields: Fields, room: Room, old: Json, new: Json, gone: tuple[str, ...]
     ) -> Json:
-        markup = _markup.inline_only(fields.json("reply_markup"))
+        markup = keyboard(fields.json("reply_markup"))
         kept = {key: value for key, value in old.items() if key not in gone}
         kept.pop("reply_markup", None)
         kept.pop("edit_date", None)
@@ -337,16 +341,6 @@ class Methods:
         query.answered = True
         return query
 
-    def _scope(self, fields: Fields) -> str:
-        scope = fields.json("scope") or {"type": "default"}
-        if not isinstance(scope, dict) or str(scope.get("type")) not in _SCOPES:
-            raise bad("can't parse BotCommandScope: Unsupported type specified")
-        language = fields.text("language_code")
-        if language and not re.fullmatch("[a-z]{2}", language):
-            raise bad("invalid language_code specified")
-        where = (scope["type"], scope.get("chat_id", ""), scope.get("user_id", ""))
-        return f"commands {where} {language}"
-
 
 def _check_webhook(url: str) -> None:
     """Refuse what is no address of this machine: a stand-in sends nowhere else."""
@@ -363,20 +357,10 @@ def _check_webhook(url: str) -> None:
         )
 
 
-def _picture(data: bytes) -> tuple[str, int, int]:
-    """Return the type, width and height of a PNG or JPEG."""
+def _picture(data: bytes) -> tuple[int, int]:
+    """Return the width and height of a PNG."""
     if data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR":
-        if len(data) >= 24:
-            width, height = struct.unpack(">II", data[16:24])
-            if width and height:
-                return "image/png", width, height
-    elif data.startswith(b"\xff\xd8\xff"):
-        at = 2
-        while at + 9 <= len(data) and data[at] == 0xFF:
-            size = int.from_bytes(data[at + 2 : at + 4], "big")
-            if data[at + 1] in {0xC0, 0xC1, 0xC2}:
-                height, width = struct.unpack(">HH", data[at + 5 : at + 9])
-                if width and height:
-                    return "image/jpeg", width, height
-            at += 2 + size
+        width, height = struct.unpack(">II", data[16:24].ljust(8, b"\0"))
+        if width and height:
+            return width, height
     raise bad("IMAGE_PROCESS_FAILED")

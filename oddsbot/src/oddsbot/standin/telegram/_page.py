@@ -16,16 +16,7 @@ if TYPE_CHECKING:
     from .world import Person, Room, World
 
 SHOWN = 60
-_TAGS = {
-    "bold": "strong",
-    "italic": "em",
-    "underline": "u",
-    "strikethrough": "s",
-    "code": "code",
-    "pre": "pre",
-    "blockquote": "blockquote",
-    "expandable_blockquote": "blockquote",
-}
+_TAGS = {"bold": "strong", "italic": "em", "code": "code", "pre": "pre"}
 _HEAD = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -132,8 +123,7 @@ def _people(world: World, person: Person, room: Room) -> str:
         chats = [world.rooms[each.id]] + [
             other
             for other in world.rooms.values()
-            if other.type in {"group", "supergroup"}
-            and other.migrated_to is None
+            if other.type == "group"
             and other.members.get(each.id, "left") not in {"left", "kicked"}
         ]
         links = []
@@ -259,16 +249,19 @@ def item(person: Person, message: Json) -> tuple[str, str]:
         f'<article aria-labelledby="n{number}"><h2 id="n{number}" dir="auto">',
         f'{escape(name)}<span class="hidden"> wrote</span></h2>',
     ]
-    replied = message.get("reply_to_message")
-    if replied is not None:
-        quoted = replied.get("text") or replied.get("caption") or "a photo"
-        parts.append(f'<p class="reply" dir="auto">{escape(quoted[:120])}</p>')
     if "photo" in message:
         size = message["photo"][0]
         alt = (message.get("caption") or "").partition("\n")[0] or "Photo"
         parts.append(
             f'<img src="/photo/{escape(size["file_id"])}" width="{size["width"]}" '
             f'height="{size["height"]}" alt="Photo: {escape(alt)}">'
+        )
+    if "document" in message:
+        kept = message["document"]
+        parts.append(
+            f'<p><a href="/photo/{escape(kept["file_id"])}" '
+            f'download="{escape(kept["file_name"])}">{escape(kept["file_name"])}</a> '
+            f"{kept['file_size']:,} bytes</p>"
         )
     text = message.get("text") or message.get("caption")
     if text:
@@ -277,8 +270,6 @@ def item(person: Person, message: Json) -> tuple[str, str]:
     if "location" in message:
         place = message["location"]
         parts.append(f"<p>{place['latitude']:.4f}, {place['longitude']:.4f}</p>")
-    if "migrate_to_chat_id" in message:
-        parts.append("<p>The group became a supergroup.</p>")
     parts.append(
         f'<time datetime="{moment:%Y-%m-%dT%H:%M:%SZ}">{moment:%H:%M}{edited}{silent}'
         "</time></article>"
@@ -312,9 +303,6 @@ def _button(number: int, row: int, column: int, button: Json) -> str:
             f'<a{style} href="{escape(button["url"])}" target="_blank" '
             f'rel="noopener noreferrer">{text} <span aria-hidden="true">↗</span></a>'
         )
-    if "copy_text" in button:
-        copied = escape(button["copy_text"]["text"])
-        return f'<button{style} type="button" data-copy="{copied}">{text}</button>'
     if "callback_data" in button:
         place = f"press:{number}:{row}:{column}"
         return f'<button{style} name="do" value="{place}">{text}</button>'
@@ -361,8 +349,6 @@ def _tags(entity: Json, piece: str) -> tuple[str, str]:
             f'<button class="command" name="do" value="say:{escape(piece)}">',
             "</button>",
         )
-    if kind == "spoiler":
-        return '<span class="spoiler" tabindex="0">', "</span>"
     return '<span class="entity">', "</span>"
 
 

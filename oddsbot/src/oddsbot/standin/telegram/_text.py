@@ -3,58 +3,14 @@
 from __future__ import annotations
 
 import re
-from html import unescape
 from typing import Any
 from urllib.parse import urlsplit
 
 from .errors import Json, bad
 
-SIMPLE = frozenset(
-    [
-        "bold",
-        "italic",
-        "underline",
-        "strikethrough",
-        "spoiler",
-        "code",
-        "blockquote",
-        "expandable_blockquote",
-        "mention",
-        "hashtag",
-        "cashtag",
-        "bot_command",
-        "url",
-        "email",
-        "phone_number",
-    ]
-)
+SIMPLE = frozenset(["bold", "italic", "code", "pre", "mention", "bot_command", "url"])
 # Each with the field that it cannot be without.
-WITH_FIELD = {
-    "text_link": "url",
-    "text_mention": "user",
-    "custom_emoji": "custom_emoji_id",
-    "date_time": "unix_time",
-}
-_TAGS = {
-    "b": "bold",
-    "strong": "bold",
-    "i": "italic",
-    "em": "italic",
-    "u": "underline",
-    "ins": "underline",
-    "s": "strikethrough",
-    "strike": "strikethrough",
-    "del": "strikethrough",
-    "tg-spoiler": "spoiler",
-    "span": "spoiler",
-    "code": "code",
-    "pre": "pre",
-    "blockquote": "blockquote",
-    "a": "text_link",
-}
-_TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z-]*)([^<>]*)>")
-_HREF = re.compile(r"""\s+href\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""")
-_BREAK = re.compile(r"<[^>]*>?")
+WITH_FIELD = {"text_link": "url", "date_time": "unix_time"}
 # What Telegram finds by itself in what people write.
 _FOUND = re.compile(
     r"(?P<url>https?://[^\s<>\"]+)"
@@ -95,8 +51,8 @@ def formatted(
     Args:
         text: As it was sent.
         entities: A list of entities, or None.
-        parse_mode: ``HTML`` or empty; it takes the place of the entities.
-        limit: Most UTF-16 units, after entities were read.
+        parse_mode: Has to be empty.
+        limit: Most UTF-16 units.
         too_long: What a longer one is refused with.
 
     Raises:
@@ -105,15 +61,8 @@ def formatted(
     if not whole(text):
         raise bad("strings must be encoded in UTF-8")
     if parse_mode:
-        if parse_mode.lower() != "html":
-            raise bad(
-                "unsupported parse_mode: this stand-in reads HTML, and entities"
-                if parse_mode.lower() in {"markdown", "markdownv2"}
-                else "unsupported parse_mode"
-            )
-        text, kept = _from_html(text)
-    else:
-        kept = _checked(text, entities)
+        raise bad("unsupported parse_mode: this stand-in reads entities")
+    kept = _checked(text, entities)
     start = len(text) - len(text.lstrip())
     shift, text = units(text[:start]), text.strip()
     if units(text) > limit:
@@ -142,9 +91,7 @@ def _checked(text: str, entities: Any) -> list[Json]:
         )
         if not (isinstance(offset, int) and isinstance(length, int)):
             raise bad('can\'t parse MessageEntity: Field "offset" must be a Number')
-        if not isinstance(kind, str) or (
-            kind not in SIMPLE and kind != "pre" and kind not in WITH_FIELD
-        ):
+        if not isinstance(kind, str) or (kind not in SIMPLE and kind not in WITH_FIELD):
             raise bad("can't parse MessageEntity: Unsupported type specified")
         if kind in WITH_FIELD and not entity.get(WITH_FIELD[kind]):
             raise bad(f"can't parse MessageEntity: Can't find {WITH_FIELD[kind]!r}")
@@ -190,55 +137,3 @@ def usable(url: Any) -> bool:
         (parts.scheme in {"http", "https"} and "." in (parts.hostname or ""))
         or (parts.scheme == "tg" and parts.netloc)
     )
-
-
-def _from_html(text: str) -> tuple[str, list[Json]]:
-    out: list[str] = []
-    size = at = 0
-    entities: list[Json] = []
-    opened: list[tuple[str, Json]] = []
-
-    def take(piece: str) -> None:
-        nonlocal size
-        out.append(unescape(piece))
-        size += units(out[-1])
-
-    for broken in _BREAK.finditer(text):
-        tag = _TAG.fullmatch(broken[0])
-        take(text[at : broken.start()])
-        at = broken.end()
-        where = f"at byte offset {len(text[: broken.start()].encode())}"
-        name = tag[2].lower() if tag else ""
-        if tag is None or name not in _TAGS:
-            raise bad(f'can\'t parse entities: Unsupported start tag "{name}" {where}')
-        if not tag[1]:
-            entity: Json = {"type": _TAGS[name], "offset": size}
-            if name == "a" and (href := _HREF.search(tag[3])):
-                entity["url"] = unescape(href[1] or href[2] or href[3] or "")
-            if name == "blockquote" and "expandable" in tag[3]:
-                entity["type"] = "expandable_blockquote"
-            if name == "span" and "tg-spoiler" not in tag[3]:
-                raise bad(
-                    f'can\'t parse entities: Tag "span" must have class '
-                    f'"tg-spoiler" {where}'
-                )
-            opened.append((name, entity))
-            continue
-        if not opened:
-            raise bad(f"can't parse entities: Unexpected end tag {where}")
-        expected, entity = opened.pop()
-        if expected != name:
-            raise bad(
-                f"can't parse entities: Unmatched end tag {where}, expected "
-                f'"</{expected}>", found "</{name}>"'
-            )
-        entity["length"] = size - entity["offset"]
-        if entity["length"] and (name != "a" or usable(entity.get("url"))):
-            entities.append(entity)
-    take(text[at:])
-    if opened:
-        raise bad(
-            "can't parse entities: Can't find end tag corresponding to start tag "
-            f'"{opened[-1][0]}"'
-        )
-    return "".join(out), entities

@@ -13,7 +13,7 @@ class ApiError(Exception):
     Args:
         code: The number that stands in for the HTTP status.
         description: As Telegram writes it, such as ``chat not found``.
-        **parameters: ``retry_after`` in seconds, ``migrate_to_chat_id``.
+        **parameters: ``retry_after`` in seconds.
     """
 
     _PREFIXES = {400: "Bad Request", 403: "Forbidden", 409: "Conflict"}  # noqa: RUF012

@@ -95,10 +95,4 @@ field.addEventListener("keydown", (event) => {
     if (field.value.trim()) field.form.requestSubmit(field.form.querySelector("button"));
   }
 });
-document.addEventListener("click", (event) => {
-  const copied = event.target.closest?.("[data-copy]");
-  if (copied) navigator.clipboard.writeText(copied.dataset.copy).then(() => {
-    answer.textContent = "copied";
-  });
-});
 down();

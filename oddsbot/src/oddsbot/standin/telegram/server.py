@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from contextlib import suppress
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -117,9 +116,7 @@ class BotApi:
     async def __aenter__(self) -> Self:
         await self._listener.__aenter__()
         loop = asyncio.get_running_loop()
-        self._sender = loop.create_task(
-            self.updates.deliver(self._webhook_reply), name="webhook"
-        )
+        self._sender = loop.create_task(self.updates.deliver(), name="webhook")
         return self
 
     async def __aexit__(
@@ -194,15 +191,6 @@ class BotApi:
             case "slow":
                 await asyncio.sleep(fault.seconds)
         return None
-
-    def _webhook_reply(self, call: Json) -> None:
-        # A webhook may answer with a call; nobody waits for its result.
-        name = self._methods.known(str(call.get("method")))
-        if name is not None and name != "getUpdates":
-            self.world.calls[name] += 1
-            fields = Fields({key: v for key, v in call.items() if key != "method"})
-            with suppress(ApiError):
-                self._methods.now(name, fields)
 
     # --- people
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -48,13 +48,12 @@ class Room(msgspec.Struct, kw_only=True):
 
     Attributes:
         id: Of a private chat: the person's.
-        type: ``private``, ``group`` or ``supergroup``.
+        type: ``private`` or ``group``.
         title: Of people's chats: the person's name.
         members: Status by person, the bot's own too.
         began: Whether the bot may write: the person did, or it is a member.
         messages: By id; the newest 500.
         last: The newest id.
-        migrated_to: The supergroup that this group became.
     """
 
     id: int
@@ -64,7 +63,6 @@ class Room(msgspec.Struct, kw_only=True):
     began: bool = False
     messages: dict[int, Json] = {}
     last: int = 0
-    migrated_to: int | None = None
 
 
 class Photo(msgspec.Struct, frozen=True):
@@ -150,7 +148,7 @@ class World:
         self.queries: dict[str, Query] = {}
         self.sent: deque[Sent] = deque(maxlen=_KEPT_SENT)
         self.calls: Counter[str] = Counter()
-        self.settings: dict[str, Any] = {}
+        self.commands: list[Json] = []
         self.watchers: list[Callable[[int, str, Json], None]] = []
         self._numbers = itertools.count(1)
 
@@ -173,17 +171,11 @@ class World:
         """Return a chat that the bot may write to.
 
         Raises:
-            ApiError: Unknown, blocked, deactivated, kicked or migrated.
+            ApiError: Unknown, blocked, deactivated or kicked.
         """
         room = self.rooms.get(chat)
         if room is None:
             raise bad("chat not found")
-        if room.migrated_to is not None:
-            raise ApiError(
-                400,
-                "group chat was upgraded to a supergroup chat",
-                migrate_to_chat_id=room.migrated_to,
-            )
         person = self.people.get(chat)
         if person is not None:
             if person.deactivated:
@@ -246,9 +238,7 @@ class World:
 
     # --- what people do
 
-    def say(
-        self, person: int, text: str, *, chat: int | None = None, reply_to: int = 0
-    ) -> Json:
+    def say(self, person: int, text: str, *, chat: int | None = None) -> Json:
         """Let a person write, in her private chat or another; return the message.
 
         Raises:
@@ -261,14 +251,14 @@ class World:
         entities = found(text)
         if entities:
             content["entities"] = entities
-        return self._from_person(person, chat, content, reply_to)
+        return self._from_person(person, chat, content)
 
     def locate(
         self, person: int, latitude: float, longitude: float, chat: int | None = None
     ) -> Json:
         """Let a person send a place."""
         place = {"latitude": latitude, "longitude": longitude}
-        return self._from_person(person, chat, {"location": place}, 0)
+        return self._from_person(person, chat, {"location": place})
 
     def press(
         self, person: int, message: int, row: int, column: int, chat: int | None = None
@@ -311,29 +301,19 @@ class World:
         if who.blocked != blocked:
             who.blocked = blocked
             old, new = ("member", "kicked") if blocked else ("kicked", "member")
-            self._status(self.rooms[person], person, self.me["id"], old, new)
+            self._status(self.rooms[person], person, old, new)
 
-    def set_status(self, room: int, by: int, member: int, status: str) -> None:
-        """Let a person add, promote or remove the bot or somebody."""
-        chat = self.rooms[room]
-        old = chat.members.get(member, "left")
-        chat.members[member] = status
-        self._status(chat, by, member, old, status)
+    def set_status(self, room: int, by: int, status: str) -> None:
+        """Let a person add the bot to a chat, or remove it.
 
-    def migrate(self, group: int) -> int:
-        """Make a supergroup of a group; return its id."""
-        old = self.rooms[group]
-        chat = -1_000_000_000_000 + group
-        new = self._open(chat, "supergroup", old.title, began=True)
-        new.members = dict(old.members)
-        owner = next(iter(old.members))
-        last = self.post(old, owner, {"migrate_to_chat_id": chat})
-        old.migrated_to = chat
-        self.group = chat if group == self.group else self.group
-        self.updates.add("message", last)
-        first = self.post(new, owner, {"migrate_from_chat_id": group})
-        self.updates.add("message", first)
-        return chat
+        Args:
+            room: The chat.
+            by: Who does it.
+            status: ``member``, ``left`` or ``kicked``.
+        """
+        chat, number = self.rooms[room], self.me["id"]
+        old, chat.members[number] = chat.members.get(number, "left"), status
+        self._status(chat, by, old, status)
 
     def _query(self, person: int, chat: int) -> str:
         number = str(self.number())
@@ -349,74 +329,34 @@ class World:
             raise bad("chat not found")
         return room
 
-    def _from_person(
-        self, person: int, chat: int | None, content: Json, reply_to: int
-    ) -> Json:
+    def _from_person(self, person: int, chat: int | None, content: Json) -> Json:
         room = self._of(person, chat)
         if room.type == "private":
             self.block(person, blocked=False)  # to write is to unblock
             room.began = True
-        if reply_to in room.messages:
-            replied = {**room.messages[reply_to]}
-            replied.pop("reply_to_message", None)
-            content = content | {"reply_to_message": replied}
         message = self.post(room, person, content)
         self._tell(room, message)
         return message
 
     def _tell(self, room: Room, message: Json) -> None:
         """Give the bot a message; in groups only what is meant for it."""
-        status = room.members[self.me["id"]]
-        if status in {"left", "kicked"}:
-            return
-        if room.type != "private" and status != "administrator":
-            meant = message.get("reply_to_message", {}).get("from", {}).get("is_bot")
-            text = message.get("text", "")
-            if not (
-                meant
-                or text.startswith("/")
-                or f"@{self.me['username']}" in text.lower()
-            ):
-                return
-        self.updates.add("message", message)
+        text = message.get("text", "")
+        meant = text.startswith("/") or f"@{self.me['username']}" in text.lower()
+        is_member = room.members[self.me["id"]] not in {"left", "kicked"}
+        if is_member and (room.type == "private" or meant):
+            self.updates.add("message", message)
 
-    def _status(self, room: Room, by: int, member: int, old: str, new: str) -> None:
-        kind = "my_chat_member" if member == self.me["id"] else "chat_member"
-        if kind == "chat_member" and room.members[self.me["id"]] != "administrator":
-            return
+    def _status(self, room: Room, by: int, old: str, new: str) -> None:
         change = {
             "chat": self.chat(room),
             "from": self.user(by),
             "date": int(self.now()),
-            "old_chat_member": self.member(room, member, old),
-            "new_chat_member": self.member(room, member, new),
+            "old_chat_member": self._member(old),
+            "new_chat_member": self._member(new),
         }
-        self.updates.add(kind, change)
+        self.updates.add("my_chat_member", change)
 
-    def member(self, room: Room, number: int, status: str | None = None) -> Json:
-        """Return a ChatMember."""
-        status = status or room.members.get(number, "left")
-        member: Json = {"status": status, "user": self.user(number)}
-        if status == "kicked":
-            return member | {"until_date": 0}
-        if status in {"creator", "administrator"}:
-            member["is_anonymous"] = False
-        if status == "administrator":
-            rights = [
-                "manage_chat",
-                "delete_messages",
-                "manage_video_chats",
-                "restrict_members",
-                "promote_members",
-                "change_info",
-                "invite_users",
-                "post_stories",
-                "edit_stories",
-                "delete_stories",
-                "send_welcome_messages",
-                "pin_messages",
-                "post_messages",
-            ]
-            member |= {f"can_{right}": True for right in rights}
-            member["can_be_edited"] = False
-        return member
+    def _member(self, status: str) -> Json:
+        """Return the bot as a ChatMember."""
+        member: Json = {"status": status, "user": self.me}
+        return member | ({"until_date": 0} if status == "kicked" else {})

@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from oddsbot.delivery import Card, Press
     from oddsbot.markets import Price
     from oddsbot.polymarket import GammaMarket, Token
-    from oddsbot.store import StoredRule
+    from oddsbot.store import StoredRule, UserSession
     from oddsbot.telegram.services import Services
 
-_ON_ANY = Decimal(5)
+_ON_ANY = 5
 LOOK_BACK = 30 * 86_400.0
 """Seconds for which people can ask what became of an alert."""
 
@@ -158,9 +158,15 @@ async def add(
     except RuleError:
         raise AskedError(errors.NOT_WATCHABLE) from None
     there = await services.rules.of(person)
-    odds = (await services.people.get(person)).display.odds
+    session = await services.people.get(person)
+    odds = session.display.odds
     if any(each.id == rule_id for each in there):
         return set_card(rule, market, prices, odds)
+    least = _least_move(session)
+    if isinstance(asked, Move) and asked.unit is Unit.CENTS and asked.by < least:
+        raise AskedError(
+            f"Your settings leave out moves below {least}¢: /settings, Limits."
+        )
     others = [each for each in there if each.id != instead_of]
     for other in others:
         if _same(other, rule):
@@ -178,6 +184,11 @@ async def add(
         # Another process was faster with another update of hers.
         raise AskedError(errors.SAME_ALERT) from None
     return set_card(rule, market, prices, odds)
+
+
+def _least_move(session: UserSession) -> int:
+    """Return the cents of the smallest move that a person is told of."""
+    return round(session.thresholds.price_change * 100)
 
 
 async def _known(person: int, update_id: int, services: Services) -> None:
@@ -211,6 +222,7 @@ def _rule(
             asset_id=token.token_id,
             by=asked.by,
             unit=asked.unit,
+            within=asked.within,
             base=base,
         )
     return PriceRule(
@@ -240,8 +252,8 @@ def _same(one: Rule, other: Rule) -> bool:
         return (
             isinstance(one, MoveRule)
             and isinstance(other, MoveRule)
-            and (one.asset_id, one.by, one.unit)
-            == (other.asset_id, other.by, other.unit)
+            and (one.asset_id, one.by, one.unit, one.within)
+            == (other.asset_id, other.by, other.unit, other.within)
         )
     return (one.asset_id, one.direction, one.level) == (
         other.asset_id,
@@ -292,7 +304,10 @@ async def _other(
 async def _alert_all(
     query: CallbackQuery, press: Press, services: Services, event_update: Update
 ) -> Pressed:
-    """Watch a move of 5¢ of the first outcome of each open market of an event."""
+    """Watch a move of the first outcome of each open market of an event.
+
+    Of 5¢, or of what the person is told of at all.
+    """
     event = await services.markets.event_by_id(str(press.subject))
     person, update_id = query.from_user.id, event_update.update_id
     open_ones = [
@@ -306,7 +321,8 @@ async def _alert_all(
         market.tokens[0].token_id for market in open_ones
     )
     there = await services.rules.of(person)
-    asked = Move(_ON_ANY, Unit.CENTS)
+    by = max(_ON_ANY, _least_move(await services.people.get(person)))
+    asked = Move(Decimal(by), Unit.CENTS)
     wanted = []
     for place, market in enumerate(open_ones):
         token = market.tokens[0]
@@ -316,7 +332,9 @@ async def _alert_all(
             price = prices.get(token.token_id)
             wanted.append(_rule(person, market, token, asked, rule_id, price))
     new = [rule for rule in wanted if not any(_same(rule, each) for each in there)]
-    left_out = max(0, len(new) - (services.max_rules - len(there)))
+    # She may have more than are allowed by now.
+    room = max(0, services.max_rules - len(there))
+    left_out = max(0, len(new) - room)
     new = new[: len(new) - left_out]
     await _known(person, update_id, services)
     if new:
@@ -324,7 +342,7 @@ async def _alert_all(
             await services.rules.change(person, new, update_id=update_id)
         except AlreadyHandled:
             raise AskedError(errors.DONE_BEFORE) from None
-    card = set_many_card(event.title, len(wanted) - left_out, left_out)
+    card = set_many_card(event.title, len(wanted) - left_out, left_out, by)
     return Pressed(said="Set.", new=card)
 
 

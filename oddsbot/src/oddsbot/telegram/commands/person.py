@@ -19,10 +19,14 @@ from oddsbot.telegram.screens import errors
 from oddsbot.telegram.screens.errors import sentence_card
 from oddsbot.telegram.screens.person import (
     KINDS,
+    LEAST_MOVE,
     ODDS,
+    PER_MINUTE,
     Share,
     erase_card,
     erased_card,
+    export_card,
+    limits_card,
     muted_card,
     quiet_card,
     quiet_of,
@@ -71,6 +75,7 @@ def router() -> Router:
     routes.message.register(_mute, Command("mute"))
     routes.message.register(_unmute, Command("unmute"))
     routes.message.register(_status, Command("status"))
+    routes.message.register(_export, Command("export"))
     routes.message.register(_erase, Command("erase"))
     routes.message.register(
         _zone_said, StateFilter(Zone.asked), F.text & ~F.text.startswith("/")
@@ -82,11 +87,14 @@ def router() -> Router:
     routes.callback_query.register(_settings_pressed, On(Action.SETTINGS))
     routes.callback_query.register(_quiet_other, On(Action.QUIET_OTHER))
     routes.callback_query.register(_odds, On(Action.ODDS))
+    routes.callback_query.register(_limits, On(Action.LIMITS))
+    routes.callback_query.register(_limit, On(Action.PER_MINUTE, Action.LEAST_MOVE))
     routes.callback_query.register(_kind, On(Action.KIND_ON, Action.KIND_OFF))
     routes.callback_query.register(_quiet, On(Action.QUIET))
     routes.callback_query.register(_zone, On(Action.ZONE))
     routes.callback_query.register(_mute_pressed, On(Action.MUTE))
     routes.callback_query.register(_status_pressed, On(Action.STATUS))
+    routes.callback_query.register(_export_pressed, On(Action.EXPORT))
     routes.callback_query.register(_erase_asked, On(Action.ERASE_ASK))
     routes.callback_query.register(_erase_pressed, On(Action.ERASE))
     return routes
@@ -145,6 +153,29 @@ async def _odds(
 
     card = await _changed(query.from_user.id, change, event_update, services)
     return Pressed(said="Noted.", card=card)
+
+
+async def _limits(query: CallbackQuery, services: Services) -> Pressed:
+    return Pressed(new=limits_card(await services.people.get(query.from_user.id)))
+
+
+async def _limit(
+    query: CallbackQuery, press: Press, services: Services, event_update: Update
+) -> Pressed:
+    """Change how much is sent; the number is one of those that buttons have."""
+    chosen, capped = press.argument, press.action is Action.PER_MINUTE
+    if chosen not in (PER_MINUTE if capped else LEAST_MOVE):
+        raise AskedError(errors.OTHER_VERSION)
+
+    def change(session: UserSession) -> None:
+        if capped:
+            session.per_minute = chosen
+        else:
+            session.thresholds.price_change = chosen / 100
+
+    person, update_id = query.from_user.id, event_update.update_id
+    session = await services.people.change(person, change, update_id)
+    return Pressed(said="Noted.", card=limits_card(session))
 
 
 async def _quiet(
@@ -299,7 +330,26 @@ async def _status_of(person: int, services: Services) -> Card:
     return status_card(await services.status(), share)
 
 
-# --- erase
+# --- export and erase
+
+
+async def _export(message: Message, services: Services) -> Card:
+    return await _exported(message.chat.id, services)
+
+
+async def _export_pressed(query: CallbackQuery, services: Services) -> Pressed:
+    return Pressed(new=await _exported(query.from_user.id, services))
+
+
+async def _exported(person: int, services: Services) -> Card:
+    """Send a person's files but the last, and return the card with that one."""
+    card = None
+    async for file in services.export.files(person):
+        if card is not None:
+            await services.chat.send(person, card)
+        card = export_card(file)
+    assert card is not None  # noqa: S101 - there is always one
+    return card
 
 
 async def _erase(message: Message, services: Services) -> Card:
@@ -321,7 +371,6 @@ async def _erase_pressed(
     query: CallbackQuery,
     press: Press,
     services: Services,
-    state: FSMContext,
     event_update: Update,
 ) -> Pressed:
     person, update_id = query.from_user.id, event_update.update_id
@@ -329,8 +378,5 @@ async def _erase_pressed(
         sentence = "That button is used or older than five minutes: /erase asks again."
         return Pressed(said=sentence, card=sentence_card(sentence))
     rules = await services.rules.of(person)
-    for rule in rules:
-        await services.rules.remove(person, rule.id)
     receipt = await services.erase(person)
-    await state.clear()
     return Pressed(said="Erased.", card=erased_card(receipt, len(rules)))

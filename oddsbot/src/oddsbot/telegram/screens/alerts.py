@@ -33,9 +33,9 @@ FATES: dict[Fate | None, str] = {
     None: "on its way",
     Fate.SENT: "sent",
     Fate.COOLDOWN: "too soon after the last one",
-    Fate.HELD: "held back",
+    Fate.HELD: "sent with others as one message",
     Fate.MUTED: "not sent, you were muted",
-    Fate.FILTERED: "not sent, that kind is off",
+    Fate.FILTERED: "not sent, your settings leave it out",
     Fate.EXPIRED: "too old to be sent",
     Fate.STOPPED: "not sent, you had stopped me",
     Fate.WITHDRAWN: "not sent, the alert was stopped or paused",
@@ -139,16 +139,17 @@ def set_card(
     return text.card([_rule_row(rule, market, "Undo"), [MY_ALERTS]])
 
 
-def set_many_card(title: str, count: int, left_out: int) -> Card:
+def set_many_card(title: str, count: int, left_out: int, by: int) -> Card:
     """Return the answer to alerts on all outcomes of an event.
 
     Args:
         title: Of the event.
         count: How many alerts there are now.
         left_out: How many outcomes have none: it would be too many.
+        by: Cents of the move.
     """
     text = Text().add("✓ I tell you when any of ").add(f"{count} outcomes", "bold")
-    text.line(" has gone 5¢ from here, up or down.").foreign(title).line()
+    text.line(f" has gone {by}¢ from here, up or down.").foreign(title).line()
     if left_out:
         text.line(f"{left_out} more would be above the alerts that you may have.")
     return text.card([[MY_ALERTS]])
@@ -165,7 +166,7 @@ def level_card() -> Card:
     """Return the question for a price."""
     return (
         Text()
-        .line("Which price? Write it like 65, no < 40, 5c or 5%.")
+        .line("Which price? Write it like 65, no < 40, 5%, or 5c in 15m.")
         .card([[CANCEL]])
     )
 
@@ -224,7 +225,12 @@ def why_card(
             f"You set it at {figures.price(bid, odds)} bid, "
             f"{figures.price(ask, odds)} ask."
         )
-    if isinstance(rule, MoveRule):
+    if isinstance(rule, MoveRule) and rule.within is not None:
+        text.line(
+            f"The lowest bid and the highest ask of the last {_lasting(rule.within)} "
+            "count. It fires once each way, and again after the move was below half."
+        )
+    elif isinstance(rule, MoveRule):
         text.line("Each firing measures the next one from its own price.")
     else:
         side = "bid" if rule.direction is Direction.ABOVE else "ask"
@@ -272,6 +278,9 @@ def meaning(rule: Rule, market: GammaMarket | None, odds: Odds = "cents") -> str
     """Return what a rule waits for: ``Yes reaches 65¢``."""
     name = _outcome(rule, market)
     if isinstance(rule, MoveRule):
+        if rule.within is not None:
+            time = _lasting(rule.within)
+            return f"{name} goes {_size(rule)} within {time}, up or down"
         return f"{name} has gone {_size(rule)} from here, up or down"
     way = "reaches" if rule.direction is Direction.ABOVE else "falls to"
     return f"{name} {way} {figures.level(rule.level, odds)}"
@@ -290,6 +299,13 @@ def describe(
     text.add(_named(rule, market, odds), kind)
     if rule.paused:
         text.line("  paused")
+    elif isinstance(rule, MoveRule) and rule.within is not None:
+        resting = [
+            way
+            for way, armed in (("rise", state.armed), ("fall", state.armed_fall))
+            if armed is False
+        ]
+        text.line(f"  rests after a {' and a '.join(resting)}" if resting else "")
     elif isinstance(rule, MoveRule):
         reference = state.reference or rule.base
         side = None if reference is None else reference.bid or reference.ask
@@ -316,7 +332,8 @@ def _distance(rule: Rule, prices: Mapping[str, Price]) -> str:
 def _named(rule: Rule, market: GammaMarket | None, odds: Odds) -> str:
     name = _outcome(rule, market)
     if isinstance(rule, MoveRule):
-        return f"{name} ±{_size(rule)}"
+        time = "" if rule.within is None else f" in {_lasting(rule.within)}"
+        return f"{name} ±{_size(rule)}{time}"
     sign = "≥" if rule.direction is Direction.ABOVE else "≤"
     return f"{name} {sign} {figures.level(rule.level, odds)}"
 
@@ -338,6 +355,10 @@ def _left(direction: Direction, level: Decimal, price: Price | None) -> Decimal 
 
 def _size(rule: MoveRule) -> str:
     return f"{figures.short(rule.by)}{'¢' if rule.unit is Unit.CENTS else '%'}"
+
+
+def _lasting(seconds: int) -> str:
+    return figures.lasting(seconds // 60)
 
 
 def _outcome(rule: Rule, market: GammaMarket | None) -> str:

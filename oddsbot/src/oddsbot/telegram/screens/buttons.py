@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from oddsbot.delivery import Action, Button, Press
+from oddsbot.delivery import Action, Button, Press, Shared
+from oddsbot.telegram.text import quiet
 
 if TYPE_CHECKING:
     from oddsbot.polymarket import GammaMarket
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 SITE = "https://polymarket.com"
 _DIGITS = 19
 _SLUG = 200
+_SHARED = 100  # of four bytes each they are 1,200 characters of an address
 
 
 def press(
@@ -50,6 +52,14 @@ def site(kind: str, name: str) -> str:
 def open_button(market: GammaMarket) -> Button:
     """Return the button that opens a market's own page."""
     return Button(text="Open", url=site("market", market.slug))
+
+
+def share_buttons(market: GammaMarket) -> list[Button]:
+    """Return the button that offers a market's card to somebody else, if it has one."""
+    if not _number(market.id):
+        return []
+    shared = Shared(f"m_{market.id}", quiet(market.question, _SHARED))
+    return [Button(text="Share", share=shared)]
 
 
 def numbered(action: Action, subjects: list[str], first: int = 0) -> list[Button]:

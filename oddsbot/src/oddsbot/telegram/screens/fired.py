@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from oddsbot.alerts import (
@@ -19,16 +20,19 @@ from oddsbot.delivery import Action
 from oddsbot.telegram import figures
 from oddsbot.telegram.screens.alerts import back_on
 from oddsbot.telegram.screens.buttons import open_button, press
-from oddsbot.telegram.text import Text
+from oddsbot.telegram.text import Text, quiet
 
 if TYPE_CHECKING:
-    from oddsbot.alerts import Alert, Rule
+    from collections.abc import Mapping, Sequence
+
+    from oddsbot.alerts import Alert, Rule, RuleAlert
     from oddsbot.delivery import Button, Card
     from oddsbot.markets import Price
     from oddsbot.polymarket import GammaMarket
     from oddsbot.telegram.figures import Odds
 
 _LATE = 60.0
+_LINES = 12
 _CLOCKS_APART, _CLOCKS_FAR = -5.0, 86_400.0
 
 
@@ -70,8 +74,9 @@ def fired_card(
         elif isinstance(alert, Disputed):
             text.line().add("A vote follows, or another proposal: 4 to 6 days")
         return text.card([_market_buttons(market)])
-    side = "bid" if alert.direction is Direction.ABOVE else "ask"
-    text.line().add(f"{side} {figures.price(alert.price, odds)} at ")
+    above = alert.direction is Direction.ABOVE
+    price = figures.price(alert.price, odds)
+    text.line().add(f"{'bid' if above else 'ask'} {price} at ")
     at = figures.clock(alert.at)
     if at:
         text.moment(alert.at // 1000, at, "T")
@@ -101,17 +106,52 @@ def headline(text: Text, alert: Alert, market: GammaMarket | None, odds: Odds) -
     if isinstance(alert, MarketAlert):
         text.add(_HEADS[type(alert)], "bold")
         text.foreign(alert.outcome or "no single outcome", "bold")
-        return
+    else:
+        text.add(_happened(alert, market, odds))
+
+
+def digest_card(
+    alerts: Sequence[RuleAlert],
+    market: GammaMarket | None,
+    prices: Mapping[str, Price],
+    odds: Odds = "cents",
+) -> Card:
+    """Return several alerts of a market as one message.
+
+    Args:
+        alerts: What happened, in order; at least one.
+        market: Where; None: it could not be asked for.
+        prices: The quote at this moment of each outcome, by token.
+        odds: How prices are shown.
+    """
+    many = "" if len(alerts) == 1 else "s"
+    text = Text().line(f"{len(alerts)} more alert{many}", "bold")
+    text.foreign(alerts[0].market if market is None else market.question).line()
+    counts = Counter(_happened(each, market, odds) for each in alerts)
+    for happened, count in list(counts.items())[:_LINES]:
+        text.line(f"{happened}{f'  {count}×' if count > 1 else ''}")
+    if len(counts) > _LINES:
+        text.line(f"and {len(counts) - _LINES} others")
+    for token in () if market is None else market.tokens:
+        now = prices.get(token.token_id)
+        if now is not None:
+            bid, ask = figures.price(now.bid, odds), figures.price(now.ask, odds)
+            text.foreign(token.outcome, limit=60).line(f" is at {bid} / {ask} now")
+    return text.card([_market_buttons(market, press("Limits", Action.LIMITS))])
+
+
+def _happened(alert: RuleAlert, market: GammaMarket | None, odds: Odds) -> str:
+    """Return what happened: ``▲ Yes reached 65¢``."""
     above = alert.direction is Direction.ABOVE
-    text.add("▲ " if above else "▼ ").foreign(_outcome(alert, market), limit=60)
+    said = f"{'▲' if above else '▼'} {quiet(_outcome(alert, market), 60)}"
     if isinstance(alert, Moved):
         size = figures.short(alert.by) + ("¢" if alert.unit is Unit.CENTS else "%")
-        came = figures.price(alert.reference, odds)
-        now = figures.price(alert.price, odds)
-        text.add(f" went {size} {'up' if above else 'down'}: {came} → {now}")
-    else:
-        way = "reached" if above else "fell to"
-        text.add(f" {way} {figures.level(alert.level, odds)}")
+        came = figures.price(alert.reference, odds), figures.price(alert.price, odds)
+        way = "up" if above else "down"
+        within = f" in {figures.lasting(alert.within // 60)}" if alert.within else ""
+        return f"{said} went {size} {way}{within}: {' → '.join(came)}"
+    way = "reached" if above else "fell to"
+    return f"{said} {way} {figures.level(alert.level, odds)}"
 
 
 def _times(alert: PriceCrossed | Moved, sent_at: float) -> str:

@@ -10,7 +10,7 @@ from oddsbot.alerts import Direction
 from oddsbot.delivery import Action, Button
 from oddsbot.telegram import figures
 from oddsbot.telegram.screens.alerts import describe
-from oddsbot.telegram.screens.buttons import open_button, press
+from oddsbot.telegram.screens.buttons import open_button, press, share_buttons
 from oddsbot.telegram.text import Text, quiet
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def _buttons(view: MarketView) -> list[list[Button]]:
             [watch, press("Book", Action.BOOK, number)],
         ]
     rows.append(charts if view.chart is not None else [])
-    rows.append([press("↻", Action.MARKET, number, span), open_button(market)])
+    again = press("↻", Action.MARKET, number, span)
+    rows.append([again, *share_buttons(market), open_button(market)])
     return rows
 
 

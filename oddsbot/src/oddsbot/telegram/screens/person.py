@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from math import ceil
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from oddsbot.delivery import Action, Button
 from oddsbot.store import Kind
 from oddsbot.telegram import figures
@@ -16,7 +18,7 @@ from oddsbot.telegram.text import Text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from oddsbot.delivery import Card
+    from oddsbot.delivery import Card, File
     from oddsbot.polymarket import GammaMarket
     from oddsbot.store import QuietHours, UserSession
     from oddsbot.telegram.figures import Odds
@@ -36,6 +38,12 @@ ODDS: tuple[tuple[Odds, str], ...] = (
     ("decimal", "1.56"),
 )
 """How prices can be shown, by the argument of their press, each with an example."""
+
+PER_MINUTE = (0, 1, 3, 10)
+"""How many alerts of a market a minute can be asked for; 0: all."""
+
+LEAST_MOVE = (0, 2, 5, 10)
+"""Cents of the smallest move that can be asked for; 0: any."""
 
 _PRESETS = ((22, 7), (23, 8))
 _WATCHED = 10
@@ -62,6 +70,8 @@ def settings_card(session: UserSession, now: float) -> Card:
     text.line()
     text.add(f"Quiet: {_quiet(session.quiet)} ").foreign(session.timezone, limit=60)
     text.line(" – what comes then makes no sound")
+    text.line(_capped(session.per_minute))
+    text.line(_least(session.thresholds.price_change))
     text.line(f"Prices in {'decimal odds' if odds == 'decimal' else odds}")
     if session.muted_until > now:
         minutes = ceil((session.muted_until - now) / 60)
@@ -93,10 +103,39 @@ def settings_card(session: UserSession, now: float) -> Card:
             quiet,
             others,
             shown,
-            [press("Time zone", Action.ZONE)],
-            [press("Erase me", Action.ERASE_ASK, style="danger")],
+            [press("Time zone", Action.ZONE), press("Limits", Action.LIMITS)],
+            [
+                press("My data", Action.EXPORT),
+                press("Erase me", Action.ERASE_ASK, style="danger"),
+            ],
         ]
     )
+
+
+def _capped(per_minute: int) -> str:
+    if not per_minute:
+        return "Each alert is a message"
+    many = "" if per_minute == 1 else "s"
+    return f"At most {per_minute} alert{many} a market and minute, the others as one"
+
+
+def _least(move: float) -> str:
+    return f"Moves of {round(move * 100)}¢ or more" if move else "Moves of any size"
+
+
+def limits_card(session: UserSession) -> Card:
+    """Return how much a person is sent, each choice as a button."""
+    text = Text().line("Limits", "bold").line(f"{_capped(session.per_minute)}.")
+    text.line(f"{_least(session.thresholds.price_change)}.")
+    caps = [
+        press(f"{each} a minute" if each else "No limit", Action.PER_MINUTE, 0, each)
+        for each in PER_MINUTE
+    ]
+    moves = [
+        press(f"From {each}¢" if each else "Any move", Action.LEAST_MOVE, 0, each)
+        for each in LEAST_MOVE
+    ]
+    return text.card([caps, moves, [press("Settings", Action.SETTINGS)]])
 
 
 def _quiet(quiet: QuietHours) -> str:
@@ -256,6 +295,12 @@ def status_card(view: StatusView, share: Share) -> Card:
         f"of {share.most_markets} markets, and may ask {share.asked} things a minute."
     )
     return text.card([[press("↻", Action.STATUS)]])
+
+
+def export_card(file: File) -> Card:
+    """Return a message with a file of what is kept of a person."""
+    card = Text().line("All that I keep of you. /erase deletes it.").card()
+    return msgspec.structs.replace(card, file=file)
 
 
 def erase_card(handle: int, rules: int, markets: int) -> Card:

@@ -38,6 +38,7 @@ _TASKS = (
             ("/alert 65", "when it gets from where it is to 65¢"),
             ("/alert no < 40", "when No falls to 40¢"),
             ("/alert 5c", "each time it has gone 5¢, up or down; 5% works too"),
+            ("/alert 5c in 15m", "when it goes 5¢ within 5m, 15m, 1h or 24h"),
             ("/alerts", "all of them, and how far they are"),
             ("/history", "what became of each; /why asks why a market gave nothing"),
         ),
@@ -47,11 +48,12 @@ _TASKS = (
         (
             (
                 "/settings",
-                "kinds of messages, quiet hours, time zone, how prices are shown",
+                "kinds of messages, limits, quiet hours, how prices are shown",
             ),
             ("/mute 2h", "nothing for that long; /unmute ends it"),
             ("/status", "whether everything runs"),
             ("/stop", "no more messages, everything is kept"),
+            ("/export", "all that I keep of you, as a file"),
             ("/erase", "everything of you is deleted"),
         ),
     ),
