@@ -15,7 +15,7 @@ PEERS_STAMP := .venv-peers/.ready
 # wheel: a part of a tool of the tests, pinned by its hash like everything else.
 WHEELS := --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test check wheels docs conformance dropin chaos audit failovers oracle compare bench bench-alerts bench-watch bench-bot bench-page growth metrics-cost hour lock lock-dropin clean
+.PHONY: demo test check wheels docs conformance dropin chaos audit failovers oracle compare bench bench-alerts bench-watch bench-bot bench-page growth curves metrics-cost hour lock lock-dropin clean
 
 demo: $(STAMP)  ## talk to the bot in a browser, no account, no network
 	@$(BIN)/oddsbot demo
@@ -97,6 +97,9 @@ bench-page: $(STAMP)  ## the demo's page in Chromium at 5,000 prices a second; a
 
 growth: $(PEERS_STAMP)  ## sessions from 10^3 to 10^6; 2 GB of memory, about 10 minutes
 	@$(PEERS)/python benchmarks/growth.py $(SIZES)
+
+curves: $(PEERS_STAMP)  ## each part on one server and on 1, 3, 6 primaries, by CPU time; 3 minutes; JSON=1
+	@$(PEERS)/python benchmarks/curves.py $(if $(JSON),--json)
 
 metrics-cost: $(STAMP)  ## what a get costs with every exporter on; a minute
 	@$(BIN)/python benchmarks/metrics_cost.py

@@ -10,6 +10,14 @@ from repros import table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_ON_CLUSTER = """\
+On a cluster of three primaries with a replica each, the tests of redis-py's client of a
+cluster and those of commands, scripts, locks, encodings and hashes run with
+`RedisCluster`, and with a class in its place that gives our client its commands,
+pipelines and multi-key calls. What names nodes (`target_nodes`) stays redis-py's.
+{inner} tests that look into redis-py's own nodes, connections and map were left out,
+and in {idle} that ran our client was given nothing to do: they are not compared.
+"""
 _HEAD = """\
 # Conformance
 
@@ -52,7 +60,7 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
             yield _counts(f"redis-py's class{title}", line[which]["stock"])
             yield _counts(f"`oddswire.Client`{title}", line[which]["ours"])
         yield ""
-        yield from _differences(line)
+        yield from _differences(line["as_it_is"], line["newest_claimed"])
         yield from _skips(line)
         commands = line["as_it_is"]["ours"]["commands"]
         shared = commands["command_connection"]
@@ -63,6 +71,7 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
             "commands, and of the tests' own connections."
         )
         yield ""
+        yield from _cluster(line)
     yield "## Faults of other clients"
     yield ""
     yield (
@@ -81,8 +90,29 @@ def _counts(name: str, report: dict[str, Any]) -> str:
     return f"| {name} | {passed} | {failed} | {count['skipped']} |"
 
 
-def _differences(line: dict[str, Any]) -> Iterator[str]:
-    passes = (line["as_it_is"], line["newest_claimed"])
+def _cluster(line: dict[str, Any]) -> Iterator[str]:
+    found = line["on_cluster"]
+    ours = found["ours"]
+    yield f"### redis-py {line['redis']} on a cluster"
+    yield ""
+    ran = {test for test, how in ours["outcomes"].items() if how != "skipped"}
+    idle = len(ran.intersection(ours["without_ours"]))
+    yield _ON_CLUSTER.format(inner=ours["inner"], idle=idle)
+    yield "| | passed | failed | skipped |"
+    yield "| --- | ---: | ---: | ---: |"
+    yield _counts("`RedisCluster`", found["stock"])
+    yield _counts("`Client` of a cluster", ours)
+    yield ""
+    yield from _differences(found)
+    shared = ours["commands"]["command_connection"]
+    yield (
+        f"By the servers' own counters {shared:,} commands came by the command "
+        "connections of our client."
+    )
+    yield ""
+
+
+def _differences(*passes: dict[str, Any]) -> Iterator[str]:
     differ = [item for each in passes for item in each["differ"].items()]
     stale = [test for each in passes for test in each["stale"]]
     if not differ and not stale:
@@ -92,9 +122,13 @@ def _differences(line: dict[str, Any]) -> Iterator[str]:
         yield f"- **differs**: `{test}`: {what}"
     for test in stale:
         yield f"- **passes**, so it is no exception any more: `{test}`"
+    reasons: dict[str, dict[str, None]] = {}
     for each in passes:
         for test, reason in each["excepted"].items():
-            yield f"- `{test.rpartition('::')[2].partition('[')[0]}`: {reason}"
+            name = test.rpartition("::")[2].partition("[")[0]
+            reasons.setdefault(reason, {})[f"`{name}`"] = None
+    for reason, tests in reasons.items():
+        yield f"- {', '.join(tests)}: {reason}"
     yield ""
 
 

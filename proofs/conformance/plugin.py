@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 import redis.asyncio
+import redis.asyncio.cluster
+from on_cluster import OnCluster, looks_inside
 
 from oddswire.client import Client
 
@@ -33,14 +35,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--subject", choices=("stock", "ours"), required=True)
     group.addoption("--report", type=Path, required=True, help="where the results go")
     group.addoption("--claim-version", help="server version that skips are decided by")
+    group.addoption("--on-cluster", action="store_true", help="the server is a node")
     group.addoption("--only", type=Path, help="a JSON list of the tests to run")
+
+
+# Before the suite's conftest takes the class under its name.
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Put our class of a cluster where the suite looks for redis-py's."""
+    option = early_config.known_args_namespace
+    if option.on_cluster and option.subject == "ours":
+        redis.asyncio.RedisCluster = redis.asyncio.cluster.RedisCluster = OnCluster
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Put `Client` where the suite looks for redis-py's class."""
     ledger = Ledger(config)
     config.pluginmanager.register(ledger)
-    if config.option.subject == "ours":
+    if config.option.subject == "ours" and not config.option.on_cluster:
         ledger.swap()
 
 
@@ -50,10 +62,24 @@ class Ledger:
     def __init__(self, config: pytest.Config) -> None:
         self._option = config.option
         self._server = redis.Redis.from_url(config.option.redis_url)
+        self._servers = [self._server]
+        if config.option.on_cluster:
+            found = self._server.execute_command("CLUSTER SLOTS")
+            # As its callback has them, or in RESP3 as they come.
+            owners = (
+                [each["primary"] for each in found.values()]
+                if isinstance(found, dict)
+                else [each[2][:2] for each in found]
+            )
+            self._servers = [redis.Redis(host=h, port=p) for h, p in owners]
         self._outcomes: dict[str, str] = {}
         self._reasons: dict[str, str] = {}
         self._on_command_connections = 0
         self._in_all = 0
+        # Of a cluster: tests that are about redis-py's own parts, and tests in which
+        # our client was given nothing to do.
+        self._inner = 0
+        self._without_ours: list[str] = []
 
     def swap(self) -> None:
         """Replace `redis.asyncio.Redis` by `Client`, its commands counted."""
@@ -95,23 +121,29 @@ class Ledger:
             for item in items
             if _variant(item) != _SINGLE and (wanted is None or item.nodeid in wanted)
         ]
+        if self._option.on_cluster:
+            inner = [item for item in kept if looks_inside(item)]
+            self._inner = len(inner)
+            kept = [item for item in kept if item not in inner]
         config.hook.pytest_deselected(items=[i for i in items if i not in set(kept)])
         items[:] = kept
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self) -> Iterator[Any]:
-        before = self._calls()
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[Any]:
+        before, given = self._calls(), OnCluster.calls
         result = yield
+        if OnCluster.calls == given:
+            self._without_ours.append(item.nodeid)
         after = self._calls()
         # Some tests reset the server's counters.
         self._in_all += after - before if after >= before else after
         return result
 
     def _calls(self) -> int:
-        stats = self._server.info("commandstats")
         return sum(
             command["calls"]
-            for name, command in stats.items()
+            for server in self._servers
+            for name, command in server.info("commandstats").items()
             # Its own questions, and what connections say of themselves.
             if name not in {"cmdstat_info", "cmdstat_client|list", "cmdstat_hello"}
         )
@@ -136,8 +168,12 @@ class Ledger:
             "redis_file": redis.__file__,
             "commands": {
                 "all": self._in_all,
-                "command_connection": self._on_command_connections,
+                "command_connection": self._on_command_connections
+                + OnCluster.on_command_connections,
             },
+            "on_cluster": self._option.on_cluster,
+            "inner": self._inner,
+            "without_ours": self._without_ours,
             "outcomes": self._outcomes,
             "reasons": self._reasons,
         }

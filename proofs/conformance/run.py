@@ -4,9 +4,9 @@ For each supported line of redis-py the tests run twice, once with redis-py's cl
 once with `oddswire.Client`. What passes with the first must pass with the second; the
 exceptions are in `exceptions.py`. Tests that are skipped because of the server's
 version run in a second pass that claims the newest version; there too only what passes
-with redis-py counts. Then come the repros, with the other clients beside ours. Exit
-status 1: there is a difference, or ours is wrong in a repro. A whole run writes
-docs/results/conformance.md.
+with redis-py counts. Then the tests that also run on a cluster do so there. Then come
+the repros, with the other clients beside ours. Exit status 1: there is a difference, or
+ours is wrong in a repro. A whole run writes docs/results/conformance.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from typing import Any
 
 import page
 import repros
-from exceptions import REASONS, REASONS_OF_LINE
+from exceptions import (
+    REASONS,
+    REASONS_OF_LINE,
+    REASONS_ON_CLUSTER,
+    REASONS_ON_CLUSTER_OF_LINE,
+)
 from suite import LINES, Line, fetch, run
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "conformance.md"
@@ -51,28 +56,49 @@ class Progress:
 
 
 async def both(
-    line: Line, progress: Progress, only: list[str] | None = None
+    line: Line,
+    progress: Progress,
+    only: list[str] | None = None,
+    topology: str = "one server",
 ) -> dict[str, dict[str, Any]]:
     """Run a line with redis-py's class and with ours, side by side."""
-    claimed = "" if only is None else " as newest"
+    about = "" if only is None else " as newest"
+    about += " on a cluster" if topology == "cluster" else ""
     subjects = ("stock", "ours")
     reports = await asyncio.gather(
         *(
-            run(line, subject, progress.of(f"{subject}{claimed}"), only=only)
+            run(
+                line,
+                subject,
+                progress.of(f"{subject}{about}"),
+                only=only,
+                topology=topology,
+            )
             for subject in subjects
         )
     )
     return dict(zip(subjects, reports, strict=True))
 
 
-def compare(line: Line, stock: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Return what differs between two reports of the same tests of a line."""
-    reasons = REASONS | REASONS_OF_LINE.get(line.version, {})
+def compare(
+    stock: dict[str, Any], ours: dict[str, Any], reasons: dict[str, str]
+) -> dict[str, Any]:
+    """Return what differs between two reports of the same tests.
+
+    Args:
+        stock: With redis-py's class.
+        ours: With our class; tests in which it was given nothing to do do not count.
+        reasons: Why a test fails with it on purpose.
+    """
     differ, excepted, stale = {}, {}, []
+    idle = set(ours["without_ours"]) if ours["on_cluster"] else set()
     for test, outcome in stock["outcomes"].items():
-        if outcome not in _PASSED:
+        if outcome not in _PASSED or test in idle:
             continue
-        name = test.rpartition("::")[2].partition("[")[0]
+        # On a cluster with its class: files of several kinds have tests of one name.
+        name = test.partition("[")[0].partition("::")[2]
+        if not ours["on_cluster"]:
+            name = name.rpartition("::")[2]
         if ours["outcomes"].get(test) in _PASSED:
             if name in reasons:
                 stale.append(test)
@@ -100,13 +126,20 @@ async def check(line: Line) -> dict[str, Any]:
     progress = Progress()
     plain = await both(line, progress)
     claimed = await both(line, progress, skipped_by_version(plain["stock"]))
+    cluster = await both(line, progress, topology="cluster")
     print(file=sys.stderr)
+    reasons = REASONS | REASONS_OF_LINE.get(line.version, {})
+    there = REASONS_ON_CLUSTER | REASONS_ON_CLUSTER_OF_LINE.get(line.version, {})
     return {
         "redis": line.version,
-        "as_it_is": {**plain, **compare(line, plain["stock"], plain["ours"])},
+        "as_it_is": {**plain, **compare(plain["stock"], plain["ours"], reasons)},
         "newest_claimed": {
             **claimed,
-            **compare(line, claimed["stock"], claimed["ours"]),
+            **compare(claimed["stock"], claimed["ours"], reasons),
+        },
+        "on_cluster": {
+            **cluster,
+            **compare(cluster["stock"], cluster["ours"], there),
         },
     }
 
@@ -132,7 +165,7 @@ def good(results: dict[str, Any]) -> bool:
     passes = [
         line[which]
         for line in results["lines"]
-        for which in ("as_it_is", "newest_claimed")
+        for which in ("as_it_is", "newest_claimed", "on_cluster")
     ]
     return not any(each["differ"] or each["stale"] for each in passes) and all(
         row["results"]["oddswire"]["right"] for row in results["repros"]

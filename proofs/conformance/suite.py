@@ -10,15 +10,16 @@ import re
 import subprocess
 import sys
 import tarfile
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
-from oddswire.embedded import EmbeddedServer
+from oddswire.embedded import EmbeddedCluster, EmbeddedServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build" / "conformance"
@@ -47,6 +48,13 @@ FILES = (
     *("lock", "encoding", "hash", "pubsub"),
 )
 
+# Those that run on a cluster too: the marks of the tests say which do.
+FILES_OF_CLUSTER = (
+    *("cluster", "cluster_transaction"),
+    *("commands", "scripting", "lock", "encoding", "hash"),
+)
+_ON_CLUSTER = "not onlynoncluster and not redismod and not ssl"
+
 # Newer than any server: every test of a feature that a version decides is run.
 NEWEST = "99.0.0"
 
@@ -72,9 +80,28 @@ def fetch(line: Line) -> None:
     if not line.folder.exists():
         with tarfile.open(archive) as bundle:
             bundle.extractall(BUILD, filter="data")
-    for name in FILES:
+    for name in (*FILES, *FILES_OF_CLUSTER):
         if not (line.folder / "tests" / "test_asyncio" / f"test_{name}.py").exists():
             raise SystemExit(f"redis {line.version} has no asyncio test of {name}")
+
+
+@asynccontextmanager
+async def open_server(topology: str) -> AsyncIterator[str]:
+    """Start what the suite runs on, and yield its URL; its clients give no password."""
+    if topology == "cluster":
+        async with EmbeddedCluster(primaries=3, replicas=1) as cluster:
+            for node in cluster.servers:
+                with redis.Redis.from_url(node.url) as opened:
+                    opened.config_set("masterauth", "")
+            for node in cluster.servers:
+                with redis.Redis.from_url(node.url) as opened:
+                    opened.config_set("requirepass", "")
+            yield f"redis://{cluster.primaries[0].host}:{cluster.primaries[0].port}/0"
+    else:
+        async with EmbeddedServer() as server:
+            with redis.Redis.from_url(server.url) as opened:
+                opened.config_set("requirepass", "")
+            yield f"redis://{server.host}:{server.port}/0"
 
 
 async def run(
@@ -83,16 +110,21 @@ async def run(
     progress: Callable[[int], None],
     *,
     only: Sequence[str] | None = None,
+    topology: str = "one server",
 ) -> dict[str, Any]:
-    """Run the suite on a server of its own and return the plugin's report.
+    """Run the suite on servers of its own and return the plugin's report.
 
     Args:
         line: Which redis-py.
         subject: ``"stock"``: redis-py's class; ``"ours"``: `Client` in its place.
         progress: Told the percentage done.
         only: Run these tests, with the newest server version claimed.
+        topology: ``"one server"``, or ``"cluster"`` of three primaries with a replica
+            each.
     """
+    on_cluster = topology == "cluster"
     name = f"{line.version}-{subject}{'' if only is None else '-claimed'}"
+    name += "-cluster" * on_cluster
     report = BUILD / f"{name}.json"
     report.unlink(missing_ok=True)
     extra: list[str] = []
@@ -101,11 +133,10 @@ async def run(
         wanted.write_text(json.dumps(list(only)))
         extra = ["--claim-version", NEWEST, "--only", str(wanted)]
     names = FILES if subject == "stock" else (*FILES[1:], FILES[0])
-    async with EmbeddedServer() as server:
-        # The suite's own clients give no password.
-        opened = redis.Redis.from_url(server.url)
-        opened.config_set("requirepass", "")
-        opened.close()
+    if on_cluster:
+        names = FILES_OF_CLUSTER
+        extra += ["--on-cluster", "-m", _ON_CLUSTER]
+    async with open_server(topology) as url:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "pytest", "-p", "plugin", "-q", "--no-header"),
             "--timeout=60",
@@ -114,7 +145,7 @@ async def run(
             # Said, because it would look for them from where the report is written.
             *("-c", line.folder / "pyproject.toml", "--rootdir", line.folder),
             *("--confcutdir", line.folder),
-            *("--redis-url", f"redis://{server.host}:{server.port}/0"),
+            *("--redis-url", url),
             *(f"tests/test_asyncio/test_{name}.py" for name in names),
             cwd=line.folder,
             env=os.environ | {"PYTHONPATH": f"{line.folder}{os.pathsep}{HERE}"},  # noqa: TID251 - its environment

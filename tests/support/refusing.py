@@ -87,17 +87,29 @@ class Refusing:
             with suppress(
                 ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError
             ):
-                async for name, what, data in _commands(reader):
+                async for name, what, words, data in _commands(reader):
                     link.greets &= name in _GREETING
                     if self._refuses(what) and not link.greets:
                         link.refuse(what, self._error)
                     else:
-                        link.forward(name)
+                        link.forward(name, words)
                         up_writer.write(data)
         finally:
             self._links.discard(link)
             writer.transport.abort()
             up_writer.transport.abort()
+
+
+class _Pushes:
+    """The answers to a command that come as one push for each channel."""
+
+    def __init__(self, count):
+        self._left = count
+
+    def is_last(self):
+        """Count one that came; whether it was the last."""
+        self._left -= 1
+        return self._left <= 0
 
 
 class _Link:
@@ -108,7 +120,8 @@ class _Link:
         self._said = said
         self._writer = writer
         self._refused = refused
-        # Names of commands at the server, and errors that wait for their turn.
+        # Names of commands at the server, pushes to come, errors that wait for their
+        # turn: a server answers a refused PING behind the SUBSCRIBE before it.
         self._due = deque()
         # Replies of the server to what was answered here.
         self._swallow = 0
@@ -117,9 +130,8 @@ class _Link:
     def first(self):
         return self._due[0] if self._due else None
 
-    def forward(self, name):
-        if name not in _ANSWERED_BY_PUSHES:
-            self._due.append(name)
+    def forward(self, name, words):
+        self._due.append(_Pushes(words - 1) if name in _ANSWERED_BY_PUSHES else name)
 
     def refuse(self, what, error):
         self._refused[what] += 1
@@ -154,6 +166,10 @@ class _Link:
     def _reply(self, reply):
         if reply.startswith(b">"):
             self._writer.write(reply)
+            answers = reply.split(b"\r\n", 3)[2].upper() in _ANSWERED_BY_PUSHES
+            if answers and isinstance(self.first, _Pushes) and self.first.is_last():
+                self._due.popleft()
+                self._flush()
         elif self._swallow:
             self._swallow -= 1
         else:
@@ -163,7 +179,7 @@ class _Link:
 
 
 async def _commands(reader):
-    """Yield the name of each command, what it is counted as, and its bytes."""
+    """Yield the name of each command, what it counts as, its words and its bytes."""
     while header := await reader.readline():
         data, words = [header], []
         for _ in range(int(header[1:])):
@@ -172,4 +188,5 @@ async def _commands(reader):
             data += (size, value)
             words.append(value[:-2])
         name = words[0].upper()
-        yield name, (words[1] if name == b"EVALSHA" else name), b"".join(data)
+        what = words[1] if name == b"EVALSHA" else name
+        yield name, what, len(words), b"".join(data)

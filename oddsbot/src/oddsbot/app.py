@@ -23,7 +23,15 @@ from aiogram.fsm.storage.base import StorageKey
 from aiogram.types import BotCommand
 
 from oddsbot import limits, markets, wallets
-from oddsbot.alerts import Disputed, Moved, Proposed, Resolved, RuleAlert
+from oddsbot.alerts import (
+    Disputed,
+    Moved,
+    Proposed,
+    QuoteAlert,
+    Resolved,
+    RuleAlert,
+    VolumeReached,
+)
 from oddsbot.delivery import (
     ALERTS,
     Courier,
@@ -112,6 +120,7 @@ _KINDS = {
     Proposed: Kind.PROPOSAL,
     Disputed: Kind.DISPUTE,
     Resolved: Kind.RESOLUTION,
+    VolumeReached: Kind.VOLUME,
 }
 
 
@@ -290,7 +299,9 @@ class App:
         self.handles = Handles(wire.client, PREFIX)
         self._storage = storage = Storage(wire.client)
         people = People(wire.sessions, clock)
-        self.export = Export(people, self.rules, log, self._conversation, clock)
+        self.export = Export(
+            people, self.rules.standing, log, self._conversation, clock
+        )
         services = Services(
             chat=self.chat,
             markets=self.markets,
@@ -345,6 +356,7 @@ class App:
         self.news = MarketNews(
             Rounds(engine, f"{self._shard}.results", stored, clock),
             followers,
+            stored,
             gamma,
             data,
             upstream,
@@ -509,7 +521,7 @@ class App:
         market = now = None
         try:
             market = await self.markets.market(alert.market)
-            if isinstance(alert, RuleAlert):
+            if isinstance(alert, QuoteAlert):
                 now = await self.markets.price(alert.asset_id)
         except (PolymarketError, OddswireError):
             pass  # the alert matters, and what it could be shown with does not
@@ -553,7 +565,8 @@ class App:
         market, prices = None, {}
         with suppress(PolymarketError, OddswireError):
             market = await self.markets.market(alerts[0].market)
-            prices = await self.markets.prices({each.asset_id for each in alerts})
+            assets = {a.asset_id for a in alerts if isinstance(a, QuoteAlert)}
+            prices = await self.markets.prices(assets)
         card = digest_card(alerts, market, prices, session.display.odds)
         return await self._send(user_id, session, card, again=again)
 

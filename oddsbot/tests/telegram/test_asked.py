@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from oddsbot.alerts import Direction, Unit
 from oddsbot.telegram.addresses import AddressError, checked_address
-from oddsbot.telegram.asked import AskedError, Level, Move, parse_asked
+from oddsbot.telegram.asked import AskedError, Level, Move, Traded, parse_asked
 from oddsbot.telegram.buttons import Buttons, NotOurs
 from oddsbot.telegram.commands.person import hours_of, minutes_of
 from oddsbot.telegram.links import (
@@ -51,6 +51,9 @@ def level(price, direction=None, outcome=""):
         ("5c", Move(Decimal(5), Unit.CENTS)),
         ("±5%", Move(Decimal(5), Unit.PERCENT)),
         ("no 12 ¢", Move(Decimal(12), Unit.CENTS, "no")),
+        ("volume 1m", Traded(1_000_000)),
+        ("vol > $2,5k", Traded(2_500)),
+        ("$500k in 24h", Traded(500_000, daily=True)),
         ("5c in 15m", Move(Decimal(5), Unit.CENTS, "", 900)),
         ("no 10% in 1 day", Move(Decimal(10), Unit.PERCENT, "no", 86_400)),
         ("Up In Time 5c in 60 min", Move(Decimal(5), Unit.CENTS, "Up In Time", 3_600)),
@@ -74,6 +77,9 @@ def test_what_people_write_is_what_they_mean(text, asked):
         "0%",
         "99999%",
         "5c in 7m",
+        "volume 0",
+        "volume 9999b",
+        "volume many",
         "65 in 15m",
         "yes > 65 in 1h",
         "x" * 300,

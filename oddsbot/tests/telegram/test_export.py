@@ -105,7 +105,7 @@ async def test_a_long_history_is_several_files(ada, bot, settings):
     async def conversation(_):
         return {}
 
-    export = Export(people, bot.rules, bot.log, conversation, clock, most=10)
+    export = Export(people, bot.rules.standing, bot.log, conversation, clock, most=10)
     files = [each async for each in export.files(ADA)]
     made = [msgspec.json.decode(each.data) for each in files]
     assert [len(each["history"]) for each in made] == [10, 10, 5]

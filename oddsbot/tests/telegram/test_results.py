@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.requirement("B2", "B3")]
 async def replay():
     """A Polymarket whose recording has not begun."""
     recording = await asyncio.to_thread(Recording.load, sample())
-    async with Replay(recording, speed=math.inf) as replay:
+    async with Replay(recording, speed=math.inf, seed=5) as replay:
         yield replay
 
 
@@ -99,6 +99,33 @@ async def test_each_step_of_the_oracle_is_told_once_to_who_watches(
         "⏳ Proposed: Down",
     ]
     assert news_of(eve) == []
+
+
+async def test_a_volume_is_told_once_over_restarts(settings, api, replay):
+    """Set, shown, reached, told; what is reached already is refused with a sentence."""
+    ada = Talk(api.world)
+    async with running(settings, api, polls_every=0.2) as bot:
+        await ada.say("/start", "No wallet")
+        await ada.say(LINK, "Bitcoin")
+        await ada.say("/alert volume 200", "when $200 are traded")
+        await ada.say("/alert $100 in 24h", "$100 are traded in 24 h")
+        await ada.say("/alert volume 200", "You have that alert already")
+        assert "Volume ≥ $200" in await ada.say("/alerts", "2 alerts")
+        await eventually(lambda: bot.news.polls.rounds > 1)
+        replay.start()
+        await eventually(lambda: "traded in 24 h" in str(volumes_of(ada)), 30)
+    async with running(settings, api, polls_every=0.2) as bot:
+        await eventually(lambda: len(volumes_of(ada)) == 2, 30)
+        await eventually(lambda: bot.news.polls.rounds > 3)
+        # What was traded ever is not traded back: that alert has ended.
+        assert "1 alert" in await ada.say("/alerts", "1 alert")
+    heads = sorted(text.split("\n", 1)[0] for text in volumes_of(ada))
+    assert heads == ["$ $100 traded in 24 h", "$ $200 traded"]
+
+
+def volumes_of(person):
+    """Return what a person was told of volumes."""
+    return [text for text in map(text_of, person.messages) if text.startswith("$ ")]
 
 
 async def test_who_begins_to_watch_too_late_is_told_all_the_same(settings, api, replay):

@@ -24,6 +24,8 @@ from oddsbot.alerts import (
     Resolved,
     RuleState,
     Unit,
+    VolumeReached,
+    VolumeRule,
 )
 from oddsbot.delivery import Action, File
 from oddsbot.markets import Price
@@ -150,6 +152,12 @@ def move_rule(**fields):
     )
 
 
+def volume_rule(**fields):
+    """Return a volume rule of that market."""
+    given_ = {"id": "00000000000000cc", "user_id": 1, "market": "0xc7"}
+    return VolumeRule(**given_, level=5_000_000, **fields)
+
+
 def view(**fields):
     """Return what a person sees of that market."""
     return MarketView(**{"market": market(), "prices": PRICES, "now": NOW, **fields})
@@ -206,6 +214,17 @@ MOVED = Moved(
     unit=Unit.PERCENT,
     reference=D("0.65"),
     price=D("0.6"),
+    at=1_796_047_327_000,
+    seen_at=1_796_047_327.3,
+)
+REACHED = VolumeReached(
+    id="00000000000000cc:1",
+    user_id=1,
+    rule_id="00000000000000cc",
+    market="0xc7",
+    level=5_000_000,
+    daily=True,
+    volume=D(5_012_345),
     at=1_796_047_327_000,
     seen_at=1_796_047_327.3,
 )
@@ -447,6 +466,10 @@ SCREENS = {
     "why-nothing-asked": why_nothing_card(
         Group(market(), [], PRICES), {}, UserSession(), 0
     ),
+    "alert-volume": rule_card(standing(volume_rule()), market(), {}),
+    "alert-set-volume": set_card(volume_rule(daily=True), market(), {}),
+    "alert-why-volume": why_card(standing(volume_rule()), market(), {}, {}),
+    "fired-volume": fired_card(REACHED, market(), None, sent_at=SENT),
     "alert-why-within": why_card(
         standing(move_rule(within=900), n=1, armed=False, armed_fall=True),
         market(),

@@ -100,6 +100,7 @@ async def test_replies_are_those_of_one_server(whole, single):
         lambda c: c.mset({"{t}1": 1, "{t}2": 2}),
         lambda c: asyncio.gather(*[c.set(name, name) for name in names]),
         lambda c: c.mget(names),
+        lambda c: c.execute_command("MGET", *names),
         lambda c: c.exists(*names, names[0], "absent"),
         lambda c: c.touch(*names),
         lambda c: c.dbsize(),
@@ -410,6 +411,35 @@ async def test_a_node_that_names_a_wrong_address():
         for failure in failures:
             assert isinstance(failure, Unavailable)
             assert failure.outcome is Outcome.NOT_SENT
+            assert "cluster-announce-ip" in str(failure)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("C16", "C7")
+async def test_a_node_that_names_the_address_of_another_server():
+    """A server of its own at the address of a node gets no key; the call says so."""
+    async with EmbeddedCluster(primaries=2) as cluster:
+        first, liar = cluster.primaries
+        async with EmbeddedServer(password=cluster.password) as stranger:
+            lie = ("CONFIG", "SET", "cluster-announce-port", stranger.port)
+            await ask(liar.url, *lie)
+
+            async def believed():
+                return f":{stranger.port}@" in await ask(first.url, "CLUSTER", "NODES")
+
+            await eventually(believed)
+            url = f"cluster://:{cluster.password}@127.0.0.1:{first.port}"
+            async with Client.from_url(url, command_timeout=0.8) as client:
+                results = await asyncio.gather(
+                    *[client.set(f"k{number}", 1) for number in range(30)],
+                    return_exceptions=True,
+                )
+            assert await ask(stranger.url, "DBSIZE") == 0
+        failures = [each for each in results if each is not True]
+        assert 0 < len(failures) < 30
+        for failure in failures:
+            assert isinstance(failure, Unavailable)
+            assert "no node of a cluster" in str(failure)
             assert "cluster-announce-ip" in str(failure)
 
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from .crossing import Held, crossing, moving, since_when, size_of, swinging
+from .crossing import (
+    Held,
+    armed_by,
+    crossing,
+    moving,
+    reaching,
+    since_when,
+    size_of,
+    swinging,
+)
 from .engine import Alerts
 from .events import (
     Alert,
@@ -11,23 +20,30 @@ from .events import (
     Moved,
     PriceCrossed,
     Proposed,
+    QuoteAlert,
     Resolved,
     RuleAlert,
+    VolumeReached,
 )
 from .rules import (
+    MOST_VOLUME,
     TIMES,
     Base,
     Direction,
     MoveRule,
     PriceRule,
+    QuoteRule,
     Rule,
     RuleError,
     RuleState,
     Unit,
+    VolumeRule,
+    assets_of,
     check_new,
 )
 
 __all__ = [
+    "MOST_VOLUME",
     "TIMES",
     "Alert",
     "Alerts",
@@ -41,15 +57,22 @@ __all__ = [
     "PriceCrossed",
     "PriceRule",
     "Proposed",
+    "QuoteAlert",
+    "QuoteRule",
     "Resolved",
     "Rule",
     "RuleAlert",
     "RuleError",
     "RuleState",
     "Unit",
+    "VolumeReached",
+    "VolumeRule",
+    "armed_by",
+    "assets_of",
     "check_new",
     "crossing",
     "moving",
+    "reaching",
     "since_when",
     "size_of",
     "swinging",

@@ -15,9 +15,10 @@ from .rules import Base, Direction, Unit
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .rules import MoveRule, PriceRule, Rule
+    from .rules import MoveRule, PriceRule, QuoteRule, VolumeRule
 
 _CENT = Decimal("0.01")
+_NINE_TENTHS = Decimal("0.9")
 
 # How far the market's clock may be ahead of ours before its time is not believed.
 _AHEAD_MS = 60_000
@@ -160,7 +161,33 @@ def swinging(rule: MoveRule, size: Decimal, *, armed: bool | None) -> tuple[bool
     return False, size < rule.by / 2
 
 
-def is_cooling(rule: Rule, at: int, fired_at: int | None) -> bool:
+def armed_by(rule: VolumeRule) -> bool | None:
+    """Return whether a rule may fire at its first volume; None: that one decides."""
+    return None if rule.base is None else rule.base < rule.level
+
+
+def reaching(
+    rule: VolumeRule, volume: Decimal, *, armed: bool | None
+) -> tuple[bool, bool]:
+    """Decide what one volume of its market means to one rule.
+
+    Args:
+        rule: The rule.
+        volume: What was traded, in dollars: ever, or in 24 hours, as the rule says.
+        armed: Whether it may fire; None before its first volume.
+
+    Returns:
+        Whether it fires now, and whether it may fire after this: the volume of a day
+        has to go back below nine tenths of the level.
+    """
+    if armed is None:
+        return False, volume < rule.level
+    if armed:
+        return volume >= rule.level, volume < rule.level
+    return False, volume < rule.level * _NINE_TENTHS
+
+
+def is_cooling(rule: QuoteRule, at: int, fired_at: int | None) -> bool:
     """Return whether a firing falls into the cooldown of the last alert that was told.
 
     Args:
@@ -172,7 +199,7 @@ def is_cooling(rule: Rule, at: int, fired_at: int | None) -> bool:
     return fired_at is not None and abs(at - fired_at) < rule.cooldown * 1000
 
 
-def is_over(rule: Rule, at: int) -> bool:
+def is_over(rule: QuoteRule, at: int) -> bool:
     """Return whether a rule ended by itself before a quote of this time, ms."""
     return rule.until is not None and at >= rule.until
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from oddsbot.polymarket import MarketResolved, Quote
 
-    from .rules import PriceRule, Rule
+    from .rules import PriceRule, QuoteRule
 
 _SPARE = 64
 # Place, rule, which way, the price, and what a move was measured from.
@@ -79,7 +79,7 @@ class Alerts:
 
     def __init__(
         self,
-        rules: Iterable[Rule] = (),
+        rules: Iterable[QuoteRule] = (),
         followers: Iterable[tuple[int, str]] = (),
         *,
         keep_changes: bool = False,
@@ -101,7 +101,7 @@ class Alerts:
         """Return how many rules are watched."""
         return len(self._rules)
 
-    def add(self, rule: Rule, state: RuleState | None = None) -> None:
+    def add(self, rule: QuoteRule, state: RuleState | None = None) -> None:
         """Watch a rule from its asset's next quote on.
 
         Args:
@@ -147,7 +147,7 @@ class Alerts:
         self._forget(watched)
         return True
 
-    def replace(self, rule: Rule) -> None:
+    def replace(self, rule: QuoteRule) -> None:
         """Watch a rule in place of the user's rule with the same id, or as a new one.
 
         It begins where its `base` says. Its alerts are counted on, so that none has the
@@ -158,7 +158,7 @@ class Alerts:
             self._forget(old)
         self.begin(rule, 0 if old is None else old.n)
 
-    def begin(self, rule: Rule, n: int) -> None:
+    def begin(self, rule: QuoteRule, n: int) -> None:
         """Watch a rule from where its `base` says; its alerts are counted on from `n`.
 
         Raises:
@@ -172,7 +172,7 @@ class Alerts:
         watched = self._rules.get((user_id, rule_id))
         return None if watched is None else self._state(watched)
 
-    def take_changes(self) -> list[tuple[Rule, RuleState]]:
+    def take_changes(self) -> list[tuple[QuoteRule, RuleState]]:
         """Return the rules that quotes changed since the last call, in their order.
 
         Fired, armed again, measured from another price, or ended; each once and as it
@@ -419,7 +419,7 @@ class Alerts:
             heapify(book.ends)
 
 
-def _beginning(rule: Rule) -> RuleState:
+def _beginning(rule: QuoteRule) -> RuleState:
     if isinstance(rule, MoveRule):
         return RuleState(reference=None if rule.within else rule.base)
     return RuleState(armed=armed_at_first(rule))

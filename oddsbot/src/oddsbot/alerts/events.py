@@ -77,6 +77,32 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="move"):
     within: int | None = None
 
 
+class VolumeReached(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="volume"):
+    """The volume of a market reached the level of a rule.
+
+    Attributes:
+        id: ``{rule id}:{n}``, n counting the firings of the rule from 1.
+        user_id: Whom to tell.
+        rule_id: The rule that fired.
+        market: The market's condition id.
+        level: As in the rule.
+        daily: As in the rule.
+        volume: What was traded.
+        at: When this process saw it, in ms: Polymarket does not say when it happened.
+        seen_at: The same, in seconds.
+    """
+
+    id: str
+    user_id: int
+    rule_id: str
+    market: str
+    level: int
+    daily: bool
+    volume: Decimal
+    at: int
+    seen_at: float
+
+
 class Resolved(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="resolved"):
     """A market that the user follows was resolved.
 
@@ -144,7 +170,10 @@ class Disputed(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="dispute
     seen_at: float
 
 
-RuleAlert: TypeAlias = PriceCrossed | Moved
+QuoteAlert: TypeAlias = PriceCrossed | Moved
+"""What a rule about an outcome's price asked for."""
+
+RuleAlert: TypeAlias = PriceCrossed | Moved | VolumeReached
 """What a rule of the person asked for."""
 
 MarketAlert: TypeAlias = Proposed | Disputed | Resolved

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from .rules import Base, Rule
+    from .rules import Base, QuoteRule
 
 _SPARE = 64
 
@@ -39,7 +39,7 @@ class Watched:
 
     __slots__ = ("ended", "fired_at", "gates", "n", "place", "reference", "rule")
 
-    def __init__(self, rule: Rule, place: int) -> None:
+    def __init__(self, rule: QuoteRule, place: int) -> None:
         self.rule = rule
         self.place = place
         self.n = 0

@@ -1,4 +1,4 @@
-"""What a person can ask for about the price of one outcome, and where a rule stands."""
+"""What a person can ask for about a market, and where a rule stands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
 
 class RuleError(ValueError):
@@ -21,6 +21,7 @@ _PLACES = 6
 _LONGEST_ID = 128
 _LONGEST_COOLDOWN = 30 * 86_400
 _LAST_MOMENT = 4_102_444_800_000  # 2100-01-01
+MOST_VOLUME = 1_000_000_000_000
 _MOST = {"cents": 99, "percent": 1_000}
 
 TIMES = (300, 900, 3_600, 86_400)
@@ -171,7 +172,50 @@ class MoveRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         _check_common(self)
 
 
-Rule: TypeAlias = PriceRule | MoveRule
+class VolumeRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A sum that has to be traded in one market.
+
+    Attributes:
+        id: Unique among the user's rules; alerts are named after it.
+        user_id: Whom to tell.
+        market: The market's condition id.
+        level: Fires when the volume reaches it, whole US dollars.
+        daily: The volume of the last 24 hours; else what was traded ever, and the rule
+            ends when it fires.
+        base: The volume that the person saw when she set the rule. Without it the
+            first one fires nothing.
+        paused: As in `PriceRule`.
+
+    Raises:
+        RuleError: A field is out of range; the text says what is accepted.
+    """
+
+    id: str
+    user_id: int
+    market: str
+    level: int
+    daily: bool = False
+    base: Decimal | None = None
+    paused: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level <= MOST_VOLUME:
+            raise RuleError(
+                f"rule {self.id!r}: a volume of {self.level} is out of range; "
+                f"give 1 to {MOST_VOLUME:,} dollars"
+            )
+        _check_id(self.id, "market", self.market, "the market's condition id")
+
+
+QuoteRule: TypeAlias = PriceRule | MoveRule
+"""What is judged quote by quote."""
+
+Rule: TypeAlias = PriceRule | MoveRule | VolumeRule
+
+
+def assets_of(rules: Iterable[Rule]) -> set[str]:
+    """Return the outcomes that some rules are about; a volume is of none."""
+    return {each.asset_id for each in rules if not isinstance(each, VolumeRule)}
 
 
 class RuleState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -179,8 +223,8 @@ class RuleState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         n: How often it fired.
-        armed: Whether a `PriceRule` may fire, or a `MoveRule` with a time on a rise;
-            None before its first price.
+        armed: Whether a `PriceRule` or a `VolumeRule` may fire, or a `MoveRule` with a
+            time on a rise; None before its first price or volume.
         armed_fall: Whether a `MoveRule` with a time may fire on a fall; likewise.
         reference: What a `MoveRule` without a time is measured from.
         fired_at: The market's time of the last alert that was told, ms.
@@ -195,7 +239,7 @@ class RuleState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ended: bool = False
 
 
-def check_new(rule: Rule, *, now: float, assets: Collection[str]) -> None:
+def check_new(rule: QuoteRule, *, now: float, assets: Collection[str]) -> None:
     """Refuse a rule that a person cannot mean, before it is kept.
 
     A rule that is read back is not asked this: its end may have come meanwhile.
@@ -244,16 +288,17 @@ def _check_places(rule_id: str, name: str, number: Decimal) -> None:
         )
 
 
-def _check_common(rule: Rule) -> None:
-    for name, text, what in (
-        ("market", rule.market, "the market's condition id"),
-        ("asset_id", rule.asset_id, "the outcome's token id"),
-    ):
-        plain = text.isascii() and text.isprintable() and " " not in text
-        if not (plain and 1 <= len(text) <= _LONGEST_ID):
-            raise RuleError(
-                f"rule {rule.id!r}: {name} {text[:_LONGEST_ID]!r} is no id; give {what}"
-            )
+def _check_id(rule_id: str, name: str, text: str, what: str) -> None:
+    plain = text.isascii() and text.isprintable() and " " not in text
+    if not (plain and 1 <= len(text) <= _LONGEST_ID):
+        raise RuleError(
+            f"rule {rule_id!r}: {name} {text[:_LONGEST_ID]!r} is no id; give {what}"
+        )
+
+
+def _check_common(rule: QuoteRule) -> None:
+    _check_id(rule.id, "market", rule.market, "the market's condition id")
+    _check_id(rule.id, "asset_id", rule.asset_id, "the outcome's token id")
     if not 0 <= rule.cooldown <= _LONGEST_COOLDOWN:
         raise RuleError(
             f"rule {rule.id!r}: cooldown {rule.cooldown} is out of range; "

@@ -160,27 +160,26 @@ class Courier:
                 raise _later(error) from None
             again = message.uncertain or row.home != home
             self.again += again
-            while not await self._end(row, message, home, again=again):
-                await self._clock.sleep(_AGAIN)
+            await self._end(row, message, home, again=again)
 
     async def _end(
         self, row: AlertRow, message: Message[Entry], home: str, *, again: bool
-    ) -> bool:
-        """Deliver an alert and commit its fate; False: judge it once more, soon."""
+    ) -> None:
+        """Deliver an alert and commit its fate; what cannot be held is judged again."""
         decision = await self._decide(row, message, again=again)
-        if decision.digest is None:
+        digest = decision.digest
+        if digest is None:
             await self._settle(row, decision)
-            return True
+            return
         try:
-            held = await self._log.hold(row, decision.digest, home)
-        except SourceError:
-            return False
-        if held:
-            # Redis may be away: the sweep puts it in when it is due.
-            with suppress(*TRANSIENT_ERRORS):
-                due = decision.digest
-                await enqueue(self.queue, [due], at=due.due_at)
-        return held
+            held = await self._log.hold(row, digest, home)
+        except SourceError as error:
+            raise _later(error) from None
+        if not held:
+            raise RateLimited("not now: its digest is told", retry_after=_AGAIN)
+        # Redis may be away: the sweep puts it in when it is due.
+        with suppress(*TRANSIENT_ERRORS):
+            await enqueue(self.queue, [digest], at=digest.due_at)
 
     async def _decide(
         self, row: AlertRow, message: Message[Entry], *, again: bool

@@ -5,7 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from oddsbot.alerts import Direction, Disputed, Moved, Proposed, Resolved, Unit
+from oddsbot.alerts import (
+    Direction,
+    Disputed,
+    Moved,
+    Proposed,
+    Resolved,
+    Unit,
+    VolumeReached,
+)
 from oddswire.plain import plain
 
 if TYPE_CHECKING:
@@ -38,6 +46,9 @@ def text_of(
         name = plain(alert.outcome, _OUTCOME)
         verb = alert.__struct_config__.tag
         return f"{market} {verb}{f': {name}' if name else ', no winner'} ({when})"
+    if isinstance(alert, VolumeReached):
+        span = " in 24 h" if alert.daily else ""
+        return f"{market} reached ${alert.level:,} traded{span} ({when})"
     outcome = plain(outcomes.get(alert.asset_id, alert.asset_id), _OUTCOME)
     above = alert.direction is Direction.ABOVE
     side = "bid" if above else "ask"

@@ -9,7 +9,14 @@ import msgspec
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from oddsbot.alerts import Base, MoveRule, PriceRule, Rule, RuleState
+from oddsbot.alerts import (
+    Base,
+    MoveRule,
+    PriceRule,
+    Rule,
+    RuleState,
+    VolumeRule,
+)
 from oddsbot.store.database import failure, to_its_end
 from oddsbot.store.handled import note_handled, was_handled
 from oddsbot.store.tables import alerts, removed_rules, revisions, rules, users
@@ -28,9 +35,10 @@ if TYPE_CHECKING:
 _PAGE = 500
 _SCHEMA = 1
 _LINE = "rules"
-_TYPES: dict[str, type[PriceRule | MoveRule]] = {
+_TYPES: dict[str, type[Rule]] = {
     "price": PriceRule,
     "move": MoveRule,
+    "volume": VolumeRule,
 }
 _KINDS = {each: kind for kind, each in _TYPES.items()}
 _MILLIONTHS = 1_000_000
@@ -216,12 +224,12 @@ class SqlRules:
         query = select(users.c.user_id).where(users.c.user_id == rule.user_id)
         if not await self._read(query):
             return UnknownUser(f"user {rule.user_id} has no session; save it first")
-        if isinstance(rule, PriceRule):
-            return SameRule(
-                f"there is a rule {rule.direction} {rule.level} for this outcome "
-                "already; change or remove that one"
-            )
-        return None
+        if isinstance(rule, MoveRule):
+            return None
+        what = "volume" if isinstance(rule, VolumeRule) else rule.direction
+        return SameRule(
+            f"there is a rule {what} {rule.level} already; change or remove that one"
+        )
 
     async def delete(self, user_id: int, rule_id: str) -> bool:
         """Delete a user's rule; False when the user has none with this id."""
@@ -274,6 +282,17 @@ class SqlRules:
             if len(rows) < _PAGE:
                 return
             after = rows[-1].id
+
+    async def volumes(self, market: str | None = None) -> list[StoredRule]:
+        """Return the volume rules that have not ended; of one market, or of all.
+
+        Raises:
+            SourceUnavailable: The database cannot be read.
+        """
+        query = select(rules).where(rules.c.kind == "volume", ~rules.c.ended)
+        if market is not None:
+            query = query.where(rules.c.asset_id == market)
+        return self._decoded(await self._read(query.order_by(rules.c.id)))
 
     @to_its_end
     async def _read(self, query: Select[Any]) -> Sequence[Any]:
@@ -400,8 +419,12 @@ _BEGINNING: dict[str, Any] = {
 
 def columns_of(rule: Rule) -> dict[str, Any]:
     """Return a rule's own columns, without its state."""
-    level = None
-    if isinstance(rule, PriceRule):
+    level, side = None, None
+    if isinstance(rule, VolumeRule):
+        side = "day" if rule.daily else "ever"
+    elif isinstance(rule, PriceRule):
+        side = str(rule.direction)
+    if not isinstance(rule, MoveRule):
         level = int(rule.level * _MILLIONTHS)
     return {
         "kind": kind_of(rule),
@@ -409,8 +432,8 @@ def columns_of(rule: Rule) -> dict[str, Any]:
         "user_id": rule.user_id,
         "schema": _SCHEMA,
         "data": msgspec.json.encode(rule),
-        "asset_id": rule.asset_id,
-        "side": str(rule.direction) if isinstance(rule, PriceRule) else None,
+        "asset_id": rule.market if isinstance(rule, VolumeRule) else rule.asset_id,
+        "side": side,
         "level": level,
     }
 

@@ -47,8 +47,9 @@ def _of_user(*, primary_key: bool = False) -> Column[int]:
     )
 
 
-# What a person asked for, and where it stands. `asset_id`, `side` and `level` (in
-# millionths) repeat what is in `data`: the database refuses the same alert twice.
+# What a person asked for, and where it stands. `asset_id` (of a volume: the market),
+# `side` and `level` (in millionths) repeat what is in `data`: the database refuses the
+# same alert twice.
 # `revision` grows over all rules with each change of a rule by its person. `round` is
 # the shard's round that last wrote the state; empty: no owner has begun to judge it.
 rules = Table(

@@ -41,6 +41,7 @@ class Kind(StrEnum):
     SYSTEM = "system"
     PROPOSAL = "proposal"
     DISPUTE = "dispute"
+    VOLUME = "volume"
 
 
 class Profile(msgspec.Struct):
@@ -62,6 +63,7 @@ class Notifications(msgspec.Struct):
     system: bool = True
     proposal: bool = True
     dispute: bool = True
+    volume: bool = True
 
     def wants(self, kind: Kind) -> bool:
         """Whether she wants this kind."""

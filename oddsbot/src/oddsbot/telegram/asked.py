@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import msgspec
 
-from oddsbot.alerts import TIMES, Direction, Unit
+from oddsbot.alerts import MOST_VOLUME, TIMES, Direction, Unit
 
 _LONGEST = 200
 # Not "up" and "down": these are names of outcomes.
@@ -23,10 +23,19 @@ _TIME = re.compile(
     r"(?P<unit>m|min|minutes?|h|hours?|d|days?)\Z",
     re.IGNORECASE,
 )
+_VOLUME = re.compile(
+    r"(?:volume|vol|(?=\$))\s*(?:>=|>|≥|over|above)?\s*\$?"
+    r"(?P<number>[0-9]{1,13}(?:[.,][0-9]{1,3})?)\s*(?P<unit>[kmb])?"
+    r"(?P<day>\s+(?:in|a)\s+(?:24\s*h|1?\s*d|1?\s*day))?\Z",
+    re.IGNORECASE,
+)
+_DOLLARS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 _SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
 _OPERATOR = re.compile(r"(>=|<=|[<>≥≤])")
 _MOST_CENTS, _MOST_PERCENT = 99, 1_000
-EXAMPLES = "/alert 65 · /alert yes > 65 · /alert 5% · /alert 5c in 15m"
+EXAMPLES = (
+    "/alert 65 · /alert yes > 65 · /alert 5% · /alert 5c in 15m · /alert volume 1m"
+)
 
 
 class AskedError(ValueError):
@@ -62,19 +71,33 @@ class Move(msgspec.Struct, frozen=True):
     within: int | None = None
 
 
-def parse_asked(text: str) -> Level | Move:
+class Traded(msgspec.Struct, frozen=True):
+    """A volume to reach.
+
+    Attributes:
+        dollars: How much.
+        daily: In 24 hours; else ever.
+    """
+
+    dollars: int
+    daily: bool = False
+
+
+def parse_asked(text: str) -> Level | Move | Traded:
     """Return what a person asked to be told of.
 
     ``65``, ``0.65``: a price; the way is from where it is now. ``> 65``, ``below 40¢``:
     a price and the way. ``5%``, ``5c``: a move from now, in percent of the price or in
     cents; ``5c in 15m``: a move within a time. The name of the outcome comes first,
-    where it is not the first one.
+    where it is not the first one. ``volume 1m``, ``$500k in 24h``: what is traded.
 
     Raises:
         AskedError: There is no number, or none that a price can be.
     """
     if len(text) > _LONGEST:
         raise AskedError(f"That is too long. Write it like {EXAMPLES}.")
+    if volume := _VOLUME.match(text.strip()):
+        return _traded(volume)
     time = _TIME.search(text)
     within = None if time is None else _seconds_of(time)
     text = text if time is None else text[: time.start()]
@@ -121,6 +144,14 @@ def _price(value: Decimal, unit: str) -> Decimal:
     if round(price, 6) != price:
         raise AskedError("That has too many decimal places: at most four of a cent.")
     return price
+
+
+def _traded(volume: re.Match[str]) -> Traded:
+    unit = _DOLLARS[(volume["unit"] or "").lower()]
+    dollars = int(Decimal(volume["number"].replace(",", ".")) * unit)
+    if not 0 < dollars <= MOST_VOLUME:
+        raise AskedError("A volume is $1 to $1,000b. Write it like /alert volume 1m.")
+    return Traded(dollars, volume["day"] is not None)
 
 
 def _move(value: Decimal, unit: str, outcome: str, within: int | None) -> Move:

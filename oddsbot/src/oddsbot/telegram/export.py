@@ -11,11 +11,16 @@ import msgspec
 from oddsbot.delivery import File
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Mapping,
+        Sequence,
+    )
 
     from oddsbot.store import AlertLog, AlertRow, StoredRule
     from oddsbot.telegram.people import People
-    from oddsbot.telegram.services import RuleBook
     from oddswire.clock import Clock
 
 _IN_A_FILE = 10_000
@@ -28,7 +33,7 @@ class Export:
 
     Args:
         people: Have the sessions.
-        rules: Have the alerts that are set.
+        rules: Returns the alerts that a person has set.
         log: Has the alerts that were due.
         conversation: Returns where a person's dialogue with the bot stands.
         clock: Tells when the file was made.
@@ -38,7 +43,7 @@ class Export:
     def __init__(
         self,
         people: People,
-        rules: RuleBook,
+        rules: Callable[[int], Awaitable[Sequence[StoredRule]]],
         log: AlertLog,
         conversation: Callable[[int], Awaitable[Mapping[str, Any]]],
         clock: Clock,
@@ -67,7 +72,7 @@ class Export:
             "made": f"{at:%Y-%m-%dT%H:%M:%SZ}",
             "settings": None,
             "conversation": dict(await self._conversation(person)),
-            "alerts": [_rule(each) for each in await self._rules.standing(person)],
+            "alerts": [_rule(each) for each in await self._rules(person)],
         }
         if await self._people.knows(person):
             content["settings"] = await self._people.get(person)

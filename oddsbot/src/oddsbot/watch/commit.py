@@ -42,8 +42,10 @@ from oddsbot.alerts import (
     Moved,
     PriceCrossed,
     Proposed,
+    QuoteAlert,
     Resolved,
     RuleAlert,
+    VolumeReached,
 )
 from oddsbot.store import Fate, Place, RuleChanges
 from oddsbot.store.database import failure, to_its_end
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 _KINDS: dict[type[Alert], str] = {
     PriceCrossed: "price",
     Moved: "move",
+    VolumeReached: "volume",
     Proposed: "proposal",
     Disputed: "dispute",
     Resolved: "resolution",
@@ -385,7 +388,9 @@ def _numbered(found: Sequence[tuple[Alert, int | None]]) -> Iterable[_Due]:
     for alert, revision in found:
         rule_id, cooling = "", False
         if isinstance(alert, RuleAlert):
-            rule_id, cooling = alert.rule_id, alert.in_cooldown
+            rule_id = alert.rule_id
+        if isinstance(alert, QuoteAlert):
+            cooling = alert.in_cooldown
         place = places[alert.user_id]
         places[alert.user_id] += 1
         yield _Due(

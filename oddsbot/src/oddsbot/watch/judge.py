@@ -6,7 +6,7 @@ from collections import Counter, deque
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from oddsbot.alerts import Alerts
+from oddsbot.alerts import Alerts, VolumeRule
 
 from ._order import AHEAD_MS
 from .commit import Batch
@@ -14,6 +14,7 @@ from .commit import Batch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from oddsbot.alerts import QuoteRule
     from oddsbot.polymarket import MarketResolved
     from oddsbot.store import RuleChanges, StoredRule
 
@@ -31,6 +32,12 @@ class _Known(NamedTuple):
     user_id: int
     asset_id: str
     revision: int
+
+
+class _Fresh(NamedTuple):
+    rule: QuoteRule
+    revision: int
+    n: int
 
 
 class Heard(NamedTuple):
@@ -85,7 +92,7 @@ class Judge:
         self._known: dict[str, _Known] = {}
         self._watched: Counter[str] = Counter()
         # Rules that no owner has begun to judge, and the place where the next begins.
-        self._fresh: dict[str, StoredRule] = {}
+        self._fresh: dict[str, _Fresh] = {}
         self._begin_at = 0
         # The last tick of each asset that was judged, or that an owner before judged.
         self._last: dict[str, Tick] = {}
@@ -120,8 +127,13 @@ class Judge:
         self.revision = max(self.revision, changes.revision)
 
     def learn(self, stored: StoredRule) -> None:
-        """Watch a rule that is not watched yet, unless it has ended or is paused."""
+        """Watch a rule that is not watched yet, unless it has ended or is paused.
+
+        A volume is no quote: `MarketNews` judges it.
+        """
         rule = stored.rule
+        if isinstance(rule, VolumeRule):
+            return
         if stored.state.ended or rule.paused or not self._mine(rule.market):
             return
         self._known[rule.id] = _Known(rule.user_id, rule.asset_id, stored.revision)
@@ -133,7 +145,7 @@ class Judge:
         heard = self._heard.get(rule.id)
         if heard is None or heard.revision != stored.revision:
             self._heard[rule.id] = Heard(stored.revision, self._ring.end)
-        self._fresh[rule.id] = stored
+        self._fresh[rule.id] = _Fresh(rule, stored.revision, stored.state.n)
         self._begin_at = min(self._begin_at, self._heard[rule.id].place)
 
     def _forget(self, rule_id: str) -> None:
@@ -292,23 +304,22 @@ class Judge:
         if self.full:
             return False
         due = (
-            stored
-            for rule_id, stored in self._fresh.items()
+            fresh
+            for rule_id, fresh in self._fresh.items()
             if self._heard[rule_id].place <= place
         )
         begun = list(islice(due, SLICE))
-        for stored in begun:
-            rule = stored.rule
+        for rule, revision, n in begun:
             del self._fresh[rule.id]
-            self._alerts.begin(rule, stored.state.n)
+            self._alerts.begin(rule, n)
             state = self._alerts.state(rule.user_id, rule.id)
             if state is not None:
-                self.batch.states[rule.id] = rule, stored.revision, state
+                self.batch.states[rule.id] = rule, revision, state
         done = len(begun) < SLICE
         if done:
             places = (self._heard[rule_id].place for rule_id in self._fresh)
             self._begin_at = min(places, default=self._ring.end)
-        for asset in {stored.rule.asset_id for stored in begun}:
+        for asset in {fresh.rule.asset_id for fresh in begun}:
             # It was judged: it changes none of the rules that were there.
             tick = self._last.get(asset) or self._ring.last.get(asset)
             if tick is not None and tick.place < place:

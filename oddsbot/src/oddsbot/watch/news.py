@@ -1,4 +1,4 @@
-"""`MarketNews`: tells each follower of a market what became of it, once.
+"""`MarketNews`: tells what becomes of markets: results, and volumes that are reached.
 
 A proposal, a dispute and a result are found by asking again and again. The websocket
 may have a result sooner, and nothing depends on that.
@@ -7,15 +7,29 @@ may have a result sooner, and nothing depends on that.
 2. Their alerts are committed, under ids that are the same in every process. So what is
    found twice, both ways or by two processes, is one alert for each follower.
 3. The alerts are handed on. What is lost from here on is found by the sweep.
+
+A volume is judged by the rules of its market as the database has them. If one changes,
+the market is taken over, and its rules are read and judged once more: the round writes
+where they stand together with what is due, unless somebody else wrote in between.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from typing import TYPE_CHECKING, NoReturn
 
-from oddsbot.alerts import Disputed, Proposed, Resolved
+from oddsbot.alerts import (
+    Disputed,
+    Proposed,
+    Resolved,
+    RuleState,
+    VolumeReached,
+    VolumeRule,
+    armed_by,
+    reaching,
+)
 from oddsbot.markets_watch import Decided, MarketPolls, changes
 from oddsbot.polymarket import NewMarket
 from oddswire.connection.errors import TRANSIENT_ERRORS
@@ -29,9 +43,10 @@ if TYPE_CHECKING:
 
     from oddsbot.alerts import Alert
     from oddsbot.limits import Upstream
+    from oddsbot.markets import Volume
     from oddsbot.markets_watch import Change
     from oddsbot.polymarket import Data, Gamma, MarketResolved
-    from oddsbot.store import SqlFollowers
+    from oddsbot.store import SqlFollowers, SqlRules
     from oddswire.clock import Clock
     from oddswire.locks import Locks
 
@@ -54,6 +69,7 @@ class MarketNews:
     Args:
         rounds: Commits the alerts; of a name that no shard of rules has.
         followers: Who is told.
+        rules: Their volume rules are judged.
         gamma: Is asked about markets.
         data: Is asked about the oracle.
         upstream: Keeps within Polymarket's limits.
@@ -72,6 +88,7 @@ class MarketNews:
         self,
         rounds: Rounds,
         followers: SqlFollowers,
+        rules: SqlRules,
         gamma: Gamma,
         data: Data,
         upstream: Upstream,
@@ -93,6 +110,8 @@ class MarketNews:
         )
         self._rounds = rounds
         self._followers = followers
+        self._rules = rules
+        self._volumes: dict[str, Volume] = {}
         self._locks = locks
         self._outgoing = outgoing
         self._clock = clock
@@ -147,13 +166,23 @@ class MarketNews:
                 await self._clock.sleep(_AGAIN)
 
     async def _followed(self) -> Iterable[str]:
-        """Return the markets whose followers were not all told the result."""
+        """Return the markets that somebody waits for a result or a volume of."""
         ids = await self._followers.markets()
+        by_market = defaultdict(list)
+        for stored in await self._rules.volumes():
+            by_market[stored.rule.market].append(stored)
+        for market, rules in by_market.items():
+            # A volume that does not change is told only once, and a rule may be new.
+            if market in self._volumes and any(each.round is None for each in rules):
+                await self._judge_volume(market)
+        self._volumes = {
+            each: volume for each, volume in self._volumes.items() if each in by_market
+        }
         for each in ids:
             # Somebody began to follow when the others had been told.
             if each in self._results:
                 await self._tell_result(self._results[each])
-        return ids
+        return {*ids, *by_market}
 
     async def _tell(self, change: Change) -> None:
         match change:
@@ -184,9 +213,70 @@ class MarketNews:
                         seen_at=now,
                     ),
                 )
+            case changes.VolumeChanged():
+                self._volumes[change.market] = change.volume
+                await self._judge_volume(change.market)
             case _:
                 pass
         self._on_change(change)
+
+    async def _judge_volume(self, market: str) -> None:
+        """Commit what the volume of a market fires.
+
+        Raises:
+            SourceError: The database failed; the outcome says what that means.
+        """
+        while await self._judged(market):
+            tenure = await self._rounds.take_over(_NEWEST, _NEWEST, lambda *_: True)
+            assert tenure is not None  # noqa: S101 - it accepts whatever was seen
+            # Read again: another process may have judged in between.
+            batch = await self._judged(market)
+            if not batch:
+                return
+            try:
+                committed = await self._rounds.commit(
+                    tenure, batch, self._outgoing.home
+                )
+            except Deposed:
+                continue
+            self._outgoing.put(committed)
+            return
+
+    async def _judged(self, market: str) -> Batch:
+        """Return what the volume of a market changes in its rules, and what is due."""
+        batch, now = Batch(0), self._clock.now()
+        volume = self._volumes[market]
+        for stored in await self._rules.volumes(market):
+            rule, state = stored.rule, stored.state
+            if not isinstance(rule, VolumeRule) or rule.paused:
+                continue
+            traded = volume.day if rule.daily else volume.total
+            if traded is None:
+                continue
+            armed = state.armed if stored.round is not None else armed_by(rule)
+            fires, after = reaching(rule, traded, armed=armed)
+            if not fires and stored.round is not None and after == state.armed:
+                continue
+            n = state.n + fires
+            batch.states[rule.id] = (
+                rule,
+                stored.revision,
+                RuleState(n=n, armed=after, ended=fires and not rule.daily),
+            )
+            if fires:
+                alert = VolumeReached(
+                    id=f"{rule.id}:{n}",
+                    user_id=rule.user_id,
+                    rule_id=rule.id,
+                    market=market,
+                    level=rule.level,
+                    daily=rule.daily,
+                    volume=traded,
+                    at=int(now * 1000),
+                    seen_at=now,
+                )
+                batch.alerts.append((alert, stored.revision))
+        return batch
 
     async def _tell_result(self, event: MarketResolved) -> None:
         self._results[event.market] = event

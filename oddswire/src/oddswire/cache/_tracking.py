@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from functools import cache, partial
+from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -192,8 +192,11 @@ class TrackingConnection:
         if publishing is not None:
             script = publishing
             args = (*args, self.channel, self.message(*keys))
-        call = partial(self.call, hook=hook, repeatable=repeatable, timeout=timeout)
-        return script.run_by(call, keys, args)
+
+        def send(*words: Any) -> Coroutine[Any, Any, Any]:
+            return self.call(words, hook, repeatable=repeatable, timeout=timeout)
+
+        return script.run_by(send, keys, args)
 
     async def unlink(
         self, names: Sequence[str], hook: Hook, *, timeout: float | None = None

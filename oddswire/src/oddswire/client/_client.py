@@ -204,7 +204,13 @@ class Client(aredis.Redis):
         connections = Connections(
             self._settings,
             pool,
-            Dialer(self._settings, pool, access, on_connect=self._on_connect),
+            Dialer(
+                self._settings,
+                pool,
+                access,
+                on_connect=self._on_connect,
+                in_cluster=self.in_cluster,
+            ),
             events,
             name=self._named("command"),
         )
@@ -866,6 +872,7 @@ class Client(aredis.Redis):
             on_push=on_push,
             on_connect=on_connect,
             channels=channels,
+            in_cluster=self.in_cluster,
         )
         connections = Connections(
             self._settings, shared.pool, dialer, self.events, name=name, idle=idle

@@ -24,6 +24,7 @@ from oddswire.client._cluster_keys import (
     keys_of,
     scope_of,
     slot_of,
+    slot_of_all,
 )
 from oddswire.client._cluster_pipeline import ClusterPipeline
 from oddswire.client._cluster_router import Router
@@ -136,27 +137,24 @@ class ClusterClient(Client):
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command to the node of its key; see `Client.execute_command`."""
         # Written out: this is all that a call costs more than on one server.
-        calls = self._calls.get(args[0])
-        if calls is not None:
-            try:
-                key = args[1]
-                if key.__class__ is str:
-                    data = key.encode()
-                    slot = (
-                        key_slot(data) if "{" in key else crc_hqx(data, 0) & LAST_SLOT
-                    )
-                else:
-                    slot = key_slot(key)
-            except (IndexError, AttributeError, UnicodeEncodeError):
-                return self._execute_routed(args, options)
-            call = calls[slot]
-            if call is not None:
-                if options:
-                    options.pop("keys", None)  # redis-py's note to its own cache
-                    if options:
-                        return call(*args, **options)
-                return call(*args)
-        return self._execute_routed(args, options)
+        try:
+            calls = self._calls[args[0]]
+            key = args[1]
+            if key.__class__ is str:
+                data = key.encode()
+                slot = key_slot(data) if "{" in key else crc_hqx(data, 0) & LAST_SLOT
+            else:
+                slot = key_slot(key)
+        except (KeyError, IndexError, AttributeError, UnicodeEncodeError):
+            return self._execute_routed(args, options)
+        call = calls[slot]
+        if call is None:
+            return self._execute_routed(args, options)
+        # With a read there is one: redis-py's note to its own cache.
+        if not options or (len(options) == 1 and "keys" in options):
+            return call(*args)
+        options.pop("keys", None)
+        return call(*args, **options)
 
     async def execute_packed(self, data: bytes, args: tuple[Any, ...]) -> Any:
         """Send a command that was packed before to the node of its keys."""
@@ -169,10 +167,19 @@ class ClusterClient(Client):
             node = await self._found(self._router.owner(slot, deadline))
         return await node.views[self.timeout].execute_packed(data, args)
 
-    async def _execute_routed(
+    def _execute_routed(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Run what is not a command of one key, or whose node is not known."""
+        if self._read_from == "primary":
+            slot = slot_of_all(args)
+            node = None if slot is None else self._slots[slot]
+            if node is not None:
+                return node.views[self.timeout].execute_command(*args, **options)
+        return self._find_and_execute(args, options)
+
+    async def _find_and_execute(
         self, args: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
-        """Run what is not a command of one key whose node is known."""
+        """Find out where the keys are, or whom a command without keys is about."""
         command = self.command_spec(args[0])
         words = (*command.words, *args[1:])
         deadline = monotonic() + self.timeout
@@ -247,17 +254,14 @@ class ClusterClient(Client):
         deadline: float,
     ) -> list[Any]:
         """MGET: ask for the keys of each slot; each value goes in its place."""
-        parts = await _together(
-            [
-                self._run_on(
-                    slot,
-                    deadline,
-                    (args[0], *[keys[place] for place in at]),
-                    {name: v for name, v in options.items() if name != "keys"},
-                    reads=True,
-                )
-                for slot, at in places.items()
-            ],
+        options.pop("keys", None)  # redis-py's note to its own cache: all of them
+        parts = await self._run_parts(
+            {
+                slot: (args[0], *[keys[at] for at in here])
+                for slot, here in places.items()
+            },
+            deadline,
+            options,
             reads=True,
         )
         values: list[Any] = [None] * len(keys)
@@ -275,21 +279,39 @@ class ClusterClient(Client):
         deadline: float,
     ) -> int:
         """DEL and its like: one for each slot, and the sum of what they counted."""
-        reads = command.retry is Retry.READ
-        parts = await _together(
+        parts = await self._run_parts(
+            {
+                slot: (args[0], *[keys[at] for at in here])
+                for slot, here in places.items()
+            },
+            deadline,
+            {},
+            reads=command.retry is Retry.READ,
+        )
+        return sum(parts)
+
+    async def _run_parts(
+        self,
+        parts: dict[int, tuple[Any, ...]],
+        deadline: float,
+        options: dict[str, Any],
+        *,
+        reads: bool,
+    ) -> list[Any]:
+        """Return the replies of the parts of one call, each with the keys of a slot."""
+        if reads and self._read_from == "primary":
+            # One write to each node, in place of a task for each slot.
+            batch = self.pipeline(transaction=False)
+            for part in parts.values():
+                batch.execute_command(*part, **options)
+            return _whole(await batch.execute(raise_on_error=False), reads=reads)
+        return await _together(
             [
-                self._run_on(
-                    slot,
-                    deadline,
-                    (args[0], *[keys[place] for place in at]),
-                    {},
-                    reads=reads,
-                )
-                for slot, at in places.items()
+                self._run_on(slot, deadline, part, dict(options), reads=reads)
+                for slot, part in parts.items()
             ],
             reads=reads,
         )
-        return sum(parts)
 
     async def mset_nonatomic(self, mapping: Mapping[Any, Any]) -> bool:
         """Set each key to its value, slot by slot: others may see a part of them.
@@ -299,20 +321,16 @@ class ClusterClient(Client):
         """
         keys = list(mapping)
         deadline = monotonic() + self.timeout
-        await _together(
-            [
-                self._run_on(
-                    slot,
-                    deadline,
-                    (
-                        "MSET",
-                        *[w for at in place for w in (keys[at], mapping[keys[at]])],
-                    ),
-                    {},
-                    reads=False,
+        await self._run_parts(
+            {
+                slot: (
+                    "MSET",
+                    *[w for at in here for w in (keys[at], mapping[keys[at]])],
                 )
-                for slot, place in by_slot(keys).items()
-            ],
+                for slot, here in by_slot(keys).items()
+            },
+            deadline,
+            {},
             reads=False,
         )
         return True
@@ -572,13 +590,17 @@ def _of_node(settings: Settings, host: str, port: int) -> Settings:
 async def _together(
     calls: Sequence[Coroutine[Any, Any, Any]], *, reads: bool
 ) -> list[Any]:
+    """Return the replies of the parts of one call; raises as `_whole`."""
+    return _whole(await asyncio.gather(*calls, return_exceptions=True), reads=reads)
+
+
+def _whole(replies: Sequence[Any], *, reads: bool) -> list[Any]:
     """Return the replies of the parts of one call.
 
     Raises:
         OddswireError: Of the first that failed. Where the parts write and another one
             succeeded, its outcome is ``unknown``: a part was done.
     """
-    replies = await asyncio.gather(*calls, return_exceptions=True)
     failures = [each for each in replies if isinstance(each, BaseException)]
     if not failures:
         return list(replies)

@@ -189,6 +189,25 @@ def slot_of(keys: Sequence[Any], name: str) -> int | None:
     return next(iter(slots), None)
 
 
+def slot_of_all(args: Sequence[Any]) -> int | None:
+    """Return the one slot of all keys; None: there is none, or it takes a closer look.
+
+    Args:
+        args: The command as redis-py has it.
+    """
+    find = _FINDERS.get(args[0])
+    if find is None:
+        return None
+    try:
+        slots = {
+            key_slot(key.encode() if key.__class__ is str else key)
+            for key in find(args)
+        }
+    except (ValueError, IndexError, TypeError, AttributeError):
+        return None
+    return slots.pop() if len(slots) == 1 else None
+
+
 def by_slot(keys: Iterable[Any]) -> dict[int, list[int]]:
     """Return the positions of the keys by slot, in their order."""
     places: dict[int, list[int]] = {}

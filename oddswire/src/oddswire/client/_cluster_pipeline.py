@@ -16,6 +16,7 @@ from oddswire.client._cluster_keys import (
     keys_of,
     scope_of,
     slot_of,
+    slot_of_all,
 )
 from oddswire.client._commands import Retry
 from oddswire.client._pipeline import Pipeline
@@ -159,6 +160,9 @@ class ClusterPipeline(Pipeline):
         return results
 
     def _slot_of_command(self, args: tuple[Any, ...]) -> int | None:
+        slot = slot_of_all(args)
+        if slot is not None:
+            return slot
         words = self._words(args)
         keys = keys_of(words)
         name = self._whole.command_spec(args[0]).name

@@ -40,6 +40,7 @@ from oddswire.client._cluster_replicas import (
     ReplicaClient,
     Replicas,
 )
+from oddswire.client._dialer import NotANode
 from oddswire.client._exclusive import run_exclusively
 from oddswire.connection.backoff import Backoff
 from oddswire.connection.errors import clone_error, from_redis
@@ -532,10 +533,17 @@ class Router:
         """
         deadline = monotonic() + min(_READ_TIMEOUT, self._settings.command_timeout)
         label = CallLabel("CLUSTER SLOTS")
-        answer = await node.client.send_once(_CLUSTER_SLOTS, deadline, label, raw=True)
+        answer: Any
+        try:
+            answer = await node.client.send_once(
+                _CLUSTER_SLOTS, deadline, label, raw=True
+            )
+        except NotANode as error:
+            answer = error
         if isinstance(answer, Exception):
-            if "cluster support disabled" in str(answer) or "unknown command" in str(
-                answer
+            if isinstance(answer, NotANode) or any(
+                each in str(answer)
+                for each in ("cluster support disabled", "unknown command")
             ):
                 raise SettingsError(
                     f"{node} is a server of its own and no node of a cluster: connect "

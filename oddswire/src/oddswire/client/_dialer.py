@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("oddswire")
 
 
+class NotANode(Unavailable):
+    """The server at an address that a cluster names is no node of a cluster."""
+
+
 class Dialer:
     """Opens connections to where a pool's connections go, with the same credentials.
 
@@ -66,6 +70,7 @@ class Dialer:
         on_push: Callable[[list[Any]], None] | None = None,
         on_connect: tuple[tuple[str | int, ...], ...] = (),
         channels: tuple[str, ...] = (),
+        in_cluster: bool = False,
     ) -> None:
         self.metrics = ConnectionMetrics(settings.slow_above)
         self._settings = settings
@@ -78,6 +83,7 @@ class Dialer:
         self._on_push = on_push
         self._on_connect = on_connect
         self._channels = channels
+        self._in_cluster = in_cluster
         self.client_name: str | bytes | None = None
         self.user = str(pool.connection_kwargs.get("username") or "default")
 
@@ -170,14 +176,25 @@ class Dialer:
             except BaseException:
                 connection.abort(Unavailable("the new credentials were refused"))
                 raise
-        if self.primary is not None and server_info.role not in ("master", ""):
-            refusal = Unavailable(
-                f"{server_info.address}: the sentinels name it as the primary and it "
-                f"is a {server_info.role}"
-            )
+        refusal = self._refusal_of(server_info)
+        if refusal is not None:
             connection.abort(refusal)
             raise refusal
         return connection, server_info
+
+    def _refusal_of(self, server_info: ServerInfo) -> Unavailable | None:
+        """Return why the server that answered is not the one that is wanted."""
+        if self.primary is not None and server_info.role not in ("master", ""):
+            return Unavailable(
+                f"{server_info.address}: the sentinels name it as the primary and it "
+                f"is a {server_info.role}"
+            )
+        if self._in_cluster and server_info.mode not in ("cluster", ""):
+            # It would take every key, and no other client would find it there.
+            return NotANode(
+                f"{server_info.address} is a server of its own and no node of a cluster"
+            )
+        return None
 
     async def authenticate(self, connection: Multiplexer) -> None:
         """Authenticate an open connection by the newest token.

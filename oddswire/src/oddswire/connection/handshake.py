@@ -152,6 +152,7 @@ class ServerInfo(msgspec.Struct, frozen=True):
         run_id: Of the server process; empty: unknown.
         address: Where it was dialled, ``host:port`` or a path.
         echoes: Whether PING returns its argument; a proxy may not do so.
+        mode: ``"standalone"``, ``"cluster"`` or ``"sentinel"``; empty: unknown.
     """
 
     server: str
@@ -161,6 +162,7 @@ class ServerInfo(msgspec.Struct, frozen=True):
     run_id: str = ""
     address: str = ""
     echoes: bool = True
+    mode: str = ""
 
 
 def accept(
@@ -215,6 +217,7 @@ def accept(
         run_id=information.get("run_id", ""),
         address=where,
         echoes=options.protocol >= 3 or bool(version),
+        mode=text(fields.get("mode") or information.get("redis_mode", "")),
     )
 
 

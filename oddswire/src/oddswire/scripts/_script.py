@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -66,22 +67,23 @@ class Script:
         Raises:
             OddswireError: As from any command.
         """
+        send = client.execute_command
         return self.run_by(
-            lambda command: client.execute_command(*command, **_RAW), keys, args
+            partial(send, **_RAW) if client.decodes else send, keys, args
         )
 
     async def run_by(
         self,
-        send: Callable[[tuple[Any, ...]], Awaitable[Any]],
+        send: Callable[..., Awaitable[Any]],
         keys: Sequence[str | bytes],
         args: Sequence[Any] = (),
     ) -> Any:
-        """Run it by what sends a command and returns its reply; see `run`."""
+        """Run it by a function that sends the words of a command; see `run`."""
         command = ("EVALSHA", self.sha, len(keys), *keys, *args)
         try:
-            return await send(command)
+            return await send(*command)
         except NoScriptError:
-            return await send(self._whole(command))
+            return await send(*self._whole(command))
 
     def pack(self, keys: Sequence[str | bytes], args: Sequence[Any] = ()) -> PackedCall:
         """Return a call for `run_packed`."""

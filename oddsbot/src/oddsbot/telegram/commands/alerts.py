@@ -18,10 +18,13 @@ from oddsbot.alerts import (
     PriceRule,
     RuleError,
     Unit,
+    VolumeRule,
+    assets_of,
 )
 from oddsbot.delivery import Action
 from oddsbot.store import AlreadyHandled, SameRule
-from oddsbot.telegram.asked import AskedError, Level, Move, parse_asked
+from oddsbot.telegram import figures
+from oddsbot.telegram.asked import AskedError, Level, Move, Traded, parse_asked
 from oddsbot.telegram.commands import markets
 from oddsbot.telegram.pressed import On, Pressed
 from oddsbot.telegram.screens import errors
@@ -127,7 +130,7 @@ async def _level(
 async def add(
     person: int,
     market: GammaMarket,
-    asked: Level | Move,
+    asked: Level | Move | Traded,
     update_id: int,
     services: Services,
     *,
@@ -151,10 +154,16 @@ async def add(
     rule_id = services.effects.rule_id(update_id)
     if market.resolved or market.closed:
         raise AskedError("This market is over: its prices do not move any more.")
-    token = _token(market, asked.outcome)
-    prices = await services.markets.prices([token.token_id])
+    prices: dict[str, Price] = {}
+    rule: Rule
     try:
-        rule = _rule(person, market, token, asked, rule_id, prices.get(token.token_id))
+        if isinstance(asked, Traded):
+            rule = await _volume_rule(person, market, asked, rule_id, services)
+        else:
+            token = _token(market, asked.outcome)
+            prices = await services.markets.prices([token.token_id])
+            price = prices.get(token.token_id)
+            rule = _rule(person, market, token, asked, rule_id, price)
     except RuleError:
         raise AskedError(errors.NOT_WATCHABLE) from None
     there = await services.rules.of(person)
@@ -184,6 +193,31 @@ async def add(
         # Another process was faster with another update of hers.
         raise AskedError(errors.SAME_ALERT) from None
     return set_card(rule, market, prices, odds)
+
+
+async def _volume_rule(
+    person: int, market: GammaMarket, asked: Traded, rule_id: str, services: Services
+) -> VolumeRule:
+    """Return the rule of a volume that is still to be reached.
+
+    Raises:
+        AskedError: It is there already.
+    """
+    volume = await services.markets.volume(market.condition_id)
+    now = None if volume is None else volume.day if asked.daily else volume.total
+    if now is not None and now >= asked.dollars:
+        when = " in 24 h" if asked.daily else ""
+        raise AskedError(
+            f"That is reached already: {figures.money(now)} traded{when}. Give more."
+        )
+    return VolumeRule(
+        id=rule_id,
+        user_id=person,
+        market=market.condition_id,
+        level=asked.dollars,
+        daily=asked.daily,
+        base=now,
+    )
 
 
 def _least_move(session: UserSession) -> int:
@@ -248,18 +282,17 @@ def _way(level: Decimal, price: Price | None) -> Direction:
 
 
 def _same(one: Rule, other: Rule) -> bool:
-    if isinstance(one, MoveRule) or isinstance(other, MoveRule):
-        return (
-            isinstance(one, MoveRule)
-            and isinstance(other, MoveRule)
-            and (one.asset_id, one.by, one.unit, one.within)
-            == (other.asset_id, other.by, other.unit, other.within)
-        )
-    return (one.asset_id, one.direction, one.level) == (
-        other.asset_id,
-        other.direction,
-        other.level,
-    )
+    return _what(one) == _what(other)
+
+
+def _what(rule: Rule) -> tuple[object, ...]:
+    match rule:
+        case MoveRule():
+            return rule.asset_id, rule.by, rule.unit, rule.within
+        case PriceRule():
+            return rule.asset_id, rule.direction, rule.level
+        case VolumeRule():
+            return rule.market, rule.level, rule.daily
 
 
 def _token(market: GammaMarket, outcome: str) -> Token:
@@ -364,7 +397,7 @@ async def _change_to(
     old_id = new_id if new_id in there else f"{press.subject:016x}"
     rule = (await _mine(person, old_id, services)).rule
     market = await services.markets.market(rule.market)
-    if market is None or isinstance(rule, MoveRule):
+    if market is None or not isinstance(rule, PriceRule):
         raise AskedError(errors.NO_MARKET)
     names = {token.token_id: token.outcome for token in market.tokens}
     _, level = level_of(press.argument)
@@ -388,7 +421,7 @@ async def _why(query: CallbackQuery, press: Press, services: Services) -> Presse
     since = services.clock.now() - LOOK_BACK
     fates = await services.log.fates(person, since=since, rule_id=rule_id)
     market = await services.markets.market(stored.rule.market)
-    prices = await services.markets.prices([stored.rule.asset_id])
+    prices = await services.markets.prices(assets_of([stored.rule]))
     odds = (await services.people.get(person)).display.odds
     return Pressed(new=why_card(stored, market, prices, fates, odds))
 
@@ -408,7 +441,7 @@ async def rule_of(person: int, rule_id: str, services: Services) -> Card:
     """
     stored = await _mine(person, rule_id, services)
     market = await services.markets.market(stored.rule.market)
-    prices = await services.markets.prices([stored.rule.asset_id])
+    prices = await services.markets.prices(assets_of([stored.rule]))
     odds = (await services.people.get(person)).display.odds
     return rule_card(stored, market, prices, odds)
 
@@ -463,9 +496,13 @@ async def _set_paused(
 ) -> None:
     """Pause rules or let them go on; one that goes on begins with the price of now."""
     changed = [rule for rule in rules if rule.paused is not paused]
-    prices = await services.markets.prices({rule.asset_id for rule in changed})
-    new = []
+    prices = await services.markets.prices(assets_of(changed))
+    new: list[Rule] = []
     for rule in changed:
+        if isinstance(rule, VolumeRule):
+            # When it goes on, the next volume decides, and fires nothing.
+            new.append(msgspec.structs.replace(rule, paused=paused, base=None))
+            continue
         price = None if paused else prices.get(rule.asset_id)
         base = rule.base if price is None else Base(price.bid, price.ask)
         new.append(msgspec.structs.replace(rule, paused=paused, base=base))
@@ -493,7 +530,7 @@ async def _all_of(person: int, page: int, services: Services) -> Card:
         Group(
             await services.markets.market(condition_id),
             rules,
-            await services.markets.prices({each.rule.asset_id for each in rules}),
+            await services.markets.prices(assets_of(each.rule for each in rules)),
         )
         for condition_id, rules in by_market.items()
     ]

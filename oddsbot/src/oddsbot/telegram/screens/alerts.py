@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from math import ceil
 from typing import TYPE_CHECKING
 
-from oddsbot.alerts import Direction, MoveRule, Unit
+from oddsbot.alerts import Direction, MoveRule, PriceRule, Unit, VolumeRule
 from oddsbot.delivery import Action, Button
 from oddsbot.store import Fate
 from oddsbot.telegram import figures
@@ -15,9 +16,8 @@ from oddsbot.telegram.text import Text, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from decimal import Decimal
 
-    from oddsbot.alerts import PriceRule, Rule
+    from oddsbot.alerts import QuoteRule, Rule
     from oddsbot.delivery import Card
     from oddsbot.markets import Price
     from oddsbot.polymarket import GammaMarket
@@ -131,7 +131,7 @@ def set_card(
     text = Text().add("✓ I tell you when ").add(said, "bold").line()
     text.foreign(market.question).line().add(_named(rule, market, odds))
     text.line(_distance(rule, prices))
-    if not isinstance(rule, MoveRule) and _is_there(rule, prices):
+    if isinstance(rule, PriceRule) and _is_there(rule, prices):
         text.line(
             f"It is there already: you hear of it when it comes back, after "
             f"{figures.level(back_on(rule), odds)}."
@@ -176,7 +176,7 @@ def change_card(rule: Rule, market: GammaMarket | None, odds: Odds = "cents") ->
     text = Text().line(f"{_named(rule, market, odds)}: to which price?")
     number = int(rule.id, 16)
     near: list[Button] = []
-    if not isinstance(rule, MoveRule):
+    if isinstance(rule, PriceRule):
         level = round(rule.level, 2) * _WHOLE
         near = [
             press(
@@ -219,7 +219,9 @@ def why_card(
     text = Text()
     describe(text, stored, market, prices, odds, "bold")
     text.foreign(_question(market, rule)).line()
-    if rule.base is not None:
+    if isinstance(rule, VolumeRule):
+        text.line("Polymarket is asked each minute how much was traded.")
+    elif rule.base is not None:
         bid, ask = rule.base.bid, rule.base.ask
         text.line(
             f"You set it at {figures.price(bid, odds)} bid, "
@@ -232,7 +234,7 @@ def why_card(
         )
     elif isinstance(rule, MoveRule):
         text.line("Each firing measures the next one from its own price.")
-    else:
+    elif isinstance(rule, PriceRule):
         side = "bid" if rule.direction is Direction.ABOVE else "ask"
         text.line(
             f"The best {side} counts. It fires once, and again after it was back at "
@@ -276,12 +278,15 @@ def _question(market: GammaMarket | None, rule: Rule) -> str:
 
 def meaning(rule: Rule, market: GammaMarket | None, odds: Odds = "cents") -> str:
     """Return what a rule waits for: ``Yes reaches 65¢``."""
-    name = _outcome(rule, market)
+    name = "" if isinstance(rule, VolumeRule) else _outcome(rule, market)
     if isinstance(rule, MoveRule):
         if rule.within is not None:
             time = _lasting(rule.within)
             return f"{name} goes {_size(rule)} within {time}, up or down"
         return f"{name} has gone {_size(rule)} from here, up or down"
+    if isinstance(rule, VolumeRule):
+        sum_ = figures.money(Decimal(rule.level))
+        return f"{sum_} are traded in 24 h" if rule.daily else f"{sum_} are traded"
     way = "reaches" if rule.direction is Direction.ABOVE else "falls to"
     return f"{name} {way} {figures.level(rule.level, odds)}"
 
@@ -310,6 +315,9 @@ def describe(
         reference = state.reference or rule.base
         side = None if reference is None else reference.bid or reference.ask
         text.line("" if side is None else f"  from {figures.price(side, odds)}")
+    elif isinstance(rule, VolumeRule):
+        now = _volume(rule, market)
+        text.line("" if now is None else f"  {figures.money(now)} now")
     elif state.armed is False and state.n:
         text.add(f"  rests until {figures.level(back_on(rule), odds)}")
         at = figures.clock(state.fired_at)
@@ -321,7 +329,7 @@ def describe(
 
 
 def _distance(rule: Rule, prices: Mapping[str, Price]) -> str:
-    if isinstance(rule, MoveRule):
+    if not isinstance(rule, PriceRule):
         return ""
     left = _left(rule.direction, rule.level, prices.get(rule.asset_id))
     if left is None:
@@ -330,6 +338,9 @@ def _distance(rule: Rule, prices: Mapping[str, Price]) -> str:
 
 
 def _named(rule: Rule, market: GammaMarket | None, odds: Odds) -> str:
+    if isinstance(rule, VolumeRule):
+        span = " in 24 h" if rule.daily else ""
+        return f"Volume{span} ≥ {figures.money(Decimal(rule.level))}"
     name = _outcome(rule, market)
     if isinstance(rule, MoveRule):
         time = "" if rule.within is None else f" in {_lasting(rule.within)}"
@@ -339,7 +350,7 @@ def _named(rule: Rule, market: GammaMarket | None, odds: Odds) -> str:
 
 
 def _is_there(rule: Rule, prices: Mapping[str, Price]) -> bool:
-    if isinstance(rule, MoveRule):
+    if not isinstance(rule, PriceRule):
         return False
     left = _left(rule.direction, rule.level, prices.get(rule.asset_id))
     return left is not None and left <= 0
@@ -361,7 +372,13 @@ def _lasting(seconds: int) -> str:
     return figures.lasting(seconds // 60)
 
 
-def _outcome(rule: Rule, market: GammaMarket | None) -> str:
+def _volume(rule: VolumeRule, market: GammaMarket | None) -> Decimal | None:
+    if market is None:
+        return None
+    return market.volume24hr if rule.daily else market.volume
+
+
+def _outcome(rule: QuoteRule, market: GammaMarket | None) -> str:
     for token in () if market is None else market.tokens:
         if token.token_id == rule.asset_id:
             return quiet(token.outcome, 60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from oddsbot.alerts import (
@@ -15,6 +16,7 @@ from oddsbot.alerts import (
     Proposed,
     Resolved,
     Unit,
+    VolumeReached,
 )
 from oddsbot.delivery import Action
 from oddsbot.telegram import figures
@@ -74,6 +76,13 @@ def fired_card(
         elif isinstance(alert, Disputed):
             text.line().add("A vote follows, or another proposal: 4 to 6 days")
         return text.card([_market_buttons(market)])
+    number = int(alert.rule_id, 16)
+    if isinstance(alert, VolumeReached):
+        text.line().add(f"{figures.money(alert.volume)} now")
+        stop = press("Stop", Action.STOP_RULE, number, style="danger")
+        # Without a day the rule has ended.
+        mine = [press("Mute 1 h", Action.MUTE, 0, 60), *([stop] if alert.daily else [])]
+        return text.card([mine, _market_buttons(market)])
     above = alert.direction is Direction.ABOVE
     price = figures.price(alert.price, odds)
     text.line().add(f"{'bid' if above else 'ask'} {price} at ")
@@ -88,7 +97,6 @@ def fired_card(
     text.line().line(_times(alert, sent_at))
     if isinstance(rule, PriceRule):
         text.line(f"Back on at {figures.level(back_on(rule), odds)}")
-    number = int(alert.rule_id, 16)
     return text.card(
         [
             [
@@ -142,6 +150,9 @@ def digest_card(
 
 def _happened(alert: RuleAlert, market: GammaMarket | None, odds: Odds) -> str:
     """Return what happened: ``▲ Yes reached 65¢``."""
+    if isinstance(alert, VolumeReached):
+        span = " in 24 h" if alert.daily else ""
+        return f"$ {figures.money(Decimal(alert.level))} traded{span}"
     above = alert.direction is Direction.ABOVE
     said = f"{'▲' if above else '▼'} {quiet(_outcome(alert, market), 60)}"
     if isinstance(alert, Moved):

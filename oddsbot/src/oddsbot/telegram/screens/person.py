@@ -29,6 +29,7 @@ KINDS: tuple[tuple[Kind, str], ...] = (
     (Kind.RESOLUTION, "results"),
     (Kind.PROPOSAL, "proposals"),
     (Kind.DISPUTE, "disputes"),
+    (Kind.VOLUME, "volumes"),
 )
 """Kinds that are sent today, by the argument of their press."""
 
