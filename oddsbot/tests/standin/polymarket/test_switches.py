@@ -126,6 +126,25 @@ async def test_the_channel_goes_wrong(small, session):
 
 
 @pytest.mark.errors
+@pytest.mark.requirement("B10")
+async def test_a_freeze_by_switch_ends_by_switch(sampled, session):
+    """What is played between both is not sent, and what comes after is."""
+    tokens = [t for market in sampled.markets.values() for t in market.tokens]
+    sent = {}
+    for switches in ((), ("freeze=10",), ("freeze=10", "thaw=15")):
+        options = {"speed": INF, "until": sampled.start + 120_000}
+        async with Replay(sampled, **options) as replay:
+            for text in switches:
+                replay.faults.switch(*parse_switch(text))
+            ws = await connect(session, replay, *tokens)
+            replay.start()
+            await replay.finished()
+            assert not ws.closed
+            sent[len(switches)] = replay.frames_sent
+    assert sent[1] < sent[2] < sent[0]
+
+
+@pytest.mark.errors
 @pytest.mark.requirement("B10", "B1")
 async def test_a_channel_that_breaks_again_and_again_is_followed(sampled, session):
     """Cuts, freezes, bad frames and unknown events by switch: the pool goes on."""

@@ -39,7 +39,6 @@ class Bell:
         self._told = 0
         self._open: dict[web.WebSocketResponse, set[_Wanted]] = {}
         self._transports: dict[web.WebSocketResponse, asyncio.Transport | None] = {}
-        self.frozen = False
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
         """Serve one connection until it ends."""
@@ -71,7 +70,7 @@ class Bell:
         rows = self._exchange.ledger.rows
         new, self._told = rows[self._told :], len(rows)
         trades = [row for row in new if row.type == "TRADE"]
-        if not trades or self.frozen:
+        if not trades:
             return
         for ws, wanted in list(self._open.items()):
             for row in trades:

@@ -84,8 +84,6 @@ class DataApi:
             rows = [row for row in rows if row.wallet == user]
         if conditions:
             rows = [row for row in rows if row.market_id in conditions]
-        if query.get("side"):
-            rows = [row for row in rows if row.side == query["side"].upper()]
         # Only what takers did, unless it is asked for all: makers' fills are absent.
         if query.get("taker_only", "true") != "false":
             rows = [row for row in rows if row.taker]
@@ -198,16 +196,10 @@ class DataApi:
         status = request.query.get("status", "OPEN").upper()
         if status not in _STATUSES:
             raise Refused(400, f"status must be one of {', '.join(_STATUSES)}")
-        conditions = _several(request.query.get("condition_id", ""), 20)
-        if not request.query.get("user") and len(conditions) != 1:
-            raise Refused(400, "user or exactly one condition_id is required")
-        user = _user(request) if request.query.get("user") else ""
         held = [
             each
-            for each in self._ledger.holdings.values()
-            if (not user or each.wallet == user)
-            and (not conditions or each.market_id in conditions)
-            and self._status(each) == status
+            for each in self._ledger.of(_user(request))
+            if self._status(each) == status
         ]
         held.sort(key=lambda each: (-self._worth(each), each.token, each.wallet))
         limit = max(1, min(whole(request, "limit", 100), _MOST))

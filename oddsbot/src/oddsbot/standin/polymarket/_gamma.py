@@ -80,14 +80,12 @@ class GammaApi:
 
     def _filtered(self, query: MultiMapping[str]) -> list[RecordedMarket]:
         conditions = set(query.getall("condition_ids", []))
-        slugs = set(query.getall("slug", []))
         # Gamma leaves closed markets out of a list unless it is asked for them.
         closed = query.get("closed") == "true"
         found = [
             market
             for market in self._exchange.markets.values()
             if (not conditions or market.market_id in conditions)
-            and (not slugs or market.slug in slugs)
             and (market.market_id in self._exchange.resolved) == closed
             and query.get("tag_id", _TAGS[0]["id"]) in {tag["id"] for tag in _TAGS}
         ]
@@ -245,12 +243,6 @@ class GammaApi:
         return answer(
             {
                 "events": [self._event(each) for each in found[begin : begin + limit]],
-                "tags": [
-                    tag | {"event_count": len(found)}
-                    for tag in _TAGS
-                    if request.query.get("search_tags") == "true"
-                    and all(word in tag["label"].lower() for word in words)
-                ],
                 "profiles": [
                     {
                         "id": each.address,

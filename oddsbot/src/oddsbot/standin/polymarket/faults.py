@@ -41,8 +41,9 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
         no_first_book: Subscriptions get no books.
         frozen_assets: Nothing is sent of these tokens.
         disconnect: After so many items of the recording all connections are cut, again
-            and again; so with the next three. 0: never.
+            and again; so with the next four. 0: never.
         freeze: The connections that are open then say nothing any more but PONG.
+        thaw: A freeze ends.
         bad_frame: A frame that is no JSON is sent.
         unknown_event: An event that nobody knows is sent.
         skew: Milliseconds by which times on the market channel are wrong.
@@ -60,6 +61,7 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
     frozen_assets: set[str] = set()
     disconnect: _Every = 0
     freeze: _Every = 0
+    thaw: _Every = 0
     bad_frame: _Every = 0
     unknown_event: _Every = 0
     skew: int = 0

@@ -237,7 +237,7 @@ class Replay:
         return self._feed.disconnect()
 
     def freeze(self, seconds: float | None = None) -> None:
-        """Send no data on the websockets open now, for `seconds` or until `thaw`.
+        """Send no data on the market channel's links, for `seconds` or until `thaw`.
 
         The links stay up and PING is answered; what is played meanwhile is lost to
         them. A connection made later is served as usual.
@@ -349,6 +349,8 @@ class Replay:
             await self.inject('{"event_type": "book", "asset')
         if due(faults.unknown_event):
             await self.inject('{"event_type": "unheard_of"}')
+        if due(faults.thaw):
+            self.thaw()
         if due(faults.freeze):
             self.freeze()
         if due(faults.disconnect):
