@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from checker import Kill, Played
+    from market import Told
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 _AROUND = 2.0
@@ -141,6 +142,49 @@ def story(
         for kill in kills
         if when - 20 < kill.when < when + 20
     ]
+    for moment, line in sorted(lines):
+        yield f"  {moment - when:+8.3f} {line}"
+
+
+def copies(
+    alert: tuple[str, int],
+    told: Iterable[Told],
+    settled: Mapping[tuple[int, str, int], float],
+    kills: Iterable[Kill],
+    faults: Iterable[tuple[float, float]],
+    said: Iterable[dict[str, Any]],
+) -> Iterator[str]:
+    """Yield lines: each copy of an alert, its fate, and what happened around them.
+
+    Args:
+        alert: The rule, and the time of the tick.
+        told: What the chat was given.
+        settled: When each alert got its fate.
+        kills: Which process was killed when.
+        faults: From when to when something other than a process was broken.
+        said: What the processes said.
+    """
+    own = [each for each in told if (each.rule, each.at) == alert]
+    when, last = own[0].when, own[-1].when
+    fate = settled.get((own[0].user, *alert))
+    yield f"{alert[0]} at {alert[1]}: {len(own)} copies, fate {_span(fate, when)}"
+    pids = {each.pid for each in own}
+    lines = [
+        (each.when, f"copy {each.id} by {each.pid}{' marked' if each.again else ''}")
+        for each in own
+    ]
+    lines += [
+        (kill.when, f"{kill.pid} killed ({kill.role})")
+        for kill in kills
+        if kill.pid in pids or when - _AROUND < kill.when < last + _AROUND
+    ]
+    lines += [
+        (each["at"], f"{each['pid']} says {each['event']} {each.get('text', '')}")
+        for each in said
+        if when - 2 * _AROUND < each["at"] < last + _AROUND
+    ]
+    for begin, end in faults:
+        lines += [(begin, "a fault begins"), (end, "its end")]
     for moment, line in sorted(lines):
         yield f"  {moment - when:+8.3f} {line}"
 

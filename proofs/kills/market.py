@@ -65,6 +65,7 @@ class Told(NamedTuple):
     again: bool
     pid: int
     latency: float
+    id: str = ""
 
 
 class Stage:
@@ -263,7 +264,7 @@ class Stage:
         self.told.append(
             Told(
                 now, said["user"], said["rule"], said["at"], said["price"],
-                said["again"], said["pid"], now - said["seen_at"],
+                said["again"], said["pid"], now - said["seen_at"], said["id"],
             )
         )  # fmt: skip
         await asyncio.sleep(self._rng.uniform(*_ANSWER_SECONDS))

@@ -394,7 +394,7 @@ class Run:
             judge, played, self._wishes, stage.told, workers.kills, self._faults
         )
         broken = [*verdict.lost, *verdict.wrong, *verdict.out_of_order]
-        await self._explain(played, workers, noted, broken)
+        await self._explain(played, workers, noted, broken, verdict.untraced)
         left_open, gaps_wrong = missed(
             stage.made,
             [
@@ -435,13 +435,19 @@ class Run:
             "crashed": workers.crashed, "refused": workers.refused,
         }  # fmt: skip
 
-    async def _explain(self, played, workers, noted, broken):
-        """Write down what happened around alerts that are missing or wrong."""
+    async def _explain(self, played, workers, noted, broken, untraced):
+        """Write down what happened around alerts that are missing, wrong, repeated."""
         for alert in broken[: self._options.explain]:
             due = await explain.due_of(self._engine, alert[0])
             lines = explain.story(
                 alert, played, workers.kills, workers.events, noted, due
             )
+            print(*lines, sep="\n", file=sys.stderr)
+        for alert in untraced[: self._options.explain]:
+            lines = explain.copies(
+                alert, self._stage.told, played.settled, workers.kills, self._faults,
+                workers.events,
+            )  # fmt: skip
             print(*lines, sep="\n", file=sys.stderr)
 
 
@@ -579,7 +585,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     parser.add_argument(
-        "--explain", type=int, default=3, help="how many missing alerts to explain"
+        "--explain", type=int, default=3, help="how many alerts to explain"
     )
     parser.add_argument("--keep", help="a folder for the logs of the processes")
     parser.add_argument("--page", type=Path, help="a page that gets the figures")

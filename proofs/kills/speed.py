@@ -28,13 +28,14 @@ sys.path[:0] = [
 
 from bench_alerts import RECORDING, RULES, crowd, same  # noqa: E402
 from run import Run, part  # noqa: E402
-from sqlalchemy import select  # noqa: E402
+from sqlalchemy import func, select  # noqa: E402
 
 from oddsbot.delivery import ALERTS, Home, Outbox  # noqa: E402
 from oddsbot.polymarket import Connected, Quote, Tick  # noqa: E402
 from oddsbot.settings import PREFIX  # noqa: E402
 from oddsbot.store import AlertLog, SqlRules, open_database, upgrade  # noqa: E402
 from oddsbot.store.tables import alerts  # noqa: E402
+from oddsbot.store.tables import rules as rule_table  # noqa: E402
 from oddsbot.watch import Rounds, Shard  # noqa: E402
 from oddswire import Client, EmbeddedServer  # noqa: E402
 from oddswire.clock import SystemClock  # noqa: E402
@@ -189,6 +190,13 @@ class Noting:
         return found
 
 
+async def all_begun(engine):
+    """Whether an owner has begun to judge each rule, and committed that."""
+    query = select(func.count()).where(rule_table.c.round.is_(None))
+    async with engine.connect() as connection:
+        return (await connection.execute(query)).scalar_one() == 0
+
+
 async def tick_to_queue(kind, seconds):
     """Return the row of ticks at 5,000 a second among 100,000 rules."""
     chance = random.Random(1)
@@ -208,6 +216,11 @@ async def tick_to_queue(kind, seconds):
         sending = asyncio.create_task(outbox.run())  # noqa: TID251
         running = asyncio.create_task(shard.run())  # noqa: TID251
         await shard.judging.wait()
+        # Each rule's beginning is committed: that is the start of a bot, once.
+        began = time()
+        while not await all_begun(engine):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        began, before = time() - began, shard.rounds
         market.may.set()
         await running
         await outbox.wait_queued()
@@ -224,8 +237,8 @@ async def tick_to_queue(kind, seconds):
     )
     measured = (
         f"p50 {part(took, 0.5) * 1e3:.1f} ms, p99 {part(took, 0.99) * 1e3:.1f} ms of "
-        f"{len(took):,} alerts; {shard.rounds:,} transactions; the feed at most "
-        f"{market.late * 1e3:.0f} ms late"
+        f"{len(took):,} alerts; {shard.rounds - before:,} transactions; the feed at "
+        f"most {market.late * 1e3:.0f} ms late; {began:.1f} s until all rules had begun"
     )
     what = f"tick to queue, {TICKS_A_SECOND:,} ticks/s, {RULES:,} rules"
     return what, kind, "p99 50 ms", "p99 15 ms", measured

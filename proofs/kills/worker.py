@@ -111,8 +111,9 @@ def redis(options: dict[str, str]) -> dict[str, object]:
 
 def work(role: str, options: dict[str, Any]) -> None:
     """Run a role until killed."""
-    logging.getLogger("oddsbot").addHandler(Telling())
-    logging.getLogger("oddsbot").setLevel(logging.INFO)
+    for name in ("oddsbot", "oddswire.queue"):
+        logging.getLogger(name).addHandler(Telling())
+        logging.getLogger(name).setLevel(logging.INFO)
     asyncio.run({"watch": watch, "deliver": deliver}[role](options, SystemClock()))
 
 

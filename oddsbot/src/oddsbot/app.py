@@ -61,7 +61,7 @@ from oddsbot.telegram.api import KINDS, ApiError, UpdatesApi
 from oddsbot.telegram.buttons import Buttons
 from oddsbot.telegram.chat import TelegramChat
 from oddsbot.telegram.commands import alerts as alert_commands
-from oddsbot.telegram.commands import groups, person, start
+from oddsbot.telegram.commands import groups, history, person, start
 from oddsbot.telegram.commands import markets as market_commands
 from oddsbot.telegram.dispatch import dispatcher_for
 from oddsbot.telegram.effects import Effects
@@ -314,7 +314,7 @@ class App:
             handles=self.handles,
             # Its library reads files while it is imported.
             pictures=await asyncio.to_thread(_pictures, wire.cache, self.markets),
-            history=lambda person, since: log.history(person, since=since, limit=500),
+            log=log,
             status=self.status,
             erase=self.erase,
             export=self.export,
@@ -328,6 +328,7 @@ class App:
             groups.router(),
             start.router(),
             alert_commands.router(),
+            history.router(),
             market_commands.router(),
             person.router(),
             market_commands.text_router(),
@@ -620,6 +621,8 @@ COMMANDS = (
     ("new", "what is new"),
     ("alert", "tell me at a price"),
     ("alerts", "all my alerts"),
+    ("history", "what I had for you, and what became of it"),
+    ("why", "why a market gave nothing"),
     ("watchlist", "markets I watch"),
     ("settings", "kinds, quiet hours, time zone"),
     ("mute", "nothing for a time"),

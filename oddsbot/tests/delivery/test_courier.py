@@ -8,12 +8,13 @@ import random
 import pytest
 from sqlalchemy import text
 
-from oddsbot.delivery import Courier, Decision
-from oddsbot.delivery.outbox import ATTEMPTS
-from oddsbot.store import Fate
+from oddsbot.delivery import ALERTS, Courier, Decision
+from oddsbot.delivery.outbox import ATTEMPTS, Entry
+from oddsbot.store import Fate, Place
 from oddswire import Client
 from oddswire.clock import ManualClock, SystemClock
 from oddswire.errors import Undeliverable
+from oddswire.queue import Queue
 from support import eventually
 from support.hooks import queue_script
 
@@ -122,6 +123,29 @@ async def test_what_has_a_fate_is_not_sent_whatever_the_queue_says(book, chat):
         await courier_of(book, chat).wait_empty()
     assert chat.told == ids(2, 1)
     assert sorted(await book.fates()) == ["muted", "sent"]
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B4")
+async def test_a_message_that_is_no_alerts_costs_no_alert(book, chat, client, prefix):
+    """Damaged, foreign, repeated or out of order in the queue: each alert once."""
+    committed = await book.commit(1, 2)
+    committed += await book.commit(1)
+    # A queue of the same name, whose messages are something else.
+    others = Queue(client, ALERTS.name, str, prefix=prefix)
+    await others.enqueue_many({1: "damaged", 3: "damaged"})
+    for where in (Place("0", 99, 0), Place("nowhere", 1, 0), committed[-1].where):
+        entry = Entry(where.shard, where.n, where.place)
+        await book.queue.enqueue_many({1: entry, 2: entry})
+    async with book.running(courier_of(book, chat)):
+        book.outbox.put(list(reversed(committed)))
+        await settled(book)
+        await courier_of(book, chat).wait_empty()
+    assert sorted(chat.told) == [(1, "1.0"), (1, "2.0"), (2, "1.0")]
+    assert [each for each in chat.told if each[0] == 1] == ids(1, 1, 2)
+    # What cannot be read is kept for the operator.
+    dead = await book.queue.dead()
+    assert sorted(each.user_id for each in dead) == [1, 3]
 
 
 @pytest.mark.errors

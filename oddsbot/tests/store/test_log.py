@@ -153,6 +153,24 @@ async def test_the_backlog_is_read_by_pages_and_age(engine, known, log):
     assert await log.unsettled("1") == []
 
 
+@pytest.mark.integration
+@pytest.mark.requirement("B9")
+async def test_a_person_asks_for_pages_and_sums_of_her_own(engine, known, log):
+    """Pages have each alert once, the newest first; sums are by rule, market, time."""
+    await known(1, 2)
+    for number in range(7):
+        await due(engine, number, at=number * 1000)
+    await due(engine, 8, user_id=2)
+    await log.settle((await log.due(1, Place("0", 9, 0)))[0], Fate.SENT)
+    pages = [await log.history(1, skip=skip, limit=3) for skip in (0, 3, 6)]
+    ids = [each.id for page in pages for each in page]
+    assert ids == [f"rule:{number}" for number in reversed(range(7))]
+    assert await log.fates(1) == {Fate.SENT: 1, None: 6}
+    assert await log.fates(1, since=5) == {None: 2}
+    assert await log.fates(1, rule_id="rule", market="0xmarket") == await log.fates(1)
+    assert await log.fates(1, rule_id="other") == await log.fates(1, market="x") == {}
+
+
 def digest(minute=1, user_id=1):
     """Return a digest."""
     return Digest(
@@ -184,6 +202,7 @@ async def test_what_is_held_is_told_by_one_row_that_is_due_later(engine, known, 
     )
     assert [each.id for each in await log.close(row)] == [each.id for each in rows]
     assert await log.fates() == {Fate.HELD: 3, None: 1}
+    assert await log.fates(1) == {Fate.HELD: 3}
     assert await log.settle(row, Fate.SENT, message_id=1)
     assert [each.fate for each in await log.history(1)] == [Fate.HELD] * 3
     assert len(await log.page(1)) == 4

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from decimal import Decimal
 
+import msgspec
+import pytest
+from sqlalchemy import insert
+
+from oddsbot.alerts import Direction, PriceCrossed
+from oddsbot.store import Fate, open_database
+from oddsbot.store.tables import alerts as alert_table
 from oddswire.clock import SystemClock
 from support import eventually
 
@@ -132,6 +139,56 @@ async def test_an_alert_that_is_paused_and_goes_on(ada, bot):
     await eventually(lambda: len(ada.said) > before)
     paused = [rule.paused for rule in await bot.rules.of(ada.person)]
     assert sorted(paused) == [False, True]
+
+
+async def told(settings, rule, fates):
+    """Have the database say of a rule that it fired, and what became of it."""
+    now = int(SystemClock().now() * 1000)
+    rows = []
+    for n, fate in enumerate(fates):
+        alert = PriceCrossed(
+            id=f"{rule.id}:{n}", user_id=rule.user_id, rule_id=rule.id,
+            market=rule.market, asset_id=rule.asset_id, direction=Direction.ABOVE,
+            level=rule.level, price=Decimal("0.991"), at=now, seen_at=now / 1000,
+        )  # fmt: skip
+        rows.append({
+            "user_id": rule.user_id, "id": alert.id, "rule_id": rule.id,
+            "kind": "price", "market": rule.market, "at": now, "seen_at": now,
+            "data": msgspec.json.encode(alert).decode(), "due_at": now + n,
+            "shard": "0", "epoch": 1, "n": n, "place": 0, "home": "", "fate": fate,
+            "settled_at": now,
+        })  # fmt: skip
+    async with (
+        open_database(settings.database_url) as engine,
+        engine.begin() as connection,
+    ):
+        await connection.execute(insert(alert_table), rows)
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B9")
+async def test_what_became_of_each_alert(ada, bot, settings):
+    """/history by pages, with the sum of fates; /why of a market."""
+    await ada.say("/start", "No wallet")
+    await ada.say("/history", "Nothing in 30 days")
+    await ada.say("/why", "Of which market?")
+    await ada.say(f"/why {LINK}", "I say nothing of it")
+    await ada.say("/alert down > 99", "Down reaches 99¢")
+    (rule,) = await bot.rules.of(ada.person)
+    await told(settings, rule, [Fate.SENT] * 9 + [Fate.COOLDOWN] * 3)
+    newest = await ada.say("/history", "12 in 30 days")
+    assert "9: sent" in newest
+    assert "3: too soon after the last one" in newest
+    assert newest.count("Down reached 99¢") == 10
+    before = len(ada.messages)
+    await ada.press("›")
+    oldest = await ada.wait("12 in 30 days", before)
+    assert oldest.count("Down reached 99¢") == 2
+    await ada.say("/mute 2h", "2 h")
+    why = await ada.say("/why", "Down ≥ 99¢")
+    assert TITLE in why
+    assert "You are muted for 2 h" in why
+    assert "9: sent" in why
 
 
 @pytest.mark.integration

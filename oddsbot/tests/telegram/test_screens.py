@@ -40,7 +40,9 @@ from oddsbot.polymarket import (
     Stats,
 )
 from oddsbot.store import (
+    AlertRow,
     Fate,
+    Place,
     QuietHours,
     StoredRule,
     UserSession,
@@ -65,6 +67,7 @@ from oddsbot.telegram.screens.found import (
     nearest_card,
     search_card,
 )
+from oddsbot.telegram.screens.history import history_card, why_nothing_card
 from oddsbot.telegram.screens.market import (
     MarketView,
     book_card,
@@ -275,6 +278,31 @@ def standing(rule, **state):
     return StoredRule(rule, RuleState(**state), 1, None)
 
 
+def row(alert, fate, number):
+    """Return an alert as the database has it."""
+    return AlertRow(
+        user_id=1,
+        id=alert.id,
+        rule_id="",
+        kind="price",
+        market=alert.market,
+        data=msgspec.json.encode(alert).decode(),
+        due_at=CROSSED.at - number * 60_000,
+        where=Place("0", 9 - number, 0),
+        home="",
+        fate=fate,
+        reason=None,
+        message_id=None,
+        settled_at=None,
+    )
+
+
+HAPPENED = [
+    row(CROSSED, Fate.SENT, 0),
+    row(MOVED, None, 1),
+    row(msgspec.structs.replace(RESOLVED, market="0xgone"), Fate.MUTED, 2),
+    msgspec.structs.replace(row(CROSSED, Fate.FAILED, 3), data="{}"),
+]
 FIRED = {"n": 2, "armed": False, "fired_at": CROSSED.at}
 SCREENS = {
     "start": start.start_card(),
@@ -422,6 +450,22 @@ SCREENS = {
         "percent",
     ),
     "alert-why-move": why_card(standing(move_rule(), n=1), None, {}, {Fate.MUTED: 1}),
+    "history": history_card(
+        HAPPENED,
+        {"0xc7": market()},
+        {Fate.SENT: 1_201, None: 2, Fate.MUTED: 2, Fate.FAILED: 1},
+        2,
+    ),
+    "history-none": history_card([], {}, {}),
+    "why-nothing": why_nothing_card(
+        Group(market(), [standing(price_rule()), standing(move_rule())], PRICES),
+        {Fate.SENT: 3, Fate.COOLDOWN: 4},
+        session(),
+        1_000_000,
+    ),
+    "why-nothing-asked": why_nothing_card(
+        Group(market(), [], PRICES), {}, UserSession(), 0
+    ),
     "alert-volume": rule_card(standing(volume_rule()), market(), {}),
     "alert-set-volume": set_card(volume_rule(daily=True), market(), {}),
     "alert-why-volume": why_card(standing(volume_rule()), market(), {}, {}),

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import msgspec
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from oddsbot.alerts import Base, Direction, MoveRule
@@ -31,6 +31,7 @@ from oddswire.locks import Locks
 from oddswire.testing import FaultProxy
 from support import eventually
 from support.one_rule import NaiveAlerts
+from support.recorded import fill
 from support.shards import START, UP, Feed, Outgoing, rule, top
 
 
@@ -166,6 +167,31 @@ async def test_a_new_rule_is_judged_from_its_place_and_by_the_quote_that_stands(
     late.feed.say(top(3, 56, 57))
     found = await due.until(2)
     assert [row[1] for row in found] == ["crossed:1", "not crossed:1"]
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B3", "B6")
+async def test_many_rules_that_begin_are_many_rounds_and_miss_no_tick(
+    engine, processes, due
+):
+    """At once they would hold the loop for longer than the lock is held."""
+    beginning = [rule(f"r{n:05}", n % 40 + 30, n // 40 + 1) for n in range(12_000)]
+    await fill(engine, beginning)
+    process = await processes()
+    # The first price comes before they have begun, the other two while they do.
+    process.feed.say(top(1, 50, 51))
+    await eventually(lambda: process.shard.takeovers)
+    process.feed.say(top(2, 60, 61), top(3, 40, 41))
+    reached = sum(50 < each.level * 100 <= 60 for each in beginning)
+    found = await due.until(reached)
+    assert len(found) == len({each[1] for each in found}) == reached
+    async with engine.connect() as connection:
+        query = select(rules.c.round, func.count()).group_by(rules.c.round)
+        begun = dict((await connection.execute(query)).all())
+    assert None not in begun
+    # All at once they are one round, and what the ticks changed of them another.
+    assert len(begun) >= 3
+    assert process.shard.takeovers == 1
 
 
 @pytest.mark.integration
@@ -892,13 +918,17 @@ async def test_ticks_beyond_the_bound_leave_the_newest_of_each_asset(
 @pytest.mark.requirement("B3", "B6")
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_any_world_of_kills_agrees_with_the_definition(
-    engine, known, processes, due, seed
+    engine, known, processes, due, monkeypatch, seed
 ):
     """Rules, ticks, kills and takeovers at random: the alerts of the one-rule loop.
+
+    Rules begin a few at a time, and rounds are small.
 
     One process that had every tick lives to the end: what all that had it took with
     them, before another took the shard over, is nobody's any more.
     """
+    monkeypatch.setattr("oddsbot.watch.judge.SLICE", 4)
+    monkeypatch.setattr("oddsbot.watch.judge._MOST_CHANGES", 6)
     chance = random.Random(seed)
     await known(*range(1, 6))
     stored, naive = SqlRules(engine), NaiveAlerts()

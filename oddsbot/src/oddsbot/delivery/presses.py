@@ -36,6 +36,7 @@ class Action(IntEnum):
     SET_OTHER = 12  # subject: the market
     ALERTS = 13  # argument: the page
     ALERT_ALL = 17  # subject: the event
+    HISTORY = 18  # argument: the page
     RULE = 20  # subject: the rule
     CHANGE_RULE = 21
     STOP_RULE = 22

@@ -383,7 +383,7 @@ class AlertLog:
     # --- looking back
 
     async def history(
-        self, user_id: int, *, since: float = 0.0, limit: int = 50
+        self, user_id: int, *, since: float = 0.0, skip: int = 0, limit: int = 50
     ) -> list[AlertRow]:
         """Return a person's newest alerts, whatever became of them, the newest first.
 
@@ -392,7 +392,11 @@ class AlertLog:
         Args:
             user_id: Whose.
             since: Only those that were due from then on, seconds since 1970.
+            skip: How many of the newest are left out.
             limit: How many at most.
+
+        Raises:
+            SourceUnavailable: The database cannot be read.
         """
         query = select(alerts).where(
             alerts.c.user_id == user_id,
@@ -400,7 +404,7 @@ class AlertLog:
             alerts.c.kind != DIGEST,
         )
         newest = alerts.c.due_at.desc(), alerts.c.n.desc(), alerts.c.place.desc()
-        return await self._read(query.order_by(*newest).limit(limit))
+        return await self._read(query.order_by(*newest).offset(skip).limit(limit))
 
     async def page(
         self, user_id: int, *, after: str = "", limit: int = 1_000
@@ -410,9 +414,37 @@ class AlertLog:
         return await self._read(query.order_by(alerts.c.id).limit(limit))
 
     @to_its_end
-    async def fates(self) -> dict[Fate | None, int]:
-        """Return how many alerts have which fate; None: they are due."""
+    async def fates(
+        self,
+        user_id: int | None = None,
+        *,
+        since: float = 0.0,
+        rule_id: str | None = None,
+        market: str | None = None,
+    ) -> dict[Fate | None, int]:
+        """Return how many alerts have which fate; None: they are due.
+
+        Args:
+            user_id: Only hers, without digests; None: of all people, digests too.
+            since: Only those that were due from then on, seconds since 1970.
+            rule_id: Only of this rule.
+            market: Only of this market, by its condition id.
+
+        Raises:
+            SourceUnavailable: The database cannot be read.
+        """
         query = select(alerts.c.fate, func.count()).group_by(alerts.c.fate)
+        for column, wanted in (
+            (alerts.c.user_id, user_id),
+            (alerts.c.rule_id, rule_id),
+            (alerts.c.market, market),
+        ):
+            if wanted is not None:
+                query = query.where(column == wanted)
+        if user_id is not None:
+            query = query.where(alerts.c.kind != DIGEST)
+        if since:
+            query = query.where(alerts.c.due_at >= int(since * 1000))
         try:
             async with self._engine.connect() as connection:
                 rows = (await connection.execute(query)).all()

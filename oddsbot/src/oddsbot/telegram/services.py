@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from oddsbot.alerts import Rule
     from oddsbot.markets import Markets
-    from oddsbot.store import AlertRow, SqlFollowers, StoredRule
+    from oddsbot.store import AlertLog, SqlFollowers, StoredRule
     from oddsbot.telegram.chat import TelegramChat
     from oddsbot.telegram.effects import Effects
     from oddsbot.telegram.export import Export
@@ -81,7 +81,7 @@ class Services:
     Attributes:
         followers: Who is told how a market ended.
         pictures: Draws charts; None: there is nothing to draw with.
-        history: Returns a person's newest alerts since a moment, seconds since 1970.
+        log: What was due, and what became of it.
         status: Looks at how the bot is.
         asked: What a person may ask for in a minute.
         max_rules: Alerts that a person may have.
@@ -99,7 +99,7 @@ class Services:
     effects: Effects
     handles: Handles
     pictures: Pictures | None
-    history: Callable[[int, float], Awaitable[Sequence[AlertRow]]]
+    log: AlertLog
     status: Callable[[], Awaitable[StatusView]]
     asked: int
     max_rules: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from oddsbot.alerts import Alerts, VolumeRule
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from .ring import Cut, Ring, Tick
 
 SLICE = 400
-"""Ticks that are judged before other tasks run."""
+"""Ticks that are judged, and rules that are begun, before other tasks run."""
+_MOST_CHANGES = 5_000
+"""Rules that one round writes, beyond those of its last tick: a larger one would hold
+up whoever is told by the next."""
 
 
 class _Known(NamedTuple):
@@ -186,6 +190,11 @@ class Judge:
         self._owning = False
         self.batch = Batch(self.revision)
 
+    @property
+    def full(self) -> bool:
+        """Whether the batch has to be taken before more is judged."""
+        return len(self.batch.states) >= _MOST_CHANGES
+
     def judge_some(self) -> bool:
         """Judge some ticks; return whether there are more."""
         if self._backlog:
@@ -194,32 +203,41 @@ class Judge:
         stop = None
         for tick in self._ring.since(self.cursor):
             stop = tick.place + SLICE if stop is None else stop
-            if tick.place >= stop:
+            if tick.place >= stop or self.full:
                 return True
-            self._see(tick, tick.place, judged=False)
+            if not self._see(tick, tick.place, judged=False):
+                return True
             self.cursor = tick.place + 1
-        if self._fresh:
-            self._begin(self._ring.end)
-        return False
+        return bool(self._fresh) and not self._begin(self._ring.end)
 
     def _judge_backlog(self) -> None:
+        end = 0
         for _ in range(min(SLICE, len(self._backlog))):
-            waiting = self._backlog.popleft()
-            self._see(waiting.tick, waiting.from_place, judged=waiting.judged)
+            waiting = self._backlog[0]
+            end = waiting.end
+            if self.full or not self._see(
+                waiting.tick, waiting.from_place, judged=waiting.judged
+            ):
+                return
+            self._backlog.popleft()
         if not self._backlog:
             # Not before: the ring keeps what is not judged.
-            self.cursor = waiting.end
+            self.cursor = end
 
-    def _see(self, tick: Tick, from_place: int, *, judged: bool) -> None:
+    def _see(self, tick: Tick, from_place: int, *, judged: bool) -> bool:
         """Take the next tick, and judge it unless an owner before has.
 
         Args:
             tick: The tick.
             from_place: No tick that is to come has a place before it.
             judged: Whether an owner before has judged it.
+
+        Returns:
+            False, and the tick was not taken: rules have to begin before it, and some
+            of them have.
         """
-        if self._fresh and from_place >= self._begin_at:
-            self._begin(from_place)
+        if self._fresh and from_place >= self._begin_at and not self._begin(from_place):
+            return False
         self._last[tick.quote.asset_id] = tick
         if not (judged or self._was_judged(tick)):
             self.judged += 1
@@ -228,6 +246,7 @@ class Judge:
             # A time that is yet to come says nothing about other assets.
             at = min(tick.quote.at, int(tick.seen_at * 1000))
             self._judged_until = max(self._judged_until, at)
+        return True
 
     def _was_judged(self, tick: Tick) -> bool:
         """Whether an owner before has judged a tick that came here after it."""
@@ -269,32 +288,44 @@ class Judge:
         self.batch.seen[asset] = tick.seen()
         self.batch.histories[asset] = self._alerts.history(asset)
 
-    def _begin(self, place: int) -> None:
-        """Begin to judge the new rules that this process heard of before a place.
+    def _begin(self, place: int) -> bool:
+        """Begin to judge some of the rules that this process heard of before a place.
+
+        A new bot may have all of its rules to begin: at once they would hold the loop
+        for longer than the lock is held.
 
         Each begins with the last quote of its asset: what crossed since the person
         looked fires. Where they stand is committed with the place of that quote, so a
         later owner judges them by no tick from before.
+
+        Returns:
+            Whether all of them have begun.
         """
-        begun = [
+        if self.full:
+            return False
+        due = (
             fresh
             for rule_id, fresh in self._fresh.items()
             if self._heard[rule_id].place <= place
-        ]
+        )
+        begun = list(islice(due, SLICE))
         for rule, revision, n in begun:
             del self._fresh[rule.id]
             self._alerts.begin(rule, n)
             state = self._alerts.state(rule.user_id, rule.id)
             if state is not None:
                 self.batch.states[rule.id] = rule, revision, state
-        places = (self._heard[rule_id].place for rule_id in self._fresh)
-        self._begin_at = min(places, default=self._ring.end)
+        done = len(begun) < SLICE
+        if done:
+            places = (self._heard[rule_id].place for rule_id in self._fresh)
+            self._begin_at = min(places, default=self._ring.end)
         for asset in {fresh.rule.asset_id for fresh in begun}:
             # It was judged: it changes none of the rules that were there.
             tick = self._last.get(asset) or self._ring.last.get(asset)
             if tick is not None and tick.place < place:
                 self._judge(tick)
                 self._note(tick)
+        return done
 
     def resolve(self, event: MarketResolved, seen_at: float) -> None:
         """Tell the followers of a market, once while this lives.

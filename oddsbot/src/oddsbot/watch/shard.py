@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from oddswire.clock import Clock
     from oddswire.locks import Locks
 
-    from .commit import Committed, Rounds, Standing, Tenure
+    from .commit import Batch, Committed, Rounds, Standing, Tenure
     from .ring import Cut
 
 LOCK_SECONDS = 1.0
@@ -679,22 +679,22 @@ class Shard:
                 silent = self._peers.others and now - said >= _SAY_EVERY
                 if judge.batch or (silent and self._committed < judge.cursor):
                     said = now
-                    round_ = tasks.create_task(self._commit(tenure, judge))
+                    batch, until = judge.take_batch(), judge.cursor
+                    round_ = tasks.create_task(self._commit(tenure, batch, until))
                     round_.add_done_callback(lambda _: self._stir.set())
                 else:
                     round_ = None
                     self._committed = judge.cursor
             if not behind:
                 self.judging.set()
-            if behind:
+            if behind and not judge.full:
                 await asyncio.sleep(0)
-            elif round_ is None and (self._finishing or self._stopped):
+            elif not behind and round_ is None and (self._finishing or self._stopped):
                 return
             else:
                 await self._stir.wait()
 
-    async def _commit(self, tenure: Tenure, judge: Judge) -> None:
-        batch, until = judge.take_batch(), judge.cursor
+    async def _commit(self, tenure: Tenure, batch: Batch, until: int) -> None:
         committed = await self._rounds.commit(tenure, batch, self._outgoing.home)
         self._committed = until
         self.rounds += 1

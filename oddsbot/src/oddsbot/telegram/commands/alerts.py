@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -57,7 +56,8 @@ if TYPE_CHECKING:
     from oddsbot.telegram.services import Services
 
 _ON_ANY = 5
-_LOOK_BACK = 30 * 86_400.0
+LOOK_BACK = 30 * 86_400.0
+"""Seconds for which people can ask what became of an alert."""
 
 
 class Asking(StatesGroup):
@@ -418,12 +418,8 @@ async def _change_other(
 async def _why(query: CallbackQuery, press: Press, services: Services) -> Pressed:
     person, rule_id = query.from_user.id, f"{press.subject:016x}"
     stored = await _mine(person, rule_id, services)
-    since = services.clock.now() - _LOOK_BACK
-    fates = Counter(
-        row.fate
-        for row in await services.history(person, since)
-        if row.rule_id == rule_id
-    )
+    since = services.clock.now() - LOOK_BACK
+    fates = await services.log.fates(person, since=since, rule_id=rule_id)
     market = await services.markets.market(stored.rule.market)
     prices = await services.markets.prices(assets_of([stored.rule]))
     odds = (await services.people.get(person)).display.odds

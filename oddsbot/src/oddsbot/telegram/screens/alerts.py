@@ -29,7 +29,8 @@ _IN_A_ROW = 5
 _STEPS = (-50, -20, 20, 50)
 _WHOLE = 1_000
 
-FATES = {
+FATES: dict[Fate | None, str] = {
+    None: "on its way",
     Fate.SENT: "sent",
     Fate.COOLDOWN: "too soon after the last one",
     Fate.HELD: "sent with others as one message",
@@ -40,7 +41,7 @@ FATES = {
     Fate.WITHDRAWN: "not sent, the alert was stopped or paused",
     Fate.FAILED: "Telegram did not take it",
 }
-"""What became of an alert, in words."""
+"""What became of an alert, in words; None: it has no fate yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def alerts_card(groups: Sequence[Group], page: int = 0, odds: Odds = "cents") ->
     for number, (group, each) in enumerate(shown, start=first + 1):
         if group is not last:
             text.foreign(_question(group.market, each.rule))
-            text.line(_quotes(group, odds))
+            text.line(quotes(group, odds))
             last = group
         text.add(f" {number}  ")
         describe(text, each, group.market, group.prices, odds)
@@ -92,7 +93,7 @@ def alerts_card(groups: Sequence[Group], page: int = 0, odds: Odds = "cents") ->
     return text.card([*rows, all_of_them, pages(Action.ALERTS, 0, page, whole)])
 
 
-def _quotes(group: Group, odds: Odds) -> str:
+def quotes(group: Group, odds: Odds) -> str:
     """Return bid and ask of the outcomes that a group has alerts of."""
     shown = ""
     for token in () if group.market is None else group.market.tokens:
@@ -240,9 +241,16 @@ def why_card(
             f"{figures.level(back_on(rule), odds)}."
         )
     text.line("It fired once." if state.n == 1 else f"It fired {state.n} times.")
-    for fate, count in fates.items():
-        text.line(f"{count}: {'on its way' if fate is None else FATES[fate]}")
+    add_fates(text, fates)
     return text.card([_rule_row(rule, market, "Stop"), [MY_ALERTS]])
+
+
+def add_fates(text: Text, fates: Mapping[Fate | None, int]) -> None:
+    """Add a line for each fate, the most frequent first: ``3: sent``."""
+    for fate, count in sorted(
+        fates.items(), key=lambda each: (-each[1], FATES[each[0]])
+    ):
+        text.line(f"{count:,}: {FATES[fate]}")
 
 
 def _rule_row(rule: Rule, market: GammaMarket | None, stop: str) -> list[Button]:

@@ -65,10 +65,10 @@ def fired_card(
         odds: How prices are shown.
     """
     question = alert.market if market is None else market.question
+    text = Text()
+    headline(text, alert, market, odds)
+    text.line().foreign(question)
     if isinstance(alert, MarketAlert):
-        text = Text().add(_HEADS[type(alert)], "bold")
-        text.foreign(alert.outcome or "no single outcome", "bold")
-        text.line().foreign(question)
         if isinstance(alert, Proposed) and alert.final_at is not None:
             text.line().add("Final at ")
             at = figures.clock(alert.final_at * 1000) or "an unknown time"
@@ -76,18 +76,16 @@ def fired_card(
         elif isinstance(alert, Disputed):
             text.line().add("A vote follows, or another proposal: 4 to 6 days")
         return text.card([_market_buttons(market)])
-    text = Text().line(_happened(alert, market, odds))
     number = int(alert.rule_id, 16)
     if isinstance(alert, VolumeReached):
-        text.foreign(question).line().add(f"{figures.money(alert.volume)} now")
+        text.line().add(f"{figures.money(alert.volume)} now")
         stop = press("Stop", Action.STOP_RULE, number, style="danger")
         # Without a day the rule has ended.
         mine = [press("Mute 1 h", Action.MUTE, 0, 60), *([stop] if alert.daily else [])]
         return text.card([mine, _market_buttons(market)])
     above = alert.direction is Direction.ABOVE
     price = figures.price(alert.price, odds)
-    text.foreign(question).line()
-    text.add(f"{'bid' if above else 'ask'} {price} at ")
+    text.line().add(f"{'bid' if above else 'ask'} {price} at ")
     at = figures.clock(alert.at)
     if at:
         text.moment(alert.at // 1000, at, "T")
@@ -109,6 +107,15 @@ def fired_card(
             [*_market_buttons(market, press("Why", Action.WHY, number))],
         ]
     )
+
+
+def headline(text: Text, alert: Alert, market: GammaMarket | None, odds: Odds) -> None:
+    """Add what happened, in a few words: ``▲ Yes reached 65¢``."""
+    if isinstance(alert, MarketAlert):
+        text.add(_HEADS[type(alert)], "bold")
+        text.foreign(alert.outcome or "no single outcome", "bold")
+    else:
+        text.add(_happened(alert, market, odds))
 
 
 def digest_card(

@@ -41,6 +41,7 @@ _TASKS = (
             ("/alert 5c in 15m", "when it goes 5¢ within 5m, 15m, 1h or 24h"),
             ("/alert volume 1m", "when $1M are traded; 100k in 24h works too"),
             ("/alerts", "all of them, and how far they are"),
+            ("/history", "what became of each; /why asks why a market gave nothing"),
         ),
     ),
     (
