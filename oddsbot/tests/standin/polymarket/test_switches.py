@@ -94,6 +94,30 @@ async def test_rows_go_wrong(sampled, session):
 
 @pytest.mark.errors
 @pytest.mark.requirement("B10")
+async def test_young_rows_get_another_time(sampled, session):
+    """Rows of the last minute move with each answer, and keep all else."""
+    options = {"speed": INF, "seed": 3, "until": sampled.start + 300_000}
+    async with Replay(sampled, **options) as replay:
+        replay.start()
+        await replay.finished()
+        data = Data(session, replay.data_url)
+        plain = (await data.trades(limit=100)).rows
+        replay.faults.rewritten = True
+        moved = (await data.trades(limit=100)).rows
+        now = replay.position // 1000
+    shifts = {
+        (one.timestamp > now - 60, other.timestamp - one.timestamp)
+        for one, other in zip(plain, moved, strict=True)
+    }
+    assert now % 7
+    assert shifts == {(True, now % 7), (False, 0)}
+    assert [row.transaction_hash for row in plain] == [
+        row.transaction_hash for row in moved
+    ]
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B10")
 async def test_the_channel_goes_wrong(small, session):
     """No first book, a frozen asset, no resolution, times that are off."""
     async with Replay(small, speed=INF) as replay:
