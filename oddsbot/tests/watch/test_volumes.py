@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddsbot.alerts import VolumeRule, armed_by, reaching
+from oddsbot.alerts import RuleError, VolumeRule, armed_by, reaching
 from oddsbot.polymarket import Found, GammaMarket
 from oddsbot.store import SqlFollowers, SqlRules
 from oddsbot.watch import MarketNews, Rounds
@@ -49,6 +49,20 @@ def test_a_volume_fires_where_it_reaches_the_level_after_it_was_well_below(seen,
     rest = sums[fired[-1] + 1 :] if fired else sums
     if fired and all(each >= 9 for each in rest):
         assert armed is False
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B3")
+def test_a_volume_rule_that_cannot_be_is_refused_in_one_sentence():
+    """The sentence names the rule and says what is accepted."""
+    for fields, accepted in (
+        ({"level": 0}, "give 1 to 1,000,000,000,000 dollars"),
+        ({"level": 10**13}, "give 1 to 1,000,000,000,000 dollars"),
+    ):
+        with pytest.raises(RuleError, match=accepted):
+            rule(**fields)
+    with pytest.raises(RuleError, match="give the market's condition id"):
+        VolumeRule(id="v", user_id=1, market="a b", level=1)
 
 
 class Polymarket:
