@@ -72,6 +72,7 @@ async def test_the_recorded_sample_through_the_transaction(
     assert found.rounds > 1
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.shared
 @pytest.mark.advanced
 @pytest.mark.requirement("B3", "B4")
