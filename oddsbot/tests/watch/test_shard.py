@@ -928,7 +928,7 @@ async def test_any_world_of_kills_agrees_with_the_definition(
     them, before another took the shard over, is nobody's any more.
     """
     monkeypatch.setattr("oddsbot.watch.judge.SLICE", 4)
-    monkeypatch.setattr("oddsbot.watch.judge._MOST_CHANGES", 6)
+    monkeypatch.setattr("oddsbot.watch.judge.MOST_CHANGES", 6)
     chance = random.Random(seed)
     await known(*range(1, 6))
     stored, naive = SqlRules(engine), NaiveAlerts()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SLICE = 400
 """Ticks that are judged, and rules that are begun, before other tasks run."""
-_MOST_CHANGES = 5_000
+MOST_CHANGES = 5_000
 """Rules that one round writes, beyond those of its last tick: a larger one would hold
 up whoever is told by the next."""
 
@@ -193,7 +193,7 @@ class Judge:
     @property
     def full(self) -> bool:
         """Whether the batch has to be taken before more is judged."""
-        return len(self.batch.states) >= _MOST_CHANGES
+        return len(self.batch.states) >= MOST_CHANGES
 
     def judge_some(self) -> bool:
         """Judge some ticks; return whether there are more."""
