@@ -76,6 +76,8 @@ async def test_an_attempt_after_a_pause_begins_with_the_newest_state(
             await other.update(1, count)
 
     class Overtaken:
+        decodes = people.client.decodes
+
         async def execute_command(self, *args, **options):
             nonlocal before_saves
             if args[1] == script("session_save").decode() and before_saves:
@@ -280,6 +282,8 @@ async def test_a_save_from_before_another_change_is_refused_when_it_arrives(peop
 
     class Tap:
         """Keeps the arguments of each call, to send them again."""
+
+        decodes = people.client.decodes
 
         async def execute_command(self, *args, **options):
             calls.append(args)
