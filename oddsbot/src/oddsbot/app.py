@@ -533,7 +533,7 @@ class App:
     async def _digest_of(
         self, alert: RuleAlert, session: UserSession, moment: float
     ) -> Digest | None:
-        """Return what tells an alert that is one too many; None: it is told itself."""
+        """Return the digest for an alert above the limit; None: it is below."""
         most, person, market = session.per_minute, alert.user_id, alert.market
         since = moment - self._minute
         if not most or await self.log.told(person, market, since) < most:

@@ -75,7 +75,7 @@ class Summarize(Protocol):
     async def __call__(
         self, user_id: int, held: Sequence[Alert], *, again: bool
     ) -> Decision:
-        """Return what became of the message; as `Deliver`.
+        """Send the message and return its fate; raises as `Deliver` does.
 
         Args:
             user_id: The person.
@@ -97,9 +97,10 @@ class Courier:
        is the one reason for a second copy.
     4. The fate is committed, then the queue is told.
 
-    An alert that is held is told by a digest: a row that is due later, and is delivered
-    as the others are. Both are one transaction. Before a digest is told it is closed;
-    an alert that comes too late for it is judged again.
+    A digest is a message with the held alerts of a person, and a row of its own. One
+    transaction holds the alert and makes the row. The row is due later, and a courier
+    delivers it as any other. The courier closes a digest before it sends it; an alert
+    that finds it closed is judged again.
 
     Args:
         queue: Where from.
@@ -176,7 +177,7 @@ class Courier:
         except SourceError as error:
             raise _later(error) from None
         if not held:
-            raise RateLimited("not now: its digest is told", retry_after=_AGAIN)
+            raise RateLimited("a courier sends its digest now", retry_after=_AGAIN)
         # Redis may be away: the sweep puts it in when it is due.
         with suppress(*TRANSIENT_ERRORS):
             await enqueue(self.queue, [digest], at=digest.due_at)

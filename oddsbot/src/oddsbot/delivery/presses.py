@@ -59,7 +59,7 @@ class Action(IntEnum):
     ODDS = 57  # argument: how prices are shown
     LIMITS = 58
     PER_MINUTE = 59  # argument: alerts of a market in a minute; 0: all
-    LEAST_MOVE = 63  # argument: the smallest move that is told, in cents
+    LEAST_MOVE = 63  # argument: moves below so many cents send nothing
     EXPORT = 64
 
     # The bot and the person.

@@ -128,11 +128,11 @@ class Verdict(NamedTuple):
 def compare(
     wanted: Sequence[Told], told: Sequence[Told], *, complete: bool = True
 ) -> Verdict:
-    """Compare what had to be told with what was, in the order it was told.
+    """Compare the alerts that were due with the alerts that people received.
 
     Args:
-        wanted: What had to be told.
-        told: What was told.
+        wanted: The alerts that were due, in their order.
+        told: The alerts that people received, in their order.
         complete: The feed brought everything. If not, a price of one outcome may have
             been asked for late: the order is that of each rule, and not of a user.
     """
