@@ -244,7 +244,7 @@ def polymarket(
         list[str] | None,
         typer.Option(
             help="Break something: no_resolved, no_first_book, frozen_assets=ID,ID, "
-            "skew=MS; disconnect, freeze, thaw, bad_frame, unknown_event, again and "
+            "disconnect, freeze, thaw, bad_frame, unknown_event, again and "
             "again after =ITEMS of the recording; late=SECONDS, twice, backwards, "
             "partial, same_cursor, rewritten; "
             "or limited, restarting, error, paused, html, slow, cut, each with "

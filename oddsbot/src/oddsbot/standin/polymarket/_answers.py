@@ -1,17 +1,20 @@
-"""What all routes share: answers, refusals, cursors, whole numbers of a query."""
+"""What all routes share: answers, refusals, pages, whole numbers of a query."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from ._exchange import Exchange
+    from .faults import Faults
+
+_Row = TypeVar("_Row")
 
 # "number": prices of Gamma, of the Data API and of histories are JSON numbers.
 _encoder = msgspec.json.Encoder(decimal_format="number")
@@ -30,6 +33,27 @@ class Refused(Exception):
         super().__init__(text)
         self.status = status
         self.body = {**body, "error": text}
+
+
+class Api:
+    """One of Polymarket's HTTP services.
+
+    Args:
+        exchange: What there is.
+        now: Unix seconds.
+        faults: The switches.
+    """
+
+    def __init__(
+        self, exchange: Exchange, now: Callable[[], int], faults: Faults
+    ) -> None:
+        self._exchange = exchange
+        self._now = now
+        self._faults = faults
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return its routes."""
+        raise NotImplementedError
 
 
 def answer(
@@ -68,25 +92,42 @@ def whole(request: web.Request, name: str, default: int | None) -> int:
     return int(text)
 
 
-def page_cursor(place: int, bound: str = "") -> str:
+def page_of(
+    rows: list[_Row], cursor: str, limit: int, bound: str = ""
+) -> tuple[int, list[_Row], str | None]:
+    """Return the page that a cursor stands before.
+
+    Args:
+        rows: All of them.
+        cursor: Empty: the first page.
+        limit: Rows a page.
+        bound: What a cursor is bound to.
+
+    Returns:
+        The place of the first row, the rows, the next page's cursor.
+
+    Raises:
+        Refused: As `read_cursor` does.
+    """
+    begin = read_cursor(cursor, bound)
+    end = begin + limit
+    return begin, rows[begin:end], page_cursor(end, bound) if end < len(rows) else None
+
+
+def page_cursor(place: int, bound: str) -> str:
     """Return the cursor of a place, good only with what it is bound to."""
-    return base64.urlsafe_b64encode(f"{place} {bound}".encode()).decode()
+    return f"{place}.{bound}"
 
 
-def read_cursor(cursor: str, bound: str = "") -> int:
+def read_cursor(cursor: str, bound: str) -> int:
     """Return the place of a cursor; 0 for none.
 
     Raises:
         Refused: It is not one of ours, or of a request with other filters.
     """
-    if not cursor:
-        return 0
-    try:
-        text = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
-        place, _, its_bound = text.partition(" ")
-        found = int(place)
-    except (binascii.Error, ValueError):
-        raise Refused(400, "the cursor is not one of ours") from None
-    if its_bound != bound:
+    place, _, its_bound = cursor.partition(".")
+    if cursor and not (place.isascii() and place.isdigit() and len(place) <= 15):
+        raise Refused(400, "the cursor is not one of ours")
+    if cursor and its_bound != bound:
         raise Refused(400, "the cursor belongs to other filters")
-    return found
+    return int(place or 0)

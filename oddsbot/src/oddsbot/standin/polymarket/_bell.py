@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from aiohttp import WSMsgType, web
+
+from ._channel import Channel, Connection
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from ._exchange import Exchange
     from ._ledger import Row
 
@@ -26,62 +28,45 @@ class _Request(msgspec.Struct):
     subscriptions: list[_Wanted] = []
 
 
-class Bell:
+class _Listener(Connection):
+    def __init__(self, ws: web.WebSocketResponse, request: web.Request) -> None:
+        super().__init__(ws, request)
+        self.wanted: set[_Wanted] = set()
+
+
+class Bell(Channel[_Listener]):
     """All connections to RTDS.
 
     A filter is compared as the exact text, as reported of the real one: compact JSON
     with one key works, and any other way to write the same does not.
     """
 
-    def __init__(self, exchange: Exchange, patience: float) -> None:
-        self._exchange = exchange
-        self._patience = patience
-        self._told = 0
-        self._open: dict[web.WebSocketResponse, set[_Wanted]] = {}
-        self._transports: dict[web.WebSocketResponse, asyncio.Transport | None] = {}
+    kind = _Listener
 
-    async def serve(self, request: web.Request) -> web.WebSocketResponse:
-        """Serve one connection until it ends."""
-        ws = web.WebSocketResponse(compress=False)
-        await ws.prepare(request)
-        self._open[ws], self._transports[ws] = set(), request.transport
-        try:
-            async for message in ws:
-                if message.type is not WSMsgType.TEXT:
-                    continue
-                if message.data == "PING":
-                    await ws.send_str("PONG")
-                    continue
-                try:
-                    asked = msgspec.json.decode(message.data, type=_Request)
-                except (msgspec.DecodeError, UnicodeError):
-                    continue
-                if asked.action == "subscribe":
-                    self._open[ws].update(asked.subscriptions)
-                else:
-                    self._open[ws].difference_update(asked.subscriptions)
-        finally:
-            self._open.pop(ws, None)
-            self._transports.pop(ws, None)
-        return ws
+    def __init__(self, exchange: Exchange, patience: float) -> None:
+        super().__init__(exchange, patience)
+        self._told = 0
 
     async def ring(self) -> None:
         """Tell of the rows that are new."""
         rows = self._exchange.ledger.rows
         new, self._told = rows[self._told :], len(rows)
-        trades = [row for row in new if row.type == "TRADE"]
-        if not trades:
-            return
-        for ws, wanted in list(self._open.items()):
-            for row in trades:
-                if any(self._wants(each, row) for each in wanted):
-                    await self._send(ws, self._message(row))
+        for row in new:
+            if row.type != "TRADE":
+                continue
+            for listener in list(self._open):
+                if any(self._wants(each, row) for each in listener.wanted):
+                    await self._write(listener, self._message(row))
 
-    def disconnect(self) -> None:
-        """Cut every connection, without a goodbye."""
-        for transport in list(self._transports.values()):
-            if transport is not None:
-                transport.abort()
+    async def _hear(self, connection: _Listener, text: str) -> None:
+        try:
+            asked = msgspec.json.decode(text, type=_Request)
+        except (msgspec.DecodeError, UnicodeError):
+            return
+        if asked.action == "subscribe":
+            connection.wanted.update(asked.subscriptions)
+        else:
+            connection.wanted.difference_update(asked.subscriptions)
 
     def _wants(self, wanted: _Wanted, row: Row) -> bool:
         if wanted.topic != "activity" or wanted.type not in {"orders_matched", "*"}:
@@ -98,7 +83,6 @@ class Bell:
             "eventSlug": market.slug,
             "slug": market.slug,
             "title": market.question,
-            "icon": "",
             "outcome": market.outcomes[row.outcome],
             "outcomeIndex": row.outcome,
             "price": row.price,
@@ -109,8 +93,6 @@ class Bell:
             "proxyWallet": row.wallet,
             "name": wallet.name,
             "pseudonym": wallet.pseudonym,
-            "bio": "",
-            "profileImage": "",
         }
         body = {
             "topic": "activity",
@@ -119,10 +101,3 @@ class Bell:
             "payload": payload,
         }
         return _encoder.encode(body).decode()
-
-    async def _send(self, ws: web.WebSocketResponse, text: str) -> None:
-        try:
-            async with asyncio.timeout(self._patience):
-                await ws.send_str(text)
-        except (TimeoutError, ConnectionError, RuntimeError):
-            self._open.pop(ws, None)

@@ -6,43 +6,24 @@ last trade that the HTTP book adds are derived or constant: no recording has the
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
 
 from . import _derive
-from ._answers import Refused, answer, whole
+from ._answers import Api, Refused, answer, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ._exchange import Exchange
     from .recording import Snapshot
 
 _MOST_BOOKS = 500
-_INTERVALS = {
-    "1h": 3600,
-    "6h": 21_600,
-    "1d": 86_400,
-    "1w": 604_800,
-    "1m": 2_592_000,
-    "max": None,
-    "all": None,
-}
+_HOURS = {"1h": 1, "6h": 6, "1d": 24, "1w": 168, "1m": 720, "max": inf, "all": inf}
 
 
-class ClobApi:
-    """Answers of the CLOB at a moment.
-
-    Args:
-        exchange: What there is.
-        now: Unix seconds.
-    """
-
-    def __init__(self, exchange: Exchange, now: Callable[[], int]) -> None:
-        self._exchange = exchange
-        self._now = now
+class ClobApi(Api):
+    """Answers of the CLOB at a moment."""
 
     def routes(self) -> list[web.RouteDef]:
         """Return its routes."""
@@ -91,8 +72,7 @@ class ClobApi:
             step = 60 * whole(request, "fidelity", 1)
             end = whole(request, "endTs", now)
             if "interval" in query:
-                length = _INTERVALS[query["interval"]]
-                begin = 0 if length is None else now - length
+                begin = now - 3600 * _HOURS[query["interval"]]
             else:
                 begin = whole(request, "startTs", None)
             token = query["market"]
@@ -112,15 +92,11 @@ class ClobApi:
         if market is None:
             raise Refused(404, "market not found")
         steps = map(_derive.tick_size, self._exchange.known(market.tokens))
+        sides = zip(market.tokens, market.outcomes, strict=True)
         return answer(
             {
                 "c": market.market_id,
-                "t": [
-                    {"t": token, "o": outcome}
-                    for token, outcome in zip(
-                        market.tokens, market.outcomes, strict=True
-                    )
-                ],
+                "t": [{"t": token, "o": outcome} for token, outcome in sides],
                 "mos": 5,
                 "mts": min(steps, default=_derive.COARSE),
                 "mbf": 0,

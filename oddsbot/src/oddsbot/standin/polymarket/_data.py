@@ -4,61 +4,42 @@ from __future__ import annotations
 
 import hashlib
 from decimal import Decimal
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from ._answers import Refused, answer, iso, page_cursor, read_cursor, whole
+from ._answers import (
+    Api,
+    Refused,
+    answer,
+    iso,
+    page_cursor,
+    page_of,
+    read_cursor,
+    whole,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ._exchange import Exchange
     from ._ledger import Holding, Row
-    from .faults import Faults
 
 TYPES = frozenset(
     [
-        "TRADE",
-        "SPLIT",
-        "MERGE",
-        "REDEEM",
-        "REWARD",
-        "CONVERSION",
-        "MIGRATION",
-        "DEPOSIT",
-        "WITHDRAWAL",
-        "YIELD",
-        "MAKER_REBATE",
-        "TAKER_REBATE",
-        "REFERRAL_REWARD",
-        "TIP",
+        *("TRADE", "SPLIT", "MERGE", "REDEEM", "REWARD", "CONVERSION", "MIGRATION"),
+        *("DEPOSIT", "WITHDRAWAL", "YIELD", "MAKER_REBATE", "TAKER_REBATE"),
+        *("REFERRAL_REWARD", "TIP"),
     ]
 )
 _STATUSES = ("OPEN", "REDEEMABLE", "REDEEMABLE_LOST", "MERGEABLE", "CLOSED")
 _MOST = 1_000
 _DAY = 86_400
-_TWO_MONTHS = 62 * _DAY
-_DUST = Decimal("0.01")
-_PERIODS = {"day": _DAY, "week": 7 * _DAY, "month": 30 * _DAY, "all": None}
+_PERIODS = {"day": _DAY, "week": 7 * _DAY, "month": 30 * _DAY, "all": inf}
 
 
-class DataApi:
-    """Answers of the Data API at a moment.
-
-    Args:
-        exchange: What there is.
-        now: Unix seconds.
-        faults: The switches.
-    """
-
-    def __init__(
-        self, exchange: Exchange, now: Callable[[], int], faults: Faults
-    ) -> None:
-        self._exchange = exchange
-        self._ledger = exchange.ledger
-        self._now = now
-        self._faults = faults
+class DataApi(Api):
+    """Answers of the Data API at a moment."""
 
     def routes(self) -> list[web.RouteDef]:
         """Return its routes."""
@@ -77,50 +58,41 @@ class DataApi:
 
     async def _trades(self, request: web.Request) -> web.Response:
         query = request.query
-        rows = [row for row in self._listed() if row.type == "TRADE"]
         user = query.get("user", "").lower()
-        conditions = _several(query.get("condition_id", ""), 20)
-        if user:
-            rows = [row for row in rows if row.wallet == user]
-        if conditions:
-            rows = [row for row in rows if row.market_id in conditions]
+        conditions = _several(request, "condition_id", 20)
         # Only what takers did, unless it is asked for all: makers' fills are absent.
-        if query.get("taker_only", "true") != "false":
-            rows = [row for row in rows if row.taker]
-        least = _decimal(query.get("filter_amount", "0.01"), "filter_amount")
-        in_cash = query.get("filter_type", "TOKENS").upper() == "CASH"
-        rows = [row for row in rows if (row.amount if in_cash else row.size) >= least]
-        if user or conditions:
-            rows = self._between(request, rows)
-        else:  # the bare feed keeps two months, and start and end say nothing
-            rows = [row for row in rows if row.at >= self._now() - _TWO_MONTHS]
-        return self._page(request, rows, self._trade_row, newest_first=True)
-
-    async def _activity(self, request: web.Request) -> web.Response:
-        user = _user(request)
-        types = _several(request.query.get("type", ""), len(TYPES))
-        if unknown := types - TYPES:
-            raise Refused(400, f"unknown type {min(unknown)[:40]}")
-        hidden = {"TIP"} - types
-        if request.query.get("exclude_deposits_withdrawals", "true") != "false":
-            hidden |= {"DEPOSIT", "WITHDRAWAL"}
+        takers_only = query.get("taker_only", "true") != "false"
+        in_cash = query.get("filter_type") == "CASH"
+        least = _amount(query.get("filter_amount", "0.01"))
         rows = [
             row
             for row in self._listed()
-            if row.wallet == user
-            and row.type not in hidden
-            and (not types or row.type in types)
+            if row.type == "TRADE"
+            and (not user or row.wallet == user)
+            and (not conditions or row.market_id in conditions)
+            and (row.taker or not takers_only)
+            and (row.amount if in_cash else row.size) >= least
         ]
-        oldest_first = request.query.get("sort_direction", "DESC").upper() == "ASC"
-        rows = self._between(request, rows)
-        return self._page(
-            request, rows, self._activity_row, newest_first=not oldest_first
-        )
+        if user or conditions:  # on the bare feed start and end say nothing
+            rows = self._between(request, rows)
+        return self._page(request, rows, self._trade_row)
+
+    async def _activity(self, request: web.Request) -> web.Response:
+        user = _user(request)
+        types = _several(request, "type", len(TYPES))
+        if unknown := types - TYPES:
+            raise Refused(400, f"unknown type {min(unknown)[:40]}")
+        rows = [
+            row
+            for row in self._listed()
+            if row.wallet == user and (not types or row.type in types)
+        ]
+        return self._page(request, self._between(request, rows), self._activity_row)
 
     def _listed(self) -> list[Row]:
         """Return the rows that are listed by now: the API is late."""
         until = self._now() - self._faults.late
-        return [row for row in self._ledger.rows if row.at <= until]
+        return [row for row in self._exchange.ledger.rows if row.at <= until]
 
     def _between(self, request: web.Request, rows: list[Row]) -> list[Row]:
         start = whole(request, "start", 0)
@@ -134,22 +106,19 @@ class DataApi:
         request: web.Request,
         rows: list[Row],
         shape: Callable[[Row], dict[str, Any]],
-        *,
-        newest_first: bool,
     ) -> web.Response:
-        limit = max(1, min(whole(request, "limit", 100), _MOST))
-        bound = _filters(request, limit)
-        after = read_cursor(request.query.get("cursor", ""), bound)
+        given, limit, bound = _asked(request)
+        after = read_cursor(given, bound)
         # A cursor stands behind a row: what is listed meanwhile moves no page.
-        if newest_first:
-            rows = [row for row in reversed(rows) if not after or row.number < after]
-        else:
+        if request.query.get("sort_direction") == "ASC":
             rows = [row for row in rows if row.number > after]
+        else:
+            rows = [row for row in reversed(rows) if not after or row.number < after]
         page, more = rows[:limit], len(rows) > limit
         cursor = page_cursor(page[-1].number, bound) if more else None
         faults = self._faults
         if faults.same_cursor and cursor:
-            cursor = request.query.get("cursor") or cursor
+            cursor = given or cursor
         if faults.partial:
             page = page[::2]
         if faults.backwards:
@@ -158,34 +127,36 @@ class DataApi:
             page = [row for row in page for _ in range(2)]
         return _listing([shape(row) for row in page], limit, cursor)
 
-    def _trade_row(self, row: Row) -> dict[str, Any]:
-        market = self._exchange.markets[row.market_id]
-        wallet = self._ledger.wallets[row.wallet]
-        rewritten = self._faults.rewritten and row.at > self._now() - 60
+    def _outcome(self, of: Row | Holding) -> dict[str, Any]:
+        """Return whose something is, and of which outcome of which market."""
+        market = self._exchange.markets[of.market_id]
         return {
-            "proxy_wallet": row.wallet,
-            "token_id": row.token,
-            "condition_id": row.market_id,
+            "proxy_wallet": of.wallet,
+            "token_id": of.token,
+            "condition_id": of.market_id,
+            "title": market.question,
+            "slug": market.slug,
+            "event_slug": market.slug,
+            "outcome": market.outcomes[of.outcome],
+            "outcome_index": of.outcome,
+        }
+
+    def _trade_row(self, row: Row) -> dict[str, Any]:
+        wallet = self._exchange.ledger.wallets[row.wallet]
+        rewritten = self._faults.rewritten and row.at > self._now() - 60
+        return self._outcome(row) | {
             "side": row.side,
             "size": row.size,
             "price": row.price,
             "timestamp": row.at + (self._now() % 7 if rewritten else 0),
             "transaction_hash": row.transaction,
-            "title": market.question,
-            "slug": market.slug,
-            "icon": "",
-            "event_slug": market.slug,
-            "outcome": market.outcomes[row.outcome],
-            "outcome_index": row.outcome,
             "name": wallet.name,
             "pseudonym": wallet.pseudonym,
-            "bio": "",
-            "profile_image": "",
         }
 
     def _activity_row(self, row: Row) -> dict[str, Any]:
         body = self._trade_row(row)
-        body |= {"type": row.type, "usdc_size": row.amount, "is_combo": False}
+        body |= {"type": row.type, "usdc_size": row.amount}
         if row.type != "TRADE":  # how the wire writes "none is meant"
             body |= {"side": "", "price": 0, "outcome_index": 999, "outcome": ""}
         return body
@@ -198,15 +169,12 @@ class DataApi:
             raise Refused(400, f"status must be one of {', '.join(_STATUSES)}")
         held = [
             each
-            for each in self._ledger.of(_user(request))
+            for each in self._exchange.ledger.of(_user(request))
             if self._status(each) == status
         ]
         held.sort(key=lambda each: (-self._worth(each), each.token, each.wallet))
-        limit = max(1, min(whole(request, "limit", 100), _MOST))
-        bound = _filters(request, limit)
-        begin = read_cursor(request.query.get("cursor", ""), bound)
-        page, end = held[begin : begin + limit], begin + limit
-        cursor = page_cursor(end, bound) if end < len(held) else None
+        given, limit, bound = _asked(request)
+        _, page, cursor = page_of(held, given, limit, bound)
         return _listing([self._position(each) for each in page], limit, cursor)
 
     def _status(self, held: Holding) -> str:
@@ -224,21 +192,17 @@ class DataApi:
         return held.size * self._price(held)
 
     def _position(self, held: Holding) -> dict[str, Any]:
-        market = self._exchange.markets[held.market_id]
-        wallet = self._ledger.wallets[held.wallet]
         price, left = self._price(held), held.size * held.average
         unrealized = held.size * price - left
         total = unrealized + held.realized
-        percent = 100 * total / held.cost if held.cost else Decimal(0)
+        percent = 100 / (held.cost or Decimal(1))
         return _rounded(
             {
-                "proxy_wallet": held.wallet,
-                "token_id": held.token,
-                "condition_id": held.market_id,
+                **self._outcome(held),
                 "current_size": held.size,
                 "avg_price": held.average,
                 "entry_cost_usdc": held.cost,
-                "entry_fees_usdc": Decimal(0),
+                "entry_fees_usdc": 0,
                 "total_cost_usdc": held.cost,
                 "current_price": price,
                 "current_value": held.size * price,
@@ -246,10 +210,8 @@ class DataApi:
                 "realized_pnl": held.realized,
                 "unrealized_pnl": unrealized,
                 "total_pnl": total,
-                "percent_pnl": percent,
-                "percent_realized_pnl": (
-                    100 * held.realized / held.cost if held.cost else Decimal(0)
-                ),
+                "percent_pnl": total * percent,
+                "percent_realized_pnl": held.realized * percent,
                 # REDEEMABLE_LOST is a filter, and no status of a row.
                 "status": self._status(held).removesuffix("_LOST"),
                 "redeemable": self._status(held).startswith("REDEEMABLE"),
@@ -257,46 +219,28 @@ class DataApi:
                 "negative_risk": False,
                 "archived": False,
                 "verified": False,
-                "title": market.question,
-                "slug": market.slug,
-                "icon": "",
-                "event_slug": market.slug,
-                "event_id": market.gamma_id,
-                "outcome": market.outcomes[held.outcome],
-                "outcome_index": held.outcome,
-                "opposite_outcome": market.outcomes[1 - held.outcome],
-                "opposite_token_id": market.tokens[1 - held.outcome],
-                "name": wallet.name,
-                "profile_image": "",
-                "end_date": iso(market.end_ts)[:10],
-                "last_event_at": held.last,
-                "first_entry_at": held.first,
+                "end_date": iso(self._exchange.markets[held.market_id].end_ts)[:10],
             }
         )
 
     async def _value(self, request: web.Request) -> web.Response:
         user = _user(request)
-        value = sum(map(self._worth, self._ledger.of(user)), Decimal(0))
+        value = sum(map(self._worth, self._exchange.ledger.of(user)), Decimal(0))
         return answer({"data": _rounded({"proxy_wallet": user, "value": value})})
 
     async def _stats(self, request: web.Request) -> web.Response:
         user = _user(request)
-        held = self._ledger.of(user)
+        held = self._exchange.ledger.of(user)
         if not held:
             return answer({"data": None})
-        return answer(
-            {
-                "data": _rounded(
-                    {
-                        "proxy_wallet": user,
-                        "trades": len({each.market_id for each in held}),
-                        "biggest_win": max(each.realized for each in held),
-                        "views": 0,
-                        "join_date": min(each.first for each in held),
-                    }
-                )
-            }
-        )
+        stats = {
+            "proxy_wallet": user,
+            "trades": len({each.market_id for each in held}),
+            "biggest_win": max(each.realized for each in held),
+            "views": 0,
+            "join_date": min(each.first for each in held),
+        }
+        return answer({"data": _rounded(stats)})
 
     async def _pnl(self, request: web.Request) -> web.Response:
         user = _user(request)
@@ -304,7 +248,7 @@ class DataApi:
         fidelity = request.query.get("fidelity", "1d")
         if interval not in {"max", "all", "1m", "1w", "1d", "12h", "6h"}:
             raise Refused(400, "interval is unknown")
-        held = self._ledger.of(user)
+        held = self._exchange.ledger.of(user)
         rows = [row for row in self._listed() if row.wallet == user]
         realized = sum((each.realized for each in held), Decimal(0))
         point = {
@@ -312,25 +256,21 @@ class DataApi:
             "source_block": 0,
             "trade_count": sum(row.type == "TRADE" for row in rows),
             "realized_market_pnl": realized,
-            "realized_lp_pnl": Decimal(0),
-            "realized_combo_pnl": Decimal(0),
+            "realized_lp_pnl": 0,
+            "realized_combo_pnl": 0,
             "realized_pnl": realized,
             "unrealized_pnl": self._profit(held) - realized,
             "volume": sum((row.size for row in rows), Decimal(0)),
             "volume_usdc": sum((row.amount for row in rows), Decimal(0)),
         }
-        points = [_rounded(point)] if rows else []
-        return answer(
-            {
-                "data": {
-                    "proxy_wallet": user,
-                    "interval": interval,
-                    "fidelity": fidelity,
-                    "source_fidelity": fidelity,
-                    "points": points,
-                }
-            }
-        )
+        series = {
+            "proxy_wallet": user,
+            "interval": interval,
+            "fidelity": fidelity,
+            "source_fidelity": fidelity,
+            "points": [_rounded(point)] if rows else [],
+        }
+        return answer({"data": series})
 
     def _profit(self, held: Iterable[Holding]) -> Decimal:
         parts = (
@@ -344,51 +284,35 @@ class DataApi:
         by = request.query.get("sort_by", "PNL").upper()
         if period not in _PERIODS or by not in {"PNL", "VOLUME"}:
             raise Refused(400, "time_period or sort_by is unknown")
-        length = _PERIODS[period]
-        since = 0 if length is None else self._now() - length
+        since = self._now() - _PERIODS[period]
         rows: list[dict[str, Any]] = []
-        for wallet in self._ledger.wallets.values():
-            held = [
-                each for each in self._ledger.of(wallet.address) if each.last >= since
-            ]
+        ledger = self._exchange.ledger
+        for wallet in ledger.wallets.values():
+            held = [each for each in ledger.of(wallet.address) if each.last >= since]
             rows.append(
                 {
                     "user_id": wallet.address,
                     "pnl": self._profit(held),
                     "volume": sum((each.bought for each in held), Decimal(0)),
                     "user_name": wallet.name,
-                    "profile_image": "",
-                    "x_username": "",
                     "verified": False,
                 }
             )
         rows.sort(key=lambda row: (-row[by.lower()], row["user_id"]))
-        limit = max(1, min(whole(request, "limit", 100), _MOST))
-        bound = _filters(request, limit)
-        begin = read_cursor(request.query.get("cursor", ""), bound)
-        page = [
+        given, limit, bound = _asked(request)
+        begin, page, cursor = page_of(rows, given, limit, bound)
+        ranked = [
             _rounded({"rank": begin + place, **row})
-            for place, row in enumerate(rows[begin : begin + limit], start=1)
+            for place, row in enumerate(page, start=1)
         ]
-        more = begin + limit < len(rows)
-        return _listing(
-            page, limit, page_cursor(begin + limit, bound) if more else None
-        )
+        return _listing(ranked, limit, cursor)
 
     async def _resolutions(self, request: web.Request) -> web.Response:
-        conditions = _several(request.query.get("condition_id", ""), 20)
+        conditions = _several(request, "condition_id", 20)
         if not conditions:
             raise Refused(400, "one of question_id, condition_id, event_id is required")
-        known = self._exchange.markets
-        return answer(
-            {
-                "data": [
-                    self._exchange.resolution(each)
-                    for each in sorted(conditions)
-                    if each in known
-                ]
-            }
-        )
+        known = sorted(conditions & self._exchange.markets.keys())
+        return answer({"data": [self._exchange.resolution(each) for each in known]})
 
 
 def _listing(
@@ -396,22 +320,19 @@ def _listing(
 ) -> web.Response:
     pagination = {
         "limit": limit,
-        "offset": 0,
         "has_more": cursor is not None,
         "next_cursor": cursor,
     }
     return answer({"data": rows, "pagination": pagination})
 
 
-def _filters(request: web.Request, limit: int) -> str:
-    """Return what a cursor is bound to: the path, the filters and the limit."""
-    given = sorted(
-        (name, value)
-        for name, value in request.query.items()
-        if name not in {"cursor", "limit"}
-    )
-    text = f"{request.path} {given} {limit}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _asked(request: web.Request) -> tuple[str, int, str]:
+    """Return the cursor of a request, its limit, and what its cursors are bound to."""
+    limit = max(1, min(whole(request, "limit", 100), _MOST))
+    filters = {**request.query, "limit": limit}
+    cursor = filters.pop("cursor", "")
+    text = f"{request.path} {sorted(filters.items())}"
+    return str(cursor), limit, hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _user(request: web.Request) -> str:
@@ -421,20 +342,20 @@ def _user(request: web.Request) -> str:
     return user
 
 
-def _several(text: str, most: int) -> set[str]:
-    values = {each for each in text.split(",") if each}
+def _several(request: web.Request, name: str, most: int) -> set[str]:
+    values = {each for each in request.query.get(name, "").split(",") if each}
     if len(values) > most:
         raise Refused(400, f"at most {most} values")
     return values
 
 
-def _decimal(text: str, name: str) -> Decimal:
+def _amount(text: str) -> Decimal:
     try:
         value = Decimal(text)
     except ArithmeticError:
-        raise Refused(400, f"{name} must be a number") from None
+        value = Decimal("NaN")
     if not value.is_finite() or value < 0:
-        raise Refused(400, f"{name} must be a number")
+        raise Refused(400, "filter_amount must be a number")
     return value
 
 

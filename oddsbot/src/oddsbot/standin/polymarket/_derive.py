@@ -18,7 +18,7 @@ from .recording import token_id
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._ledger import Trade
+    from ._ledger import Row
     from .recording import BookLevel, Group, RecordedMarket, Resolution, Snapshot
 
 _ZERO = Decimal(0)
@@ -155,16 +155,11 @@ def new_market_event(market: RecordedMarket, ts: int) -> Message:
         "question": market.question,
         "market": market.market_id,
         "slug": market.slug,
-        "description": "",
         "assets_ids": market.tokens,
         "outcomes": market.outcomes,
         "timestamp": str(ts),
         "tags": [market.category],
-        "condition_id": market.market_id,
-        "active": True,
-        "clob_token_ids": market.tokens,
         "order_price_min_tick_size": number(COARSE),
-        "group_item_title": "",
     }
     return _message(event, set(), custom=True)
 
@@ -185,8 +180,8 @@ def resolved_event(market: RecordedMarket, resolution: Resolution) -> Message:
     return _message(event, set(market.tokens), custom=True)
 
 
-def trade_event(trade: Trade) -> Message:
-    """Return the ``last_trade_price`` event of a generated trade."""
+def trade_event(trade: Row, ts: int) -> Message:
+    """Return the ``last_trade_price`` event of a generated trade: the taker's row."""
     event = {
         "event_type": "last_trade_price",
         "market": trade.market_id,
@@ -195,7 +190,7 @@ def trade_event(trade: Trade) -> Message:
         "side": trade.side,
         "size": number(trade.size),
         "fee_rate_bps": "0",
-        "timestamp": str(trade.at),
+        "timestamp": str(ts),
         "transaction_hash": trade.transaction,
     }
     return _message(event, {trade.token})

@@ -65,7 +65,7 @@ class Exchange:
             mids.append((snapshot.ts, _derive.mid(snapshot)))
         trade = self.ledger.trade(item)
         if trade is not None:
-            messages.append(_derive.trade_event(trade))
+            messages.append(_derive.trade_event(trade, item.ts))
         return messages
 
     def price(self, market_id: str, outcome: int) -> Decimal:
@@ -81,7 +81,6 @@ class Exchange:
         market = self.markets[market_id]
         state, outcome, at = self.proposals.get(market_id, ("initialized", 0, 0))
         body: dict[str, Any] = {
-            "question_id": market_id,
             "condition_id": market_id,
             "status": state,
             "extended_review": False,
@@ -91,8 +90,6 @@ class Exchange:
             "reproposed_price": "69",
             "price": "69",
             "last_update_timestamp": (at or market.start_ts) // 1000,
-            "market_type": "BINARY",
-            "payouts": None,
             # Each step is a transaction of its own.
             "transaction_hash": hash_of(f"{market_id} {state} {outcome} {at}"),
         }

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
-from aiohttp import WSMsgType, web
+
+from ._channel import Channel, Connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from aiohttp import web
 
     from ._derive import Message
     from ._exchange import Exchange
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 _MOST_BEHIND = 4 * 1024 * 1024
 _MOST_BOOKS = 500
-_TIME = re.compile(r'"timestamp":"([0-9]{1,16})"')
 
 
 class _Request(msgspec.Struct):
@@ -32,22 +33,12 @@ class _Request(msgspec.Struct):
     custom_feature_enabled: bool | None = None
 
 
-class _Subscriber:
+class _Subscriber(Connection):
     def __init__(self, ws: web.WebSocketResponse, request: web.Request) -> None:
-        self.ws = ws
-        # A transport that writes, by asyncio or uvloop; None: the client is gone.
-        self.transport: Any = request.transport
+        super().__init__(ws, request)
         self.tokens: dict[str, None] = {}  # in the order of the subscriptions
         self.custom = False
         self.frozen = False
-
-    @property
-    def behind(self) -> int:
-        """Bytes that it has not taken, beside those that the system holds."""
-        if self.transport is None:
-            return 0
-        size: int = self.transport.get_write_buffer_size()
-        return size
 
     def wants(self, message: Message) -> bool:
         return (self.custom or not message.custom) and (
@@ -55,7 +46,7 @@ class _Subscriber:
         )
 
 
-class Feed:
+class Feed(Channel[_Subscriber]):
     """All connections to the market channel.
 
     Args:
@@ -69,43 +60,24 @@ class Feed:
         frames_sent: Data frames handed to sockets so far (PONG not counted).
     """
 
+    kind = _Subscriber
+
     def __init__(
         self, exchange: Exchange, faults: Faults, patience: float, *, waits: bool
     ) -> None:
-        self._exchange = exchange
+        super().__init__(exchange, patience)
         self._faults = faults
-        self._patience = patience
         self._waits = waits
-        self._subscribers: set[_Subscriber] = set()
         self._changed = asyncio.Condition()
         self._thaw: asyncio.TimerHandle | None = None
         self.frames_sent = 0
-
-    async def serve(self, request: web.Request) -> web.WebSocketResponse:
-        """Serve one connection until it ends."""
-        # No compression: a frame must be on its way before the next one is made.
-        ws = web.WebSocketResponse(compress=False)
-        await ws.prepare(request)
-        subscriber = _Subscriber(ws, request)
-        if not self._waits and subscriber.transport is not None:
-            # Never full: a send returns at once, and `_write` looks at what is there.
-            subscriber.transport.set_write_buffer_limits(high=1 << 40)
-        self._subscribers.add(subscriber)
-        try:
-            async for message in ws:
-                if message.type is WSMsgType.TEXT:
-                    await self._answer(subscriber, message.data)
-        finally:
-            self._subscribers.discard(subscriber)
-        return ws
 
     async def wait_subscribed(self, tokens: frozenset[str]) -> None:
         """Wait until one connection is subscribed to all of `tokens`, or to any."""
         async with self._changed:
             await self._changed.wait_for(
                 lambda: any(
-                    each.tokens and tokens <= each.tokens.keys()
-                    for each in self._subscribers
+                    each.tokens and tokens <= each.tokens.keys() for each in self._open
                 )
             )
 
@@ -117,12 +89,12 @@ class Feed:
             (
                 subscriber,
                 [
-                    self._skewed(self._thawed(each))
+                    self._thawed(each)
                     for each in messages
                     if subscriber.wants(each) and not self._hidden(each)
                 ],
             )
-            for subscriber in self._subscribers
+            for subscriber in self._open
         ]
         # One that takes nothing must not keep the others from theirs.
         await asyncio.gather(
@@ -148,20 +120,13 @@ class Feed:
 
     async def inject(self, text: str) -> None:
         """Send `text` as it is to every connection that subscribed to something."""
-        sends = [self._send(each, [text]) for each in self._subscribers if each.tokens]
+        sends = [self._send(each, [text]) for each in self._open if each.tokens]
         await asyncio.gather(*sends)
-
-    def disconnect(self) -> int:
-        """Cut every connection without a goodbye; return how many there were."""
-        cut = list(self._subscribers)
-        for subscriber in cut:
-            self._cut(subscriber)
-        return len(cut)
 
     def freeze(self, seconds: float | None) -> None:
         """Send nothing but PONG on the connections that are open now."""
         self.thaw()
-        for subscriber in self._subscribers:
+        for subscriber in self._open:
             subscriber.frozen = True
         if seconds is not None:
             loop = asyncio.get_running_loop()
@@ -172,29 +137,26 @@ class Feed:
         if self._thaw is not None:
             self._thaw.cancel()
             self._thaw = None
-        for subscriber in self._subscribers:
+        for subscriber in self._open:
             subscriber.frozen = False
 
-    async def _answer(self, subscriber: _Subscriber, text: str) -> None:
-        if text == "PING":
-            await self._write(subscriber, "PONG")
-            return
+    async def _hear(self, connection: _Subscriber, text: str) -> None:
         try:
             asked = msgspec.json.decode(text, type=_Request)
         except (msgspec.DecodeError, UnicodeError):
             return
         if asked.custom_feature_enabled is not None:
-            subscriber.custom = asked.custom_feature_enabled
+            connection.custom = asked.custom_feature_enabled
         if asked.operation == "unsubscribe":
             for each in asked.assets_ids:
-                subscriber.tokens.pop(each, None)
+                connection.tokens.pop(each, None)
         elif asked.operation == "subscribe" or asked.type == "market":
-            subscriber.tokens.update(dict.fromkeys(asked.assets_ids))
+            connection.tokens.update(dict.fromkeys(asked.assets_ids))
             # Made and written in the same step as the subscription: no change can
             # come between the book and what follows it.
-            dump = self._dump(subscriber, asked)
+            dump = self._dump(connection, asked)
             if dump is not None:
-                await self._send(subscriber, [dump])
+                await self._send(connection, [dump])
             async with self._changed:
                 self._changed.notify_all()
 
@@ -209,38 +171,19 @@ class Feed:
             for each in asked.assets_ids
             if each in served and each not in self._faults.frozen_assets
         ]
-        dump = self._exchange.dump(tokens)
-        return None if dump is None else self._skewed(dump)
-
-    def _skewed(self, text: str) -> str:
-        if not self._faults.skew:
-            return text
-        return _TIME.sub(
-            lambda found: f'"timestamp":"{int(found[1]) + self._faults.skew}"', text
-        )
+        return self._exchange.dump(tokens)
 
     async def _send(self, subscriber: _Subscriber, texts: Iterable[str]) -> None:
         for text in texts:
             if not subscriber.frozen and await self._write(subscriber, text):
                 self.frames_sent += 1
 
-    async def _write(self, subscriber: _Subscriber, text: str) -> bool:
-        if not self._waits and subscriber.behind > _MOST_BEHIND:
-            self._cut(subscriber)
-            return False
-        try:
-            async with asyncio.timeout(self._patience):
-                await subscriber.ws.send_str(text)
-        except TimeoutError:
-            self._cut(subscriber)
-            return False
-        except (ConnectionError, RuntimeError):
-            # Gone, or closing: `serve` notices by itself and lets go of it.
-            self._subscribers.discard(subscriber)
-            return False
-        return True
-
-    def _cut(self, subscriber: _Subscriber) -> None:
-        self._subscribers.discard(subscriber)
-        if subscriber.transport is not None:
-            subscriber.transport.abort()
+    async def _write(self, connection: _Subscriber, text: str) -> bool:
+        transport = connection.transport
+        if not self._waits and transport is not None:
+            # Never full: a send returns at once, and what is not taken yet is counted.
+            transport.set_write_buffer_limits(high=1 << 40)
+            if transport.get_write_buffer_size() > _MOST_BEHIND:
+                self._cut(connection)
+                return False
+        return await super()._write(connection, text)

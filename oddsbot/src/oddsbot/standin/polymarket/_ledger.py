@@ -13,18 +13,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from .recording import token_id
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from .recording import Group, RecordedMarket, Snapshot
+    from .recording import Group, RecordedMarket
 
 WALLETS = 40
 _CHANCE = 0.25  # of a trade in a group of snapshots
 _TWINS = 0.1  # of two fills in one transaction that are alike in every field
 _ZERO = Decimal(0)
-_ONE = Decimal(1)
 _CENT = Decimal("0.01")
 _FIRST = ("Amber", "Brisk", "Calm", "Dusty", "Eager", "Fabled", "Gentle", "Hazel")
 _SECOND = ("Otter", "Heron", "Lynx", "Marten", "Plover", "Stoat", "Tern", "Vole")
@@ -38,29 +33,29 @@ class Wallet(msgspec.Struct, frozen=True):
     pseudonym: str
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that a wallet did.
 
     Attributes:
-        number: Grows with each row.
         at: Unix seconds.
         type: As the Data API names it.
         taker: Whether it took what rested; of trades.
+        number: Grows with each row.
     """
 
-    number: int
     at: int
     wallet: str
-    type: str
+    type: str = "TRADE"
     market_id: str
-    token: str
     outcome: int
-    side: str
+    side: str = ""
     size: Decimal
     price: Decimal
-    amount: Decimal
     transaction: str
     taker: bool = False
+    number: int = 0
+    token: str = ""
+    amount: Decimal = _ZERO
 
 
 class Holding(msgspec.Struct):
@@ -81,18 +76,6 @@ class Holding(msgspec.Struct):
     def average(self) -> Decimal:
         """What a share cost."""
         return self.cost / self.bought if self.bought else _ZERO
-
-
-class Trade(msgspec.Struct, frozen=True):
-    """A trade as the market channel tells it."""
-
-    market_id: str
-    token: str
-    side: str
-    price: Decimal
-    size: Decimal
-    at: int
-    transaction: str
 
 
 class Ledger:
@@ -116,13 +99,14 @@ class Ledger:
         count = WALLETS if self._trades else 0
         self.wallets = {each.address: each for each in map(_wallet, range(count))}
 
-    def trade(self, group: Group) -> Trade | None:
-        """Perhaps trade at the top of a book; return what the channel tells of it."""
+    def trade(self, group: Group) -> Row | None:
+        """Perhaps trade at the top of a book; return what the taker did."""
         if not self._trades or self._random.random() >= _CHANCE:
             return None
         book = self._random.choice(group.snapshots)
         taker, maker = self._random.sample(list(self.wallets), 2)
-        token = token_id(book.market_id, book.side)
+        outcome = 0 if book.side == "UP" else 1
+        token = self._markets[book.market_id].tokens[outcome]
         held = self.holdings.get((taker, token))
         sells = held is not None and held.size > 0 and self._random.random() < 0.4
         levels = book.bids if sells else book.asks
@@ -131,33 +115,32 @@ class Ledger:
         size = Decimal(self._random.randint(100, 200_000)) / 100
         if sells and held is not None:
             size = min(size, held.size)
-        price, at = levels[0][0], group.ts // 1000
-        transaction = f"0x{self._random.getrandbits(256):064x}"
-        for _ in range(2 if not sells and self._random.random() < _TWINS else 1):
-            self._fill(book, sells, taker, maker, price, size, at, transaction)
-        return Trade(
-            book.market_id, token, "SELL" if sells else "BUY", price, size, group.ts,
-            transaction,
-        )  # fmt: skip
-
-    def _fill(
-        self, book: Snapshot, sells: bool, taker: str, maker: str,  # noqa: FBT001
-        price: Decimal, size: Decimal, at: int, transaction: str,
-    ) -> None:  # fmt: skip
-        first = 0 if book.side == "UP" else 1
-        side = "SELL" if sells else "BUY"
+        price = levels[0][0]
+        took = Row(
+            at=group.ts // 1000,
+            wallet=taker,
+            market_id=book.market_id,
+            outcome=outcome,
+            side="SELL" if sells else "BUY",
+            size=size,
+            price=price,
+            transaction=f"0x{self._random.getrandbits(256):064x}",
+            taker=True,
+        )
         # A bought share is a new pair: the maker buys the other outcome. A sold one
         # goes from hand to hand.
-        other = first if sells else 1 - first
-        price_of_other = price if sells else _ONE - price
-        for wallet, outcome, its_side, its_price, took in (
-            (taker, first, side, price, True),
-            (maker, other, "BUY", price_of_other, False),
-        ):
-            self._add(
-                at, wallet, "TRADE", book.market_id, outcome, its_side, size, its_price,
-                transaction, taker=took,
-            )  # fmt: skip
+        made = msgspec.structs.replace(
+            took,
+            wallet=maker,
+            outcome=outcome if sells else 1 - outcome,
+            side="BUY",
+            price=price if sells else 1 - price,
+            taker=False,
+        )
+        for _ in range(2 if not sells and self._random.random() < _TWINS else 1):
+            took = self._add(took)
+            self._add(made)
+        return took
 
     def resolve(self, market_id: str, ts: int) -> None:
         """Let half of the holders of a decided market redeem what they have."""
@@ -167,58 +150,53 @@ class Ledger:
             redeems = int(holding.wallet[-1], 16) % 2 == 0
             if holding.market_id == market_id and holding.size and payout and redeems:
                 self._add(
-                    ts // 1000, holding.wallet, "REDEEM", market_id, holding.outcome,
-                    "", holding.size, payout, hash_of(f"{market_id}{holding.wallet}"),
-                )  # fmt: skip
+                    Row(
+                        at=ts // 1000,
+                        wallet=holding.wallet,
+                        type="REDEEM",
+                        market_id=market_id,
+                        outcome=holding.outcome,
+                        size=holding.size,
+                        price=payout,
+                        transaction=hash_of(f"{market_id}{holding.wallet}"),
+                    )
+                )
 
     def of(self, wallet: str) -> list[Holding]:
         """Return what a wallet has or had."""
         return [each for each in self.holdings.values() if each.wallet == wallet]
 
-    def volume(self, market_ids: Iterable[str], since: int = 0) -> Decimal:
-        """Return the dollars that takers traded in some markets since a time."""
-        wanted = frozenset(market_ids)
+    def volume(self, market_id: str, since: int = 0) -> Decimal:
+        """Return the dollars that takers traded in a market since a time."""
         amounts = (
             row.amount
             for row in self.rows
-            if row.taker and row.market_id in wanted and row.at >= since
+            if row.taker and row.market_id == market_id and row.at >= since
         )
         return sum(amounts, _ZERO)
 
-    def _add(
-        self, at: int, wallet: str, kind: str, market_id: str, outcome: int, side: str,
-        size: Decimal, price: Decimal, transaction: str, *, taker: bool = False,
-    ) -> None:  # fmt: skip
-        token = self._markets[market_id].tokens[outcome]
-        amount = (size * price).quantize(Decimal("0.000001"))
-        self.rows.append(
-            Row(
-                len(self.rows) + 1,
-                at,
-                wallet,
-                kind,
-                market_id,
-                token,
-                outcome,
-                side,
-                size,
-                price,
-                amount,
-                transaction,
-                taker,
-            )
+    def _add(self, row: Row) -> Row:
+        """Add a row, numbered; return it."""
+        row = msgspec.structs.replace(
+            row,
+            number=len(self.rows) + 1,
+            token=self._markets[row.market_id].tokens[row.outcome],
+            amount=(row.size * row.price).quantize(Decimal("0.000001")),
         )
+        self.rows.append(row)
         held = self.holdings.setdefault(
-            (wallet, token), Holding(wallet, token, market_id, outcome, first=at)
+            (row.wallet, row.token),
+            Holding(row.wallet, row.token, row.market_id, row.outcome, first=row.at),
         )
-        held.last = at
-        if side == "BUY":
-            held.size += size
-            held.bought += size
-            held.cost += amount
+        held.last = row.at
+        if row.side == "BUY":
+            held.size += row.size
+            held.bought += row.size
+            held.cost += row.amount
         else:
-            held.realized += amount - (size * held.average).quantize(_CENT)
-            held.size -= size
+            held.realized += row.amount - (row.size * held.average).quantize(_CENT)
+            held.size -= row.size
+        return row
 
 
 def _wallet(number: int) -> Wallet:

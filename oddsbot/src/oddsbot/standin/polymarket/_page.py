@@ -8,24 +8,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from oddsbot.standin._http import page_headers
+
 from . import _derive
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from ._exchange import Exchange
     from .faults import Faults
 
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; "
-        "base-uri 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
+HEADERS = page_headers("style-src 'unsafe-inline'", "no-referrer")
 ROUTES = {
     "/markets/keyset, /markets/{id}, /markets/slug/{slug}": (
         "recorded; volume and liquidity generated"
@@ -54,22 +48,12 @@ td { overflow-wrap: anywhere }
 def page(exchange: Exchange, faults: Faults, calls: Counter[str], position: int) -> str:
     """Return the page; every text is escaped."""
     at = datetime.fromtimestamp(position / 1000, UTC)
-    markets = [
-        (
-            market.question,
-            *(
-                _derive.number(exchange.price(market.market_id, each))
-                for each in (0, 1)
-            ),
-            "resolved" if market.market_id in exchange.resolved else "open",
-        )
-        for market in exchange.markets.values()
-    ]
-    switches = [
-        (name, msgspec.json.encode(getattr(faults, name)).decode())
-        for name in faults.__struct_fields__
-    ]
-    asked = [(name, str(count)) for name, count in calls.most_common(40)]
+    markets = []
+    for market in exchange.markets.values():
+        prices = [exchange.price(market.market_id, each) for each in (0, 1)]
+        state = "resolved" if market.market_id in exchange.resolved else "open"
+        markets.append((market.question, *map(_derive.number, prices), state))
+    switches = msgspec.to_builtins(faults).items()
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -78,16 +62,18 @@ def page(exchange: Exchange, faults: Faults, calls: Counter[str], position: int)
         f"<p>It is {at:%Y-%m-%d %H:%M:%S} UTC, simulated. "
         f"{len(exchange.ledger.rows)} generated rows so far.</p>"
         + _table("Markets", ("Question", "First", "Second", "State"), markets)
-        + _table("Routes", ("Path", "Where it comes from"), list(ROUTES.items()))
+        + _table("Routes", ("Path", "Where it comes from"), ROUTES.items())
         + _table("Switches", ("Name", "Value"), switches)
-        + _table("Asked", ("Path", "Times"), asked)
+        + _table("Asked", ("Path", "Times"), calls.most_common(40))
     )
 
 
-def _table(title: str, heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def _table(
+    title: str, heads: tuple[str, ...], rows: Iterable[tuple[object, ...]]
+) -> str:
     head = "".join(f'<th scope="col">{escape(each)}</th>' for each in heads)
     body = "".join(
-        f"<tr>{''.join(f'<td>{escape(each)}</td>' for each in row)}</tr>"
+        f"<tr>{''.join(f'<td>{escape(str(each))}</td>' for each in row)}</tr>"
         for row in rows
     )
     return f"<h2>{escape(title)}</h2><table><tr>{head}</tr>{body}</table>"

@@ -46,7 +46,6 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
         thaw: A freeze ends.
         bad_frame: A frame that is no JSON is sent.
         unknown_event: An event that nobody knows is sent.
-        skew: Milliseconds by which times on the market channel are wrong.
         late: Seconds after which a row of the Data API is listed.
         twice: Each row of the Data API is listed twice.
         backwards: Rows of a page come the other way round.
@@ -64,7 +63,6 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
     thaw: _Every = 0
     bad_frame: _Every = 0
     unknown_event: _Every = 0
-    skew: int = 0
     late: int = 0
     twice: bool = False
     backwards: bool = False

@@ -23,16 +23,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from ._gunzip import gunzip
 from .errors import RecordingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SideName = Literal["UP", "DOWN"]
 BookLevel = tuple[Decimal, Decimal]  # price, size
@@ -43,6 +46,8 @@ _MARKETS = ".markets.json"
 _QUOTES = ".bbo-changes.csv.gz"
 _QUOTED = ".markets.csv.gz"
 _DERIVED_SIZE = Decimal(100)
+_HALF = Decimal("0.5")
+_PAYOUTS = {"0": Decimal(0), "1": Decimal(1)}
 
 
 def token_id(market_id: str, side: SideName) -> str:
@@ -76,7 +81,6 @@ class RecordedMarket(msgspec.Struct, frozen=True):
     payout_up: Decimal
     payout_down: Decimal
     category: str = ""
-    timeframe: str = ""
     decided: bool = True
 
     @property
@@ -114,6 +118,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     side: SideName
     bids: tuple[BookLevel, ...]
     asks: tuple[BookLevel, ...]
+
+
+_decoder = msgspec.json.Decoder(Snapshot)
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -169,8 +176,10 @@ class Recording(msgspec.Struct, frozen=True):
         if warning is not None:
             # The cut went through this one; the warning tells of it.
             lines.pop()
-        read = _read_quotes if quoted else _read_lines
-        snapshots, skipped, first_skipped = read(lines, markets)
+        if quoted:
+            lines[:1] = [b""]  # the heads of the columns
+        parse = _parse_quote if quoted else _parse_book
+        snapshots, skipped, first_skipped = _read(lines, parse, markets)
         if not snapshots:
             raise RecordingError(
                 f"{path} has no usable line"
@@ -222,6 +231,7 @@ def _load_quoted(quotes: Path) -> dict[str, RecordedMarket]:
     found = {}
     for row in rows:
         slug, paid = row.get("slug") or "", _PAYOUTS.get(row.get("resolved_yes") or "")
+        payout = _HALF if paid is None else paid
         market = RecordedMarket(
             market_id=_market_of(slug),
             slug=slug,
@@ -230,8 +240,8 @@ def _load_quoted(quotes: Path) -> dict[str, RecordedMarket]:
             end_ts=0,
             outcome_up="Yes",
             outcome_down="No",
-            payout_up=_HALF if paid is None else paid,
-            payout_down=_HALF if paid is None else 1 - paid,
+            payout_up=payout,
+            payout_down=1 - payout,
             category=row.get("category") or "",
             decided=paid is not None,
         )
@@ -239,54 +249,8 @@ def _load_quoted(quotes: Path) -> dict[str, RecordedMarket]:
     return found
 
 
-_HALF = Decimal("0.5")
-_PAYOUTS = {"0": Decimal(0), "1": Decimal(1)}
-
-
 def _market_of(slug: str) -> str:
     return f"0x{hashlib.sha256(slug.encode(errors='replace')).hexdigest()}"
-
-
-def _read_quotes(
-    lines: list[bytes], markets: dict[str, RecordedMarket]
-) -> tuple[list[Snapshot], int, str | None]:
-    snapshots: list[Snapshot] = []
-    skipped, first_skipped, last_ts = 0, None, 0
-    for number, line in enumerate(lines[1:], start=2):
-        if not line.strip():
-            continue
-        try:
-            seconds, slug, *prices = line.decode().strip().split(",")
-            bid, ask = (Decimal(each) if each else None for each in prices)
-            market_id, ts = _market_of(slug), int(seconds) * 1000
-            pair = (
-                _quoted(ts, market_id, "UP", bid, ask),
-                _quoted(ts, market_id, "DOWN", _turned(ask), _turned(bid)),
-            )
-            for each in pair:
-                _check(each, markets, last_ts)
-        except (ValueError, InvalidOperation) as error:
-            skipped += 1
-            first_skipped = first_skipped or f"line {number}: {error}"
-            continue
-        last_ts = ts
-        snapshots += pair
-    return snapshots, skipped, first_skipped
-
-
-def _turned(price: Decimal | None) -> Decimal | None:
-    return None if price is None else 1 - price
-
-
-def _quoted(
-    ts: int, market_id: str, side: SideName, bid: Decimal | None, ask: Decimal | None
-) -> Snapshot:
-    if bid is not None and ask is not None and bid > ask:
-        raise ValueError(f"the bid {bid} is above the ask {ask}")
-    bids, asks = (
-        () if each is None else ((each, _DERIVED_SIZE),) for each in (bid, ask)
-    )
-    return Snapshot(ts, market_id, side, bids, asks)
 
 
 def _load_markets(books: Path) -> dict[str, RecordedMarket]:
@@ -305,10 +269,35 @@ def _load_markets(books: Path) -> dict[str, RecordedMarket]:
     return {market.market_id: market for market in markets}
 
 
-def _read_lines(
-    lines: list[bytes], markets: dict[str, RecordedMarket]
+def _parse_book(line: bytes) -> tuple[Snapshot, ...]:
+    return (_decoder.decode(line),)
+
+
+def _parse_quote(line: bytes) -> tuple[Snapshot, ...]:
+    """Return the books of both outcomes, which mirror each other."""
+    seconds, slug, *prices = line.decode().strip().split(",")
+    ts, market_id = int(seconds) * 1000, _market_of(slug)
+    bids, asks = (
+        ((Decimal(price), _DERIVED_SIZE),) if price else () for price in prices
+    )
+    if bids and asks and bids[0][0] > asks[0][0]:
+        raise ValueError(f"the bid {bids[0][0]} is above the ask {asks[0][0]}")
+    return (
+        Snapshot(ts, market_id, "UP", bids, asks),
+        Snapshot(ts, market_id, "DOWN", _mirrored(asks), _mirrored(bids)),
+    )
+
+
+def _mirrored(levels: tuple[BookLevel, ...]) -> tuple[BookLevel, ...]:
+    return tuple((1 - price, size) for price, size in levels)
+
+
+def _read(
+    lines: list[bytes],
+    parse: Callable[[bytes], tuple[Snapshot, ...]],
+    markets: dict[str, RecordedMarket],
 ) -> tuple[list[Snapshot], int, str | None]:
-    decoder = msgspec.json.Decoder(Snapshot)
+    """Return all snapshots, how many lines are damaged, and how the first one is."""
     # Consecutive books share most of their levels: one copy of each halves what a
     # loaded recording takes.
     known: dict[BookLevel, BookLevel] = {}
@@ -318,20 +307,22 @@ def _read_lines(
         if not line.strip():
             continue
         try:
-            snapshot = decoder.decode(line)
-            _check(snapshot, markets, last_ts)
-        except (msgspec.DecodeError, UnicodeError, ValueError, RecursionError) as error:
+            found = parse(line)
+            for snapshot in found:
+                _check(snapshot, markets, last_ts)
+        except (msgspec.DecodeError, ValueError, ArithmeticError, RecursionError) as e:
             skipped += 1
-            first_skipped = first_skipped or f"line {number}: {error}"
+            first_skipped = first_skipped or f"line {number}: {e}"
             continue
-        last_ts = snapshot.ts
-        snapshots.append(
+        last_ts = found[0].ts
+        snapshots += [
             msgspec.structs.replace(
                 snapshot,
                 bids=tuple(known.setdefault(level, level) for level in snapshot.bids),
                 asks=tuple(known.setdefault(level, level) for level in snapshot.asks),
             )
-        )
+            for snapshot in found
+        ]
     return snapshots, skipped, first_skipped
 
 

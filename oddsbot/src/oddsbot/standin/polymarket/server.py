@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hmac
 import math
 import secrets
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 import msgspec
 from aiohttp import web
 
+from oddsbot.standin import _http
 from oddswire.web.listener import Listener
 
 from . import _page
@@ -30,8 +30,6 @@ from .errors import PortUnavailable
 from .faults import STATUS, Fault, Faults
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from aiohttp.typedefs import Handler
 
     from .recording import Recording
@@ -66,6 +64,7 @@ class Replay:
         faults: The switches.
         calls: Requests by method and path; a path that no client of ours has is
             counted as ``"unknown <path>"`` and answered with 404.
+        played_until: The recorded moment of the last item sent, Unix milliseconds.
         control_token: For programs that set switches by ``POST /control``.
 
     Raises:
@@ -91,7 +90,7 @@ class Replay:
         self.faults = Faults()
         self.calls: Counter[str] = Counter()
         self.control_token = secrets.token_urlsafe(24)
-        app = web.Application(middlewares=[self._middleware()])
+        app = web.Application(middlewares=[self._count])
         self._listener = Listener(app, host=host, port=port)
         self._host = host
         self._port = port
@@ -101,12 +100,8 @@ class Replay:
             self._exchange, self.faults, patience, waits=math.isinf(speed)
         )
         self._bell = Bell(self._exchange, patience)
-        for api in (
-            GammaApi(self._exchange, self._seconds),
-            ClobApi(self._exchange, self._seconds),
-            DataApi(self._exchange, self._seconds, self.faults),
-        ):
-            app.add_routes(api.routes())
+        for api in (GammaApi, ClobApi, DataApi):
+            app.add_routes(api(self._exchange, self._seconds, self.faults).routes())
         app.add_routes(
             [
                 web.get("/ws/market", self._feed.serve),
@@ -120,7 +115,7 @@ class Replay:
         self._began = 0.0
         self._ended = asyncio.Event()
         self._failure: BaseException | None = None
-        self._played_until = recording.start
+        self.played_until = recording.start
         self._items = 0
 
     async def __aenter__(self) -> Self:
@@ -137,12 +132,7 @@ class Replay:
         self._port = self._listener.port
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stop playing, cut the connections, free the port."""
         if self._player is not None:
             self._player.cancel()
@@ -151,28 +141,19 @@ class Replay:
         self._feed.thaw()
         # Before cleanup, which would wait for open websockets to end by themselves.
         self.disconnect()
-        if self._listening:
-            await self._listener.__aexit__(kind, error, traceback)
+        await self._listener.__aexit__()
 
     @property
     def gamma_url(self) -> str:
-        """The base URL for `oddsbot.polymarket.Gamma`."""
+        """The base URL for `oddsbot.polymarket.Gamma`, `Clob` and `Data`."""
         return f"http://{self._host}:{self._port}"
 
-    @property
-    def clob_url(self) -> str:
-        """The base URL for `oddsbot.polymarket.Clob`."""
-        return f"http://{self._host}:{self._port}"
+    clob_url = data_url = gamma_url
 
     @property
     def ws_url(self) -> str:
         """The URL for `oddsbot.polymarket.StreamPool`."""
         return f"ws://{self._host}:{self._port}/ws/market"
-
-    @property
-    def data_url(self) -> str:
-        """The base URL for `oddsbot.polymarket.Data`."""
-        return self.gamma_url
 
     @property
     def live_url(self) -> str:
@@ -188,14 +169,9 @@ class Replay:
     def position(self) -> int:
         """The recorded moment it is now, Unix milliseconds."""
         if self._player is None or math.isinf(self.speed):
-            return self._played_until
+            return self.played_until
         passed = (asyncio.get_running_loop().time() - self._began) * self.speed
         return min(self._stop, self.recording.start + int(passed * 1000))
-
-    @property
-    def played_until(self) -> int:
-        """The recorded moment of the last item sent, Unix milliseconds."""
-        return self._played_until
 
     @property
     def frames_sent(self) -> int:
@@ -268,39 +244,37 @@ class Replay:
 
     # --- each request
 
-    def _middleware(self) -> Any:
-        @web.middleware
-        async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
-            resource = request.match_info.route.resource
-            known = resource is not None and request.match_info.http_exception is None
-            path = resource.canonical if known and resource else request.path[:80]
-            name = f"{request.method} {path}" if known else f"unknown {path}"
-            self.calls[name] += 1
-            fault = None
-            if not request.path.startswith(("/control", "/ws/")) and path != "/":
-                fault = self.faults.take(request.path)
-            if fault is not None and fault.kind in STATUS:
-                return _broken(fault)
-            if fault is not None and fault.kind == "slow":
-                await asyncio.sleep(fault.seconds)
-            try:
-                response = await handler(request)
-            except Refused as error:
-                response = answer(error.body, error.status)
-            if fault is not None and fault.kind == "cut":
-                await _cut(request, response)
-            return response
-
-        return count
+    @web.middleware
+    async def _count(
+        self, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        if resource is None:
+            self.calls[f"unknown {request.path[:80]}"] += 1
+        else:
+            self.calls[f"{request.method} {resource.canonical}"] += 1
+        fault = None
+        if not request.path.startswith(("/control", "/ws/")) and request.path != "/":
+            fault = self.faults.take(request.path)
+        if fault is not None and fault.kind in STATUS:
+            return _broken(fault)
+        if fault is not None and fault.kind == "slow":
+            await asyncio.sleep(fault.seconds)
+        try:
+            response = await handler(request)
+        except Refused as error:
+            response = answer(error.body, error.status)
+        if fault is not None and fault.kind == "cut":
+            await _cut(request, response)
+        return response
 
     async def _control(self, request: web.Request) -> web.Response:
-        sent = request.headers.get("Authorization", "").encode()
-        if not hmac.compare_digest(sent, f"Bearer {self.control_token}".encode()):
-            raise web.HTTPForbidden(reason="the control token is needed")
+        _http.check_control(request, self.control_token)
         try:
             asked = msgspec.json.decode(await request.read(), type=_Control)
         except msgspec.DecodeError as error:
-            raise web.HTTPBadRequest(reason=_line(error)) from None
+            reason = " ".join(str(error).split())[:200]
+            raise web.HTTPBadRequest(reason=reason) from None
         for name in asked.switches.__struct_fields__ if asked.switches else ():
             setattr(self.faults, name, getattr(asked.switches, name))
         if asked.freeze is not None:
@@ -313,10 +287,7 @@ class Replay:
             await self.inject(text)
         for each in asked.propose:
             self.propose(each.market, each.outcome, disputed=each.disputed)
-        counted = {"calls": self.calls, "switches": self.faults}
-        return web.Response(
-            body=msgspec.json.encode(counted), content_type="application/json"
-        )
+        return answer({"calls": self.calls, "switches": self.faults})
 
     async def _show(self, _request: web.Request) -> web.Response:
         text = _page.page(self._exchange, self.faults, self.calls, self.position)
@@ -330,7 +301,7 @@ class Replay:
                 await self._wait_for(item.ts)
                 await self._feed.broadcast(self._exchange.play(item))
                 await self._bell.ring()
-                self._played_until = item.ts
+                self.played_until = item.ts
                 self._items += 1
                 await self._disturb()
         except Exception as error:  # noqa: BLE001 (`finished` raises it)
@@ -379,17 +350,11 @@ class _Control(msgspec.Struct, forbid_unknown_fields=True):
     propose: list[_Proposal] = []
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
 def _broken(fault: Fault) -> web.Response:
-    status = STATUS[fault.kind]
     if fault.kind == "html":
-        page = "<html><h1>502 Bad Gateway</h1></html>"
-        return web.Response(status=status, text=page, content_type="text/html")
+        return _http.bad_gateway()
     after = {"Retry-After": f"{fault.seconds:g}"} if fault.seconds else {}
-    return answer({"error": "by a switch"}, status, after)
+    return answer({"error": "by a switch"}, STATUS[fault.kind], after)
 
 
 async def _cut(request: web.Request, response: web.StreamResponse) -> NoReturn:
@@ -399,9 +364,7 @@ async def _cut(request: web.Request, response: web.StreamResponse) -> NoReturn:
     half.content_length = len(body)
     await half.prepare(request)
     await half.write(body[: len(body) // 2])
-    if request.transport is not None:
-        request.transport.abort()
-    raise ConnectionResetError("cut by a switch")
+    _http.cut(request)
 
 
 def _why(host: str, port: int, error: OSError) -> str:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import chain
+from typing import Any, Literal
+
+import msgspec
 
 from ._text import usable, whole
 from .errors import Json, bad
 
 CALLBACK_BYTES = 64
 MOST_BUTTONS = 100
-_ACTIONS = ("url", "callback_data")
-_STYLES = frozenset({"danger", "success", "primary"})
+
+
+class _Button(msgspec.Struct, omit_defaults=True):
+    text: str
+    url: str | None = None
+    callback_data: str | None = None
+    style: Literal["danger", "success", "primary"] | None = None
+
+
+class _Keyboard(msgspec.Struct):
+    inline_keyboard: list[list[_Button]]
 
 
 def keyboard(markup: Any) -> Json | None:
@@ -21,59 +33,31 @@ def keyboard(markup: Any) -> Json | None:
     """
     if markup is None or markup == {}:
         return None
-    if not isinstance(markup, dict):
-        raise bad("object expected as reply markup")
-    if "inline_keyboard" not in markup:
-        raise bad("inline keyboard expected: this stand-in knows no other markup")
-    rows = _rows(markup["inline_keyboard"])
+    try:
+        sent = msgspec.convert(markup, _Keyboard)
+    except msgspec.ValidationError as error:
+        raise bad(f"can't parse reply markup: {error}") from None
+    rows = [row for row in sent.inline_keyboard if row]
     if sum(map(len, rows)) > MOST_BUTTONS:
         raise bad("reply markup is too long")
-    kept = [[_inline(button) for button in row] for row in rows]
-    return {"inline_keyboard": kept} if kept else None
+    for button in chain(*rows):
+        _check(button)
+    return {"inline_keyboard": msgspec.to_builtins(rows)} if rows else None
 
 
-def _rows(rows: Any) -> list[list[Any]]:
-    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        raise bad("can't parse inline keyboard: Array of Arrays expected")
-    return [row for row in rows if row]
-
-
-def _label(button: Any) -> str:
-    text = button.get("text") if isinstance(button, dict) else None
-    if not isinstance(text, str) or not whole(text):
-        raise bad('can\'t parse button: Field "text" must be of type String')
-    if not text.strip():
+def _check(button: _Button) -> None:
+    button.text = button.text.strip()
+    if not button.text or not whole(button.text):
         raise bad("can't parse inline keyboard button: Text must be non-empty")
-    return text.strip()
-
-
-def _inline(button: Any) -> Json:
-    kept: Json = {"text": _label(button)}
-    actions = [name for name in _ACTIONS if name in button]
-    if len(actions) != 1:
-        raise bad(
-            "can't parse inline keyboard button: "
-            + ("Text buttons are unallowed in the inline keyboard", "one action only")[
-                bool(actions)
-            ]
-        )
-    action, value = actions[0], button[actions[0]]
-    match action:
-        case "callback_data":
-            # Bytes of UTF-8, not characters.
-            fits = (
-                isinstance(value, str)
-                and whole(value)
-                and 0 < len(value.encode()) <= CALLBACK_BYTES
-            )
-            if not fits:
-                raise bad("BUTTON_DATA_INVALID")
-        case "url":
-            if not usable(value):
-                raise bad(f"inline keyboard button URL {value!r} is invalid")
-    style = button.get("style")
-    if style is not None:
-        if not isinstance(style, str) or style not in _STYLES:
-            raise bad("can't parse inline keyboard button: Invalid button style")
-        kept["style"] = style
-    return kept | {action: value}
+    if button.url is None and button.callback_data is None:
+        raise bad("Text buttons are unallowed in the inline keyboard")
+    if button.url is not None and button.callback_data is not None:
+        raise bad("can't parse inline keyboard button: one action only")
+    if button.url is not None and not usable(button.url):
+        raise bad(f"inline keyboard button URL {button.url!r} is invalid")
+    # Bytes of UTF-8, not characters.
+    data = button.callback_data
+    if data is not None and not (
+        whole(data) and 0 < len(data.encode()) <= CALLBACK_BYTES
+    ):
+        raise bad("BUTTON_DATA_INVALID")

@@ -8,6 +8,8 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 from ._markup import keyboard
 from ._text import formatted, found, units
 from .errors import ApiError, Json, bad
@@ -15,7 +17,7 @@ from .updates import Webhook
 from .world import Sent
 
 if TYPE_CHECKING:
-    from ._fields import Fields
+    from ._fields import Fields, Upload
     from .faults import Counts
     from .world import Photo, Room, World
 
@@ -25,15 +27,31 @@ METHODS = (
     *("editMessageText", "editMessageMedia"),
     *("answerCallbackQuery", "setMyCommands", "getMyCommands"),
 )
-TEXT, CAPTION = 4096, 1024
+# Of each kind of text: its entities, the most UTF-16 units, how more are refused.
+_TEXTS = {
+    "text": ("entities", 4096, "message is too long"),
+    "caption": ("caption_entities", 1024, "message caption is too long"),
+}
 QUERY_LIFETIME = 60.0
 _COMMAND = re.compile(r"[a-z0-9_]{1,32}\Z")
 _SECRET = re.compile(r"[A-Za-z0-9_-]{1,256}\Z")
+# What an edit replaces.
+_CONTENT = frozenset(
+    [
+        *("text", "entities", "photo", "document", "caption", "caption_entities"),
+        *("reply_markup", "edit_date"),
+    ]
+)
 _NOT_MODIFIED = (
     "message is not modified: specified new message content and reply markup are "
     "exactly the same as a current content and reply markup of the message"
 )
 _TOO_OLD = "query is too old and response timeout expired or query ID is invalid"
+
+
+class _Command(msgspec.Struct):
+    command: str
+    description: str
 
 
 class Methods:
@@ -63,27 +81,15 @@ class Methods:
         Raises:
             ApiError: It is refused.
         """
-        result = self.now(name, fields)
+        result = self._by_name[name.lower()][1](fields)
         return await result if name == "getUpdates" else result
-
-    def now(self, name: str, fields: Fields) -> Any:
-        """Return the result of any call but getUpdates, which is to be awaited.
-
-        Raises:
-            ApiError: It is refused.
-        """
-        return self._by_name[name.lower()][1](fields)
 
     # --- the bot and its updates
 
     def get_me(self, _: Fields) -> Json:
-        can = ("can_join_groups", "supports_inline_queries")
         return self._world.me | {
-            **dict.fromkeys(can, True),
+            "can_join_groups": True,
             "can_read_all_group_messages": False,
-            "has_main_web_app": False,
-            "has_topics_enabled": False,
-            "can_connect_to_business": False,
         }
 
     async def get_updates(self, fields: Fields) -> list[Json]:
@@ -101,14 +107,11 @@ class Methods:
         _check_webhook(url)
         if secret and not _SECRET.match(secret):
             raise bad("secret token contains unallowed characters")
-        connections = fields.number("max_connections", 40)
-        if not 1 <= connections <= 100:
-            raise bad("max_connections must be between 1 and 100")
         updates = self._world.updates
         updates.allow(fields.names("allowed_updates"))
         if fields.flag("drop_pending_updates"):
             updates.drop()
-        updates.hook(Webhook(url=url, secret=secret, connections=connections))
+        updates.hook(Webhook(url=url, secret=secret))
         return True
 
     def delete_webhook(self, fields: Fields) -> bool:
@@ -128,7 +131,7 @@ class Methods:
             info["allowed_updates"] = sorted(updates.allowed)
         hook = updates.webhook
         if hook is not None:
-            info |= {"url": hook.url, "max_connections": hook.connections}
+            info["url"] = hook.url
             if hook.error_at is not None:
                 info["last_error_date"] = int(hook.error_at)
                 info["last_error_message"] = hook.error
@@ -137,26 +140,15 @@ class Methods:
     # --- messages
 
     def send_message(self, fields: Fields) -> Json:
-        text, entities = self._text(fields, "text", TEXT, "message is too long")
-        if not text:
-            raise bad("message text is empty")
-        content: Json = {"text": text}
-        if entities:
-            content["entities"] = entities
-        return self._send(fields, "sendMessage", content)
+        return self._send(fields, "sendMessage", self._body(fields))
 
     def send_photo(self, fields: Fields) -> Json:
         photo = self._photo(fields, fields.text("photo") or "attach://photo")
-        content = {"photo": photo.sizes()}
-        return self._send(fields, "sendPhoto", self._captioned(fields, content))
+        content = {"photo": photo.sizes()} | self._text(fields, "caption")
+        return self._send(fields, "sendPhoto", content)
 
     def send_document(self, fields: Fields) -> Json:
-        source = fields.text("document") or "attach://document"
-        upload = fields.files.get(source.removeprefix("attach://"))
-        if upload is None:
-            raise bad("there is no document in the request")
-        if not upload.data:
-            raise bad("file must be non-empty")
+        upload = _upload(fields, fields.text("document"), "document")
         kept = self._world.keep(upload.data, "application/octet-stream", 0, 0)
         document = {
             "file_id": kept.file_id,
@@ -164,65 +156,59 @@ class Methods:
             "file_name": upload.name,
             "file_size": len(upload.data),
         }
-        return self._send(
-            fields, "sendDocument", self._captioned(fields, {"document": document})
-        )
+        content = {"document": document} | self._text(fields, "caption")
+        return self._send(fields, "sendDocument", content)
 
     def edit_message_text(self, fields: Fields) -> Json:
-        text, entities = self._text(fields, "text", TEXT, "message is too long")
-        if not text:
-            raise bad("message text is empty")
+        new = self._body(fields)
         room, old = self._own(fields)
         if "text" not in old:
             raise bad("there is no text in the message to edit")
-        new = {"text": text} | ({"entities": entities} if entities else {})
-        return self._change(fields, room, old, new, ("text", "entities"))
+        return self._change(fields, room, old, new)
 
     def edit_message_media(self, fields: Fields) -> Json:
         media = fields.json("media")
-        if not isinstance(media, dict):
-            raise bad("can't parse media: an Object expected")
-        new = self._media(fields, media)
-        room, old = self._own(fields)
-        gone = ("text", "entities", "photo", "caption", "caption_entities")
-        return self._change(fields, room, old, new, gone)
+        if not isinstance(media, dict) or media.get("type") != "photo":
+            raise bad("can't parse InputMedia: this stand-in knows photos")
+        inner = type(fields)(media, fields.files)
+        photo = self._photo(inner, inner.text("media"))
+        new = {"photo": photo.sizes()} | self._text(inner, "caption")
+        return self._change(fields, *self._own(fields), new)
 
     # --- queries
 
     def answer_callback_query(self, fields: Fields) -> bool:
-        number = fields.text("callback_query_id")
-        text = fields.text("text")
+        number, text = fields.text("callback_query_id"), fields.text("text")
         if units(text) > 200:
             raise bad("MESSAGE_TOO_LONG")
-        query = self._query(number)
-        toast: Json = {
-            "text": text,
-            "alert": fields.flag("show_alert"),
-            "to": query.person,
-            "query": number,
-        }
+        query = self._world.queries.get(number)
+        if (
+            query is None
+            or query.answered
+            or self._world.now() - query.at > QUERY_LIFETIME
+        ):
+            raise bad(_TOO_OLD)
+        query.answered = True
+        toast = {"text": text, "to": query.person}
         self._world.show(query.chat, "answer", toast)
         return True
 
     # --- what the bot says of itself
 
     def set_my_commands(self, fields: Fields) -> bool:
-        commands = fields.json("commands")
-        if not isinstance(commands, list) or len(commands) > 100:
-            raise bad("can't parse commands: an Array of at most 100 expected")
+        try:
+            commands = msgspec.convert(fields.json("commands"), list[_Command])
+        except msgspec.ValidationError:
+            raise bad("can't parse commands: an Array of BotCommand expected") from None
+        if len(commands) > 100:
+            raise bad("BOT_COMMANDS_TOO_MUCH")
         for each in commands:
-            name, about = (
-                (each.get("command"), each.get("description"))
-                if isinstance(each, dict)
-                else (None, None)
-            )
-            if not isinstance(name, str) or not _COMMAND.match(name.removeprefix("/")):
+            each.command = each.command.removeprefix("/")
+            if not _COMMAND.match(each.command):
                 raise bad("BOT_COMMAND_INVALID")
-            if not isinstance(about, str) or not 1 <= units(about.strip()) <= 256:
+            if not 1 <= units(each.description.strip()) <= 256:
                 raise bad("BOT_COMMAND_DESCRIPTION_INVALID")
-        self._world.commands = [
-            {**each, "command": each["command"].removeprefix("/")} for each in commands
-        ]
+        self._world.commands = msgspec.to_builtins(commands)
         return True
 
     def get_my_commands(self, _: Fields) -> list[Json]:
@@ -239,10 +225,9 @@ class Methods:
             raise bad("chat not found") from None
         return self._world.room(chat)
 
-    def _text(
-        self, fields: Fields, name: str, limit: int, too_long: str
-    ) -> tuple[str, list[Json]]:
-        entities = "entities" if name == "text" else "caption_entities"
+    def _text(self, fields: Fields, name: str) -> Json:
+        """Return a text and its entities as a message has them; neither if empty."""
+        entities, limit, too_long = _TEXTS[name]
         text, kept = formatted(
             fields.text(name),
             fields.json(entities),
@@ -253,24 +238,14 @@ class Methods:
         # Links and commands are found where nothing else stands.
         taken = [range(e["offset"], e["offset"] + e["length"]) for e in kept]
         kept += [e for e in found(text) if not any(e["offset"] in r for r in taken)]
-        return text, sorted(kept, key=lambda entity: entity["offset"])
+        kept.sort(key=lambda entity: entity["offset"])
+        return ({name: text} if text else {}) | ({entities: kept} if kept else {})
 
-    def _captioned(self, fields: Fields, content: Json) -> Json:
-        text, entities = self._text(
-            fields, "caption", CAPTION, "message caption is too long"
-        )
-        if text:
-            content["caption"] = text
-        if entities:
-            content["caption_entities"] = entities
+    def _body(self, fields: Fields) -> Json:
+        content = self._text(fields, "text")
+        if not content:
+            raise bad("message text is empty")
         return content
-
-    def _media(self, fields: Fields, media: Json) -> Json:
-        if media.get("type") != "photo":
-            raise bad("can't parse InputMedia: this stand-in knows photos")
-        inner = type(fields)(media, fields.files)
-        photo = self._photo(inner, inner.text("media"))
-        return self._captioned(inner, {"photo": photo.sizes()})
 
     def _photo(self, fields: Fields, source: str) -> Photo:
         if not source.startswith("attach://"):
@@ -282,11 +257,7 @@ class Methods:
                     else "wrong file identifier/HTTP URL specified"
                 )
             return photo
-        upload = fields.files.get(source.removeprefix("attach://"))
-        if upload is None:
-            raise bad("there is no photo in the request")
-        if not upload.data:
-            raise bad("file must be non-empty")
+        upload = _upload(fields, source, "photo")
         width, height = _picture(upload.data)
         if width + height > 10_000 or max(width, height) > 20 * min(width, height):
             raise bad("PHOTO_INVALID_DIMENSIONS")
@@ -297,9 +268,9 @@ class Methods:
         markup = keyboard(fields.json("reply_markup"))
         extra: Json = {"reply_markup": markup} if markup else {}
         now = self._world.now()
-        self._counts.spend(now, room.id, group=room.type != "private", messages=1)
+        self._counts.spend(now, room.id, group=room.type != "private")
         if fields.flag("disable_notification"):
-            extra["_silent"] = True
+            room.silent.add(room.last + 1)
         message = self._world.post(room, self._world.me["id"], content | extra)
         text = content.get("text") or content.get("caption") or ""
         sent = Sent(now, room.id, message["message_id"], method, text)
@@ -315,13 +286,9 @@ class Methods:
             raise bad("message can't be edited")
         return room, message
 
-    def _change(
-        self, fields: Fields, room: Room, old: Json, new: Json, gone: tuple[str, ...]
-    ) -> Json:
+    def _change(self, fields: Fields, room: Room, old: Json, new: Json) -> Json:
         markup = keyboard(fields.json("reply_markup"))
-        kept = {key: value for key, value in old.items() if key not in gone}
-        kept.pop("reply_markup", None)
-        kept.pop("edit_date", None)
+        kept = {key: value for key, value in old.items() if key not in _CONTENT}
         changed = kept | new | ({"reply_markup": markup} if markup else {})
         if changed == {key: old[key] for key in old if key != "edit_date"}:
             raise bad(_NOT_MODIFIED)
@@ -330,16 +297,14 @@ class Methods:
         self._world.show(room.id, "message", changed)
         return changed
 
-    def _query(self, number: str) -> Any:
-        query = self._world.queries.get(number)
-        if (
-            query is None
-            or query.answered
-            or self._world.now() - query.at > QUERY_LIFETIME
-        ):
-            raise bad(_TOO_OLD)
-        query.answered = True
-        return query
+
+def _upload(fields: Fields, source: str, what: str) -> Upload:
+    upload = fields.files.get(source.removeprefix("attach://"))
+    if upload is None:
+        raise bad(f"there is no {what} in the request")
+    if not upload.data:
+        raise bad("file must be non-empty")
+    return upload
 
 
 def _check_webhook(url: str) -> None:

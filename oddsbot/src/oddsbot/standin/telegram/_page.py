@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from html import escape
+from string import Template
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -17,16 +18,6 @@ if TYPE_CHECKING:
 
 SHOWN = 60
 _TAGS = {"bold": "strong", "italic": "em", "code": "code", "pre": "pre"}
-_HEAD = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<link rel="icon" href="data:,">
-<link rel="stylesheet" href="/assets/page.css">
-<script src="/assets/page.js" defer></script>
-"""
 # Each with what it does, in the words of the button.
 SWITCHES = {
     "flood": "Answer 429 to the next 3 calls",
@@ -39,6 +30,7 @@ SWITCHES = {
 
 
 def page(
+    skeleton: str,
     world: World,
     person: Person,
     room: Room,
@@ -49,6 +41,7 @@ def page(
     """Return the whole page of a person in one of her chats.
 
     Args:
+        skeleton: ``page.html``.
         world: The chats.
         person: Who looks.
         room: Where.
@@ -56,47 +49,34 @@ def page(
         on: Names of switches that are on.
         panel: What there is beside the chats.
     """
-    bot = world.me["first_name"]
-    title = room.title if room.type != "private" else bot
-    return "".join(
-        (
-            _HEAD.format(title=f"{escape(title)} · {escape(person.first_name)}"),
-            "<body>" if panel is None else '<body class="with-panel">',
-            '<a class="skip" href="#say">Skip to the message field</a>',
-            (
-                f'<nav aria-label="People and chats">{_people(world, person, room)}'
-                f"{_says(person, room, secret, panel)}"
-                f"{_breakers(person, room, secret, on)}</nav>"
-            ),
-            (
-                f'<main><header><h1 dir="auto">{escape(title)}</h1>'
-                f'<p id="state" role="status">{_subtitle(room, person)}</p>'
-                f"{_line(panel)}</header>"
-            ),
-            _tour(person, room, secret, panel),
-            _form("chat", person, room, secret),
-            (
-                '<div id="log" role="log" aria-label="Messages" tabindex="0" '
-                f'data-events="/events?as={person.id}&amp;chat={room.id}">'
-            ),
-            *(item(person, each)[0] for each in _newest(room)),
-            '</div></form><div id="answer" role="alert"></div>',
-            _form("write", person, room, secret),
-            (
-                '<label for="say">Message</label><textarea id="say" name="text" '
-                'rows="1" dir="auto" required autocomplete="off" placeholder="Message" '
-                'aria-describedby="hint"></textarea>'
-                '<button name="do" value="say">Send</button>'
-                '<span id="hint">Enter sends, Shift+Enter makes a new line.</span>'
-                "</form></main>"
-            ),
-            _aside(person, room, secret, panel),
-            "</body></html>",
-        )
+    title = room.title if room.type != "private" else world.me["first_name"]
+    hidden = "".join(
+        f'<input type="hidden" name="{name}" value="{escape(str(value))}">'
+        for name, value in (("secret", secret), ("as", person.id), ("chat", room.id))
+    )
+    beside = dict.fromkeys(("says", "line", "tour", "aside"), "")
+    return Template(skeleton).substitute(
+        beside if panel is None else _beside(panel, hidden),
+        layout="" if panel is None else "with-panel",
+        title=escape(title),
+        name=escape(person.first_name),
+        subtitle=_subtitle(room, person),
+        people=_people(world, person, room),
+        hidden=hidden,
+        opened=" open" if on else "",
+        switches="".join(
+            f'<button name="do" value="switch:{name}" '
+            f'aria-pressed="{"true" if name in on else "false"}">{escape(label)}'
+            "</button>"
+            for name, label in SWITCHES.items()
+        ),
+        place=f"as={person.id}&amp;chat={room.id}",
+        messages="".join(item(person, room, each)[0] for each in newest(room)),
     )
 
 
-def _newest(room: Room) -> list[Json]:
+def newest(room: Room) -> list[Json]:
+    """Return the messages that a page shows."""
     return list(room.messages.values())[-SHOWN:]
 
 
@@ -108,61 +88,59 @@ def _subtitle(room: Room, person: Person) -> str:
     return "bot"
 
 
-def _form(name: str, person: Person, room: Room, secret: str) -> str:
-    return (
-        f'<form id="{name}" method="post" action="/act">'
-        f'<input type="hidden" name="secret" value="{escape(secret)}">'
-        f'<input type="hidden" name="as" value="{person.id}">'
-        f'<input type="hidden" name="chat" value="{room.id}">'
-    )
-
-
 def _people(world: World, person: Person, room: Room) -> str:
     rows = []
     for each in world.people.values():
-        chats = [world.rooms[each.id]] + [
-            other
-            for other in world.rooms.values()
-            if other.type == "group"
-            and other.members.get(each.id, "left") not in {"left", "kicked"}
-        ]
         links = []
-        for chat in chats:
-            here = each is person and chat is room
+        for chat in world.rooms.values():
+            if chat.id != each.id and not (chat.type == "group" and chat.has(each.id)):
+                continue
             name = world.me["first_name"] if chat.type == "private" else chat.title
+            here = each is person and chat is room
             current = ' aria-current="page"' if here else ""
             href = f"/?as={each.id}&amp;chat={chat.id}"
             links.append(f'<a href="{href}"{current}>{escape(name)}</a>')
         who = f'<span class="who">{escape(each.first_name)}</span>'
         rows.append(f"<li>{who}{''.join(links)}</li>")
-    return f'<h2>People</h2><ul class="people">{"".join(rows)}</ul>'
+    return "".join(rows)
 
 
-def _line(panel: Panel | None) -> str:
-    # A number that changes each second is no news for a screen reader.
-    if panel is None:
-        return ""
-    jump = '<a class="jump" href="#live">Live layer and what to break ↓</a>'
-    return f'<p id="line">{escape(panel.line)}</p>{jump}'
-
-
-def _says(person: Person, room: Room, secret: str, panel: Panel | None) -> str:
-    if panel is None:
-        return ""
+def _beside(panel: Panel, hidden: str) -> dict[str, str]:
+    """Return what a panel adds to the page."""
+    shown = parts(panel)
+    form = f'method="post" action="/act">{hidden}'
     says = "".join(
         f'<button name="do" value="say:{escape(text)}">{escape(label)}</button>'
         for label, text in panel.says.items()
     )
-    return f"{_form('panel', person, room, secret)}{says}</form>"
-
-
-def _tour(person: Person, room: Room, secret: str, panel: Panel | None) -> str:
-    if panel is None:
-        return ""
-    return (
-        f'{_form("guide", person, room, secret)}<div id="tour" role="status">'
-        f"{_step(panel)}</div></form>"
+    figures = "".join(
+        f"<div><dt>{escape(label)}</dt>"
+        f'<dd id="figure-{escape(name)}">{shown[f"figure-{name}"]}</dd></div>'
+        for name, label in panel.figures.items()
     )
+    acts = "".join(
+        f'<button class="danger" name="do" value="act:{escape(name)}">'
+        f"{escape(each.label)}</button>"
+        for name, each in panel.acts.items()
+    )
+    return {
+        "says": f'<form id="panel" {form}{says}</form>',
+        # A number that changes each second is no news for a screen reader.
+        "line": (
+            f'<p id="line">{shown["line"]}</p>'
+            '<a class="jump" href="#live">Live layer and what to break ↓</a>'
+        ),
+        "tour": (
+            f'<form id="guide" {form}<div id="tour" role="status">{shown["tour"]}'
+            "</div></form>"
+        ),
+        "aside": (
+            '<aside id="live" aria-label="Live layer"><a class="jump" href="#say">'
+            f"Back to the chat ↑</a><h2>Live layer</h2><dl>{figures}</dl>"
+            f'<h2>Break something</h2><form id="acts" {form}{acts}</form>'
+            f'<h2>Last events</h2><ol id="events">{shown["events"]}</ol></aside>'
+        ),
+    }
 
 
 def _step(panel: Panel) -> str:
@@ -184,67 +162,28 @@ def _step(panel: Panel) -> str:
     )
 
 
-def _aside(person: Person, room: Room, secret: str, panel: Panel | None) -> str:
-    if panel is None:
-        return ""
-    figures = "".join(
-        f'<div><dt>{escape(label)}</dt><dd id="figure-{escape(name)}">'
-        f"{escape(panel.values.get(name, '–'))}</dd></div>"
-        for name, label in panel.figures.items()
-    )
-    acts = "".join(
-        f'<button class="danger" name="do" value="act:{escape(name)}">'
-        f"{escape(each.label)}</button>"
-        for name, each in panel.acts.items()
-    )
-    return (
-        '<aside id="live" aria-label="Live layer"><a class="jump" href="#say">'
-        f"Back to the chat ↑</a><h2>Live layer</h2><dl>{figures}</dl>"
-        f"<h2>Break something</h2>{_form('acts', person, room, secret)}{acts}</form>"
-        f'<h2>Last events</h2><ol id="events">{_events(panel)}</ol></aside>'
-    )
-
-
-def _events(panel: Panel) -> str:
-    return "".join(f'<li dir="auto">{escape(each)}</li>' for each in panel.events)
-
-
 def parts(panel: Panel) -> dict[str, str]:
     """Return the HTML of each part of the page that a panel changes, by its id."""
+    events = (f'<li dir="auto">{escape(each)}</li>' for each in panel.events)
     figures = {
         f"figure-{name}": escape(panel.values.get(name, "–")) for name in panel.figures
     }
     return {
         "line": escape(panel.line),
         "tour": _step(panel),
-        "events": _events(panel),
+        "events": "".join(events),
         **figures,
     }
 
 
-def _breakers(person: Person, room: Room, secret: str, on: set[str]) -> str:
-    buttons = "".join(
-        f'<button name="do" value="switch:{name}" '
-        f'aria-pressed="{"true" if name in on else "false"}">{escape(label)}</button>'
-        for name, label in SWITCHES.items()
-    )
-    form = _form("break", person, room, secret)
-    opened = " open" if on else ""
-    summary = "<summary>Break things</summary>"
-    return f"<details{opened}>{summary}{form}{buttons}</form></details>"
-
-
-def item(person: Person, message: Json) -> tuple[str, str]:
+def item(person: Person, room: Room, message: Json) -> tuple[str, str]:
     """Return one message as an item of the log, and what says that it changed."""
     number = message["message_id"]
-    sender = message.get("from", {})
-    own = sender.get("id") == person.id
-    name = (
-        "You" if own else sender.get("first_name") or message["chat"].get("title", "")
-    )
+    own = message["from"]["id"] == person.id
+    name = "You" if own else message["from"]["first_name"]
     moment = datetime.fromtimestamp(message["date"], UTC)
     edited = " · edited" if "edit_date" in message else ""
-    silent = " · silent" if message.get("_silent") else ""
+    silent = " · silent" if number in room.silent else ""
     parts = [
         f'<article aria-labelledby="n{number}"><h2 id="n{number}" dir="auto">',
         f'{escape(name)}<span class="hidden"> wrote</span></h2>',
@@ -276,13 +215,14 @@ def item(person: Person, message: Json) -> tuple[str, str]:
     )
     keyboard = message.get("reply_markup", {}).get("inline_keyboard")
     if keyboard:
-        rows = (
-            f'<div class="row">{_row(number, r, row)}</div>'
-            for r, row in enumerate(keyboard)
-        )
-        parts.append(
-            f'<div class="keys" role="group" aria-label="Buttons">{"".join(rows)}</div>'
-        )
+        parts.append('<div class="keys" role="group" aria-label="Buttons">')
+        for row, buttons in enumerate(keyboard):
+            keys = (
+                _button(f"press:{number}:{row}:{column}", each)
+                for column, each in enumerate(buttons)
+            )
+            parts.append(f'<div class="row">{"".join(keys)}</div>')
+        parts.append("</div>")
     html = "".join(parts)
     version = f"{crc32(html.encode('utf-8', 'replace')):x}"
     head = (
@@ -291,11 +231,7 @@ def item(person: Person, message: Json) -> tuple[str, str]:
     return f"{head}{html}</div>", version
 
 
-def _row(number: int, row: int, buttons: list[Json]) -> str:
-    return "".join(_button(number, row, at, each) for at, each in enumerate(buttons))
-
-
-def _button(number: int, row: int, column: int, button: Json) -> str:
+def _button(place: str, button: Json) -> str:
     text = escape(button["text"])
     style = f' class="{button["style"]}"' if "style" in button else ""
     if "url" in button:
@@ -303,10 +239,7 @@ def _button(number: int, row: int, column: int, button: Json) -> str:
             f'<a{style} href="{escape(button["url"])}" target="_blank" '
             f'rel="noopener noreferrer">{text} <span aria-hidden="true">↗</span></a>'
         )
-    if "callback_data" in button:
-        place = f"press:{number}:{row}:{column}"
-        return f'<button{style} name="do" value="{place}">{text}</button>'
-    return f'<button{style} type="button" disabled>{text}</button>'
+    return f'<button{style} name="do" value="{place}">{text}</button>'
 
 
 def rich(text: str, entities: list[Json]) -> str:

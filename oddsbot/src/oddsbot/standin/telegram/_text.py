@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
+
+import msgspec
 
 from .errors import Json, bad
 
 SIMPLE = frozenset(["bold", "italic", "code", "pre", "mention", "bot_command", "url"])
 # Each with the field that it cannot be without.
 WITH_FIELD = {"text_link": "url", "date_time": "unix_time"}
+_Place = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 # What Telegram finds by itself in what people write.
 _FOUND = re.compile(
     r"(?P<url>https?://[^\s<>\"]+)"
     r"|(?<![\w/<])(?P<bot_command>/[A-Za-z0-9_]{1,64}(?:@\w{3,32})?)(?!\w)"
     r"|(?<!\w)(?P<mention>@[A-Za-z]\w{3,31})"
 )
+
+
+class _Entity(msgspec.Struct):
+    """What the checks look at; an entity keeps its other fields too."""
+
+    type: str
+    offset: _Place
+    length: _Place
 
 
 def units(text: str) -> int:
@@ -71,10 +82,11 @@ def formatted(
 
 
 def _checked(text: str, entities: Any) -> list[Json]:
-    if entities is None:
-        return []
-    if not isinstance(entities, list):
-        raise bad("can't parse entities: expected an Array")
+    sent = [] if entities is None else entities
+    try:
+        places = msgspec.convert(sent, list[_Entity])
+    except msgspec.ValidationError as error:
+        raise bad(f"can't parse entities: {error}") from None
     size = units(text)
     # A border in the middle of a pair would cut a character.
     inside, at = set(), 0
@@ -83,33 +95,23 @@ def _checked(text: str, entities: Any) -> list[Json]:
         if character > "\uffff":
             inside.add(at - 1)
     kept = []
-    for entity in entities:
-        if not isinstance(entity, dict):
-            raise bad("can't parse MessageEntity: expected an Object")
-        kind, offset, length = (
-            entity.get(name) for name in ("type", "offset", "length")
-        )
-        if not (isinstance(offset, int) and isinstance(length, int)):
-            raise bad('can\'t parse MessageEntity: Field "offset" must be a Number')
-        if not isinstance(kind, str) or (kind not in SIMPLE and kind not in WITH_FIELD):
+    for place, entity in zip(places, sent, strict=True):
+        kind, begin, end = place.type, place.offset, place.offset + place.length
+        if kind not in SIMPLE and kind not in WITH_FIELD:
             raise bad("can't parse MessageEntity: Unsupported type specified")
         if kind in WITH_FIELD and not entity.get(WITH_FIELD[kind]):
             raise bad(f"can't parse MessageEntity: Can't find {WITH_FIELD[kind]!r}")
-        if not 0 <= offset <= 1_000_000:
-            raise bad(f"receive an entity with incorrect offset {offset}")
-        if not 0 <= length <= 1_000_000:
-            raise bad(f"receive an entity with incorrect length {length}")
-        if offset > size:
+        if begin > size:
             raise bad("entity begins after the end of the text")
-        if offset + length > size:
+        if end > size:
             raise bad(
-                f"entity beginning at UTF-16 offset {offset} ends after the end of "
+                f"entity beginning at UTF-16 offset {begin} ends after the end of "
                 f"the text at UTF-16 offset {size}"
             )
-        if offset in inside or offset + length in inside:
+        if begin in inside or end in inside:
             raise bad("entity begins or ends in a middle of a UTF-16 symbol")
         # Telegram drops a link that is none, and keeps the text.
-        if length and (kind != "text_link" or usable(entity["url"])):
+        if place.length and (kind != "text_link" or usable(entity["url"])):
             kept.append({**entity})
     return kept
 

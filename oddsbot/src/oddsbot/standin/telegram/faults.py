@@ -83,8 +83,8 @@ class Counts:
         self.limits = limits
         self._sent: dict[int | None, deque[float]] = {}
 
-    def spend(self, now: float, chat: int, *, group: bool, messages: int = 1) -> None:
-        """Count messages to a chat.
+    def spend(self, now: float, chat: int, *, group: bool) -> None:
+        """Count a message to a chat.
 
         Raises:
             ApiError: 429; nothing is counted.
@@ -96,15 +96,15 @@ class Counts:
             times = self._sent.setdefault(key, deque())
             while times and times[0] <= now - window:
                 times.popleft()
-            if len(times) + messages > max(most, messages):
-                free_at = times[min(len(times), len(times) + messages - most) - 1]
+            if len(times) >= most:
+                free_at = times[-most]
                 wait = max(1, math.ceil(free_at + window - now))
                 # A sum that is rounded down would end a moment too early.
                 while now + wait - window < free_at:
                     wait += 1
                 raise flood(wait)
         for key in (None, chat):
-            self._sent[key].extend([now] * messages)
+            self._sent[key].append(now)
 
 
 def flood(seconds: float) -> ApiError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,38 +39,31 @@ class Step:
     does: str = ""
 
 
+@dataclass(eq=False, kw_only=True)
 class Panel:
     """What stands beside the chat, and changes.
 
-    Args:
-        says: What a person may say by pressing a button, by the button's label.
-        acts: What else there is to press, by name.
-        figures: The label of each number that is shown, by name.
-
     Attributes:
+        acts: What there is to press, by name.
+        says: What a person may say by pressing a button, by the button's label.
+        figures: The label of each number that is shown, by name.
         line: How it stands, in one line.
         values: The text of each figure, by name.
         events: What happened last, the newest first.
         tour: The steps of the tour; none: there is no tour.
         step: Which of them is shown; after the last one the tour is over.
+        watchers: Called when something changes.
     """
 
-    def __init__(
-        self,
-        *,
-        says: Mapping[str, str] | None = None,
-        acts: Mapping[str, Act],
-        figures: Mapping[str, str] | None = None,
-    ) -> None:
-        self.says = dict(says or {})
-        self.acts = dict(acts)
-        self.figures = dict(figures or {})
-        self.line = ""
-        self.values: dict[str, str] = {}
-        self.events: tuple[str, ...] = ()
-        self.tour: Sequence[Step] = ()
-        self.step = 0
-        self.watchers: list[Callable[[], object]] = []
+    acts: Mapping[str, Act]
+    says: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, str] = field(default_factory=dict)
+    line: str = ""
+    values: Mapping[str, str] = field(default_factory=dict)
+    events: Sequence[str] = ()
+    tour: Sequence[Step] = ()
+    step: int = 0
+    watchers: list[Callable[[], object]] = field(default_factory=list)
 
     def show(
         self,

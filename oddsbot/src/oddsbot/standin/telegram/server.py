@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import msgspec
 from aiohttp import web
 
+from oddsbot.standin import _http
 from oddswire.web.listener import Listener
 
 from . import _page
@@ -18,28 +19,23 @@ from ._fields import Fields
 from ._methods import Methods
 from .errors import ApiError, Json
 from .faults import Counts, Fault, Faults, Limits, flood
-from .updates import Updates, public, same_secret
+from .updates import Updates
 from .world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
+    from collections.abc import Callable, Mapping
 
     from .panel import Panel
+    from .world import Person, Room
 
 TOKEN = "42:A-token-of-the-stand-in"  # noqa: S105 - it opens nothing but this
 MOST_STREAMS = 32
-_POLICY = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-)
-_HEADERS = {
-    "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
+_HEADERS = _http.page_headers(
+    "style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'",
     # With no-referrer a browser sends forms with `Origin: null`, which is refused.
-    "Referrer-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+    "same-origin",
+)
 _ASSETS = {"page.css": "text/css", "page.js": "text/javascript"}
 _PING = 3.0  # a page that was left is noticed by it
 
@@ -119,12 +115,7 @@ class BotApi:
         self._sender = loop.create_task(self.updates.deliver(), name="webhook")
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.wait([self._sender])
@@ -133,7 +124,7 @@ class BotApi:
         self.updates.close()
         for watcher in list(self.world.watchers):
             watcher(0, "closed", {})
-        await self._listener.__aexit__(kind, error, traceback)
+        await self._listener.__aexit__()
 
     @property
     def url(self) -> str:
@@ -150,7 +141,7 @@ class BotApi:
     # --- bots
 
     async def _call(self, request: web.Request) -> web.StreamResponse:
-        if not same_secret(request.match_info["token"], self.token):
+        if not _http.same_secret(request.match_info["token"], self.token):
             return _refused(ApiError(401, "Unauthorized"))
         name = self._methods.known(request.match_info["method"])
         if name is None or request.method not in {"GET", "POST"}:
@@ -168,8 +159,8 @@ class BotApi:
         except ApiError as error:
             return _refused(error)
         if fault is not None and fault.kind == "lost":
-            _cut(request)
-        return web.json_response({"ok": True, "result": public(result)})
+            _http.cut(request)
+        return _answer({"ok": True, "result": result})
 
     async def _break(
         self, fault: Fault, request: web.Request
@@ -182,12 +173,11 @@ class BotApi:
             case "refused":
                 raise ApiError(400, "it is refused by a switch")
             case "error":
-                page = "<html><h1>502 Bad Gateway</h1></html>"
-                return web.Response(status=502, text=page, content_type="text/html")
+                return _http.bad_gateway()
             case "silence":
                 # The caller gives up first, or the stand-in is closed.
                 await self._closed.wait()
-                _cut(request)
+                _http.cut(request)
             case "slow":
                 await asyncio.sleep(fault.seconds)
         return None
@@ -210,16 +200,18 @@ class BotApi:
         return f"standin_{self._listener.port}"  # cookies do not look at ports
 
     def _check_cookie(self, request: web.Request) -> None:
-        if not same_secret(request.cookies.get(self._cookie_name, ""), self._cookie):
+        if not _http.same_secret(
+            request.cookies.get(self._cookie_name, ""), self._cookie
+        ):
             raise web.HTTPForbidden(reason="open the address that was printed")
 
-    def _where(self, values: Any) -> tuple[Any, Any]:
+    def _where(self, values: Mapping[str, Any]) -> tuple[Person, Room]:
         try:
             person = self.world.people[int(values.get("as") or 1001)]
             room = self.world.rooms[int(values.get("chat") or person.id)]
         except (KeyError, ValueError):
             raise web.HTTPNotFound(reason="there is no such person or chat") from None
-        if room.members.get(person.id, "left") in {"left", "kicked"}:
+        if not room.has(person.id):
             raise web.HTTPForbidden(reason="she is no member")
         return person, room
 
@@ -230,14 +222,20 @@ class BotApi:
         flags = (("repeat", self.faults.repeat), ("block", person.blocked))
         names = {*on, *(name for name, is_on in flags if is_on)}
         text = _page.page(
-            self.world, person, room, self._form_secret, names, self._panel
+            await self._read("page.html"),
+            self.world,
+            person,
+            room,
+            self._form_secret,
+            names,
+            self._panel,
         )
         return web.Response(text=text, content_type="text/html", headers=_HEADERS)
 
     async def _act(self, request: web.Request) -> web.Response:
         self._check_cookie(request)
         values = await request.post()
-        if not same_secret(str(values.get("secret", "")), self._form_secret):
+        if not _http.same_secret(str(values.get("secret", "")), self._form_secret):
             raise web.HTTPForbidden(reason="this form is not of this page")
         person, room = self._where(values)
         action, _, rest = str(values.get("do", "say")).partition(":")
@@ -289,7 +287,7 @@ class BotApi:
         panel = self._panel
         # By id: a slow reader gets the newest form of each message, and no backlog.
         changed: dict[int, None] = {}
-        others: deque[tuple[str, Json]] = deque(maxlen=20)
+        toasts: deque[str] = deque(maxlen=20)
         news = asyncio.Event()
 
         def watch(chat: int, kind: str, content: Json) -> None:
@@ -301,8 +299,8 @@ class BotApi:
                     changed[content["message_id"]] = None
                     if len(changed) > _page.SHOWN:
                         del changed[next(iter(changed))]
-                else:
-                    others.append((kind, content))
+                elif content["text"]:
+                    toasts.append(content["text"])
                 news.set()
 
         response = web.StreamResponse(
@@ -314,8 +312,7 @@ class BotApi:
             panel.watchers.append(news.set)
         try:
             await response.prepare(request)
-            newest = list(room.messages.values())[-_page.SHOWN :]
-            items = [self._item(person, each) for each in newest]
+            items = [self._item(person, room, each) for each in _page.newest(room)]
             await response.write(_page.event("all", {"items": items}))
             news.set()
             while not self._closed.is_set():
@@ -330,10 +327,11 @@ class BotApi:
                     number = next(iter(changed))
                     del changed[number]
                     if number in room.messages:
-                        new = self._item(person, room.messages[number])
+                        new = self._item(person, room, room.messages[number])
                         await response.write(_page.event("message", new))
-                while others:
-                    await response.write(self._other(*others.popleft()))
+                while toasts:
+                    toast = {"text": toasts.popleft()}
+                    await response.write(_page.event("answer", toast))
                 if panel is not None:
                     # Whoever reads slowly gets the newest, and not what was between.
                     new = _page.parts(panel)
@@ -348,14 +346,9 @@ class BotApi:
             self._streams -= 1
         return response
 
-    def _item(self, person: Any, message: Json) -> Json:
-        html, version = _page.item(person, message)
+    def _item(self, person: Person, room: Room, message: Json) -> Json:
+        html, version = _page.item(person, room, message)
         return {"id": message["message_id"], "html": html, "version": version}
-
-    def _other(self, kind: str, content: Json) -> bytes:
-        if kind == "answer" and content["text"]:
-            return _page.event("answer", {"text": content["text"]})
-        return b": \n\n"
 
     async def _photo(self, request: web.Request) -> web.Response:
         self._check_cookie(request)
@@ -368,31 +361,27 @@ class BotApi:
         name = request.match_info["name"]
         if name not in _ASSETS:
             raise web.HTTPNotFound(reason="there is no such file")
-        asset = files(__package__).joinpath(name)
-        text = await asyncio.to_thread(asset.read_text, encoding="utf-8")
+        text = await self._read(name)
         return web.Response(text=text, content_type=_ASSETS[name], headers=_HEADERS)
+
+    async def _read(self, name: str) -> str:
+        asset = files(__package__).joinpath(name)
+        return await asyncio.to_thread(asset.read_text, encoding="utf-8")
 
     # --- programs that test a bot
 
-    def _check_control(self, request: web.Request) -> None:
-        sent = request.headers.get("Authorization", "")
-        if not same_secret(sent, f"Bearer {self.control_token}"):
-            raise web.HTTPForbidden(reason="the control token is needed")
-
     async def _plan(self, request: web.Request) -> web.Response:
-        self._check_control(request)
+        _http.check_control(request, self.control_token)
         try:
             faults = msgspec.json.decode(await request.read(), type=list[Fault])
         except msgspec.DecodeError as error:
             raise web.HTTPBadRequest(reason="a list of faults expected") from error
         self.faults.planned[:] = faults
-        return web.json_response({"planned": len(faults)})
+        return _answer({"planned": len(faults)})
 
     async def _sent(self, request: web.Request) -> web.Response:
-        self._check_control(request)
-        counted = {"sent": list(self.world.sent), "calls": self.world.calls}
-        body = msgspec.json.encode(counted)
-        return web.Response(body=body, content_type="application/json")
+        _http.check_control(request, self.control_token)
+        return _answer({"sent": list(self.world.sent), "calls": self.world.calls})
 
 
 def _chat_of(fields: Fields) -> int | None:
@@ -403,10 +392,10 @@ def _chat_of(fields: Fields) -> int | None:
 
 
 def _refused(error: ApiError) -> web.Response:
-    return web.json_response(error.body(), status=error.code)
+    return _answer(error.body(), error.code)
 
 
-def _cut(request: web.Request) -> NoReturn:
-    if request.transport is not None:
-        request.transport.abort()
-    raise ConnectionResetError("cut by a switch")
+def _answer(body: Json, status: int = 200) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(body), status=status, content_type="application/json"
+    )

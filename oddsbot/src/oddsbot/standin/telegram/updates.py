@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
+import contextlib
 from itertools import islice, takewhile
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout
@@ -35,7 +35,6 @@ class Webhook(msgspec.Struct, kw_only=True):
 
     url: str
     secret: str = ""
-    connections: int = 40
     error_at: float | None = None
     error: str = ""
 
@@ -74,7 +73,7 @@ class Updates:
         if self.allowed and kind not in self.allowed:
             return None
         self._last += 1
-        self._waiting[self._last] = {"update_id": self._last, kind: public(content)}
+        self._waiting[self._last] = {"update_id": self._last, kind: content}
         if len(self._waiting) > _MOST_WAITING:
             del self._waiting[next(iter(self._waiting))]
         self._wake()
@@ -118,7 +117,7 @@ class Updates:
             ApiError: 409, another poll began or a webhook is set.
         """
         if self.webhook is not None:
-            _conflict(HAS_WEBHOOK)
+            raise ApiError(409, HAS_WEBHOOK)
         self.allow(allowed)
         self._poll += 1
         poll = self._poll
@@ -139,9 +138,9 @@ class Updates:
             except TimeoutError:
                 return []
             if poll != self._poll:
-                _conflict(OTHER_POLLER)
+                raise ApiError(409, OTHER_POLLER)
             if self.webhook is not None:
-                _conflict(HAS_WEBHOOK)
+                raise ApiError(409, HAS_WEBHOOK)
 
     async def deliver(self) -> NoReturn:
         """Post updates to the webhook, one after the other, until it is cancelled."""
@@ -157,7 +156,9 @@ class Updates:
                 waiting = list(islice(self._waiting.items(), 2))
                 update_id, update = waiting[-1 if self._faults.reverse else 0]
                 if not await self._post(http, hook, update):
-                    await self._pause(news, pause)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(pause):
+                            await news.wait()
                     pause = min(pause * 2, 60.0)
                     continue
                 pause = self._retry
@@ -170,18 +171,14 @@ class Updates:
             async with http.post(
                 hook.url, json=update, headers=headers, allow_redirects=False
             ) as response:
-                if not 200 <= response.status < 300:
-                    raise ClientError(  # noqa: TRY301 - one place says what went wrong
-                        f"Wrong response from the webhook: {response.status} "
-                        f"{response.reason}"
-                    )
+                if response.ok:
+                    return True
+                said = f"{response.status} {response.reason}"
+                hook.error = f"Wrong response from the webhook: {said}"
         except (ClientError, OSError, TimeoutError) as error:
-            hook.error_at, hook.error = (
-                self._now(),
-                str(error) or "Connection timed out",
-            )
-            return False
-        return True
+            hook.error = str(error) or "Connection timed out"
+        hook.error_at = self._now()
+        return False
 
     def _confirm(self, update_id: int) -> None:
         if self._faults.repeat and update_id not in self._repeated:
@@ -190,29 +187,6 @@ class Updates:
         self._repeated.discard(update_id)
         self._waiting.pop(update_id, None)
 
-    async def _pause(self, news: asyncio.Event, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await news.wait()
-        except TimeoutError:
-            pass
-
     def _wake(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
-
-
-def public(value: Any) -> Any:
-    """Leave out what only the page shows: fields that begin with an underscore."""
-    if isinstance(value, dict):
-        return {k: public(v) for k, v in value.items() if not k.startswith("_")}
-    return [public(each) for each in value] if isinstance(value, list) else value
-
-
-def same_secret(sent: str, expected: str) -> bool:
-    """Whether two secrets are equal; as bytes, in constant time."""
-    return hmac.compare_digest(sent.encode("utf-8", "replace"), expected.encode())
-
-
-def _conflict(why: str) -> NoReturn:
-    raise ApiError(409, why)

@@ -54,6 +54,7 @@ class Room(msgspec.Struct, kw_only=True):
         began: Whether the bot may write: the person did, or it is a member.
         messages: By id; the newest 500.
         last: The newest id.
+        silent: Which messages came without a sound.
     """
 
     id: int
@@ -63,6 +64,11 @@ class Room(msgspec.Struct, kw_only=True):
     began: bool = False
     messages: dict[int, Json] = {}
     last: int = 0
+    silent: set[int] = set()
+
+    def has(self, number: int) -> bool:
+        """Whether a person, or the bot, is a member."""
+        return self.members.get(number, "left") not in {"left", "kicked"}
 
 
 class Photo(msgspec.Struct, frozen=True):
@@ -184,10 +190,10 @@ class World:
                 raise ApiError(403, "bot was blocked by the user")
             if not room.began:
                 raise ApiError(403, "bot can't initiate conversation with a user")
-        elif room.members[self.me["id"]] == "kicked":
-            raise ApiError(403, f"bot was kicked from the {room.type} chat")
-        elif room.members[self.me["id"]] == "left":
-            raise ApiError(403, f"bot is not a member of the {room.type} chat")
+        elif not room.has(self.me["id"]):
+            kicked = room.members[self.me["id"]] == "kicked"
+            what = "was kicked from" if kicked else "is not a member of"
+            raise ApiError(403, f"bot {what} the {room.type} chat")
         return room
 
     def chat(self, room: Room) -> Json:
@@ -202,10 +208,6 @@ class World:
         """Return a person or the bot as a User."""
         return self.me if number == self.me["id"] else self.people[number].user()
 
-    def number(self) -> int:
-        """Return the next number that nothing has."""
-        return next(self._numbers)
-
     def post(self, room: Room, sender: int, content: Json) -> Json:
         """Add a message to a chat and return it."""
         room.last += 1
@@ -218,7 +220,9 @@ class World:
         }
         room.messages[room.last] = message
         if len(room.messages) > KEPT_MESSAGES:
-            del room.messages[next(iter(room.messages))]
+            gone = next(iter(room.messages))
+            del room.messages[gone]
+            room.silent.discard(gone)
         self.show(room.id, "message", message)
         return message
 
@@ -247,10 +251,8 @@ class World:
         text, _ = formatted(text, None, "", 4096, "message is too long")
         if not text:
             raise bad("message text is empty")
-        content: Json = {"text": text}
         entities = found(text)
-        if entities:
-            content["entities"] = entities
+        content: Json = {"text": text} | ({"entities": entities} if entities else {})
         return self._from_person(person, chat, content)
 
     def locate(
@@ -316,7 +318,7 @@ class World:
         self._status(chat, by, old, status)
 
     def _query(self, person: int, chat: int) -> str:
-        number = str(self.number())
+        number = str(next(self._numbers))
         self.queries[number] = Query(self.now(), person, chat)
         if len(self.queries) > _KEPT_QUERIES:
             del self.queries[next(iter(self.queries))]
@@ -325,7 +327,7 @@ class World:
     def _of(self, person: int, chat: int | None) -> Room:
         number = person if chat is None else chat
         room = self.rooms.get(number)
-        if room is None or room.members.get(person, "left") in {"left", "kicked"}:
+        if room is None or not room.has(person):
             raise bad("chat not found")
         return room
 
@@ -342,8 +344,7 @@ class World:
         """Give the bot a message; in groups only what is meant for it."""
         text = message.get("text", "")
         meant = text.startswith("/") or f"@{self.me['username']}" in text.lower()
-        is_member = room.members[self.me["id"]] not in {"left", "kicked"}
-        if is_member and (room.type == "private" or meant):
+        if room.has(self.me["id"]) and (room.type == "private" or meant):
             self.updates.add("message", message)
 
     def _status(self, room: Room, by: int, old: str, new: str) -> None:
