@@ -46,7 +46,7 @@ def every(api, png):
         methods.GetUpdates(timeout=0, allowed_updates=["message"]),
         methods.SetWebhook(url="http://127.0.0.1:1/x", secret_token="s"),
         methods.GetWebhookInfo(),
-        methods.DeleteWebhook(drop_pending_updates=True),
+        methods.DeleteWebhook(),
     ]
 
 

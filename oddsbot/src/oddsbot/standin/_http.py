@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+from importlib.resources import files
 from typing import TYPE_CHECKING, NoReturn
 
 from aiohttp import web
@@ -21,6 +23,12 @@ def page_headers(policy: str, referrer: str) -> Mapping[str, str]:
         "Referrer-Policy": referrer,
         "Cache-Control": "no-store",
     }
+
+
+async def asset(package: str, name: str) -> str:
+    """Return a file of a package; a thread reads it."""
+    file = files(package).joinpath(name)
+    return await asyncio.to_thread(file.read_text, encoding="utf-8")
 
 
 def same_secret(sent: str, expected: str) -> bool:

@@ -96,18 +96,14 @@ async def test_a_frozen_link_is_noticed_and_replaced(small, session):
 
 
 @pytest.mark.advanced
-@pytest.mark.parametrize("seconds", [0.01, None])
-async def test_a_thawed_link_flows_again(small, session, seconds):
-    """A freeze ends by itself or by `thaw`; what it swallowed is not repeated."""
+async def test_a_thawed_link_flows_again(small, session):
+    """A freeze ends by `thaw`; what it swallowed is not repeated."""
     async with Replay(small, speed=INF) as replay:
         ws = await connect(session, replay, UP)
-        replay.freeze(seconds)
+        replay.freeze()
         await replay.inject("lost")
-        if seconds is None:
-            replay.thaw()
-        while replay.frames_sent == 0:
-            await replay.inject("{}")
-            await asyncio.sleep(0)
+        replay.thaw()
+        await replay.inject("{}")
         first = await ws.receive_str()
 
     assert first == "{}"

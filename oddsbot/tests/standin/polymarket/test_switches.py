@@ -299,7 +299,7 @@ async def test_switches_are_set_by_programs_that_know_the_token(small, session):
     [
         ("tea", "is no switch"),
         ("late=soon", "late"),
-        ("limited=/a,b", "invalid"),
+        ("limited=/a,b", "limited: Expected `int`"),
         ("freeze=-1", "freeze"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -9,8 +10,6 @@ import msgspec
 from ._channel import Channel, Connection
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from ._exchange import Exchange
     from ._ledger import Row
 
@@ -28,10 +27,9 @@ class _Request(msgspec.Struct):
     subscriptions: list[_Wanted] = []
 
 
+@dataclass(eq=False)
 class _Listener(Connection):
-    def __init__(self, ws: web.WebSocketResponse, request: web.Request) -> None:
-        super().__init__(ws, request)
-        self.wanted: set[_Wanted] = set()
+    wanted: set[_Wanted] = field(default_factory=set)
 
 
 class Bell(Channel[_Listener]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aiohttp import WSMsgType, web
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from ._exchange import Exchange
 
 
+@dataclass(eq=False)
 class Connection:
     """One websocket.
 
@@ -19,9 +21,8 @@ class Connection:
         transport: Writes it, by asyncio or uvloop; None: the client is gone.
     """
 
-    def __init__(self, ws: web.WebSocketResponse, request: web.Request) -> None:
-        self.ws = ws
-        self.transport: Any = request.transport
+    ws: web.WebSocketResponse
+    transport: Any
 
 
 _C = TypeVar("_C", bound=Connection)
@@ -47,7 +48,7 @@ class Channel(Generic[_C]):
         # No compression: a frame must be on its way before the next one is made.
         ws = web.WebSocketResponse(compress=False)
         await ws.prepare(request)
-        connection = self.kind(ws, request)
+        connection = self.kind(ws, request.transport)
         self._open.add(connection)
         try:
             async for message in ws:

@@ -196,37 +196,34 @@ class DataApi(Api):
         unrealized = held.size * price - left
         total = unrealized + held.realized
         percent = 100 / (held.cost or Decimal(1))
-        return _rounded(
-            {
-                **self._outcome(held),
-                "current_size": held.size,
-                "avg_price": held.average,
-                "entry_cost_usdc": held.cost,
-                "entry_fees_usdc": 0,
-                "total_cost_usdc": held.cost,
-                "current_price": price,
-                "current_value": held.size * price,
-                "total_size": held.bought,
-                "realized_pnl": held.realized,
-                "unrealized_pnl": unrealized,
-                "total_pnl": total,
-                "percent_pnl": total * percent,
-                "percent_realized_pnl": held.realized * percent,
-                # REDEEMABLE_LOST is a filter, and no status of a row.
-                "status": self._status(held).removesuffix("_LOST"),
-                "redeemable": self._status(held).startswith("REDEEMABLE"),
-                "mergeable": False,
-                "negative_risk": False,
-                "archived": False,
-                "verified": False,
-                "end_date": iso(self._exchange.markets[held.market_id].end_ts)[:10],
-            }
-        )
+        return self._outcome(held) | {
+            "current_size": held.size,
+            "avg_price": held.average,
+            "entry_cost_usdc": held.cost,
+            "entry_fees_usdc": 0,
+            "total_cost_usdc": held.cost,
+            "current_price": price,
+            "current_value": held.size * price,
+            "total_size": held.bought,
+            "realized_pnl": held.realized,
+            "unrealized_pnl": unrealized,
+            "total_pnl": total,
+            "percent_pnl": round(total * percent, 6),
+            "percent_realized_pnl": round(held.realized * percent, 6),
+            # REDEEMABLE_LOST is a filter, and no status of a row.
+            "status": self._status(held).removesuffix("_LOST"),
+            "redeemable": self._status(held).startswith("REDEEMABLE"),
+            "mergeable": False,
+            "negative_risk": False,
+            "archived": False,
+            "verified": False,
+            "end_date": iso(self._exchange.markets[held.market_id].end_ts)[:10],
+        }
 
     async def _value(self, request: web.Request) -> web.Response:
         user = _user(request)
         value = sum(map(self._worth, self._exchange.ledger.of(user)), Decimal(0))
-        return answer({"data": _rounded({"proxy_wallet": user, "value": value})})
+        return answer({"data": {"proxy_wallet": user, "value": value}})
 
     async def _stats(self, request: web.Request) -> web.Response:
         user = _user(request)
@@ -240,7 +237,7 @@ class DataApi(Api):
             "views": 0,
             "join_date": min(each.first for each in held),
         }
-        return answer({"data": _rounded(stats)})
+        return answer({"data": stats})
 
     async def _pnl(self, request: web.Request) -> web.Response:
         user = _user(request)
@@ -268,7 +265,7 @@ class DataApi(Api):
             "interval": interval,
             "fidelity": fidelity,
             "source_fidelity": fidelity,
-            "points": [_rounded(point)] if rows else [],
+            "points": [point] if rows else [],
         }
         return answer({"data": series})
 
@@ -302,8 +299,7 @@ class DataApi(Api):
         given, limit, bound = _asked(request)
         begin, page, cursor = page_of(rows, given, limit, bound)
         ranked = [
-            _rounded({"rank": begin + place, **row})
-            for place, row in enumerate(page, start=1)
+            {"rank": begin + place, **row} for place, row in enumerate(page, start=1)
         ]
         return _listing(ranked, limit, cursor)
 
@@ -357,10 +353,3 @@ def _amount(text: str) -> Decimal:
     if not value.is_finite() or value < 0:
         raise Refused(400, "filter_amount must be a number")
     return value
-
-
-def _rounded(body: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: round(value, 6) if isinstance(value, Decimal) else value
-        for key, value in body.items()
-    }

@@ -126,79 +126,108 @@ def group_events(group: Group, before: dict[str, Snapshot]) -> Iterator[Message]
         token = token_id(new.market_id, new.side)
         old = before.get(token)
         if old is None:
-            yield _message(book_event(new), {token})
+            yield _message(book_event(new), token)
             continue
         entries += changes(old, new)
         if tick_size(old) != tick_size(new):
-            steps.append(_message(_tick_size_change(token, old, new), {token}))
-            steps.append(_message(book_event(new), {token}))
+            steps += [
+                _tick_size_change(token, old, new),
+                _message(book_event(new), token),
+            ]
         if top(old) != top(new):
-            tops.append(_message(_best_bid_ask(token, new), {token}, custom=True))
+            tops.append(_best_bid_ask(token, new))
     if entries:
-        both = {token_id(group.market_id, "UP"), token_id(group.market_id, "DOWN")}
-        event = {
-            "event_type": "price_change",
-            "market": group.market_id,
-            "timestamp": str(group.ts),
-            "price_changes": entries,
-        }
-        yield _message(event, both)
+        both = token_id(group.market_id, "UP"), token_id(group.market_id, "DOWN")
+        yield _told("price_change", group, *both, price_changes=entries)
     yield from tops
     yield from steps
 
 
-def new_market_event(market: RecordedMarket, ts: int) -> Message:
+def new_market_event(market: RecordedMarket, item: Group) -> Message:
     """Return the ``new_market`` event, sent to everybody who asked for such events."""
-    event = {
-        "event_type": "new_market",
-        "id": market.gamma_id,
-        "question": market.question,
-        "market": market.market_id,
-        "slug": market.slug,
-        "assets_ids": market.tokens,
-        "outcomes": market.outcomes,
-        "timestamp": str(ts),
-        "tags": [market.category],
-        "order_price_min_tick_size": number(COARSE),
-    }
-    return _message(event, set(), custom=True)
+    return _told(
+        "new_market",
+        item,
+        custom=True,
+        id=market.gamma_id,
+        question=market.question,
+        slug=market.slug,
+        assets_ids=market.tokens,
+        outcomes=market.outcomes,
+        tags=[market.category],
+        order_price_min_tick_size=number(COARSE),
+    )
 
 
 def resolved_event(market: RecordedMarket, resolution: Resolution) -> Message:
     """Return the ``market_resolved`` event; no winner where neither side paid 1."""
     winner = market.winner
-    event = {
-        "event_type": "market_resolved",
-        "id": market.gamma_id,
-        "market": market.market_id,
-        "assets_ids": market.tokens,
-        "winning_asset_id": "" if winner is None else market.tokens[winner],
-        "winning_outcome": "" if winner is None else market.outcomes[winner],
-        "timestamp": str(resolution.ts),
-        "tags": [market.category],
-    }
-    return _message(event, set(market.tokens), custom=True)
+    return _told(
+        "market_resolved",
+        resolution,
+        *market.tokens,
+        custom=True,
+        id=market.gamma_id,
+        assets_ids=market.tokens,
+        winning_asset_id="" if winner is None else market.tokens[winner],
+        winning_outcome="" if winner is None else market.outcomes[winner],
+        tags=[market.category],
+    )
 
 
-def trade_event(trade: Row, ts: int) -> Message:
+def trade_event(trade: Row, item: Group) -> Message:
     """Return the ``last_trade_price`` event of a generated trade: the taker's row."""
-    event = {
-        "event_type": "last_trade_price",
-        "market": trade.market_id,
-        "asset_id": trade.token,
-        "price": number(trade.price),
-        "side": trade.side,
-        "size": number(trade.size),
-        "fee_rate_bps": "0",
-        "timestamp": str(ts),
-        "transaction_hash": trade.transaction,
-    }
-    return _message(event, {trade.token})
+    return _told(
+        "last_trade_price",
+        item,
+        trade.token,
+        asset_id=trade.token,
+        price=number(trade.price),
+        side=trade.side,
+        size=number(trade.size),
+        fee_rate_bps="0",
+        transaction_hash=trade.transaction,
+    )
 
 
-def _message(
-    event: dict[str, Any], tokens: set[str], *, custom: bool = False
+def _tick_size_change(token: str, old: Snapshot, new: Snapshot) -> Message:
+    return _told(
+        "tick_size_change",
+        new,
+        token,
+        asset_id=token,
+        old_tick_size=number(tick_size(old)),
+        new_tick_size=number(tick_size(new)),
+    )
+
+
+def _best_bid_ask(token: str, snapshot: Snapshot) -> Message:
+    bid, ask = top(snapshot)
+    return _told(
+        "best_bid_ask",
+        snapshot,
+        token,
+        custom=True,
+        asset_id=token,
+        best_bid=number(bid),
+        best_ask=number(ask),
+        spread=number(ask - bid),
+    )
+
+
+def _told(
+    kind: str,
+    item: Group | Resolution | Snapshot,
+    *tokens: str,
+    custom: bool = False,
+    **fields: Any,
 ) -> Message:
+    """Return an event of a market at a moment."""
+    event = {"event_type": kind, "market": item.market_id, "timestamp": str(item.ts)}
+    return _message(event | fields, *tokens, custom=custom)
+
+
+def _message(event: dict[str, Any], *tokens: str, custom: bool = False) -> Message:
     return Message(msgspec.json.encode(event).decode(), frozenset(tokens), custom)
 
 
@@ -220,27 +249,3 @@ def _difference(
     for price, size in new:
         if was.get(price) != size:
             yield price, size
-
-
-def _tick_size_change(token: str, old: Snapshot, new: Snapshot) -> dict[str, Any]:
-    return {
-        "event_type": "tick_size_change",
-        "market": new.market_id,
-        "asset_id": token,
-        "old_tick_size": number(tick_size(old)),
-        "new_tick_size": number(tick_size(new)),
-        "timestamp": str(new.ts),
-    }
-
-
-def _best_bid_ask(token: str, snapshot: Snapshot) -> dict[str, Any]:
-    bid, ask = top(snapshot)
-    return {
-        "event_type": "best_bid_ask",
-        "market": snapshot.market_id,
-        "asset_id": token,
-        "best_bid": number(bid),
-        "best_ask": number(ask),
-        "spread": number(ask - bid),
-        "timestamp": str(snapshot.ts),
-    }

@@ -56,7 +56,7 @@ class Exchange:
         messages: list[Message] = []
         if item.market_id not in self._announced:
             self._announced.add(item.market_id)
-            messages.append(_derive.new_market_event(market, item.ts))
+            messages.append(_derive.new_market_event(market, item))
         messages += _derive.group_events(item, self.books)
         for snapshot in item.snapshots:
             token = token_id(snapshot.market_id, snapshot.side)
@@ -65,7 +65,7 @@ class Exchange:
             mids.append((snapshot.ts, _derive.mid(snapshot)))
         trade = self.ledger.trade(item)
         if trade is not None:
-            messages.append(_derive.trade_event(trade, item.ts))
+            messages.append(_derive.trade_event(trade, item))
         return messages
 
     def price(self, market_id: str, outcome: int) -> Decimal:

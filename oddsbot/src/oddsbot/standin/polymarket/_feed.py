@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,8 +12,6 @@ from ._channel import Channel, Connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    from aiohttp import web
 
     from ._derive import Message
     from ._exchange import Exchange
@@ -33,12 +32,11 @@ class _Request(msgspec.Struct):
     custom_feature_enabled: bool | None = None
 
 
+@dataclass(eq=False)
 class _Subscriber(Connection):
-    def __init__(self, ws: web.WebSocketResponse, request: web.Request) -> None:
-        super().__init__(ws, request)
-        self.tokens: dict[str, None] = {}  # in the order of the subscriptions
-        self.custom = False
-        self.frozen = False
+    tokens: dict[str, None] = field(default_factory=dict)  # in order of subscription
+    custom: bool = False
+    frozen: bool = False
 
     def wants(self, message: Message) -> bool:
         return (self.custom or not message.custom) and (
@@ -69,7 +67,6 @@ class Feed(Channel[_Subscriber]):
         self._faults = faults
         self._waits = waits
         self._changed = asyncio.Condition()
-        self._thaw: asyncio.TimerHandle | None = None
         self.frames_sent = 0
 
     async def wait_subscribed(self, tokens: frozenset[str]) -> None:
@@ -123,20 +120,13 @@ class Feed(Channel[_Subscriber]):
         sends = [self._send(each, [text]) for each in self._open if each.tokens]
         await asyncio.gather(*sends)
 
-    def freeze(self, seconds: float | None) -> None:
+    def freeze(self) -> None:
         """Send nothing but PONG on the connections that are open now."""
-        self.thaw()
         for subscriber in self._open:
             subscriber.frozen = True
-        if seconds is not None:
-            loop = asyncio.get_running_loop()
-            self._thaw = loop.call_later(seconds, self.thaw)
 
     def thaw(self) -> None:
         """End a freeze; what was not sent during it stays unsent."""
-        if self._thaw is not None:
-            self._thaw.cancel()
-            self._thaw = None
         for subscriber in self._open:
             subscriber.frozen = False
 

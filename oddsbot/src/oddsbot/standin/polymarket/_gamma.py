@@ -109,7 +109,6 @@ class GammaApi(Api):
         if resolved_at is not None:
             prices: list[Decimal] = list(market.payouts)
             body["umaResolutionStatus"] = "resolved"
-            body["umaResolutionStatuses"] = json_text(["proposed"])
             body["closedTime"] = iso(resolved_at).replace("T", " ")[:19] + "+00"
         else:
             prices = [

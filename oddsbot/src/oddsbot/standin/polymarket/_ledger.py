@@ -21,8 +21,6 @@ _CHANCE = 0.25  # of a trade in a group of snapshots
 _TWINS = 0.1  # of two fills in one transaction that are alike in every field
 _ZERO = Decimal(0)
 _CENT = Decimal("0.01")
-_FIRST = ("Amber", "Brisk", "Calm", "Dusty", "Eager", "Fabled", "Gentle", "Hazel")
-_SECOND = ("Otter", "Heron", "Lynx", "Marten", "Plover", "Stoat", "Tern", "Vole")
 
 
 class Wallet(msgspec.Struct, frozen=True):
@@ -75,7 +73,7 @@ class Holding(msgspec.Struct):
     @property
     def average(self) -> Decimal:
         """What a share cost."""
-        return self.cost / self.bought if self.bought else _ZERO
+        return round(self.cost / self.bought, 6) if self.bought else _ZERO
 
 
 class Ledger:
@@ -200,8 +198,8 @@ class Ledger:
 
 
 def _wallet(number: int) -> Wallet:
-    name = f"{_FIRST[number % 8]}{_SECOND[number // 8 % 8]}"
-    return Wallet(f"0x{hash_of(f'wallet {number}')[2:42]}", name, f"{name}-{number}")
+    address = hash_of(f"wallet {number}")[:42]
+    return Wallet(address, f"Trader{number}", f"Generated-Trader-{number}")
 
 
 def hash_of(text: str) -> str:

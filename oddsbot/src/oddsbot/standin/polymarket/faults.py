@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -97,20 +97,19 @@ def parse_switch(text: str) -> tuple[str, object]:
     Raises:
         ValueError: There is no such switch, or it has no such value.
     """
-    name, _, value = text.partition("=")
-    if name in Kind.__args__:  # type: ignore[attr-defined]
-        path, times, seconds, *_ = (*value.split(","), "", "", "")
-        given: dict[str, object] = {"kind": name, "path": path}
-        given |= {"times": int(times)} if times else {}
-        given |= {"seconds": float(seconds)} if seconds else {}
-        return "planned", msgspec.convert(given, Fault)
+    name, _, text = text.partition("=")
     fields = {each.name: each.type for each in msgspec.structs.fields(Faults)}
-    if name not in fields or name == "planned":
-        known = (*Kind.__args__, *(each for each in fields if each != "planned"))  # type: ignore[attr-defined]
-        raise ValueError(f"{name!r} is no switch; there are {', '.join(known)}")
+    fields.pop("planned")
+    kinds = get_args(Kind)
+    if name not in fields and name not in kinds:
+        raise ValueError(f"{name!r} is no switch: {', '.join((*kinds, *fields))} are")
     if name == "frozen_assets":
-        return name, set(filter(None, value.split(",")))
+        return name, set(filter(None, text.split(",")))
     try:
-        return name, msgspec.convert(value or "true", fields[name], strict=False)
+        if name in fields:
+            return name, msgspec.convert(text or "true", fields[name], strict=False)
+        given = zip(("path", "times", "seconds"), text.split(","), strict=False)
+        fault = {"kind": name} | {each: value for each, value in given if value}
+        return "planned", msgspec.convert(fault, Fault, strict=False)
     except msgspec.ValidationError as error:
         raise ValueError(f"{name}: {error}") from None

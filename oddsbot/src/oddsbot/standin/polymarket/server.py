@@ -93,7 +93,6 @@ class Replay:
         app = web.Application(middlewares=[self._count])
         self._listener = Listener(app, host=host, port=port)
         self._host = host
-        self._port = port
         self._stop = recording.end if until is None else min(until, recording.end)
         self._exchange = Exchange(recording, seed)
         self._feed = Feed(
@@ -127,9 +126,10 @@ class Replay:
         try:
             await self._listener.__aenter__()
         except OSError as error:
-            raise PortUnavailable(_why(self._host, self._port, error)) from error
+            raise PortUnavailable(
+                _why(self._host, self._listener.port, error)
+            ) from error
         self._listening = True
-        self._port = self._listener.port
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -138,7 +138,6 @@ class Replay:
             self._player.cancel()
             await asyncio.wait([self._player])
         self._ended.set()
-        self._feed.thaw()
         # Before cleanup, which would wait for open websockets to end by themselves.
         self.disconnect()
         await self._listener.__aexit__()
@@ -146,19 +145,19 @@ class Replay:
     @property
     def gamma_url(self) -> str:
         """The base URL for `oddsbot.polymarket.Gamma`, `Clob` and `Data`."""
-        return f"http://{self._host}:{self._port}"
+        return f"http://{self._host}:{self._listener.port}"
 
     clob_url = data_url = gamma_url
 
     @property
     def ws_url(self) -> str:
         """The URL for `oddsbot.polymarket.StreamPool`."""
-        return f"ws://{self._host}:{self._port}/ws/market"
+        return f"ws://{self._host}:{self._listener.port}/ws/market"
 
     @property
     def live_url(self) -> str:
         """The URL for `oddsbot.polymarket.ActivityBell`."""
-        return f"ws://{self._host}:{self._port}/ws/live"
+        return f"ws://{self._host}:{self._listener.port}/ws/live"
 
     @property
     def wallets(self) -> tuple[str, ...]:
@@ -212,13 +211,13 @@ class Replay:
         self._bell.disconnect()
         return self._feed.disconnect()
 
-    def freeze(self, seconds: float | None = None) -> None:
-        """Send no data on the market channel's links, for `seconds` or until `thaw`.
+    def freeze(self) -> None:
+        """Send no data on the market channel's links until `thaw`.
 
         The links stay up and PING is answered; what is played meanwhile is lost to
         them. A connection made later is served as usual.
         """
-        self._feed.freeze(seconds)
+        self._feed.freeze()
 
     def thaw(self) -> None:
         """End a freeze: the next item is sent to everybody again."""
@@ -277,8 +276,8 @@ class Replay:
             raise web.HTTPBadRequest(reason=reason) from None
         for name in asked.switches.__struct_fields__ if asked.switches else ():
             setattr(self.faults, name, getattr(asked.switches, name))
-        if asked.freeze is not None:
-            self.freeze(asked.freeze or None)
+        if asked.freeze:
+            self.freeze()
         if asked.thaw:
             self.thaw()
         if asked.disconnect:
@@ -290,7 +289,10 @@ class Replay:
         return answer({"calls": self.calls, "switches": self.faults})
 
     async def _show(self, _request: web.Request) -> web.Response:
-        text = _page.page(self._exchange, self.faults, self.calls, self.position)
+        skeleton = await _http.asset(__package__, "page.html")
+        text = _page.page(
+            skeleton, self._exchange, self.faults, self.calls, self.position
+        )
         return web.Response(text=text, content_type="text/html", headers=_page.HEADERS)
 
     async def _play(self) -> None:
@@ -340,10 +342,10 @@ class _Proposal(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Control(msgspec.Struct, forbid_unknown_fields=True):
-    """What ``POST /control`` takes; ``freeze`` in seconds, 0 for until ``thaw``."""
+    """What ``POST /control`` takes."""
 
     switches: Faults | None = None
-    freeze: float | None = None
+    freeze: bool = False
     thaw: bool = False
     disconnect: bool = False
     inject: list[str] = []

@@ -12,7 +12,7 @@ import msgspec
 
 from ._markup import keyboard
 from ._text import formatted, found, units
-from .errors import ApiError, Json, bad
+from .errors import Json, bad
 from .updates import Webhook
 from .world import Sent
 
@@ -65,15 +65,10 @@ class Methods:
     def __init__(self, world: World, counts: Counts) -> None:
         self._world = world
         self._counts = counts
-        self._by_name = {
-            name.lower(): (name, getattr(self, re.sub("([A-Z])", r"_\1", name).lower()))
-            for name in METHODS
-        }
 
     def known(self, name: str) -> str | None:
         """Return a method's name as it is written; None where there is none."""
-        known = self._by_name.get(name.lower())
-        return known[0] if known else None
+        return next((each for each in METHODS if each.lower() == name.lower()), None)
 
     async def call(self, name: str, fields: Fields) -> Any:
         """Return the result of a call.
@@ -81,7 +76,8 @@ class Methods:
         Raises:
             ApiError: It is refused.
         """
-        result = self._by_name[name.lower()][1](fields)
+        method = getattr(self, re.sub("([A-Z])", r"_\1", name).lower())
+        result = method(fields)
         return await result if name == "getUpdates" else result
 
     # --- the bot and its updates
@@ -109,32 +105,26 @@ class Methods:
             raise bad("secret token contains unallowed characters")
         updates = self._world.updates
         updates.allow(fields.names("allowed_updates"))
-        if fields.flag("drop_pending_updates"):
-            updates.drop()
         updates.hook(Webhook(url=url, secret=secret))
         return True
 
-    def delete_webhook(self, fields: Fields) -> bool:
-        if fields.flag("drop_pending_updates"):
-            self._world.updates.drop()
+    def delete_webhook(self, _: Fields) -> bool:
         self._world.updates.hook(None)
         return True
 
     def get_webhook_info(self, _: Fields) -> Json:
         updates = self._world.updates
+        hook = updates.webhook or Webhook(url="")
         info: Json = {
-            "url": "",
+            "url": hook.url,
             "has_custom_certificate": False,
             "pending_update_count": updates.pending,
         }
         if updates.allowed:
             info["allowed_updates"] = sorted(updates.allowed)
-        hook = updates.webhook
-        if hook is not None:
-            info["url"] = hook.url
-            if hook.error_at is not None:
-                info["last_error_date"] = int(hook.error_at)
-                info["last_error_message"] = hook.error
+        if hook.error_at is not None:
+            info["last_error_date"] = int(hook.error_at)
+            info["last_error_message"] = hook.error
         return info
 
     # --- messages
@@ -219,11 +209,7 @@ class Methods:
     def _room(self, fields: Fields) -> Room:
         if not fields.text("chat_id"):
             raise bad("chat_id is empty")
-        try:
-            chat = fields.number("chat_id")
-        except ApiError:
-            raise bad("chat not found") from None
-        return self._world.room(chat)
+        return self._world.room(fields.chat())
 
     def _text(self, fields: Fields, name: str) -> Json:
         """Return a text and its entities as a message has them; neither if empty."""
@@ -251,11 +237,7 @@ class Methods:
         if not source.startswith("attach://"):
             photo = self._world.photos.get(source)
             if photo is None:
-                raise bad(
-                    "failed to get HTTP URL content"
-                    if source.startswith(("http://", "https://"))
-                    else "wrong file identifier/HTTP URL specified"
-                )
+                raise bad("wrong file identifier/HTTP URL specified")
             return photo
         upload = _upload(fields, source, "photo")
         width, height = _picture(upload.data)
@@ -270,7 +252,7 @@ class Methods:
         now = self._world.now()
         self._counts.spend(now, room.id, group=room.type != "private")
         if fields.flag("disable_notification"):
-            room.silent.add(room.last + 1)
+            room.silent[room.last + 1] = None
         message = self._world.post(room, self._world.me["id"], content | extra)
         text = content.get("text") or content.get("caption") or ""
         sent = Sent(now, room.id, message["message_id"], method, text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import msgspec
@@ -150,7 +149,7 @@ class BotApi:
         self.world.calls[name] += 1
         try:
             fields = await Fields.of(request)
-            fault = self.faults.take(name, _chat_of(fields))
+            fault = self.faults.take(name, fields.chat())
             if fault is not None:
                 early = await self._break(fault, request)
                 if early is not None:
@@ -222,7 +221,7 @@ class BotApi:
         flags = (("repeat", self.faults.repeat), ("block", person.blocked))
         names = {*on, *(name for name, is_on in flags if is_on)}
         text = _page.page(
-            await self._read("page.html"),
+            await _http.asset(__package__, "page.html"),
             self.world,
             person,
             room,
@@ -361,12 +360,8 @@ class BotApi:
         name = request.match_info["name"]
         if name not in _ASSETS:
             raise web.HTTPNotFound(reason="there is no such file")
-        text = await self._read(name)
+        text = await _http.asset(__package__, name)
         return web.Response(text=text, content_type=_ASSETS[name], headers=_HEADERS)
-
-    async def _read(self, name: str) -> str:
-        asset = files(__package__).joinpath(name)
-        return await asyncio.to_thread(asset.read_text, encoding="utf-8")
 
     # --- programs that test a bot
 
@@ -382,13 +377,6 @@ class BotApi:
     async def _sent(self, request: web.Request) -> web.Response:
         _http.check_control(request, self.control_token)
         return _answer({"sent": list(self.world.sent), "calls": self.world.calls})
-
-
-def _chat_of(fields: Fields) -> int | None:
-    try:
-        return fields.number("chat_id") if "chat_id" in fields else None
-    except ApiError:
-        return None
 
 
 def _refused(error: ApiError) -> web.Response:

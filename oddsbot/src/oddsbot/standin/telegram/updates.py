@@ -84,10 +84,6 @@ class Updates:
         if kinds is not None:
             self.allowed = frozenset(kinds) or None
 
-    def drop(self) -> None:
-        """Forget what waits."""
-        self._waiting.clear()
-
     def hook(self, webhook: Webhook | None) -> None:
         """Set the webhook, or take it away; a poll that waits ends."""
         self.webhook = webhook

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -64,7 +64,7 @@ class Room(msgspec.Struct, kw_only=True):
     began: bool = False
     messages: dict[int, Json] = {}
     last: int = 0
-    silent: set[int] = set()
+    silent: dict[int, None] = {}
 
     def has(self, number: int) -> bool:
         """Whether a person, or the bot, is a member."""
@@ -173,16 +173,16 @@ class World:
 
     # --- what both sides need
 
-    def room(self, chat: int) -> Room:
+    def room(self, chat: int | None) -> Room:
         """Return a chat that the bot may write to.
 
         Raises:
             ApiError: Unknown, blocked, deactivated or kicked.
         """
-        room = self.rooms.get(chat)
+        room = self.rooms.get(chat or 0)
         if room is None:
             raise bad("chat not found")
-        person = self.people.get(chat)
+        person = self.people.get(room.id)
         if person is not None:
             if person.deactivated:
                 raise ApiError(403, "user is deactivated")
@@ -219,10 +219,8 @@ class World:
             **content,
         }
         room.messages[room.last] = message
-        if len(room.messages) > KEPT_MESSAGES:
-            gone = next(iter(room.messages))
-            del room.messages[gone]
-            room.silent.discard(gone)
+        _forget_oldest(room.messages, KEPT_MESSAGES)
+        _forget_oldest(room.silent, KEPT_MESSAGES)
         self.show(room.id, "message", message)
         return message
 
@@ -236,8 +234,7 @@ class World:
         unique_id = hashlib.sha256(data).hexdigest()[:16]
         photo = Photo(unique_id, data, mime, width, height)
         self.photos[photo.file_id] = photo
-        if len(self.photos) > _KEPT_FILES:
-            del self.photos[next(iter(self.photos))]
+        _forget_oldest(self.photos, _KEPT_FILES)
         return photo
 
     # --- what people do
@@ -283,7 +280,9 @@ class World:
         self, person: int, data: str, room: Room, message: Json | None
     ) -> str:
         """Send a press with any data: a forged one, or one without its message."""
-        number = self._query(person, room.id)
+        number = str(next(self._numbers))
+        self.queries[number] = Query(self.now(), person, room.id)
+        _forget_oldest(self.queries, _KEPT_QUERIES)
         query: Json = {
             "id": number,
             "from": self.user(person),
@@ -316,13 +315,6 @@ class World:
         chat, number = self.rooms[room], self.me["id"]
         old, chat.members[number] = chat.members.get(number, "left"), status
         self._status(chat, by, old, status)
-
-    def _query(self, person: int, chat: int) -> str:
-        number = str(next(self._numbers))
-        self.queries[number] = Query(self.now(), person, chat)
-        if len(self.queries) > _KEPT_QUERIES:
-            del self.queries[next(iter(self.queries))]
-        return number
 
     def _of(self, person: int, chat: int | None) -> Room:
         number = person if chat is None else chat
@@ -361,3 +353,8 @@ class World:
         """Return the bot as a ChatMember."""
         member: Json = {"status": status, "user": self.me}
         return member | ({"until_date": 0} if status == "kicked" else {})
+
+
+def _forget_oldest(kept: dict[Any, Any], most: int) -> None:
+    if len(kept) > most:
+        del kept[next(iter(kept))]
