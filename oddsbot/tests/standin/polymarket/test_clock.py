@@ -82,7 +82,7 @@ async def test_a_port_in_use_is_a_typed_error(small):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(
-            PortUnavailable, match=f"port {port} on 127.0.0.1 is in use: choose"
+            PortUnavailable, match=f"port {port} on 127.0.0.1 cannot be opened .*in use"
         ):
             async with Replay(small, port=port):
                 pass

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import zlib
+from collections import Counter
 from decimal import Decimal
 from importlib import resources
 from itertools import pairwise
@@ -31,7 +33,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from ._gunzip import gunzip
 from .errors import RecordingError
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ _BOOKS = ".books.jsonl.gz"
 _MARKETS = ".markets.json"
 _QUOTES = ".bbo-changes.csv.gz"
 _QUOTED = ".markets.csv.gz"
+_GZIP = 31  # zlib's name for "a gzip header and trailer"
+# Small, because an error in a chunk loses what that chunk had decoded.
+_CHUNK = 1024
+MAX_BYTES = 1024**3
+"""Of a recording, unpacked: a day of a market has some megabytes."""
 _DERIVED_SIZE = Decimal(100)
 _HALF = Decimal("0.5")
 _PAYOUTS = {"0": Decimal(0), "1": Decimal(1)}
@@ -171,7 +177,7 @@ class Recording(msgspec.Struct, frozen=True):
         path = Path(path)
         quoted = path.name.endswith(_QUOTES)
         markets = _load_quoted(path) if quoted else _load_markets(path)
-        text, warning = gunzip(path)
+        text, warning = _gunzip(path)
         lines = text.split(b"\n")
         if warning is not None:
             # The cut went through this one; the warning tells of it.
@@ -226,7 +232,7 @@ def _beside(path: Path, ending: str, other: str) -> Path:
 
 
 def _load_quoted(quotes: Path) -> dict[str, RecordedMarket]:
-    text, _ = gunzip(_beside(quotes, _QUOTES, _QUOTED))
+    text, _ = _gunzip(_beside(quotes, _QUOTES, _QUOTED))
     rows = csv.DictReader(text.decode(errors="replace").splitlines())
     found = {}
     for row in rows:
@@ -354,22 +360,18 @@ def _check(
 def _timeline(
     snapshots: list[Snapshot], markets: dict[str, RecordedMarket]
 ) -> tuple[Group | Resolution, ...]:
-    groups: list[list[Snapshot]] = []
-    last_ts: dict[str, int] = {}
-    for snapshot in snapshots:
-        last_ts[snapshot.market_id] = snapshot.ts
-        group = groups[-1] if groups else []
-        if (
-            group
-            and (group[0].ts, group[0].market_id) == (snapshot.ts, snapshot.market_id)
-            and all(other.side != snapshot.side for other in group)
-        ):
-            group.append(snapshot)
-        else:
-            groups.append([snapshot])
+    groups: dict[tuple[int, str, int], list[Snapshot]] = {}
+    told: Counter[tuple[int, str, str]] = Counter()
+    for each in snapshots:
+        # A side that comes again at its moment begins another group.
+        place = each.ts, each.market_id, each.side
+        groups.setdefault((each.ts, each.market_id, told[place]), []).append(each)
+        told[place] += 1
     timeline: list[Any] = [
-        Group(group[0].ts, group[0].market_id, tuple(group)) for group in groups
+        Group(ts, market_id, tuple(group))
+        for (ts, market_id, _), group in groups.items()
     ]
+    last_ts = {each.market_id: each.ts for each in snapshots}
     timeline += [
         Resolution(max(markets[market_id].end_ts, ts), market_id)
         for market_id, ts in last_ts.items()
@@ -377,3 +379,50 @@ def _timeline(
     ]
     # Stable: a resolution comes after the books of its own moment.
     return tuple(sorted(timeline, key=lambda item: item.ts))
+
+
+def _gunzip(path: Path) -> tuple[bytes, str | None]:
+    """Return the bytes of a gzip file, and a warning when some are missing.
+
+    Raises:
+        RecordingError: The file cannot be opened, nothing of it can be read, or it is
+            larger than any recording.
+    """
+    try:
+        packed = path.read_bytes()
+    except OSError as error:
+        raise RecordingError(
+            f"{path} cannot be opened ({error.strerror}): check the file's permissions"
+        ) from error
+    parts: list[bytes] = []
+    warning = None
+    try:
+        while packed:
+            packed = _member(packed, parts)
+    except zlib.error as error:
+        warning = f"{path.name} is damaged ({error})"
+    except EOFError:
+        warning = f"{path.name} is cut off"
+    text = b"".join(parts)
+    if not text:
+        raise RecordingError(
+            f"{path} holds nothing that gzip can read: copy it again from its source"
+        )
+    if warning is not None:
+        lines = text.count(b"\n")
+        warning += f": only its first {lines} lines could be read; copy it again"
+    return text, warning
+
+
+def _member(packed: bytes, parts: list[bytes]) -> bytes:
+    """Decode one gzip member into `parts`; return what follows it."""
+    decoder = zlib.decompressobj(_GZIP)
+    size = sum(map(len, parts))
+    for at in range(0, len(packed), _CHUNK):
+        parts.append(decoder.decompress(packed[at : at + _CHUNK]))
+        size += len(parts[-1])
+        if size > MAX_BYTES:
+            raise RecordingError(f"it unpacks to more than {MAX_BYTES} bytes")
+        if decoder.eof:
+            return decoder.unused_data + packed[at + _CHUNK :]
+    raise EOFError

@@ -6,7 +6,6 @@ Gamma, the CLOB, the Data API, the market channel and RTDS, on one port.
 from __future__ import annotations
 
 import asyncio
-import errno
 import math
 import secrets
 from collections import Counter
@@ -20,12 +19,11 @@ from oddswire.web.listener import Listener
 
 from . import _page
 from ._answers import Refused, answer
-from ._bell import Bell
 from ._clob import ClobApi
 from ._data import DataApi
 from ._exchange import Exchange
-from ._feed import Feed
 from ._gamma import GammaApi
+from ._streams import Bell, Feed
 from .errors import PortUnavailable
 from .faults import STATUS, Fault, Faults
 
@@ -127,7 +125,8 @@ class Replay:
             await self._listener.__aenter__()
         except OSError as error:
             raise PortUnavailable(
-                _why(self._host, self._listener.port, error)
+                f"port {self._listener.port} on {self._host} cannot be opened "
+                f"({error.strerror or error}): choose another one, or 0 for a free one"
             ) from error
         self._listening = True
         return self
@@ -367,11 +366,3 @@ async def _cut(request: web.Request, response: web.StreamResponse) -> NoReturn:
     await half.prepare(request)
     await half.write(body[: len(body) // 2])
     _http.cut(request)
-
-
-def _why(host: str, port: int, error: OSError) -> str:
-    reason = {
-        errno.EADDRINUSE: "is in use",
-        errno.EACCES: "may not be opened by this user",
-    }.get(error.errno or 0, f"cannot be opened ({error.strerror or error})")
-    return f"port {port} on {host} {reason}: choose another one, or 0 for a free one"

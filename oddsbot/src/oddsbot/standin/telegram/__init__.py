@@ -3,10 +3,10 @@
 `World` holds the chats and is where a test acts for a person; `Faults` breaks things.
 """
 
-from ._markup import keyboard as checked_keyboard
+from ._checks import formatted as checked_text
+from ._checks import keyboard as checked_keyboard
 from ._methods import METHODS
 from ._page import rich
-from ._text import formatted as checked_text
 from .errors import ApiError
 from .faults import Fault, Faults, Limits
 from .panel import Act, Panel, Step

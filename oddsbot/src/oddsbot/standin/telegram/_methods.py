@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ._markup import keyboard
-from ._text import formatted, found, units
+from ._checks import formatted, found, keyboard, units
 from .errors import Json, bad
 from .updates import Webhook
 from .world import Sent

@@ -9,7 +9,7 @@ from string import Template
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from ._text import units, usable
+from ._checks import units, usable
 
 if TYPE_CHECKING:
     from .errors import Json

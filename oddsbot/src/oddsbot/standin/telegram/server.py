@@ -204,7 +204,10 @@ class BotApi:
         ):
             raise web.HTTPForbidden(reason="open the address that was printed")
 
-    def _where(self, values: Mapping[str, Any]) -> tuple[Person, Room]:
+    def _where(
+        self, request: web.Request, values: Mapping[str, Any]
+    ) -> tuple[Person, Room]:
+        self._check_cookie(request)
         try:
             person = self.world.people[int(values.get("as") or 1001)]
             room = self.world.rooms[int(values.get("chat") or person.id)]
@@ -215,8 +218,7 @@ class BotApi:
         return person, room
 
     async def _show(self, request: web.Request) -> web.Response:
-        self._check_cookie(request)
-        person, room = self._where(request.query)
+        person, room = self._where(request, request.query)
         on = {fault.kind for fault in self.faults.planned}
         flags = (("repeat", self.faults.repeat), ("block", person.blocked))
         names = {*on, *(name for name, is_on in flags if is_on)}
@@ -232,11 +234,10 @@ class BotApi:
         return web.Response(text=text, content_type="text/html", headers=_HEADERS)
 
     async def _act(self, request: web.Request) -> web.Response:
-        self._check_cookie(request)
         values = await request.post()
+        person, room = self._where(request, values)
         if not _http.same_secret(str(values.get("secret", "")), self._form_secret):
             raise web.HTTPForbidden(reason="this form is not of this page")
-        person, room = self._where(values)
         action, _, rest = str(values.get("do", "say")).partition(":")
         try:
             match action:
@@ -278,8 +279,7 @@ class BotApi:
                 planned.append(msgspec.convert({"kind": name, "times": times}, Fault))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        self._check_cookie(request)
-        person, room = self._where(request.query)
+        person, room = self._where(request, request.query)
         if self._streams >= MOST_STREAMS:
             raise web.HTTPServiceUnavailable(reason="too many pages are open")
         self._streams += 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ._text import formatted, found
+from ._checks import formatted, found
 from .errors import ApiError, Json, bad
 
 if TYPE_CHECKING:

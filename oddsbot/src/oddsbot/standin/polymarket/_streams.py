@@ -1,28 +1,108 @@
-"""The websocket side of the local Polymarket: who subscribed, who gets what."""
+"""`Feed` and `Bell`: the websockets of Polymarket, the market channel and RTDS."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
-
-from ._channel import Channel, Connection
+from aiohttp import WSMsgType, web
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ._derive import Message
     from ._exchange import Exchange
+    from ._ledger import Row
     from .faults import Faults
-
 
 _MOST_BEHIND = 4 * 1024 * 1024
 _MOST_BOOKS = 500
+_encoder = msgspec.json.Encoder(decimal_format="number")
 
 
-class _Request(msgspec.Struct):
+@dataclass(eq=False)
+class Connection:
+    """One websocket.
+
+    Attributes:
+        ws: What is sent goes here.
+        transport: Writes it, by asyncio or uvloop; None: the client is gone.
+    """
+
+    ws: web.WebSocketResponse
+    transport: Any
+
+
+_C = TypeVar("_C", bound=Connection)
+
+
+class Channel(Generic[_C]):
+    """All connections to one path. PING is answered by PONG.
+
+    Args:
+        exchange: What is told of.
+        patience: Seconds after which a connection that takes nothing is cut.
+    """
+
+    kind: type[_C]
+
+    def __init__(self, exchange: Exchange, patience: float) -> None:
+        self._exchange = exchange
+        self._patience = patience
+        self._open: set[_C] = set()
+
+    async def serve(self, request: web.Request) -> web.WebSocketResponse:
+        """Serve one connection until it ends."""
+        # No compression: a frame must be on its way before the next one is made.
+        ws = web.WebSocketResponse(compress=False)
+        await ws.prepare(request)
+        connection = self.kind(ws, request.transport)
+        self._open.add(connection)
+        try:
+            async for message in ws:
+                if message.type is not WSMsgType.TEXT:
+                    continue
+                if message.data == "PING":
+                    await self._write(connection, "PONG")
+                else:
+                    await self._hear(connection, message.data)
+        finally:
+            self._open.discard(connection)
+        return ws
+
+    def disconnect(self) -> int:
+        """Cut every connection without a goodbye; return how many there were."""
+        cut = list(self._open)
+        for connection in cut:
+            self._cut(connection)
+        return len(cut)
+
+    async def _hear(self, connection: _C, text: str) -> None:
+        raise NotImplementedError
+
+    async def _write(self, connection: _C, text: str) -> bool:
+        """Return whether the connection took it."""
+        try:
+            async with asyncio.timeout(self._patience):
+                await connection.ws.send_str(text)
+        except TimeoutError:
+            self._cut(connection)
+            return False
+        except (ConnectionError, RuntimeError):
+            # Gone, or closing: `serve` notices by itself and lets go of it.
+            self._open.discard(connection)
+            return False
+        return True
+
+    def _cut(self, connection: _C) -> None:
+        self._open.discard(connection)
+        if connection.transport is not None:
+            connection.transport.abort()
+
+
+class _Follow(msgspec.Struct):
     """What a client may ask: the first frame of a connection, and later ones."""
 
     assets_ids: tuple[str, ...] = ()
@@ -132,7 +212,7 @@ class Feed(Channel[_Subscriber]):
 
     async def _hear(self, connection: _Subscriber, text: str) -> None:
         try:
-            asked = msgspec.json.decode(text, type=_Request)
+            asked = msgspec.json.decode(text, type=_Follow)
         except (msgspec.DecodeError, UnicodeError):
             return
         if asked.custom_feature_enabled is not None:
@@ -150,7 +230,7 @@ class Feed(Channel[_Subscriber]):
             async with self._changed:
                 self._changed.notify_all()
 
-    def _dump(self, subscriber: _Subscriber, asked: _Request) -> str | None:
+    def _dump(self, subscriber: _Subscriber, asked: _Follow) -> str | None:
         """Return the frame with the books that were asked for."""
         if self._faults.no_first_book or not asked.initial_dump:
             return None
@@ -177,3 +257,88 @@ class Feed(Channel[_Subscriber]):
                 self._cut(connection)
                 return False
         return await super()._write(connection, text)
+
+
+class _Wanted(msgspec.Struct, frozen=True):
+    topic: str
+    type: str
+    filters: str = ""
+
+
+class _Listen(msgspec.Struct):
+    action: str
+    subscriptions: list[_Wanted] = []
+
+
+@dataclass(eq=False)
+class _Listener(Connection):
+    wanted: set[_Wanted] = field(default_factory=set)
+
+
+class Bell(Channel[_Listener]):
+    """All connections to RTDS: each **generated** trade as soon as it happens.
+
+    A filter is compared as the exact text, as reported of the real one: compact JSON
+    with one key works, and any other way to write the same does not.
+    """
+
+    kind = _Listener
+
+    def __init__(self, exchange: Exchange, patience: float) -> None:
+        super().__init__(exchange, patience)
+        self._told = 0
+
+    async def ring(self) -> None:
+        """Tell of the rows that are new."""
+        rows = self._exchange.ledger.rows
+        new, self._told = rows[self._told :], len(rows)
+        for row in new:
+            if row.type != "TRADE":
+                continue
+            for listener in list(self._open):
+                if any(self._wants(each, row) for each in listener.wanted):
+                    await self._write(listener, self._message(row))
+
+    async def _hear(self, connection: _Listener, text: str) -> None:
+        try:
+            asked = msgspec.json.decode(text, type=_Listen)
+        except (msgspec.DecodeError, UnicodeError):
+            return
+        if asked.action == "subscribe":
+            connection.wanted.update(asked.subscriptions)
+        else:
+            connection.wanted.difference_update(asked.subscriptions)
+
+    def _wants(self, wanted: _Wanted, row: Row) -> bool:
+        if wanted.topic != "activity" or wanted.type not in {"orders_matched", "*"}:
+            return False
+        slug = self._exchange.markets[row.market_id].slug
+        return wanted.filters in {"", f'{{"event_slug":"{slug}"}}'}
+
+    def _message(self, row: Row) -> str:
+        market = self._exchange.markets[row.market_id]
+        wallet = self._exchange.ledger.wallets[row.wallet]
+        payload: dict[str, Any] = {
+            "asset": row.token,
+            "conditionId": row.market_id,
+            "eventSlug": market.slug,
+            "slug": market.slug,
+            "title": market.question,
+            "outcome": market.outcomes[row.outcome],
+            "outcomeIndex": row.outcome,
+            "price": row.price,
+            "size": row.size,
+            "side": row.side,
+            "timestamp": row.at,
+            "transactionHash": row.transaction,
+            "proxyWallet": row.wallet,
+            "name": wallet.name,
+            "pseudonym": wallet.pseudonym,
+        }
+        body = {
+            "topic": "activity",
+            "type": "orders_matched",
+            "timestamp": row.at * 1000,
+            "payload": payload,
+        }
+        return _encoder.encode(body).decode()
