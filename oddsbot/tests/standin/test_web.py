@@ -33,7 +33,7 @@ async def test_a_person_writes_and_presses_by_forms_alone(api, http, call):
     async with http.post(f"{api.url}/act", data=form | {"do": "press:2:0:0"}) as page:
         assert page.status == 200
     assert len(api.world.queries) == 1
-    for do in ("press:2:9:9", "press:x", "nothing", "switch:nothing"):
+    for do in ("press:2:9:9", "press:x", "nothing", "act:nothing"):
         async with http.post(f"{api.url}/act", data=form | {"do": do}) as page:
             assert page.status == 400
 
@@ -53,7 +53,7 @@ async def test_the_page_opens_once_and_by_its_cookie_after_that(api, http):
     for path in ("/", "/events", "/photo/x", "/control/sent", "/open/x"):
         async with http.get(api.url + path) as response:
             assert response.status == 403
-    async with http.post(f"{api.url}/act", data={"do": "switch:block"}) as response:
+    async with http.post(f"{api.url}/act", data={"do": "say:x"}) as response:
         assert response.status == 403
     for path in ("/assets/../server.py", "/assets/server.py", "/assets/"):
         async with http.get(api.url + path) as response:
@@ -157,16 +157,20 @@ async def test_a_stream_says_what_changes_and_ends_with_the_stand_in(clock, http
 async def test_a_program_plans_faults_and_counts_messages(api, http, call):
     """The control token opens what a test in another process needs."""
     headers = {"Authorization": f"Bearer {api.control_token}"}
-    faults = [{"kind": "refused", "method": "sendMessage"}]
+    faults = {
+        "planned": [{"kind": "refused", "method": "sendMessage"}],
+        "repeat": True,
+    }
     url = f"{api.url}/control/faults"
     async with http.post(url, json=faults, headers=headers) as response:
         assert response.status == 200
+    assert api.faults.repeat
     answers = [await call("sendMessage", chat_id=ADA, text="x") for _ in range(2)]
     assert [each["ok"] for each in answers] == [False, True]
     async with http.get(f"{api.url}/control/sent", headers=headers) as response:
         counted = await response.json()
     assert [each["text"] for each in counted["sent"]] == ["x"]
     assert counted["calls"] == {"sendMessage": 2}
-    for wrong in ([{"kind": "other"}], [{"kind": "lost", "x": 1}], {}):
+    for wrong in ({"planned": [{"kind": "other"}]}, {"x": 1}, []):
         async with http.post(url, json=wrong, headers=headers) as response:
             assert response.status == 400

@@ -107,21 +107,13 @@ class GammaApi(Api):
         }
         proposal = self._exchange.proposals.get(market.market_id)
         if resolved_at is not None:
-            prices: list[Decimal] = list(market.payouts)
             body["umaResolutionStatus"] = "resolved"
             body["closedTime"] = iso(resolved_at).replace("T", " ")[:19] + "+00"
-        else:
-            prices = [
-                self._exchange.mids[token][-1][1]
-                for token in market.tokens
-                if token in self._exchange.mids
-            ]
-            if proposal is not None:
-                body["umaResolutionStatus"] = proposal[0]
-        if len(prices) == len(market.tokens):
-            body["outcomePrices"] = json_text(
-                [_derive.number(price) for price in prices]
-            )
+        elif proposal is not None:
+            body["umaResolutionStatus"] = proposal[0]
+        if resolved_at is not None or self._exchange.mids.keys() >= set(market.tokens):
+            prices = [self._exchange.price(market.market_id, each) for each in (0, 1)]
+            body["outcomePrices"] = json_text([_derive.number(each) for each in prices])
         for snapshot in self._exchange.known(market.tokens[:1]):
             bid, ask = _derive.top(snapshot)
             body |= {"bestBid": bid, "bestAsk": ask, "spread": ask - bid}

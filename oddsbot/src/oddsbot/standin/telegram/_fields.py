@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-_TRUE = frozenset({"true", "1", "yes"})
 
 
 class Upload(msgspec.Struct, frozen=True):
@@ -37,9 +36,7 @@ class Fields:
     def __init__(
         self, values: Mapping[str, Any], files: Mapping[str, Upload] | None = None
     ) -> None:
-        self._values = {
-            key: value for key, value in values.items() if value is not None
-        }
+        self._values = values
         self.files = files or {}
 
     @classmethod
@@ -66,9 +63,11 @@ class Fields:
             raise bad("can't parse the body") from error
         return cls(values, files)
 
-    def text(self, name: str, default: str = "") -> str:
+    def text(self, name: str) -> str:
         """Return a text; a number or a boolean of JSON as it is written there."""
-        value = self._values.get(name, default)
+        value = self._values.get(name)
+        if value is None:
+            return ""
         return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
     def number(self, name: str, default: int | None = None) -> int:
@@ -77,7 +76,9 @@ class Fields:
         Raises:
             ApiError: It is none, or absent without a default.
         """
-        value = self._values.get(name, default)
+        value = self._values.get(name)
+        if value is None and default is not None:
+            return default
         if value is None:
             raise bad(f"{name} is empty")
         try:
@@ -94,7 +95,7 @@ class Fields:
 
     def flag(self, name: str) -> bool:
         """Return whether it is set."""
-        return self.text(name).lower() in _TRUE
+        return self.text(name).lower() == "true"
 
     def json(self, name: str) -> Any:
         """Return a value of JSON, which may be sent as a text; None if it is absent.

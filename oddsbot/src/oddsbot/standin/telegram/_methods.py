@@ -82,10 +82,7 @@ class Methods:
     # --- the bot and its updates
 
     def get_me(self, _: Fields) -> Json:
-        return self._world.me | {
-            "can_join_groups": True,
-            "can_read_all_group_messages": False,
-        }
+        return self._world.me
 
     async def get_updates(self, fields: Fields) -> list[Json]:
         return await self._world.updates.poll(

@@ -18,15 +18,6 @@ if TYPE_CHECKING:
 
 SHOWN = 60
 _TAGS = {"bold": "strong", "italic": "em", "code": "code", "pre": "pre"}
-# Each with what it does, in the words of the button.
-SWITCHES = {
-    "flood": "Answer 429 to the next 3 calls",
-    "error": "Answer 502 to the next 3 calls",
-    "silence": "Do not answer the next call",
-    "lost": "Do the next call, lose its answer",
-    "repeat": "Deliver each update twice",
-    "block": "Block the bot",
-}
 
 
 def page(
@@ -35,8 +26,7 @@ def page(
     person: Person,
     room: Room,
     secret: str,
-    on: set[str],
-    panel: Panel | None = None,
+    panel: Panel,
 ) -> str:
     """Return the whole page of a person in one of her chats.
 
@@ -46,7 +36,6 @@ def page(
         person: Who looks.
         room: Where.
         secret: What each form carries.
-        on: Names of switches that are on.
         panel: What there is beside the chats.
     """
     title = room.title if room.type != "private" else world.me["first_name"]
@@ -54,22 +43,15 @@ def page(
         f'<input type="hidden" name="{name}" value="{escape(str(value))}">'
         for name, value in (("secret", secret), ("as", person.id), ("chat", room.id))
     )
-    beside = dict.fromkeys(("says", "line", "tour", "aside"), "")
+    nothing = dict.fromkeys(("says", "line", "tour", "aside"), "")
     return Template(skeleton).substitute(
-        beside if panel is None else _beside(panel, hidden),
-        layout="" if panel is None else "with-panel",
+        _beside(panel, hidden) if panel.acts else nothing,
+        layout="with-panel" if panel.acts else "",
         title=escape(title),
         name=escape(person.first_name),
         subtitle=_subtitle(room, person),
         people=_people(world, person, room),
         hidden=hidden,
-        opened=" open" if on else "",
-        switches="".join(
-            f'<button name="do" value="switch:{name}" '
-            f'aria-pressed="{"true" if name in on else "false"}">{escape(label)}'
-            "</button>"
-            for name, label in SWITCHES.items()
-        ),
         place=f"as={person.id}&amp;chat={room.id}",
         messages="".join(item(person, room, each)[0] for each in newest(room)),
     )

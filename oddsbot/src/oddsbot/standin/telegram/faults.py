@@ -34,7 +34,7 @@ class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     seconds: float = 1.0
 
 
-class Faults(msgspec.Struct):
+class Faults(msgspec.Struct, forbid_unknown_fields=True):
     """The switches.
 
     Attributes:

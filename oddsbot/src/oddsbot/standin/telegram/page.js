@@ -78,7 +78,6 @@ async function send(form, button) {
 
 document.addEventListener("submit", async (event) => {
   const { target: form, submitter } = event;
-  if (form.id === "break") return;
   event.preventDefault();
   try {
     if (await send(form, submitter)) {

@@ -41,7 +41,7 @@ class Step:
 
 @dataclass(eq=False, kw_only=True)
 class Panel:
-    """What stands beside the chat, and changes.
+    """What stands beside the chat, and changes; without acts nothing does.
 
     Attributes:
         acts: What there is to press, by name.
@@ -55,7 +55,7 @@ class Panel:
         watchers: Called when something changes.
     """
 
-    acts: Mapping[str, Act]
+    acts: Mapping[str, Act] = field(default_factory=dict)
     says: Mapping[str, str] = field(default_factory=dict)
     figures: Mapping[str, str] = field(default_factory=dict)
     line: str = ""

@@ -18,13 +18,13 @@ from ._fields import Fields
 from ._methods import Methods
 from .errors import ApiError, Json
 from .faults import Counts, Fault, Faults, Limits, flood
+from .panel import Panel
 from .updates import Updates
 from .world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from .panel import Panel
     from .world import Person, Room
 
 TOKEN = "42:A-token-of-the-stand-in"  # noqa: S105 - it opens nothing but this
@@ -84,7 +84,7 @@ class BotApi:
         self.counts = Counts(limits)
         self.control_token = secrets.token_urlsafe(24)
         self._methods = Methods(self.world, self.counts)
-        self._panel = panel
+        self._panel = panel or Panel()
         self._once: set[str] = set()
         self._cookie = secrets.token_urlsafe(24)
         self._form_secret = secrets.token_urlsafe(24)
@@ -219,17 +219,9 @@ class BotApi:
 
     async def _show(self, request: web.Request) -> web.Response:
         person, room = self._where(request, request.query)
-        on = {fault.kind for fault in self.faults.planned}
-        flags = (("repeat", self.faults.repeat), ("block", person.blocked))
-        names = {*on, *(name for name, is_on in flags if is_on)}
+        skeleton = await _http.asset(__package__, "page.html")
         text = _page.page(
-            await _http.asset(__package__, "page.html"),
-            self.world,
-            person,
-            room,
-            self._form_secret,
-            names,
-            self._panel,
+            skeleton, self.world, person, room, self._form_secret, self._panel
         )
         return web.Response(text=text, content_type="text/html", headers=_HEADERS)
 
@@ -247,11 +239,9 @@ class BotApi:
                 case "press":
                     message, row, column = map(int, rest.split(":"))
                     self.world.press(person.id, message, row, column, room.id)
-                case "switch" if rest in _page.SWITCHES:
-                    self._switch(rest, person.id)
-                case "act" if self._panel is not None and rest in self._panel.acts:
+                case "act" if rest in self._panel.acts:
                     self._panel.acts[rest].act()
-                case "tour" if self._panel is not None:
+                case "tour":
                     tour = self._panel.tour
                     self._panel.guide(tour, 0 if rest == "again" else len(tour))
                 case _:
@@ -263,20 +253,6 @@ class BotApi:
             return web.Response(status=204, headers=_HEADERS)
         where = f"/?as={person.id}&chat={room.id}"
         return web.Response(status=303, headers={**_HEADERS, "Location": where})
-
-    def _switch(self, name: str, person: int) -> None:
-        if name == "repeat":
-            self.faults.repeat = not self.faults.repeat
-        elif name == "block":
-            self.world.block(person, blocked=not self.world.people[person].blocked)
-        else:
-            planned = self.faults.planned
-            there = [fault for fault in planned if fault.kind == name]
-            for fault in there:
-                planned.remove(fault)
-            if not there:
-                times = 3 if name in {"flood", "error"} else 1
-                planned.append(msgspec.convert({"kind": name, "times": times}, Fault))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         person, room = self._where(request, request.query)
@@ -307,8 +283,7 @@ class BotApi:
         )
         self.world.watchers.append(watch)
         shown: dict[str, str] = {}
-        if panel is not None:
-            panel.watchers.append(news.set)
+        panel.watchers.append(news.set)
         try:
             await response.prepare(request)
             items = [self._item(person, room, each) for each in _page.newest(room)]
@@ -331,17 +306,15 @@ class BotApi:
                 while toasts:
                     toast = {"text": toasts.popleft()}
                     await response.write(_page.event("answer", toast))
-                if panel is not None:
-                    # Whoever reads slowly gets the newest, and not what was between.
-                    new = _page.parts(panel)
-                    differing = {k: v for k, v in new.items() if shown.get(k) != v}
-                    shown = new
-                    if differing:
-                        await response.write(_page.event("parts", differing))
+                # Whoever reads slowly gets the newest, and not what was between.
+                new = _page.parts(panel)
+                differing = {k: v for k, v in new.items() if shown.get(k) != v}
+                shown = new
+                if differing:
+                    await response.write(_page.event("parts", differing))
         finally:
             self.world.watchers.remove(watch)
-            if panel is not None:
-                panel.watchers.remove(news.set)
+            panel.watchers.remove(news.set)
             self._streams -= 1
         return response
 
@@ -368,11 +341,12 @@ class BotApi:
     async def _plan(self, request: web.Request) -> web.Response:
         _http.check_control(request, self.control_token)
         try:
-            faults = msgspec.json.decode(await request.read(), type=list[Fault])
+            asked = msgspec.json.decode(await request.read(), type=Faults)
         except msgspec.DecodeError as error:
-            raise web.HTTPBadRequest(reason="a list of faults expected") from error
-        self.faults.planned[:] = faults
-        return _answer({"planned": len(faults)})
+            raise web.HTTPBadRequest(reason="switches expected") from error
+        for name in Faults.__struct_fields__:
+            setattr(self.faults, name, getattr(asked, name))
+        return _answer({"switches": self.faults})
 
     async def _sent(self, request: web.Request) -> web.Response:
         _http.check_control(request, self.control_token)
