@@ -307,7 +307,7 @@ class BotApi:
                     toast = {"text": toasts.popleft()}
                     await response.write(_page.event("answer", toast))
                 # Whoever reads slowly gets the newest, and not what was between.
-                new = _page.parts(panel)
+                new = _page.parts(panel) if panel.acts else {}
                 differing = {k: v for k, v in new.items() if shown.get(k) != v}
                 shown = new
                 if differing:
