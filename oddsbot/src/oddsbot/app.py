@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from contextlib import AsyncExitStack, suppress
-from datetime import UTC, datetime
-from math import ceil
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
-import msgspec
 from aiogram import Bot
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.exceptions import (
     TelegramAPIError,
-    TelegramForbiddenError,
     TelegramNotFound,
     TelegramUnauthorizedError,
 )
@@ -23,31 +19,17 @@ from aiogram.fsm.storage.base import StorageKey
 from aiogram.types import BotCommand
 
 from oddsbot import limits, markets, wallets
-from oddsbot.alerts import (
-    Disputed,
-    Moved,
-    Proposed,
-    QuoteAlert,
-    Resolved,
-    RuleAlert,
-    VolumeReached,
-)
 from oddsbot.delivery import (
     ALERTS,
     Courier,
-    Decision,
     Home,
     Outbox,
     Sweep,
-    repeated,
 )
-from oddsbot.polymarket import Clob, Data, Gamma, PolymarketError, StreamPool
+from oddsbot.polymarket import Clob, Data, Gamma, StreamPool
 from oddsbot.settings import PREFIX
 from oddsbot.store import (
     AlertLog,
-    Digest,
-    Fate,
-    Kind,
     SqlFollowers,
     SqlRules,
     SqlSource,
@@ -57,6 +39,7 @@ from oddsbot.store import (
     upgrade,
 )
 from oddsbot.telegram import pictures
+from oddsbot.telegram.announcer import Announcer
 from oddsbot.telegram.api import KINDS, ApiError, UpdatesApi
 from oddsbot.telegram.buttons import Buttons
 from oddsbot.telegram.chat import TelegramChat
@@ -68,7 +51,6 @@ from oddsbot.telegram.effects import Effects
 from oddsbot.telegram.export import Export
 from oddsbot.telegram.handles import Handles
 from oddsbot.telegram.people import People
-from oddsbot.telegram.screens.fired import digest_card, fired_card
 from oddsbot.telegram.screens.person import StatusView
 from oddsbot.telegram.services import Services
 from oddsbot.telegram.session import BoundedSession
@@ -100,10 +82,8 @@ from oddswire.web.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
-    from oddsbot.alerts import Alert, Rule
-    from oddsbot.delivery import Card
+    from oddsbot.alerts import Rule
     from oddsbot.polymarket import MarketResolved, NewMarket
     from oddsbot.settings import Settings, StatusPage, Webhook
     from oddsbot.store import StoredRule
@@ -116,12 +96,6 @@ if TYPE_CHECKING:
 
 TELEGRAM = "https://api.telegram.org"
 _DRAIN = 10.0
-_KINDS = {
-    Proposed: Kind.PROPOSAL,
-    Disputed: Kind.DISPUTE,
-    Resolved: Kind.RESOLUTION,
-    VolumeReached: Kind.VOLUME,
-}
 
 
 class Rules:
@@ -230,12 +204,7 @@ class App:
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
     async def _open(self, stack: AsyncExitStack) -> None:
@@ -350,7 +319,18 @@ class App:
         home = Home(wire.client, PREFIX)
         self.outbox = Outbox(queue, log, home, clock)
         self.log = log
-        self.courier = Courier(queue, log, home, self._deliver, clock, self._summarize)
+        announcer = Announcer(
+            self.alert_chat,
+            self.sessions,
+            stored,
+            log,
+            self.markets,
+            clock,
+            minute=self._minute,
+        )
+        self.courier = Courier(
+            queue, log, home, announcer.deliver, clock, announcer.summarize
+        )
         self.sweep = Sweep(queue, log, wire.locks, clock)
         self.topics = MarketTopics(wire.pubsub, clock)
         self.news = MarketNews(
@@ -495,115 +475,6 @@ class App:
             waiting=waiting,
             problems=problems,
         )
-
-    async def _deliver(self, alert: Alert, *, again: bool) -> Decision:
-        session = await self.sessions.get(alert.user_id)
-        moment = self._clock.now()
-        if session is None or not session.is_active:
-            return Decision(Fate.STOPPED)
-        if session.muted_until > moment:
-            return Decision(Fate.MUTED)
-        if isinstance(alert, Moved) and (small := _too_small(alert, session)):
-            return Decision(Fate.FILTERED, small)
-        kind = _KINDS.get(type(alert), Kind.PRICE)
-        if not session.notifications.wants(kind):
-            return Decision(Fate.FILTERED, f"{kind} is switched off")
-        rule = None
-        if isinstance(alert, RuleAlert):
-            stored = await self._stored.get(alert.user_id, alert.rule_id)
-            rule = None if stored is None else stored.rule
-            if rule is None or rule.paused:
-                gone = "stopped" if rule is None else "paused"
-                return Decision(Fate.WITHDRAWN, f"the alert was {gone} meanwhile")
-            digest = await self._digest_of(alert, session, moment)
-            if digest is not None:
-                return Decision(Fate.HELD, digest=digest)
-        market = now = None
-        try:
-            market = await self.markets.market(alert.market)
-            if isinstance(alert, QuoteAlert):
-                now = await self.markets.price(alert.asset_id)
-        except (PolymarketError, OddswireError):
-            pass  # the alert matters, and what it could be shown with does not
-        card = fired_card(
-            alert, market, now, rule=rule, sent_at=moment, odds=session.display.odds
-        )
-        return await self._send(alert.user_id, session, card, again=again)
-
-    async def _digest_of(
-        self, alert: RuleAlert, session: UserSession, moment: float
-    ) -> Digest | None:
-        """Return the digest for an alert above the limit; None: it is below."""
-        most, person, market = session.per_minute, alert.user_id, alert.market
-        since = moment - self._minute
-        if not most or await self.log.told(person, market, since) < most:
-            return None
-        end = ceil(moment / self._minute + 1e-9) * self._minute
-        return Digest(
-            user_id=person,
-            id=f"more:{market}:{end:.0f}",
-            market=market,
-            due_at=ceil(end),
-        )
-
-    async def _summarize(
-        self, user_id: int, held: Sequence[Alert], *, again: bool
-    ) -> Decision:
-        session = await self.sessions.get(user_id)
-        if session is None or not session.is_active:
-            return Decision(Fate.STOPPED)
-        if session.muted_until > self._clock.now():
-            return Decision(Fate.MUTED)
-        wanted = {rule.id for rule in await self.rules.of(user_id) if not rule.paused}
-        alerts = [
-            each
-            for each in held
-            if isinstance(each, RuleAlert) and each.rule_id in wanted
-        ]
-        if not alerts:
-            return Decision(Fate.WITHDRAWN, "the alerts were stopped meanwhile")
-        market, prices = None, {}
-        with suppress(PolymarketError, OddswireError):
-            market = await self.markets.market(alerts[0].market)
-            assets = {a.asset_id for a in alerts if isinstance(a, QuoteAlert)}
-            prices = await self.markets.prices(assets)
-        card = digest_card(alerts, market, prices, session.display.odds)
-        return await self._send(user_id, session, card, again=again)
-
-    async def _send(
-        self, person: int, session: UserSession, card: Card, *, again: bool
-    ) -> Decision:
-        if await _is_quiet(session, self._clock.now()):
-            card = msgspec.structs.replace(card, silent=True)
-        try:
-            number = await self.alert_chat.send(
-                person, repeated(card) if again else card
-            )
-        except TelegramForbiddenError:
-            await self.sessions.deactivate(person)
-            return Decision(Fate.STOPPED, "the person blocked the bot")
-        return Decision(Fate.SENT, message_id=number)
-
-
-def _too_small(alert: Moved, session: UserSession) -> str:
-    """Return why a move is left out; empty: it is not."""
-    least = round(session.thresholds.price_change * 100)
-    moved = abs(alert.price - alert.reference) * 100
-    return f"a move below {least}¢" if moved < least else ""
-
-
-async def _is_quiet(session: UserSession, moment: float) -> bool:
-    """Return whether a person is not to be disturbed.
-
-    A time zone that another machine knows, and this one does not, silences nothing.
-    """
-    try:
-        # The first use of a time zone reads a file.
-        return await asyncio.to_thread(
-            session.is_quiet, datetime.fromtimestamp(moment, UTC)
-        )
-    except (KeyError, ValueError, OSError):
-        return False
 
 
 def _pictures(cache: Cache, known: markets.Markets) -> pictures.Pictures | None:
