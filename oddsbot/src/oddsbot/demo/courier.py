@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NoReturn, Self
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     from oddsbot.settings import Settings
 
@@ -41,12 +40,7 @@ class CourierProcess:
         await self._start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Let it finish what it has in hand; after 12 s it is killed."""
         self._closing = True
         process = self._process

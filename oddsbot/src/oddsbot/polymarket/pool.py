@@ -44,7 +44,6 @@ if TYPE_CHECKING:
         Coroutine,
         Iterable,
     )
-    from types import TracebackType
 
     from aiohttp import ClientSession
 
@@ -265,12 +264,7 @@ class StreamPool:
         self._tasks.append(self._spawn(self._sample_for_ever(), "polymarket-sample"))
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._closed = True
         tasks = [*self._tasks, *(task for link in self._links for task in link.tasks)]
         for task in tasks:
@@ -278,7 +272,7 @@ class StreamPool:
         if tasks:
             await asyncio.wait(tasks)
         for link in self._links:
-            await link.stream.__aexit__(kind, error, traceback)
+            await link.stream.__aexit__()
         # Wakes the consumer; what it has not taken is dropped.
         while not self._queue.empty():
             self._queue.get_nowait()
@@ -381,7 +375,7 @@ class StreamPool:
         self._links.remove(link)
         link.tasks[0].cancel()
         await asyncio.wait(link.tasks[:1])
-        await link.stream.__aexit__(None, None, None)
+        await link.stream.__aexit__()
 
     # --- what a connection tells
 
