@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from oddsbot.demo import DemoError, Options, Progress, View, run
+from oddsbot.loop import run as run_loop
 from oddsbot.polymarket import PolymarketError
 from oddsbot.settings import PREFIX, Settings, roles_of
 from oddsbot.standin.polymarket import (
@@ -423,7 +424,7 @@ def run_bot(
         if role is not None:
             roles = roles_of(role, "--role")
             settings = msgspec.structs.replace(settings, roles=roles)
-        asyncio.run(_run_bot(settings, standin=standin))
+        run_loop(_run_bot(settings, standin=standin))
     except (OddswireError, PolymarketError, ReplayError, OSError) as error:
         _refuse(error)
 
