@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from oddsbot.demo import Options, run
+from oddsbot.demo import Options
+from oddsbot.demo.run import run
 from oddsbot.demo.view import View
 from oddsbot.standin.polymarket import sample
 from oddswire import Settings

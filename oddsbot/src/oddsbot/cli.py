@@ -1,4 +1,8 @@
-"""The `oddsbot` command."""
+"""The `oddsbot` command.
+
+SQLAlchemy, aiogram, aiohttp and redis-py take seconds to import. Each command imports
+what it needs when it runs, so `--help` and a wrong option are answered at once.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 import typer
-from rich.console import Console
 
-from oddsbot.demo import DemoError, Options, Progress, View, run
+from oddsbot.demo import DemoError, Options
 from oddsbot.loop import run as run_loop
-from oddsbot.polymarket import PolymarketError
 from oddsbot.settings import PREFIX, Settings, roles_of
-from oddsbot.standin.polymarket import (
-    Recording,
-    Replay,
-    ReplayError,
-    parse_switch,
-    sample,
-)
-from oddsbot.standin.telegram import BotApi
-from oddswire import Client
 from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError, SettingsError
 from oddswire.plain import plain_lines
@@ -39,6 +32,8 @@ if TYPE_CHECKING:
     from oddsbot.check import Finding
     from oddsbot.delivery import File
     from oddsbot.demo import Report
+    from oddsbot.demo.browser import Scene
+    from oddsbot.standin.polymarket import Replay
     from oddswire.erasure import Receipt
 
 T = TypeVar("T")
@@ -80,8 +75,7 @@ def upgrade(
 
 
 async def _upgraded(url: str) -> str:
-    # SQLAlchemy takes its time to import, and the demo needs none of it.
-    from oddsbot import store  # noqa: PLC0415
+    from oddsbot import store
 
     async with store.open_database(url) as engine:
         return await store.upgrade(engine)
@@ -99,7 +93,8 @@ def adopt() -> None:
 
 
 async def _adopted(settings: Settings) -> int:
-    from oddsbot import store  # noqa: PLC0415 - as above
+    from oddsbot import store
+    from oddswire import Client
 
     bot_id = settings.telegram.bot_id
     if bot_id is None or settings.redis.url is None:
@@ -150,7 +145,7 @@ def _on_data(work: Callable[[App, int], Coroutine[Any, Any, T]], person: int) ->
     """Do something with the bot's data, while the bot runs or not."""
 
     async def done(settings: Settings) -> T:
-        from oddsbot.app import App  # noqa: PLC0415 - as above
+        from oddsbot.app import App
 
         telegram = settings.telegram
         if not telegram.token or settings.redis.url is None:
@@ -217,6 +212,8 @@ def telegram(
 
 
 async def _serve_telegram(port: int, *, json: bool) -> None:
+    from oddsbot.standin.telegram import BotApi
+
     stop = _stop_on_signals()
     async with BotApi(SystemClock().now, port=port) as api:
         addresses = {
@@ -264,6 +261,14 @@ def polymarket(
     Books and markets are recorded, wallets and their trades generated; the page says
     which is which. Programs change switches by POST /control with the control token.
     """
+    from oddsbot.standin.polymarket import (
+        Recording,
+        Replay,
+        ReplayError,
+        parse_switch,
+        sample,
+    )
+
     try:
         switches = [parse_switch(each) for each in switch or ()]
         played = Recording.load(recording if recording is not None else sample())
@@ -372,6 +377,9 @@ def demo(
         terminal or headless or json or not sys.stdout.isatty()
     )
     default = _BROWSER_SPEED if in_browser else _SPEED
+    from oddsbot.polymarket import PolymarketError
+    from oddsbot.standin.polymarket import ReplayError, sample
+
     try:
         if browser + terminal + (headless or json) > 1:
             raise DemoError("give one of --browser, --terminal and --headless")  # noqa: TRY301
@@ -419,6 +427,9 @@ def run_bot(
     Everything in one process by default; with --role several processes share it. Exit
     code 2: it could not start, and a line says what to do.
     """
+    from oddsbot.polymarket import PolymarketError
+    from oddsbot.standin.polymarket import ReplayError
+
     try:
         settings = Settings.from_env()
         if role is not None:
@@ -430,10 +441,10 @@ def run_bot(
 
 
 async def _run_bot(settings: Settings, *, standin: bool) -> None:
-    # As in the demo: nothing else needs what takes its time to import.
-    from oddsbot.app import run_app  # noqa: PLC0415
-    from oddsbot.demo.standins import with_standins  # noqa: PLC0415
-    from oddsbot.telegram.api import ApiError  # noqa: PLC0415
+    from oddsbot.app import run_app
+    from oddsbot.demo.standins import with_standins
+    from oddsbot.standin.polymarket import sample
+    from oddsbot.telegram.api import ApiError
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     for handler in logging.getLogger().handlers:
@@ -472,7 +483,7 @@ def check(
         findings = asyncio.run(_checked(settings, live=live))
     except OddswireError as error:
         _refuse(error)
-    from oddsbot.check import State, as_json, as_text  # noqa: PLC0415 - as above
+    from oddsbot.check import State, as_json, as_text
 
     print(as_json(findings) if json else as_text(findings))  # noqa: T201 - its purpose
     if any(each.state is State.FAIL for each in findings):
@@ -480,7 +491,7 @@ def check(
 
 
 async def _checked(settings: Settings, *, live: bool) -> list[Finding]:
-    from oddsbot.check import check_live, check_local  # noqa: PLC0415 - as above
+    from oddsbot.check import check_live, check_local
 
     if live:
         return await check_live(settings)
@@ -493,6 +504,9 @@ def main() -> None:
 
 
 async def _headless(options: Options, settings: Settings, *, json: bool) -> Report:
+    from oddsbot.demo.run import run
+    from oddsbot.demo.view import Progress
+
     out = sys.stderr if json else sys.stdout
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     for handler in logging.getLogger().handlers:
@@ -512,8 +526,7 @@ async def _headless(options: Options, settings: Settings, *, json: bool) -> Repo
 
 async def _in_browser(options: Options, settings: Settings) -> None:
     print("Starting a server, a recorded Polymarket and the bot ...", flush=True)  # noqa: T201 - its purpose
-    # aiogram and SQLAlchemy take their time to import, and nothing else needs them.
-    from oddsbot.demo.browser import Scene, show  # noqa: PLC0415
+    from oddsbot.demo.browser import show
 
     def opened(scene: Scene) -> None:
         print(  # noqa: T201 - its purpose
@@ -546,6 +559,11 @@ def _has_screen() -> bool:
 
 
 async def _in_terminal(options: Options, settings: Settings) -> Report:
+    from rich.console import Console
+
+    from oddsbot.demo.run import run
+    from oddsbot.demo.view import View
+
     view = View(Console())
     logging.basicConfig(
         format="%(message)s", level=logging.WARNING, handlers=[_Lines(view.write)]

@@ -254,7 +254,7 @@ async def test_no_permission_on_the_data_directory_is_one_line(tmp_path):
     script = tmp_path / "as_nobody.py"
     script.write_text(
         "import encodings.ascii, os, sys\n"
-        "import oddsbot.cli\n"
+        "import oddsbot.cli, oddsbot.demo.run\n"
         "from oddswire import EmbeddedServer\n"
         "class AsNobody(EmbeddedServer):\n"
         "    async def __aenter__(self):\n"

@@ -8,7 +8,9 @@ import random
 import pytest
 
 from oddsbot.delivery import Decision
-from oddsbot.demo import DemoError, Options, Stage, run
+from oddsbot.demo import DemoError, Options
+from oddsbot.demo.run import run
+from oddsbot.demo.stage import Stage
 from oddsbot.polymarket import Silence
 from oddsbot.standin.polymarket import RecordingError, sample
 from oddsbot.store import Fate

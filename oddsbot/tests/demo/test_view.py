@@ -7,7 +7,10 @@ import signal
 import pytest
 from rich.console import Console
 
-from oddsbot.demo import Options, Stage, View, run
+from oddsbot.demo import Options
+from oddsbot.demo.run import run
+from oddsbot.demo.stage import Stage
+from oddsbot.demo.view import View
 from oddsbot.standin.polymarket import sample
 from oddswire import Settings
 

@@ -105,7 +105,7 @@ async def test_the_type_of_an_answer_is_made_once(api):
 
 @pytest.mark.performance
 async def test_no_update_is_handed_to_a_thread(bot):
-    """aiogram hands each filter that cannot be awaited to a thread, for each message.
+    """Each filter can be awaited: aiogram hands others to a thread, for each message.
 
     The thread waits for the interpreter's lock up to 5 ms.
     """

@@ -8,6 +8,7 @@ import runpy
 from decimal import Decimal
 from pathlib import Path
 
+import hypothesis
 import msgspec
 import pytest
 from hypothesis import given
@@ -182,9 +183,16 @@ def _accepted(option) -> st.SearchStrategy[tuple[str, object]]:
     return st.sampled_from(texts).map(lambda text: (text, text))
 
 
+# Of one option: each kind of option has several, which are read by the same code.
+shared_out = hypothesis.settings(
+    max_examples=max(20, hypothesis.settings.default.max_examples // 5)
+)
+
+
 @pytest.mark.advanced
 @pytest.mark.requirement("G1")
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.field)
+@shared_out
 @given(st.data())
 def test_accepted_texts_become_values(option, data) -> None:
     """Any text in the documented range and unit gives that value in the field."""
@@ -199,6 +207,7 @@ def test_accepted_texts_become_values(option, data) -> None:
 @pytest.mark.errors
 @pytest.mark.requirement("G1")
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.field)
+@shared_out
 @given(st.text(max_size=20) | st.sampled_from(NO_NUMBERS))
 def test_any_other_text_is_one_line_that_names_the_variable(option, text) -> None:
     """Whatever a variable holds: a value in the range, or a line with its name."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
+from contextlib import suppress
 from time import monotonic
 
 import pytest
 
 from oddswire import Client
 from oddswire.testing import FaultProxy, Resources, frozen
+from support import eventually
 from support.hooks import pushes_of
 
 PING, PONG = b"*1\r\n$4\r\nPING\r\n", b"+PONG\r\n"
@@ -206,6 +210,34 @@ async def test_nothing_is_left_behind(server):
         with pytest.raises(ConnectionError):
             await writer.wait_closed()
     assert Resources.now().leaked(before) == []
+
+
+@pytest.mark.advanced
+@pytest.mark.parametrize("how", ["by the client", "by the proxy", "unanswered"])
+async def test_a_quiet_proxy_has_closed_its_sockets(server, how):
+    """However connections ended, after `quiet` none of their sockets is open."""
+    async with FaultProxy(server.url) as proxy:
+        before = Resources.now()
+        for n in range(20):
+            if how == "unanswered":
+                proxy.stall()
+            _, writer = await asyncio.open_connection(proxy.host, proxy.port)
+            await eventually(lambda n=n: proxy.accepted > n)
+            if how != "unanswered":
+                await eventually(lambda: proxy.open)
+            if how == "by the proxy":
+                proxy.reset()
+            if how == "by the client":
+                sock = writer.get_extra_info("socket")
+                never = struct.pack("ii", 1, 0)  # it ends by a reset
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, never)
+            writer.transport.abort()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+            proxy.heal()
+            await proxy.quiet()
+            assert Resources.now().leaked(before) == []
+            assert proxy.open == 0
 
 
 @pytest.mark.errors

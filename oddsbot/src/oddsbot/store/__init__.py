@@ -3,7 +3,15 @@
 from oddsbot.store.database import open_database, revision_of, upgrade
 from oddsbot.store.followers import SqlFollowers
 from oddsbot.store.handled import once
-from oddsbot.store.log import DIGEST, AlertLog, AlertRow, Digest, Fate, Place
+from oddsbot.store.log import (
+    DIGEST,
+    LOOK_BACK_SECONDS,
+    AlertLog,
+    AlertRow,
+    Digest,
+    Fate,
+    Place,
+)
 from oddsbot.store.rules import (
     AlreadyHandled,
     OtherOwner,
@@ -35,6 +43,7 @@ from oddsbot.store.user import (
 __all__ = [
     "CONVERSATION_STEPS",
     "DIGEST",
+    "LOOK_BACK_SECONDS",
     "MAX_MARKETS",
     "MAX_WALLETS",
     "AlertLog",

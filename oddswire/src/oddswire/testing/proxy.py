@@ -160,7 +160,11 @@ class FaultProxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def quiet(self) -> None:
-        """Wait until no link is up: the proxy notices an end a moment later."""
+        """Wait until no connection is left: the proxy notices an end a moment later.
+
+        A connection that was not answered (`stall`) counts too. The sockets of the
+        connections that ended are closed then.
+        """
         await self._quiet.wait()
 
     # --- faults of the whole link
@@ -221,16 +225,22 @@ class FaultProxy:
         if task is None:  # pragma: no cover - asyncio calls this in a task
             return
         self._tasks.add(task)
+        self._quiet.clear()
+        task.add_done_callback(self._ended)
         try:
             if self._refusing:
-                _reset(writer)
                 return
             await self._answering.wait()
             await self._serve(reader, writer)
-        except (OSError, asyncio.CancelledError):
-            _reset(writer)
+        except OSError:
+            pass
         finally:
-            self._tasks.discard(task)
+            await _close(writer)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._quiet.set()
 
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -240,7 +250,6 @@ class FaultProxy:
         )
         link = _Link(writer, server_writer)
         self._links.add(link)
-        self._quiet.clear()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, link, self.up, to_server=True))
@@ -251,9 +260,8 @@ class FaultProxy:
             pass
         finally:
             self._links.discard(link)
-            if not self._links:
-                self._quiet.set()
             link.reset()
+            await _close(server_writer)
 
     async def _pump(
         self,
@@ -367,6 +375,13 @@ class _Link:
     def reset(self) -> None:
         _reset(self._client)
         _reset(self._server)
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """Reset a connection, and wait until asyncio has closed its socket."""
+    _reset(writer)
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -22,7 +22,7 @@ from oddsbot.alerts import (
     assets_of,
 )
 from oddsbot.delivery import Action
-from oddsbot.store import AlreadyHandled, SameRule
+from oddsbot.store import LOOK_BACK_SECONDS, AlreadyHandled, SameRule
 from oddsbot.telegram import figures
 from oddsbot.telegram.asked import AskedError, Level, Move, Traded, parse_asked
 from oddsbot.telegram.commands import markets
@@ -57,8 +57,6 @@ if TYPE_CHECKING:
     from oddsbot.telegram.services import Services
 
 _ON_ANY = 5
-LOOK_BACK = 30 * 86_400.0
-"""Seconds for which people can ask what became of an alert."""
 
 
 class Asking(StatesGroup):
@@ -419,7 +417,7 @@ async def _change_other(
 async def _why(query: CallbackQuery, press: Press, services: Services) -> Pressed:
     person, rule_id = query.from_user.id, f"{press.subject:016x}"
     stored = await _mine(person, rule_id, services)
-    since = services.clock.now() - LOOK_BACK
+    since = services.clock.now() - LOOK_BACK_SECONDS
     fates = await services.log.fates(person, since=since, rule_id=rule_id)
     market = await services.markets.market(stored.rule.market)
     prices = await services.markets.prices(assets_of([stored.rule]))
