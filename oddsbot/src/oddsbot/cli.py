@@ -19,6 +19,7 @@ import msgspec
 import typer
 
 from oddsbot.demo import DemoError, Options
+from oddsbot.loop import run as run_loop
 from oddsbot.settings import PREFIX, Settings, roles_of
 from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError, SettingsError
@@ -434,7 +435,7 @@ def run_bot(
         if role is not None:
             roles = roles_of(role, "--role")
             settings = msgspec.structs.replace(settings, roles=roles)
-        asyncio.run(_run_bot(settings, standin=standin))
+        run_loop(_run_bot(settings, standin=standin))
     except (OddswireError, PolymarketError, ReplayError, OSError) as error:
         _refuse(error)
 
