@@ -1,4 +1,4 @@
-"""Databases: SQLite in a file, and a PostgreSQL of the tests' own."""
+"""Databases, SQLite in a file and a PostgreSQL of the tests' own, and the command."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy import text
 from oddsbot.store import SqlSource, open_database, upgrade
 from oddsbot.store.tables import VERSIONS, metadata
 from oddswire.sessions import SourceRecord
+from support.forked import Forking, Oddsbot
 from support.postgres import Postgres
 
 DATABASES = [
@@ -91,3 +92,17 @@ def known(engine):
             assert await source.save(kept, 0)
 
     return save
+
+
+@pytest.fixture(scope="session")
+def forking():
+    """Hold the process that is forked."""
+    held = Forking()
+    yield held
+    held.close()
+
+
+@pytest.fixture
+def oddsbot(forking, tmp_path):
+    """Hold the command; call it, or its `start`."""
+    return Oddsbot(forking, tmp_path)

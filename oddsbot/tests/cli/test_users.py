@@ -13,14 +13,14 @@ from oddsbot.app import App
 from oddsbot.settings import Settings
 from oddswire.clock import SystemClock
 
-from .test_cli import TOKEN, oddsbot, one_line
+from .test_cli import TOKEN, one_line
 
 ADA = 1001
 
 
 @pytest.mark.integration
 @pytest.mark.requirement("B2", "S9")
-async def test_a_person_is_exported_and_erased(tmp_path, own):
+async def test_a_person_is_exported_and_erased(tmp_path, own, oddsbot):
     """Her file has what she asked for, and is the operator's alone; then it is gone."""
     environ = {
         "ODDSWIRE_PROFILE": "test",
@@ -42,7 +42,7 @@ async def test_a_person_is_exported_and_erased(tmp_path, own):
         await app.rules.add(rule)
 
     async def users(*args):
-        return await oddsbot(tmp_path, "users", *args, str(ADA), **environ)
+        return await oddsbot("users", *args, str(ADA), **environ)
 
     async def exported():
         code, out, err = await users("export")

@@ -26,7 +26,8 @@ from oddsbot.store import LOOK_BACK_SECONDS, AlreadyHandled, SameRule
 from oddsbot.telegram import figures
 from oddsbot.telegram.asked import AskedError, Level, Move, Traded, parse_asked
 from oddsbot.telegram.commands import markets
-from oddsbot.telegram.pressed import On, Pressed
+from oddsbot.telegram.filters import On, Where
+from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
 from oddsbot.telegram.screens.alerts import (
     Group,
@@ -70,7 +71,7 @@ def router() -> Router:
     routes.message.register(_alert, Command("alert"))
     routes.message.register(_alerts, Command("alerts"))
     routes.message.register(
-        _level, StateFilter(Asking.level), F.text & ~F.text.startswith("/")
+        _level, StateFilter(Asking.level), Where(F.text & ~F.text.startswith("/"))
     )
     routes.callback_query.register(_preset, On(Action.SET_ABOVE, Action.SET_BELOW))
     routes.callback_query.register(_other, On(Action.SET_OTHER))

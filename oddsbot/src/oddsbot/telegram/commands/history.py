@@ -10,7 +10,8 @@ from aiogram.filters import Command
 from oddsbot.delivery import Action
 from oddsbot.store import LOOK_BACK_SECONDS
 from oddsbot.telegram.commands import markets
-from oddsbot.telegram.pressed import On, Pressed
+from oddsbot.telegram.filters import On
+from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens.alerts import Group
 from oddsbot.telegram.screens.history import (
     HISTORY_PAGE,

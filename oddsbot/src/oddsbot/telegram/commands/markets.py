@@ -14,7 +14,8 @@ from oddsbot.store import MAX_MARKETS, MAX_TAGS, FollowedTag, WatchedMarket
 from oddsbot.telegram import links
 from oddsbot.telegram.addresses import AddressError, checked_address
 from oddsbot.telegram.asked import AskedError
-from oddsbot.telegram.pressed import On, Pressed
+from oddsbot.telegram.filters import On, Where
+from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
 from oddsbot.telegram.screens.buttons import tag_number
 from oddsbot.telegram.screens.found import (
@@ -85,8 +86,8 @@ def router() -> Router:
 def text_router() -> Router:
     """Return the router of texts that are no command; it comes last."""
     routes = Router(name="texts")
-    routes.message.register(_unknown, F.text.startswith("/"))
-    routes.message.register(_text, F.text)
+    routes.message.register(_unknown, Where(F.text.startswith("/")))
+    routes.message.register(_text, Where(F.text))
     routes.message.register(_no_text)
     return routes
 
