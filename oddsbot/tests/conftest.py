@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from sqlalchemy import text
 
+from oddsbot.standin.polymarket import Recording, sample
 from oddsbot.store import SqlSource, open_database, upgrade
 from oddsbot.store.tables import VERSIONS, metadata
 from oddswire.sessions import SourceRecord
@@ -19,6 +20,12 @@ DATABASES = [
         "postgres", marks=pytest.mark.system("postgres", package="postgresql")
     ),
 ]
+
+
+@pytest.fixture(scope="session")
+def sampled():
+    """Return the recording that comes with the bot; to read it takes 0.3 s."""
+    return Recording.load(sample())
 
 
 @pytest.fixture(scope="session")

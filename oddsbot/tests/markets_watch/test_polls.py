@@ -20,7 +20,7 @@ from oddsbot.markets_watch import (
     VolumeChanged,
 )
 from oddsbot.polymarket import Data, Gamma
-from oddsbot.standin.polymarket import Fault, Recording, Replay, parse_switch, sample
+from oddsbot.standin.polymarket import Fault, Replay, parse_switch
 from oddswire.clock import ManualClock
 from oddswire.errors import Unavailable
 from oddswire.ratelimit import RateLimiter
@@ -61,16 +61,15 @@ class Watch:
 
 
 @pytest.fixture
-async def watch(client, prefix):
+async def watch(client, prefix, sampled):
     """Watch the markets of the sample, of which nothing was played yet."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        recording = await asyncio.to_thread(Recording.load, sample())
-        replay = await enter(Replay(recording, speed=float("inf"), seed=5))
+        replay = await enter(Replay(sampled, speed=float("inf"), seed=5))
         session = await enter(aiohttp.ClientSession())
         rules = limits.POLYMARKET
         limiter = await enter(RateLimiter(client, rules, prefix=prefix, deadline=2.0))
-        clock = ManualClock(now=recording.start / 1000)
+        clock = ManualClock(now=sampled.start / 1000)
         watch = Watch(replay, clock, [])
         watch.asks = (
             Gamma(session, replay.gamma_url),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 
 import msgspec
 import pytest
 
-from oddsbot.standin.polymarket import Recording, Replay, sample
+from oddsbot.standin.polymarket import Replay
 from support import eventually
 
 from .conftest import BEN, Talk, running, text_of
@@ -18,10 +17,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.requirement("B2", "B3")]
 
 
 @pytest.fixture
-async def replay():
+async def replay(sampled):
     """A Polymarket whose recording has not begun."""
-    recording = await asyncio.to_thread(Recording.load, sample())
-    async with Replay(recording, speed=math.inf, seed=5) as replay:
+    async with Replay(sampled, speed=math.inf, seed=5) as replay:
         yield replay
 
 
