@@ -26,6 +26,7 @@ from oddsbot import limits, markets, wallets
 from oddsbot.alerts import (
     Disputed,
     Moved,
+    Opened,
     Proposed,
     QuoteAlert,
     Resolved,
@@ -51,6 +52,7 @@ from oddsbot.store import (
     SqlFollowers,
     SqlRules,
     SqlSource,
+    SqlTags,
     Tenant,
     UserSession,
     open_database,
@@ -121,6 +123,7 @@ _KINDS = {
     Disputed: Kind.DISPUTE,
     Resolved: Kind.RESOLUTION,
     VolumeReached: Kind.VOLUME,
+    Opened: Kind.NEW_MARKET,
 }
 
 
@@ -284,6 +287,7 @@ class App:
         self._stored = stored = SqlRules(engine)
         log = AlertLog(engine)
         self.followers = followers = SqlFollowers(engine)
+        self.tags = tags = SqlTags(engine)
         self.pubsub = wire.pubsub
         self.rules = Rules(RuleDesk(stored, wire.pubsub, look=self._look))
         # Answers go before alerts, which leave a fifth of what Telegram admits to them.
@@ -308,6 +312,7 @@ class App:
             wallets=self.wallets,
             rules=self.rules,
             followers=followers,
+            tags=tags,
             people=people,
             clock=clock,
             effects=Effects(token),
@@ -356,6 +361,7 @@ class App:
         self.news = MarketNews(
             Rounds(engine, f"{self._shard}.results", stored, clock),
             followers,
+            tags,
             stored,
             gamma,
             data,

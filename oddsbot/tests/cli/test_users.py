@@ -11,6 +11,7 @@ import pytest
 from oddsbot.alerts import Direction, PriceRule
 from oddsbot.app import App
 from oddsbot.settings import Settings
+from oddsbot.store import FollowedTag, SqlTags, open_database
 from oddswire.clock import SystemClock
 
 from .test_cli import TOKEN, one_line
@@ -38,7 +39,12 @@ async def test_a_person_is_exported_and_erased(tmp_path, own, oddsbot):
     )
     settings = Settings.from_env(environ, dotenv=None)
     async with App(settings, TOKEN, clock=SystemClock()) as app:
-        await app.sessions.update(ADA, lambda _: None, create=True)
+        await app.sessions.update(
+            ADA,
+            lambda user: user.tags.update(crypto=FollowedTag()),
+            create=True,
+            also=app.tags.follow(ADA, "crypto"),
+        )
         await app.rules.add(rule)
 
     async def users(*args):
@@ -53,6 +59,7 @@ async def test_a_person_is_exported_and_erased(tmp_path, own, oddsbot):
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     made = json.loads(file.read_text())
     assert [each["asked"]["id"] for each in made["alerts"]] == [rule.id]
+    assert made["settings"]["tags"] == {"crypto": {}}
     code, _, err = await users("erase")
     assert (code, "give --yes" in one_line(err)) == (2, True)
     code, out, err = await users("erase", "--yes")
@@ -61,3 +68,5 @@ async def test_a_person_is_exported_and_erased(tmp_path, own, oddsbot):
     assert "sessions: 0 removed" not in out
     made = json.loads((await exported()).read_text())
     assert (made["settings"], made["alerts"]) == (None, [])
+    async with open_database(environ["DATABASE_URL"]) as engine:
+        assert await SqlTags(engine).listings() == {}

@@ -71,10 +71,13 @@ async def watch(client, prefix, sampled):
         limiter = await enter(RateLimiter(client, rules, prefix=prefix, deadline=2.0))
         clock = ManualClock(now=sampled.start / 1000)
         watch = Watch(replay, clock, [])
-        polls = MarketPolls(
+        watch.asks = (
             Gamma(session, replay.gamma_url),
             Data(session, replay.data_url),
             limits.Upstream(limiter),
+        )
+        polls = MarketPolls(
+            *watch.asks,
             clock,
             followed=watch.followed,
             tell=watch.tell,
@@ -150,6 +153,38 @@ async def test_a_new_market_is_told_and_an_old_one_is_not(watch):
     assert [each.market.slug for each in watch.of(Listed)] == ["new"]
     await watch.pass_time(120)
     assert len(watch.of(Listed)) == 1
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("B3")
+async def test_an_old_market_that_comes_up_is_not_new(watch):
+    """Where newer ones close, older ones come onto the page, which has 100."""
+    known = watch.replay.recording.markets
+    pattern = known[watch.ids[0]]
+
+    def begin(*numbers):
+        for number in numbers:
+            known[f"0x{number}"] = msgspec.structs.replace(
+                pattern,
+                market_id=f"0x{number}",
+                slug=f"{number}",
+                start_ts=pattern.start_ts + 1_000 * number,
+            )
+
+    # A restart: the first look is at 130 markets.
+    begin(*range(1, 131))
+    watch.polls = MarketPolls(
+        *watch.asks, watch.clock, followed=watch.followed, tell=watch.tell
+    )
+    await watch.polls.look_for_new()
+    for number in range(100, 131):
+        del known[f"0x{number}"]
+    await watch.polls.look_for_new()
+    assert watch.of(Listed) == []
+    begin(*range(200, 320))
+    await watch.polls.look_for_new()
+    new = [str(number) for number in range(200, 320)]
+    assert [each.market.slug for each in watch.of(Listed)] == new
 
 
 @pytest.mark.errors

@@ -23,13 +23,16 @@ from oddsbot.store.rules import (
     kind_of,
 )
 from oddsbot.store.source import SqlSource
+from oddsbot.store.tags import Listing, SqlTags
 from oddsbot.store.tenant import Tenant
 from oddsbot.store.user import (
     CONVERSATION_STEPS,
     MAX_MARKETS,
+    MAX_TAGS,
     MAX_WALLETS,
     Conversation,
     Display,
+    FollowedTag,
     Kind,
     Notifications,
     Profile,
@@ -45,6 +48,7 @@ __all__ = [
     "DIGEST",
     "LOOK_BACK_SECONDS",
     "MAX_MARKETS",
+    "MAX_TAGS",
     "MAX_WALLETS",
     "AlertLog",
     "AlertRow",
@@ -53,7 +57,9 @@ __all__ = [
     "Digest",
     "Display",
     "Fate",
+    "FollowedTag",
     "Kind",
+    "Listing",
     "Notifications",
     "OtherOwner",
     "Place",
@@ -64,6 +70,7 @@ __all__ = [
     "SqlFollowers",
     "SqlRules",
     "SqlSource",
+    "SqlTags",
     "StoredRule",
     "Tenant",
     "Thresholds",

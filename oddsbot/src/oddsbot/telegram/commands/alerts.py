@@ -411,7 +411,7 @@ async def _change_other(
     rule = (await _mine(query.from_user.id, f"{press.subject:016x}", services)).rule
     await state.update_data(market=rule.market, rule=rule.id)
     await state.set_state(Asking.level)
-    return Pressed(new=level_card())
+    return Pressed(new=level_card(volume=isinstance(rule, VolumeRule)))
 
 
 async def _why(query: CallbackQuery, press: Press, services: Services) -> Pressed:
