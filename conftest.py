@@ -9,6 +9,7 @@ writes `build/requirements.json`, from which `docs/render_features.py` makes
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
@@ -54,6 +55,9 @@ settings.register_profile(
 
 def pytest_configure(config: pytest.Config) -> None:
     env = os.environ  # noqa: TID251 (pytest is the application here)
+    # A run starts hundreds of processes: each module is compiled once, by the first.
+    sys.dont_write_bytecode = False
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     # Child programs of tests take what they share from tests/support too.
     paths = (str(config.rootpath / "tests"), env.get("PYTHONPATH", ""))
     env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -84,6 +88,17 @@ class Reporting:
         self.written = False
 
     # --- collection
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection(self) -> Iterator[None]:
+        # Modules and tests stay until the end: the garbage collector, which went
+        # through them again and again, looks at what the tests make.
+        gc.disable()
+        try:
+            return (yield)
+        finally:
+            gc.enable()
+            gc.freeze()
 
     # First, so that what -k and -m leave out is held to the rules too.
     @pytest.hookimpl(tryfirst=True)

@@ -37,6 +37,7 @@ from sqlalchemy import insert
 from oddsbot.alerts import Direction, PriceRule
 from oddsbot.app import App, leave_start_alone
 from oddsbot.limits import SendRules
+from oddsbot.loop import run
 from oddsbot.settings import Settings
 from oddsbot.standin.polymarket import Recording, Replay, sample
 from oddsbot.standin.telegram import BotApi
@@ -281,6 +282,6 @@ if __name__ == "__main__":
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        asyncio.run(worker(json.loads(options.worker)))
+        run(worker(json.loads(options.worker)))
     else:
         sys.exit(not asyncio.run(main(options.seconds)))

@@ -1,4 +1,4 @@
-"""Databases: SQLite in a file, and a PostgreSQL of the tests' own."""
+"""Databases, SQLite in a file and a PostgreSQL of the tests' own, and the command."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import asyncio
 import pytest
 from sqlalchemy import text
 
+from oddsbot.standin.polymarket import Recording, sample
 from oddsbot.store import SqlSource, open_database, upgrade
 from oddsbot.store.tables import VERSIONS, metadata
 from oddswire.sessions import SourceRecord
+from support.forked import Forking, Oddsbot
 from support.postgres import Postgres
 
 DATABASES = [
@@ -18,6 +20,12 @@ DATABASES = [
         "postgres", marks=pytest.mark.system("postgres", package="postgresql")
     ),
 ]
+
+
+@pytest.fixture(scope="session")
+def sampled():
+    """Return the recording that comes with the bot; to read it takes 0.3 s."""
+    return Recording.load(sample())
 
 
 @pytest.fixture(scope="session")
@@ -91,3 +99,17 @@ def known(engine):
             assert await source.save(kept, 0)
 
     return save
+
+
+@pytest.fixture(scope="session")
+def forking():
+    """Hold the process that is forked."""
+    held = Forking()
+    yield held
+    held.close()
+
+
+@pytest.fixture
+def oddsbot(forking, tmp_path):
+    """Hold the command; call it, or its `start`."""
+    return Oddsbot(forking, tmp_path)

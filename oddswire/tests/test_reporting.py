@@ -130,16 +130,15 @@ def test_part_of_a_run_leaves_the_results(project, part):
 
 @pytest.mark.advanced
 @pytest.mark.parametrize(
-    ("needs", "runs"),
+    ("needs", "runs", "processes"),
     [
-        ('python="3.11"', 2),
-        ('python="99.0"', 1),
-        ('redis_py="7.4"', 2),
-        ('redis_py="99"', 1),
-        ('python="3.11", redis_py="99"', 1),
+        ('python="3.11"', 2, []),
+        ('python="99.0"', 1, []),
+        ('redis_py="7.4"', 2, []),
+        ('redis_py="99"', 1, []),
+        ('python="3.11", redis_py="99"', 1, ["-n1"]),
     ],
 )
-@PROCESSES
 def test_test_of_a_newer_version_is_no_part_of_the_run(project, needs, runs, processes):
     """It is deselected, not skipped, and without it the run is whole."""
     add_test(project, "test_good", PASSES)

@@ -62,7 +62,7 @@ class Played(NamedTuple):
         first: The price of each asset before them.
         links: Which watcher was connected when.
         owned: Which watcher took the shard over when, in order.
-        settled: When each alert got its fate, as the database has it.
+        settled: When each alert got its fate, as the database has it: by person and id.
         withheld: From which watchers a fault of the feed kept a tick, by its number.
     """
 
@@ -70,7 +70,7 @@ class Played(NamedTuple):
     first: Sequence[int]
     links: Sequence[Link]
     owned: Sequence[Owned]
-    settled: Mapping[tuple[int, str, int], float]
+    settled: Mapping[tuple[int, str], float]
     withheld: Mapping[int, set[int]] = MappingProxyType({})
 
 
@@ -161,41 +161,47 @@ def judge(
     """
     dead = {kill.pid: kill.when for kill in kills}
     wanted = expected(run.ticks, _visible(run, dead), run.first, wishes)
-    copies: defaultdict[tuple[int, str, int], list[Told]] = defaultdict(list)
+    copies: defaultdict[tuple[int, str], list[Told]] = defaultdict(list)
+    came: set[tuple[int, str, int]] = set()
     newest: dict[int, int] = {}
-    late = []
+    late, twice = [], set()
     # What a fault of the feed kept back may be seen after what came later.
     held_back = {run.ticks[number].at for number in run.withheld}
     for one in told:
-        key = (one.user, one.rule, one.at)
-        if key not in copies:
-            if one.at < newest.get(one.user, 0) and one.at not in held_back:
+        if (one.user, one.id) not in copies:
+            key = (one.user, one.rule, one.at)
+            # Another alert, and no copy: the rule fired twice at one price.
+            if key in came:
+                twice.add(key)
+            elif one.at < newest.get(one.user, 0) and one.at not in held_back:
                 late.append((one.rule, one.at))
+            came.add(key)
             newest[one.user] = max(newest.get(one.user, 0), one.at)
-        copies[key].append(one)
-    missing = sorted(wanted.due - copies.keys())
+        copies[one.user, one.id].append(one)
+    missing = sorted(wanted.due - came)
+    wrong = sorted((came - wanted.possible) | twice)
     repeated = by_courier = by_fault = 0
     untraced, unmarked = [], []
-    for key, each in copies.items():
-        _, rule, at = key
+    for alert, each in copies.items():
+        fate = run.settled.get(alert, inf)
         for before, copy in pairwise(each):
             repeated += 1
-            # It had it in its hands if it was killed before the alert had a fate.
-            died = dead.get(before.pid, inf)
-            held = before.when <= died < run.settled.get(key, inf)
+            # A courier had it in its hands if it was killed before the next copy and
+            # before the fate. What it had sent may be read after its death.
+            held = dead.get(before.pid, inf) < min(copy.when, fate)
             broken = any(begin - _AROUND <= before.when <= end for begin, end in faults)
             by_courier += held
             by_fault += broken and not held
             if not (held or broken):
-                untraced.append((rule, at))
+                untraced.append((before.rule, before.at))
             if not copy.again:
-                unmarked.append((rule, at))
+                unmarked.append((before.rule, before.at))
     return Verdict(
         due=len(wanted.due),
         delivered=len(told),
         lost=[each[1:] for each in missing if each in wanted.sure],
         unseen=[each[1:] for each in missing if each not in wanted.sure],
-        wrong=[each[1:] for each in sorted(copies.keys() - wanted.possible)],
+        wrong=[each[1:] for each in wrong],
         out_of_order=late,
         repeated=repeated,
         by_courier=by_courier,

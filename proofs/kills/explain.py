@@ -56,13 +56,13 @@ async def rounds(engine: AsyncEngine) -> Sequence[Any]:
         return (await connection.execute(text(query))).all()
 
 
-async def settled(engine: AsyncEngine) -> dict[tuple[int, str, int], float]:
-    """Return when each alert got its fate: by user, rule and time."""
-    query = "SELECT user_id, rule_id, at, settled_at FROM oddsbot_alerts"
+async def settled(engine: AsyncEngine) -> dict[tuple[int, str], float]:
+    """Return when each alert got its fate: by person and id."""
+    query = "SELECT user_id, id, settled_at FROM oddsbot_alerts"
     async with engine.connect() as connection:
         rows = (await connection.execute(text(query))).all()
     return {
-        (row.user_id, row.rule_id, row.at): row.settled_at / 1000
+        (row.user_id, row.id): row.settled_at / 1000
         for row in rows
         if row.settled_at is not None
     }
@@ -149,7 +149,7 @@ def story(
 def copies(
     alert: tuple[str, int],
     told: Iterable[Told],
-    settled: Mapping[tuple[int, str, int], float],
+    settled: Mapping[tuple[int, str], float],
     kills: Iterable[Kill],
     faults: Iterable[tuple[float, float]],
     said: Iterable[dict[str, Any]],
@@ -166,7 +166,7 @@ def copies(
     """
     own = [each for each in told if (each.rule, each.at) == alert]
     when, last = own[0].when, own[-1].when
-    fate = settled.get((own[0].user, *alert))
+    fate = settled.get((own[0].user, own[0].id))
     yield f"{alert[0]} at {alert[1]}: {len(own)} copies, fate {_span(fate, when)}"
     pids = {each.pid for each in own}
     lines = [

@@ -65,7 +65,7 @@ class Told(NamedTuple):
     again: bool
     pid: int
     latency: float
-    id: str = ""
+    id: str
 
 
 class Stage:

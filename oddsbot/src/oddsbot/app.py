@@ -33,6 +33,7 @@ from oddsbot.store import (
     SqlFollowers,
     SqlRules,
     SqlSource,
+    SqlTags,
     Tenant,
     UserSession,
     open_database,
@@ -253,6 +254,7 @@ class App:
         self._stored = stored = SqlRules(engine)
         log = AlertLog(engine)
         self.followers = followers = SqlFollowers(engine)
+        self.tags = tags = SqlTags(engine)
         self.pubsub = wire.pubsub
         self.rules = Rules(RuleDesk(stored, wire.pubsub, look=self._look))
         # Answers go before alerts, which leave a fifth of what Telegram admits to them.
@@ -277,6 +279,7 @@ class App:
             wallets=self.wallets,
             rules=self.rules,
             followers=followers,
+            tags=tags,
             people=people,
             clock=clock,
             effects=Effects(token),
@@ -336,6 +339,7 @@ class App:
         self.news = MarketNews(
             Rounds(engine, f"{self._shard}.results", stored, clock),
             followers,
+            tags,
             stored,
             gamma,
             data,

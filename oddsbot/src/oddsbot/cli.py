@@ -19,6 +19,7 @@ import msgspec
 import typer
 
 from oddsbot.demo import DemoError, Options
+from oddsbot.loop import run as run_loop
 from oddsbot.settings import PREFIX, Settings, roles_of
 from oddswire.clock import SystemClock
 from oddswire.errors import OddswireError, SettingsError
@@ -396,9 +397,9 @@ def demo(
             asyncio.run(_in_browser(options, settings))
             return
         if terminal:
-            report = asyncio.run(_in_terminal(options, settings))
+            report = _in_terminal(options, settings)
         else:
-            report = asyncio.run(_headless(options, settings, json=json))
+            report = _headless(options, settings, json=json)
     except (DemoError, OddswireError, PolymarketError, ReplayError) as error:
         _refuse(error)
     text = report.json() if json else plain_lines(report.text())
@@ -434,7 +435,7 @@ def run_bot(
         if role is not None:
             roles = roles_of(role, "--role")
             settings = msgspec.structs.replace(settings, roles=roles)
-        asyncio.run(_run_bot(settings, standin=standin))
+        run_loop(_run_bot(settings, standin=standin))
     except (OddswireError, PolymarketError, ReplayError, OSError) as error:
         _refuse(error)
 
@@ -502,7 +503,7 @@ def main() -> None:
     app()
 
 
-async def _headless(options: Options, settings: Settings, *, json: bool) -> Report:
+def _headless(options: Options, settings: Settings, *, json: bool) -> Report:
     from oddsbot.demo.run import run
     from oddsbot.demo.view import Progress
 
@@ -514,13 +515,16 @@ async def _headless(options: Options, settings: Settings, *, json: bool) -> Repo
     def write(line: str) -> None:
         print(line, file=out, flush=True)
 
-    return await run(
-        options,
-        settings.redis,
-        stop=_stop_on_signals(),
-        write=write,
-        view=Progress(write).show,
-    )
+    async def played() -> Report:
+        return await run(
+            options,
+            settings.redis,
+            stop=_stop_on_signals(),
+            write=write,
+            view=Progress(write).show,
+        )
+
+    return asyncio.run(played())
 
 
 async def _in_browser(options: Options, settings: Settings) -> None:
@@ -557,7 +561,7 @@ def _has_screen() -> bool:
     return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))  # noqa: TID251 - of the desktop
 
 
-async def _in_terminal(options: Options, settings: Settings) -> Report:
+def _in_terminal(options: Options, settings: Settings) -> Report:
     from rich.console import Console
 
     from oddsbot.demo.run import run
@@ -567,13 +571,17 @@ async def _in_terminal(options: Options, settings: Settings) -> Report:
     logging.basicConfig(
         format="%(message)s", level=logging.WARNING, handlers=[_Lines(view.write)]
     )
-    return await run(
-        options,
-        settings.redis,
-        stop=_stop_on_signals(),
-        write=view.write,
-        view=view.show,
-    )
+
+    async def played() -> Report:
+        return await run(
+            options,
+            settings.redis,
+            stop=_stop_on_signals(),
+            write=view.write,
+            view=view.show,
+        )
+
+    return asyncio.run(played())
 
 
 class _Plain(logging.Formatter):

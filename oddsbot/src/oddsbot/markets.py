@@ -257,11 +257,12 @@ class Markets:
 
     async def _events(self, order: str, tag: str) -> tuple[GammaEvent, ...]:
         async def load() -> tuple[GammaEvent, ...]:
-            return await self._upstream.call(
+            page = await self._upstream.call(
                 "gamma",
                 "events",
                 lambda: self._gamma.events(order=order, tag=tag or None),
             )
+            return page.events
 
         return await self._cache.get_or_set(f"events:{order}:{tag}", load)
 

@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-import asyncio
 import math
 import socket
 
 import pytest
 
-from oddsbot.standin.polymarket import Recording, Replay, sample
+from oddsbot.standin.polymarket import Replay
 
 
 @pytest.fixture
-async def replay():
+async def replay(sampled):
     """A Polymarket that stands still, five minutes after its recording began."""
-    recording = await asyncio.to_thread(Recording.load, sample())
-    until = recording.start + 300_000
-    async with Replay(recording, speed=math.inf, until=until, seed=7) as replay:
+    until = sampled.start + 300_000
+    async with Replay(sampled, speed=math.inf, until=until, seed=7) as replay:
         replay.start()
         await replay.finished()
         yield replay

@@ -17,49 +17,23 @@ from oddsbot.standin.polymarket import sample
 from oddsbot.standin.telegram import BotApi
 from oddswire.clock import SystemClock
 from support import eventually
+from support.forked import CLEAN
 
 TOKEN = "42:A-token-of-the-stand-in"
-# Of the command itself: what the environment of the tests says is not its business.
-CLEAN = {
-    name: value
-    for name, value in os.environ.items()  # noqa: TID251 - handed on
-    if not name.startswith(("REDIS_", "ODDSWIRE_", "POLYMARKET_"))
-}
 
 
-class Command:
-    """One run of ``python -m oddsbot``, in a folder of its own."""
-
-    def __init__(self, process) -> None:
-        self.process = process
-
-    @classmethod
-    async def start(cls, folder, *args: str, run=None, **environ: str) -> Command:
-        """Start it, or a script that stands for it."""
-        what = ["-m", "oddsbot"] if run is None else [str(run)]
-        return cls(
-            await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-W",
-                "default",  # what is left open is said on stderr
-                *what,
-                *args,
-                cwd=folder,
-                env=CLEAN | environ,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-        )
-
-    async def end(self) -> tuple[int, str, str]:
-        """Wait for its end; return the exit code, stdout and stderr."""
-        out, err = await self.process.communicate()
-        return self.process.returncode, out.decode(), err.decode()
-
-
-async def oddsbot(folder, *args: str, **environ: str) -> tuple[int, str, str]:
-    """Run the command to its end."""
-    return await (await Command.start(folder, *args, **environ)).end()
+async def run_anew(folder, *program: str, **environ: str) -> tuple[int, str, str]:
+    """Run a program of Python in a new process, as a person does, to its end."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *program,
+        cwd=folder,
+        env=CLEAN | environ,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
 
 
 def one_line(err: str) -> str:
@@ -72,11 +46,11 @@ def one_line(err: str) -> str:
 @pytest.mark.basic
 async def test_help_tells_what_there_is(tmp_path):
     """Both helps name the command, its options and its exit codes."""
-    code, out, _ = await oddsbot(tmp_path, "--help")
+    code, out, _ = await run_anew(tmp_path, "-m", "oddsbot", "--help")
     assert code == 0
     assert "demo" in out
 
-    code, out, _ = await oddsbot(tmp_path, "demo", "--help")
+    code, out, _ = await run_anew(tmp_path, "-m", "oddsbot", "demo", "--help")
     assert code == 0
     for option in ("--recording", "--speed", "--seconds", "--headless", "--json"):
         assert option in out
@@ -85,10 +59,10 @@ async def test_help_tells_what_there_is(tmp_path):
 
 @pytest.mark.requirement("B5")
 @pytest.mark.integration
-async def test_a_headless_run_prints_one_json_object(tmp_path):
+async def test_a_headless_run_prints_one_json_object(oddsbot):
     """Stdout is one object of a stable form, the alerts are on stderr."""
     code, out, err = await oddsbot(
-        tmp_path, "demo", "--headless", "--json", "--seconds", "1", "--speed", "1200"
+        "demo", "--headless", "--json", "--seconds", "1", "--speed", "1200"
     )
 
     assert code == 0, err
@@ -116,13 +90,13 @@ async def test_a_headless_run_prints_one_json_object(tmp_path):
 
 
 @pytest.mark.basic
-async def test_a_headless_run_prints_its_alerts_and_a_summary(tmp_path):
+async def test_a_headless_run_prints_its_alerts_and_a_summary(oddsbot):
     """Without --json the alerts and the summary are lines on stdout, stderr is empty.
 
     But for the limiter, which a busy machine may keep past its deadline of 50 ms.
     """
     code, out, err = await oddsbot(
-        tmp_path, "demo", "--headless", "--seconds", "0.5", "--speed", "2400"
+        "demo", "--headless", "--seconds", "0.5", "--speed", "2400"
     )
 
     known = ("degraded part=limiter ", "restored part=limiter ")
@@ -150,15 +124,15 @@ def processes_of(folder: Path) -> list[str]:
 @pytest.mark.requirement("C13")
 @pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_ends_it_in_order(tmp_path, number):
+async def test_a_signal_ends_it_in_order(tmp_path, number, oddsbot):
     """Ctrl-C mid-run: what was found is delivered, the code is 0, nothing is left."""
     data = tmp_path / "data"
-    command = await Command.start(
-        tmp_path, "demo", "--json", "--speed", "60", "--data-dir", str(data)
+    command = await oddsbot.start(
+        "demo", "--json", "--speed", "60", "--data-dir", str(data)
     )
-    assert await command.process.stderr.readline()  # the first alert
+    assert await command.stderr.readline()  # the first alert
     before = await asyncio.to_thread(processes_of, tmp_path)
-    command.process.send_signal(number)
+    command.send(number)
     code, out, err = await command.end()
 
     assert code == 0, err
@@ -183,11 +157,11 @@ def damaged(folder: Path) -> Path:
 
 
 @pytest.mark.errors
-async def test_a_damaged_line_is_counted_and_the_run_goes_on(tmp_path):
+async def test_a_damaged_line_is_counted_and_the_run_goes_on(tmp_path, oddsbot):
     """A recording with a broken line plays without it; the report counts it."""
     path = await asyncio.to_thread(damaged, tmp_path)
     code, out, err = await oddsbot(
-        tmp_path, "demo", "--json", "--speed", "inf", "--recording", str(path)
+        "demo", "--json", "--speed", "inf", "--recording", str(path)
     )
 
     assert code == 0, err
@@ -234,11 +208,11 @@ def test_bad_input_is_one_line_and_code_2(
 
 
 @pytest.mark.errors
-async def test_a_port_in_use_is_one_line_and_code_2(tmp_path):
+async def test_a_port_in_use_is_one_line_and_code_2(oddsbot):
     """The port of the recorded Polymarket is taken: it is named, with what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        code, out, err = await oddsbot(tmp_path, "demo", "--json", "--port", port)
+        code, out, err = await oddsbot("demo", "--json", "--port", port)
 
     assert (code, out) == (2, "")
     assert f"port {port}" in one_line(err)
@@ -267,19 +241,18 @@ async def test_no_permission_on_the_data_directory_is_one_line(tmp_path):
     args = ("demo", "--json", "--data-dir", str(locked))
     # Nobody may be unable to look into the packages; this program is never run, since
     # the directory is refused first.
-    command = await Command.start(
-        tmp_path, *args, run=script, ODDSWIRE_SERVER_BIN="/bin/sh"
+    code, out, err = await run_anew(
+        tmp_path, str(script), *args, ODDSWIRE_SERVER_BIN="/bin/sh"
     )
-    code, out, err = await command.end()
 
     assert (code, out) == (2, ""), err
     assert str(locked) in one_line(err)
 
 
 @pytest.mark.errors
-async def test_an_unknown_option_is_a_usage_error(tmp_path):
+async def test_an_unknown_option_is_a_usage_error(oddsbot):
     """A mistyped option: the usage and code 2, no traceback."""
-    code, _, err = await oddsbot(tmp_path, "demo", "--sped", "60")
+    code, _, err = await oddsbot("demo", "--sped", "60")
 
     assert code == 2
     assert "--sped" in err
@@ -298,7 +271,7 @@ async def test_a_disagreement_is_code_1(tmp_path):
         "main()\n"
     )
     args = ("demo", "--json", "--speed", "inf")
-    code, out, _ = await (await Command.start(tmp_path, *args, run=script)).end()
+    code, out, _ = await run_anew(tmp_path, str(script), *args)
 
     assert code == 1
     check = json.loads(out)["check"]
@@ -308,29 +281,29 @@ async def test_a_disagreement_is_code_1(tmp_path):
 
 @pytest.mark.integration
 @pytest.mark.requirement("B10")
-async def test_a_bot_talks_to_the_stand_in_of_another_process(tmp_path):
+async def test_a_bot_talks_to_the_stand_in_of_another_process(oddsbot):
     """`standin telegram --json` prints where it serves; SIGTERM ends it in order."""
-    command = await Command.start(tmp_path, "standin", "telegram", "--json")
-    told = json.loads(await command.process.stdout.readline())
+    command = await oddsbot.start("standin", "telegram", "--json")
+    told = json.loads(await command.stdout.readline())
     jar = aiohttp.CookieJar(unsafe=True)  # cookies of an address, too
     async with aiohttp.ClientSession(cookie_jar=jar) as http:
         async with http.get(f"{told['api']}/bot{told['token']}/getMe") as answer:
             assert (await answer.json())["result"]["is_bot"] is True
         async with http.get(told["page"]) as page:
             assert 'id="say"' in await page.text()
-    command.process.terminate()
+    command.send(signal.SIGTERM)
     assert await command.end() == (0, "", "")
 
 
 @pytest.mark.integration
 @pytest.mark.requirement("B10")
-async def test_the_polymarket_standin_serves_until_it_is_told_to_stop(tmp_path):
+async def test_the_polymarket_standin_serves_until_it_is_told_to_stop(oddsbot):
     """`standin polymarket` serves every part, with the switches of its command line."""
-    command = await Command.start(
-        tmp_path, "standin", "polymarket", "--json", "--switch", "error=/v2/trades",
+    command = await oddsbot.start(
+        "standin", "polymarket", "--json", "--switch", "error=/v2/trades",
         "--switch", "late=30",
     )  # fmt: skip
-    told = json.loads(await command.process.stdout.readline())
+    told = json.loads(await command.stdout.readline())
     key = {"Authorization": f"Bearer {told['control']}"}
     async with aiohttp.ClientSession() as http:
         for status in (500, 200):
@@ -340,15 +313,15 @@ async def test_the_polymarket_standin_serves_until_it_is_told_to_stop(tmp_path):
             assert "simulated" in await page.text()
         async with http.post(f"{told['page']}control", data="{}", headers=key) as was:
             assert (await was.json())["switches"]["late"] == 30
-    command.process.terminate()
+    command.send(signal.SIGTERM)
     assert await command.end() == (0, "", "")
 
 
 @pytest.mark.errors
 @pytest.mark.requirement("B10")
-async def test_a_switch_that_is_none_is_one_line(tmp_path):
+async def test_a_switch_that_is_none_is_one_line(oddsbot):
     """A misspelt switch is said in a line, with those that there are."""
-    code, out, err = await oddsbot(tmp_path, "standin", "polymarket", "--switch", "tea")
+    code, out, err = await oddsbot("standin", "polymarket", "--switch", "tea")
     assert (code, out) == (2, "")
     assert one_line(err)
     assert "no_resolved" in err
@@ -357,22 +330,20 @@ async def test_a_switch_that_is_none_is_one_line(tmp_path):
 @pytest.mark.errors
 @pytest.mark.requirement("B10")
 @pytest.mark.parametrize("port", ["taken", "70000"])
-async def test_a_port_that_cannot_be_had_is_one_line(tmp_path, port):
+async def test_a_port_that_cannot_be_had_is_one_line(port, oddsbot):
     """A port that is taken, or is none, is said in a line."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         number = str(other.getsockname()[1]) if port == "taken" else port
-        code, out, err = await oddsbot(
-            tmp_path, "standin", "telegram", "--port", number
-        )
+        code, out, err = await oddsbot("standin", "telegram", "--port", number)
     assert (code, out) == (2, "")
     assert one_line(err)
 
 
 @pytest.mark.basic
 @pytest.mark.requirement("B5")
-async def test_piped_the_demo_says_how_far_it_is(tmp_path):
+async def test_piped_the_demo_says_how_far_it_is(oddsbot):
     """Where stdout is no terminal it is headless by itself, and not silent."""
-    code, out, err = await oddsbot(tmp_path, "demo", "--seconds", "6", "--speed", "200")
+    code, out, err = await oddsbot("demo", "--seconds", "6", "--speed", "200")
 
     assert code == 0
     # On a busy machine Redis may be too late for a limit.
@@ -385,9 +356,9 @@ async def test_piped_the_demo_says_how_far_it_is(tmp_path):
 
 
 @pytest.mark.errors
-async def test_two_forms_of_the_demo_are_one_too_many(tmp_path):
+async def test_two_forms_of_the_demo_are_one_too_many(oddsbot):
     """Options that contradict each other are refused with what to give."""
-    code, _, err = await oddsbot(tmp_path, "demo", "--browser", "--terminal")
+    code, _, err = await oddsbot("demo", "--browser", "--terminal")
     assert code == 2
     assert "give one of" in one_line(err)
 
@@ -404,12 +375,12 @@ async def test_two_forms_of_the_demo_are_one_too_many(tmp_path):
     ids=["none", "malformed", "refused"],
 )
 async def test_run_without_a_token_or_with_a_wrong_one_is_one_line(
-    tmp_path, token, said
+    token, said, oddsbot
 ):
     """No token, no form of one, one that Telegram refuses: code 2, a line, no token."""
     async with BotApi(SystemClock().now) as api:
         code, out, err = await oddsbot(
-            tmp_path, "run", TELEGRAM_API_URL=api.url, ODDSWIRE_PROFILE="test", **token
+            "run", TELEGRAM_API_URL=api.url, ODDSWIRE_PROFILE="test", **token
         )
     assert code == 2, err
     assert said in err.splitlines()[-1]
@@ -418,13 +389,13 @@ async def test_run_without_a_token_or_with_a_wrong_one_is_one_line(
 
 @pytest.mark.integration
 @pytest.mark.requirement("B2", "C13")
-async def test_run_against_the_stand_ins_starts_and_ends_in_order(tmp_path):
+async def test_run_against_the_stand_ins_starts_and_ends_in_order(oddsbot):
     """No account, no network: it says its page, and ends at SIGTERM with code 0."""
-    command = await Command.start(tmp_path, "run", "--standin", ODDSWIRE_PROFILE="test")
-    lines = [(await command.process.stdout.readline()).decode() for _ in range(2)]
+    command = await oddsbot.start("run", "--standin", ODDSWIRE_PROFILE="test")
+    lines = [(await command.stdout.readline()).decode() for _ in range(2)]
     assert lines[0].startswith("page http://127.0.0.1:")
     assert "runs: deliver, updates, watch" in lines[1]
-    command.process.send_signal(signal.SIGTERM)
+    command.send(signal.SIGTERM)
     code, out, err = await command.end()
     assert (code, out) == (0, "stopped\n"), err
     assert TOKEN not in out + err
@@ -432,11 +403,10 @@ async def test_run_against_the_stand_ins_starts_and_ends_in_order(tmp_path):
 
 @pytest.mark.integration
 @pytest.mark.requirement("O1", "X6")
-async def test_a_running_bot_shows_how_it_is(tmp_path, unused_tcp_port):
+async def test_a_running_bot_shows_how_it_is(unused_tcp_port, oddsbot):
     """Probes are answered to everybody, metrics and the page to who has the token."""
     token = "a-token-of-this-test-0123"
-    command = await Command.start(
-        tmp_path,
+    command = await oddsbot.start(
         *("run", "--standin"),
         ODDSWIRE_PROFILE="test",
         STATUS_BIND=f"127.0.0.1:{unused_tcp_port}",
@@ -461,7 +431,7 @@ async def test_a_running_bot_shows_how_it_is(tmp_path, unused_tcp_port):
             assert await status(path) == 401
             assert await status(path, **bearer) == 200
         assert await status("/livez", Host="evil.example") == 421
-    command.process.send_signal(signal.SIGTERM)
+    command.send(signal.SIGTERM)
     code, out, err = await command.end()
     assert code == 0, err
     assert token not in out + err
@@ -469,10 +439,9 @@ async def test_a_running_bot_shows_how_it_is(tmp_path, unused_tcp_port):
 
 @pytest.mark.errors
 @pytest.mark.requirement("X6")
-async def test_a_status_for_others_without_a_token_is_refused(tmp_path):
+async def test_a_status_for_others_without_a_token_is_refused(oddsbot):
     """The bot does not start where others could read its status."""
     code, _, err = await oddsbot(
-        tmp_path,
         *("run", "--standin"),
         ODDSWIRE_PROFILE="test",
         STATUS_BIND="0.0.0.0:0",

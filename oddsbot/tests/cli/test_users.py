@@ -11,16 +11,17 @@ import pytest
 from oddsbot.alerts import Direction, PriceRule
 from oddsbot.app import App
 from oddsbot.settings import Settings
+from oddsbot.store import FollowedTag, SqlTags, open_database
 from oddswire.clock import SystemClock
 
-from .test_cli import TOKEN, oddsbot, one_line
+from .test_cli import TOKEN, one_line
 
 ADA = 1001
 
 
 @pytest.mark.integration
 @pytest.mark.requirement("B2", "S9")
-async def test_a_person_is_exported_and_erased(tmp_path, own):
+async def test_a_person_is_exported_and_erased(tmp_path, own, oddsbot):
     """Her file has what she asked for, and is the operator's alone; then it is gone."""
     environ = {
         "ODDSWIRE_PROFILE": "test",
@@ -38,11 +39,16 @@ async def test_a_person_is_exported_and_erased(tmp_path, own):
     )
     settings = Settings.from_env(environ, dotenv=None)
     async with App(settings, TOKEN, clock=SystemClock()) as app:
-        await app.sessions.update(ADA, lambda _: None, create=True)
+        await app.sessions.update(
+            ADA,
+            lambda user: user.tags.update(crypto=FollowedTag()),
+            create=True,
+            also=app.tags.follow(ADA, "crypto"),
+        )
         await app.rules.add(rule)
 
     async def users(*args):
-        return await oddsbot(tmp_path, "users", *args, str(ADA), **environ)
+        return await oddsbot("users", *args, str(ADA), **environ)
 
     async def exported():
         code, out, err = await users("export")
@@ -53,6 +59,7 @@ async def test_a_person_is_exported_and_erased(tmp_path, own):
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     made = json.loads(file.read_text())
     assert [each["asked"]["id"] for each in made["alerts"]] == [rule.id]
+    assert made["settings"]["tags"] == {"crypto": {}}
     code, _, err = await users("erase")
     assert (code, "give --yes" in one_line(err)) == (2, True)
     code, out, err = await users("erase", "--yes")
@@ -61,3 +68,5 @@ async def test_a_person_is_exported_and_erased(tmp_path, own):
     assert "sessions: 0 removed" not in out
     made = json.loads((await exported()).read_text())
     assert (made["settings"], made["alerts"]) == (None, [])
+    async with open_database(environ["DATABASE_URL"]) as engine:
+        assert await SqlTags(engine).listings() == {}

@@ -111,6 +111,38 @@ async def test_a_courier_that_dies_before_the_fate_is_followed_by_a_marked_copy(
 
 @pytest.mark.errors
 @pytest.mark.requirement("B4")
+async def test_what_is_on_its_way_when_its_lease_is_lost_is_sent_once(book):
+    """The queue forgets who has it: the messenger's answer is still its fate."""
+    sent, sending, answer = [], asyncio.Event(), asyncio.Event()
+
+    async def deliver(alert, *, again):
+        sent.append(alert.id)
+        sending.set()
+        await answer.wait()
+        return Decision(Fate.SENT)
+
+    def cancelled():
+        return any(
+            task.cancelling()
+            for task in asyncio.all_tasks()
+            if task.get_name().startswith("queue: message")
+        )
+
+    async with book.running(courier_of(book, deliver)):
+        committed = await book.commit(1)
+        book.outbox.put(committed)
+        await sending.wait()
+        await book.queue.erase(1)
+        await eventually(cancelled)
+        answer.set()
+        await settled(book)
+        book.outbox.put(committed)
+        await courier_of(book, deliver).wait_empty()
+    assert sent == ["rule:1.0"]
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B4")
 async def test_what_has_a_fate_is_not_sent_whatever_the_queue_says(book, chat):
     """A message that comes twice, or after its alert was settled, sends nothing."""
     committed = await book.commit(1, 2)

@@ -9,6 +9,7 @@ import pytest
 from oddsbot.delivery import Sweep
 from oddsbot.store import Fate, Place
 from oddswire import Client
+from oddswire.clock import ManualClock
 from oddswire.errors import Undeliverable
 from oddswire.locks import Locks
 from support import eventually
@@ -132,6 +133,28 @@ async def test_the_sweep_finds_what_was_forgotten_and_settles_what_was_given_up(
     (row,) = await book.log.history(2)
     assert row.reason.endswith("no way")
     assert sweep.failed == 1
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B9")
+async def test_the_sweep_deletes_what_nobody_can_ask_about_any_more(
+    book, prefix, client
+):
+    """However many are more than 30 days old; what has no fate is queued instead."""
+    locks, clock = Locks(client, prefix=prefix), ManualClock(now=book.clock.now())
+    sweep = Sweep(book.queue, book.log, locks, clock)
+    await book.commit(*[1] * 501)
+    rows = await book.log.unsettled(limit=2_000)
+    await asyncio.gather(*(book.log.settle(each, Fate.SENT) for each in rows))
+    await book.commit(2)
+    await clock.advance(30 * 86_400.0 - 60)
+    await sweep.look()
+    assert sweep.forgotten == 0
+    await clock.advance(120)
+    await sweep.look()
+    assert sweep.forgotten == 501
+    assert await book.fates() == [None]
+    assert (await book.queue.stats()).depth == 1
 
 
 @pytest.mark.errors

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oddsbot.alerts import Direction, Moved, PriceCrossed, Proposed, Resolved, Unit
+from oddsbot.alerts import (
+    Direction,
+    Moved,
+    Opened,
+    PriceCrossed,
+    Proposed,
+    Resolved,
+    Unit,
+)
 from oddsbot.delivery import PrintedChat, text_of
 
 EVIL = "Rain?\nBen: Yes\x1b]0;x\x07\u202e<a href='tg://x'>"
@@ -37,7 +45,12 @@ def test_an_alert_is_one_line_whatever_is_in_it(text, at, number):
     proposed = Proposed(
         id="1", user_id=1, market="m", outcome=text, final_at=at, at=at, seen_at=0.0
     )
+    opened = Opened(
+        id="1", user_id=1, tag=text, event="1", title=text, market="m", markets=1,
+        at=at, seen_at=0.0,
+    )  # fmt: skip
     for line in (
+        text_of(opened, {}, {}),
         text_of(crossed, {"m": text}, {"a": text}),
         text_of(moved, {"m": text}, {"a": text}),
         text_of(resolved, {}, {}),

@@ -3,16 +3,19 @@ from __future__ import annotations
 import asyncio
 import io
 import signal
+from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
 
 from oddsbot.demo import Options
 from oddsbot.demo.run import run
-from oddsbot.demo.stage import Stage
 from oddsbot.demo.view import View
 from oddsbot.standin.polymarket import sample
 from oddswire import Settings
+
+if TYPE_CHECKING:
+    from oddsbot.demo.stage import Stage
 
 
 class Screen(io.StringIO):

@@ -13,7 +13,7 @@ from aiohttp import web
 from oddsbot import limits
 from oddsbot.markets import NAMESPACES, Ages, Markets
 from oddsbot.polymarket import Clob, Gamma, Unreadable, UpstreamUnavailable
-from oddsbot.standin.polymarket import Recording, Replay, sample
+from oddsbot.standin.polymarket import Replay
 from oddswire import Client, EmbeddedServer
 from oddswire.cache import Cache
 from oddswire.errors import OddswireError
@@ -23,10 +23,10 @@ from support import eventually
 INF = float("inf")
 
 
-@pytest.fixture(scope="module")
-def recording():
+@pytest.fixture
+def recording(sampled):
     """The recording that comes with the bot."""
-    return Recording.load(sample())
+    return sampled
 
 
 def watching(watched, gamma):

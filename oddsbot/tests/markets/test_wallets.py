@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from aiohttp import web
 
 from oddsbot.polymarket import Unreadable
-from oddsbot.standin.polymarket import Recording, Replay, sample
+from oddsbot.standin.polymarket import Replay
 
 WALLET = "0x56687BF447DB6ffa42ffe2204A05EDAA20F55839"
 
@@ -119,10 +117,11 @@ async def test_rows_that_nobody_can_read_are_not_remembered_as_none(polymarket, 
 
 @pytest.mark.integration
 @pytest.mark.requirement("B1", "B10")
-async def test_a_wallet_of_the_standin_is_known_by_one_request_each(known, asked):
+async def test_a_wallet_of_the_standin_is_known_by_one_request_each(
+    known, asked, sampled
+):
     """Value, statistics, profit and rank come through the cache, and agree."""
-    recording = await asyncio.to_thread(Recording.load, sample())
-    async with Replay(recording, speed=float("inf"), seed=2) as replay:
+    async with Replay(sampled, speed=float("inf"), seed=2) as replay:
         replay.start()
         await replay.finished()
         _, wallets = known(replay.data_url)

@@ -20,7 +20,7 @@ from oddsbot.markets_watch import (
     VolumeChanged,
 )
 from oddsbot.polymarket import Data, Gamma
-from oddsbot.standin.polymarket import Fault, Recording, Replay, parse_switch, sample
+from oddsbot.standin.polymarket import Fault, Replay, parse_switch
 from oddswire.clock import ManualClock
 from oddswire.errors import Unavailable
 from oddswire.ratelimit import RateLimiter
@@ -61,21 +61,23 @@ class Watch:
 
 
 @pytest.fixture
-async def watch(client, prefix):
+async def watch(client, prefix, sampled):
     """Watch the markets of the sample, of which nothing was played yet."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        recording = await asyncio.to_thread(Recording.load, sample())
-        replay = await enter(Replay(recording, speed=float("inf"), seed=5))
+        replay = await enter(Replay(sampled, speed=float("inf"), seed=5))
         session = await enter(aiohttp.ClientSession())
         rules = limits.POLYMARKET
         limiter = await enter(RateLimiter(client, rules, prefix=prefix, deadline=2.0))
-        clock = ManualClock(now=recording.start / 1000)
+        clock = ManualClock(now=sampled.start / 1000)
         watch = Watch(replay, clock, [])
-        polls = MarketPolls(
+        watch.asks = (
             Gamma(session, replay.gamma_url),
             Data(session, replay.data_url),
             limits.Upstream(limiter),
+        )
+        polls = MarketPolls(
+            *watch.asks,
             clock,
             followed=watch.followed,
             tell=watch.tell,
@@ -151,6 +153,38 @@ async def test_a_new_market_is_told_and_an_old_one_is_not(watch):
     assert [each.market.slug for each in watch.of(Listed)] == ["new"]
     await watch.pass_time(120)
     assert len(watch.of(Listed)) == 1
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("B3")
+async def test_an_old_market_that_comes_up_is_not_new(watch):
+    """Where newer ones close, older ones come onto the page, which has 100."""
+    known = watch.replay.recording.markets
+    pattern = known[watch.ids[0]]
+
+    def begin(*numbers):
+        for number in numbers:
+            known[f"0x{number}"] = msgspec.structs.replace(
+                pattern,
+                market_id=f"0x{number}",
+                slug=f"{number}",
+                start_ts=pattern.start_ts + 1_000 * number,
+            )
+
+    # A restart: the first look is at 130 markets.
+    begin(*range(1, 131))
+    watch.polls = MarketPolls(
+        *watch.asks, watch.clock, followed=watch.followed, tell=watch.tell
+    )
+    await watch.polls.look_for_new()
+    for number in range(100, 131):
+        del known[f"0x{number}"]
+    await watch.polls.look_for_new()
+    assert watch.of(Listed) == []
+    begin(*range(200, 320))
+    await watch.polls.look_for_new()
+    new = [str(number) for number in range(200, 320)]
+    assert [each.market.slug for each in watch.of(Listed)] == new
 
 
 @pytest.mark.errors

@@ -16,6 +16,7 @@ from oddsbot.store import (
     Digest,
     Fate,
     Place,
+    SqlFollowers,
     open_database,
     upgrade,
 )
@@ -33,10 +34,12 @@ def crossed(number, user_id=1):
     )  # fmt: skip
 
 
-async def due(engine, number, user_id=1, *, n=None, place=0, shard="0", at=0):
+async def due(
+    engine, number, user_id=1, *, n=None, place=0, shard="0", at=0, kind="price"
+):
     """Make an alert due."""
     row = {
-        "user_id": user_id, "id": f"rule:{number}", "rule_id": "rule", "kind": "price",
+        "user_id": user_id, "id": f"rule:{number}", "rule_id": "rule", "kind": kind,
         "market": "0xmarket", "data": msgspec.json.encode(crossed(number)).decode(),
         "at": number, "seen_at": number, "due_at": at, "shard": shard, "epoch": 1,
         "n": number if n is None else n, "place": place, "home": "here",
@@ -169,6 +172,56 @@ async def test_a_person_asks_for_pages_and_sums_of_her_own(engine, known, log):
     assert await log.fates(1, since=5) == {None: 2}
     assert await log.fates(1, rule_id="rule", market="0xmarket") == await log.fates(1)
     assert await log.fates(1, rule_id="other") == await log.fates(1, market="x") == {}
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B9")
+async def test_what_nobody_can_ask_about_any_more_is_deleted(engine, known, log):
+    """Due and settled before: the oldest first, so many a call; another one stays."""
+    await known(1, 2)
+    for number in range(6):
+        await due(engine, number, number % 2 + 1, at=number * 1000)
+    for row in await log.unsettled():
+        if row.id != "rule:1":
+            await log.settle(row, Fate.SENT)
+    settled = 1_790_000_000.0
+    assert await log.forget(settled) == 0
+    assert await log.forget(settled + 1, limit=2) == 2
+    assert await log.fates(1) == {Fate.SENT: 1}
+    assert await log.fates(2) == {Fate.SENT: 2, None: 1}
+    await due(engine, 6, at=2_000_000_000_000)
+    assert await log.forget(settled + 1, limit=9) == 3
+    assert await log.forget(settled + 1) == 0
+    assert [each.id for each in await log.unsettled()] == ["rule:1", "rule:6"]
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B9")
+async def test_what_is_still_needed_is_not_deleted(engine, known, log):
+    """Held for a digest that is due; news of a market that the person follows."""
+    await known(1, 2)
+    for number, kind in enumerate(("proposal", "dispute", "resolution")):
+        await due(engine, number, 1, kind=kind)
+        await due(engine, number, 2, kind=kind)
+    followers = SqlFollowers(engine)
+    async with engine.begin() as connection:
+        await followers.follow(1, "0xmarket")(connection)
+    for row in await log.unsettled():
+        await log.settle(row, Fate.SENT)
+    await due(engine, 3)
+    (held,) = await log.unsettled()
+    await log.hold(held, digest(), "here")
+    later = 1_790_000_001.0
+    assert await log.forget(later) == 3
+    assert await followers.of("0xmarket") == []
+    (told,) = await log.due(1, digest().where)
+    assert [each.id for each in await log.close(told)] == ["rule:3"]
+    await log.settle(told, Fate.SENT)
+    assert await log.forget(later) == 1
+    assert await log.forget(digest().due_at + 1) == 1
+    async with engine.begin() as connection:
+        await followers.unfollow(1, "0xmarket")(connection)
+    assert await log.forget(later) == 3
 
 
 def digest(minute=1, user_id=1):

@@ -255,7 +255,8 @@ async def test_rules_of_the_first_form_are_brought_along(tmp_path):
             for statement in (
                 *(f"DROP TABLE oddsbot_{name}" for name in (
                     "alerts", "followers", "handled", "removed_rules", "revisions",
-                    "rules", "seen", "shards", "tenant", "watchers",
+                    "rules", "seen", "shards", "tag_followers", "tags", "tenant",
+                    "watchers",
                 )),
                 _FIRST_FORM,
                 "CREATE INDEX oddsbot_rules_user_id ON oddsbot_rules (user_id)",
@@ -272,7 +273,7 @@ async def test_rules_of_the_first_form_are_brought_along(tmp_path):
                         "d": msgspec.json.encode(each),
                     },
                 )  # fmt: skip
-        assert await upgrade(engine) == "0006"
+        assert await upgrade(engine) == "0007"
         rules = SqlRules(engine)
         assert await every(rules) == [move(3), rule(1), rule(2)]
         with pytest.raises(SameRule):

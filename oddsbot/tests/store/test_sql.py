@@ -121,7 +121,7 @@ async def test_the_migrations_make_own_tables_only_and_what_the_code_expects(emp
         await connection.execute(text("CREATE TABLE theirs (id INTEGER)"))
     if empty.dialect.name == "postgresql":
         await asyncio.gather(upgrade(empty), upgrade(empty))
-    assert await upgrade(empty) == await upgrade(empty) == "0006"
+    assert await upgrade(empty) == await upgrade(empty) == "0007"
 
     def look(connection):
         context = MigrationContext.configure(
@@ -293,7 +293,7 @@ def test_the_command_makes_the_tables(tmp_path):
     for _ in range(2):
         result = CliRunner().invoke(app, ["db", "upgrade", "--database", url])
         assert result.exit_code == 0
-        assert "0006" in result.output
+        assert "0007" in result.output
     wrong = CliRunner().invoke(app, ["db", "upgrade", "--database", "nosuch://x"])
     assert wrong.exit_code == 2
     assert "sqlite:///bot.db" in wrong.stderr

@@ -9,7 +9,7 @@ import pytest
 from oddsbot.app import App
 from oddsbot.limits import SendRules
 from oddsbot.settings import Settings
-from oddsbot.standin.polymarket import Recording, Replay, sample
+from oddsbot.standin.polymarket import Replay
 from oddsbot.standin.telegram import BotApi
 from oddswire.clock import SystemClock
 from oddswire.ratelimit import Rule, SlidingWindow
@@ -91,12 +91,11 @@ def text_of(message) -> str:
 
 
 @pytest.fixture
-async def replay():
+async def replay(sampled):
     """A Polymarket that stands still, five minutes after its recording began."""
-    recording = await asyncio.to_thread(Recording.load, sample())
-    until = recording.start + 300_000
+    until = sampled.start + 300_000
     options = {"speed": math.inf, "until": until, "seed": 7}
-    async with Replay(recording, **options) as replay:
+    async with Replay(sampled, **options) as replay:
         replay.start()
         await replay.finished()
         yield replay

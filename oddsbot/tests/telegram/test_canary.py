@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import signal
-import sys
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -28,7 +25,6 @@ STATUS = "a-token-of-the-status-page"
 LINK = "https://polymarket.com/event/btc-updown-15m-1790597700"
 SCRIPT = ("/start", LINK, "/alert down > 99", "/alerts", "/settings", "/watch")
 FAULTS = ("error", "lost", "refused", "flood", "slow")
-ODDSBOT = Path(sys.executable).with_name("oddsbot")
 
 
 @pytest.fixture
@@ -86,23 +82,11 @@ async def pages(http, port, api) -> str:
     return "\n".join(texts)
 
 
-async def command(environ, *args) -> str:
-    """Run the command to its end; return all that it says."""
-    process = await asyncio.create_subprocess_exec(
-        ODDSBOT,
-        *args,
-        env=environ,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    return (await process.communicate())[0].decode()
-
-
 @pytest.mark.integration
 @pytest.mark.requirement("X3", "B2")
 @pytest.mark.timeout(480)
 async def test_the_token_is_in_nothing_that_a_bot_says_or_stores(
-    canary_api, own, replay, tmp_path, unused_tcp_port
+    canary_api, own, replay, tmp_path, unused_tcp_port, oddsbot
 ):
     """A bot that is talked to, broken and checked: its output, pages and stores."""
     environ = {
@@ -118,20 +102,19 @@ async def test_the_token_is_in_nothing_that_a_bot_says_or_stores(
         "STATUS_BIND": f"127.0.0.1:{unused_tcp_port}",
         "STATUS_TOKEN": STATUS,
     }
-    process = await asyncio.create_subprocess_exec(
-        ODDSBOT,
-        "run",
-        env=environ,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
+    running = await oddsbot.start("run", **environ)
+
+    async def command(*args):
+        _, out, err = await oddsbot(*args, **environ)
+        return out + err
+
     said = []
     async with aiohttp.ClientSession() as http:
         await talk(canary_api)
         said.append(await pages(http, unused_tcp_port, canary_api))
         said += [
-            await command(environ, "check", *arguments)
-            for arguments in (("--json",), ("--live",))
+            await command("check", "--json"),
+            await command("check", "--live"),
         ]
         kept = await stored(own.url, tmp_path)
         own.kill()
@@ -140,10 +123,11 @@ async def test_the_token_is_in_nothing_that_a_bot_says_or_stores(
         said.append(await pages(http, unused_tcp_port, canary_api))
         await own.restart()
         await canary_api.__aexit__(None, None, None)
-        said.append(await command(environ, "check"))
-        said.append(await command(environ, "run", "--role", "none"))
-    process.send_signal(signal.SIGTERM)
-    said.append((await process.communicate())[0].decode())
+        said.append(await command("check"))
+        said.append(await command("run", "--role", "none"))
+    running.send(signal.SIGTERM)
+    _, out, err = await running.end()
+    said.append(out + err)
     assert "runs: deliver, updates, watch" in said[-1]
     assert SECRET not in "\n".join(said)
     assert b"down" in kept  # it is read as it is

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 
+import msgspec
 import pytest
 
-from oddsbot.standin.polymarket import Recording, Replay, sample
+from oddsbot.standin.polymarket import Replay
 from support import eventually
 
 from .conftest import BEN, Talk, running, text_of
@@ -17,10 +17,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.requirement("B2", "B3")]
 
 
 @pytest.fixture
-async def replay():
+async def replay(sampled):
     """A Polymarket whose recording has not begun."""
-    recording = await asyncio.to_thread(Recording.load, sample())
-    async with Replay(recording, speed=math.inf, seed=5) as replay:
+    async with Replay(sampled, speed=math.inf, seed=5) as replay:
         yield replay
 
 
@@ -116,9 +115,9 @@ async def test_a_volume_is_told_once_over_restarts(settings, api, replay):
         await eventually(lambda: "traded in 24 h" in str(volumes_of(ada)), 30)
     async with running(settings, api, polls_every=0.2) as bot:
         await eventually(lambda: len(volumes_of(ada)) == 2, 30)
-        await eventually(lambda: bot.news.polls.rounds > 3)
-        # What was traded ever is not traded back: that alert has ended.
-        assert "1 alert" in await ada.say("/alerts", "1 alert")
+        # The market is decided: nothing is traded there any more.
+        await eventually(lambda: bot.rules.of(ada.person), holds=lambda all_: not all_)
+        await ada.say("/alerts", "No alerts yet")
     heads = sorted(text.split("\n", 1)[0] for text in volumes_of(ada))
     assert heads == ["$ $100 traded in 24 h", "$ $200 traded"]
 
@@ -154,3 +153,74 @@ async def test_a_follower_who_erases_herself_is_forgotten(settings, api, replay)
         await ada.press("Delete everything")
         await eventually(lambda: "nothing is left" in ada.last)
         assert await bot.followers.markets() == []
+
+
+def open_market(replay, name):
+    """Have a market begin after all others."""
+    markets = replay.recording.markets
+    last = max(markets.values(), key=lambda each: each.start_ts)
+    markets[name] = msgspec.structs.replace(
+        last, market_id=name, slug=name, question=name, start_ts=last.start_ts + 1_000
+    )
+
+
+def opened_for(person):
+    """Return what a person was told of new events."""
+    return [text for text in map(text_of, person.messages) if text.startswith("✦")]
+
+
+async def test_new_events_under_a_tag_are_told_once_over_restarts(
+    settings, api, replay
+):
+    """Asked for under the list, told, ended under the message; who erased hears none.
+
+    What opened while no process ran is told, too.
+    """
+    ada, ben, eve = (Talk(api.world, person) for person in (1001, BEN, 1003))
+    async with running(settings, api, polls_every=0.2) as bot:
+        for each in (ada, ben, eve):
+            await each.say("/start", "No wallet")
+            await each.say("/new crypto", "New: crypto")
+            await each.press("Tell me of new ones", "I tell you what is new")
+        await eve.say("/erase", "Delete everything")
+        await eve.press("Delete everything")
+        await eventually(lambda: "nothing is left" in eve.last)
+        assert "what is new under crypto" in await ada.say("/watchlist", "You watch")
+        await eventually(lambda: looked_at(bot, "crypto"))
+        open_market(replay, "0xfirst")
+        await eventually(lambda: opened_for(ada) and opened_for(ben))
+        await ben.press("No more of crypto", "No more of crypto")
+        await ben.press("No more of crypto", "It was ended already")
+        assert "crypto" not in await ben.say("/watchlist", "You watch")
+    open_market(replay, "0xsecond")
+    async with running(settings, api, polls_every=0.2) as bot:
+        await eventually(lambda: len(opened_for(ada)) == 2)
+        seen = replay.calls["GET /events/keyset"]
+        await eventually(lambda: replay.calls["GET /events/keyset"] > seen + 3)
+        await ada.say("/settings", "✓ new markets")
+    told = ["✦ New: crypto\n0xfirst", "✦ New: crypto\n0xsecond"]
+    assert opened_for(ada) == told
+    assert opened_for(ben) == told[:1]
+    assert opened_for(eve) == []
+
+
+async def looked_at(bot, tag):
+    """Return whether somebody looked at a tag."""
+    return await bot.tags.listing(tag)
+
+
+async def test_a_button_under_an_earlier_list_follows_no_other_tag(
+    settings, api, replay
+):
+    """The list names its tag in the conversation, which has another one by now."""
+    ada = Talk(api.world)
+    async with running(settings, api, polls_every=3_600.0) as bot:
+        await ada.say("/start", "No wallet")
+        await ada.say("/new crypto", "New: crypto")
+        crypto = ada.messages[-1]
+        await ada.say("/new up or down", "New: up-or-down")
+        await ada.press("Tell me of new ones", "This list is from earlier", crypto)
+        assert await bot.tags.listings() == {}
+        await ada.press("Tell me of new ones", "I tell you")
+        await ada.press("No more of these", "No more of up-or-down")
+        assert await bot.tags.listings() == {}

@@ -18,6 +18,7 @@ from oddsbot.alerts import (
     Disputed,
     Moved,
     MoveRule,
+    Opened,
     PriceCrossed,
     PriceRule,
     Proposed,
@@ -240,6 +241,17 @@ PROPOSED = Proposed(
 DISPUTED = Disputed(
     id="1:0xc7:disputed:1", user_id=1, market="0xc7", outcome="Yes", at=1, seen_at=1.0
 )
+OPENED = Opened(
+    id="1:9:opened",
+    user_id=1,
+    tag="crypto",
+    event="9",
+    title="Who wins the election?",
+    market="0xc7",
+    markets=14,
+    at=1,
+    seen_at=1.0,
+)
 RESOLVED = Resolved(
     id="1:0xc7:resolved",
     user_id=1,
@@ -355,6 +367,12 @@ SCREENS = {
     "list-page": list_card(
         "New", [event(n, id=str(n)) for n in range(1, 13)], Action.NEW, 1, "percent"
     ),
+    "list-tag": list_card(
+        "New: crypto", [event(1)], Action.NEW, tag="crypto", followed=False
+    ),
+    "list-tag-followed": list_card(
+        "New: crypto", [event(1)], Action.NEW, tag="crypto", followed=True
+    ),
     "list-nothing": list_card("New: knitting", [], Action.NEW),
     "nearest": nearest_card([event(1), event(2, id="2")]),
     "in-private": start.in_private_card("odds_bot"),
@@ -441,6 +459,8 @@ SCREENS = {
     "alert-rests": rule_card(standing(price_rule(), **FIRED), market(), PRICES),
     "alert-change": change_card(price_rule(level=D("0.97")), market()),
     "alert-change-move": change_card(move_rule(), market()),
+    "alert-change-volume": change_card(volume_rule(), market()),
+    "alert-level-volume": level_card(volume=True),
     "alert-any": set_many_card("Who wins the election?", 14, 2, 5),
     "alert-why": why_card(
         standing(price_rule(base=Base(D("0.63"), None)), **FIRED),
@@ -501,6 +521,7 @@ SCREENS = {
     "fired-resolved": fired_card(RESOLVED, market(), None, sent_at=SENT),
     "fired-proposed": fired_card(PROPOSED, market(), None, sent_at=SENT),
     "fired-disputed": fired_card(DISPUTED, market(), None, sent_at=SENT),
+    "fired-opened": fired_card(OPENED, None, None, sent_at=SENT),
     "digest": digest_card([CROSSED, CROSSED, MOVED], market(), PRICES),
     "digest-unknown": digest_card([MOVED], None, {}, "percent"),
     "digest-many": digest_card(
@@ -524,6 +545,7 @@ SCREENS = {
         [market(number=n) for n in range(1, 24)], 0, 2, "percent"
     ),
     "watchlist-none": person.watchlist_card([], 0),
+    "watchlist-tags": person.watchlist_card([market()], 0, tags=["crypto", "fed"]),
     "status": person.status_card(
         person.StatusView(last_event=0.4, followed=1_204, gaps=1, waiting=0),
         SHARE,

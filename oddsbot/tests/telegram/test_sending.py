@@ -101,3 +101,21 @@ async def test_the_type_of_an_answer_is_made_once(api):
         kind = weakref.ref(Response[GetMe.__returning__])
         await asyncio.to_thread(gc.collect)
         assert kind() is not None
+
+
+@pytest.mark.performance
+async def test_no_update_is_handed_to_a_thread(bot):
+    """Each filter can be awaited: aiogram hands others to a thread, for each message.
+
+    The thread waits for the interpreter's lock up to 5 ms.
+    """
+    handlers = [
+        handler
+        for router in bot.dispatcher.chain_tail
+        for observer in router.observers.values()
+        for handler in observer.handlers
+    ]
+    assert len(handlers) > 50
+    for handler in handlers:
+        for each in (handler, *(handler.filters or ())):
+            assert each.awaitable, f"{handler.callback.__name__}: {each.callback}"

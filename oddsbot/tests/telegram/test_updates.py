@@ -19,7 +19,7 @@ import pytest
 from oddsbot.alerts import MoveRule, PriceRule
 from oddsbot.delivery import Action, Press
 from oddsbot.settings import Settings
-from oddsbot.standin.polymarket import Recording, Replay, sample
+from oddsbot.standin.polymarket import Replay
 from oddsbot.standin.telegram.updates import Webhook
 from oddsbot.store import QuietHours
 from oddsbot.telegram.buttons import Buttons
@@ -267,12 +267,11 @@ async def test_sigterm_with_updates_in_flight_loses_none(durable, environ, api):
 @pytest.mark.requirement("C13", "B4")
 @pytest.mark.timeout(240)
 async def test_sigterm_with_alerts_in_flight_loses_and_repeats_none(
-    durable, environ, api
+    durable, environ, api, sampled
 ):
     """A result goes to 20 people, the process is told to end midway: one alert each."""
-    recording = await asyncio.to_thread(Recording.load, sample())
     people = range(5_000, 5_020)
-    async with Replay(recording, speed=math.inf) as moving:
+    async with Replay(sampled, speed=math.inf) as moving:
         urls = {
             "POLYMARKET_GAMMA_URL": moving.gamma_url,
             "POLYMARKET_CLOB_URL": moving.clob_url,
@@ -296,7 +295,7 @@ async def test_sigterm_with_alerts_in_flight_loses_and_repeats_none(
             # An alert has the websocket followed.
             api.world.say(ADA, f"/alert {LINK} up > 1")
             await eventually(lambda: len(api.world.sent) > len(people), 90)
-            market = next(iter(recording.markets.values()))
+            market = next(iter(sampled.markets.values()))
             await moving.wait_subscribed(market.tokens[0])
             moving.start()
             await eventually(lambda: len(told()) > 2, 60)

@@ -18,6 +18,7 @@ import msgspec
 import oddsbot.charts  # noqa: F401 - so that no process imports it again
 from oddsbot.app import App
 from oddsbot.limits import TELEGRAM, SendRules
+from oddsbot.loop import run
 from oddsbot.settings import Settings
 from oddswire.clock import SystemClock
 from oddswire.ratelimit import Rule, SlidingWindow
@@ -69,7 +70,7 @@ def main(asked) -> None:
         pid = os.fork()
         if not pid:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            asyncio.run(work(asked))
+            run(work(asked))
             return
         say("forked", pid)
 

@@ -13,14 +13,17 @@ CROSSES = Tick(10_000, 0, 610, 620)
 RETURNS = Tick(11_000, 0, 500, 510)
 
 
+def copy(at, when=None, pid=9, n=1):
+    """Return what the chat was given at a moment by a courier."""
+    when = at / 1000 if when is None else when
+    return Told(when, 1, "r", at, "0.61", again=True, pid=pid, latency=0.0, id=f"r:{n}")
+
+
 def judge(kills, owned, links, told=(), settled=None):
     """Judge a run of one rule, whose price crosses at 10 s and returns at 11 s."""
     run = Played([CROSSES, RETURNS], [500], links, owned, settled or {})
-    came = [
-        Told(at / 1000, 1, "r", at, "0.61", again=False, pid=9, latency=0.0)
-        for at in told
-    ]
-    return checker.judge(run, [WISH], came, [Kill(w, "watch", p) for w, p in kills], [])
+    kills = [Kill(when, "watch", pid) for when, pid in kills]
+    return checker.judge(run, [WISH], told, kills, [])
 
 
 OWNER, STANDBY, YOUNGER = 1, 2, 3
@@ -68,8 +71,8 @@ def test_a_price_is_lost_if_one_that_had_it_lived(kills, owned, kept):
     ]
     verdict = judge(kills, owned, links)
     assert (len(verdict.lost), len(verdict.unseen)) == ((1, 0) if kept else (0, 1))
-    assert judge(kills, owned, links, [10_000]).wrong == []
-    assert judge(kills, owned, links, [11_000]).wrong == [("r", 11_000)]
+    assert judge(kills, owned, links, [copy(10_000)]).wrong == []
+    assert judge(kills, owned, links, [copy(11_000)]).wrong == [("r", 11_000)]
 
 
 @pytest.mark.basic
@@ -85,15 +88,39 @@ def test_who_comes_while_a_price_stands_has_it_as_the_book():
 
 @pytest.mark.basic
 @pytest.mark.requirement("B4")
-def test_a_repeat_is_of_a_courier_that_was_killed_before_the_fate():
-    """However long it held the alert; after the fate nobody may send it again."""
-    key, owned = (1, "r", 10_000), [Owned(1, OWNER, 40_000)]
-    links = [Link(OWNER, 0, 0)]
-    twice = [10_000, 10_000]
-    held = judge([(60, 9)], owned, links, twice, {key: 61.0})
-    assert (held.by_courier, held.untraced) == (1, [])
-    fault = judge([(60, 9)], owned, links, twice, {key: 59.0})
-    assert (fault.by_courier, fault.untraced) == (0, [("r", 10_000)])
+@pytest.mark.parametrize(
+    ("read", "killed", "fate", "in_hand"),
+    [
+        # However long it held the alert, and although what it had sent is read later.
+        (10.0, 60.0, 63.0, True),
+        (60.1, 60.0, 63.0, True),
+        # After the fate nobody may send it again.
+        (10.0, 60.0, 59.0, False),
+        # The other copy came while this courier lived.
+        (10.0, 62.5, 63.0, False),
+    ],
+)
+def test_a_repeat_is_of_a_courier_that_was_killed_before_the_fate(
+    read, killed, fate, in_hand
+):
+    """It had the alert when it died: before another copy, and before the fate."""
+    links, owned = [Link(OWNER, 0, 0)], [Owned(1, OWNER, 40_000)]
+    copies = [copy(10_000, read), copy(10_000, 62.0, pid=8)]
+    found = judge([(killed, 9)], owned, links, copies, {(1, "r:1"): fate})
+    assert found.repeated == 1
+    assert (found.by_courier, found.untraced) == (
+        (1, []) if in_hand else (0, [("r", 10_000)])
+    )
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B4")
+def test_another_alert_of_the_same_price_is_no_repeat():
+    """A rule that fired twice at one price is wrong, whoever was killed meanwhile."""
+    links, owned = [Link(OWNER, 0, 0)], [Owned(1, OWNER, 40_000)]
+    told = [copy(10_000), copy(10_000, 62.0, n=2)]
+    found = judge([(60, 9)], owned, links, told)
+    assert (found.repeated, found.wrong) == (0, [("r", 10_000)])
 
 
 @pytest.mark.basic
@@ -106,8 +133,7 @@ def test_a_price_that_a_fault_kept_from_the_owner_is_not_asked_of_it():
     )
     verdict = checker.judge(run, [WISH], [], [], [])
     assert (verdict.lost, len(verdict.unseen)) == ([], 1)
-    late = Told(10, 1, "r", 10_000, "0.61", again=False, pid=9, latency=0.0)
-    assert checker.judge(run, [WISH], [late], [], []).wrong == []
+    assert checker.judge(run, [WISH], [copy(10_000)], [], []).wrong == []
 
 
 @pytest.mark.basic

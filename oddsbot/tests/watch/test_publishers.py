@@ -21,7 +21,7 @@ from oddsbot.markets_watch import (
     decision,
 )
 from oddsbot.polymarket import Clob, GammaMarket, NewMarket, StreamPool
-from oddsbot.standin.polymarket import Recording, Replay, sample
+from oddsbot.standin.polymarket import Replay
 from oddsbot.store import SqlRules
 from oddsbot.watch import (
     ERRORS,
@@ -54,10 +54,10 @@ from support.shards import Outgoing
 SECONDS = 20.0
 
 
-@pytest.fixture(scope="module")
-def recording():
+@pytest.fixture
+def recording(sampled):
     """The recording that comes with the bot."""
-    return Recording.load(sample())
+    return sampled
 
 
 @pytest.fixture

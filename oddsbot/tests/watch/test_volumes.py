@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from oddsbot.alerts import RuleError, VolumeRule, armed_by, reaching
 from oddsbot.polymarket import Found, GammaMarket
-from oddsbot.store import SqlFollowers, SqlRules
+from oddsbot.store import SqlFollowers, SqlRules, SqlTags
 from oddsbot.watch import MarketNews, Rounds
 from oddswire.clock import SystemClock
 from support.shards import Outgoing
@@ -66,21 +66,51 @@ def test_a_volume_rule_that_cannot_be_is_refused_in_one_sentence():
 
 
 class Polymarket:
-    """Answers with the volumes that a test has set, as both clients and the limiter."""
+    """Answers with the volumes that a test has set, as both clients and the limiter.
+
+    Attributes:
+        volume: Traded ever.
+        day: Traded in 24 hours.
+        decided: Whether the market is over.
+        held: An answer is on its way until this is set.
+        asked: Set when it is.
+    """
 
     def __init__(self):
         self.volume = self.day = Decimal(0)
+        self.decided = False
+        self.held = asyncio.Event()
+        self.held.set()
+        self.asked = asyncio.Event()
 
     async def call(self, _host, _path, ask):
         """Ask at once."""
         return await ask()
 
     async def markets_by_condition(self, *ids):
-        """Return the market."""
+        """Return the market as it was when it was asked about."""
+        end = {
+            "closed": True,
+            "closed_time": "now",
+            "uma_resolution_status": "resolved",
+        }
         market = GammaMarket(
-            id="1", condition_id=MARKET, volume=self.volume, volume24hr=self.day
-        )
+            id="1", condition_id=MARKET, volume=self.volume, volume24hr=self.day,
+            outcomes=("Yes", "No"), outcome_prices=(Decimal(1), Decimal(0)),
+            **(end if self.decided else {}),
+        )  # fmt: skip
+        self.asked.set()
+        await self.held.wait()
         return Found({MARKET: market} if MARKET in ids else {})
+
+
+def process(engine, asked, outgoing):
+    """Return a process that asks; it has no lock."""
+    stored, clock = SqlRules(engine), SystemClock()
+    return MarketNews(
+        Rounds(engine, "0.results", stored, clock), SqlFollowers(engine),
+        SqlTags(engine), stored, asked, asked, asked, None, outgoing, clock,
+    )  # fmt: skip
 
 
 @pytest.mark.advanced
@@ -92,14 +122,7 @@ async def test_any_world_of_volumes_agrees_with_the_definition(
     """Two processes ask, one begins anew, rules come: each alert is due once."""
     chance, asked = random.Random(seed), Polymarket()
     await known(1, 2)
-    stored, clock, outgoing = SqlRules(engine), SystemClock(), Outgoing()
-
-    def process():
-        return MarketNews(
-            Rounds(engine, "0.results", stored, clock), SqlFollowers(engine), stored,
-            asked, asked, asked, None, outgoing, clock,
-        )  # fmt: skip
-
+    stored, outgoing = SqlRules(engine), Outgoing()
     armed, counted, wishes, wanted = {}, {}, [], []
     ended = set()
 
@@ -113,11 +136,10 @@ async def test_any_world_of_volumes_agrees_with_the_definition(
             wanted.append(f"{wish.id}:{counted[wish.id]}")
             ended.update(() if wish.daily else (wish.id,))
 
-    processes = {process(): None, process(): None}  # each with what it knows
+    processes = [process(engine, asked, outgoing) for _ in range(2)]
     for step in range(60):
         if chance.random() < 0.2:
-            processes.pop(chance.choice(list(processes)))
-            processes[process()] = None
+            processes[chance.randrange(2)] = process(engine, asked, outgoing)
         new = []
         if chance.random() < 0.2 and len(wishes) < 8:
             wish = rule(
@@ -135,11 +157,7 @@ async def test_any_world_of_volumes_agrees_with_the_definition(
             asked.volume += chance.choice((0, 1, 4))
             asked.day = Decimal(chance.randrange(50))
         now = asked.volume, asked.day
-        first, *_ = order = chance.sample(list(processes), 2)
-        # Whoever looks first judges a new rule by what it knows, then by what is new.
-        for wish in new:
-            if processes[first] is not None:
-                judge(wish, processes[first])
+        order = chance.sample(processes, 2)
         for wish in wishes:
             judge(wish, now)
         if new:
@@ -148,9 +166,59 @@ async def test_any_world_of_volumes_agrees_with_the_definition(
         else:
             # One finds that the other was quicker, and judges what is there then.
             await asyncio.gather(*(each.polls.look_at_markets() for each in order))
-        # Of a market without rules nobody asks.
-        processes = dict.fromkeys(processes, now if wishes else None)
     found = [row[1] for row in await due()]
     assert sorted(found) == sorted(wanted)
     assert len(wanted) > 10
     assert len(outgoing.put_in) == len(wanted)
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("B3", "B6")
+async def test_an_answer_from_before_another_process_wrote_does_not_count(
+    engine, known, due
+):
+    """A process asks, is overtaken, and has its answer: the rule stays off.
+
+    By that answer the rule would be back on, and fire again with the next one.
+    """
+    await known(1)
+    stored, outgoing = SqlRules(engine), Outgoing()
+    await stored.save(rule(daily=True, base=Decimal(0)))
+    slow, quick = Polymarket(), Polymarket()
+    slow.day, quick.day = Decimal(8), Decimal(12)
+    first, second = (process(engine, each, outgoing) for each in (slow, quick))
+    slow.held.clear()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(first.polls.look_at_markets())
+        await slow.asked.wait()
+        await second.polls.look_at_markets()
+        assert [row[1] for row in await due()] == ["v:1"]
+        slow.held.set()
+    slow.day = Decimal(12)
+    for _ in range(2):
+        await first.polls.look_at_markets()
+        await second.polls.look_at_markets()
+    assert [row[1] for row in await due()] == ["v:1"]
+    # What it asks for now counts again.
+    slow.day = Decimal(8)
+    await first.polls.look_at_markets()
+    slow.day = Decimal(12)
+    await first.polls.look_at_markets()
+    assert [row[1] for row in await due()] == ["v:1", "v:2"]
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("B3")
+async def test_where_a_market_is_decided_its_volume_rules_end(engine, known, due):
+    """Nothing is traded there any more: they are listed no longer, and fire nothing."""
+    await known(1)
+    stored, asked = SqlRules(engine), Polymarket()
+    await stored.save(rule(level=10))
+    await stored.save(rule("w", level=5, base=Decimal(0)))
+    news = process(engine, asked, Outgoing())
+    await news.polls.look_at_markets()
+    assert len(await stored.volumes()) == 2
+    asked.decided, asked.volume = True, Decimal(6)
+    await news.polls.look_at_markets()
+    assert await stored.volumes() == []
+    assert [row[1] for row in await due()] == ["w:1"]

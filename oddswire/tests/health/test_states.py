@@ -297,7 +297,11 @@ async def test_a_server_that_loads_its_data_fails_and_says_wait():
         *("--enable-debug-command", "yes", "--key-load-delay", "1000"),
         *("--loading-process-events-interval-bytes", "1024"),
     )
-    async with EmbeddedServer(args=slow) as server, Client.from_url(server.url) as busy:
+    async with (
+        EmbeddedServer(args=slow) as server,
+        # It waits for the whole reload, which is made slow above.
+        Client.from_url(server.url, command_timeout=60.0) as busy,
+    ):
         pipe = busy.pipeline(transaction=False)
         for number in range(1500):
             pipe.set(f"k{number}", "v" * 100)

@@ -170,6 +170,32 @@ class Disputed(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="dispute
     seen_at: float
 
 
+class Opened(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="opened"):
+    """An event is new under a tag that the user follows.
+
+    Attributes:
+        id: ``{user id}:{event}:opened``: under two of her tags it is told once.
+        user_id: Whom to tell.
+        tag: The tag's slug.
+        event: The event's id of Gamma's.
+        title: Of the event.
+        market: The condition id of its first market.
+        markets: How many it has.
+        at: When it began, as Gamma says, in ms.
+        seen_at: As in `Resolved`.
+    """
+
+    id: str
+    user_id: int
+    tag: str
+    event: str
+    title: str
+    market: str
+    markets: int
+    at: int
+    seen_at: float
+
+
 QuoteAlert: TypeAlias = PriceCrossed | Moved
 """What a rule about an outcome's price asked for."""
 
@@ -179,4 +205,4 @@ RuleAlert: TypeAlias = PriceCrossed | Moved | VolumeReached
 MarketAlert: TypeAlias = Proposed | Disputed | Resolved
 """News of a market: proposed, disputed or resolved."""
 
-Alert: TypeAlias = RuleAlert | MarketAlert
+Alert: TypeAlias = RuleAlert | MarketAlert | Opened

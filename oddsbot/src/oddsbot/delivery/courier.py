@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -21,8 +22,7 @@ from oddswire.errors import (
 from .outbox import ATTEMPTS, enqueue
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from oddsbot.alerts import Alert
     from oddsbot.store import AlertLog, AlertRow
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _LOOK_AGAIN = 0.02
 _AGAIN = 0.5
+_LAST_MOMENT = 1.0
+"""Seconds that a delivery may still take when its lease is lost or the process ends."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -94,7 +96,9 @@ class Courier:
     1. The rows are read. Without the database nothing is sent.
     2. The message is still this courier's, and not another one's.
     3. The alert is sent. A kill after this step and before the next one is committed
-       is the one reason for a second copy.
+       is a reason for a second copy, and so is a queue that forgot meanwhile who has
+       it. Cancelled between them, as for a lease that is lost, it has a moment to come
+       to step 4: what arrived and has no fate would be sent again.
     4. The fate is committed, then the queue is told.
 
     A digest is a message with the held alerts of a person, and a row of its own. One
@@ -140,7 +144,8 @@ class Courier:
 
         What is being delivered then is finished: sent, and its fate committed.
 
-        Cancelled, what is being delivered comes again to the next courier.
+        Cancelled, what is being delivered has a second to end; else it comes again to
+        the next courier.
 
         Raises:
             OddswireError: A refusal that waiting does not mend.
@@ -161,7 +166,7 @@ class Courier:
                 raise _later(error) from None
             again = message.uncertain or row.home != home
             self.again += again
-            await self._end(row, message, home, again=again)
+            await _to_its_end(self._end(row, message, home, again=again))
 
     async def _end(
         self, row: AlertRow, message: Message[Entry], home: str, *, again: bool
@@ -251,6 +256,20 @@ class Courier:
             else:
                 outage.over()
                 await self._clock.sleep(_LOOK_AGAIN)
+
+
+async def _to_its_end(delivery: Coroutine[Any, Any, None]) -> None:
+    """Deliver an alert; cancelled, it has `_LAST_MOMENT` to end."""
+    task = asyncio.get_running_loop().create_task(delivery)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        try:
+            await asyncio.wait([task], timeout=_LAST_MOMENT)
+        finally:
+            task.cancel()
+        await asyncio.wait([task])
+        raise
 
 
 def _later(error: OddswireError) -> RateLimited:

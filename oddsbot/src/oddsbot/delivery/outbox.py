@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import msgspec
 
-from oddsbot.store import Fate, Place
+from oddsbot.store import LOOK_BACK_SECONDS, Fate, Place
 from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.errors import LockLost, OddswireError, SourceError
 from oddswire.events import Degradation
@@ -34,6 +34,8 @@ ATTEMPTS = 8
 """Failures of a delivery after which it is given up."""
 
 _PAGE = 1_000
+# Small pages: rounds and fates are written in between.
+_FORGET_PAGE, _FORGET_PAGES = 250, 40
 _MOST_WAITING = 10_000
 _HOME_EVERY = 1.0
 _AGAIN = 0.1
@@ -254,7 +256,8 @@ class Sweep:
     """Finds alerts that were left without a fate; `run` it in every courier's process.
 
     What is old and has no fate is put into the queue, which leaves out what it has.
-    What the queue gave up gets the fate `failed`.
+    What the queue gave up gets the fate `failed`. What nobody can ask about any more is
+    deleted.
 
     Args:
         queue: Where to.
@@ -265,6 +268,7 @@ class Sweep:
     Attributes:
         swept: Old alerts that had no fate, each look.
         failed: Alerts that the queue gave up.
+        forgotten: Alerts of more than `LOOK_BACK_SECONDS` ago that were deleted.
     """
 
     def __init__(
@@ -272,6 +276,7 @@ class Sweep:
     ) -> None:
         self.swept = 0
         self.failed = 0
+        self.forgotten = 0
         self._queue = queue
         self._alerts = log
         self._locks = locks
@@ -306,16 +311,25 @@ class Sweep:
             OddswireError: Redis or the database cannot be asked.
         """
         await self._fail_dead()
+        await self._queue_old()
+        await self._forget()
+
+    async def _queue_old(self) -> None:
         before, after = self._clock.now() - SWEEP_SECONDS, None
-        while True:
-            rows = await self._alerts.unsettled(
-                due_before=before, after=after, limit=_PAGE
-            )
-            if not rows:
-                return
+        while rows := await self._alerts.unsettled(
+            due_before=before, after=after, limit=_PAGE
+        ):
             self.swept += len(rows)
             await enqueue(self._queue, rows)
             after = rows[-1].where, rows[-1].user_id
+
+    async def _forget(self) -> None:
+        before = self._clock.now() - LOOK_BACK_SECONDS
+        for _ in range(_FORGET_PAGES):
+            gone = await self._alerts.forget(before, limit=_FORGET_PAGE)
+            self.forgotten += gone
+            if gone < _FORGET_PAGE:
+                return
 
     async def _fail_dead(self) -> None:
         after = ""

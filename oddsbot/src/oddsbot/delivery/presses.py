@@ -28,6 +28,8 @@ class Action(IntEnum):
     TOP = 14  # argument: the page
     NEW = 15
     WATCH_ALL = 16  # subject: the event
+    TAG_ON = 19  # subject: the tag, as `buttons.tag_number` says
+    TAG_OFF = 30
     FOUND = 9  # argument: the page of the last search, and whether closed ones count
 
     # Alerts.

@@ -9,6 +9,7 @@ from oddsbot.alerts import (
     Direction,
     Disputed,
     Moved,
+    Opened,
     Proposed,
     Resolved,
     Unit,
@@ -40,6 +41,9 @@ def text_of(
             called by its id.
         outcomes: The name of each outcome, by token id; likewise.
     """
+    if isinstance(alert, Opened):
+        title = plain(alert.title, _MARKET)
+        return f"new under {plain(alert.tag, _OUTCOME)}: {title} ({_time(alert.at)})"
     market = plain(questions.get(alert.market, alert.market), _MARKET)
     when = _time(alert.at)
     if isinstance(alert, Proposed | Disputed | Resolved):

@@ -13,7 +13,9 @@ from .changes import (
     LiquidityChanged,
     Listed,
     Proposed,
+    TagListed,
     VolumeChanged,
+    compared,
     decision,
 )
 from .polls import MarketPolls
@@ -26,6 +28,8 @@ __all__ = [
     "Listed",
     "MarketPolls",
     "Proposed",
+    "TagListed",
     "VolumeChanged",
+    "compared",
     "decision",
 ]

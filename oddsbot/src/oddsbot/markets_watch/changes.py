@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct
 
 from oddsbot.markets import Liquidity, Volume
-from oddsbot.polymarket import GammaMarket, MarketResolved, Resolution
+from oddsbot.polymarket import GammaEvent, GammaMarket, MarketResolved, Resolution
+from oddsbot.store import Listing
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MOST_LISTED = 1_000
 _PROPOSED = frozenset({"proposed", "reproposed"})
 _DISPUTED = frozenset({"challenged", "disputed"})
 
@@ -86,9 +92,71 @@ class Listed(Struct, frozen=True, tag="listed"):
     market: GammaMarket
 
 
+class TagListed(Struct, frozen=True, tag="tag_listed"):
+    """What is listed under a tag.
+
+    Attributes:
+        tag: Its slug.
+        events: The newest open events.
+        more: Whether there are older ones.
+    """
+
+    tag: str
+    events: tuple[GammaEvent, ...]
+    more: bool
+
+
 Change: TypeAlias = (
-    VolumeChanged | LiquidityChanged | Proposed | Disputed | Decided | Listed
+    VolumeChanged
+    | LiquidityChanged
+    | Proposed
+    | Disputed
+    | Decided
+    | Listed
+    | TagListed
 )
+
+
+def began(start: str) -> int | None:
+    """Return an ISO time in Unix ms; None for what is none."""
+    try:
+        at = datetime.fromisoformat(start)
+        return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def times(rows: Mapping[str, GammaMarket] | Mapping[str, GammaEvent]) -> dict[str, int]:
+    """Return when each began, Unix ms, by its id; without those of unknown times."""
+    found = ((each, began(row.start_date)) for each, row in rows.items())
+    return {each: at for each, at in found if at is not None}
+
+
+def compared(
+    before: Listing | None, found: Mapping[str, int], *, more: bool
+) -> tuple[Listing, list[str]]:
+    """Return what is listed now, and the ids of what is new, the oldest first.
+
+    An id that was not there is not enough: where newer ones close, an old one comes up
+    from behind the last page. So what began by the floor is never new.
+
+    Args:
+        before: What was listed; None: nobody looked yet, and nothing is new.
+        found: When the newest ones began, Unix ms, by id.
+        more: Whether the list goes on behind them.
+    """
+    floor = 0 if before is None else before.floor
+    known = {} if before is None else before.known
+    new = [] if before is None else [each for each in found if each not in known]
+    new = sorted((each for each in new if found[each] > floor), key=found.__getitem__)
+    if more and found:
+        floor = max(floor, min(found.values()))
+    # What closed stays known: it may be opened again.
+    newest = sorted({**known, **found}.items(), key=lambda each: (-each[1], each[0]))
+    if len(newest) > _MOST_LISTED:
+        floor = max(floor, newest[_MOST_LISTED][1])
+    kept = {each: at for each, at in newest[:_MOST_LISTED] if at > floor}
+    return Listing(floor, kept), new
 
 
 def amounts(market: GammaMarket) -> tuple[Volume, Liquidity]:

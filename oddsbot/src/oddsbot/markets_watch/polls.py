@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from oddsbot.polymarket import PolymarketError
 from oddswire.errors import OddswireError
@@ -13,14 +13,18 @@ from oddswire.logs import log_line
 from .changes import (
     LiquidityChanged,
     Listed,
+    TagListed,
     VolumeChanged,
     amounts,
+    began,
+    compared,
     decision,
     oracle_change,
+    times,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from oddsbot.limits import Upstream
     from oddsbot.markets import Liquidity, Volume
@@ -28,19 +32,20 @@ if TYPE_CHECKING:
         Data,
         Found,
         Gamma,
+        GammaEvent,
         GammaMarket,
-        MarketPage,
         Resolution,
     )
+    from oddsbot.store import Listing
     from oddswire.clock import Clock
 
     from .changes import Change
 
 _PAGE = 100
 _MOST_PAGES = 5
-_MOST_KNOWN = 10_000
 _LOOK_EVERY = 5.0
 _HOUR = 3_600.0
+Row = TypeVar("Row", "GammaMarket", "GammaEvent")
 
 _log = logging.getLogger("oddsbot.markets_watch")
 
@@ -62,8 +67,8 @@ class MarketPolls:
 
     Volumes, liquidity and resolutions each `markets_every`; proposals and disputes each
     `oracle_every`, and each `soon_every` from an hour before a market's end until it is
-    decided; new markets each `new_every`. Nothing depends on the websocket: `hint`
-    brings a look forward.
+    decided; new markets, and events under tags, each `new_every`. Nothing depends on
+    the websocket: `hint` brings a look forward.
 
     A change is told until `tell` returned once. So `tell` may be called again with the
     same `id`, also by another process: who keeps what was told compares ids.
@@ -74,7 +79,9 @@ class MarketPolls:
         upstream: Keeps within Polymarket's limits.
         clock: Tells the time and sleeps.
         followed: Returns the condition ids of the markets to ask about.
-        tell: Called with each change.
+        tell: Called with each change; with what is listed under a tag at each look.
+        tags: Returns the tags to look at, each with what was listed; None: nobody
+            looked yet.
         tell_new: Whether new markets are looked for.
         markets_every: Seconds.
         oracle_every: Seconds.
@@ -96,6 +103,7 @@ class MarketPolls:
         *,
         followed: Callable[[], Awaitable[Iterable[str]]],
         tell: Callable[[Change], Awaitable[object]],
+        tags: Callable[[], Awaitable[Mapping[str, Listing | None]]] | None = None,
         tell_new: bool = True,
         markets_every: float = 60.0,
         oracle_every: float = 300.0,
@@ -110,6 +118,7 @@ class MarketPolls:
         self._clock = clock
         self._followed = followed
         self._tell = tell
+        self._tags = tags
         self._tell_new = tell_new
         self._markets_every = markets_every
         self._oracle_every = oracle_every
@@ -117,7 +126,7 @@ class MarketPolls:
         self._new_every = new_every
         self._known: dict[str, _Market] = {}
         self._decided: set[str] = set()
-        self._listed: dict[str, None] | None = None  # None: nobody looked yet
+        self._listed: Listing | None = None  # None: nobody looked yet
         self._markets_at = self._new_at = 0.0
         self._look_every = min(_LOOK_EVERY, markets_every, soon_every, new_every)
         self._down = False
@@ -130,9 +139,11 @@ class MarketPolls:
                 self._markets_at = now + self._markets_every
                 await self._guarded(self.look_at_markets())
             await self._guarded(self.look_at_oracle())
-            if self._tell_new and now >= self._new_at:
+            if now >= self._new_at:
                 self._new_at = now + self._new_every
-                await self._guarded(self.look_for_new())
+                if self._tell_new:
+                    await self._guarded(self.look_for_new())
+                await self._guarded(self.look_at_tags())
             await self._clock.sleep(self._look_every)
 
     def hint(self, condition_id: str | None = None) -> None:
@@ -147,6 +158,11 @@ class MarketPolls:
             self._markets_at = 0.0
             if condition_id in self._known:
                 self._known[condition_id].oracle_at = 0.0
+
+    def tell_again(self, condition_id: str) -> None:
+        """Have the amounts of a market told at the next look, changed or not."""
+        if condition_id in self._known:
+            self._known[condition_id].amounts = None
 
     async def _guarded(self, look: Awaitable[None]) -> None:
         try:
@@ -252,7 +268,7 @@ class MarketPolls:
         if found.status == "resolved":
             self._markets_at = 0.0  # Gamma says who won
 
-    # --- new markets
+    # --- what is new
 
     async def look_for_new(self) -> None:
         """Ask for the newest markets; the first time nobody is told.
@@ -261,30 +277,61 @@ class MarketPolls:
             PolymarketError: As `look_at_markets`.
             OddswireError: As `look_at_markets`.
         """
-        known = self._listed
-        cursor: str | None = None
-        new: list[GammaMarket] = []
-        for _ in range(_MOST_PAGES):
-            page = await self._newest(cursor)
-            fresh = [
-                each for each in page.markets if each.condition_id not in (known or ())
-            ]
-            new += fresh
-            cursor = page.next_cursor
-            if known is None or cursor is None or len(fresh) < len(page.markets):
-                break
-        if known is None:
-            known = self._listed = {}
-        elif new:
-            for market in reversed(new):  # the oldest first
-                await self._tell(Listed(market))
-                known[market.condition_id] = None
-        known.update(dict.fromkeys(market.condition_id for market in new))
-        while len(known) > _MOST_KNOWN:
-            del known[next(iter(known))]
+        found, more = await self._newest(self._listed, self._new_markets)
+        at = times(found)
+        after, new = compared(self._listed, at, more=more)
+        for each in new:
+            await self._tell(Listed(found[each]))
+            # What is told is not told again when a later one fails.
+            assert self._listed is not None  # noqa: S101 - else nothing is new
+            self._listed.known[each] = at[each]
+        self._listed = after
 
-    async def _newest(self, cursor: str | None) -> MarketPage:
-        return await self._upstream.call(
+    async def look_at_tags(self) -> None:
+        """Ask for the newest events under each tag, and tell what is listed.
+
+        Raises:
+            PolymarketError: As `look_at_markets`.
+            OddswireError: As `look_at_markets`.
+        """
+        failure = None
+        for tag, before in (await self._tags() if self._tags else {}).items():
+            try:
+                found, more = await self._newest(before, partial(self._new_events, tag))
+                await self._tell(TagListed(tag, tuple(found.values()), more))
+            except PolymarketError as error:  # a tag costs no other
+                failure = error
+        if failure is not None:
+            raise failure
+
+    async def _newest(
+        self,
+        before: Listing | None,
+        ask: Callable[[str | None], Awaitable[tuple[dict[str, Row], str | None]]],
+    ) -> tuple[dict[str, Row], bool]:
+        """Return the newest by id, back to what is known, and whether there are more.
+
+        Args:
+            before: What is known.
+            ask: Returns a page, and the next one's cursor.
+        """
+        found: dict[str, Row] = {}
+        cursor = None
+        for _ in range(_MOST_PAGES):
+            page, cursor = await ask(cursor)
+            found |= page
+            at = times(page)
+            if before is None or cursor is None or not at:
+                break
+            oldest = min(at, key=at.__getitem__)
+            if oldest in before.known or at[oldest] <= before.floor:
+                break
+        return found, cursor is not None
+
+    async def _new_markets(
+        self, cursor: str | None
+    ) -> tuple[dict[str, GammaMarket], str | None]:
+        page = await self._upstream.call(
             "gamma",
             "markets",
             lambda: self._gamma.markets(
@@ -295,12 +342,23 @@ class MarketPolls:
                 ascending=False,
             ),
         )
+        return {each.condition_id: each for each in page.markets}, page.next_cursor
+
+    async def _new_events(
+        self, tag: str, cursor: str | None
+    ) -> tuple[dict[str, GammaEvent], str | None]:
+        page = await self._upstream.call(
+            "gamma",
+            "events",
+            lambda: self._gamma.events(
+                after_cursor=cursor, limit=_PAGE, order="startDate", tag=tag
+            ),
+        )
+        # One that has no market yet is new when it has.
+        return {e.id: e for e in page.events if e.markets}, page.next_cursor
 
 
 def _seconds(text: str) -> float:
     """Return an ISO time in Unix seconds; infinite for none that can be read."""
-    try:
-        at = datetime.fromisoformat(text)
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError, OSError):
-        return float("inf")
+    at = began(text)
+    return float("inf") if at is None else at / 1000

@@ -44,6 +44,7 @@ from .events import (
 )
 from .frames import Frame, max_frame, parse_frame, split_frame
 from .gamma import (
+    EventPage,
     Gamma,
     GammaEvent,
     GammaMarket,
@@ -78,6 +79,7 @@ __all__ = [
     "Connected",
     "Data",
     "Disconnected",
+    "EventPage",
     "FeedEvent",
     "Found",
     "Frame",

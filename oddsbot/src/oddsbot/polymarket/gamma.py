@@ -234,6 +234,18 @@ class MarketPage(Struct, frozen=True):
     unread: frozenset[str] = frozenset()
 
 
+class EventPage(Struct, frozen=True):
+    """One page of a list of events.
+
+    Attributes:
+        events: Those of the page that could be read.
+        next_cursor: For the next page, None on the last one.
+    """
+
+    events: tuple[GammaEvent, ...]
+    next_cursor: str | None = None
+
+
 class Gamma:
     """Gamma's read endpoints.
 
@@ -319,14 +331,16 @@ class Gamma:
     async def events(
         self,
         *,
+        after_cursor: str | None = None,
         limit: int = 20,
         order: str = "volume24hr",
         ascending: bool = False,
         tag: str | None = None,
-    ) -> tuple[GammaEvent, ...]:
-        """Return the first open events in an order.
+    ) -> EventPage:
+        """Return one page of the open events in an order.
 
         Args:
+            after_cursor: As for `markets`.
             limit: How many, at most 100.
             order: A field to sort by, such as ``volume24hr`` or ``startDate``.
             ascending: The direction of `order`.
@@ -341,8 +355,10 @@ class Gamma:
         ]
         if tag is not None:
             params.append(("tag_slug", tag))
-        sent, _ = await self._list(path, "events", params)
-        return await self._rows(path, sent, GammaEvent)
+        if after_cursor is not None:
+            params.append(("after_cursor", after_cursor))
+        sent, cursor = await self._list(path, "events", params)
+        return EventPage(await self._rows(path, sent, GammaEvent), cursor)
 
     async def _rows(self, path: str, sent: Any, kind: type[Model]) -> tuple[Model, ...]:
         """Return the rows of a list that can be read; the others are counted."""

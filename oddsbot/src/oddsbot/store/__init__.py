@@ -3,7 +3,15 @@
 from oddsbot.store.database import open_database, revision_of, upgrade
 from oddsbot.store.followers import SqlFollowers
 from oddsbot.store.handled import once
-from oddsbot.store.log import DIGEST, AlertLog, AlertRow, Digest, Fate, Place
+from oddsbot.store.log import (
+    DIGEST,
+    LOOK_BACK_SECONDS,
+    AlertLog,
+    AlertRow,
+    Digest,
+    Fate,
+    Place,
+)
 from oddsbot.store.rules import (
     AlreadyHandled,
     OtherOwner,
@@ -15,13 +23,16 @@ from oddsbot.store.rules import (
     kind_of,
 )
 from oddsbot.store.source import SqlSource
+from oddsbot.store.tags import Listing, SqlTags
 from oddsbot.store.tenant import Tenant
 from oddsbot.store.user import (
     CONVERSATION_STEPS,
     MAX_MARKETS,
+    MAX_TAGS,
     MAX_WALLETS,
     Conversation,
     Display,
+    FollowedTag,
     Kind,
     Notifications,
     Profile,
@@ -35,7 +46,9 @@ from oddsbot.store.user import (
 __all__ = [
     "CONVERSATION_STEPS",
     "DIGEST",
+    "LOOK_BACK_SECONDS",
     "MAX_MARKETS",
+    "MAX_TAGS",
     "MAX_WALLETS",
     "AlertLog",
     "AlertRow",
@@ -44,7 +57,9 @@ __all__ = [
     "Digest",
     "Display",
     "Fate",
+    "FollowedTag",
     "Kind",
+    "Listing",
     "Notifications",
     "OtherOwner",
     "Place",
@@ -55,6 +70,7 @@ __all__ = [
     "SqlFollowers",
     "SqlRules",
     "SqlSource",
+    "SqlTags",
     "StoredRule",
     "Tenant",
     "Thresholds",

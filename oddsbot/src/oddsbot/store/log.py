@@ -8,13 +8,27 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import BigInteger, String, Text, func, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    String,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    not_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from oddsbot.alerts import Alert
 from oddsbot.store.database import failure, to_its_end
 from oddsbot.store.recordset import as_rows, insert_into, recordset
-from oddsbot.store.tables import alerts
+from oddsbot.store.tables import alerts, followers
+from oddsbot.store.user import Kind
 from oddswire.clock import SystemClock
 from oddswire.errors import SourceUnavailable
 
@@ -25,6 +39,9 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from oddswire.clock import Clock
+
+LOOK_BACK_SECONDS = 30 * 86_400.0
+"""For how long people can ask what became of an alert; older ones are deleted."""
 
 _LONGEST_REASON = 256
 _OPEN, _CLOSED = '{"closed":false}', '{"closed":true}'
@@ -140,6 +157,31 @@ class _Settlement(msgspec.Struct):
     reason: str | None
     message_id: int | None
     settled_at: int
+
+
+_digests = alerts.alias("digests")
+# A digest that is due has to tell it.
+_AWAITED = and_(
+    alerts.c.fate == Fate.HELD,
+    exists().where(
+        _digests.c.user_id == alerts.c.user_id,
+        _digests.c.id == alerts.c.reason,
+        _digests.c.fate.is_(None),
+    ),
+)
+# Without it the person would be told the same once more.
+_NEWS = and_(
+    alerts.c.kind.in_((Kind.PROPOSAL, Kind.DISPUTE, Kind.RESOLUTION)),
+    exists().where(
+        followers.c.user_id == alerts.c.user_id,
+        followers.c.market == alerts.c.market,
+    ),
+)
+
+# One by one: SQLite would look at all rows for a list of pairs.
+_DELETE = delete(alerts).where(
+    alerts.c.user_id == bindparam("person"), alerts.c.id == bindparam("alert")
+)
 
 
 class AlertLog:
@@ -379,6 +421,50 @@ class AlertLog:
                 return (await connection.execute(query)).scalar_one()
         except (SQLAlchemyError, OSError) as error:
             raise SourceUnavailable(*failure(error).args) from None
+
+    # --- what is old
+
+    @to_its_end
+    async def forget(self, before: float, *, limit: int = 1_000) -> int:
+        """Delete alerts that have been due and settled for long; one transaction.
+
+        What is still needed stays, however old it is: an alert without a fate, one that
+        a digest has yet to tell, and the news of a market that its person follows.
+        Cancelled, it is done or not.
+
+        Args:
+            before: Only those that were due and got their fate before, seconds since
+                1970.
+            limit: How many at most; the oldest go first.
+
+        Returns:
+            How many are gone; fewer than `limit`: there are no more.
+
+        Raises:
+            SourceError: The database failed.
+        """
+        at = int(before * 1000)
+        # The rows that an erasure holds are left to it: neither waits for the other in
+        # a circle.
+        old = (
+            select(alerts.c.user_id, alerts.c.id)
+            .where(alerts.c.due_at < at, alerts.c.settled_at < at)
+            .where(alerts.c.fate.is_not(None), not_(_AWAITED), not_(_NEWS))
+            .order_by(alerts.c.due_at)
+            .limit(limit)
+            .with_for_update(of=alerts, skip_locked=True)
+        )
+        try:
+            async with self._engine.begin() as connection:
+                found = (await connection.execute(old)).all()
+                if found:
+                    rows = [
+                        {"person": each.user_id, "alert": each.id} for each in found
+                    ]
+                    await connection.execute(_DELETE, rows)
+        except (SQLAlchemyError, OSError) as error:
+            raise failure(error) from None
+        return len(found)
 
     # --- looking back
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from oddsbot.store.database import failure, to_its_end
 from oddsbot.store.rules import next_revision, remove_rules
-from oddsbot.store.tables import alerts, followers, rules, users
+from oddsbot.store.tables import alerts, followers, rules, tag_followers, users
 from oddswire.clock import SystemClock
 from oddswire.errors import SourceDeclined, SourceUnavailable
 from oddswire.sessions import SourceRecord
@@ -117,7 +117,7 @@ class SqlSource:
             await _inserted(connection, kept)
             # Before the deletion, which would take them.
             await _move_rules(connection, user_id, kept.user_id, revision)
-            for table in (alerts, followers):
+            for table in (alerts, followers, tag_followers):
                 await connection.execute(
                     update(table)
                     .where(table.c.user_id == user_id)

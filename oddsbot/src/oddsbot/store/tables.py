@@ -186,6 +186,23 @@ followers = Table(
     Index(f"{PREFIX}followers_market", "market"),
 )
 
+# Who is told of new events under a tag; the person's session names the same tags.
+tag_followers = Table(
+    f"{PREFIX}tag_followers",
+    metadata,
+    _of_user(primary_key=True),
+    Column("tag", String(64), primary_key=True),
+    Index(f"{PREFIX}tag_followers_tag", "tag"),
+)
+
+# What was listed under a tag when somebody looked last: a `store.Listing`.
+tags = Table(
+    f"{PREFIX}tags",
+    metadata,
+    Column("tag", String(64), primary_key=True),
+    Column("listing", Text, nullable=False),
+)
+
 # One row: the bot that the people belong to.
 tenant = Table(
     f"{PREFIX}tenant",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_WALLETS = 50
 MAX_MARKETS = 200
+MAX_TAGS = 20
 CONVERSATION_STEPS = 20
 """Answers that a dialogue may have collected."""
 
@@ -59,7 +60,7 @@ class Notifications(msgspec.Struct):
     position: bool = True
     transaction: bool = True
     resolution: bool = True
-    new_market: bool = False
+    new_market: bool = True
     system: bool = True
     proposal: bool = True
     dispute: bool = True
@@ -111,6 +112,12 @@ class WatchedMarket(msgspec.Struct, omit_defaults=True):
     since: Annotated[int, Meta(ge=0)] = 0
 
 
+class FollowedTag(msgspec.Struct, omit_defaults=True):
+    """A tag whose new events she is told of; its slug is its key."""
+
+    since: Annotated[int, Meta(ge=0)] = 0
+
+
 class Conversation(msgspec.Struct):
     """Where a dialogue stands."""
 
@@ -137,6 +144,10 @@ class UserSession(Record):
     markets: Annotated[
         dict[Annotated[str, Meta(pattern=r"^[!-~]{1,128}\Z")], WatchedMarket],
         Collection(MAX_MARKETS, index="market"),
+    ] = field(default_factory=dict)
+    tags: Annotated[
+        dict[Annotated[str, Meta(pattern=r"^\S{1,64}\Z")], FollowedTag],
+        Collection(MAX_TAGS),
     ] = field(default_factory=dict)
     muted_until: Annotated[int, Meta(ge=0)] = 0
     per_minute: Annotated[int, Meta(ge=0)] = 0

@@ -14,6 +14,7 @@ from aiogram.exceptions import TelegramForbiddenError
 from oddsbot.alerts import (
     Disputed,
     Moved,
+    Opened,
     Proposed,
     QuoteAlert,
     Resolved,
@@ -44,6 +45,7 @@ _KINDS = {
     Disputed: Kind.DISPUTE,
     Resolved: Kind.RESOLUTION,
     VolumeReached: Kind.VOLUME,
+    Opened: Kind.NEW_MARKET,
 }
 
 

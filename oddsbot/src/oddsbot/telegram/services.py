@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from oddsbot.alerts import Rule
     from oddsbot.markets import Markets
-    from oddsbot.store import AlertLog, SqlFollowers, StoredRule
+    from oddsbot.store import AlertLog, SqlFollowers, SqlTags, StoredRule
     from oddsbot.telegram.chat import TelegramChat
     from oddsbot.telegram.effects import Effects
     from oddsbot.telegram.export import Export
@@ -80,6 +80,7 @@ class Services:
 
     Attributes:
         followers: Who is told how a market ended.
+        tags: Who is told of new events under a tag.
         pictures: Draws charts; None: there is nothing to draw with.
         log: What was due, and what became of it.
         status: Looks at how the bot is.
@@ -94,6 +95,7 @@ class Services:
     wallets: Wallets
     rules: RuleBook
     followers: SqlFollowers
+    tags: SqlTags
     people: People
     clock: Clock
     effects: Effects

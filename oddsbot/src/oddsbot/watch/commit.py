@@ -40,6 +40,7 @@ from oddsbot.alerts import (
     Alert,
     Disputed,
     Moved,
+    Opened,
     PriceCrossed,
     Proposed,
     QuoteAlert,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
     from oddsbot.alerts import Rule, RuleState
     from oddsbot.store import SqlRules
+    from oddsbot.store.handled import Also
     from oddswire.clock import Clock
 
 _KINDS: dict[type[Alert], str] = {
@@ -68,6 +70,7 @@ _KINDS: dict[type[Alert], str] = {
     Proposed: "proposal",
     Disputed: "dispute",
     Resolved: "resolution",
+    Opened: "new_market",
 }
 
 
@@ -99,6 +102,7 @@ class Batch:
     Attributes:
         states: The rules that changed, with where they stand now, by id.
         alerts: What became due, in order.
+        also: What else the transaction writes.
         seen: The last judged ticks, by asset.
         histories: What the prices of these assets were up to there, as text; None: no
             rule needs it.
@@ -107,11 +111,12 @@ class Batch:
             with a time was.
     """
 
-    __slots__ = ("alerts", "applied", "histories", "judged", "seen", "states")
+    __slots__ = ("alerts", "also", "applied", "histories", "judged", "seen", "states")
 
     def __init__(self, applied: int) -> None:
         self.states: dict[str, tuple[Rule, int, RuleState]] = {}
         self.alerts: list[tuple[Alert, int | None]] = []
+        self.also: list[Also] = []
         self.seen: dict[str, Seen] = {}
         self.histories: dict[str, str | None] = {}
         self.applied = applied
@@ -119,7 +124,7 @@ class Batch:
 
     def __bool__(self) -> bool:
         """Whether there is something to write."""
-        return bool(self.states or self.alerts or self.seen)
+        return bool(self.states or self.alerts or self.seen or self.also)
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -347,6 +352,8 @@ class Rounds:
                     await connection.execute(
                         self._write_seen, {**as_rows(ticked), "shard": self.shard}
                     )
+                for each in batch.also:
+                    await each(connection)
         except (SQLAlchemyError, OSError) as error:
             raise failure(error) from None
         tenure.n, tenure.judged = n, judged

@@ -1,4 +1,4 @@
-"""`MarketNews`: tells what becomes of markets: results, and volumes that are reached.
+"""`MarketNews`: tells results of markets, volumes that are reached, and new events.
 
 A proposal, a dispute and a result are found by asking again and again. The websocket
 may have a result sooner, and nothing depends on that.
@@ -8,9 +8,13 @@ may have a result sooner, and nothing depends on that.
    found twice, both ways or by two processes, is one alert for each follower.
 3. The alerts are handed on. What is lost from here on is found by the sweep.
 
-A volume is judged by the rules of its market as the database has them. If one changes,
-the market is taken over, and its rules are read and judged once more: the round writes
-where they stand together with what is due, unless somebody else wrote in between.
+Whatever is due is read from the database and written in one round with what says that
+it was told: where a volume rule stands, or what is listed under a tag. If another
+process wrote in between, nothing is written, and what is due is read again.
+
+A volume that was asked for before another process wrote may be older than what that one
+knew: a rule that has fired would be back on by it. So a look at volumes begins with
+taking over, and its answers count while nobody else has.
 """
 
 from __future__ import annotations
@@ -20,8 +24,11 @@ import logging
 from collections import defaultdict
 from typing import TYPE_CHECKING, NoReturn
 
+from msgspec import structs
+
 from oddsbot.alerts import (
     Disputed,
+    Opened,
     Proposed,
     Resolved,
     RuleState,
@@ -30,7 +37,7 @@ from oddsbot.alerts import (
     armed_by,
     reaching,
 )
-from oddsbot.markets_watch import Decided, MarketPolls, changes
+from oddsbot.markets_watch import Decided, MarketPolls, changes, compared
 from oddsbot.polymarket import NewMarket
 from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.errors import LockLost, OddswireError, SourceError
@@ -39,18 +46,18 @@ from oddswire.plain import plain
 from .commit import Batch, Deposed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from oddsbot.alerts import Alert
     from oddsbot.limits import Upstream
     from oddsbot.markets import Volume
     from oddsbot.markets_watch import Change
     from oddsbot.polymarket import Data, Gamma, MarketResolved
-    from oddsbot.store import SqlFollowers, SqlRules
+    from oddsbot.store import SqlFollowers, SqlRules, SqlTags
     from oddswire.clock import Clock
     from oddswire.locks import Locks
 
-    from .commit import Rounds
+    from .commit import Rounds, Tenure
     from .shard import Outgoing
 
 _LOCK, _LOCK_SECONDS = "markets.polls", 10.0
@@ -68,7 +75,8 @@ class MarketNews:
 
     Args:
         rounds: Commits the alerts; of a name that no shard of rules has.
-        followers: Who is told.
+        followers: Who is told of results.
+        tags: Who is told of new events.
         rules: Their volume rules are judged.
         gamma: Is asked about markets.
         data: Is asked about the oracle.
@@ -78,7 +86,7 @@ class MarketNews:
         clock: Tells when something was seen, and sleeps.
         on_change: Called with each change that was found, new markets, volume and
             liquidity included; it may not block.
-        every: Seconds between two rounds of questions about markets.
+        every: Seconds between two rounds of questions about markets, and new ones.
 
     Attributes:
         polls: Asks, while this process has the lock.
@@ -88,6 +96,7 @@ class MarketNews:
         self,
         rounds: Rounds,
         followers: SqlFollowers,
+        tags: SqlTags,
         rules: SqlRules,
         gamma: Gamma,
         data: Data,
@@ -106,12 +115,18 @@ class MarketNews:
             clock,
             followed=self._followed,
             tell=self._tell,
+            tags=tags.listings,
             markets_every=every,
+            new_every=every,
         )
         self._rounds = rounds
         self._followers = followers
+        self._tags = tags
         self._rules = rules
-        self._volumes: dict[str, Volume] = {}
+        self._writing = asyncio.Lock()
+        self._tenure: Tenure | None = None  # None: another process may have written
+        self._look: Tenure | None = None  # the one that volumes were asked for in
+        self._unjudged: set[str] = set()
         self._locks = locks
         self._outgoing = outgoing
         self._clock = clock
@@ -171,13 +186,14 @@ class MarketNews:
         by_market = defaultdict(list)
         for stored in await self._rules.volumes():
             by_market[stored.rule.market].append(stored)
+        if by_market:
+            self._look = self._tenure = await self._take_over()
         for market, rules in by_market.items():
-            # A volume that does not change is told only once, and a rule may be new.
-            if market in self._volumes and any(each.round is None for each in rules):
-                await self._judge_volume(market)
-        self._volumes = {
-            each: volume for each, volume in self._volumes.items() if each in by_market
-        }
+            # A volume that did not change is told all the same: a rule is new, or the
+            # last answer did not count.
+            if market in self._unjudged or any(each.round is None for each in rules):
+                self.polls.tell_again(market)
+        self._unjudged.clear()
         for each in ids:
             # Somebody began to follow when the others had been told.
             if each in self._results:
@@ -188,6 +204,7 @@ class MarketNews:
         match change:
             case Decided():
                 await self._tell_result(change.event)
+                await self._commit(lambda: self._ended(change.market))
             case changes.Proposed():
                 await self._tell_all(
                     change.market,
@@ -214,39 +231,21 @@ class MarketNews:
                     ),
                 )
             case changes.VolumeChanged():
-                self._volumes[change.market] = change.volume
-                await self._judge_volume(change.market)
+                await self._commit(lambda: self._reached(change.market, change.volume))
+            case changes.TagListed():
+                await self._commit(lambda: self._opened(change))
             case _:
                 pass
         self._on_change(change)
 
-    async def _judge_volume(self, market: str) -> None:
-        """Commit what the volume of a market fires.
-
-        Raises:
-            SourceError: The database failed; the outcome says what that means.
-        """
-        while await self._judged(market):
-            tenure = await self._rounds.take_over(_NEWEST, _NEWEST, lambda *_: True)
-            assert tenure is not None  # noqa: S101 - it accepts whatever was seen
-            # Read again: another process may have judged in between.
-            batch = await self._judged(market)
-            if not batch:
-                return
-            try:
-                committed = await self._rounds.commit(
-                    tenure, batch, self._outgoing.home
-                )
-            except Deposed:
-                continue
-            self._outgoing.put(committed)
-            return
-
-    async def _judged(self, market: str) -> Batch:
-        """Return what the volume of a market changes in its rules, and what is due."""
+    async def _reached(self, market: str, volume: Volume) -> Batch:
+        """Return what a volume changes in the rules of its market, and what is due."""
         batch, now = Batch(0), self._clock.now()
-        volume = self._volumes[market]
-        for stored in await self._rules.volumes(market):
+        stored_rules = await self._rules.volumes(market)
+        if stored_rules and self._tenure is not self._look:
+            self._unjudged.add(market)
+            return batch
+        for stored in stored_rules:
             rule, state = stored.rule, stored.state
             if not isinstance(rule, VolumeRule) or rule.paused:
                 continue
@@ -278,6 +277,44 @@ class MarketNews:
                 batch.alerts.append((alert, stored.revision))
         return batch
 
+    async def _ended(self, market: str) -> Batch:
+        """Return the end of a market's volume rules: nothing more is traded there."""
+        batch = Batch(0)
+        for stored in await self._rules.volumes(market):
+            state = structs.replace(stored.state, ended=True)
+            batch.states[stored.rule.id] = (stored.rule, stored.revision, state)
+        return batch
+
+    async def _opened(self, listed: changes.TagListed) -> Batch:
+        """Return what is listed under a tag now, and who is told what is new."""
+        batch, now = Batch(0), self._clock.now()
+        before = await self._tags.listing(listed.tag)
+        events = {each.id: each for each in listed.events}
+        after, new = compared(before, changes.times(events), more=listed.more)
+        if after == before:
+            return batch
+        batch.also.append(self._tags.note(listed.tag, after))
+        followers = await self._tags.followers(listed.tag) if new else []
+        batch.alerts = [
+            (
+                Opened(
+                    id=f"{user_id}:{each}:opened",
+                    user_id=user_id,
+                    tag=listed.tag,
+                    event=each,
+                    title=events[each].title or events[each].slug,
+                    market=events[each].markets[0].condition_id,
+                    markets=len(events[each].markets),
+                    at=after.known[each],
+                    seen_at=now,
+                ),
+                None,
+            )
+            for user_id in followers
+            for each in new
+        ]
+        return batch
+
     async def _tell_result(self, event: MarketResolved) -> None:
         self._results[event.market] = event
         while len(self._results) > _MOST_KNOWN:
@@ -304,21 +341,45 @@ class MarketNews:
         Raises:
             SourceError: The database failed; the outcome says what that means.
         """
-        now = self._clock.now()
-        batch = Batch(0)
-        for user_id in await self._followers.of(market):
-            batch.alerts.append((alert(user_id, now), None))
-        while batch.alerts:
-            tenure = await self._rounds.take_over(_NEWEST, _NEWEST, lambda *_: True)
-            assert tenure is not None  # noqa: S101 - it accepts whatever was seen
-            try:
-                committed = await self._rounds.commit(
-                    tenure, batch, self._outgoing.home
-                )
-            except Deposed:
-                continue  # another process told something in between
-            self._outgoing.put(committed)
-            return
+
+        async def due() -> Batch:
+            batch, now = Batch(0), self._clock.now()
+            for user_id in await self._followers.of(market):
+                batch.alerts.append((alert(user_id, now), None))
+            return batch
+
+        await self._commit(due)
+
+    async def _commit(self, due: Callable[[], Awaitable[Batch]]) -> None:
+        """Commit what is due, unless nothing is.
+
+        1. What is due is read. 2. If another process may have written since this one
+        took over, it takes over, and what is due is read again. 3. The round is
+        committed, unless another process took over since.
+
+        Raises:
+            SourceError: The database failed; the outcome says what that means.
+        """
+        async with self._writing:
+            while batch := await due():
+                if self._tenure is None:
+                    self._tenure = await self._take_over()
+                    continue
+                tenure, self._tenure = self._tenure, None
+                try:
+                    committed = await self._rounds.commit(
+                        tenure, batch, self._outgoing.home
+                    )
+                except Deposed:
+                    continue
+                self._tenure = tenure
+                self._outgoing.put(committed)
+                return
+
+    async def _take_over(self) -> Tenure:
+        tenure = await self._rounds.take_over(_NEWEST, _NEWEST, lambda *_: True)
+        assert tenure is not None  # noqa: S101 - it accepts whatever was seen
+        return tenure
 
 
 def _milliseconds(seconds: int | None, now: float) -> int:

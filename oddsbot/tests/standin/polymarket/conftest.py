@@ -1,4 +1,4 @@
-"""The sample, small recordings on disk, and what tests read off the wire."""
+"""Small recordings on disk, and what tests read off the wire."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import aclosing
 import aiohttp
 import pytest
 
-from oddsbot.standin.polymarket import Recording, sample, token_id
+from oddsbot.standin.polymarket import Recording, token_id
 
 INF = float("inf")
 UP, DOWN = token_id("0xaa", "UP"), token_id("0xaa", "DOWN")
@@ -38,12 +38,6 @@ def line(ts=1_000_000, side="UP", bids=((0.4, 5),), asks=((0.5, 7),), **more):
     """Return one line of a recording."""
     body = {"ts": ts, "market_id": "0xaa", "side": side, "bids": bids, "asks": asks}
     return json.dumps(body | more)
-
-
-@pytest.fixture(scope="session")
-def sampled():
-    """The recording that comes with the bot."""
-    return Recording.load(sample())
 
 
 @pytest.fixture

@@ -367,7 +367,7 @@ class SubscriberConnection:
             # In the parser: the answer divides the messages into before and after.
             if isinstance(replies, list):
                 for route, reply in zip(routes, replies, strict=True):
-                    if not self._serves(route):
+                    if not self._hears(route):
                         continue
                     if reply is None:
                         unknown.append(route)
@@ -403,12 +403,22 @@ class SubscriberConnection:
         """Whether it was not given away while a reply was on its way."""
         return self._routes.get(route.state.channel) is route
 
+    def _hears(self, route: Route) -> bool:
+        """Whether a head that is read now divides the messages of a route.
+
+        1. The node ends a subscription while the reading of its head is on the way.
+        2. The head tells of no loss. It was read without a subscription, so the next
+           message may be missed without an interruption that explains it.
+        3. Therefore such a head is not used: it is read again after the subscription.
+        """
+        return self._serves(route) and route.state.channel in self._subscribed
+
     async def _begin(self, connection: Multiplexer, route: Route) -> None:
         """Create the head of a topic that has none, and start at it."""
         root = empty_head(random_hex())
 
         def on_reply(before: Any) -> None:
-            if self._serves(route):
+            if self._hears(route):
                 route.on_head(root if before is None else before)
 
         life = route.state.head_life

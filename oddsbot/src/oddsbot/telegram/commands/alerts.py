@@ -22,11 +22,12 @@ from oddsbot.alerts import (
     assets_of,
 )
 from oddsbot.delivery import Action
-from oddsbot.store import AlreadyHandled, SameRule
+from oddsbot.store import LOOK_BACK_SECONDS, AlreadyHandled, SameRule
 from oddsbot.telegram import figures
 from oddsbot.telegram.asked import AskedError, Level, Move, Traded, parse_asked
 from oddsbot.telegram.commands import markets
-from oddsbot.telegram.pressed import On, Pressed
+from oddsbot.telegram.filters import On, Where
+from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
 from oddsbot.telegram.screens.alerts import (
     Group,
@@ -56,8 +57,6 @@ if TYPE_CHECKING:
     from oddsbot.telegram.services import Services
 
 _ON_ANY = 5
-LOOK_BACK = 30 * 86_400.0
-"""Seconds for which people can ask what became of an alert."""
 
 
 class Asking(StatesGroup):
@@ -72,7 +71,7 @@ def router() -> Router:
     routes.message.register(_alert, Command("alert"))
     routes.message.register(_alerts, Command("alerts"))
     routes.message.register(
-        _level, StateFilter(Asking.level), F.text & ~F.text.startswith("/")
+        _level, StateFilter(Asking.level), Where(F.text & ~F.text.startswith("/"))
     )
     routes.callback_query.register(_preset, On(Action.SET_ABOVE, Action.SET_BELOW))
     routes.callback_query.register(_other, On(Action.SET_OTHER))
@@ -412,13 +411,13 @@ async def _change_other(
     rule = (await _mine(query.from_user.id, f"{press.subject:016x}", services)).rule
     await state.update_data(market=rule.market, rule=rule.id)
     await state.set_state(Asking.level)
-    return Pressed(new=level_card())
+    return Pressed(new=level_card(volume=isinstance(rule, VolumeRule)))
 
 
 async def _why(query: CallbackQuery, press: Press, services: Services) -> Pressed:
     person, rule_id = query.from_user.id, f"{press.subject:016x}"
     stored = await _mine(person, rule_id, services)
-    since = services.clock.now() - LOOK_BACK
+    since = services.clock.now() - LOOK_BACK_SECONDS
     fates = await services.log.fates(person, since=since, rule_id=rule_id)
     market = await services.markets.market(stored.rule.market)
     prices = await services.markets.prices(assets_of([stored.rule]))

@@ -13,6 +13,7 @@ from aiogram import F, Router
 from aiogram.enums import ChatMemberStatus, ChatType
 from aiogram.exceptions import TelegramBadRequest, TelegramForbiddenError
 
+from oddsbot.telegram.filters import Where
 from oddsbot.telegram.screens.start import in_private_card
 
 if TYPE_CHECKING:
@@ -29,16 +30,13 @@ _OUT = (ChatMemberStatus.LEFT, ChatMemberStatus.KICKED)
 def router() -> Router:
     """Return the router of groups; it comes first."""
     routes = Router(name="groups")
-    routes.message.register(_said, F.chat.type != ChatType.PRIVATE)
+    routes.message.register(_said, Where(F.chat.type != ChatType.PRIVATE))
     private = F.chat.type == ChatType.PRIVATE
     kicked = F.new_chat_member.status == ChatMemberStatus.KICKED
-    routes.my_chat_member.register(_blocked, private, kicked)
-    routes.my_chat_member.register(
-        _added,
-        ~private,
-        F.old_chat_member.status.in_(_OUT),
-        F.new_chat_member.status.in_(_IN),
-    )
+    was_out = F.old_chat_member.status.in_(_OUT)
+    is_in = F.new_chat_member.status.in_(_IN)
+    routes.my_chat_member.register(_blocked, Where(private & kicked))
+    routes.my_chat_member.register(_added, Where(~private & was_out & is_in))
     return routes
 
 

@@ -8,9 +8,10 @@ from aiogram import Router
 from aiogram.filters import Command
 
 from oddsbot.delivery import Action
+from oddsbot.store import LOOK_BACK_SECONDS
 from oddsbot.telegram.commands import markets
-from oddsbot.telegram.commands.alerts import LOOK_BACK
-from oddsbot.telegram.pressed import On, Pressed
+from oddsbot.telegram.filters import On
+from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens.alerts import Group
 from oddsbot.telegram.screens.history import (
     HISTORY_PAGE,
@@ -47,7 +48,7 @@ async def _history_pressed(
 
 
 async def _page(person: int, page: int, services: Services) -> Card:
-    since = services.clock.now() - LOOK_BACK
+    since = services.clock.now() - LOOK_BACK_SECONDS
     fates = await services.log.fates(person, since=since)
     # A page that is not there any more is the last one.
     page = min(page, max(0, sum(fates.values()) - 1) // HISTORY_PAGE)
@@ -76,7 +77,7 @@ async def _why(
     prices = await services.markets.prices(token.token_id for token in market.tokens)
     now = services.clock.now()
     fates = await services.log.fates(
-        person, since=now - LOOK_BACK, market=market.condition_id
+        person, since=now - LOOK_BACK_SECONDS, market=market.condition_id
     )
     session = await services.people.get(person)
     return why_nothing_card(Group(market, rules, prices), fates, session, now)

@@ -10,12 +10,14 @@ from aiogram import F, Router
 from aiogram.filters import Command
 
 from oddsbot.delivery import Action
-from oddsbot.store import MAX_MARKETS, WatchedMarket
+from oddsbot.store import MAX_MARKETS, MAX_TAGS, FollowedTag, WatchedMarket
 from oddsbot.telegram import links
 from oddsbot.telegram.addresses import AddressError, checked_address
 from oddsbot.telegram.asked import AskedError
-from oddsbot.telegram.pressed import On, Pressed
+from oddsbot.telegram.filters import On, Where
+from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
+from oddsbot.telegram.screens.buttons import tag_number
 from oddsbot.telegram.screens.found import (
     CLOSED,
     event_card,
@@ -72,6 +74,8 @@ def router() -> Router:
         (_watch_pressed, [Action.WATCH, Action.UNWATCH]),
         (_watch_all, [Action.WATCH_ALL]),
         (_list_pressed, [Action.TOP, Action.NEW]),
+        (_tag_pressed, [Action.TAG_ON]),
+        (_tag_off_pressed, [Action.TAG_OFF]),
         (_watchlist_pressed, [Action.WATCHLIST]),
         (_found_pressed, [Action.FOUND]),
     ):
@@ -82,8 +86,8 @@ def router() -> Router:
 def text_router() -> Router:
     """Return the router of texts that are no command; it comes last."""
     routes = Router(name="texts")
-    routes.message.register(_unknown, F.text.startswith("/"))
-    routes.message.register(_text, F.text)
+    routes.message.register(_unknown, Where(F.text.startswith("/")))
+    routes.message.register(_text, Where(F.text))
     routes.message.register(_no_text)
     return routes
 
@@ -236,7 +240,16 @@ async def _list(
     # A button has no room for the tag.
     await state.update_data({which.name: tag})
     title = _titled("Traded most today" if top else "New", tag)
-    return list_card(title, events, which, page, await odds_of(person, services))
+    session = await services.people.get(person)
+    return list_card(
+        title,
+        events,
+        which,
+        page,
+        session.display.odds,
+        tag="" if top else tag,
+        followed=tag in session.tags,
+    )
 
 
 async def _list_pressed(
@@ -244,10 +257,55 @@ async def _list_pressed(
 ) -> Pressed:
     tag = (await state.get_data()).get(press.action.name)
     if not isinstance(tag, str):
-        raise AskedError("This list is from earlier: ask for it again.")
+        raise AskedError(errors.OLD_LIST)
     person, page = query.from_user.id, press.argument
     card = await _list(press.action, tag, page, person, services, state)
     return Pressed(card=card)
+
+
+async def _tag_pressed(
+    query: CallbackQuery,
+    press: Press,
+    services: Services,
+    state: FSMContext,
+    event_update: Update,
+) -> Pressed:
+    """Tell a person of new events under a tag, from now on."""
+    person, now = query.from_user.id, int(services.clock.now())
+    tag = (await state.get_data()).get(Action.NEW.name)
+    if not isinstance(tag, str) or tag_number(tag) != press.subject:
+        raise AskedError(errors.OLD_LIST)
+
+    def change(session: UserSession) -> None:
+        if tag not in session.tags and len(session.tags) >= MAX_TAGS:
+            raise AskedError(
+                f"You follow {MAX_TAGS} tags: end one first, /watchlist has them."
+            )
+        session.tags.setdefault(tag, FollowedTag(since=now))
+        session.notifications.new_market = True
+
+    also = services.tags.follow(person, tag)
+    await services.people.change(person, change, event_update.update_id, also=also)
+    card = await _list(Action.NEW, tag, press.argument, person, services, state)
+    return Pressed(said="I tell you what is new. /watchlist ends it.", card=card)
+
+
+async def _tag_off_pressed(
+    query: CallbackQuery, press: Press, services: Services, event_update: Update
+) -> Pressed:
+    """Tell a person of a tag no more; the button is under a list or an alert."""
+    person = query.from_user.id
+    session = await services.people.get(person)
+    tag = next((each for each in session.tags if tag_number(each) == press.subject), "")
+    if not tag:
+        return Pressed(said="It was ended already.")
+
+    def change(session: UserSession) -> None:
+        session.tags.pop(tag, None)
+
+    also = services.tags.unfollow(person, tag)
+    await services.people.change(person, change, event_update.update_id, also=also)
+    return Pressed(said=f"No more of {tag}.")
 
 
 def _tag(args: str | None) -> str:
@@ -577,4 +635,5 @@ async def _watched(person: int, page: int, services: Services) -> Card:
     found = await asyncio.gather(*map(services.markets.market, ids))
     known = [market for market in found if market is not None]
     odds = session.display.odds
-    return watchlist_card(known, len(ids) - len(known), page, odds)
+    unknown, tags = len(ids) - len(known), list(session.tags)
+    return watchlist_card(known, unknown, page, odds, tags=tags)

@@ -14,7 +14,8 @@ from oddsbot.delivery import Action
 from oddsbot.store import MAX_MARKETS, QuietHours
 from oddsbot.telegram import zones
 from oddsbot.telegram.asked import AskedError
-from oddsbot.telegram.pressed import On, Pressed
+from oddsbot.telegram.filters import On, Where
+from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
 from oddsbot.telegram.screens.errors import sentence_card
 from oddsbot.telegram.screens.person import (
@@ -78,11 +79,11 @@ def router() -> Router:
     routes.message.register(_export, Command("export"))
     routes.message.register(_erase, Command("erase"))
     routes.message.register(
-        _zone_said, StateFilter(Zone.asked), F.text & ~F.text.startswith("/")
+        _zone_said, StateFilter(Zone.asked), Where(F.text & ~F.text.startswith("/"))
     )
-    routes.message.register(_zone_located, StateFilter(Zone.asked), F.location)
+    routes.message.register(_zone_located, StateFilter(Zone.asked), Where(F.location))
     routes.message.register(
-        _quiet_said, StateFilter(Quiet.asked), F.text & ~F.text.startswith("/")
+        _quiet_said, StateFilter(Quiet.asked), Where(F.text & ~F.text.startswith("/"))
     )
     routes.callback_query.register(_settings_pressed, On(Action.SETTINGS))
     routes.callback_query.register(_quiet_other, On(Action.QUIET_OTHER))

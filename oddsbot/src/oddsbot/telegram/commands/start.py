@@ -12,7 +12,8 @@ from oddsbot.store import Profile
 from oddsbot.telegram import links
 from oddsbot.telegram.asked import AskedError
 from oddsbot.telegram.commands import alerts, markets
-from oddsbot.telegram.pressed import On, Pressed
+from oddsbot.telegram.filters import On
+from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
 from oddsbot.telegram.screens.start import (
     find_card,

@@ -162,18 +162,18 @@ def back_on(rule: PriceRule) -> Decimal:
     return rule.level + rule.hysteresis
 
 
-def level_card() -> Card:
-    """Return the question for a price."""
-    return (
-        Text()
-        .line("Which price? Write it like 65, no < 40, 5%, or 5c in 15m.")
-        .card([[CANCEL]])
-    )
+def level_card(*, volume: bool = False) -> Card:
+    """Return the question for a price, or for a volume."""
+    asked = "Which price? Write it like 65, no < 40, 5%, or 5c in 15m."
+    if volume:
+        asked = "How much? Write it like volume 2m, or 100k in 24h."
+    return Text().line(asked).card([[CANCEL]])
 
 
 def change_card(rule: Rule, market: GammaMarket | None, odds: Odds = "cents") -> Card:
-    """Return the question for another price of an alert, with prices around it."""
-    text = Text().line(f"{_named(rule, market, odds)}: to which price?")
+    """Return the question for what an alert changes to, with prices around its own."""
+    what = "how much" if isinstance(rule, VolumeRule) else "which price"
+    text = Text().line(f"{_named(rule, market, odds)}: to {what}?")
     number = int(rule.id, 16)
     near: list[Button] = []
     if isinstance(rule, PriceRule):

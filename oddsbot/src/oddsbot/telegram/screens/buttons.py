@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -42,6 +43,11 @@ def _number(subject: str) -> int:
     """Return a number of Gamma's; 0, which nothing has, for what is none."""
     fits = subject.isascii() and subject.isdigit() and len(subject) <= _DIGITS
     return int(subject) if fits else 0
+
+
+def tag_number(tag: str) -> int:
+    """Return what stands for a tag in a press, which has no room for its slug."""
+    return int.from_bytes(hashlib.sha256(tag.encode()).digest()[:8], "big")
 
 
 def site(kind: str, name: str) -> str:

@@ -45,6 +45,7 @@ NO_PROFILE = (
 OLD_LINK = (
     "This link is of an older version of me. Send a market's link, or a few words."
 )
+OLD_LIST = "This list is from earlier: ask for it again."
 NO_TAG = "Polymarket has no open events there. /top without a tag has all."
 NOT_YOURS = "You have no such alert any more. /alerts has those that you have."
 OTHER_VERSION = "That button is of another version of me: ask for it again."

@@ -11,6 +11,7 @@ from oddsbot.alerts import (
     Disputed,
     MarketAlert,
     Moved,
+    Opened,
     PriceCrossed,
     PriceRule,
     Proposed,
@@ -18,17 +19,17 @@ from oddsbot.alerts import (
     Unit,
     VolumeReached,
 )
-from oddsbot.delivery import Action
+from oddsbot.delivery import Action, Button
 from oddsbot.telegram import figures
 from oddsbot.telegram.screens.alerts import back_on
-from oddsbot.telegram.screens.buttons import open_button, press
+from oddsbot.telegram.screens.buttons import open_button, press, tag_number
 from oddsbot.telegram.text import Text, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from oddsbot.alerts import Alert, Rule, RuleAlert
-    from oddsbot.delivery import Button, Card
+    from oddsbot.delivery import Card
     from oddsbot.markets import Price
     from oddsbot.polymarket import GammaMarket
     from oddsbot.telegram.figures import Odds
@@ -64,6 +65,8 @@ def fired_card(
         sent_at: Seconds since 1970: this moment.
         odds: How prices are shown.
     """
+    if isinstance(alert, Opened):
+        return opened_card(alert)
     question = alert.market if market is None else market.question
     text = Text()
     headline(text, alert, market, odds)
@@ -109,11 +112,26 @@ def fired_card(
     )
 
 
+def opened_card(alert: Opened) -> Card:
+    """Return what is new under a tag."""
+    text = Text()
+    headline(text, alert, None, "cents")
+    text.line().foreign(alert.title)
+    if alert.markets > 1:
+        text.line().add(f"{alert.markets} choices")
+    no_more = press(
+        f"No more of {quiet(alert.tag, 40)}", Action.TAG_OFF, tag_number(alert.tag)
+    )
+    return text.card([[press("Show", Action.EVENT, alert.event)], [no_more]])
+
+
 def headline(text: Text, alert: Alert, market: GammaMarket | None, odds: Odds) -> None:
     """Add what happened, in a few words: ``▲ Yes reached 65¢``."""
     if isinstance(alert, MarketAlert):
         text.add(_HEADS[type(alert)], "bold")
         text.foreign(alert.outcome or "no single outcome", "bold")
+    elif isinstance(alert, Opened):
+        text.add("✦ New: ", "bold").foreign(alert.tag, "bold", limit=60)
     else:
         text.add(_happened(alert, market, odds))
 

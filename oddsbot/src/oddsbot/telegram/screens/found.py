@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from oddsbot.delivery import Action, Button
 from oddsbot.telegram import figures
-from oddsbot.telegram.screens.buttons import numbered, pages, press, site
+from oddsbot.telegram.screens.buttons import numbered, pages, press, site, tag_number
 from oddsbot.telegram.screens.errors import NO_MARKET, NO_TAG
 from oddsbot.telegram.text import Text
 
@@ -69,6 +69,9 @@ def list_card(
     turn: Action,
     page: int = 0,
     odds: Odds = "cents",
+    *,
+    tag: str = "",
+    followed: bool = False,
 ) -> Card:
     """Return a page of a list of events.
 
@@ -78,6 +81,8 @@ def list_card(
         turn: What its buttons to other pages ask for.
         page: From 0; one that is not there is the last one.
         odds: How prices are shown.
+        tag: Whose new events she can be told of; empty: none.
+        followed: Whether she is.
     """
     text = Text().line(title, "bold")
     if not events:
@@ -87,7 +92,14 @@ def list_card(
     first = page * IN_A_PAGE
     shown = events[first : first + IN_A_PAGE]
     row = _events(text, shown, odds, first)
-    return text.card([row, pages(turn, 0, page, whole)])
+    follow: list[Button] = []
+    if tag:
+        follow = [
+            press("No more of these", Action.TAG_OFF, tag_number(tag), page)
+            if followed
+            else press("Tell me of new ones", Action.TAG_ON, tag_number(tag), page)
+        ]
+    return text.card([row, pages(turn, 0, page, whole), follow])
 
 
 def nearest_card(events: Sequence[GammaEvent], odds: Odds = "cents") -> Card:

@@ -12,8 +12,8 @@ import msgspec
 from oddsbot.delivery import Action, Button
 from oddsbot.store import Kind
 from oddsbot.telegram import figures
-from oddsbot.telegram.screens.buttons import CANCEL, pages, press
-from oddsbot.telegram.text import Text
+from oddsbot.telegram.screens.buttons import CANCEL, pages, press, tag_number
+from oddsbot.telegram.text import Text, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +30,7 @@ KINDS: tuple[tuple[Kind, str], ...] = (
     (Kind.PROPOSAL, "proposals"),
     (Kind.DISPUTE, "disputes"),
     (Kind.VOLUME, "volumes"),
+    (Kind.NEW_MARKET, "new markets"),
 )
 """Kinds that are sent today, by the argument of their press."""
 
@@ -99,8 +100,8 @@ def settings_card(session: UserSession, now: float) -> Card:
     ]
     return text.card(
         [
-            kinds[:2],
-            kinds[2:],
+            kinds[:3],
+            kinds[3:],
             quiet,
             others,
             shown,
@@ -194,23 +195,28 @@ def watchlist_card(
     unknown: int,
     page: int = 0,
     odds: Odds = "cents",
+    *,
+    tags: Sequence[str] = (),
 ) -> Card:
-    """Return a page of the markets that a person watches.
+    """Return a page of the markets that a person watches, and the tags she follows.
 
     Args:
         markets: Those that Polymarket has.
         unknown: How many it does not have any more.
         page: From 0; one that is not there is the last one.
         odds: How prices are shown.
+        tags: Their slugs.
     """
     count = len(markets) + unknown
+    followed = [
+        [press(f"No more of {quiet(tag, 40)}", Action.TAG_OFF, tag_number(tag))]
+        for tag in tags
+    ]
     if not count:
-        return (
-            Text()
-            .line("You watch no market.", "bold")
-            .line("Send a market's link and press Watch: I tell you its result.")
-            .card([[press("Find a market", Action.FIND)]])
-        )
+        text = Text().line("You watch no market.", "bold")
+        text.line("Send a market's link and press Watch: I tell you its result.")
+        _add_tags(text, tags)
+        return text.card([*followed, [press("Find a market", Action.FIND)]])
     text = Text().line(f"You watch {count} market{'' if count == 1 else 's'}", "bold")
     whole = max(1, ceil(len(markets) / _WATCHED))
     page = min(page, whole - 1)
@@ -228,7 +234,13 @@ def watchlist_card(
     if unknown:
         text.line(f"and {unknown} that Polymarket does not have any more")
     rows = [buttons[at : at + 5] for at in range(0, len(buttons), 5)]
-    return text.card([*rows, pages(Action.WATCHLIST, 0, page, whole)])
+    _add_tags(text, tags)
+    return text.card([*rows, pages(Action.WATCHLIST, 0, page, whole), *followed])
+
+
+def _add_tags(text: Text, tags: Sequence[str]) -> None:
+    if tags:
+        text.add("I tell you what is new under ").foreign(", ".join(tags)).line()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,168 @@
+"""New events under tags: each is told once to each follower, whatever is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import aiohttp
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oddsbot.markets_watch import compared
+from oddsbot.polymarket import Data, Gamma
+from oddsbot.standin.polymarket import Recording, Replay, sample
+from oddsbot.store import SqlFollowers, SqlRules, SqlTags
+from oddsbot.watch import MarketNews, Rounds
+from oddswire.clock import SystemClock
+from support.shards import Outgoing
+
+PAGE = 4
+TAGS = "crypto", "up-or-down"
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, PAGE - 1),  # how many begin
+        st.sets(st.integers(0, 60)),  # which end
+        st.booleans(),  # whether an old one is listed again
+    ),
+    max_size=20,
+)
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B3")
+@given(st.integers(0, 10), STEPS)
+def test_what_began_after_the_first_look_is_new_once_and_nothing_else(first, steps):
+    """A page has the newest open ones; old ones come up where newer ones close."""
+    at = iter(range(1, 1_000))
+    open_ = {str(each): each for each, _ in zip(at, range(first), strict=False)}
+    gone, told, began = {}, [], []
+
+    def look(before):
+        page = dict(sorted(open_.items(), key=lambda each: -each[1])[:PAGE])
+        return compared(before, page, more=len(open_) > PAGE)
+
+    listing, new = look(None)
+    assert new == []
+    for count, ends, again in steps:
+        for each in map(str, ends):
+            if each in open_:
+                gone[each] = open_.pop(each)
+        if again and gone:
+            open_ |= dict([gone.popitem()])
+        for _ in range(count):
+            number = next(at)
+            open_[str(number)] = number
+            began.append(str(number))
+        listing, new = look(listing)
+        told += new
+    assert told == began
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B3")
+def test_a_listing_keeps_its_size_and_tells_nothing_twice():
+    """Of very many, the newest are known by name, and the others by the floor."""
+    listing, _ = compared(None, {}, more=False)
+    for start in range(0, 5_000, 50):
+        page = {str(each): each + 1 for each in range(start, start + 50)}
+        listing, new = compared(listing, page, more=False)
+        assert new == list(page)
+    assert len(listing.known) == 1_000
+    every = {str(each): each + 1 for each in range(5_000)}
+    assert compared(listing, every, more=False) == (listing, [])
+
+
+@pytest.fixture
+async def replay():
+    """A Polymarket whose recording is not played."""
+    recording = await asyncio.to_thread(Recording.load, sample())
+    async with Replay(recording, speed=float("inf"), seed=5) as replay:
+        yield replay
+
+
+class Upstream:
+    """Admits each request at once."""
+
+    async def call(self, _host, _path, ask):
+        """Ask."""
+        return await ask()
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B3", "B6")
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_each_follower_is_told_of_each_new_event_once(
+    engine, known, due, replay, seed
+):
+    """Two processes look at once, some are killed in a look, people come and go.
+
+    Both tags list the same events: who follows both is told once.
+    """
+    chance = random.Random(seed)
+    markets = replay.recording.markets
+    pattern = next(iter(markets.values()))
+    tags, outgoing, people = SqlTags(engine), Outgoing(), (1, 2, 3)
+    await known(*people)
+    follows = {each: set() for each in people}
+    looked, wanted = set(), set()
+    async with aiohttp.ClientSession() as http:
+
+        def process():
+            clock, stored = SystemClock(), SqlRules(engine)
+            return MarketNews(
+                Rounds(engine, "0.results", stored, clock), SqlFollowers(engine), tags,
+                stored, Gamma(http, replay.gamma_url), Data(http, replay.data_url),
+                Upstream(), None, outgoing, clock,
+            )  # fmt: skip
+
+        processes = [process(), process()]
+        for step in range(15):
+            person, tag = chance.choice(people), chance.choice(TAGS)
+            on = tag not in follows[person]
+            if chance.random() < 0.5:
+                await write(engine, (tags.follow if on else tags.unfollow)(person, tag))
+                (follows[person].add if on else follows[person].discard)(tag)
+            followed = set().union(*follows.values())
+            # What opens while nobody follows a tag is no news.
+            looked &= followed
+            if len(markets) > 1 and chance.random() < 0.3:
+                markets.pop(chance.choice(list(markets)))  # decided
+            for number in range(chance.choice((0, 1, 3))):
+                begun = pattern.start_ts + 1_000 * (100 * step + number + 1)
+                market_id = f"0x{100 * step + number:064x}"
+                new = msgspec.structs.replace(
+                    pattern, market_id=market_id, slug=market_id, start_ts=begun
+                )
+                markets[market_id] = new
+                wanted |= {
+                    f"{each}:{new.gamma_id}:opened"
+                    for each in people
+                    if follows[each] & looked
+                }
+            loop = asyncio.get_running_loop()
+            looks = [
+                loop.create_task(each.polls.look_at_tags(), name="look")
+                for each in processes
+            ]
+            if chance.random() < 0.4:
+                await asyncio.sleep(chance.random() * 0.02)
+                killed = chance.randrange(2)
+                looks[killed].cancel()
+                processes[killed] = process()
+            await asyncio.wait(looks)
+            for each in processes:
+                await each.polls.look_at_tags()
+            looked = followed
+    found = [row[1] for row in await due()]
+    assert len(found) == len(set(found))
+    assert set(found) == wanted
+    assert len(wanted) > 5
+
+
+async def write(engine, also):
+    """Write what a session's change writes beside it."""
+    async with engine.begin() as connection:
+        await also(connection)
