@@ -1,1 +1,1 @@
-"""x."""
+"""A Telegram bot that follows Polymarket; it runs on `oddswire`."""

@@ -26,6 +26,7 @@ async def run_anew(folder, *program: str, **environ: str) -> tuple[int, str, str
     """Run a program of Python in a new process, as a person does, to its end."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        *("-W", "default"),  # what is left open is said on stderr
         *program,
         cwd=folder,
         env=CLEAN | environ,

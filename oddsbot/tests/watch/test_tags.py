@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from oddsbot.markets_watch import compared
 from oddsbot.polymarket import Data, Gamma
-from oddsbot.standin.polymarket import Recording, Replay, sample
+from oddsbot.standin.polymarket import Replay
 from oddsbot.store import SqlFollowers, SqlRules, SqlTags
 from oddsbot.watch import MarketNews, Rounds
 from oddswire.clock import SystemClock
@@ -76,10 +76,9 @@ def test_a_listing_keeps_its_size_and_tells_nothing_twice():
 
 
 @pytest.fixture
-async def replay():
+async def replay(sampled):
     """A Polymarket whose recording is not played."""
-    recording = await asyncio.to_thread(Recording.load, sample())
-    async with Replay(recording, speed=float("inf"), seed=5) as replay:
+    async with Replay(sampled, speed=float("inf"), seed=5) as replay:
         yield replay
 
 

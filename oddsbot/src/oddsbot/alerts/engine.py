@@ -245,9 +245,11 @@ class Alerts:
         if book.windows is not None:
             at = believable(quote.at, seen_at)
             for swing in book.windows.judge(quote, at, held, self._changed):
-                since = Base(swing.since, swing.since)
-                place, way = swing.watched.place, swing.direction
-                fired.append((place, swing.watched, way, swing.price, since))
+                since, way = Base(swing.since, swing.since), swing.direction
+                fired += [
+                    (watched.place, watched, way, swing.price, since)
+                    for watched in swing.rules
+                ]
         if bid is not None:
             side = book.above
             if side.fresh:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from decimal import Decimal
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .gates import Watched
     from .rules import MoveRule
 
+_Group: TypeAlias = "tuple[int, Unit, Side]"
 _until = itemgetter(0)
 
 
@@ -86,16 +87,16 @@ _decoder = msgspec.json.Decoder(History)
 
 
 class Swing(NamedTuple):
-    """A rule that fires.
+    """Rules of one time and unit that fire.
 
     Attributes:
-        watched: The rule.
+        rules: The rules.
         direction: Which way the price went.
         price: The bid or ask now.
         since: The lowest bid, or the highest ask, of the time.
     """
 
-    watched: Watched
+    rules: list[Watched]
     direction: Direction
     price: Decimal
     since: Decimal
@@ -108,13 +109,14 @@ class Windows:
         size: How many rules there are.
     """
 
-    __slots__ = ("_history", "_sides", "size")
+    __slots__ = ("_groups", "_history", "_sides", "size")
 
     def __init__(self) -> None:
         self.size = 0
         self._history = History(0, Prices(), Prices())
         # Those of rises and those of falls, by time and unit.
         self._sides: dict[tuple[int, Unit], tuple[Side, Side]] = {}
+        self._groups: tuple[list[_Group], list[_Group]] = [], []  # the same, by way
 
     def add(
         self, watched: Watched, rule: MoveRule, armed: tuple[bool | None, bool | None]
@@ -152,7 +154,7 @@ class Windows:
         held: int | None,
         changed: dict[int, Watched] | None,
     ) -> list[Swing]:
-        """Return the rules that fire, those on rises first.
+        """Return what fires, rises first.
 
         Args:
             quote: The quote.
@@ -181,16 +183,17 @@ class Windows:
     ) -> None:
         prices = self._history.asks if falls else self._history.bids
         before = prices.price
-        groups = [(*key, sides[falls]) for key, sides in self._sides.items()]
+        groups = self._groups[falls]
         if price == before and not any(each[2].waits for each in groups):
             prices.known = at  # the moves get smaller, and nobody waits for that
             return
         if before is not None:
             # While a price stands, older ones leave the window and the move gets
-            # smaller: it was smallest just before this quote.
+            # smaller: it was smallest just before this quote. If the price stands on,
+            # it is smaller still now.
             until = at if held is None else min(at, max(held, prices.known))
             prices.hold(until, falls=falls)
-            for within, unit, side in groups:
+            for within, unit, side in groups if price != before else ():
                 if side.waits:
                     since = prices.extreme(until, within, before, falls=falls)
                     small = size_of(unit, before, since)
@@ -202,10 +205,9 @@ class Windows:
             size = size_of(unit, price, since)
             if side.fresh:
                 _begin(side, size, changed)
-            fired += [
-                Swing(watched, direction, price, since)
-                for watched in side.judge(size, size.copy_negate(), changed)
-            ]
+            rules = side.judge(size, size.copy_negate(), changed)
+            if rules:
+                fired.append(Swing(rules, direction, price, since))
 
     # --- what outlives the process
 
@@ -236,6 +238,8 @@ class Windows:
         sides = self._sides.get(key)
         if sides is None:
             sides = self._sides[key] = Side(), Side()
+            for side, groups in zip(sides, self._groups, strict=True):
+                groups.append((*key, side))
         return sides
 
 
