@@ -113,7 +113,10 @@ def test_a_row_that_this_run_did_not_measure_has_no_figure(script):
     rows, text = page(script, client=client())
 
     said = {row[0]: (row[2], row[5]) for row in rows}
-    assert said["a watcher killed: until the next one judges"] == ("", "`make kills`")
+    assert said["a watcher killed: until the next one judges"] == (
+        "",
+        "`make bench-watch`",
+    )
     assert said["limiter, denied"] == ("", "left out of this run")
     assert said["explicit pipeline of 100"] == ("12.50x", "goal met")
     assert "## The client and its peers" in text
