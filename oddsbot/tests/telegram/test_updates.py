@@ -28,6 +28,7 @@ from oddsbot.telegram.screens.person import quiet_argument
 from oddsbot.telegram.updates import UPDATES
 from oddsbot.telegram.webhook import SECRET_HEADER, path_of
 from oddswire import Client, EmbeddedServer
+from oddswire.ratelimit import Rule, SlidingWindow
 from support import eventually
 
 from .conftest import ADA, BEN, Talk, running
@@ -318,6 +319,27 @@ async def test_a_flood_of_one_person_costs_a_line_and_harms_nobody(ada, bot, api
     told = [each for each in ada.messages if "too much" in each.get("text", "")]
     assert len(told) == 1
     assert len(ada.messages) <= 21
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("R4")
+async def test_an_update_that_comes_again_is_counted_once(settings, api):
+    """Of three that are admitted one comes ten times; the fourth is one too many."""
+    ada = Talk(api.world)
+    three = Rule("commands", SlidingWindow(3, 60.0), key="user")
+
+    def help_of(number):
+        said = {"message_id": number, "date": 1, "text": "/help"}
+        said |= {"chat": {"id": ADA, "type": "private"}}
+        said |= {"from": {"id": ADA, "is_bot": False, "first_name": "Ada"}}
+        return json.dumps({"update_id": 900 + number, "message": said})
+
+    api.world.rooms[ADA].began = True
+    async with running(settings, api, commands=[three]) as app:
+        for number in (1, *[1] * 10, 2, 3, 4, 1):
+            await app.updates.put(help_of(number))
+        await ada.wait("too much at once")
+    assert len(ada.messages) == 4
 
 
 @pytest.mark.errors

@@ -78,10 +78,12 @@ def test_a_server_that_is_away_ends_with_1(run, unused_tcp_port):
     lines = done.stdout.splitlines()
     assert [line for line in lines if line.startswith("  fail")] == lines[1:2]
     assert "redis-cli -u $REDIS_URL ping" in done.stdout
-    assert lines[-2:] == [
-        "  19 checks skipped: no connection",
+    assert lines[-2] == "  19 checks skipped: no connection"
+    # It measures how late its own loop is: beside other work that may be a warning.
+    assert lines[-1] in {
         "fail: 1 failed, 19 skipped, 5 passed",
-    ]
+        "fail: 1 failed, 1 warnings, 19 skipped, 4 passed",
+    }
     assert done.stderr == ""
 
 

@@ -177,15 +177,19 @@ class UpdateQueue:
         """
         key = self._keys.key(_ADMITTED, self._bot.id, update_id)
         client = self._queue.client
-        # Noted as admitted first: killed before it is counted, it is admitted.
-        decided = await client.set(key, "1", ex=_REMEMBERED, nx=True, get=True)
-        if decided is not None:
-            return decided in (b"1", "1")
         subject = f"{self._bot.id}:{person}"
-        admits = bool(await self._limiter.hit(*self._rules, user=subject))
-        if not admits:
+        # Noted as admitted while it is counted, in one trip: killed after it, it is
+        # admitted.
+        decided, hit = await asyncio.gather(
+            client.set(key, "1", ex=_REMEMBERED, nx=True, get=True),
+            self._limiter.hit(*self._rules, user=subject),
+        )
+        if decided is not None:
+            await self._limiter.refund(hit)
+            return decided in (b"1", "1")
+        if not hit:
             await client.set(key, "0", ex=_REMEMBERED)
-        return admits
+        return bool(hit)
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
         """Handle updates until `stop` is set; what is being handled is finished.
