@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
 import tomllib
 import uuid
@@ -59,6 +60,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A run starts hundreds of processes: each module is compiled once, by the first.
     sys.dont_write_bytecode = False
     env.pop("PYTHONDONTWRITEBYTECODE", None)
+    # A shell has its jobs in the background ignore Ctrl-C, and all that they start too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Child programs of tests take what they share from tests/support too.
     paths = (str(config.rootpath / "tests"), env.get("PYTHONPATH", ""))
     env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
