@@ -282,7 +282,7 @@ class MarketPolls:
         after, new = compared(self._listed, at, more=more)
         for each in new:
             await self._tell(Listed(found[each]))
-            # What is told is not told again when a later one fails.
+            # A change that was sent is not sent again when a later one fails.
             assert self._listed is not None  # noqa: S101 - else nothing is new
             self._listed.known[each] = at[each]
         self._listed = after

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,7 +36,7 @@ class Refused(Exception):
         self.body = {**body, "error": text}
 
 
-class Api:
+class Api(ABC):
     """One of Polymarket's HTTP services.
 
     Args:
@@ -51,9 +52,9 @@ class Api:
         self._now = now
         self._faults = faults
 
+    @abstractmethod
     def routes(self) -> list[web.RouteDef]:
         """Return its routes."""
-        raise NotImplementedError
 
 
 def answer(

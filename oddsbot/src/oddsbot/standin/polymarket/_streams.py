@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -38,11 +39,11 @@ class Connection:
 _C = TypeVar("_C", bound=Connection)
 
 
-class Channel(Generic[_C]):
+class Channel(ABC, Generic[_C]):
     """All connections to one path. PING is answered by PONG.
 
     Args:
-        exchange: What is told of.
+        exchange: Whose events the stream sends.
         patience: Seconds after which a connection that takes nothing is cut.
     """
 
@@ -79,8 +80,9 @@ class Channel(Generic[_C]):
             self._cut(connection)
         return len(cut)
 
+    @abstractmethod
     async def _hear(self, connection: _C, text: str) -> None:
-        raise NotImplementedError
+        """Take a text that a client sent."""
 
     async def _write(self, connection: _C, text: str) -> bool:
         """Return whether the connection took it."""

@@ -306,7 +306,7 @@ class BotApi:
                 while toasts:
                     toast = {"text": toasts.popleft()}
                     await response.write(_page.event("answer", toast))
-                # Whoever reads slowly gets the newest, and not what was between.
+                # A slow reader gets the newest state, and none of those between.
                 new = _page.parts(panel) if panel.acts else {}
                 differing = {k: v for k, v in new.items() if shown.get(k) != v}
                 shown = new
