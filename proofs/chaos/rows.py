@@ -84,8 +84,11 @@ def _back_within(seconds: float) -> tuple[str, Callable[[Result], bool]]:
 
 def _at_most(connections: int) -> tuple[str, Callable[[Result], bool]]:
     return (
-        f"at most {connections} new connections",
-        lambda r: r.connections <= connections,
+        (
+            f"at most {connections} new connections, and one for each quarter of a "
+            "second that the server took to start"
+        ),
+        lambda r: r.connections <= connections + int(4 * r.notes.get("start", 0)),
     )
 
 
