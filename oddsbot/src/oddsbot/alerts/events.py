@@ -174,7 +174,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="opened"):
     """An event is new under a tag that the user follows.
 
     Attributes:
-        id: ``{user id}:{event}:opened``: under two of her tags it is told once.
+        id: ``{user id}:{event}:opened``; two of her tags make one alert of an event.
         user_id: Whom to tell.
         tag: The tag's slug.
         event: The event's id of Gamma's.

@@ -95,10 +95,10 @@ class Courier:
 
     1. The rows are read. Without the database nothing is sent.
     2. The message is still this courier's, and not another one's.
-    3. The alert is sent. A kill after this step and before the next one is committed
-       is a reason for a second copy, and so is a queue that forgot meanwhile who has
-       it. Cancelled between them, as for a lease that is lost, it has a moment to come
-       to step 4: what arrived and has no fate would be sent again.
+    3. The alert is sent. Two things cause a second copy: a kill after this step and
+       before step 4 is committed; and a queue that loses this courier's lease between
+       them. A courier that is cancelled here has a second to come to step 4: without
+       a fate the next courier would send the alert again.
     4. The fate is committed, then the queue is told.
 
     A digest is a message with the held alerts of a person, and a row of its own. One

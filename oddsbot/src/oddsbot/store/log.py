@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from oddswire.clock import Clock
 
 LOOK_BACK_SECONDS = 30 * 86_400.0
-"""For how long people can ask what became of an alert; older ones are deleted."""
+"""How long the rows of settled alerts are kept for `/history` and `/why`."""
 
 _LONGEST_REASON = 256
 _OPEN, _CLOSED = '{"closed":false}', '{"closed":true}'

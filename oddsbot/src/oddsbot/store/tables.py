@@ -186,7 +186,7 @@ followers = Table(
     Index(f"{PREFIX}followers_market", "market"),
 )
 
-# Who is told of new events under a tag; the person's session names the same tags.
+# The people who follow a tag; the session of each names the same tags.
 tag_followers = Table(
     f"{PREFIX}tag_followers",
     metadata,

@@ -1,4 +1,4 @@
-"""`SqlTags`: who is told of new events under which tag, and what was listed there."""
+"""`SqlTags`: the followers of each tag, and the events that were listed under it."""
 
 from __future__ import annotations
 

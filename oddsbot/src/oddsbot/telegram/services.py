@@ -80,7 +80,7 @@ class Services:
 
     Attributes:
         followers: Who is told how a market ended.
-        tags: Who is told of new events under a tag.
+        tags: The followers of each tag.
         pictures: Draws charts; None: there is nothing to draw with.
         log: What was due, and what became of it.
         status: Looks at how the bot is.

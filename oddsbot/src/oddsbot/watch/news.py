@@ -76,7 +76,7 @@ class MarketNews:
     Args:
         rounds: Commits the alerts; of a name that no shard of rules has.
         followers: Who is told of results.
-        tags: Who is told of new events.
+        tags: The followers of each tag.
         rules: Their volume rules are judged.
         gamma: Is asked about markets.
         data: Is asked about the oracle.

@@ -1,4 +1,4 @@
-"""Who is told of new events under a tag, and what was listed there."""
+"""The followers of each tag, and the events that were listed under it."""
 
 from __future__ import annotations
 
