@@ -134,7 +134,7 @@ async def test_a_coroutine_that_forks_is_refused_in_the_child(server):
                 os.write(writes, repr(error).encode())
             os._exit(0)
         os.close(writes)
-        os.waitpid(pid, 0)
+        await asyncio.to_thread(os.waitpid, pid, 0)
         said = os.read(reads, 1000)
         os.close(reads)
         assert await client.ping()
