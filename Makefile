@@ -20,7 +20,7 @@ WHEELS := --only-binary :all: --no-binary forbiddenfruit
 demo: $(STAMP)  ## talk to the bot in a browser, no account, no network
 	@$(BIN)/oddsbot demo
 
-N ?= 4
+N ?= 6
 test: $(STAMP)  ## every test, N at a time: most wait; writes build/requirements.json for make docs
 	@$(BIN)/pytest -n $(N) --dist worksteal
 

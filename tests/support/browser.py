@@ -74,6 +74,7 @@ class Browser:
 
     def __init__(self) -> None:
         self.errors: list[str] = []
+        self._loaded: set[str] = set()
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future] = {}
         self._session = None
@@ -104,6 +105,7 @@ class Browser:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             await self.call(f"{domain}.enable")
+        await self.call("Page.setLifecycleEventsEnabled", enabled=True)
         return self
 
     async def __aexit__(self, *_) -> None:
@@ -145,10 +147,11 @@ class Browser:
 
     async def open(self, url) -> None:
         """Go to an address, and wait until its page is there."""
-        await self.call("Page.navigate", url=url)
-        await self.until(
-            "location.href !== 'about:blank' && document.readyState === 'complete'"
-        )
+        found = await self.call("Page.navigate", url=url)
+        # The page before it may be the one that answers yet: its own load is waited for.
+        if "loaderId" in found:
+            await eventually(lambda: found["loaderId"] in self._loaded)
+        await self.until("document.readyState === 'complete'")
 
     async def run(self, script):
         """Return the value of an expression of JavaScript.
@@ -207,6 +210,9 @@ class Browser:
                     answer.set_result(message["result"])
                 else:
                     answer.set_exception(AssertionError(error))
+            elif message.get("method") == "Page.lifecycleEvent":
+                if message["params"]["name"] == "load":
+                    self._loaded.add(message["params"]["loaderId"])
             elif message.get("method") == "Runtime.exceptionThrown":
                 self.errors.append(str(message["params"]["exceptionDetails"]))
             elif message.get("method") == "Log.entryAdded":

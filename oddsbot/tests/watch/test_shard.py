@@ -738,7 +738,7 @@ async def test_an_owner_whose_connection_is_lost_gives_the_shard_away(
     standby.feed.say(top(2, 61, 62))
     assert [row[1] for row in await due.until(1)] == ["rule:1"]
     took = asyncio.get_running_loop().time() - began
-    assert 4.5 < took < 10
+    assert 4.5 < took < 20
     assert standby.shard.owning
     assert not owner.shard.owning
     owner.feed.connect()

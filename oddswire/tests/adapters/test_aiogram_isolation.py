@@ -103,7 +103,7 @@ async def test_the_lock_of_a_killed_process_ends_by_its_lease(
     server, client, prefix, worker
 ):
     """Kill -9 in a handler: the next update waits for the lease and no longer."""
-    holder = await worker("hold", server.url, prefix, 0.5)
+    holder = await worker("hold", server.url, prefix, 1.2)
     assert await holder.stdout.readline() == b"held\n"
     isolation = EventIsolation(client, prefix=prefix, timeout=20.0)
     taken = asyncio.Event()
@@ -114,11 +114,11 @@ async def test_the_lock_of_a_killed_process_ends_by_its_lease(
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(take())
-        # Three leases long it is held, for its holder renews it.
+        # Two leases long it is held, for its holder renews it.
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(taken.wait(), 1.5)
+            await asyncio.wait_for(taken.wait(), 2.6)
         holder.kill()
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(20):
             await taken.wait()
 
 

@@ -154,7 +154,7 @@ async def test_batch_that_fails_fails_for_its_callers_only(fleet):
     async def load(keys):
         return dict.fromkeys(keys, "value")
 
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(4):
         assert await a.get_or_set_many(["m:1"], load) == {"m:1": "value"}
 
 

@@ -64,7 +64,7 @@ async def test_an_open_circuit_is_closed_by_those_who_call(own):
             with suppress(CircuitOpen):
                 return await client.ping()
 
-        assert await eventually(served, within=5)
+        assert await eventually(served)
 
 
 @pytest.mark.errors
@@ -151,7 +151,7 @@ async def test_the_first_success_wakes_the_other_connections(own):
         client.events.subscribe(lambda event: ready.add(event.connection), Ready)
         await own.restart()
         await client.ping()
-        await eventually(lambda: ready == {"command", "tracked"}, within=5)
+        await eventually(lambda: ready == {"command", "tracked"})
         await tracked.aclose()
 
 

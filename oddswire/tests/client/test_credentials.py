@@ -9,7 +9,13 @@ import redis.asyncio as aredis
 from redis.credentials import CredentialProvider
 
 from oddswire import Client
-from oddswire.errors import AuthFailed, OddswireError, Outcome, Unavailable
+from oddswire.errors import (
+    AuthFailed,
+    OddswireError,
+    Outcome,
+    SettingsError,
+    Unavailable,
+)
 from oddswire.events import Ready
 from oddswire.testing import LoopLag
 
@@ -159,3 +165,37 @@ async def test_a_wrong_password_makes_one_connection(own):
 
     assert {type(failure) for failure in failures} == {AuthFailed}
     assert {each.outcome for each in (*failures, alone.value)} == {Outcome.REJECTED}
+
+
+class Careless(CredentialProvider):
+    """Returns what it was given."""
+
+    def __init__(self, given):
+        self.given = given
+
+    async def get_credentials_async(self):
+        """Return it."""
+        return self.given
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("given", ["hunter2", None, (), ("a", "b", "hunter2"), {}])
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_a_provider_that_returns_no_credentials_is_told_so(
+    server, given, blocking
+):
+    """The error says what a provider has to return, and not what it returned."""
+    async with Client(
+        host=server.host, port=server.port, credential_provider=Careless(given)
+    ) as client:
+        with pytest.raises(AuthFailed, match=r"give \(username, password\)") as caught:
+            await (client.blpop("none", 0.1) if blocking else client.get("k"))
+    assert caught.value.outcome in {Outcome.REJECTED, Outcome.NOT_SENT}
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.errors
+def test_what_is_no_provider_is_refused_at_once():
+    """An object without the method is a `SettingsError` before any connection."""
+    with pytest.raises(SettingsError, match=r"redis\.credentials\.CredentialProvider"):
+        Client(host="localhost", credential_provider=object())

@@ -12,7 +12,7 @@ import redis.asyncio as aredis
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio.connection import SSLConnection
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 
 from oddswire import Client, EmbeddedServer
 from oddswire.client import _sentinel
@@ -150,6 +150,42 @@ async def test_redis_pys_sentinel_makes_our_client():
         async with manager.master_for(group.name, redis_class=Client) as client:
             assert await client.set("k", "v")
             assert (await client.role())[0] == b"master"
+        for sentinel in manager.sentinels:
+            await sentinel.aclose()
+
+
+@pytest.mark.errors
+async def test_what_redis_pys_sentinels_refuse_is_said():
+    """Sentinels that refuse are named with their words, though redis-py asks again."""
+    async with EmbeddedSentinels(replicas=0, sentinels=1) as group:
+        manager = Sentinel(
+            [(group.sentinels[0].host, group.sentinels[0].port)],
+            sentinel_kwargs={"password": "wrong"},
+            password=group.password,
+        )
+        async with manager.master_for(group.name, redis_class=Client) as client:
+            with pytest.raises(Unavailable, match="invalid username-password"):
+                await client.get("k")
+        for sentinel in manager.sentinels:
+            await sentinel.aclose()
+
+
+@pytest.mark.errors
+async def test_replicas_of_redis_pys_sentinel_are_read_as_the_error_says():
+    """`slave_for` names the call that reads from replicas, and that call does."""
+    async with EmbeddedSentinels(replicas=1, sentinels=1) as group:
+        manager = Sentinel(
+            [(group.sentinels[0].host, group.sentinels[0].port)],
+            sentinel_kwargs={"password": group.password},
+        )
+        with pytest.raises(SettingsError, match=r"is_master=False\), transport='pool'"):
+            manager.slave_for(group.name, redis_class=Client)
+        pool = SentinelConnectionPool(
+            group.name, manager, is_master=False, password=group.password
+        )
+        async with Client(connection_pool=pool, transport="pool") as client:
+            assert (await client.role())[0] == b"slave"
+        await pool.disconnect()
         for sentinel in manager.sentinels:
             await sentinel.aclose()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+import redis
 import redis.asyncio as aredis
 
 from oddswire import Client, EmbeddedServer
@@ -160,6 +161,42 @@ async def test_a_close_that_is_cancelled_leaves_nothing_open(server, turns, twic
         await client.ping()
     with pytest.raises(ClosedError):
         await client.blpop("none", 1)
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("closed", ["subscriber", "client"])
+@pytest.mark.parametrize("read", ["get_message", "listen"])
+async def test_a_subscriber_that_is_read_from_stays_closed(server, closed, read):
+    """A task that reads from a raw subscriber opens no connection after the close."""
+
+    async def read_on():
+        while True:
+            if read == "get_message":
+                await subscriber.get_message(timeout=5)
+            else:
+                async for _ in subscriber.listen():
+                    pass
+
+    async def still_open():
+        return [each for each in await admin.client_list() if each["name"] == read]
+
+    async with (
+        aredis.Redis.from_url(server.url) as admin,
+        Client.from_url(server.url, client_name=read) as client,
+    ):
+        subscriber = client.pubsub()
+        await subscriber.subscribe("c")
+        task = asyncio.get_running_loop().create_task(read_on())
+        await eventually(lambda: admin.pubsub_numsub("c"), holds=lambda n: n[0][1])
+        await (subscriber if closed == "subscriber" else client).aclose()
+
+        with pytest.raises(redis.RedisError):
+            await asyncio.wait_for(task, 5)
+        if closed == "client":
+            with pytest.raises(ClosedError):
+                await subscriber.get_message(timeout=5)
+        await client.aclose()
+        await eventually(still_open, 5, holds=lambda found: not found)
 
 
 @pytest.mark.requirement("C13")

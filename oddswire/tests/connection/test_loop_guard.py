@@ -118,3 +118,24 @@ def test_client_made_before_a_fork_and_first_used_after(server, prefix):
     process.start()
     assert receive.recv() is True
     process.join()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+async def test_a_coroutine_that_forks_is_refused_in_the_child(server):
+    """Where a coroutine goes on in a forked child, its client says what is wrong."""
+    async with Client.from_url(server.url) as client:
+        await client.ping()
+        reads, writes = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                await client.ping()
+            except BaseException as error:  # noqa: BLE001 - the parent judges
+                os.write(writes, repr(error).encode())
+            os._exit(0)
+        os.close(writes)
+        await asyncio.to_thread(os.waitpid, pid, 0)
+        said = os.read(reads, 1000)
+        os.close(reads)
+        assert await client.ping()
+    assert b"WrongLoop('this client belongs to the process" in said

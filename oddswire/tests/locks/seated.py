@@ -16,7 +16,7 @@ async def main(url, prefix):
     """Sit for ever."""
     async with (
         Client.from_url(url) as client,
-        Locks(client, prefix=prefix).lock("x", 1.0, seats=2) as lock,
+        Locks(client, prefix=prefix).lock("x", 1.5, seats=2) as lock,
     ):
         sys.stdout.write(f"{lock.seat}\n")
         sys.stdout.flush()

@@ -97,14 +97,14 @@ async def test_the_seat_of_a_killed_process_is_free_after_its_lease(
         sys.executable, HOLDER, server.url, prefix, stdout=asyncio.subprocess.PIPE
     )
     seat = int(await holder.stdout.readline())
-    async with locks.lock("x", 1.0, seats=2) as mine:
+    async with locks.lock("x", 1.5, seats=2) as mine:
         assert {seat, mine.seat} == {0, 1}
         with pytest.raises(TimeoutError):
             # Two leases and more: the process that lives renews its own.
-            async with asyncio.timeout(2.5), locks.lock("x", 1.0, seats=2):
+            async with asyncio.timeout(3.5), locks.lock("x", 1.5, seats=2):
                 pass
         holder.kill()
-        async with asyncio.timeout(10), locks.lock("x", 1.0, seats=2) as freed:
+        async with asyncio.timeout(20), locks.lock("x", 1.5, seats=2) as freed:
             assert freed.seat == seat
     await holder.wait()
 

@@ -310,7 +310,7 @@ async def test_a_topic_of_a_slot_without_a_node():
             with pytest.raises((ClusterDown, Unavailable)):
                 async with pubsub.subscribe(lonely):
                     pass
-            assert monotonic() - began < 3.0
+            assert monotonic() - began < 8.0
             async with pubsub.subscribe(served) as sub:
                 await pubsub.publish(served, 1)
                 event = await anext(sub)

@@ -92,7 +92,7 @@ async def test_a_lost_last_message_is_noticed(own, opened, take):
         (first,) = await take(log, 1)
         (gap,) = await take(live, 1)
         (price,) = await take(prices, 1)
-        assert monotonic() - began < 2.0
+        assert monotonic() - began < 5.0
         assert (first.value, price.value) == (7, 7)
         assert (gap.lost, gap.next, gap.reason) == (1, None, GapReason.LOST)
 
@@ -120,7 +120,7 @@ async def test_a_half_open_link_is_found_by_the_heartbeat(own, opened, collect):
         began = monotonic()
         await publisher.publish(LOG, 1)
         await got.saw(1)
-        assert monotonic() - began < 6.0
+        assert monotonic() - began < 20.0
         assert got.values == [0, 1]
 
 

@@ -1083,10 +1083,14 @@ def _refuse_special(pool: aredis.ConnectionPool) -> None:
     """
     if pool.connection_kwargs.get("redis_connect_func") is not None:
         what = "redis_connect_func"
+        how = "give transport='pool'"
     elif not getattr(pool, "is_master", True):
         what = "a Sentinel pool of replicas"
+        # `Sentinel.slave_for` has no way to pass it on.
+        how = (
+            "give it transport='pool': Client(connection_pool=SentinelConnectionPool("
+            "name, sentinel, is_master=False), transport='pool')"
+        )
     else:
         return
-    raise SettingsError(
-        f"{what} is not supported on the multiplexed connection; give transport='pool'"
-    )
+    raise SettingsError(f"{what} is not supported on the multiplexed connection; {how}")

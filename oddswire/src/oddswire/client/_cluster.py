@@ -32,7 +32,13 @@ from oddswire.client._commands import Retry, Route
 from oddswire.client._pools import settings_with, split_options
 from oddswire.client._statistics import ClientStats, ConnectionCounts, summarize
 from oddswire.connection.errors import clone_error
-from oddswire.errors import NotOnCluster, OddswireError, Outcome, SettingsError
+from oddswire.errors import (
+    NotOnCluster,
+    NotShared,
+    OddswireError,
+    Outcome,
+    SettingsError,
+)
 from oddswire.events import Events
 from oddswire.logs import log_events
 
@@ -352,7 +358,15 @@ class ClusterClient(Client):
             return await self._run_on(self._slot, deadline, args, options, reads=False)
         if command.route_for(args) is Route.REFUSED or scope is Scope.ANY:
             node = await self._found(self._router.any_primary(deadline))
-            return await node.views[self.timeout].execute_command(*args, **options)
+            try:
+                return await node.views[self.timeout].execute_command(*args, **options)
+            except NotShared as error:
+                if "pipeline()" in command.instead:
+                    raise
+                # What it says to use is of one server.
+                raise NotShared(
+                    f"{error}; of one of `await client.primaries()`"
+                ) from None
         if scope is Scope.ONE:
             refusal = NotOnCluster(
                 f"{' '.join(command.words).upper()} is about one node: ask it of one "

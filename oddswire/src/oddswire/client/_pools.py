@@ -165,6 +165,12 @@ def _class(kind: Any) -> Any:
     return kind
 
 
+def _provider(provider: Any) -> Any:
+    if not callable(getattr(provider, "get_credentials_async", None)):
+        raise TypeError
+    return provider
+
+
 # redis-py's arguments whose wrong value would fail later, and not by their name.
 _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "db": (int, "a whole number"),
@@ -178,6 +184,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "connection_class": (_class, "a class"),
     "encoder_class": (_class, "a class"),
     "parser_class": (_class, "a class"),
+    "credential_provider": (_provider, "a redis.credentials.CredentialProvider"),
 }
 
 

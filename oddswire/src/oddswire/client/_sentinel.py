@@ -134,7 +134,7 @@ class Primary:
                 if error is None:
                     answers.append(task.result())
                 elif isinstance(error, RedisError | OSError | Unavailable):
-                    errors.append(str(error) or type(error).__name__)
+                    errors.append(_why(error))
                 else:
                     raise error
         if not answers:
@@ -284,6 +284,20 @@ class Primary:
             for sentinel in self._manager.sentinels
         ]
         await asyncio.wait(closing)
+
+
+def _why(error: BaseException) -> str:
+    """Return what a sentinel's question failed with.
+
+    redis-py's clients pause between their attempts. If the time ends in such a pause,
+    the last failure is what the timeout was raised from.
+    """
+    why: BaseException | None = error
+    while why is not None:
+        if str(why):
+            return str(why)
+        why = why.__cause__ or why.__context__
+    return type(error).__name__
 
 
 async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -8,6 +8,7 @@ from redis.connection import (  # type: ignore[attr-defined]
     DEFAULT_RESP_VERSION,
 )
 
+from oddswire.connection.credentials import credentials_of
 from oddswire.connection.handshake import HandshakeOptions, Refusals
 from oddswire.connection.pacing import AttemptPacer
 
@@ -81,10 +82,7 @@ async def handshake_options(
     username, password = arguments.get("username"), arguments.get("password")
     provider = arguments.get("credential_provider")
     if provider is not None:
-        credentials = await provider.get_credentials_async()
-        username, password = (
-            credentials if len(credentials) == 2 else (None, credentials[0])
-        )
+        username, password = await credentials_of(provider)
     elif username and not password:
         password = ""
     if not username and not password:

@@ -15,6 +15,7 @@ from weakref import WeakMethod, WeakValueDictionary, ref
 
 from redis.credentials import StreamingCredentialProvider
 
+from oddswire.errors import AuthFailed
 from oddswire.logs import log_line
 
 if TYPE_CHECKING:
@@ -131,6 +132,22 @@ async def _all(waiting: list[Any]) -> None:
             log_line(_log, logging.WARNING, "reauthentication_failed", reason=result)
 
 
+async def credentials_of(provider: Any) -> tuple[Any, Any]:
+    """Return user and password of now.
+
+    Raises:
+        AuthFailed: The provider gave something else.
+    """
+    given = await provider.get_credentials_async()
+    if not isinstance(given, tuple | list) or len(given) not in (1, 2):
+        # Its type alone: what it gave may be a password.
+        raise AuthFailed(
+            f"the credential_provider returned {type(given).__name__}; give "
+            "(username, password), or (password,) for the default user"
+        )
+    return (given[0], given[1]) if len(given) == 2 else (None, given[0])
+
+
 async def credentials_in(token: Any, provider: Any) -> tuple[str | None, str]:
     """Return user and password of a new token.
 
@@ -139,5 +156,4 @@ async def credentials_in(token: Any, provider: Any) -> tuple[str | None, str]:
     user = token.try_get("oid")
     if user is not None:
         return str(user), str(token.get_value())
-    given = await provider.get_credentials_async()
-    return (given[0], given[1]) if len(given) == 2 else (None, given[0])
+    return await credentials_of(provider)

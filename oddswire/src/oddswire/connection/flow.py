@@ -95,7 +95,7 @@ class FlowControl:
             await waiter
         except TimeoutError:
             raise Overloaded(
-                f"no room on the connection within {timeout:g} s: {load()}"
+                f"no room on the connection within {max(timeout, 0):.3g} s: {load()}"
             ) from None
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:

@@ -31,6 +31,7 @@ from oddswire.connection.packing import pack
 from oddswire.connection.threads import in_own_thread
 from oddswire.errors import (
     AuthFailed,
+    ClosedError,
     CommandTimeout,
     ConnectionLost,
     Outcome,
@@ -69,9 +70,12 @@ class HardenedConnection:
         token: Counts the tokens of a streaming provider: it was opened with this one.
         library: For CLIENT SETINFO, as the application gave it.
         offered: User and password of the newest handshake.
+        retired: Its pool closed it for good: it opens no more. A pub/sub object that
+            another task reads from would open it again, for nobody to close.
     """
 
     connected_at = 0.0
+    retired = False
     access: Access | None = None
     token = 0
     library: Mapping[str, Any] = MappingProxyType({})
@@ -169,7 +173,13 @@ class HardenedConnection:
             ) from None
 
     async def connect_check_health(self, *args: Any, **options: Any) -> None:
-        """Connect (redis-py's); every way of connecting comes by here."""
+        """Connect (redis-py's); every way of connecting comes by here.
+
+        Raises:
+            ClosedError: It was given back, or its client was closed.
+        """
+        if self.retired:
+            raise ClosedError("the connection was closed, or its client was")
         try:
             if isinstance(self, SSLConnection) and not self.is_connected:
                 # It reads the certificate files of now: they rotate. An error of theirs

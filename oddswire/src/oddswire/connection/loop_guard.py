@@ -34,14 +34,15 @@ class LoopGuard:
         Raises:
             WrongLoop: Another loop, or the process this one was forked from, owns it.
         """
-        loop = asyncio.get_running_loop()
-        if self.loop is None:
-            self.loop, self._pid = loop, os.getpid()
-        elif self._pid != os.getpid():
+        if self.loop is not None and self._pid != os.getpid():
+            # First: in the child of a fork no loop runs, and asyncio says just that.
             raise WrongLoop(
                 "this client belongs to the process that was forked: "
                 "open one client per process, after the fork"
             )
+        loop = asyncio.get_running_loop()
+        if self.loop is None:
+            self.loop, self._pid = loop, os.getpid()
         elif self.loop is not loop:
             raise WrongLoop(
                 "this client belongs to another event loop: open one client per loop"

@@ -471,7 +471,7 @@ class ExclusivePool(aredis.ConnectionPool):
             for _ in range(each.open):
                 self._spawn(self._open(), self._opening, "opening")
             for connection in each.close:
-                self._spawn(_close(connection), self._closing, "closing")
+                self._retire(connection)
         if self.state.idle > self.state.min_idle and self._reaper is None:
             loop = asyncio.get_running_loop()
             self._reaper = loop.call_later(self._reap_every, self._reap)
@@ -479,6 +479,11 @@ class ExclusivePool(aredis.ConnectionPool):
     def _reap(self) -> None:
         self._reaper = None
         self._perform(self.state.reap(self._now()))
+
+    def _retire(self, connection: Any) -> None:
+        """Close a connection for good."""
+        connection.retired = True
+        self._spawn(_close(connection), self._closing, "closing")
 
     @staticmethod
     def _spawn(coroutine: Any, tasks: set[asyncio.Task[None]], what: str) -> None:
@@ -604,7 +609,7 @@ class ExclusivePool(aredis.ConnectionPool):
             before: By `time.monotonic`.
         """
         for connection in self.state.remove_idle():
-            self._spawn(_close(connection), self._closing, "closing")
+            self._retire(connection)
         for connection in self._in_use_connections:
             if connection.connected_at <= before:  # type: ignore[attr-defined]
                 connection.mark_for_reconnect()
@@ -633,7 +638,7 @@ class ExclusivePool(aredis.ConnectionPool):
         # Each in a task of its own: a cancellation of this one does not reach them, not
         # even before they have begun.
         for connection in (*idle, *self._in_use_connections):
-            self._spawn(_close(connection), self._closing, "closing")
+            self._retire(connection)
         while tasks := self._opening | self._closing:
             await asyncio.wait(tasks)
 

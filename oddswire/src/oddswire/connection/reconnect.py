@@ -183,9 +183,9 @@ class ReconnectingConnection:
             async with Deadline(timeout):
                 return await waiter
         except TimeoutError:
-            raise Unavailable(
-                f"not connected within {timeout:.3g} s: {self._why_not()}"
-            ) from None
+            # A call whose connection was lost may come back with no time left.
+            when = f"within {timeout:.3g} s" if timeout > 0 else "in the call's time"
+            raise Unavailable(f"not connected {when}: {self._why_not()}") from None
         finally:
             self._waiters.pop(waiter, None)
 
