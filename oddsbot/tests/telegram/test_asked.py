@@ -25,7 +25,7 @@ from oddsbot.telegram.links import (
     parse_deep_link,
 )
 from oddsbot.telegram.updates import line_of
-from oddsbot.telegram.zones import named, nearest
+from oddsbot.telegram.zones import named, nearest, shown
 
 ABOVE, BELOW = Direction.ABOVE, Direction.BELOW
 
@@ -43,6 +43,11 @@ def level(price, direction=None, outcome=""):
         ("65", level("0.65")),
         ("0.65", level("0.65")),
         ("65,5", level("0.655")),
+        (".65", level("0.65")),
+        ("$0.65", level("0.65")),
+        ("yes > $.65", level("0.65", ABOVE, "yes")),
+        ("=> 65", level("0.65", ABOVE)),
+        ("yes =< 65", level("0.65", BELOW, "yes")),
         ("yes > 65", level("0.65", ABOVE, "yes")),
         ("no<40¢", level("0.40", BELOW, "no")),
         ("down 50", level("0.50", None, "down")),
@@ -54,7 +59,17 @@ def level(price, direction=None, outcome=""):
         ("volume 1m", Traded(1_000_000)),
         ("vol > $2,5k", Traded(2_500)),
         ("$500k in 24h", Traded(500_000, daily=True)),
+        ("100k in 24h", Traded(100_000, daily=True)),
+        ("2.5m", Traded(2_500_000)),
+        ("volume 100,000", Traded(100_000)),
+        ("volume $2,000,000", Traded(2_000_000)),
+        ("volume 2 000 000", Traded(2_000_000)),
+        ("volume 1.250.000", Traded(1_250_000)),
+        ("volume 1.250m", Traded(1_250_000)),
+        ("vol 3 million", Traded(3_000_000)),
         ("5c in 15m", Move(Decimal(5), Unit.CENTS, "", 900)),
+        ("5c within 15m", Move(Decimal(5), Unit.CENTS, "", 900)),
+        ("5% in an hour", Move(Decimal(5), Unit.PERCENT, "", 3_600)),
         ("no 10% in 1 day", Move(Decimal(10), Unit.PERCENT, "no", 86_400)),
         ("Up In Time 5c in 60 min", Move(Decimal(5), Unit.CENTS, "Up In Time", 3_600)),
     ],
@@ -82,6 +97,8 @@ def test_what_people_write_is_what_they_mean(text, asked):
         "volume many",
         "65 in 15m",
         "yes > 65 in 1h",
+        "> $55",
+        "volume 1,2,3",
         "x" * 300,
     ],
 )
@@ -102,8 +119,10 @@ def test_any_text_is_a_wish_within_bounds_or_a_sentence(text):
         return
     if isinstance(asked, Level):
         assert 0 < asked.price < 1
-    else:
+    elif isinstance(asked, Move):
         assert 1 <= asked.by <= 1_000
+    else:
+        assert asked.dollars >= 1
 
 
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"  # of EIP-55's own examples
@@ -123,10 +142,28 @@ ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"  # of EIP-55's own exampl
         (ADDRESS.lower(), Wallet(ADDRESS.lower())),
         ("@whale", ProfileLink("whale")),
         ("  fed \n december ", Words("fed december")),
+        ("HTTPS://POLYMARKET.COM/EVENT/Fed-Cuts", EventLink("fed-cuts")),
+        ("https://m.polymarket.com/zh-Hans/event/a", EventLink("a")),
+        ("Look: https://polymarket.com/event/a?via=x wow", EventLink("a")),
+        ("BREAKING\n\n(polymarket.com/event/a/b).", EventLink("a", "b")),
+        ("[a](https://polymarket.com/event/a)", EventLink("a")),
+        ("https://t.me/share/url?url=https://polymarket.com/event/a", EventLink("a")),
+        ("https://x.com/1 https://polymarket.com/event/a", EventLink("a")),
+        ("@ben https://polymarket.com/event/a", EventLink("a")),
+        (
+            "polymarket.com/sports/nba/games/week/1/nba-lal-bos-2026-01-01",
+            EventLink("nba-lal-bos-2026-01-01"),
+        ),
+        (f"who is {ADDRESS}?", Wallet(ADDRESS.lower())),
+        (f"https://polygonscan.com/address/{ADDRESS}", Wallet(ADDRESS.lower())),
+        (f"{ADDRESS},", Wallet(ADDRESS.lower())),
     ],
 )
 def test_a_text_names_what_it_says(text, sent):
-    """Links of events, markets and profiles, addresses, names, words."""
+    """Links of events, markets and profiles, addresses, names, words.
+
+    In capitals, in a sentence, in brackets and behind another site's address too.
+    """
     assert parse(text) == sent
 
 
@@ -146,6 +183,11 @@ def test_a_text_names_what_it_says(text, sent):
         "https://polymarket.com/",
         "https://polymarket.com/" + "a" * 3_000,
         "0x123",
+        "polymarket.com",
+        "https://docs.polymarket.com/event/x",
+        "https://evilpolymarket.com/event/x",
+        "https://polymarket.com/sports/nba/games",
+        "Vitalik.eth",
         ADDRESS.replace("5aA", "5AA"),
         "",
     ],
@@ -231,6 +273,9 @@ def test_zones_by_city_by_name_and_by_their_distance():
     assert named(" new  york ") == "America/New_York"
     assert named("UTC+2") == "Etc/GMT-2"
     assert named("utc") == "UTC"
+    assert shown("Etc/GMT-2") == "UTC+2"
+    assert shown("Etc/GMT+11") == "UTC-11"
+    assert shown("Europe/Berlin") == "Europe/Berlin"
     assert named("UTC+5:30") == named("+0530") == "Asia/Kolkata"
     for text in (
         "UTC+15",
@@ -266,6 +311,7 @@ def test_quiet_hours_as_people_write_them():
     assert hours_of("22:30-7") == (1350, 420)
     assert hours_of("23 – 8") == (1380, 480)
     assert hours_of("0.15 to 5:45") == (15, 345)
+    assert hours_of("22—7") == (1320, 420)
     for text in ("", "25-7", "22:60-7", "22", "a-b", "22:3-7", "\u0662-\u0667"):
         with pytest.raises(AskedError):
             hours_of(text)

@@ -43,7 +43,8 @@ async def event(bot, monkeypatch):
 
         monkeypatch.setattr(bot.markets, name, found)
 
-    answer("event", lambda slug: event if slug == event.slug else None)
+    only = replace(event, id="950", slug="only-one", markets=event.markets[2:3])
+    answer("event", {each.slug: each for each in (event, only)}.get)
     answer("event_by_id", {each.id: each for each in many}.get)
     answer("by_id", markets.get)
     answer("market", by_condition.get)
@@ -86,6 +87,19 @@ async def test_an_event_of_many_outcomes(ada, bot, event):
     await ada.wait("You watch 12 markets", before)
 
 
+async def test_a_command_takes_the_link_of_an_event(ada, event):
+    """Of its only market; of several the person is asked to choose one."""
+    several, only = (
+        f"https://polymarket.com/event/{slug}" for slug in (event.slug, "only-one")
+    )
+    await ada.say(f"/price {several}", "That event has 12 markets")
+    await ada.say(f"/alert {several} > 65", "choose one")
+    await ada.say("/price", "Of which market?")
+    assert "Will choice 3 win?" in await ada.say(f"/alert {only} > 65", "reaches 65¢")
+    await ada.say(f"/alert > 66 {only}", "reaches 66¢")
+    await ada.say(f"/watch {only}", "Watching")
+
+
 async def test_alerts_on_any_are_of_the_size_that_is_told(ada, event):
     """Of a person who is told moves from 10¢ it is 10¢."""
     await ada.say("/settings", "Settings")
@@ -123,7 +137,7 @@ async def test_deep_links_open_what_they_name(ada, bot, event):
     (rule,) = await bot.rules.of(ada.person)
     assert "Will choice 3 win?" in await ada.say(f"/start r_{rule.id}", "±5¢")
     await ada.say("/start r_00000000000000aa", "no such alert")
-    await ada.say("/start x_1", "older version")
+    assert "No wallet" in await ada.say("/start x_1", "do not know what this link")
     await ada.say(f"/start https://polymarket.com/event/{event.slug}", "12 choices")
 
 

@@ -43,6 +43,8 @@ from oddsbot.polymarket import (
 from oddsbot.store import (
     AlertRow,
     Fate,
+    Kind,
+    Notifications,
     Place,
     QuietHours,
     StoredRule,
@@ -318,6 +320,7 @@ HAPPENED = [
 FIRED = {"n": 2, "armed": False, "fired_at": CROSSED.at}
 SCREENS = {
     "start": start.start_card(),
+    "start-unknown-link": start.start_card(errors.UNKNOWN_LINK),
     "help": start.help_card(),
     "find": start.find_card(),
     "stopped": start.stopped_card(3),
@@ -327,6 +330,19 @@ SCREENS = {
     ),
     "market-photo": market_card(view(chart=b"png", span=1)),
     "market-decided": market_card(view(market=decided(), prices={})),
+    "market-decided-early": market_card(
+        view(
+            market=msgspec.structs.replace(
+                decided(),
+                end_date="2027-12-31T00:00:00Z",
+                closed_time="2025-03-01 12:00:00+00",
+            ),
+            prices={},
+        )
+    ),
+    "market-closed-early": market_card(
+        view(market=market(closed=True, end_date="2027-12-31T00:00:00Z"))
+    ),
     "market-one-side": market_card(
         view(prices={"71": Price(None, D("0.01"), 1), "72": Price(D("0.99"), None, 1)})
     ),
@@ -337,9 +353,10 @@ SCREENS = {
         view(odds="decimal", market=market(one_day_price_change=D("-0.03")))
     ),
     "price": price_card(view()),
+    "price-decided": price_card(view(market=decided(), prices={})),
     "book": book_card(market(), 0, BOOK),
     "book-empty": book_card(market(), 1, None),
-    "event": event_card(event(12), 0),
+    "event": event_card(event(12), 0, NOW),
     "event-moved": event_card(
         event(
             2,
@@ -349,8 +366,10 @@ SCREENS = {
             ),
         ),
         0,
+        NOW,
     ),
-    "event-last": event_card(event(12, skipped=2), 7),
+    "event-closed": event_card(event(2, closed=True), 0, NOW),
+    "event-last": event_card(event(12, skipped=2), 7, NOW),
     "search": search_card(
         "fed <b>december",
         SearchPage(
@@ -452,6 +471,19 @@ SCREENS = {
     ),
     "alert-set": set_card(price_rule(), market(), PRICES),
     "alert-set-within": set_card(move_rule(within=3_600), market(), PRICES),
+    "alert-set-held-up": set_card(
+        price_rule(),
+        market(),
+        PRICES,
+        held_up=person.held_up(
+            UserSession(
+                muted_until=int(NOW.timestamp()) + 90,
+                notifications=Notifications(price=False, volume=False),
+            ),
+            NOW.timestamp(),
+            Kind.PRICE,
+        ),
+    ),
     "alert-set-there": set_card(price_rule(level=D("0.6")), market(), PRICES),
     "alert-removed": removed_card(was_there=True),
     "alert-gone": removed_card(was_there=False),
@@ -618,7 +650,9 @@ def test_names_of_anybody_make_a_card_that_telegram_takes(question, outcome):
         alerts_card([Group(hostile, rules, PRICES)]),
         fired_card(CROSSED, hostile, PRICES["71"], sent_at=SENT),
         digest_card([CROSSED, MOVED], hostile, PRICES),
-        event_card(event(2, title=question, markets=(hostile, hostile), **link), 0),
+        event_card(
+            event(2, title=question, markets=(hostile, hostile), **link), 0, NOW
+        ),
         search_card(
             question,
             SearchPage(events=(event(1, title=outcome, **link),)),

@@ -11,30 +11,38 @@ from oddsbot.alerts import MOST_VOLUME, TIMES, Direction, Unit
 
 _LONGEST = 200
 # Not "up" and "down": these are names of outcomes.
-_ABOVE = {">", ">=", "≥", "above", "over"}
-_BELOW = {"<", "<=", "≤", "below", "under"}
+_ABOVE = {">", ">=", "=>", "≥", "above", "over"}
+_BELOW = {"<", "<=", "=<", "≤", "below", "under"}
 _NUMBER = re.compile(
-    r"(?P<sign>[+±-])?(?P<number>[0-9]{1,4}(?:[.,][0-9]{1,6})?)"
+    r"(?P<sign>[+±-])?(?P<dollars>\$)?"
+    r"(?P<number>[0-9]{1,4}(?:[.,][0-9]{1,6})?|[.,][0-9]{1,6})"
     r"\s*(?P<unit>¢|c|ct|cents?|%|percent)?\Z",
     re.IGNORECASE,
 )
 _TIME = re.compile(
-    r"\s+in\s+(?P<number>[0-9]{1,6})\s*"
+    r"\s+(?:with)?in\s+(?P<number>[0-9]{1,6}|an?)\s*"
     r"(?P<unit>m|min|minutes?|h|hours?|d|days?)\Z",
     re.IGNORECASE,
 )
+# A price has no thousands, so that a dollar sign or `100k` says enough.
 _VOLUME = re.compile(
-    r"(?:volume|vol|(?=\$))\s*(?:>=|>|≥|over|above)?\s*\$?"
-    r"(?P<number>[0-9]{1,13}(?:[.,][0-9]{1,3})?)\s*(?P<unit>[kmb])?"
+    r"(?:volume|vol|(?=\$[1-9]|\$?[0-9.,]+\s*[kmb]))\s*(?:>=|>|≥|over|above)?\s*\$?"
+    r"(?P<number>[0-9]{1,13}(?:[., ][0-9]{3})*(?:[.,][0-9]{1,3})?)"
+    r"\s*(?P<unit>k|m|mio|million|b|billion)?"
     r"(?P<day>\s+(?:in|a)\s+(?:24\s*h|1?\s*d|1?\s*day))?\Z",
     re.IGNORECASE,
 )
 _DOLLARS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 _SECONDS = {"m": 60, "h": 3_600, "d": 86_400}
-_OPERATOR = re.compile(r"(>=|<=|[<>≥≤])")
+_OPERATOR = re.compile(r"(>=|<=|=>|=<|[<>≥≤])")
 _MOST_CENTS, _MOST_PERCENT = 99, 1_000
 EXAMPLES = (
     "/alert 65 · /alert yes > 65 · /alert 5% · /alert 5c in 15m · /alert volume 1m"
+)
+
+
+_NO_PRICE = (
+    f"A price is between 0 and 100 cents, and {{}} is not. Write it like {EXAMPLES}."
 )
 
 
@@ -114,6 +122,8 @@ def parse_asked(text: str) -> Level | Move | Traded:
         return _move(value, unit, outcome, within)
     if within is not None:
         raise AskedError("A time goes with a move: /alert 5c in 15m.")
+    if number["dollars"] and value >= 1:
+        raise AskedError(_NO_PRICE.format(f"${value}"))
     return Level(_price(value, unit), direction, outcome)
 
 
@@ -127,7 +137,9 @@ def _number_of(words: list[str]) -> tuple[re.Match[str], list[str]]:
 
 
 def _seconds_of(time: re.Match[str]) -> int:
-    seconds = int(time["number"]) * _SECONDS[time["unit"][0].lower()]
+    number = time["number"]
+    count = int(number) if number.isdigit() else 1  # an hour
+    seconds = count * _SECONDS[time["unit"][0].lower()]
     if seconds not in TIMES:
         raise AskedError("A move is watched in 5m, 15m, 1h or 24h: /alert 5c in 15m.")
     return seconds
@@ -137,21 +149,29 @@ def _price(value: Decimal, unit: str) -> Decimal:
     # 0.65 is what Polymarket's books have, 65 what its pages have.
     price = value if not unit and value < 1 else value / 100
     if not 0 < price < 1:
-        raise AskedError(
-            f"A price is between 0 and 100 cents, and {value}¢ is not. "
-            f"Write it like {EXAMPLES}."
-        )
+        raise AskedError(_NO_PRICE.format(f"{value}¢"))
     if round(price, 6) != price:
         raise AskedError("That has too many decimal places: at most four of a cent.")
     return price
 
 
 def _traded(volume: re.Match[str]) -> Traded:
-    unit = _DOLLARS[(volume["unit"] or "").lower()]
-    dollars = int(Decimal(volume["number"].replace(",", ".")) * unit)
+    unit = (volume["unit"] or "")[:1].lower()
+    dollars = int(_amount(volume["number"], unit) * _DOLLARS[unit])
     if not 0 < dollars <= MOST_VOLUME:
         raise AskedError("A volume is $1 to $1,000b. Write it like /alert volume 1m.")
     return Traded(dollars, volume["day"] is not None)
+
+
+def _amount(text: str, unit: str) -> Decimal:
+    """Return ``2,000,000``, ``2 000 000``, ``1.5`` or ``1,5`` as a number.
+
+    Three digits at the end are thousands, but for those of ``1.250m``.
+    """
+    *before, last = re.split("[., ]", text)
+    if not before or (len(last) == 3 and not (unit and len(before) == 1)):
+        return Decimal("".join([*before, last]))
+    return Decimal(f"{''.join(before)}.{last}")
 
 
 def _move(value: Decimal, unit: str, outcome: str, within: int | None) -> Move:

@@ -133,12 +133,18 @@ class _Answering(BaseMiddleware):
     ) -> Any:
         asked = _asked_at(event, data)
         late = asked is not None and self._clock.now() - asked > _EARLIER
+        question = isinstance(event, Message) and data.get("raw_state") is not None
+        if question and _is_command(event):
+            # She has gone on: what she writes next answers nothing of before.
+            await data["state"].set_state(None)
+            question = False
         try:
             if late and _goes_on(data):
                 raise AskedError(errors.EARLIER_PRESS)  # noqa: TRY301 - as any other
             answer = await handler(event, data)
         except AskedError as error:
-            answer = _sentence(event, str(error))
+            out = " /cancel ends this question." if question else ""
+            answer = _sentence(event, f"{error}{out}")
         except (PolymarketError, RateLimited):
             answer = _sentence(event, errors.UPSTREAM)
         except _MENDED_BY_WAITING:
@@ -169,6 +175,11 @@ class _Answering(BaseMiddleware):
         if pressed.new is not None:
             await self._chat.send(query.from_user.id, pressed.new)
         await _say(query, pressed.said)
+
+
+def _is_command(event: TelegramObject) -> bool:
+    said = getattr(event, "text", None) or getattr(event, "caption", None) or ""
+    return said.startswith("/")
 
 
 def _asked_at(event: TelegramObject, data: dict[str, Any]) -> float | None:

@@ -93,9 +93,15 @@ def clock(milliseconds: int | None) -> str:
     return f"{at:%H:%M:%S} UTC"
 
 
-def day(at: datetime) -> str:
-    """Return a moment as ``Dec 17, 19:00 UTC``; with its year, if it is another one."""
-    return f"{at:%b} {at.day}, {at:%H:%M} UTC"
+def day(at: datetime, now: datetime | None = None) -> str:
+    """Return a moment as ``Dec 17, 19:00 UTC``.
+
+    Args:
+        at: The moment.
+        now: Where it is of another year, that is said too; None: it is recent.
+    """
+    year = f" {at.year}" if now is not None and at.year != now.year else ""
+    return f"{at:%b} {at.day}{year}, {at:%H:%M} UTC"
 
 
 def moment(text: str) -> datetime | None:

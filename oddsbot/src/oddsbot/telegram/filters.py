@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aiogram.filters import Filter
+from aiogram.filters import Command, Filter
+
+from oddsbot.telegram import links
 
 if TYPE_CHECKING:
-    from aiogram.types import CallbackQuery, TelegramObject
+    from aiogram.types import CallbackQuery, Message, TelegramObject
     from aiogram.utils.magic_filter import MagicFilter
 
     from oddsbot.delivery import Action, Press
+
+
+def slash(*names: str) -> Command:
+    """Return the filter of commands, in small letters or capitals."""
+    return Command(*names, ignore_case=True)
+
+
+class Reply(Filter):
+    """Texts that may answer a question: no command, link or address."""
+
+    async def __call__(self, message: Message) -> bool:
+        """Return whether a message is one."""
+        text = message.text or ""
+        return not text.startswith("/") and isinstance(links.parse(text), links.Words)
 
 
 class On(Filter):

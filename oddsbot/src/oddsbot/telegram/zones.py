@@ -28,6 +28,8 @@ _PARTS = {
 }
 _UNKNOWN = "I do not know that place. Send a city like Berlin, or UTC+2."
 _TABLE = "zone.tab"
+# The names of this list count to the west.
+_BY_HOURS = re.compile(r"Etc/GMT(?P<sign>[+-])(?P<hours>[0-9]{1,2})\Z")
 
 
 def named(text: str) -> str:
@@ -51,6 +53,14 @@ def named(text: str) -> str:
     raise AskedError(_UNKNOWN)
 
 
+def shown(zone: str) -> str:
+    """Return a zone's name as a person reads it: ``UTC+2``, and not ``Etc/GMT-2``."""
+    found = _BY_HOURS.match(zone)
+    if found is None:
+        return zone
+    return f"UTC{'+' if found['sign'] == '-' else '-'}{found['hours']}"
+
+
 def _by_offset(offset: re.Match[str]) -> str:
     hours, minutes = int(offset["hours"]), int(offset["minutes"] or 0)
     east = offset["sign"] == "+"
@@ -62,7 +72,6 @@ def _by_offset(offset: re.Match[str]) -> str:
         return zone
     if hours > (14 if east else 12):
         raise AskedError("That is farther from UTC than any place: UTC-12 to UTC+14.")
-    # The names of this list count to the west.
     return f"Etc/GMT{'-' if east else '+'}{hours}" if hours else "UTC"
 
 

@@ -7,8 +7,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import msgspec
-from aiogram import F, Router
-from aiogram.filters import Command, CommandObject, StateFilter
+from aiogram import Router
+from aiogram.filters import CommandObject, StateFilter
 from aiogram.fsm.state import State, StatesGroup
 
 from oddsbot.alerts import (
@@ -22,11 +22,11 @@ from oddsbot.alerts import (
     assets_of,
 )
 from oddsbot.delivery import Action
-from oddsbot.store import LOOK_BACK_SECONDS, AlreadyHandled, SameRule
-from oddsbot.telegram import figures
+from oddsbot.store import LOOK_BACK_SECONDS, AlreadyHandled, Kind, SameRule
+from oddsbot.telegram import figures, links
 from oddsbot.telegram.asked import AskedError, Level, Move, Traded, parse_asked
 from oddsbot.telegram.commands import markets
-from oddsbot.telegram.filters import On, Where
+from oddsbot.telegram.filters import On, Reply, slash
 from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
 from oddsbot.telegram.screens.alerts import (
@@ -42,6 +42,8 @@ from oddsbot.telegram.screens.alerts import (
     why_card,
 )
 from oddsbot.telegram.screens.market import direction_of, level_of
+from oddsbot.telegram.screens.person import held_up
+from oddsbot.telegram.text import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from oddsbot.telegram.services import Services
 
 _ON_ANY = 5
+_KINDS = {PriceRule: Kind.PRICE, MoveRule: Kind.PRICE, VolumeRule: Kind.VOLUME}
 
 
 class Asking(StatesGroup):
@@ -68,11 +71,9 @@ class Asking(StatesGroup):
 def router() -> Router:
     """Return the commands' router."""
     routes = Router(name="alerts")
-    routes.message.register(_alert, Command("alert"))
-    routes.message.register(_alerts, Command("alerts"))
-    routes.message.register(
-        _level, StateFilter(Asking.level), Where(F.text & ~F.text.startswith("/"))
-    )
+    routes.message.register(_alert, slash("alert"))
+    routes.message.register(_alerts, slash("alerts"))
+    routes.message.register(_level, StateFilter(Asking.level), Reply())
     routes.callback_query.register(_preset, On(Action.SET_ABOVE, Action.SET_BELOW))
     routes.callback_query.register(_other, On(Action.SET_OTHER))
     routes.callback_query.register(_rule_pressed, On(Action.RULE))
@@ -95,13 +96,13 @@ async def _alert(
     state: FSMContext,
     event_update: Update,
 ) -> Card:
-    link, _, rest = (command.args or "").partition(" ")
+    link, rest = links.split(command.args or "")
     market = None
-    if "/" in link:
+    if link:
         market = await markets.current(
             CommandObject(command="market", args=link), services, state
         )
-    asked = parse_asked(rest if market else command.args or "")
+    asked = parse_asked(rest)
     market = market or await markets.last(services, state)
     person = message.chat.id
     return await add(person, market, asked, event_update.update_id, services)
@@ -163,13 +164,18 @@ async def add(
             prices = await services.markets.prices([token.token_id])
             price = prices.get(token.token_id)
             rule = _rule(person, market, token, asked, rule_id, price)
+            if isinstance(asked, Move):
+                _check_reachable(asked, price)
     except RuleError:
         raise AskedError(errors.NOT_WATCHABLE) from None
     there = await services.rules.of(person)
     session = await services.people.get(person)
     odds = session.display.odds
+    now = services.clock.now()
+    kept_quiet = held_up(session, now, _KINDS[type(rule)])
+    card = set_card(rule, market, prices, odds, kept_quiet)
     if any(each.id == rule_id for each in there):
-        return set_card(rule, market, prices, odds)
+        return card
     least = _least_move(session)
     if isinstance(asked, Move) and asked.unit is Unit.CENTS and asked.by < least:
         raise AskedError(
@@ -191,7 +197,7 @@ async def add(
     except SameRule:
         # Another process was faster with another update of hers.
         raise AskedError(errors.SAME_ALERT) from None
-    return set_card(rule, market, prices, odds)
+    return card
 
 
 async def _volume_rule(
@@ -280,6 +286,30 @@ def _way(level: Decimal, price: Price | None) -> Direction:
     return Direction.ABOVE if middle is None or level > middle else Direction.BELOW
 
 
+def _check_reachable(asked: Move, price: Price | None) -> None:
+    """Refuse a move that leads to no price, neither up nor down.
+
+    A move within a time counts from prices that are still to come.
+
+    Raises:
+        AskedError: It does.
+    """
+    if price is None or price.bid is None or price.ask is None or asked.within:
+        return
+    percent = asked.unit is Unit.PERCENT
+    rise, fall = (
+        asked.by / 100 * (side if percent else 1) for side in (price.bid, price.ask)
+    )
+    if price.bid + rise < 1 or price.ask > fall:
+        return
+    size = f"{figures.short(asked.by)}{'%' if percent else '¢'}"
+    said = f"From {figures.cents(price.bid)} it cannot go {size}, neither up nor down."
+    if not percent:
+        level = figures.short(asked.by)
+        said += f" For a price of {size} write /alert > {level} or /alert < {level}."
+    raise AskedError(said)
+
+
 def _same(one: Rule, other: Rule) -> bool:
     return _what(one) == _what(other)
 
@@ -305,8 +335,9 @@ def _token(market: GammaMarket, outcome: str) -> Token:
     begun = [token for token in tokens if token.outcome.casefold().startswith(wanted)]
     found = exact or begun
     if len(found) != 1:
-        names = ", ".join(token.outcome[:40] for token in tokens[:10])
-        raise AskedError(f"Which outcome? This market has: {names}.")
+        names = ", ".join(quiet(token.outcome, 40) for token in tokens[:10])
+        asked = quiet(outcome, 40)
+        raise AskedError(f"Which outcome is “{asked}”? This market has: {names}.")
     return found[0]
 
 
@@ -353,7 +384,8 @@ async def _alert_all(
         market.tokens[0].token_id for market in open_ones
     )
     there = await services.rules.of(person)
-    by = max(_ON_ANY, _least_move(await services.people.get(person)))
+    session = await services.people.get(person)
+    by = max(_ON_ANY, _least_move(session))
     asked = Move(Decimal(by), Unit.CENTS)
     wanted = []
     for place, market in enumerate(open_ones):
@@ -374,7 +406,9 @@ async def _alert_all(
             await services.rules.change(person, new, update_id=update_id)
         except AlreadyHandled:
             raise AskedError(errors.DONE_BEFORE) from None
-    card = set_many_card(event.title, len(wanted) - left_out, left_out, by)
+    kept_quiet = held_up(session, services.clock.now(), Kind.PRICE)
+    count = len(wanted) - left_out
+    card = set_many_card(event.title, count, left_out, by, kept_quiet)
     return Pressed(said="Set.", new=card)
 
 

@@ -43,7 +43,7 @@ def router() -> Router:
 async def _said(message: Message, bot: Bot) -> Card | None:
     """Answer a command that names the bot; the rest is not for it."""
     me = await bot.me()
-    command = (message.text or "").partition(" ")[0].lower()
+    command = next(iter((message.text or "").split(maxsplit=1)), "").lower()
     if not command.startswith("/") or not command.endswith(f"@{me.username}".lower()):
         return None
     return in_private_card(me.username or "")

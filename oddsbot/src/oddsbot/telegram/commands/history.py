@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aiogram import Router
-from aiogram.filters import Command
 
 from oddsbot.delivery import Action
 from oddsbot.store import LOOK_BACK_SECONDS
 from oddsbot.telegram.commands import markets
-from oddsbot.telegram.filters import On
+from oddsbot.telegram.filters import On, slash
 from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens.alerts import Group
 from oddsbot.telegram.screens.history import (
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
 def router() -> Router:
     """Return the commands' router."""
     routes = Router(name="history")
-    routes.message.register(_history, Command("history"))
-    routes.message.register(_why, Command("why"))
+    routes.message.register(_history, slash("history"))
+    routes.message.register(_why, slash("why"))
     routes.callback_query.register(_history_pressed, On(Action.HISTORY))
     return routes
 

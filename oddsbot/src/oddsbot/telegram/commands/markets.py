@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from aiogram import F, Router
-from aiogram.filters import Command
 
 from oddsbot.delivery import Action
-from oddsbot.store import MAX_MARKETS, MAX_TAGS, FollowedTag, WatchedMarket
+from oddsbot.store import MAX_MARKETS, MAX_TAGS, FollowedTag, Kind, WatchedMarket
 from oddsbot.telegram import links
 from oddsbot.telegram.addresses import AddressError, checked_address
 from oddsbot.telegram.asked import AskedError
-from oddsbot.telegram.filters import On, Where
+from oddsbot.telegram.filters import On, Where, slash
 from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
 from oddsbot.telegram.screens.buttons import tag_number
@@ -32,7 +31,7 @@ from oddsbot.telegram.screens.market import (
     market_card,
     price_card,
 )
-from oddsbot.telegram.screens.person import watchlist_card
+from oddsbot.telegram.screens.person import held_up, watchlist_card
 from oddsbot.telegram.screens.wallet import WalletView, wallet_card
 
 if TYPE_CHECKING:
@@ -49,6 +48,30 @@ if TYPE_CHECKING:
     from oddsbot.telegram.services import Services
 
 _TAG = 64
+# What a person sends. The rest is Telegram's own, such as that she pinned a message.
+_SENT = frozenset(
+    {
+        "animation",
+        "audio",
+        "checklist",
+        "contact",
+        "dice",
+        "document",
+        "game",
+        "live_photo",
+        "location",
+        "paid_media",
+        "photo",
+        "poll",
+        "rich_message",
+        "sticker",
+        "story",
+        "venue",
+        "video",
+        "video_note",
+        "voice",
+    }
+)
 
 
 def router() -> Router:
@@ -66,7 +89,7 @@ def router() -> Router:
         ("unwatch", _unwatch),
         ("watchlist", _watchlist),
     ):
-        routes.message.register(handler, Command(name))
+        routes.message.register(handler, slash(name))
     for handler_, actions in (
         (_market_pressed, [Action.MARKET]),
         (_event_pressed, [Action.EVENT]),
@@ -87,8 +110,8 @@ def text_router() -> Router:
     """Return the router of texts that are no command; it comes last."""
     routes = Router(name="texts")
     routes.message.register(_unknown, Where(F.text.startswith("/")))
-    routes.message.register(_text, Where(F.text))
-    routes.message.register(_no_text)
+    routes.message.register(_text, Where(F.text | F.caption))
+    routes.message.register(_no_text, Where(F.content_type.in_(_SENT)))
     return routes
 
 
@@ -103,8 +126,30 @@ async def _no_text(_: Message) -> Card:
     raise AskedError("I read texts: send a market's link, or a few words.")
 
 
-async def _text(message: Message, services: Services, state: FSMContext) -> Card:
-    return await card_of(message.text or "", message.chat.id, services, state)
+async def _text(
+    message: Message,
+    services: Services,
+    state: FSMContext,
+    raw_state: str | None = None,
+) -> Card:
+    card = await card_of(_said(message), message.chat.id, services, state)
+    if raw_state is not None:
+        await state.set_state(None)  # with a link she has gone on
+    return card
+
+
+def _said(message: Message) -> str:
+    """Return a message's text or caption, or else the link behind one of its words."""
+    text = message.text or message.caption or ""
+    hidden = [
+        entity.url
+        for entity in message.entities or message.caption_entities or ()
+        if entity.url
+    ]
+    for said in (text, *hidden):
+        if not isinstance(links.parse(said), links.Words | links.Refused):
+            return said
+    return text
 
 
 async def card_of(
@@ -285,9 +330,12 @@ async def _tag_pressed(
         session.notifications.new_market = True
 
     also = services.tags.follow(person, tag)
-    await services.people.change(person, change, event_update.update_id, also=also)
+    update_id = event_update.update_id
+    session = await services.people.change(person, change, update_id, also=also)
     card = await _list(Action.NEW, tag, press.argument, person, services, state)
-    return Pressed(said="I tell you what is new. /watchlist ends it.", card=card)
+    why = held_up(session, now, Kind.NEW_MARKET)
+    said = " ".join(["I tell you what is new. /watchlist ends it.", *why])
+    return Pressed(said=said, card=card)
 
 
 async def _tag_off_pressed(
@@ -354,7 +402,11 @@ async def show_event(
         raise AskedError(errors.NO_MARKET)
     if len(event.markets) == 1 and not event.skipped:
         return await show(event.markets[0], person, services, state)
-    return event_card(event, 0, await odds_of(person, services))
+    return event_card(event, 0, _now(services), await odds_of(person, services))
+
+
+def _now(services: Services) -> datetime:
+    return datetime.fromtimestamp(services.clock.now(), UTC)
 
 
 async def view_of(
@@ -380,7 +432,7 @@ async def view_of(
         watched=market.condition_id in session.markets,
         chart=picture,
         span=span,
-        now=datetime.fromtimestamp(services.clock.now(), UTC),
+        now=_now(services),
         age=await services.markets.age(tokens),
         odds=session.display.odds,
     )
@@ -394,19 +446,37 @@ async def current(
     Raises:
         AskedError: There is none.
     """
-    if command.args:
-        match links.parse(command.args):
-            case links.MarketLink(slug) | links.EventLink(slug, ""):
-                found = await services.markets.by_slug(slug)
-            case links.EventLink(_, slug):
-                found = await services.markets.by_slug(slug)
-            case _:
-                raise AskedError("Which market? Give its link, or none for the last.")
-        if found is None:
-            raise AskedError(errors.NO_MARKET)
-        await state.update_data(market=found.condition_id)
+    if not command.args:
+        return await last(services, state)
+    match links.parse(command.args):
+        case links.MarketLink(slug) | links.EventLink(_, slug) if slug:
+            found = await services.markets.by_slug(slug)
+        case links.EventLink(slug):
+            found = await _only_one(slug, services)
+        case _:
+            raise AskedError("Which market? Give its link, or none for the last.")
+    if found is None:
+        raise AskedError(errors.NO_MARKET)
+    await state.update_data(market=found.condition_id)
+    return found
+
+
+async def _only_one(slug: str, services: Services) -> GammaMarket | None:
+    """Return the market of an event's link: the one of its name, or its only one.
+
+    Raises:
+        AskedError: It has several.
+    """
+    found = await services.markets.by_slug(slug)
+    event = None if found else await services.markets.event(slug)
+    if event is None:
         return found
-    return await last(services, state)
+    count = len(event.markets) + event.skipped
+    if count > 1:
+        raise AskedError(
+            f"That event has {count} markets. Send its link alone, and choose one."
+        )
+    return next(iter(event.markets), None)
 
 
 async def last(services: Services, state: FSMContext) -> GammaMarket:
@@ -501,7 +571,8 @@ async def _event_pressed(
     if len(event.markets) == 1 and not event.skipped:
         return Pressed(new=await show(event.markets[0], person, services, state))
     odds = await odds_of(person, services)
-    return Pressed(card=event_card(event, press.argument, odds))
+    card = event_card(event, press.argument, _now(services), odds)
+    return Pressed(card=card)
 
 
 async def _book_pressed(
@@ -610,12 +681,13 @@ async def _set_watched(
 
     followers = services.followers
     also = (followers.follow if on else followers.unfollow)(person, *ids)
-    await services.people.change(person, change, update_id, also=also)
+    session = await services.people.change(person, change, update_id, also=also)
     if not on:
         return "Not watched any more."
+    said = "Watching: I tell you its result."
     if len(ids) > 1:
-        return f"Watching all {len(ids)}: I tell you each result."
-    return "Watching: I tell you its result."
+        said = f"Watching all {len(ids)}: I tell you each result."
+    return " ".join([said, *held_up(session, now, Kind.RESOLUTION)])
 
 
 async def _watchlist(message: Message, services: Services) -> Card:

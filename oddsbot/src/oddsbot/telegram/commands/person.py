@@ -7,14 +7,14 @@ import re
 from typing import TYPE_CHECKING
 
 from aiogram import F, Router
-from aiogram.filters import Command, StateFilter
+from aiogram.filters import StateFilter
 from aiogram.fsm.state import State, StatesGroup
 
 from oddsbot.delivery import Action
 from oddsbot.store import MAX_MARKETS, QuietHours
 from oddsbot.telegram import zones
 from oddsbot.telegram.asked import AskedError
-from oddsbot.telegram.filters import On, Where
+from oddsbot.telegram.filters import On, Reply, Where, slash
 from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
 from oddsbot.telegram.screens.errors import sentence_card
@@ -48,11 +48,15 @@ if TYPE_CHECKING:
     from oddsbot.store import UserSession
     from oddsbot.telegram.services import Services
 
-_DURATION = re.compile(r"(?P<count>[0-9]{1,4})\s*(?P<unit>m|min|h|d)?\Z", re.IGNORECASE)
-_UNITS = {"m": 1, "min": 1, "h": 60, "d": 1_440, "": 1}
+_DURATION = re.compile(
+    r"(?P<count>[0-9]{1,5})\s*"
+    r"(?P<unit>m|min|minutes?|h|hours?|d|days?)?\Z",
+    re.IGNORECASE,
+)
+_UNITS = {"m": 1, "h": 60, "d": 1_440, "": 1}
 _LONGEST = 30 * 1_440
 _HOURS = re.compile(
-    r"([0-9]{1,2})(?:[:.]([0-9]{2}))?\s*(?:-|–|to)\s*([0-9]{1,2})(?:[:.]([0-9]{2}))?\Z"
+    r"([0-9]{1,2})(?:[:.]([0-9]{2}))?\s*(?:-|–|—|to)\s*([0-9]{1,2})(?:[:.]([0-9]{2}))?\Z"
 )
 _NO_PLACE = "I do not know that place. Send a city like Berlin, or UTC+2."
 
@@ -72,19 +76,15 @@ class Quiet(StatesGroup):
 def router() -> Router:
     """Return the commands' router."""
     routes = Router(name="person")
-    routes.message.register(_settings, Command("settings"))
-    routes.message.register(_mute, Command("mute"))
-    routes.message.register(_unmute, Command("unmute"))
-    routes.message.register(_status, Command("status"))
-    routes.message.register(_export, Command("export"))
-    routes.message.register(_erase, Command("erase"))
-    routes.message.register(
-        _zone_said, StateFilter(Zone.asked), Where(F.text & ~F.text.startswith("/"))
-    )
+    routes.message.register(_settings, slash("settings"))
+    routes.message.register(_mute, slash("mute"))
+    routes.message.register(_unmute, slash("unmute"))
+    routes.message.register(_status, slash("status"))
+    routes.message.register(_export, slash("export"))
+    routes.message.register(_erase, slash("erase"))
+    routes.message.register(_zone_said, StateFilter(Zone.asked), Reply())
     routes.message.register(_zone_located, StateFilter(Zone.asked), Where(F.location))
-    routes.message.register(
-        _quiet_said, StateFilter(Quiet.asked), Where(F.text & ~F.text.startswith("/"))
-    )
+    routes.message.register(_quiet_said, StateFilter(Quiet.asked), Reply())
     routes.callback_query.register(_settings_pressed, On(Action.SETTINGS))
     routes.callback_query.register(_quiet_other, On(Action.QUIET_OTHER))
     routes.callback_query.register(_odds, On(Action.ODDS))
@@ -289,9 +289,11 @@ def minutes_of(text: str) -> int:
     found = _DURATION.match(text.strip())
     minutes = 0
     if found:
-        minutes = int(found["count"]) * _UNITS[(found["unit"] or "").lower()]
+        minutes = int(found["count"]) * _UNITS[(found["unit"] or "")[:1].lower()]
     if not 0 < minutes <= _LONGEST:
-        raise AskedError("For how long? Write it like /mute 30m, /mute 2h or /mute 1d.")
+        raise AskedError(
+            "For how long? Write it like /mute 30m, /mute 2h or /mute 1d; 30d at most."
+        )
     return minutes
 
 

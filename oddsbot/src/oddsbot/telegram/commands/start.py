@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aiogram import Router
-from aiogram.filters import Command, CommandStart
+from aiogram.filters import CommandStart
 
 from oddsbot.delivery import Action
 from oddsbot.store import Profile
 from oddsbot.telegram import links
-from oddsbot.telegram.asked import AskedError
 from oddsbot.telegram.commands import alerts, markets
-from oddsbot.telegram.filters import On
+from oddsbot.telegram.filters import On, slash
 from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
 from oddsbot.telegram.screens.start import (
@@ -35,9 +34,10 @@ if TYPE_CHECKING:
 def router() -> Router:
     """Return the commands' router."""
     routes = Router(name="start")
-    routes.message.register(_start, CommandStart())
-    routes.message.register(_help, Command("help"))
-    routes.message.register(_stop, Command("stop"))
+    routes.message.register(_start, CommandStart(ignore_case=True))
+    routes.message.register(_help, slash("help"))
+    routes.message.register(_stop, slash("stop"))
+    routes.message.register(_cancel_said, slash("cancel"))
     routes.callback_query.register(_help_pressed, On(Action.HELP))
     routes.callback_query.register(_find, On(Action.FIND))
     routes.callback_query.register(_cancel, On(Action.CANCEL))
@@ -52,7 +52,6 @@ async def _start(
     event_update: Update,
 ) -> Card:
     await _welcome(message, event_update.update_id, services)
-    await state.set_state(None)
     if not command.args:
         return start_card()
     person = message.chat.id
@@ -70,7 +69,7 @@ async def _start(
     # Also what was pasted behind it; words are no link.
     if not isinstance(links.parse(command.args), links.Words):
         return await markets.card_of(command.args, person, services, state)
-    raise AskedError(errors.OLD_LINK)
+    return start_card(errors.UNKNOWN_LINK)
 
 
 async def _welcome(message: Message, update_id: int, services: Services) -> None:
@@ -106,11 +105,15 @@ async def _cancel(_: CallbackQuery, state: FSMContext) -> Pressed:
     return Pressed(said="Cancelled.", card=errors.sentence_card("Cancelled."))
 
 
-async def _stop(
-    message: Message, services: Services, state: FSMContext, event_update: Update
-) -> Card:
+async def _cancel_said(_: Message, raw_state: str | None = None) -> Card:
+    # Any command ends a question that waits for its answer.
+    return errors.sentence_card(
+        "There is nothing to cancel." if raw_state is None else "Cancelled."
+    )
+
+
+async def _stop(message: Message, services: Services, event_update: Update) -> Card:
     person = message.chat.id
-    await state.set_state(None)
     kept = len(await services.rules.of(person))
     await services.people.switch(person, event_update.update_id, on=False)
     return stopped_card(kept)

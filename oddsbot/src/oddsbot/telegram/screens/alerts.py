@@ -125,8 +125,17 @@ def set_card(
     market: GammaMarket,
     prices: Mapping[str, Price],
     odds: Odds = "cents",
+    held_up: Sequence[str] = (),
 ) -> Card:
-    """Return what a new alert means, and how to take it back."""
+    """Return what a new alert means, and how to take it back.
+
+    Args:
+        rule: The alert.
+        market: Its market.
+        prices: The top of each book, by token.
+        odds: How prices are shown.
+        held_up: Sentences: what keeps it from her now.
+    """
     said = meaning(rule, market, odds)
     text = Text().add("✓ I tell you when ").add(said, "bold").line()
     text.foreign(market.question).line().add(_named(rule, market, odds))
@@ -136,10 +145,14 @@ def set_card(
             f"It is there already: you hear of it when it comes back, after "
             f"{figures.level(back_on(rule), odds)}."
         )
+    for why in held_up:
+        text.line(why)
     return text.card([_rule_row(rule, market, "Undo"), [MY_ALERTS]])
 
 
-def set_many_card(title: str, count: int, left_out: int, by: int) -> Card:
+def set_many_card(
+    title: str, count: int, left_out: int, by: int, held_up: Sequence[str] = ()
+) -> Card:
     """Return the answer to alerts on all outcomes of an event.
 
     Args:
@@ -147,11 +160,14 @@ def set_many_card(title: str, count: int, left_out: int, by: int) -> Card:
         count: How many alerts there are now.
         left_out: How many outcomes have none: it would be too many.
         by: Cents of the move.
+        held_up: As of `set_card`.
     """
     text = Text().add("✓ I tell you when any of ").add(f"{count} outcomes", "bold")
     text.line(f" has gone {by}¢ from here, up or down.").foreign(title).line()
     if left_out:
         text.line(f"{left_out} more would be above the alerts that you may have.")
+    for why in held_up:
+        text.line(why)
     return text.card([[MY_ALERTS]])
 
 

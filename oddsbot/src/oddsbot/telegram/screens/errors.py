@@ -42,9 +42,7 @@ NO_PROFILE = (
     "Polymarket has no profile of that name. Send the link of the profile's own page, "
     "or its address."
 )
-OLD_LINK = (
-    "This link is of an older version of me. Send a market's link, or a few words."
-)
+UNKNOWN_LINK = "I do not know what this link asks for."
 OLD_LIST = "This list is from earlier: ask for it again."
 NO_TAG = "Polymarket has no open events there. /top without a tag has all."
 NOT_YOURS = "You have no such alert any more. /alerts has those that you have."

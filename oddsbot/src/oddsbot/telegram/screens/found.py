@@ -14,6 +14,7 @@ from oddsbot.telegram.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from oddsbot.delivery import Card
     from oddsbot.polymarket import GammaEvent, GammaMarket, Profile, SearchPage
@@ -137,12 +138,15 @@ def _profiles(text: Text, profiles: Sequence[Profile]) -> None:
         text.foreign(profile.proxy_wallet, "code", limit=42).line()
 
 
-def event_card(event: GammaEvent, page: int, odds: Odds = "cents") -> Card:
+def event_card(
+    event: GammaEvent, page: int, now: datetime, odds: Odds = "cents"
+) -> Card:
     """Return an event of several markets, the likeliest first.
 
     Args:
         event: With its markets.
         page: From 0; one that is not there is the last one.
+        now: An aware time.
         odds: How prices are shown.
     """
     markets = sorted(event.markets, key=_likely)
@@ -157,7 +161,10 @@ def event_card(event: GammaEvent, page: int, odds: Odds = "cents") -> Card:
     at = figures.moment(event.end_date)
     text.add(" · ".join(facts))
     if at is not None:
-        text.add(" · ends ").moment(int(at.timestamp()), figures.day(at))
+        over = " · ended " if at <= now else " · closed, was to end "
+        text.add(over if event.closed else " · ends ").moment(
+            int(at.timestamp()), figures.day(at, now)
+        )
     text.line()
     if event.skipped:
         text.line(f"{event.skipped} more that I cannot read", "italic")
@@ -165,7 +172,8 @@ def event_card(event: GammaEvent, page: int, odds: Odds = "cents") -> Card:
         text.add(f"{first + number}  ")
         text.foreign(market.group_item_title or market.question, limit=_NAME)
         if market.resolved:
-            text.line(f"  ✔ {market.winner or 'no single outcome'}"[:_NAME])
+            text.add("  ✔ ").foreign(market.winner or "no single outcome", limit=_NAME)
+            text.line()
         elif market.closed:
             text.line("  closed")
         else:

@@ -11,7 +11,7 @@ from oddsbot.telegram import figures
 from oddsbot.telegram.screens.alerts import FATES, add_fates, describe, quotes
 from oddsbot.telegram.screens.buttons import MY_ALERTS, pages, press
 from oddsbot.telegram.screens.fired import headline
-from oddsbot.telegram.screens.person import KINDS
+from oddsbot.telegram.screens.person import held_up
 from oddsbot.telegram.text import Text
 
 if TYPE_CHECKING:
@@ -99,24 +99,10 @@ def why_nothing_card(
         text.line(" its result")
     if not (group.rules or watched):
         text.line("You have no alert of it and do not watch it: I say nothing of it.")
-    for why in _held_up(session, now):
+    for why in held_up(session, now):
         text.line(why)
     text.line().line("In 30 days:" if fates else "Nothing was due in 30 days.")
     add_fates(text, fates)
     return text.card(
         [[press("Market", Action.MARKET, market.id), _MY_HISTORY, MY_ALERTS]]
     )
-
-
-def _held_up(session: UserSession, now: float) -> list[str]:
-    """Return which of a person's settings keep messages from her, a sentence each."""
-    said = []
-    if not session.is_active:
-        said.append("You stopped me: /start brings it back.")
-    if session.muted_until > now:
-        minutes = ceil((session.muted_until - now) / 60)
-        said.append(f"You are muted for {figures.lasting(minutes)}: /unmute ends it.")
-    off = [name for kind, name in KINDS if not session.notifications.wants(kind)]
-    if off:
-        said.append(f"You switched off {', '.join(off)}: /settings.")
-    return said

@@ -72,9 +72,7 @@ def market_card(view: MarketView) -> Card:
             "italic",
         )
     text.foreign(market.question, "bold").line()
-    if market.resolved:
-        text.add("✔ Resolved: ").foreign(market.winner or "no single outcome", "bold")
-        text.line()
+    _result(text, market)
     open_ones = () if market.resolved else market.tokens[:_OUTCOMES]
     for index, token in enumerate(open_ones):
         change = market.one_day_price_change if index == 0 else None
@@ -115,7 +113,9 @@ def _buttons(view: MarketView) -> list[list[Button]]:
 def price_card(view: MarketView) -> Card:
     """Return the prices alone, as text."""
     text = Text().foreign(view.market.question, "bold").line()
-    for token in view.market.tokens[:_OUTCOMES]:
+    _result(text, view.market)
+    open_ones = () if view.market.resolved else view.market.tokens[:_OUTCOMES]
+    for token in open_ones:
         _outcome(text, token, view.prices.get(token.token_id), None, view.odds)
     number = view.market.id
     return text.card(
@@ -163,6 +163,12 @@ def _level(level: Level, odds: Odds) -> str:
     return f"{figures.price(level.price, odds):>7} {level.size:>12,.0f}"
 
 
+def _result(text: Text, market: GammaMarket) -> None:
+    if market.resolved:
+        text.add("✔ Resolved: ").foreign(market.winner or "no single outcome", "bold")
+        text.line()
+
+
 def _outcome(
     text: Text, token: Token, price: Price | None, change: Decimal | None, odds: Odds
 ) -> None:
@@ -200,13 +206,15 @@ def _facts(text: Text, market: GammaMarket) -> None:
 
 def _ends(text: Text, market: GammaMarket, now: datetime) -> None:
     short = f"{market.condition_id[:5]}…{market.condition_id[-3:]}"
-    at = figures.moment(market.end_date)
+    closed_at = figures.moment(market.closed_time) if market.closed else None
+    at = closed_at or figures.moment(market.end_date)
     if at is None:
         text.foreign(short, "code").line()
         return
     seconds = (at - now).total_seconds()
-    text.add("Ended " if market.closed else "Ends ")
-    text.moment(int(at.timestamp()), figures.day(at))
+    over = "Ended " if closed_at or seconds <= 0 else "Was to end "
+    text.add(over if market.closed else "Ends ")
+    text.moment(int(at.timestamp()), figures.day(at, now))
     if not market.closed:
         left = f"in {figures.distance(seconds)}" if seconds > 0 else "not decided yet"
         text.add(f" ({left})")

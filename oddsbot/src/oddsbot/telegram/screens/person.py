@@ -11,7 +11,7 @@ import msgspec
 
 from oddsbot.delivery import Action, Button
 from oddsbot.store import Kind
-from oddsbot.telegram import figures
+from oddsbot.telegram import figures, zones
 from oddsbot.telegram.screens.buttons import CANCEL, pages, press, tag_number
 from oddsbot.telegram.text import Text, quiet
 
@@ -70,7 +70,8 @@ def settings_card(session: UserSession, now: float) -> Card:
         )
         kinds.append(press(label, action, 0, index))
     text.line()
-    text.add(f"Quiet: {_quiet(session.quiet)} ").foreign(session.timezone, limit=60)
+    zone = zones.shown(session.timezone)
+    text.add(f"Quiet: {_quiet(session.quiet)} ").foreign(zone, limit=60)
     text.line(" – what comes then makes no sound")
     text.line(_capped(session.per_minute))
     text.line(_least(session.thresholds.price_change))
@@ -112,6 +113,30 @@ def settings_card(session: UserSession, now: float) -> Card:
             ],
         ]
     )
+
+
+def held_up(session: UserSession, now: float, *kinds: Kind) -> list[str]:
+    """Return which of a person's settings keep messages from her, a sentence each.
+
+    Args:
+        session: Hers.
+        now: Unix seconds.
+        *kinds: Of the messages; none: of all.
+    """
+    said = []
+    if not session.is_active:
+        said.append("You stopped me: /start brings it back.")
+    if session.muted_until > now:
+        minutes = ceil((session.muted_until - now) / 60)
+        said.append(f"You are muted for {figures.lasting(minutes)}: /unmute ends it.")
+    off = [
+        name
+        for kind, name in KINDS
+        if not session.notifications.wants(kind) and (not kinds or kind in kinds)
+    ]
+    if off:
+        said.append(f"You switched off {', '.join(off)}: /settings.")
+    return said
 
 
 def _capped(per_minute: int) -> str:

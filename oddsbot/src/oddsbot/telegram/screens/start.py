@@ -61,11 +61,11 @@ _TASKS = (
 )
 
 
-def start_card() -> Card:
-    """Return the first screen."""
+def start_card(first: str = "") -> Card:
+    """Return the first screen, below a sentence of ours where there is one."""
+    text = Text().line(first).line() if first else Text()
     return (
-        Text()
-        .line("Prices and results of Polymarket, as messages.", "bold")
+        text.line("Prices and results of Polymarket, as messages.", "bold")
         .line("No wallet of yours, no keys, no trading.")
         .line()
         .line("Send me a market's link, a wallet, or a few words.")

@@ -1,0 +1,121 @@
+"""What people write besides what they were asked: the answer is true, and says more."""
+
+from __future__ import annotations
+
+import pytest
+
+from support import eventually
+
+LINK = "https://polymarket.com/event/btc-updown-15m-1790597700"
+TITLE = "Bitcoin Up or Down - September 28, 8:15AM-8:30AM ET"
+PHOTO = [{"file_id": "1", "file_unique_id": "1", "width": 1, "height": 1}]
+pytestmark = [pytest.mark.integration, pytest.mark.requirement("B2")]
+
+
+def send(talk, **content):
+    """Have a person send something that is not just a text."""
+    room = talk.world.rooms[talk.person]
+    room.began = True
+    talk.world.updates.add("message", talk.world.post(room, talk.person, content))
+
+
+async def test_a_question_ends_when_the_person_goes_on(ada, bot):
+    """A command or a link ends it; a wrong answer does not, and says how to end it."""
+    await ada.say(LINK, TITLE)
+    for goes_on, answer in (
+        ("/alerts", "No alerts yet"),
+        (LINK, TITLE),
+        ("/cancel", "Cancelled."),
+    ):
+        card = next(each for each in ada.messages if "Other…" in str(each))
+        await ada.press("Other…", message=card)
+        await eventually(lambda: "Which price?" in ada.last)
+        await ada.say("soon", "/cancel ends this question")
+        await ada.say(goes_on, answer)
+        await ada.say("70", "“70”")
+    assert await bot.rules.of(ada.person) == []
+    await ada.say("/cancel", "There is nothing to cancel.")
+    await ada.say("/settings", "Settings")
+    await ada.press("Time zone")
+    await ada.wait("Where are you?")
+    await ada.say("atlantis", "I do not know that place")
+    assert "UTC+2 –" in await ada.say("UTC+2", "Quiet")
+
+
+async def test_commands_may_be_in_capitals(ada):
+    """As a keyboard writes them that begins a sentence."""
+    await ada.say("/START", "No wallet of yours")
+    await ada.say("/Help", "/alert no < 40")
+    await ada.say(f"/Alert {LINK} DOWN > 99", "Down reaches 99¢")
+
+
+async def test_a_link_is_found_wherever_a_message_has_it(ada):
+    """In a shared text, under a photo, behind a word; Telegram's own notes get none."""
+    await ada.say(f"Look at this ({LINK}), wow!", TITLE)
+    forwarded = {"type": "hidden_user", "sender_user_name": "x", "date": 1}
+    entity = {"type": "text_link", "offset": 0, "length": 4, "url": LINK}
+    for content in (
+        {"photo": PHOTO, "caption": f"BREAKING\n\n{LINK}"},
+        {"text": "this market", "entities": [entity]},
+        {"text": f"Odds up {LINK}", "forward_origin": forwarded},
+        {"photo": PHOTO, "caption": "this one", "caption_entities": [entity]},
+    ):
+        before = len(ada.messages)
+        send(ada, **content)
+        await ada.wait(TITLE, before)
+    before = len(ada.messages)
+    send(ada, photo=PHOTO)
+    await ada.wait("I read texts", before)
+    before = len(ada.messages)
+    send(ada, pinned_message=ada.messages[-1])
+    send(ada, message_auto_delete_timer_changed={"message_auto_delete_time": 86_400})
+    await ada.say("/alerts", "No alerts yet")
+    assert len(ada.messages) == before + 1
+
+
+async def test_what_keeps_an_alert_from_its_person_is_said_with_it(ada):
+    """Stopped, muted, a kind that is off: no promise without a word of it."""
+    await ada.say("/start", "No wallet")
+    await ada.say("/stop", "Stopped")
+    assert "You stopped me" in await ada.say(f"/alert {LINK} > 91", "reaches 91¢")
+    await ada.say("/watch", "Watching: I tell you its result. You stopped me")
+    await ada.say("/start", "No wallet")
+    await ada.say("/mute 2 hours", "2 h")
+    assert "You are muted for 2 h" in await ada.say("/alert > 92", "reaches 92¢")
+    await ada.say("/unmute", "again")
+    await ada.say("/settings", "Settings")
+    await ada.press("No prices", "No prices.")
+    assert "switched off prices" in await ada.say("/alert > 93", "reaches 93¢")
+    assert "off" not in await ada.say("/alert volume 900m", "are traded")
+    assert "off" not in await ada.say("/watch", "Watching")
+
+
+async def test_a_block_that_was_taken_back_is_said_with_an_alert(ada, bot):
+    """Who unblocks the bot and does not say /start is told that nothing comes."""
+    await ada.say("/start", "No wallet")
+    ada.world.block(ada.person)
+
+    async def stopped():
+        return not (await bot.sessions.get(ada.person)).is_active
+
+    await eventually(stopped)
+    assert "/start brings it back" in await ada.say(f"/alert {LINK} > 91", "91¢")
+
+
+async def test_a_move_that_no_price_can_make_is_refused(ada, bot):
+    """60¢ from 43¢ leads nowhere: it says so, and how to ask for the price of 60¢."""
+    await ada.say(LINK, TITLE)
+    said = await ada.say("/alert 60¢", "cannot go 60¢")
+    assert "/alert > 60" in said
+    await ada.say("/alert 200%", "cannot go 200%")
+    await ada.say("/alert down 60c", "cannot go 60¢")
+    await ada.say("/alert 50c", "has gone 50¢")
+    await ada.say("/alert 60c in 1h", "goes 60¢ within")
+    assert len(await bot.rules.of(ada.person)) == 2
+
+
+async def test_an_outcome_that_is_none_is_repeated(ada):
+    """What was taken for an outcome's name is said, and mentions nobody."""
+    await ada.say(LINK, TITLE)
+    said = await ada.say("/alert up reaches @ben 67", "Which outcome is “up reaches")
+    assert "@ben" not in said
