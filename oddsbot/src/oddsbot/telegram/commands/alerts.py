@@ -305,8 +305,8 @@ def _check_reachable(asked: Move, price: Price | None) -> None:
     size = f"{figures.short(asked.by)}{'%' if percent else '¢'}"
     said = f"From {figures.cents(price.bid)} it cannot go {size}, neither up nor down."
     if not percent:
-        level = figures.short(asked.by)
-        said += f" For a price of {size} write /alert > {level} or /alert < {level}."
+        level = " ".join([*quiet(asked.outcome, 40).split(), figures.short(asked.by)])
+        said += f" For a price of {size} write /alert {level}."
     raise AskedError(said)
 
 

@@ -28,6 +28,7 @@ _IN_A_PAGE = 10
 _IN_A_ROW = 5
 _STEPS = (-50, -20, 20, 50)
 _WHOLE = 1_000
+_LIKE_A_PRICE = 20  # cents or percent; hardly anybody waits for so large a move
 
 FATES: dict[Fate | None, str] = {
     None: "on its way",
@@ -144,6 +145,11 @@ def set_card(
         text.line(
             f"It is there already: you hear of it when it comes back, after "
             f"{figures.level(back_on(rule), odds)}."
+        )
+    if isinstance(rule, MoveRule) and not rule.within and rule.by >= _LIKE_A_PRICE:
+        at = figures.short(rule.by)
+        text.line(
+            f"If you mean the price of {at}¢: /alert {_outcome(rule, market)} {at}"
         )
     for why in held_up:
         text.line(why)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from oddsbot.delivery import Card, File
     from oddsbot.polymarket import GammaMarket
-    from oddsbot.store import QuietHours, UserSession
+    from oddsbot.store import UserSession
     from oddsbot.telegram.figures import Odds
     from oddswire.erasure import Receipt
 
@@ -70,9 +70,12 @@ def settings_card(session: UserSession, now: float) -> Card:
         )
         kinds.append(press(label, action, 0, index))
     text.line()
-    zone = zones.shown(session.timezone)
-    text.add(f"Quiet: {_quiet(session.quiet)} ").foreign(zone, limit=60)
-    text.line(" – what comes then makes no sound")
+    hours, zone = session.quiet, zones.shown(session.timezone)
+    if hours.start == hours.end:
+        text.add("Never quiet (").foreign(zone, limit=60).line(")")
+    else:
+        text.add(f"Quiet: {_clock(hours.start)}–{_clock(hours.end)} ")
+        text.foreign(zone, limit=60).line(" – what comes then makes no sound")
     text.line(_capped(session.per_minute))
     text.line(_least(session.thresholds.price_change))
     text.line(f"Prices in {'decimal odds' if odds == 'decimal' else odds}")
@@ -163,12 +166,6 @@ def limits_card(session: UserSession) -> Card:
         for each in LEAST_MOVE
     ]
     return text.card([caps, moves, [press("Settings", Action.SETTINGS)]])
-
-
-def _quiet(quiet: QuietHours) -> str:
-    if quiet.start == quiet.end:
-        return "never,"
-    return f"{_clock(quiet.start)}–{_clock(quiet.end)}"
 
 
 def _clock(minute: int) -> str:

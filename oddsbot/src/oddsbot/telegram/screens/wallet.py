@@ -54,7 +54,13 @@ def wallet_card(view: WalletView, odds: Odds = "cents") -> Card:
             text.add(f" · since {datetime.fromtimestamp(stats.join_date, UTC):%Y-%m}")
         text.add(f" · {stats.trades:,} markets")
     text.line()
-    if not view.positions:
+    if profile is None and stats is None and not view.positions:
+        text.line("Polymarket knows nothing of it.")
+        text.line(
+            "What counts is the address of the profile's page: that of a login may be "
+            "another one."
+        )
+    elif not view.positions:
         text.line("It holds nothing now.")
     else:
         count = len(view.positions)
