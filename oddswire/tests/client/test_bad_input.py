@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import traceback
 
 import pytest
 from redis.exceptions import DataError
@@ -269,3 +270,14 @@ async def test_a_deadline_that_is_no_number_is_refused(server, seconds):
         with pytest.raises(SettingsError, match=r"^a deadline of "):
             client.bounded(seconds)
         assert await client.ping()
+
+
+@pytest.mark.parametrize("url", ["redis://:hunter2@h/x", "redis://:hunter2@h:99999", 5])
+def test_an_error_of_a_setting_can_be_shown_with_its_frames(url):
+    """What is half made when its settings are refused has a representation."""
+    with pytest.raises(SettingsError) as caught:
+        Client(url=url)
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    made = [frame.f_locals["self"] for frame in frames if "self" in frame.f_locals]
+    assert any(isinstance(each, Client) for each in made)
+    assert all("hunter2" not in repr(each) for each in made)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import traceback
 
 import pytest
 import redis.asyncio as aredis
 from redis.credentials import CredentialProvider
 
-from oddswire import Client
+from oddswire import Client, SimpleClient
 from oddswire.errors import (
     AuthFailed,
     OddswireError,
@@ -199,3 +201,51 @@ def test_what_is_no_provider_is_refused_at_once():
     """An object without the method is a `SettingsError` before any connection."""
     with pytest.raises(SettingsError, match=r"redis\.credentials\.CredentialProvider"):
         Client(host="localhost", credential_provider=object())
+
+
+_WRONG = "wrong-hunter2"
+
+
+async def _subscribed(client):
+    async with client.pubsub() as subscriber:
+        await subscriber.subscribe("c")
+
+
+async def _watched(client):
+    async with client.pipeline() as pipe:
+        await pipe.watch("k")
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [
+        (Client, lambda client: client.get("k")),
+        (Client, lambda client: client.blpop("k", 1)),
+        (Client, _subscribed),
+        (Client, _watched),
+        (Client, lambda client: client.client().get("k")),
+        (SimpleClient, lambda client: client.get("k")),
+    ],
+    ids=["get", "blpop", "pubsub", "watch", "client", "simple"],
+)
+async def test_no_frame_of_a_refusal_holds_the_password(server, kind, call, protocol):
+    """What reports an error with the variables of its frames reports no password."""
+    async with kind(
+        host=server.host, port=server.port, password=_WRONG, protocol=protocol
+    ) as client:
+        try:
+            {}["handled meanwhile"]
+        except KeyError:
+            earlier = sys.exception()
+            with pytest.raises(AuthFailed) as caught:
+                await call(client)
+    assert earlier.__traceback__ is not None
+    shown = "".join(
+        traceback.TracebackException.from_exception(
+            caught.value, capture_locals=True
+        ).format()
+    )
+    assert "invalid username-password" in shown
+    assert _WRONG not in shown

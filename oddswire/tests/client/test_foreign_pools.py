@@ -10,7 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from oddswire import Client
-from oddswire.errors import CommandTimeout, PoolTimeout
+from oddswire.errors import CommandTimeout, PoolTimeout, SettingsError
 from support import eventually
 
 KINDS = [aredis.ConnectionPool, aredis.BlockingConnectionPool]
@@ -80,6 +80,36 @@ async def test_a_pool_keeps_its_settings(own, kind, how):
     assert Client(connection_pool=pool, command_timeout=2).timeout == 2.0
     await client.aclose()
     await pool.disconnect()
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("C15")
+@pytest.mark.parametrize(
+    ("arguments", "becomes"),
+    [
+        ({"health_check_interval": 7}, {"heartbeat": 7.0}),
+        ({"health_check_interval": 0}, {"heartbeat": 30.0}),
+        ({"health_check_interval": 1e9}, {"heartbeat": 3600.0}),
+        ({"retry": Retry(NoBackoff(), 0)}, {"retries": 0}),
+        ({"retry": Retry(NoBackoff(), -1)}, {"retries": 100}),
+        ({"retry": Retry(NoBackoff(), 5), "retries": 1}, {"retries": 1}),
+        ({"health_check_interval": 7, "heartbeat": 9}, {"heartbeat": 9.0}),
+    ],
+)
+def test_arguments_of_redis_py_keep_their_meaning(arguments, becomes):
+    """Health checks and attempts count as they do in a pool, and ours come first."""
+    for client in (
+        Client(host="h", **arguments),
+        Client.from_url("redis://h", **arguments),
+    ):
+        assert {name: getattr(client.settings, name) for name in becomes} == becomes
+
+
+@pytest.mark.errors
+def test_a_retry_that_is_none_is_named():
+    """What redis-py would fail on later is a `SettingsError` at once."""
+    with pytest.raises(SettingsError, match=r"retry must be a redis\.asyncio\.retry"):
+        Client(host="h", retry=3)
 
 
 @pytest.mark.advanced

@@ -444,6 +444,32 @@ def test_a_strangers_dotenv_is_refused(tmp_path, monkeypatch, mode, owner, says)
 
 @pytest.mark.errors
 @pytest.mark.requirement("X2")
+@pytest.mark.timeout(10)
+def test_a_pipe_in_the_place_of_dotenv_is_a_file_like_others(tmp_path, monkeypatch):
+    """A pipe without a writer holds nobody up, and a stranger's decides nothing."""
+    pipe = tmp_path / ".env"
+    os.mkfifo(pipe, 0o600)
+    mine = os.geteuid()
+    assert _read({"REDIS_URL": "redis://h"}, pipe).url == "redis://h"
+    pipe.chmod(0o666)
+    with pytest.raises(SettingsError, match="everybody may write to it"):
+        _read({}, pipe)
+    reads, writes = os.pipe()
+    os.write(writes, b"REDIS_URL=redis://there\n")
+    os.close(writes)
+    assert _read({}, f"/dev/fd/{reads}").url == "redis://there"
+    os.close(reads)
+    assert _read({"REDIS_URL": "redis://h"}, "/dev/null").url == "redis://h"
+    pipe.chmod(0o600)
+    monkeypatch.setattr("os.geteuid", lambda: mine + 1)
+    if mine == 0:
+        os.chown(pipe, 12345, -1)
+    with pytest.raises(SettingsError, match="belongs to another user"):
+        _read({}, pipe)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("X2")
 def test_a_file_names_no_program(tmp_path) -> None:
     """The server's program comes from the environment or an argument, never a file."""
     file = tmp_path / ".env"

@@ -199,6 +199,11 @@ class Client(aredis.Redis):
         if multiplexed and events is None:
             share(settings, self._connections)
 
+    def __repr__(self) -> str:
+        """Name the pool (redis-py's); also of one whose settings were refused."""
+        pool = vars(self).get("connection_pool", "not opened")
+        return f"<{type(self).__module__}.{type(self).__name__}({pool})>"
+
     def _opened(self, pool: aredis.ConnectionPool, events: Events) -> Connections:
         access = access_of(pool)
         connections = Connections(

@@ -134,17 +134,17 @@ class Dialer:
         on_closed: Callable[[Multiplexer, OddswireError], None] | None,
     ) -> tuple[Multiplexer, ServerInfo]:
         settings = self._settings
-        arguments = self._pool.connection_kwargs
+        encoder = self._pool.get_encoder()
         # A key in a push message need not be text, and the parser that fails on one
         # does not say whether it was a message or a reply.
-        decode = arguments.get("decode_responses", False) and self._on_push is None
+        decode = encoder.decode_responses and self._on_push is None
 
         def make() -> Multiplexer:
             return Multiplexer(
                 metrics=self.metrics,
                 limits=Limits(settings.inflight_commands, settings.inflight_bytes),
-                encoding=arguments.get("encoding", "utf-8") if decode else None,
-                encoding_errors=arguments.get("encoding_errors", "strict"),
+                encoding=encoder.encoding if decode else None,
+                encoding_errors=encoder.encoding_errors,
                 on_push=self._on_push,
                 on_closed=on_closed,
             )

@@ -38,7 +38,7 @@ from oddswire.settings import (
 from oddswire.settings.values import Duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 _FIELDS = frozenset(field.name for field in msgspec.structs.fields(Settings))
 
@@ -123,7 +123,7 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     ):
         if name in theirs:
             ours.setdefault(field, theirs[name])
-    return ours, theirs
+    return {**_wishes(theirs), **ours}, theirs
 
 
 def _is_absent(name: str, value: Any) -> bool:
@@ -165,10 +165,13 @@ def _class(kind: Any) -> Any:
     return kind
 
 
-def _provider(provider: Any) -> Any:
-    if not callable(getattr(provider, "get_credentials_async", None)):
-        raise TypeError
-    return provider
+def _having(method: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if not callable(getattr(value, method, None)):
+            raise TypeError
+        return value
+
+    return check
 
 
 # redis-py's arguments whose wrong value would fail later, and not by their name.
@@ -184,7 +187,12 @@ _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "connection_class": (_class, "a class"),
     "encoder_class": (_class, "a class"),
     "parser_class": (_class, "a class"),
-    "credential_provider": (_provider, "a redis.credentials.CredentialProvider"),
+    "credential_provider": (
+        _having("get_credentials_async"),
+        "a redis.credentials.CredentialProvider",
+    ),
+    "health_check_interval": (float, "a number of seconds"),
+    "retry": (_having("get_retries"), "a redis.asyncio.retry.Retry"),
 }
 
 
@@ -284,26 +292,34 @@ def open_pool(
 def settings_of_pool(pool: aredis.ConnectionPool) -> dict[str, Any]:
     """Return what a caller's pool wishes, by field of Settings."""
     arguments = pool.connection_kwargs
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = _wishes(arguments)
     for name, field in (
         ("socket_timeout", "command_timeout"),
         ("socket_connect_timeout", "connect_timeout"),
-        ("health_check_interval", "heartbeat"),
     ):
         if arguments.get(name):
-            found[field] = arguments[name]
+            found[field] = _within(field, arguments[name])
     if isinstance(pool, aredis.BlockingConnectionPool) and pool.timeout:
-        found["acquire_timeout"] = pool.timeout
-    retry = arguments.get("retry")
-    if retry is not None:
+        found["acquire_timeout"] = _within("acquire_timeout", pool.timeout)
+    return found
+
+
+def _wishes(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what redis-py's arguments say of health checks and attempts."""
+    found: dict[str, Any] = {}
+    if interval := arguments.get("health_check_interval"):
+        found["heartbeat"] = _within("heartbeat", interval)
+    if (retry := arguments.get("retry")) is not None:
         times = retry.get_retries()
         found["retries"] = min(times, 100) if times >= 0 else 100
-    kinds = {option.field: option.kind for option in OPTIONS}
-    for field, value in found.items():
-        kind = kinds[field]
-        if isinstance(kind, Duration):  # redis-py takes any number
-            found[field] = min(max(float(value), kind.low), kind.high)
     return found
+
+
+def _within(field: str, seconds: float) -> float:
+    """Return the value that the field takes for a number of redis-py's: any."""
+    kind = next(option.kind for option in OPTIONS if option.field == field)
+    assert isinstance(kind, Duration)  # noqa: S101 - of these fields
+    return min(max(float(seconds), kind.low), kind.high)
 
 
 def _exclusive_at_most(

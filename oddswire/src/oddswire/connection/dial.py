@@ -7,13 +7,14 @@ import ipaddress
 import os
 import socket
 import ssl
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from oddswire.connection.access import NEWER_CREDENTIALS
 from oddswire.connection.deadline import Deadline
-from oddswire.connection.errors import TRANSIENT_ERRORS
+from oddswire.connection.errors import TRANSIENT_ERRORS, drop_frames
 from oddswire.connection.handshake import HandshakeOptions, Refusals, ServerInfo, accept
 from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack
@@ -115,6 +116,7 @@ async def dial(
     hint = ""
     connection: Multiplexer | None = None
     finished = False
+    known = sys.exception()
     deadline = Deadline(timeout)
     try:
         async with deadline:
@@ -185,6 +187,9 @@ async def dial(
         progress.stage = ""
         if connection is not None and not finished:
             connection.abort(Unavailable("the handshake did not finish"))
+        failure = sys.exception()
+        if failure is not None and failure is not known:
+            drop_frames(failure, known)
 
 
 async def _shake_hands(

@@ -230,6 +230,24 @@ def for_waiters(error: OddswireError, outcome: Outcome) -> OddswireError:
     return lost
 
 
+def drop_frames(error: BaseException, known: BaseException | None) -> None:
+    """Remove the frames of an error of a handshake, and of what it was raised from.
+
+    Their variables hold the password, and what reports errors may show variables.
+
+    Args:
+        error: Its text says what happened.
+        known: What was being handled before the handshake; it keeps its frames.
+    """
+    seen = {id(known)}
+    pending: list[BaseException | None] = [error]
+    for each in pending:
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = None
+            pending += (each.__cause__, each.__context__)
+
+
 def protocol_desync(error: Exception) -> OddswireError:
     """Return the error of a connection that cannot be read on."""
     if isinstance(error, OddswireError):

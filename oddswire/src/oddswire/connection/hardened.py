@@ -9,6 +9,7 @@ pool alone cannot prevent that.
 from __future__ import annotations
 
 import contextlib
+import sys
 from functools import cache
 from time import monotonic
 from types import MappingProxyType
@@ -25,7 +26,7 @@ from oddswire.connection.access import (
 )
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.dial import happy_eyeballs, lost_hint, unless_plaintext
-from oddswire.connection.errors import from_redis
+from oddswire.connection.errors import drop_frames, from_redis
 from oddswire.connection.handshake import HandshakeOptions, Refusals, accept
 from oddswire.connection.packing import pack
 from oddswire.connection.threads import in_own_thread
@@ -180,6 +181,7 @@ class HardenedConnection:
         """
         if self.retired:
             raise ClosedError("the connection was closed, or its client was")
+        known = sys.exception()
         try:
             if isinstance(self, SSLConnection) and not self.is_connected:
                 # It reads the certificate files of now: they rotate. An error of theirs
@@ -199,9 +201,10 @@ class HardenedConnection:
                         raise
                     offers_left -= 1
             self.connected_at = monotonic()
-        except BaseException:
+        except BaseException as error:
             # Cancelled in the handshake, it must not stay open half introduced.
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            drop_frames(error, known)
             raise
 
     async def _connect(self: Any) -> None:

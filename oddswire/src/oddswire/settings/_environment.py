@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +13,7 @@ from oddswire.settings.options import UNUSED, Option
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -120,7 +120,7 @@ def _dotenv(path: str | Path | None) -> tuple[dict[str, str], list[str]]:
     problems = []
     try:
         # A file that Windows editors saved begins with a byte order mark.
-        with Path(path).open(encoding="utf-8-sig") as stream:
+        with open(path, encoding="utf-8-sig", opener=_opened) as stream:
             if refused := _not_ours(stream.fileno()):
                 return {}, [f"{path}: {refused}"]
             # Here, for most programs have no such file. `dotenv_values` would skip a
@@ -143,17 +143,26 @@ def _dotenv(path: str | Path | None) -> tuple[dict[str, str], list[str]]:
     return found, problems
 
 
+def _opened(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes to is empty, and not waited for."""
+    file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if hasattr(os, "O_NONBLOCK"):
+        os.set_blocking(file, True)
+    return file
+
+
 def _not_ours(file: int) -> str | None:
     """Return why a file must not say where passwords are sent; None: it may.
 
     It may merely lie in the directory: of a clone, a download, /tmp.
     """
     state = os.fstat(file)
-    if not hasattr(os, "geteuid") or not stat.S_ISREG(state.st_mode):
+    if not hasattr(os, "geteuid"):
         return None
     if state.st_uid not in (0, os.geteuid()):
         return "it belongs to another user: take it over (chown), or set dotenv=None"
-    if state.st_mode & stat.S_IWOTH:
+    # A device, such as /dev/null, keeps nothing that is written to it.
+    if state.st_mode & stat.S_IWOTH and not stat.S_ISCHR(state.st_mode):
         return "everybody may write to it: chmod o-w"
     return None
 

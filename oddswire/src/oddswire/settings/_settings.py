@@ -397,7 +397,12 @@ def _are_texts(value: Any) -> bool:
 def _masked(field: str, value: Any) -> Any:
     if _OPTION[field].secret:
         return "***"
-    return Endpoint.from_url(value).safe_url if field in _URLS else value
+    if field not in _URLS:
+        return value
+    try:
+        return Endpoint.from_url(value).safe_url
+    except SettingsError:
+        return "***"  # refused: there is no telling where the password ends
 
 
 def _defaults() -> dict[str, Any]:

@@ -84,6 +84,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
             SettingsError: One line that repeats nothing of the URL: in a malformed one
                 there is no telling where the password ends.
         """
+        if not isinstance(url, str):
+            raise SettingsError(f"the URL must be a str, not {type(url).__name__}")
         if not url:
             raise SettingsError(f"the URL is empty; give {_ACCEPTED}")
         if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url):
