@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from oddsbot.standin.telegram import Fault
 from support import eventually
 
 LINK = "https://polymarket.com/event/btc-updown-15m-1790597700"
@@ -47,6 +48,15 @@ async def test_commands_may_be_in_capitals(ada):
     await ada.say("/START", "No wallet of yours")
     await ada.say("/Help", "/alert no < 40")
     await ada.say(f"/Alert {LINK} DOWN > 99", "Down reaches 99¢")
+
+
+async def test_a_card_that_cannot_be_edited_is_sent_again(ada, api):
+    """Deleted, or refused by Telegram: the press has its answer all the same."""
+    await ada.say("/settings", "Settings")
+    api.faults.planned.append(Fault(kind="refused", method="editMessageText"))
+    before = len(ada.messages)
+    await ada.press("No prices", "No prices.")
+    assert "✗ prices" in await ada.wait("Settings", before)
 
 
 async def test_a_link_is_found_wherever_a_message_has_it(ada):
