@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from oddsbot.polymarket import UpstreamUnavailable
 from oddsbot.standin.telegram import Fault
 from support import eventually
 
@@ -81,6 +82,33 @@ async def test_a_link_is_found_wherever_a_message_has_it(ada):
     send(ada, message_auto_delete_timer_changed={"message_auto_delete_time": 86_400})
     await ada.say("/alerts", "No alerts yet")
     assert len(ada.messages) == before + 1
+
+
+async def test_alerts_are_shown_paused_and_stopped_without_polymarket(
+    ada, bot, monkeypatch
+):
+    """What a person has is here: only to go on, an alert needs the price of now."""
+    await ada.say(f"/alert {LINK} > 91", "91¢")
+    await ada.say("/alert 5c", "has gone 5¢")
+
+    async def away(*_):
+        raise UpstreamUnavailable("away")
+
+    for name in ("market", "prices"):
+        monkeypatch.setattr(bot.markets, name, away)
+    await ada.say("/alerts", "2 alerts")
+    await ada.press("Pause all", "Paused.")
+    await eventually(lambda: "2 paused" in ada.last)
+    await ada.press("Resume all", "Polymarket does not answer")
+    rules = await bot.rules.of(ada.person)
+    assert [rule.paused for rule in rules] == [True, True]
+    before = len(ada.messages)
+    await ada.press("1")
+    await ada.wait("paused", before)
+    await ada.press("Why")
+    await ada.wait("It fired 0 times.", before)
+    await ada.press("Stop", "Stopped.")
+    assert len(await bot.rules.of(ada.person)) == 1
 
 
 async def test_what_keeps_an_alert_from_its_person_is_said_with_it(ada):

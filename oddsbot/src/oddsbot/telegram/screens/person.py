@@ -349,8 +349,11 @@ def erase_card(handle: int, rules: int, markets: int) -> Card:
     return (
         Text()
         .line("Delete everything of you?", "bold")
-        .line(f"{rules} alerts, {markets} watched markets, your settings, and all that")
-        .line("waits to be sent to you. It cannot be taken back.")
+        .line(
+            f"{figures.count(rules, 'alert')}, "
+            f"{figures.count(markets, 'watched market')}, your settings, and all that "
+            "waits to be sent to you. It cannot be taken back."
+        )
         .card(
             [[press("Delete everything", Action.ERASE, handle, style="danger"), CANCEL]]
         )
@@ -365,7 +368,7 @@ def erased_card(receipt: Receipt, rules: int) -> Card:
         text.line("Erased.", "bold")
     else:
         text.line("Erased, and not everything: /erase again goes on.", "bold")
-    text.line(f"{rules} alerts")
+    text.line(figures.count(rules, "alert"))
     for part in receipt.parts:
         text.add(f"{part.part}: {part.removed} removed")
         text.line(f", {len(part.left)} left" if part.left else "")

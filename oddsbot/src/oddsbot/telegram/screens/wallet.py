@@ -52,7 +52,7 @@ def wallet_card(view: WalletView, odds: Odds = "cents") -> Card:
     if stats is not None:
         if stats.join_date is not None:
             text.add(f" · since {datetime.fromtimestamp(stats.join_date, UTC):%Y-%m}")
-        text.add(f" · {stats.trades:,} markets")
+        text.add(f" · {figures.count(stats.trades, 'market')}")
     text.line()
     if profile is None and stats is None and not view.positions:
         text.line("Polymarket knows nothing of it.")
