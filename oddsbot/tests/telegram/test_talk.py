@@ -90,12 +90,14 @@ async def test_alerts_are_shown_paused_and_stopped_without_polymarket(
     """What a person has is here: only to go on, an alert needs the price of now."""
     await ada.say(f"/alert {LINK} > 91", "91¢")
     await ada.say("/alert 5c", "has gone 5¢")
+    await ada.say("/watch", "Watching")
 
     async def away(*_):
         raise UpstreamUnavailable("away")
 
     for name in ("market", "prices"):
         monkeypatch.setattr(bot.markets, name, away)
+    await ada.say("/watchlist", "1 that Polymarket does not name now")
     await ada.say("/alerts", "2 alerts")
     await ada.press("Pause all", "Paused.")
     await eventually(lambda: "2 paused" in ada.last)

@@ -725,8 +725,8 @@ async def _watchlist_pressed(
 async def _watched(person: int, page: int, services: Services) -> Card:
     session = await services.people.get(person)
     ids = list(session.markets)
-    found = await asyncio.gather(*map(services.markets.market, ids))
-    known = [market for market in found if market is not None]
+    found = await asyncio.gather(*(known(each, services) for each in ids))
+    named = [market for market in found if market is not None]
     odds = session.display.odds
-    unknown, tags = len(ids) - len(known), list(session.tags)
-    return watchlist_card(known, unknown, page, odds, tags=tags)
+    unknown, tags = len(ids) - len(named), list(session.tags)
+    return watchlist_card(named, unknown, page, odds, tags=tags)

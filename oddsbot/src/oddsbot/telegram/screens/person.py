@@ -224,7 +224,7 @@ def watchlist_card(
 
     Args:
         markets: Those that Polymarket has.
-        unknown: How many it does not have any more.
+        unknown: How many it does not have any more, or cannot be asked for.
         page: From 0; one that is not there is the last one.
         odds: How prices are shown.
         tags: Their slugs.
@@ -254,7 +254,7 @@ def watchlist_card(
         text.line()
         buttons.append(press(str(number), Action.MARKET, market.id))
     if unknown:
-        text.line(f"and {unknown} that Polymarket does not have any more")
+        text.line(f"and {unknown} that Polymarket does not name now")
     rows = [buttons[at : at + 5] for at in range(0, len(buttons), 5)]
     _add_tags(text, tags)
     return text.card([*rows, pages(Action.WATCHLIST, 0, page, whole), *followed])
