@@ -148,7 +148,7 @@ class Browser:
     async def open(self, url) -> None:
         """Go to an address, and wait until its page is there."""
         found = await self.call("Page.navigate", url=url)
-        # The page before it may be the one that answers yet: its own load is waited for.
+        # The page before may answer yet, so the load of this one is waited for.
         if "loaderId" in found:
             await eventually(lambda: found["loaderId"] in self._loaded)
         await self.until("document.readyState === 'complete'")

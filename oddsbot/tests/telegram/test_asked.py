@@ -23,6 +23,7 @@ from oddsbot.telegram.links import (
     Words,
     parse,
     parse_deep_link,
+    split,
 )
 from oddsbot.telegram.updates import line_of
 from oddsbot.telegram.zones import named, nearest, shown
@@ -209,6 +210,15 @@ def test_any_text_and_any_payload_is_read(text):
         case Words(words):
             assert 0 < len(words) <= 200
     parse_deep_link(text)
+
+
+@pytest.mark.basic
+def test_the_link_of_a_command_may_stand_anywhere():
+    """It is taken out; an outcome with a stroke is none."""
+    link = "Polymarket.com/event/a?tid=1"
+    assert split(f"> 65 {link}") == split(f"{link}  >  65") == (link, "> 65")
+    assert split("O/U 2.5 > 65") == ("", "O/U 2.5 > 65")
+    assert split("https://x.com/1 65") == ("https://x.com/1", "65")
 
 
 @pytest.mark.basic

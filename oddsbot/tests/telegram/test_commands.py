@@ -202,7 +202,7 @@ async def test_a_wallet_by_address_link_and_name(ada, bot, replay):
     name = (await bot.wallets.profile(wallet)).name
     assert await ada.say(f"@{name}", "position") == card
     await ada.say("@nobody-of-that-name", "no profile of that name")
-    await ada.say("0x" + "1" * 40, "holds nothing")
+    await ada.say("0x" + "1" * 40, "knows nothing of it")
 
 
 @pytest.mark.integration

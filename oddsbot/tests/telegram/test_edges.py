@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from contextlib import asynccontextmanager
@@ -12,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oddsbot.telegram.api import ApiError, TelegramAway, UpdatesApi
-from oddsbot.telegram.updates import BadUpdate, Replicas, UpdateQueue
+from oddsbot.telegram.updates import BadUpdate, Poller, Replicas, UpdateQueue
 from oddswire import Client, EmbeddedServer
 from oddswire.clock import SystemClock
+from oddswire.locks import Locks
 from oddswire.ratelimit import Rule, SlidingWindow
 from support import eventually
 
@@ -147,6 +149,46 @@ async def test_any_body_is_queued_by_its_person_or_refused(bodies):
     queued = len(nowhere.lines)
     last = await updates.put_all([each for each in bodies if isinstance(each, str)])
     assert (last >= 0) == (queued > 0) or last == -1
+
+
+class AfterAWeek:
+    """Telegram after a week without updates, and what takes them: ids begin anew."""
+
+    def __init__(self) -> None:
+        self.waiting = [1_000, 5, 6]
+        self.asked = []
+        self.all_confirmed = asyncio.Event()
+
+    async def get_updates(self, offset) -> list[str]:
+        """Return the first that is not confirmed, whatever the offset was before."""
+        self.asked.append(offset)
+        if self.waiting and offset == self.waiting[0] + 1:
+            del self.waiting[0]
+        if not self.waiting or len(self.asked) > 10:
+            self.all_confirmed.set()
+            await asyncio.sleep(60)
+        return [json.dumps({"update_id": self.waiting[0]})]
+
+    async def put_all(self, bodies) -> int:
+        """Take them."""
+        return max(json.loads(body)["update_id"] for body in bodies)
+
+    async def wait(self) -> None:
+        """Have no replica."""
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B6")
+async def test_ids_that_begin_anew_are_confirmed(client, prefix):
+    """After a quiet week the next id may be lower: it comes once, not for ever."""
+    telegram = AfterAWeek()
+    locks = Locks(client, prefix=prefix)
+    poller = Poller(telegram, telegram, telegram, locks, SystemClock())
+    async with asyncio.TaskGroup() as tasks:
+        polling = tasks.create_task(poller.run())
+        await telegram.all_confirmed.wait()
+        polling.cancel()
+    assert telegram.asked == [0, 1_001, 6, 7]
 
 
 @pytest.mark.integration

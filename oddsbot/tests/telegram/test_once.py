@@ -6,6 +6,7 @@ import asyncio
 from random import Random
 
 import pytest
+from aiogram.exceptions import TelegramMigrateToChat
 from aiogram.types import Update
 
 from oddsbot.app import App
@@ -252,6 +253,29 @@ async def test_hostile_texts_are_answered(feeder, api, caplog):
     assert not [each for each in caplog.records if "update_failed" in each.message]
     kept = {rule.id for rule in await app.rules.of(ADA)}
     assert {rule.id for rule in rules} <= kept
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B2")
+async def test_a_group_that_became_a_supergroup_holds_up_nothing(feeder, api):
+    """The answer to its old id is dropped: tried again it would be refused again."""
+    group = {"id": -7_007, "type": "group", "title": "Old"}
+
+    async def refuse(send, bot, method):
+        if getattr(method, "chat_id", None) == group["id"]:
+            raise TelegramMigrateToChat(method, "upgraded", -1_007)
+        return await send(bot, method)
+
+    feeder.app.bot.session.middleware(refuse)
+    message = {"message_id": 1, "date": 1, "chat": group, "from": sender(ADA)}
+    message["text"] = "/start@stand_in_bot\nplease"
+    await feeder.feed(Update.model_validate({"update_id": 1, "message": message}))
+    member = {"status": "member", "user": sender(42)}
+    added = {
+        "chat": group, "from": sender(ADA), "date": 1,
+        "old_chat_member": member | {"status": "left"}, "new_chat_member": member,
+    }  # fmt: skip
+    await feeder.feed(Update.model_validate({"update_id": 2, "my_chat_member": added}))
 
 
 @pytest.mark.errors

@@ -142,14 +142,14 @@ def price_rule(rule_id="00000000000000aa", **fields):
     return PriceRule(**{**given_, **fields})
 
 
-def move_rule(**fields):
+def move_rule(by=5, **fields):
     """Return a move rule of that market."""
     return MoveRule(
         id="00000000000000bb",
         user_id=1,
         market="0xc7",
         asset_id="71",
-        by=D(5),
+        by=D(by),
         base=Base(D("0.63"), D("0.65")),
         **fields,
     )
@@ -460,7 +460,7 @@ SCREENS = {
             ],
         )
     ),
-    "wallet-empty": wallet_card(
+    "wallet-unknown": wallet_card(
         WalletView(
             address="0x" + "5c" * 20,
             profile=None,
@@ -469,8 +469,18 @@ SCREENS = {
             positions=[],
         )
     ),
+    "wallet-empty": wallet_card(
+        WalletView(
+            address="0x" + "5c" * 20,
+            profile=None,
+            stats=Stats(proxy_wallet="0x", trades=3),
+            value=D(0),
+            positions=[],
+        )
+    ),
     "alert-set": set_card(price_rule(), market(), PRICES),
     "alert-set-within": set_card(move_rule(within=3_600), market(), PRICES),
+    "alert-set-move": set_card(move_rule(55), market(), PRICES),
     "alert-set-held-up": set_card(
         price_rule(),
         market(),

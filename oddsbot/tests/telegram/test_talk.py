@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from oddsbot.polymarket import UpstreamUnavailable
+from oddsbot.standin.telegram import Fault
 from support import eventually
 
 LINK = "https://polymarket.com/event/btc-updown-15m-1790597700"
@@ -39,7 +41,7 @@ async def test_a_question_ends_when_the_person_goes_on(ada, bot):
     await ada.press("Time zone")
     await ada.wait("Where are you?")
     await ada.say("atlantis", "I do not know that place")
-    assert "UTC+2 –" in await ada.say("UTC+2", "Quiet")
+    await ada.say("UTC+2", "Never quiet (UTC+2)")
 
 
 async def test_commands_may_be_in_capitals(ada):
@@ -47,6 +49,15 @@ async def test_commands_may_be_in_capitals(ada):
     await ada.say("/START", "No wallet of yours")
     await ada.say("/Help", "/alert no < 40")
     await ada.say(f"/Alert {LINK} DOWN > 99", "Down reaches 99¢")
+
+
+async def test_a_card_that_cannot_be_edited_is_sent_again(ada, api):
+    """Deleted, or refused by Telegram: the press has its answer all the same."""
+    await ada.say("/settings", "Settings")
+    api.faults.planned.append(Fault(kind="refused", method="editMessageText"))
+    before = len(ada.messages)
+    await ada.press("No prices", "No prices.")
+    assert "✗ prices" in await ada.wait("Settings", before)
 
 
 async def test_a_link_is_found_wherever_a_message_has_it(ada):
@@ -71,6 +82,35 @@ async def test_a_link_is_found_wherever_a_message_has_it(ada):
     send(ada, message_auto_delete_timer_changed={"message_auto_delete_time": 86_400})
     await ada.say("/alerts", "No alerts yet")
     assert len(ada.messages) == before + 1
+
+
+async def test_alerts_are_shown_paused_and_stopped_without_polymarket(
+    ada, bot, monkeypatch
+):
+    """What a person has is here: only to go on, an alert needs the price of now."""
+    await ada.say(f"/alert {LINK} > 91", "91¢")
+    await ada.say("/alert 5c", "has gone 5¢")
+    await ada.say("/watch", "Watching")
+
+    async def away(*_):
+        raise UpstreamUnavailable("away")
+
+    for name in ("market", "prices"):
+        monkeypatch.setattr(bot.markets, name, away)
+    await ada.say("/watchlist", "1 that Polymarket does not name now")
+    await ada.say("/alerts", "2 alerts")
+    await ada.press("Pause all", "Paused.")
+    await eventually(lambda: "2 paused" in ada.last)
+    await ada.press("Resume all", "Polymarket does not answer")
+    rules = await bot.rules.of(ada.person)
+    assert [rule.paused for rule in rules] == [True, True]
+    before = len(ada.messages)
+    await ada.press("1")
+    await ada.wait("paused", before)
+    await ada.press("Why")
+    await ada.wait("It fired 0 times.", before)
+    await ada.press("Stop", "Stopped.")
+    assert len(await bot.rules.of(ada.person)) == 1
 
 
 async def test_what_keeps_an_alert_from_its_person_is_said_with_it(ada):
@@ -106,9 +146,9 @@ async def test_a_move_that_no_price_can_make_is_refused(ada, bot):
     """60¢ from 43¢ leads nowhere: it says so, and how to ask for the price of 60¢."""
     await ada.say(LINK, TITLE)
     said = await ada.say("/alert 60¢", "cannot go 60¢")
-    assert "/alert > 60" in said
+    assert "write /alert 60." in said
     await ada.say("/alert 200%", "cannot go 200%")
-    await ada.say("/alert down 60c", "cannot go 60¢")
+    await ada.say("/alert down 60c", "write /alert down 60.")
     await ada.say("/alert 50c", "has gone 50¢")
     await ada.say("/alert 60c in 1h", "goes 60¢ within")
     assert len(await bot.rules.of(ada.person)) == 2

@@ -421,7 +421,8 @@ async def test_a_node_that_names_a_wrong_address():
 
 @pytest.mark.errors
 @pytest.mark.requirement("C16", "C7")
-async def test_a_node_that_names_the_address_of_another_server():
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_a_node_that_names_the_address_of_another_server(protocol):
     """A server of its own at the address of a node gets no key; the call says so."""
     async with EmbeddedCluster(primaries=2) as cluster:
         first, liar = cluster.primaries
@@ -434,7 +435,8 @@ async def test_a_node_that_names_the_address_of_another_server():
 
             await eventually(believed)
             url = f"cluster://:{cluster.password}@127.0.0.1:{first.port}"
-            async with Client.from_url(url, command_timeout=0.8) as client:
+            options = {"command_timeout": 0.8, "protocol": protocol}
+            async with Client.from_url(url, **options) as client:
                 results = await asyncio.gather(
                     *[client.set(f"k{number}", 1) for number in range(30)],
                     return_exceptions=True,

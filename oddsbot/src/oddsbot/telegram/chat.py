@@ -117,11 +117,9 @@ class TelegramChat:
                 # Telegram turns no text into a photo, and none back.
                 await self.send(chat, card)
         except TelegramBadRequest as error:
-            if "message is not modified" in error.message:
-                return
-            if "message to edit not found" not in error.message:
-                raise
-            await self.send(chat, card)
+            # She deleted it, or Telegram does not let it be edited: a new one then.
+            if "message is not modified" not in error.message:
+                await self.send(chat, card)
 
     async def _photo(self, photo: bytes) -> str | BufferedInputFile:
         """Return the id under which Telegram has a picture, or the picture itself."""

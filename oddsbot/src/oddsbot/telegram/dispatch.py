@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiogram import BaseMiddleware, Dispatcher
-from aiogram.exceptions import TelegramBadRequest, TelegramForbiddenError
+from aiogram.exceptions import (
+    TelegramBadRequest,
+    TelegramForbiddenError,
+    TelegramMigrateToChat,
+)
 from aiogram.types import CallbackQuery, Message
 
 from oddsbot.delivery import Action, Card, Press
@@ -158,8 +162,9 @@ class _Answering(BaseMiddleware):
                 await self._chat.send(event.chat.id, answer)
             elif isinstance(event, CallbackQuery) and isinstance(answer, Pressed):
                 await self._answer(event, answer)
-        except TelegramForbiddenError:
-            # She blocked the bot after she wrote: nobody is there to be answered.
+        except (TelegramForbiddenError, TelegramMigrateToChat):
+            # She blocked the bot after she wrote, or the group has another id since:
+            # nobody is there to be answered.
             return None
         except TelegramBadRequest:
             # It would be refused again, and hold up all that she sends after it.

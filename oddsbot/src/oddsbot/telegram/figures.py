@@ -44,6 +44,11 @@ def short(number: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def count(number: int, what: str) -> str:
+    """Return how many of something there are: ``1 alert``, ``1,204 alerts``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def money(dollars: Decimal | None) -> str:
     """Return dollars in short: ``$4.2M``, ``$310k``, ``$95``; a dash for none."""
     if dollars is None or not dollars.is_finite():

@@ -22,6 +22,7 @@ _INSIDE = re.compile(
     r"(?<![\w./@:%-])(?:https?://)?(?:www\.|m\.)?polymarket\.com/[^\s<>()\[\]\"“”«»]+",
     re.IGNORECASE,
 )
+_LINK = re.compile(r"://|polymarket\.com/", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?<!\w)0x[0-9a-f]{40}(?!\w)", re.IGNORECASE)
 _ENS = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)*\.eth\Z", re.IGNORECASE)
 _AROUND = "<>()[]{}\"'“”«».,;:!?…"
@@ -129,7 +130,7 @@ def parse(text: str) -> Sent:
 def split(text: str) -> tuple[str, str]:
     """Return the link in what a command was given, and the rest; "" for none."""
     words = text.split()
-    link = next((word for word in words if "/" in word), "")
+    link = next((word for word in words if _LINK.search(word)), "")
     return link, " ".join(word for word in words if word is not link)
 
 

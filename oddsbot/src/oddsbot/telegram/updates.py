@@ -389,10 +389,15 @@ class Poller:
                 continue
             pause, told = _PAUSE, False
             if bodies:
-                offset = max(offset, await self._take(bodies))
+                # Not the highest of all: after a week without updates Telegram numbers
+                # them from anywhere, and what is not confirmed comes for ever.
+                offset = await self._take(bodies) or offset
 
     async def _take(self, bodies: Sequence[str]) -> int:
-        """Put updates in, through outages; return the offset that confirms them."""
+        """Put updates in, through outages; return the offset that confirms them.
+
+        0: none could be read.
+        """
         outage = OutageBackoff()
         while True:
             try:

@@ -217,6 +217,7 @@ def accept(
             fields["role"] = reply[0]
     server = "valkey" if "valkey_version" in information else "redis"
     version = information.get("valkey_version") or information.get("redis_version", "")
+    mode = information.get("server_mode") or information.get("redis_mode", "")
     role = text(fields.get("role") or information.get("role", ""))
     return ServerInfo(
         server=text(fields.get("server", server)),
@@ -226,7 +227,7 @@ def accept(
         run_id=information.get("run_id", ""),
         address=where,
         echoes=options.protocol >= 3 or bool(version),
-        mode=text(fields.get("mode") or information.get("redis_mode", "")),
+        mode=text(fields.get("mode") or mode),
         pings=not refusals.ping_denied,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from contextlib import suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -30,6 +32,7 @@ from oddsbot.telegram.filters import On, Reply, slash
 from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
 from oddsbot.telegram.screens.alerts import (
+    IN_A_PAGE,
     Group,
     alerts_card,
     change_card,
@@ -305,8 +308,8 @@ def _check_reachable(asked: Move, price: Price | None) -> None:
     size = f"{figures.short(asked.by)}{'%' if percent else '¢'}"
     said = f"From {figures.cents(price.bid)} it cannot go {size}, neither up nor down."
     if not percent:
-        level = figures.short(asked.by)
-        said += f" For a price of {size} write /alert > {level} or /alert < {level}."
+        level = " ".join([*quiet(asked.outcome, 40).split(), figures.short(asked.by)])
+        said += f" For a price of {size} write /alert {level}."
     raise AskedError(said)
 
 
@@ -415,7 +418,7 @@ async def _alert_all(
 async def _change(query: CallbackQuery, press: Press, services: Services) -> Pressed:
     person = query.from_user.id
     rule = (await _mine(person, f"{press.subject:016x}", services)).rule
-    market = await services.markets.market(rule.market)
+    market = await markets.known(rule.market, services)
     odds = (await services.people.get(person)).display.odds
     return Pressed(new=change_card(rule, market, odds))
 
@@ -453,8 +456,8 @@ async def _why(query: CallbackQuery, press: Press, services: Services) -> Presse
     stored = await _mine(person, rule_id, services)
     since = services.clock.now() - LOOK_BACK_SECONDS
     fates = await services.log.fates(person, since=since, rule_id=rule_id)
-    market = await services.markets.market(stored.rule.market)
-    prices = await services.markets.prices(assets_of([stored.rule]))
+    market = await markets.known(stored.rule.market, services)
+    prices = await markets.prices_of(assets_of([stored.rule]), services)
     odds = (await services.people.get(person)).display.odds
     return Pressed(new=why_card(stored, market, prices, fates, odds))
 
@@ -473,8 +476,8 @@ async def rule_of(person: int, rule_id: str, services: Services) -> Card:
         AskedError: She has none with this id.
     """
     stored = await _mine(person, rule_id, services)
-    market = await services.markets.market(stored.rule.market)
-    prices = await services.markets.prices(assets_of([stored.rule]))
+    market = await markets.known(stored.rule.market, services)
+    prices = await markets.prices_of(assets_of([stored.rule]), services)
     odds = (await services.people.get(person)).display.odds
     return rule_card(stored, market, prices, odds)
 
@@ -529,7 +532,9 @@ async def _set_paused(
 ) -> None:
     """Pause rules or let them go on; one that goes on begins with the price of now."""
     changed = [rule for rule in rules if rule.paused is not paused]
-    prices = await services.markets.prices(assets_of(changed))
+    # To pause takes no price, and so no Polymarket.
+    wanted = [] if paused else assets_of(changed)
+    prices = await services.markets.prices(wanted) if wanted else {}
     new: list[Rule] = []
     for rule in changed:
         if isinstance(rule, VolumeRule):
@@ -559,13 +564,22 @@ async def _all_of(person: int, page: int, services: Services) -> Card:
     by_market: dict[str, list[StoredRule]] = {}
     for stored in await services.rules.standing(person):
         by_market.setdefault(stored.rule.market, []).append(stored)
-    groups = [
-        Group(
-            await services.markets.market(condition_id),
+    count = sum(map(len, by_market.values()))
+    page = min(page, max(0, count - 1) // IN_A_PAGE)  # one that is gone is the last
+
+    async def group(condition_id: str, before: int) -> Group:
+        """Ask for what the page shows, and not for what is on the others."""
+        rules, first = by_market[condition_id], page * IN_A_PAGE
+        if not first - len(rules) < before < first + IN_A_PAGE:
+            return Group(None, rules, {})
+        assets = assets_of(each.rule for each in rules)
+        return Group(
+            await markets.known(condition_id, services),
             rules,
-            await services.markets.prices(assets_of(each.rule for each in rules)),
+            await markets.prices_of(assets, services),
         )
-        for condition_id, rules in by_market.items()
-    ]
+
+    starts = itertools.accumulate(map(len, by_market.values()), initial=0)
+    groups = await asyncio.gather(*map(group, by_market, starts))
     odds = (await services.people.get(person)).display.odds
     return alerts_card(groups, page, odds)

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 
 from aiogram import F, Router
 from aiogram.enums import ChatMemberStatus, ChatType
-from aiogram.exceptions import TelegramBadRequest, TelegramForbiddenError
+from aiogram.exceptions import (
+    TelegramBadRequest,
+    TelegramForbiddenError,
+    TelegramMigrateToChat,
+)
 
 from oddsbot.telegram.filters import Where
 from oddsbot.telegram.screens.start import in_private_card
@@ -54,7 +58,9 @@ async def _added(change: ChatMemberUpdated, bot: Bot, services: Services) -> Non
     if change.chat.type != ChatType.CHANNEL:
         me = await bot.me()
         # It may not be allowed to write there, and that is all right.
-        with suppress(TelegramBadRequest, TelegramForbiddenError):
+        with suppress(
+            TelegramBadRequest, TelegramForbiddenError, TelegramMigrateToChat
+        ):
             await services.chat.send(change.chat.id, in_private_card(me.username or ""))
 
 

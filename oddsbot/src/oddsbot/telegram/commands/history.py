@@ -56,7 +56,7 @@ async def _page(person: int, page: int, services: Services) -> Card:
     )
     known = {}
     for condition_id in {row.market for row in rows}:
-        market = await services.markets.market(condition_id)
+        market = await markets.known(condition_id, services)
         if market is not None:
             known[condition_id] = market
     odds = (await services.people.get(person)).display.odds

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from aiogram import F, Router
 
 from oddsbot.delivery import Action
+from oddsbot.polymarket import PolymarketError
 from oddsbot.store import MAX_MARKETS, MAX_TAGS, FollowedTag, Kind, WatchedMarket
 from oddsbot.telegram import links
 from oddsbot.telegram.addresses import AddressError, checked_address
@@ -33,15 +35,17 @@ from oddsbot.telegram.screens.market import (
 )
 from oddsbot.telegram.screens.person import held_up, watchlist_card
 from oddsbot.telegram.screens.wallet import WalletView, wallet_card
+from oddswire.errors import RateLimited
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from aiogram.filters import CommandObject
     from aiogram.fsm.context import FSMContext
     from aiogram.types import CallbackQuery, Message, Update
 
     from oddsbot.delivery import Card, Press
+    from oddsbot.markets import Price
     from oddsbot.polymarket import GammaEvent, GammaMarket
     from oddsbot.store import UserSession
     from oddsbot.telegram.figures import Odds
@@ -494,6 +498,23 @@ async def last(services: Services, state: FSMContext) -> GammaMarket:
     return found
 
 
+async def known(condition_id: str, services: Services) -> GammaMarket | None:
+    """Return a market; None where Polymarket does not have it, or does not answer.
+
+    For what a person has here: she sees and stops it also without Polymarket.
+    """
+    with suppress(PolymarketError, RateLimited):
+        return await services.markets.market(condition_id)
+    return None
+
+
+async def prices_of(tokens: Iterable[str], services: Services) -> dict[str, Price]:
+    """Return prices by token; none where Polymarket does not answer."""
+    with suppress(PolymarketError, RateLimited):
+        return await services.markets.prices(tokens)
+    return {}
+
+
 async def by_number(press: Press, services: Services) -> GammaMarket:
     """Return the market that a button names.
 
@@ -704,8 +725,8 @@ async def _watchlist_pressed(
 async def _watched(person: int, page: int, services: Services) -> Card:
     session = await services.people.get(person)
     ids = list(session.markets)
-    found = await asyncio.gather(*map(services.markets.market, ids))
-    known = [market for market in found if market is not None]
+    found = await asyncio.gather(*(known(each, services) for each in ids))
+    named = [market for market in found if market is not None]
     odds = session.display.odds
-    unknown, tags = len(ids) - len(known), list(session.tags)
-    return watchlist_card(known, unknown, page, odds, tags=tags)
+    unknown, tags = len(ids) - len(named), list(session.tags)
+    return watchlist_card(named, unknown, page, odds, tags=tags)

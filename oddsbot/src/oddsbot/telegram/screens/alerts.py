@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from oddsbot.store import StoredRule
     from oddsbot.telegram.figures import Odds
 
-_IN_A_PAGE = 10
+IN_A_PAGE = 10
+"""Alerts of a page."""
 _IN_A_ROW = 5
 _STEPS = (-50, -20, 20, 50)
 _WHOLE = 1_000
+_LIKE_A_PRICE = 20  # cents or percent; hardly anybody waits for so large a move
 
 FATES: dict[Fate | None, str] = {
     None: "on its way",
@@ -49,7 +51,7 @@ class Group:
     """A person's alerts of one market.
 
     Attributes:
-        market: None: Polymarket does not have it any more.
+        market: None: Polymarket does not have it any more, or does not answer.
         rules: The alerts, each with where it stands.
         prices: The top of each book, by token.
     """
@@ -69,15 +71,15 @@ def alerts_card(groups: Sequence[Group], page: int = 0, odds: Odds = "cents") ->
             .line("Send a market's link and press a price under it. More: /help")
             .card([[press("Find a market", Action.FIND)]])
         )
-    whole = ceil(len(lines) / _IN_A_PAGE)
+    whole = ceil(len(lines) / IN_A_PAGE)
     page = min(page, whole - 1)
-    first = page * _IN_A_PAGE
+    first = page * IN_A_PAGE
     text = Text().add(f"{len(lines)} alert{'s' if len(lines) > 1 else ''}", "bold")
     paused = sum(each.rule.paused for _, each in lines)
     text.line(f" · {paused} paused" if paused else "", "bold")
     last = None
     buttons: list[Button] = []
-    shown = lines[first : first + _IN_A_PAGE]
+    shown = lines[first : first + IN_A_PAGE]
     for number, (group, each) in enumerate(shown, start=first + 1):
         if group is not last:
             text.foreign(_question(group.market, each.rule))
@@ -144,6 +146,11 @@ def set_card(
         text.line(
             f"It is there already: you hear of it when it comes back, after "
             f"{figures.level(back_on(rule), odds)}."
+        )
+    if isinstance(rule, MoveRule) and not rule.within and rule.by >= _LIKE_A_PRICE:
+        at = figures.short(rule.by)
+        text.line(
+            f"If you mean the price of {at}¢: /alert {_outcome(rule, market)} {at}"
         )
     for why in held_up:
         text.line(why)
@@ -289,7 +296,9 @@ def _pause_button(rule: Rule) -> Button:
 
 
 def _question(market: GammaMarket | None, rule: Rule) -> str:
-    return rule.market if market is None else market.question
+    if market is not None:
+        return market.question
+    return f"A market that Polymarket does not name now, {rule.market}"
 
 
 def meaning(rule: Rule, market: GammaMarket | None, odds: Odds = "cents") -> str:

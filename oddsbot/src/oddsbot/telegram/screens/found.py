@@ -44,8 +44,11 @@ def search_card(
     text = Text().foreign(f"“{words}”", "bold", limit=100)
     include = press("Include closed", Action.FOUND, 0, CLOSED)
     if not found.events and not found.profiles:
-        text.line("  nothing").line("Fewer or other words may help; /top has the most")
-        text.line("traded markets.")
+        text.line("  nothing")
+        text.line(
+            "Fewer or other words may help; /top has the most traded markets, /help "
+            "what I can do."
+        )
         return text.card([[] if closed else [include]])
     count = max(found.total, len(found.events))
     text.line(f"  {count:,} {'event' if count == 1 else 'events'}")

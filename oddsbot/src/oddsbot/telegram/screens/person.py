@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from oddsbot.delivery import Card, File
     from oddsbot.polymarket import GammaMarket
-    from oddsbot.store import QuietHours, UserSession
+    from oddsbot.store import UserSession
     from oddsbot.telegram.figures import Odds
     from oddswire.erasure import Receipt
 
@@ -70,9 +70,12 @@ def settings_card(session: UserSession, now: float) -> Card:
         )
         kinds.append(press(label, action, 0, index))
     text.line()
-    zone = zones.shown(session.timezone)
-    text.add(f"Quiet: {_quiet(session.quiet)} ").foreign(zone, limit=60)
-    text.line(" – what comes then makes no sound")
+    hours, zone = session.quiet, zones.shown(session.timezone)
+    if hours.start == hours.end:
+        text.add("Never quiet (").foreign(zone, limit=60).line(")")
+    else:
+        text.add(f"Quiet: {_clock(hours.start)}–{_clock(hours.end)} ")
+        text.foreign(zone, limit=60).line(" – what comes then makes no sound")
     text.line(_capped(session.per_minute))
     text.line(_least(session.thresholds.price_change))
     text.line(f"Prices in {'decimal odds' if odds == 'decimal' else odds}")
@@ -165,12 +168,6 @@ def limits_card(session: UserSession) -> Card:
     return text.card([caps, moves, [press("Settings", Action.SETTINGS)]])
 
 
-def _quiet(quiet: QuietHours) -> str:
-    if quiet.start == quiet.end:
-        return "never,"
-    return f"{_clock(quiet.start)}–{_clock(quiet.end)}"
-
-
 def _clock(minute: int) -> str:
     return f"{minute // 60:02d}:{minute % 60:02d}"
 
@@ -227,7 +224,7 @@ def watchlist_card(
 
     Args:
         markets: Those that Polymarket has.
-        unknown: How many it does not have any more.
+        unknown: How many it does not have any more, or cannot be asked for.
         page: From 0; one that is not there is the last one.
         odds: How prices are shown.
         tags: Their slugs.
@@ -257,7 +254,7 @@ def watchlist_card(
         text.line()
         buttons.append(press(str(number), Action.MARKET, market.id))
     if unknown:
-        text.line(f"and {unknown} that Polymarket does not have any more")
+        text.line(f"and {unknown} that Polymarket does not name now")
     rows = [buttons[at : at + 5] for at in range(0, len(buttons), 5)]
     _add_tags(text, tags)
     return text.card([*rows, pages(Action.WATCHLIST, 0, page, whole), *followed])
@@ -352,8 +349,11 @@ def erase_card(handle: int, rules: int, markets: int) -> Card:
     return (
         Text()
         .line("Delete everything of you?", "bold")
-        .line(f"{rules} alerts, {markets} watched markets, your settings, and all that")
-        .line("waits to be sent to you. It cannot be taken back.")
+        .line(
+            f"{figures.count(rules, 'alert')}, "
+            f"{figures.count(markets, 'watched market')}, your settings, and all that "
+            "waits to be sent to you. It cannot be taken back."
+        )
         .card(
             [[press("Delete everything", Action.ERASE, handle, style="danger"), CANCEL]]
         )
@@ -368,7 +368,7 @@ def erased_card(receipt: Receipt, rules: int) -> Card:
         text.line("Erased.", "bold")
     else:
         text.line("Erased, and not everything: /erase again goes on.", "bold")
-    text.line(f"{rules} alerts")
+    text.line(figures.count(rules, "alert"))
     for part in receipt.parts:
         text.add(f"{part.part}: {part.removed} removed")
         text.line(f", {len(part.left)} left" if part.left else "")

@@ -52,9 +52,15 @@ def wallet_card(view: WalletView, odds: Odds = "cents") -> Card:
     if stats is not None:
         if stats.join_date is not None:
             text.add(f" · since {datetime.fromtimestamp(stats.join_date, UTC):%Y-%m}")
-        text.add(f" · {stats.trades:,} markets")
+        text.add(f" · {figures.count(stats.trades, 'market')}")
     text.line()
-    if not view.positions:
+    if profile is None and stats is None and not view.positions:
+        text.line("Polymarket knows nothing of it.")
+        text.line(
+            "What counts is the address of the profile's page: that of a login may be "
+            "another one."
+        )
+    elif not view.positions:
         text.line("It holds nothing now.")
     else:
         count = len(view.positions)
