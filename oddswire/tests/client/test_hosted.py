@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from time import monotonic
 
 import pytest
@@ -31,6 +32,7 @@ from oddswire.health import Status
 from oddswire.pubsub import Topic
 from oddswire.settings import Settings
 from oddswire.testing import FaultProxy
+from support import eventually
 
 # --- commands
 
@@ -115,6 +117,38 @@ async def test_everything_but_the_management_works_without_rights_to_it(own, cap
 
     said = [each.getMessage() for each in caplog.records if each.levelname != "INFO"]
     assert said == []
+
+
+@pytest.mark.requirement("C14")
+@pytest.mark.errors
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_a_user_without_ping_is_refused_it_once(own, protocol):
+    """Idle for long and connected again, one entry is in ACL LOG; silence is found."""
+    async with aredis.Redis.from_url(own.url, decode_responses=True) as admin:
+        rules = "reset on >secret ~* -@all +get +blpop"
+        await admin.execute_command("ACL", "SETUSER", "app", *rules.split())
+        async with Client.from_url(
+            f"redis://app:secret@{own.host}:{own.port}",
+            heartbeat=0.1,
+            heartbeat_answer=0.1,
+            protocol=protocol,
+        ) as client:
+            for connects in (1, 2, 3):
+                await client.get("k")
+                await client.blpop("none", 0.3)  # meanwhile the other one is idle
+                await admin.client_kill_filter(_type="normal", skipme=True)
+                await eventually(lambda: client.stats().connects, holds=connects.__lt__)
+            await client.blpop("none", 0.3)
+            noted = {each["object"]: each["count"] for each in await admin.acl_log()}
+            assert noted == {"info": 1, "ping": 1}
+            lost = asyncio.Event()
+            client.events.subscribe(lambda _: lost.set(), Disconnected)
+            own.kill(signal.SIGSTOP)
+            try:
+                async with asyncio.timeout(10):
+                    await lost.wait()
+            finally:
+                own.kill(signal.SIGCONT)
 
 
 # What providers leave to their customers, and a server that forbids to track.

@@ -97,3 +97,37 @@ async def test_a_timeout_is_seen_and_calls_are_counted(own, seen):
         assert ("CommandTimeout", None) in seen
         assert client.stats().calls["GET"] == 1
         assert client.stats().failures == {"CommandTimeout": 1}
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_a_batch_that_fails_is_seen_to_fail(
+    server, prefix, monkeypatch, transaction
+):
+    """An error that `execute` raises is seen raised, and every failure is counted."""
+    seen, original = [], Pipeline.execute
+
+    async def execute(self, *args, **options):
+        try:
+            return await original(self, *args, **options)
+        except Exception as error:
+            seen.append(type(error).__name__)
+            raise
+
+    monkeypatch.setattr(Pipeline, "execute", execute)
+    async with Client.from_url(server.url) as client:
+        await client.set(f"{prefix}k", "text", ex=60)
+
+        def batch():
+            pipe = client.pipeline(transaction=transaction)
+            return pipe.lpush(f"{prefix}k", 1).get(f"{prefix}k").incr(f"{prefix}k")
+
+        with pytest.raises(WrongType, match="Command # 1"):
+            await batch().execute()
+        assert seen == ["WrongType"]
+        assert client.stats().failures == {"WrongType": 1, "CommandRejected": 1}
+        results = await batch().execute(raise_on_error=False)
+        assert [type(each).__name__ for each in results] == [
+            "WrongType", "bytes", "CommandRejected",
+        ]  # fmt: skip
+        assert seen == ["WrongType"]

@@ -76,10 +76,12 @@ class ClusterPipeline(Pipeline):
         self._watching = None
         self.connection_pool = self._whole.connection_pool
 
-    async def _results(self, stack: _Stack) -> list[Any]:
+    async def _results(
+        self, stack: _Stack, *, raise_on_error: bool = False
+    ) -> list[Any]:
         deadline = monotonic() + self._whole.timeout
         if self._watching is not None:
-            return await super()._results(stack)
+            return await super()._results(stack, raise_on_error=raise_on_error)
         if self.is_transaction or self.explicit_transaction:
             return await self._run_transaction(stack, deadline)
         return await self._run_split(stack, deadline)

@@ -91,20 +91,33 @@ async def command(
 
 
 async def pipeline(
-    batch: Pipeline, run: Callable[[], Awaitable[list[Any]]]
+    batch: Pipeline, run: Callable[[], Awaitable[list[Any]]], *, raise_on_error: bool
 ) -> list[Any]:
-    """Run a batch so that what replaced redis-py's method sees it, once."""
+    """Run a batch so that what replaced redis-py's method sees it, once.
+
+    Where the first error among the results is to be raised, it is seen raised. The
+    caller gets all results, and raises it.
+    """
     view: Any = copy.copy(batch)
+    results: list[Any] = []
 
     async def send(*_: Any, **__: Any) -> list[Any]:
-        return await run()
+        results.extend(await run())
+        if raise_on_error:
+            for result in results:
+                if isinstance(result, Exception):
+                    raise result
+        return results
 
     view.connection = _Connection(batch.connection_pool)
     view.scripts = set()
     view.reset = _nothing
     view._execute_transaction = view._execute_pipeline = send  # noqa: SLF001 - redis-py's own steps
     try:
-        results: list[Any] = await Pipeline.execute(view, raise_on_error=False)
+        await Pipeline.execute(view, raise_on_error=raise_on_error)
+    except Exception as error:
+        if all(error is not result for result in results):
+            raise
     finally:
         view.connection = None
     return results

@@ -76,7 +76,7 @@ class Pipeline(RedisPipeline):
         if not stack and not self.watching:
             return []
         try:
-            results = await self._results(stack)
+            results = await self._results(stack, raise_on_error=raise_on_error)
         except OddswireError as error:
             self._client.count_failure(error, self._client.command_spec("EXEC"))
             raise
@@ -97,8 +97,13 @@ class Pipeline(RedisPipeline):
             raise first
         return results
 
-    async def _results(self, stack: _Stack) -> list[Any]:
-        """Return a result, or an error in its place, for each command."""
+    async def _results(
+        self, stack: _Stack, *, raise_on_error: bool = False
+    ) -> list[Any]:
+        """Return a result, or an error in its place, for each command.
+
+        With `raise_on_error` instrumentation sees the first error raised.
+        """
         if (
             self.connection is None
             and not self.watching
@@ -120,7 +125,9 @@ class Pipeline(RedisPipeline):
                         atomic=atomic,
                     )
                     if _hooks.pipelines_are_instrumented():
-                        return await _hooks.pipeline(self, run)
+                        return await _hooks.pipeline(
+                            self, run, raise_on_error=raise_on_error
+                        )
                     return await run()
         atomic = bool(self.is_transaction or self.explicit_transaction)
         repeatable = atomic and self.connection is None and not self.watching

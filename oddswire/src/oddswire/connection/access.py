@@ -96,6 +96,7 @@ async def handshake_options(
         database=int(arguments.get("db") or 0),
         client_name=arguments.get("client_name") if named else None,
         library=None if refusals.library_denied else _library(arguments),
+        ping=not refusals.ping_denied,
     )
 
 

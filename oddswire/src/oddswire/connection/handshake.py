@@ -32,11 +32,13 @@ class Refusals(msgspec.Struct, kw_only=True):
         name_denied: CLIENT SETNAME was refused (only without HELLO, which carries the
             name).
         library_denied: CLIENT SETINFO was refused.
+        ping_denied: PING was refused (only without HELLO).
     """
 
     info_denied: bool = False
     name_denied: bool = False
     library_denied: bool = False
+    ping_denied: bool = False
 
 
 class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +56,7 @@ class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
         library: Name and version for CLIENT SETINFO.
         identify: Ask which server process this is; a refusal is no error.
         ask_role: Ask by ROLE, without HELLO; a refusal is no error.
+        ping: Send PING without HELLO, where no password is answered either.
     """
 
     protocol: int = 3
@@ -66,6 +69,7 @@ class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
     library: tuple[str | None, str | None] | None = None
     identify: bool = False
     ask_role: bool = False
+    ping: bool = True
 
     @property
     def credentials(self) -> tuple[str | None, str | None]:
@@ -105,7 +109,8 @@ class HandshakeOptions(msgspec.Struct, frozen=True, kw_only=True):
                 user = () if self.username in {None, "default"} else (self.username,)
                 steps.append((_Step.AUTH, ("AUTH", *user, self.password)))
             # Something that is answered, if only by "who are you?".
-            steps.append((_Step.PING, ("PING",)))
+            if self.ping or self.password is None:
+                steps.append((_Step.PING, ("PING",)))
             if self.client_name:
                 name = ("CLIENT", "SETNAME", self.client_name)
                 steps.append((_Step.NAME, name))
@@ -153,6 +158,7 @@ class ServerInfo(msgspec.Struct, frozen=True):
         address: Where it was dialled, ``host:port`` or a path.
         echoes: Whether PING returns its argument; a proxy may not do so.
         mode: ``"standalone"``, ``"cluster"`` or ``"sentinel"``; empty: unknown.
+        pings: Whether PING was refused to no connection so far.
     """
 
     server: str
@@ -163,6 +169,7 @@ class ServerInfo(msgspec.Struct, frozen=True):
     address: str = ""
     echoes: bool = True
     mode: str = ""
+    pings: bool = True
 
 
 def accept(
@@ -196,6 +203,8 @@ def accept(
         denied = isinstance(reply, NoPermission)
         if step is _Step.HELLO:
             fields = {text(k): v for k, v in _pairs(reply)}
+        elif step is _Step.PING:
+            refusals.ping_denied |= denied
         elif step is _Step.NAME:
             refusals.name_denied |= denied
         elif step is _Step.LIBRARY:
@@ -219,6 +228,7 @@ def accept(
         address=where,
         echoes=options.protocol >= 3 or bool(version),
         mode=text(fields.get("mode") or mode),
+        pings=not refusals.ping_denied,
     )
 
 

@@ -10,6 +10,8 @@ from oddswire.connection.packing import pack
 from oddswire.errors import ConnectionLost, NoPermission, ProtocolBroken
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from oddswire.connection.multiplexer import Multiplexer
 
 # Replies after which an echo is due, whatever the time.
@@ -43,6 +45,10 @@ class Heartbeat:
         answer: Seconds of silence in which the echo of an idle connection has to come.
         echoes: Whether the server returns what it is given. Where a proxy does not, a
             bare PING on an idle connection has to be answered, by anything.
+        pings: Whether the user may PING. If not, an idle connection is asked by HELLO,
+            which is refused to no user.
+        on_denied: Called when PING is refused: each refusal is an entry in the
+            server's ACL LOG, so the next connection is not to ask again.
     """
 
     def __init__(
@@ -52,16 +58,20 @@ class Heartbeat:
         idle: float,
         answer: float,
         echoes: bool = True,
+        pings: bool = True,
+        on_denied: Callable[[], None] | None = None,
     ) -> None:
         self._connection = connection
         self._idle = idle
         self._answer = answer
-        self._echoes = echoes
+        self._echoes = echoes and pings
+        self._pings = pings
+        self._on_denied = on_denied
         self._beats = 0
         self._pending: bytes | None = None
         self._sent = monotonic()
         self._suspected = False
-        if echoes:
+        if self._echoes:
             connection.when_unchecked(_EACH_REPLIES, self._ping)
         self._timer = connection.loop.call_later(min(idle, _EACH_SECONDS), self._beat)
 
@@ -122,17 +132,19 @@ class Heartbeat:
         self._suspected = False
         self._sent = monotonic()
         self._connection.unchecked = 0
-        words = ("PING", self._pending) if self._echoes else ("PING",)
+        idle = ("PING",) if self._pings else ("HELLO",)
+        words = ("PING", self._pending) if self._echoes else idle
         self._connection.send_unawaited(pack(words), _LABEL, self._judge)
 
     def _judge(self, reply: Any) -> None:
         """Take the echo; the parser's hook, so what it raises ends the connection."""
         nonce, self._pending = self._pending, None
         if isinstance(reply, NoPermission):
-            # A sign of life, and an entry in the server's ACL LOG each time: only for
-            # an idle connection from here on.
-            self._echoes = False
+            # A sign of life, this time.
+            self._echoes = self._pings = False
             self._connection.when_unchecked(0, None)
+            if self._on_denied is not None:
+                self._on_denied()
         # Any other error (LOADING, the end of the connection) says nothing about the
         # order.
         if isinstance(reply, Exception) or not self._echoes or reply == nonce:

@@ -419,7 +419,7 @@ class Multiplexer(asyncio.Protocol):
         for future, sent, deadline, _, label, _ in failed:
             future.set_exception(
                 CommandTimeout(
-                    f"{label.name}: no reply within {deadline - sent:.3g} s "
+                    f"{label.name}: no reply within {max(deadline - sent, 0.0):.3g} s "
                     f"({self.load()}; last bytes {now - self.last_read:.3g} s ago, "
                     f"connected {now - self.connected_at:.3g} s ago, "
                     f"the loop was {max(late, 0.0) * 1e3:.0f} ms late)"

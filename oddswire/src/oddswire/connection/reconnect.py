@@ -122,6 +122,7 @@ class ReconnectingConnection:
         # A caller was refused since the last attempt began: the next one is hastened.
         self._wanted = False
         self._heartbeat: Heartbeat | None = None
+        self._pings = True
         # In the order they came. A caller that comes in the very tick in which the
         # connection opens may still be ahead of them.
         self._waiters: dict[asyncio.Future[Multiplexer], None] = {}
@@ -291,7 +292,12 @@ class ReconnectingConnection:
         self._pacer.server_answers()
         idle, answer = self._heartbeat_times
         self._heartbeat = Heartbeat(
-            connection, idle=idle, answer=answer, echoes=server_info.echoes
+            connection,
+            idle=idle,
+            answer=answer,
+            echoes=server_info.echoes,
+            pings=server_info.pings and self._pings,
+            on_denied=self._ping_denied,
         )
         self._report(Connected)
         if was_open:
@@ -306,6 +312,9 @@ class ReconnectingConnection:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(connection)
+
+    def _ping_denied(self) -> None:
+        self._pings = False
 
     def _attempt_failed(self, error: OddswireError, *, was_open: bool) -> None:
         """Decide which callers wait on after a failed attempt.
