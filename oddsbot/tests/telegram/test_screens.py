@@ -581,7 +581,7 @@ SCREENS = {
     "quiet": person.quiet_card(),
     "muted": person.muted_card(120),
     "muted-odd": person.muted_card(1_440 * 2 + 90),
-    "unmuted": person.unmuted_card(),
+    "unmuted": person.unmuted_card(UserSession(), 1),
     "watchlist": person.watchlist_card([market(), decided(number=8)], 1),
     "watchlist-page": person.watchlist_card(
         [market(number=n) for n in range(1, 24)], 0, 2, "percent"

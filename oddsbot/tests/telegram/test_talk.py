@@ -119,6 +119,7 @@ async def test_what_keeps_an_alert_from_its_person_is_said_with_it(ada):
     await ada.say("/stop", "Stopped")
     assert "You stopped me" in await ada.say(f"/alert {LINK} > 91", "reaches 91¢")
     await ada.say("/watch", "Watching: I tell you its result. You stopped me")
+    assert "again" not in await ada.say("/unmute", "You stopped me")
     await ada.say("/start", "No wallet")
     await ada.say("/mute 2 hours", "2 h")
     assert "You are muted for 2 h" in await ada.say("/alert > 92", "reaches 92¢")

@@ -300,13 +300,14 @@ def minutes_of(text: str) -> int:
 async def _set_muted(
     person: int, minutes: int, update: Update, services: Services
 ) -> Card:
-    until = int(services.clock.now()) + 60 * minutes if minutes else 0
+    now = services.clock.now()
+    until = int(now) + 60 * minutes if minutes else 0
 
     def change(session: UserSession) -> None:
         session.muted_until = until
 
-    await services.people.change(person, change, update.update_id)
-    return muted_card(minutes) if minutes else unmuted_card()
+    session = await services.people.change(person, change, update.update_id)
+    return muted_card(minutes) if minutes else unmuted_card(session, now)
 
 
 # --- status

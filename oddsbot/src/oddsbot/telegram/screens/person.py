@@ -207,9 +207,18 @@ def muted_card(minutes: int) -> Card:
     )
 
 
-def unmuted_card() -> Card:
-    """Return the answer to ``/unmute``."""
-    return Text().line("I send you messages again.").card()
+def unmuted_card(session: UserSession, now: float) -> Card:
+    """Return the answer to ``/unmute``, with what keeps messages from her still.
+
+    Args:
+        session: Hers.
+        now: Unix seconds.
+    """
+    on = session.is_active
+    text = Text().line("I send you messages again." if on else "You are not muted.")
+    for why in held_up(session, now):
+        text.line(why)
+    return text.card()
 
 
 def watchlist_card(
