@@ -82,7 +82,7 @@ async def test_load_of_a_process_that_died_is_taken_over(fleet, how):
 @pytest.mark.advanced
 async def test_a_load_that_outlives_its_lease_is_waited_for(fleet):
     """2.16: the lease is renewed while the loader lives, so nobody else loads."""
-    a, b = await fleet.cache(load_lease=0.3), await fleet.cache(load_lease=0.3)
+    a, b = await fleet.cache(load_lease=1.0), await fleet.cache(load_lease=1.0)
     slow = Loader("slow", held=True)
     first = spawn(a.get_or_set("m:1", slow))
     await slow.started.wait()

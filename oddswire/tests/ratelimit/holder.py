@@ -11,7 +11,7 @@ from oddswire.ratelimit import Concurrency, RateLimiter, Rule
 
 async def main(url, prefix):
     """Hold it, and say so."""
-    rule = Rule("s", Concurrency(2, 0.6))
+    rule = Rule("s", Concurrency(2, 1.5))
     async with (
         Client.from_url(url) as client,
         RateLimiter(client, [rule], prefix=prefix, deadline=5.0) as limiter,

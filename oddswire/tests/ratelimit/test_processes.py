@@ -61,7 +61,7 @@ async def test_eight_processes_never_exceed_the_limit(server, prefix):
 @pytest.mark.requirement("R1")
 async def test_slots_of_a_killed_process_come_back(server, prefix, limiter_of, client):
     """After their time, not before, and without anybody cleaning up."""
-    limiter = limiter_of(Rule("s", Concurrency(2, 0.6)))
+    limiter = limiter_of(Rule("s", Concurrency(2, 1.5)))
     holder = await start("holder", server.url, prefix)
     assert await holder.stdout.readline() == b"held\n"
     (key,) = await client.keys(f"{prefix}*")
@@ -70,7 +70,7 @@ async def test_slots_of_a_killed_process_come_back(server, prefix, limiter_of, c
     async with limiter.slot("s"):
         # It renews its own: held for much longer than its time.
         async def renewed():
-            return await client.zscore(key, lease) > began + 1_200_000
+            return await client.zscore(key, lease) > began + 3_000_000
 
         await eventually(renewed)
         assert not (await limiter.peek("s")).allowed
@@ -78,7 +78,7 @@ async def test_slots_of_a_killed_process_come_back(server, prefix, limiter_of, c
         await holder.wait()
         last = await client.zscore(key, lease)
         decision = await limiter.acquire("s", timeout=10)
-        assert decision.reservation.at >= last + 600_000
+        assert decision.reservation.at >= last + 1_500_000
         await limiter.refund(decision)
 
 
@@ -88,7 +88,7 @@ async def test_a_stopped_holder_is_counted_again_when_it_goes_on(
     server, prefix, limiter_of
 ):
     """A process that stood still for too long loses its slot, and takes it back."""
-    limiter = limiter_of(Rule("s", Concurrency(2, 0.6)))
+    limiter = limiter_of(Rule("s", Concurrency(2, 1.5)))
 
     async def free(slots):
         return (await limiter.peek("s")).remaining == slots
