@@ -55,7 +55,7 @@ class Forking:
 
     async def _answer(self) -> int | None:
         """Return the id of a process that was made; note the end of one."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             answer = await asyncio.get_running_loop().sock_recv(self._asks, 1_000)
         assert answer, f"{_PROGRAM.name} has ended"
         pid, *code = map(int, answer.split())

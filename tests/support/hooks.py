@@ -35,6 +35,7 @@ def answer_as_sentinels(primary, known, ask):
 # --- waits and bounds that are too long for a test
 
 _LIMITS = {
+    "alert is lost": "oddsbot.demo.ledger.PATIENCE",
     "blocking grace": "oddswire.client._exclusive.BLOCKING_GRACE",
     "cluster settles": "oddswire.embedded.topology._SETTLE_SECONDS",
     "data directory": "oddswire.embedded.server._LOCK_SECONDS",
