@@ -68,7 +68,7 @@ async def _first(addresses: list[Any]) -> socket.socket:
             if left:
                 left -= 1
                 attempt = _connected(next(untried))
-                trying.add(spawn(attempt, name="oddswire connecting"))
+                trying.add(spawn(attempt, name="oddswire address tried"))
             done, trying = await asyncio.wait(
                 trying,
                 timeout=_NEXT_ADDRESS if left else None,
