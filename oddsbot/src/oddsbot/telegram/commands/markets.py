@@ -483,13 +483,20 @@ async def _only_one(slug: str, services: Services) -> GammaMarket | None:
     return next(iter(event.markets), None)
 
 
-async def last(services: Services, state: FSMContext) -> GammaMarket:
+async def last(
+    services: Services, state: FSMContext, which: str = "market"
+) -> GammaMarket:
     """Return the market whose card was sent last.
+
+    Args:
+        services: Ask Polymarket.
+        state: Of the conversation.
+        which: ``asked``: the market that the bot's question is about.
 
     Raises:
         AskedError: There is none, or Polymarket does not have it any more.
     """
-    condition_id = (await state.get_data()).get("market")
+    condition_id = (await state.get_data()).get(which)
     found = None
     if isinstance(condition_id, str):
         found = await services.markets.market(condition_id)
