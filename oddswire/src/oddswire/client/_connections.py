@@ -74,6 +74,7 @@ class Connections:
             ),
             pacer=dialer.pacer,
             progress=dialer.progress,
+            refusals=dialer.refusals,
         )
         self.dialer = dialer
         self.events = events

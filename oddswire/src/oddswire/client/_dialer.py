@@ -54,6 +54,7 @@ class Dialer:
     Attributes:
         metrics: Counted over all the connections opened here.
         pacer: Spaces the attempts while callers wait.
+        refusals: What the user may not do.
         progress: How far the attempt under way has come.
         primary: Where to ask for the address, if it can change.
         user: The user of the last connection, as the server names it; for errors.
@@ -77,7 +78,7 @@ class Dialer:
         self._pool = pool
         self.primary = primary_of(settings, pool)
         self._access = access
-        self.pacer = access.pacer
+        self.pacer, self.refusals = access.pacer, access.refusals
         self.progress = Progress()
         self._protocol = protocol
         self._on_push = on_push

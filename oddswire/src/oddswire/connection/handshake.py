@@ -32,7 +32,7 @@ class Refusals(msgspec.Struct, kw_only=True):
         name_denied: CLIENT SETNAME was refused (only without HELLO, which carries the
             name).
         library_denied: CLIENT SETINFO was refused.
-        ping_denied: PING was refused (only without HELLO).
+        ping_denied: PING was refused.
     """
 
     info_denied: bool = False
@@ -158,7 +158,6 @@ class ServerInfo(msgspec.Struct, frozen=True):
         address: Where it was dialled, ``host:port`` or a path.
         echoes: Whether PING returns its argument; a proxy may not do so.
         mode: ``"standalone"``, ``"cluster"`` or ``"sentinel"``; empty: unknown.
-        pings: Whether PING was refused to no connection so far.
     """
 
     server: str
@@ -169,7 +168,6 @@ class ServerInfo(msgspec.Struct, frozen=True):
     address: str = ""
     echoes: bool = True
     mode: str = ""
-    pings: bool = True
 
 
 def accept(
@@ -228,7 +226,6 @@ def accept(
         address=where,
         echoes=options.protocol >= 3 or bool(version),
         mode=text(fields.get("mode") or mode),
-        pings=not refusals.ping_denied,
     )
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from oddswire.connection.handshake import Refusals
 from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack
 from oddswire.errors import ConnectionLost, NoPermission, ProtocolBroken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from oddswire.connection.multiplexer import Multiplexer
 
 # Replies after which an echo is due, whatever the time.
@@ -45,10 +44,8 @@ class Heartbeat:
         answer: Seconds of silence in which the echo of an idle connection has to come.
         echoes: Whether the server returns what it is given. Where a proxy does not, a
             bare PING on an idle connection has to be answered, by anything.
-        pings: Whether the user may PING. If not, an idle connection is asked by HELLO,
-            which is refused to no user.
-        on_denied: Called when PING is refused: each refusal is an entry in the
-            server's ACL LOG, so the next connection is not to ask again.
+        refusals: Whether the user may PING. If not, an idle connection is asked by
+            HELLO, which is refused to no user.
     """
 
     def __init__(
@@ -58,15 +55,13 @@ class Heartbeat:
         idle: float,
         answer: float,
         echoes: bool = True,
-        pings: bool = True,
-        on_denied: Callable[[], None] | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self._connection = connection
         self._idle = idle
         self._answer = answer
-        self._echoes = echoes and pings
-        self._pings = pings
-        self._on_denied = on_denied
+        self._refusals = refusals or Refusals()
+        self._echoes = echoes and not self._refusals.ping_denied
         self._beats = 0
         self._pending: bytes | None = None
         self._sent = monotonic()
@@ -132,7 +127,7 @@ class Heartbeat:
         self._suspected = False
         self._sent = monotonic()
         self._connection.unchecked = 0
-        idle = ("PING",) if self._pings else ("HELLO",)
+        idle = ("HELLO",) if self._refusals.ping_denied else ("PING",)
         words = ("PING", self._pending) if self._echoes else idle
         self._connection.send_unawaited(pack(words), _LABEL, self._judge)
 
@@ -141,10 +136,8 @@ class Heartbeat:
         nonce, self._pending = self._pending, None
         if isinstance(reply, NoPermission):
             # A sign of life, this time.
-            self._echoes = self._pings = False
+            self._echoes, self._refusals.ping_denied = False, True
             self._connection.when_unchecked(0, None)
-            if self._on_denied is not None:
-                self._on_denied()
         # Any other error (LOADING, the end of the connection) says nothing about the
         # order.
         if isinstance(reply, Exception) or not self._echoes or reply == nonce:

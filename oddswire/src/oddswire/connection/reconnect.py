@@ -19,6 +19,7 @@ from oddswire._tasks import spawn
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.dial import Progress
 from oddswire.connection.errors import clone_error
+from oddswire.connection.handshake import Refusals
 from oddswire.connection.heartbeat import Heartbeat
 from oddswire.connection.pacing import AttemptPacer
 from oddswire.errors import (
@@ -81,6 +82,7 @@ class ReconnectingConnection:
         heartbeat: Seconds of silence before a ping, and for its echo.
         pacer: Shared with the other connections of the client.
         progress: How far the attempt under way has come.
+        refusals: What the user may not do; shared as the pacer is.
 
     Attributes:
         current: The live connection, or None.
@@ -102,6 +104,7 @@ class ReconnectingConnection:
         heartbeat: tuple[float, float],
         pacer: AttemptPacer | None = None,
         progress: Progress | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self.current: Multiplexer | None = None
         self.server_info: ServerInfo | None = None
@@ -114,6 +117,7 @@ class ReconnectingConnection:
         self._heartbeat_times = heartbeat
         self._pacer = pacer or AttemptPacer()
         self._progress = progress or Progress()
+        self._refusals = refusals or Refusals()
         self._pause: Pause | None = None
         # When the backoff wants the next attempt. An attempt that a caller hastens and
         # that fails before that time does not count. If it did, waiting callers would
@@ -122,7 +126,6 @@ class ReconnectingConnection:
         # A caller was refused since the last attempt began: the next one is hastened.
         self._wanted = False
         self._heartbeat: Heartbeat | None = None
-        self._pings = True
         # In the order they came. A caller that comes in the very tick in which the
         # connection opens may still be ahead of them.
         self._waiters: dict[asyncio.Future[Multiplexer], None] = {}
@@ -296,8 +299,7 @@ class ReconnectingConnection:
             idle=idle,
             answer=answer,
             echoes=server_info.echoes,
-            pings=server_info.pings and self._pings,
-            on_denied=self._ping_denied,
+            refusals=self._refusals,
         )
         self._report(Connected)
         if was_open:
@@ -312,9 +314,6 @@ class ReconnectingConnection:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(connection)
-
-    def _ping_denied(self) -> None:
-        self._pings = False
 
     def _attempt_failed(self, error: OddswireError, *, was_open: bool) -> None:
         """Decide which callers wait on after a failed attempt.
