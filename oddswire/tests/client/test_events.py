@@ -172,7 +172,11 @@ async def test_the_story_of_a_fault(fault, aof, story):
     ):
         told = Story(client)
         await client.ping()
-        assert told.kinds == [Connecting, Connected, Ready]
+        # The first attempt may have been too slow for a tenth of a second.
+        assert told.kinds in (
+            [Connecting, Connected, Ready],
+            [Connecting, *_BACK[1:]],
+        )
         told.events.clear()
         back = asyncio.get_running_loop().create_task(told.more(Ready))
         await fault(Stage(server, proxy, admin, told))

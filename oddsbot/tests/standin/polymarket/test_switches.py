@@ -206,6 +206,7 @@ async def test_a_channel_that_breaks_again_and_again_is_followed(sampled, sessio
                     and counted.skipped["unheard_of"]
                     and pool.counters.replaced
                     and counted.reconnects > pool.counters.replaced
+                    and pool.counters.gaps >= 2
                 ),
                 60,
             )
