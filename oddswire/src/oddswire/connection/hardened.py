@@ -182,8 +182,7 @@ class HardenedConnection:
         Raises:
             ClosedError: It was given back, or its client was closed.
         """
-        if self.retired:
-            raise ClosedError("the connection was closed, or its client was")
+        self._check_not_retired()
         known = sys.exception()
         try:
             if isinstance(self, SSLConnection) and not self.is_connected:
@@ -203,12 +202,17 @@ class HardenedConnection:
                     if not offers_left or newest.credentials == self.offered:
                         raise
                     offers_left -= 1
+            self._check_not_retired()  # it may have been given back meanwhile
             self.connected_at = monotonic()
         except BaseException as error:
             # Cancelled in the handshake, it must not stay open half introduced.
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
             drop_frames(error, known)
             raise
+
+    def _check_not_retired(self) -> None:
+        if self.retired:
+            raise ClosedError("the connection was closed, or its client was")
 
     async def _connect(self: Any) -> None:
         """Open the socket (redis-py's); TLS to a plain port is found out at once."""
