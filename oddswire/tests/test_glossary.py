@@ -127,7 +127,7 @@ WORDS = {
         "claim": "check",
         "Outage": "OutageBackoff",
         "probes": "keepalive_options",
-        "staggered": "happy_eyeballs",
+        "staggered": "open_socket",
         "copy_of": "clone_error",
         "for_others": "for_waiters",
         "out_of_step": "protocol_desync",

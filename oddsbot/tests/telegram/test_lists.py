@@ -129,6 +129,22 @@ async def test_lists_and_searches_have_pages(ada, event):
     await eventually(lambda: "who wins 1 True" in ada.last)
 
 
+async def test_a_page_of_another_list_is_not_shown(ada, event):
+    """An old card turns no page of what was searched or listed since."""
+    await ada.say("who wins", "who wins 1 False")
+    searched = ada.messages[-1]
+    await ada.say("/top", "Traded most today")
+    listed = ada.messages[-1]
+    await ada.say("who loses", "who loses 1 False")
+    await ada.say("/top crypto", "Traded most today: crypto")
+    await ada.press("›", "from earlier: send the words again", searched)
+    await ada.press("›", "This list is from earlier", listed)
+    await ada.say("/new crypto", "New: crypto")
+    await ada.press("Tell me of new ones", "I tell you what is new")
+    await ada.press("›")
+    await eventually(lambda: "6  Event 6" in ada.last)
+
+
 async def test_deep_links_open_what_they_name(ada, bot, event):
     """A market, an event, an alert of one's own; of what is not there: a sentence."""
     await ada.say("/start m_1003", "Will choice 3 win?")

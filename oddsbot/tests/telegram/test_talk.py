@@ -44,6 +44,18 @@ async def test_a_question_ends_when_the_person_goes_on(ada, bot):
     await ada.say("UTC+2", "Never quiet (UTC+2)")
 
 
+async def test_an_answer_is_about_the_market_of_its_question(ada):
+    """Also when another market's card was looked at between the two."""
+    await ada.say(LINK, TITLE)
+    asked = ada.messages[-1]
+    await ada.say(LINK.replace("597700", "598600"), "8:30AM-8:45AM")
+    looked_at = ada.messages[-1]
+    await ada.press("Other…", message=asked)
+    await ada.wait("Which price?")
+    await ada.press("↻", "As it is now.", looked_at)
+    assert TITLE in await ada.say("down > 97", "Down reaches 97¢")
+
+
 async def test_commands_may_be_in_capitals(ada):
     """As a keyboard writes them that begins a sentence."""
     await ada.say("/START", "No wallet of yours")

@@ -249,3 +249,20 @@ async def test_no_frame_of_a_refusal_holds_the_password(server, kind, call, prot
     )
     assert "invalid username-password" in shown
     assert _WRONG not in shown
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("password", ["", "any"])
+async def test_a_default_user_without_password_takes_any(own, protocol, password):
+    """Named, it is let in by RESP2 as by RESP3, whatever password comes with it."""
+    async with aredis.Redis.from_url(own.url) as admin:
+        await admin.config_set("requirepass", "")
+    url = f"redis://default:{password}@{own.host}:{own.port}"
+    async with Client.from_url(url, protocol=protocol) as client:
+        assert await client.ping()
+        assert await client.blpop("none", 0.01) is None
+    url = f"redis://other:{password}@{own.host}:{own.port}"
+    async with Client.from_url(url, protocol=protocol) as client:
+        with pytest.raises(AuthFailed):
+            await client.ping()

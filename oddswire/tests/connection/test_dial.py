@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -32,9 +34,9 @@ def dead_port():
 async def test_a_dead_address_of_a_name_is_overtaken(server, dead_port, monkeypatch):
     """Every kind of connection tries the next address beside the first (RFC 8305)."""
     kind = socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, ""
-    loop, right, asked = asyncio.get_running_loop(), socket.getaddrinfo, []
+    right, asked = socket.getaddrinfo, []
 
-    async def resolve(host, port, **options):
+    def resolve(host, port, **options):
         if host != "redis.example":
             return right(host, port, **options)
         asked.append(host)
@@ -43,7 +45,7 @@ async def test_a_dead_address_of_a_name_is_overtaken(server, dead_port, monkeypa
             (*kind, (server.host, server.port)),
         ]
 
-    monkeypatch.setattr(loop, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     async with Client(
         host="redis.example",
         port=server.port,
@@ -55,3 +57,22 @@ async def test_a_dead_address_of_a_name_is_overtaken(server, dead_port, monkeypa
             assert await client.blpop("none", 0.01) is None
         assert lag.free < 2.0
     assert asked == ["redis.example"] * 2
+
+
+@pytest.mark.requirement("C1")
+@pytest.mark.errors
+async def test_a_name_is_looked_up_while_the_threads_are_busy(own):
+    """The application's threads are busy: a client connects by name, and again."""
+    loop, done = asyncio.get_running_loop(), threading.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    busy = loop.run_in_executor(None, done.wait)
+    url = f"redis://:{own.password}@localhost:{own.port}"
+    try:
+        async with Client.from_url(url) as client, asyncio.timeout(10):
+            assert await client.ping()
+            assert await client.blpop("none", 0.01) is None
+            await client.client_kill_filter(_type="normal", skipme=False)
+            assert await client.set("k", "v")
+    finally:
+        done.set()
+        await busy

@@ -25,12 +25,12 @@ class Action(IntEnum):
     UNWATCH = 6
     WATCHLIST = 7  # argument: the page
     FIND = 8
-    TOP = 14  # argument: the page
+    TOP = 14  # subject: the list, as `buttons.text_number` says; argument: the page
     NEW = 15
     WATCH_ALL = 16  # subject: the event
-    TAG_ON = 19  # subject: the tag, as `buttons.tag_number` says
+    TAG_ON = 19  # subject: the tag, as `buttons.text_number` says
     TAG_OFF = 30
-    FOUND = 9  # argument: the page of the last search, and whether closed ones count
+    FOUND = 9  # subject: the words; argument: the page, and whether closed ones count
 
     # Alerts.
     SET_ABOVE = 10  # subject: the market; argument: the outcome, and the level in 0.1¢

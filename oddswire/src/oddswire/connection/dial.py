@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import socket
 import ssl
@@ -18,6 +17,7 @@ from oddswire.connection.errors import TRANSIENT_ERRORS, drop_frames
 from oddswire.connection.handshake import HandshakeOptions, Refusals, ServerInfo, accept
 from oddswire.connection.multiplexer import CallLabel
 from oddswire.connection.packing import pack
+from oddswire.connection.sockets import open_socket
 from oddswire.errors import (
     AuthFailed,
     ConnectionLost,
@@ -31,11 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
     from oddswire.connection.multiplexer import Multiplexer
-
-
-# Seconds after which the next address of a name is tried beside the one before: RFC
-# 8305's recommendation.
-_NEXT_ADDRESS = 0.25
 
 
 # Seconds after which a TLS handshake that is not answered is looked into, and that the
@@ -251,39 +246,26 @@ async def _open(target: Target, make: Callable[[], Multiplexer]) -> Multiplexer:
     if target.path is not None:
         _, connection = await loop.create_unix_connection(make, target.path)
         return connection
-    options: dict[str, Any] = {}
-    if target.tls is not None:
-        options = {"ssl": target.tls, "server_hostname": target.host}
-    options |= happy_eyeballs(target.host)
-    opening = loop.create_connection(make, target.host, target.port, **options)
-    if target.tls is None:
-        transport, connection = await opening
-    else:
-        transport, connection = await unless_plaintext(
-            target.host, target.port, opening
-        )
+    opened = await open_socket(target.host, target.port)
+    try:
+        if target.tls is None:
+            transport, connection = await loop.create_connection(make, sock=opened)
+        else:
+            opening = loop.create_connection(
+                make, sock=opened, ssl=target.tls, server_hostname=target.host
+            )
+            transport, connection = await unless_plaintext(
+                target.host, target.port, opening
+            )
+    except BaseException:
+        opened.close()
+        raise
     try:
         _watch(transport.get_extra_info("socket"), target)
     except BaseException:
         transport.abort()
         raise
     return connection
-
-
-def happy_eyeballs(host: str) -> dict[str, float]:
-    """Return how to try the addresses of a name: not one after the other (RFC 8305).
-
-    uvloop's `create_connection` cannot do otherwise, and a loop with a task factory of
-    the application's does not.
-    """
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        loop = asyncio.get_running_loop()
-        # With eager tasks asyncio's race between addresses fails (CPython 3.12, 3.13).
-        if isinstance(loop, asyncio.BaseEventLoop) and loop.get_task_factory() is None:
-            return {"happy_eyeballs_delay": _NEXT_ADDRESS}
-    return {}
 
 
 def _watch(sock: socket.socket | None, target: Target) -> None:

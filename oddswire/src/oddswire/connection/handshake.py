@@ -196,7 +196,7 @@ def accept(
     information: dict[str, str] = {}
     for (step, command), reply in zip(options.steps(), replies, strict=False):
         failed = isinstance(reply, Exception)
-        if failed and _ends_it(step, reply):
+        if failed and _ends_it(step, reply) and not _needs_none(options, step, reply):
             raise _explained(options, step, command, reply, where)
         denied = isinstance(reply, NoPermission)
         if step is _Step.HELLO:
@@ -237,6 +237,18 @@ def _ends_it(step: _Step, error: Exception) -> bool:
     if isinstance(error, Unavailable | redis_errors.AuthenticationError):
         return True  # too many clients, protected mode, "who are you?"
     return step not in _OPTIONAL
+
+
+def _needs_none(options: HandshakeOptions, step: _Step, error: Exception) -> bool:
+    """Whether the default user was named and has no password: then any is right.
+
+    Redis answers so where the user is named too; Redis 5 would not know the name.
+    """
+    return (
+        step is _Step.AUTH
+        and options.username == "default"
+        and "without any password configured" in str(error)
+    )
 
 
 def _explained(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as redis_errors
 from redis._parsers import _AsyncHiredisParser
-from redis.asyncio.connection import SSLConnection
+from redis.asyncio.connection import Connection, SSLConnection
 
 from oddswire.connection.access import (
     NEWER_CREDENTIALS,
@@ -25,10 +25,11 @@ from oddswire.connection.access import (
     handshake_options,
 )
 from oddswire.connection.deadline import Deadline
-from oddswire.connection.dial import happy_eyeballs, lost_hint, unless_plaintext
+from oddswire.connection.dial import lost_hint, unless_plaintext
 from oddswire.connection.errors import drop_frames, from_redis
 from oddswire.connection.handshake import HandshakeOptions, Refusals, accept
 from oddswire.connection.packing import pack
+from oddswire.connection.sockets import open_socket
 from oddswire.connection.threads import in_own_thread
 from oddswire.errors import (
     AuthFailed,
@@ -41,6 +42,7 @@ from oddswire.errors import (
 )
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterable, Mapping
 
     from redis.asyncio.connection import AbstractConnection
@@ -77,6 +79,7 @@ class HardenedConnection:
 
     connected_at = 0.0
     retired = False
+    _opened: socket.socket | None = None
     access: Access | None = None
     token = 0
     library: Mapping[str, Any] = MappingProxyType({})
@@ -179,8 +182,7 @@ class HardenedConnection:
         Raises:
             ClosedError: It was given back, or its client was closed.
         """
-        if self.retired:
-            raise ClosedError("the connection was closed, or its client was")
+        self._check_not_retired()
         known = sys.exception()
         try:
             if isinstance(self, SSLConnection) and not self.is_connected:
@@ -200,6 +202,7 @@ class HardenedConnection:
                     if not offers_left or newest.credentials == self.offered:
                         raise
                     offers_left -= 1
+            self._check_not_retired()  # it may have been given back meanwhile
             self.connected_at = monotonic()
         except BaseException as error:
             # Cancelled in the handshake, it must not stay open half introduced.
@@ -207,12 +210,28 @@ class HardenedConnection:
             drop_frames(error, known)
             raise
 
+    def _check_not_retired(self) -> None:
+        if self.retired:
+            raise ClosedError("the connection was closed, or its client was")
+
     async def _connect(self: Any) -> None:
         """Open the socket (redis-py's); TLS to a plain port is found out at once."""
-        opening = super()._connect()  # type: ignore[misc]
-        if isinstance(self, SSLConnection):
-            opening = unless_plaintext(self.host, self.port, opening)
-        await opening
+        is_tcp = isinstance(self, Connection)
+        if not is_tcp:
+            await super()._connect()  # type: ignore[misc]
+            return
+        async with Deadline(self.socket_connect_timeout):
+            opened = self._opened = await open_socket(self.host, int(self.port))
+        try:
+            opening = super()._connect()  # type: ignore[misc]
+            if isinstance(self, SSLConnection):
+                opening = unless_plaintext(self.host, self.port, opening)
+            await opening
+        except BaseException:
+            opened.close()
+            raise
+        finally:
+            self._opened = None
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """Pack (redis-py's), with the bytes of a memoryview as they are meant."""
@@ -227,10 +246,13 @@ class HardenedConnection:
             ) from None
         return packed
 
-    def _connection_arguments(self) -> Any:
+    def _connection_arguments(self: Any) -> Any:
         """Return the arguments for `asyncio.open_connection` (redis-py's)."""
-        arguments = super()._connection_arguments()  # type: ignore[misc]
-        return {**arguments, **happy_eyeballs(arguments["host"])}
+        arguments = dict(super()._connection_arguments())  # type: ignore[misc]
+        host = arguments.pop("host")
+        del arguments["port"]
+        named = {"server_hostname": host} if "ssl" in arguments else {}
+        return {**arguments, **named, "sock": self._opened}
 
     async def send_packed_command(
         self: Any,

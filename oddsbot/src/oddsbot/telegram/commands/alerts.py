@@ -116,7 +116,8 @@ async def _level(
 ) -> Card:
     """Answer the question for a price: a new alert, or another price of one."""
     asked = parse_asked(message.text or "")
-    market = await markets.last(services, state)
+    # Not the market seen last: she may have looked at another one meanwhile.
+    market = await markets.last(services, state, "asked")
     changed = (await state.get_data()).get("rule")
     card = await add(
         message.chat.id,
@@ -362,7 +363,8 @@ async def _other(
     _: CallbackQuery, press: Press, services: Services, state: FSMContext
 ) -> Pressed:
     market = await markets.by_number(press, services)
-    await state.update_data(market=market.condition_id, rule=None)
+    asked = market.condition_id
+    await state.update_data(market=asked, asked=asked, rule=None)
     await state.set_state(Asking.level)
     return Pressed(new=level_card())
 
@@ -446,7 +448,7 @@ async def _change_other(
     query: CallbackQuery, press: Press, services: Services, state: FSMContext
 ) -> Pressed:
     rule = (await _mine(query.from_user.id, f"{press.subject:016x}", services)).rule
-    await state.update_data(market=rule.market, rule=rule.id)
+    await state.update_data(market=rule.market, asked=rule.market, rule=rule.id)
     await state.set_state(Asking.level)
     return Pressed(new=level_card(volume=isinstance(rule, VolumeRule)))
 

@@ -18,7 +18,7 @@ from oddsbot.telegram.asked import AskedError
 from oddsbot.telegram.filters import On, Where, slash
 from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
-from oddsbot.telegram.screens.buttons import tag_number
+from oddsbot.telegram.screens.buttons import text_number
 from oddsbot.telegram.screens.found import (
     CLOSED,
     event_card,
@@ -288,7 +288,7 @@ async def _list(
     events = await (markets.top_events if top else markets.new_events)(tag)
     # A button has no room for the tag.
     await state.update_data({which.name: tag})
-    title = _titled("Traded most today" if top else "New", tag)
+    title = _title(which, tag)
     session = await services.people.get(person)
     return list_card(
         title,
@@ -305,7 +305,8 @@ async def _list_pressed(
     query: CallbackQuery, press: Press, services: Services, state: FSMContext
 ) -> Pressed:
     tag = (await state.get_data()).get(press.action.name)
-    if not isinstance(tag, str):
+    title = _title(press.action, tag) if isinstance(tag, str) else ""
+    if not isinstance(tag, str) or text_number(title) != press.subject:
         raise AskedError(errors.OLD_LIST)
     person, page = query.from_user.id, press.argument
     card = await _list(press.action, tag, page, person, services, state)
@@ -322,7 +323,7 @@ async def _tag_pressed(
     """Tell a person of new events under a tag, from now on."""
     person, now = query.from_user.id, int(services.clock.now())
     tag = (await state.get_data()).get(Action.NEW.name)
-    if not isinstance(tag, str) or tag_number(tag) != press.subject:
+    if not isinstance(tag, str) or text_number(tag) != press.subject:
         raise AskedError(errors.OLD_LIST)
 
     def change(session: UserSession) -> None:
@@ -348,7 +349,9 @@ async def _tag_off_pressed(
     """Tell a person of a tag no more; the button is under a list or an alert."""
     person = query.from_user.id
     session = await services.people.get(person)
-    tag = next((each for each in session.tags if tag_number(each) == press.subject), "")
+    tag = next(
+        (each for each in session.tags if text_number(each) == press.subject), ""
+    )
     if not tag:
         return Pressed(said="It was ended already.")
 
@@ -369,7 +372,8 @@ def _tag(args: str | None) -> str:
     return tag
 
 
-def _titled(title: str, tag: str) -> str:
+def _title(which: Action, tag: str) -> str:
+    title = "Traded most today" if which is Action.TOP else "New"
     return f"{title}: {tag}" if tag else title
 
 
@@ -483,13 +487,20 @@ async def _only_one(slug: str, services: Services) -> GammaMarket | None:
     return next(iter(event.markets), None)
 
 
-async def last(services: Services, state: FSMContext) -> GammaMarket:
+async def last(
+    services: Services, state: FSMContext, which: str = "market"
+) -> GammaMarket:
     """Return the market whose card was sent last.
+
+    Args:
+        services: Ask Polymarket.
+        state: Of the conversation.
+        which: ``asked``: the market that the bot's question is about.
 
     Raises:
         AskedError: There is none, or Polymarket does not have it any more.
     """
-    condition_id = (await state.get_data()).get("market")
+    condition_id = (await state.get_data()).get(which)
     found = None
     if isinstance(condition_id, str):
         found = await services.markets.market(condition_id)
@@ -608,7 +619,8 @@ async def _found_pressed(
     query: CallbackQuery, press: Press, services: Services, state: FSMContext
 ) -> Pressed:
     words = (await state.get_data()).get("search")
-    if not isinstance(words, str):
+    # The words of another search since would answer another question.
+    if not isinstance(words, str) or text_number(words) != press.subject:
         raise AskedError("This search is from earlier: send the words again.")
     closed = bool(press.argument & CLOSED)
     page = press.argument & (CLOSED - 1)

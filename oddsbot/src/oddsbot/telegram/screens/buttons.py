@@ -45,8 +45,8 @@ def _number(subject: str) -> int:
     return int(subject) if fits else 0
 
 
-def tag_number(tag: str) -> int:
-    """Return what stands for a tag in a press, which has no room for its slug."""
+def text_number(tag: str) -> int:
+    """Return what stands for a text in a press, which has no room for it."""
     return int.from_bytes(hashlib.sha256(tag.encode()).digest()[:8], "big")
 
 

@@ -22,7 +22,7 @@ from oddsbot.alerts import (
 from oddsbot.delivery import Action, Button
 from oddsbot.telegram import figures
 from oddsbot.telegram.screens.alerts import back_on
-from oddsbot.telegram.screens.buttons import open_button, press, tag_number
+from oddsbot.telegram.screens.buttons import open_button, press, text_number
 from oddsbot.telegram.text import Text, quiet
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def opened_card(alert: Opened) -> Card:
     if alert.markets > 1:
         text.line().add(f"{alert.markets} choices")
     no_more = press(
-        f"No more of {quiet(alert.tag, 40)}", Action.TAG_OFF, tag_number(alert.tag)
+        f"No more of {quiet(alert.tag, 40)}", Action.TAG_OFF, text_number(alert.tag)
     )
     return text.card([[press("Show", Action.EVENT, alert.event)], [no_more]])
 

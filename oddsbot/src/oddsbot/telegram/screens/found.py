@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from oddsbot.delivery import Action, Button
 from oddsbot.telegram import figures
-from oddsbot.telegram.screens.buttons import numbered, pages, press, site, tag_number
+from oddsbot.telegram.screens.buttons import numbered, pages, press, site, text_number
 from oddsbot.telegram.screens.errors import NO_MARKET, NO_TAG
 from oddsbot.telegram.text import Text
 
@@ -42,7 +42,7 @@ def search_card(
     """
     flag = CLOSED if closed else 0
     text = Text().foreign(f"“{words}”", "bold", limit=100)
-    include = press("Include closed", Action.FOUND, 0, CLOSED)
+    include = press("Include closed", Action.FOUND, text_number(words), CLOSED)
     if not found.events and not found.profiles:
         text.line("  nothing")
         text.line(
@@ -56,7 +56,7 @@ def search_card(
     _profiles(text, found.profiles)
     whole = ceil(count / IN_A_PAGE) if found.more or page else 1
     turn = [
-        press(name, Action.FOUND, 0, other + flag)
+        press(name, Action.FOUND, text_number(words), other + flag)
         for name, other, there in (
             ("‹", page - 1, page > 0),
             (f"{page + 1}/{max(whole, page + 1)}", page, found.more or page > 0),
@@ -99,11 +99,11 @@ def list_card(
     follow: list[Button] = []
     if tag:
         follow = [
-            press("No more of these", Action.TAG_OFF, tag_number(tag), page)
+            press("No more of these", Action.TAG_OFF, text_number(tag), page)
             if followed
-            else press("Tell me of new ones", Action.TAG_ON, tag_number(tag), page)
+            else press("Tell me of new ones", Action.TAG_ON, text_number(tag), page)
         ]
-    return text.card([row, pages(turn, 0, page, whole), follow])
+    return text.card([row, pages(turn, text_number(title), page, whole), follow])
 
 
 def nearest_card(events: Sequence[GammaEvent], odds: Odds = "cents") -> Card:

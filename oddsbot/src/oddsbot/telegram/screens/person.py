@@ -12,7 +12,7 @@ import msgspec
 from oddsbot.delivery import Action, Button
 from oddsbot.store import Kind
 from oddsbot.telegram import figures, zones
-from oddsbot.telegram.screens.buttons import CANCEL, pages, press, tag_number
+from oddsbot.telegram.screens.buttons import CANCEL, pages, press, text_number
 from oddsbot.telegram.text import Text, quiet
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def watchlist_card(
     """
     count = len(markets) + unknown
     followed = [
-        [press(f"No more of {quiet(tag, 40)}", Action.TAG_OFF, tag_number(tag))]
+        [press(f"No more of {quiet(tag, 40)}", Action.TAG_OFF, text_number(tag))]
         for tag in tags
     ]
     if not count:
