@@ -12,11 +12,12 @@ from aiogram.methods.base import Response
 
 from oddsbot.app import App
 from oddsbot.delivery import Card
-from oddsbot.limits import SendRules
+from oddsbot.limits import TELEGRAM, SendRules
 from oddsbot.standin.telegram import Fault
 from oddsbot.telegram.session import BoundedSession
+from oddswire import Client
 from oddswire.clock import SystemClock
-from oddswire.ratelimit import Rule, SlidingWindow, TokenBucket
+from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow, TokenBucket
 from support import eventually
 
 from .conftest import ADA, Talk
@@ -78,16 +79,24 @@ async def test_a_429_stops_every_process(settings, api):
     async with (
         App(settings, api.token, **options) as app,
         App(settings, api.token, **options) as other,
+        Client.from_url(settings.redis.url) as client,
         asyncio.TaskGroup() as tasks,
     ):
+        limiter = RateLimiter(client, [TELEGRAM.overall], prefix=settings.redis.prefix)
+
+        async def is_told():
+            decision = await limiter.peek("telegram", bot=app.bot.id)
+            return not decision.allowed
+
         tasks.create_task(app.run(stop))
         await ada.say("/start", "No wallet")
         api.faults.planned.append(Fault(kind="flood", method="sendMessage", seconds=2))
         began = asyncio.get_running_loop().time()
         api.world.say(ADA, "/help")
-        await eventually(lambda: not api.faults.planned)
+        await eventually(is_told)
         await other.chat.send(ADA, Card(text="from the other process"))
         passed = asyncio.get_running_loop().time() - began
+        await limiter.aclose()
         stop.set()
     assert passed >= 1.5
 
