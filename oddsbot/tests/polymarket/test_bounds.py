@@ -29,6 +29,7 @@ from oddsbot.polymarket import (
 from oddsbot.polymarket.frames import max_frame, split_frame
 from oddsbot.polymarket.slices import at_once, decoding, paced
 from support.hooks import limit
+from support.pace import Pace
 
 BOOK = {
     "event_type": "book", "market": "m", "asset_id": "a", "timestamp": "1770921570954",
@@ -105,7 +106,7 @@ READERS = {
 }
 """Who asks for an answer that begins so."""
 MOST = 0.005
-"""Seconds of the processor for one step, also while others use the machine."""
+"""The processor's seconds for one step, where the machine is not `slower`."""
 
 
 def steps_of_frame(text):
@@ -124,13 +125,14 @@ def steps_of_frame(text):
 
 
 def longest_step(make):
-    """Return the processor's seconds of the longest of some steps.
+    """Return the processor's seconds of the longest of some steps, were it quiet.
 
     Each counts by the quickest of at most three runs: what else the machine does is no
     step. A run whose steps are all short is the last one.
     """
-    runs = []
+    runs, pace = [], Pace()
     for _ in range(3):
+        pace.take()
         steps, times = make(), []
         while True:
             began = time.thread_time()
@@ -141,7 +143,7 @@ def longest_step(make):
                 break
             times.append(time.thread_time() - began)
         runs.append(times)
-        longest = max(map(min, zip(*runs, strict=True)))
+        longest = max(map(min, zip(*runs, strict=True))) / pace.slower
         if longest < MOST:
             break
     return longest
@@ -215,7 +217,8 @@ async def test_no_answer_holds_the_loop_for_long(serve, session, monkeypatch, na
     `paced` begins no step after 1 ms, so the loop is held for 5 ms at most. Here each
     step has a turn of its own: so the runs are alike from their ends on, whatever the
     chunks in which the answer came, and each step counts by its quickest of ten: what
-    else runs on the machine slows a step down, and never makes it quicker.
+    else runs on the machine slows a step down, and never makes it quicker. What is slow
+    in all ten is known by `Pace`.
     """
     limit(monkeypatch, "turn of a reader", -1.0)
     body = JUNK[name].encode()
@@ -229,13 +232,14 @@ async def test_no_answer_holds_the_loop_for_long(serve, session, monkeypatch, na
 
     base = session, f"http://127.0.0.1:{await serve(answer)}"
     ask = next(ask for start, ask in READERS.items() if body.startswith(start.encode()))
-    runs = []
+    runs, pace = [], Pace()
     for _ in range(10):
+        pace.take()
         reading = Stepped(ask(base))
         with suppress(PolymarketError):
             await reading
         runs.append(reading.times[::-1])
-        longest = max(map(min, zip(*runs, strict=False)))
+        longest = max(map(min, zip(*runs, strict=False))) / pace.slower
         if longest < MOST - 0.001:
             break
     assert longest < MOST - 0.001

@@ -57,6 +57,7 @@ _FEWEST_DIGITS = 10**9
 _MOST_TEXTS = 1_000
 _MOST_STRUCTS = 20_000
 _MOST_LEVELS = 5_000
+_LEVELS_AT_ONCE = 1_000
 _MOST_KEYS = 1_000
 _LONGEST_LIST = 32 * 1024
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -359,7 +360,7 @@ def _struct_list(
             return (yield from reading_each(values, item, left_out))
         if whole:
             try:
-                return msgspec.convert(values, tuple[item, ...], strict=False)  # type: ignore[valid-type]
+                return tuple((yield from _converted(values, item)))
             except msgspec.ValidationError:
                 pass  # another spelling, or one that cannot be read
         found = []
@@ -369,6 +370,16 @@ def _struct_list(
         return tuple(found)
 
     return steps
+
+
+def _converted(values: list[Any], item: type[Model]) -> Steps[list[Model]]:
+    found: list[Model] = []
+    for at in range(0, len(values), _LEVELS_AT_ONCE):
+        if at:
+            yield
+        part = values[at : at + _LEVELS_AT_ONCE]
+        found += msgspec.convert(part, list[item], strict=False)  # type: ignore[valid-type]
+    return found
 
 
 def _list(value: Any, most: int) -> list[Any]:
