@@ -96,6 +96,23 @@ def test_merging_is_counting_together(one, other) -> None:
         assert merged.sum == pytest.approx(together.sum)
 
 
+@pytest.mark.advanced
+@given(VALUES, VALUES)
+def test_since_a_snapshot_only_later_values_count(before, after) -> None:
+    """The rest counts what came later, and bounds it; its quantiles are within."""
+    histogram = _histogram(before)
+    earlier = histogram.snapshot()
+    histogram.observe_all(after)
+    rest, alone = histogram.snapshot().since(earlier), _histogram(after).snapshot()
+
+    assert rest.counts == alone.counts
+    assert rest.sum == pytest.approx(alone.sum, abs=1e-6)
+    assert (rest.min is None) == (not after)
+    if after:
+        assert rest.min <= alone.min <= alone.max <= rest.max
+        assert rest.min <= rest.quantile(0.99) <= rest.max
+
+
 @pytest.mark.basic
 def test_a_snapshot_does_not_change() -> None:
     """What was taken stays as it was while counting goes on."""
@@ -141,6 +158,12 @@ REFUSED = {
     "quantile above 1": lambda: _histogram([1.0]).quantile(1.1),
     "NaN quantile": lambda: _histogram([1.0]).quantile(math.nan),
     "other buckets": lambda: Histogram().snapshot().merge(Histogram([1]).snapshot()),
+    "since other buckets": lambda: (
+        Histogram().snapshot().since(Histogram([1]).snapshot())
+    ),
+    "since a later one": lambda: (
+        Histogram().snapshot().since(_histogram([1.0]).snapshot())
+    ),
     "no window": lambda: Window(0.0),
     "endless window": lambda: Window(math.inf),
     "no slots": lambda: Window(1.0, slots=0),

@@ -97,6 +97,36 @@ class HistogramSnapshot(msgspec.Struct, frozen=True, kw_only=True):
             max=max(largest, default=None),
         )
 
+    def since(self, earlier: HistogramSnapshot) -> HistogramSnapshot:
+        """Return the histogram of the values that came after an earlier snapshot.
+
+        Its `min` and `max` are the narrowest bounds that are known of those values.
+
+        Args:
+            earlier: Of the same histogram.
+
+        Raises:
+            ValueError: The buckets differ, or the other snapshot is not the earlier.
+        """
+        if self.bounds != earlier.bounds:
+            raise ValueError("only histograms of the same buckets can be compared")
+        pairs = zip(self.counts, earlier.counts, strict=True)
+        counts = tuple(later - before for later, before in pairs)
+        if any(count < 0 for count in counts):
+            raise ValueError("the other snapshot is not an earlier one of the same")
+        filled = [index for index, count in enumerate(counts) if count]
+        smallest = largest = None
+        if filled and self.min is not None and self.max is not None:
+            smallest = max(self.min, (self.min, *self.bounds)[filled[0]])
+            largest = min(self.max, (*self.bounds, self.max)[filled[-1]])
+        return HistogramSnapshot(
+            bounds=self.bounds,
+            counts=counts,
+            sum=self.sum - earlier.sum,
+            min=smallest,
+            max=largest,
+        )
+
 
 class Histogram:
     """Durations counted by bucket: one bisection and four additions each.

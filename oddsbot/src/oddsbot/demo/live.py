@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from oddswire.cache import CacheStats
     from oddswire.clock import Clock
+    from oddswire.counters import HistogramSnapshot
     from oddswire.metrics import Metrics
 
 FIGURES = {
@@ -26,14 +27,15 @@ FIGURES = {
     "queues": "Waiting messages",
     "sessions": "Sessions",
     "redis": "Redis",
-    "latency": "Redis answers in, p50 / p99",
+    "latency": "Redis answers in, p50 / p99 of a minute",
     "commands": "Commands to Redis",
 }
 """The label of each figure, by name."""
 _SHOWN = 8
 _SAMPLE = 2.0
-# Rates are over so many looks.
+# Rates are over so many looks, how fast Redis answers over so many seconds.
 _LOOKS = 4
+_MINUTE = 60.0
 
 
 class Live:
@@ -52,6 +54,7 @@ class Live:
         self._ticks = ticks
         self._clock = clock
         self._counts: deque[tuple[float, int, int]] = deque(maxlen=_LOOKS)
+        self._answers: deque[tuple[float, HistogramSnapshot]] = deque()
         self._done: deque[tuple[float, str]] = deque(maxlen=_SHOWN)
 
     async def sample(self) -> NoReturn:
@@ -98,9 +101,16 @@ class Live:
             "queues": waiting,
             "sessions": sessions,
             "redis": state,
-            "latency": _pair(client.latency.p50, client.latency.p99),
+            "latency": self._answered(now, client.latency.histogram),
             "commands": f"{(client.total - calls_then) / seconds:,.0f} a second",
         }
+
+    def _answered(self, now: float, seen: HistogramSnapshot) -> str:
+        while self._answers and self._answers[0][0] < now - _MINUTE:
+            self._answers.popleft()
+        self._answers.append((now, seen))
+        minute = seen.since(self._answers[0][1])
+        return _pair(minute.quantile(0.5), minute.quantile(0.99))
 
     def events(self) -> list[str]:
         """Return what happened last, the newest first."""
