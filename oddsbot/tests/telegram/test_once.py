@@ -6,11 +6,12 @@ import asyncio
 from random import Random
 
 import pytest
-from aiogram.exceptions import TelegramMigrateToChat
+from aiogram.exceptions import AiogramError, TelegramMigrateToChat
 from aiogram.types import Update
 
 from oddsbot.app import App
 from oddsbot.delivery import Action, Press
+from oddsbot.standin.telegram import Fault
 from oddsbot.telegram.buttons import Buttons
 from oddswire.clock import SystemClock
 from oddswire.errors import SourceUnavailable
@@ -253,6 +254,24 @@ async def test_hostile_texts_are_answered(feeder, api, caplog):
     assert not [each for each in caplog.records if "update_failed" in each.message]
     kept = {rule.id for rule in await app.rules.of(ADA)}
     assert {rule.id for rule in rules} <= kept
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B2", "B6")
+async def test_an_answer_that_was_not_sent_is_read_as_one_again(feeder, api):
+    """Killed after the alert is set and before it is said: the same, and no search."""
+    market = (await feeder.app.markets.by_slug(LINK.rpartition("/")[2])).id
+    await feeder.feed(feeder.update(Press(Action.SET_OTHER, int(market))))
+    update = feeder.update("down > 97")
+    api.faults.planned += [Fault(kind="error", method="sendMessage")]
+    with pytest.raises(AiogramError):
+        await feeder.feed(update)
+    assert len(await feeder.app.rules.of(ADA)) == 2
+    await feeder.feed(update)
+    assert "Down reaches 97¢" in api.world.sent[-1].text
+    await feeder.feed(feeder.update("/cancel"))
+    assert "nothing to cancel" in api.world.sent[-1].text
+    assert len(await feeder.app.rules.of(ADA)) == 2
 
 
 @pytest.mark.errors

@@ -172,3 +172,65 @@ async def test_an_outcome_that_is_none_is_repeated(ada):
     await ada.say(LINK, TITLE)
     said = await ada.say("/alert up reaches @ben 67", "Which outcome is “up reaches")
     assert "@ben" not in said
+
+
+async def test_an_answer_goes_to_the_topic_of_its_question(ada, api):
+    """In a private chat with topics and in a forum: card, redrawn card, file, note."""
+    await ada.say("/start", "No wallet")
+    topic = ada.world.open_topic(ada.person, "Markets")
+
+    async def thread_of(text, answer):
+        before = len(ada.messages)
+        ada.world.say(ada.person, text, topic=topic)
+        await ada.wait(answer, before)
+        return ada.messages[-1].get("message_thread_id")
+
+    assert await thread_of(LINK, TITLE) == topic
+    assert await thread_of("/export", "All that I keep of you") == topic
+    assert await thread_of("/settings", "Settings") == topic
+    before = len(ada.messages)
+    await ada.press("Limits")
+    await ada.wait("Limits", before)
+    assert ada.messages[-1]["message_thread_id"] == topic
+    api.faults.planned.append(Fault(kind="refused", method="editMessageText"))
+    await ada.press("From 5¢", "Noted.")
+    assert ada.messages[-1]["message_thread_id"] == topic
+    await ada.say("/alerts", "No alerts yet")
+    assert "message_thread_id" not in ada.messages[-1]
+    group = ada.world.rooms[ada.world.group]
+    topic = ada.world.open_topic(ada.person, "Talk", chat=group.id)
+    ada.world.say(ada.person, "/help@stand_in_bot", chat=group.id, topic=topic)
+    await eventually(lambda: "private chat" in str(group.messages[group.last]))
+    assert group.messages[group.last]["message_thread_id"] == topic
+
+
+async def test_an_edited_message_is_read_where_it_was_not_understood(ada, bot):
+    """As if it had been right at once; one that had an answer is not done again."""
+    await ada.say(LINK, TITLE)
+
+    async def edit(message, text, answer):
+        before = len(ada.messages)
+        ada.world.edit(ada.person, message, text)
+        return await ada.wait(answer, before)
+
+    wrote = ada.world.say(ada.person, "/alret 65")["message_id"]
+    await ada.wait("do not know that command")
+    await edit(wrote, "/alert", "I need a price")
+    await edit(wrote, "/alert 65", "reaches 65¢")
+    assert len(await bot.rules.of(ada.person)) == 1
+    await edit(wrote, "/alert 66", "Write it as a new message")
+    assert len(await bot.rules.of(ada.person)) == 1
+    await ada.say(LINK, TITLE)
+    await ada.press("Other…")
+    await ada.wait("Which price?")
+    wrote = ada.world.say(ada.person, "soon")["message_id"]
+    await ada.wait("/cancel ends this question")
+    await edit(wrote, "70", "reaches 70¢")
+    assert len(await bot.rules.of(ada.person)) == 2
+
+
+async def test_a_large_percentage_is_not_taken_for_a_price(ada):
+    """From 43¢ 110 % is a move to 90¢: no price of 110¢ is spoken of."""
+    await ada.say(LINK, TITLE)
+    said = await ada.say("/alert 110%", "has gone 110%")
+    assert "110¢" not in said

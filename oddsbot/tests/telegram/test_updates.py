@@ -322,6 +322,28 @@ async def test_a_flood_of_one_person_costs_a_line_and_harms_nobody(ada, bot, api
 
 @pytest.mark.errors
 @pytest.mark.requirement("R4")
+async def test_what_a_person_says_in_a_group_costs_her_nothing_here(ada, bot, api):
+    """30 commands to other bots of a group: she is answered here, and not scolded."""
+    for _ in range(30):
+        api.world.say(ADA, "/roll", chat=api.world.group)
+    await ada.say("/start", "No wallet")
+    assert len(ada.messages) == 1
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("R4")
+async def test_talk_of_a_group_costs_no_place_in_the_queue(ada, bot, api):
+    """A bot that hears all of a group answers a command there after 100 sentences."""
+    group = api.world.rooms[api.world.group]
+    for number in range(100):
+        said = api.world.post(group, BEN, {"text": f"Sentence {number}"})
+        api.updates.add("message", said)
+    api.world.say(ADA, "/start@stand_in_bot", chat=group.id)
+    await eventually(lambda: "private chat" in str(group.messages[group.last]))
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("R4")
 async def test_an_update_that_comes_again_is_counted_once(settings, api):
     """Of three that are admitted one comes ten times; the fourth is one too many."""
     ada = Talk(api.world)

@@ -22,7 +22,7 @@ _MAX_BODY = 4 * 1024 * 1024
 _ON_THE_LOOP = 128 * 1024
 _LONGEST_PAUSE = 3_600.0
 _GRACE = 10.0
-KINDS = ("message", "callback_query", "my_chat_member")
+KINDS = ("message", "edited_message", "callback_query", "my_chat_member")
 """The kinds of updates that the bot handles; Telegram sends no others."""
 
 

@@ -47,18 +47,24 @@ class TelegramChat:
         self._buttons = buttons
         self._cache = cache
 
-    async def send(self, user_id: int, card: Card) -> int:
-        """Send a card to a person's private chat; return the message's id.
+    async def send(self, chat: int, card: Card, *, topic: int | None = None) -> int:
+        """Send a card to a chat; return the message's id.
+
+        Args:
+            chat: A person's private chat, or a group.
+            card: What is sent.
+            topic: Of the chat, as `topic_of` says; None: none, or General.
 
         Raises:
             TelegramAPIError: Telegram refused it, or could not be asked.
         """
-        keyboard = await self._keyboard(card, user_id)
+        keyboard = await self._keyboard(card, chat)
         entities = _entities(card)
         if card.file is not None:
             message = await self._bot.send_document(
-                user_id,
+                chat,
                 BufferedInputFile(card.file.data, card.file.name),
+                message_thread_id=topic,
                 caption=card.text,
                 caption_entities=entities,
                 reply_markup=keyboard,
@@ -66,8 +72,9 @@ class TelegramChat:
             )
         elif card.photo is None:
             message = await self._bot.send_message(
-                user_id,
+                chat,
                 card.text,
+                message_thread_id=topic,
                 entities=entities,
                 reply_markup=keyboard,
                 disable_notification=card.silent,
@@ -75,8 +82,9 @@ class TelegramChat:
             )
         else:
             message = await self._bot.send_photo(
-                user_id,
+                chat,
                 await self._photo(card.photo),
+                message_thread_id=topic,
                 caption=card.text,
                 caption_entities=entities,
                 reply_markup=keyboard,
@@ -115,11 +123,11 @@ class TelegramChat:
                 await self._remember(card.photo, edited)
             else:
                 # Telegram turns no text into a photo, and none back.
-                await self.send(chat, card)
+                await self.send(chat, card, topic=topic_of(message))
         except TelegramBadRequest as error:
             # She deleted it, or Telegram does not let it be edited: a new one then.
             if "message is not modified" not in error.message:
-                await self.send(chat, card)
+                await self.send(chat, card, topic=topic_of(message))
 
     async def _photo(self, photo: bytes) -> str | BufferedInputFile:
         """Return the id under which Telegram has a picture, or the picture itself."""
@@ -162,6 +170,17 @@ class TelegramChat:
             url=url,
             style=button.style,
         )
+
+
+def topic_of(message: object) -> int | None:
+    """Return the topic of a message, where its answer belongs; None: it has none.
+
+    Outside of topics a ``message_thread_id`` names a thread of replies: Telegram sends
+    nothing there.
+    """
+    if isinstance(message, Message) and message.is_topic_message:
+        return message.message_thread_id
+    return None
 
 
 def _key(photo: bytes) -> str:

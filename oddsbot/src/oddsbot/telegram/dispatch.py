@@ -7,18 +7,21 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from aiogram import BaseMiddleware, Dispatcher
+from aiogram import BaseMiddleware, Dispatcher, F
+from aiogram.enums import ChatType
 from aiogram.exceptions import (
     TelegramBadRequest,
     TelegramForbiddenError,
     TelegramMigrateToChat,
 )
-from aiogram.types import CallbackQuery, Message
+from aiogram.types import CallbackQuery, Message, Update
 
 from oddsbot.delivery import Action, Card, Press
 from oddsbot.polymarket import PolymarketError
 from oddsbot.telegram.asked import AskedError
 from oddsbot.telegram.buttons import NotOurs
+from oddsbot.telegram.chat import topic_of
+from oddsbot.telegram.filters import Where
 from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
 from oddsbot.telegram.text import cut, earlier
@@ -33,7 +36,8 @@ from oddswire.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from aiogram import Router
+    from aiogram import Bot, Router
+    from aiogram.fsm.context import FSMContext
     from aiogram.fsm.storage.base import BaseStorage
     from aiogram.types import TelegramObject
 
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("oddsbot.telegram")
 _SAID = 200
 _EARLIER = 600.0
+_MISREAD = "misread"
 _CONVERSATION = frozenset(
     {
         Action.FIND,
@@ -84,6 +89,10 @@ def dispatcher_for(
     answering = _Answering(services.chat, services.clock)
     dispatcher.message.middleware(answering)
     dispatcher.callback_query.middleware(answering)
+    dispatcher.edited_message.middleware(answering)
+    private_texts = (F.chat.type == ChatType.PRIVATE) & (F.text | F.caption)
+    edits = _Edits(dispatcher)
+    dispatcher.edited_message.register(edits.read_again, Where(private_texts))
     dispatcher.include_routers(*routers)
     return dispatcher
 
@@ -113,8 +122,40 @@ class _Opening(BaseMiddleware):
         return await handler(event, data)
 
 
+class _Edits:
+    """Reads an edited message that was refused, as if it had been sent like that.
+
+    Any other was answered, and may have had its effect, which is not repeated.
+    """
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    async def read_again(
+        self,
+        message: Message,
+        bot: Bot,
+        state: FSMContext,
+        event_update: Update,
+        put_at: float | None = None,
+    ) -> None:
+        """Handle an edited message.
+
+        Raises:
+            AskedError: It was not refused.
+        """
+        if (await state.get_data()).get(_MISREAD) != message.message_id:
+            raise AskedError(errors.EDITED)
+        new = {"message": message, "edited_message": None}
+        again = event_update.model_copy(update=new)
+        await self._dispatcher.feed_update(bot, again, put_at=put_at, edited=True)
+
+
 class _Answering(BaseMiddleware):
     """Sends what a handler returns, and says in words what went wrong.
+
+    A question of the bot ends after its answer was sent, or what else the person asked
+    for: a process that is killed before that leaves the question to the next one.
 
     What waiting mends (Redis or the database is away) is raised: the queue hands the
     update out again.
@@ -137,60 +178,70 @@ class _Answering(BaseMiddleware):
     ) -> Any:
         asked = _asked_at(event, data)
         late = asked is not None and self._clock.now() - asked > _EARLIER
-        question = isinstance(event, Message) and data.get("raw_state") is not None
-        if question and _is_command(event):
-            # She has gone on: what she writes next answers nothing of before.
-            await data["state"].set_state(None)
-            question = False
+        # Not an edited one: `_Edits` hands it in again, where it is to be read.
+        message = event if data["event_update"].message is event else None
+        question = message is not None and data.get("raw_state") is not None
+        command = message is not None and _is_command(message)
+        refused = failed = False
         try:
             if late and _goes_on(data):
                 raise AskedError(errors.EARLIER_PRESS)  # noqa: TRY301 - as any other
             answer = await handler(event, data)
         except AskedError as error:
-            out = " /cancel ends this question." if question else ""
+            refused = True
+            out = " /cancel ends this question." if question and not command else ""
             answer = _sentence(event, f"{error}{out}")
         except (PolymarketError, RateLimited):
+            refused = True
             answer = _sentence(event, errors.UPSTREAM)
         except _MENDED_BY_WAITING:
             raise
         except Exception:  # noqa: BLE001 - said to the person, and logged with its number
+            failed = True
             answer = _sentence(event, "", errors.bug_card(_number()))
         if late and asked is not None:
             answer = _late(answer, int(asked))
         try:
             if isinstance(event, Message) and isinstance(answer, Card):
-                await self._chat.send(event.chat.id, answer)
+                topic = topic_of(event)
+                await self._chat.send(event.chat.id, answer, topic=topic)
             elif isinstance(event, CallbackQuery) and isinstance(answer, Pressed):
                 await self._answer(event, answer)
         except (TelegramForbiddenError, TelegramMigrateToChat):
             # She blocked the bot after she wrote, or the group has another id since:
             # nobody is there to be answered.
-            return None
+            pass
         except TelegramBadRequest:
             # It would be refused again, and hold up all that she sends after it.
             _number()
-        return None
+        if question and (command or not (refused or failed)):
+            # She has gone on: what she writes next answers nothing of before.
+            await data["state"].set_state(None)
+        if message is not None and refused:
+            await data["state"].update_data({_MISREAD: message.message_id})
+        elif data.get("edited"):
+            await data["state"].update_data({_MISREAD: None})
 
     async def _answer(self, query: CallbackQuery, pressed: Pressed) -> None:
+        person, topic = query.from_user.id, topic_of(query.message)
         if pressed.card is not None:
             if isinstance(query.message, Message):
                 await self._chat.redraw(query.message, pressed.card)
             else:
-                await self._chat.send(query.from_user.id, pressed.card)
+                await self._chat.send(person, pressed.card)
         if pressed.new is not None:
-            await self._chat.send(query.from_user.id, pressed.new)
+            await self._chat.send(person, pressed.new, topic=topic)
         await _say(query, pressed.said)
 
 
-def _is_command(event: TelegramObject) -> bool:
-    said = getattr(event, "text", None) or getattr(event, "caption", None) or ""
-    return said.startswith("/")
+def _is_command(message: Message) -> bool:
+    return (message.text or message.caption or "").startswith("/")
 
 
 def _asked_at(event: TelegramObject, data: dict[str, Any]) -> float | None:
     """Return when a person asked, Unix seconds; None where nothing says it."""
     if isinstance(event, Message):
-        return event.date.timestamp()
+        return event.edit_date or event.date.timestamp()
     put_at = data.get("put_at")
     return put_at if isinstance(put_at, float) else None
 

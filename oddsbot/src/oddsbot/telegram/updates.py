@@ -122,7 +122,8 @@ class UpdateQueue:
         """Put one in; when it returns, the server has it, and once.
 
         An update of somebody who asks for too much is dropped here, before it costs a
-        place in the queue; once a minute she is answered that it was.
+        place in the queue; once a minute she is answered that it was. So is what people
+        say to each other in a group: there the bot answers commands alone.
 
         Returns:
             The update's id.
@@ -131,7 +132,10 @@ class UpdateQueue:
             BadUpdate: It is none; nothing was kept.
             OddswireError: It may or may not be kept; the same one may be put again.
         """
-        update_id, person, line = _head(body)
+        update_id, update = _read(body)
+        if _is_talk(update):
+            return update_id
+        person = _who(update)
         received = Received(body, at=self._clock.now())
         if person and not await self._admits(update_id, person):
             subject = f"{self._bot.id}:{person}"
@@ -139,7 +143,7 @@ class UpdateQueue:
             if not told or person < 0:
                 return update_id  # a group is told nothing: most of it is not for us
             received = Received("", flood=person)
-        await self._queue.enqueue(line, received, dedup_id=f"u{update_id}")
+        await self._queue.enqueue(line_of(update), received, dedup_id=f"u{update_id}")
         return update_id
 
     async def put_all(self, bodies: Sequence[str]) -> int:
@@ -154,12 +158,12 @@ class UpdateQueue:
         last = -1
         for body in bodies:
             try:
-                update_id, _, line = _head(body)
+                update_id, update = _read(body)
             except BadUpdate as error:
                 self._lines.write(logging.WARNING, "update_unreadable", reason=error)
             else:
                 last = max(last, update_id)
-                lines.setdefault(line, []).append(body)
+                lines.setdefault(line_of(update), []).append(body)
 
         async def put(line: Sequence[str]) -> None:
             for body in line:
@@ -235,8 +239,8 @@ def a_minute(rules: Sequence[Rule]) -> int:
     raise TypeError("what a person asks for is counted by a window or a bucket")
 
 
-def _head(body: str) -> tuple[int, int, int]:
-    """Return an update's id, whose it is (0: nobody's), and the line it waits in."""
+def _read(body: str) -> tuple[int, dict[str, Any]]:
+    """Return an update's id, and the update."""
     try:
         update: Any = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -244,7 +248,7 @@ def _head(body: str) -> tuple[int, int, int]:
     number = update.get("update_id") if isinstance(update, dict) else None
     if type(number) is not int or not 0 <= number < 2**63:
         raise BadUpdate("an update has an update_id, a whole number")
-    return number, _who(update), line_of(update)
+    return number, update
 
 
 def line_of(update: Mapping[str, Any]) -> int:
@@ -258,19 +262,42 @@ def line_of(update: Mapping[str, Any]) -> int:
 
 
 def _who(update: Mapping[str, Any]) -> int:
-    """Return the person of an update, else its chat, else 0."""
+    """Return the person of an update, else its chat, else 0.
+
+    What is said in a group is the group's: the commands that a person gives to other
+    bots there are none of what she asks for here.
+    """
     for content in update.values():
         if isinstance(content, dict):
-            message = content.get("message")
-            chat = content.get("chat") or (
-                message.get("chat") if isinstance(message, dict) else None
-            )
-            for each in (content.get("from"), content.get("user"), chat):
+            chat = _chat_of(content)
+            people = content.get("from"), content.get("user"), chat
+            for each in (chat, *people) if _is_group(chat) else people:
                 number: Any = each.get("id") if isinstance(each, dict) else None
                 fits = type(number) is int and -(2**63) <= number < 2**63
                 if fits and number not in _EVERYBODY:
                     return int(number)
     return 0
+
+
+def _chat_of(content: Mapping[str, Any]) -> Any:
+    message = content.get("message")
+    return content.get("chat") or (
+        message.get("chat") if isinstance(message, dict) else None
+    )
+
+
+def _is_group(chat: Any) -> bool:
+    number = chat.get("id") if isinstance(chat, dict) else None
+    return type(number) is int and number < 0
+
+
+def _is_talk(update: Mapping[str, Any]) -> bool:
+    """Return whether an update is a message of a group that is no command."""
+    message = update.get("message")
+    if not isinstance(message, dict) or not _is_group(message.get("chat")):
+        return False
+    text = message.get("text")
+    return not (isinstance(text, str) and text.startswith("/"))
 
 
 class Replicas:

@@ -247,9 +247,13 @@ class Methods:
         extra: Json = {"reply_markup": markup} if markup else {}
         now = self._world.now()
         self._counts.spend(now, room.id, group=room.type != "private")
-        if fields.flag("disable_notification"):
-            room.silent[room.last + 1] = None
-        message = self._world.post(room, self._world.me["id"], content | extra)
+        message = self._world.post(
+            room,
+            self._world.me["id"],
+            content | extra,
+            topic=fields.number("message_thread_id", 0),
+            silent=fields.flag("disable_notification"),
+        )
         text = content.get("text") or content.get("caption") or ""
         sent = Sent(now, room.id, message["message_id"], method, text)
         self._world.sent.append(sent)

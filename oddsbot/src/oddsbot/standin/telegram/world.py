@@ -48,13 +48,14 @@ class Room(msgspec.Struct, kw_only=True):
 
     Attributes:
         id: Of a private chat: the person's.
-        type: ``private`` or ``group``.
+        type: ``private``, ``group`` or ``supergroup``.
         title: Of people's chats: the person's name.
         members: Status by person, the bot's own too.
         began: Whether the bot may write: the person did, or it is a member.
         messages: By id; the newest 500.
         last: The newest id.
         silent: Which messages came without a sound.
+        topics: The ids of its topics, where it has any.
     """
 
     id: int
@@ -65,6 +66,7 @@ class Room(msgspec.Struct, kw_only=True):
     messages: dict[int, Json] = {}
     last: int = 0
     silent: dict[int, None] = {}
+    topics: set[int] = set()
 
     def has(self, number: int) -> bool:
         """Whether a person, or the bot, is a member."""
@@ -202,23 +204,49 @@ class World:
         if room.type == "private":
             person = self.people[room.id]
             return chat | {"first_name": person.first_name, "username": person.username}
-        return chat | {"title": room.title}
+        forum = {"is_forum": True} if room.topics else {}
+        return chat | {"title": room.title} | forum
 
     def user(self, number: int) -> Json:
         """Return a person or the bot as a User."""
         return self.me if number == self.me["id"] else self.people[number].user()
 
-    def post(self, room: Room, sender: int, content: Json) -> Json:
-        """Add a message to a chat and return it."""
+    def post(
+        self,
+        room: Room,
+        sender: int,
+        content: Json,
+        *,
+        topic: int = 0,
+        silent: bool = False,
+    ) -> Json:
+        """Add a message to a chat and return it.
+
+        Args:
+            room: The chat.
+            sender: Who writes.
+            content: What.
+            topic: The topic; 0: none, or General.
+            silent: Whether it makes no sound.
+
+        Raises:
+            ApiError: The chat has no such topic.
+        """
+        if topic and topic not in room.topics:
+            raise bad("message thread not found")
+        thread = {"message_thread_id": topic, "is_topic_message": True}
         room.last += 1
         message: Json = {
             "message_id": room.last,
             "date": int(self.now()),
             "chat": self.chat(room),
             "from": self.user(sender),
+            **(thread if topic else {}),
             **content,
         }
         room.messages[room.last] = message
+        if silent:
+            room.silent[room.last] = None
         _forget_oldest(room.messages, KEPT_MESSAGES)
         _forget_oldest(room.silent, KEPT_MESSAGES)
         self.show(room.id, "message", message)
@@ -239,18 +267,47 @@ class World:
 
     # --- what people do
 
-    def say(self, person: int, text: str, *, chat: int | None = None) -> Json:
+    def say(
+        self, person: int, text: str, *, chat: int | None = None, topic: int = 0
+    ) -> Json:
         """Let a person write, in her private chat or another; return the message.
 
         Raises:
-            ApiError: The text is empty or has more than 4,096 UTF-16 units.
+            ApiError: The text is empty or has more than 4,096 UTF-16 units, or the chat
+                has no such topic.
         """
-        text, _ = formatted(text, None, "", 4096, "message is too long")
-        if not text:
-            raise bad("message text is empty")
-        entities = found(text)
-        content: Json = {"text": text} | ({"entities": entities} if entities else {})
-        return self._from_person(person, chat, content)
+        return self._from_person(person, chat, _written(text), topic)
+
+    def edit(
+        self, person: int, message: int, text: str, *, chat: int | None = None
+    ) -> Json:
+        """Let a person change the text of a message of hers; return the message.
+
+        Raises:
+            ApiError: She wrote none with this id, or the text is none.
+        """
+        room = self._of(person, chat)
+        old = room.messages.get(message)
+        if old is None or old["from"]["id"] != person:
+            raise bad("message can't be edited")
+        kept = {key: value for key, value in old.items() if key != "entities"}
+        changed = kept | _written(text) | {"edit_date": int(self.now())}
+        room.messages[message] = changed
+        self.show(room.id, "message", changed)
+        self._tell(room, changed, "edited_message")
+        return changed
+
+    def open_topic(self, person: int, name: str, *, chat: int | None = None) -> int:
+        """Let a person add a topic to a chat; return its id."""
+        room = self._of(person, chat)
+        if room.type == "group":
+            room.type = "supergroup"
+        topic = room.last + 1
+        room.topics.add(topic)
+        created = {"name": name, "icon_color": 7_322_096}
+        content: Json = {"forum_topic_created": created}
+        self.post(room, person, content, topic=topic)
+        return topic
 
     def locate(
         self, person: int, latitude: float, longitude: float, chat: int | None = None
@@ -323,21 +380,23 @@ class World:
             raise bad("chat not found")
         return room
 
-    def _from_person(self, person: int, chat: int | None, content: Json) -> Json:
+    def _from_person(
+        self, person: int, chat: int | None, content: Json, topic: int = 0
+    ) -> Json:
         room = self._of(person, chat)
         if room.type == "private":
             self.block(person, blocked=False)  # to write is to unblock
             room.began = True
-        message = self.post(room, person, content)
+        message = self.post(room, person, content, topic=topic)
         self._tell(room, message)
         return message
 
-    def _tell(self, room: Room, message: Json) -> None:
+    def _tell(self, room: Room, message: Json, kind: str = "message") -> None:
         """Give the bot a message; in groups only what is meant for it."""
         text = message.get("text", "")
         meant = text.startswith("/") or f"@{self.me['username']}" in text.lower()
         if room.has(self.me["id"]) and (room.type == "private" or meant):
-            self.updates.add("message", message)
+            self.updates.add(kind, message)
 
     def _status(self, room: Room, by: int, old: str, new: str) -> None:
         change = {
@@ -353,6 +412,15 @@ class World:
         """Return the bot as a ChatMember."""
         member: Json = {"status": status, "user": self.me}
         return member | ({"until_date": 0} if status == "kicked" else {})
+
+
+def _written(text: str) -> Json:
+    """Return what a person writes as the content of a message."""
+    text, _ = formatted(text, None, "", 4096, "message is too long")
+    if not text:
+        raise bad("message text is empty")
+    entities = found(text)
+    return {"text": text} | ({"entities": entities} if entities else {})
 
 
 def _forget_oldest(kept: dict[Any, Any], most: int) -> None:

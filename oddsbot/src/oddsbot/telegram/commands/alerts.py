@@ -119,7 +119,7 @@ async def _level(
     # Not the market seen last: she may have looked at another one meanwhile.
     market = await markets.last(services, state, "asked")
     changed = (await state.get_data()).get("rule")
-    card = await add(
+    return await add(
         message.chat.id,
         market,
         asked,
@@ -127,8 +127,6 @@ async def _level(
         services,
         instead_of=changed if isinstance(changed, str) else "",
     )
-    await state.set_state(None)
-    return card
 
 
 async def add(

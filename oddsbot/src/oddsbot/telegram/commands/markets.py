@@ -130,16 +130,8 @@ async def _no_text(_: Message) -> Card:
     raise AskedError("I read texts: send a market's link, or a few words.")
 
 
-async def _text(
-    message: Message,
-    services: Services,
-    state: FSMContext,
-    raw_state: str | None = None,
-) -> Card:
-    card = await card_of(_said(message), message.chat.id, services, state)
-    if raw_state is not None:
-        await state.set_state(None)  # with a link she has gone on
-    return card
+async def _text(message: Message, services: Services, state: FSMContext) -> Card:
+    return await card_of(_said(message), message.chat.id, services, state)
 
 
 def _said(message: Message) -> str:

@@ -14,6 +14,7 @@ from oddsbot.delivery import Action
 from oddsbot.store import MAX_MARKETS, QuietHours
 from oddsbot.telegram import zones
 from oddsbot.telegram.asked import AskedError
+from oddsbot.telegram.chat import topic_of
 from oddsbot.telegram.filters import On, Reply, Where, slash
 from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
@@ -196,12 +197,10 @@ async def _quiet_other(_: CallbackQuery, state: FSMContext) -> Pressed:
 
 
 async def _quiet_said(
-    message: Message, services: Services, state: FSMContext, event_update: Update
+    message: Message, services: Services, event_update: Update
 ) -> Card:
     change = _to_quiet(*hours_of(message.text or ""))
-    card = await _changed(message.chat.id, change, event_update, services)
-    await state.set_state(None)
-    return card
+    return await _changed(message.chat.id, change, event_update, services)
 
 
 def _to_quiet(start: int, end: int) -> Callable[[UserSession], None]:
@@ -230,32 +229,30 @@ async def _zone(_: CallbackQuery, state: FSMContext) -> Pressed:
 
 
 async def _zone_said(
-    message: Message, services: Services, state: FSMContext, event_update: Update
+    message: Message, services: Services, event_update: Update
 ) -> Card:
     # The list of zones is read from files, once.
     zone = await asyncio.to_thread(zones.named, message.text or "")
-    return await _set_zone(zone, message, services, state, event_update)
+    return await _set_zone(zone, message, services, event_update)
 
 
 async def _zone_located(
-    message: Message, services: Services, state: FSMContext, event_update: Update
+    message: Message, services: Services, event_update: Update
 ) -> Card:
     place = message.location
     if place is None:
         raise AskedError(_NO_PLACE)
     zone = await asyncio.to_thread(zones.nearest, place.latitude, place.longitude)
-    return await _set_zone(zone, message, services, state, event_update)
+    return await _set_zone(zone, message, services, event_update)
 
 
 async def _set_zone(
-    zone: str, message: Message, services: Services, state: FSMContext, update: Update
+    zone: str, message: Message, services: Services, update: Update
 ) -> Card:
     def change(session: UserSession) -> None:
         session.timezone = zone
 
-    card = await _changed(message.chat.id, change, update, services)
-    await state.set_state(None)
-    return card
+    return await _changed(message.chat.id, change, update, services)
 
 
 # --- mute
@@ -338,19 +335,20 @@ async def _status_of(person: int, services: Services) -> Card:
 
 
 async def _export(message: Message, services: Services) -> Card:
-    return await _exported(message.chat.id, services)
+    return await _exported(message.chat.id, topic_of(message), services)
 
 
 async def _export_pressed(query: CallbackQuery, services: Services) -> Pressed:
-    return Pressed(new=await _exported(query.from_user.id, services))
+    person, topic = query.from_user.id, topic_of(query.message)
+    return Pressed(new=await _exported(person, topic, services))
 
 
-async def _exported(person: int, services: Services) -> Card:
+async def _exported(person: int, topic: int | None, services: Services) -> Card:
     """Send a person's files but the last, and return the card with that one."""
     card = None
     async for file in services.export.files(person):
         if card is not None:
-            await services.chat.send(person, card)
+            await services.chat.send(person, card, topic=topic)
         card = export_card(file)
     assert card is not None  # noqa: S101 - there is always one
     return card

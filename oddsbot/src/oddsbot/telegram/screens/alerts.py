@@ -29,7 +29,8 @@ IN_A_PAGE = 10
 _IN_A_ROW = 5
 _STEPS = (-50, -20, 20, 50)
 _WHOLE = 1_000
-_LIKE_A_PRICE = 20  # cents or percent; hardly anybody waits for so large a move
+# Cents or percent; hardly anybody waits for so large a move.
+_LIKE_A_PRICE, _WHOLE_PRICE = 20, 100
 
 FATES: dict[Fate | None, str] = {
     None: "on its way",
@@ -147,7 +148,11 @@ def set_card(
             f"It is there already: you hear of it when it comes back, after "
             f"{figures.level(back_on(rule), odds)}."
         )
-    if isinstance(rule, MoveRule) and not rule.within and rule.by >= _LIKE_A_PRICE:
+    if (
+        isinstance(rule, MoveRule)
+        and not rule.within
+        and _LIKE_A_PRICE <= rule.by < _WHOLE_PRICE
+    ):
         at = figures.short(rule.by)
         text.line(
             f"If you mean the price of {at}¢: /alert {_outcome(rule, market)} {at}"

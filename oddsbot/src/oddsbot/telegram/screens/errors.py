@@ -43,6 +43,10 @@ NO_PROFILE = (
     "or its address."
 )
 UNKNOWN_LINK = "I do not know what this link asks for."
+EDITED = (
+    "I do not read a message again that I answered: an edit of it changes nothing. "
+    "Write it as a new message."
+)
 OLD_LIST = "This list is from earlier: ask for it again."
 NO_TAG = "Polymarket has no open events there. /top without a tag has all."
 NOT_YOURS = "You have no such alert any more. /alerts has those that you have."
