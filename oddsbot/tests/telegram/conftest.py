@@ -22,6 +22,8 @@ QUICK = SendRules(
     chat=Rule("telegram.chat", SlidingWindow(10_000, 1.0), key="chat"),
     group=Rule("telegram.group", SlidingWindow(10_000, 1.0), key="chat"),
 )
+# A script asks faster than a person, and where Redis answers late a limit is stricter.
+MANY = (Rule("commands", SlidingWindow(10_000, 60.0), key="user"),)
 
 
 class Talk:
@@ -126,10 +128,13 @@ def settings(own, replay, api, tmp_path):
 
 
 @asynccontextmanager
-async def running(settings, api, *, clock=None, sending=QUICK, **options):
+async def running(
+    settings, api, *, clock=None, sending=QUICK, commands=MANY, **options
+):
     """Run a bot until the block ends."""
     stop = asyncio.Event()
-    options |= {"clock": clock or SystemClock(), "sending": sending}
+    options |= {"sending": sending, "commands": commands}
+    options["clock"] = clock or SystemClock()
     async with (
         App(settings, api.token, api_url=api.url, **options) as app,
         asyncio.TaskGroup() as tasks,

@@ -43,6 +43,9 @@ def level(price, direction=None, outcome=""):
     [
         ("65", level("0.65")),
         ("0.65", level("0.65")),
+        ("65.", level("0.65")),
+        ("yes > 65!", level("0.65", ABOVE, "yes")),
+        ("5c in 15m.", Move(Decimal(5), Unit.CENTS, "", 900)),
         ("65,5", level("0.655")),
         (".65", level("0.65")),
         ("$0.65", level("0.65")),

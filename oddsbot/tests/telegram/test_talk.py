@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from oddsbot.delivery import Action, Press
 from oddsbot.polymarket import UpstreamUnavailable
 from oddsbot.standin.telegram import Fault
+from oddsbot.telegram.buttons import Buttons
 from support import eventually
+
+from .conftest import Talk, running
 
 LINK = "https://polymarket.com/event/btc-updown-15m-1790597700"
 TITLE = "Bitcoin Up or Down - September 28, 8:15AM-8:30AM ET"
@@ -86,6 +91,11 @@ async def test_a_link_is_found_wherever_a_message_has_it(ada):
         before = len(ada.messages)
         send(ada, **content)
         await ada.wait(TITLE, before)
+    await ada.say(f"**{LINK}**", TITLE)
+    await ada.say(f"{LINK}🔥", TITLE)
+    before = len(ada.messages)
+    send(ada, photo=PHOTO, caption="/foo")
+    await ada.wait("I do not know that command", before)
     before = len(ada.messages)
     send(ada, photo=PHOTO)
     await ada.wait("I read texts", before)
@@ -234,3 +244,36 @@ async def test_a_large_percentage_is_not_taken_for_a_price(ada):
     await ada.say(LINK, TITLE)
     said = await ada.say("/alert 110%", "has gone 110%")
     assert "110¢" not in said
+
+
+async def test_alerts_of_a_market_are_in_the_order_of_their_prices(ada):
+    """In the list, on the market's card and in /why: prices, moves, volumes."""
+    await ada.say(LINK, TITLE)
+    for asked in ("volume 5m", "5c", "> 90", "< 10", "> 70", "1%"):
+        await ada.say(f"/alert {asked}", "I tell you")
+    for text, answer in (("/alerts", "6 alerts"), (LINK, TITLE), ("/why", TITLE)):
+        said = await ada.say(text, answer)
+        rules = ("≤ 10¢", "≥ 70¢", "≥ 90¢", "±1%", "±5¢", "≥ $5M")
+        places = [said.index(each) for each in rules]
+        assert places == sorted(places)
+
+
+async def test_no_alert_is_promised_where_none_fits(settings, api):
+    """*Alert on any* of who has all that she may have: a sentence, and nothing set."""
+    ada = Talk(api.world)
+    async with running(msgspec.structs.replace(settings, max_rules=1), api) as bot:
+        await ada.say(f"/alert {LINK} > 91", "reaches 91¢")
+        event = await bot.markets.event(LINK.rpartition("/")[2])
+        press = Press(Action.ALERT_ALL, int(event.id))
+        data = Buttons(api.token).seal(press, chat=ada.person, person=ada.person)
+        api.world.push_press(ada.person, data, api.world.rooms[ada.person], None)
+        await eventually(lambda: ada.said)
+        assert ada.said[-1].startswith("You have 1 alert, and may have no more")
+        assert len(await bot.rules.of(ada.person)) == 1
+
+
+async def test_what_was_taken_for_a_volume_is_said(ada):
+    """65 dollars were traded long ago: the answer names them, and how a price looks."""
+    await ada.say(LINK, TITLE)
+    said = await ada.say("/alert $65", "$65 are traded already")
+    assert "/alert 65" in said

@@ -18,6 +18,7 @@ import pytest
 
 from oddsbot.alerts import MoveRule, PriceRule
 from oddsbot.delivery import Action, Press
+from oddsbot.limits import COMMANDS
 from oddsbot.settings import Settings
 from oddsbot.standin.polymarket import Replay
 from oddsbot.standin.telegram.updates import Webhook
@@ -307,14 +308,15 @@ async def test_sigterm_with_alerts_in_flight_loses_and_repeats_none(
 
 @pytest.mark.errors
 @pytest.mark.requirement("R4")
-async def test_a_flood_of_one_person_costs_a_line_and_harms_nobody(ada, bot, api):
+async def test_a_flood_of_one_person_costs_a_line_and_harms_nobody(settings, api):
     """60 messages at once: twenty are handled, one says why, another is answered."""
-    ben = Talk(api.world, BEN)
-    for _ in range(60):
-        api.world.say(ADA, "/help")
-    await ben.say("/start", "No wallet")
-    await ada.wait("too much at once")
-    await eventually(lambda: api.updates.pending == 0)
+    ada, ben = Talk(api.world), Talk(api.world, BEN)
+    async with running(settings, api, commands=COMMANDS):
+        for _ in range(60):
+            api.world.say(ADA, "/help")
+        await ben.say("/start", "No wallet")
+        await ada.wait("too much at once")
+        await eventually(lambda: api.updates.pending == 0)
     told = [each for each in ada.messages if "too much" in each.get("text", "")]
     assert len(told) == 1
     assert len(ada.messages) <= 21
@@ -322,24 +324,27 @@ async def test_a_flood_of_one_person_costs_a_line_and_harms_nobody(ada, bot, api
 
 @pytest.mark.errors
 @pytest.mark.requirement("R4")
-async def test_what_a_person_says_in_a_group_costs_her_nothing_here(ada, bot, api):
+async def test_what_a_person_says_in_a_group_costs_her_nothing_here(settings, api):
     """30 commands to other bots of a group: she is answered here, and not scolded."""
-    for _ in range(30):
-        api.world.say(ADA, "/roll", chat=api.world.group)
-    await ada.say("/start", "No wallet")
+    ada = Talk(api.world)
+    async with running(settings, api, commands=COMMANDS):
+        for _ in range(30):
+            api.world.say(ADA, "/roll", chat=api.world.group)
+        await ada.say("/start", "No wallet")
     assert len(ada.messages) == 1
 
 
 @pytest.mark.errors
 @pytest.mark.requirement("R4")
-async def test_talk_of_a_group_costs_no_place_in_the_queue(ada, bot, api):
+async def test_talk_of_a_group_costs_no_place_in_the_queue(settings, api):
     """A bot that hears all of a group answers a command there after 100 sentences."""
     group = api.world.rooms[api.world.group]
-    for number in range(100):
-        said = api.world.post(group, BEN, {"text": f"Sentence {number}"})
-        api.updates.add("message", said)
-    api.world.say(ADA, "/start@stand_in_bot", chat=group.id)
-    await eventually(lambda: "private chat" in str(group.messages[group.last]))
+    async with running(settings, api, commands=COMMANDS):
+        for number in range(100):
+            said = api.world.post(group, BEN, {"text": f"Sentence {number}"})
+            api.updates.add("message", said)
+        api.world.say(ADA, "/start@stand_in_bot", chat=group.id)
+        await eventually(lambda: "private chat" in str(group.messages[group.last]))
 
 
 @pytest.mark.errors

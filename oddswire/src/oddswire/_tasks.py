@@ -1,8 +1,12 @@
-"""`spawn`: a task that begins at the next turn of the loop; `retrieve`: its error."""
+"""`spawn`: a task that begins at the next turn of the loop; `retrieve`: its error.
+
+`check_function` is for what a caller gives to be called in one.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -44,3 +48,17 @@ def retrieve(done: asyncio.Future[Any]) -> None:
     """
     if not done.cancelled():
         done.exception()
+
+
+def check_function(name: str, function: object, error: type[Exception]) -> None:
+    """Refuse what cannot be called, and what nobody would run: a generator function.
+
+    Raises:
+        Exception: Of the type `error`; it names the argument.
+    """
+    if not callable(function):
+        raise error(f"{name} must be a function, not {type(function).__name__}")
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise error(
+            f"{name} must be a function without yield: a generator would never run"
+        )

@@ -372,3 +372,7 @@ class InvalidationNotConfirmed(OddswireError):
 
 class LockLost(OddswireError, redis_errors.LockError):
     """The lock's lease ended, or another holder has the lock."""
+
+
+class LockHeld(OddswireError, redis_errors.LockError):
+    """This task has the lock, or the session, and would wait for itself for ever."""

@@ -128,7 +128,11 @@ class KeySpace:
     __slots__ = ("prefix",)
 
     def __init__(self, prefix: str) -> None:
-        if not (prefix.endswith(":") and _SEGMENT.fullmatch(prefix[:-1])):
+        if not (
+            isinstance(prefix, str)
+            and prefix.endswith(":")
+            and _SEGMENT.fullmatch(prefix[:-1])
+        ):
             raise InvalidKey(
                 f"prefix {prefix!r}: one segment of [A-Za-z0-9_.-] and a colon, "
                 'such as "oddswire:"'

@@ -8,6 +8,7 @@ grows, and what it writes goes through a script that refuses any number but the 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import secrets
 from collections import Counter
 from contextlib import suppress
@@ -19,7 +20,7 @@ from redis.exceptions import ResponseError
 
 from oddswire import keys as families
 from oddswire._fifo_locks import FifoLocks
-from oddswire._numbers import check_duration, check_int
+from oddswire._numbers import check_duration, check_int, shown
 from oddswire._tasks import spawn
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
+    from oddswire._fifo_locks import Ticket
     from oddswire.client import Client
     from oddswire.clock import Clock
 
@@ -128,12 +130,12 @@ class Locks:
             seats: How many may hold the lock at a time, 1 to 100; the same number in
                 every call for this name. With several there is no `run`.
             on_lost: Called, once, when the lease ended before the block did; the block
-                then goes on. For what needs an order, and no fence: without it such a
-                block is cancelled.
+                then goes on, and the loop's exception handler gets what it raised. For
+                what needs an order, and no fence: without it such a block is cancelled.
 
         Raises:
             SettingsError: `ttl` or `patience` is shorter than 0.1 s: no renewal would
-                come in time; or `seats` is out of range.
+                come in time; `seats` is out of range; `on_lost` is no plain function.
             InvalidKey: `name` is empty or too long.
         """
         return Lock(self, name, ttl, patience, seats, on_lost)
@@ -206,6 +208,7 @@ class Lock:
     Raises:
         LockLost: On leaving: the lease ended before the block did.
         ClosedError: It was entered twice.
+        LockHeld: On entering: this task holds one of this name from the same `Locks`.
         OddswireError: The server could not be asked; nothing is held.
 
     Attributes:
@@ -231,6 +234,13 @@ class Lock:
         patience = min(_PATIENCE, ttl) if patience is None else patience
         check_duration("patience", patience, 0.1, 3600, SettingsError)
         check_int("seats", seats, 1, _MOST_SEATS, SettingsError)
+        if on_lost is not None and (
+            not callable(on_lost) or inspect.iscoroutinefunction(on_lost)
+        ):
+            raise SettingsError(
+                f"on_lost {shown(on_lost)}: accepted is a plain function; it may begin "
+                "a task"
+            )
         self.name = name
         self.ttl = ttl
         self.fence = 0
@@ -250,7 +260,7 @@ class Lock:
         self._on_lost = on_lost
         self._lost = False
         self._until = 0.0
-        self._ticket: asyncio.Future[None] | None = None
+        self._ticket: Ticket | None = None
         self._scope: asyncio.Timeout | None = None
         self._renewing: asyncio.Task[None] | None = None
 
@@ -386,7 +396,15 @@ class Lock:
             self._scope.reschedule(asyncio.get_running_loop().time())
         elif self._on_lost is not None and not self._lost:
             self._lost = True
-            self._on_lost()
+            try:
+                self._on_lost()
+            except Exception as error:  # noqa: BLE001 - it may raise anything; it is reported
+                asyncio.get_running_loop().call_exception_handler(
+                    {
+                        "message": f"on_lost of lock {self.name!r} failed",
+                        "exception": error,
+                    }
+                )
 
     async def _acquire(self) -> None:
         client, clock = self._locks.client, self._locks.clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import msgspec
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 
 from oddswire import connect
 from oddswire.codec import Codec
-from oddswire.errors import CodecError, TopicError
+from oddswire.errors import ClosedError, CodecError, InvalidKey, TopicError
 from oddswire.pubsub import Delivery, Gap, GapReason, PubSub, Topic
 from oddswire.pubsub.topic import Selection
+from support import eventually
 from support.hooks import publish_as
 from support.keys import TopicKeys
 
@@ -271,3 +273,84 @@ def test_a_key_selects_itself_or_is_refused(key):
     assert selection.takes(key.encode())
     assert not selection.takes(key.encode() + b"x")
     assert b" " not in key.encode()
+
+
+async def test_wrong_arguments_of_a_consumer_are_named(pubsub):
+    """A number that is none, and a function that would never run, are `TopicError`s."""
+
+    def generator(message):
+        yield message
+
+    async def later(event, error):
+        raise error
+
+    for concurrency in (0, float("nan"), float("inf"), 10**400, "2", True):
+        with pytest.raises(TopicError, match="concurrency"):
+            pubsub.handle(print, TICKS, concurrency=concurrency)
+    for timeout in (0, float("nan"), "2", True):
+        with pytest.raises(TopicError, match="timeout"):
+            pubsub.handle(print, TICKS, timeout=timeout)
+    for handler in (None, generator, TICKS):
+        with pytest.raises(TopicError, match="handler must be a function"):
+            pubsub.handle(handler, TICKS)
+    for name, wrong in (("on_gap", 5), ("on_gap", generator), ("on_error", 5)):
+        with pytest.raises(TopicError, match=f"{name} must be a function"):
+            pubsub.handle(print, TICKS, **{name: wrong})
+    with pytest.raises(TopicError, match="on_error must be a plain function"):
+        pubsub.handle(print, TICKS, on_error=later)
+
+
+async def test_wrong_arguments_of_topics_are_named(client, pubsub):
+    """Neither redis-py's errors nor Python's come out: `TopicError` names each."""
+    for retention in (None, "5", timedelta(1), True, float("nan")):
+        with pytest.raises(TopicError, match="retention is 1 second to 10 years"):
+            Topic("odd", int, retention=retention)
+    for limit in (0, -1, None, "5", float("nan"), True):
+        with pytest.raises(TopicError, match="limit"):
+            await pubsub.history(EVENTS, limit=limit)
+    with pytest.raises(TopicError, match="not the id of a message"):
+        await pubsub.history(EVENTS, after=5)
+    with pytest.raises(TopicError, match="dedup_id is empty"):
+        await pubsub.publish(EVENTS, Price(1), dedup_id="")
+    for topics in (["ticks"], [None]):
+        with pytest.raises(TopicError, match="topics are Topic objects"):
+            PubSub(client, topics=topics)
+    for every in (0, None, float("nan")):
+        with pytest.raises(TopicError, match="check_every"):
+            PubSub(client, check_every=every)
+    for prefix in (5, b"x:", ["x:"]):
+        with pytest.raises(InvalidKey, match="prefix"):
+            PubSub(client, prefix=prefix)
+
+
+async def test_odd_exceptions_of_a_handler_end_nothing(pubsub):
+    """A handler that raises what is no `Exception` is reported; the next one runs."""
+    seen, errors = [], []
+
+    async def handler(message):
+        seen.append(message.value.bid)
+        if message.value.bid == 0:
+            raise BaseExceptionGroup("of a group", [asyncio.CancelledError()])
+
+    async with (
+        asyncio.timeout(20),
+        pubsub.handle(handler, TICKS, on_error=lambda _, error: errors.append(error)),
+    ):
+        await pubsub.publish(TICKS, Price(0))
+        await pubsub.publish(TICKS, Price(1))
+        await eventually(lambda: seen == [0, 1])
+    assert [type(each) for each in errors] == [BaseExceptionGroup]
+
+
+async def test_a_subscription_that_was_closed_before_its_block_is_not_entered(pubsub):
+    """Closed, it stays closed: entering it says so, and nothing is subscribed to."""
+    for close in ("close", "aclose"):
+        subscription = pubsub.subscribe(TICKS)
+        closed = getattr(subscription, close)()
+        if closed is not None:
+            await closed
+        with pytest.raises(ClosedError, match="used once"):
+            await subscription.__aenter__()
+    async with pubsub.subscribe(TICKS):
+        assert pubsub.stats().topics["ticks"].subscriptions == 1
+    assert pubsub.stats().topics["ticks"].subscriptions == 0

@@ -22,7 +22,7 @@ from oddswire.ratelimit import (
     TokenBucket,
 )
 from oddswire.ratelimit._local_quota import TokenQuota, WindowQuota
-from oddswire.testing import frozen
+from oddswire.testing import FaultProxy, frozen
 from support import eventually
 
 RULES = (
@@ -273,6 +273,67 @@ async def test_what_was_used_without_redis_is_reported(own):
 
 
 @pytest.mark.errors
+@pytest.mark.requirement("R3")
+async def test_who_comes_while_an_outage_is_reported_is_counted_too(own):
+    """Users come between any two commands of a report; Redis counts each once."""
+    rule = Rule("user", SlidingWindow(9, 60.0), key="user")
+    async with Client.from_url(own.url) as client:
+        limiter = RateLimiter(client, [rule, RULES[0]], deadline=1.0)
+        users = [f"{bot}:1" for bot in range(20)]
+        own.kill(signal.SIGKILL)
+        await own.wait_exit()
+        await gone(limiter)
+        for user in users:
+            assert (await limiter.hit("user", user=user)).degraded
+        await own.restart()
+
+        async def come():
+            degraded = True
+            while degraded:
+                user = f"0:{len(users)}"
+                users.append(user)
+                degraded = (await limiter.hit("user", user=user)).degraded
+                await asyncio.sleep(0.0005)
+
+        # The first that asks Redis again reports, while the others decide locally.
+        await asyncio.gather(come(), come(), come())
+        left = {(await limiter.peek("user", user=user)).remaining for user in users}
+        assert left == {8}
+        await limiter.aclose()
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("R3")
+@pytest.mark.parametrize("how", ["slow", "cut"])
+async def test_a_report_that_is_slow_or_breaks_off_counts_nothing_twice(own, how):
+    """600 users: beside a slow report no other begins; a cut one is continued."""
+    rule = Rule("user", SlidingWindow(9, 60.0), key="user")
+    async with (
+        FaultProxy(own.url) as proxy,
+        Client.from_url(proxy.url, reconnect_delay=0.01) as client,
+        RateLimiter(client, [rule, RULES[0]], deadline=1.0) as limiter,
+    ):
+        await limiter.hit("open")
+        proxy.refuse()
+        proxy.reset()
+        await gone(limiter)
+        for user in range(600):
+            assert (await limiter.hit("user", user=user)).degraded
+        if how == "slow":
+            proxy.down.latency = 0.04
+        else:
+            proxy.up.cut_after = 40_000
+        proxy.accept()
+        await asyncio.gather(*(back(limiter, client) for _ in range(3)))
+        assert proxy.up.cut_after is None
+        proxy.heal()
+        left = {
+            (await limiter.peek("user", user=user)).remaining for user in range(600)
+        }
+        assert left == {8}
+
+
+@pytest.mark.errors
 @pytest.mark.requirement("R3", "R6")
 async def test_degraded_decisions_are_counted(own):
     """Counted by rule as degraded, not as denied by a limit alone."""
@@ -337,7 +398,7 @@ async def test_who_waits_goes_on_when_redis_is_back(own):
 def test_a_quota_of_a_window_is_exact(steps, known, until):
     """With what Redis knew, never above the limit; its retry is sufficient."""
     limit = SlidingWindow(10, 1.0)
-    quota = WindowQuota(limit, 1, known, 100.0 + until)
+    quota = WindowQuota(limit, 1, known, 100.0 + until, 100.0)
     admitted = [(100.0, known)] if known else []
     now = 100.0
     for pause, cost in steps:

@@ -8,6 +8,7 @@ from oddswire import Client, EmbeddedServer
 from oddswire.clock import SystemClock
 from oddswire.errors import (
     CommandTimeout,
+    LockHeld,
     SessionConflict,
     SessionFull,
     SessionGone,
@@ -324,3 +325,33 @@ async def test_a_server_that_comes_back_empty_is_no_source_of_old_data(people):
 
 async def _found(sessions, city, users):
     return await sessions.users_for("city", city) == users
+
+
+@pytest.mark.errors
+async def test_a_change_inside_exclusive_by_the_same_task_is_refused(people):
+    """A task in `exclusive` does not wait for itself: `LockHeld`, and it goes on."""
+    sessions = people()
+    await sessions.update(1, count, create=True)
+    async with asyncio.timeout(10):
+        async with sessions.exclusive(1) as user:
+            for again in (
+                sessions.update(1, count),
+                sessions.revoke(1),
+                hold(sessions, 1),
+            ):
+                with pytest.raises(LockHeld):
+                    await again
+            waiting = asyncio.get_running_loop().create_task(sessions.update(1, count))
+            await asyncio.sleep(0)
+            with pytest.raises(LockHeld):
+                await sessions.update(1, count)
+            user.city = "Oslo"
+        await waiting
+        found = await sessions.get(1, fresh=True)
+        assert (found.city, found.limits) == ("Oslo", {"n": 2})
+
+
+async def hold(sessions, user_id):
+    """Be in `exclusive` for a moment."""
+    async with sessions.exclusive(user_id):
+        pass

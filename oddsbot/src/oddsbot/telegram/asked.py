@@ -104,7 +104,8 @@ def parse_asked(text: str) -> Level | Move | Traded:
     """
     if len(text) > _LONGEST:
         raise AskedError(f"That is too long. Write it like {EXAMPLES}.")
-    if volume := _VOLUME.match(text.strip()):
+    text = text.strip().rstrip(".,;!?")  # as at the end of a sentence
+    if volume := _VOLUME.match(text):
         return _traded(volume)
     time = _TIME.search(text)
     within = None if time is None else _seconds_of(time)

@@ -19,13 +19,13 @@ _RULE = re.compile(r"[0-9a-f]{16}\Z")
 _SCHEME = re.compile(r"https?://", re.IGNORECASE)
 # A part of another address, or of another host's name, is none of ours.
 _INSIDE = re.compile(
-    r"(?<![\w./@:%-])(?:https?://)?(?:www\.|m\.)?polymarket\.com/[^\s<>()\[\]\"“”«»]+",
+    r"(?<![\w./@:%-])(?:https?://)?(?:www\.|m\.)?polymarket\.com/(?:(?![<>()\[\]\"])[!-~])+",
     re.IGNORECASE,
 )
 _LINK = re.compile(r"://|polymarket\.com/", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?<!\w)0x[0-9a-f]{40}(?!\w)", re.IGNORECASE)
 _ENS = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)*\.eth\Z", re.IGNORECASE)
-_AROUND = "<>()[]{}\"'“”«».,;:!?…"
+_AROUND = "<>()[]{}\"'“”«».,;:!?…*~|"
 _LONGEST = 2_048
 _LARGEST = 2**63 - 1
 WORDS = 200

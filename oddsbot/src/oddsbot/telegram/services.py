@@ -27,7 +27,7 @@ class RuleBook(Protocol):
     """What people asked to be told of."""
 
     async def of(self, user_id: int) -> Sequence[Rule]:
-        """Return a person's rules, the oldest first."""
+        """Return a person's rules, in the order of their ids."""
         ...
 
     async def add(self, rule: Rule, update_id: int | None = None) -> None:
@@ -45,7 +45,7 @@ class RuleBook(Protocol):
         ...
 
     async def standing(self, user_id: int) -> Sequence[StoredRule]:
-        """Return a person's rules with where each stands, the oldest first."""
+        """Return a person's rules with where each stands, in the same order."""
         ...
 
     async def change(

@@ -138,6 +138,8 @@ def _check(
             raise TopicError(
                 f"topic {topic.name}: a version is a whole number from 0 to 2**53"
             )
+    if dedup_id == "":
+        raise TopicError("dedup_id is empty: leave it out where there is none")
     if dedup_id is not None and latest:
         raise TopicError(
             f"topic {topic.name}: a LATEST topic knows duplicates by their version"

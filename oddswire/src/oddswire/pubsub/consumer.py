@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import zlib
+from math import inf
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from oddswire._tasks import spawn
+from oddswire._numbers import check_duration, check_int
+from oddswire._tasks import check_function, spawn
 from oddswire.connection.deadline import Deadline
 from oddswire.errors import TopicError
 from oddswire.pubsub.messages import Gap, Message
@@ -22,6 +24,7 @@ T = TypeVar("T")
 
 # Messages that may wait for one worker; the subscription's queue holds the others.
 _WAITING = 8
+_MOST_HANDLERS = 10_000
 
 
 class Consumer(Generic[T]):
@@ -44,8 +47,15 @@ class Consumer(Generic[T]):
         concurrency: int,
         timeout: float | None,
     ) -> None:
-        if concurrency < 1 or (timeout is not None and not timeout > 0):
-            raise TopicError("concurrency is at least 1, timeout above 0 seconds")
+        check_int("concurrency", concurrency, 1, _MOST_HANDLERS, TopicError)
+        if timeout is not None:
+            check_duration("timeout", timeout, 0.000_001, inf, TopicError)
+        check_function("handler", handler, TopicError)
+        for name, function in (("on_gap", on_gap), ("on_error", on_error)):
+            if function is not None:
+                check_function(name, function, TopicError)
+        if inspect.iscoroutinefunction(on_error):
+            raise TopicError("on_error must be a plain function; it may begin a task")
         self._subscription = subscription
         self._counts = counts
         self._handler = handler
@@ -118,7 +128,7 @@ class Consumer(Generic[T]):
             if task is None or task.cancelling():
                 raise  # the consumer itself is cancelled
             self._report(counts, event, error)
-        except Exception as error:  # noqa: BLE001 - a handler may raise anything
+        except (Exception, BaseExceptionGroup, GeneratorExit) as error:  # noqa: BLE001 - a handler may raise anything
             self._report(counts, event, error)
         else:
             counts.handled += 1

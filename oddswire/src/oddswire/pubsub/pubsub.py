@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from math import inf
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from oddswire._numbers import check_int, shown
+from oddswire._numbers import check_duration, check_int, shown
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock
 from oddswire.errors import (
@@ -57,7 +58,8 @@ class PubSub:
         clock: For the lag.
 
     Raises:
-        TopicError: Two topics of one name that differ.
+        TopicError: Two topics of one name that differ, or what is no topic; or
+            `check_every` is not above 0.
     """
 
     def __init__(
@@ -72,12 +74,15 @@ class PubSub:
         self._client = client
         self._space = keyspace(client, prefix)
         self._clock = SystemClock() if clock is None else clock
+        check_duration("check_every", check_every, 0.001, inf, TopicError)
         self._check_every = check_every
         self._states: dict[str, TopicState] = {}
         self._subscriptions: set[Subscription[Any]] = set()
         self._subscriber: Subscriber | None = None
         self._open: bool | None = None
         for topic in topics:
+            if not isinstance(topic, Topic):
+                raise TopicError(f"topics are Topic objects, not {shown(topic)}")
             self._states[topic.name] = self._known(topic) or self._new_state(topic)
         self._topics_fixed = bool(self._states)
 
@@ -281,13 +286,14 @@ class PubSub:
             limit: At most so many.
 
         Raises:
-            TopicError: Another kind of topic, or no id.
+            TopicError: Another kind of topic, no id, or a limit below 1.
             OddswireError: As from any command.
         """
         state = self._state_of(topic)
         if state.topic.delivery is not Delivery.LOG:
             raise TopicError(f"topic {topic.name} is not LOG: it keeps no messages")
-        if after is not None and not _ID.fullmatch(after):
+        check_int("limit", limit, 1, _MOST_QUEUED, TopicError)
+        if after is not None and not (isinstance(after, str) and _ID.fullmatch(after)):
             raise TopicError(f"{shown(after)} is not the id of a message")
         start = "-" if after is None else f"({after.rpartition('-')[0]}"
         messages: list[Message[T]] = []

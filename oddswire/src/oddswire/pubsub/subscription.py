@@ -57,7 +57,7 @@ class Subscription(Generic[T]):
         self._backoff = Backoff(_PAUSE, _PAUSE_MOST)
 
     async def __aenter__(self) -> Self:
-        if self._entered:
+        if self._entered or self._closed:
             raise ClosedError("a subscription is used once: subscribe again")
         self._entered = True
         self._open.add(self)

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 
-from oddswire._numbers import shown
+from oddswire._numbers import is_number, shown
 from oddswire.errors import InvalidKey, TopicError
 from oddswire.keys import TOPIC, KeySpace
 
@@ -73,8 +73,11 @@ class Topic(msgspec.Struct, Generic[T], frozen=True):
                 raise TopicError(
                     f"topic {self.name}: history and max_size are whole numbers above 0"
                 )
-        if not 1.0 <= self.retention <= 10 * 365 * 86_400:
-            raise TopicError(f"topic {self.name}: retention is 1 second to 10 years")
+        if not is_number(self.retention, 1.0, 10 * 365 * 86_400):
+            raise TopicError(
+                f"topic {self.name}: retention is 1 second to 10 years, not "
+                f"{shown(self.retention)}"
+            )
 
     def __getitem__(self, key: str) -> Keyed[T]:
         """Return the part of the topic with this key.

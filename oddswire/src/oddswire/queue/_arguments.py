@@ -64,6 +64,10 @@ class EnqueueOptions(msgspec.Struct, frozen=True):
             raise QueueError(f"at is seconds since 1970, not {shown(self.at)}")
         if self.ttl is not None:
             check_seconds("ttl", self.ttl)
+        if self.identity is not None:
+            check_label("identity", self.identity)
+        if not isinstance(self.uncertain, bool):
+            raise QueueError(f"uncertain is True or False, not {shown(self.uncertain)}")
         for name, text in (("kind", self.kind), ("key", self.key)):
             if text != "":
                 check_label(name, text)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from oddswire._numbers import check_int, check_user
+from oddswire._numbers import check_int, check_user, shown
+from oddswire._tasks import check_function
 from oddswire.client import keyspace
 from oddswire.codec import Codec
 from oddswire.erasure import Erased
@@ -21,8 +24,7 @@ from oddswire.queue.messages import DeadLetter, Message
 from oddswire.queue.statistics import QueueCounts, QueueStats
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from oddswire.client import Client
     from oddswire.clock import Clock
@@ -66,7 +68,8 @@ class Queue(Generic[T]):
         counts: What this process did.
 
     Raises:
-        QueueError: A duration or a number is not above 0.
+        QueueError: A duration or a number is not above 0, the name is empty or no text,
+            or the codec is none.
         TypeError: msgspec does not support the type.
     """
 
@@ -99,8 +102,10 @@ class Queue(Generic[T]):
         )
         check_int("max_attempts", max_attempts, 1, _MOST, QueueError)
         check_int("dead_limit", dead_limit, 1, _MOST, QueueError)
+        if codec is not None and not isinstance(codec, Codec):
+            raise QueueError(f"codec is an oddswire.codec.Codec, not {shown(codec)}")
         self.client = client
-        self.name = name
+        self.name = check_label("name", name)
         self.counts = QueueCounts()
         self._dedup_window = check_seconds("dedup_window", dedup_window)
         self._codec = Codec(type) if codec is None else codec
@@ -152,6 +157,7 @@ class Queue(Generic[T]):
             OddswireError: As from any command, with its `outcome`.
         """
         options = EnqueueOptions(dedup_id, ttl, at, kind, key, identity, uncertain)
+        check_user(user_id, QueueError)
         added = await self._add({user_id: value}, options)
         return added[0] or None
 
@@ -192,6 +198,10 @@ class Queue(Generic[T]):
 
     async def _add(self, values: Mapping[int, T], options: EnqueueOptions) -> list[str]:
         # Encode everything before anything is sent: a wrong value adds no half batch.
+        if not isinstance(values, Mapping):
+            raise QueueError(
+                f"values must be a dict of values by user, not {shown(values)}"
+            )
         flat: list[int | bytes] = []
         last: tuple[T, bytes] | None = None
         for user_id, value in values.items():
@@ -234,7 +244,7 @@ class Queue(Generic[T]):
 
     async def consume(
         self,
-        handler: Callable[[Message[T]], Awaitable[object]],
+        handler: Callable[[Message[T]], Awaitable[object] | object],
         *,
         concurrency: int = 8,
         stop: asyncio.Event | None = None,
@@ -252,7 +262,8 @@ class Queue(Generic[T]):
         this process or its link stood still for too long, is cancelled.
 
         Args:
-            handler: Gets one message at a time for each user.
+            handler: Gets one message at a time for each user; what it returns is
+                awaited if it can be.
             concurrency: Handlers at the same time, each for another user.
             stop: Once set, nothing more is taken, what is being handled is finished,
                 and the call returns.
@@ -262,10 +273,14 @@ class Queue(Generic[T]):
         that a killed process had, comes to others when its lease has run out.
 
         Raises:
-            QueueError: `concurrency` is below 1 or above 10,000.
+            QueueError: `concurrency` is below 1 or above 10,000, `handler` is no
+                function or a generator, or `stop` is no event.
             OddswireError: A refusal that waiting does not mend.
         """
         check_int("concurrency", concurrency, 1, 10_000, QueueError)
+        check_function("handler", handler, QueueError)
+        if stop is not None and not isinstance(stop, asyncio.Event):
+            raise QueueError(f"stop is an asyncio.Event, not {shown(stop)}")
         worker = Worker(
             self._store,
             self._codec,

@@ -10,13 +10,16 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
+from oddswire._numbers import is_number
 from oddswire.connection.backoff import Backoff, OutageBackoff
 from oddswire.connection.deadline import Deadline
 from oddswire.connection.errors import TRANSIENT_ERRORS
@@ -122,7 +125,7 @@ class Worker(Generic[T]):
         self,
         store: QueueStore,
         codec: Codec[T],
-        handler: Callable[[Message[T]], Awaitable[object]],
+        handler: Callable[[Message[T]], Awaitable[object] | object],
         options: WorkerOptions,
         counts: QueueCounts,
         *,
@@ -286,7 +289,9 @@ class Worker(Generic[T]):
         scope = Deadline(self._options.timeout)
         try:
             async with scope:
-                await self._handler(message)
+                # A plain function has handled it by now: it must not come again.
+                if inspect.isawaitable(result := self._handler(message)):
+                    await result
         except RateLimited as error:
             return Settlement("wait", delay=_bounded_delay(error.retry_after))
         except Undeliverable as error:
@@ -298,7 +303,7 @@ class Worker(Generic[T]):
             return self._failed(
                 leased, "CancelledError: by the handler", uncertain=True
             )
-        except Exception as error:  # noqa: BLE001 - a handler may raise anything, and the queue goes on
+        except (Exception, BaseExceptionGroup, GeneratorExit) as error:  # noqa: BLE001 - a handler may raise anything, and the queue goes on
             if scope.expired():
                 reason = f"not done after {self._options.timeout:g} s"
                 return self._failed(leased, reason, uncertain=True)
@@ -429,12 +434,18 @@ class Worker(Generic[T]):
                     each.task.cancel()
 
 
-def _reason_text(error: Exception) -> str:
+def _reason_text(error: BaseException) -> str:
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 - one message must not end its worker, and each after it
+        said = "its text raises"
     # An error may hold any text; the server stores UTF-8.
-    text = f"{type(error).__name__}: {error}"[:_REASON_LENGTH]
+    text = f"{type(error).__name__}: {said}"[:_REASON_LENGTH]
     return text.encode(errors="replace").decode()
 
 
-def _bounded_delay(seconds: float) -> float:
-    # Above 0, so that the user waits at all; NaN becomes the shortest.
+def _bounded_delay(seconds: object) -> float:
+    # Above 0, so that the user waits at all; what is no number becomes the shortest.
+    if not is_number(seconds, -inf, inf):
+        return _SHORTEST_WAIT
     return min(max(_SHORTEST_WAIT, seconds), _LONGEST_WAIT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter
 from contextlib import suppress
 from itertools import count
 from math import ceil
@@ -72,6 +71,9 @@ class Evaluator:
         self._retry_at: float | None = None
         self._degraded = Degradation(client.events, "limiter", "local", now)
         self._with_quota: set[SubjectState] = set()
+        # Those of which a quota admitted what Redis has not counted.
+        self._unreported: set[SubjectState] = set()
+        self._reporting = False
         self.asked = self.failed = 0
 
     @property
@@ -105,12 +107,18 @@ class Evaluator:
         #    locally. The caller moves the time before it awaits, or all would ask.
         if self._retry_at is not None:
             now = self._now()
-            if now < self._retry_at:
+            if now < self._retry_at or self._reporting:
                 return self._decide_locally(request, now, mode)
             self._retry_at = now + _RETRY
             # The usage of the outage reaches Redis before the next question, or Redis
-            # would admit it a second time.
-            if not await self._report_usage():
+            # would admit it a second time. A report of many subjects takes longer than
+            # `_RETRY`; a second one beside it would count the same usage again.
+            self._reporting = True
+            try:
+                redis_is_back = await self._report_usage()
+            finally:
+                self._reporting = False
+            if not redis_is_back:
                 return self._decide_locally(request, self._now(), mode)
         # 2. Ask. If Redis goes down here, the reply may be lost after the request
         #    counted. Therefore a local quota that begins meanwhile counts `pending`.
@@ -252,6 +260,7 @@ class Evaluator:
             for state, cost, _ in taken:
                 if state.quota is not None:
                     state.quota.take(now, cost)
+                    self._unreported.add(state)
             self._add_leases(taken, lease, now)
         return Decision(
             allowed,
@@ -274,58 +283,70 @@ class Evaluator:
         if isinstance(limit, SlidingWindow):
             known = state.limit - state.remaining if state.reset_at > now else 0
             until = now + 1.06 * limit.per if pending else state.reset_at
-            return WindowQuota(limit, processes, known + pending, until)
+            return WindowQuota(limit, processes, known + pending, until, now)
         if isinstance(limit, TokenBucket):
             full_at = max(state.reset_at, now) + pending * limit.width / 1e6
             return TokenQuota(limit, processes, full_at, now)
-        return SlotQuota(max(1, limit.limit // processes) - pending, state.leases)
+        most = max(1, limit.limit // processes) - pending
+        return SlotQuota(most, state.leases, now)
 
     async def _report_usage(self) -> bool:
         """Count in Redis what the quotas admitted; False: Redis is still down."""
-        reported: Counter[SubjectState] = Counter()
         renewed: set[tuple[SubjectState, str]] = set()
         while True:
             # 1. Read the usage again in each round: while Redis counts one round, other
             #    callers go on and decide locally.
-            now = self._now()
-            demands = [
-                Demand(state, used, 0)
-                for state in self._with_quota
-                if state.quota is not None
-                and (used := state.quota.used(now) - reported[state]) > 0
-            ]
-            leases = self._local_leases(now) - renewed
-            if not demands and not leases:
+            states = list(self._unreported)
+            leases = self._local_leases(self._now()) - renewed
+            if not states and not leases:
                 break
             # 2. Count it, also above the limit.
             try:
-                await self._scopes.note(self._with_quota)
+                await self._scopes.note([*states, *(state for state, _ in leases)])
                 for state, lease in leases:
                     await self._report_lease(state, lease)
+                renewed |= leases
+                for first in range(0, len(states), _REPORTED_AT_ONCE):
+                    await self._book(states[first : first + _REPORTED_AT_ONCE])
             except TRANSIENT_ERRORS:
                 return self._still_down()
-            renewed |= leases
-            for first in range(0, len(demands), _REPORTED_AT_ONCE):
-                some = Request(tuple(demands[first : first + _REPORTED_AT_ONCE]))
-                args = [some.packed, "book"]
-                try:
-                    reply = await HIT.run(self._client, some.keys, args)
-                except TRANSIENT_ERRORS:
-                    return self._still_down()
-                # The quota of the next outage begins with this reply: until then nobody
-                # else may ask Redis for these subjects.
-                now = self._now()
-                for number, (state, used, _) in enumerate(some.demands):
-                    at = 4 * number + 1
-                    state.limit, state.remaining, reset = reply[at : at + 3]
-                    state.reset_at = now + reset / 1e6
-                    reported[state] += used
         # 3. No await since the last look: nothing was admitted locally in between.
         for state in self._with_quota:
             state.quota = None
         self._with_quota.clear()
         self._retry_at = None
         return True
+
+    async def _book(self, states: Sequence[SubjectState]) -> None:
+        """Count the usage of some quotas; quotas that begin with the reply follow them.
+
+        So a report that breaks off leaves nothing that the next one would count again.
+        Until the end of the report nobody else may ask Redis for these subjects.
+        """
+        now = self._now()
+        used = []
+        for state in states:
+            quota = state.quota
+            if quota is not None and (cost := quota.used(now)) > 0:
+                used.append((Demand(state, cost, 0), quota, quota.taken))
+            else:
+                self._unreported.discard(state)
+        if not used:
+            return
+        some = Request(tuple([demand for demand, _, _ in used]))
+        reply = await HIT.run(self._client, some.keys, [some.packed, "book"])
+        now = self._now()
+        for number, ((state, _, _), quota, taken) in enumerate(used):
+            at = 4 * number + 1
+            state.limit, state.remaining, reset = reply[at : at + 3]
+            state.reset_at = now + reset / 1e6
+            # Another quota is of a subject that was erased meanwhile.
+            if state.quota is quota:
+                state.quota = self._new_quota(state, now)
+                if quota.taken > taken:
+                    state.quota.take(now, quota.taken - taken)
+                else:
+                    self._unreported.discard(state)
 
     def _still_down(self) -> bool:
         self.failed += 1
@@ -366,12 +387,13 @@ class Evaluator:
         for state, cost, _ in demands:
             for slot in _slots(reservation.lease, cost):
                 state.leases.pop(slot, None)
-            if decision.degraded and state.quota is not None:
-                state.quota.release(reservation.at, cost)
+            quota = state.quota if decision.degraded else None
+            if quota is not None and quota.since <= reservation.at:
+                quota.release(reservation.at, cost)
                 total += cost
         if decision.degraded:
             # A local slot is in Redis if it was renewed since. Redis counted all other
-            # local usage as a sum, which has no single request to undo.
+            # usage that is reported as a sum, which has no single request to undo.
             demands = tuple(each for each in demands if each.state.rule.is_slots)
             if not demands or self.redis_down:
                 return total
@@ -419,6 +441,7 @@ class Evaluator:
         state.quota = None
         state.remaining, state.reset_at = state.limit, 0.0
         self._with_quota.discard(state)
+        self._unreported.discard(state)
 
 
 def _slots(lease: str, cost: int) -> list[str]:

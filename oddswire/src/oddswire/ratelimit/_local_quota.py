@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
 
 class LocalQuota(Protocol):
-    """The usage of one subject by this process; times are of the limiter's clock."""
+    """The usage of one subject by this process; times are of the limiter's clock.
+
+    Attributes:
+        since: When it began: what was counted before is none of its usage.
+        taken: All that it admitted since then, without what was released.
+    """
+
+    since: float
+    taken: int
 
     def free(self, now: float) -> int:
         """Return what the quota still admits."""
@@ -44,11 +52,18 @@ class WindowQuota:
         processes: How many share it.
         known: The usage of all processes in the last reply of Redis.
         known_until: When none of that usage counts any more.
+        now: The time.
     """
 
     def __init__(
-        self, limit: SlidingWindow, processes: int, known: int, known_until: float
+        self,
+        limit: SlidingWindow,
+        processes: int,
+        known: int,
+        known_until: float,
+        now: float,
     ) -> None:
+        self.since, self.taken = now, 0
         self._share = max(1, limit.limit // processes)
         self._share_of_rest = max(0, (limit.limit - known) // processes)
         self._known_until = known_until if known else 0.0
@@ -67,6 +82,7 @@ class WindowQuota:
 
     def take(self, now: float, cost: int) -> None:
         """See `LocalQuota`."""
+        self.taken += cost
         number = int(now / self._width)
         while self._counted and self._counted[0][0] <= number - SUB_WINDOWS:
             self._counted.popleft()
@@ -79,7 +95,9 @@ class WindowQuota:
         number = int(at / self._width)
         for place, (each, counted) in enumerate(self._counted):
             if each == number:
-                self._counted[place] = (each, max(0, counted - cost))
+                undone = min(cost, counted)
+                self._counted[place] = (each, counted - undone)
+                self.taken -= undone
 
     def retry(self, now: float, need: int) -> float:
         """See `LocalQuota`."""
@@ -108,7 +126,7 @@ class TokenQuota:
         self._step = limit.width * processes / 1e6
         self._full = max(1, limit.burst // processes) * self._step
         self._arrival = min(full_at, now + self._full)
-        self._spent = 0
+        self.since, self.taken = now, 0
 
     def _debt(self, now: float) -> float:
         return max(0.0, self._arrival - now)
@@ -120,12 +138,12 @@ class TokenQuota:
     def take(self, now: float, cost: int) -> None:
         """See `LocalQuota`."""
         self._arrival = max(self._arrival, now) + cost * self._step
-        self._spent += cost
+        self.taken += cost
 
     def release(self, at: float, cost: int) -> None:  # noqa: ARG002 - LocalQuota's
         """See `LocalQuota`."""
         self._arrival -= cost * self._step
-        self._spent -= cost
+        self.taken -= cost
 
     def retry(self, now: float, need: int) -> float:
         """See `LocalQuota`."""
@@ -135,7 +153,7 @@ class TokenQuota:
 
     def used(self, now: float) -> int:
         """See `LocalQuota`."""
-        return min(self._spent, ceil(self._debt(now) / self._step))
+        return min(self.taken, ceil(self._debt(now) / self._step))
 
 
 class SlotQuota:
@@ -144,9 +162,11 @@ class SlotQuota:
     Args:
         limit: The process's share.
         leases: The process's leases and their ends.
+        now: The time.
     """
 
-    def __init__(self, limit: int, leases: dict[str, float]) -> None:
+    def __init__(self, limit: int, leases: dict[str, float], now: float) -> None:
+        self.since, self.taken = now, 0
         self._limit = limit
         self._leases = leases
 

@@ -26,7 +26,7 @@ from oddswire.errors import InvalidKey, WrongType
 from oddswire.keys import RATE_BLOCK, RATE_LIMIT, KeySpace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from oddswire.client import Client
     from oddswire.ratelimit._state import RuleState, SubjectState
@@ -57,7 +57,7 @@ class Scopes:
         self._space = space
         self._now = now
 
-    async def note(self, states: Iterable[SubjectState]) -> None:
+    async def note(self, states: Sequence[SubjectState]) -> None:
         """Note the scopes of these subjects, before one of them is counted.
 
         Raises:

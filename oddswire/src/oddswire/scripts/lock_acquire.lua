@@ -20,6 +20,8 @@ end
 local free, seat = {}, nil
 for n = 5, #KEYS do
   local holder = redis.call('GET', KEYS[n])
+  -- No lease of ours is without an end: other software wrote it, and will not release it.
+  if holder and redis.call('PTTL', KEYS[n]) == -1 then holder = false end
   if holder == token then seat = n end
   if not holder then free[#free + 1] = n end
 end

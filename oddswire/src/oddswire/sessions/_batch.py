@@ -106,11 +106,15 @@ class UpdateBatcher(Generic[T]):
 
         Cancelled before the batch has its lock, the update is not made; later, it may
         be stored.
+
+        Raises:
+            LockHeld: This task holds the session.
         """
+        self._locks.refuse_holder(user_id)
         loop = asyncio.get_running_loop()
         batch = self._open.get(user_id)
         if batch is None:
-            ticket = self._locks.acquire(user_id)
+            ticket = self._locks.acquire(user_id, shared=True)
             batch = self._open[user_id] = _Batch(ticket)
             batch.task = spawn(self._run(user_id, batch), name="sessions: updates")
             # Not in the task: a task that is cancelled before its first step runs

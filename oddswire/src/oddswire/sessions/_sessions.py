@@ -318,6 +318,7 @@ class Sessions(Generic[T]):
             SourceError: The source failed: nothing is changed, or, with the outcome
                 unknown, the change is stored or will never be.
             SourceDeclined: `also` declined, so nothing is changed.
+            LockHeld: This task is in `exclusive` for the same user.
             TypeError: `fn` is not a plain function.
             CodecError: What `fn` left is not of the type, or too large.
         """
@@ -560,6 +561,7 @@ class Sessions(Generic[T]):
             SessionFull: As for `update`.
             SessionDamaged: As for `update`.
             CodecError: As for `update`.
+            LockHeld: As for `update`.
         """
         # Later updates do not join a batch that waits before this block.
         self._batcher.close(user_id)

@@ -232,7 +232,8 @@ class FaultProxy:
                 return
             await self._answering.wait()
             await self._serve(reader, writer)
-        except OSError:
+        # Python 3.11 logs a connection whose task ends as cancelled.
+        except (OSError, asyncio.CancelledError):
             pass
         finally:
             await _close(writer)

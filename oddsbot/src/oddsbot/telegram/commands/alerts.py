@@ -36,6 +36,7 @@ from oddsbot.telegram.screens.alerts import (
     Group,
     alerts_card,
     change_card,
+    in_order,
     level_card,
     meaning,
     removed_card,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from oddsbot.telegram.services import Services
 
 _ON_ANY = 5
+_TOO_MANY = "You have {}, and may have no more: stop one first, /alerts."
 _KINDS = {PriceRule: Kind.PRICE, MoveRule: Kind.PRICE, VolumeRule: Kind.VOLUME}
 
 
@@ -189,7 +191,7 @@ async def add(
             said = meaning(other, market, odds)
             raise AskedError(f"{errors.SAME_ALERT[:-1]}: {said}.")
     if len(others) >= services.max_rules:
-        raise AskedError(f"You have {len(others)} alerts: stop one first, /alerts.")
+        raise AskedError(_TOO_MANY.format(figures.count(len(others), "alert")))
     await _known(person, update_id, services)
     remove = [instead_of] if instead_of else []
     try:
@@ -214,8 +216,10 @@ async def _volume_rule(
     now = None if volume is None else volume.day if asked.daily else volume.total
     if now is not None and now >= asked.dollars:
         when = " in 24 h" if asked.daily else ""
+        wanted = figures.money(Decimal(asked.dollars))
         raise AskedError(
-            f"That is reached already: {figures.money(now)} traded{when}. Give more."
+            f"{wanted} are traded already{when}: it is {figures.money(now)} now. Give "
+            "more, or a price like /alert 65."
         )
     return VolumeRule(
         id=rule_id,
@@ -403,6 +407,9 @@ async def _alert_all(
     room = max(0, services.max_rules - len(there))
     left_out = max(0, len(new) - room)
     new = new[: len(new) - left_out]
+    count = len(wanted) - left_out
+    if not count:
+        raise AskedError(_TOO_MANY.format(figures.count(len(there), "alert")))
     await _known(person, update_id, services)
     if new:
         try:
@@ -410,7 +417,6 @@ async def _alert_all(
         except AlreadyHandled:
             raise AskedError(errors.DONE_BEFORE) from None
     kept_quiet = held_up(session, services.clock.now(), Kind.PRICE)
-    count = len(wanted) - left_out
     card = set_many_card(event.title, count, left_out, by, kept_quiet)
     return Pressed(said="Set.", new=card)
 
@@ -562,7 +568,7 @@ async def _alerts_pressed(
 
 async def _all_of(person: int, page: int, services: Services) -> Card:
     by_market: dict[str, list[StoredRule]] = {}
-    for stored in await services.rules.standing(person):
+    for stored in sorted(await services.rules.standing(person), key=in_order):
         by_market.setdefault(stored.rule.market, []).append(stored)
     count = sum(map(len, by_market.values()))
     page = min(page, max(0, count - 1) // IN_A_PAGE)  # one that is gone is the last

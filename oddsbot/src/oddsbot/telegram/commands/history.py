@@ -11,7 +11,7 @@ from oddsbot.store import LOOK_BACK_SECONDS
 from oddsbot.telegram.commands import markets
 from oddsbot.telegram.filters import On, slash
 from oddsbot.telegram.pressed import Pressed
-from oddsbot.telegram.screens.alerts import Group
+from oddsbot.telegram.screens.alerts import Group, in_order
 from oddsbot.telegram.screens.history import (
     HISTORY_PAGE,
     history_card,
@@ -68,11 +68,8 @@ async def _why(
 ) -> Card:
     person = message.chat.id
     market = await markets.current(command, services, state)
-    rules = [
-        stored
-        for stored in await services.rules.standing(person)
-        if stored.rule.market == market.condition_id
-    ]
+    standing = sorted(await services.rules.standing(person), key=in_order)
+    rules = [each for each in standing if each.rule.market == market.condition_id]
     prices = await services.markets.prices(token.token_id for token in market.tokens)
     now = services.clock.now()
     fates = await services.log.fates(

@@ -18,6 +18,7 @@ from oddsbot.telegram.asked import AskedError
 from oddsbot.telegram.filters import On, Where, slash
 from oddsbot.telegram.pressed import Pressed
 from oddsbot.telegram.screens import errors
+from oddsbot.telegram.screens.alerts import in_order
 from oddsbot.telegram.screens.buttons import text_number
 from oddsbot.telegram.screens.found import (
     CLOSED,
@@ -113,7 +114,8 @@ def router() -> Router:
 def text_router() -> Router:
     """Return the router of texts that are no command; it comes last."""
     routes = Router(name="texts")
-    routes.message.register(_unknown, Where(F.text.startswith("/")))
+    slashed = F.text.startswith("/") | F.caption.startswith("/")
+    routes.message.register(_unknown, Where(slashed))
     routes.message.register(_text, Where(F.text | F.caption))
     routes.message.register(_no_text, Where(F.content_type.in_(_SENT)))
     return routes
@@ -428,7 +430,10 @@ async def view_of(
     return MarketView(
         market=market,
         prices=prices,
-        rules=[each for each in rules if each.rule.market == market.condition_id],
+        rules=sorted(
+            (each for each in rules if each.rule.market == market.condition_id),
+            key=in_order,
+        ),
         watched=market.condition_id in session.markets,
         chart=picture,
         span=span,
@@ -454,7 +459,10 @@ async def current(
         case links.EventLink(slug):
             found = await _only_one(slug, services)
         case _:
-            raise AskedError("Which market? Give its link, or none for the last.")
+            raise AskedError(
+                "Which market? Write the command with a market's link behind it, or "
+                "alone for the market that was sent last."
+            )
     if found is None:
         raise AskedError(errors.NO_MARKET)
     await state.update_data(market=found.condition_id)

@@ -96,6 +96,17 @@ def alerts_card(groups: Sequence[Group], page: int = 0, odds: Odds = "cents") ->
     return text.card([*rows, all_of_them, pages(Action.ALERTS, 0, page, whole)])
 
 
+def in_order(stored: StoredRule) -> tuple[int, str, Decimal]:
+    """Return what alerts of a market are sorted by: an outcome's prices in a row."""
+    match stored.rule:
+        case PriceRule(asset_id=asset, level=level):
+            return 0, asset, level
+        case MoveRule(asset_id=asset, by=by):
+            return 1, asset, by
+        case VolumeRule(level=dollars):
+            return 2, "", Decimal(dollars)
+
+
 def quotes(group: Group, odds: Odds) -> str:
     """Return bid and ask of the outcomes that a group has alerts of."""
     shown = ""
@@ -174,7 +185,8 @@ def set_many_card(
         by: Cents of the move.
         held_up: As of `set_card`.
     """
-    text = Text().add("✓ I tell you when any of ").add(f"{count} outcomes", "bold")
+    any_of = figures.count(count, "outcome")
+    text = Text().add("✓ I tell you when any of ").add(any_of, "bold")
     text.line(f" has gone {by}¢ from here, up or down.").foreign(title).line()
     if left_out:
         text.line(f"{left_out} more would be above the alerts that you may have.")

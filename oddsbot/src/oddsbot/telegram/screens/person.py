@@ -263,7 +263,8 @@ def watchlist_card(
         text.line()
         buttons.append(press(str(number), Action.MARKET, market.id))
     if unknown:
-        text.line(f"and {unknown} that Polymarket does not name now")
+        more = "and " if shown else ""
+        text.line(f"{more}{unknown} that Polymarket does not name now")
     rows = [buttons[at : at + 5] for at in range(0, len(buttons), 5)]
     _add_tags(text, tags)
     return text.card([*rows, pages(Action.WATCHLIST, 0, page, whole), *followed])
