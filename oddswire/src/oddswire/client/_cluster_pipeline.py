@@ -119,7 +119,8 @@ class ClusterPipeline(Pipeline):
                 error = from_redis(failure)
                 unsent = getattr(error, "outcome", "") is Outcome.NOT_SENT
                 if not unsent and not (
-                    isinstance(error, ResponseError) and router.takes(error)
+                    isinstance(error, ResponseError)
+                    and router.takes(error, self._whole.command_spec("EXEC"), ())
                 ):
                     raise
                 pause = backoff.failed()
@@ -230,12 +231,15 @@ class ClusterPipeline(Pipeline):
         except OddswireError as error:
             answers = [clone_error(error, error.outcome) for _ in part]
         resent: dict[int | None, list[int]] = {}
-        for position, answer in zip(at, answers, strict=True):
+        for position, command, answer in zip(at, commands, answers, strict=True):
             results[position] = answer
             lost = isinstance(answer, ConnectionLost) and (
                 reads or answer.outcome is Outcome.NOT_SENT
             )
-            if lost or (isinstance(answer, ResponseError) and router.takes(answer)):
+            if lost or (
+                isinstance(answer, ResponseError)
+                and router.takes(answer, command, stack[position][0])
+            ):
                 resent.setdefault(slots[position], []).append(position)
         await asyncio.gather(
             *[
