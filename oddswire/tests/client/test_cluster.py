@@ -499,3 +499,28 @@ class _Liars:
                     reply = "+OK\r\n"
                 writer.write(reply.encode())
         writer.close()
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("keys", [[], ["k"]])
+@pytest.mark.parametrize("redirection", ["MOVED", "ASK"])
+async def test_a_redirection_that_a_script_makes_up(whole, keys, redirection):
+    """It is an error of the script, which runs once; nobody else gets the password."""
+    came = []
+
+    async def take(reader, writer):
+        came.append(await reader.read(1_000))
+        writer.close()
+
+    stranger = await asyncio.start_server(take, "127.0.0.1", 0)
+    port = stranger.sockets[0].getsockname()[1]
+    words = f"redis.error_reply('{redirection} 1 127.0.0.1:{port}')"
+    script = f"if KEYS[1] then redis.call('incr', KEYS[1]) end return {words}"
+    async with stranger:
+        with pytest.raises(CommandRejected):
+            await whole.eval(script, len(keys), *keys)
+        pipe = whole.pipeline(transaction=False).eval(script, len(keys), *keys)
+        (result,) = await pipe.execute(raise_on_error=False)
+        assert isinstance(result, CommandRejected)
+        assert await whole.get("k") == (b"2" if keys else None)
+    assert came == []

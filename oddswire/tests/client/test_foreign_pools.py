@@ -163,3 +163,22 @@ async def test_a_lease_in_two_steps(server):
         await never_opened.disconnect()
         await pool.release(never_opened)
         assert await client.blpop("none", timeout=0.01) is None
+
+
+@pytest.mark.errors
+async def test_a_connection_class_that_goes_its_own_way(server):
+    """A class that opens its socket by itself, through a tunnel, is left to do so."""
+
+    class Tunnel(aredis.Connection):
+        async def _connect(self):
+            self._reader, self._writer = await asyncio.open_connection(
+                server.host, server.port
+            )
+
+    async with Client(
+        host="behind.invalid",
+        password=server.password,
+        connection_class=Tunnel,
+        transport="pool",
+    ) as client:
+        assert await client.ping()

@@ -9,6 +9,7 @@ import redis.asyncio as aredis
 from redis.asyncio.client import Pipeline
 
 from oddswire import Client
+from oddswire.embedded import EmbeddedCluster
 from oddswire.errors import CommandTimeout, WrongType
 from support import eventually
 
@@ -99,22 +100,28 @@ async def test_a_timeout_is_seen_and_calls_are_counted(own, seen):
         assert client.stats().failures == {"CommandTimeout": 1}
 
 
-@pytest.mark.errors
-@pytest.mark.parametrize("transaction", [False, True])
-async def test_a_batch_that_fails_is_seen_to_fail(
-    server, prefix, monkeypatch, transaction
-):
-    """An error that `execute` raises is seen raised, and every failure is counted."""
-    seen, original = [], Pipeline.execute
+@pytest.fixture
+def failures(monkeypatch):
+    """The errors with which batches were seen to fail."""
+    found, original = [], Pipeline.execute
 
     async def execute(self, *args, **options):
         try:
             return await original(self, *args, **options)
         except Exception as error:
-            seen.append(type(error).__name__)
+            found.append(type(error).__name__)
             raise
 
     monkeypatch.setattr(Pipeline, "execute", execute)
+    return found
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_a_batch_that_fails_is_seen_to_fail(
+    server, prefix, failures, transaction
+):
+    """An error that `execute` raises is seen raised, and every failure is counted."""
     async with Client.from_url(server.url) as client:
         await client.set(f"{prefix}k", "text", ex=60)
 
@@ -124,10 +131,60 @@ async def test_a_batch_that_fails_is_seen_to_fail(
 
         with pytest.raises(WrongType, match="Command # 1"):
             await batch().execute()
-        assert seen == ["WrongType"]
+        assert failures == ["WrongType"]
         assert client.stats().failures == {"WrongType": 1, "CommandRejected": 1}
         results = await batch().execute(raise_on_error=False)
         assert [type(each).__name__ for each in results] == [
             "WrongType", "bytes", "CommandRejected",
         ]  # fmt: skip
-        assert seen == ["WrongType"]
+        assert failures == ["WrongType"]
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("alone", ["watch", "many", "pool"])
+async def test_a_batch_on_a_connection_of_its_own_is_seen_to_fail(
+    server, prefix, failures, alone
+):
+    """So is one that watches, one that is long, and one of redis-py's transport."""
+    key, many = f"{prefix}k", 1_001 if alone == "many" else 2
+    transport = "pool" if alone == "pool" else "multiplexed"
+    async with Client.from_url(server.url, transport=transport) as client:
+        await client.set(key, "text", ex=60)
+        async with client.pipeline() as pipe:
+            if alone == "watch":
+                await pipe.watch(key)
+                pipe.multi()
+            for _ in range(many):
+                pipe.lpush(key, 1)
+            with pytest.raises(WrongType, match="Command # 1"):
+                await pipe.get(key).execute()
+        assert failures == ["ResponseError"]
+        assert client.stats().failures == {"WrongType": many}
+        assert await client.get(key) == b"text"
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_a_batch_over_a_cluster_is_seen_to_fail(failures, transaction):
+    """The batch of the node that refused a command is seen to fail."""
+    async with (
+        EmbeddedCluster(primaries=1) as cluster,
+        Client.from_url(cluster.cluster_url) as client,
+    ):
+        await client.set("{seen}k", "text")
+        pipe = client.pipeline(transaction=transaction)
+        with pytest.raises(WrongType, match="Command # 2"):
+            await pipe.get("{seen}k").lpush("{seen}k", 1).execute()
+    assert failures == ["WrongType"]
+
+
+@pytest.mark.advanced
+async def test_what_stands_in_for_a_batch_is_returned(server, monkeypatch):
+    """A replacement that answers by itself, as a mock does, is what the caller gets."""
+
+    async def execute(*_, **__):
+        return ["stand-in"]
+
+    monkeypatch.setattr(Pipeline, "execute", execute)
+    async with Client.from_url(server.url) as client:
+        assert await client.pipeline().get("k").execute() == ["stand-in"]

@@ -16,7 +16,7 @@ import trustme
 from oddswire import Client, EmbeddedServer
 from oddswire.clock import SystemClock
 from oddswire.embedded.server import free_port
-from oddswire.errors import Unavailable
+from oddswire.errors import OddswireError, Unavailable
 from oddswire.events import Disconnected
 from oddswire.testing import FaultProxy, LoopLag
 from support import eventually
@@ -325,3 +325,32 @@ async def test_certificates_that_do_not_come_count_into_the_connect_timeout(
         )
         end.set()
         thread.join()
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_an_attempt_that_is_cancelled_as_tls_opens(ours, speaking_tls, blocking):
+    """Nothing stays open of it, and the connections after it are not refused."""
+    _, url = await speaking_tls(ours, ours.issue("server"))
+    options = {"command_timeout": 1.0, "acquire_timeout": 1.0, "tls_ca_file": ours.file}
+    attempt = f"oddswire {'exclusive connection opening' if blocking else 'command'}"
+
+    def named(name):
+        return [t for t in asyncio.all_tasks() if t.get_name().startswith(name)]
+
+    def cancel_attempt(_):
+        for task in named(attempt):
+            task.cancel()
+
+    async with Client.from_url(url, **options) as client:
+        call = client.blpop("none", 0.01) if blocking else client.get("k")
+        task = asyncio.get_running_loop().create_task(call)
+        while not (opening := named("oddswire TLS handshake")):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        opening[0].add_done_callback(cancel_attempt)
+        with contextlib.suppress(OddswireError):
+            await task
+    for _ in range(3):
+        async with Client.from_url(url, **options) as client:
+            assert await client.ping()
+            assert await client.blpop("none", 0.01) is None

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from oddswire import Client
 from oddswire.testing import LoopLag
+
+WITHOUT_NAMES = str(Path(__file__).with_name("without_names.py"))
 
 
 @pytest.fixture
@@ -76,3 +80,15 @@ async def test_a_name_is_looked_up_while_the_threads_are_busy(own):
     finally:
         done.set()
         await busy
+
+
+@pytest.mark.requirement("C1", "C13")
+@pytest.mark.errors
+async def test_a_silent_name_server_holds_up_no_exit():
+    """A program ends although a name that it gave up on is still being looked up."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, WITHOUT_NAMES, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(30):
+        said, _ = await child.communicate()
+    assert (said, child.returncode) == (b"gave up\n", 0)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from oddswire._numbers import shown
 from oddswire._tasks import retrieve, spawn
 from oddswire.cache._flight import loading
-from oddswire.errors import OddswireError
+from oddswire.errors import ClosedError, OddswireError, WrongLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from oddswire.cache._flight import Flight
     from oddswire.cache._l1 import Item
@@ -63,6 +66,8 @@ class BatchLoad:
                     [request.key for request in requests],
                     [request.value_type for request in requests],
                 )
+            except WrongLoop:
+                raise
             except OddswireError as error:
                 loader.note_redis_down(error, *slots)
                 bypass = True
@@ -130,48 +135,69 @@ class BatchLoad:
     async def _call(self, owned: dict[str, asyncio.Future[Any]]) -> None:
         # It is the loader of all of them.
         loading.set(self._loading)
-        await _fulfil(owned, self._batch_loader)
+        try:
+            await _fulfil(owned, self._load)
+        finally:
+            # Cancelled, nothing comes of them any more.
+            for future in owned.values():
+                future.cancel()
+
+    async def _load(self, keys: list[str]) -> Mapping[str, Any]:
+        values: Any = self._batch_loader(keys)
+        if inspect.isawaitable(values):
+            values = await values
+        if not isinstance(values, Mapping):
+            raise TypeError(
+                f"a batch loader returns a dict of values by key, not {shown(values)}"
+            )
+        return values
 
 
 class Batcher:
     """Makes one batch of what is asked for within one turn of the loop.
 
     Args:
-        obtain: Returns values by argument; an `Exception` for one that failed.
+        obtain: Returns values by key, of the arguments by key; an `Exception` for one
+            that failed.
+        name: The key of an argument. What it raises is its caller's alone.
         max_batch: Arguments of one batch.
     """
 
     def __init__(
         self,
-        obtain: Callable[[list[Any]], Awaitable[Mapping[Any, Any]]],
+        obtain: Callable[[dict[str, Any]], Awaitable[Mapping[str, Any]]],
+        name: Callable[[Any], str],
         max_batch: int,
     ) -> None:
         self._obtain = obtain
+        self._name = name
         self._max_batch = max_batch
-        self._waiting: dict[Any, asyncio.Future[Any]] = {}
-        self._loading: dict[Any, tuple[Flight, ...]] = {}
+        # By key: arguments of the same text share an entry, and a load.
+        self._waiting: dict[str, tuple[Any, asyncio.Future[Any]]] = {}
+        self._loading: dict[str, tuple[Flight, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, argument: Any) -> Any:
         """Return the value of one argument; cancelled, the others get theirs."""
+        name = self._name(argument)
         loop = asyncio.get_running_loop()
-        future = self._waiting.get(argument)
+        _, future = self._waiting.get(name, (None, None))
         if future is None:
             if not self._waiting:
                 loop.call_soon(self._begin)
-            future = self._waiting[argument] = loop.create_future()
+            future = loop.create_future()
+            self._waiting[name] = argument, future
             future.add_done_callback(retrieve)  # all callers may have left
-        self._loading[argument] = self._loading.get(argument, ()) + loading.get()
+        self._loading[name] = self._loading.get(name, ()) + loading.get()
         return await asyncio.shield(future)
 
     def _begin(self) -> None:
         waiting, self._waiting = self._waiting, {}
         loaders, self._loading = self._loading, {}
-        arguments = list(waiting)
-        for start in range(0, len(arguments), self._max_batch):
+        names = list(waiting)
+        for start in range(0, len(names), self._max_batch):
             part = {
-                each: waiting[each]
-                for each in arguments[start : start + self._max_batch]
+                each: waiting[each] for each in names[start : start + self._max_batch]
             }
             spawn(
                 self._run(part, sum((loaders[each] for each in part), ())),
@@ -180,11 +206,21 @@ class Batcher:
             )
 
     async def _run(
-        self, part: dict[Any, asyncio.Future[Any]], loaders: tuple[Flight, ...]
+        self,
+        part: dict[str, tuple[Any, asyncio.Future[Any]]],
+        loaders: tuple[Flight, ...],
     ) -> None:
         # A caller that waits for one of them waits for all.
         loading.set(loaders)
-        await _fulfil(part, self._obtain)
+        futures = {name: future for name, (_, future) in part.items()}
+        arguments = {name: argument for name, (argument, _) in part.items()}
+        try:
+            await _fulfil(futures, lambda _: self._obtain(arguments))
+        finally:
+            for future in futures.values():
+                # Nobody cancels it but `aclose`.
+                if not future.done():
+                    future.set_exception(ClosedError("the cache was closed"))
 
     async def aclose(self) -> None:
         """End what is under way."""
@@ -212,11 +248,7 @@ async def _fulfil(
                 future.set_exception(value)
             else:
                 future.set_result(value)
-    except asyncio.CancelledError:
-        for future in futures.values():
-            future.cancel()
-        raise
-    except Exception as error:  # noqa: BLE001 - a loader may raise anything; its callers get it
+    except (Exception, BaseExceptionGroup, GeneratorExit) as error:  # noqa: BLE001 - a loader may raise anything; its callers get it
         for future in futures.values():
             if not future.done():
                 future.set_exception(error)

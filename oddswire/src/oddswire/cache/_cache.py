@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import (
@@ -19,8 +20,8 @@ from typing import (
 )
 
 from oddswire import keys
-from oddswire._numbers import shown
-from oddswire._tasks import spawn
+from oddswire._numbers import check_int, check_user, shown
+from oddswire._tasks import check_function, spawn
 from oddswire.cache._batching import Batcher, BatchLoad
 from oddswire.cache._coherence import CoherenceLease
 from oddswire.cache._hot import HotKeys, WarmReport, warm
@@ -33,9 +34,16 @@ from oddswire.cache._servers import CacheServer, OneServer, SlotMoved
 from oddswire.cache._size_limit import SizeLimiter
 from oddswire.cache._tags import TagVersions
 from oddswire.cache._tracking import TrackingConnection
-from oddswire.cache.decorator import Cached, field_text, returned_type
+from oddswire.cache.decorator import (
+    Cached,
+    Template,
+    check_template,
+    one_argument,
+    returned_type,
+    tag_templates,
+)
 from oddswire.cache.entry import Entry, EntryOptions, LoadRequest
-from oddswire.cache.namespace import check_ttl
+from oddswire.cache.namespace import MAX_BYTES, check_ttl
 from oddswire.cache.statistics import CacheStats, total
 from oddswire.client import keyspace
 from oddswire.clock import SystemClock
@@ -55,7 +63,8 @@ from oddswire.events import Degradation
 from oddswire.plain import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
     from oddswire.cache._namespaces import CacheKey
     from oddswire.cache._servers import Servers
@@ -67,11 +76,15 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 T = TypeVar("T")
 D = TypeVar("D")
+E = TypeVar("E")
 R = TypeVar("R")
 P = ParamSpec("P")
 
 _MIB = 1024 * 1024
 _STORED_AT_ONCE = 100
+# Of a connection, which takes 4,096 calls at a time: each load has some of them.
+_LOADED_AT_ONCE = 1_000
+_MAX_HOT = 2_000
 _NAMED = 3
 # How often a slot may move while one value is stored there.
 _MOVES = 3
@@ -116,6 +129,7 @@ class Cache:
     Raises:
         SettingsError: An argument is out of range.
         InvalidKey: A namespace is declared twice, or its name has a colon.
+        TypeError: msgspec does not support the type of a namespace.
         NotOnCluster: `fallback` on a cluster.
     """
 
@@ -146,6 +160,9 @@ class Cache:
             ("max_load", max_load),
         ):
             check_ttl(name, seconds)
+        check_int("l1_bytes", l1_bytes, 0, MAX_BYTES, SettingsError)
+        check_int("compress_above", compress_above, 0, MAX_BYTES, SettingsError)
+        check_int("max_size", max_size, 1, MAX_BYTES, SettingsError)
         if heartbeat >= coherence:
             raise SettingsError(
                 f"heartbeat {shown(heartbeat)}: less than coherence, {shown(coherence)}"
@@ -285,8 +302,8 @@ class Cache:
         # As `_hit`, but here: a call would be a fifth of it.
         try:
             item = self._items[key]
-        except KeyError:
-            pass
+        except (KeyError, TypeError):
+            pass  # a list, which is no key, is named below
         else:
             if (type is item.asked_type or type is item.value_type) and (
                 (
@@ -310,7 +327,10 @@ class Cache:
 
     def _hit(self, key: str, type: Any = None) -> Item | None:  # noqa: A002 - as in `get`
         """Return an entry of memory that needs no decision, counted as a hit."""
-        item = self._items.get(key)
+        try:
+            item = self._items.get(key)
+        except TypeError:
+            return None  # a list, which is no key, is named where it is asked for
         if (
             item is not None
             and (type is item.asked_type or type is item.value_type)
@@ -339,9 +359,14 @@ class Cache:
         return self._now() < item.valid_until
 
     def peek(self, key: str, default: Any = None) -> Any:
-        """Return a fresh value if this process has it, without asking Redis."""
-        item = self._items.get(key)
+        """Return a fresh value if this process has it, without asking Redis.
+
+        Raises:
+            InvalidKey: The key is not of the form ``namespace:rest``.
+        """
+        item = self._items.get(key) if isinstance(key, str) else None
         if item is None:
+            self._namespaces.key(key)
             return default
         now = self._now()
         until = min(self._servers.until(item.stamps), item.fresh_until)
@@ -393,9 +418,7 @@ class Cache:
             OddswireError: Redis could not be asked.
         """
         self._require_open()
-        if isinstance(keys, str):
-            raise InvalidKey("keys are a list of keys; for one, call get(key)")
-        cache_keys = [self._namespaces.key(key) for key in dict.fromkeys(keys)]
+        cache_keys = [self._namespaces.key(key) for key in _listed(keys)]
         found = await self._loader.find_many(
             cache_keys, [self._value_type(each, type) for each in cache_keys]
         )
@@ -516,7 +539,7 @@ class Cache:
         Each key is loaded once in the fleet and fenced, as by `get_or_set`.
 
         Args:
-            keys: Each ``namespace:rest``.
+            keys: Each ``namespace:rest``; of more than 1,000, so many at a time.
             batch_loader: Called with the keys that this process has to load; one that
                 it leaves out has the value None, and one to which it gives an
                 `Exception` failed with it: nothing is stored for that key.
@@ -543,12 +566,13 @@ class Cache:
     ) -> dict[str, Any]:
         """Do what `get_or_set_many` does; what failed has its exception as value."""
         self._require_open()
-        batch, requests = self._batch(keys, batch_loader, tags, options)
-        items = await batch.obtain(requests)
-        return {
-            key: item if isinstance(item, Exception) else item.value
-            for key, item in items.items()
-        }
+        check_function("batch_loader", batch_loader, TypeError)
+        found: dict[str, Any] = {}
+        for names in _portions(_listed(keys), _LOADED_AT_ONCE):
+            batch, requests = self._batch(names, batch_loader, tags, options)
+            for key, item in (await batch.obtain(requests)).items():
+                found[key] = item if isinstance(item, Exception) else item.value
+        return found
 
     async def refresh_many(
         self,
@@ -564,7 +588,7 @@ class Cache:
         stored but what another caller waits for.
 
         Args:
-            keys: Each ``namespace:rest``.
+            keys: Each ``namespace:rest``; of more than 1,000, so many at a time.
             batch_loader: Called with all of them; a key that it leaves out has the
                 value None.
             tags: As for `get_or_set_many`.
@@ -574,31 +598,31 @@ class Cache:
             Exception: What the loader raised, and as `refresh`; of several, the first.
         """
         self._require_open()
-        batch, requests = self._batch(keys, batch_loader, tags, options)
+        check_function("batch_loader", batch_loader, TypeError)
+        found: dict[str, Any] = {}
+        for names in _portions(_listed(keys), _LOADED_AT_ONCE):
+            batch, requests = self._batch(names, batch_loader, tags, options)
 
-        async def one(request: LoadRequest) -> Any:
-            try:
-                return (await self._loader.reload(request)).value
-            finally:
-                batch.resolve(request.key.name)
+            async def one(request: LoadRequest, batch: BatchLoad = batch) -> Any:
+                try:
+                    return (await self._loader.reload(request)).value
+                finally:
+                    batch.resolve(request.key.name)
 
-        values = await asyncio.gather(*map(one, requests), return_exceptions=True)
-        for value in values:
+            values = await asyncio.gather(*map(one, requests), return_exceptions=True)
+            found |= zip(names, values, strict=True)
+        for value in found.values():
             if isinstance(value, BaseException):
                 raise value
-        return {
-            request.key.name: value
-            for request, value in zip(requests, values, strict=True)
-        }
+        return found
 
     def _batch(
         self,
-        keys: Iterable[str],
+        names: Sequence[str],
         batch_loader: Callable[[list[str]], Awaitable[Mapping[str, Any]]],
         tags: Callable[[str], Iterable[str]] | Iterable[str],
         options: EntryOptions,
     ) -> tuple[BatchLoad, list[LoadRequest]]:
-        names = list(dict.fromkeys(keys))
         batch = BatchLoad(batch_loader, names, self._loader)
         return batch, [
             self._request(
@@ -627,36 +651,44 @@ class Cache:
             batch_loader: Called with arguments; returns values by argument, and an
                 `Exception` for one that failed: only its callers get it.
             key: With one field, for the argument: ``"market:{market_id}"``.
-            max_batch: Arguments of one call.
+            max_batch: Arguments of one call, 1 to 1,000.
             tags: Templates with the same field.
             **options: See `EntryOptions`.
 
         Raises:
-            InvalidKey: The key has no field, or several.
+            InvalidKey: The key has no field, or several; or a tag is none.
+            SettingsError: `max_batch` or a duration is out of range.
         """
-        field = key.partition("{")[2].partition("}")[0]
-        if not field or key.count("{") != 1:
-            raise InvalidKey(f"{key!r}: a key with one field, as in 'market:{{id}}'")
-        start, _, end = key.partition("{" + field + "}")
-        templates = tuple(tags)
+        takes = one_argument(key)
+        template, templates = Template(key, takes), tag_templates(tags, takes)
+        check_function("batch_loader", batch_loader, TypeError)
+        check_int("max_batch", max_batch, 1, _LOADED_AT_ONCE, SettingsError)
+        _check_options(options)
 
-        async def obtain(arguments: list[A]) -> dict[A, T]:
-            names = {start + field_text(field, each) + end: each for each in arguments}
-
+        async def obtain(arguments: dict[str, A]) -> dict[str, Any]:
             async def load(keys: list[str]) -> dict[str, T | Exception]:
-                values = await batch_loader([names[each] for each in keys])
+                values: Any = batch_loader([arguments[each] for each in keys])
+                if inspect.isawaitable(values):
+                    values = await values
+                if not isinstance(values, Mapping):
+                    raise TypeError(
+                        "a batch loader returns a dict of values by argument, not "
+                        f"{shown(values)}"
+                    )
                 return {
-                    each: values[names[each]] for each in keys if names[each] in values
+                    each: values[arguments[each]]
+                    for each in keys
+                    if arguments[each] in values
                 }
 
             def tagged(name: str) -> list[str]:
-                text = field_text(field, names[name])
-                return [each.replace("{" + field + "}", text) for each in templates]
+                return [each.fill((arguments[name],), {}) for each in templates]
 
-            found = await self._obtain_many(names, load, tagged, options)
-            return {names[name]: value for name, value in found.items()}
+            return await self._obtain_many(arguments, load, tagged, options)
 
-        batcher = Batcher(obtain, max_batch)
+        batcher = Batcher(
+            obtain, lambda argument: template.fill((argument,), {}), max_batch
+        )
         self._batchers.append(batcher)
         return batcher
 
@@ -680,18 +712,26 @@ class Cache:
             SettingsError: A duration is out of range.
         """
         _check_options(options)
+        check_template(key)
 
         def decorate(function: Callable[P, Awaitable[R]]) -> Cached[P, R]:
             namespace = self._namespaces.named(key.partition(":")[0])
             value_type = options.get("type") or namespace.config.type
             if value_type is Any:
                 value_type = returned_type(function) or Any
+            try:
+                namespace.codec(value_type)
+            except TypeError as error:
+                raise TypeError(
+                    f"{key}: {error}: say what the function returns, as in "
+                    "cached(key=..., type=dict)"
+                ) from None
             return Cached(
                 self,
                 self._hit,
                 function,
                 key,
-                tuple(tags),
+                tags,
                 {**options, "type": value_type},
             )
 
@@ -712,7 +752,12 @@ class Cache:
             items: (key, loader).
             concurrency: Loads at a time.
             **options: As for `get_or_set`.
+
+        Raises:
+            SettingsError: `items` are no pairs, or a number is out of range.
         """
+        self._require_open()
+        _check_options(options, also={"tags"})
         return await warm(self.get_or_set, items, concurrency, options)
 
     async def warm_hot(
@@ -738,10 +783,13 @@ class Cache:
 
         Raises:
             InvalidKey: Not the name of a namespace.
+            SettingsError: A number is out of range.
             OddswireError: Redis could not be asked what is hot.
         """
         self._require_open()
         self._namespaces.named(namespace)  # it has to be one
+        check_int("limit", limit, 1, _MAX_HOT, SettingsError)
+        _check_options(options, also={"tags"})
 
         async def obtain(key: str, load: Callable[[], Any], **how: Any) -> None:
             if loader is not None:
@@ -884,10 +932,12 @@ class Cache:
         for key in cache_keys:
             key.namespace.counters.invalidations += 1
             self._forget(key.name)
-        results = await asyncio.gather(
-            *(self._l2.invalidate(key, soft=soft) for key in cache_keys),
-            return_exceptions=True,
-        )
+        results: list[bool | BaseException] = []
+        for some in _portions(cache_keys, _LOADED_AT_ONCE):
+            results += await asyncio.gather(
+                *(self._l2.invalidate(key, soft=soft) for key in some),
+                return_exceptions=True,
+            )
         for key in cache_keys:
             self._forget(key.name)
         with _confirming():
@@ -937,9 +987,11 @@ class Cache:
         bytes are in Redis until the time of each is.
 
         Raises:
+            InvalidKey: Not the id of a user.
             InvalidationNotConfirmed: It is not certain that it was done.
         """
         self._require_open()
+        check_user(user_id, InvalidKey)
         with _confirming():
             return await self._tags.erase(f"user:{user_id}")
 
@@ -1062,14 +1114,16 @@ class Cache:
         )
 
 
-def _check_options(options: EntryOptions) -> None:
+def _check_options(
+    options: EntryOptions | dict[str, Any], also: AbstractSet[str] = frozenset()
+) -> None:
     """Refuse options that are out of range, and unknown ones.
 
     Raises:
         SettingsError: A duration or the version is out of range.
         TypeError: There is no such option.
     """
-    if not options.keys() <= _OPTIONS:
+    if not options.keys() <= _OPTIONS | also:
         raise _no_such_option(options)
     for name, value in options.items():
         if value is None:
@@ -1080,8 +1134,27 @@ def _check_options(options: EntryOptions) -> None:
             check_version(value)
 
 
+def _listed(keys: Iterable[str]) -> list[str]:
+    """Return keys, each once.
+
+    Raises:
+        InvalidKey: One text, or no list at all.
+    """
+    if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
+        raise InvalidKey(f"{shown(keys)} is not a list of keys; for one, call get(key)")
+    try:
+        return list(dict.fromkeys(keys))
+    except TypeError:
+        raise InvalidKey("a key in the list is no text") from None
+
+
+def _portions(items: Sequence[E], size: int) -> Iterator[Sequence[E]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
+
+
 def _no_such_option(options: Iterable[str]) -> TypeError:
-    wrong = ", ".join(sorted(map(repr, set(options) - _OPTIONS)))
+    wrong = ", ".join(sorted(map(repr, set(options) - _OPTIONS - {"tags"})))
     return TypeError(
         f"there is no option {wrong}; there are tags, {', '.join(sorted(_OPTIONS))}"
     )

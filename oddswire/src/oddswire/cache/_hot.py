@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from oddswire import keys, scripts
-from oddswire._numbers import check_int
+from oddswire._numbers import check_int, shown
 from oddswire._text import text
 from oddswire.errors import SettingsError
 
@@ -92,9 +93,15 @@ async def warm(
 ) -> WarmReport:
     """See `Cache.warm`."""
     check_int("concurrency", concurrency, 1, 10_000, SettingsError)
+    pairs = list(items.items() if isinstance(items, Mapping) else items)
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise SettingsError(
+                f"items are pairs of a key and its loader, not {shown(pair)}"
+            )
     failed: dict[str, Exception] = {}
     present = 0
-    remaining = iter(items)
+    remaining = iter(pairs)
 
     async def worker() -> None:
         nonlocal present

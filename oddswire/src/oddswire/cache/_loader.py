@@ -40,7 +40,13 @@ from oddswire.cache._tag_version import Stamp
 from oddswire.cache.entry import LoadContext
 from oddswire.cache.namespace import check_ttl
 from oddswire.connection.deadline import Deadline
-from oddswire.errors import CacheLoadCycle, CacheLoadTimeout, ClosedError, OddswireError
+from oddswire.errors import (
+    CacheLoadCycle,
+    CacheLoadTimeout,
+    ClosedError,
+    OddswireError,
+    WrongLoop,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -134,6 +140,8 @@ class Loader:
                         self._restored()
                     if item is not None and not found.refresh_due:
                         return item
+            except WrongLoop:
+                raise  # a mistake of the program, which an outage is not
             except OddswireError as error:
                 self.note_redis_down(error, key.slot)
                 bypass = True
@@ -506,7 +514,7 @@ class Loader:
             )
         except LoadingElsewhere as error:
             flight.future.set_exception(error)
-        except Exception as error:  # noqa: BLE001 - a loader may raise anything
+        except (Exception, BaseExceptionGroup, GeneratorExit) as error:  # noqa: BLE001 - a loader may raise anything
             self._backoff.failed(name, self._now())
             flight.future.set_exception(error)
         else:
@@ -533,7 +541,7 @@ class Loader:
         if not flight.bypass:
             try:
                 item = await self._claim_with_nonces(flight)
-            except CacheLoadCycle:
+            except (CacheLoadCycle, WrongLoop):
                 raise
             except OddswireError as error:
                 if flight.force:

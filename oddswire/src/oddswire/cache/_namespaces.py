@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Optional, cast
 from urllib.parse import unquote_to_bytes
 
@@ -13,10 +14,10 @@ from oddswire.cache.namespace import Namespace
 from oddswire.cache.statistics import CacheCounters
 from oddswire.codec import Codec
 from oddswire.connection.packing import pack
-from oddswire.errors import InvalidKey
+from oddswire.errors import InvalidKey, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from oddswire.keys import KeySpace
 
@@ -61,7 +62,10 @@ class NamespaceState:
         self._compress_above = compress_above
         self._start = keyspace.key(keys.CACHE, config.name, "x")[:-2]
         self._codecs: dict[Any, Codec[Any]] = {}
-        self.codec(config.type)
+        try:
+            self.codec(config.type)
+        except TypeError as error:
+            raise TypeError(f"namespace {config.name!r}: {error}") from None
 
     def codec(self, value_type: Any) -> Codec[Any]:
         """Return the codec of a type."""
@@ -140,6 +144,11 @@ class Namespaces:
         self._leases = keyspace.prefix + keys.CACHE_LEASE.name + ":{"
         self.entries_prefix = self._entries.encode()
         self.leases_prefix = self._leases.encode()
+        if isinstance(declared, Namespace) or not isinstance(declared, Iterable):
+            raise SettingsError(
+                f"namespaces must be a list, as in [Namespace(...)], not "
+                f"{shown(declared)}"
+            )
         for namespace in declared:
             self.declare(namespace)
 
@@ -148,7 +157,13 @@ class Namespaces:
 
         Raises:
             InvalidKey: Its name has a colon or is empty, or it was declared otherwise.
+            SettingsError: It is no `Namespace`.
+            TypeError: msgspec does not support its type.
         """
+        if not isinstance(namespace, Namespace):
+            raise SettingsError(
+                f"namespaces are Namespace objects, not {shown(namespace)}"
+            )
         name = namespace.name
         if not isinstance(name, str) or not name or ":" in name:
             raise InvalidKey(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Iterable
 from functools import partial
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from oddswire.erasure import Erased
 from oddswire.errors import InvalidKey, OddswireError, WrongType
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from oddswire.cache._namespaces import CacheKey, Namespaces, NamespaceState
     from oddswire.cache._servers import CacheServer, Servers
@@ -102,7 +103,7 @@ class TagVersions:
         Raises:
             InvalidKey: More than 16, or one that is not a text of 1 to 512 bytes.
         """
-        if isinstance(tags, str):
+        if isinstance(tags, str) or not isinstance(tags, Iterable):
             raise InvalidKey("tags are a tuple of texts; for one, write (tag,)")
         found = tuple(dict.fromkeys(_tag_digest(tag) for tag in tags))
         if len(found) > MAX_TAGS:

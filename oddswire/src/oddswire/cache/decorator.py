@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Iterable
+from contextlib import suppress
 from enum import Enum
 from string import Formatter, ascii_letters, digits
 from typing import (
@@ -17,6 +19,8 @@ from typing import (
 )
 from uuid import UUID
 
+from oddswire._numbers import shown
+from oddswire._tasks import check_function
 from oddswire.errors import InvalidKey
 from oddswire.keys import int_text
 
@@ -68,25 +72,22 @@ class Cached(Generic[P, R]):
         hit: Callable[[str, Any], Item | None],
         function: Callable[P, Awaitable[R]],
         key: str,
-        tags: tuple[str, ...],
+        tags: Iterable[str],
         options: EntryOptions,
     ) -> None:
-        if ":" not in key.partition("{")[0]:
-            raise InvalidKey(
-                f"{key!r}: a key begins with its namespace and a colon, "
-                'such as "market:{market_id}"'
-            )
+        check_template(key)
+        check_function("what is cached", function, TypeError)
         functools.update_wrapper(self, function)
         self._cache = cache
         # With a `max_age` every hit needs a decision.
         self._hit = hit if options.get("max_age") is None else _no_hit
         self._function = function
         self._key = Template(key, function)
-        self._tags = tuple(Template(tag, function) for tag in tags)
+        self._tags = tag_templates(tags, function)
         self._type = options.get("type")
         self._options = options
 
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return what the function returns, from the cache if it is there."""
         key = self._key.fill(args, kwargs)
         item = self._hit(key, self._type)
@@ -272,6 +273,54 @@ class Template:
                 value = value.replace("%", "%25").replace(self._separator, self._escape)
             text = f"{text}{value}{after}"
         return text
+
+
+def check_template(key: object) -> None:
+    """Refuse a template whose keys are of no namespace.
+
+    Raises:
+        InvalidKey: No text, or without a colon before its first field.
+    """
+    if not isinstance(key, str) or ":" not in key.partition("{")[0]:
+        raise InvalidKey(
+            f"{shown(key)}: a key begins with its namespace and a colon, "
+            'such as "market:{market_id}"'
+        )
+
+
+def tag_templates(
+    tags: Iterable[str], function: Callable[..., Any]
+) -> tuple[Template, ...]:
+    """Return the templates of tags.
+
+    Raises:
+        InvalidKey: One text, whose letters would be tags; no texts; or as `Template`.
+    """
+    found = () if isinstance(tags, str) or not isinstance(tags, Iterable) else tags
+    texts = tuple(found)
+    if found is not tags or not all(isinstance(each, str) for each in texts):
+        raise InvalidKey(f"tags are a tuple of texts, as in (tag,), not {shown(tags)}")
+    return tuple(Template(each, function) for each in texts)
+
+
+def one_argument(key: str) -> Callable[..., Any]:
+    """Return a function whose parameter is the one field of a key.
+
+    Raises:
+        InvalidKey: The key has no field, or several, or none that is a name.
+    """
+    check_template(key)
+    with suppress(ValueError):
+        (field,) = [each for _, each, *_ in Formatter().parse(key) if each is not None]
+        if field.isidentifier():
+
+            def takes(_: Any) -> None: ...
+
+            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+            signature = inspect.Signature([inspect.Parameter(field, kind)])
+            takes.__signature__ = signature  # type: ignore[attr-defined]
+            return takes
+    raise InvalidKey(f"{key!r}: a key with one field, as in 'market:{{id}}'")
 
 
 def _separator(text: str, between: list[str]) -> str:

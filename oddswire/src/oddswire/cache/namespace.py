@@ -7,11 +7,14 @@ from typing import Any
 
 import msgspec
 
-from oddswire._numbers import check_duration, shown
+from oddswire._numbers import check_duration, check_int, is_number, shown
 from oddswire.errors import SettingsError
 
 MAX_TTL = 365 * 86_400.0
 """Nothing disposable is kept for longer than a year."""
+
+MAX_BYTES = 2**62
+"""The largest number of bytes that is taken for one."""
 
 
 class Adaptive(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +38,9 @@ class Adaptive(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         check_ttl("adaptive.low", self.low)
         check_ttl("adaptive.high", self.high)
-        if self.low > self.high or not 0.0 < self.risk < 1.0:
+        if self.low > self.high or not (
+            is_number(self.risk, 0.0, 1.0) and 0.0 < self.risk < 1.0
+        ):
             raise SettingsError(
                 f"adaptive: low {shown(self.low)} is at most high {shown(self.high)}, "
                 f"and risk {shown(self.risk)} is between 0 and 1"
@@ -95,9 +100,18 @@ class Namespace(msgspec.Struct, frozen=True, kw_only=True):
             zero=True,
             optional=True,
         )
-        if not 0.0 <= self.early <= 100.0:
+        name = f"namespace {shown(self.name)}"
+        check_int(f"{name}: max_size", self.max_size, 1, MAX_BYTES, SettingsError)
+        if not isinstance(self.l1, bool):
+            raise SettingsError(f"{name}: l1 {shown(self.l1)} is True or False")
+        if self.adaptive is not None and not isinstance(self.adaptive, Adaptive):
             raise SettingsError(
-                f"namespace {shown(self.name)}: early {shown(self.early)} is a number "
+                f"{name}: adaptive {shown(self.adaptive)} is an Adaptive, such as "
+                "Adaptive(low=10, high=300)"
+            )
+        if not is_number(self.early, 0.0, 100.0):
+            raise SettingsError(
+                f"{name}: early {shown(self.early)} is a number "
                 "from 0 to 100; 1 is the usual one"
             )
 

@@ -165,6 +165,10 @@ def scope_of(words: Sequence[Any]) -> Scope:
     return Scope.ANY if known in _FREE or known in _FINDERS else Scope.ONE
 
 
+_SCRIPTS = "EVAL EVALSHA EVAL_RO EVALSHA_RO FCALL FCALL_RO"
+SCRIPTS = frozenset(_SCRIPTS.split())
+"""Commands whose error reply may be any words of a script."""
+
 _FREE = frozenset(_ANYWHERE.split())
 _WITHOUT_KEY = b"""
 ACL ASKING AUTH BGREWRITEAOF BGSAVE CLIENT CLUSTER COMMAND COMMANDLOG CONFIG DBSIZE

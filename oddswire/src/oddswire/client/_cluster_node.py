@@ -78,7 +78,9 @@ class Redirector(Protocol):
     def redirect(self, error: AskError, by: Node) -> Node:
         """Return the node that a redirection names; note the new owner of the slot."""
 
-    def takes(self, reply: Exception) -> bool:
+    def takes(
+        self, reply: Exception, command: CommandSpec, args: tuple[Any, ...]
+    ) -> bool:
         """Whether another attempt may bring more than this error reply."""
 
     async def run(
@@ -234,7 +236,7 @@ class NodeClient(Client):
         options: dict[str, Any],
         deadline: float,
     ) -> Any:
-        if self._router.takes(reply):
+        if self._router.takes(reply, command, args):
             data = self.pack(command, args)
             raw = self.decodes and NEVER_DECODE in options
             reply = await self._run(reply, command, args, data, deadline, raw=raw)

@@ -83,13 +83,17 @@ class ClusterPipeline(Pipeline):
         if self._watching is not None:
             return await super()._results(stack, raise_on_error=raise_on_error)
         if self.is_transaction or self.explicit_transaction:
-            return await self._run_transaction(stack, deadline)
-        return await self._run_split(stack, deadline)
+            return await self._run_transaction(
+                stack, deadline, raise_on_error=raise_on_error
+            )
+        return await self._run_split(stack, deadline, raise_on_error=raise_on_error)
 
     def _words(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (*self._whole.command_spec(args[0]).words, *args[1:])
 
-    async def _run_transaction(self, stack: _Stack, deadline: float) -> list[Any]:
+    async def _run_transaction(
+        self, stack: _Stack, deadline: float, *, raise_on_error: bool
+    ) -> list[Any]:
         """Run it on the one node; again if that node says it ran nothing of it."""
         router = self._router
         keys = [key for args, _ in stack for key in keys_of(self._words(args)) or ()]
@@ -104,12 +108,19 @@ class ClusterPipeline(Pipeline):
             node = await router.owner(slot, deadline)
             node = await router.connected(node, slot, deadline)
             try:
-                return await self._on(node, stack, deadline, transaction=True)
+                return await self._on(
+                    node,
+                    stack,
+                    deadline,
+                    transaction=True,
+                    raise_on_error=raise_on_error,
+                )
             except (ResponseError, ConnectionLost) as failure:
                 error = from_redis(failure)
                 unsent = getattr(error, "outcome", "") is Outcome.NOT_SENT
                 if not unsent and not (
-                    isinstance(error, ResponseError) and router.takes(error)
+                    isinstance(error, ResponseError)
+                    and router.takes(error, self._whole.command_spec("EXEC"), ())
                 ):
                     raise
                 pause = backoff.failed()
@@ -121,7 +132,13 @@ class ClusterPipeline(Pipeline):
             await asyncio.sleep(pause)
 
     async def _on(
-        self, node: Node, stack: _Stack, deadline: float, *, transaction: bool
+        self,
+        node: Node,
+        stack: _Stack,
+        deadline: float,
+        *,
+        transaction: bool,
+        raise_on_error: bool,
     ) -> list[Any]:
         """Run commands on one node, in one write."""
         left = max(0.0, deadline - monotonic())
@@ -130,11 +147,15 @@ class ClusterPipeline(Pipeline):
         batch.command_stack = list(stack)
         batch.scripts = set(self.scripts)
         try:
-            return await batch._results(batch.command_stack)  # noqa: SLF001 - the same class's
+            return await batch._results(  # noqa: SLF001 - the same class's
+                batch.command_stack, raise_on_error=raise_on_error
+            )
         finally:
             await batch.reset()
 
-    async def _run_split(self, stack: _Stack, deadline: float) -> list[Any]:
+    async def _run_split(
+        self, stack: _Stack, deadline: float, *, raise_on_error: bool
+    ) -> list[Any]:
         """Run the commands of each node together, then what has to go elsewhere."""
         router = self._router
         slots = [self._slot_of_command(args) for args, _ in stack]
@@ -155,7 +176,9 @@ class ClusterPipeline(Pipeline):
                 for position in at:
                     results[position] = clone_error(error, error.outcome)
                 return
-            await self._run_group(of, at, stack, slots, results, deadline)
+            await self._run_group(
+                of, at, stack, slots, results, deadline, raise_on_error=raise_on_error
+            )
 
         # Errors are among the results: none is raised.
         await asyncio.gather(*[run(of, at) for of, at in groups.items()])
@@ -183,6 +206,8 @@ class ClusterPipeline(Pipeline):
         slots: list[int | None],
         results: list[Any],
         deadline: float,
+        *,
+        raise_on_error: bool,
     ) -> None:
         """Fill in the results of one node's commands.
 
@@ -196,16 +221,25 @@ class ClusterPipeline(Pipeline):
         try:
             slot = slots[at[0]]
             there = await router.connected(node, slot, deadline)
-            answers = await self._on(there, part, deadline, transaction=False)
+            answers = await self._on(
+                there,
+                part,
+                deadline,
+                transaction=False,
+                raise_on_error=raise_on_error,
+            )
         except OddswireError as error:
             answers = [clone_error(error, error.outcome) for _ in part]
         resent: dict[int | None, list[int]] = {}
-        for position, answer in zip(at, answers, strict=True):
+        for position, command, answer in zip(at, commands, answers, strict=True):
             results[position] = answer
             lost = isinstance(answer, ConnectionLost) and (
                 reads or answer.outcome is Outcome.NOT_SENT
             )
-            if lost or (isinstance(answer, ResponseError) and router.takes(answer)):
+            if lost or (
+                isinstance(answer, ResponseError)
+                and router.takes(answer, command, stack[position][0])
+            ):
                 resent.setdefault(slots[position], []).append(position)
         await asyncio.gather(
             *[

@@ -32,7 +32,7 @@ from redis.exceptions import AskError, MovedError, ResponseError
 
 from oddswire._tasks import spawn
 from oddswire._text import text
-from oddswire.client._cluster_keys import ONE_KEY, SLOTS, keys_of, slot_of
+from oddswire.client._cluster_keys import ONE_KEY, SCRIPTS, SLOTS, keys_of, slot_of
 from oddswire.client._cluster_node import Node, NodeClient
 from oddswire.client._cluster_replicas import (
     READ_OF_ONE_KEY,
@@ -230,8 +230,18 @@ class Router:
         readers = () if self._readers is None else self._readers.nodes
         return (*self.primaries, *readers)
 
-    def takes(self, reply: Exception) -> bool:
-        """Whether another attempt may bring more than this error reply."""
+    def takes(
+        self, reply: Exception, command: CommandSpec, args: tuple[Any, ...]
+    ) -> bool:
+        """Whether another attempt may bring more than this error reply.
+
+        A node redirects by the slot of the keys. A script that says MOVED of another
+        slot says it by itself: the address is given no password, and the map keeps the
+        owner. If it says it of its own slot, nothing tells it from the node.
+        """
+        if isinstance(reply, AskError) and command.name in SCRIPTS:
+            keys = keys_of((*command.words, *args[1:])) or []
+            return bool(reply.slot_id == slot_of(keys, command.name))
         return isinstance(reply, (AskError, *_PASSING))
 
     async def run(
@@ -309,7 +319,7 @@ class Router:
                     raise
                 seen = error
                 continue
-            if not isinstance(seen, Exception) or not self.takes(seen):
+            if not isinstance(seen, Exception) or not self.takes(seen, command, args):
                 return seen
 
     async def run_exclusively(
@@ -339,7 +349,9 @@ class Router:
                 )
             except ResponseError as error:
                 reply = from_redis(error)
-                if not self.takes(reply) or not await _pause(backoff, deadline):
+                if not self.takes(reply, command, args) or not await _pause(
+                    backoff, deadline
+                ):
                     raise
                 asking = False
                 if isinstance(reply, AskError):

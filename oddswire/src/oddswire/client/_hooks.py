@@ -95,8 +95,9 @@ async def pipeline(
 ) -> list[Any]:
     """Run a batch so that what replaced redis-py's method sees it, once.
 
-    Where the first error among the results is to be raised, it is seen raised. The
-    caller gets all results, and raises it.
+    Where the first error among the results is to be raised, it is seen raised; the
+    caller gets all results, and raises it. What the replacement returns or raises in
+    their place is what the caller gets.
     """
     view: Any = copy.copy(batch)
     results: list[Any] = []
@@ -114,10 +115,10 @@ async def pipeline(
     view.reset = _nothing
     view._execute_transaction = view._execute_pipeline = send  # noqa: SLF001 - redis-py's own steps
     try:
-        await Pipeline.execute(view, raise_on_error=raise_on_error)
+        return await Pipeline.execute(view, raise_on_error=raise_on_error)
     except Exception as error:
         if all(error is not result for result in results):
             raise
+        return results
     finally:
         view.connection = None
-    return results

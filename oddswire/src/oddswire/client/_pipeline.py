@@ -61,6 +61,8 @@ class Pipeline(RedisPipeline):
         # redis-py's limit for one read on that connection, while ours for the whole
         # holds.
         self._usual: tuple[float | None] | None = None
+        # The results of a batch on that connection whose first error was raised.
+        self._failed: list[Any] = []
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - redis-py's signature
         """Send what was collected; one result or, in its place, one error per command.
@@ -134,16 +136,22 @@ class Pipeline(RedisPipeline):
         before = self.explicit_transaction, set(self.scripts)
         sent = monotonic()
         try:
-            return await self._execute_exclusive(stack, atomic=atomic)
+            return await self._execute_exclusive(
+                stack, atomic=atomic, raise_on_error=raise_on_error
+            )
         except ResponseError as error:
             # Nothing of a transaction ran that a demoted primary refused.
             if not (repeatable and await self._client.leave_demoted(error, sent)):
                 raise
         self.command_stack = stack
         self.explicit_transaction, self.scripts = before
-        return await self._execute_exclusive(stack, atomic=atomic)
+        return await self._execute_exclusive(
+            stack, atomic=atomic, raise_on_error=raise_on_error
+        )
 
-    async def _execute_exclusive(self, stack: _Stack, *, atomic: bool) -> list[Any]:
+    async def _execute_exclusive(
+        self, stack: _Stack, *, atomic: bool, raise_on_error: bool
+    ) -> list[Any]:
         """Run it on a connection of its own, as redis-py does."""
         limit = self._client.timeout
         for args, _ in stack:
@@ -160,13 +168,25 @@ class Pipeline(RedisPipeline):
                 self.connection.socket_timeout = None
                 if not atomic:
                     await self._cover_earlier_writes(stack)
-                results = await super().execute(raise_on_error=False)
+                results = await super().execute(raise_on_error=raise_on_error)
+        except ResponseError as error:
+            results, self._failed = self._failed, []
+            if all(error is not result for result in results):
+                raise
         except TimeoutError:
             raise CommandTimeout(
                 f"a batch of {len(stack)} commands: no reply within {limit:g} s; "
                 "send fewer at once, or allow more time: client.bounded(60)"
             ) from None
         return [from_redis(r) if isinstance(r, Exception) else r for r in results]
+
+    def raise_first_error(self, commands: Any, response: Any) -> None:
+        """Raise it for instrumentation to see (redis-py's), and keep all results."""
+        del commands
+        self._failed = list(response)
+        for result in self._failed:
+            if isinstance(result, ResponseError):
+                raise result
 
     async def _cover_earlier_writes(self, stack: _Stack) -> None:
         """Have WAIT in a batch speak of the writes before the batch too.

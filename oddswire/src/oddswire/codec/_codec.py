@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Generic, NoReturn, TypeVar
 
 import msgspec
@@ -12,6 +13,8 @@ from oddswire.codec.untyped import check_untyped, find_untyped
 from oddswire.errors import CodecError
 
 T = TypeVar("T")
+
+_UNSUPPORTED = re.compile("Encoding objects of type (.+) is unsupported")
 
 
 class Codec(Generic[T]):
@@ -138,6 +141,16 @@ def _refuse(error: Exception) -> NoReturn:
             reason, text = "damaged", "a text in it is not UTF-8"
         case msgspec.DecodeError():
             reason, text = "damaged", str(error)
+        case OverflowError():
+            reason, text = "type", "a number in it has more than 64 bits"
+        case UnicodeEncodeError():
+            reason, text = "type", "a text in it is not valid Unicode"
+        case TypeError() if kind := _UNSUPPORTED.fullmatch(str(error)):
+            reason = "type"
+            text = (
+                f"a {kind[1]} in it cannot be stored: use plain data, a msgspec.Struct "
+                "or a dataclass"
+            )
         case _:
             # Its text may hold the value, and errors end up in logs.
             reason, text = "type", f"refused with {type(error).__name__}"

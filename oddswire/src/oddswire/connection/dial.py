@@ -247,31 +247,30 @@ async def _open(target: Target, make: Callable[[], Multiplexer]) -> Multiplexer:
         _, connection = await loop.create_unix_connection(make, target.path)
         return connection
     opened = await open_socket(target.host, target.port)
+    connection = make()
     try:
+        _watch(opened, target)
         if target.tls is None:
-            transport, connection = await loop.create_connection(make, sock=opened)
+            await loop.create_connection(lambda: connection, sock=opened)
         else:
             opening = loop.create_connection(
-                make, sock=opened, ssl=target.tls, server_hostname=target.host
+                lambda: connection,
+                sock=opened,
+                ssl=target.tls,
+                server_hostname=target.host,
             )
-            transport, connection = await unless_plaintext(
-                target.host, target.port, opening
-            )
+            await unless_plaintext(target.host, target.port, opening)
     except BaseException:
+        # The transport first, for TLS may be open by now: while it lives, asyncio
+        # refuses the next socket that gets the same file descriptor.
+        connection.abort(Unavailable("the connection was not opened"))
         opened.close()
-        raise
-    try:
-        _watch(transport.get_extra_info("socket"), target)
-    except BaseException:
-        transport.abort()
         raise
     return connection
 
 
-def _watch(sock: socket.socket | None, target: Target) -> None:
+def _watch(sock: socket.socket, target: Target) -> None:
     """Let the kernel find dead links, idle or with unacknowledged bytes."""
-    if sock is None:
-        return  # closed already; the handshake will say so
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in keepalive_options(
@@ -354,18 +353,15 @@ async def unless_plaintext(
 
 
 async def _answers_in_plaintext(host: str, port: int) -> bool:
-    writer: asyncio.StreamWriter | None = None
+    loop = asyncio.get_running_loop()
     try:
         async with Deadline(_PLAINTEXT_TAKES):
-            reader, writer = await asyncio.open_connection(host, port)
-            writer.write(b"PING\r\n")
-            # TLS answers with an alert, or not at all.
-            return await reader.read(1) in {b"+", b"-"}
+            with await open_socket(host, port) as opened:
+                await loop.sock_sendall(opened, b"PING\r\n")
+                # TLS answers with an alert, or not at all.
+                return await loop.sock_recv(opened, 1) in {b"+", b"-"}
     except (OSError, TimeoutError):
         return False
-    finally:
-        if writer is not None:
-            writer.transport.abort()
 
 
 def lost_hint(*, tls: bool) -> str:

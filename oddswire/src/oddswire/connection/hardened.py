@@ -216,22 +216,21 @@ class HardenedConnection:
 
     async def _connect(self: Any) -> None:
         """Open the socket (redis-py's); TLS to a plain port is found out at once."""
-        is_tcp = isinstance(self, Connection)
-        if not is_tcp:
-            await super()._connect()  # type: ignore[misc]
-            return
-        async with Deadline(self.socket_connect_timeout):
-            opened = self._opened = await open_socket(self.host, int(self.port))
+        connect = super()._connect  # type: ignore[misc]
+        # A class of the application's may have a way of its own, through a tunnel.
+        if connect.__func__ is Connection._connect:  # noqa: SLF001 - as above
+            async with Deadline(self.socket_connect_timeout):
+                self._opened = await open_socket(self.host, int(self.port))
         try:
-            opening = super()._connect()  # type: ignore[misc]
+            opening = connect()
             if isinstance(self, SSLConnection):
                 opening = unless_plaintext(self.host, self.port, opening)
             await opening
-        except BaseException:
-            opened.close()
-            raise
         finally:
-            self._opened = None
+            # From `_connection_arguments` on the transport owns it, and closes it.
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """Pack (redis-py's), with the bytes of a memoryview as they are meant."""
@@ -249,10 +248,13 @@ class HardenedConnection:
     def _connection_arguments(self: Any) -> Any:
         """Return the arguments for `asyncio.open_connection` (redis-py's)."""
         arguments = dict(super()._connection_arguments())  # type: ignore[misc]
+        opened, self._opened = self._opened, None
+        if opened is None:
+            return arguments
         host = arguments.pop("host")
         del arguments["port"]
         named = {"server_hostname": host} if "ssl" in arguments else {}
-        return {**arguments, **named, "sock": self._opened}
+        return {**arguments, **named, "sock": opened}
 
     async def send_packed_command(
         self: Any,

@@ -620,7 +620,8 @@ class Multiplexer(asyncio.Protocol):
         the connection was lost: a repeat of theirs would not break the next connection.
         """
         self._end(error)
-        self._transport.abort()
+        if hasattr(self, "_transport"):  # it may not have come to that
+            self._transport.abort()
 
     async def aclose(self, drain: float) -> None:
         """Let no call in, wait up to `drain` seconds for the replies, close.

@@ -1,9 +1,10 @@
-"""`in_own_thread`: reads files without waiting for the application's threads."""
+"""`in_own_thread`: waits for a function that blocks, and holds up nobody else."""
 
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -17,10 +18,17 @@ async def in_own_thread(function: Callable[[], _Result]) -> _Result:
 
     `asyncio.to_thread` shares a few threads with the application: while all of them are
     busy with slow work of its own, no connection could be made. Cancelled, the function
-    runs to its end and its result is dropped.
+    runs to its end and its result is dropped. The interpreter does not wait for it, as
+    it would for an executor's thread: a name server that is silent holds up no exit.
     """
-    executor = ThreadPoolExecutor(1, thread_name_prefix="oddswire")
-    try:
-        return await asyncio.get_running_loop().run_in_executor(executor, function)
-    finally:
-        executor.shutdown(wait=False)
+    result: Future[_Result] = Future()
+    result.set_running_or_notify_cancel()  # it cannot be cancelled any more
+
+    def run() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - the caller raises it
+            result.set_exception(error)
+
+    Thread(target=run, name="oddswire", daemon=True).start()
+    return await asyncio.wrap_future(result)
