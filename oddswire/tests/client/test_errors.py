@@ -460,3 +460,15 @@ async def test_a_key_of_another_type_is_named(server, prefix, transport):
             assert said.startswith("WRONGTYPE Operation against a key")
             assert f"({what}" in said
             assert said.isprintable()
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("transport", ["multiplexed", "pool"])
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_a_client_name_with_a_blank_is_refused(server, transport, protocol):
+    """As with redis-py the first call fails, whatever the protocol; it says why."""
+    async with Client.from_url(
+        server.url, client_name="my bot", transport=transport, protocol=protocol
+    ) as client:
+        with pytest.raises(Unavailable, match=r"client_name='my bot' was refused: "):
+            await client.ping()
