@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -224,6 +225,59 @@ async def test_postgresql_killed_in_the_middle_of_writes(killable, server, prefi
             assert session.profile.chat_id >= count
             assert session.profile.username == str(session.profile.chat_id)
             assert session.profile.username.encode() in rows[user].data
+
+
+async def pump(reader, writer):
+    """Hand on what comes from one side."""
+    while data := await reader.read(65_536):
+        writer.write(data)
+    writer.close()
+
+
+@asynccontextmanager
+async def before(postgres, clients):
+    """Stand before a PostgreSQL; return the URL, and add who connects to `clients`."""
+    socket, folder = ".s.PGSQL.5432", postgres.folder / "before"
+    folder.mkdir()
+
+    async def serve(reader, writer):
+        clients.append(writer)
+        there, back = await asyncio.open_unix_connection(postgres.folder / socket)
+        await asyncio.gather(pump(reader, back), pump(there, writer))
+
+    async with await asyncio.start_unix_server(serve, folder / socket):
+        yield f"postgresql://bot@/postgres?host={folder}"
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S8")
+@pytest.mark.system("postgres", package="postgresql")
+async def test_a_server_that_says_goodbye_between_two_statements_is_typed(killable):
+    """The driver is told before its connection ends, and is out of step: a SourceError.
+
+    So it is when a transaction is idle for too long, or the server is shut down, on a
+    busy machine. asyncpg raises its InternalClientError then.
+    """
+    postgres, _ = killable
+    fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
+    goodbye = b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
+    clients = []
+
+    async def say_goodbye(_):
+        clients[-1].write(goodbye)
+        await asyncio.sleep(0.1)
+
+    async with (
+        before(postgres, clients) as url,
+        open_database(url) as engine,
+    ):
+        source = SqlSource(engine)
+        assert await source.save(kept(1), 0)
+        with pytest.raises(SourceError, match="InternalClientError"):
+            await source.save(kept(2), 0, also=say_goodbye)
+        clients[-1].close()
+        assert [row.user_id for row in await source.load([1, 2])] == [1]
+        assert await source.save(kept(2), 0)
 
 
 @pytest.mark.errors

@@ -275,6 +275,26 @@ async def test_an_answer_that_was_not_sent_is_read_as_one_again(feeder, api):
 
 
 @pytest.mark.errors
+@pytest.mark.requirement("B2", "B6")
+async def test_an_edit_whose_answer_was_not_sent_is_read_again(feeder, api):
+    """The same update comes again: one alert, and its answer."""
+    first = feeder.update("/alret down > 97").message
+    update = Update(update_id=900, message=first)
+    await feeder.feed(update)
+    right = {"text": "/alert down > 97", "edit_date": 2}
+    edited = first.model_copy(update=right)
+    update = Update(update_id=901, edited_message=edited)
+    api.faults.planned += [Fault(kind="error", method="sendMessage")]
+    with pytest.raises(AiogramError):
+        await feeder.feed(update)
+    await feeder.feed(update)
+    assert "Down reaches 97¢" in api.world.sent[-1].text
+    assert len(await feeder.app.rules.of(ADA)) == 2
+    await feeder.feed(Update(update_id=902, edited_message=edited))
+    assert "an edit of it changes nothing" in api.world.sent[-1].text
+
+
+@pytest.mark.errors
 @pytest.mark.requirement("B2")
 async def test_a_group_that_became_a_supergroup_holds_up_nothing(feeder, api):
     """The answer to its old id is dropped: tried again it would be refused again."""

@@ -154,7 +154,7 @@ async def test_keys_that_are_none_are_named(cache):
             cache.get_or_set_many(wrong, fetch),
             cache.refresh_many(wrong, fetch),
         ):
-            with pytest.raises(InvalidKey, match="keys are a list of keys"):
+            with pytest.raises(InvalidKey, match="is not a list of keys"):
                 await call
     with pytest.raises(InvalidKey, match="a key in the list"):
         await cache.get_many([["m:1"]])

@@ -1141,9 +1141,7 @@ def _listed(keys: Iterable[str]) -> list[str]:
         InvalidKey: One text, or no list at all.
     """
     if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
-        raise InvalidKey(
-            f"keys are a list of keys, as in ['market:1'], not {shown(keys)}"
-        )
+        raise InvalidKey(f"{shown(keys)} is not a list of keys; for one, call get(key)")
     try:
         return list(dict.fromkeys(keys))
     except TypeError:

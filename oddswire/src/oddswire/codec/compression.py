@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from oddswire.errors import CodecError
 
@@ -13,6 +13,7 @@ else:
     from backports import zstd
 
 
+@runtime_checkable
 class Compressor(Protocol):
     """Compresses and decompresses bytes.
 

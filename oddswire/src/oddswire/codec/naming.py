@@ -6,7 +6,7 @@ import hmac
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -19,6 +19,7 @@ _BLIND = re.compile(r"[A-Za-z0-9_-]{22}")
 _CACHED = 16_384
 
 
+@runtime_checkable
 class Names(Protocol):
     """Names users and indexed values in keys."""
 

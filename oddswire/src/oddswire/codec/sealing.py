@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -36,6 +36,7 @@ _VERSION = 1
 _CIPHERS = 4096
 
 
+@runtime_checkable
 class Sealer(Protocol):
     """Encrypts and authenticates bytes; write one for a KMS or another cipher.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from oddswire._tasks import spawn
@@ -52,9 +53,13 @@ class PendingUpdate(Generic[T]):
         """Change a value, and keep it.
 
         Raises:
-            TypeError: `fn` is a coroutine function.
+            TypeError: `fn` is a coroutine function, or a generator function.
         """
-        if inspect.isawaitable(result := self.fn(value)):
+        result = self.fn(value)
+        if inspect.isawaitable(result) or (
+            isinstance(result, GeneratorType | AsyncGeneratorType)
+            and result.__name__ == getattr(self.fn, "__name__", None)
+        ):
             if inspect.iscoroutine(result):
                 result.close()
             raise TypeError("fn is a plain function: it may run several times")

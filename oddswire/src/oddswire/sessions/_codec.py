@@ -15,6 +15,7 @@ import builtins
 import copy
 import hashlib
 from collections.abc import Callable
+from inspect import get_annotations
 from secrets import token_hex
 from typing import (
     TYPE_CHECKING,
@@ -29,6 +30,7 @@ from typing import (
 
 import msgspec
 
+from oddswire._numbers import shown
 from oddswire.codec.envelope import HEADER_BYTES, Envelope
 from oddswire.codec.sealing import place
 from oddswire.codec.untyped import check_untyped, find_untyped
@@ -38,7 +40,7 @@ from oddswire.sessions._scripts import ENTRIES, HEADER, IndexEntry, SessionHeade
 from oddswire.sessions.record import Collection, Expiring, Indexed, Record, Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from oddswire.codec import Compressor, Names, Sealer
     from oddswire.sessions._scripts import Expiry, Stored
@@ -65,6 +67,18 @@ _OWN = frozenset(field.name for field in msgspec.structs.fields(Record))
 _StructMeta = type(msgspec.Struct)
 
 
+_MARKS = (Expiring, Secret, Indexed, Collection)
+
+
+def _marks_within(hint: Any) -> Iterator[object]:
+    """Yield the marks of parts of a type, such as of the half of a union."""
+    for each in get_args(hint):
+        if isinstance(each, _MARKS) or any(each is mark for mark in _MARKS):
+            yield each
+        else:
+            yield from _marks_within(each)
+
+
 class SessionSchema(Generic[T]):
     """Where the fields of a type go, read once from its marks.
 
@@ -72,7 +86,8 @@ class SessionSchema(Generic[T]):
         type: A subclass of `Record`.
 
     Raises:
-        TypeError: A field has no default, or a mark that does not fit its type.
+        TypeError: A field has no default, one that cannot be stored, or a mark that
+            does not fit its type; or it is one of the server's own.
 
     Attributes:
         type: As given.
@@ -89,7 +104,13 @@ class SessionSchema(Generic[T]):
 
     def __init__(self, type: type[T]) -> None:  # noqa: A002 - as in Codec
         if not (isinstance(type, _StructMeta) and issubclass(type, Record)):
-            raise TypeError(f"{type!r} is not a subclass of Record")
+            raise TypeError(f"{shown(type)} is not a subclass of Record")
+        for each in type.__mro__[: type.__mro__.index(Record)]:
+            for name in _OWN & get_annotations(each).keys():
+                raise TypeError(
+                    f"{each.__name__}.{name} is the server's: give your field another "
+                    "name"
+                )
         self.type = type
         self.sections: dict[str, list[str]] = {name: [] for name in _SECTIONS}
         self.collections: dict[str, Collection] = {}
@@ -122,6 +143,12 @@ class SessionSchema(Generic[T]):
             for name, fields in self.sections.items()
         }
         self._blank = type()
+        try:
+            self.whole.decode(msgspec.msgpack.encode(self._blank))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise TypeError(
+                f"{type.__name__}: its defaults cannot be stored: {error}"
+            ) from None
         self._copied = [
             name
             for name in type.__struct_fields__
@@ -137,6 +164,13 @@ class SessionSchema(Generic[T]):
     def _add(self, name: str, hint: Any) -> None:
         annotated = get_origin(hint) is Annotated
         kind, *marks = get_args(hint) if annotated else (hint,)
+        unmade = [each for each in marks if any(each is mark for mark in _MARKS)]
+        for stray in (*_marks_within(kind), *unmade):
+            word = getattr(stray, "__name__", type(stray).__name__)
+            raise TypeError(
+                f"{name}: {word} would not be seen there: write "
+                f"Annotated[<the whole type>, {word}(...)]"
+            )
         section = DURABLE
         for mark in marks:
             match mark:

@@ -14,11 +14,20 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from oddswire._fifo_locks import FifoLocks
-from oddswire._numbers import shown
+from oddswire._numbers import check_duration, check_int, shown
 from oddswire._tasks import spawn
 from oddswire.client import ReadLease, keyspace
 from oddswire.clock import SystemClock
-from oddswire.codec import AesGcm, BlindNames, PlainNames, Zstd
+from oddswire.codec import (
+    AesGcm,
+    BlindNames,
+    Compressor,
+    Keyring,
+    Names,
+    PlainNames,
+    Sealer,
+    Zstd,
+)
 from oddswire.erasure import Erased
 from oddswire.errors import (
     NoPermission,
@@ -27,6 +36,7 @@ from oddswire.errors import (
     SessionError,
     SessionFull,
     SessionGone,
+    SettingsError,
     SourceError,
 )
 from oddswire.sessions._batch import PendingUpdate, UpdateBatcher
@@ -52,6 +62,7 @@ from oddswire.sessions._store import (
 from oddswire.sessions._write_through import LEASE as INTENT_LEASE
 from oddswire.sessions._write_through import WriteThrough, is_empty
 from oddswire.sessions.record import Collection, Record, Session
+from oddswire.sessions.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -59,15 +70,16 @@ if TYPE_CHECKING:
 
     from oddswire.client import Client
     from oddswire.clock import Clock
-    from oddswire.codec import Compressor, Keyring, Names, Sealer
     from oddswire.sessions._scripts import IndexEntry, Stored
-    from oddswire.sessions.source import RebuildProgress, Source
+    from oddswire.sessions.source import RebuildProgress
     from oddswire.sessions.statistics import SessionStats
 
 T = TypeVar("T", bound=Record)
 K = TypeVar("K")
 V = TypeVar("V")
 
+_LONGEST = 1000 * 366 * 86_400.0  # seconds
+_MOST = 2**62
 _PAGE = 2000
 _REMEMBERED = 16_384
 _PAUSE = 0.002
@@ -108,8 +120,9 @@ class Sessions(Generic[T]):
             session that Redis does not have is read from there.
 
     Raises:
-        TypeError: The type is no `Record`, or a field of it has no default or a mark
-            that does not fit.
+        SettingsError: A number is out of range, or a part is none.
+        TypeError: The type is no `Record`, or a field of it has no default, a mark that
+            does not fit, or a name of the server's own fields.
     """
 
     def __init__(
@@ -133,6 +146,23 @@ class Sessions(Generic[T]):
         clock: Clock | None = None,
         source: Source | None = None,
     ) -> None:
+        _check_arguments(
+            seconds={"ttl": ttl, "absolute": absolute, "cleanup": cleanup},
+            touch_interval=touch_interval,
+            numbers={
+                "cap": (cap, 1),
+                "local_size": (local_size, 0),
+                "max_size": (max_size, 1),
+                "compress_above": (compress_above, 0),
+            },
+            parts={
+                "source": (source, Source),
+                "keyring": (keyring, Keyring),
+                "sealer": (sealer, Sealer),
+                "names": (names, Names),
+                "compressor": (compressor, Compressor),
+            },
+        )
         if keyring is not None:
             sealer = AesGcm(keyring) if sealer is None else sealer
             names = BlindNames(keyring) if names is None else names
@@ -1043,3 +1073,30 @@ def _remember(table: OrderedDict[K, V], key: K, value: V) -> None:
     table.move_to_end(key)
     if len(table) > _REMEMBERED:
         table.popitem(last=False)
+
+
+def _check_arguments(
+    *,
+    seconds: dict[str, float | None],
+    touch_interval: float | None,
+    numbers: dict[str, tuple[int, int]],
+    parts: dict[str, tuple[object, type[Any]]],
+) -> None:
+    """Refuse what is out of range, and parts that are none.
+
+    Raises:
+        SettingsError: One is; the message names it.
+    """
+    for name, value in seconds.items():
+        if value is not None or name != "absolute":
+            check_duration(name, value, 0.001, _LONGEST, SettingsError)
+    if touch_interval is not None:
+        check_duration("touch_interval", touch_interval, 0.0, _LONGEST, SettingsError)
+    for name, (number, low) in numbers.items():
+        check_int(name, number, low, _MOST, SettingsError)
+    for name, (part, kind) in parts.items():
+        if part is not None and not isinstance(part, kind):
+            # Not repeated: it may be a key.
+            raise SettingsError(
+                f"{name} must be an oddswire {kind.__name__}, not {type(part).__name__}"
+            )

@@ -17,6 +17,11 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
+from oddswire._numbers import check_int, shown
+from oddswire.errors import SettingsError
+
+_MOST_MEMBERS = 1_000_000_000
+
 
 class Expiring(msgspec.Struct, frozen=True):
     """Conversation state: gone when the session was idle for its time to live."""
@@ -38,13 +43,25 @@ class Collection(msgspec.Struct, frozen=True):
     """A `dict[str, V]` whose members come and go without reading the rest.
 
     Attributes:
-        limit: Members that a user may have.
+        limit: Members that a user may have, at least 1.
         index: `users_for(<index>, key)` finds the users that have a member; None: no
             index.
+
+    Raises:
+        SettingsError: The limit is no such number, or the index no name.
     """
 
     limit: int
     index: str | None = None
+
+    def __post_init__(self) -> None:
+        check_int("limit of a Collection", self.limit, 1, _MOST_MEMBERS, SettingsError)
+        if self.index is not None and not (
+            isinstance(self.index, str) and self.index.isprintable() and self.index
+        ):
+            raise SettingsError(
+                f"index of a Collection {shown(self.index)}: accepted is a name or None"
+            )
 
 
 class Record(msgspec.Struct, kw_only=True):
