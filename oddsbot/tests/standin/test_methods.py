@@ -88,6 +88,10 @@ async def test_each_refusal_has_telegrams_words(api, bot, call, png):
         400,
         "message text is empty",
     )
+    assert await refusal("sendMessage", **ada, text="x", message_thread_id=9) == (
+        400,
+        "message thread not found",
+    )
     assert await refusal("sendMessage", chat_id=BEN, text="x") == (
         403,
         "bot can't initiate conversation with a user",

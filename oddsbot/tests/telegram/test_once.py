@@ -89,6 +89,7 @@ async def state_of(app):
         session.notifications,
         session.timezone,
         session.per_minute,
+        session.per_hour,
         session.thresholds,
         sorted(session.markets),
         market,
@@ -111,6 +112,7 @@ async def state_of(app):
         (Press(Action.ODDS, 0, 1), Press(Action.ODDS, 0, 0)),
         (Press(Action.MUTE, 0, 60), Press(Action.MUTE)),
         (Press(Action.PER_MINUTE, 0, 3), Press(Action.PER_MINUTE, 0, 1)),
+        (Press(Action.PER_HOUR, 0, 1), Press(Action.PER_HOUR, 0, 10)),
         (Press(Action.LEAST_MOVE, 0, 5), Press(Action.LEAST_MOVE)),
         (Press(Action.PAUSE_ALL), Press(Action.RESUME_ALL)),
     ],
@@ -272,6 +274,26 @@ async def test_an_answer_that_was_not_sent_is_read_as_one_again(feeder, api):
     await feeder.feed(feeder.update("/cancel"))
     assert "nothing to cancel" in api.world.sent[-1].text
     assert len(await feeder.app.rules.of(ADA)) == 2
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B2", "B6")
+async def test_an_edit_whose_answer_was_not_sent_is_read_again(feeder, api):
+    """The same update comes again: one alert, and its answer."""
+    first = feeder.update("/alret down > 97").message
+    update = Update(update_id=900, message=first)
+    await feeder.feed(update)
+    right = {"text": "/alert down > 97", "edit_date": 2}
+    edited = first.model_copy(update=right)
+    update = Update(update_id=901, edited_message=edited)
+    api.faults.planned += [Fault(kind="error", method="sendMessage")]
+    with pytest.raises(AiogramError):
+        await feeder.feed(update)
+    await feeder.feed(update)
+    assert "Down reaches 97¢" in api.world.sent[-1].text
+    assert len(await feeder.app.rules.of(ADA)) == 2
+    await feeder.feed(Update(update_id=902, edited_message=edited))
+    assert "an edit of it changes nothing" in api.world.sent[-1].text
 
 
 @pytest.mark.errors

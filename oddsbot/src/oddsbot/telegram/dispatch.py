@@ -36,8 +36,7 @@ from oddswire.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from aiogram import Bot, Router
-    from aiogram.fsm.context import FSMContext
+    from aiogram import Router
     from aiogram.fsm.storage.base import BaseStorage
     from aiogram.types import TelegramObject
 
@@ -91,8 +90,8 @@ def dispatcher_for(
     dispatcher.callback_query.middleware(answering)
     dispatcher.edited_message.middleware(answering)
     private_texts = (F.chat.type == ChatType.PRIVATE) & (F.text | F.caption)
-    edits = _Edits(dispatcher)
-    dispatcher.edited_message.register(edits.read_again, Where(private_texts))
+    dispatcher.edited_message.register(_edited, Where(private_texts))
+    dispatcher.update.outer_middleware(_Rereading())
     dispatcher.include_routers(*routers)
     return dispatcher
 
@@ -122,33 +121,28 @@ class _Opening(BaseMiddleware):
         return await handler(event, data)
 
 
-class _Edits:
-    """Reads an edited message that was refused, as if it had been sent like that.
+class _Rereading(BaseMiddleware):
+    """Reads an edited message that was refused, as if it had been sent like that."""
 
-    Any other was answered, and may have had its effect, which is not repeated.
-    """
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-
-    async def read_again(
+    async def __call__(
         self,
-        message: Message,
-        bot: Bot,
-        state: FSMContext,
-        event_update: Update,
-        put_at: float | None = None,
-    ) -> None:
-        """Handle an edited message.
+        handler: Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]],
+        event: TelegramObject,
+        data: dict[str, Any],
+    ) -> Any:
+        assert isinstance(event, Update)  # noqa: S101 - it is registered there
+        message = event.edited_message
+        if message is not None and "state" in data:
+            misread = (await data["state"].get_data()).get(_MISREAD)
+            if misread == message.message_id:
+                new = {"message": message, "edited_message": None}
+                event = event.model_copy(update=new)
+        return await handler(event, data)
 
-        Raises:
-            AskedError: It was not refused.
-        """
-        if (await state.get_data()).get(_MISREAD) != message.message_id:
-            raise AskedError(errors.EDITED)
-        new = {"message": message, "edited_message": None}
-        again = event_update.model_copy(update=new)
-        await self._dispatcher.feed_update(bot, again, put_at=put_at, edited=True)
+
+async def _edited(_: Message) -> None:
+    # It was answered, and may have had its effect, which is not repeated.
+    raise AskedError(errors.EDITED)
 
 
 class _Answering(BaseMiddleware):
@@ -178,7 +172,7 @@ class _Answering(BaseMiddleware):
     ) -> Any:
         asked = _asked_at(event, data)
         late = asked is not None and self._clock.now() - asked > _EARLIER
-        # Not an edited one: `_Edits` hands it in again, where it is to be read.
+        # Not an edited one, unless it is read as a new one.
         message = event if data["event_update"].message is event else None
         question = message is not None and data.get("raw_state") is not None
         command = message is not None and _is_command(message)
@@ -217,10 +211,9 @@ class _Answering(BaseMiddleware):
         if question and (command or not (refused or failed)):
             # She has gone on: what she writes next answers nothing of before.
             await data["state"].set_state(None)
-        if message is not None and refused:
-            await data["state"].update_data({_MISREAD: message.message_id})
-        elif data.get("edited"):
-            await data["state"].update_data({_MISREAD: None})
+        if message is not None and (refused or message.edit_date):
+            misread = message.message_id if refused else None
+            await data["state"].update_data({_MISREAD: misread})
 
     async def _answer(self, query: CallbackQuery, pressed: Pressed) -> None:
         person, topic = query.from_user.id, topic_of(query.message)
