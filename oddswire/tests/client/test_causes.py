@@ -158,3 +158,21 @@ async def test_a_missing_password_on_a_unix_socket(own, protocol):
             with pytest.raises(AuthFailed) as refused:
                 await call()
             assert refused.value.outcome is Outcome.REJECTED
+
+
+@pytest.mark.parametrize("address", ["port", "path"])
+async def test_the_causes_of_an_error_have_an_end(own, address):
+    """What follows the causes of a refusal in the pool does not go in circles."""
+    where = (
+        {"host": own.host, "port": own.port}
+        if address == "port"
+        else {"unix_socket_path": str(own.unix_socket)}
+    )
+    async with Client(**where, password="wrong") as client:
+        with pytest.raises(AuthFailed) as caught:
+            await client.blpop("none", 0.1)
+    causes, cause = [], caught.value
+    while cause is not None and len(causes) < 10:
+        causes.append(cause)
+        cause = cause.__cause__
+    assert len(causes) < 10

@@ -437,3 +437,38 @@ async def test_arguments_of_an_unknown_command_are_not_repeated(server, transpor
             await client.execute_command("NOSUCH", "canary", "canary")
     assert str(caught.value) == "unknown command 'NOSUCH'"
     assert "canary" not in repr(caught.value)
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("transport", ["multiplexed", "pool"])
+async def test_a_key_of_another_type_is_named(server, prefix, transport):
+    """WRONGTYPE says which command and which keys, behind redis-py's words."""
+    text, other = f"{prefix}text\n", f"{prefix}other"
+    async with Client.from_url(server.url, transport=transport) as client:
+        await client.set(text, "x", ex=60)
+        for call, what in (
+            (client.hget(text, "f"), f"HGET {prefix}text"),
+            (client.blpop([other, text], 1), f"BLPOP {other}, {prefix}text"),
+            (
+                client.eval("return redis.call('HLEN', KEYS[2])", 2, other, text),
+                f"EVAL {other}, {prefix}text",
+            ),
+        ):
+            with pytest.raises(WrongType) as caught:
+                await call
+            said = str(caught.value)
+            assert said.startswith("WRONGTYPE Operation against a key")
+            assert f"({what}" in said
+            assert said.isprintable()
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("transport", ["multiplexed", "pool"])
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_a_client_name_with_a_blank_is_refused(server, transport, protocol):
+    """As with redis-py the first call fails, whatever the protocol; it says why."""
+    async with Client.from_url(
+        server.url, client_name="my bot", transport=transport, protocol=protocol
+    ) as client:
+        with pytest.raises(Unavailable, match=r"client_name='my bot' was refused: "):
+            await client.ping()

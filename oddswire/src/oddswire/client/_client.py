@@ -33,6 +33,7 @@ from redis.exceptions import RedisError, ResponseError
 from oddswire._numbers import check_duration, shown
 from oddswire._text import text
 from oddswire.client import _hooks
+from oddswire.client._cluster_keys import keys_of
 from oddswire.client._commands import OF_EARLIER_WRITES, CommandSpec, Route
 from oddswire.client._connections import Connections
 from oddswire.client._dialer import Dialer
@@ -72,9 +73,11 @@ from oddswire.errors import (
     ReadOnly,
     SettingsError,
     Unavailable,
+    WrongType,
 )
 from oddswire.events import Events
 from oddswire.logs import log_events
+from oddswire.plain import plain
 from oddswire.settings.endpoint import CLUSTER_SCHEMES
 
 if TYPE_CHECKING:
@@ -94,6 +97,9 @@ _KNOWN_AT_MOST = 2_000
 # Seconds for the reply of a call that waited past its deadline: only a stall of the
 # loop causes that, and the server is not to blame for it.
 _AFTER_A_STALL = 0.1
+
+# Keys that an error names.
+_NAMED_AT_MOST = 8
 
 # Globals: the fast path looks at them in each call.
 _Redis, _ORIGINAL = aredis.Redis, _hooks.ORIGINAL
@@ -409,7 +415,7 @@ class Client(aredis.Redis):
                 if isinstance(error, RedisError)
                 else Unavailable(str(error))
             )
-            raise self.count_failure(failure, command) from error
+            raise self.count_failure(failure, command, args) from error
         return await self.parse_reply(reply, command, options)
 
     async def _instrumented(
@@ -707,7 +713,7 @@ class Client(aredis.Redis):
             return await self.parse_reply(reply, command, options)
         if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
             return options[EMPTY_RESPONSE]
-        raise self.count_failure(reply, command)
+        raise self.count_failure(reply, command, args)
 
     async def parse_reply(
         self, reply: Any, command: CommandSpec, options: dict[str, Any]
@@ -1008,18 +1014,28 @@ class Client(aredis.Redis):
         return summarize(self._connections, commands, self._failures, monotonic())
 
     def count_failure(
-        self, error: Exception, command: CommandSpec | None = None
+        self,
+        error: Exception,
+        command: CommandSpec | None = None,
+        args: tuple[Any, ...] = (),
     ) -> Exception:
         """Count a failed call, and return its error.
 
         Args:
             error: The call is about to fail with it.
             command: What the server refused, where it was the server.
+            args: The whole of the command.
         """
         if command is not None and isinstance(error, NoPermission):
             # Of a key or a channel the server names neither the command nor the user.
             what = " ".join(command.words).upper()
             error.args = (f"{what}: {error} (user {self._connections.dialer.user!r})",)
+        elif command is not None and isinstance(error, WrongType):
+            # Behind redis-py's words, for the server does not say which key it was.
+            what = " ".join(command.words).upper()
+            keys = (keys_of((*command.words, *args[1:])) or ())[:_NAMED_AT_MOST]
+            named = ", ".join(plain(text(key)) for key in keys)
+            error.args = (f"{error} ({what} {named})" if named else str(error),)
         self._failures.count(error, monotonic())
         return error
 

@@ -244,7 +244,7 @@ class NodeClient(Client):
             return await self.parse_reply(reply, command, options)
         if EMPTY_RESPONSE in options and isinstance(reply, ResponseError):
             return options[EMPTY_RESPONSE]
-        raise self.count_failure(reply, command)
+        raise self.count_failure(reply, command, args)
 
     async def _run_exclusive(
         self, command: CommandSpec, args: tuple[Any, ...], options: dict[str, Any]

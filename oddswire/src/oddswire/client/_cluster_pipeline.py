@@ -68,7 +68,10 @@ class ClusterPipeline(Pipeline):
         except ResponseError as error:
             if isinstance(error, MovedError):
                 self._router.read_soon()
-            raise from_redis(error) from error
+            ours = from_redis(error)
+            if ours is error:
+                raise
+            raise ours from error
 
     async def reset(self) -> None:  # type: ignore[override]
         """Forget the commands and give the connection back (redis-py's)."""

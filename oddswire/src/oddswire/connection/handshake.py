@@ -229,6 +229,9 @@ def accept(
     )
 
 
+# Of CLIENT SETNAME, and of HELLO with a name.
+_BAD_NAME = "names cannot contain"
+
 _OPTIONAL = frozenset({_Step.PING, _Step.NAME, _Step.LIBRARY, _Step.ROLE, _Step.INFO})
 
 
@@ -236,7 +239,8 @@ def _ends_it(step: _Step, error: Exception) -> bool:
     """Whether no connection can be had after this refusal."""
     if isinstance(error, Unavailable | redis_errors.AuthenticationError):
         return True  # too many clients, protected mode, "who are you?"
-    return step not in _OPTIONAL
+    # A name that no server takes is a mistake; that none may be given is not.
+    return step not in _OPTIONAL or (step is _Step.NAME and _BAD_NAME in str(error))
 
 
 def _needs_none(options: HandshakeOptions, step: _Step, error: Exception) -> bool:
@@ -276,7 +280,9 @@ def _explained(
         )
     if isinstance(error, NoPermission) and step is not _Step.ON_CONNECT:
         return NoPermission(f"{where}: {text}")
-    if step is _Step.DATABASE:
+    if _BAD_NAME in text:
+        text = f"client_name={options.client_name!r} was refused: {text}"
+    elif step is _Step.DATABASE:
         text = (
             f"database {options.database} cannot be selected ({text}); "
             "check the number in the URL"

@@ -555,7 +555,11 @@ class ExclusivePool(aredis.ConnectionPool):
                 f"no connection within {self._connect_timeout:g} s"
             ) from None
         except Exception as error:
-            raise _unsent(error) from error
+            ours = _unsent(error)
+            if ours in (error, error.__cause__, error.__context__):
+                # Its cause is known. If `error` became it, the causes were a circle.
+                raise ours from ours.__cause__
+            raise ours from error
 
     # --- giving back
 
