@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from sqlalchemy import insert
 
-from oddsbot.alerts import Direction, Moved, PriceCrossed, Unit
+from oddsbot.alerts import Direction, Moved, Opened, PriceCrossed, Unit, tag_id
 from oddsbot.store import Fate, Place, open_database
 from oddsbot.store.tables import alerts
 from oddsbot.watch import Committed
@@ -50,11 +50,30 @@ def moved(rule, number, to):
     )
 
 
+def opened(number, tag="crypto"):
+    """Return what is told of a new event of a tag."""
+    now = SystemClock().now()
+    return Opened(
+        id=f"{ADA}:{number}:opened",
+        user_id=ADA,
+        tag=tag,
+        event=str(number),
+        title=f"Event {number}",
+        market=f"0x{number}",
+        markets=1,
+        at=int(now * 1000),
+        seen_at=now,
+    )
+
+
 async def due(bot, settings, *due_ones):
     """Make alerts due as a shard does: committed, then given to the outbox."""
     rows = [
         {
-            "user_id": ADA, "id": each.id, "rule_id": each.rule_id, "kind": "price",
+            "user_id": ADA, "id": each.id, "kind": "price",
+            "rule_id": (
+                tag_id(each.tag) if isinstance(each, Opened) else each.rule_id
+            ),
             "market": each.market, "data": msgspec.json.encode(each).decode(),
             "at": each.at, "seen_at": each.at, "due_at": each.at, "shard": "test",
             "epoch": 1, "n": int(each.id.split(":")[1]), "place": 0,
@@ -141,3 +160,69 @@ async def test_moves_that_are_too_small_are_left_out(settings, api):
         newest, small = await bot.log.history(ADA)
         assert (newest.fate, small.fate) == (Fate.SENT, Fate.FILTERED)
         assert small.reason == "a move below 5¢"
+
+
+async def test_a_busy_tag_is_three_messages_an_hour_and_one_of_the_others(
+    settings, api
+):
+    """Without a setting: each event is in a message, and each has one fate.
+
+    Another tag has its own three. What was held of a tag that she ended since is not
+    told.
+    """
+    ada = Talk(api.world)
+    async with running(settings, api, minute=0.1) as bot:  # an hour is 6 s
+        await ada.say("/start", "No wallet")
+        for tag in ("crypto", "up-or-down"):
+            await ada.say(f"/new {tag}", "New")
+            await ada.press("Tell me of new ones", "I tell you what is new")
+            await eventually(lambda: ada.button("No more of these"))
+        before = len(ada.messages)
+        numbers = range(1, 41)
+        quiet = opened(41, "up-or-down")
+        await due(bot, settings, *(opened(number) for number in numbers), quiet)
+
+        async def done():
+            return None not in {row.fate for row in await bot.log.page(ADA)}
+
+        await eventually(done, 20.0)
+        texts = [text_of(each) for each in ada.messages[before:]]
+        told = Counter(
+            "more" if "more new: crypto" in text else text.split()[2] for text in texts
+        )
+        fates = await bot.log.fates(ADA)
+        assert fates.keys() == {Fate.SENT, Fate.HELD}
+        assert sum(fates.values()) == 41
+        assert told["up-or-down"] == 1
+        # The hour may end between two of them.
+        assert 3 <= told["crypto"] <= 6
+        more = [text for text in texts if "more new: crypto" in text]
+        assert sum(int(text.split()[1]) for text in more) == fates[Fate.HELD] >= 34
+        assert "/new crypto" in more[0]
+
+        await due(bot, settings, *(opened(number) for number in range(42, 60)))
+        await eventually(
+            lambda: bot.log.fates(ADA),
+            holds=lambda now: now[Fate.HELD] > fates[Fate.HELD],
+        )
+        await ada.press("No more of crypto", "No more of crypto")
+        before = len(ada.messages)
+        await eventually(done, 20.0)
+        assert not [m for m in ada.messages[before:] if "more new" in text_of(m)]
+        assert sum((await bot.log.fates(ADA)).values()) == 41 + 18
+
+
+async def test_what_a_tag_may_send_is_chosen(settings, api):
+    """All new: each event is a message of its own; the settings say so."""
+    ada = Talk(api.world)
+    async with running(settings, api) as bot:
+        await ada.say("/start", "No wallet")
+        await ada.say("/settings", "Settings")
+        await ada.press("Limits")
+        await eventually(lambda: "At most 3 new events a tag and hour" in ada.last)
+        await ada.press("All new", "Noted.")
+        await eventually(lambda: "Each new event of a tag is a message" in ada.last)
+        await due(bot, settings, *(opened(number) for number in range(1, 9)))
+        await eventually(
+            lambda: fates_of(bot), holds=lambda fates: fates == {"sent": 8}
+        )

@@ -43,6 +43,7 @@ from oddsbot.polymarket import (
 from oddsbot.store import (
     AlertRow,
     Fate,
+    FollowedTag,
     Kind,
     Notifications,
     Place,
@@ -63,7 +64,7 @@ from oddsbot.telegram.screens.alerts import (
     set_many_card,
     why_card,
 )
-from oddsbot.telegram.screens.fired import digest_card, fired_card
+from oddsbot.telegram.screens.fired import digest_card, fired_card, opened_digest_card
 from oddsbot.telegram.screens.found import (
     event_card,
     list_card,
@@ -564,6 +565,10 @@ SCREENS = {
     "fired-proposed": fired_card(PROPOSED, market(), None, sent_at=SENT),
     "fired-disputed": fired_card(DISPUTED, market(), None, sent_at=SENT),
     "fired-opened": fired_card(OPENED, None, None, sent_at=SENT),
+    "digest-opened": opened_digest_card([OPENED, OPENED]),
+    "digest-opened-many": opened_digest_card(
+        [msgspec.structs.replace(OPENED, title=f"Event {n}") for n in range(1, 1_200)]
+    ),
     "digest": digest_card([CROSSED, CROSSED, MOVED], market(), PRICES),
     "digest-unknown": digest_card([MOVED], None, {}, "percent"),
     "digest-many": digest_card(
@@ -573,6 +578,9 @@ SCREENS = {
     ),
     "settings": person.settings_card(session(), 1_000_000),
     "settings-new": person.settings_card(UserSession(), 1_000_000),
+    "settings-tags": person.settings_card(
+        msgspec.structs.replace(UserSession(), tags={"fed": FollowedTag()}), 1_000_000
+    ),
     "limits": person.limits_card(session()),
     "limits-none": person.limits_card(UserSession()),
     "export": person.export_card(File("oddsbot-1-1.json", b"{}")),
@@ -660,6 +668,7 @@ def test_names_of_anybody_make_a_card_that_telegram_takes(question, outcome):
         alerts_card([Group(hostile, rules, PRICES)]),
         fired_card(CROSSED, hostile, PRICES["71"], sent_at=SENT),
         digest_card([CROSSED, MOVED], hostile, PRICES),
+        opened_digest_card([msgspec.structs.replace(OPENED, title=question)] * 20),
         event_card(
             event(2, title=question, markets=(hostile, hostile), **link), 0, NOW
         ),
@@ -702,7 +711,7 @@ def test_names_of_anybody_make_a_card_that_telegram_takes(question, outcome):
         assert fits(late)
         drawn(card)
         drawn(late)
-        assert not CALLING.search(card.text.replace("/top", ""))
+        assert not CALLING.search(card.text.replace("/top", "").replace("/new", ""))
 
 
 @pytest.mark.errors

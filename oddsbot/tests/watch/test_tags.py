@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oddsbot.alerts import tag_id
 from oddsbot.markets_watch import compared
 from oddsbot.polymarket import Data, Gamma
 from oddsbot.standin.polymarket import Replay
-from oddsbot.store import SqlFollowers, SqlRules, SqlTags
+from oddsbot.store import AlertLog, SqlFollowers, SqlRules, SqlTags
 from oddsbot.watch import MarketNews, Rounds
 from oddswire.clock import SystemClock
 from support.shards import Outgoing
@@ -159,6 +160,10 @@ async def test_each_follower_is_told_of_each_new_event_once(
     assert len(found) == len(set(found))
     assert set(found) == wanted
     assert len(wanted) > 5
+    # How many came of a tag can be asked for.
+    log = AlertLog(engine)
+    counts = [await log.fates(rule_id=tag_id(tag)) for tag in TAGS]
+    assert sum(sum(each.values()) for each in counts) == len(found)
 
 
 async def write(engine, also):

@@ -25,6 +25,7 @@ from .events import (
     Resolved,
     RuleAlert,
     VolumeReached,
+    tag_id,
 )
 from .rules import (
     MOST_VOLUME,
@@ -78,4 +79,5 @@ __all__ = [
     "since_when",
     "size_of",
     "swinging",
+    "tag_id",
 ]

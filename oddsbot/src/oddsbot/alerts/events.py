@@ -196,6 +196,11 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="opened"):
     seen_at: float
 
 
+def tag_id(tag: str) -> str:
+    """Return what stands in a tag's alerts where others name a rule."""
+    return f"tag:{tag}"
+
+
 QuoteAlert: TypeAlias = PriceCrossed | Moved
 """What a rule about an outcome's price asked for."""
 

@@ -63,6 +63,7 @@ class Action(IntEnum):
     PER_MINUTE = 59  # argument: alerts of a market in a minute; 0: all
     LEAST_MOVE = 63  # argument: moves below so many cents send nothing
     EXPORT = 64
+    PER_HOUR = 65  # argument: new events of a tag in an hour; 0: all
 
     # The bot and the person.
     HELP = 60

@@ -84,7 +84,7 @@ class Digest(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         user_id: Whom to tell.
         id: Unique among the person's alerts; the held alerts name it as their reason.
-        market: The condition id of the market that they are about.
+        market: The condition id of the market that they are about; empty: several.
         due_at: Seconds since 1970.
     """
 
@@ -112,7 +112,8 @@ class AlertRow(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         user_id: Whom to tell.
         id: Unique among the person's alerts.
-        rule_id: The rule that fired; empty where there is none.
+        rule_id: The rule that fired; of what is new under a tag, `tag_id` of that; else
+            empty.
         kind: Such as ``price``.
         market: The market's condition id.
         data: The alert, as JSON.
@@ -403,19 +404,30 @@ class AlertLog:
         return await self._read(query.order_by(*order))
 
     @to_its_end
-    async def told(self, user_id: int, market: str, since: float) -> int:
-        """Return how many alerts of a market a person was sent since a moment.
+    async def told(
+        self, user_id: int, since: float, *, market: str = "", rule_id: str = ""
+    ) -> int:
+        """Return how many alerts a person was sent since a moment.
+
+        Args:
+            user_id: The person.
+            since: Seconds since 1970.
+            market: Only of this market, by its condition id.
+            rule_id: Only with this id of a rule or tag.
 
         Raises:
             SourceUnavailable: The database cannot be read.
         """
         query = select(func.count()).where(
             alerts.c.user_id == user_id,
-            alerts.c.market == market,
             alerts.c.fate == Fate.SENT.value,
             alerts.c.kind != DIGEST,
             alerts.c.settled_at >= int(since * 1000),
         )
+        if market:
+            query = query.where(alerts.c.market == market)
+        if rule_id:
+            query = query.where(alerts.c.rule_id == rule_id)
         try:
             async with self._engine.connect() as connection:
                 return (await connection.execute(query)).scalar_one()

@@ -2,8 +2,8 @@
 
 All fields but the last two are kept until she deletes them; those end with the
 conversation. Money is in US dollars, prices in 0 to 1, times in minutes of her own day.
-Of a market she gets `per_minute` alerts a minute, and the others as one message; 0: no
-limit.
+Of a market she gets `per_minute` alerts a minute, of a tag `per_hour` new events an
+hour, and the others as one message; 0: no limit.
 """
 
 from __future__ import annotations
@@ -151,6 +151,7 @@ class UserSession(Record):
     ] = field(default_factory=dict)
     muted_until: Annotated[int, Meta(ge=0)] = 0
     per_minute: Annotated[int, Meta(ge=0)] = 0
+    per_hour: Annotated[int, Meta(ge=0)] = 3
     conversation: Annotated[Conversation, Expiring()] = field(
         default_factory=Conversation
     )

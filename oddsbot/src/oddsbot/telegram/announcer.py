@@ -20,13 +20,14 @@ from oddsbot.alerts import (
     Resolved,
     RuleAlert,
     VolumeReached,
+    tag_id,
 )
 from oddsbot.delivery import Decision, repeated
 from oddsbot.polymarket import PolymarketError
 from oddsbot.store import Digest, Fate, Kind
 from oddswire.errors import OddswireError
 
-from .screens.fired import digest_card, fired_card
+from .screens.fired import digest_card, fired_card, opened_digest_card
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +62,8 @@ class Announcer:
         log: How many alerts of a market a person was told of.
         markets: What a card says beside the alert; it does without.
         clock: Tells the time.
-        minute: Seconds of the minute in which a person's alerts of a market count.
+        minute: Seconds of the minute in which a person's alerts of a market count; new
+            events of a tag count in sixty of them.
     """
 
     def __init__(
@@ -103,9 +105,9 @@ class Announcer:
             if rule is None or rule.paused:
                 gone = "stopped" if rule is None else "paused"
                 return Decision(Fate.WITHDRAWN, f"the alert was {gone} meanwhile")
-            digest = await self._digest_of(alert, session, moment)
-            if digest is not None:
-                return Decision(Fate.HELD, digest=digest)
+        digest = await self._digest_of(alert, session, moment)
+        if digest is not None:
+            return Decision(Fate.HELD, digest=digest)
         market = now = None
         try:
             market = await self._markets.market(alert.market)
@@ -127,6 +129,9 @@ class Announcer:
             return Decision(Fate.STOPPED)
         if session.muted_until > self._clock.now():
             return Decision(Fate.MUTED)
+        if isinstance(held[0], Opened):
+            opened = [each for each in held if isinstance(each, Opened)]
+            return await self._summarize_tag(user_id, session, opened, again=again)
         # One that ended by firing is wanted; one that is gone or paused is not.
         standing = await self._rules.of(user_id)
         wanted = {each.rule.id for each in standing if not each.rule.paused}
@@ -145,18 +150,37 @@ class Announcer:
         card = digest_card(alerts, market, prices, session.display.odds)
         return await self._send(user_id, session, card, again=again)
 
+    async def _summarize_tag(
+        self, person: int, session: UserSession, held: Sequence[Opened], *, again: bool
+    ) -> Decision:
+        """Send one card of what was held back of a tag; return its fate."""
+        if not session.notifications.wants(Kind.NEW_MARKET):
+            return Decision(Fate.FILTERED, f"{Kind.NEW_MARKET} is switched off")
+        if held[0].tag not in session.tags:
+            return Decision(Fate.WITHDRAWN, "the tag is not followed any more")
+        return await self._send(person, session, opened_digest_card(held), again=again)
+
     async def _digest_of(
-        self, alert: RuleAlert, session: UserSession, moment: float
+        self, alert: Alert, session: UserSession, moment: float
     ) -> Digest | None:
         """Return the digest for an alert above the limit; None: it is below."""
-        most, person, market = session.per_minute, alert.user_id, alert.market
-        since = moment - self._minute
-        if not most or await self._log.told(person, market, since) < most:
+        person, market = alert.user_id, ""
+        if isinstance(alert, RuleAlert):
+            most, span = session.per_minute, self._minute
+            subject = market = alert.market
+            counted = {"market": market}
+        elif isinstance(alert, Opened):
+            most, span = session.per_hour, 60 * self._minute
+            subject = tag_id(alert.tag)
+            counted = {"rule_id": subject}
+        else:
             return None
-        end = ceil(moment / self._minute + 1e-9) * self._minute
+        if not most or await self._log.told(person, moment - span, **counted) < most:
+            return None
+        end = ceil(moment / span + 1e-9) * span
         return Digest(
             user_id=person,
-            id=f"more:{market}:{end:.0f}",
+            id=f"more:{subject}:{end:.0f}",
             market=market,
             due_at=ceil(end),
         )

@@ -47,6 +47,7 @@ from oddsbot.alerts import (
     Resolved,
     RuleAlert,
     VolumeReached,
+    tag_id,
 )
 from oddsbot.store import Fate, Place, RuleChanges
 from oddsbot.store.database import failure, to_its_end
@@ -396,6 +397,8 @@ def _numbered(found: Sequence[tuple[Alert, int | None]]) -> Iterable[_Due]:
         rule_id, cooling = "", False
         if isinstance(alert, RuleAlert):
             rule_id = alert.rule_id
+        elif isinstance(alert, Opened):
+            rule_id = tag_id(alert.tag)
         if isinstance(alert, QuoteAlert):
             cooling = alert.in_cooldown
         place = places[alert.user_id]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from collections.abc import Iterable
 from contextlib import asynccontextmanager, suppress
 from math import ceil
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 import msgspec
 
-from oddswire._numbers import check_duration, check_int
-from oddswire._tasks import spawn
+from oddswire._numbers import check_duration, check_int, shown
+from oddswire._tasks import check_function, spawn
 from oddswire.client import keyspace
 from oddswire.counters import Histogram
 from oddswire.erasure import Erased
@@ -28,7 +29,7 @@ from oddswire.ratelimit.statistics import LimiterStats
 from oddswire.scripts import load
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from oddswire.client import Client
     from oddswire.events import Event
@@ -77,6 +78,11 @@ class RateLimiter:
         check_int("processes", processes, 1, MOST, RuleError)
         check_duration("deadline", deadline, 0.001, LONGEST, RuleError)
         check_duration("remember", remember, 0.0, LONGEST, RuleError)
+        check_function("now", now, RuleError)
+        if not isinstance(rules, Iterable):
+            raise RuleError(
+                f"rules must be a list, as in [Rule(...)], not {shown(rules)}"
+            )
         self._space = keyspace(client, prefix)
         self._client = client.bounded(deadline)
         self._now = now
@@ -113,7 +119,7 @@ class RateLimiter:
         added: dict[str, RuleState] = {}
         for rule in rules:
             if not isinstance(rule, Rule):
-                raise RuleError(f"{rule!r} is no Rule")
+                raise RuleError(f"{shown(rule)} is no Rule")
             known = self._rules.get(rule.name) or added.get(rule.name)
             if known is None:
                 added[rule.name] = RuleState(rule, self._space)
@@ -251,7 +257,12 @@ class RateLimiter:
         """
         if timeout is not None:
             check_duration("timeout", timeout, 0.0, LONGEST, RuleError)
-        priority = Priority(priority)
+        try:
+            priority = Priority(priority)
+        except ValueError:
+            raise RuleError(
+                f"priority {shown(priority)}: accepted are HIGH, NORMAL and LOW"
+            ) from None
         request = self._request(rules, cost, subjects, priority)
         started = self._now()
         decision: Decision | None = None
@@ -325,9 +336,21 @@ class RateLimiter:
             priority: As `acquire`.
             **subjects: For each subject a function of the call's arguments, such as
                 ``user=lambda message: message.from_user.id``.
+
+        Raises:
+            RuleError: A subject is no function; or what is decorated is none, or a
+                generator.
         """
+        for name, of in subjects.items():
+            if not callable(of):
+                raise RuleError(
+                    f"{name}={shown(of)}: a subject of limited is a function of the "
+                    f"call's arguments, as in {name}=lambda message: message.chat.id"
+                )
 
         def decorate(call: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+            check_function("what is limited", call, RuleError)
+
             @functools.wraps(call)
             async def limited(*args: P.args, **kwargs: P.kwargs) -> R:
                 values = {key: of(*args, **kwargs) for key, of in subjects.items()}
@@ -351,8 +374,13 @@ class RateLimiter:
         lax.
 
         Raises:
+            RuleError: It is no decision.
             OddswireError: As any command; the refund may have run.
         """
+        if not isinstance(decision, Decision):
+            raise RuleError(
+                f"a refund is of the Decision of a hit, not of {shown(decision)}"
+            )
         took = decision.reservation
         demands = () if took is None else took.demands
         released = await self._evaluator.release(decision)

@@ -23,6 +23,7 @@ from oddsbot.telegram.screens.person import (
     KINDS,
     LEAST_MOVE,
     ODDS,
+    PER_HOUR,
     PER_MINUTE,
     Share,
     erase_card,
@@ -49,6 +50,11 @@ if TYPE_CHECKING:
     from oddsbot.store import UserSession
     from oddsbot.telegram.services import Services
 
+_CHOICES = {
+    Action.PER_MINUTE: PER_MINUTE,
+    Action.PER_HOUR: PER_HOUR,
+    Action.LEAST_MOVE: LEAST_MOVE,
+}
 _DURATION = re.compile(
     r"(?P<count>[0-9]{1,5})\s*"
     r"(?P<unit>m|min|minutes?|h|hours?|d|days?)?\Z",
@@ -59,7 +65,6 @@ _LONGEST = 30 * 1_440
 _HOURS = re.compile(
     r"([0-9]{1,2})(?:[:.]([0-9]{2}))?\s*(?:-|–|—|to)\s*([0-9]{1,2})(?:[:.]([0-9]{2}))?\Z"
 )
-_NO_PLACE = "I do not know that place. Send a city like Berlin, or UTC+2."
 
 
 class Zone(StatesGroup):
@@ -90,7 +95,7 @@ def router() -> Router:
     routes.callback_query.register(_quiet_other, On(Action.QUIET_OTHER))
     routes.callback_query.register(_odds, On(Action.ODDS))
     routes.callback_query.register(_limits, On(Action.LIMITS))
-    routes.callback_query.register(_limit, On(Action.PER_MINUTE, Action.LEAST_MOVE))
+    routes.callback_query.register(_limit, On(*_CHOICES))
     routes.callback_query.register(_kind, On(Action.KIND_ON, Action.KIND_OFF))
     routes.callback_query.register(_quiet, On(Action.QUIET))
     routes.callback_query.register(_zone, On(Action.ZONE))
@@ -165,15 +170,18 @@ async def _limit(
     query: CallbackQuery, press: Press, services: Services, event_update: Update
 ) -> Pressed:
     """Change how much is sent; the number is one of those that buttons have."""
-    chosen, capped = press.argument, press.action is Action.PER_MINUTE
-    if chosen not in (PER_MINUTE if capped else LEAST_MOVE):
+    chosen = press.argument
+    if chosen not in _CHOICES[press.action]:
         raise AskedError(errors.OTHER_VERSION)
 
     def change(session: UserSession) -> None:
-        if capped:
-            session.per_minute = chosen
-        else:
-            session.thresholds.price_change = chosen / 100
+        match press.action:
+            case Action.PER_MINUTE:
+                session.per_minute = chosen
+            case Action.PER_HOUR:
+                session.per_hour = chosen
+            case _:
+                session.thresholds.price_change = chosen / 100
 
     person, update_id = query.from_user.id, event_update.update_id
     session = await services.people.change(person, change, update_id)
@@ -241,7 +249,7 @@ async def _zone_located(
 ) -> Card:
     place = message.location
     if place is None:
-        raise AskedError(_NO_PLACE)
+        raise AskedError(zones.UNKNOWN)
     zone = await asyncio.to_thread(zones.nearest, place.latitude, place.longitude)
     return await _set_zone(zone, message, services, event_update)
 

@@ -22,7 +22,12 @@ from oddsbot.alerts import (
 from oddsbot.delivery import Action, Button
 from oddsbot.telegram import figures
 from oddsbot.telegram.screens.alerts import back_on
-from oddsbot.telegram.screens.buttons import open_button, press, text_number
+from oddsbot.telegram.screens.buttons import (
+    numbered,
+    open_button,
+    press,
+    text_number,
+)
 from oddsbot.telegram.text import Text, quiet
 
 if TYPE_CHECKING:
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
 
 _LATE = 60.0
 _LINES = 12
+_EVENTS = 10
 _CLOCKS_APART, _CLOCKS_FAR = -5.0, 86_400.0
 
 
@@ -119,10 +125,31 @@ def opened_card(alert: Opened) -> Card:
     text.line().foreign(alert.title)
     if alert.markets > 1:
         text.line().add(f"{alert.markets} choices")
-    no_more = press(
-        f"No more of {quiet(alert.tag, 40)}", Action.TAG_OFF, text_number(alert.tag)
-    )
-    return text.card([[press("Show", Action.EVENT, alert.event)], [no_more]])
+    return text.card([[press("Show", Action.EVENT, alert.event)], [_no_more(alert)]])
+
+
+def _no_more(alert: Opened) -> Button:
+    label = f"No more of {quiet(alert.tag, 40)}"
+    return press(label, Action.TAG_OFF, text_number(alert.tag))
+
+
+def opened_digest_card(alerts: Sequence[Opened]) -> Card:
+    """Return several new events of a tag as one message.
+
+    Args:
+        alerts: What is new, the oldest first; at least one.
+    """
+    first, shown = alerts[0], alerts[-_EVENTS:]
+    text = Text().add(f"✦ {len(alerts):,} more new: ", "bold")
+    text.foreign(first.tag, "bold", limit=60).line()
+    for number, each in enumerate(shown, start=1):
+        text.add(f"{number}  ").foreign(each.title).line()
+    if len(alerts) > len(shown):
+        text.line(f"and {len(alerts) - len(shown):,} before them")
+    text.add("All that are open: /new ").foreign(first.tag, limit=64).line()
+    row = numbered(Action.EVENT, [each.event for each in shown])
+    rows = [row[at : at + 5] for at in range(0, len(row), 5)]
+    return text.card([*rows, [_no_more(first), press("Limits", Action.LIMITS)]])
 
 
 def headline(text: Text, alert: Alert, market: GammaMarket | None, odds: Odds) -> None:
@@ -150,8 +177,7 @@ def digest_card(
         prices: The quote at this moment of each outcome, by token.
         odds: How prices are shown.
     """
-    many = "" if len(alerts) == 1 else "s"
-    text = Text().line(f"{len(alerts)} more alert{many}", "bold")
+    text = Text().line(figures.count(len(alerts), "more alert"), "bold")
     text.foreign(alerts[0].market if market is None else market.question).line()
     counts = Counter(_happened(each, market, odds) for each in alerts)
     for happened, count in list(counts.items())[:_LINES]:

@@ -44,6 +44,9 @@ ODDS: tuple[tuple[Odds, str], ...] = (
 PER_MINUTE = (0, 1, 3, 10)
 """How many alerts of a market a minute can be asked for; 0: all."""
 
+PER_HOUR = (0, 1, 3, 10)
+"""How many new events of a tag an hour can be asked for; 0: all."""
+
 LEAST_MOVE = (0, 2, 5, 10)
 """Cents of the smallest move that can be asked for; 0: any."""
 
@@ -77,6 +80,8 @@ def settings_card(session: UserSession, now: float) -> Card:
         text.add(f"Quiet: {_clock(hours.start)}–{_clock(hours.end)} ")
         text.foreign(zone, limit=60).line(" – what comes then makes no sound")
     text.line(_capped(session.per_minute))
+    if session.tags:
+        text.line(_capped_tag(session.per_hour))
     text.line(_least(session.thresholds.price_change))
     text.line(f"Prices in {'decimal odds' if odds == 'decimal' else odds}")
     if session.muted_until > now:
@@ -145,8 +150,15 @@ def held_up(session: UserSession, now: float, *kinds: Kind) -> list[str]:
 def _capped(per_minute: int) -> str:
     if not per_minute:
         return "Each alert is a message"
-    many = "" if per_minute == 1 else "s"
-    return f"At most {per_minute} alert{many} a market and minute, the others as one"
+    most = figures.count(per_minute, "alert")
+    return f"At most {most} a market and minute, the others as one"
+
+
+def _capped_tag(per_hour: int) -> str:
+    if not per_hour:
+        return "Each new event of a tag is a message"
+    many = "" if per_hour == 1 else "s"
+    return f"At most {per_hour} new event{many} a tag and hour, the others as one"
 
 
 def _least(move: float) -> str:
@@ -156,16 +168,21 @@ def _least(move: float) -> str:
 def limits_card(session: UserSession) -> Card:
     """Return how much a person is sent, each choice as a button."""
     text = Text().line("Limits", "bold").line(f"{_capped(session.per_minute)}.")
+    text.line(f"{_capped_tag(session.per_hour)}.")
     text.line(f"{_least(session.thresholds.price_change)}.")
     caps = [
         press(f"{each} a minute" if each else "No limit", Action.PER_MINUTE, 0, each)
         for each in PER_MINUTE
     ]
+    tags = [
+        press(f"{each} an hour" if each else "All new", Action.PER_HOUR, 0, each)
+        for each in PER_HOUR
+    ]
     moves = [
         press(f"From {each}¢" if each else "Any move", Action.LEAST_MOVE, 0, each)
         for each in LEAST_MOVE
     ]
-    return text.card([caps, moves, [press("Settings", Action.SETTINGS)]])
+    return text.card([caps, tags, moves, [press("Settings", Action.SETTINGS)]])
 
 
 def _clock(minute: int) -> str:
@@ -248,7 +265,7 @@ def watchlist_card(
         text.line("Send a market's link and press Watch: I tell you its result.")
         _add_tags(text, tags)
         return text.card([*followed, [press("Find a market", Action.FIND)]])
-    text = Text().line(f"You watch {count} market{'' if count == 1 else 's'}", "bold")
+    text = Text().line(f"You watch {figures.count(count, 'market')}", "bold")
     whole = max(1, ceil(len(markets) / _WATCHED))
     page = min(page, whole - 1)
     first = page * _WATCHED
@@ -328,11 +345,9 @@ def status_card(view: StatusView, share: Share) -> Card:
         text.line("No price has come yet.")
     else:
         text.add(f"Last price {figures.distance(view.last_event)} ago · ")
-        many = "" if view.followed == 1 else "s"
-        text.line(f"{view.followed:,} outcome{many} followed")
+        text.line(f"{figures.count(view.followed, 'outcome')} followed")
     if view.waiting is not None:
-        one = view.waiting == 1
-        text.line(f"{view.waiting:,} alert{'' if one else 's'} on the way")
+        text.line(f"{figures.count(view.waiting, 'alert')} on the way")
     gaps = {0: "no gap", 1: "one gap"}.get(view.gaps, f"{view.gaps} gaps")
     text.line(f"The link to the prices had {gaps} since I was started.")
     text.line(
