@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 from msgspec.structs import replace
 
-from oddsbot.polymarket import GammaEvent, SearchPage
+from oddsbot.polymarket import GammaEvent, SearchPage, UpstreamUnavailable
 from support import eventually
 
 SLUG = "btc-updown-15m-1790597700"
@@ -143,6 +143,20 @@ async def test_a_page_of_another_list_is_not_shown(ada, event):
     await ada.press("Tell me of new ones", "I tell you what is new")
     await ada.press("›")
     await eventually(lambda: "6  Event 6" in ada.last)
+
+
+async def test_a_tag_is_followed_although_polymarket_went_away(
+    ada, bot, event, monkeypatch
+):
+    """Followed, the list cannot be drawn again: not that nothing was changed."""
+    await ada.say("/new crypto", "New: crypto")
+
+    async def away(*_):
+        raise UpstreamUnavailable("away")
+
+    monkeypatch.setattr(bot.markets, "new_events", away)
+    await ada.press("Tell me of new ones", "I tell you what is new")
+    assert list((await bot.sessions.get(ada.person)).tags) == ["crypto"]
 
 
 async def test_deep_links_open_what_they_name(ada, bot, event):

@@ -135,6 +135,20 @@ async def test_alerts_are_shown_paused_and_stopped_without_polymarket(
     assert len(await bot.rules.of(ada.person)) == 1
 
 
+async def test_what_was_done_is_said_although_polymarket_went_away(
+    ada, bot, monkeypatch
+):
+    """Watched, the card cannot be drawn again: not that nothing was changed."""
+    await ada.say(LINK, TITLE)
+
+    async def away(*_):
+        raise UpstreamUnavailable("away")
+
+    monkeypatch.setattr(bot.markets, "prices", away)
+    await ada.press("Watch", "Watching: I tell you its result.")
+    assert len((await bot.sessions.get(ada.person)).markets) == 1
+
+
 async def test_what_keeps_an_alert_from_its_person_is_said_with_it(ada):
     """Stopped, muted, a kind that is off: no promise without a word of it."""
     await ada.say("/start", "No wallet")

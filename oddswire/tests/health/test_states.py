@@ -10,6 +10,7 @@ import pytest
 
 import oddswire
 from oddswire import Client, EmbeddedServer
+from oddswire.errors import SettingsError
 from oddswire.health import Bound, Health, Status, Thresholds
 from oddswire.testing import FaultProxy, LoopLag, frozen
 from support import eventually
@@ -494,3 +495,31 @@ async def test_a_user_without_ping_is_reachable(own, client):
         report = await patient(few).check()
     assert report["reachable"].status == "pass"
     assert report["memory"].status == "pass"
+
+
+@pytest.mark.errors
+async def test_a_part_that_returns_no_verdict_ends_no_report(client):
+    """A check that says nothing is unknown; what cannot be one is refused at once."""
+    health = Health(client)
+    health.add("odd", "it is part of this test", lambda: None)
+    (odd,) = [each for each in (await health.check()).checks if each.name == "odd"]
+    assert (odd.status, odd.seen) == (Status.UNKNOWN, "unknown: it returned NoneType")
+
+    async def look():
+        return None
+
+    for name, wrong in (("", print), (None, print), ("odd", print)):
+        with pytest.raises(SettingsError, match="check"):
+            health.add(name, "why", wrong)
+    for wrong in (look, 5, None):
+        with pytest.raises(SettingsError, match="must be a plain function"):
+            health.add("other", "why", wrong)
+    for wrong in (None, "redis://host"):
+        with pytest.raises(SettingsError, match="client must be"):
+            Health(wrong)
+    for options in ({"thresholds": 5}, {"timeout": 0}, {"timeout": None}):
+        with pytest.raises(SettingsError, match=next(iter(options))):
+            Health(client, **options)
+    for warn in (None, "5", float("nan"), True, -1):
+        with pytest.raises(SettingsError, match="a bound has"):
+            Bound(warn)

@@ -26,7 +26,8 @@ _PARTS = {
     "+0930": "Australia/Darwin",
     "-0930": "Pacific/Marquesas",
 }
-_UNKNOWN = "I do not know that place. Send a city like Berlin, or UTC+2."
+UNKNOWN = "I do not know that place. Send a city like Berlin, or UTC+2."
+"""What is said of a place that no zone has."""
 _TABLE = "zone.tab"
 # The names of this list count to the west.
 _BY_HOURS = re.compile(r"Etc/GMT(?P<sign>[+-])(?P<hours>[0-9]{1,2})\Z")
@@ -50,7 +51,7 @@ def named(text: str) -> str:
         return found[0]
     if found:
         raise AskedError(f"Which one? There are {', '.join(found[:5])}.")
-    raise AskedError(_UNKNOWN)
+    raise AskedError(UNKNOWN)
 
 
 def shown(zone: str) -> str:
@@ -90,7 +91,7 @@ def nearest(latitude: float, longitude: float) -> str:
     cities = _cities()
     fits = -90 <= latitude <= 90 and -180 <= longitude <= 180
     if not (fits and cities):
-        raise AskedError(_UNKNOWN)
+        raise AskedError(UNKNOWN)
     here = _on_globe(latitude, longitude)
     return min(cities, key=lambda city: math.dist(here, city[1]))[0]
 

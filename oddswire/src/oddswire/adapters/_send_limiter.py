@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Required, TypedDict, TypeVar
 
+from oddswire.adapters._arguments import check_limiter
 from oddswire.adapters.upstream import Upstream
 from oddswire.errors import SettingsError
 
@@ -135,13 +136,14 @@ class SendLimiter:
         timeout: float | None = 60.0,
         retries: int = 3,
     ) -> None:
+        rules = [each for each in (chat, group) if each is not None]
+        check_limiter(limiter, overall, *rules)
         if overall.key != "bot":
             raise SettingsError(f"rule {overall.name!r}: its key has to be 'bot'")
-        for rule in (chat, group):
-            if rule is not None:
-                if rule.key != "chat":
-                    raise SettingsError(f"rule {rule.name!r}: its key has to be 'chat'")
-                limiter.add(rule)
+        for rule in rules:
+            if rule.key != "chat":
+                raise SettingsError(f"rule {rule.name!r}: its key has to be 'chat'")
+            limiter.add(rule)
         limiter.add(overall)
         self._upstream = Upstream(
             limiter,

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from oddswire._numbers import check_duration
+from oddswire.adapters._arguments import check_callable
 from oddswire.adapters.upstream import LONGEST, Upstream
 from oddswire.clock import SystemClock
 from oddswire.errors import SettingsError
@@ -57,7 +58,7 @@ class UpstreamLimits:
         clock: For a Retry-After that is a date.
 
     Raises:
-        SettingsError: A number is out of range.
+        SettingsError: A number is out of range, or an argument of another type.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class UpstreamLimits:
         clock: Clock | None = None,
     ) -> None:
         check_duration("longest", longest, 0.001, LONGEST, SettingsError)
+        check_callable("pick", pick)
         check_duration("pause", pause, 0.001, longest, SettingsError)
         self._limiter = limiter
         self._pick = pick

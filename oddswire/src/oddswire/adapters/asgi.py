@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from oddswire.adapters._arguments import check_callable, check_limiter
 from oddswire.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class RateLimits:
         client: Names the client; None lets the request pass.
 
     Raises:
-        SettingsError: There is no rule, or one counts by something else.
+        SettingsError: There is no rule, one counts by something else, or an argument is
+            of another type.
         RuleError: The limiter has another rule of that name.
     """
 
@@ -72,6 +74,9 @@ class RateLimits:
         *rules: Rule,
         client: Callable[[Scope], int | str | None] = address,
     ) -> None:
+        check_limiter(limiter, *rules)
+        check_callable("application", application)
+        check_callable("client", client)
         if not rules:
             raise SettingsError("RateLimits needs a rule")
         for rule in rules:

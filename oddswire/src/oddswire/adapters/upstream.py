@@ -10,9 +10,10 @@ import logging
 from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
-from oddswire._numbers import check_duration, check_int
+from oddswire._numbers import check_duration, check_int, is_number, shown
+from oddswire.adapters._arguments import check_callable, check_limiter
 from oddswire.clock import SystemClock
-from oddswire.errors import OddswireError, SettingsError
+from oddswire.errors import OddswireError, RuleError, SettingsError
 from oddswire.logs import LogLines
 from oddswire.ratelimit import Priority
 
@@ -44,7 +45,7 @@ class Upstream:
         clock: The time.
 
     Raises:
-        SettingsError: A number is out of range.
+        SettingsError: A number is out of range, or an argument of another type.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class Upstream:
         if timeout is not None:
             check_duration("timeout", timeout, 0.0, inf, SettingsError)
         check_int("retries", retries, 0, 1_000_000, SettingsError)
+        check_limiter(limiter)
+        check_callable("retry_after", retry_after)
         self._limiter = limiter
         self._retry_after = retry_after
         self._timeout = timeout
@@ -96,8 +99,11 @@ class Upstream:
 
         Raises:
             RateLimited: It would have to wait for longer than the timeout.
+            RuleError: `retry_after` returned what is no number; its cause is what the
+                call raised.
             OddswireError: As `RateLimiter.acquire`.
         """
+        check_callable("fetch", fetch)
         left = self._retries if retries is None else retries
         until = None
         if self._timeout is not None:
@@ -118,6 +124,12 @@ class Upstream:
                 asked = self._retry_after(error)
                 if asked is None:
                     raise
+                if not is_number(asked, -inf, inf):
+                    # None of this process' calls would wait for what it means.
+                    raise RuleError(
+                        f"retry_after returned {shown(asked)}: accepted are seconds as "
+                        "a number, or None"
+                    ) from error
                 seconds = min(asked, self._longest)
                 if blocks is not None:
                     await self._hold_back(blocks, seconds, subjects)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from inspect import iscoroutinefunction
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from oddswire._numbers import check_duration, shown
+from oddswire.client import keyspace
 from oddswire.counters import Window
-from oddswire.errors import OddswireError
+from oddswire.errors import OddswireError, SettingsError
 from oddswire.health import _process
 from oddswire.health._cluster import cluster_check, worst_of
 from oddswire.health._reading import Reading, read
 from oddswire.health._server import NAMES, server_checks
-from oddswire.health.report import Check, Report, unknown, worst
+from oddswire.health.report import Check, Report, Verdict, unknown, worst
 from oddswire.health.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oddswire.client import Client
-    from oddswire.health.report import Verdict
 
 _BUILT_IN = NAMES | {"cluster"} | {name for name, _, _ in _process.CHECKS}
 
@@ -41,6 +44,9 @@ class Health:
         thresholds: Where warnings and failures begin.
         timeout: Seconds that a check may take.
 
+    Raises:
+        SettingsError: An argument is of another type, or out of range.
+
     Example:
         >>> report = await Health(client).check()
         >>> [check.fix for check in report.checks if check.status != "pass"]
@@ -55,6 +61,13 @@ class Health:
         thresholds: Thresholds | None = None,
         timeout: float = 2.0,
     ) -> None:
+        keyspace(client, None)  # it has to be a client
+        if thresholds is not None and not isinstance(thresholds, Thresholds):
+            raise SettingsError(
+                f"thresholds must be oddswire.health.Thresholds, not "
+                f"{shown(thresholds)}"
+            )
+        check_duration("timeout", timeout, 0.001, inf, SettingsError)
         self._client = client
         self._durable = durable
         self._thresholds = thresholds or Thresholds()
@@ -75,13 +88,21 @@ class Health:
             name: Of the check.
             why: Why it matters.
             look: Returns the state of the part, from memory: it must not block. If it
-                raises, the check is `unknown`, with the class of the exception.
+                raises, or returns no verdict, the check is `unknown`, and says so.
 
         Raises:
-            ValueError: There is a check of this name.
+            SettingsError: There is a check of this name, or an argument is of another
+                type.
         """
+        if not isinstance(name, str) or not name:
+            raise SettingsError(f"a check has a name, a text, not {shown(name)}")
         if name in self._added or name in _BUILT_IN:
-            raise ValueError(f"there is a check {name!r} already")
+            raise SettingsError(f"there is a check {name!r} already")
+        if not callable(look) or iscoroutinefunction(look):
+            raise SettingsError(
+                f"look of check {name!r} must be a plain function that returns a "
+                f"Verdict, not {shown(look)}"
+            )
         self._added[name] = (why, look)
 
     async def check(self) -> Report:
@@ -134,6 +155,11 @@ class Health:
 
 def _careful(look: Callable[[], Verdict]) -> Verdict:
     try:
-        return look()
+        verdict = look()
+        if isinstance(verdict, Verdict):
+            return verdict
+        return unknown(
+            f"it returned {type(verdict).__name__}", "let this part return a Verdict"
+        )
     except Exception as error:  # noqa: BLE001 - a part that cannot say how it is ends no report
         return unknown(type(error).__name__, "mend the check of this part")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import msgspec
 
+from oddswire._numbers import is_number, shown
+from oddswire.errors import SettingsError
 from oddswire.health.report import Status
 
 
@@ -15,15 +19,20 @@ class Bound(msgspec.Struct, frozen=True):
         fail: From here on a failure; infinite: never one.
 
     Raises:
-        ValueError: Not numbers, or `fail` is below `warn`.
+        SettingsError: Not numbers, or `fail` is below `warn`.
     """
 
     warn: float
     fail: float = float("inf")
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.warn <= self.fail:
-            raise ValueError("a bound has 0 <= warn <= fail")
+        if not (
+            is_number(self.warn, 0.0, inf) and is_number(self.fail, self.warn, inf)
+        ):
+            raise SettingsError(
+                f"a bound has 0 <= warn <= fail, not {shown(self.warn)} and "
+                f"{shown(self.fail)}"
+            )
 
     def judge(self, value: float) -> Status:
         """Return the status of a value."""

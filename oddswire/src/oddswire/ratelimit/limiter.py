@@ -5,22 +5,30 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import asynccontextmanager, suppress
 from math import ceil
-from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 import msgspec
 
-from oddswire._numbers import check_duration, check_int
-from oddswire._tasks import spawn
+from oddswire._numbers import check_duration, check_int, shown
+from oddswire._tasks import check_function, spawn
 from oddswire.client import keyspace
 from oddswire.counters import Histogram
 from oddswire.erasure import Erased
-from oddswire.errors import NoPermission, OddswireError, RateLimited, RuleError
+from oddswire.errors import (
+    LockHeld,
+    NoPermission,
+    OddswireError,
+    RateLimited,
+    RuleError,
+)
 from oddswire.events import DataReset, Failover
 from oddswire.ratelimit._evaluator import Evaluator
 from oddswire.ratelimit._scopes import Scopes
-from oddswire.ratelimit._state import Demand, Request, RuleState
+from oddswire.ratelimit._state import Demand, Request, RuleState, SubjectState
 from oddswire.ratelimit._wait_queue import WaitQueue
 from oddswire.ratelimit.decision import NO_RETRY, Decision
 from oddswire.ratelimit.rules import LONGEST, MOST, Limit, Priority, Rule
@@ -28,7 +36,7 @@ from oddswire.ratelimit.statistics import LimiterStats
 from oddswire.scripts import load
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from oddswire.client import Client
     from oddswire.events import Event
@@ -77,6 +85,11 @@ class RateLimiter:
         check_int("processes", processes, 1, MOST, RuleError)
         check_duration("deadline", deadline, 0.001, LONGEST, RuleError)
         check_duration("remember", remember, 0.0, LONGEST, RuleError)
+        check_function("now", now, RuleError)
+        if not isinstance(rules, Iterable):
+            raise RuleError(
+                f"rules must be a list, as in [Rule(...)], not {shown(rules)}"
+            )
         self._space = keyspace(client, prefix)
         self._client = client.bounded(deadline)
         self._now = now
@@ -87,6 +100,8 @@ class RateLimiter:
         )
         self._queue = WaitQueue(self._evaluator.decide, self._release_quietly, now)
         self._waits = Histogram()
+        # Of `slot`: how many of a subject's a task has.
+        self._slots: Counter[tuple[SubjectState, asyncio.Task[Any] | None]] = Counter()
         # The data that caused a denial may be gone.
         self._unsubscribe = client.events.subscribe(self._reset, DataReset, Failover)
         self.add(*rules)
@@ -113,7 +128,7 @@ class RateLimiter:
         added: dict[str, RuleState] = {}
         for rule in rules:
             if not isinstance(rule, Rule):
-                raise RuleError(f"{rule!r} is no Rule")
+                raise RuleError(f"{shown(rule)} is no Rule")
             known = self._rules.get(rule.name) or added.get(rule.name)
             if known is None:
                 added[rule.name] = RuleState(rule, self._space)
@@ -251,7 +266,12 @@ class RateLimiter:
         """
         if timeout is not None:
             check_duration("timeout", timeout, 0.0, LONGEST, RuleError)
-        priority = Priority(priority)
+        try:
+            priority = Priority(priority)
+        except ValueError:
+            raise RuleError(
+                f"priority {shown(priority)}: accepted are HIGH, NORMAL and LOW"
+            ) from None
         request = self._request(rules, cost, subjects, priority)
         started = self._now()
         decision: Decision | None = None
@@ -294,19 +314,39 @@ class RateLimiter:
         their ttl.
 
         Raises:
+            LockHeld: Without a `timeout`, this task has so many of the slots itself
+                that it would wait for itself for ever.
             OddswireError: As `acquire`.
         """
+        task = asyncio.current_task()
+        if timeout is None and self._slots:
+            self._refuse_holder(self._request(rules, cost, subjects), task)
         decision = await self.acquire(
             *rules, cost=cost, timeout=timeout, priority=priority, **subjects
         )
         held = decision.slots()
+        taken = Counter[tuple[SubjectState, asyncio.Task[Any] | None]]()
+        if held.reservation is not None:
+            for demand in held.reservation.demands:
+                taken[demand.state, task] += demand.cost
+        self._slots += taken
         renewal = spawn(self._evaluator.renew(held), name="oddswire slot renewal")
         try:
             yield decision
         finally:
+            self._slots -= taken
             renewal.cancel()
             await self._release_quietly(held)
             await asyncio.wait([renewal])
+
+    def _refuse_holder(self, request: Request, task: asyncio.Task[Any] | None) -> None:
+        for state, cost, _ in request.demands:
+            has, most = self._slots[state, task], max(state.rule.most, state.limit)
+            if has + cost > most and not state.rule.shadow:
+                raise LockHeld(
+                    f"rule {state.rule.name!r}: this task has {has} of its {most} slots "
+                    "and would wait for itself for ever"
+                )
 
     def limited(
         self,
@@ -325,9 +365,21 @@ class RateLimiter:
             priority: As `acquire`.
             **subjects: For each subject a function of the call's arguments, such as
                 ``user=lambda message: message.from_user.id``.
+
+        Raises:
+            RuleError: A subject is no function; or what is decorated is none, or a
+                generator.
         """
+        for name, of in subjects.items():
+            if not callable(of):
+                raise RuleError(
+                    f"{name}={shown(of)}: a subject of limited is a function of the "
+                    f"call's arguments, as in {name}=lambda message: message.chat.id"
+                )
 
         def decorate(call: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+            check_function("what is limited", call, RuleError)
+
             @functools.wraps(call)
             async def limited(*args: P.args, **kwargs: P.kwargs) -> R:
                 values = {key: of(*args, **kwargs) for key, of in subjects.items()}
@@ -351,8 +403,13 @@ class RateLimiter:
         lax.
 
         Raises:
+            RuleError: It is no decision.
             OddswireError: As any command; the refund may have run.
         """
+        if not isinstance(decision, Decision):
+            raise RuleError(
+                f"a refund is of the Decision of a hit, not of {shown(decision)}"
+            )
         took = decision.reservation
         demands = () if took is None else took.demands
         released = await self._evaluator.release(decision)

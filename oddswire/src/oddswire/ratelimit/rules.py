@@ -223,6 +223,11 @@ class Rule(_Named, frozen=True, kw_only=True):
                 f"rule {self.name!r}: on_error {self.on_error!r}: accepted is 'open', "
                 "'closed' or 'local'"
             )
+        if not isinstance(self.shadow, bool):
+            raise RuleError(
+                f"rule {self.name!r}: shadow {shown(self.shadow)}: accepted is True or "
+                "False"
+            )
         if not (type(self.reserve) in (int, float) and 0.0 <= self.reserve < 1.0):
             raise RuleError(
                 f"rule {self.name!r}: reserve {shown(self.reserve)}: accepted is a "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from aiogram import F, Router
 
@@ -39,7 +39,7 @@ from oddsbot.telegram.screens.wallet import WalletView, wallet_card
 from oddswire.errors import RateLimited
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Iterable, Sequence
 
     from aiogram.filters import CommandObject
     from aiogram.fsm.context import FSMContext
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from oddsbot.telegram.figures import Odds
     from oddsbot.telegram.services import Services
 
+T = TypeVar("T")
 _TAG = 64
 # What a person sends. The rest is Telegram's own, such as that she pinned a message.
 _SENT = frozenset(
@@ -331,7 +332,9 @@ async def _tag_pressed(
     also = services.tags.follow(person, tag)
     update_id = event_update.update_id
     session = await services.people.change(person, change, update_id, also=also)
-    card = await _list(Action.NEW, tag, press.argument, person, services, state)
+    card = await if_answered(
+        _list(Action.NEW, tag, press.argument, person, services, state)
+    )
     why = held_up(session, now, Kind.NEW_MARKET)
     said = " ".join(["I tell you what is new. /watchlist ends it.", *why])
     return Pressed(said=said, card=card)
@@ -514,16 +517,22 @@ async def known(condition_id: str, services: Services) -> GammaMarket | None:
 
     For what a person has here: she sees and stops it also without Polymarket.
     """
-    with suppress(PolymarketError, RateLimited):
-        return await services.markets.market(condition_id)
-    return None
+    return await if_answered(services.markets.market(condition_id))
 
 
 async def prices_of(tokens: Iterable[str], services: Services) -> dict[str, Price]:
     """Return prices by token; none where Polymarket does not answer."""
+    return await if_answered(services.markets.prices(tokens)) or {}
+
+
+async def if_answered(asked: Awaitable[T]) -> T | None:
+    """Return what Polymarket is asked for; None where it does not answer.
+
+    For what comes after a change: that it was made is said in any case.
+    """
     with suppress(PolymarketError, RateLimited):
-        return await services.markets.prices(tokens)
-    return {}
+        return await asked
+    return None
 
 
 async def by_number(press: Press, services: Services) -> GammaMarket:
@@ -669,7 +678,8 @@ async def _watch_pressed(
     on = press.action is Action.WATCH
     person, update_id = query.from_user.id, event_update.update_id
     said = await _set_watched(person, [market], update_id, services, on=on)
-    return Pressed(said=said, card=await show(market, person, services, state))
+    card = await if_answered(show(market, person, services, state))
+    return Pressed(said=said, card=card)
 
 
 async def _watch_all(

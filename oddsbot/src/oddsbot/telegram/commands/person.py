@@ -65,7 +65,6 @@ _LONGEST = 30 * 1_440
 _HOURS = re.compile(
     r"([0-9]{1,2})(?:[:.]([0-9]{2}))?\s*(?:-|–|—|to)\s*([0-9]{1,2})(?:[:.]([0-9]{2}))?\Z"
 )
-_NO_PLACE = "I do not know that place. Send a city like Berlin, or UTC+2."
 
 
 class Zone(StatesGroup):
@@ -250,7 +249,7 @@ async def _zone_located(
 ) -> Card:
     place = message.location
     if place is None:
-        raise AskedError(_NO_PLACE)
+        raise AskedError(zones.UNKNOWN)
     zone = await asyncio.to_thread(zones.nearest, place.latitude, place.longitude)
     return await _set_zone(zone, message, services, event_update)
 

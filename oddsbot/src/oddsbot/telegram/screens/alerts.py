@@ -75,7 +75,7 @@ def alerts_card(groups: Sequence[Group], page: int = 0, odds: Odds = "cents") ->
     whole = ceil(len(lines) / IN_A_PAGE)
     page = min(page, whole - 1)
     first = page * IN_A_PAGE
-    text = Text().add(f"{len(lines)} alert{'s' if len(lines) > 1 else ''}", "bold")
+    text = Text().add(figures.count(len(lines), "alert"), "bold")
     paused = sum(each.rule.paused for _, each in lines)
     text.line(f" · {paused} paused" if paused else "", "bold")
     last = None

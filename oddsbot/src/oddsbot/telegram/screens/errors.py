@@ -19,7 +19,7 @@ def bug_card(number: str) -> Card:
     """Return the answer where the bot itself is wrong; `number` is in the log."""
     return (
         Text()
-        .line("Something in me is broken, and nothing was changed.")
+        .line("Something in me is broken: I may not have done what you asked for.")
         .add("Its number in the log: ")
         .add(number, "code")
         .card()

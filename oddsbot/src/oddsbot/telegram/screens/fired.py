@@ -177,8 +177,7 @@ def digest_card(
         prices: The quote at this moment of each outcome, by token.
         odds: How prices are shown.
     """
-    many = "" if len(alerts) == 1 else "s"
-    text = Text().line(f"{len(alerts)} more alert{many}", "bold")
+    text = Text().line(figures.count(len(alerts), "more alert"), "bold")
     text.foreign(alerts[0].market if market is None else market.question).line()
     counts = Counter(_happened(each, market, odds) for each in alerts)
     for happened, count in list(counts.items())[:_LINES]:

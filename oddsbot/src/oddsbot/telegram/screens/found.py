@@ -51,7 +51,7 @@ def search_card(
         )
         return text.card([[] if closed else [include]])
     count = max(found.total, len(found.events))
-    text.line(f"  {count:,} {'event' if count == 1 else 'events'}")
+    text.line(f"  {figures.count(count, 'event')}")
     row = _events(text, found.events, odds)
     _profiles(text, found.profiles)
     whole = ceil(count / IN_A_PAGE) if found.more or page else 1

@@ -150,8 +150,8 @@ def held_up(session: UserSession, now: float, *kinds: Kind) -> list[str]:
 def _capped(per_minute: int) -> str:
     if not per_minute:
         return "Each alert is a message"
-    many = "" if per_minute == 1 else "s"
-    return f"At most {per_minute} alert{many} a market and minute, the others as one"
+    most = figures.count(per_minute, "alert")
+    return f"At most {most} a market and minute, the others as one"
 
 
 def _capped_tag(per_hour: int) -> str:
@@ -265,7 +265,7 @@ def watchlist_card(
         text.line("Send a market's link and press Watch: I tell you its result.")
         _add_tags(text, tags)
         return text.card([*followed, [press("Find a market", Action.FIND)]])
-    text = Text().line(f"You watch {count} market{'' if count == 1 else 's'}", "bold")
+    text = Text().line(f"You watch {figures.count(count, 'market')}", "bold")
     whole = max(1, ceil(len(markets) / _WATCHED))
     page = min(page, whole - 1)
     first = page * _WATCHED
@@ -345,11 +345,9 @@ def status_card(view: StatusView, share: Share) -> Card:
         text.line("No price has come yet.")
     else:
         text.add(f"Last price {figures.distance(view.last_event)} ago · ")
-        many = "" if view.followed == 1 else "s"
-        text.line(f"{view.followed:,} outcome{many} followed")
+        text.line(f"{figures.count(view.followed, 'outcome')} followed")
     if view.waiting is not None:
-        one = view.waiting == 1
-        text.line(f"{view.waiting:,} alert{'' if one else 's'} on the way")
+        text.line(f"{figures.count(view.waiting, 'alert')} on the way")
     gaps = {0: "no gap", 1: "one gap"}.get(view.gaps, f"{view.gaps} gaps")
     text.line(f"The link to the prices had {gaps} since I was started.")
     text.line(

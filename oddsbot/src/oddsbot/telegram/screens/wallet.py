@@ -64,9 +64,7 @@ def wallet_card(view: WalletView, odds: Odds = "cents") -> Card:
         text.line("It holds nothing now.")
     else:
         count = len(view.positions)
-        text.line(
-            f"{count:,} position{'s' if count > 1 else ''}, {figures.money(view.value)}"
-        )
+        text.line(f"{figures.count(count, 'position')}, {figures.money(view.value)}")
     largest = sorted(
         view.positions, key=lambda each: each.current_value or Decimal(0), reverse=True
     )

@@ -10,7 +10,7 @@ from aiogram.exceptions import DataNotDictLikeError
 from aiogram.fsm.state import State
 from aiogram.fsm.storage.base import BaseStorage, KeyBuilder
 
-from oddswire._numbers import check_duration, check_int
+from oddswire._numbers import check_duration, check_int, shown
 from oddswire.adapters import _values
 from oddswire.adapters.aiogram._legacy import Legacy
 from oddswire.adapters.aiogram._parts import parts
@@ -85,6 +85,11 @@ class Storage(BaseStorage):
             check_duration("ttl", ttl, 0.001, _LONGEST, SettingsError)
         check_int("max_size", max_size, 1, _values.MAX_SIZE, SettingsError)
         check_duration("wait", wait, 0.0, inf, SettingsError)
+        if not isinstance(legacy_prefix, str | KeyBuilder | None):
+            raise SettingsError(
+                f"legacy_prefix {shown(legacy_prefix)}: accepted is RedisStorage's "
+                "prefix, such as 'fsm', or its key builder"
+            )
         self._client = client
         self._keys = keyspace(client, prefix)
         self._ttl = 0 if ttl is None else ceil(ttl * 1000)

@@ -9,8 +9,10 @@ from aiogram import BaseMiddleware
 from aiogram.types import Update
 
 from oddswire._fifo_locks import FifoLocks
+from oddswire.adapters._arguments import check_callable, check_limiter
 from oddswire.adapters.aiogram.deduplicate import Deduplicate
 from oddswire.adapters.aiogram.order import before_isolation
+from oddswire.errors import SettingsError
 from oddswire.logs import log_line
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class Throttle(BaseMiddleware):
             ``decision.source == "redis"``.
 
     Raises:
+        SettingsError: There is no rule, or an argument is of another type.
         RuleError: The limiter has another rule of that name.
     """
 
@@ -63,6 +66,11 @@ class Throttle(BaseMiddleware):
         on_limited: Callable[[TelegramObject, Decision, dict[str, Any]], Awaitable[Any]]
         | None = None,
     ) -> None:
+        check_limiter(limiter, *rules)
+        if not rules:
+            raise SettingsError("Throttle needs a rule")
+        if on_limited is not None:
+            check_callable("on_limited", on_limited)
         limiter.add(*rules)
         self._lines: FifoLocks[str] = FifoLocks()
         self._warned = False
