@@ -151,6 +151,28 @@ async def test_a_user_without_ping_is_refused_it_once(own, protocol):
                 own.kill(signal.SIGCONT)
 
 
+@pytest.mark.errors
+async def test_a_refused_ping_is_known_to_the_other_connections(own):
+    """One connection was refused PING: another that is open already does not ask."""
+    async with aredis.Redis.from_url(own.url, decode_responses=True) as admin:
+        rules = "reset on >secret ~* -@all +get +client"
+        await admin.execute_command("ACL", "SETUSER", "app", *rules.split())
+        url = f"redis://app:secret@{own.host}:{own.port}"
+        async with Client.from_url(url, heartbeat=0.1) as client:
+            tracked = client.tracked(lambda _: None)
+            await client.get("k")
+
+            async def noted():
+                await tracked.get("k")  # it is not idle, and sends no PING yet
+                log = await admin.acl_log()
+                return {each["object"]: each["count"] for each in log}.get("ping")
+
+            await eventually(noted)
+            await asyncio.sleep(0.5)
+            assert await noted() == 1
+            await tracked.aclose()
+
+
 # What providers leave to their customers, and a server that forbids to track.
 _CUSTOMER = "on >secret ~* &* +@all -@admin -@dangerous -client|tracking"
 

@@ -365,7 +365,7 @@ class ClusterClient(Client):
                     raise
                 # What it says to use is of one server.
                 raise NotShared(
-                    f"{error}; of one of `await client.primaries()`"
+                    f"{error}, where `client` is one of `await client.primaries()`"
                 ) from None
         if scope is Scope.ONE:
             refusal = NotOnCluster(

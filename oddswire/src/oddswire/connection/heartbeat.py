@@ -127,6 +127,8 @@ class Heartbeat:
         self._suspected = False
         self._sent = monotonic()
         self._connection.unchecked = 0
+        if self._refusals.ping_denied:  # another connection may have heard it
+            self._give_up_echoes()
         idle = ("HELLO",) if self._refusals.ping_denied else ("PING",)
         words = ("PING", self._pending) if self._echoes else idle
         self._connection.send_unawaited(pack(words), _LABEL, self._judge)
@@ -136,8 +138,8 @@ class Heartbeat:
         nonce, self._pending = self._pending, None
         if isinstance(reply, NoPermission):
             # A sign of life, this time.
-            self._echoes, self._refusals.ping_denied = False, True
-            self._connection.when_unchecked(0, None)
+            self._refusals.ping_denied = True
+            self._give_up_echoes()
         # Any other error (LOADING, the end of the connection) says nothing about the
         # order.
         if isinstance(reply, Exception) or not self._echoes or reply == nonce:
@@ -146,3 +148,7 @@ class Heartbeat:
             f"the heartbeat {nonce!r} was answered with {reply!r:.60}: "
             "replies and calls are out of step"
         )
+
+    def _give_up_echoes(self) -> None:
+        self._echoes = False
+        self._connection.when_unchecked(0, None)

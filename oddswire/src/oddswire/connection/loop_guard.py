@@ -15,7 +15,7 @@ class LoopGuard:
     replies.
 
     Attributes:
-        loop: The loop_guard; None until the first `check`.
+        loop: The owner; None until the first `check`.
     """
 
     __slots__ = ("_pid", "loop")
@@ -25,11 +25,11 @@ class LoopGuard:
         self._pid = 0
 
     def is_this_process(self) -> bool:
-        """Whether the loop_guard is this process, not the one it was forked from."""
+        """Whether the owner is this process, not the one it was forked from."""
         return self._pid == os.getpid()
 
     def check(self) -> None:
-        """Become the loop_guard, or make sure that the running loop is.
+        """Become the owner, or make sure that the running loop is.
 
         Raises:
             WrongLoop: Another loop, or the process this one was forked from, owns it.
