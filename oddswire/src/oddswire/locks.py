@@ -29,6 +29,7 @@ from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.errors import (
     ClosedError,
     InvalidKey,
+    LockHeld,
     LockLost,
     OddswireError,
     SettingsError,
@@ -103,6 +104,8 @@ class Locks:
         self.space = keyspace(client, prefix)
         self.clock: Clock = SystemClock() if clock is None else clock
         self.local: FifoLocks[str] = FifoLocks()
+        # Of locks with several seats, how many of them a task has.
+        self.seated: Counter[tuple[str, asyncio.Task[Any] | None]] = Counter()
         self._cached_keys = lru_cache(1024)(self._make_keys)
         self._fenced: dict[str, Script] = {}
         self._waiting_connections = 0
@@ -261,6 +264,7 @@ class Lock:
         self._lost = False
         self._until = 0.0
         self._ticket: Ticket | None = None
+        self._holder: tuple[str, asyncio.Task[Any] | None] = (name, None)
         self._scope: asyncio.Timeout | None = None
         self._renewing: asyncio.Task[None] | None = None
 
@@ -325,6 +329,12 @@ class Lock:
         if self._ticket is not None:
             raise ClosedError("a Lock is used once; ask for another")
         local = self._locks.local
+        self._holder = (self.name, asyncio.current_task())
+        if self._locks.seated[self._holder] >= len(self._seats):
+            raise LockHeld(
+                f"this task has every seat of {self.name!r} already and would wait for "
+                "itself for ever"
+            )
         ticket = self._ticket = local.acquire(self.name)
         self._locks.count("waiting")
         try:
@@ -348,6 +358,7 @@ class Lock:
         if len(self._seats) > 1:
             # The next task of this process may have another seat.
             local.release(self.name, ticket)
+            self._locks.seated[self._holder] += 1
         loop = asyncio.get_running_loop()
         if self._on_lost is None:
             # A stall does not postpone it: the lease ends at the server meanwhile.
@@ -380,6 +391,8 @@ class Lock:
             finally:
                 self._until = 0.0
                 self._locks.local.release(self.name, self._ticket)
+                if len(self._seats) > 1:
+                    self._locks.seated -= Counter((self._holder,))
                 self._locks.count("held", -1)
                 self._locks.count("lost", int(lost))
         if self._on_lost is not None:

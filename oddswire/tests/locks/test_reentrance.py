@@ -88,3 +88,23 @@ async def test_what_on_lost_raises_is_reported(locks, client, prefix):
         with pytest.raises(LockLost):
             lock.check()
     assert [str(each["exception"]) for each in seen] == ["of on_lost"]
+
+
+@pytest.mark.errors
+async def test_a_task_that_has_every_seat_is_told(locks):
+    """A task may have several seats, and does not wait for a further one of its own."""
+
+    async def other():
+        async with locks.lock("x", 5, seats=2):
+            return "after"
+
+    async with asyncio.timeout(10):
+        async with locks.lock("x", 5, seats=2), locks.lock("x", 5, seats=2):
+            with pytest.raises(LockHeld, match="every seat"):
+                async with locks.lock("x", 5, seats=2):
+                    pass
+            waiting = asyncio.get_running_loop().create_task(other())
+        assert await waiting == "after"
+        async with locks.lock("x", 5, seats=2):
+            pass
+    assert locks.stats().held == locks.stats().waiting == 0

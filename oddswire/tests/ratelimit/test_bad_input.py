@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from oddswire.errors import RuleError
-from oddswire.ratelimit import RateLimiter, Rule, SlidingWindow
+from oddswire.errors import LockHeld, RateLimited, RuleError
+from oddswire.ratelimit import Concurrency, RateLimiter, Rule, SlidingWindow
 
 pytestmark = pytest.mark.errors
 
@@ -64,3 +66,36 @@ async def test_wrong_arguments_of_a_limiter_are_named(client):
     for shadow in ("no", 0, None):
         with pytest.raises(RuleError, match="shadow"):
             Rule("x", SlidingWindow(1, 1.0), shadow=shadow)
+
+
+async def test_a_task_does_not_wait_for_its_own_slots(client, prefix):
+    """A task that has every slot is told; others wait for it, and it may go on."""
+    rules = [
+        Rule("jobs", Concurrency(2, 30.0)),
+        Rule("by", Concurrency(1, 30.0), key="by"),
+    ]
+    async with (
+        asyncio.timeout(20),
+        RateLimiter(client, rules, prefix=prefix) as limiter,
+    ):
+
+        async def other():
+            async with limiter.slot("jobs"):
+                return "after"
+
+        async with limiter.slot("jobs"), limiter.slot("jobs"):
+            with pytest.raises(LockHeld, match="has 2 of its 2 slots"):
+                async with limiter.slot("jobs"):
+                    pass
+            with pytest.raises(RateLimited):
+                async with limiter.slot("jobs", timeout=0.05):
+                    pass
+            waiting = asyncio.get_running_loop().create_task(other())
+            async with limiter.slot("by", by=1), limiter.slot("by", by=2):
+                with pytest.raises(LockHeld, match="has 1 of its 1 slots"):
+                    async with limiter.slot("by", by=1):
+                        pass
+            assert not waiting.done()
+        assert await waiting == "after"
+        async with limiter.slot("jobs"), limiter.slot("jobs"):
+            pass

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import asynccontextmanager, suppress
 from math import ceil
-from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 import msgspec
 
@@ -17,11 +18,17 @@ from oddswire._tasks import check_function, spawn
 from oddswire.client import keyspace
 from oddswire.counters import Histogram
 from oddswire.erasure import Erased
-from oddswire.errors import NoPermission, OddswireError, RateLimited, RuleError
+from oddswire.errors import (
+    LockHeld,
+    NoPermission,
+    OddswireError,
+    RateLimited,
+    RuleError,
+)
 from oddswire.events import DataReset, Failover
 from oddswire.ratelimit._evaluator import Evaluator
 from oddswire.ratelimit._scopes import Scopes
-from oddswire.ratelimit._state import Demand, Request, RuleState
+from oddswire.ratelimit._state import Demand, Request, RuleState, SubjectState
 from oddswire.ratelimit._wait_queue import WaitQueue
 from oddswire.ratelimit.decision import NO_RETRY, Decision
 from oddswire.ratelimit.rules import LONGEST, MOST, Limit, Priority, Rule
@@ -93,6 +100,8 @@ class RateLimiter:
         )
         self._queue = WaitQueue(self._evaluator.decide, self._release_quietly, now)
         self._waits = Histogram()
+        # Of `slot`: how many of a subject's a task has.
+        self._slots: Counter[tuple[SubjectState, asyncio.Task[Any] | None]] = Counter()
         # The data that caused a denial may be gone.
         self._unsubscribe = client.events.subscribe(self._reset, DataReset, Failover)
         self.add(*rules)
@@ -305,19 +314,39 @@ class RateLimiter:
         their ttl.
 
         Raises:
+            LockHeld: Without a `timeout`, this task has so many of the slots itself
+                that it would wait for itself for ever.
             OddswireError: As `acquire`.
         """
+        task = asyncio.current_task()
+        if timeout is None and self._slots:
+            self._refuse_holder(self._request(rules, cost, subjects), task)
         decision = await self.acquire(
             *rules, cost=cost, timeout=timeout, priority=priority, **subjects
         )
         held = decision.slots()
+        taken = Counter[tuple[SubjectState, asyncio.Task[Any] | None]]()
+        if held.reservation is not None:
+            for demand in held.reservation.demands:
+                taken[demand.state, task] += demand.cost
+        self._slots += taken
         renewal = spawn(self._evaluator.renew(held), name="oddswire slot renewal")
         try:
             yield decision
         finally:
+            self._slots -= taken
             renewal.cancel()
             await self._release_quietly(held)
             await asyncio.wait([renewal])
+
+    def _refuse_holder(self, request: Request, task: asyncio.Task[Any] | None) -> None:
+        for state, cost, _ in request.demands:
+            has, most = self._slots[state, task], max(state.rule.most, state.limit)
+            if has + cost > most and not state.rule.shadow:
+                raise LockHeld(
+                    f"rule {state.rule.name!r}: this task has {has} of its {most} slots "
+                    "and would wait for itself for ever"
+                )
 
     def limited(
         self,
