@@ -19,8 +19,10 @@ from oddsbot.markets_watch import (
     Proposed,
     VolumeChanged,
 )
-from oddsbot.polymarket import Data, Gamma
+from oddsbot.polymarket import BadAnswer, Data, Gamma, GammaEvent, GammaMarket
+from oddsbot.polymarket.gamma import EventPage
 from oddsbot.standin.polymarket import Fault, Replay, parse_switch
+from oddsbot.store import Listing
 from oddswire.clock import ManualClock
 from oddswire.errors import Unavailable
 from oddswire.ratelimit import RateLimiter
@@ -185,6 +187,55 @@ async def test_an_old_market_that_comes_up_is_not_new(watch):
     await watch.polls.look_for_new()
     new = [str(number) for number in range(200, 320)]
     assert [each.market.slug for each in watch.of(Listed)] == new
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("B3")
+async def test_each_of_very_many_new_markets_is_told(watch):
+    """An outage is long, or a day is busy: it is asked back to what is known."""
+    known = watch.replay.recording.markets
+    pattern = known[watch.ids[0]]
+    await watch.polls.look_for_new()
+    for number in range(1, 701):
+        known[f"0x{number}"] = msgspec.structs.replace(
+            pattern,
+            market_id=f"0x{number}",
+            slug=f"{number}",
+            start_ts=pattern.start_ts + 1_000 * number,
+        )
+    await watch.polls.look_for_new()
+    told = [each.market.slug for each in watch.of(Listed)]
+    assert told == [str(number) for number in range(1, 701)]
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B3")
+async def test_a_list_that_goes_round_ends(watch):
+    """Each page is the same one and has a cursor: an error, and asked again later."""
+
+    class Round:
+        asked = 0
+
+        async def events(self, **_):
+            self.asked += 1
+            event = GammaEvent(
+                id="1",
+                start_date="2026-01-01T00:00:00Z",
+                markets=(GammaMarket(id="1", condition_id="0x1"),),
+            )
+            return EventPage((event,), "again")
+
+    async def tags():
+        return {"crypto": Listing(0, {})}
+
+    gamma = Round()
+    polls = MarketPolls(
+        gamma, *watch.asks[1:], watch.clock,
+        followed=watch.followed, tell=watch.tell, tags=tags,
+    )  # fmt: skip
+    with pytest.raises(BadAnswer, match="goes on with what it had"):
+        await polls.look_at_tags()
+    assert gamma.asked == 2
 
 
 @pytest.mark.errors

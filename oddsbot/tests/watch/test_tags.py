@@ -166,6 +166,52 @@ async def test_each_follower_is_told_of_each_new_event_once(
     assert sum(sum(each.values()) for each in counts) == len(found)
 
 
+@pytest.mark.errors
+@pytest.mark.requirement("B3", "B6")
+async def test_each_of_very_many_new_events_is_told_once(engine, known, due, replay):
+    """Nobody looked for a day; the process that looks then is killed again and again.
+
+    A round has at most 100 events, the oldest first; the next look goes on behind it.
+    """
+    markets, tags = replay.recording.markets, SqlTags(engine)
+    pattern = next(iter(markets.values()))
+    await known(1, 2)
+    for person in (1, 2):
+        await write(engine, tags.follow(person, "crypto"))
+    async with aiohttp.ClientSession() as http:
+
+        def news():
+            clock, stored = SystemClock(), SqlRules(engine)
+            return MarketNews(
+                Rounds(engine, "0.results", stored, clock), SqlFollowers(engine), tags,
+                stored, Gamma(http, replay.gamma_url), Data(http, replay.data_url),
+                Upstream(), None, Outgoing(), clock,
+            )  # fmt: skip
+
+        await news().polls.look_at_tags()
+        wanted = []
+        for number in range(1_250):
+            begun = pattern.start_ts + 1_000 * (number + 1)
+            name = f"0x{number:064x}"
+            new = msgspec.structs.replace(
+                pattern, market_id=name, slug=name, start_ts=begun
+            )
+            markets[name] = new
+            wanted.append(new.gamma_id)
+        for part in (1, 3, 6):
+            look = asyncio.get_running_loop().create_task(news().polls.look_at_tags())
+            await due.until(200 * part)
+            look.cancel()
+            await asyncio.wait([look])
+        await news().polls.look_at_tags()
+        await news().polls.look_at_tags()
+    found = [row[:2] for row in await due()]
+    assert [name for person, name in found if person == 1] == [
+        f"1:{each}:opened" for each in wanted
+    ]
+    assert len(found) == 2 * len(wanted)
+
+
 async def write(engine, also):
     """Write what a session's change writes beside it."""
     async with engine.begin() as connection:

@@ -92,17 +92,46 @@ class Listed(Struct, frozen=True, tag="listed"):
     market: GammaMarket
 
 
+class ListedEvent(Struct, frozen=True):
+    """What is told of an event under a tag; the event itself may have 300 markets.
+
+    Attributes:
+        id: Gamma's.
+        title: Its title; where it has none, its slug.
+        start_date: When it began, as Gamma says.
+        market: The condition id of its first market.
+        markets: How many it has.
+    """
+
+    id: str
+    title: str
+    start_date: str
+    market: str
+    markets: int
+
+    @classmethod
+    def of(cls, event: GammaEvent) -> ListedEvent:
+        """Return this of an event with a market."""
+        return cls(
+            event.id,
+            event.title or event.slug,
+            event.start_date,
+            event.markets[0].condition_id,
+            len(event.markets),
+        )
+
+
 class TagListed(Struct, frozen=True, tag="tag_listed"):
     """What is listed under a tag.
 
     Attributes:
         tag: Its slug.
-        events: The newest open events.
+        events: The newest open events, at least back to what was known.
         more: Whether there are older ones.
     """
 
     tag: str
-    events: tuple[GammaEvent, ...]
+    events: tuple[ListedEvent, ...]
     more: bool
 
 
@@ -126,7 +155,9 @@ def began(start: str) -> int | None:
         return None
 
 
-def times(rows: Mapping[str, GammaMarket] | Mapping[str, GammaEvent]) -> dict[str, int]:
+def times(
+    rows: Mapping[str, GammaMarket] | Mapping[str, ListedEvent],
+) -> dict[str, int]:
     """Return when each began, Unix ms, by its id; without those of unknown times."""
     found = ((each, began(row.start_date)) for each, row in rows.items())
     return {each: at for each, at in found if at is not None}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from oddsbot.polymarket import PolymarketError
+from oddsbot.polymarket import BadAnswer, PolymarketError
 from oddswire.errors import OddswireError
 from oddswire.logs import log_line
 
 from .changes import (
     LiquidityChanged,
     Listed,
+    ListedEvent,
     TagListed,
     VolumeChanged,
     amounts,
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
         Data,
         Found,
         Gamma,
-        GammaEvent,
         GammaMarket,
         Resolution,
     )
@@ -42,10 +43,10 @@ if TYPE_CHECKING:
     from .changes import Change
 
 _PAGE = 100
-_MOST_PAGES = 5
+_MOST_PAGES = 100
 _LOOK_EVERY = 5.0
 _HOUR = 3_600.0
-Row = TypeVar("Row", "GammaMarket", "GammaEvent")
+Row = TypeVar("Row", "GammaMarket", "ListedEvent")
 
 _log = logging.getLogger("oddsbot.markets_watch")
 
@@ -277,7 +278,7 @@ class MarketPolls:
             PolymarketError: As `look_at_markets`.
             OddswireError: As `look_at_markets`.
         """
-        found, more = await self._newest(self._listed, self._new_markets)
+        found, more = await self._newest(self._listed, self._new_markets, _MOST_PAGES)
         at = times(found)
         after, new = compared(self._listed, at, more=more)
         for each in new:
@@ -308,23 +309,33 @@ class MarketPolls:
         self,
         before: Listing | None,
         ask: Callable[[str | None], Awaitable[tuple[dict[str, Row], str | None]]],
+        most: int | None = None,
     ) -> tuple[dict[str, Row], bool]:
         """Return the newest by id, back to what is known, and whether there are more.
 
         Args:
             before: What is known.
             ask: Returns a page, and the next one's cursor.
+            most: Pages at most; None: however many there are.
+
+        Raises:
+            PolymarketError: As `look_at_markets`; also for the same page again.
         """
         found: dict[str, Row] = {}
         cursor = None
-        for _ in range(_MOST_PAGES):
+        for number in count(1):
             page, cursor = await ask(cursor)
+            if page and page.keys() <= found.keys():
+                raise BadAnswer("a list goes on with what it had already")
             found |= page
             at = times(page)
             if before is None or cursor is None or not at:
                 break
             oldest = min(at, key=at.__getitem__)
             if oldest in before.known or at[oldest] <= before.floor:
+                break
+            if number == most:
+                log_line(_log, logging.WARNING, "new_markets_skipped", told=len(found))
                 break
         return found, cursor is not None
 
@@ -346,7 +357,7 @@ class MarketPolls:
 
     async def _new_events(
         self, tag: str, cursor: str | None
-    ) -> tuple[dict[str, GammaEvent], str | None]:
+    ) -> tuple[dict[str, ListedEvent], str | None]:
         page = await self._upstream.call(
             "gamma",
             "events",
@@ -355,7 +366,8 @@ class MarketPolls:
             ),
         )
         # One that has no market yet is new when it has.
-        return {e.id: e for e in page.events if e.markets}, page.next_cursor
+        found = {e.id: ListedEvent.of(e) for e in page.events if e.markets}
+        return found, page.next_cursor
 
 
 def _seconds(text: str) -> float:

@@ -64,6 +64,8 @@ _LOCK, _LOCK_SECONDS = "markets.polls", 10.0
 _AGAIN = 1.0
 _MOST_HEARD = 1_000
 _MOST_KNOWN = 10_000
+# Events of a round: each is a row for each follower.
+_MOST_OPENED = 100
 # No rule has such a revision: a taker-over asks for none.
 _NEWEST = 2**62
 
@@ -233,7 +235,8 @@ class MarketNews:
             case changes.VolumeChanged():
                 await self._commit(lambda: self._reached(change.market, change.volume))
             case changes.TagListed():
-                await self._commit(lambda: self._opened(change))
+                while await self._commit(lambda: self._opened(change)):
+                    pass  # the next part of what is new
             case _:
                 pass
         self._on_change(change)
@@ -286,11 +289,19 @@ class MarketNews:
         return batch
 
     async def _opened(self, listed: changes.TagListed) -> Batch:
-        """Return what is listed under a tag now, and who is told what is new."""
+        """Return what is listed under a tag now, and who is told what is new.
+
+        Of very many the oldest: whoever looks again finds the others.
+        """
         batch, now = Batch(0), self._clock.now()
         before = await self._tags.listing(listed.tag)
         events = {each.id: each for each in listed.events}
-        after, new = compared(before, changes.times(events), more=listed.more)
+        at = changes.times(events)
+        after, new = compared(before, at, more=listed.more)
+        if before is not None and len(new) > _MOST_OPENED:
+            new = new[:_MOST_OPENED]
+            told = {each: at[each] for each in new}
+            after = structs.replace(before, known=before.known | told)
         if after == before:
             return batch
         batch.also.append(self._tags.note(listed.tag, after))
@@ -302,10 +313,10 @@ class MarketNews:
                     user_id=user_id,
                     tag=listed.tag,
                     event=each,
-                    title=events[each].title or events[each].slug,
-                    market=events[each].markets[0].condition_id,
-                    markets=len(events[each].markets),
-                    at=after.known[each],
+                    title=events[each].title,
+                    market=events[each].market,
+                    markets=events[each].markets,
+                    at=at[each],
                     seen_at=now,
                 ),
                 None,
@@ -350,8 +361,8 @@ class MarketNews:
 
         await self._commit(due)
 
-    async def _commit(self, due: Callable[[], Awaitable[Batch]]) -> None:
-        """Commit what is due, unless nothing is.
+    async def _commit(self, due: Callable[[], Awaitable[Batch]]) -> bool:
+        """Commit what is due, unless nothing is; return whether something was.
 
         1. What is due is read. 2. If another process may have written since this one
         took over, it takes over, and what is due is read again. 3. The round is
@@ -374,7 +385,8 @@ class MarketNews:
                     continue
                 self._tenure = tenure
                 self._outgoing.put(committed)
-                return
+                return True
+        return False
 
     async def _take_over(self) -> Tenure:
         tenure = await self._rounds.take_over(_NEWEST, _NEWEST, lambda *_: True)
