@@ -76,6 +76,8 @@ class Processes:
                 self._forked.put_nowait(int(pid))
             else:
                 self._future(what, int(pid)).set_result("".join(rest))
+                if what == "ended" and int(pid) in self.alive:
+                    self.alive.remove(int(pid))  # by itself: stderr says why
 
     def _future(self, what, pid):
         name = f"{what} {pid}"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from oddswire import Client
+from oddswire.errors import Unavailable
 from oddswire.testing import LoopLag
 
 WITHOUT_NAMES = str(Path(__file__).with_name("without_names.py"))
@@ -92,3 +93,15 @@ async def test_a_silent_name_server_holds_up_no_exit():
     async with asyncio.timeout(30):
         said, _ = await child.communicate()
     assert (said, child.returncode) == (b"gave up\n", 0)
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("transport", ["multiplexed", "pool"])
+async def test_an_attempt_that_takes_too_long_names_its_address(dead_port, transport):
+    """Of a port that is silent every kind of connection says which it is."""
+    async with Client(
+        host="127.0.0.1", port=dead_port, connect_timeout=0.2, transport=transport
+    ) as client:
+        for call in (client.get("k"), client.blpop("none", 0.1)):
+            with pytest.raises(Unavailable, match=f"127.0.0.1:{dead_port}"):
+                await call

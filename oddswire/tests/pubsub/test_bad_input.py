@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from oddswire import connect
 from oddswire.codec import Codec
-from oddswire.errors import ClosedError, CodecError, InvalidKey, TopicError
+from oddswire.errors import (
+    ClosedError,
+    CodecError,
+    InvalidKey,
+    TopicError,
+    WrongLoop,
+)
 from oddswire.pubsub import Delivery, Gap, GapReason, PubSub, Topic
 from oddswire.pubsub.topic import Selection
 from support import eventually
@@ -354,3 +360,25 @@ async def test_a_subscription_that_was_closed_before_its_block_is_not_entered(pu
     async with pubsub.subscribe(TICKS):
         assert pubsub.stats().topics["ticks"].subscriptions == 1
     assert pubsub.stats().topics["ticks"].subscriptions == 0
+
+
+async def test_another_loop_is_told(pubsub):
+    """A subscription of another event loop waited for ever; it is named at once."""
+
+    async def elsewhere(topic):
+        with pytest.raises(WrongLoop):
+            async with asyncio.timeout(10), pubsub.subscribe(topic):
+                pass
+        with pytest.raises(WrongLoop):
+            async with asyncio.timeout(10), pubsub.handle(print, topic):
+                pass
+        with pytest.raises(WrongLoop):
+            async with asyncio.timeout(10):
+                await mine.__anext__()
+
+    async with pubsub.subscribe(TICKS) as mine:
+        for topic in ALL:
+            await asyncio.to_thread(asyncio.run, elsewhere(topic))
+        await pubsub.publish(TICKS, Price(1))
+        async with asyncio.timeout(10):
+            assert (await mine.__anext__()).value == Price(1)

@@ -551,8 +551,10 @@ class ExclusivePool(aredis.ConnectionPool):
             async with Deadline(self._connect_timeout):
                 await connection.connect()
         except TimeoutError:
+            known = server_of(self.connection_kwargs) is not None
+            where = f"{connection._host_error()}: " if known else ""  # noqa: SLF001 - redis-py has no other name for it
             raise Unavailable(
-                f"no connection within {self._connect_timeout:g} s"
+                f"{where}no connection within {self._connect_timeout:g} s"
             ) from None
         except Exception as error:
             ours = _unsent(error)

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from oddswire.connection.deadline import Deadline
+from oddswire.connection.loop_guard import LoopGuard
 from oddswire.errors import ClosedError, Unavailable
 from oddswire.events import Failover
 from oddswire.pubsub._connection import SubscriberConnection
@@ -33,12 +34,15 @@ class Subscriber:
         connects: Connections that were opened.
         refused: Subscriptions that the server refused.
         errors: Calls that failed; each is tried again.
+        loop_guard: Knows the event loop that is served.
     """
 
     def __init__(self, client: Client, *, every: float) -> None:
         self.connects = 0
         self.refused = 0
         self.errors = 0
+        self.loop_guard = LoopGuard()
+        self.loop_guard.check()
         self._client = client
         self._every = every
         self._routes: dict[bytes, Route] = {}

@@ -32,6 +32,8 @@ class Subscription(Generic[T]):
     Raises:
         Unavailable: On entering: no connection within the client's timeout.
         NoPermission: On entering: the server's ACL forbids the topic.
+        WrongLoop: It is of another event loop, or of the process this one was forked
+            from.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Subscription(Generic[T]):
     async def __aenter__(self) -> Self:
         if self._entered or self._closed:
             raise ClosedError("a subscription is used once: subscribe again")
+        self._subscriber.loop_guard.check()
         self._entered = True
         self._open.add(self)
         try:
@@ -139,6 +142,7 @@ class Subscription(Generic[T]):
             raise TopicError("a subscription is read by one task")
         if not self._entered:
             raise ClosedError("enter the subscription first: async with ... as sub")
+        self._subscriber.loop_guard.check()
         fast_take, self._fast_take = self._fast_take, None
         self._reading = True
         try:

@@ -307,7 +307,7 @@ class Evaluator:
                     await self._report_lease(state, lease)
                 renewed |= leases
                 for first in range(0, len(states), _REPORTED_AT_ONCE):
-                    await self._book(states[first : first + _REPORTED_AT_ONCE])
+                    await self._report_some(states[first : first + _REPORTED_AT_ONCE])
             except TRANSIENT_ERRORS:
                 return self._still_down()
         # 3. No await since the last look: nothing was admitted locally in between.
@@ -317,7 +317,7 @@ class Evaluator:
         self._retry_at = None
         return True
 
-    async def _book(self, states: Sequence[SubjectState]) -> None:
+    async def _report_some(self, states: Sequence[SubjectState]) -> None:
         """Count the usage of some quotas; quotas that begin with the reply follow them.
 
         So a report that breaks off leaves nothing that the next one would count again.

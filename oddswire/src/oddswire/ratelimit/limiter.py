@@ -344,8 +344,8 @@ class RateLimiter:
             has, most = self._slots[state, task], max(state.rule.most, state.limit)
             if has + cost > most and not state.rule.shadow:
                 raise LockHeld(
-                    f"rule {state.rule.name!r}: this task has {has} of its {most} slots "
-                    "and would wait for itself for ever"
+                    f"rule {state.rule.name!r}: this task has {has} of its {most} "
+                    "slots and would wait for itself for ever"
                 )
 
     def limited(

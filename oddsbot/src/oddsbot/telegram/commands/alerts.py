@@ -177,7 +177,8 @@ async def add(
     odds = session.display.odds
     now = services.clock.now()
     kept_quiet = held_up(session, now, _KINDS[type(rule)])
-    card = set_card(rule, market, prices, odds, kept_quiet)
+    changed = bool(instead_of)
+    card = set_card(rule, market, prices, odds, kept_quiet, changed=changed)
     if any(each.id == rule_id for each in there):
         return card
     least = _least_move(session)

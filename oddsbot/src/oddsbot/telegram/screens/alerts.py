@@ -140,6 +140,8 @@ def set_card(
     prices: Mapping[str, Price],
     odds: Odds = "cents",
     held_up: Sequence[str] = (),
+    *,
+    changed: bool = False,
 ) -> Card:
     """Return what a new alert means, and how to take it back.
 
@@ -149,6 +151,7 @@ def set_card(
         prices: The top of each book, by token.
         odds: How prices are shown.
         held_up: Sentences: what keeps it from her now.
+        changed: Whether it stands for an earlier one, which does not come back.
     """
     said = meaning(rule, market, odds)
     text = Text().add("✓ I tell you when ").add(said, "bold").line()
@@ -170,7 +173,8 @@ def set_card(
         )
     for why in held_up:
         text.line(why)
-    return text.card([_rule_row(rule, market, "Undo"), [MY_ALERTS]])
+    stop = "Stop" if changed else "Undo"
+    return text.card([_rule_row(rule, market, stop), [MY_ALERTS]])
 
 
 def set_many_card(

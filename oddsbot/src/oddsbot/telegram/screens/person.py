@@ -50,6 +50,13 @@ PER_HOUR = (0, 1, 3, 10)
 LEAST_MOVE = (0, 2, 5, 10)
 """Cents of the smallest move that can be asked for; 0: any."""
 
+_PARTS = {
+    "sessions": "What I knew of you",
+    "queue:alerts": "Alerts on their way",
+    "queue:updates": "Messages of yours",
+    "ratelimit": "Counts of what you asked for",
+    "cache": "Copies",
+}
 _PRESETS = ((22, 7), (23, 8))
 _WATCHED = 10
 _DAY = 1_440
@@ -395,8 +402,9 @@ def erased_card(receipt: Receipt, rules: int) -> Card:
         text.line("Erased, and not everything: /erase again goes on.", "bold")
     text.line(figures.count(rules, "alert"))
     for part in receipt.parts:
-        text.add(f"{part.part}: {part.removed} removed")
-        text.line(f", {len(part.left)} left" if part.left else "")
+        if part.removed or part.left:
+            text.add(f"{_PARTS.get(part.part, part.part)}: {part.removed} removed")
+            text.line(f", {len(part.left)} left" if part.left else "")
     text.line(
         "Looked again: " + ("nothing is left." if receipt.complete else "see above.")
     )
