@@ -47,7 +47,7 @@ def test_an_alert_is_one_line_whatever_is_in_it(text, at, number):
     )
     opened = Opened(
         id="1", user_id=1, tag=text, event="1", title=text, market="m", markets=1,
-        at=at, seen_at=0.0,
+        at=at, seen_at=0.0, choice=text, joined=9,
     )  # fmt: skip
     for line in (
         text_of(opened, {}, {}),

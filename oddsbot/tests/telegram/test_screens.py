@@ -255,6 +255,7 @@ OPENED = Opened(
     at=1,
     seen_at=1.0,
 )
+JOINED = msgspec.structs.replace(OPENED, choice="Morales", joined=3)
 RESOLVED = Resolved(
     id="1:0xc7:resolved",
     user_id=1,
@@ -565,7 +566,8 @@ SCREENS = {
     "fired-proposed": fired_card(PROPOSED, market(), None, sent_at=SENT),
     "fired-disputed": fired_card(DISPUTED, market(), None, sent_at=SENT),
     "fired-opened": fired_card(OPENED, None, None, sent_at=SENT),
-    "digest-opened": opened_digest_card([OPENED, OPENED]),
+    "fired-joined": fired_card(JOINED, None, None, sent_at=SENT),
+    "digest-opened": opened_digest_card([OPENED, JOINED]),
     "digest-opened-many": opened_digest_card(
         [msgspec.structs.replace(OPENED, title=f"Event {n}") for n in range(1, 1_200)]
     ),
@@ -668,7 +670,9 @@ def test_names_of_anybody_make_a_card_that_telegram_takes(question, outcome):
         alerts_card([Group(hostile, rules, PRICES)]),
         fired_card(CROSSED, hostile, PRICES["71"], sent_at=SENT),
         digest_card([CROSSED, MOVED], hostile, PRICES),
-        opened_digest_card([msgspec.structs.replace(OPENED, title=question)] * 20),
+        opened_digest_card(
+            [msgspec.structs.replace(JOINED, title=question, choice=question)] * 20
+        ),
         event_card(
             event(2, title=question, markets=(hostile, hostile), **link), 0, NOW
         ),

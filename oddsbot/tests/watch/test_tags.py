@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oddsbot.alerts import tag_id
-from oddsbot.markets_watch import compared
-from oddsbot.polymarket import Data, Gamma
+from oddsbot.markets_watch import Choice, ListedEvent, compared, joined
+from oddsbot.polymarket import Data, Gamma, GammaEvent, GammaMarket
+from oddsbot.polymarket.gamma import EventPage
 from oddsbot.standin.polymarket import Replay
 from oddsbot.store import AlertLog, SqlFollowers, SqlRules, SqlTags
 from oddsbot.watch import MarketNews, Rounds
@@ -74,6 +75,57 @@ def test_a_listing_keeps_its_size_and_tells_nothing_twice():
     assert len(listing.known) == 1_000
     every = {str(each): each + 1 for each in range(5_000)}
     assert compared(listing, every, more=False) == (listing, [])
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B3")
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.sampled_from("AB"), st.integers(0, 5), st.booleans()),
+            max_size=4,
+        ),
+        max_size=12,
+    )
+)
+def test_what_joins_an_event_is_new_once(steps):
+    """Markets open, close and open again; the first look at an event tells none."""
+    open_ = {"A": {}, "B": {}}
+    seen, told, wanted = {}, [], []
+    first = {}
+    for step in steps:
+        for event, number, is_open in step:
+            if is_open:
+                open_[event][str(number)] = Choice(str(number), "0x", "")
+            else:
+                open_[event].pop(str(number), None)
+        for event, markets in open_.items():
+            there = first.get(event)
+            if there is None and markets:
+                first[event] = set(markets)
+            elif there is not None:
+                wanted += [(event, each) for each in markets if each not in there]
+                there |= set(markets)
+        listed = [
+            ListedEvent(event, "", "", "", len(markets), tuple(markets.values()))
+            for event, markets in open_.items()
+        ]
+        seen, new = joined(seen, listed)
+        told += [(event, each.id) for event in new for each in new[event]]
+    assert told == wanted
+
+
+@pytest.mark.basic
+@pytest.mark.requirement("B3")
+def test_what_events_were_seen_with_keeps_its_size():
+    """Of very many events the newest, which are listed first, are known."""
+    events = [
+        ListedEvent(str(number), "", "", "", 1, (Choice("1", "0x", ""),))
+        for number in range(500, 0, -1)
+    ]
+    seen, _ = joined({}, events)
+    assert set(seen) == {str(number) for number in range(201, 501)}
+    assert joined(seen, events[:300]) == (seen, {})
 
 
 @pytest.fixture
@@ -164,6 +216,77 @@ async def test_each_follower_is_told_of_each_new_event_once(
     log = AlertLog(engine)
     counts = [await log.fates(rule_id=tag_id(tag)) for tag in TAGS]
     assert sum(sum(each.values()) for each in counts) == len(found)
+
+
+class OneEvent:
+    """A Gamma with one event under each tag.
+
+    Attributes:
+        markets: Of the event, by their numbers: whether each is active and open.
+    """
+
+    def __init__(self) -> None:
+        self.markets = {11: (True, True)}
+
+    async def events(self, **_):
+        """Return a page."""
+        markets = tuple(
+            GammaMarket(
+                id=str(number), condition_id=f"0x{number}", active=active,
+                closed=not is_open, group_item_title=f"Choice {number}",
+            )
+            for number, (active, is_open) in self.markets.items()
+        )  # fmt: skip
+        begun = "2026-01-01T00:00:00Z"
+        return EventPage(
+            (GammaEvent(id="7", title="Who?", start_date=begun, markets=markets),)
+        )
+
+
+@pytest.mark.integration
+@pytest.mark.requirement("B3", "B6")
+async def test_each_follower_is_told_of_what_joins_an_event(engine, known, due):
+    """Once, whatever her tags are, and two processes look; several are one alert.
+
+    A place that is kept for a later choice is told when it is one; what opens again is
+    not.
+    """
+    gamma, tags = OneEvent(), SqlTags(engine)
+    await known(1, 2)
+    for person, tag in ((1, "crypto"), (1, "up-or-down"), (2, "crypto")):
+        await write(engine, tags.follow(person, tag))
+
+    def news():
+        clock, stored = SystemClock(), SqlRules(engine)
+        return MarketNews(
+            Rounds(engine, "0.results", stored, clock), SqlFollowers(engine), tags,
+            stored, gamma, None, Upstream(), None, Outgoing(), clock,
+        )  # fmt: skip
+
+    processes = [news(), news()]
+
+    async def look(**changed):
+        gamma.markets |= {int(each[1:]): state for each, state in changed.items()}
+        before = {row[:2] for row in await due()}
+        for each in processes:
+            await each.polls.look_at_tags()
+        return sorted({row[:2] for row in await due()} - before)
+
+    assert await look() == []
+    assert await look(_12=(True, True)) == [(1, "1:7:joined:12"), (2, "2:7:joined:12")]
+    assert await look(_20=(False, True)) == []
+    assert await look(_14=(True, True), _13=(True, True)) == [
+        (1, "1:7:joined:13"),
+        (2, "2:7:joined:13"),
+    ]
+    (alert, *_) = [
+        row.alert() for row in await AlertLog(engine).history(2) if "13" in row.id
+    ]
+    assert (alert.choice, alert.joined, alert.market) == ("Choice 13", 2, "0x13")
+    assert await look(_12=(True, False)) == []
+    processes[0] = news()
+    assert await look(_12=(True, True)) == []
+    assert await look(_20=(True, True)) == [(1, "1:7:joined:20"), (2, "2:7:joined:20")]
 
 
 @pytest.mark.errors

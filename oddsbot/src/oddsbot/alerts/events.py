@@ -171,16 +171,19 @@ class Disputed(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="dispute
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="opened"):
-    """An event is new under a tag that the user follows.
+    """An event is new under a tag that the user follows, or markets joined one.
 
     Attributes:
-        id: ``{user id}:{event}:opened``; two of her tags make one alert of an event.
+        id: ``{user id}:{event}:opened``, or ``...:joined:{market}`` by Gamma's id of
+            the first that joined; two of her tags make one alert of an event.
         user_id: Whom to tell.
         tag: The tag's slug.
         event: The event's id of Gamma's.
         title: Of the event.
-        market: The condition id of its first market.
+        market: The condition id of its first market, or of the first that joined.
         markets: How many it has.
+        choice: What the first that joined is called; empty: the event is new.
+        joined: How many joined.
         at: When it began, as Gamma says, in ms.
         seen_at: As in `Resolved`.
     """
@@ -194,6 +197,8 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="opened"):
     markets: int
     at: int
     seen_at: float
+    choice: str = ""
+    joined: int = 0
 
 
 def tag_id(tag: str) -> str:

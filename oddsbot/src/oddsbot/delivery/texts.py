@@ -43,6 +43,9 @@ def text_of(
     """
     if isinstance(alert, Opened):
         title = plain(alert.title, _MARKET)
+        if alert.choice:
+            title = f"{title} + {plain(alert.choice, _OUTCOME)}"
+            title += f" and {alert.joined - 1} more" if alert.joined > 1 else ""
         return f"new under {plain(alert.tag, _OUTCOME)}: {title} ({_time(alert.at)})"
     market = plain(questions.get(alert.market, alert.market), _MARKET)
     when = _time(alert.at)

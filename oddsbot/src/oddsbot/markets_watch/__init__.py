@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .changes import (
     Change,
+    Choice,
     Decided,
     Disputed,
     LiquidityChanged,
@@ -18,11 +19,13 @@ from .changes import (
     VolumeChanged,
     compared,
     decision,
+    joined,
 )
 from .polls import MarketPolls
 
 __all__ = [
     "Change",
+    "Choice",
     "Decided",
     "Disputed",
     "LiquidityChanged",
@@ -34,4 +37,5 @@ __all__ = [
     "VolumeChanged",
     "compared",
     "decision",
+    "joined",
 ]

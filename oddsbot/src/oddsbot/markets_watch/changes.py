@@ -14,9 +14,10 @@ from oddsbot.polymarket import GammaEvent, GammaMarket, MarketResolved, Resoluti
 from oddsbot.store import Listing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 _MOST_LISTED = 1_000
+_MOST_SEEN = 300
 _PROPOSED = frozenset({"proposed", "reproposed"})
 _DISPUTED = frozenset({"challenged", "disputed"})
 
@@ -92,6 +93,14 @@ class Listed(Struct, frozen=True, tag="listed"):
     market: GammaMarket
 
 
+class Choice(Struct, frozen=True):
+    """A market of an event: Gamma's id, the condition id, and what it is called."""
+
+    id: str
+    market: str
+    name: str
+
+
 class ListedEvent(Struct, frozen=True):
     """What is told of an event under a tag; the event itself may have 300 markets.
 
@@ -101,6 +110,7 @@ class ListedEvent(Struct, frozen=True):
         start_date: When it began, as Gamma says.
         market: The condition id of its first market.
         markets: How many it has.
+        choices: Those of them that are open.
     """
 
     id: str
@@ -108,6 +118,7 @@ class ListedEvent(Struct, frozen=True):
     start_date: str
     market: str
     markets: int
+    choices: tuple[Choice, ...] = ()
 
     @classmethod
     def of(cls, event: GammaEvent) -> ListedEvent:
@@ -118,6 +129,14 @@ class ListedEvent(Struct, frozen=True):
             event.start_date,
             event.markets[0].condition_id,
             len(event.markets),
+            # A place that is kept for a later choice is there, and not active.
+            tuple(
+                Choice(
+                    each.id, each.condition_id, each.group_item_title or each.question
+                )
+                for each in event.markets
+                if each.active and not each.closed
+            ),
         )
 
 
@@ -188,6 +207,30 @@ def compared(
         floor = max(floor, newest[_MOST_LISTED][1])
     kept = {each: at for each, at in newest[:_MOST_LISTED] if at > floor}
     return Listing(floor, kept), new
+
+
+def joined(
+    before: Mapping[str, list[str]], events: Iterable[ListedEvent]
+) -> tuple[dict[str, list[str]], dict[str, list[Choice]]]:
+    """Return which open markets events were seen with, and those that joined one.
+
+    An event that was not seen with an open market before has none that joined it.
+
+    Args:
+        before: The ids of the markets that each event was seen with, by its id.
+        events: As they are listed now.
+    """
+    seen, new = {}, {}
+    for event in events:
+        known = before.get(event.id, [])
+        others = [each for each in event.choices if each.id not in known]
+        seen[event.id] = known + [each.id for each in others]
+        if known and others:
+            new[event.id] = others
+    older = {each: ids for each, ids in before.items() if each not in seen}
+    # The newest are listed first.
+    kept = [*older.items(), *reversed(seen.items())][-_MOST_SEEN:]
+    return dict(kept), new
 
 
 def amounts(market: GammaMarket) -> tuple[Volume, Liquidity]:

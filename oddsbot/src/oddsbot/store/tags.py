@@ -29,10 +29,12 @@ class Listing(msgspec.Struct, frozen=True):
         floor: What began by then, Unix ms, is not new: it may have been behind the last
             page that was looked at.
         known: When what began later did, Unix ms, by its id.
+        choices: The open markets that events were seen with, by Gamma's ids.
     """
 
     floor: int
     known: dict[str, int]
+    choices: dict[str, list[str]] = {}
 
 
 class SqlTags:

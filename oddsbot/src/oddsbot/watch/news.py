@@ -37,7 +37,7 @@ from oddsbot.alerts import (
     armed_by,
     reaching,
 )
-from oddsbot.markets_watch import Decided, MarketPolls, changes, compared
+from oddsbot.markets_watch import Decided, MarketPolls, changes, compared, joined
 from oddsbot.polymarket import NewMarket
 from oddswire.connection.errors import TRANSIENT_ERRORS
 from oddswire.errors import LockLost, OddswireError, SourceError
@@ -297,18 +297,23 @@ class MarketNews:
         before = await self._tags.listing(listed.tag)
         events = {each.id: each for each in listed.events}
         at = changes.times(events)
+        others: dict[str, list[changes.Choice]] = {}
         after, new = compared(before, at, more=listed.more)
         if before is not None and len(new) > _MOST_OPENED:
             new = new[:_MOST_OPENED]
             told = {each: at[each] for each in new}
             after = structs.replace(before, known=before.known | told)
+        else:
+            seen = {} if before is None else before.choices
+            seen, others = joined(seen, listed.events)
+            after = structs.replace(after, choices=seen)
         if after == before:
             return batch
         batch.also.append(self._tags.note(listed.tag, after))
-        followers = await self._tags.followers(listed.tag) if new else []
-        batch.alerts = [
-            (
-                Opened(
+        followers = await self._tags.followers(listed.tag) if new or others else []
+        for user_id in followers:
+            for each in new:
+                alert = Opened(
                     id=f"{user_id}:{each}:opened",
                     user_id=user_id,
                     tag=listed.tag,
@@ -318,12 +323,24 @@ class MarketNews:
                     markets=events[each].markets,
                     at=at[each],
                     seen_at=now,
-                ),
-                None,
-            )
-            for user_id in followers
-            for each in new
-        ]
+                )
+                batch.alerts.append((alert, None))
+            for each, choices in others.items():
+                first = min(choices, key=lambda choice: (len(choice.id), choice.id))
+                alert = Opened(
+                    id=f"{user_id}:{each}:joined:{first.id}",
+                    user_id=user_id,
+                    tag=listed.tag,
+                    event=each,
+                    title=events[each].title,
+                    market=first.market,
+                    markets=events[each].markets,
+                    at=int(now * 1000),
+                    seen_at=now,
+                    choice=first.name or first.id,
+                    joined=len(choices),
+                )
+                batch.alerts.append((alert, None))
         return batch
 
     async def _tell_result(self, event: MarketResolved) -> None:

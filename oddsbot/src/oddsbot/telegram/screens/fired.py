@@ -123,9 +123,20 @@ def opened_card(alert: Opened) -> Card:
     text = Text()
     headline(text, alert, None, "cents")
     text.line().foreign(alert.title)
-    if alert.markets > 1:
+    if alert.choice:
+        text.line().add("+ ")
+        _add_joined(text, alert)
+    elif alert.markets > 1:
         text.line().add(f"{alert.markets} choices")
     return text.card([[press("Show", Action.EVENT, alert.event)], [_no_more(alert)]])
+
+
+def _add_joined(text: Text, alert: Opened) -> None:
+    """Add which markets joined an event: ``$150,000 and 2 others``."""
+    text.foreign(alert.choice, limit=60)
+    others = alert.joined - 1
+    if others > 0:
+        text.add(f" and {others} other{'s' if others > 1 else ''}")
 
 
 def _no_more(alert: Opened) -> Button:
@@ -143,7 +154,11 @@ def opened_digest_card(alerts: Sequence[Opened]) -> Card:
     text = Text().add(f"✦ {len(alerts):,} more new: ", "bold")
     text.foreign(first.tag, "bold", limit=60).line()
     for number, each in enumerate(shown, start=1):
-        text.add(f"{number}  ").foreign(each.title).line()
+        text.add(f"{number}  ").foreign(each.title)
+        if each.choice:
+            text.add(" + ")
+            _add_joined(text, each)
+        text.line()
     if len(alerts) > len(shown):
         text.line(f"and {len(alerts) - len(shown):,} before them")
     text.add("All that are open: /new ").foreign(first.tag, limit=64).line()
