@@ -292,3 +292,11 @@ async def test_what_cannot_be_stored_is_said(cache, value, said):
     """The error names the type, or what is wrong, and not the value."""
     with pytest.raises(CodecError, match=said):
         await cache.set("m:1", value)
+
+
+async def test_a_version_of_a_value_is_a_number(cache):
+    """A function tells the version of what is loaded; a value that is given has one."""
+    for wrong in (lambda _: 1, "1", 0, 1.0, True):
+        with pytest.raises(SettingsError, match="version"):
+            await cache.set("m:1", 1, version=wrong)
+    assert await cache.get("m:1") is None

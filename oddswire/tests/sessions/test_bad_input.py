@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import pytest
 
-from oddswire.errors import SettingsError
+from oddswire.errors import SessionDamaged, SettingsError
 from oddswire.sessions import (
     Collection,
     Expiring,
@@ -137,3 +137,59 @@ async def test_a_generator_changes_nothing_and_is_told(people):
         with pytest.raises(TypeError, match="fn is a plain function"):
             await sessions.update(1, wrong, create=True)
     assert await sessions.get(1) is None
+
+
+def test_a_schema_and_migrations_of_another_type_are_refused(client):
+    """Not at the first user who is stored with an older one."""
+
+    class Text(Record):
+        schema = "2"
+
+    class Zero(Record):
+        schema = 0
+
+    for kind in (Text, Zero):
+        with pytest.raises(TypeError, match="schema"):
+            Sessions(client, kind)
+
+    class Listed(Record):
+        schema = 2
+        migrations = []
+
+    class Numbered(Record):
+        schema = 2
+        migrations = {1: 5}
+
+    for kind in (Listed, Numbered):
+        with pytest.raises(TypeError, match="migrations is a dict of functions"):
+            Sessions(client, kind)
+
+
+async def test_a_migration_that_raises_is_a_damaged_session(people):
+    """It is left as it is and named, and the others are migrated."""
+
+    class Before(Record):
+        limit: int = 0
+
+    def strict(fields):
+        if fields["limit"] == 3:
+            raise KeyError("odd")
+        return {"limit": fields["limit"] + 1}
+
+    class After(Record):
+        schema = 2
+        migrations = {1: strict}
+        limit: int = 1
+
+    before = people(Before)
+    for user, limit in ((1, 3), (2, 5)):
+        await before.update(
+            user, lambda it, n=limit: setattr(it, "limit", n), create=True
+        )
+    after = people(After)
+    for call in (after.get(1), after.update(1, print), after.reencrypt()):
+        with pytest.raises(SessionDamaged, match="from schema 1 raised") as caught:
+            await call
+        assert caught.value.reason == "schema"
+    assert (await after.get(2)).limit == 6
+    assert (await before.get(1)).limit == 3

@@ -830,6 +830,8 @@ class Cache:
             OddswireError: Redis did not confirm it; by `outcome`, it may be stored.
         """
         self._require_open()
+        if version is not None:
+            check_version(version)
         request = self._request(
             key, _nothing, tags, ttl=ttl, stale=stale, version=version, type=type
         )

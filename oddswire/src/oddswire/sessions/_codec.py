@@ -14,7 +14,7 @@ from __future__ import annotations
 import builtins
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import get_annotations
 from secrets import token_hex
 from typing import (
@@ -30,7 +30,7 @@ from typing import (
 
 import msgspec
 
-from oddswire._numbers import shown
+from oddswire._numbers import check_int, shown
 from oddswire.codec.envelope import HEADER_BYTES, Envelope
 from oddswire.codec.sealing import place
 from oddswire.codec.untyped import check_untyped, find_untyped
@@ -40,7 +40,7 @@ from oddswire.sessions._scripts import ENTRIES, HEADER, IndexEntry, SessionHeade
 from oddswire.sessions.record import Collection, Expiring, Indexed, Record, Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from oddswire.codec import Compressor, Names, Sealer
     from oddswire.sessions._scripts import Expiry, Stored
@@ -111,6 +111,15 @@ class SessionSchema(Generic[T]):
                     f"{each.__name__}.{name} is the server's: give your field another "
                     "name"
                 )
+        check_int(f"{type.__name__}.schema", type.schema, 1, 2**31, TypeError)
+        if not isinstance(type.migrations, Mapping) or not all(
+            isinstance(schema, int) and callable(migrate)
+            for schema, migrate in type.migrations.items()
+        ):
+            raise TypeError(
+                f"{type.__name__}.migrations is a dict of functions by the schema that "
+                "they begin with"
+            )
         self.type = type
         self.sections: dict[str, list[str]] = {name: [] for name in _SECTIONS}
         self.collections: dict[str, Collection] = {}
@@ -686,7 +695,14 @@ class SessionCodec(Generic[T]):
                     f"no migration from schema {schema} in {kind.__name__}",
                     reason="schema",
                 )
-            fields = migrate(fields)
+            try:
+                fields = migrate(fields)
+            except Exception as error:
+                raise SessionDamaged(
+                    f"the migration of {kind.__name__} from schema {schema} raised "
+                    f"{type(error).__name__}",
+                    reason="schema",
+                ) from error
         try:
             return msgspec.convert(fields, kind)
         except msgspec.ValidationError as error:
