@@ -45,6 +45,7 @@ _LIMITS = {
     "look at a lock": "oddswire.locks._PATIENCE",
     "page of rules": "oddsbot.store.rules._PAGE",
     "turn of a reader": "oddsbot.polymarket.slices._TURN",
+    "turns of waiters": "oddswire.ratelimit._wait_queue._TURNS",
     "server starts": "oddswire.embedded.server._START_SECONDS",
     "server stops": "oddswire.embedded.server._STOP_SECONDS",
     "silence": "oddswire.connection.multiplexer._SILENT_AT_LEAST",

@@ -20,7 +20,7 @@ from oddswire.ratelimit import (
 )
 from oddswire.testing import frozen
 from support import eventually
-from support.hooks import is_idle, limit_of, wake
+from support.hooks import is_idle, limit, limit_of, wake
 
 
 @pytest.mark.basic
@@ -260,6 +260,19 @@ async def test_a_cancelled_waiter_takes_nothing_with_it(limiter_of):
     assert took < 90 / rate + 5
     assert limiter.stats().waiting == 0
     await eventually(_others, holds=lambda tasks: tasks == before)
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("R5")
+async def test_no_task_stays_behind_the_last_waiter(limiter_of, monkeypatch):
+    """The last waiter may leave while the task lets others have their turn."""
+    limit(monkeypatch, "turns of waiters", 1)
+    limiter = limiter_of(Rule("r", TokenBucket(50.0, 1)))
+    await limiter.hit("r")
+    before = _others()
+    for _ in range(3):
+        await limiter.acquire("r")
+        await eventually(_others, holds=lambda tasks: tasks == before)
 
 
 @pytest.mark.errors

@@ -201,16 +201,19 @@ class WaitQueue:
 
     async def _serve(self) -> None:
         turns = 0
-        while self.count or self._unclaimed:
+        while True:
+            # The event is cleared before every look: a waiter that comes, or the last
+            # one that leaves, while this task awaits ends the pause at once.
+            self._changed.clear()
+            if not self.count and not self._unclaimed:
+                break
             # 1. Release what no waiter took, before another question is asked.
             while self._unclaimed:
                 await self._release(self._unclaimed.pop())
             turns += 1
             if turns % _TURNS == 0:
                 await asyncio.sleep(0)  # a turn may end without an await
-            # 2. Serve the first ready flow. The event is cleared before the look: a
-            #    waiter that comes after the look ends the pause at once.
-            self._changed.clear()
+            # 2. Serve the first ready flow.
             flow = self._next_ready()
             if flow is None:
                 await self._pause()
