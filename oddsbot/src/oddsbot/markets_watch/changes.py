@@ -102,7 +102,7 @@ class Choice(Struct, frozen=True):
 
 
 class ListedEvent(Struct, frozen=True):
-    """What is told of an event under a tag; the event itself may have 300 markets.
+    """The part of an event that an alert needs; the whole may have 300 markets.
 
     Attributes:
         id: Gamma's.

@@ -289,7 +289,7 @@ class MarketNews:
         return batch
 
     async def _opened(self, listed: changes.TagListed) -> Batch:
-        """Return what is listed under a tag now, and who is told what is new.
+        """Return the batch that notes a tag's list and tells followers of new events.
 
         Of very many the oldest: whoever looks again finds the others.
         """
