@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from oddsbot.store import Tenant
+from oddswire import Client
+from oddswire.errors import OddswireError
 
 pytestmark = [pytest.mark.integration, pytest.mark.requirement("B6")]
 
@@ -29,6 +31,21 @@ async def test_the_first_bot_has_the_data(engine, client, prefix):
     await tenant.adopt(other)
     assert await tenant.claim(other) == ""
     assert f"the bot {other}" in await tenant.other_than(first)
+
+
+async def test_who_has_the_database_gets_redis(engine, client, prefix):
+    """A bot wrote itself into the database and did not get to Redis: nobody else does.
+
+    The bot that came between is refused for the database and takes nothing; the first
+    one begins as soon as it can ask Redis.
+    """
+    async with Client.from_url("redis://127.0.0.1:1") as nowhere:
+        with pytest.raises(OddswireError):
+            await Tenant(engine, nowhere, prefix).claim(42)
+    tenant = Tenant(engine, client, prefix)
+    assert (await tenant.claim(43)).startswith("DATABASE_URL belongs to the bot 42")
+    assert await tenant.claim(42) == ""
+    assert await tenant.other_than(43) != ""
 
 
 async def test_one_redis_under_two_databases_is_seen(engine, client, prefix):

@@ -62,13 +62,21 @@ class Tenant:
     async def claim(self, bot_id: int) -> str:
         """Give the data to a bot, where they are nobody's; return as `other_than`.
 
+        Refused because of the database, the bot takes nothing of Redis.
+
         Raises:
             SourceError: The database failed.
             OddswireError: Redis cannot be asked.
         """
+        # 1. The database decides between two bots that begin at once.
         await self._write(bot_id, replace=False)
-        await self._client.set(self._key, str(bot_id), nx=True)
-        return await self.other_than(bot_id)
+        if not (refused := await self.other_than(bot_id)):
+            # 2. Only the bot that has the database takes Redis. If both took what was
+            #    free, one could have the database, the other Redis, and neither begins.
+            await self._client.set(self._key, str(bot_id), nx=True)
+            # 3. A bot with a database of its own may have been faster with this Redis.
+            refused = await self.other_than(bot_id)
+        return refused
 
     async def adopt(self, bot_id: int) -> None:
         """Give the data to a bot, whoever had them.
