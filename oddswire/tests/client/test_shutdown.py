@@ -42,6 +42,16 @@ async def _working(url, drain):
         await process.wait()
 
 
+@asynccontextmanager
+async def _unanswered(server):
+    """Stop the server for the block, in which every task has a call under way."""
+    with frozen(server):
+        # The process reads what was answered before, and each task calls again. A close
+        # between the two would find nothing that it has to wait for.
+        await asyncio.sleep(0.5)
+        yield
+
+
 async def _told(process):
     """Return what it says at its end."""
     async with asyncio.timeout(15):
@@ -84,7 +94,7 @@ async def test_sigterm_under_a_stopped_server_ends_with_the_drain_deadline():
     """What the server does not answer has an outcome when the time to drain is over."""
     async with EmbeddedServer() as server:
         async with _working(server.url, drain=0.5) as process:
-            with frozen(server):
+            async with _unanswered(server):
                 process.send_signal(signal.SIGTERM)
                 found = await _told(process)
         counts = await _counts(server, found["acknowledged"])
@@ -101,7 +111,7 @@ async def test_a_second_sigterm_ends_the_draining():
     """Closing that is cancelled closes at once, and each call has its outcome."""
     async with EmbeddedServer() as server:
         async with _working(server.url, drain=60) as process:
-            with frozen(server):
+            async with _unanswered(server):
                 process.send_signal(signal.SIGTERM)
                 assert await process.stdout.readline() == b"draining\n"
                 process.send_signal(signal.SIGTERM)
