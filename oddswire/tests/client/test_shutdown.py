@@ -93,10 +93,12 @@ async def test_sigterm_loses_no_call_that_is_in_flight():
 async def test_sigterm_under_a_stopped_server_ends_with_the_drain_deadline():
     """What the server does not answer has an outcome when the time to drain is over."""
     async with EmbeddedServer() as server:
-        async with _working(server.url, drain=0.5) as process:
-            async with _unanswered(server):
-                process.send_signal(signal.SIGTERM)
-                found = await _told(process)
+        async with (
+            _working(server.url, drain=0.5) as process,
+            _unanswered(server),
+        ):
+            process.send_signal(signal.SIGTERM)
+            found = await _told(process)
         counts = await _counts(server, found["acknowledged"])
 
     assert 0.4 < found["took"] < 20  # its calls have 60 s
@@ -110,14 +112,16 @@ async def test_sigterm_under_a_stopped_server_ends_with_the_drain_deadline():
 async def test_a_second_sigterm_ends_the_draining():
     """Closing that is cancelled closes at once, and each call has its outcome."""
     async with EmbeddedServer() as server:
-        async with _working(server.url, drain=60) as process:
-            async with _unanswered(server):
-                process.send_signal(signal.SIGTERM)
-                assert await process.stdout.readline() == b"draining\n"
-                process.send_signal(signal.SIGTERM)
-                began = monotonic()
-                found = await _told(process)
-                assert monotonic() - began < 20
+        async with (
+            _working(server.url, drain=60) as process,
+            _unanswered(server),
+        ):
+            process.send_signal(signal.SIGTERM)
+            assert await process.stdout.readline() == b"draining\n"
+            process.send_signal(signal.SIGTERM)
+            began = monotonic()
+            found = await _told(process)
+            assert monotonic() - began < 20
         counts = await _counts(server, found["acknowledged"])
 
     assert found["cancelled"]
