@@ -15,7 +15,7 @@ PEERS_STAMP := .venv-peers/.ready
 # wheel: a part of a tool of the tests, pinned by its hash like everything else.
 WHEELS := --only-binary :all: --no-binary forbiddenfruit
 
-.PHONY: demo test check wheels docs conformance dropin chaos audit failovers oracle compare bench bench-alerts bench-watch bench-bot bench-page growth curves metrics-cost hour lock lock-dropin clean
+.PHONY: demo test check wheels docs conformance dropin chaos audit reordered failovers oracle compare bench bench-alerts bench-watch bench-bot bench-page growth curves metrics-cost hour lock lock-dropin clean
 
 demo: $(STAMP)  ## talk to the bot in a browser, no account, no network
 	@$(BIN)/oddsbot demo
@@ -72,6 +72,10 @@ KILL_SECONDS := $(if $(filter command environment,$(firstword $(origin SECONDS))
 FAULT ?= none
 kills: $(STAMP)  ## watchers and couriers killed under load; FAULT=empty|older|failover|sql|feed; 12 minutes
 	@$(BIN)/python proofs/kills/run.py --seconds $(KILL_SECONDS) --fault $(FAULT) --page docs/results/kills.md
+
+STRENGTH ?= 1
+reordered: $(STAMP)  ## every test but those of speed, sockets heard late and in another order; 11 minutes
+	@STRENGTH=$(STRENGTH) PYTHONPATH=$(CURDIR)/proofs/reordered $(BIN)/pytest -n $(N) --dist worksteal -m "not performance"
 
 failovers: $(STAMP)  ## a source of record over 20 failovers, processes moved apart; 3 minutes
 	@$(BIN)/python proofs/failovers.py
