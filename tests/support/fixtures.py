@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from oddswire import Client, EmbeddedServer
+from oddswire.embedded.server import free_port
 from support.waiting import eventually
 
 
@@ -15,6 +16,16 @@ def program(request):
     """The server's program; None: the one that comes along."""
     name = getattr(request, "param", None)
     return None if name is None else shutil.which(name)
+
+
+@pytest.fixture
+def unused_tcp_port():
+    """A port that nobody listens on.
+
+    The plugin's comes from the range of outgoing connections: a test beside this one
+    may get the same before it is used.
+    """
+    return free_port()
 
 
 @pytest.fixture

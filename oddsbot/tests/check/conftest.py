@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import socket
 
 import pytest
 
@@ -19,8 +18,6 @@ async def replay(sampled):
 
 
 @pytest.fixture
-def unused_url():
+def unused_url(unused_tcp_port):
     """An address where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    return f"http://127.0.0.1:{unused_tcp_port}"

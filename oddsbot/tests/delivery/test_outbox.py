@@ -168,3 +168,26 @@ async def test_a_backlog_beyond_what_is_kept_is_read_from_the_database(book):
     assert book.outbox.resumed == 1
     assert await written(book.queue) == [(1, 1, 0)]
     assert committed[0].where == Place("0", 1, 0)
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("B4")
+async def test_what_is_left_to_the_database_while_it_is_read_is_queued(
+    book, monkeypatch
+):
+    """The shard is taken over just when the last page of it was read: read again."""
+    unsettled = book.log.unsettled
+
+    async def read(*args, **options):
+        rows = await unsettled(*args, **options)
+        if not rows and book.n == 1:
+            book.outbox.put(await book.commit(1))
+            book.outbox.resume("0")
+        return rows
+
+    monkeypatch.setattr(book.log, "unsettled", read)
+    await book.commit(1)
+    book.outbox.resume("0")
+    async with book.running():
+        await book.outbox.wait_queued()
+    assert await written(book.queue) == [(1, 1, 0), (1, 2, 0)]

@@ -28,6 +28,7 @@ from oddsbot.watch import Rounds, Shard
 from oddswire import Client, EmbeddedServer, Settings, connect
 from oddswire.clock import SystemClock
 from oddswire.errors import SourceError
+from support import eventually
 
 MARKET = "0xmarket"
 START = 1_790_000_000_000
@@ -162,4 +163,9 @@ async def test_without_its_database_the_bot_does_not_begin(killable):
         with pytest.raises(SourceError):
             async with bot(settings, engine):
                 pass
-        assert len(await client.client_list()) == 1
+
+        async def connections():
+            return len(await client.client_list())
+
+        # The server lists a connection until it has read that it ended.
+        await eventually(connections, holds=lambda count: count == 1)

@@ -116,6 +116,8 @@ def settings(own, replay, api, tmp_path):
     return Settings.from_env(
         {
             "ODDSWIRE_PROFILE": "test",
+            # After 50 ms without Redis each process limits what it sends by itself.
+            "ODDSWIRE_SIDE_TIMEOUT": "5",
             "REDIS_URL": own.url,
             "POLYMARKET_GAMMA_URL": replay.gamma_url,
             "POLYMARKET_CLOB_URL": replay.clob_url,

@@ -158,9 +158,10 @@ async def test_the_token_is_in_no_log_of_any_level(
 async def test_an_error_of_a_call_has_no_address(canary_api):
     """Nobody listens, no answer in time, no address: the token is in no error."""
     texts = []
+    canary_api.faults.planned.append(Fault(kind="slow", method="getMe", seconds=1))
     for url, timeout in (
         ("http://127.0.0.1:1", 5),
-        (canary_api.url, 0.001),
+        (canary_api.url, 0.01),
         ("http://a b", 5),
         ("http://127.0.0.1:99999", 5),
     ):

@@ -82,7 +82,9 @@ async def test_a_429_stops_every_process(settings, api):
         Client.from_url(settings.redis.url) as client,
         asyncio.TaskGroup() as tasks,
     ):
-        limiter = RateLimiter(client, [TELEGRAM.overall], prefix=settings.redis.prefix)
+        limiter = RateLimiter(
+            client, [TELEGRAM.overall], prefix=settings.redis.prefix, deadline=5.0
+        )
 
         async def is_told():
             decision = await limiter.peek("telegram", bot=app.bot.id)

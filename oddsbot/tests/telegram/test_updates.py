@@ -404,29 +404,19 @@ async def test_a_webhook_of_somebody_is_announced_and_waited_for(settings, api, 
 
 
 @pytest.fixture
-def webhook(environ, own, api, unused_port):
+def webhook(environ, own, api, unused_tcp_port):
     """Settings of a bot that Telegram posts to."""
     return Settings.from_env(
         environ
         | {
             "REDIS_URL": own.url,
             "TELEGRAM_MODE": "webhook",
-            "WEBHOOK_URL": f"http://127.0.0.1:{unused_port}",
+            "WEBHOOK_URL": f"http://127.0.0.1:{unused_tcp_port}",
             "WEBHOOK_SECRET": SECRET,
-            "WEBHOOK_BIND": f"127.0.0.1:{unused_port}",
+            "WEBHOOK_BIND": f"127.0.0.1:{unused_tcp_port}",
         },
         dotenv=None,
     )
-
-
-@pytest.fixture
-def unused_port():
-    """A port that nobody listens on."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.integration

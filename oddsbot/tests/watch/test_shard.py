@@ -352,6 +352,28 @@ async def test_what_a_takeover_finds_is_told_in_the_markets_order(
     assert [row[1] for row in found] == ["rule:1", "other:1", "rule:2"]
 
 
+async def _know_each_other(engine, processes):
+    """Wait until each process has read what every other one says of its ring now.
+
+    A beat reads the notes and then writes its own. The first one to end may have begun
+    before: the second one counts.
+    """
+
+    async def beats():
+        async with engine.connect() as connection:
+            found = await connection.execute(select(watchers))
+            return {each.id: each.beat for each in found}
+
+    for _ in ("each has said it", "each has read it"):
+        before = await eventually(beats, holds=lambda found: len(found) == processes)
+        await eventually(
+            beats,
+            holds=lambda now, before=before: all(
+                now[each] > before[each] + 1 for each in before
+            ),
+        )
+
+
 @pytest.mark.errors
 @pytest.mark.requirement("B6")
 async def test_of_two_that_lack_ticks_the_one_that_followed_for_longer_goes_on(
@@ -374,18 +396,7 @@ async def test_of_two_that_lack_ticks_the_one_that_followed_for_longer_goes_on(
     younger.feed.say(top(2_100, 50, 51))
     await eventually(lambda: (elder.shard.ticks, younger.shard.ticks) == (3, 1))
 
-    async def beats():
-        async with engine.connect() as connection:
-            return {
-                each.id: each.beat
-                for each in await connection.execute(select(watchers))
-            }
-
-    # Each has said twice since then that it lives, so all of them know each other.
-    before = await eventually(beats, holds=lambda found: len(found) == 3)
-    await eventually(
-        beats, holds=lambda now: all(now[each] > before[each] + 1 for each in before)
-    )
+    await _know_each_other(engine, 3)
     await owner.kill()
     assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
     assert (elder.shard.takeovers, younger.shard.takeovers) == (1, 0)
@@ -409,7 +420,7 @@ async def test_a_shard_without_a_judged_tick_is_no_reason_to_go_first(
     elder.feed.say(top(1_500, 49, 50), top(2_000, 61, 62), top(2_100, 50, 51))
     younger.feed.say(top(2_100, 50, 51))
     await eventually(lambda: (elder.shard.ticks, younger.shard.ticks) == (3, 1))
-    await asyncio.sleep(3 * BEAT_SECONDS)
+    await _know_each_other(engine, 3)
     await owner.kill()
     assert [row[1] for row in await due.until(1)] == ["rule:1"]
     assert (elder.shard.takeovers, younger.shard.takeovers) == (1, 0)
@@ -433,7 +444,7 @@ async def test_one_that_was_told_nothing_yet_lets_another_one_go_first(
     await eventually(elder.in_line)
     elder.feed.say(top(1_000, 50, 51), top(2_000, 61, 62), top(2_100, 50, 51))
     await eventually(lambda: elder.shard.ticks == 3)
-    await asyncio.sleep(3 * BEAT_SECONDS)
+    await _know_each_other(engine, 3)
     await owner.kill()
     assert [row[1] for row in await due.until(2)] == ["rule:1", "rule:2"]
     assert (elder.shard.takeovers, younger.shard.takeovers) == (1, 0)

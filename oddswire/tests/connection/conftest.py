@@ -43,18 +43,22 @@ class Line:
         async with asyncio.timeout(10):
             assert await self.reader.readexactly(len(expected)) == expected
 
-    async def greet(self, info=b"$-1\r\n"):
-        """Answer a handshake that consists of HELLO, and of INFO when it comes."""
+    async def greet(self, info=b"$-1\r\n", more=b""):
+        """Answer a handshake that consists of HELLO, and of INFO when it comes.
+
+        What is said in addition (`more`) is of the same write.
+        """
         async with asyncio.timeout(10):
             while b"HELLO" not in await self.reader.readline():
                 pass
             assert await self.reader.readline() == b"$1\r\n"
             await self.reader.readline()
-        self.say(HELLO_REPLY)
+        said = HELLO_REPLY
         asked = b"*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n"
         if self.reader._buffer.startswith(asked):
             await self.reader.readexactly(len(asked))
-            self.say(info)
+            said += info
+        self.say(said + more)
 
     async def ended(self):
         """Wait until the other side has closed; return what it had still sent."""

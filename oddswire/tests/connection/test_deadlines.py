@@ -127,7 +127,7 @@ def test_stalled_loop_is_not_the_servers_fault(server, prefix, new_loop):
         async with Client.from_url(server.url, command_timeout=0.5) as client:
             # More than one read of the socket takes in, and less than what the system
             # holds: what the server could not send has not arrived.
-            await client.set(f"{prefix}k", b"v" * 10_000, ex=60)
+            await client.bounded(5).set(f"{prefix}k", b"v" * 10_000, ex=60)
             calls = [client.get(f"{prefix}k") for _ in range(60)]
             *values, _ = await asyncio.gather(*calls, stall())
             return {len(value) for value in values}, client.stats().timeouts
@@ -170,6 +170,21 @@ def test_busy_loop_does_not_put_timeouts_off_for_ever(peers, name, new_loop, oth
         runner.run(main())
 
 
+@pytest.mark.errors
+async def test_a_loop_that_is_held_up_again_looks_again(pair, name):
+    """Nothing was read between two stalls: the reply after the second one counts."""
+    connection, line = await pair()
+    call = connection.send(b"x", 0.1, name())
+    _stall(0.3)
+    for _ in range(3):
+        await asyncio.sleep(0)  # some turns: the deadline came, late, and was put off
+    _stall(0.1)
+    await asyncio.sleep(0)  # a turn in which it comes again
+    line.say(b"$1\r\n1\r\n")
+
+    assert await call == b"1"
+
+
 @pytest.mark.requirement("C4")
 @pytest.mark.errors
 async def test_bounded_is_the_same_client_with_another_deadline(peers):
@@ -199,12 +214,12 @@ async def test_stopped_server_costs_one_deadline_and_writes_may_come_late():
     """Calls to a stopped server end on time, unknown; their writes may still run."""
     async with EmbeddedServer() as server:
         client = Client.from_url(server.url, command_timeout=0.5, retries=3)
-        await client.ping()
+        await client.bounded(5).ping()
         with frozen(server), LoopLag() as lag:
             failures = await asyncio.gather(
                 *(client.incr(f"k{n}") for n in range(20)), return_exceptions=True
             )
-        values = await client.mget(*(f"k{n}" for n in range(20)))
+        values = await client.bounded(5).mget(*(f"k{n}" for n in range(20)))
         await client.aclose()
 
     assert {type(failure) for failure in failures} == {CommandTimeout}

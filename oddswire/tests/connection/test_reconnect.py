@@ -107,7 +107,7 @@ async def test_killed_and_restarted_server(aof):
         await client.aclose()
 
     assert circuit.attempts == QUICK["reconnect_attempts"]
-    assert 0 < refused.value.retry_after <= QUICK["reconnect_probe"]
+    assert 0 <= refused.value.retry_after <= QUICK["reconnect_probe"]
     assert refused.value.outcome is Outcome.NOT_SENT
     assert value == (b"v" if aof else None)
     assert ready.outage > 0
@@ -219,6 +219,29 @@ async def test_server_that_accepts_and_drops_is_not_hammered(peer):
     assert pauses == sorted(pauses)
     assert len(pauses) >= 3
     assert pauses[2] >= 0.1
+
+
+@pytest.mark.requirement("C3", "C8")
+@pytest.mark.errors
+async def test_connection_lost_with_the_last_reply_of_the_handshake_is_an_attempt(peer):
+    """It counts and is told as any other failed attempt: the circuit opens with it."""
+    client = Client(host="127.0.0.1", port=peer.port, protocol=3, **QUICK)
+    heard = Heard(client)
+    opened = asyncio.get_running_loop().create_task(heard.wait(CircuitOpened))
+    call = asyncio.get_running_loop().create_task(client.get("a"))
+
+    async def greet():
+        while True:
+            line = await peer.line()
+            # In one write: the reply to nobody ends the connection at once.
+            await line.greet(more=b"+OK\r\n")
+
+    greeting = asyncio.get_running_loop().create_task(greet())
+    assert "to no call" in (await opened).reason
+    with pytest.raises(CircuitOpen):
+        await call
+    greeting.cancel()
+    await client.aclose()
 
 
 @pytest.mark.requirement("C3")

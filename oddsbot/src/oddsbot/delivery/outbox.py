@@ -232,8 +232,9 @@ class Outbox:
 
     async def _send(self) -> None:
         for shard in sorted(self._stale):
-            await self._read_due(shard)
+            # First: what is left to the database behind the last page is read again.
             self._stale.discard(shard)
+            await self._read_due(shard)
         while self._waiting and not self._stale:
             committed = self._waiting[0]
             await enqueue(self._queue, committed)

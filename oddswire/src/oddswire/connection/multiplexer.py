@@ -398,16 +398,18 @@ class Multiplexer(asyncio.Protocol):
         """Fail the calls past their deadline, unless the loop was stalled until now.
 
         `seen` is `last_read` when the check was last put off. The check is put off
-        again only if something was read since, and not beyond `until`.
+        again only if something was read since, or the loop was stalled again and had no
+        time to read. It is not put off beyond `until`.
         """
         now = monotonic()
         late = now - due
-        if late > _STALL:
+        stalled = late > _STALL
+        if stalled:
             self._metrics.stalls.observe(late)
             # The replies that came meanwhile may take as long to read as the stall
             # took. A loop that is late each time spends some of that time each time.
             until = (until or now) + late
-        if self._resuming or (now < until and self.last_read != seen):
+        if self._resuming or (now < until and (stalled or self.last_read != seen)):
             # The reply may lie in the socket or in the parser: read before failing.
             self._timer = self.loop.call_later(
                 _STALL, self._check, now + _STALL, self.last_read, until

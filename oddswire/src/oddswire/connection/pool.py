@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import select
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -536,7 +537,11 @@ class ExclusivePool(aredis.ConnectionPool):
             getattr(connection, "can_read", None) or connection.can_read_destructive
         )
         try:
-            if connection.is_connected and not await can_read():
+            if (
+                connection.is_connected
+                and not _has_unread(connection)
+                and not await can_read()
+            ):
                 return
         except (aredis.ConnectionError, aredis.TimeoutError, OSError):
             pass
@@ -662,6 +667,20 @@ async def _close(connection: AbstractConnection) -> None:
             # Bytes that the server does not take would keep the socket open, and
             # `aclose` waiting.
             writer.transport.abort()
+
+
+def _has_unread(connection: AbstractConnection) -> bool:
+    """Whether the kernel has something of it that the event loop has not read yet.
+
+    The server may have closed it while the loop was busy, or while the loop read the
+    answer of whoever had it closed: nothing orders two sockets.
+    """
+    sock = connection._writer.get_extra_info("socket")  # type: ignore[union-attr]  # noqa: SLF001 - redis-py has no other way to it
+    if sock is None or sock.fileno() < 0:
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _unsent(error: Exception) -> Exception:

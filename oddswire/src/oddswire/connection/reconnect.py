@@ -278,9 +278,9 @@ class ReconnectingConnection:
             self._attempt_failed(error, was_open=was_open)
             return
         if connection.error is not None:
-            # Lost between the handshake's last reply and here.
-            self._last_error = connection.error
-            self._backoff.failed()
+            # Lost between the handshake's last reply and here: no call was sent on it.
+            lost = Unavailable(f"right after the handshake: {connection.error}")
+            self._attempt_failed(lost, was_open=was_open)
             return
         before = self.server_info
         if before is not None and not server_info.run_id:
