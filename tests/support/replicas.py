@@ -32,8 +32,21 @@ class Pair:
             await eventually(linked)
 
     async def demote(self):
-        """Have the primary follow the other; no client is told or cut."""
-        async with aredis.Redis.from_url(self.replica.url) as admin:
+        """Have the primary follow the other; no client is told or cut.
+
+        What was written before is at the other one by then.
+        """
+        async with (
+            aredis.Redis.from_url(self.primary.url) as old,
+            aredis.Redis.from_url(self.replica.url) as admin,
+        ):
+            written = (await old.info("replication"))["master_repl_offset"]
+
+            async def copied():
+                info = await admin.info("replication")
+                return info["slave_repl_offset"] >= written
+
+            await eventually(copied)
             await admin.replicaof("NO", "ONE")
         async with aredis.Redis.from_url(self.primary.url) as admin:
             await admin.config_set("masterauth", self.replica.password)

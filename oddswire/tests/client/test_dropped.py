@@ -92,7 +92,7 @@ async def test_calls_beyond_the_caps_wait_for_the_server_as_well(own):
 @pytest.mark.errors
 async def test_large_batch_ends_within_the_deadline_of_its_client(own):
     """A batch too large for the command connection has one deadline, not one a read."""
-    async with Client.from_url(own.url, command_timeout=0.5) as client:
+    async with Client.from_url(own.url, command_timeout=2.0) as client:
         await client.ping()
         pipe = client.pipeline(transaction=False)
         for n in range(1_500):
@@ -106,7 +106,7 @@ async def test_large_batch_ends_within_the_deadline_of_its_client(own):
             pytest.raises(CommandTimeout, match="1500 commands") as caught,
         ):
             await pipe.execute()
-        assert lag.free < 1.0
+        assert lag.free < 3.0
         assert caught.value.outcome is Outcome.UNKNOWN
         assert await client.ping()
 

@@ -242,8 +242,8 @@ async def test_errors_of_a_connection(server, prefix):
     found = {}
     async with FaultProxy(server.url) as proxy:
         quick = {
-            "command_timeout": 0.2,
-            "connect_timeout": 0.2,
+            "command_timeout": 1.0,
+            "connect_timeout": 1.0,
             "reconnect_delay": 0.01,
             "reconnect_cap": 0.02,
             "reconnect_attempts": 20,
@@ -328,7 +328,7 @@ async def _fail_a_save(server, client):
     (folder / "dump.rdb").mkdir()
     (folder / "dump.rdb" / "full").touch()
     await client.bgsave()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (await client.info("persistence"))["rdb_last_bgsave_status"] == "ok":
             pass
 

@@ -61,19 +61,19 @@ async def _only(client, count):
 async def test_a_pool_keeps_its_settings(own, kind, how):
     """Timeouts, retries, name and decoding hold on the command connection too."""
     pool = kind.from_url(
-        own.url, socket_timeout=0.3, socket_connect_timeout=0.4, max_connections=3,
+        own.url, socket_timeout=1.5, socket_connect_timeout=2.0, max_connections=3,
         client_name="bot", decode_responses=True, health_check_interval=7,
         retry=Retry(NoBackoff(), 0),
     )  # fmt: skip
     make = Client.from_pool if how == "from_pool" else None
     client = make(pool) if make else Client(connection_pool=pool)
     settings = client.settings
-    assert (settings.command_timeout, settings.connect_timeout) == (0.3, 0.4)
+    assert (settings.command_timeout, settings.connect_timeout) == (1.5, 2.0)
     assert (settings.retries, settings.heartbeat) == (0, 7.0)
     assert await client.client_getname() == "bot"
     own.kill(19)
     try:
-        with pytest.raises(CommandTimeout, match=r"0\.3"):
+        with pytest.raises(CommandTimeout, match=r"1\.5"):
             await client.get("k")
     finally:
         own.kill(18)

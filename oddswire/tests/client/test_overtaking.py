@@ -95,7 +95,7 @@ async def test_a_script_is_killed_by_the_client_that_runs_it(impatient, how, dat
 async def test_killing_needs_no_connection_of_the_pool(own):
     """With every exclusive connection lent out, its holders can still be ended."""
     async with (
-        Client.from_url(own.url, pool_max=3, acquire_timeout=0.2) as client,
+        Client.from_url(own.url, pool_max=3, acquire_timeout=2.0) as client,
         aredis.Redis.from_url(own.url) as other,
     ):
 

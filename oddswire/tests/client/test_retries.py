@@ -15,6 +15,7 @@ from oddswire.errors import (
     ProtocolBroken,
     Unavailable,
 )
+from oddswire.events import Disconnected
 from oddswire.testing import LoopLag
 from support.hooks import drop_connection
 
@@ -136,14 +137,14 @@ async def test_no_retries_when_there_are_none(through, cutter, prefix):
 @pytest.mark.errors
 async def test_retries_and_waiting_share_one_deadline(through, cutter, prefix):
     """However often it is tried again, a call ends within its one deadline."""
-    one = through(retries=100, command_timeout=0.3)
+    one = through(retries=100)
     await one.ping()
     cutter.plan = [(prefix.encode(), "before")] * 1_000
     with (
         LoopLag() as lag,
         pytest.raises((ConnectionLost, Unavailable, CommandTimeout)),
     ):
-        await one.get(prefix)
+        await one.bounded(0.3).get(prefix)
 
     assert lag.free < 0.3 * 1.1 + 0.1
 
@@ -151,11 +152,11 @@ async def test_retries_and_waiting_share_one_deadline(through, cutter, prefix):
 @pytest.mark.errors
 async def test_timeouts_are_not_retried(through, cutter, client, prefix):
     """The deadline is for all attempts together, so a timeout is the end."""
-    one = through(command_timeout=0.2)
+    one = through()
     await one.ping()
     cutter.plan = [(prefix.encode(), "mute")] * 2
     with pytest.raises(CommandTimeout) as caught:
-        await one.get(prefix)
+        await one.bounded(0.2).get(prefix)
 
     assert caught.value.outcome is Outcome.UNKNOWN
     assert len(cutter.plan) == 1
@@ -183,7 +184,11 @@ async def test_the_three_outcomes(through, cutter, client, prefix):
     cutter.plan = [(f"{prefix}n".encode(), "after")]
     with pytest.raises(ConnectionLost) as unknown:
         await one.incr(f"{prefix}n")
+    await one.ping()  # connected again
+    lost = asyncio.Event()
+    one.events.subscribe(lambda _: lost.set(), Disconnected)
     await cutter.close()
+    await lost.wait()  # before, a call would be on its way with an unknown outcome
     bounded = one.bounded(0.05)
     with pytest.raises(Unavailable) as not_sent:
         await bounded.incr(f"{prefix}n")

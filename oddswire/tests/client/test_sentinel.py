@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -29,6 +29,7 @@ from oddswire.events import (
     Connected,
     Connecting,
     DataReset,
+    Disconnected,
     Failover,
     Ready,
     Reconnecting,
@@ -427,6 +428,47 @@ async def test_an_announcement_is_followed_without_a_pause(monkeypatch, lost):
             del ready[:]
             announce[0](here[0])
             await eventually(lambda: ready)
+
+
+@pytest.mark.requirement("C12")
+@pytest.mark.errors
+async def test_who_calls_while_a_watch_ends_is_told_of_announcements(monkeypatch):
+    """The pool is disconnected and used again at once: somebody watches for it."""
+    watches, ended, here = [], asyncio.Event(), []
+
+    async def watch(primary, moved):
+        watches.append(moved)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            while not ended.is_set():  # as redis-py may swallow a cancellation
+                with suppress(asyncio.CancelledError):
+                    await ended.wait()
+
+    async def address(primary):
+        return here[0]
+
+    monkeypatch.setattr(Primary, "watch", watch)
+    monkeypatch.setattr(Primary, "address", address)
+    manager = Sentinel([("127.0.0.1", 1)], password="same")
+    pool = SentinelConnectionPool("mymaster", manager, password="same")
+    async with (
+        EmbeddedServer(password="same") as server,
+        Client(connection_pool=pool) as client,
+    ):
+        here[:] = [(server.host, server.port)]
+        await client.ping()
+        await eventually(lambda: watches)
+        lost = asyncio.Event()
+        client.events.subscribe(lambda _: lost.set(), Disconnected)
+        leaving = asyncio.get_running_loop().create_task(pool.disconnect())
+        await lost.wait()
+        await client.ping()
+        ended.set()
+        await leaving
+        await eventually(lambda: len(watches) == 2)
+    await pool.disconnect()
+    await manager.sentinels[0].aclose()
 
 
 @asynccontextmanager

@@ -387,7 +387,7 @@ async def test_close_drains_then_fails_the_rest(pair, name):
         connection.flow.wait(1, 5, connection.load)
     )
     await line.heard(("GET", "a"), ("GET", "b"))
-    closing = asyncio.get_running_loop().create_task(connection.aclose(0.2))
+    closing = asyncio.get_running_loop().create_task(connection.aclose(1.0))
     failure = await _failure(waiting)
     line.say(b"$1\r\n1\r\n")
 

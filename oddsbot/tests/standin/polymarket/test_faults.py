@@ -147,7 +147,7 @@ async def test_a_slow_subscriber_holds_the_replay_up(sampled, session):
             received.put_nowait(await ws.receive_str())
 
     async with (
-        Replay(sampled, speed=INF) as replay,
+        Replay(sampled, speed=INF, patience=60.0) as replay,
         asyncio.TaskGroup() as group,
     ):
         ws = await connect(session, replay, *market.tokens)

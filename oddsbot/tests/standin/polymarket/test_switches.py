@@ -45,7 +45,9 @@ async def test_an_answer_goes_wrong_once(small, session, switch, kind, attribute
     """Each way is one typed error, and the next request is answered."""
     async with Replay(small, speed=INF) as replay:
         replay.faults.switch(*parse_switch(switch))
-        gamma = Gamma(session, replay.gamma_url, timeout=0.3)
+        # The others are answers, which a busy machine may give late.
+        patience = {"timeout": 0.3} if switch.startswith("slow") else {}
+        gamma = Gamma(session, replay.gamma_url, **patience)
         with pytest.raises(kind) as caught:
             await gamma.market("other")
         for name, value in attributes.items():
@@ -206,14 +208,13 @@ async def test_a_channel_that_breaks_again_and_again_is_followed(sampled, sessio
                     and counted.skipped["unheard_of"]
                     and pool.counters.replaced
                     and counted.reconnects > pool.counters.replaced
-                    and pool.counters.gaps >= 2
+                    # It is counted when it is told, and seen a moment later.
+                    and pool.counters.gaps == sum(isinstance(e, Gap) for e in seen) >= 2
                 ),
                 60,
             )
-            gaps = pool.counters.gaps
             task.cancel()
             await asyncio.wait([task])
-        assert gaps == sum(isinstance(each, Gap) for each in seen) >= 2
         assert {each.quote.asset_id for each in seen if isinstance(each, Tick)}
 
 

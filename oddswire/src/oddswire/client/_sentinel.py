@@ -92,6 +92,8 @@ class Primary:
         self._due = asyncio.Event()
         self._followers: dict[object, Callable[[Address], None]] = {}
         self._watch: asyncio.Task[None] | None = None
+        # With those that were cancelled and have not ended yet.
+        self._watches: set[asyncio.Task[None]] = set()
         self._asking = 0
         self._asked: set[asyncio.Task[Named]] = set()
 
@@ -190,7 +192,9 @@ class Primary:
         self._followers[token] = moved
         self.ask()
         if self._watch is None:
-            self._watch = spawn(self.watch(self._tell), name="oddswire sentinels")
+            self._watch = spawn(
+                self.watch(self._tell), name="oddswire sentinels", into=self._watches
+            )
         return token
 
     def unfollow(self, token: object) -> None:
@@ -198,6 +202,8 @@ class Primary:
         self._followers.pop(token, None)
         if not self._followers and self._watch is not None:
             self._watch.cancel()
+            # Who follows before it has ended needs a watch that goes on.
+            self._watch = None
 
     def ask(self) -> None:
         """Have the sentinels asked at once: a server has refused a write."""
@@ -205,15 +211,9 @@ class Primary:
 
     async def rest(self) -> None:
         """End the watch and questions under way, if no follower is left."""
-        if self._followers:
-            return
-        watch = self._watch
-        if watch is not None:
-            await _end([watch])
-            if self._watch is watch:
-                self._watch = None
+        await _end([each for each in self._watches if each is not self._watch])
         # A pool of the caller's may be closed at once, and its connections with it.
-        if not self._asking:
+        if not self._followers and not self._asking:
             await _end(list(self._asked))
 
     def _tell(self, address: Address) -> None:
@@ -275,9 +275,8 @@ class Primary:
     async def aclose(self) -> None:
         """Close the connections to the sentinels."""
         self._followers.clear()
-        if self._watch is not None:
-            await _end([self._watch])
-        await _end(list(self._asked))
+        self._watch = None
+        await _end([*self._watches, *self._asked])
         # Each in a task of its own, which no cancellation reaches.
         closing = [
             spawn(sentinel.aclose(), name="oddswire sentinel closing")
