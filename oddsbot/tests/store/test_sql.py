@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import inspect, text
+from sqlalchemy import event, inspect, text
 from typer.testing import CliRunner
 
 from oddsbot.cli import app
@@ -120,8 +120,7 @@ async def test_the_migrations_make_own_tables_only_and_what_the_code_expects(emp
     async with empty.begin() as connection:
         await connection.execute(text("DROP TABLE IF EXISTS theirs"))
         await connection.execute(text("CREATE TABLE theirs (id INTEGER)"))
-    if empty.dialect.name == "postgresql":
-        await asyncio.gather(upgrade(empty), upgrade(empty))
+    await asyncio.gather(upgrade(empty), upgrade(empty))
     assert await upgrade(empty) == await upgrade(empty) == "0007"
 
     def look(connection):
@@ -141,6 +140,25 @@ async def test_the_migrations_make_own_tables_only_and_what_the_code_expects(emp
         names, differences = await connection.run_sync(look)
     assert names == {*metadata.tables, "oddsbot_schema", "theirs"}
     assert differences == []
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S8")
+async def test_migrations_that_break_off_leave_nothing(empty):
+    """Ended in the middle, and done again: a table that was made is not in the way."""
+
+    def breaks(_connection, _cursor, statement, *_):
+        if "CREATE TABLE oddsbot_alerts" in statement:
+            raise OSError("as if it were killed here")
+
+    event.listen(empty.sync_engine, "before_cursor_execute", breaks)
+    with pytest.raises(SourceUnavailable):
+        await upgrade(empty)
+    event.remove(empty.sync_engine, "before_cursor_execute", breaks)
+    async with empty.connect() as connection:
+        names = await connection.run_sync(lambda c: inspect(c).get_table_names())
+    assert not set(names) & {*metadata.tables, VERSIONS}
+    assert await upgrade(empty) == "0007"
 
 
 @pytest.mark.integration

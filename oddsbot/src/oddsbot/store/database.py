@@ -148,8 +148,8 @@ def to_its_end(
 async def upgrade(engine: AsyncEngine) -> str:
     """Bring the bot's tables to the newest form; return its revision.
 
-    All of it is one transaction. Two processes may do it at once on PostgreSQL: a lock
-    makes the second one wait and find it done.
+    All of it is one transaction. Two processes may do it at once: a lock makes the
+    second one wait and find it done.
 
     Raises:
         SourceError: The database refused.
@@ -201,6 +201,9 @@ def _script() -> ScriptDirectory:
 def _upgrade(connection: Connection, script: ScriptDirectory) -> None:
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7246110)")
+    else:
+        # Python begins one before rows are written, and not before tables are made.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def steps(revision: Any, _: MigrationContext) -> Sequence[Any]:
         return script._upgrade_revs("head", revision)  # noqa: SLF001 - as alembic does
