@@ -141,7 +141,7 @@ async def test_an_update_of_a_killed_process_comes_again_and_is_handled(
     server, client, prefix, bot_of, update_of, worker
 ):
     """Deliveries within its lease fail, the first after it is handled."""
-    process = await worker("once", server.url, prefix, 1.0)
+    process = await worker("once", server.url, prefix, 3.0)
     assert await process.stdout.readline() == b"begun\n"
     process.kill()
     handled = []
@@ -308,7 +308,7 @@ async def test_an_update_that_was_handled_unchecked_is_noted_when_redis_is_back(
 
             await eventually(lambda: attempt(back))
 
-        once = Deduplicate(client, deadline=0.3)
+        once = Deduplicate(client, deadline=1.0)
         dispatcher, bot = dispatcher_of(note, once), bot_of(42)
         own.kill()
         await dispatcher.feed_update(bot, update_of(7))

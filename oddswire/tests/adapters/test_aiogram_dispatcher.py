@@ -171,21 +171,19 @@ async def test_after_a_429_every_process_holds_back(
     assert await other.stdout.readline() == b"ready\n"
     bot = sending(retries=0)
     loop = asyncio.get_running_loop()
-    telegram.flood = (1, 2)
+    began, telegram.flood = loop.time(), (1, 2)
     with pytest.raises(TelegramRetryAfter):
         await bot.send_message(1, "a")
-    refused = loop.time()
 
     # The other process has not heard of it yet: it asks Redis before it sends.
     assert await other.stdout.readline() == b"sent\n"
-    assert loop.time() - refused > 1.7
+    assert loop.time() - began > 1.9
     assert telegram.refused == 1
     # And the other way round.
-    telegram.flood = (1, 1)
+    began, telegram.flood = loop.time(), (1, 1)
     assert await other.stdout.readline() == b"refused\n"
-    refused = loop.time()
     await bot.send_message(1, "b")
-    assert loop.time() - refused > 0.8
+    assert loop.time() - began > 0.9
     assert telegram.refused == 2
 
 
@@ -251,16 +249,20 @@ async def test_a_reply_goes_before_a_broadcast(telegram, sending):
         return Priority.LOW if method.text.startswith("news") else Priority.HIGH
 
     bot = sending(
-        overall=Rule("bot", SlidingWindow(1, 0.3), key="bot", reserve=0.0),
+        overall=Rule("bot", SlidingWindow(1, 1.5), key="bot", reserve=0.0),
         priority=priority,
     )
     await bot.send_message(1, "first")
     async with asyncio.TaskGroup() as tasks:
-        for number in range(3):
+        news = [
             tasks.create_task(bot.send_message(1, f"news {number}"))
+            for number in range(3)
+        ]
         await asyncio.sleep(0)
-        tasks.create_task(bot.send_message(2, "reply"))
-    assert [form["text"] for _, _, form in telegram.sent][1] == "reply"
+        await bot.send_message(2, "reply")
+        for each in news:
+            each.cancel()
+    assert [form["text"] for _, _, form in telegram.sent] == ["first", "reply"]
 
 
 @pytest.mark.errors
@@ -318,7 +320,7 @@ def test_rules_that_count_by_something_else_are_refused(limiter):
 @pytest.mark.requirement("S9")
 async def test_redis_killed_a_dispatcher_says_so_and_recovers(own, bot_of, update_of):
     """An update that needs Redis fails with a typed error; after a restart it works."""
-    async with Client.from_url(own.url, command_timeout=0.3) as client:
+    async with Client.from_url(own.url, command_timeout=1.0) as client:
         dispatcher = counting(client, "oddswire:")
         bot = bot_of(42)
         await dispatcher.feed_update(bot, update_of(1))

@@ -189,14 +189,14 @@ async def test_too_many_waiting_updates_are_refused(client, prefix):
 @pytest.mark.errors
 async def test_waiting_for_a_turn_has_an_end(client, server, prefix):
     """After the timeout it is refused, in this process and for another's lock."""
-    isolation = EventIsolation(client, prefix=prefix, timeout=0.2)
+    isolation = EventIsolation(client, prefix=prefix, timeout=1.0)
     inside = Inside(isolation)
     async with Client.from_url(server.url) as far, asyncio.TaskGroup() as tasks:
         tasks.create_task(inside.enter(1))
         await eventually(lambda: inside.order == [1])
         with pytest.raises(ConversationBusy, match="timeout"):
             await inside.enter(2)
-        there = EventIsolation(far, prefix=prefix, timeout=0.2)
+        there = EventIsolation(far, prefix=prefix, timeout=1.0)
         with pytest.raises(ConversationBusy, match="another process"):
             await Inside(there).enter(3)
         assert there.locks.keys == 0
@@ -289,7 +289,7 @@ async def test_a_lost_lock_is_told_and_the_handler_succeeds(client, prefix, capl
 @pytest.mark.requirement("S9")
 async def test_redis_killed_in_a_handler_does_not_undo_it(own):
     """The handler was done, so nothing is raised when the lock cannot be given back."""
-    async with Client.from_url(own.url, command_timeout=0.5) as client:
+    async with Client.from_url(own.url, command_timeout=2.0) as client:
         isolation = EventIsolation(client)
         async with isolation.lock(KEY):
             own.kill()

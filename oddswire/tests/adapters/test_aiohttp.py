@@ -113,12 +113,12 @@ async def test_after_a_429_every_process_waits(
     assert await other.stdout.readline() == b"ready\n"
     session = asking()
     loop = asyncio.get_running_loop()
+    began = loop.time()
     upstream.refuse.append({"Retry-After": "2"})
     assert await status(session) == 429
-    refused = loop.time()
 
     assert await other.stdout.readline() == b"asked\n"
-    assert loop.time() - refused > 1.7
+    assert loop.time() - began > 1.9
     assert upstream.refused == 1
 
 
@@ -142,7 +142,7 @@ async def test_by_choice_a_request_is_sent_again(asking, upstream):
     ("text", "low", "high"),
     [
         ("7", 6, 7),
-        ("0.5", 0.3, 0.5),
+        ("2.5", 1.5, 2.5),
         ("99999999", 590, 600),
         ("", 1.5, 2),
         ("soon", 1.5, 2),
@@ -181,10 +181,11 @@ async def test_without_redis_the_rules_decide_and_a_429_is_obeyed_here(
             session = asking(limiter=limiter)
             own.kill()
             assert await status(session) == 200
+            loop = asyncio.get_running_loop()
+            # The pause begins before the answer: that it is not shared takes a moment.
+            began = loop.time()
             upstream.refuse.append({"Retry-After": "1"})
             assert await status(session) == 429
-            loop = asyncio.get_running_loop()
-            began = loop.time()
             assert await status(session) == 200
             assert loop.time() - began > 0.9
 

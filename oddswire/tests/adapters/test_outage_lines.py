@@ -27,7 +27,7 @@ async def test_each_adapter_says_once_what_it_does_without_redis(
     async with Client.from_url(
         own.url, command_timeout=0.5, reconnect_delay=0.01, reconnect_cap=0.05
     ) as client:
-        once = Deduplicate(client, deadline=0.2)
+        once = Deduplicate(client, deadline=0.5)
         isolation = EventIsolation(client, on_error="local")
         persistence = Persistence(client)
         persistence.bot = SimpleNamespace(id=1)
@@ -50,6 +50,7 @@ async def test_each_adapter_says_once_what_it_does_without_redis(
                 if getattr(record, "event", "") == event and hasattr(record, "mode")
             )
 
+        await client.ping()
         await use()
         assert told("degraded") == []
         own.kill()

@@ -209,7 +209,7 @@ async def test_redis_killed_the_update_fails_and_later_ones_work(
         errors.append(context.error)
 
     async with (
-        Client.from_url(own.url, command_timeout=0.3) as client,
+        Client.from_url(own.url, command_timeout=1.0) as client,
         running(client, prefix, telegram) as application,
     ):
         application.add_error_handler(note)
@@ -353,7 +353,7 @@ def test_a_read_keeps_what_changed_here_and_takes_what_changed_there(base, here,
 @pytest.mark.errors
 async def test_what_could_not_be_written_is_written_later(own, persistence_of):
     """Redis away: it is kept, survives a read, and `flush` writes it."""
-    async with Client.from_url(own.url, command_timeout=0.3) as client:
+    async with Client.from_url(own.url, command_timeout=1.0) as client:
         persistence = persistence_of(client)
         data = {"a": 1}
         await persistence.update_user_data(1, data)
@@ -640,12 +640,11 @@ async def test_a_429_holds_another_process_back(
     assert await other.stdout.readline() == b"ready\n"
     async with sending(telegram, limiter, retries=0) as bot:
         loop = asyncio.get_running_loop()
-        telegram.flood = (1, 2)
+        began, telegram.flood = loop.time(), (1, 2)
         with pytest.raises(RetryAfter):
             await bot.send_message(1, "a")
-        refused = loop.time()
         assert await other.stdout.readline() == b"sent\n"
-        assert loop.time() - refused > 1.7
+        assert loop.time() - began > 1.9
     assert telegram.refused == 1
 
 

@@ -503,7 +503,7 @@ async def test_a_reader_waits_while_redis_is_away(collect, opened):
     """Reading does not raise when the server is down; it goes on when it is back."""
     async with (
         EmbeddedServer(aof=True) as server,
-        opened(server.url, reconnect_probe=0.1, command_timeout=0.5) as pubsub,
+        opened(server.url, reconnect_probe=0.1, command_timeout=2.0) as pubsub,
         pubsub.subscribe(LOG) as sub,
         collect(sub) as got,
     ):

@@ -96,11 +96,16 @@ async def test_a_handler_that_hangs_does_not_hold_the_reader(pubsub, take):
 async def test_concurrency_keeps_the_order_of_a_key(pubsub):
     """Several handlers run at once, and messages of one key stay in order."""
     done, running, most = {}, 0, 0
+    together = asyncio.Event()
 
     async def handler(message):
         nonlocal running, most
         running += 1
         most = max(most, running)
+        if running == 2:
+            together.set()
+        # However slowly the messages come, the first one waits for the second.
+        await together.wait()
         await asyncio.sleep(0.001 * (message.value % 3))
         done.setdefault(message.key, []).append(message.value)
         running -= 1

@@ -24,7 +24,12 @@ WANTED = [str(number) for number in range(EACH)]
 def opened(server, **options):
     """A client that is quick to come back."""
     return Client.from_url(
-        server.url, command_timeout=1.0, reconnect_delay=0.01, **options
+        server.url,
+        command_timeout=1.0,
+        reconnect_delay=0.01,
+        # Or the pause grows with the outage, and is longer than a call may take.
+        reconnect_cap=0.1,
+        **options,
     )
 
 

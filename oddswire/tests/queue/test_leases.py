@@ -46,7 +46,8 @@ class Handler:
 async def test_a_handler_asks_whether_its_message_is_its_own(make):
     """Yes while it has it, and for another lease from then; no when another has it."""
     clock = ManualClock()
-    queue, handler = make(clock=clock, lease=60.0), Handler()
+    # Its worker does not look meanwhile: it would be given the message again.
+    queue, handler = make(clock=clock, lease=60.0, poll=60.0), Handler()
     await queue.enqueue(1, Note("a"))
     async with consuming(queue, handler):
         message = await handler.got(1)
@@ -89,7 +90,7 @@ async def test_a_message_that_is_done_or_erased_is_nobodys(make):
 @pytest.mark.errors
 async def test_while_redis_is_away_it_is_not_known(own):
     """The handler gets the error, which is neither yes nor no."""
-    async with Client.from_url(own.url, command_timeout=0.3) as client:
+    async with Client.from_url(own.url, command_timeout=2.0) as client:
         queue, handler = Queue(client, "notes", Note), Handler()
         await queue.enqueue(1, Note("a"))
         consumer = asyncio.get_running_loop().create_task(queue.consume(handler))

@@ -65,7 +65,7 @@ async def back(limiter, client, rule="open"):
 async def test_each_rule_decides_by_its_own_policy(own, how):
     """Open admits, closed denies, local keeps to its quota; and each says so."""
     async with Client.from_url(own.url, reconnect_delay=0.01) as client:
-        limiter = RateLimiter(client, RULES, processes=2)
+        limiter = RateLimiter(client, RULES, processes=2, deadline=1.0)
         for rule in RULES:
             await limiter.hit(rule.name, cost=2)
         with frozen(own):
@@ -255,7 +255,7 @@ async def test_what_was_used_without_redis_is_reported(own):
         Client.from_url(own.url) as client,
         Client.from_url(own.url) as another,
     ):
-        limiter = RateLimiter(client, RULES)
+        limiter = RateLimiter(client, RULES, deadline=1.0)
         other = RateLimiter(another, RULES, deadline=2.0)
         with frozen(own):
             await gone(limiter)
@@ -338,7 +338,7 @@ async def test_a_report_that_is_slow_or_breaks_off_counts_nothing_twice(own, how
 async def test_degraded_decisions_are_counted(own):
     """Counted by rule as degraded, not as denied by a limit alone."""
     async with Client.from_url(own.url) as client:
-        limiter = RateLimiter(client, RULES)
+        limiter = RateLimiter(client, RULES, deadline=1.0)
         for _ in range(3):
             await limiter.hit("local")
         with frozen(own):

@@ -371,7 +371,7 @@ async def test_an_error_of_the_server_reaches_its_waiter_alone(own):
     from oddswire.errors import NoPermission
 
     async with Client.from_url(own.url) as client, Client.from_url(own.url) as admin:
-        rule = Rule("r", TokenBucket(5.0, 1), key="u")
+        rule = Rule("r", TokenBucket(0.5, 1), key="u")
         async with RateLimiter(client, [rule], deadline=2.0) as limiter:
             await limiter.hit("r", u=1)
             loop = asyncio.get_running_loop()

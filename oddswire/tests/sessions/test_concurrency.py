@@ -236,7 +236,7 @@ async def test_a_write_that_comes_late_is_fenced_off(people, server):
         FaultProxy(own.url) as proxy,
         Client.from_url(
             proxy.url,
-            command_timeout=0.5,
+            command_timeout=2.0,
             retries=0,
         ) as slow,
     ):
