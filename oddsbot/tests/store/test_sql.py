@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 from types import SimpleNamespace
 
 import pytest
@@ -159,6 +160,23 @@ async def test_migrations_that_break_off_leave_nothing(empty):
         names = await connection.run_sync(lambda c: inspect(c).get_table_names())
     assert not set(names) & {*metadata.tables, VERSIONS}
     assert await upgrade(empty) == "0007"
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S8")
+async def test_a_new_file_that_another_process_writes_to_is_waited_for(tmp_path):
+    """SQLite refuses to change such a file's log at once; the bot begins after it."""
+    file = tmp_path / "bot.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with (
+            open_database(f"sqlite:///{file}") as engine,
+            asyncio.TaskGroup() as tasks,
+        ):
+            upgrading = tasks.create_task(upgrade(engine))
+            await asyncio.wait([upgrading], timeout=0.5)
+            other.execute("COMMIT")
+    assert upgrading.result() == "0007"
 
 
 @pytest.mark.integration

@@ -37,6 +37,7 @@ async def _kill_owner(cluster, client, key):
 
     await eventually(took_over)
     assert await client.bounded(20.0).set(key, 1)
+    return f"{server.host}:{server.port}", f"{replica.host}:{replica.port}"
 
 
 @pytest.mark.integration
@@ -65,14 +66,15 @@ async def test_the_queue_outlives_its_node():
 
         consumer = asyncio.get_running_loop().create_task(queue.consume(handle))
         await eventually(lambda: len(seen) == 50)
-        await _kill_owner(cluster, client, "{messages}any")
+        old, new = await _kill_owner(cluster, client, "{messages}any")
         for number in range(50):
             await queue.enqueue(number, f"after {number}")
         await eventually(lambda: len(seen) == 100, 60)
         consumer.cancel()
         await asyncio.wait([consumer])
-        assert len(events) == 1
-        assert events[0].old != events[0].new
+        # A node that is behind may answer between two others, and name the old one.
+        assert events[0].old == old
+        assert events[-1].new == new
 
 
 @pytest.mark.integration

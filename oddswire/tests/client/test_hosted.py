@@ -56,9 +56,17 @@ async def test_an_idle_wire_sends_at_most_four_commands_a_minute(own):
     async with aredis.Redis.from_url(own.url) as admin:
         usual = Settings().heartbeat
         async with connect(url=own.url, heartbeat=usual / faster) as wire:
-            before = await _commands(admin)
+            before, began = await _commands(admin), monotonic()
             await asyncio.sleep(3 * 60 / faster)
-            after = await _commands(admin)
+
+            async def some():
+                found = await _commands(admin)
+                return found["cmdstat_ping"] >= before.get("cmdstat_ping", 0) + 3 and (
+                    found
+                )
+
+            after = await eventually(some)
+            minutes = (monotonic() - began) * faster / 60
             assert wire.client.stats().connects == 1
     sent = {
         name: calls - before.get(name, 0)
@@ -67,7 +75,7 @@ async def test_an_idle_wire_sends_at_most_four_commands_a_minute(own):
     }
 
     assert set(sent) == {"cmdstat_ping"}, sent
-    assert 3 <= sent["cmdstat_ping"] <= 3 * 4, sent
+    assert sent["cmdstat_ping"] <= 4 * minutes, sent
 
 
 # --- rights
@@ -130,7 +138,7 @@ async def test_a_user_without_ping_is_refused_it_once(own, protocol):
         async with Client.from_url(
             f"redis://app:secret@{own.host}:{own.port}",
             heartbeat=0.1,
-            heartbeat_answer=0.1,
+            heartbeat_answer=0.5,
             protocol=protocol,
         ) as client:
             for connects in (1, 2, 3):
@@ -353,7 +361,7 @@ _QUICK = {
     "reconnect_attempts": 3,
     "reconnect_probe": 0.2,
     "heartbeat": 0.1,
-    "heartbeat_answer": 0.1,
+    "heartbeat_answer": 1.0,  # the disk may hold up the server
 }
 
 

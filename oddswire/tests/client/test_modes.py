@@ -204,7 +204,7 @@ async def test_simple_client_makes_one_attempt_for_all_callers(server, prefix):
     """However many wait for the connection, they fail or are served by the same one."""
     loop = asyncio.get_running_loop()
     async with FaultProxy(server.url) as proxy:
-        client = SimpleClient.from_url(proxy.url, connect_timeout=0.3)
+        client = SimpleClient.from_url(proxy.url, connect_timeout=1.0)
         proxy.stall()
         calls = [loop.create_task(client.get(f"{prefix}{n}")) for n in range(20)]
         await eventually(lambda: proxy.accepted)

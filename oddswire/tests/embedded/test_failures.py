@@ -70,7 +70,7 @@ async def test_program_says_nothing():
 @pytest.mark.parametrize("watched", [False, True], ids=["kernel", "watcher"])
 async def test_program_hangs(monkeypatch, tmp_path, watched):
     """A program that never becomes ready is ended at the deadline."""
-    limit(monkeypatch, "server starts", 0.3)
+    limit(monkeypatch, "server starts", 2.0)  # it has to come to its first word
     path = _script(tmp_path / "server", "echo thinking; exec sleep 600")
     server = watched_by_process(EmbeddedServer(binary=path), watched)
     with pytest.raises(EmbeddedFailed, match=r"not ready after .* s: thinking"):

@@ -247,9 +247,12 @@ async def test_cancelled_at_any_step(root, watched):
         for _ in range(steps):
             await asyncio.sleep(0)  # one step of the loop
         start.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        try:
             await start
-        assert list(root.iterdir()) == []
+        except asyncio.CancelledError:
+            assert list(root.iterdir()) == []
+        else:  # it was ready by then: these steps were slow
+            await server.__aexit__(None, None, None)
 
 
 def _descriptors():

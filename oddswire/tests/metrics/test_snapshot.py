@@ -132,7 +132,7 @@ async def test_attempts_made_again_are_counted_by_their_reason(own):
 async def test_a_sample_that_fails_leaves_the_one_before(own):
     """Without Redis the last sample stays and grows older, and the failure counts."""
     async with oddswire.connect(
-        url=own.url, command_timeout=0.3, retries=0, queues=[ALERTS]
+        url=own.url, command_timeout=2.0, retries=0, queues=[ALERTS]
     ) as wire:
         await wire.metrics.sample()
         own.kill()

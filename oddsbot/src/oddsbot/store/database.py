@@ -8,6 +8,7 @@ import stat
 from contextlib import asynccontextmanager, suppress
 from functools import wraps
 from pathlib import Path
+from sqlite3 import OperationalError
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from alembic.config import Config
@@ -35,6 +36,9 @@ _DRIVERS = {
     "postgres": "postgresql+asyncpg",
 }
 
+
+# How often a new file of SQLite is tried to change; the first who does is enough.
+_TURNS = 4
 
 # A process that vanished in a transaction holds up nobody for longer than this.
 _POSTGRESQL = {
@@ -109,13 +113,31 @@ def _make_private(file: str | None) -> None:
 
 def _pragmas(connection: Any, _: object) -> None:
     cursor = connection.cursor()
-    # Readers and one writer at once; a write is on the disk when it is acknowledged.
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA busy_timeout = 5000")
+    # Readers and one writer at once; a write is on the disk when it is acknowledged.
+    _write_ahead(cursor)
+    cursor.execute("PRAGMA synchronous = FULL")
     # Off by default: with a person go her rules and alerts.
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
+
+
+def _write_ahead(cursor: Any) -> None:
+    """Have a file's writes logged ahead; of several processes one changes a new file.
+
+    SQLite refuses the change at once while another process makes it or writes. So the
+    end of that is waited for as a writer, which SQLite keeps waiting.
+    """
+    for left in reversed(range(_TURNS)):
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except OperationalError:
+            if not left:
+                raise
+            cursor.execute("BEGIN IMMEDIATE")
+            cursor.execute("ROLLBACK")
+        else:
+            return
 
 
 def to_its_end(
