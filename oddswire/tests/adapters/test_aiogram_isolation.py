@@ -300,7 +300,7 @@ async def test_redis_killed_in_a_handler_does_not_undo_it(own):
 @pytest.mark.requirement("S9")
 async def test_without_redis_it_raises_or_keeps_its_own_order(own):
     """By choice; without Redis, a process still has its own turns."""
-    async with Client.from_url(own.url, command_timeout=0.3) as client:
+    async with Client.from_url(own.url, command_timeout=0.5) as client:
         await client.ping()
         own.kill()
         with pytest.raises(OddswireError):

@@ -344,7 +344,7 @@ def test_wrong_options_are_named(client):
 @pytest.mark.requirement("S9")
 async def test_without_redis_a_typed_error_comes_and_no_empty_conversation(own):
     """A killed server is an error, not a user who has no state."""
-    async with Client.from_url(own.url, command_timeout=0.5) as client:
+    async with Client.from_url(own.url, command_timeout=1.0) as client:
         storage = Storage(client)
         await storage.set_state(KEY, "s")
         own.kill()
@@ -360,7 +360,7 @@ async def test_without_redis_a_typed_error_comes_and_no_empty_conversation(own):
 @pytest.mark.integration
 async def test_by_choice_a_call_waits_until_redis_is_back(own):
     """With `wait`, calls of an outage are answered after it."""
-    async with Client.from_url(own.url, command_timeout=0.3) as client:
+    async with Client.from_url(own.url, command_timeout=1.0) as client:
         storage = Storage(client, wait=20.0)
         await storage.set_state(KEY, "s")
         own.kill()
@@ -380,7 +380,7 @@ async def test_by_choice_a_call_waits_until_redis_is_back(own):
 @pytest.mark.errors
 async def test_waiting_has_an_end(own):
     """After `wait` seconds the error is raised."""
-    async with Client.from_url(own.url, command_timeout=0.2) as client:
+    async with Client.from_url(own.url, command_timeout=0.5) as client:
         storage = Storage(client, wait=0.5)
         await client.ping()
         own.kill()

@@ -122,7 +122,7 @@ async def test_closing_ends_a_batch_with_an_error(client, prefix):
         await asyncio.Event().wait()
         return arguments
 
-    async with Cache(client, prefix=prefix) as cache:
+    async with Cache(client, prefix=prefix, timeout=5.0) as cache:
         market = cache.batched(load, key="m:{id}")
         waiting = asyncio.get_running_loop().create_task(market(1))
         await begun.wait()
@@ -250,7 +250,10 @@ async def test_another_loop_is_told(server, prefix):
             with pytest.raises(WrongLoop):
                 await call
 
-    async with Client.from_url(server.url) as client, Cache(client, prefix=prefix) as c:
+    async with (
+        Client.from_url(server.url) as client,
+        Cache(client, prefix=prefix, timeout=5.0) as c,
+    ):
         await c.set("m:0", 0)
         await asyncio.to_thread(asyncio.run, elsewhere(c))
         assert await c.get_or_set("m:1", lambda: 1) == 1

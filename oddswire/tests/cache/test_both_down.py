@@ -32,10 +32,13 @@ class Down:
         raise ZeroDivisionError
 
 
-async def ended(server):
-    """Kill the server."""
+async def ended(server, *caches):
+    """Kill the server; wait until each cache has heard of it."""
     server.kill()
     await server.wait_exit()
+    for cache in caches:
+        # Until then it believes its memory, and need not ask anybody.
+        await eventually(lambda cache=cache: cache.stats().generations)
 
 
 async def stale(cache, key):
@@ -47,7 +50,7 @@ async def stale(cache, key):
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_a_stale_value_bridges_an_outage_of_both(own_fleet, how):
     """For one key, many and a function; the source is asked again with pauses."""
-    a = await own_fleet.cache(STALE, timeout=0.1, coherence=0.3, heartbeat=0.05)
+    a = await own_fleet.cache(STALE, timeout=0.5, coherence=0.3, heartbeat=0.05)
     down = Down()
 
     @a.cached(key="m:f:{number}", tags=("t:{number}",))
@@ -61,7 +64,7 @@ async def test_a_stale_value_bridges_an_outage_of_both(own_fleet, how):
     await stale(a, "m:1")
     await stale(a, "m:f:7")
     if how == "killed":
-        await ended(own_fleet.server)
+        await ended(own_fleet.server, a)
     else:
         own_fleet.server.kill(signal.SIGSTOP)
         # Until memory is not believed any more.
@@ -103,7 +106,7 @@ async def test_a_stale_value_bridges_an_outage_of_both(own_fleet, how):
 async def test_what_must_not_bridge_it(own_fleet, why):
     """What the caller did not allow, and what this process knows to be invalid."""
     late = Namespace(name="m", ttl=0.05, stale=0.2) if why == "too old" else STALE
-    a = await own_fleet.cache(late, timeout=0.1)
+    a = await own_fleet.cache(late, timeout=0.5)
     b = await own_fleet.cache(late)
     await a.get_or_set("m:1", Loader("old"), tags=("t",))
     await own_fleet.believed(a)
@@ -115,7 +118,7 @@ async def test_what_must_not_bridge_it(own_fleet, why):
         await b.invalidate_tags("t")
         await told(a)
     await stale(a, "m:1")
-    await ended(own_fleet.server)
+    await ended(own_fleet.server, a)
     for call in {
         "deleted": [lambda: a.delete("m:1")],
         "expired": [lambda: a.expire("m:1")],
@@ -135,10 +138,10 @@ async def test_what_must_not_bridge_it(own_fleet, why):
 @pytest.mark.errors
 async def test_once_redis_is_back_its_word_holds(own_fleet):
     """What was invalidated elsewhere is not served again, whatever the source says."""
-    a = await own_fleet.cache(STALE, timeout=0.1)
+    a = await own_fleet.cache(STALE, timeout=0.5)
     await a.get_or_set("m:1", Loader("old"))
     await stale(a, "m:1")
-    await ended(own_fleet.server)
+    await ended(own_fleet.server, a)
     assert await a.get_or_set("m:1", Down()) == "old"
     await own_fleet.server.restart()  # with nothing: as if all had been deleted
 
@@ -156,10 +159,10 @@ async def test_once_redis_is_back_its_word_holds(own_fleet):
 @pytest.mark.errors
 async def test_callers_that_wait_together_are_bridged_by_one_failure(own_fleet):
     """The source is asked once, and each of them gets the old value."""
-    a = await own_fleet.cache(STALE, timeout=0.1)
+    a = await own_fleet.cache(STALE, timeout=0.5)
     await a.get_or_set("m:1", Loader("old"))
     await stale(a, "m:1")
-    await ended(own_fleet.server)
+    await ended(own_fleet.server, a)
     slow = Loader(held=True)
 
     async def fail():

@@ -322,7 +322,7 @@ async def test_what_is_not_of_the_type_is_refused_and_not_stored(fleet):
 @pytest.mark.errors
 async def test_without_redis_each_process_loads_by_itself(own_fleet):
     """A server that is away: reads raise, loads go on, briefly remembered."""
-    a = await own_fleet.cache(timeout=0.1)
+    a = await own_fleet.cache(timeout=0.5)
     await a.set("m:1", "stored")
     own_fleet.server.kill()
     await own_fleet.server.wait_exit()
@@ -348,7 +348,7 @@ async def test_without_redis_each_process_loads_by_itself(own_fleet):
 async def test_lost_fill_is_still_the_callers_value(own_fleet):
     """The link breaks while the loader runs: its value is returned all the same."""
     async with FaultProxy(own_fleet.url) as proxy:
-        a = await own_fleet.cache(url=proxy.url, timeout=0.3)
+        a = await own_fleet.cache(url=proxy.url, timeout=1.0)
 
         async def load():
             proxy.refuse()

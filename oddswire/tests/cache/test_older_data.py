@@ -36,7 +36,7 @@ async def test_what_was_invalidated_does_not_come_back_with_an_older_dump(how, r
         url = f"redis://few:pw@127.0.0.1:{server.port}"
         async with (
             Client.from_url(url, reconnect_delay=0.01) as client,
-            Cache(client, prefix="x:") as cache,
+            Cache(client, prefix="x:", timeout=5.0) as cache,
         ):
             for number in range(5):
                 await cache.set(f"m:{number}", number, tags=("t",))
@@ -69,12 +69,18 @@ async def test_a_lost_connection_alone_empties_nothing(own, rights):
             *RIGHTS[rights],
         )
         url = f"redis://few:pw@127.0.0.1:{own.port}"
-        async with Client.from_url(url) as client, Cache(client, prefix="x:") as cache:
+        async with (
+            Client.from_url(url) as client,
+            Cache(client, prefix="x:", timeout=5.0) as cache,
+        ):
             await cache.set("m:1", 1)
             await admin.client_kill_filter(skipme=True)
             await eventually(lambda: _answers(client))
             assert await cache.get("m:1") == 1
-        async with Client.from_url(url) as client, Cache(client, prefix="x:") as cache:
+        async with (
+            Client.from_url(url) as client,
+            Cache(client, prefix="x:", timeout=5.0) as cache,
+        ):
             assert await cache.get("m:1") == 1
 
 

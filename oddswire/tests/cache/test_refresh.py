@@ -134,7 +134,7 @@ async def test_a_refresh_without_redis_says_so(own_fleet):
 async def test_who_joined_a_refresh_is_served_though_redis_went(own_fleet, when):
     """The refresher hears that nothing was stored; others have what was loaded."""
     server = own_fleet.server
-    a = await own_fleet.cache(timeout=0.2)
+    a = await own_fleet.cache(timeout=1.0)
     await a.get("m:1")
     load = Loader(held=True)
     if when == "before it asks":

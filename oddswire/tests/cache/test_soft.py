@@ -176,7 +176,7 @@ async def test_an_unconfirmed_soft_invalidation_is_said():
     async with (
         EmbeddedServer() as server,
         Client.from_url(server.url) as client,
-        Cache(client, timeout=0.2) as cache,
+        Cache(client, timeout=1.0) as cache,
     ):
         await cache.set("m:1", 1, tags=("t",))
         server.kill()

@@ -418,6 +418,29 @@ async def test_a_token_without_a_user_in_it(own, admin):
 
 
 @pytest.mark.errors
+async def test_credentials_that_come_late_replace_no_newer_ones(own, admin):
+    """The provider answers of two tokens in another order: the newer one stays."""
+    provider = Provider()
+    async with _client(own, provider) as client:
+        await client.ping()
+        asked, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slowly():
+            asked.set()
+            await go_on.wait()
+            return "bot", "t1"
+
+        provider.get_credentials_async = slowly
+        first = provider.rotate("t1", other="claim")  # whose user the provider knows
+        await asked.wait()
+        await provider.rotate("t2")
+        go_on.set()
+        await first
+        assert await _calls(admin, "auth") == 1
+        assert await client.ping()
+
+
+@pytest.mark.errors
 async def test_a_token_that_the_server_refuses_changes_nothing(own, admin, caplog):
     """What a connection may stays as it was, and the log says so without the token."""
     provider = Provider()

@@ -57,7 +57,7 @@ async def test_a_handler_that_fails_harms_nobody(pubsub):
         raise RuntimeError("of its own")
 
     async with (
-        pubsub.handle(handler, TICKS, on_error=tell, timeout=0.1),
+        pubsub.handle(handler, TICKS, on_error=tell, timeout=0.5),
         pubsub.handle(lambda message: good.append(message.value), TICKS),
     ):
         for n in range(5):

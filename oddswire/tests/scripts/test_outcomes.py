@@ -90,6 +90,7 @@ async def _use_every_part(url):
         topics=[prices, log],
         rules=rules,
         queue=str,
+        side_timeout=5.0,
     ) as wire:
         cache, sessions, limiter = wire.cache, wire.sessions, wire.limiter
         await cache.get_or_set("m:1", lambda: 1, ttl=60, tags=("t",))

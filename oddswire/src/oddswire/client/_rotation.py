@@ -54,6 +54,8 @@ class Rotation:
         self._access = access
         self._followers: WeakSet[Authenticates] = WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()
+        # Tokens in the order they came, and the newest whose credentials are known.
+        self._came = self._known = 0
         provider.on_next(self.renewed)
 
     def add(self, follower: Authenticates) -> None:
@@ -77,14 +79,18 @@ class Rotation:
         return None  # no connection yet: its handshake asks the provider
 
     def _start(self, token: Any) -> asyncio.Task[None]:
+        self._came += 1
         return spawn(
-            self._authenticate(token),
+            self._authenticate(token, self._came),
             name="oddswire authenticating again",
             into=self._tasks,
         )
 
-    async def _authenticate(self, token: Any) -> None:
+    async def _authenticate(self, token: Any, number: int) -> None:
         user, password = await credentials_in(token, self._provider)
+        if number < self._known:
+            return  # the provider was faster with those of a newer token
+        self._known = number
         words = ("AUTH", password) if user is None else ("AUTH", user, password)
         self._access.renewed(words)
         steps = [each.authenticate() for each in self._followers]
