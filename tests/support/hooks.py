@@ -39,6 +39,7 @@ _LIMITS = {
     "blocking grace": "oddswire.client._exclusive.BLOCKING_GRACE",
     "cluster settles": "oddswire.embedded.topology._SETTLE_SECONDS",
     "data directory": "oddswire.embedded.server._LOCK_SECONDS",
+    "delivery ends": "oddsbot.delivery.courier._LAST_MOMENT",
     "hot keys": "oddswire.cache._hot._KEPT",
     "log is emptied": "oddswire.sessions._sessions._HEARD",
     "look at a load": "oddswire.cache._loader._POLL",

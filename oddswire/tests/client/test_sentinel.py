@@ -34,6 +34,7 @@ from oddswire.events import (
     Ready,
     Reconnecting,
 )
+from oddswire.testing import FaultProxy
 from support import eventually, failover
 from support.hooks import answer_as_sentinels, sentinels_of
 
@@ -378,6 +379,44 @@ async def test_blocked_callers_move_though_the_command_connection_did_first(
                 await blocked
         await client.rpush("list", "x")
         assert await client.blpop("list", 1) == (b"list", b"x")
+
+
+@pytest.mark.requirement("C12")
+@pytest.mark.errors
+async def test_a_connection_that_is_opening_moves_at_the_announcement(monkeypatch):
+    """Announced while it opens to the old primary, the new one has the caller."""
+    announce, here = [], []
+
+    async def watch(primary, moved):
+        announce.append(moved)
+        await asyncio.Event().wait()
+
+    async def address(primary):
+        return here[0]
+
+    monkeypatch.setattr(Primary, "watch", watch)
+    monkeypatch.setattr(Primary, "address", address)
+    async with (
+        EmbeddedServer(password="same") as old,
+        EmbeddedServer(password="same") as new,
+        FaultProxy(old.url) as link,
+        Client.from_url(
+            "redis://:same@mymaster/0", sentinels="127.0.0.1:1", connect_timeout=20.0
+        ) as client,
+    ):
+        here[:] = [(link.host, link.port)]
+        await client.ping()
+        announce[0](here[0])
+        link.stall()
+        blocked = asyncio.get_running_loop().create_task(client.blpop("list", 0))
+        await eventually(lambda: link.accepted == 2)
+        here[:] = [(new.host, new.port)]
+        announce[0](here[0])
+        assert await _port(client) == new.port
+        link.accept()
+        await client.rpush("list", "x")
+        async with asyncio.timeout(10):
+            assert await blocked == (b"list", b"x")
 
 
 @pytest.mark.requirement("C12", "C3")

@@ -76,6 +76,7 @@ class Primary:
 
     Attributes:
         named: The address that the exclusive connections were last left for.
+        told: The address that followers were told of last; None: none yet.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Primary:
     ) -> None:
         self.name = name
         self.named: Address | None = None
+        self.told: Address | None = None
         self._manager = manager
         self._why_not = why_not
         self._known: Named | None = None
@@ -217,6 +219,7 @@ class Primary:
             await _end(list(self._asked))
 
     def _tell(self, address: Address) -> None:
+        self.told = address
         for moved in list(self._followers.values()):
             moved(address)
 
@@ -336,6 +339,14 @@ class SentinelPool(ExclusivePool):
     async def get_master_address(self) -> Address:
         """Return where the primary is (redis-py's name for it)."""
         return await self.primary.address()
+
+    async def _connect(self, connection: Any) -> None:
+        await super()._connect(connection)
+        # Who leaves a primary does not see a connection to it that is just opening, and
+        # a BLPOP there would wait for a push to another server.
+        if self.primary.told not in (None, (connection.host, connection.port)):
+            await connection.disconnect()
+            await super()._connect(connection)
 
     async def aclose(self) -> None:
         """Close every connection, and those to the sentinels."""
