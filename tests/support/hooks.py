@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 
+from oddswire.cache._tracking import TrackingConnection
 from oddswire.client._cluster_keys import keys_of
 from oddswire.client._cluster_replicas import READ_OF_ONE_KEY
 from oddswire.embedded._ask import ask, info
@@ -39,6 +40,7 @@ _LIMITS = {
     "blocking grace": "oddswire.client._exclusive.BLOCKING_GRACE",
     "cluster settles": "oddswire.embedded.topology._SETTLE_SECONDS",
     "data directory": "oddswire.embedded.server._LOCK_SECONDS",
+    "delivery ends": "oddsbot.delivery.courier._LAST_MOMENT",
     "hot keys": "oddswire.cache._hot._KEPT",
     "log is emptied": "oddswire.sessions._sessions._HEARD",
     "look at a load": "oddswire.cache._loader._POLL",
@@ -279,6 +281,11 @@ async def believed(*caches, within=20.0):
 def believed_until(cache):
     """Return until when a cache believes its memory, by the boot-time clock."""
     return _server(cache).coherence.until
+
+
+def tracking_connection(client, timeout):
+    """Return a connection as a cache has one to be told of changes."""
+    return TrackingConnection(client, timeout)
 
 
 def leased_connection(cache):

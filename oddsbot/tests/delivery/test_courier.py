@@ -16,7 +16,7 @@ from oddswire.clock import ManualClock, SystemClock
 from oddswire.errors import Undeliverable
 from oddswire.queue import Queue
 from support import eventually
-from support.hooks import queue_script
+from support.hooks import limit, queue_script
 
 TAKE, SETTLE = queue_script("take"), queue_script("settle")
 
@@ -111,8 +111,12 @@ async def test_a_courier_that_dies_before_the_fate_is_followed_by_a_marked_copy(
 
 @pytest.mark.errors
 @pytest.mark.requirement("B4")
-async def test_what_is_on_its_way_when_its_lease_is_lost_is_sent_once(book):
+async def test_what_is_on_its_way_when_its_lease_is_lost_is_sent_once(
+    book, monkeypatch
+):
     """The queue forgets who has it: the messenger's answer is still its fate."""
+    # The answer comes at once, but for a machine that stands still in between.
+    limit(monkeypatch, "delivery ends", 30.0)
     sent, sending, answer = [], asyncio.Event(), asyncio.Event()
 
     async def deliver(alert, *, again):

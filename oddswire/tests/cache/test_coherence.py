@@ -348,3 +348,24 @@ async def test_memory_of_the_wire_is_told_apart_from_late_replies(fleet):
     void(a)
     assert (await read).value == 1
     assert held(a) == {}
+
+
+@pytest.mark.errors
+async def test_entering_that_is_cancelled_leaves_no_connection(own):
+    """Who gives up while the server does not answer has opened nothing that stays."""
+    async with Client.from_url(own.url) as admin:
+        async with Client.from_url(own.url) as client:
+            await client.ping()
+            with frozen(own):
+                entering = asyncio.get_running_loop().create_task(
+                    Cache(client, prefix="own:").__aenter__()
+                )
+                # It has begun to connect, and waits for the server.
+                await asyncio.wait([entering], timeout=0.1)
+                entering.cancel()
+                await asyncio.wait([entering])
+
+        async def connections():
+            return len(await admin.client_list())
+
+        await eventually(connections, holds=lambda now: now == 1)

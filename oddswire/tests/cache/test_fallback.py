@@ -7,11 +7,18 @@ import random
 
 import pytest
 
-from oddswire import OddswireError
+from oddswire import Client, OddswireError
 from oddswire.clock import ManualClock, SystemClock
-from oddswire.testing import FaultProxy
+from oddswire.testing import FaultProxy, frozen
 from support import eventually
-from support.hooks import beat, believed_until, held, told, tracking_id
+from support.hooks import (
+    beat,
+    believed_until,
+    held,
+    told,
+    tracking_connection,
+    tracking_id,
+)
 
 from .conftest import Loader
 from .test_coherence import stress
@@ -226,6 +233,29 @@ async def test_tracking_that_failed_once_is_tried_again(own_fleet, fallback):
 
     await eventually(tracked)
     assert await a.get("m:1") == 1
+
+
+@pytest.mark.errors
+async def test_a_try_that_is_cancelled_leaves_no_connection(own):
+    """A cache that closes while tracking is tried again closes that connection too."""
+    async with Client.from_url(own.url) as admin:
+        async with Client.from_url(own.url) as client:
+            await client.ping()
+            tracking = tracking_connection(client, timeout=5.0)
+            with frozen(own):
+                trying = asyncio.get_running_loop().create_task(
+                    tracking.retry_tracking(5.0)
+                )
+                # It has begun to connect, and waits for the server.
+                await asyncio.wait([trying], timeout=0.1)
+                trying.cancel()
+                await asyncio.wait([trying])
+            await tracking.aclose()
+
+        async def connections():
+            return len(await admin.client_list())
+
+        await eventually(connections, holds=lambda now: now == 1)
 
 
 @pytest.mark.errors

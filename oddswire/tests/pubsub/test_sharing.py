@@ -10,6 +10,7 @@ import pytest
 from oddswire import Client
 from oddswire.errors import ClosedError, NoPermission, OutOfMemory, Unavailable
 from oddswire.pubsub import Delivery, PubSub, Topic
+from oddswire.testing import FaultProxy
 from support import eventually
 from support.hooks import save_position
 
@@ -150,6 +151,35 @@ async def test_a_channel_that_the_acl_forbids_is_named(own, opened, take):
             assert (await take(sub, 1))[0].value == 1
             statistics = pubsub.stats()
             assert (statistics.refused, statistics.connects) == (1, 1)
+
+
+@pytest.mark.errors
+@pytest.mark.parametrize("what", ["subscription", "PubSub"])
+async def test_closed_while_it_is_entered_it_says_so_at_once(own, what):
+    """Who waits for the server hears that it was closed, and does not wait on."""
+    async with (
+        FaultProxy(own.url) as proxy,
+        Client.from_url(proxy.url, command_timeout=60.0) as client,
+        Client.from_url(own.url) as admin,
+    ):
+        pubsub = await PubSub(client).__aenter__()
+        async with pubsub.subscribe(OTHERS), asyncio.timeout(20):
+            proxy.down.hold = True
+            sub = pubsub.subscribe(TICKS)
+            entering = asyncio.get_running_loop().create_task(sub.__aenter__())
+
+            async def asked():
+                return len(await admin.pubsub_channels("*"))
+
+            await eventually(asked, holds=lambda now: now == 2)
+            if what == "PubSub":
+                await pubsub.__aexit__(None, None, None)
+            else:
+                await sub.aclose()
+            with pytest.raises(ClosedError, match="was closed"):
+                await entering
+            proxy.heal()
+        await pubsub.__aexit__(None, None, None)
 
 
 @pytest.mark.errors

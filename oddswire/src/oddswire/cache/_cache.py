@@ -245,10 +245,13 @@ class Cache:
         # While Redis is away, the task of the lease does this as soon as it is there.
         try:
             await self._servers.start(timeout=2.0)
-        except (AuthFailed, NoPermission, WrongLoop):
-            await self._servers.aclose()
-            raise
-        except OddswireError:
+        except BaseException as error:
+            if not isinstance(error, OddswireError) or isinstance(
+                error, (AuthFailed, NoPermission, WrongLoop)
+            ):
+                # Also when it is cancelled: no block will be left.
+                await self._servers.aclose()
+                raise
             self._servers.want()
         self._tasks = [
             *(spawn(each, name="oddswire cache") for each in self._servers.work()),

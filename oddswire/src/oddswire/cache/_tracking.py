@@ -325,9 +325,10 @@ class TrackingConnection:
         candidate = self._base.tracked(self._on_push)
         try:
             await candidate.open_connection(timeout)
-        except OddswireError as error:
+        except BaseException as error:
+            # Also when it is cancelled: nobody else knows of this connection.
             await candidate.aclose()
-            if _refused(error):
+            if isinstance(error, OddswireError) and _refused(error):
                 return False
             raise
         # The heartbeat proves the new connection before memory is believed again.

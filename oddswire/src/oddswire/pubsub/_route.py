@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from oddswire.errors import TopicError
+from oddswire.errors import ClosedError, TopicError
 from oddswire.pubsub._chain import Head
 
 if TYPE_CHECKING:
@@ -75,9 +75,10 @@ class Route:
             buffer.on_disconnect()
 
     def leave(self, buffer: Buffer) -> None:
-        """Push nothing more to this buffer."""
+        """Push nothing more to this buffer; whoever waits for it to join is told."""
         if buffer in self.joining:
             self.joining.remove(buffer)
+            buffer.fail(ClosedError("this subscription was closed"))
         if buffer in self.buffers:
             self.buffers = [each for each in self.buffers if each is not buffer]
             self.pushes = [each.push for each in self.buffers]

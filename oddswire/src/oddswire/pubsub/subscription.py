@@ -32,6 +32,7 @@ class Subscription(Generic[T]):
     Raises:
         Unavailable: On entering: no connection within the client's timeout.
         NoPermission: On entering: the server's ACL forbids the topic.
+        ClosedError: On entering: it was entered before, or closed meanwhile.
         WrongLoop: It is of another event loop, or of the process this one was forked
             from.
     """
