@@ -125,6 +125,10 @@ class ServerProcess(asyncio.SubprocessProtocol):
             self.send(signal.SIGTERM)
             self.send(signal.SIGCONT)
             await asyncio.wait({self.exited}, timeout=patience)
+            if self.exited.done():
+                # The loop often sees the exit first: its last lines are read before the
+                # pipe is closed.
+                await asyncio.wait({self._silent}, timeout=_LAST_OUTPUT)
         finally:
             # 2. Kill it, and end its launcher.
             self.send(signal.SIGKILL)
