@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from contextlib import suppress
 
 import pytest
 import uvloop
@@ -91,6 +92,40 @@ async def test_silent_link_is_given_up_with_nobody_waiting(pair, name, soon_sile
     await line.ended()
 
     assert isinstance(connection.error, ConnectionLost)
+
+
+@pytest.mark.errors
+async def test_replies_that_are_taken_for_a_part_of_another_are_silence(
+    pair, name, soon_silent
+):
+    """A damaged length swallows the replies behind it: the connection is left."""
+    connection, line = await pair()
+    ended = asyncio.get_running_loop().create_task(line.ended())
+
+    line.say(b"$9000\r\n")
+    async with asyncio.timeout(20):
+        while connection.error is None:
+            answer = connection.send(b"x", 0.1, name())
+            line.say(b"$1\r\n1\r\n")
+            with suppress(CommandTimeout, ConnectionLost):
+                await answer
+    assert isinstance(connection.error, ConnectionLost)
+    assert "arrived for" in str(connection.error)
+    await ended
+
+
+@pytest.mark.errors
+async def test_replies_that_come_slowly_are_no_silence(pair, name, soon_silent):
+    """Calls time out for longer than that, and one reply after the other comes."""
+    connection, line = await pair()
+    calls = [connection.send(b"x", 0.05, name()) for _ in range(10)]
+    for _ in range(9):
+        await asyncio.sleep(0.2)
+        line.say(b"$1\r\n1\r\n")
+    await asyncio.gather(*calls, return_exceptions=True)
+    last = connection.send(b"x", 5.0, name())
+    line.say(b"$1\r\n1\r\n$1\r\n2\r\n")
+    assert await last == b"2"
 
 
 @pytest.mark.errors
