@@ -123,7 +123,7 @@ async def expected(client, prefix, keys):
 
 
 @pytest.mark.errors
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.requirement("S3", "S5")
 async def test_killed_between_any_two_steps_a_session_is_whole(server, client, prefix):
     """After kill -9 at each step another process finds old or new, indexes, the cap."""
