@@ -35,6 +35,11 @@ from support.recorded import fill
 from support.shards import START, UP, Feed, Outgoing, rule, top
 
 
+# Longer than any stall of a machine: a lock that is lost before the owner is killed would
+# give the shard to the younger. Who is killed in these tests gives it back.
+KEPT = 30.0
+
+
 @pytest.mark.integration
 @pytest.mark.requirement("B4")
 async def test_an_alert_is_committed_with_what_made_it_due(
@@ -382,14 +387,14 @@ async def test_of_two_that_lack_ticks_the_one_that_followed_for_longer_goes_on(
     """A price that only the elder has is told, although the younger gets the lock."""
     await known(1)
     await SqlRules(engine).save(rule())
-    owner = await processes()
+    owner = await processes(lock_seconds=KEPT)
     await owner.judging()
     owner.feed.say(top(1, 50, 51), top(2, 61, 62), top(1_000, 50, 51))
     await due.until(1)
     # The younger waits for the lock first; its link gives it the first price last.
-    younger = await processes()
+    younger = await processes(lock_seconds=KEPT)
     await eventually(younger.in_line)
-    elder = await processes()
+    elder = await processes(lock_seconds=KEPT)
     await eventually(elder.in_line)
     # Neither has the owner's last tick, and the elder alone the one that crosses.
     elder.feed.say(top(1_500, 49, 50), top(2_000, 61, 62), top(2_100, 50, 51))
@@ -410,12 +415,12 @@ async def test_a_shard_without_a_judged_tick_is_no_reason_to_go_first(
     """The owner has begun the rules and judged nothing: there is no tick to compare."""
     await known(1)
     await SqlRules(engine).save(rule())
-    owner = await processes()
+    owner = await processes(lock_seconds=KEPT)
     await owner.judging()
     await eventually(lambda: owner.shard.rounds)
-    younger = await processes()
+    younger = await processes(lock_seconds=KEPT)
     await eventually(younger.in_line)
-    elder = await processes()
+    elder = await processes(lock_seconds=KEPT)
     await eventually(elder.in_line)
     elder.feed.say(top(1_500, 49, 50), top(2_000, 61, 62), top(2_100, 50, 51))
     younger.feed.say(top(2_100, 50, 51))
@@ -434,13 +439,13 @@ async def test_one_that_was_told_nothing_yet_lets_another_one_go_first(
     """Connected, and before its first prices: its empty ring is no whole one."""
     await known(1)
     await SqlRules(engine).save(rule())
-    owner = await processes()
+    owner = await processes(lock_seconds=KEPT)
     await owner.judging()
     owner.feed.say(top(1, 50, 51), top(2, 61, 62), top(1_000, 50, 51))
     await due.until(1)
-    younger = await processes()
+    younger = await processes(lock_seconds=KEPT)
     await eventually(younger.in_line)
-    elder = await processes()
+    elder = await processes(lock_seconds=KEPT)
     await eventually(elder.in_line)
     elder.feed.say(top(1_000, 50, 51), top(2_000, 61, 62), top(2_100, 50, 51))
     await eventually(lambda: elder.shard.ticks == 3)
