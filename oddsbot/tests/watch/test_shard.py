@@ -34,9 +34,8 @@ from support.one_rule import NaiveAlerts
 from support.recorded import fill
 from support.shards import START, UP, Feed, Outgoing, rule, top
 
-
-# Longer than any stall of a machine: a lock that is lost before the owner is killed would
-# give the shard to the younger. Who is killed in these tests gives it back.
+# Longer than any stall of a machine: a lock that is lost before the owner is killed
+# would give the shard to the younger. Who is killed in these tests gives it back.
 KEPT = 30.0
 
 
