@@ -13,6 +13,7 @@ from oddsbot.watch import PRICES, Prices, latest_prices
 from oddswire import Client, EmbeddedServer
 from oddswire.clock import ManualClock
 from oddswire.codec import Codec
+from oddswire.errors import Unavailable
 from oddswire.pubsub import PubSub
 
 MARKET = "0xmarket"
@@ -169,6 +170,33 @@ async def test_the_newest_price_survives_an_outage():
             found = await latest_prices(other, [MARKET])
 
         assert {asset: each.at for asset, each in found.items()} == {"1": 3, "2": 2}
+
+
+@pytest.mark.errors
+async def test_who_is_stopped_when_the_server_goes_ends_all_the_same(
+    pubsub, monkeypatch
+):
+    """Cancelled in the moment in which its publishes fail, the publisher ends."""
+    begun, gone = asyncio.Semaphore(0), asyncio.Event()
+
+    async def publish(*_: object) -> None:
+        begun.release()
+        await gone.wait()
+        raise Unavailable("the server has gone")
+
+    monkeypatch.setattr(pubsub, "publish", publish)
+    prices = Prices(pubsub, ManualClock())
+    for asset in ("1", "2"):
+        prices.put(quote(asset, "0.5"))
+    task = asyncio.get_running_loop().create_task(prices.run())
+    for _ in range(2):
+        await begun.acquire()
+    gone.set()
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=10)
+
+    assert done
+    assert task.cancelled()
 
 
 PRICE = st.none() | st.decimals(0, 1, places=4)

@@ -155,12 +155,18 @@ class LatestPublisher(Generic[T]):
             await self._work.wait()
             self._work.clear()
             batch, self._changed = self._changed, {}
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    for key, value in batch.items():
-                        tasks.create_task(self._publish(key, value))
-            except* OddswireError as errors:
-                self._degraded.begin(errors.exceptions[0])
+            # No task group: before Python 3.13 one whose tasks fail may drop a
+            # cancellation of its own, and this would go on for ever.
+            results = await asyncio.gather(
+                *(self._publish(key, value) for key, value in batch.items()),
+                return_exceptions=True,
+            )
+            errors = [each for each in results if each is not None]
+            for error in errors:
+                if not isinstance(error, OddswireError):
+                    raise error
+            if errors:
+                self._degraded.begin(errors[0])
                 # A newer value takes the place of the one that failed.
                 self._changed = batch | self._changed
                 self._work.set()
