@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import oddswire
 from oddswire import Client, EmbeddedServer
 from oddswire.cache import Cache, Namespace
-from oddswire.errors import CodecError, InvalidKey, SettingsError
+from oddswire.errors import ClosedError, CodecError, InvalidKey, SettingsError
 from support import eventually
 
 from .conftest import Loader, Market
@@ -202,6 +202,25 @@ async def test_closing_ends_the_call_of_a_batch(fleet):
             assert await a.get_or_set_many(["m:1"], load) == {"m:1": "old"}
             await slow.started.wait()
         assert ended.is_set()
+
+
+@pytest.mark.errors
+async def test_closing_ends_a_gathered_batch_that_has_not_begun_to_run(fleet):
+    """Who asked just before the cache is closed gets `ClosedError`, and no silence."""
+
+    async def fetch(ids):
+        return dict.fromkeys(ids, "value")
+
+    async with Client.from_url(fleet.url) as client:
+        async with Cache(client, prefix=fleet.prefix, timeout=5.0) as a:
+            market = a.batched(fetch, key="m:{id}")
+            task = spawn(market(1))
+            # One turn to ask, one to gather: the task of the batch is made, and waits.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            with pytest.raises(ClosedError):
+                await task
 
 
 @pytest.mark.basic

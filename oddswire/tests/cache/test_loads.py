@@ -418,6 +418,22 @@ async def test_closing_does_not_wait_for_a_load_that_was_replaced(fleet):
             await task
 
 
+@pytest.mark.errors
+async def test_closing_ends_a_load_that_has_not_begun_to_run(fleet):
+    """Who asked in the turn in which the cache is closed does not wait for ever."""
+    async with Client.from_url(fleet.url) as client:
+        async with Cache(client, prefix=fleet.prefix, timeout=5.0) as a:
+            # A miss: the next call begins its load without a look in Redis before.
+            await a.get_or_set("m:1", Loader())
+            loader = Loader()
+            task = spawn(a.get_or_set("m:2", loader))
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            with pytest.raises(ClosedError):
+                await task
+        assert loader.calls == 0
+
+
 @pytest.mark.advanced
 async def test_two_types_of_one_key_share_a_load(fleet):
     """Who wants another type of a key that is being loaded waits for that load."""

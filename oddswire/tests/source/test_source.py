@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from oddswire import Client, EmbeddedServer, connect
@@ -21,6 +22,7 @@ from oddswire.errors import (
     SourceError,
     SourceUnavailable,
 )
+from oddswire.events import DataReset
 from oddswire.sessions import SealedSource, Source
 from oddswire.sessions._scripts import SessionHeader
 from support import eventually
@@ -508,6 +510,32 @@ async def test_a_rebuild_goes_on_where_it_was(client, people, source, monkeypatc
     again = await sessions.rebuild()
     assert (again.seen, again.restored, again.damaged) == (12, 0, 0)
     assert await sessions.users_for("city", "Oslo") == frozenset(range(-3, 9))
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("S8", "C12")
+async def test_a_process_that_has_moved_compares_from_the_start(
+    client, people, source, monkeypatch
+):
+    """Another's run that is under way lacks what the old server acknowledged to it."""
+    monkeypatch.setattr("oddswire.sessions._rebuild.PAGE", 4)
+
+    def stop(_):
+        raise InterruptedError
+
+    async with people() as sessions:
+        for user in range(8):
+            await sessions.update(user, lives_in("Oslo"), create=True)
+        await sessions.update(7, lives_in("Rome"))
+        with pytest.raises(InterruptedError):
+            await people().rebuild(stop)  # behind user 3
+        rows = source.rows()
+        changed = msgspec.structs.replace(
+            rows[7], user_id=0, version=rows[0].version + 1
+        )
+        source.put(changed)
+        client.events.emit(DataReset(connection="command", reason="another server"))
+        assert await sessions.users_for("city", "Rome", fresh=True) == {0, 7}
 
 
 @pytest.mark.advanced

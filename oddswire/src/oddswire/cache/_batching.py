@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from oddswire._numbers import shown
@@ -13,7 +14,7 @@ from oddswire.cache._flight import loading
 from oddswire.errors import ClosedError, OddswireError, WrongLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from oddswire.cache._flight import Flight
     from oddswire.cache._l1 import Item
@@ -199,28 +200,25 @@ class Batcher:
             part = {
                 each: waiting[each] for each in names[start : start + self._max_batch]
             }
-            spawn(
-                self._run(part, sum((loaders[each] for each in part), ())),
+            futures = {name: future for name, (_, future) in part.items()}
+            task = spawn(
+                self._run(part, futures, sum((loaders[each] for each in part), ())),
                 name="oddswire gathered batch",
                 into=self._tasks,
             )
+            # Not in the task: cancelled before its first step, it runs nothing.
+            task.add_done_callback(partial(_close, futures.values()))
 
     async def _run(
         self,
         part: dict[str, tuple[Any, asyncio.Future[Any]]],
+        futures: dict[str, asyncio.Future[Any]],
         loaders: tuple[Flight, ...],
     ) -> None:
         # A caller that waits for one of them waits for all.
         loading.set(loaders)
-        futures = {name: future for name, (_, future) in part.items()}
         arguments = {name: argument for name, (argument, _) in part.items()}
-        try:
-            await _fulfil(futures, lambda _: self._obtain(arguments))
-        finally:
-            for future in futures.values():
-                # Nobody cancels it but `aclose`.
-                if not future.done():
-                    future.set_exception(ClosedError("the cache was closed"))
+        await _fulfil(futures, lambda _: self._obtain(arguments))
 
     async def aclose(self) -> None:
         """End what is under way."""
@@ -228,6 +226,13 @@ class Batcher:
             task.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks))
+
+
+def _close(futures: Iterable[asyncio.Future[Any]], _: object) -> None:
+    """End what a task has left; nobody cancels it but `Batcher.aclose`."""
+    for future in futures:
+        if not future.done():
+            future.set_exception(ClosedError("the cache was closed"))
 
 
 async def _fulfil(

@@ -29,6 +29,7 @@ import math
 import random
 import secrets
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from oddswire._tasks import retrieve, spawn
@@ -449,8 +450,17 @@ class Loader:
         )
         flight.task = self.spawn(self._run(flight), f"oddswire load {name}")
         self._loads.add(flight.task)
-        flight.task.add_done_callback(self._loads.discard)
+        flight.task.add_done_callback(partial(self._ended, flight))
         return flight
+
+    def _ended(self, flight: Flight, task: asyncio.Task[None]) -> None:
+        self._loads.discard(task)
+        if not flight.future.done():
+            # Cancelled, by the last caller that left, or because the cache is closing.
+            # Not in the task: cancelled before its first step, it runs nothing.
+            flight.future.set_exception(
+                ClosedError(f"{flight.request.key.name}: the load was ended")
+            )
 
     async def wait(self, flight: Flight, timeout: float | None) -> Item:
         """Return what a flight brings; the last caller that leaves ends it.
@@ -505,9 +515,7 @@ class Loader:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                # By the last caller that left, or because the cache is closing.
-                flight.future.set_exception(ClosedError(f"{name}: the load was ended"))
-                raise
+                raise  # its callers hear it from `_ended`
             # The loader let a cancellation of its own out; no caller was cancelled.
             flight.future.set_exception(
                 CacheLoadTimeout(f"{name}: what its loader waited for was cancelled")

@@ -79,7 +79,8 @@ class Rebuild:
         self._store = store
         self._clock = store.clock
         self._resets = 0
-        self._moved = False
+        # Times that changes went to another server, and those that were hastened for.
+        self._moves = self._hastened = 0
         self._running = asyncio.Lock()
         self._mending = asyncio.Lock()
         self._mended = self._clock.boottime()
@@ -109,7 +110,7 @@ class Rebuild:
     def _reset(self, event: Event) -> None:
         # Of another connection that comes later, too: changes go by the command one.
         if event.connection.startswith("command"):
-            self._moved = True
+            self._moves += 1
         self.lost()
 
     def lost(self) -> None:
@@ -122,15 +123,23 @@ class Rebuild:
         resets = self._resets
         built, _ = await self.built()
         process = await self._process()
-        if self._moved:
-            # Others were here before, and built it or are building. Their run does not
-            # have what the old server acknowledged to this process meanwhile.
-            await self._hasten()
-            self._moved = False
+        await self._hasten_if_moved()
         if built != process:
             self.lost()
         elif resets == self._resets:
             self.due = False
+
+    async def _hasten_if_moved(self) -> None:
+        """Have everything compared if this process has another server now.
+
+        Others were here before, and built it or are building. Their run does not have
+        what the old server acknowledged to this process meanwhile.
+        """
+        moves = self._moves
+        if moves != self._hastened:
+            await self._hasten()
+            # As it was before: one that came meanwhile is another server's.
+            self._hastened = moves
 
     async def _process(self) -> str:
         try:
@@ -235,6 +244,7 @@ class Rebuild:
             resets = self._resets
             # 1. Begin a run for this server process, or join the one under way.
             process = await self._process()
+            await self._hasten_if_moved()
             run, after = await self._begin(process)
             state = RebuildProgress(after=after)
             # 2. Restore the records that Redis does not have in this version, page by
