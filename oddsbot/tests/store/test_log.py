@@ -89,6 +89,23 @@ async def test_an_alert_has_one_fate_whoever_comes_first(engine, known, log):
 
 
 @pytest.mark.integration
+@pytest.mark.requirement("B4")
+async def test_an_alert_has_one_fate_in_one_transaction_too(engine, known, log):
+    """Of several settlements in one transaction the first is the fate, and says so."""
+    await known(1)
+    for number in (1, 2):
+        await due(engine, number)
+    other, row = await log.due(1, Place("0", 9, 0))
+    fates = [Fate.SENT, Fate.FAILED, Fate.EXPIRED]
+    answers = await asyncio.gather(
+        log.settle(other, Fate.SENT), *(log.settle(row, fate) for fate in fates)
+    )
+    assert answers == [True, True, False, False]
+    assert (await log.history(1, limit=1))[0].fate is Fate.SENT
+    assert log.commits == 2
+
+
+@pytest.mark.integration
 async def test_fates_of_calls_at_once_are_few_transactions(engine, known, log):
     """A hundred couriers at once wait for a few commits, and each gets its answer."""
     await known(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from decimal import Decimal
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oddsbot.alerts import RuleError, VolumeRule, armed_by, reaching
-from oddsbot.polymarket import Found, GammaMarket
+from oddsbot.polymarket import Found, GammaMarket, Resolution
 from oddsbot.store import SqlFollowers, SqlRules, SqlTags
 from oddsbot.watch import MarketNews, Rounds
 from oddswire.clock import SystemClock
@@ -102,6 +103,33 @@ class Polymarket:
         self.asked.set()
         await self.held.wait()
         return Found({MARKET: market} if MARKET in ids else {})
+
+    async def resolutions(self, *ids):
+        """Return that a result of each is proposed."""
+        return Found({
+            each: Resolution(condition_id=each, status="proposed") for each in ids
+        })  # fmt: skip
+
+
+class Held(Rounds):
+    """Rounds that are committed, and say so when `let` is set.
+
+    Attributes:
+        let: As above.
+        written: Set when a round is in the database.
+    """
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.let, self.written = asyncio.Event(), asyncio.Event()
+        self.let.set()
+
+    async def commit(self, *args):
+        """Commit a round."""
+        due = await super().commit(*args)
+        self.written.set()
+        await self.let.wait()
+        return due
 
 
 def process(engine, asked, outgoing):
@@ -205,6 +233,41 @@ async def test_an_answer_from_before_another_process_wrote_does_not_count(
     slow.day = Decimal(12)
     await first.polls.look_at_markets()
     assert [row[1] for row in await due()] == ["v:1", "v:2"]
+
+
+@pytest.mark.advanced
+@pytest.mark.requirement("B3")
+async def test_a_round_that_ends_in_a_look_at_volumes_costs_none_of_its_answers(
+    engine, known, due
+):
+    """Something else is committed while a look begins: what it asks for is judged."""
+    await known(1)
+    stored, asked, clock = SqlRules(engine), Polymarket(), SystemClock()
+    followers = SqlFollowers(engine)
+    async with engine.begin() as connection:
+        await followers.follow(1, MARKET)(connection)
+    await stored.save(rule(base=Decimal(0)))
+    rounds = Held(engine, "0.results", stored, clock)
+    news = MarketNews(
+        rounds, followers, SqlTags(engine), stored, asked, asked, asked, None,
+        Outgoing(), clock,
+    )  # fmt: skip
+    await news.polls.look_at_markets()
+    asked.volume = Decimal(12)
+    for each in (rounds.let, rounds.written, asked.held, asked.asked):
+        each.clear()
+    async with asyncio.TaskGroup() as tasks:
+        telling = tasks.create_task(news.polls.look_at_oracle())
+        await rounds.written.wait()
+        tasks.create_task(news.polls.look_at_markets())
+        # It goes on to its question, or waits for the round: then this takes its time.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await asked.asked.wait()
+        rounds.let.set()
+        await telling
+        asked.held.set()
+    assert "v:1" in [row[1] for row in await due()]
 
 
 @pytest.mark.advanced

@@ -308,7 +308,11 @@ class AlertLog:
     async def _commit(
         self, batch: Sequence[tuple[_Settlement, asyncio.Future[bool]]]
     ) -> None:
-        parameters = as_rows([each for each, _ in batch])
+        # Of several for one alert the first counts, as if they came one by one.
+        first: dict[tuple[int, str], _Settlement] = {}
+        for each, _ in batch:
+            first.setdefault((each.user_id, each.id), each)
+        parameters = as_rows(list(first.values()))
         try:
             async with self._engine.begin() as connection:
                 rows = await connection.execute(self._settle, parameters)
@@ -321,7 +325,8 @@ class AlertLog:
         else:
             self.commits += 1
             for each, done in batch:
-                done.set_result((each.user_id, each.id) in settled)
+                key = each.user_id, each.id
+                done.set_result(key in settled and first[key] is each)
 
     # --- several as one
 

@@ -189,7 +189,9 @@ class MarketNews:
         for stored in await self._rules.volumes():
             by_market[stored.rule.market].append(stored)
         if by_market:
-            self._look = self._tenure = await self._take_over()
+            # Not while a round is on its way: its end would bring its tenure back.
+            async with self._writing:
+                self._look = self._tenure = await self._take_over()
         for market, rules in by_market.items():
             # A volume that did not change is told all the same: a rule is new, or the
             # last answer did not count.

@@ -230,7 +230,7 @@ class Multiplexer(asyncio.Protocol):
         # `_resume` is due in the next turn: replies are here that were not looked at.
         self._resuming = False
         # Replies and pushes that were read to their end, and bytes.
-        self._whole = self._bytes_in = 0
+        self._complete = self._bytes_in = 0
         # When a check last found more of them than the one before, and how many.
         self._progress: tuple[float, tuple[int, int], int] = (0.0, (-1, 0), 0)
         self.unchecked = 0
@@ -458,11 +458,11 @@ class Multiplexer(asyncio.Protocol):
         Called by each check with calls, so that `last_read` is of the time before.
         """
         options = self._calls[0][5]
-        whole = self._whole, 0 if options is None else len(options.replies)
+        complete = self._complete, 0 if options is None else len(options.replies)
         at, before, bytes_before = self._progress
-        if whole != before or self._bytes_in - bytes_before >= _LARGE:
+        if complete != before or self._bytes_in - bytes_before >= _LARGE:
             at = self.last_read
-            self._progress = at, whole, self._bytes_in
+            self._progress = at, complete, self._bytes_in
         return at
 
     def count_wait(self) -> None:
@@ -582,7 +582,7 @@ class Multiplexer(asyncio.Protocol):
                 future.set_result(reply)
         self.unchecked += answered + ended
         self._metrics.pushes += pushes
-        self._whole += answered + pushes
+        self._complete += answered + pushes
         if together:
             latency.observe(now - sent, together)
             self._metrics.answered.record(now, calls=answered + ended)
