@@ -14,10 +14,11 @@ from redis.crc import key_slot
 from oddswire import Client
 from oddswire.cache import Cache, Namespace
 from oddswire.embedded import EmbeddedCluster
-from oddswire.errors import NotOnCluster, OddswireError
+from oddswire.errors import ClosedError, NotOnCluster, OddswireError
 from oddswire.testing.fixtures import on_its_own_thread
 from support import eventually
 from support.hooks import ask, believed, held
+from support.keys import entry_key
 
 _KEYS = [f"n:{number}" for number in range(40)]
 
@@ -68,6 +69,36 @@ async def processes(three):
 
 async def _none():
     return None
+
+
+@pytest.mark.errors
+@pytest.mark.requirement("C16")
+async def test_closing_reaches_who_waits_for_the_owner_of_a_slot():
+    """Closed while a call waits for a node to take its slot, a cache opens nothing."""
+    args = ("--cluster-require-full-coverage", "no")
+    async with EmbeddedCluster(primaries=2, args=args) as own:
+        for server in own.primaries:
+            await ask(server.url, "CLUSTER", "DELSLOTSRANGE", 8192, 16383)
+        await eventually(lambda: _served(own), holds=lambda served: served < 8192)
+        names = [Namespace(name=f"n{number}") for number in range(8)]
+        async with Client.from_url(own.cluster_url, command_timeout=20.0) as client:
+            async with Cache(client, names, timeout=20.0) as cache:
+                keys = [f"{each.name}:1" for each in names]
+                lost = [
+                    asyncio.get_running_loop().create_task(cache.get(key))
+                    for key in keys
+                    if key_slot(entry_key("oddswire:", key).encode()) >= 8192
+                ]
+                await asyncio.sleep(0.3)
+            await ask(own.primaries[1].url, "CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+            results = await asyncio.gather(*lost, return_exceptions=True)
+        assert {type(each) for each in results} == {ClosedError}
+
+
+async def _served(cluster):
+    """Return the last slot that any node names."""
+    maps = [await ask(each.url, "CLUSTER", "SLOTS") for each in cluster.primaries]
+    return max(each[1] for ranges in maps for each in ranges)
 
 
 @pytest.mark.integration

@@ -133,9 +133,13 @@ class ClusterServers:
         """Return the owner of a slot, reading the map if it is not known.
 
         Raises:
+            ClosedError: The cache was closed, perhaps meanwhile.
             OddswireError: Nobody owns it, or no node answered in time.
         """
         node = await self._router.owner(slot, monotonic() + self._timeout)
+        if self._closed:
+            # Nobody would end the connection and the task of a server made now.
+            raise ClosedError("the cache was closed")
         return self._servers.get(node) or self._make(node)
 
     def _make(self, node: Node) -> NodeServer:
