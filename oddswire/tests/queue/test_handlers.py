@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pytest
 
+from oddswire import Client, EmbeddedServer
 from oddswire.errors import QueueError, RateLimited, Undeliverable
 from oddswire.queue import Queue
 from support import eventually
@@ -122,3 +123,32 @@ async def test_arguments_of_another_type_are_named(queue, client):
     with pytest.raises(QueueError, match="codec is"):
         Queue(client, "notes", Note, codec="json")
     assert (await queue.stats()).enqueued == 0
+
+
+@pytest.mark.errors
+async def test_consuming_ends_although_a_task_group_fails_while_redis_is_away():
+    """A handler turns its cancellation into an error: nothing waits for Redis."""
+    begun = asyncio.Event()
+
+    async def fail():
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("while it was cancelled")
+
+    async def handler(_):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+
+    async with EmbeddedServer() as server, Client.from_url(server.url) as client:
+        queue = Queue(client, "q", Note)
+        await queue.enqueue(1, Note("a"))
+        task = asyncio.get_running_loop().create_task(queue.consume(handler))
+        await begun.wait()
+        server.kill()
+        await server.wait_exit()
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=15)
+        assert done
+        assert task.cancelled()
