@@ -76,6 +76,53 @@ async def test_a_handler_that_fails_harms_nobody(pubsub):
 
 
 @pytest.mark.errors
+@pytest.mark.requirement("P1")
+async def test_task_groups_of_handlers_that_fail_end_no_handling(pubsub):
+    """A group failed and was caught; what a later call lets out ends nothing."""
+    handled = []
+
+    async def fail():
+        raise ValueError("of a group")
+
+    async def handler(message):
+        if message.value == 0:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(fail())
+            except* ValueError:
+                pass
+        if message.value == 1:
+            raise asyncio.CancelledError
+        handled.append(message.value)
+
+    async with pubsub.handle(handler, TICKS):
+        for n in range(3):
+            await pubsub.publish(TICKS, n)
+        await eventually(lambda: handled == [0, 2])
+
+
+@pytest.mark.errors
+async def test_handling_ends_although_a_task_group_fails_at_that_moment(pubsub):
+    """A handler turns its cancellation into an error: leaving the block ends all."""
+    begun = asyncio.Event()
+
+    async def fail():
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("while it was cancelled")
+
+    async def handler(_):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+
+    async with asyncio.timeout(10), pubsub.handle(handler, TICKS):
+        await pubsub.publish(TICKS, 1)
+        await begun.wait()
+
+
+@pytest.mark.errors
 async def test_a_handler_that_hangs_does_not_hold_the_reader(pubsub, take):
     """While one handler hangs, other subscriptions of the wire are served."""
     hangs = asyncio.Event()

@@ -67,6 +67,7 @@ class Consumer(Generic[T]):
             for _ in range(concurrency if concurrency > 1 else 0)
         ]
         self._tasks: list[asyncio.Task[None]] = []
+        self._ending = False
 
     async def __aenter__(self) -> Self:
         await self._subscription.__aenter__()
@@ -80,6 +81,7 @@ class Consumer(Generic[T]):
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._ending = True
         for task in self._tasks:
             task.cancel()
         try:
@@ -118,20 +120,25 @@ class Consumer(Generic[T]):
         event: Message[T] | Gap,
     ) -> None:
         counts = self._counts(event.topic)
+        task = asyncio.current_task()
+        # Before Python 3.13 a task group that fails leaves this higher for ever.
+        before = 0 if task is None else task.cancelling()
         try:
             async with Deadline(self._timeout):
                 result = handler(event)
                 if inspect.isawaitable(result):
                     await result
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if self._ending or task is None or task.cancelling() > before:
                 raise  # the consumer itself is cancelled
             self._report(counts, event, error)
         except (Exception, BaseExceptionGroup, GeneratorExit) as error:  # noqa: BLE001 - a handler may raise anything
             self._report(counts, event, error)
         else:
             counts.handled += 1
+        if self._ending:
+            # A handler's task group that failed may have dropped the cancellation.
+            raise asyncio.CancelledError
 
     def _report(
         self, counts: TopicCounts, event: Message[T] | Gap, error: BaseException
