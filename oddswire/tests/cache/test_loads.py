@@ -434,6 +434,24 @@ async def test_closing_ends_a_load_that_has_not_begun_to_run(fleet):
         assert loader.calls == 0
 
 
+@pytest.mark.errors
+async def test_closing_begins_no_load_for_who_waits_for_redis(fleet):
+    """A lookup that ends because the cache is closed is no outage: no loader runs."""
+    async with (
+        FaultProxy(fleet.url) as link,
+        Client.from_url(link.url, drain_timeout=0.1) as client,
+    ):
+        async with Cache(client, prefix=fleet.prefix, timeout=30.0) as a:
+            await a.set("m:1", "there")  # no miss: the call looks in Redis first
+            link.blackhole()
+            loader = Loader()
+            task = spawn(a.get_or_set("m:2", loader))
+            await asyncio.sleep(0)
+        with pytest.raises(ClosedError):
+            await task
+        assert loader.calls == 0
+
+
 @pytest.mark.advanced
 async def test_two_types_of_one_key_share_a_load(fleet):
     """Who wants another type of a key that is being loaded waits for that load."""

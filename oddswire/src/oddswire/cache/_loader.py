@@ -114,6 +114,7 @@ class Loader:
         self._tasks: set[asyncio.Task[None]] = set()
         # Those of them that run a loader, also for a flight that was replaced.
         self._loads: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._backoff = Backoff()
         self._degraded_store = DegradedStore()
 
@@ -437,6 +438,8 @@ class Loader:
 
     def _begin(self, request: LoadRequest, **options: Any) -> Flight:
         name = request.key.name
+        if self._closed:
+            raise ClosedError("the cache was closed")
         future: asyncio.Future[Item] = asyncio.get_running_loop().create_future()
         # All callers may have left; then an error is counted, and not reported.
         future.add_done_callback(retrieve)
@@ -841,6 +844,7 @@ class Loader:
 
     async def aclose(self) -> None:
         """End every load; leases are given back."""
+        self._closed = True
         for task in list(self._loads):
             task.cancel()
         while self._tasks:
