@@ -34,10 +34,12 @@ def processes(root):
     A server always has: its locks.
     """
     found = set()
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended meanwhile, or is not ours
-            if link.readlink().is_relative_to(root):
-                found.add(int(link.parts[2]))
+            for link in (process / "fd").iterdir():
+                with suppress(OSError):  # closed meanwhile
+                    if link.readlink().is_relative_to(root):
+                        found.add(int(process.name))
     return sorted(found)
 
 
