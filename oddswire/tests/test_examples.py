@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from oddswire import Client, EmbeddedServer
+from oddswire.keys import UPDATE_SEEN, KeySpace
 from oddswire.queue import Queue
+from support import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DOCS = Path(__file__).parents[2] / "docs"
@@ -223,6 +225,11 @@ async def test_the_aiogram_example_goes_on_where_it_was_stopped(telegram, messag
             await telegram.says("How much?")
             await telegram.deliver(message_of(2, text="0.5"))
             await telegram.says("0.5 in all")
+            # Else the process may be stopped before it has noted that it handled this,
+            # and the next one adds it again.
+            key = KeySpace("shop:").key(UPDATE_SEEN, 42, 2)
+            async with Client.from_url(server.url) as client:
+                await eventually(lambda: client.get(key), holds=lambda it: it == b"1")
 
         async def more():
             await telegram.deliver(message_of(3, text="1.1"))
