@@ -37,7 +37,7 @@ _DRIVERS = {
 }
 
 
-# How often a new file of SQLite is tried to change; the first who does is enough.
+# So often a process tries to change a new file of SQLite.
 _TURNS = 4
 
 # A process that vanished in a transaction holds up nobody for longer than this.
