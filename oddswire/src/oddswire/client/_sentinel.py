@@ -342,8 +342,8 @@ class SentinelPool(ExclusivePool):
 
     async def _connect(self, connection: Any) -> None:
         await super()._connect(connection)
-        # The pool leaves the old primary and does not see a connection to it that is just
-        # opening. A BLPOP there would wait for a push to another server.
+        # The pool leaves the old primary and does not see a connection to it that is
+        # just opening. A BLPOP there would wait for a push to another server.
         if self.primary.told not in (None, (connection.host, connection.port)):
             await connection.disconnect()
             await super()._connect(connection)

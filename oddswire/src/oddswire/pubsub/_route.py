@@ -75,7 +75,7 @@ class Route:
             buffer.on_disconnect()
 
     def leave(self, buffer: Buffer) -> None:
-        """Push nothing more to this buffer, and tell a task that waits for it to join."""
+        """Push nothing more to this buffer; end the wait of a task that joins it."""
         if buffer in self.joining:
             self.joining.remove(buffer)
             buffer.fail(ClosedError("this subscription was closed"))
