@@ -334,12 +334,9 @@ def test_tls_goes_to_the_sentinels_and_the_primary(tls):
             assert issubclass(kind, SSLConnection) is tls
 
 
-@pytest.mark.requirement("C12")
-@pytest.mark.errors
-async def test_blocked_callers_move_though_the_command_connection_did_first(
-    monkeypatch,
-):
-    """The command connection was replaced before the announcement: others follow."""
+@pytest.fixture
+def announced(monkeypatch):
+    """Where followers wait for an announcement, and the address that sentinels give."""
     announce, here = [], []
 
     async def watch(primary, moved):
@@ -351,6 +348,14 @@ async def test_blocked_callers_move_though_the_command_connection_did_first(
 
     monkeypatch.setattr(Primary, "watch", watch)
     monkeypatch.setattr(Primary, "address", address)
+    return announce, here
+
+
+@pytest.mark.requirement("C12")
+@pytest.mark.errors
+async def test_blocked_callers_move_though_the_command_connection_did_first(announced):
+    """The command connection was replaced before the announcement: others follow."""
+    announce, here = announced
     async with (
         EmbeddedServer(password="same") as old,
         EmbeddedServer(password="same") as new,
@@ -383,19 +388,9 @@ async def test_blocked_callers_move_though_the_command_connection_did_first(
 
 @pytest.mark.requirement("C12")
 @pytest.mark.errors
-async def test_a_connection_that_is_opening_moves_at_the_announcement(monkeypatch):
+async def test_a_connection_that_is_opening_moves_at_the_announcement(announced):
     """Announced while it opens to the old primary, the new one has the caller."""
-    announce, here = [], []
-
-    async def watch(primary, moved):
-        announce.append(moved)
-        await asyncio.Event().wait()
-
-    async def address(primary):
-        return here[0]
-
-    monkeypatch.setattr(Primary, "watch", watch)
-    monkeypatch.setattr(Primary, "address", address)
+    announce, here = announced
     async with (
         EmbeddedServer(password="same") as old,
         EmbeddedServer(password="same") as new,
@@ -422,19 +417,9 @@ async def test_a_connection_that_is_opening_moves_at_the_announcement(monkeypatc
 @pytest.mark.requirement("C12", "C3")
 @pytest.mark.errors
 @pytest.mark.parametrize("lost", [True, False])
-async def test_an_announcement_is_followed_without_a_pause(monkeypatch, lost):
+async def test_an_announcement_is_followed_without_a_pause(announced, lost):
     """Attempts that failed elsewhere do not hold up the connection to a new primary."""
-    announce, here = [], []
-
-    async def watch(primary, moved):
-        announce.append(moved)
-        await asyncio.Event().wait()
-
-    async def address(primary):
-        return here[0]
-
-    monkeypatch.setattr(Primary, "watch", watch)
-    monkeypatch.setattr(Primary, "address", address)
+    announce, here = announced
     async with (
         EmbeddedServer(password="same") as old,
         EmbeddedServer(password="same") as new,
